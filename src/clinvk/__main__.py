@@ -1,0 +1,7 @@
+"""`python -m clinvk` is the `clinvk` command."""
+
+import sys
+
+from clinvk.cli import main
+
+sys.exit(main())

@@ -1,0 +1,24 @@
+"""The registry of agent CLIs: one entry each."""
+
+from difflib import get_close_matches
+
+from clinvk.backends.base import Backend
+from clinvk.backends.claude import Claude
+from clinvk.backends.codex import Codex
+from clinvk.backends.gemini import Gemini
+from clinvk.errors import BackendUnavailable
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Claude(), Codex(), Gemini())}
+
+
+def named(name: str) -> Backend:
+    """Give the backend of this name.
+
+    Raises:
+        BackendUnavailable: there is none.
+    """
+    if name in BACKENDS:
+        return BACKENDS[name]
+    near = get_close_matches(name, BACKENDS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise BackendUnavailable(f"no backend {name!r}; have {', '.join(BACKENDS)}{hint}")

@@ -1,0 +1,185 @@
+"""What an agent CLI looks like to clinvk: a pure `Backend`, and a sans-IO `Channel` for each of its processes."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from signal import SIGTERM
+from typing import Protocol
+
+import msgspec
+
+from clinvk.errors import AgentCrashed, InvalidRequest
+from clinvk.events import Event, RunFailed, TextDelta
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, RunRequest
+from clinvk.session import Resume
+
+PRIVATE = "\0private\0"
+"""Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
+
+HANDLE = "\0handle\0"
+"""Stands for the conversation's backend session id in `Launch.records`."""
+
+Delivery = tuple[str, Event] | bytes
+"""What a channel gives: an event of a run, or bytes to write to the process's stdin."""
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment."""
+
+    is_root: bool = False
+    commands: frozenset[str] = frozenset()
+    env: Mapping[str, str] = {}
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend can honour; the words that are missing are refused."""
+
+    approval_modes: tuple[str, ...] = APPROVAL_MODES
+    sandbox_modes: tuple[str, ...] = SANDBOX_MODES
+    allowed_tools: bool = True
+    add_dirs: bool = True
+    streaming: bool = True
+    resume: bool = True
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start an agent process, for one run.
+
+    Attributes:
+        argv: the first is the backend's `executable`, which runtime replaces by the path it found.
+        env: added to the environment that the agent inherits; beats the user's own.
+        cwd: absolute; None is clinvk's own directory.
+        files: written to a private folder (`PRIVATE`) before the start, removed after the end.
+        long_lived: stdin stays open after the prompt.
+        stop_signal: what makes this CLI stop by itself and clean up.
+        counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
+        records: globs of what the CLI keeps of an ephemeral conversation though no flag prevents it,
+            with `HANDLE` for its id and `~` for the home; deleted after the run.
+        warm_key: what a process started ahead must have in common; None is never started ahead.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    files: dict[str, bytes] = {}
+    long_lived: bool = False
+    stop_signal: int = SIGTERM
+    counted_turns: int | None = None
+    records: tuple[str, ...] = ()
+    warm_key: tuple[str, ...] | None = None
+
+
+class Channel(Protocol):
+    """The protocol with one agent process, as a state machine without I/O. `capacity` is its runs at once."""
+
+    capacity: int
+
+    def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
+        """Begin a run: give what to write to the process's stdin."""
+        ...
+
+    def receive(self, line: bytes) -> Iterable[Delivery]:
+        """Take one line of stdout, without its newline. Noise and unknown types give nothing.
+
+        The ending of a run may be delivered before its process exits.
+        """
+        ...
+
+    def interrupt(self, run: str) -> bytes | None:
+        """Give the bytes that stop a run; None: the process must be signalled."""
+        ...
+
+    def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
+        """The process is gone: give the endings of the runs that are still open.
+
+        A process ended by a signal has `exit_code` 128 + its number; `stderr` is the tail.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """An agent CLI, pure: a request in, what to run out.
+
+    `models` are names known to work, best known first; `install` is the command that brings the CLI.
+    """
+
+    name: str
+    executable: str
+    install: str
+    models: tuple[str, ...]
+    capabilities: Capabilities
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        """Say how to start the CLI for this request.
+
+        Raises:
+            Unsupported: the CLI cannot honour an option that must not be weakened; says what is possible.
+            InvalidRequest: an option is malformed, or an `extra` flag would override what clinvk sets.
+        """
+        ...
+
+    def channel(self, launch: Launch) -> Channel:
+        """Make the state machine for one process of this launch."""
+        ...
+
+    def claims(self, model: str) -> bool:
+        """Say whether a model of this name is this backend's."""
+        ...
+
+
+class Prose:
+    """Puts a blank line between the separate messages of an answer, so that its deltas read as one text."""
+
+    def __init__(self) -> None:
+        self._spoke = False
+        self._pending_break = False
+
+    def say(self, text: str) -> Iterable[TextDelta]:
+        """Give the deltas for a piece of the present message."""
+        if not text:
+            return
+        if self._pending_break:
+            self._pending_break = False
+            text = "\n\n" + text
+        self._spoke = True
+        yield TextDelta(text)
+
+    def end_message(self) -> None:
+        """The next piece belongs to another message."""
+        self._pending_break = self._spoke
+
+
+def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
+    """Give the ending of a run whose process is gone without having told how it ended."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"
+    said = f": {' '.join(lines[-3:])}" if lines else " and said nothing on stderr"
+    return RunFailed(AgentCrashed.code, f"{executable} {how} before it reported a result{said}", exit_code)
+
+
+def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:
+    """Refuse `extra` flags that would override what clinvk itself sets.
+
+    Raises:
+        InvalidRequest: one of `extra` is, or begins with, a reserved flag; `why` ends the message.
+    """
+    reserved = tuple(reserved)
+    for index, argument in enumerate(extra):
+        flag = argument.split("=", 1)[0]
+        if flag in reserved:
+            raise InvalidRequest(f"extra flag {argument!r} is not accepted: {why}", f"extra[{index}]")
+
+
+def describe(launch: Launch, prompt_bytes: int) -> str:
+    """Render a launch as a dry run shows it: the command, shell-quoted, then how the prompt is passed."""
+
+    def shown(text: str) -> str:
+        return text.replace(PRIVATE, "$PRIVATE")
+
+    command = " ".join(
+        [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]
+        + [shlex.quote(shown(argument)) for argument in launch.argv]
+    )
+    lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
+    lines.append(f"# prompt: {prompt_bytes} bytes on stdin")
+    lines += [f"# $PRIVATE/{name}: {data.decode(errors='replace')}" for name, data in launch.files.items()]
+    return "\n".join(lines)

@@ -1,0 +1,6 @@
+"""placeholder"""
+
+
+def main() -> int:
+    """placeholder."""
+    return 0

@@ -1,0 +1,132 @@
+"""Settings: flags over environment over file over built-in. Parsed once, handed down, never global."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+
+NonNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class UnifiedFlags(_Section, frozen=True, kw_only=True):
+    """What every run starts from; 0 is no limit."""
+
+    approval_mode: ApprovalMode = "default"
+    sandbox_mode: SandboxMode = "default"
+    verbose: bool = False
+    dry_run: bool = False
+    max_turns: NonNegative = 0
+    max_tokens: NonNegative = 0
+    command_timeout_secs: NonNegative = 0
+
+
+class BackendSettings(_Section, frozen=True, kw_only=True):
+    """One agent CLI. None, or an empty word, is what `unified_flags` or the CLI itself says."""
+
+    enabled: bool = True
+    executable: str = ""
+    model: str = ""
+    system_prompt: str = ""
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    extra_flags: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
+class SessionSettings(_Section, frozen=True, kw_only=True):
+    """How conversations are kept."""
+
+    auto_resume: bool = True
+    retention_days: NonNegative = 30
+    store_token_usage: bool = True
+    default_tags: tuple[str, ...] = ()
+
+
+class OutputSettings(_Section, frozen=True, kw_only=True):
+    """What the command line prints."""
+
+    format: Annotated[str, Meta(pattern="^(text|json|stream-json)$")] = "json"
+    show_tokens: bool = False
+    show_timing: bool = False
+    color: bool = True
+
+
+class ServerSettings(_Section, frozen=True, kw_only=True):
+    """`clinvk serve`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    request_timeout_secs: NonNegative = 300
+    read_timeout_secs: NonNegative = 30
+    write_timeout_secs: NonNegative = 300
+    idle_timeout_secs: NonNegative = 120
+    api_keys_gopass_path: str = ""
+    rate_limit_enabled: bool = False
+    rate_limit_rps: Positive = 10
+    rate_limit_burst: Positive = 20
+    rate_limit_cleanup_secs: Positive = 180
+    trusted_proxies: tuple[str, ...] = ()
+    max_request_body_bytes: NonNegative = 10_485_760
+    cors_allowed_origins: tuple[str, ...] = ()
+    cors_allow_credentials: bool = False
+    cors_max_age: NonNegative = 300
+    allowed_workdir_prefixes: tuple[str, ...] = ()
+    blocked_workdir_prefixes: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    metrics_enabled: bool = False
+    max_concurrent_runs: Positive = 16
+    max_concurrent_per_backend: Positive = 16
+    max_queued_runs: NonNegative = 10_000
+    no_progress_timeout_secs: NonNegative = 600
+    shutdown_grace_secs: NonNegative = 25
+    default_workdir: str = ""
+
+
+class ParallelSettings(_Section, frozen=True, kw_only=True):
+    """`clinvk parallel`."""
+
+    max_workers: Positive = 3
+    fail_fast: bool = False
+    aggregate_output: bool = True
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """All of them. `api_keys` and `home` come from the environment only."""
+
+    default_backend: str = "claude"
+    unified_flags: UnifiedFlags = UnifiedFlags()
+    backends: dict[str, BackendSettings] = {}
+    session: SessionSettings = SessionSettings()
+    output: OutputSettings = OutputSettings()
+    server: ServerSettings = ServerSettings()
+    parallel: ParallelSettings = ParallelSettings()
+
+
+def complete(request: RunRequest, settings: Settings) -> RunRequest:
+    """Fill what the request left open from the settings of its backend, then from the unified ones.
+
+    `extra_flags` of the settings come before the request's own.
+    """
+    own = settings.backends.get(request.backend, BackendSettings())
+    unified = settings.unified_flags
+    return msgspec.structs.replace(
+        request,
+        model=request.model or own.model or None,
+        system_prompt=request.system_prompt or own.system_prompt or None,
+        approval_mode=request.approval_mode or own.approval_mode or unified.approval_mode,
+        sandbox_mode=request.sandbox_mode or own.sandbox_mode or unified.sandbox_mode,
+        allowed_tools=own.allowed_tools if request.allowed_tools is None else request.allowed_tools,
+        max_turns=unified.max_turns if request.max_turns is None else request.max_turns,
+        max_tokens=unified.max_tokens if request.max_tokens is None else request.max_tokens,
+        extra=own.extra_flags + request.extra,
+        verbose=request.verbose or unified.verbose,
+    )

@@ -1,0 +1,1 @@
+"""Wire formats: request bodies in, answers and streams out."""

@@ -1,0 +1,150 @@
+"""Every error that clinvk raises or reports.
+
+    ClinvkError                   internal_error
+    ├─ InvalidRequest             invalid_request
+    │  └─ Unsupported             unsupported_option
+    ├─ ConfigError                invalid_config
+    ├─ BackendUnavailable         backend_unavailable
+    ├─ SessionNotFound            session_not_found
+    ├─ QueueFull                  queue_full
+    ├─ ShuttingDown               shutting_down
+    ├─ TimedOut                   timed_out
+    ├─ Cancelled                  cancelled
+    └─ AgentFailed                agent_failed
+       ├─ AgentUnauthenticated    agent_unauthenticated
+       ├─ AgentRateLimited        agent_rate_limited
+       ├─ AgentOverloaded         agent_overloaded
+       ├─ AgentRejected           agent_rejected
+       └─ AgentCrashed            agent_crashed
+
+What goes wrong before an agent was started is raised. What ends a run that was started
+travels as `RunFailed`, whose `code` is the `code` of one of these classes.
+"""
+
+from typing import ClassVar
+
+
+class ClinvkError(Exception):
+    """The root of the tree; by itself an error inside clinvk.
+
+    `message` is one sentence: what failed, the value, what is allowed.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(ClinvkError):
+    """The request cannot be run as it was asked. `field` is the place in the body, e.g. `tasks[2].prompt`."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unsupported(InvalidRequest):
+    """An approval, sandbox, tool or directory rule that the backend's CLI cannot honour."""
+
+    code = "unsupported_option"
+
+
+class ConfigError(ClinvkError):
+    """The settings are invalid, or ask for a protection that cannot be given."""
+
+    code = "invalid_config"
+
+
+class BackendUnavailable(ClinvkError):
+    """The backend is unknown, disabled, or its CLI is not installed."""
+
+    code = "backend_unavailable"
+
+
+class SessionNotFound(ClinvkError):
+    """No session has this id."""
+
+    code = "session_not_found"
+
+
+class QueueFull(ClinvkError):
+    """All slots are taken and so are all places in the queue; try again after `retry_after_s`."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ShuttingDown(ClinvkError):
+    """The server is stopping and takes no new runs."""
+
+    code = "shutting_down"
+
+
+class TimedOut(ClinvkError):
+    """The run passed its deadline, or made no progress for too long."""
+
+    code = "timed_out"
+
+
+class Cancelled(ClinvkError):
+    """The run was ended by its client or by the user."""
+
+    code = "cancelled"
+
+
+class AgentFailed(ClinvkError):
+    """The agent ran and reported a failure."""
+
+    code = "agent_failed"
+
+
+class AgentUnauthenticated(AgentFailed):
+    """The agent has no valid login for its model API."""
+
+    code = "agent_unauthenticated"
+
+
+class AgentRateLimited(AgentFailed):
+    """The agent's model API refused for too many requests, or its quota is used up."""
+
+    code = "agent_rate_limited"
+
+
+class AgentOverloaded(AgentFailed):
+    """The agent's model API is overloaded or failing."""
+
+    code = "agent_overloaded"
+
+
+class AgentRejected(AgentFailed):
+    """The agent's model API refused the request itself (unknown model, too large, not allowed)."""
+
+    code = "agent_rejected"
+
+
+class AgentCrashed(AgentFailed):
+    """The agent's process ended, or stopped making sense, before it reported how the run ended."""
+
+    code = "agent_crashed"
+
+
+def agent_code(status: int | None) -> str:
+    """Give the code of an agent's failure from the HTTP status that its model API answered."""
+    match status:
+        case 401 | 403:
+            return AgentUnauthenticated.code
+        case 429 | 402:
+            return AgentRateLimited.code
+        case int() if 400 <= status < 500:
+            return AgentRejected.code
+        case int() if status >= 500:
+            return AgentOverloaded.code
+        case _:
+            return AgentFailed.code

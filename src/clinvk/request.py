@@ -1,0 +1,71 @@
+"""What every surface asks of a run: one `RunRequest`, whatever API or command it came from."""
+
+from typing import Literal
+
+import msgspec
+
+ApprovalMode = Literal["default", "auto", "none", "always"]
+SandboxMode = Literal["default", "read-only", "workspace", "full"]
+
+APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
+SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image of a prompt: its bytes and media type, e.g. `image/png`."""
+
+    media_type: str
+    data: bytes
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt for one agent.
+
+    A field that is None was not asked for: the settings decide, then the agent's CLI.
+
+    Attributes:
+        backend: name of an agent CLI in the registry; empty until `backends.resolve` filled it.
+        model: the CLI's own name, or one of the aliases fast/quick, balanced/default, best/powerful.
+        session_id: our session to continue; None starts a new one.
+        workdir: absolute path of an existing directory.
+        add_dirs: absolute paths that the agent may use besides `workdir`.
+        approval_mode: default, auto (edits unasked), none (act unasked) or always (ask for everything).
+        sandbox_mode: default, read-only, workspace (write in `workdir` and `add_dirs` only) or full.
+        allowed_tools: the agent's own tool names; None is all of them.
+        max_turns: model requests, at most; 0 and None are no limit.
+        max_tokens: advice; no agent CLI has such a limit.
+        effort: the CLI's word for how hard to think, where it has one.
+        thinking: the caller wants the model's thinking.
+        stop: the answer is cut before the first of these texts.
+        output_schema: JSON Schema of the answer.
+        extra: flags for the CLI itself, each an argument.
+        timeout_s: seconds from the agent's start, not in the queue.
+        ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
+        warm: a process that was started ahead may answer.
+        verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
+    """
+
+    prompt: str
+    images: tuple[Image, ...] = ()
+    backend: str = ""
+    model: str | None = None
+    system_prompt: str | None = None
+    session_id: str | None = None
+    workdir: str | None = None
+    add_dirs: tuple[str, ...] = ()
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    max_turns: int | None = None
+    max_tokens: int | None = None
+    effort: str | None = None
+    thinking: bool = False
+    stop: tuple[str, ...] = ()
+    output_schema: dict[str, object] | None = None
+    extra: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    ephemeral: bool = False
+    warm: bool = True
+    verbose: bool = False
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, object] = {}

@@ -1,0 +1,80 @@
+"""A run's events gathered into one value."""
+
+from collections.abc import AsyncIterable
+
+import msgspec
+
+from clinvk.events import (
+    Ending,
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has ended: all that its events told."""
+
+    text: str
+    started: RunStarted | None
+    ending: Ending
+    tool_calls: tuple[ToolCall, ...] = ()
+    stderr: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a finished run; else the agent's own code, 1 where it has none or claims 0."""
+        match self.ending:
+            case RunFinished():
+                return 0
+            case RunFailed(exit_code=code):
+                return code or 1
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of this run, as far as the agent told them."""
+        return self.ending.usage
+
+    @property
+    def error(self) -> RunFailed | None:
+        """Why the run failed, or None."""
+        return self.ending if isinstance(self.ending, RunFailed) else None
+
+
+async def collect(events: AsyncIterable[Event]) -> RunResult:
+    """Read events to their end and gather them.
+
+    Raises:
+        ValueError: the stream law is broken, no ending came.
+    """
+    text: list[str] = []
+    stderr: list[str] = []
+    calls: list[ToolCall] = []
+    started: RunStarted | None = None
+    ending: Ending | None = None
+    async for event in events:
+        match event:
+            case TextDelta():
+                text.append(event.text)
+            case ToolCall():
+                calls.append(event)
+            case RunStarted():
+                started = event
+            case RunFinished() | RunFailed():
+                ending = event
+            case Progress(stage="stderr"):
+                stderr.append(event.message)
+            case ThinkingDelta() | ToolResult() | Progress():
+                pass
+    if ending is None:
+        raise ValueError("the events of a run stopped before its ending")
+    return RunResult(
+        text="".join(text), started=started, ending=ending, tool_calls=tuple(calls), stderr="\n".join(stderr)
+    )
