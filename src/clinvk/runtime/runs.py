@@ -1,42 +1,66 @@
 """Runs: slots and queue, the event log, cancel, deadlines, recording."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from typing import Literal, NamedTuple, Protocol
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, Self
 
+from msgspec.structs import replace
+
+from clinvk import backends
 from clinvk.backends.base import Launch
-from clinvk.events import Event
+from clinvk.config import BackendSettings, Settings
+from clinvk.errors import Cancelled, InvalidRequest, ShuttingDown
+from clinvk.events import RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+from clinvk.runtime import executables, marks
+from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
+from clinvk.runtime.log import Logged
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.recording import Recorder, begin
+from clinvk.runtime.slots import Slots
+from clinvk.session import Resume, Session
+from clinvk.store import SessionStore
 
-RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
+logger = logging.getLogger(__name__)
 
+__all__ = ["LocalRuns", "Logged", "Run", "Runs"]
 
-class Logged(NamedTuple):
-    """An event in a run's log: its number (from 1), and when it happened in seconds since the epoch."""
-
-    number: int
-    at: float
-    event: Event
+_SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Run(Protocol):
     """One prompt through one agent. Every answer and stream is a view over its event log.
 
-    `raw` is the last line of JSON that the agent printed.
+    `created_at` and the like are seconds since the epoch; `raw` is the last line of JSON that the agent printed.
     """
 
     id: str
     request: RunRequest
-    session_id: str | None
-    state: RunState
     created_at: float
     started_at: float | None
     ended_at: float | None
     raw: bytes
 
+    @property
+    def state(self) -> str:
+        """One of queued, running, finished, failed, cancelled."""
+        ...
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that this run is a turn of; None for an ephemeral run."""
+        ...
+
+    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        """Give the events after number `after`, those of the past first, to the ending; each time all there are."""
+        ...
+
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Give the events after number `after`, those of the past first, to the ending."""
+        """Give the same, one by one."""
         ...
 
     async def result(self) -> RunResult:
@@ -47,8 +71,8 @@ class Run(Protocol):
 class Runs(Protocol):
     """All that api, cli and orchestration see of the runtime."""
 
-    def plan(self, request: RunRequest) -> Launch:
-        """Say what would be started. Raises what `run` would raise before the start (for a dry run)."""
+    async def plan(self, request: RunRequest) -> Launch:
+        """Say what would be started; raises what `run` would raise before the start (for a dry run)."""
         ...
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
@@ -59,3 +83,117 @@ class Runs(Protocol):
             QueueFull, ShuttingDown: no place.
         """
         ...
+
+
+class LocalRuns:
+    """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets."""
+
+    def __init__(self, settings: Settings, store: SessionStore, environ: Mapping[str, str]) -> None:
+        server = settings.server
+        self.spawner = Spawner(marks.choose())
+        self._settings = settings
+        self._store = store
+        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
+        self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+        self._runs: set[AgentRun] = set()
+        self._group = asyncio.TaskGroup()
+        self._closing = False
+
+    @property
+    def busy(self) -> int:
+        """Runs that hold a slot."""
+        return self._slots.busy
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for one."""
+        return self._slots.queued
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Take no more runs, end those that go, and wait until nothing is left of them."""
+        self._closing = True
+        for run in self._runs:
+            run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
+        await self._group.__aexit__(None, None, None)
+
+    async def plan(self, request: RunRequest) -> Launch:
+        """Say what would be started; the CLI need not be installed."""
+        backend = backends.named(request.backend)
+        session = await self._continued(request)
+        request = _in_session(request, session)
+        return backend.launch(request, _resume(session), executables.host(self._environment(request.backend)))
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
+        """Run a prompt; leaving the context ends the run."""
+        if self._closing:
+            raise ShuttingDown("clinvk is stopping and takes no new runs")
+        session = await self._continued(request)
+        run = self._prepared(_in_session(request, session), session)
+        place = self._slots.enter(run.request.backend, run.wake)
+        self._runs.add(run)
+        task = self._group.create_task(run.drive(place))
+        task.add_done_callback(lambda _: self._runs.discard(run))
+        try:
+            yield run
+        finally:
+            if not run.ended:
+                run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
+                await asyncio.wait([task], timeout=STOP_GRACE_S + 1)
+
+    def _prepared(self, request: RunRequest, session: Session | None) -> AgentRun:
+        backend = backends.named(request.backend)
+        path = executables.require(backend, self._settings, self._environ)
+        env = self._environment(backend.name)
+        resume = _resume(session)
+        assignment = Assignment(
+            request=request,
+            backend=backend,
+            launch=backend.launch(request, resume, executables.host(env)),
+            path=path,
+            env=env,
+            resume=resume,
+            no_progress_s=self._settings.server.no_progress_timeout_secs,
+        )
+        if session is None and not request.ephemeral:
+            session = begin(request, os.urandom(16).hex(), request.workdir or os.getcwd())
+        return AgentRun(assignment, self.spawner, Recorder(self._store, session))
+
+    async def _continued(self, request: RunRequest) -> Session | None:
+        return await self._store.get(request.session_id) if request.session_id else None
+
+    def _environment(self, backend: str) -> Mapping[str, str]:
+        own = self._settings.backends.get(backend, BackendSettings())
+        return {**self._environ, **own.env} if own.env else self._environ
+
+
+def _in_session(request: RunRequest, session: Session | None) -> RunRequest:
+    """Go where the session's conversation is: the CLIs bind it to a directory.
+
+    Raises:
+        InvalidRequest: the session is of another backend.
+    """
+    if session is None:
+        return request
+    if request.backend != session.backend:
+        raise InvalidRequest(
+            f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
+        )
+    return replace(request, workdir=session.working_dir, ephemeral=False)
+
+
+def _resume(session: Session | None) -> Resume | None:
+    """Give what continues a session.
+
+    Raises:
+        InvalidRequest: the agent never told its handle.
+    """
+    if session is None:
+        return None
+    if not session.backend_session_id:
+        raise InvalidRequest(f"session {session.id!r} cannot be continued: its agent never started", "session_id")
+    return Resume(session.backend_session_id, session.token_usage)

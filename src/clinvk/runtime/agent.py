@@ -1,0 +1,236 @@
+"""One run: from its place in the queue, through an agent process, to its ending."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from math import isinf
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.backends.base import Backend, Launch
+from clinvk.errors import Cancelled, ClinvkError
+from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted
+from clinvk.request import RunRequest
+from clinvk.result import RunResult, collect
+from clinvk.runtime import private
+from clinvk.runtime.exchange import LINGER_S, Exchange
+from clinvk.runtime.log import EventLog, Logged
+from clinvk.runtime.process import Process, Spawner
+from clinvk.runtime.recording import Recorder
+from clinvk.runtime.slots import Place
+from clinvk.session import Resume
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 3.0
+"""How long an agent may take to stop by itself before it is killed."""
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run needs to go: what to start, in which environment, and what it continues."""
+
+    request: RunRequest
+    backend: Backend
+    launch: Launch
+    path: str
+    env: Mapping[str, str]
+    resume: Resume | None
+    no_progress_s: float
+
+
+class AgentRun:
+    """A `Run` whose agent is a process of this machine.
+
+    `drive` does the work and is owned by `LocalRuns`; everybody else looks at the log, or asks to stop.
+    """
+
+    def __init__(self, assignment: Assignment, spawner: Spawner, recorder: Recorder) -> None:
+        self.id = os.urandom(16).hex()
+        self.request = assignment.request
+        self.created_at = time.time()
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.raw = b""
+        self._assignment = assignment
+        self._spawner = spawner
+        self._recorder = recorder
+        self._changed = asyncio.Event()
+        self._log = EventLog(self.wake)
+        self._stopped_by: Ending | None = None
+
+    @property
+    def state(self) -> str:
+        """One of queued, running, finished, failed, cancelled."""
+        match self._log.ending:
+            case RunFinished():
+                return "finished"
+            case RunFailed(code=Cancelled.code):
+                return "cancelled"
+            case RunFailed():
+                return "failed"
+            case None:
+                return "queued" if self.started_at is None else "running"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the ending is in the log."""
+        return self._log.ending is not None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that this run is a turn of; None for an ephemeral run."""
+        return self._recorder.session.id if self._recorder.session else None
+
+    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        """Give the events after number `after` to the ending; each time all there are."""
+        return self._log.batches(after)
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Give the same, one by one."""
+        async for batch in self._log.batches(after):
+            for logged in batch:
+                yield logged
+
+    async def result(self) -> RunResult:
+        """Wait for the ending, then give all in one."""
+        return await collect(logged.event async for logged in self.follow())
+
+    def wake(self) -> None:
+        """Something that this run waits for has happened."""
+        self._changed.set()
+
+    def stop(self, ending: Ending) -> None:
+        """End the run with `ending`, unless it has ended by itself."""
+        self._stopped_by = self._stopped_by or ending
+        self.wake()
+
+    async def drive(self, place: Place) -> None:
+        """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
+        try:
+            while not place.held and not self._stopped_by:
+                await self._wait(None)
+            if self._stopped_by:
+                await self._end(self._stopped_by)
+            else:
+                await self._run_agent(place)
+        except ClinvkError as exc:
+            await self._end(RunFailed(exc.code, exc.message))
+        except Exception:
+            logger.exception("run %s failed inside clinvk", self.id)
+            await self._end(RunFailed(ClinvkError.code, "clinvk itself failed; its log has the details"))
+        finally:
+            place.leave()
+
+    async def _run_agent(self, place: Place) -> None:
+        launch = self._assignment.launch
+        folder = await asyncio.to_thread(private.write, launch) if launch.files else None
+        try:
+            process = self._spawn(folder)
+            try:
+                await self._talk(process)
+                place.leave()
+            finally:
+                await self._spawner.sweep(process)
+                process.discard()
+        finally:
+            if folder:
+                await asyncio.to_thread(private.remove, folder)
+            if launch.records:
+                await asyncio.to_thread(private.remove_records, launch.records, self._handle, self._assignment.env)
+
+    def _spawn(self, folder: str | None) -> Process:
+        launch = self._assignment.launch
+        process = self._spawner.spawn(
+            [self._assignment.path, *(private.filled(argument, folder) for argument in launch.argv[1:])],
+            {**self._assignment.env, **{name: private.filled(value, folder) for name, value in launch.env.items()}},
+            launch.cwd,
+            self.wake,
+            stderr_lines=self.request.verbose,
+        )
+        self.started_at = time.time()
+        return process
+
+    async def _talk(self, process: Process) -> None:
+        """Have the conversation, log its ending, and let the process exit."""
+        launch = self._assignment.launch
+        channel = self._assignment.backend.channel(launch)
+        exchange = Exchange(process, channel, self.id, self.request, self._assignment.no_progress_s)
+        exchange.begin(self._assignment.resume, launch.long_lived, _now())
+        ending = await self._listen(exchange)
+        if ending is not exchange.ending:
+            await self._stop_agent(exchange)
+            ending = _with_costs(ending, exchange.ending)
+        elif isinstance(ending, RunFailed) and ending.exit_code is None:
+            await self._exit(process, LINGER_S)
+            ending = replace(ending, exit_code=process.exit_code)
+        self.raw = exchange.raw
+        if isinstance(ending, RunFinished) and ending.turns is None:
+            ending = replace(ending, turns=exchange.activity.turns)
+        await self._end(ending)
+        await self._exit(process, LINGER_S if isinstance(ending, RunFinished) else 0)
+        if process.exit_code is None:
+            await self._stop_agent(exchange)
+
+    async def _listen(self, exchange: Exchange) -> Ending:
+        """Log what the agent says, until there is an ending."""
+        launch = self._assignment.launch
+        while True:
+            ahead = self._log.is_ahead
+            if not ahead:
+                await self._record(exchange.read(_now()))
+            if ending := exchange.ending or self._stopped_by or exchange.overdue(_now(), ahead):
+                return ending
+            if exchange.count_turns(launch.counted_turns):
+                return RunFinished("max_turns")
+            await self._wait(exchange.deadline(ahead))
+
+    async def _stop_agent(self, exchange: Exchange) -> None:
+        """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
+        exchange.process.signal(self._assignment.launch.stop_signal)
+        until = _now() + STOP_GRACE_S
+        while exchange.process.exit_code is None and _now() < until:
+            await self._wait(until)
+            await self._record(exchange.read(_now()))
+
+    async def _exit(self, process: Process, within_s: float) -> None:
+        until = _now() + within_s
+        while process.exit_code is None and _now() < until and not self._stopped_by:
+            await self._wait(until)
+            process.take()
+
+    async def _record(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, RunStarted):
+                await self._recorder.started(event)
+        self._log.extend(events)
+
+    async def _end(self, ending: Ending) -> None:
+        if not self._log.ending:
+            await self._recorder.ended(ending)
+            self.ended_at = time.time()
+            self._log.extend([ending])
+
+    async def _wait(self, until: float | None) -> None:
+        """Wait until something has happened, or the loop's clock shows `until`."""
+        try:
+            async with asyncio.timeout_at(None if until is None or isinf(until) else until):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    @property
+    def _handle(self) -> str | None:
+        return self._recorder.handle
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _with_costs(ending: Ending, told: Ending | None) -> Ending:
+    """Put what the agent told when it was stopped into the ending of the run that was stopped."""
+    return replace(ending, usage=told.usage, cost_usd=told.cost_usd) if told else ending

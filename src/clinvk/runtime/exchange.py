@@ -1,0 +1,110 @@
+"""What passes between a run and its agent process: lines to events, and the deadlines of both."""
+
+from collections.abc import Iterable
+from math import inf
+
+from clinvk.backends.base import Channel
+from clinvk.errors import AgentCrashed, TimedOut
+from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
+from clinvk.request import RunRequest
+from clinvk.runtime.activity import Activity
+from clinvk.runtime.process import MAX_LINE_BYTES, Process
+from clinvk.session import Resume
+
+LINGER_S = 5.0
+"""How long a process may take to exit after it closed its output, or told how the run ended."""
+_DRAIN_S = 0.5
+"""How long output is read on after the exit, where something else holds the pipe open."""
+
+
+class Exchange:
+    """One run's side of a process: reads what it said, knows when it has been silent for too long.
+
+    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it.
+    """
+
+    def __init__(self, process: Process, channel: Channel, run: str, request: RunRequest, no_progress_s: float) -> None:
+        self.process = process
+        self.ending: Ending | None = None
+        self.activity = Activity()
+        self.raw = b""
+        self._channel = channel
+        self._run = run
+        self._request = request
+        self._no_progress_s = no_progress_s
+        self._started_at = self._progress_at = 0.0
+        self._gone_at: float | None = None
+
+    def begin(self, resume: Resume | None, long_lived: bool, now: float) -> None:
+        """Send the prompt."""
+        self._started_at = self._progress_at = now
+        self.process.write(self._channel.start(self._run, self._request, resume), close=not long_lived)
+
+    def read(self, now: float) -> list[Event]:
+        """Give the events that came, without the ending."""
+        events: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.take_stderr()]
+        for line in self.process.take():
+            self.raw = line if line.startswith(b"{") else self.raw
+            events += self._observed(self._channel.receive(line), now)
+        if self.process.too_long:
+            self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
+        self._look_at_exit(events, now)
+        return events
+
+    def overdue(self, now: float, resting: bool) -> Ending | None:
+        """Give the ending of a run whose deadline has passed; `resting` while its reader holds it up."""
+        if self._gone_at is not None and now >= self._gone_at + LINGER_S:
+            return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
+        if now >= self._wall_deadline():
+            return RunFailed(TimedOut.code, f"timed out after {self._request.timeout_s:g} s")
+        if not resting and now >= self._progress_deadline():
+            return RunFailed(TimedOut.code, f"the agent made no progress for {self._no_progress_s:g} s")
+        return None
+
+    def deadline(self, resting: bool) -> float:
+        """Give the time at which to look again if nothing happens."""
+        times = [self._wall_deadline()]
+        if not resting:
+            times.append(self._progress_deadline())
+        if self._gone_at is not None:
+            times.append(self._gone_at + (LINGER_S if self.process.exit_code is None else _DRAIN_S))
+        return min(times)
+
+    def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
+        events: list[Event] = []
+        for delivery in deliveries:
+            if self.ending:
+                break
+            if isinstance(delivery, bytes):
+                self.process.write(delivery, close=False)
+                continue
+            event = delivery[1]
+            if self.activity.feed(event):
+                self._progress_at = now
+            if isinstance(event, RunFinished | RunFailed):
+                self._end(event)
+            else:
+                events.append(event)
+        return events
+
+    def count_turns(self, limit: int | None) -> bool:
+        """Say whether the agent has had all the turns it may have."""
+        return limit is not None and self.activity.turns_ended >= limit
+
+    def _look_at_exit(self, events: list[Event], now: float) -> None:
+        process = self.process
+        if self.ending or (process.exit_code is None and not process.at_eof):
+            return
+        self._gone_at = self._gone_at or now
+        if process.exit_code is not None and (process.at_eof or now >= self._gone_at + _DRAIN_S):
+            events += self._observed(self._channel.closed(process.exit_code, process.stderr), now)
+
+    def _end(self, ending: Ending) -> None:
+        self.ending = self.ending or ending
+
+    def _wall_deadline(self) -> float:
+        return self._started_at + self._request.timeout_s if self._request.timeout_s else inf
+
+    def _progress_deadline(self) -> float:
+        waits = self._no_progress_s and not self.activity.open_calls
+        return self._progress_at + self._no_progress_s if waits else inf

@@ -1,0 +1,56 @@
+"""Where the agent CLIs are, which versions, and what else of the machine a backend may know."""
+
+import os
+import shutil
+from collections.abc import Mapping
+
+from clinvk.backends.base import Backend, Host
+from clinvk.config import BackendSettings, Settings
+from clinvk.errors import BackendUnavailable
+from clinvk.runtime.process import Spawner, run_tool
+
+_HELPERS = ("bwrap", "socat")
+_VERSION_WITHIN_S = 20.0
+
+
+def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Give the path of a backend's CLI, or None where it is not installed.
+
+    `backends.<name>.executable` of the settings is a path, or another name to look for on PATH.
+    """
+    own = settings.backends.get(backend.name, BackendSettings())
+    name = own.executable or backend.executable
+    path = {**environ, **own.env}.get("PATH", os.defpath)
+    return shutil.which(os.path.expanduser(name), path=path)
+
+
+def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
+    """Give the path of a backend's CLI.
+
+    Raises:
+        BackendUnavailable: it is disabled or not installed; says how to install it.
+    """
+    own = settings.backends.get(backend.name, BackendSettings())
+    if not own.enabled:
+        raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+    if path := find(backend, settings, environ):
+        return path
+    where = f"{own.executable!r} (backends.{backend.name}.executable)" if own.executable else repr(backend.executable)
+    raise BackendUnavailable(f"backend {backend.name!r} is not installed: no {where} found; install: {backend.install}")
+
+
+def host(environ: Mapping[str, str]) -> Host:
+    """Look at the machine for a backend."""
+    path = environ.get("PATH", os.defpath)
+    commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
+    return Host(is_root=os.geteuid() == 0, commands=commands, env=environ)
+
+
+async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
+    """Ask a CLI for its version; None where it does not answer in time."""
+    try:
+        answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_WITHIN_S)
+    except (BackendUnavailable, TimeoutError):
+        return None
+    words = answer.stdout.decode(errors="replace").split()
+    return next((word.lstrip("v") for word in words if word[:1].isdigit() or word[:2].lstrip("v").isdigit()), None)

@@ -1,0 +1,46 @@
+"""Bytes in, lines out, in linear time and bounded memory."""
+
+
+class LineTooLong(Exception):
+    """A line passed the limit before its newline came."""
+
+
+class LineSplitter:
+    """Splits a stream of chunks into lines without their newlines; empty lines are dropped.
+
+    `max_line_bytes` bounds one line, so that an agent that never ends its line cannot fill the memory.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max = max_line_bytes
+        self._parts: list[bytes] = []
+        self._held = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take a chunk, give the lines that it completes.
+
+        Raises:
+            LineTooLong: the line that is open passed the limit.
+        """
+        head, *rest = chunk.split(b"\n")
+        if not rest:
+            self._hold(head)
+            return []
+        self._hold(head)
+        first = b"".join(self._parts)
+        self._parts, self._held = [], 0
+        self._hold(rest.pop())
+        return [line for line in (first, *rest) if line]
+
+    def end(self) -> list[bytes]:
+        """Give the last line, which had no newline."""
+        last = b"".join(self._parts)
+        self._parts, self._held = [], 0
+        return [last] if last else []
+
+    def _hold(self, part: bytes) -> None:
+        self._held += len(part)
+        if self._held > self._max:
+            raise LineTooLong
+        if part:
+            self._parts.append(part)

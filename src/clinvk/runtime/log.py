@@ -1,0 +1,100 @@
+"""The event log of a run: append-only, numbered, keeping the stream law; every answer is a view over it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
+
+from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolResult
+
+HIGH_WATER_BYTES = 4 * 1024 * 1024
+
+
+class Logged(NamedTuple):
+    """An event in a run's log: its number (from 1), and when it happened in seconds since the epoch."""
+
+    number: int
+    at: float
+    event: Event
+
+
+class _Follower:
+    def __init__(self, after: int) -> None:
+        self.read = after
+        self.news = asyncio.Event()
+
+
+class EventLog:
+    """The events of one run. `caught_up` is called when a reader has taken what made the log `is_ahead`."""
+
+    def __init__(self, caught_up: Callable[[], None]) -> None:
+        self.ending: Ending | None = None
+        self._entries: list[Logged] = []
+        self._sizes: list[int] = [0]
+        self._followers: set[_Follower] = set()
+        self._read = 0
+        self._caught_up = caught_up
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the fastest reader is so far behind that the agent should be slowed down."""
+        return self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
+
+    @property
+    def started(self) -> bool:
+        """Whether there is any event."""
+        return bool(self._entries)
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Append events. What would break the stream law is mended or dropped."""
+        for event in events:
+            if self.ending:
+                break
+            is_start = isinstance(event, RunStarted)
+            if not self._entries and not is_start and not isinstance(event, RunFailed):
+                self._append(RunStarted())
+            if not (is_start and self._entries):
+                self._append(event)
+        for follower in self._followers:
+            follower.news.set()
+
+    async def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        """Give the events after number `after` to the ending, each time all that are there."""
+        follower = _Follower(after)
+        self._followers.add(follower)
+        try:
+            while not self._is_done(follower):
+                if batch := self._entries[follower.read :]:
+                    self._advance(follower, len(batch))
+                    yield batch
+                else:
+                    follower.news.clear()
+                    await follower.news.wait()
+        finally:
+            self._followers.discard(follower)
+
+    def _append(self, event: Event) -> None:
+        self._entries.append(Logged(len(self._entries) + 1, time.time(), event))
+        self._sizes.append(self._sizes[-1] + _size(event))
+        if isinstance(event, RunFinished | RunFailed):
+            self.ending = event
+
+    def _is_done(self, follower: _Follower) -> bool:
+        return self.ending is not None and follower.read >= len(self._entries)
+
+    def _advance(self, follower: _Follower, count: int) -> None:
+        was_ahead = self.is_ahead
+        follower.read += count
+        self._read = max(self._read, follower.read)
+        if was_ahead and not self.is_ahead:
+            self._caught_up()
+
+
+def _size(event: Event) -> int:
+    match event:
+        case TextDelta() | ThinkingDelta():
+            return len(event.text)
+        case ToolResult():
+            return len(event.output)
+        case _:
+            return 200

@@ -1,0 +1,47 @@
+"""The private folder of a launch: files that a CLI reads and nobody else may."""
+
+import glob
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from clinvk.backends.base import HANDLE, PRIVATE, Launch
+
+
+def write(launch: Launch) -> str | None:
+    """Write the launch's files to a new private folder; give its path, None where there are none. Blocks."""
+    if not launch.files:
+        return None
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="clinvk-")
+    for name, data in launch.files.items():
+        with open(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+    return folder
+
+
+def filled(text: str, folder: str | None) -> str:
+    """Put the folder's path in the place that a launch left for it."""
+    return text.replace(PRIVATE, folder) if folder else text
+
+
+def remove(folder: str) -> None:
+    """Remove a private folder and all in it. Blocks."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_records(patterns: tuple[str, ...], handle: str | None, environ: Mapping[str, str]) -> None:
+    """Delete what the CLI kept of a conversation, by the globs of `Launch.records`. Blocks."""
+    import shutil
+
+    home = environ.get("HOME", "")
+    if not handle or not home:
+        return
+    for pattern in patterns:
+        path = pattern.replace("~", glob.escape(home), 1) if pattern.startswith("~") else pattern
+        for found in glob.glob(path.replace(HANDLE, glob.escape(handle))):
+            with suppress(OSError):
+                shutil.rmtree(found) if os.path.isdir(found) else os.remove(found)

@@ -1,0 +1,298 @@
+"""One agent process: spawned with own pipes, read in lines, written to, ended with all that it started.
+
+`subprocess.Popen` on the loop's thread, not asyncio's own subprocesses: under uvloop those fork, which is
+many times slower, and every other way costs more than this one.
+"""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.runtime.lines import LineSplitter, LineTooLong
+from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, label
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
+STDERR_TAIL_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+_SWEEP_EVERY_S = 0.02
+
+
+class Spawner:
+    """Starts marked processes, and ends what is left of them."""
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self._count = 0
+        self._condemned: dict[int, int] = {}
+        self._searching = asyncio.Lock()
+        self._searched_at = 0.0
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        wake: Callable[[], None],
+        stderr_lines: bool = False,
+    ) -> "Process":
+        """Start a process; `wake` is called whenever it printed something or is gone.
+
+        Raises:
+            BackendUnavailable: the program cannot be started.
+            InvalidRequest: the command line is too long, or the directory cannot be entered.
+        """
+        self._count += 1
+        number = self._count
+        env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
+        with self._marks.marking(number):
+            popen = _popen(argv, env, cwd)
+        return Process(popen, number, wake, stderr_lines)
+
+    async def sweep(self, process: "Process") -> None:
+        """End everything that came of a process, itself included.
+
+        Searches are shared: each looks at every process of the machine, so runs that end within
+        `_SWEEP_EVERY_S` are searched for at once.
+        """
+        self._condemned[process.number] = process.pid
+        async with self._searching:
+            if process.number not in self._condemned:
+                return
+            await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
+            roots = dict(self._condemned)
+            await asyncio.to_thread(kill, self._marks, roots)
+            self._searched_at = time.monotonic()
+            for number in roots:
+                del self._condemned[number]
+
+
+class Process:
+    """A process that was spawned.
+
+    Output is taken with `take`, never waited for here: its owner is woken. When more than
+    `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
+    """
+
+    def __init__(
+        self, popen: "subprocess.Popen[bytes]", number: int, wake: Callable[[], None], stderr_lines: bool
+    ) -> None:
+        self.number = number
+        self.pid = popen.pid
+        self.exit_code: int | None = None
+        self.too_long = False
+        self._popen = popen
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._splitter = LineSplitter(MAX_LINE_BYTES)
+        self._stderr = bytearray()
+        self._stderr_splitter = LineSplitter(STDERR_TAIL_BYTES) if stderr_lines else None
+        self._stderr_lines: list[bytes] = []
+        self._unwritten = memoryview(b"")
+        self._close_stdin = False
+        self._in, self._out, self._err = (_fd(stream) for stream in (popen.stdin, popen.stdout, popen.stderr))
+        self._reading = True
+        self._open = {self._in, self._out, self._err}
+        self._loop.add_reader(self._out, self._read_stdout)
+        self._loop.add_reader(self._err, self._read_stderr)
+        self._watch_exit()
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether stdout is closed and every line was taken."""
+        return self._out not in self._open and not self._lines
+
+    @property
+    def stderr(self) -> bytes:
+        """The last of what it wrote to stderr."""
+        return bytes(self._stderr)
+
+    def take(self) -> list[bytes]:
+        """Give the lines of stdout that came since the last call."""
+        lines, self._lines, self._waiting_bytes = self._lines, [], 0
+        if not self._reading and self._out in self._open:
+            self._reading = True
+            self._loop.add_reader(self._out, self._read_stdout)
+        return lines
+
+    def take_stderr(self) -> list[bytes]:
+        """Give the lines of stderr that came since the last call, if it was spawned with `stderr_lines`."""
+        lines, self._stderr_lines = self._stderr_lines, []
+        return lines
+
+    def write(self, data: bytes, close: bool) -> None:
+        """Write to stdin as fast as it is read, then close it if `close`."""
+        self._unwritten = memoryview(bytes(self._unwritten) + data)
+        self._close_stdin |= close
+        self._write_stdin()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process itself."""
+        if self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def discard(self) -> None:
+        """Close the pipes; what is still printed is lost."""
+        for fd in tuple(self._open):
+            self._close(fd)
+        self._lines.clear()
+
+    def _read_stdout(self) -> None:
+        chunk = _read(self._out)
+        if chunk is None:
+            return
+        try:
+            lines = self._splitter.feed(chunk) if chunk else self._splitter.end()
+        except LineTooLong:
+            self.too_long = True
+            lines, chunk = [], b""
+        self._lines += lines
+        self._waiting_bytes += len(chunk)
+        if not chunk:
+            self._close(self._out)
+        elif self._waiting_bytes > HIGH_WATER_BYTES and self._lines:
+            self._reading = False
+            self._loop.remove_reader(self._out)
+        if lines or not chunk:
+            self._wake()
+
+    def _read_stderr(self) -> None:
+        chunk = _read(self._err)
+        if chunk is None:
+            return
+        if not chunk:
+            self._close(self._err)
+        self._stderr += chunk
+        del self._stderr[:-STDERR_TAIL_BYTES]
+        if self._stderr_splitter:
+            with suppress(LineTooLong):
+                self._stderr_lines += self._stderr_splitter.feed(chunk) if chunk else self._stderr_splitter.end()
+            self._wake()
+
+    def _write_stdin(self) -> None:
+        if self._in not in self._open:
+            return
+        try:
+            written = os.write(self._in, self._unwritten) if self._unwritten else 0
+        except BlockingIOError:
+            written = 0
+        except OSError:  # it closed its stdin or is gone; its ending tells
+            self._close(self._in)
+            return
+        self._unwritten = self._unwritten[written:]
+        if self._unwritten:
+            self._loop.add_writer(self._in, self._write_stdin)
+            return
+        self._loop.remove_writer(self._in)
+        if self._close_stdin:
+            self._close(self._in)
+
+    def _close(self, fd: int) -> None:
+        if fd not in self._open:
+            return
+        self._open.remove(fd)
+        if fd == self._in:
+            self._loop.remove_writer(fd)
+        else:
+            self._loop.remove_reader(fd)
+        stream = {self._in: self._popen.stdin, self._out: self._popen.stdout, self._err: self._popen.stderr}[fd]
+        if stream:
+            with suppress(OSError):
+                stream.close()
+
+    def _watch_exit(self) -> None:
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux, or forbidden
+            self._loop.run_in_executor(None, self._popen.wait).add_done_callback(lambda _: self._exited())
+            return
+
+        def exited() -> None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self._popen.wait()
+            self._exited()
+
+        self._loop.add_reader(pidfd, exited)
+
+    def _exited(self) -> None:
+        code = self._popen.returncode or 0
+        self.exit_code = 128 - code if code < 0 else code
+        self._wake()
+
+
+class ToolResult(NamedTuple):
+    """What a helper program gave."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> ToolResult:
+    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
+
+    Raises:
+        BackendUnavailable: the program cannot be started.
+        TimeoutError: it took too long.
+    """
+    changed = asyncio.Event()
+    process = spawner.spawn(argv, env, None, changed.set)
+    lines: list[bytes] = []
+    try:
+        process.write(b"", close=True)
+        async with asyncio.timeout(timeout_s):
+            while process.exit_code is None or not process.at_eof:
+                await changed.wait()
+                changed.clear()
+                lines += process.take()
+        return ToolResult(process.exit_code, b"\n".join(lines), process.stderr)
+    finally:
+        await asyncio.shield(spawner.sweep(process))
+        process.discard()
+
+
+def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "subprocess.Popen[bytes]":
+    try:
+        popen = subprocess.Popen(
+            argv,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        if exc.filename == cwd and cwd is not None:
+            raise InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir") from exc
+        if exc.errno == 7:  # E2BIG
+            raise InvalidRequest("the options are too long for a command line") from exc
+        raise BackendUnavailable(f"cannot start {argv[0]!r}: {exc.strerror}") from exc
+    for stream in (popen.stdin, popen.stdout, popen.stderr):
+        os.set_blocking(_fd(stream), False)
+    return popen
+
+
+def _fd(stream: object) -> int:
+    assert stream is not None
+    return stream.fileno()  # type: ignore[attr-defined]
+
+
+def _read(fd: int) -> bytes | None:
+    """Read what is there: None is nothing at present, empty is the end."""
+    try:
+        return os.read(fd, _READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""

@@ -1,0 +1,92 @@
+"""How many runs go at once, in all and for each backend, and who is next."""
+
+from collections import deque
+from collections.abc import Callable
+
+from clinvk.errors import QueueFull
+
+_RETRY_AFTER_S = 5.0
+
+
+class Place:
+    """A run's place: in the queue at first, a slot once `held`."""
+
+    def __init__(self, slots: "Slots", backend: str, number: int, granted: Callable[[], None]) -> None:
+        self.backend = backend
+        self.number = number
+        self.held = False
+        self.granted = granted
+        self._slots = slots
+
+    def leave(self) -> None:
+        """Give the place up, queued or held. Leaving twice is fine."""
+        self._slots.left(self)
+
+
+class Slots:
+    """Slots with a bounded queue: first come, first served, but a full backend holds up nobody else."""
+
+    def __init__(self, total: int, per_backend: int, max_queued: int) -> None:
+        self._total = total
+        self._per_backend = per_backend
+        self._max_queued = max_queued
+        self._arrived = 0
+        self._held: dict[str, int] = {}
+        self._queues: dict[str, deque[Place]] = {}
+        self._members: set[Place] = set()
+
+    @property
+    def busy(self) -> int:
+        """Slots that are held."""
+        return sum(self._held.values())
+
+    @property
+    def queued(self) -> int:
+        """Places in the queue."""
+        return len(self._members) - self.busy
+
+    def enter(self, backend: str, granted: Callable[[], None]) -> Place:
+        """Take a slot, or a place in the queue; `granted` is called once it is a slot.
+
+        Raises:
+            QueueFull: no slot is free and the queue has no room.
+        """
+        if not self._free(backend) and self.queued >= self._max_queued:
+            raise QueueFull(f"{self.busy} runs are under way and {self.queued} wait; no more are taken", _RETRY_AFTER_S)
+        place = Place(self, backend, self._arrived, granted)
+        self._arrived += 1
+        self._members.add(place)
+        self._queues.setdefault(backend, deque()).append(place)
+        self._serve()
+        return place
+
+    def left(self, place: Place) -> None:
+        """Take a place out, and give what it held to the next."""
+        if place not in self._members:
+            return
+        self._members.remove(place)
+        if place.held:
+            self._held[place.backend] -= 1
+        self._serve()
+
+    def _free(self, backend: str) -> bool:
+        return self.busy < self._total and self._held.get(backend, 0) < self._per_backend
+
+    def _grant(self, place: Place) -> None:
+        place.held = True
+        self._held[place.backend] = self._held.get(place.backend, 0) + 1
+
+    def _serve(self) -> None:
+        while place := self._next():
+            self._queues[place.backend].popleft()
+            self._grant(place)
+            place.granted()
+
+    def _next(self) -> Place | None:
+        first: Place | None = None
+        for backend, queue in self._queues.items():
+            while queue and queue[0] not in self._members:  # left while queued
+                queue.popleft()
+            if queue and self._free(backend) and (first is None or queue[0].number < first.number):
+                first = queue[0]
+        return first
