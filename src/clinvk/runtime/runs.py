@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from msgspec.structs import replace
 
 from clinvk import backends
-from clinvk.backends.base import Launch
+from clinvk.backends.base import Host, Launch
 from clinvk.config import BackendSettings, Settings
 from clinvk.errors import Cancelled, InvalidRequest, ShuttingDown
 from clinvk.events import RunFailed
@@ -95,6 +95,7 @@ class LocalRuns:
         self._store = store
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+        self._hosts: dict[str, Host] = {}
         self._runs: set[AgentRun] = set()
         self._group = asyncio.TaskGroup()
         self._closing = False
@@ -125,7 +126,7 @@ class LocalRuns:
         backend = backends.named(request.backend)
         session = await self._continued(request)
         request = _in_session(request, session)
-        return backend.launch(request, _resume(session), executables.host(self._environment(request.backend)))
+        return backend.launch(request, _resume(session), self._host(request.backend))
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
@@ -148,14 +149,13 @@ class LocalRuns:
     def _prepared(self, request: RunRequest, session: Session | None) -> AgentRun:
         backend = backends.named(request.backend)
         path = executables.require(backend, self._settings, self._environ)
-        env = self._environment(backend.name)
         resume = _resume(session)
         assignment = Assignment(
             request=request,
             backend=backend,
-            launch=backend.launch(request, resume, executables.host(env)),
+            launch=backend.launch(request, resume, self._host(backend.name)),
             path=path,
-            env=env,
+            env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
         )
@@ -165,6 +165,12 @@ class LocalRuns:
 
     async def _continued(self, request: RunRequest) -> Session | None:
         return await self._store.get(request.session_id) if request.session_id else None
+
+    def _host(self, backend: str) -> Host:
+        """Look at the machine once for each backend: helper programs do not come and go."""
+        if backend not in self._hosts:
+            self._hosts[backend] = executables.host(self._environment(backend))
+        return self._hosts[backend]
 
     def _environment(self, backend: str) -> Mapping[str, str]:
         own = self._settings.backends.get(backend, BackendSettings())
