@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import NamedTuple
 
 from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolResult
@@ -58,7 +58,7 @@ class EventLog:
         for follower in self._followers:
             follower.news.set()
 
-    async def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+    async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Give the events after number `after` to the ending, each time all that are there."""
         follower = _Follower(after)
         self._followers.add(follower)

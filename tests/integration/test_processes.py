@@ -1,0 +1,262 @@
+"""Processes: lines in, bytes out, and the end of everything that came of one."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.runtime import marks
+from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner, run_tool
+
+ENV = {"PATH": os.environ["PATH"]}
+BOTH_MARKS = pytest.mark.parametrize("kind", [marks.RlimitMarks, marks.TreeMarks])
+Kind = type[marks.RlimitMarks] | type[marks.TreeMarks]
+
+
+class Child:
+    """A process under test, with what woke its owner."""
+
+    def __init__(self, spawner: Spawner, *argv: str, stderr_lines: bool = False) -> None:
+        self.changed = asyncio.Event()
+        self.lines: list[bytes] = []
+        self.process: Process = spawner.spawn(argv, ENV, None, self.changed.set, stderr_lines)
+
+    async def until(self, condition: Callable[[], bool], within_s: float = 10) -> None:
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await self.changed.wait()
+                self.changed.clear()
+                self.lines += self.process.take()
+
+    async def end(self) -> None:
+        await self.until(lambda: self.process.exit_code is not None and self.process.at_eof)
+
+
+def spawner(kind: Kind = marks.RlimitMarks) -> Spawner:
+    return Spawner(kind(123_456_789))
+
+
+async def poll(condition: Callable[[], object], within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pids(path: Path) -> list[int]:
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+async def test_what_goes_in_comes_out_in_lines() -> None:
+    child = Child(spawner(), "cat")
+    child.process.write(b"one\ntwo\n", close=True)
+    await child.end()
+    assert child.lines == [b"one", b"two"]
+    assert child.process.exit_code == 0
+    child.process.discard()
+
+
+async def test_a_prompt_larger_than_any_pipe_is_written_whole() -> None:
+    child = Child(spawner(), "wc", "-c")
+    child.process.write(b"x" * 5_000_000, close=True)
+    await child.end()
+    assert child.lines == [b"5000000"]
+    child.process.discard()
+
+
+async def test_a_process_that_does_not_read_its_prompt_ends_all_the_same() -> None:
+    child = Child(spawner(), "sh", "-c", "exec 0<&-; echo done")
+    child.process.write(b"x" * 1_000_000, close=True)
+    await child.end()
+    assert child.lines == [b"done"]
+    child.process.discard()
+
+
+async def test_a_line_of_twenty_megabytes_comes_whole() -> None:
+    child = Child(spawner(), sys.executable, "-c", "print('x' * 20_000_000)")
+    child.process.write(b"", close=True)
+    await child.end()
+    assert [len(line) for line in child.lines] == [20_000_000]
+    child.process.discard()
+
+
+async def test_a_reader_that_does_not_take_slows_the_process_down(tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    script = "import sys\nfor i in range(400):\n print('x' * 65535, flush=True)\n open(sys.argv[1], 'w').write(str(i))"
+    child = Child(spawner(), sys.executable, "-c", script, str(written))
+    child.process.write(b"", close=True)
+    limit = 4 * HIGH_WATER_BYTES // 65536
+    await poll(lambda: written.exists() and written.read_text())
+    seen = -1
+    while (count := int(written.read_text() or 0)) != seen:  # until it stands still
+        seen = count
+        await asyncio.sleep(0.3)
+    assert seen < limit
+    child.lines += child.process.take()
+    await child.end()
+    assert len(child.lines) == 400
+    child.process.discard()
+
+
+async def test_the_code_of_a_killed_process_is_128_and_the_signal() -> None:
+    child = Child(spawner(), "sleep", "60")
+    child.process.signal(signal.SIGKILL)
+    await child.end()
+    assert child.process.exit_code == 137
+    child.process.discard()
+
+
+async def test_the_end_of_stderr_is_kept_and_given_in_lines_when_asked() -> None:
+    child = Child(spawner(), "sh", "-c", "echo one >&2; echo two >&2", stderr_lines=True)
+    child.process.write(b"", close=True)
+    lines: list[bytes] = []
+    await child.end()
+    await poll(lambda: lines.extend(child.process.take_stderr()) or len(lines) == 2)
+    assert lines == [b"one", b"two"]
+    assert child.process.stderr == b"one\ntwo\n"
+    child.process.discard()
+
+
+def test_what_cannot_be_started_is_told_as_the_caller_can_mend_it(tmp_path: Path) -> None:
+    async def spawn(argv: list[str], cwd: str | None = None) -> None:
+        spawner().spawn(argv, ENV, cwd, lambda: None)
+
+    (tmp_path / "plain").write_text("no program")
+    with pytest.raises(BackendUnavailable, match="plain"):
+        asyncio.run(spawn([str(tmp_path / "plain")]))
+    with pytest.raises(InvalidRequest, match="nowhere"):
+        asyncio.run(spawn(["cat"], str(tmp_path / "nowhere")))
+    with pytest.raises(InvalidRequest, match="too long"):
+        asyncio.run(spawn(["cat", "x" * 200_000]))
+
+
+HIDERS = {
+    "child": "sleep 300 & echo $! >> {pids}",
+    "setsid": "setsid sh -c 'echo $$ >> {pids}; exec sleep 300' &",
+    "double fork": "(setsid sh -c '(echo $$ >> {pids}; exec sleep 300) &' &)",
+}
+ESCAPERS = {
+    "env -i": "(env -i /bin/sh -c 'echo $$ >> {pids}; exec sleep 300' &)",
+    "env -i setsid double fork": "(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ >> {pids}; exec sleep 300\") &' &)",
+}
+
+
+@pytest.mark.parametrize("hide", [*HIDERS, *ESCAPERS])
+async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_path: Path) -> None:
+    script = {**HIDERS, **ESCAPERS}[hide].format(pids=tmp_path / "pids")
+    own = spawner()
+    child = Child(own, "sh", "-c", f"{script}\nexec sleep 300")
+    await poll(lambda: pids(tmp_path / "pids"))
+    await own.sweep(child.process)
+    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
+    child.process.discard()
+
+
+@pytest.mark.parametrize("hide", HIDERS)
+async def test_without_rlimits_the_environment_and_the_tree_find_the_common_cases(hide: str, tmp_path: Path) -> None:
+    own = spawner(marks.TreeMarks)
+    child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
+    await poll(lambda: pids(tmp_path / "pids"))
+    await own.sweep(child.process)
+    assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
+    child.process.discard()
+
+
+@BOTH_MARKS
+async def test_what_an_exited_process_left_behind_is_swept(kind: Kind, tmp_path: Path) -> None:
+    own = spawner(kind)
+    child = Child(own, "sh", "-c", f"setsid sleep 300 >/dev/null 2>&1 & echo $! > {tmp_path / 'pids'}")
+    child.process.write(b"", close=True)
+    await child.end()
+    assert alive(pids(tmp_path / "pids")[0])
+    await own.sweep(child.process)
+    assert not alive(pids(tmp_path / "pids")[0])
+    child.process.discard()
+
+
+@pytest.mark.timeout(60)
+async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path) -> None:
+    bomb = (
+        "import os, time\n"
+        "for _ in range(60):\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        f"        open({str(tmp_path / 'pids')!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        "        if os.fork() == 0:\n"
+        f"            open({str(tmp_path / 'pids')!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
+        "            time.sleep(300)\n"
+        "        os._exit(0)\n"
+        "    time.sleep(0.005)\n"
+        "time.sleep(300)\n"
+    )
+    own = spawner()
+    child = Child(own, "env", "-i", sys.executable, "-I", "-S", "-c", bomb)
+    await poll(lambda: len(pids(tmp_path / "pids")) > 40, within_s=30)
+    await own.sweep(child.process)
+    assert not [pid for pid in pids(tmp_path / "pids") if alive(pid)]
+    child.process.discard()
+
+
+async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:
+    own = spawner()
+    one, other = Child(own, "sleep", "300"), Child(own, "sleep", "300")
+    await own.sweep(one.process)
+    assert alive(other.process.pid)
+    await own.sweep(other.process)
+    for child in (one, other):
+        child.process.discard()
+
+
+async def test_what_a_clinvk_inside_started_with_marks_of_its_own_is_swept_too(tmp_path: Path) -> None:
+    inner = (
+        "import subprocess, sys, time\n"
+        "from clinvk.runtime.marks import RlimitMarks\n"
+        "with RlimitMarks(987654321).marking(1):\n"
+        "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(300)\n"
+    )
+    own = spawner()
+    child = Child(own, sys.executable, "-c", inner)
+    await poll(lambda: pids(tmp_path / "pids"))
+    await own.sweep(child.process)
+    assert not alive(pids(tmp_path / "pids")[0])
+    child.process.discard()
+
+
+def test_marking_leaves_our_own_limits_as_they_were() -> None:
+    import resource
+
+    before = resource.getrlimit(15)
+    own = marks.RlimitMarks(123_456_789)
+    with own.marking(7):
+        assert resource.getrlimit(15)[0] == 123_456_789_000_000_007
+    assert resource.getrlimit(15) == before
+
+
+def test_rlimits_are_the_marks_on_linux() -> None:
+    assert isinstance(marks.choose(), marks.RlimitMarks)
+
+
+async def test_a_helper_program_gives_code_and_output() -> None:
+    assert await run_tool(spawner(), ("sh", "-c", "echo out; echo err >&2; exit 3"), ENV, 10) == (3, b"out", b"err\n")
+
+
+async def test_a_helper_program_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError):
+        await run_tool(spawner(), ("sh", "-c", f"echo $$ > {tmp_path / 'pids'}; exec sleep 300"), ENV, 0.5)
+    assert not alive(pids(tmp_path / "pids")[0])

@@ -1,0 +1,26 @@
+from clinvk.events import Progress, TextDelta, ToolCall, ToolResult
+from clinvk.runtime.activity import Activity
+
+
+def test_a_turn_ends_when_all_of_its_tools_have_answered() -> None:
+    activity = Activity()
+    for event in (TextDelta("I look"), ToolCall("1", "Read", {}), ToolCall("2", "Read", {}), ToolResult("1", "")):
+        activity.feed(event)
+    assert (activity.turns_ended, activity.turns) == (0, 1)
+    activity.feed(ToolResult("2", ""))
+    assert (activity.turns_ended, activity.turns) == (1, 1)
+    activity.feed(TextDelta("done"))
+    assert activity.turns == 2
+
+
+def test_open_calls_are_those_without_a_result() -> None:
+    activity = Activity()
+    activity.feed(ToolCall("1", "Bash", {}))
+    assert activity.open_calls == {"1"}
+    activity.feed(ToolResult("1", "ok"))
+    assert not activity.open_calls
+
+
+def test_progress_events_are_no_progress_of_the_work() -> None:
+    assert not Activity().feed(Progress("retry", "429"))
+    assert Activity().feed(TextDelta("x"))

@@ -1,0 +1,51 @@
+import asyncio
+
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.runtime.log import HIGH_WATER_BYTES, EventLog
+
+
+async def read(log: EventLog, after: int = 0) -> list[Event]:
+    return [logged.event async for batch in log.batches(after) for logged in batch]
+
+
+async def test_a_log_begins_with_a_start_and_ends_with_its_first_ending() -> None:
+    log = EventLog(lambda: None)
+    log.extend([TextDelta("a"), RunStarted("late"), RunFinished(), TextDelta("b"), RunFailed("x", "y")])
+    assert await read(log) == [RunStarted(), TextDelta("a"), RunFinished()]
+
+
+async def test_a_failure_before_the_start_stands_alone() -> None:
+    log = EventLog(lambda: None)
+    log.extend([RunFailed("x", "y")])
+    assert await read(log) == [RunFailed("x", "y")]
+
+
+async def test_events_are_numbered_from_one_and_can_be_read_from_any_number() -> None:
+    log = EventLog(lambda: None)
+    log.extend([RunStarted(), TextDelta("a"), TextDelta("b"), RunFinished()])
+    numbers = [logged.number async for batch in log.batches(2) for logged in batch]
+    assert numbers == [3, 4]
+
+
+async def test_a_reader_who_has_it_all_waits_for_what_comes() -> None:
+    log = EventLog(lambda: None)
+    log.extend([RunStarted()])
+    async with asyncio.TaskGroup() as group:
+        reader = group.create_task(read(log))
+        await asyncio.sleep(0)
+        log.extend([TextDelta("late")])
+        await asyncio.sleep(0)
+        log.extend([RunFinished()])
+    assert reader.result() == [RunStarted(), TextDelta("late"), RunFinished()]
+
+
+async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
+    calls: list[str] = []
+    log = EventLog(lambda: calls.append("caught up"))
+    log.extend([TextDelta("x" * (HIGH_WATER_BYTES + 1))])
+    assert log.is_ahead
+    batches = log.batches()
+    assert len(await anext(batches)) == 2
+    assert not log.is_ahead
+    assert calls == ["caught up"]
+    await batches.aclose()

@@ -1,0 +1,86 @@
+import pytest
+
+from clinvk.errors import QueueFull
+from clinvk.runtime.slots import Place, Slots
+
+
+def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:
+    return slots.enter(backend, lambda: granted.append(name))
+
+
+def test_a_free_slot_is_taken_at_once() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=0)
+    assert enter(slots, "claude", granted, "a").held
+    assert (slots.busy, slots.queued) == (1, 0)
+
+
+def test_the_queue_is_first_come_first_served() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=9)
+    places = [enter(slots, "claude", granted, name) for name in "abc"]
+    for place in places:
+        assert place.held
+        place.leave()
+    assert granted == ["a", "b", "c"]
+    assert (slots.busy, slots.queued) == (0, 0)
+
+
+def test_a_full_backend_does_not_hold_up_another() -> None:
+    granted: list[str] = []
+    slots = Slots(total=2, per_backend=1, max_queued=9)
+    enter(slots, "claude", granted, "a")
+    waiting = enter(slots, "claude", granted, "b")
+    assert enter(slots, "codex", granted, "c").held
+    assert not waiting.held
+
+
+def test_the_oldest_of_all_backends_is_next_when_the_total_is_the_limit() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=9)
+    first = enter(slots, "claude", granted, "first")
+    enter(slots, "gemini", granted, "second")
+    enter(slots, "codex", granted, "third")
+    first.leave()
+    assert granted == ["first", "second"]
+
+
+def test_who_leaves_the_queue_is_passed_over() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=9)
+    first, left, last = (enter(slots, "claude", granted, name) for name in ("first", "left", "last"))
+    left.leave()
+    assert slots.queued == 1
+    first.leave()
+    assert last.held
+    assert not left.held
+
+
+def test_a_queue_that_all_have_left_does_not_hold_up_a_newcomer() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=9)
+    first, left = enter(slots, "claude", granted, "first"), enter(slots, "claude", granted, "left")
+    left.leave()
+    first.leave()
+    assert enter(slots, "claude", granted, "new").held
+
+
+def test_leaving_twice_gives_up_one_slot_only() -> None:
+    granted: list[str] = []
+    slots = Slots(total=2, per_backend=2, max_queued=9)
+    first = enter(slots, "claude", granted, "a")
+    enter(slots, "claude", granted, "b")
+    first.leave()
+    first.leave()
+    assert slots.busy == 1
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    granted: list[str] = []
+    slots = Slots(total=1, per_backend=1, max_queued=1)
+    enter(slots, "claude", granted, "a")
+    enter(slots, "claude", granted, "b")
+    with pytest.raises(QueueFull) as refused:
+        enter(slots, "claude", granted, "c")
+    assert refused.value.retry_after_s > 0
+    assert slots.queued == 1
