@@ -1,11 +1,17 @@
-"""Settings: flags over environment over file over built-in. Parsed once, handed down, never global."""
+"""Settings: flags over environment over file over built-in. Parsed once, handed down, never global.
 
-from typing import Annotated
+`clinvk.config.loading` reads them; the structs here are every key, its type, its bounds and its default.
+"""
+
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+
+OutputFormat = Literal["text", "json", "stream-json"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("text", "json", "stream-json")
 
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -54,7 +60,7 @@ class SessionSettings(_Section, frozen=True, kw_only=True):
 class OutputSettings(_Section, frozen=True, kw_only=True):
     """What the command line prints."""
 
-    format: Annotated[str, Meta(pattern="^(text|json|stream-json)$")] = "json"
+    format: OutputFormat = "json"
     show_tokens: bool = False
     show_timing: bool = False
     color: bool = True
@@ -100,7 +106,7 @@ class ParallelSettings(_Section, frozen=True, kw_only=True):
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """All of them. `api_keys` and `home` come from the environment only."""
+    """All of them. API keys and the home are no settings: they come from the environment alone."""
 
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = UnifiedFlags()
