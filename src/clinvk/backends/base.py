@@ -1,7 +1,7 @@
 """What an agent CLI looks like to clinvk: a pure `Backend`, and a sans-IO `Channel` for each of its processes."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from signal import SIGTERM
 from typing import Protocol
 
@@ -22,12 +22,20 @@ Delivery = tuple[str, Event] | bytes
 """What a channel gives: an event of a run, or bytes to write to the process's stdin."""
 
 
+def _no_file(path: str) -> bytes | None:
+    return None
+
+
 class Host(msgspec.Struct, frozen=True):
-    """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment."""
+    """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
+
+    `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
+    """
 
     is_root: bool = False
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
+    read: Callable[[str], bytes | None] = _no_file
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +56,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         argv: the first is the backend's `executable`, which runtime replaces by the path it found.
         env: added to the environment that the agent inherits; beats the user's own.
         cwd: absolute; None is clinvk's own directory.
-        files: written to a private folder (`PRIVATE`) before the start, removed after the end.
+        files: written to a private folder (`PRIVATE`) before the start, removed after the end; a name may be a path.
+        links: symbolic links in the private folder, and what each leads to, with `~` for the home. One whose
+            name ends in `/` leads to a folder, which is made where it is missing.
         long_lived: stdin stays open after the prompt.
         stop_signal: what makes this CLI stop by itself and clean up.
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
@@ -61,6 +71,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: str | None = None
     files: dict[str, bytes] = {}
+    links: dict[str, str] = {}
     long_lived: bool = False
     stop_signal: int = SIGTERM
     counted_turns: int | None = None

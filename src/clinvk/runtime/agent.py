@@ -126,7 +126,8 @@ class AgentRun:
 
     async def _run_agent(self, place: Place) -> None:
         launch = self._assignment.launch
-        folder = await asyncio.to_thread(private.write, launch) if launch.files else None
+        has_folder = bool(launch.files or launch.links)
+        folder = await asyncio.to_thread(private.write, launch, self._assignment.env) if has_folder else None
         try:
             process = self._spawn(folder)
             try:

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from clinvk.backends.base import Backend, Host
 from clinvk.config import BackendSettings, Settings
 from clinvk.errors import BackendUnavailable
+from clinvk.runtime import private
 from clinvk.runtime.process import Spawner, run_tool
 
 _HELPERS = ("bwrap", "socat")
@@ -43,7 +44,18 @@ def host(environ: Mapping[str, str]) -> Host:
     """Look at the machine for a backend."""
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
-    return Host(is_root=os.geteuid() == 0, commands=commands, env=environ)
+    return Host(is_root=os.geteuid() == 0, commands=commands, env=environ, read=_reader(environ))
+
+
+def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        try:
+            with open(private.at_home(path, environ), "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    return read
 
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:

@@ -8,17 +8,33 @@ from contextlib import suppress
 from clinvk.backends.base import HANDLE, PRIVATE, Launch
 
 
-def write(launch: Launch) -> str | None:
-    """Write the launch's files to a new private folder; give its path, None where there are none. Blocks."""
-    if not launch.files:
+def write(launch: Launch, environ: Mapping[str, str]) -> str | None:
+    """Make a new private folder with the launch's files and links; give its path, None where it has none. Blocks."""
+    if not launch.files and not launch.links:
         return None
     import tempfile
 
     folder = tempfile.mkdtemp(prefix="clinvk-")
     for name, data in launch.files.items():
-        with open(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
+    for name, target in launch.links.items():
+        leads_to = at_home(target, environ)
+        if name.endswith("/"):
+            os.makedirs(leads_to, mode=0o700, exist_ok=True)
+        os.symlink(leads_to, _place(folder, name.rstrip("/")))
     return folder
+
+
+def at_home(path: str, environ: Mapping[str, str]) -> str:
+    """Put the agent's home in the place of a leading `~`."""
+    return environ.get("HOME", "") + path[1:] if path.startswith("~") else path
+
+
+def _place(folder: str, name: str) -> str:
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return path
 
 
 def filled(text: str, folder: str | None) -> str:

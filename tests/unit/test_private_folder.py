@@ -1,0 +1,38 @@
+"""The private folder of a launch, with its files and links."""
+
+import stat
+from pathlib import Path
+
+from clinvk.backends.base import Launch
+from clinvk.runtime import private
+
+
+def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) -> None:
+    folder = private.write(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {})
+    assert folder
+    try:
+        assert (Path(folder) / "a.toml").read_bytes() == b"a"
+        nested = Path(folder) / "home" / ".cli" / "b.json"
+        assert nested.read_bytes() == b"b"
+        assert stat.S_IMODE(nested.stat().st_mode) == 0o600
+        assert stat.S_IMODE(nested.parent.stat().st_mode) & 0o077 == 0
+    finally:
+        private.remove(folder)
+
+
+def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".cli").mkdir()
+    (tmp_path / ".cli" / "login").write_text("secret")
+    launch = Launch(argv=("x",), links={"home/login": "~/.cli/login", "home/chats/": "~/.cli/chats"})
+    folder = private.write(launch, {"HOME": str(tmp_path)})
+    assert folder
+    assert (Path(folder) / "home" / "login").read_text() == "secret"
+    (Path(folder) / "home" / "chats" / "one").write_text("kept")
+    private.remove(folder)
+    assert not Path(folder).exists()
+    assert (tmp_path / ".cli" / "login").read_text() == "secret"
+    assert (tmp_path / ".cli" / "chats" / "one").read_text() == "kept"
+
+
+def test_a_launch_without_files_and_links_has_no_folder() -> None:
+    assert private.write(Launch(argv=("x",)), {}) is None
