@@ -1,0 +1,63 @@
+"""Fixtures of all tests: the stand-in model API, the scripted agent, and two checks that hold for each test."""
+
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+from blockbuster import blockbuster_ctx
+
+from scripted import Scripted
+from standin.process import Address, running
+
+MAY_BLOCK = (
+    ("clinvk/runtime/process.py", {"_popen"}),
+    ("clinvk/runtime/executables.py", {"find", "host", "read"}),
+    ("<frozen importlib._bootstrap>", {"_find_and_load"}),
+)
+"""Where clinvk may block the loop, because it was measured that this takes less than going to a thread."""
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio: the runtime is written for it."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Generator[None]:
+    """Fail a test in which clinvk blocks the event loop."""
+    with blockbuster_ctx("clinvk") as detector:
+        for function in detector.functions.values():
+            for file, names in MAY_BLOCK:
+                function.can_block_in(file, names)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Generator[None]:
+    """Fail a test that leaves a child process behind; one that is just ending has a second."""
+    before = set(psutil.Process().children())
+    yield
+    left = [child for child in psutil.Process().children() if child not in before]
+    _, left = psutil.wait_procs(left, timeout=1)
+    for child in left:
+        child.kill()
+    assert not left, f"processes left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def standin() -> Generator[Address]:
+    """The stand-in model API, one for all tests of this process."""
+    with running() as address:
+        yield address
+
+
+@pytest.fixture
+def scripted() -> Generator[Scripted]:
+    """An agent that plays a script; installed as `claude`, `codex` and `gemini` in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="clinvk-scripted-") as folder:
+        agent = Scripted(Path(folder))
+        yield agent
+        agent.end()

@@ -1,0 +1,134 @@
+"""An agent CLI that plays a script. Installed under a CLI's name by `scripted.Scripted`; starts in milliseconds.
+
+Beside it lie `plays.json` (what to do, see `scripted.steps`), and what it writes: `calls.jsonl`, `PID.stdin`.
+Run with `-I -S`: it depends on nothing but the standard library, and imports little of that.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def record(**facts: object) -> None:
+    """Append a line to the record in one write, so that agents beside each other do not mix."""
+    line = json.dumps({"pid": os.getpid(), **facts}) + "\n"
+    handle = os.open(os.path.join(FOLDER, "calls.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(handle, line.encode())
+    os.close(handle)
+
+
+def read_prompt() -> bytes:
+    """Read stdin to its end and keep it."""
+    prompt = sys.stdin.buffer.read()
+    path = os.path.join(FOLDER, f"{os.getpid()}.stdin")
+    with open(path + ".part", "wb") as file:
+        file.write(prompt)
+    os.rename(path + ".part", path)
+    return prompt
+
+
+def choose(plays: list[tuple[str | None, bool, list[dict[str, object]]]]) -> list[dict[str, object]]:
+    """Give the steps of the latest play that fits: one for any prompt, or one whose text is in it."""
+    prompt = None
+    for when, reads, steps in reversed(plays):
+        if prompt is None and (reads or when is not None):
+            prompt = read_prompt()
+        if when is None or when.encode() in (prompt or b""):
+            return steps
+    sys.exit("no play fits the prompt")
+
+
+def perform(step: dict[str, object]) -> None:
+    """Do one step."""
+    match step:
+        case {"pause": float() | int() as seconds}:
+            time.sleep(seconds)
+        case {"wait_for": str() as path}:
+            while not os.path.exists(path):
+                time.sleep(0.005)
+        case {"touch": str() as path}:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        case {"ignore": int() as number}:
+            signal.signal(number, signal.SIG_IGN)
+        case {"spawn": str() as how, "holds_output": bool() as holds_output}:
+            spawn(how, holds_output)
+        case {"die": int() as number}:
+            if number != signal.SIGKILL:
+                signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        case {"exit": int() as code}:
+            os._exit(code)
+        case _:
+            speak(step)
+
+
+def speak(step: dict[str, object]) -> None:
+    """Do one step that prints."""
+    match step:
+        case {"line": str() as text}:
+            write(1, text.encode() + b"\n")
+        case {"raw": str() as digits}:
+            write(1, bytes.fromhex(digits))
+        case {"letters": int() as count, "before": str() as before, "after": str() as after}:
+            write(1, before.encode() + b"x" * count + after.encode() + b"\n")
+        case {"stderr": str() as text}:
+            write(2, text.encode())
+        case {"close_stdout": _}:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        case _:
+            sys.exit(f"no step {step!r}")
+
+
+def write(handle: int, data: bytes) -> None:
+    """Write all bytes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def spawn(how: str, holds_output: bool) -> None:
+    """Start a grandchild that sleeps: `plain`, `setsid`, `double-fork`, `env-i`, or `all` of these."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os.close(read_end)
+        if how in ("double-fork", "all"):
+            os.waitpid(pid, 0)
+        return
+    if how in ("setsid", "all"):
+        os.setsid()
+    if how in ("double-fork", "all") and os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0,) if holds_output else (0, 1, 2):
+        os.dup2(null, stream)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    record(grandchild=how)
+    environment = {} if how in ("env-i", "all") else dict(os.environ)
+    # The parent goes on when exec has closed the pipe: a step after this one finds the grandchild running.
+    os.execve("/bin/sleep", [os.path.join(FOLDER, "grandchild"), "600"], environment)
+
+
+def main() -> None:
+    """Play."""
+    if sys.argv[1:] == ["--version"]:
+        write(1, b"9.9.9 (scripted)\n")
+        return
+    record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
+    with open(os.path.join(FOLDER, "plays.json"), encoding="utf-8") as file:
+        plays = json.load(file)
+    try:
+        for step in choose(plays):
+            perform(step)
+    except BrokenPipeError:
+        os._exit(141)
+
+
+main()

@@ -1,0 +1,206 @@
+"""The steps of a play, and ready-made plays that speak like each CLI."""
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from standin.document import JSON
+
+Step: TypeAlias = dict[str, JSON]
+Escape = Literal["plain", "setsid", "double-fork", "env-i", "all"]
+
+
+def line(text: str) -> Step:
+    """Print a line."""
+    return {"line": text}
+
+
+def raw(data: bytes) -> Step:
+    """Print bytes as they are: no newline, any encoding."""
+    return {"raw": data.hex()}
+
+
+def letters(count: int, before: str = "", after: str = "") -> Step:
+    """Print one line of `count` letters between two texts."""
+    return {"letters": count, "before": before, "after": after}
+
+
+def stderr(text: str) -> Step:
+    """Print to stderr."""
+    return {"stderr": text}
+
+
+def pause(seconds: float) -> Step:
+    """Sleep."""
+    return {"pause": seconds}
+
+
+def wait_for(path: Path) -> Step:
+    """Wait until a file exists: how a test lets the agent go on."""
+    return {"wait_for": str(path)}
+
+
+def touch(path: Path) -> Step:
+    """Make a file: how the agent tells a test that it came so far."""
+    return {"touch": str(path)}
+
+
+def ignore(number: signal.Signals = signal.SIGTERM) -> Step:
+    """Ignore a signal."""
+    return {"ignore": int(number)}
+
+
+def spawn(how: Escape = "plain", *, holds_output: bool = False) -> Step:
+    """Start a grandchild that sleeps for ten minutes; it may keep the agent's stdout open."""
+    return {"spawn": how, "holds_output": holds_output}
+
+
+def close_stdout() -> Step:
+    """Close stdout and live on."""
+    return {"close_stdout": True}
+
+
+def hang() -> Step:
+    """Do nothing for a day."""
+    return {"pause": 86400}
+
+
+def die(number: signal.Signals) -> Step:
+    """Die by a signal."""
+    return {"die": int(number)}
+
+
+def exits(code: int) -> Step:
+    """Exit at once."""
+    return {"exit": code}
+
+
+def _lines(records: Sequence[JSON]) -> list[Step]:
+    return [line(json.dumps(record)) for record in records]
+
+
+def claude_says(
+    *deltas: str, session: str = "11111111-1111-4111-8111-111111111111", model: str = "claude-scripted"
+) -> list[Step]:
+    """Answer as Claude Code 2.1.197 does with partial messages, a delta for each text."""
+
+    def event(kind: str, fields: dict[str, JSON]) -> JSON:
+        return {
+            "type": "stream_event",
+            "event": {"type": kind, **fields},
+            "session_id": session,
+            "parent_tool_use_id": None,
+        }
+
+    text = "".join(deltas)
+    head: dict[str, JSON] = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "stop_reason": None}
+    usage: JSON = {
+        "input_tokens": 10,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 2,
+        "output_tokens": 5,
+    }
+    block: JSON = {"type": "text", "text": text}
+    init: JSON = {
+        "type": "system",
+        "subtype": "init",
+        "cwd": "/",
+        "session_id": session,
+        "tools": [],
+        "model": model,
+        "permissionMode": "default",
+    }
+    message: JSON = {
+        "type": "assistant",
+        "message": {**head, "content": [block], "usage": usage},
+        "session_id": session,
+        "parent_tool_use_id": None,
+    }
+    result: JSON = {
+        "type": "result",
+        "subtype": "success",
+        "is_error": False,
+        "api_error_status": None,
+        "num_turns": 1,
+        "result": text,
+        "stop_reason": "end_turn",
+        "session_id": session,
+        "total_cost_usd": 0.01,
+        "usage": usage,
+        "permission_denials": [],
+        "terminal_reason": "completed",
+    }
+    return _lines(
+        [
+            init,
+            event("message_start", {"message": {**head, "content": [], "usage": usage}}),
+            event("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+            *(
+                event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": delta}})
+                for delta in deltas
+            ),
+            message,
+            event("content_block_stop", {"index": 0}),
+            event("message_delta", {"delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": usage}),
+            event("message_stop", {}),
+            result,
+        ]
+    )
+
+
+def codex_says(*messages: str, session: str = "01a20000-0000-7000-8000-000000000001") -> list[Step]:
+    """Answer as Codex 0.169.0 does, an item for each message."""
+    usage: JSON = {
+        "input_tokens": 12,
+        "cached_input_tokens": 2,
+        "cache_write_input_tokens": 0,
+        "output_tokens": 5,
+        "reasoning_output_tokens": 0,
+    }
+    items: list[JSON] = [
+        {"type": "item.completed", "item": {"id": f"item_{index}", "type": "agent_message", "text": text}}
+        for index, text in enumerate(messages)
+    ]
+    return _lines(
+        [
+            {"type": "thread.started", "thread_id": session},
+            {"type": "turn.started"},
+            *items,
+            {"type": "turn.completed", "usage": usage},
+        ]
+    )
+
+
+def gemini_says(
+    *deltas: str, session: str = "22222222-2222-4222-8222-222222222222", model: str = "gemini-scripted"
+) -> list[Step]:
+    """Answer as Gemini CLI 0.61.0 does, a message event for each delta, after an echo of the prompt."""
+    at = "2026-01-01T00:00:00.000Z"
+    stats: JSON = {
+        "total_tokens": 17,
+        "input_tokens": 12,
+        "output_tokens": 5,
+        "cached": 2,
+        "input": 10,
+        "duration_ms": 10,
+        "tool_calls": 0,
+        "models": {},
+    }
+    texts: list[JSON] = [
+        {"type": "message", "timestamp": at, "role": "assistant", "content": delta, "delta": True} for delta in deltas
+    ]
+    return _lines(
+        [
+            {"type": "init", "timestamp": at, "session_id": session, "model": model},
+            {"type": "message", "timestamp": at, "role": "user", "content": "(the prompt)"},
+            *texts,
+            {"type": "result", "timestamp": at, "status": "success", "stats": stats},
+        ]
+    )
+
+
+def says(backend: str, *texts: str) -> list[Step]:
+    """Answer as the CLI of this backend does."""
+    return {"claude": claude_says, "codex": codex_says, "gemini": gemini_says}[backend](*texts)

@@ -1,0 +1,26 @@
+"""`python -m standin`: serve on a free port of 127.0.0.1 and print it as JSON."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+
+from standin.server import Standin
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="standin", description="A model API for tests and demonstrations.")
+    parser.add_argument("--port", type=int, default=0, help="0 is any free port")
+    parser.add_argument("--default", default="words=5", help="the directives of a prompt that has none")
+    options = parser.parse_args()
+
+    def ready(port: int) -> None:
+        print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(Standin(options.default).serve(options.port, ready))
+
+
+main()

@@ -1,0 +1,54 @@
+"""The stand-in as a process of its own, so that it never shares a loop with what it serves."""
+
+import json
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from standin.document import JSON, Record
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a stand-in listens, as one caller sees it."""
+
+    root: str
+    who: str = ""
+
+    @property
+    def url(self) -> str:
+        """The base URL for an agent CLI; requests are recorded under `who`."""
+        return f"{self.root}/as/{self.who}" if self.who else self.root
+
+    def requests(self, contains: str = "") -> list[Record]:
+        """Give what the model API received from this caller, oldest first; blocks for some milliseconds."""
+        query = {"contains": contains, **({"as": self.who} if self.who else {})}
+        with _OPENER.open(f"{self.root}/_requests?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+            found: JSON = json.load(answer)
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+@contextmanager
+def running(default: str = "words=5") -> Generator[Address]:
+    """Start a stand-in, give its address, and end it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "standin", "--default", default],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout
+        yield Address(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}")
+    finally:
+        process.terminate()
+        process.wait(10)
+        if process.stdout:
+            process.stdout.close()
