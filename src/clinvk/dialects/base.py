@@ -5,10 +5,40 @@ from typing import Protocol
 
 import msgspec
 
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+
+
+class NoSuchPath(InvalidRequest):
+    """Nothing is served under the path of the request."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path is served, but not with this method."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body has more bytes than `server.max_request_body_bytes`."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body was not there within `server.read_timeout_secs`."""
+
+    code = "body_too_slow"
+
+
+class WrongMediaType(InvalidRequest):
+    """The body does not say that it is JSON, as a form on a foreign web page would not."""
+
+    code = "unsupported_media_type"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +73,19 @@ class Encoder(Protocol):
 
 
 class Dialect(Protocol):
-    """A wire format, pure."""
+    """A wire format, pure.
+
+    `stream_type`, `result_type` and `error_type` are media types. `pulse` is what keeps a quiet stream
+    alive: bytes that its readers skip, wherever they stand between two events.
+    """
 
     stream_type: str
+    result_type: str
+    error_type: str
+    pulse: bytes
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a request body.
+        """Read a request body. The names of `headers` are in lower case.
 
         Raises:
             InvalidRequest: names the field.
@@ -63,6 +100,6 @@ class Dialect(Protocol):
         """Give the body of a run that has ended."""
         ...
 
-    def error(self, error: ClinvkError) -> tuple[int, bytes]:
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of a request that could not be run."""
         ...

@@ -1,0 +1,154 @@
+"""JSON bodies into structs, every mistake explained: where in the body, the value, and what is allowed.
+
+msgspec finds the mistake; its messages speak of Python types, so they are put into the words of the body.
+"""
+
+import re
+from difflib import get_close_matches
+from typing import NoReturn, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from clinvk.errors import InvalidRequest
+
+T = TypeVar("T")
+
+_SHOWN = 80
+_PLACE = re.compile(r" - at `\$\.?(?P<place>.*)`$")
+_QUOTED = re.compile(r"`(?P<name>[^`]*)`")
+_BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a body.
+
+    Raises:
+        InvalidRequest: the body is not JSON, or does not fit the decoder's type; names the field.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _explain(str(error), body, decoder)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(_malformed(str(error), body)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(_not_utf8(body)) from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+
+
+def _explain(message: str, body: bytes, decoder: msgspec.json.Decoder[T]) -> NoReturn:
+    """Raise what msgspec found at a place of the body in our words."""
+    found = _PLACE.search(message)
+    place = found["place"].replace("[...]", "") if found else ""  # msgspec's word for a key of a free object
+    said = message[: found.start()] if found else message
+    path = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", place)]
+    prefix = f"{place}." if place else ""
+    quoted = _QUOTED.search(said)
+    if said.startswith("Object contains unknown field") and quoted:
+        known = _fields(_type_at(decoder, path))
+        raise InvalidRequest(_unknown(prefix, quoted["name"], known), prefix + quoted["name"]) from None
+    if said.startswith("Object missing required field") and quoted:
+        raise InvalidRequest(f"{prefix}{quoted['name']} is missing", prefix + quoted["name"]) from None
+    if said.startswith("Number out of range"):
+        raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
+    what = place or "the body"
+    raise InvalidRequest(
+        f"{what} must be {_allowed(_type_at(decoder, path))}{_got(body, path)}", place or None
+    ) from None
+
+
+def _unknown(prefix: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"unknown field {prefix + name!r}; {hint}"
+
+
+def _got(body: bytes, path: list[int | str]) -> str:
+    try:
+        value = msgspec.json.decode(body)
+        for part in path:
+            value = value[part]
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return ""
+    shown = msgspec.json.encode(value).decode()
+    return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
+
+
+def _malformed(message: str, body: bytes) -> str:
+    if not body.strip():
+        return "the body is empty; it must be a JSON object"
+    found = _BYTE.search(message)
+    if not found:
+        return "the body is not valid JSON: it ends too early, or has a lone surrogate escape"
+    at = int(found["at"])
+    line = body.count(b"\n", 0, at) + 1
+    column = at - (body.rfind(b"\n", 0, at) + 1) + 1
+    what = message[: found.start()].removeprefix("JSON is malformed: ").strip()
+    return f"the body is not valid JSON: {what} at byte {at} (line {line}, column {column})"
+
+
+def _not_utf8(body: bytes) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"the body is not valid UTF-8: byte 0x{body[error.start]:02x} at position {error.start}"
+    return "the body is not valid UTF-8"
+
+
+def _type_at(decoder: msgspec.json.Decoder[T], path: list[int | str]) -> inspect.Type:
+    here = inspect.type_info(decoder.type)
+    for part in path:
+        here = _not_null(here)
+        match here:
+            case inspect.StructType(fields=fields):
+                here = next((field.type for field in fields if field.encode_name == part), inspect.AnyType())
+            case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+                here = item
+            case inspect.DictType(value_type=value):
+                here = value
+            case _:
+                return inspect.AnyType()
+    return here
+
+
+def _not_null(type_: inspect.Type) -> inspect.Type:
+    while isinstance(type_, inspect.Metadata | inspect.UnionType):
+        if isinstance(type_, inspect.Metadata):
+            type_ = type_.type
+        else:
+            type_ = next(option for option in type_.types if not isinstance(option, inspect.NoneType))
+    return type_
+
+
+def _fields(type_: inspect.Type) -> list[str]:
+    here = _not_null(type_)
+    return [field.encode_name for field in here.fields] if isinstance(here, inspect.StructType) else []
+
+
+def _allowed(type_: inspect.Type) -> str:
+    match _not_null(type_):
+        case inspect.LiteralType(values=values):
+            words = "one of " + ", ".join(str(value) for value in values if value)
+        case inspect.StrType():
+            words = "a text"
+        case inspect.BoolType():
+            words = "true or false"
+        case inspect.IntType() as number:
+            words = "a whole number" + _bounds(number)
+        case inspect.FloatType() as number:
+            words = "a number" + _bounds(number)
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            words = f"a list, each item {_allowed(item)}"
+        case inspect.DictType() | inspect.StructType():
+            words = "a JSON object"
+        case _:
+            words = "valid JSON"
+    return words
+
+
+def _bounds(number: inspect.IntType | inspect.FloatType) -> str:
+    limits = (("above", number.gt), ("at least", number.ge), ("below", number.lt), ("at most", number.le))
+    said = [f"{word} {limit:.0f}" for word, limit in limits if limit is not None]
+    return f" {' and '.join(said)}" if said else ""
