@@ -1,0 +1,85 @@
+# make test    all checks: style, types, layers, tests (installs what it needs, pinned)
+# make lint    the checks without the tests
+# make demo    the real Codex and Claude Code CLIs answer through clinvk, without an account
+# make bench   what clinvk costs, measured on this machine
+# make lock    write the locked requirements again after a change of what is required
+# make clean   remove everything that make brought
+#
+# Needs Python 3.11 or later (with venv), Node.js 20 or later with npm, and make. PYTHON=… picks another Python.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := .venv-demo
+AGENTS := .agents
+CLIS   := tests/agents/clis
+PIP    := -m pip --disable-pip-version-check --quiet install
+JOBS   ?= 2
+PYTEST ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help install test lint demo bench lock chromium clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+install: $(VENV)/installed $(AGENTS)/installed
+
+test: lint chromium
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(AGENTS)/node_modules/.bin/pyright
+	$(BIN)/lint-imports
+
+demo: $(DEMO)/installed
+	$(DEMO)/bin/python examples/demo.py
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench
+
+# The venv is made anew only when it is missing; packages are brought up to the lock when the lock changed.
+$(VENV)/installed: tests/requirements.txt pyproject.toml
+	@test -x $(BIN)/python || sh tests/make_venv.sh $(VENV) $(PYTHON)
+	$(BIN)/python $(PIP) --require-hashes -r tests/requirements.txt
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEMO)/installed: examples/requirements-demo.txt pyproject.toml
+	@test -x $(DEMO)/bin/python || sh tests/make_venv.sh $(DEMO) $(PYTHON)
+	$(DEMO)/bin/python $(PIP) --no-deps --require-hashes -r examples/requirements-demo.txt
+	$(DEMO)/bin/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npmrc
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null && command -v npm >/dev/null \
+		|| { echo "make: the agent CLIs of the tests need Node.js 20 or later with npm on PATH" >&2; exit 1; }
+	@mkdir -p $(AGENTS)
+	cp $^ $(AGENTS)/
+	npm ci --prefix $(AGENTS) --loglevel=error
+	@touch $@
+
+# The browser tests drive Debian's chromium. Where it cannot be had they say so themselves.
+chromium:
+	@ls tests/browser/test_*.py >/dev/null 2>&1 || exit 0; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing chromium for the browser tests"; \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \
+			>/dev/null || echo "make: chromium could not be installed" >&2; \
+	else \
+		echo "make: no chromium, and no right to install it" >&2; \
+	fi
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header
+lock:
+	$(COMPILE) pyproject.toml tests/requirements.in -o tests/requirements.txt
+	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
+	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
+	cd $(CLIS) && npm install --package-lock-only --ignore-scripts
+
+clean:
+	rm -rf $(VENV) $(DEMO) $(AGENTS) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

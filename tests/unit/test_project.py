@@ -1,0 +1,103 @@
+"""What holds for the project as a whole: its public names, its layers' spirit, its locks."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clinvk
+from clinvk.backends import BACKENDS
+
+ROOT = Path(__file__).parents[2]
+LOCKS = (
+    ROOT / "tests" / "requirements.txt",
+    ROOT / "examples" / "requirements-demo.txt",
+    ROOT / "tests" / "agents" / "clis" / "package-lock.json",
+)
+PUBLIC = {
+    "__version__",
+    "ApprovalMode",
+    "ClinvkError",
+    "Event",
+    "Progress",
+    "RunFailed",
+    "RunFinished",
+    "RunRequest",
+    "RunResult",
+    "RunStarted",
+    "SandboxMode",
+    "TextDelta",
+    "ThinkingDelta",
+    "ToolCall",
+    "ToolResult",
+    "Usage",
+    "collect",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(clinvk.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_name_can_be_had(name: str) -> None:
+    assert getattr(clinvk, name) is not None
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = clinvk.nothing  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportAttributeAccessIssue]  # that is the test
+
+
+def test_importing_clinvk_imports_nothing_else() -> None:
+    program = "import sys; before = set(sys.modules); import clinvk; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["clinvk"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in (ROOT / "src").rglob("*.py") if "backends" not in path.parts],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_code_outside_backends_decides_by_the_name_of_a_backend(path: Path) -> None:
+    compared = [
+        value.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        for value in ast.walk(node)
+        if isinstance(value, ast.Constant)
+    ]
+    assert not set(BACKENDS).intersection(value for value in compared if isinstance(value, str))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_a_lock_names_no_place_to_download_from(lock: Path) -> None:
+    assert "://" not in lock.read_text()
+    assert '"resolved"' not in lock.read_text()
+
+
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.suffix == ".txt"], ids=lambda path: path.name)
+def test_each_locked_requirement_has_hashes(lock: Path) -> None:
+    entries = re.split(r"\n(?=[a-z])", re.sub(r"(?m)^ *#.*\n", "", lock.read_text()).strip())
+    assert len(entries) > 10
+    assert not [entry for entry in entries if not re.match(r"[\w.-]+==\S+.*\\\n +--hash=sha256:", entry)]
+
+
+def test_each_locked_package_of_node_has_a_checksum_and_the_cli_versions_are_exact() -> None:
+    wanted = json.loads((LOCKS[2].with_name("package.json")).read_text())["dependencies"]
+    packages = json.loads(LOCKS[2].read_text())["packages"]
+    del packages[""]
+    assert not [name for name, package in packages.items() if "integrity" not in package]
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+
+
+def test_ci_runs_the_whole_test_command() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"
