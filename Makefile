@@ -53,7 +53,7 @@ $(DEMO)/installed: examples/requirements-demo.txt pyproject.toml
 	@touch $@
 
 $(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npmrc
-	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null && command -v npm >/dev/null \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null \
 		|| { echo "make: the agent CLIs of the tests need Node.js 20 or later with npm on PATH" >&2; exit 1; }
 	@mkdir -p $(AGENTS)
 	cp $^ $(AGENTS)/
