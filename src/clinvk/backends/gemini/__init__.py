@@ -1,0 +1,152 @@
+"""Gemini CLI, one process a prompt: `gemini -o stream-json` with the prompt on stdin.
+
+Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and what clinvk does about it:
+
+- `@path` in a prompt puts the file's text into it; that stays.
+- A prompt that begins with `/` is a command, the CLI's own (`/init` writes a file) or one of the user's or the
+  project's, which may run programs. A newline before it makes it a prompt for the model.
+- Of more than 8 MiB the CLI silently reads the first 8: such a prompt is refused.
+- `GEMINI_SYSTEM_MD` replaces all of the CLI's own system prompt and nothing appends to it, so that a system prompt
+  comes before the prompt, marked as such.
+- It has no flag for a limit of turns, and none that keeps it from recording; see `home` for the latter.
+
+A project's folder is trusted only where the agent may act unasked anyway: trust opens the project's hooks, MCP
+servers, allowed tools, discovery command and its `.env` with any variable. Else the CLI runs in a home of its own.
+"""
+
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.gemini import home
+from clinvk.backends.gemini.decoder import GeminiDecoder
+from clinvk.backends.gemini.flags import check_extra
+from clinvk.backends.gemini.words import Leave, grants, leave, limits
+from clinvk.backends.oneshot import OneShotChannel
+from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+MAX_PROMPT_BYTES = 8 * 1024 * 1024
+
+_ALIASES = {
+    "fast": "flash-lite",
+    "quick": "flash-lite",
+    "balanced": "flash",
+    "default": "flash",
+    "best": "pro",
+    "powerful": "pro",
+}
+_QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+"""Without a relaunch a signal reaches the process that works; on a plain terminal the CLI complains of its colours."""
+
+_STRICT = {
+    "GEMINI_CLI_TRUST_WORKSPACE": "false",
+    "GEMINI_SANDBOX": "false",
+    "GEMINI_CLI_HOME": home.HOME,
+    "TMPDIR": PRIVATE,
+}
+
+
+class Gemini:
+    """The Gemini CLI."""
+
+    name = "gemini"
+    executable = "gemini"
+    install = "npm install -g @google/gemini-cli"
+    models: tuple[str, ...] = (
+        "pro",
+        "flash",
+        "flash-lite",
+        "auto",
+        "gemini-3.1-pro-preview",
+        "gemini-3.8-flash",
+        "gemini-3.5-flash",
+        "gemini-3.5-flash-lite",
+        "gemini-2.5-pro",
+    )
+    capabilities = Capabilities()
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        """Say how to start the CLI for this request."""
+        _check(request, resume)
+        allowed = leave(request)
+        check_extra(request.extra, open_words=allowed.open and allowed.only is None)
+        files, links, env = _surroundings(request, resume, allowed, host)
+        return Launch(
+            argv=(self.executable, *_arguments(request, resume, allowed), *request.extra),
+            env={**_QUIET, **env},
+            cwd=request.workdir,
+            files=files,
+            links=links,
+            counted_turns=request.max_turns or None,
+        )
+
+    def channel(self, launch: Launch) -> Channel:
+        """Make the state machine for one process of this launch."""
+        return OneShotChannel(GeminiDecoder(), prompt)
+
+    def claims(self, model: str) -> bool:
+        """Say whether a model of this name is this backend's."""
+        return model.lower().startswith(("gemini", "auto-gemini"))
+
+
+def prompt(request: RunRequest) -> bytes:
+    """Give the prompt as the CLI reads it from stdin."""
+    text = request.prompt
+    if request.system_prompt:
+        text = f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{text}"
+    return ("\n" + text if text.startswith("/") else text).encode(errors="replace")
+
+
+def _check(request: RunRequest, resume: Resume | None) -> None:
+    if request.images:
+        raise InvalidRequest("images are not supported with gemini; name a file in the prompt as @path", "images")
+    if request.output_schema is not None:
+        raise InvalidRequest("output_schema is not supported with gemini: its CLI has no such option", "output_schema")
+    if len(prompt(request)) > MAX_PROMPT_BYTES:
+        raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
+    for index, folder in enumerate(request.add_dirs):
+        if "," in folder or folder != folder.strip():
+            raise Unsupported(
+                f"gemini cannot be given {folder!r}: it takes no directory with a comma, or a space at an end",
+                f"add_dirs[{index}]",
+            )
+    values = {"model": request.model, "workdir": request.workdir, "session_id": resume and resume.handle}
+    values |= {f"add_dirs[{index}]": folder for index, folder in enumerate(request.add_dirs)}
+    for field, value in values.items():
+        if value and "\0" in value:
+            raise InvalidRequest(f"{field} {value!r} holds a NUL character", field)
+
+
+def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave) -> list[str]:
+    arguments = ["--output-format=stream-json", f"--approval-mode={'yolo' if allowed.open else 'default'}"]
+    if allowed.open:
+        arguments.append("--skip-trust")
+    if request.model:
+        arguments.append(f"--model={_ALIASES.get(request.model, request.model)}")
+    if resume:
+        arguments.append(f"--resume={resume.handle}")
+    arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
+    if limits(allowed):
+        # Rules given so stand above the user's, unless the administrator has rules: then the CLI leaves these away.
+        arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
+        if allowed.asks or allowed.only is not None:
+            arguments.append(f"--policy={PRIVATE}/limits.toml")
+    if allowed.edits:
+        # A rule file that is named takes the place of the user's own, which therefore is named too.
+        arguments += [f"--policy={PRIVATE}/grants.toml", f"--policy={home.HOME}/.gemini/policies"]
+    return arguments
+
+
+def _surroundings(
+    request: RunRequest, resume: Resume | None, allowed: Leave, host: Host
+) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
+    """Give the files, the links and the environment in which the CLI runs."""
+    rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
+    files = {name: text for name, text in rules.items() if text}
+    if not allowed.open:
+        settings, links = home.strict(allowed, request.workdir, host)
+        if not request.ephemeral or resume:
+            links |= home.records(host)
+        return {**files, **settings}, links, _STRICT
+    if request.ephemeral and not resume:
+        return files, home.as_the_users(host), {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
+    return files, {}, {}

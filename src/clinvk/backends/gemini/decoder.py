@@ -1,0 +1,210 @@
+"""The lines of `gemini -o stream-json`, as Gemini CLI 0.61.0 prints them; see tests/unit/recordings/gemini."""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+from msgspec.json import Decoder as JSONDecoder
+
+from clinvk.backends.base import Prose, crashed
+from clinvk.errors import (
+    AgentFailed,
+    AgentRejected,
+    AgentUnauthenticated,
+    Cancelled,
+    InvalidRequest,
+    SessionNotFound,
+    agent_code,
+)
+from clinvk.events import (
+    Ending,
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+
+
+class _Stats(msgspec.Struct):
+    total_tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached: int = 0
+
+
+class _Line(msgspec.Struct):
+    type: str = ""
+    session_id: str | None = None
+    model: str | None = None
+    role: str = ""
+    content: str = ""
+    tool_name: str = ""
+    tool_id: str = ""
+    parameters: dict[str, object] = {}
+    status: str = ""
+    output: str | None = None
+    error: _Error | None = None
+    severity: str = ""
+    message: str = ""
+    stats: _Stats | None = None
+
+
+class _Status(msgspec.Struct):
+    code: int | None = None
+    message: str = ""
+
+
+class _APIError(msgspec.Struct):
+    error: _Status
+
+
+_LINE = JSONDecoder(_Line)
+_API_ERROR = JSONDecoder(_APIError)
+
+_STOPS: dict[str, StopReason] = {
+    "Maximum session turns exceeded": "max_turns",
+    "Model response was truncated because it exceeded the token limit.": "max_tokens",
+    "The model response was blocked due to": "refusal",
+}
+"""How the messages begin with which the CLI reports an end that is no failure of the agent."""
+
+_WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
+_STATUSES = {status & 255: status for status in (*range(400, 432), 451, *range(500, 512), 529)}
+"""The CLI exits with the status that its model API answered, of which the system keeps eight bits."""
+
+_EXITS = {
+    41: AgentUnauthenticated.code,
+    42: InvalidRequest.code,
+    44: AgentFailed.code,
+    52: AgentFailed.code,
+    54: AgentFailed.code,
+    55: AgentRejected.code,
+    130: Cancelled.code,
+}
+
+_NOISE = re.compile(
+    r"""\s*(
+        $ | Warning: | \[STARTUP\] | Ripgrep\ is\ not\ available | YOLO\ mode\ is\ enabled
+        | Approval\ mode\ overridden | The\ 'metricReader' | Error\ executing\ tool | Attempt\ \d+\ failed
+        | at\ .*[:(] | Search(ed)?\ for\ sessions\ in | Use\ --list-sessions | [{}\]]
+    )""",
+    re.VERBOSE,
+)
+_REPORT = re.compile(r" Full report available at: \S+")
+
+
+class GeminiDecoder:
+    """Turns the lines of one run into events."""
+
+    def __init__(self) -> None:
+        self._prose = Prose()
+        self._stop: StopReason = "end_turn"
+        self._told = ""
+        self._failure: RunFailed | None = None
+
+    def feed(self, line: bytes) -> Iterable[Event]:
+        """Give the events of one line; what is no JSON object, or of an unknown type, gives none."""
+        try:
+            event = _LINE.decode(line)
+        except msgspec.DecodeError:
+            return
+        match event.type:
+            case "init":
+                yield RunStarted(event.model, event.session_id)
+            case "message" if event.role == "assistant":
+                yield from self._prose.say(event.content)
+            case "tool_use":
+                self._prose.end_message()
+                yield ToolCall(event.tool_id, event.tool_name, event.parameters)
+            case "tool_result":
+                self._prose.end_message()
+                yield _tool_result(event)
+            case "error":
+                self._note(event)
+                yield Progress("warning", event.message)
+            case "result":
+                if ending := self._ending(event):
+                    yield ending
+            case _:
+                pass
+
+    def closed(self, exit_code: int, stderr: bytes) -> Ending:
+        """Give the ending of a run of which the lines told none, or a failure without its cause."""
+        if self._failure:
+            code = agent_code(_STATUSES.get(exit_code))
+            return msgspec.structs.replace(self._failure, code=code, exit_code=exit_code)
+        said = _readable(stderr.decode(errors="replace"))
+        if exit_code in _EXITS and said:
+            missing = exit_code == 42 and said.startswith("Error resuming session")
+            return RunFailed(SessionNotFound.code if missing else _EXITS[exit_code], said, exit_code)
+        return crashed("gemini", exit_code, said.encode())
+
+    def _note(self, event: _Line) -> None:
+        if event.severity == "error":
+            self._told = event.message
+            for begin, stop in _STOPS.items():
+                if event.message.startswith(begin):
+                    self._stop = stop
+
+    def _ending(self, event: _Line) -> Ending | None:
+        usage = _usage(event.stats)
+        error = event.error or _Error()
+        if error.type == "FatalTurnLimitedError":
+            return RunFinished("max_turns", usage)
+        if event.status == "success" or (self._stop != "end_turn" and not event.error):
+            return RunFinished(self._stop, usage)
+        status, message = _cause(error.message or self._told or "gemini reported a failure and no reason")
+        failure = RunFailed(agent_code(status), message, usage=usage)
+        if status:
+            return failure
+        # The exit code may still tell what the message does not.
+        self._failure = failure
+        return None
+
+
+def _tool_result(event: _Line) -> ToolResult:
+    error = event.error.message if event.error else ""
+    return ToolResult(event.tool_id, event.output or error, event.status == "error")
+
+
+def _usage(stats: _Stats | None) -> Usage | None:
+    """Give the tokens of a run; what the total has more than input and output was thinking."""
+    if stats is None or not stats.total_tokens:
+        return None
+    output = max(stats.total_tokens - stats.input_tokens, stats.output_tokens)
+    return Usage(stats.input_tokens, output, stats.cached, output - stats.output_tokens)
+
+
+def _cause(message: str) -> tuple[int | None, str]:
+    """Give the HTTP status and the readable text in an error message, in which JSON may lie in JSON."""
+    wrapped = _WRAPPED.fullmatch(message)
+    inner, advice = wrapped.groups() if wrapped else (message, "")
+    status = None
+    while error := _api_error(inner):
+        status, inner = error.code or status, error.message
+    return status, inner + advice
+
+
+def _api_error(text: str) -> _Status | None:
+    try:
+        error = _API_ERROR.decode(text.encode()).error
+    except msgspec.DecodeError:
+        return None
+    return error if error.message else None
+
+
+def _readable(stderr: str) -> str:
+    """Give what stderr says beside the CLI's usual noise, stack traces and the text of its help."""
+    said, _, _ = stderr.partition("\nUsage: gemini")
+    lines = (_REPORT.sub(":", line).strip() for line in said.splitlines() if not _NOISE.match(line))
+    return "\n".join(list(lines)[-3:])

@@ -1,0 +1,151 @@
+"""A home of the agent's own for Gemini CLI, by `GEMINI_CLI_HOME`, in the private folder of a launch.
+
+Gemini CLI 0.61.0 takes settings from files only, and a file of its user cannot be put in front of the others:
+`GEMINI_CLI_SYSTEM_SETTINGS_PATH` is skipped, with no more than a warning, unless the file and every folder above it
+belong to root and are writable by root alone. With a home of its own the CLI has our settings in the place of its
+user's. The administrator's (/etc/gemini-cli) are in force as ever, and go before ours.
+
+What lies in the user's home and is needed is linked: the login, and the record of conversations unless the run is
+ephemeral; what is recorded in the private folder is gone with it.
+"""
+
+import json
+import re
+
+from msgspec import DecodeError, ValidationError, convert
+from msgspec.json import decode
+
+from clinvk.backends.base import PRIVATE, Host
+from clinvk.backends.gemini.words import EDITS, READS, Leave
+from clinvk.errors import InvalidRequest
+
+HOME = f"{PRIVATE}/home"
+_FOLDER = "home/.gemini"
+_SETTINGS = f"{_FOLDER}/settings.json"
+
+_RECORDS = ("tmp", "history")
+_LOGIN = ("oauth_creds.json", "google_accounts.json", "gemini-credentials.json", "installation_id")
+_CONTEXT = ("GEMINI.md", "policies")
+_ALL = (
+    *_LOGIN,
+    *_CONTEXT,
+    ".env",
+    "settings.json",
+    "state.json",
+    "trustedFolders.json",
+    "trusted_hooks.json",
+    "mcp-oauth-tokens.json",
+    "mcp-oauth-tokens-v2.json",
+    "mcp-server-enablement.json",
+    "a2a-oauth-tokens.json",
+    "acknowledgments",
+    "agents",
+    "commands",
+    "extensions",
+    "skills",
+)
+
+_KEPT = (
+    "security.auth",
+    "model",
+    "modelConfigs",
+    "billing",
+    "privacy.usageStatisticsEnabled",
+    "general.maxAttempts",
+    "general.retryFetchErrors",
+    "general.enableAutoUpdate",
+    "general.enableAutoUpdateNotification",
+    "context.fileFiltering",
+    "tools.exclude",
+    "tools.confirmationRequired",
+    "tools.useRipgrep",
+    "advanced.dnsResolutionOrder",
+    "policyPaths",
+    "adminPolicyPaths",
+)
+"""What of the user's settings holds under a strict word: nothing that starts a program or permits a tool."""
+
+_STRICT = {
+    "security.folderTrust.enabled": False,
+    "advanced.ignoreLocalEnv": True,
+    "general.plan.enabled": False,
+    "hooksConfig.enabled": False,
+    "skills.enabled": False,
+}
+"""`folderTrust` is off because an untrusted folder ends the CLI otherwise; GEMINI_CLI_TRUST_WORKSPACE tells it."""
+
+_STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def user_folder(host: Host) -> str:
+    """Give the folder of the user's settings, with `~` for the home."""
+    return f"{host.env.get('GEMINI_CLI_HOME') or '~'}/.gemini"
+
+
+def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Give the files and links of a home in which neither the project nor the user opens what `leave` closes.
+
+    The project's GEMINI.md is context for the model as ever, though nothing else of the project is trusted.
+
+    Raises:
+        InvalidRequest: the user's settings cannot be read; the CLI would not start with them.
+    """
+    user = user_folder(host)
+    own = _user_settings(user, host)
+    settings: dict[str, object] = {}
+    for path in _KEPT:
+        if (value := _get(own, path)) is not None:
+            _set(settings, path, value)
+    for path, value in _STRICT.items():
+        _set(settings, path, value)
+    if leave.only is not None and set(leave.only) <= {*READS, *EDITS}:
+        _set(settings, "tools.core", leave.only)
+    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
+    links["home/.env"] = f"{user}/.env" if host.read(f"{user}/.env") is not None else "~/.env"
+    if workdir:
+        links[f"{_FOLDER}/project.md"] = f"{workdir}/GEMINI.md"
+        _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
+    return {_SETTINGS: json.dumps(settings).encode()}, links
+
+
+def as_the_users(host: Host) -> dict[str, str]:
+    """Give the links of a home that is as the user's own, without its records."""
+    user = user_folder(host)
+    return {**{f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL}, "home/.agents": "~/.agents"}
+
+
+def records(host: Host) -> dict[str, str]:
+    """Give the links to where the CLI keeps its conversations."""
+    return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
+
+
+def _user_settings(user: str, host: Host) -> dict[str, object]:
+    path = f"{user}/settings.json"
+    text = (host.read(path) or b"{}").decode(errors="replace")
+    try:
+        return decode(_STRING_OR_COMMENT.sub(lambda found: found[1] or " ", text), type=dict[str, object])
+    except DecodeError as exc:
+        raise InvalidRequest(f"{path} is not what the Gemini CLI can read: {exc}") from exc
+
+
+def _get(settings: dict[str, object], path: str) -> object:
+    key, _, rest = path.partition(".")
+    value = settings.get(key)
+    return _get(_branch(value), rest) if rest else value
+
+
+def _set(settings: dict[str, object], path: str, value: object) -> None:
+    key, _, rest = path.partition(".")
+    if rest:
+        branch = _branch(settings.get(key))
+        _set(branch, rest, value)
+        settings[key] = branch
+    else:
+        settings[key] = value
+
+
+def _branch(value: object) -> dict[str, object]:
+    try:
+        return convert(value, dict[str, object])
+    except ValidationError:
+        return {}
