@@ -1,0 +1,126 @@
+"""A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from msgspec.structs import replace
+
+from clinvk.config import Settings, complete
+from clinvk.events import Event
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+from standin.document import Record
+from standin.process import Address
+
+CODEX_CONFIG = """\
+model = "gpt-5.5"
+model_provider = "standin"
+check_for_update_on_startup = false
+
+[model_providers.standin]
+name = "stand-in"
+base_url = "{url}/v1"
+wire_api = "responses"
+env_key = "STANDIN_KEY"
+requires_openai_auth = false
+supports_websockets = false
+request_max_retries = 1
+stream_max_retries = 1
+
+[analytics]
+enabled = false
+
+[feedback]
+enabled = false
+
+[features]
+plugins = false
+"""
+GEMINI_SETTINGS = {
+    "general": {
+        "enableAutoUpdate": False,
+        "enableAutoUpdateNotification": False,
+        "maxAttempts": 1,
+        "retryFetchErrors": False,
+    },
+    "privacy": {"usageStatisticsEnabled": False},
+    "telemetry": {"enabled": False},
+    "security": {"auth": {"selectedType": "gemini-api-key"}},
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A user's machine: a home with the CLIs set up, a project, and the real CLIs on PATH.
+
+    Nothing is set that clinvk itself has to see to: no trust in the project, no leave for root.
+
+    Attributes:
+        outside: a directory beside the project, in no temporary folder, that no agent was given.
+        env: the whole environment for a clinvk or an agent process.
+    """
+
+    home: Path
+    project: Path
+    outside: Path
+    env: dict[str, str]
+    model_api: Address
+    settings: Settings = field(default_factory=Settings)
+
+    @classmethod
+    def install(cls, root: Path, path: str, standin: Address) -> Self:
+        """Set a machine up in a folder; `path` is the PATH on which the CLIs are."""
+        home, project, outside = root / "home", root / "project", root / "outside"
+        for place in (home / ".codex", home / ".gemini", project, outside):
+            place.mkdir(parents=True)
+        model_api = Address(standin.root, root.name)
+        (home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=model_api.url))
+        (home / ".gemini" / "settings.json").write_text(json.dumps(GEMINI_SETTINGS))
+        return cls(home, project, outside, _environment(home, path, model_api.url), model_api)
+
+    def requests(self, text: str = "") -> list[Record]:
+        """Give the bodies that the model API received from here, whose latest user text contains `text`."""
+        return [body for entry in self.exchanges(text) if isinstance(body := entry["body"], dict)]
+
+    def exchanges(self, text: str = "") -> list[Record]:
+        """Give the same with all that the stand-in recorded: path, headers, status, outcome; see `standin.log`."""
+        return self.model_api.requests(text)
+
+    def runs(self, settings: Settings | None = None) -> LocalRuns:
+        """Give `Runs` over the real CLIs, to be entered."""
+        return LocalRuns(settings or self.settings, MemoryStore(), self.env)
+
+    def completed(self, request: RunRequest) -> RunRequest:
+        """Complete a request as the front ends do; its directory is the project where it names none."""
+        return complete(replace(request, workdir=request.workdir or str(self.project)), self.settings)
+
+    async def run(self, request: RunRequest) -> RunResult:
+        """Run one prompt to its end."""
+        async with self.runs() as runs, runs.run(self.completed(request)) as run:
+            return await run.result()
+
+    async def events(self, request: RunRequest) -> list[Event]:
+        """Run one prompt and give its events."""
+        async with self.runs() as runs, runs.run(self.completed(request)) as run:
+            return [logged.event async for logged in run.follow()]
+
+
+def _environment(home: Path, path: str, url: str) -> dict[str, str]:
+    """Give what a user's shell would have, with fake keys and nothing of the machine that runs the tests."""
+    return {
+        "PATH": path,
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": "test-key",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "1",
+        "STANDIN_KEY": "test-key",
+        "GEMINI_API_KEY": "test-key",
+        "GOOGLE_GEMINI_BASE_URL": url,
+    }

@@ -1,0 +1,45 @@
+"""The machine of these tests: each real CLI starts, asks the stand-in and works in the project."""
+
+import subprocess
+
+import pytest
+
+from agents.machine import Machine
+
+DIRECT = {
+    "claude": ("claude", "-p", "--permission-mode", "acceptEdits"),
+    "codex": ("codex", "exec", "--skip-git-repo-check", "-s", "workspace-write"),
+    "gemini": ("gemini", "--approval-mode", "yolo", "--skip-trust", "-m", "gemini-2.5-flash"),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("cli", DIRECT)
+def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> None:
+    prompt = f'hello [[say="the answer"]] [[tool=write path={machine.project}/made.txt content=hi]]'
+    done = subprocess.run(
+        DIRECT[cli], input=prompt, env=machine.env, cwd=machine.project, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the answer" in done.stdout
+    assert (machine.project / "made.txt").read_text().strip() == "hi"
+    assert len(machine.requests("hello")) >= 2
+
+
+def test_nothing_of_the_outer_environment_reaches_the_agents(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-real")
+    assert machine.env["ANTHROPIC_API_KEY"] == "test-key"
+    assert machine.env["HOME"] == str(machine.home)
+    assert set(machine.env) <= {
+        "PATH",
+        "HOME",
+        "LANG",
+        "TERM",
+        "ANTHROPIC_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+        "CLAUDE_CODE_MAX_RETRIES",
+        "STANDIN_KEY",
+        "GEMINI_API_KEY",
+        "GOOGLE_GEMINI_BASE_URL",
+    }
