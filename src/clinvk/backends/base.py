@@ -30,12 +30,14 @@ class Host(msgspec.Struct, frozen=True):
     """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
 
     `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
+    `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
 
     is_root: bool = False
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
+    resolve: Callable[[str], str] = str
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,7 +44,13 @@ def host(environ: Mapping[str, str]) -> Host:
     """Look at the machine for a backend."""
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
-    return Host(is_root=os.geteuid() == 0, commands=commands, env=environ, read=_reader(environ))
+    return Host(
+        is_root=os.geteuid() == 0,
+        commands=commands,
+        env=environ,
+        read=_reader(environ),
+        resolve=os.path.realpath,
+    )
 
 
 def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:

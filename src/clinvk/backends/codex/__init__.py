@@ -1,0 +1,147 @@
+"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.169. One run is one `codex exec`.
+
+Model names and what they are for are those of `codex debug models` in both versions; `balanced` is left to the CLI,
+whose default is the user's or the newest model for everyday work.
+"""
+
+import re
+
+import msgspec
+
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.codex import extra, toml
+from clinvk.backends.codex.exec import ExecChannel
+from clinvk.backends.codex.fence import fence
+from clinvk.errors import InvalidRequest
+from clinvk.request import Image, RunRequest
+from clinvk.session import Resume
+
+_ALIASES = {
+    "fast": "gpt-6-luna",
+    "quick": "gpt-6-luna",
+    "balanced": None,
+    "default": None,
+    "best": "gpt-6-astra",
+    "powerful": "gpt-6-astra",
+}
+_OURS = re.compile(r"gpt|codex|o\d")
+_HANDLE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_ARGUMENT_BYTES = 131_071
+"""What Linux takes as a single argument."""
+
+_CONFIG = {"features.unbounded_connection_retries": "false"}
+"""Without it a refused connection is retried for ever."""
+
+
+class Codex:
+    """The Codex CLI."""
+
+    name = "codex"
+    executable = "codex"
+    install = "npm install -g @openai/codex"
+    models = ("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5")
+    capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        """Say how to run `codex exec` for this request."""
+        _check_texts(request)
+        held = fence(request, host)
+        extra.check(request.extra, held.is_open)
+        files = {**held.files, **_files(request)}
+        argv = (
+            self.executable,
+            *held.approval,
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            *held.sandbox,
+            *_options(request),
+            *_settings({**_CONFIG, **held.config, **_config(request)}),
+            *request.extra,
+            *(("resume", _handle(resume)) if resume else ()),
+        )
+        _check_length(argv)
+        return Launch(
+            argv=argv,
+            env=held.env,
+            cwd=request.workdir,
+            files=files,
+            counted_turns=request.max_turns or None,
+        )
+
+    def channel(self, launch: Launch) -> Channel:
+        """Make the state machine of one process."""
+        return ExecChannel()
+
+    def claims(self, model: str) -> bool:
+        """Say whether a model is OpenAI's by its name."""
+        return _OURS.match(model.lower()) is not None
+
+
+def _options(request: RunRequest) -> list[str]:
+    model = _ALIASES.get(request.model, request.model) if request.model else None
+    return [
+        *([f"--cd={request.workdir}"] if request.workdir else []),
+        *([f"--model={model}"] if model else []),
+        *(f"--image={PRIVATE}/{_image_name(index, image)}" for index, image in enumerate(request.images)),
+        *([f"--output-schema={PRIVATE}/schema.json"] if request.output_schema is not None else []),
+        *(["--ephemeral"] if request.ephemeral else []),
+    ]
+
+
+def _config(request: RunRequest) -> dict[str, str]:
+    config: dict[str, str] = {}
+    if request.system_prompt:
+        config["developer_instructions"] = toml.string(request.system_prompt)
+    if request.effort:
+        config["model_reasoning_effort"] = toml.string(request.effort)
+    if request.thinking:
+        config["model_reasoning_summary"] = toml.string("auto")
+    return config
+
+
+def _settings(config: dict[str, str]) -> list[str]:
+    return [part for key, value in config.items() for part in ("--config", f"{key}={value}")]
+
+
+def _files(request: RunRequest) -> dict[str, bytes]:
+    files = {_image_name(index, image): image.data for index, image in enumerate(request.images)}
+    if request.output_schema is not None:
+        files["schema.json"] = msgspec.json.encode(request.output_schema)
+    return files
+
+
+def _image_name(index: int, image: Image) -> str:
+    kind = re.sub(r"\W", "", image.media_type.rpartition("/")[2])
+    return f"image-{index}.{kind or 'png'}"
+
+
+def _handle(resume: Resume) -> str:
+    """Give the thread's id. Another word would start a new thread without a word, or be taken for a flag."""
+    if not _HANDLE.fullmatch(resume.handle):
+        raise InvalidRequest(f"{resume.handle!r} is no id of a codex conversation", "session_id")
+    return resume.handle
+
+
+def _check_texts(request: RunRequest) -> None:
+    texts = {
+        "model": request.model or "",
+        "system_prompt": request.system_prompt or "",
+        "workdir": request.workdir or "",
+        "effort": request.effort or "",
+        **{f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)},
+        **{f"extra[{index}]": argument for index, argument in enumerate(request.extra)},
+    }
+    for field, text in texts.items():
+        if "\0" in text:
+            raise InvalidRequest(f"{field} has a NUL character", field)
+
+
+def _check_length(argv: tuple[str, ...]) -> None:
+    for argument in argv:
+        size = len(argument.encode(errors="surrogateescape"))
+        if size > _MAX_ARGUMENT_BYTES:
+            field = "system_prompt" if argument.startswith("developer_instructions=") else None
+            raise InvalidRequest(
+                f"{field or 'an option'} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
+            )

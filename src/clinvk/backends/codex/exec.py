@@ -1,0 +1,149 @@
+"""`codex exec --json`: one process for one prompt, a JSON object a line.
+
+There are no deltas: a message comes whole when it is complete. Recorded with Codex 0.163.0 and 0.169.0.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from clinvk.backends.base import Prose
+from clinvk.backends.codex import failures
+from clinvk.backends.codex.items import (
+    AgentMessage,
+    Item,
+    ItemCompleted,
+    ItemStarted,
+    ItemUpdated,
+    Line,
+    Reasoning,
+    StreamError,
+    ThreadStarted,
+    TodoList,
+    Tool,
+    TurnCompleted,
+    TurnFailed,
+    Warn,
+)
+from clinvk.backends.oneshot import OneShotChannel
+from clinvk.events import Event, Progress, RunFinished, RunStarted, ThinkingDelta, Usage
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+_LINES = msgspec.json.Decoder(Line)
+
+
+class ExecDecoder:
+    """Turns the lines of one run into events."""
+
+    def __init__(self) -> None:
+        self._used = Usage()
+        self._wants_json = False
+        self._prose = Prose()
+        self._thought = False
+        self._called: set[str] = set()
+        self._message = ""
+        self._last_error = ""
+
+    def expect(self, request: RunRequest, resume: Resume | None) -> None:
+        """Learn what is asked: a resumed thread's totals begin with the tokens of its former turns."""
+        self._used = resume.used if resume else Usage()
+        self._wants_json = request.output_schema is not None
+
+    def feed(self, line: bytes) -> Iterable[Event]:
+        """Take one line. What is no event of a known type gives nothing."""
+        try:
+            event: Line = _LINES.decode(line)
+        except msgspec.DecodeError:
+            return
+        match event:
+            case ThreadStarted():
+                yield RunStarted(backend_session_id=event.thread_id)
+            case ItemStarted() | ItemUpdated():
+                yield from self._going_on(event.item)
+            case ItemCompleted():
+                yield from self._completed(event.item)
+            case TurnCompleted():
+                yield RunFinished(usage=event.usage.usage - self._used, structured_output=self._structured())
+            case TurnFailed():
+                yield failures.failed(event.error.message)
+            case StreamError():
+                yield from self._error(event.message)
+
+    def closed(self, exit_code: int, stderr: bytes) -> Event:
+        """Give the ending of a process that told none."""
+        return failures.exited(exit_code, stderr, self._last_error)
+
+    def _going_on(self, item: Item) -> Iterable[Event]:
+        match item:
+            case TodoList():
+                yield _plan(item)
+            case AgentMessage() | Reasoning() | Warn():
+                pass
+            case _:
+                yield from self._call(item)
+
+    def _completed(self, item: Item) -> Iterable[Event]:
+        match item:
+            case AgentMessage():
+                self._message = item.text
+                yield from self._prose.say(item.text)
+                self._prose.end_message()
+            case Reasoning():
+                yield ThinkingDelta(f"\n\n{item.text}" if self._thought else item.text)
+                self._thought = True
+            case Warn():
+                yield Progress("warning", item.message)
+            case TodoList():
+                yield _plan(item)
+            case _:
+                yield from self._call(item)
+                if item.id in self._called:
+                    yield item.result()
+
+    def _call(self, item: Tool) -> Iterable[Event]:
+        call = item.call()
+        if call and item.id not in self._called:
+            self._called.add(item.id)
+            yield call
+
+    def _error(self, message: str) -> Iterable[Event]:
+        """The message that ends a turn is repeated by `turn.failed`."""
+        if not message.startswith(failures.RETRYING):
+            self._last_error = message
+        elif ending := failures.hopeless(message):
+            yield ending
+        else:
+            yield Progress("retry", message)
+
+    def _structured(self) -> object:
+        if not self._wants_json:
+            return None
+        try:
+            answer: object = msgspec.json.decode(self._message)
+        except msgspec.DecodeError:
+            return None
+        return answer
+
+
+class ExecChannel(OneShotChannel):
+    """A process that serves one run: the prompt on stdin, then its lines."""
+
+    def __init__(self) -> None:
+        self._exec = ExecDecoder()
+        super().__init__(self._exec, _prompt)
+
+    def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
+        """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
+        self._exec.expect(request, resume)
+        return super().start(run, request, resume)
+
+
+def _prompt(request: RunRequest) -> bytes:
+    return request.prompt.encode()
+
+
+def _plan(item: TodoList) -> Progress:
+    done = sum(todo.completed for todo in item.items)
+    ahead = next((todo.text for todo in item.items if not todo.completed), "")
+    return Progress("plan", f"{done}/{len(item.items)} done" + (f"; next: {ahead}" if ahead else ""))

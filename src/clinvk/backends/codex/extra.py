@@ -1,0 +1,127 @@
+"""Which extra flags a request may add to `codex exec`."""
+
+from clinvk.backends.base import refuse_extra
+from clinvk.errors import InvalidRequest
+
+_LONG = {
+    "-a": "--ask-for-approval",
+    "-c": "--config",
+    "-C": "--cd",
+    "-h": "--help",
+    "-i": "--image",
+    "-m": "--model",
+    "-o": "--output-last-message",
+    "-p": "--profile",
+    "-s": "--sandbox",
+    "-V": "--version",
+}
+_GOVERNED_FLAGS = (
+    "--add-dir",
+    "--approve-for-me",
+    "--ask-for-approval",
+    "--cd",
+    "--dangerously-bypass-approvals-and-sandbox",
+    "--dangerously-bypass-hook-trust",
+    "--ephemeral",
+    "--full-auto",
+    "--help",
+    "--ignore-rules",
+    "--ignore-user-config",
+    "--image",
+    "--json",
+    "--experimental-json",
+    "--model",
+    "--output-last-message",
+    "--output-schema",
+    "--remote",
+    "--sandbox",
+    "--skip-git-repo-check",
+    "--trust",
+    "--version",
+    "--worktree",
+    "--yolo",
+    "--",
+)
+_GOVERNED_WORDS = ("e", "exec", "fork", "help", "resume", "review")
+_GOVERNED_KEYS = (
+    "approval_policy",
+    "approvals_reviewer",
+    "cwd",
+    "default_permissions",
+    "developer_instructions",
+    "model",
+    "permissions",
+    "projects",
+    "sandbox_mode",
+    "sandbox_workspace_write",
+)
+_HARMLESS_KEYS = (
+    "model_auto_compact_token_limit",
+    "model_context_window",
+    "model_provider",
+    "model_reasoning_effort",
+    "model_reasoning_summary",
+    "model_verbosity",
+    "service_tier",
+    "tool_output_token_limit",
+    "web_search",
+)
+_HARMLESS_SWITCHES = ("--oss", "--strict-config")
+_HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source")
+
+
+def check(extra: tuple[str, ...], is_open: bool) -> None:
+    """Refuse what would override clinvk, and, where the agent is held by a sandbox, all but a few harmless flags.
+
+    Raises:
+        InvalidRequest: an argument of `extra` is not accepted.
+    """
+    spelt = tuple(_spelt_out(argument) for argument in extra)
+    refuse_extra(spelt, (*_GOVERNED_FLAGS, *_GOVERNED_WORDS), "clinvk sets it from the request's own fields")
+    for index, argument in enumerate(spelt):
+        if argument.partition("=")[0] == "--config":
+            _check_key(index, _value(spelt, index), is_open)
+    if not is_open:
+        _check_harmless(extra, spelt)
+
+
+def _spelt_out(argument: str) -> str:
+    """Give the long form of a short flag, with `=` before a value that is joined to it."""
+    long = _LONG.get(argument[:2])
+    if long is None or argument.startswith("--"):
+        return argument
+    value = argument[2:].removeprefix("=")
+    return f"{long}={value}" if value else long
+
+
+def _value(spelt: tuple[str, ...], index: int) -> str:
+    flag, joined, value = spelt[index].partition("=")
+    return value if joined or flag not in ("--config", *_HARMLESS_OPTIONS) else "".join(spelt[index + 1 : index + 2])
+
+
+def _check_key(index: int, setting: str, is_open: bool) -> None:
+    key = setting.partition("=")[0].strip()
+    top = key.partition(".")[0].strip().strip("\"'")
+    if top in _GOVERNED_KEYS:
+        raise InvalidRequest(
+            f"extra setting {key!r} is not accepted: clinvk sets it from the request's own fields", f"extra[{index}]"
+        )
+    if not is_open and key not in _HARMLESS_KEYS:
+        raise InvalidRequest(
+            f"extra setting {key!r} is not accepted in a sandbox; have {', '.join(_HARMLESS_KEYS)}", f"extra[{index}]"
+        )
+
+
+def _check_harmless(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
+    index = 0
+    while index < len(spelt):
+        flag, joined, _ = spelt[index].partition("=")
+        if flag in (*_HARMLESS_OPTIONS, "--config"):
+            index += 1 if joined else 2
+        elif spelt[index] in _HARMLESS_SWITCHES:
+            index += 1
+        else:
+            accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS, "--config"))
+            raise InvalidRequest(
+                f"extra flag {extra[index]!r} is not accepted in a sandbox; have {accepted}", f"extra[{index}]"
+            )

@@ -1,0 +1,98 @@
+"""What Codex says when it fails, as endings.
+
+The messages are those of 0.163.0 and 0.169.0: an HTTP status stands in some of them, a 400 is the body that the model
+API sent, and the rest is known by its words.
+"""
+
+import re
+
+import msgspec
+
+from clinvk.backends.base import crashed
+from clinvk.errors import (
+    AgentFailed,
+    AgentOverloaded,
+    AgentRateLimited,
+    AgentRejected,
+    AgentUnauthenticated,
+    SessionNotFound,
+    agent_code,
+)
+from clinvk.events import RunFailed
+
+RETRYING = "Reconnecting..."
+"""How a message begins after which the CLI tries again."""
+
+_STATUS = re.compile(r"\bstatus:? (\d{3})\b")
+_WORDS = (
+    ("Missing environment variable", AgentUnauthenticated),
+    ("Not logged in", AgentUnauthenticated),
+    ("sign in again", AgentUnauthenticated),
+    ("codex login", AgentUnauthenticated),
+    ("usage limit", AgentRateLimited),
+    ("Quota exceeded", AgentRateLimited),
+    ("high demand", AgentOverloaded),
+    ("at capacity", AgentOverloaded),
+    ("Connection failed", AgentOverloaded),
+    ("stream disconnected", AgentOverloaded),
+    ("context window", AgentRejected),
+)
+_NOISE = re.compile(
+    r"Reading (prompt|additional input) from stdin"
+    r"|WARNING: proceeding, even though"
+    r"|warning: Untrusted project-local configuration"
+    r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
+)
+_UNKNOWN_THREAD = "no rollout found for thread id"
+
+
+def failed(message: str, exit_code: int | None = None) -> RunFailed:
+    """Give the ending that a message of the CLI means."""
+    body = _body_message(message)
+    if body is not None:
+        return RunFailed(AgentRejected.code, body, exit_code)
+    if status := _STATUS.search(message):
+        return RunFailed(agent_code(int(status[1])), message, exit_code)
+    code = next((error.code for words, error in _WORDS if words in message), AgentFailed.code)
+    return RunFailed(code, message, exit_code)
+
+
+def hopeless(message: str) -> RunFailed | None:
+    """Give the ending of a run whose login is refused, however often the CLI tries; None for what may yet succeed."""
+    ending = failed(message.removeprefix(RETRYING).partition("(")[2].removesuffix(")"), exit_code=1)
+    return ending if ending.code == AgentUnauthenticated.code else None
+
+
+def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
+    """Give the ending of a process that is gone without having told one.
+
+    Codex refuses a bad flag (2) or bad settings (1) on stderr alone.
+    """
+    said = [line.strip() for line in stderr.decode(errors="replace").splitlines() if not _NOISE.match(line)]
+    reason = " ".join(" ".join(said).split())
+    if _UNKNOWN_THREAD in reason:
+        return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
+    if exit_code in (1, 2) and last_error:
+        return failed(last_error, exit_code)
+    if exit_code in (1, 2) and reason:
+        return failed(reason.partition(" Usage: ")[0], exit_code)
+    return crashed("codex", exit_code, "\n".join(said).encode())
+
+
+class _Told(msgspec.Struct):
+    message: str
+
+
+class _Body(msgspec.Struct):
+    error: _Told | None = None
+    detail: str | None = None
+
+
+def _body_message(message: str) -> str | None:
+    if not message.startswith("{"):
+        return None
+    try:
+        body = msgspec.json.decode(message, type=_Body)
+    except msgspec.DecodeError:
+        return None
+    return body.error.message if body.error else body.detail
