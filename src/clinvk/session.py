@@ -15,6 +15,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: 32 hex digits.
         created_at, last_used: seconds since the epoch, UTC.
+        working_dir: absolute; empty is the directory of the clinvk that started it.
         backend_session_id: the CLI's own resume handle; None until the agent told it.
         token_usage: the sum over all turns.
         turn_count: prompts that were run in it.

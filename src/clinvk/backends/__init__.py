@@ -1,5 +1,6 @@
 """The registry of agent CLIs: one entry each."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from clinvk.backends.base import Backend
@@ -11,14 +12,14 @@ from clinvk.errors import BackendUnavailable
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Claude(), Codex(), Gemini())}
 
 
-def named(name: str) -> Backend:
+def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
     """Give the backend of this name.
 
     Raises:
         BackendUnavailable: there is none.
     """
-    if name in BACKENDS:
-        return BACKENDS[name]
-    near = get_close_matches(name, BACKENDS, n=1)
+    if name in registry:
+        return registry[name]
+    near = get_close_matches(name, registry, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise BackendUnavailable(f"no backend {name!r}; have {', '.join(BACKENDS)}{hint}")
+    raise BackendUnavailable(f"no backend {name!r}; have {', '.join(registry)}{hint}")

@@ -16,7 +16,7 @@ from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, collect
 from clinvk.runtime import private
-from clinvk.runtime.exchange import LINGER_S, Exchange
+from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
 from clinvk.runtime.log import EventLog, Logged
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder
@@ -155,37 +155,41 @@ class AgentRun:
         return process
 
     async def _talk(self, process: Process) -> None:
-        """Have the conversation, log its ending, and let the process exit."""
+        """Have the conversation, log its ending, and see to it that the process exits."""
         launch = self._assignment.launch
         channel = self._assignment.backend.channel(launch)
-        exchange = Exchange(process, channel, self.id, self.request, self._assignment.no_progress_s)
+        exchange = Exchange(process, channel, self.id, self.request, self._limits())
         exchange.begin(self._assignment.resume, launch.long_lived, _now())
         ending = await self._listen(exchange)
-        if ending is not exchange.ending:
+        if told := ending is exchange.ending:
+            ending = await self._with_exit_code(ending, process)
+        else:
             await self._stop_agent(exchange)
             ending = _with_costs(ending, exchange.ending)
-        elif isinstance(ending, RunFailed) and ending.exit_code is None:
-            await self._exit(process, LINGER_S)
-            ending = replace(ending, exit_code=process.exit_code)
-        self.raw = exchange.raw
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=exchange.activity.turns)
+        self.raw = exchange.raw
         await self._end(ending)
-        await self._exit(process, LINGER_S if isinstance(ending, RunFinished) else 0)
-        if process.exit_code is None:
+        if told and isinstance(ending, RunFinished):
+            await self._exit(process, LINGER_S)
+        if told and process.exit_code is None:
             await self._stop_agent(exchange)
+
+    def _limits(self) -> Limits:
+        return Limits(
+            wall_s=self.request.timeout_s,
+            silence_s=self._assignment.no_progress_s,
+            turns=self._assignment.launch.counted_turns,
+        )
 
     async def _listen(self, exchange: Exchange) -> Ending:
         """Log what the agent says, until there is an ending."""
-        launch = self._assignment.launch
         while True:
             ahead = self._log.is_ahead
             if not ahead:
                 await self._record(exchange.read(_now()))
-            if ending := exchange.ending or self._stopped_by or exchange.overdue(_now(), ahead):
+            if ending := exchange.ending or self._stopped_by or exchange.limit(_now(), ahead):
                 return ending
-            if exchange.count_turns(launch.counted_turns):
-                return RunFinished("max_turns")
             await self._wait(exchange.deadline(ahead))
 
     async def _stop_agent(self, exchange: Exchange) -> None:
@@ -195,6 +199,13 @@ class AgentRun:
         while exchange.process.exit_code is None and _now() < until:
             await self._wait(until)
             await self._record(exchange.read(_now()))
+
+    async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
+        """Wait for the exit code of an agent that told of its failure and is about to exit."""
+        if not isinstance(ending, RunFailed) or ending.exit_code is not None:
+            return ending
+        await self._exit(process, LINGER_S)
+        return replace(ending, exit_code=process.exit_code)
 
     async def _exit(self, process: Process, within_s: float) -> None:
         until = _now() + within_s

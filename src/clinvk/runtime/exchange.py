@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from math import inf
 
+import msgspec
+
 from clinvk.backends.base import Channel
 from clinvk.errors import AgentCrashed, TimedOut
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
@@ -17,13 +19,21 @@ _DRAIN_S = 0.5
 """How long output is read on after the exit, where something else holds the pipe open."""
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a run may go; 0 and None are no limit. Seconds count from the agent's start."""
+
+    wall_s: float | None
+    silence_s: float
+    turns: int | None
+
+
 class Exchange:
     """One run's side of a process: reads what it said, knows when it has been silent for too long.
 
     Times are those of the event loop's clock. `ending` is what the agent told, or what became of it.
     """
 
-    def __init__(self, process: Process, channel: Channel, run: str, request: RunRequest, no_progress_s: float) -> None:
+    def __init__(self, process: Process, channel: Channel, run: str, request: RunRequest, limits: Limits) -> None:
         self.process = process
         self.ending: Ending | None = None
         self.activity = Activity()
@@ -31,7 +41,7 @@ class Exchange:
         self._channel = channel
         self._run = run
         self._request = request
-        self._no_progress_s = no_progress_s
+        self._limits = limits
         self._started_at = self._progress_at = 0.0
         self._gone_at: float | None = None
 
@@ -51,14 +61,16 @@ class Exchange:
         self._look_at_exit(events, now)
         return events
 
-    def overdue(self, now: float, resting: bool) -> Ending | None:
-        """Give the ending of a run whose deadline has passed; `resting` while its reader holds it up."""
+    def limit(self, now: float, resting: bool) -> Ending | None:
+        """Give the ending of a run that has come to a limit; `resting` while its reader holds it up."""
+        if self._out_of_turns():
+            return RunFinished("max_turns")
         if self._gone_at is not None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_deadline():
-            return RunFailed(TimedOut.code, f"timed out after {self._request.timeout_s:g} s")
+            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s")
         if not resting and now >= self._progress_deadline():
-            return RunFailed(TimedOut.code, f"the agent made no progress for {self._no_progress_s:g} s")
+            return RunFailed(TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s")
         return None
 
     def deadline(self, resting: bool) -> float:
@@ -73,7 +85,7 @@ class Exchange:
     def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
         events: list[Event] = []
         for delivery in deliveries:
-            if self.ending:
+            if self.ending or self._out_of_turns():
                 break
             if isinstance(delivery, bytes):
                 self.process.write(delivery, close=False)
@@ -87,10 +99,6 @@ class Exchange:
                 events.append(event)
         return events
 
-    def count_turns(self, limit: int | None) -> bool:
-        """Say whether the agent has had all the turns it may have."""
-        return limit is not None and self.activity.turns_ended >= limit
-
     def _look_at_exit(self, events: list[Event], now: float) -> None:
         process = self.process
         if self.ending or (process.exit_code is None and not process.at_eof):
@@ -99,12 +107,15 @@ class Exchange:
         if process.exit_code is not None and (process.at_eof or now >= self._gone_at + _DRAIN_S):
             events += self._observed(self._channel.closed(process.exit_code, process.stderr), now)
 
+    def _out_of_turns(self) -> bool:
+        return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
+
     def _end(self, ending: Ending) -> None:
         self.ending = self.ending or ending
 
     def _wall_deadline(self) -> float:
-        return self._started_at + self._request.timeout_s if self._request.timeout_s else inf
+        return self._started_at + self._limits.wall_s if self._limits.wall_s else inf
 
     def _progress_deadline(self) -> float:
-        waits = self._no_progress_s and not self.activity.open_calls
-        return self._progress_at + self._no_progress_s if waits else inf
+        waits = self._limits.silence_s and not self.activity.open_calls
+        return self._progress_at + self._limits.silence_s if waits else inf

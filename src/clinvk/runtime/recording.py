@@ -10,7 +10,7 @@ from clinvk.session import Session
 from clinvk.store import SessionStore
 
 
-def begin(request: RunRequest, session_id: str, workdir: str) -> Session:
+def begin(request: RunRequest, session_id: str) -> Session:
     """Make the record of a conversation that begins with this request."""
     at = time.time()
     return Session(
@@ -18,7 +18,7 @@ def begin(request: RunRequest, session_id: str, workdir: str) -> Session:
         backend=request.backend,
         created_at=at,
         last_used=at,
-        working_dir=workdir,
+        working_dir=request.workdir or "",
         initial_prompt=request.prompt,
         model=request.model,
         tags=request.tags,

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from msgspec.structs import replace
 
 from clinvk import backends
-from clinvk.backends.base import Host, Launch
+from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings
 from clinvk.errors import Cancelled, InvalidRequest, ShuttingDown
 from clinvk.events import RunFailed
@@ -88,11 +88,18 @@ class Runs(Protocol):
 class LocalRuns:
     """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets."""
 
-    def __init__(self, settings: Settings, store: SessionStore, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: SessionStore,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+    ) -> None:
         server = settings.server
         self.spawner = Spawner(marks.choose())
         self._settings = settings
         self._store = store
+        self._registry = registry
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
@@ -123,7 +130,7 @@ class LocalRuns:
 
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
-        backend = backends.named(request.backend)
+        backend = backends.named(request.backend, self._registry)
         session = await self._continued(request)
         request = _in_session(request, session)
         return backend.launch(request, _resume(session), self._host(request.backend))
@@ -147,7 +154,7 @@ class LocalRuns:
                 await asyncio.wait([task], timeout=STOP_GRACE_S + 1)
 
     def _prepared(self, request: RunRequest, session: Session | None) -> AgentRun:
-        backend = backends.named(request.backend)
+        backend = backends.named(request.backend, self._registry)
         path = executables.require(backend, self._settings, self._environ)
         resume = _resume(session)
         assignment = Assignment(
@@ -160,7 +167,7 @@ class LocalRuns:
             no_progress_s=self._settings.server.no_progress_timeout_secs,
         )
         if session is None and not request.ephemeral:
-            session = begin(request, os.urandom(16).hex(), request.workdir or os.getcwd())
+            session = begin(request, os.urandom(16).hex())
         return AgentRun(assignment, self.spawner, Recorder(self._store, session))
 
     async def _continued(self, request: RunRequest) -> Session | None:
@@ -189,7 +196,7 @@ def _in_session(request: RunRequest, session: Session | None) -> RunRequest:
         raise InvalidRequest(
             f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
         )
-    return replace(request, workdir=session.working_dir, ephemeral=False)
+    return replace(request, workdir=session.working_dir or None, ephemeral=False)
 
 
 def _resume(session: Session | None) -> Resume | None:

@@ -1,0 +1,301 @@
+"""Runs: from the queue through an agent to an ending, with nothing left behind."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import BackendUnavailable, InvalidRequest, QueueFull, SessionNotFound, ShuttingDown
+from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
+
+ENV = {"PATH": os.environ["PATH"], "CLINVK_API_KEYS": "secret", "KEPT": "yes"}
+
+
+def local_runs(store: MemoryStore | None = None, **server: object) -> LocalRuns:
+    settings = Settings(server=ServerSettings(**server))  # pyright: ignore[reportArgumentType]
+    registry = {"shell": Shell(), "other": Shell("other")}
+    return LocalRuns(settings, store or MemoryStore(), ENV, registry)
+
+
+def ask(script: str, **fields: object) -> RunRequest:
+    return RunRequest(prompt=script, backend="shell", **fields)  # pyright: ignore[reportArgumentType]
+
+
+async def events(runs: LocalRuns, request: RunRequest) -> list[Event]:
+    async with runs.run(request) as run:
+        return [logged.event async for logged in run.follow()]
+
+
+async def poll(condition: Callable[[], object], within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_run_is_what_its_agent_told() -> None:
+    async with local_runs() as runs:
+        assert await events(runs, ask(TEXT + DONE)) == [RunStarted(), TextDelta("hello"), RunFinished(turns=1)]
+
+
+async def test_success_is_the_agents_word_whatever_its_exit_code() -> None:
+    async with local_runs() as runs, runs.run(ask(TEXT + DONE + "exit 9")) as run:
+        result = await run.result()
+        assert (result.text, result.exit_code, run.state) == ("hello", 0, "finished")
+
+
+async def test_a_failure_has_the_exit_code_of_its_agent_and_what_was_produced() -> None:
+    async with local_runs() as runs, runs.run(ask(TEXT + FAILED + "exit 145")) as run:
+        result = await run.result()
+        assert result.ending == RunFailed("agent_failed", "no", 145)
+        assert (result.text, run.state) == ("hello", "failed")
+
+
+async def test_an_agent_that_exits_without_a_word_has_crashed() -> None:
+    async with local_runs() as runs:
+        ending = (await events(runs, ask(TEXT + "echo 'out of luck' >&2; exit 3")))[-1]
+        assert ending == RunFailed(
+            "agent_crashed", "shell exited with code 3 before it reported a result: out of luck", 3
+        )
+
+
+async def test_an_agent_that_is_killed_has_crashed_with_128_and_the_signal() -> None:
+    async with local_runs() as runs:
+        ending = (await events(runs, ask("kill -9 $$")))[-1]
+        assert isinstance(ending, RunFailed)
+        assert (ending.code, ending.exit_code) == ("agent_crashed", 128 + signal.SIGKILL)
+
+
+async def test_agents_inherit_the_environment_without_our_secrets() -> None:
+    script = """echo "{\\"type\\":\\"text_delta\\",\\"text\\":\\"$KEPT,$CLINVK_API_KEYS,$CLINVK_PROCESS_ID\\"}"\n"""
+    async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
+        kept, secret, mark = (await run.result()).text.split(",")
+        assert (kept, secret) == ("yes", "")
+        assert mark
+
+
+async def test_private_files_are_there_for_the_agent_alone_and_gone_afterwards(tmp_path: Path) -> None:
+    script = f"""cat $NOTE $1 > {tmp_path}/seen; stat -c %a $NOTE >> {tmp_path}/seen; echo $NOTE > {tmp_path}/path\n"""
+    async with local_runs() as runs:
+        await events(runs, ask(script + DONE, metadata={"files": True}))
+    assert (tmp_path / "seen").read_text() == "privateprivate600\n"
+    folder = Path((tmp_path / "path").read_text().strip()).parent
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("ignores", ["", "trap '' TERM\n"])
+async def test_leaving_a_run_ends_its_agent_and_all_that_it_started(ignores: str, tmp_path: Path) -> None:
+    tool = f"setsid sleep 300 >/dev/null 2>&1 &\necho $$ $! > {tmp_path}/pids\n"
+    script = f"{ignores}{tool}{TEXT}sleep 300 & wait\nsleep 300\n"
+    async with local_runs() as runs:
+        async with runs.run(ask(script)) as run:
+            async for logged in run.follow():
+                if isinstance(logged.event, TextDelta):
+                    break
+        assert run.state == "cancelled"
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        await poll(lambda: not any(alive(pid) for pid in pids), within_s=2)
+
+
+async def test_leaving_a_run_that_has_ended_does_not_wait_for_its_agent_to_exit() -> None:
+    async with local_runs() as runs:
+        begun = time.monotonic()
+        async with runs.run(ask(DONE + "exec >&- ; sleep 1; true")) as run:
+            await run.result()
+        assert time.monotonic() - begun < 0.9
+
+
+@pytest.mark.timeout(40)
+async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: Path) -> None:
+    async with local_runs() as runs:
+        await events(runs, ask(f"echo $$ > {tmp_path}/pid\n{DONE}trap '' TERM; sleep 300 & wait; sleep 300"))
+        await poll(lambda: not alive(int((tmp_path / "pid").read_text())), within_s=20)
+
+
+async def test_the_wall_clock_ends_a_run_and_keeps_what_was_produced() -> None:
+    async with local_runs() as runs, runs.run(ask(TEXT + "exec sleep 300", timeout_s=0.3)) as run:
+        result = await run.result()
+        assert result.text == "hello"
+        assert result.ending == RunFailed("timed_out", "timed out after 0.3 s")
+
+
+async def test_silence_ends_a_run() -> None:
+    async with local_runs(no_progress_timeout_secs=1) as runs:
+        assert (await events(runs, ask(TEXT + "exec sleep 300")))[-1] == RunFailed(
+            "timed_out", "the agent made no progress for 1 s"
+        )
+
+
+async def test_silence_is_allowed_while_a_tool_is_at_work() -> None:
+    async with local_runs(no_progress_timeout_secs=1) as runs:
+        assert isinstance((await events(runs, ask(CALL + "sleep 2\n" + RESULT + DONE)))[-1], RunFinished)
+
+
+async def test_retries_alone_are_no_progress() -> None:
+    retry = """echo '{"type":"progress","stage":"retry","message":"429"}'; sleep 0.2\n"""
+    async with local_runs(no_progress_timeout_secs=1) as runs:
+        ending = (await events(runs, ask(f"while true; do {retry} done")))[-1]
+        assert isinstance(ending, RunFailed)
+        assert ending.code == "timed_out"
+
+
+async def test_turns_are_counted_where_the_cli_has_no_limit() -> None:
+    async with local_runs() as runs:
+        script = (CALL + RESULT) * 2 + TEXT + "exec sleep 300"
+        told = await events(runs, ask(script, max_turns=2))
+        assert told[-1] == RunFinished("max_turns", turns=2)
+        assert TextDelta("hello") not in told
+
+
+async def test_stderr_is_told_when_asked() -> None:
+    async with local_runs() as runs, runs.run(ask("echo careful >&2; sleep 0.1\n" + DONE, verbose=True)) as run:
+        assert (await run.result()).stderr == "careful"
+
+
+async def test_output_that_something_else_holds_open_does_not_hold_up_the_run() -> None:
+    async with local_runs() as runs:
+        begun = time.monotonic()
+        ending = (await events(runs, ask("setsid sleep 300 &\nexit 4")))[-1]
+        assert isinstance(ending, RunFailed)
+        assert ending.exit_code == 4
+        assert time.monotonic() - begun < 5
+
+
+async def test_a_run_waits_for_a_slot_and_goes_when_one_is_free() -> None:
+    async with local_runs(max_concurrent_runs=1) as runs, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(runs.run(ask("read -r _ < /dev/null; exec sleep 300")))
+        second = await stack.enter_async_context(runs.run(ask(TEXT + DONE)))
+        await poll(lambda: first.state == "running")
+        assert (second.state, runs.busy, runs.queued) == ("queued", 1, 1)
+        first_left = asyncio.create_task(_leave(runs, ask(TEXT + DONE)))
+        await asyncio.sleep(0)
+        assert runs.queued == 2
+        first.stop(RunFailed("cancelled", "enough"))  # type: ignore[attr-defined]
+        assert (await second.result()).text == "hello"
+        assert await first_left == "hello"
+
+
+async def _leave(runs: LocalRuns, request: RunRequest) -> str:
+    async with runs.run(request) as run:
+        return (await run.result()).text
+
+
+async def test_leaving_the_queue_starts_nothing(tmp_path: Path) -> None:
+    async with local_runs(max_concurrent_runs=1) as runs, runs.run(ask("exec sleep 300")):
+        async with runs.run(ask(f"touch {tmp_path}/ran")) as queued:
+            assert queued.state == "queued"
+        assert (queued.state, runs.queued) == ("cancelled", 0)
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_full_queue_refuses() -> None:
+    async with local_runs(max_concurrent_runs=1, max_queued_runs=0) as runs, runs.run(ask("exec sleep 300")):
+        with pytest.raises(QueueFull):
+            async with runs.run(ask(DONE)):
+                pass
+
+
+async def test_closing_ends_what_goes_and_refuses_what_comes() -> None:
+    runs = local_runs()
+    async with AsyncExitStack() as stack, runs:
+        run = await stack.enter_async_context(runs.run(ask("exec sleep 300")))
+        await poll(lambda: run.state == "running")
+    assert run.state == "cancelled"
+    with pytest.raises(ShuttingDown):
+        async with runs.run(ask(DONE)):
+            pass
+
+
+async def test_a_reader_that_does_not_read_slows_its_agent_down(tmp_path: Path) -> None:
+    line = """{"type":"text_delta","text":"'"$x"'"}"""
+    each = f"echo '{line}'; i=$((i+1)); echo $i > {tmp_path}/sent"
+    script = f"x=$(head -c 60000 /dev/zero | tr '\\0' x)\ni=0\nwhile [ $i -lt 400 ]; do {each}; done\n"
+    async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
+        sent, seen = tmp_path / "sent", -1
+        await poll(lambda: sent.exists() and sent.read_text())
+        while (count := int(sent.read_text() or 0)) != seen:  # until it stands still
+            seen = count
+            await asyncio.sleep(0.3)
+        assert seen < 200
+        assert len((await run.result()).text) == 400 * 60_000
+
+
+async def test_a_new_run_makes_a_session_that_can_be_continued() -> None:
+    store = MemoryStore()
+    started = """echo '{"type":"run_started","model":"m","backend_session_id":"abc"}'\n"""
+    ended = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2}}'\n"""
+    async with local_runs(store) as runs:
+        async with runs.run(ask(started + ended, workdir="/")) as run:
+            await run.result()
+        assert run.session_id
+        session = await store.get(run.session_id)
+        assert (session.status, session.backend_session_id, session.model) == ("completed", "abc", "m")
+        async with runs.run(ask(started + ended, session_id=session.id)) as again:
+            await again.result()
+        session = await store.get(session.id)
+        assert again.session_id == session.id
+        assert (session.turn_count, session.token_usage.input_tokens, session.working_dir) == (2, 10, "/")
+
+
+async def test_an_ephemeral_run_makes_no_session() -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs, runs.run(ask(DONE, ephemeral=True)) as run:
+        await run.result()
+        assert run.session_id is None
+    assert await store.count() == 0
+
+
+async def test_what_cannot_run_is_refused_before_anything_runs() -> None:
+    async with local_runs() as runs:
+        for request, error in (
+            (RunRequest(prompt="x", backend="shel"), BackendUnavailable),
+            (ask("x", session_id="nope"), SessionNotFound),
+        ):
+            with pytest.raises(error):
+                async with runs.run(request):
+                    pass
+            with pytest.raises(error):
+                await runs.plan(request)
+
+
+async def test_a_session_of_another_backend_is_refused() -> None:
+    store = MemoryStore()
+    started = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
+    async with local_runs(store) as runs:
+        async with runs.run(ask(started + DONE)) as run:
+            await run.result()
+        with pytest.raises(InvalidRequest, match="other"):
+            async with runs.run(RunRequest(prompt="x", backend="other", session_id=run.session_id)):
+                pass
+
+
+async def test_a_directory_that_is_gone_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    async with local_runs() as runs:
+        told = await events(runs, ask(DONE, workdir=str(tmp_path / "gone")))
+        assert len(told) == 1
+        assert isinstance(told[0], RunFailed)
+        assert (told[0].code, "gone" in told[0].message) == ("invalid_request", True)
+
+
+async def test_progress_passes() -> None:
+    async with local_runs() as runs:
+        retry = """echo '{"type":"progress","stage":"retry","message":"429"}'\n"""
+        assert Progress("retry", "429") in await events(runs, ask(retry + DONE))

@@ -1,0 +1,53 @@
+"""A backend whose agent is a shell: the prompt is its script, each line that it prints is one of our events."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed
+from clinvk.backends.oneshot import OneShotChannel
+from clinvk.events import Event
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""
+CALL = """echo '{"type":"tool_call","id":"1","name":"Bash","input":{}}'\n"""
+RESULT = """echo '{"type":"tool_result","id":"1","output":"ok"}'\n"""
+DONE = """echo '{"type":"run_finished"}'\n"""
+FAILED = """echo '{"type":"run_failed","code":"agent_failed","message":"no"}'\n"""
+
+
+class _Events:
+    def feed(self, line: bytes) -> Iterable[Event]:
+        yield msgspec.json.decode(line, type=Event)
+
+    def closed(self, exit_code: int, stderr: bytes) -> Event:
+        return crashed("shell", exit_code, stderr)
+
+
+class Shell:
+    """Runs the prompt with `sh`."""
+
+    executable = "sh"
+    install = "it is there"
+    models: tuple[str, ...] = ()
+    capabilities = Capabilities()
+
+    def __init__(self, name: str = "shell") -> None:
+        self.name = name
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        files = bool(request.metadata.get("files"))
+        return Launch(
+            argv=("sh", "-s", f"{PRIVATE}/note") if files else ("sh", "-s"),
+            env={"NOTE": f"{PRIVATE}/note"} if files else {},
+            cwd=request.workdir,
+            files={"note": b"private"} if files else {},
+            counted_turns=request.max_turns,
+        )
+
+    def channel(self, launch: Launch) -> Channel:
+        return OneShotChannel(_Events(), lambda request: request.prompt.encode())
+
+    def claims(self, model: str) -> bool:
+        return False
