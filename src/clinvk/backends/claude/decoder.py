@@ -1,0 +1,184 @@
+"""Turns the lines of `claude -p` (wire.py) into events.
+
+Text and thinking are the pieces that the model API streamed; of what Claude Code then tells in full only what the
+pieces lacked (retold.py). What sub-agents say is not the answer. What Claude Code says itself is held back until it
+is known whether it is the answer or the reason of a failure.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from clinvk.backends.base import Prose, crashed
+from clinvk.backends.claude import wire
+from clinvk.backends.claude.ending import NO_CONVERSATION, ending
+from clinvk.backends.claude.retold import News, Retold
+from clinvk.errors import AgentUnauthenticated, SessionNotFound
+from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, ThinkingDelta, ToolCall, ToolResult
+
+_SYNTHETIC = "<synthetic>"
+_ANSWER_TOOL = "StructuredOutput"
+"""The tool by which the model answers a JSON schema: its input is `Result.structured_output`."""
+
+
+class ClaudeDecoder:
+    """The decoder of one `claude -p`."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._spoke = False
+        self._compacted = False
+        self._prose = Prose()
+        self._text = Retold()
+        self._thinking = Retold()
+        self._message_id = ""
+        self._cut = False
+        self._calls: set[str] = set()
+        self._open_calls: set[str] = set()
+        self._own_words: list[str] = []
+        self._error: str | None = None
+
+    def feed(self, line: bytes) -> Iterable[Event]:
+        """Take one line; may give the ending."""
+        parsed = wire.parse(line)
+        if parsed is None or parsed.parent_tool_use_id is not None:
+            return ()
+        match parsed:
+            case wire.Stream():
+                return self._stream(parsed)
+            case wire.Assistant():
+                return self._assistant(parsed)
+            case wire.User():
+                return self._user(parsed)
+            case wire.System():
+                return self._system(parsed)
+            case wire.Result():
+                return self._result(parsed)
+
+    def closed(self, exit_code: int, stderr: bytes) -> Event:
+        """Give the ending of a process that told none."""
+        said = stderr.decode(errors="replace").strip()
+        if said.startswith(NO_CONVERSATION):
+            return RunFailed(SessionNotFound.code, said, exit_code)
+        return crashed("claude", exit_code, stderr)
+
+    def _system(self, line: wire.System) -> Iterator[Event]:
+        match line.subtype:
+            case "init" if not self._started:
+                self._started = True
+                yield RunStarted(line.model, line.session_id)
+            case "api_retry":
+                yield _retry(line)
+            case "compact_boundary":
+                self._compacted = True
+                yield Progress("compact", "claude summarized the conversation so far")
+            case _:
+                pass
+
+    def _stream(self, line: wire.Stream) -> Iterator[Event]:
+        match line.event:
+            case wire.MessageStart(message=message):
+                self._begin(message.id)
+                self._cut = True
+            case wire.MessageDelta():
+                self._cut = False
+            case wire.BlockStart(content_block=wire.BlockType(type="text")):
+                self._text.open_block()
+            case wire.BlockStart(content_block=wire.BlockType(type="thinking")):
+                self._thinking.open_block()
+            case wire.BlockStart():
+                pass
+            case wire.BlockDelta(delta=delta):
+                yield from self._piece(delta)
+
+    def _piece(self, delta: wire.TextPart | wire.ThinkingPart) -> Iterator[Event]:
+        match delta:
+            case wire.TextPart(text=text):
+                return self._say(self._text.piece(text))
+            case wire.ThinkingPart(thinking=thinking):
+                return self._think(self._thinking.piece(thinking))
+
+    def _begin(self, message_id: str) -> None:
+        """A message begins; one whose stream was cut is told again from its start, under another id."""
+        if not self._cut:
+            self._prose.end_message()
+        self._text.begin(again=self._cut)
+        self._thinking.begin(again=self._cut)
+        self._message_id = message_id
+        self._cut = False
+
+    def _assistant(self, line: wire.Assistant) -> Iterator[Event]:
+        message = line.message
+        if message.model == _SYNTHETIC:
+            self._own_words += [block.text for block in message.content if block.type == "text"]
+            self._error = line.error or self._error
+            return
+        if message.id != self._message_id:
+            self._begin(message.id)
+        for block in message.content:
+            match block.type:
+                case "text":
+                    yield from self._say(self._text.block(block.text))
+                case "thinking":
+                    yield from self._think(self._thinking.block(block.thinking))
+                case "tool_use":
+                    yield from self._call(block)
+                case _:
+                    pass
+
+    def _say(self, news: News) -> Iterator[Event]:
+        if news.restarts:
+            self._prose.end_message()
+        for delta in self._prose.say(news.text):
+            self._spoke = True
+            yield delta
+
+    def _think(self, news: News) -> Iterator[Event]:
+        if news.text:
+            yield ThinkingDelta(f"\n\n{news.text}" if news.restarts else news.text)
+
+    def _call(self, block: wire.Block) -> Iterator[Event]:
+        if block.name == _ANSWER_TOOL or block.id in self._calls:
+            return
+        self._calls.add(block.id)
+        self._open_calls.add(block.id)
+        yield ToolCall(block.id, block.name, block.input)
+
+    def _user(self, line: wire.User) -> Iterator[Event]:
+        blocks = () if isinstance(line.message.content, str) else line.message.content
+        for block in blocks:
+            if block.tool_use_id in self._open_calls:
+                self._open_calls.discard(block.tool_use_id)
+                yield ToolResult(block.tool_use_id, _output(block.content), block.is_error or False)
+
+    def _result(self, line: wire.Result) -> Iterator[Event]:
+        for denial in line.permission_denials or ():
+            if denial.tool_use_id in self._open_calls:
+                self._open_calls.discard(denial.tool_use_id)
+                yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
+        end = ending(line, self._error, asked=line.num_turns > 0 or self._compacted)
+        if isinstance(end, RunFinished):
+            yield from self._last_words(line)
+        yield end
+
+    def _last_words(self, line: wire.Result) -> Iterator[Event]:
+        """Say what Claude Code added itself, or the result where nothing was said (the answer to a JSON schema)."""
+        own_words = self._own_words
+        if not own_words and not self._spoke and line.result:
+            own_words = [line.result]
+        for words in own_words:
+            self._prose.end_message()
+            yield from self._say(News(words))
+
+
+def _retry(line: wire.System) -> Event:
+    """Say that the model API is asked again; for a refused login that is of no use, and ends the run."""
+    answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
+    why = f"{answered} ({line.error})" if line.error else answered
+    if line.error_status in (401, 403):
+        return RunFailed(AgentUnauthenticated.code, f"claude is not logged in, or not allowed: {why}")
+    return Progress("retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s")
+
+
+def _output(content: str | list[wire.Part] | None) -> str:
+    if isinstance(content, list):
+        return "\n".join(part.text or f"[{part.type}]" for part in content)
+    return content or ""

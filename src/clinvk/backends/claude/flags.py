@@ -1,0 +1,200 @@
+"""The command line of `claude -p` for one request, as Claude Code 2.1.197 takes it.
+
+Values go as `--flag=value`, so that no flag that takes several can eat the next argument, and the prompt goes over
+stdin. The system prompt is appended to Claude's own, which makes the model an agent and is not ours to drop
+(`extra: ["--system-prompt=…"]` replaces it); it travels in a file, out of reach of `ps` and of the length limit.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from clinvk.backends.base import PRIVATE
+from clinvk.backends.claude.posture import Posture
+from clinvk.errors import InvalidRequest
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+ALIASES = {
+    "fast": "haiku",
+    "quick": "haiku",
+    "balanced": "sonnet",
+    "default": "sonnet",
+    "best": "opus",
+    "powerful": "opus",
+}
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+MAX_ARGUMENT_BYTES = 128_000
+"""Linux takes 131071 bytes an argument, the flag's name included."""
+
+_SYSTEM_PROMPT = "system-prompt.md"
+
+# fmt: off
+_OURS = (
+    "--print", "--output-format", "--input-format", "--verbose", "--include-partial-messages",
+    "--replay-user-messages", "--permission-mode", "--permission-prompt-tool", "--dangerously-skip-permissions",
+    "--allow-dangerously-skip-permissions", "--enable-auto-mode", "--tools", "--allowed-tools",
+    "--disallowed-tools", "--add-dir", "--cwd", "--worktree", "--tmux", "--settings", "--managed-settings",
+    "--setting-sources", "--mcp-config", "--strict-mcp-config", "--safe-mode", "--bare", "--model",
+    "--append-system-prompt", "--append-system-prompt-file", "--max-turns", "--json-schema",
+    "--thinking-display", "--no-session-persistence", "--resume", "--continue", "--session-id",
+    "--fork-session", "--from-pr", "--resume-session-at", "--parent-session-id", "--rewind-files",
+    "--reply-on-resume", "--prefill", "--prefill-b64", "--session-mirror", "--bg", "--background", "--remote",
+    "--cloud", "--teleport", "--remote-control", "--rc", "--sdk-url", "--ide", "--chrome", "--init",
+    "--init-only", "--maintenance", "--help", "--version",
+)
+# fmt: on
+
+_HARMLESS = {
+    "--effort": True,
+    "--fallback-model": True,
+    "--max-budget-usd": True,
+    "--max-thinking-tokens": True,
+    "--thinking": True,
+    "--betas": True,
+    "--system-prompt": True,
+    "--exclude-dynamic-system-prompt-sections": False,
+    "--disable-slash-commands": False,
+}
+"""Flags that no approval, sandbox or tool word forbids, and whether they take a value."""
+
+
+def command(
+    request: RunRequest, resume: Resume | None, words: Posture
+) -> tuple[tuple[str, ...], dict[str, bytes], dict[str, str]]:
+    """Give argv, the files it names and the environment it needs.
+
+    Raises:
+        InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
+    """
+    argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
+    if request.images:
+        argv.append("--input-format=stream-json")
+    argv += _word_flags(words)
+    argv += _option_flags(request, resume)
+    argv += _directory_flags(request, words)
+    files: dict[str, bytes] = {}
+    if request.system_prompt:
+        files[_SYSTEM_PROMPT] = request.system_prompt.encode(errors="replace")
+        argv.append(f"--append-system-prompt-file={PRIVATE}/{_SYSTEM_PROMPT}")
+    argv += _any_extra(request.extra) if words.free else _harmless_extra(request.extra)
+    env = {} if words.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
+    return tuple(argv), files, env
+
+
+def stdin(request: RunRequest) -> bytes:
+    """Give the prompt as `claude -p` reads it: plain text, or one message with image blocks."""
+    if not request.images:
+        return request.prompt.encode(errors="replace")
+    images = [
+        {
+            "type": "image",
+            "source": {
+                "type": "base64",
+                "media_type": image.media_type,
+                "data": base64.b64encode(image.data).decode(),
+            },
+        }
+        for image in request.images
+    ]
+    content = [{"type": "text", "text": request.prompt}, *images]
+    return msgspec.json.encode({"type": "user", "message": {"role": "user", "content": content}}) + b"\n"
+
+
+def _word_flags(words: Posture) -> Iterator[str]:
+    yield f"--permission-mode={words.mode}"
+    if words.sources is not None:
+        yield f"--setting-sources={words.sources}"
+    if words.settings:
+        yield f"--settings={msgspec.json.encode(words.settings).decode()}"
+    if words.tools is not None:
+        yield f"--tools={','.join(words.tools)}"
+    if words.denied_tools:
+        yield f"--disallowedTools={','.join(words.denied_tools)}"
+    if words.own_mcp_only:
+        yield "--strict-mcp-config"
+    if not words.commands:
+        yield "--disable-slash-commands"
+
+
+def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
+    if request.model:
+        yield f"--model={_checked(ALIASES.get(request.model, request.model), 'model')}"
+    if request.effort:
+        if request.effort not in EFFORTS:
+            raise InvalidRequest(f"claude has no effort {request.effort!r}; have {', '.join(EFFORTS)}", "effort")
+        yield f"--effort={request.effort}"
+    if request.thinking:
+        yield "--thinking-display=summarized"
+    if request.max_turns:
+        yield f"--max-turns={request.max_turns}"
+    if request.output_schema is not None:
+        yield f"--json-schema={_checked(msgspec.json.encode(request.output_schema).decode(), 'output_schema')}"
+    if request.ephemeral:
+        yield "--no-session-persistence"
+    if resume:
+        yield f"--resume={_checked(resume.handle, 'session_id')}"
+
+
+def _directory_flags(request: RunRequest, words: Posture) -> Iterator[str]:
+    """Give `--add-dir`; with the working directory itself where only so its CLAUDE.md is read."""
+    if words.sources is not None:
+        yield f"--add-dir={_checked(request.workdir or '.', 'workdir')}"
+    for index, path in enumerate(request.add_dirs):
+        field = f"add_dirs[{index}]"
+        if not path.startswith("/"):
+            raise InvalidRequest(f"{field} must be an absolute path, not {path!r}", field)
+        yield f"--add-dir={_checked(path, field)}"
+
+
+def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
+    """Give the extra flags of a guarded run: only such as cannot undo a word."""
+    rest = iter(enumerate(extra))
+    for index, argument in rest:
+        field = f"extra[{index}]"
+        flag, equals, value = _checked(argument, field).partition("=")
+        takes_value = _HARMLESS.get(flag)
+        if takes_value is None or (equals and not takes_value):
+            raise InvalidRequest(
+                f"extra flag {argument!r} is not accepted with these approval, sandbox and tool words; "
+                f"accepted are {', '.join(_HARMLESS)}. Other flags need approval_mode 'none' and no sandbox word",
+                field,
+            )
+        if takes_value and not equals:
+            _, value = next(rest, (index, None))
+            if value is None:
+                raise InvalidRequest(f"extra flag {flag!r} needs a value", field)
+        yield f"{flag}={_checked(value, field)}" if takes_value else flag
+
+
+def _any_extra(extra: tuple[str, ...]) -> Iterable[str]:
+    """Give the extra flags of a run in which nothing is guarded: all that clinvk does not set itself."""
+    ours = {_plain(flag): flag for flag in _OURS}
+    may_be_value = False
+    for index, argument in enumerate(extra):
+        field = f"extra[{index}]"
+        flag, equals, _ = _checked(argument, field).partition("=")
+        if flag.startswith("--") and len(flag) > 2:
+            if _plain(flag) in ours:
+                raise InvalidRequest(f"extra flag {argument!r} is not accepted: clinvk sets it itself", field)
+            may_be_value = not equals
+        elif flag.startswith("-") or not may_be_value:
+            raise InvalidRequest(f"extra {argument!r} is not a flag; each is spelled --flag or --flag=value", field)
+        else:
+            may_be_value = False
+    return extra
+
+
+def _plain(flag: str) -> str:
+    """Give a flag without its spelling: --allowedTools and --allowed-tools are one."""
+    return flag.replace("-", "").lower()
+
+
+def _checked(value: str, field: str) -> str:
+    if "\0" in value:
+        raise InvalidRequest(f"{field} must not contain a NUL character", field)
+    if len(value.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
+        raise InvalidRequest(f"{field} is too long for a command line: at most {MAX_ARGUMENT_BYTES} bytes", field)
+    return value

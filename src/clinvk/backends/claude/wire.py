@@ -1,0 +1,184 @@
+"""The lines of `claude --output-format stream-json --verbose --include-partial-messages`, as 2.1.197 prints them.
+
+Only what a run needs. Unknown fields are skipped; a line of an unknown type, or one that does not fit, is `None`.
+"""
+
+import msgspec
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text_delta"):
+    """A piece of text, as the model API sent it."""
+
+    text: str
+
+
+class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking_delta"):
+    """A piece of thinking."""
+
+    thinking: str
+
+
+class MessageId(msgspec.Struct, frozen=True):
+    """The head of a message."""
+
+    id: str = ""
+
+
+class MessageStart(msgspec.Struct, frozen=True, tag="message_start"):
+    """A response of the model begins."""
+
+    message: MessageId
+
+
+class BlockType(msgspec.Struct, frozen=True):
+    """The head of a content block."""
+
+    type: str
+
+
+class BlockStart(msgspec.Struct, frozen=True, tag="content_block_start"):
+    """A content block begins."""
+
+    content_block: BlockType
+
+
+class BlockDelta(msgspec.Struct, frozen=True, tag="content_block_delta"):
+    """A piece of a content block."""
+
+    delta: TextPart | ThinkingPart
+
+
+class MessageDelta(msgspec.Struct, frozen=True, tag="message_delta"):
+    """A response of the model has come whole."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A content block; which fields count, `type` says."""
+
+    type: str
+    text: str = ""
+    thinking: str = ""
+    id: str = ""
+    name: str = ""
+    input: dict[str, object] = {}
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of the conversation; `model` is `<synthetic>` for one that Claude Code wrote itself."""
+
+    content: list[Block]
+    id: str = ""
+    model: str = ""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part of a tool's output."""
+
+    type: str
+    text: str = ""
+
+
+class ResultBlock(msgspec.Struct, frozen=True):
+    """A content block of a user message; those of type `tool_result` count."""
+
+    type: str
+    tool_use_id: str = ""
+    content: str | list[Part] | None = None
+    is_error: bool | None = None
+
+
+class Results(msgspec.Struct, frozen=True):
+    """A user message: results of tools, or text that Claude Code put in."""
+
+    content: list[ResultBlock] | str
+
+
+class _Line(msgspec.Struct, frozen=True):
+    parent_tool_use_id: str | None = None
+
+
+class System(_Line, frozen=True, tag="system"):
+    """What Claude Code tells about itself: init, status, api_retry, compact_boundary, hooks."""
+
+    subtype: str = ""
+    session_id: str | None = None
+    model: str | None = None
+    attempt: int = 0
+    max_retries: int = 0
+    retry_delay_ms: float = 0
+    error_status: int | None = None
+    error: str | None = None
+
+
+class Stream(_Line, frozen=True, kw_only=True, tag="stream_event"):
+    """An event of the model API, as it came."""
+
+    event: MessageStart | BlockStart | BlockDelta | MessageDelta
+
+
+class Assistant(_Line, frozen=True, kw_only=True, tag="assistant"):
+    """A content block of the model in full; after a cut stream the whole message."""
+
+    message: Message
+    error: str | None = None
+
+
+class User(_Line, frozen=True, kw_only=True, tag="user"):
+    """Results of tools."""
+
+    message: Results
+
+
+class TokenCounts(msgspec.Struct, frozen=True):
+    """Tokens of the main conversation; may lag the model's."""
+
+    input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
+    """Tokens that one model used in this process."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """A tool call that was not permitted."""
+
+    tool_use_id: str = ""
+
+
+class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):
+    """How the run ended. `subtype` may be `success` for a failure: `is_error` counts."""
+
+    subtype: str = ""
+    is_error: bool = False
+    api_error_status: int | None = None
+    num_turns: int = 0
+    result: str | None = None
+    stop_reason: str | None = None
+    total_cost_usd: float | None = None
+    usage: TokenCounts | None = None
+    model_usage: dict[str, ModelCounts] | None = None
+    permission_denials: list[Denial] | None = None
+    structured_output: object = None
+    terminal_reason: str | None = None
+    errors: list[str] | None = None
+
+
+Line = System | Stream | Assistant | User | Result
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+def parse(line: bytes) -> Line | None:
+    """Read one line; None for noise and for what a run does not need."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
