@@ -1,0 +1,51 @@
+"""The OpenAPI document and the page that shows it; the page asks no other host for anything."""
+
+from functools import cache
+from importlib.resources import files
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk.api.openapi import document
+
+_MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
+_HEADERS = {
+    "cache-control": "no-cache",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+async def openapi(_: Request) -> Response:
+    """Answer `GET /openapi.json`."""
+    return Response(_document(), headers=_HEADERS, media_type="application/json")
+
+
+async def page(_: Request) -> Response:
+    """Answer `GET /docs`."""
+    return _file("docs.html")
+
+
+async def asset(request: Request) -> Response:
+    """Answer `GET /docs/docs.css` and the like."""
+    name: str = request.path_params["name"]
+    if name not in _MEDIA_TYPES:
+        raise HTTPException(404)
+    return _file(name)
+
+
+def _file(name: str) -> Response:
+    return Response(_bytes(name), headers=_HEADERS, media_type=_MEDIA_TYPES[name])
+
+
+@cache
+def _bytes(name: str) -> bytes:
+    return (files("clinvk.api") / "assets" / name).read_bytes()
+
+
+@cache
+def _document() -> bytes:
+    return document()

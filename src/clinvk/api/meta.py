@@ -1,0 +1,113 @@
+"""What the server tells of itself: its backends and its health."""
+
+import time
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import __version__
+from clinvk.api.inventory import BackendInfo, Inventory
+from clinvk.errors import ClinvkError
+from clinvk.store import SessionStore
+
+_encoder = msgspec.json.Encoder()
+
+
+class BackendList(msgspec.Struct, frozen=True):
+    """All backends."""
+
+    backends: list[BackendInfo]
+
+
+class BackendHealth(msgspec.Struct, frozen=True):
+    """Whether a backend can be used."""
+
+    name: str
+    available: bool
+
+
+class StoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether sessions can be kept."""
+
+    available: bool
+    session_count: int
+    error: str | None = None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How the server is: ok; degraded (no backend is available); unhealthy (sessions cannot be kept)."""
+
+    status: Literal["ok", "degraded", "unhealthy"]
+    version: Annotated[str, Meta(description="Of clinvk.")]
+    uptime: Annotated[str, Meta(description="For people.", examples=["2h5m12s"])]
+    uptime_ms: int
+    backends: list[BackendHealth]
+    session_store: StoreHealth
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Status:
+    """The endpoints that tell of one server, which came up when this was made."""
+
+    def __init__(self, store: SessionStore, inventory: Inventory) -> None:
+        self._store = store
+        self._inventory = inventory
+        self._since = time.monotonic()
+
+    async def backends(self, _: Request) -> Response:
+        """Answer `GET /api/v1/backends`."""
+        return _json(BackendList(self._inventory.look()))
+
+    async def health(self, _: Request) -> Response:
+        """Answer `GET /health`."""
+        health = await self._health()
+        return _json(health, 503 if health.status == "unhealthy" else 200)
+
+    async def ready(self, _: Request) -> Response:
+        """Answer `GET /health/ready`: whether prompts should be sent here."""
+        health = await self._health()
+        return _json(health, 200 if health.status == "ok" else 503)
+
+    async def live(self, _: Request) -> Response:
+        """Answer `GET /health/live`: whether the process should be left running."""
+        return _json(Alive())
+
+    async def _health(self) -> Health:
+        backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]
+        store = await self._store_health()
+        any_backend = any(backend.available for backend in backends)
+        uptime_s = time.monotonic() - self._since
+        return Health(
+            status="unhealthy" if not store.available else "ok" if any_backend else "degraded",
+            version=__version__,
+            uptime=_spoken(int(uptime_s)),
+            uptime_ms=int(uptime_s * 1000),
+            backends=backends,
+            session_store=store,
+        )
+
+    async def _store_health(self) -> StoreHealth:
+        try:
+            return StoreHealth(available=True, session_count=await self._store.count())
+        except (ClinvkError, OSError) as exc:
+            return StoreHealth(available=False, session_count=0, error=str(exc))
+
+
+def _json(value: msgspec.Struct, status: int = 200) -> Response:
+    headers = {"cache-control": "no-store"}
+    return Response(_encoder.encode(value), status, headers, media_type="application/json")
+
+
+def _spoken(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    shown = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{shown}{seconds}s"

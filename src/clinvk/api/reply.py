@@ -1,0 +1,123 @@
+"""Reading a request and answering it, down at the ASGI level, where a leaving client is noticed."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from starlette.types import Message, Receive, Scope, Send
+
+from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, WrongMediaType
+
+Header = tuple[bytes, bytes]
+
+
+class ClientGone(Exception):
+    """The client closed its connection, or stopped taking what it is sent."""
+
+
+def headers_of(scope: Scope) -> Mapping[str, str]:
+    """Give the headers of a request, names in lower case; of a repeated one the last."""
+    pairs: Iterable[Header] = scope["headers"]
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
+def require_json(headers: Mapping[str, str]) -> None:
+    """Refuse a body that does not say that it is JSON.
+
+    A web page can make a browser send any text to this server without asking, but not with this media type.
+
+    Raises:
+        WrongMediaType: it says something else, or nothing.
+    """
+    said = headers.get("content-type", "")
+    media_type = said.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        got = f"got {said!r}" if said else "got none"
+        raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """Read a request body; 0 is no limit.
+
+    Raises:
+        BodyTooLarge: it has more bytes than `max_bytes`, declared or not.
+        BodyTooSlow: it was not there after `timeout_s`.
+        ClientGone: the client left before its end.
+    """
+    declared = headers.get("content-length", "")
+    if max_bytes and declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s or None):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("before the end of its request")
+                body += message.get("body", b"")
+                if max_bytes and len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {max_bytes} bytes (server.max_request_body_bytes)")
+
+
+class Reply:
+    """One HTTP answer, from its status line to its end.
+
+    The status line waits for `open` or the first byte, so that an error can still have its own. A client
+    that takes nothing for `write_timeout_s` (0: no limit) counts as gone.
+    """
+
+    def __init__(self, send: Send, write_timeout_s: float) -> None:
+        self.opened = False
+        self.ended = False
+        self._send = send
+        self._write_timeout_s = write_timeout_s
+        self._sending = False
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def open(self, status: int, media_type: str, headers: Iterable[Header] = ()) -> None:
+        """Send status and headers, once."""
+        if not self.opened:
+            self.opened = True
+            fixed = ((b"content-type", media_type.encode()), (b"cache-control", b"no-store"))
+            await self._put({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the body as soon as the client takes it."""
+        await self._put({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece."""
+        self.ended = True
+        await self._put({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def whole(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
+        """Send an answer of known length; of one that is open already, the rest."""
+        await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
+        await self.end(body)
+
+    async def pulse(self, data: bytes, quiet_s: float) -> bool:
+        """Send `data` if nothing was sent for `quiet_s`; say whether the answer was that quiet."""
+        is_quiet = not self._sending and asyncio.get_running_loop().time() - self._sent_at >= quiet_s
+        if is_quiet and self.opened and not self.ended:
+            await self.write(data)
+        return is_quiet
+
+    async def _put(self, message: Message) -> None:
+        self._sending = True
+        try:
+            async with asyncio.timeout(self._write_timeout_s or None):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)") from None
+        finally:
+            self._sending = False
+            self._sent_at = asyncio.get_running_loop().time()

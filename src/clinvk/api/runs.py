@@ -1,0 +1,245 @@
+"""The one endpoint through which every run goes, whatever the dialect, stream or not.
+
+A run lives inside its request: a client that leaves, waiting or reading, queued or running, ends it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
+
+from clinvk import backends
+from clinvk.api.reply import ClientGone, Header, Reply, headers_of, read_body, require_json
+from clinvk.api.workdirs import Workdirs
+from clinvk.backends.base import Backend, describe
+from clinvk.config import Settings, complete
+from clinvk.dialects.base import Call, Dialect, Encoder, Facts
+from clinvk.errors import BackendUnavailable, Cancelled, ClinvkError, InvalidRequest, QueueFull, ShuttingDown
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+from clinvk.runtime.log import Logged
+from clinvk.runtime.runs import Run, Runs
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 5.0
+"""How often a quiet answer is looked at; it is kept alive after two quiet ticks, so within 15 s."""
+
+_OPENING_TICK_S = 0.5
+_CHUNK_BYTES = 64 * 1024
+_SHUTDOWN_RETRY_S = 5
+_STREAM_HEADERS: tuple[Header, ...] = ((b"x-accel-buffering", b"no"),)
+
+
+class RunEndpoint:
+    """Answers requests of one dialect, as an ASGI application."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        runs: Runs,
+        settings: Settings,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+        tick_s: float = TICK_S,
+    ) -> None:
+        self.dialect = dialect
+        self.runs = runs
+        self.settings = settings
+        self.workdirs = Workdirs(settings, environ)
+        self.tick_s = tick_s
+        self._registry = registry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request to its end, or until its client leaves."""
+        visit = _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs))
+        try:
+            async with asyncio.TaskGroup() as group:
+                await visit.serve(group)
+        except* ClientGone as gone:
+            logger.debug("client left: %s", gone.exceptions[0])
+
+    def admit(self, request: RunRequest) -> RunRequest:
+        """Complete a request from the settings.
+
+        Raises:
+            BackendUnavailable: there is no such backend, or it is disabled.
+            InvalidRequest: a directory cannot be worked in.
+        """
+        backend = backends.named(request.backend, self._registry)
+        own = self.settings.backends.get(backend.name)
+        if own is not None and not own.enabled:
+            raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+        request = self.workdirs.settle(complete(request, self.settings))
+        return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
+
+
+class _Visit:
+    """One request and its answer."""
+
+    def __init__(self, endpoint: RunEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
+        self._endpoint = endpoint
+        self._dialect = endpoint.dialect
+        self._scope = scope
+        self._receive = receive
+        self._reply = reply
+        self._run: Run | None = None
+        self._is_stream = False
+
+    async def serve(self, group: asyncio.TaskGroup) -> None:
+        """Answer the request, watching in `group` for a client that leaves."""
+        server = self._endpoint.settings.server
+        watch: asyncio.Task[None] | None = None
+        try:
+            headers = headers_of(self._scope)
+            require_json(headers)
+            body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
+            watch = group.create_task(self._watch())
+            await self._answer(self._dialect.parse(body, headers))
+        except ClinvkError as error:
+            await self._refuse(error)
+        finally:
+            if watch:
+                watch.cancel()
+
+    async def _answer(self, call: Call) -> None:
+        endpoint = self._endpoint
+        self._is_stream = call.stream
+        call = replace(call, request=endpoint.admit(call.request))
+        if call.dry_run or endpoint.settings.unified_flags.dry_run:
+            await self._show(call)
+            return
+        async with endpoint.runs.run(call.request) as run:
+            self._run = run
+            if call.stream:
+                await self._stream(call, run)
+            else:
+                await self._whole(call, run)
+
+    async def _stream(self, call: Call, run: Run) -> None:
+        encoder: Encoder | None = None
+        async for batch in run.batches():
+            if encoder is None:
+                _raise_if_never_started(run, batch[0].event)
+                encoder = self._dialect.encoder(call, _facts(run))
+                await self._open()
+            for data in _chunks(encoder, batch):
+                await self._reply.write(data)
+        await self._reply.end()
+
+    async def _whole(self, call: Call, run: Run) -> None:
+        result = await run.result()
+        _raise_if_never_started(run, result.ending)
+        body = self._dialect.result(call, result, _facts(run))
+        await self._reply.whole(200, self._dialect.result_type, body)
+
+    async def _show(self, call: Call) -> None:
+        """Answer a dry run as if an agent had answered with its own command line."""
+        request = call.request
+        launch = await self._endpoint.runs.plan(request)
+        command = describe(launch, len(request.prompt.encode()))
+        started, ending = RunStarted(request.model), RunFinished()
+        facts = Facts(
+            run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""
+        )
+        if not call.stream:
+            result = RunResult(text=command, started=started, ending=ending)
+            await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
+            return
+        encoder = self._dialect.encoder(call, facts)
+        await self._open()
+        await self._reply.end(b"".join(encoder.feed(event, 0.0) for event in (started, TextDelta(command), ending)))
+
+    async def _open(self) -> None:
+        if self._is_stream:
+            await self._reply.open(200, self._dialect.stream_type, _STREAM_HEADERS)
+        else:
+            await self._reply.open(200, self._dialect.result_type)
+
+    async def _refuse(self, error: ClinvkError) -> None:
+        status, body = self._dialect.error(error, self._scope["state"]["request_id"])
+        await self._reply.whole(status, self._dialect.error_type, body, retry_headers(error))
+
+    async def _watch(self) -> None:
+        """Notice that the client leaves; meanwhile keep a quiet answer alive.
+
+        Raises:
+            ClientGone: it left.
+        """
+        while not self._reply.ended:
+            opening = self._is_stream and not self._reply.opened
+            try:
+                async with asyncio.timeout(_OPENING_TICK_S if opening else self._endpoint.tick_s):
+                    message = await self._receive()
+            except TimeoutError:
+                await self._keep_alive()
+            else:
+                if message["type"] == "http.disconnect" and not self._reply.ended:
+                    raise ClientGone("before the end of its answer")
+
+    async def _keep_alive(self) -> None:
+        """Say 200 once the agent is known to run, then send what means nothing from time to time."""
+        if self._run is None or self._run.started_at is None:
+            return
+        if self._is_stream:
+            await self._open()
+        if await self._reply.pulse(self._dialect.pulse, 2 * self._endpoint.tick_s):
+            await self._open()
+
+
+def retry_headers(error: ClinvkError) -> Iterable[Header]:
+    """Give the headers that tell when to try again, where that helps."""
+    match error:
+        case QueueFull():
+            return [(b"retry-after", str(round(error.retry_after_s)).encode())]
+        case ShuttingDown():
+            return [(b"retry-after", str(_SHUTDOWN_RETRY_S).encode())]
+        case _:
+            return []
+
+
+def _raise_if_never_started(run: Run, event: Event) -> None:
+    """Raise why a run failed before its agent was started; what came later is part of the answer."""
+    if run.started_at is not None or not isinstance(event, RunFailed):
+        return
+    match event.code:
+        case InvalidRequest.code:
+            raise InvalidRequest(event.message)
+        case BackendUnavailable.code:
+            raise BackendUnavailable(event.message)
+        case Cancelled.code:
+            raise ShuttingDown(event.message)
+        case _:
+            raise ClinvkError(event.message)
+
+
+def _facts(run: Run) -> Facts:
+    request = run.request
+    started_at = run.started_at or run.created_at
+    return Facts(
+        run_id=run.id,
+        backend=request.backend,
+        session_id=run.session_id,
+        model=request.model,
+        workdir=request.workdir or "",
+        started_at=started_at,
+        duration_s=max(0.0, run.ended_at - started_at) if run.ended_at else 0.0,
+    )
+
+
+def _chunks(encoder: Encoder, batch: Iterable[Logged]) -> Iterator[bytes]:
+    """Give what is there in few pieces, so that it leaves at once, but never much at a time."""
+    pieces: list[bytes] = []
+    size = 0
+    for _, at, event in batch:
+        piece = encoder.feed(event, at)
+        pieces.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    if size:
+        yield b"".join(pieces)

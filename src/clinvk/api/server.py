@@ -1,0 +1,173 @@
+"""`clinvk serve`: listen, serve, and stop without leaving anything behind."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from ipaddress import ip_address
+
+import uvicorn
+import uvloop
+
+from clinvk import __version__
+from clinvk.api.app import create_app
+from clinvk.api.inventory import Inventory
+from clinvk.api.middleware import Front
+from clinvk.api.protections import refuse_unenforced
+from clinvk.api.workdirs import Workdirs
+from clinvk.config import ServerSettings, Settings
+from clinvk.runtime import executables
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+
+Announce = Callable[[str], None]
+
+SERVER_ERROR = 5
+"""The exit code of a server that could not listen."""
+
+_A_LONG_TIME_S = 10 * 365 * 86_400
+_CLOSE_WITHIN_S = 2
+_ENDPOINTS = """\
+  POST /api/v1/prompt    run a prompt
+  GET  /api/v1/backends  which agents there are
+  GET  /health           how the server is
+  GET  /docs             all of it, to read and to try (/openapi.json)"""
+
+
+def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) -> int:
+    """Serve until SIGINT or SIGTERM, then give the exit code.
+
+    The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
+    once. `announce` gets what a person should read: where the server listens, and why it does not.
+
+    Raises:
+        ConfigError: a setting asks for what cannot be given.
+    """
+    refuse_unenforced(settings, environ)
+    Workdirs(settings, environ).check_default()
+    server = settings.server
+    try:
+        sockets = listen(server.host, server.port)
+    except OSError as exc:
+        announce(f"cannot listen on {_address(server.host, server.port)}: {exc.strerror or exc}")
+        return SERVER_ERROR
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, environ, sockets, announce))
+    return 0
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of `host`; with port 0 all get the same free one.
+
+    Raises:
+        OSError: an address is in use, or not of this machine.
+    """
+    sockets: list[socket.socket] = []
+    flags = socket.AI_PASSIVE
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound_port: int = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            sock.bind((address[0], bound_port, *address[2:]))
+            sock.listen(2048)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+async def _serve(
+    settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], announce: Announce
+) -> None:
+    store = MemoryStore()
+    async with asyncio.TaskGroup() as group:
+        async with LocalRuns(settings, store, environ) as runs:
+            ask = partial(_version, runs, environ)
+            inventory = Inventory(settings, environ, ask)
+            front = create_app(settings, environ, runs, store, inventory)
+            server = Server(front, settings.server, lambda: announce(greeting(settings.server, sockets)))
+            group.create_task(server.serve(sockets))
+            learning = group.create_task(inventory.learn())
+            await _stopped(front, settings.server.shutdown_grace_secs)
+            learning.cancel()
+        # The agents are gone; what they had given is on its way to their clients.
+        server.should_exit = True
+
+
+async def _version(runs: LocalRuns, environ: Mapping[str, str], path: str) -> str | None:
+    return await executables.version(runs.spawner, path, environ)
+
+
+async def _stopped(front: Front, grace_s: float) -> None:
+    """Wait for a signal, then until no request is under way, `grace_s` have passed, or a second signal came."""
+    signalled, over = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        if signalled.is_set():
+            over.set()
+        signalled.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    await signalled.wait()
+    front.drain(over.set)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await over.wait()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but when it stops is decided outside of it."""
+
+    def __init__(self, front: Front, settings: ServerSettings, on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                front,
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=settings.idle_timeout_secs or _A_LONG_TIME_S,
+                timeout_graceful_shutdown=_CLOSE_WITHIN_S,
+            )
+        )
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets=sockets)
+        self._on_started()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals alone; uvicorn would raise them again after a clean stop."""
+        yield
+
+
+def greeting(settings: ServerSettings, sockets: list[socket.socket]) -> str:
+    """Say where the server listens and what it offers."""
+    port: int = sockets[0].getsockname()[1]
+    lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
+    if not all(ip_address(sock.getsockname()[0]).is_loopback for sock in sockets):
+        lines.append(
+            f"warning: {settings.host or 'this address'} is open to other machines, and whoever reaches it can run "
+            "agents as this user: no API key is asked for. Put a proxy with authentication in front."
+        )
+    return "\n".join(lines)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host or '*'}:{port}"
