@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def agent_path() -> str:
 
 @pytest.fixture
 def machine(standin: Address, agent_path: str) -> Generator[Machine]:
-    """A machine for one test; outside `/tmp`, which some sandboxes leave open."""
+    """A machine for one test; outside `/tmp`, which some sandboxes leave open. Fails when an agent's process is left."""
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        yield Machine.install(Path(folder).resolve(), agent_path, standin)
+        machine = Machine.install(Path(folder).resolve(), agent_path, standin)
+        yield machine
+        until = time.monotonic() + 2
+        while (left := machine.left()) and time.monotonic() < until:
+            time.sleep(0.05)
+        for process in left:
+            process.kill()
+        assert not left, f"processes left behind: {left}"

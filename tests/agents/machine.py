@@ -1,10 +1,12 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import psutil
 from msgspec.structs import replace
 
 from clinvk.config import Settings, complete
@@ -83,11 +85,15 @@ class Machine:
         return cls(home, project, outside, _environment(home, path, model_api.url), model_api)
 
     def requests(self, text: str = "") -> list[Record]:
-        """Give the bodies that the model API received from here, whose latest user text contains `text`."""
-        return [body for entry in self.exchanges(text) if isinstance(body := entry["body"], dict)]
+        """Give the bodies that the model API received from here, whose latest user text contains `text`.
+
+        What a CLI asks on its own account, such as which model to take, is left out.
+        """
+        entries = [entry for entry in self.exchanges(text) if not entry["aside"]]
+        return [body for entry in entries if isinstance(body := entry["body"], dict)]
 
     def exchanges(self, text: str = "") -> list[Record]:
-        """Give the same with all that the stand-in recorded: path, headers, status, outcome; see `standin.log`."""
+        """Give all of them, with path, headers, status, outcome; see `standin.log`."""
         return self.model_api.requests(text)
 
     def runs(self, settings: Settings | None = None) -> LocalRuns:
@@ -107,6 +113,15 @@ class Machine:
         """Run one prompt and give its events."""
         async with self.runs() as runs, runs.run(self.completed(request)) as run:
             return [logged.event async for logged in run.follow()]
+
+    def left(self) -> list[psutil.Process]:
+        """Give the processes that still run in this home or in one of its directories."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.cwd().startswith(str(self.home.parent)) or process.environ().get("HOME") == str(self.home):
+                    found.append(process)
+        return found
 
 
 def _environment(home: Path, path: str, url: str) -> dict[str, str]:

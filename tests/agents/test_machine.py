@@ -23,7 +23,7 @@ def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> 
     assert done.returncode == 0, done.stderr
     assert "the answer" in done.stdout
     assert (machine.project / "made.txt").read_text().strip() == "hi"
-    assert len(machine.requests("hello")) >= 2
+    assert len(machine.requests("hello")) == 2
 
 
 def test_nothing_of_the_outer_environment_reaches_the_agents(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

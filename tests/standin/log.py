@@ -15,6 +15,7 @@ class Entry:
         who: the NAME of the base URL's `/as/NAME`, else empty.
         at: seconds since the stand-in started.
         user: the latest text that a person wrote, as the stand-in understood it.
+        aside: it was a question of the CLI itself: which model to take, a title.
         status: what was answered; 0 while nothing was.
         outcome: `open`, `answered`, `refused`, `cut` (as the prompt asked) or `left` (the client went first).
         chunks: how many pieces of a streamed answer were sent.
@@ -27,6 +28,7 @@ class Entry:
     user: str
     headers: dict[str, str]
     body: Record
+    aside: bool = False
     status: int = 0
     outcome: str = "open"
     chunks: int = 0

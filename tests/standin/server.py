@@ -91,6 +91,7 @@ class Standin:
             user=ask.user,
             headers=dict(request.headers),
             body=body,
+            aside=ask.aside,
         )
         self._log.entries.append(entry)
         try:

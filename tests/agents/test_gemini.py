@@ -1,0 +1,230 @@
+"""The real Gemini CLI through clinvk, against the stand-in model API."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.backends.gemini import MAX_PROMPT_BYTES
+from clinvk.events import RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, ToolResult, Usage
+from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _ask(
+    prompt: str, approval: ApprovalMode = "default", sandbox: SandboxMode = "default", model: str | None = "fast"
+) -> RunRequest:
+    return RunRequest(prompt=prompt, backend="gemini", model=model, approval_mode=approval, sandbox_mode=sandbox)
+
+
+def _call(name: str, **arguments: object) -> str:
+    return f"[[call {name} {json.dumps(arguments)}]]"
+
+
+async def test_an_answer_streams_with_its_session_and_tokens(machine: Machine) -> None:
+    events = await machine.events(_ask("hello [[words=3 think=2 usage=100,20,30,10]]"))
+    started = events[0]
+    assert isinstance(started, RunStarted)
+    assert started.backend_session_id
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["word1 ", "word2 ", "word3"]
+    ending = events[-1]
+    assert isinstance(ending, RunFinished)
+    assert ending.stop_reason == "end_turn"
+    assert ending.usage == Usage(input_tokens=100, output_tokens=30, cached_tokens=20, reasoning_tokens=10)
+    assert "flash-lite" in str(machine.exchanges("hello")[-1]["path"])
+
+
+async def test_an_agent_that_may_act_writes_and_runs_commands(machine: Machine) -> None:
+    shell = _call("run_shell_command", command=f"echo hi; touch {machine.project}/ran", description="x")
+    write = _call("write_file", file_path=f"{machine.project}/made.txt", content="made")
+    events = await machine.events(_ask(f'go {shell}{write} [[before="Look. "]] [[say="Done."]]', "none"))
+    assert (machine.project / "ran").exists()
+    assert (machine.project / "made.txt").read_text() == "made"
+    assert [event.name for event in events if isinstance(event, ToolCall)] == ["run_shell_command", "write_file"]
+    results = [event for event in events if isinstance(event, ToolResult)]
+    assert not any(result.is_error for result in results)
+    assert "hi" in results[0].output
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert text == "Look. \n\nLook. \n\nDone."
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "agent_rejected", "400"),
+        (401, "agent_unauthenticated", "401"),
+        (429, "agent_rate_limited", "429"),
+        (500, "agent_overloaded", "500"),
+    ],
+)
+async def test_a_refusal_of_the_model_api_is_told_by_its_kind(
+    machine: Machine, status: int, code: str, said: str
+) -> None:
+    result = await machine.run(_ask(f"x [[error={status}]]"))
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.code == code
+    assert result.ending.exit_code == status & 255
+    assert result.ending.message
+    assert "API Error" not in result.ending.message
+    assert "{" not in result.ending.message
+    assert said
+
+
+async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
+    result = await machine.run(_ask("x [[drop=2 words=9]]"))
+    assert result.text == "word1 word2 "
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.exit_code == 1
+
+
+async def test_an_answer_that_is_cut_at_the_token_limit_says_so(machine: Machine) -> None:
+    result = await machine.run(_ask('x [[stop=max_tokens say="a bit"]]'))
+    assert result.text == "a bit"
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "max_tokens"
+
+
+async def test_max_turns_ends_the_run(machine: Machine) -> None:
+    result = await machine.run(replace(_ask('x [[tool=shell cmd="echo a" calls=9]]', "none"), max_turns=2))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "max_turns"
+    assert len(result.tool_calls) == 2
+
+
+async def test_the_users_own_limit_of_turns_is_no_failure(machine: Machine) -> None:
+    path = machine.home / ".gemini" / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": {"maxSessionTurns": 1}}))
+    result = await machine.run(_ask(f"x {_call('list_directory', dir_path='.')}"))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "max_turns"
+
+
+@pytest.mark.parametrize("approval", ["default", "none"])
+async def test_the_system_prompt_and_the_projects_context_reach_the_model(
+    machine: Machine, approval: ApprovalMode
+) -> None:
+    (machine.project / "GEMINI.md").write_text("the project speaks: tabs")
+    (machine.home / ".gemini" / "GEMINI.md").write_text("the user speaks: spaces")
+    await machine.run(replace(_ask("hello [[words=1]]", approval), system_prompt="You are a pirate: arr."))
+    sent = json.dumps(machine.requests("hello")[-1])
+    assert "<system_prompt>\\nYou are a pirate: arr.\\n</system_prompt>\\n\\nhello" in sent
+    assert "the project speaks: tabs" in sent
+    assert "the user speaks: spaces" in sent
+    assert "You are Gemini CLI" in sent
+
+
+async def test_a_prompt_that_looks_like_a_command_is_for_the_model(machine: Machine) -> None:
+    """`/init` writes GEMINI.md where the CLI takes it for its own; a command of the project runs its shell text."""
+    commands = machine.project / ".gemini" / "commands"
+    commands.mkdir(parents=True)
+    (commands / "evil.toml").write_text(f'prompt = "do !{{touch {machine.outside}/ran}} [[words=2]]"\n')
+    for name in ("init", "evil"):
+        result = await machine.run(_ask(f"/{name} [[words=1]]", "none"))
+        assert result.text == "word1"
+        assert machine.requests(f"/{name}")
+    assert list(machine.outside.iterdir()) == []
+    assert [path.name for path in machine.project.iterdir()] == [".gemini"]
+
+
+async def test_a_file_that_a_prompt_names_is_read(machine: Machine) -> None:
+    (machine.project / "note.txt").write_text("the note says 42")
+    await machine.run(_ask("see @note.txt [[words=1]]", sandbox="read-only"))
+    assert "the note says 42" in json.dumps(machine.requests("see")[-1])
+
+
+@pytest.mark.parametrize("approval", ["default", "none"])
+async def test_a_conversation_goes_on(machine: Machine, approval: ApprovalMode) -> None:
+    """Also where its turns have different words: the record is the same in every home."""
+    async with machine.runs() as runs:
+        async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
+            await run.result()
+        second = replace(machine.completed(_ask("second [[info]]", approval)), session_id=run.session_id)
+        async with runs.run(second) as run:
+            result = await run.result()
+    assert "prompts=2" in result.text or "users=2" in result.text, result.text
+
+
+async def test_a_conversation_that_is_unknown_is_told(machine: Machine) -> None:
+    async with machine.runs() as runs:
+        async with runs.run(machine.completed(_ask("first [[words=1]]"))) as run:
+            await run.result()
+        for chat in machine.home.glob(".gemini/tmp/*/chats/*"):
+            chat.unlink()
+        again = replace(machine.completed(_ask("second [[words=1]]")), session_id=run.session_id)
+        async with runs.run(again) as run:
+            result = await run.result()
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.code == "session_not_found"
+    assert result.ending.exit_code == 42
+
+
+def _files(*folders: Path) -> set[str]:
+    return {str(path) for folder in folders for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("approval", ["default", "none"])
+async def test_an_ephemeral_run_leaves_nothing(machine: Machine, approval: ApprovalMode) -> None:
+    """Nor does one that fails, of which the CLI writes a report with the whole conversation."""
+    await machine.run(_ask("kept [[words=1]]", approval))
+    before = _files(machine.home, machine.project)
+    reports = set(Path("/tmp").glob("gemini-client-error-*"))
+    done = await machine.run(replace(_ask("gone [[words=1]]", approval), ephemeral=True))
+    assert done.text == "word1"
+    failed = await machine.run(replace(_ask("secret-7 [[error=400]]", approval), ephemeral=True))
+    assert failed.error
+    assert _files(machine.home, machine.project) == before
+    new = set(Path("/tmp").glob("gemini-client-error-*")) - reports
+    assert not [path for path in new if "secret-7" in path.read_text()]
+
+
+async def test_an_ephemeral_run_knows_what_the_user_has_set_up(machine: Machine) -> None:
+    """`none` runs in the user's own set-up: its hooks, its skills, its context."""
+    _merge(machine.home / ".gemini" / "settings.json", _hook(f"touch {machine.outside}/hook"))
+    (machine.home / ".gemini" / "GEMINI.md").write_text("the user speaks")
+    await machine.run(replace(_ask("hello [[words=1]]", "none"), ephemeral=True))
+    assert (machine.outside / "hook").exists()
+    assert "the user speaks" in json.dumps(machine.requests("hello")[-1])
+
+
+def _hook(command: str) -> dict[str, object]:
+    return {"hooks": {"SessionStart": [{"hooks": [{"type": "command", "command": command}]}]}}
+
+
+def _merge(path: Path, settings: dict[str, object]) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+async def test_added_directories_may_be_used_and_others_not(machine: Machine) -> None:
+    added, other = machine.outside / "added", machine.outside / "other"
+    added.mkdir()
+    other.mkdir()
+    (added / "in.txt").write_text("inside")
+    calls = "".join(_call("write_file", file_path=f"{folder}/f.txt", content="x") for folder in (added, other))
+    read = _call("read_file", file_path=f"{added}/in.txt")
+    request = replace(_ask(f"go {calls}{read}", "auto", "workspace"), add_dirs=(str(added),))
+    events = await machine.events(request)
+    results = [event for event in events if isinstance(event, ToolResult)]
+    assert [result.is_error for result in results] == [False, True, False]
+    assert (added / "f.txt").read_text() == "x"
+    assert not list(other.iterdir())
+    assert "inside" in json.dumps(machine.requests("go")[-1])
+
+
+async def test_a_long_prompt_arrives_whole(machine: Machine) -> None:
+    body = "a" * 1_000_000
+    await machine.run(_ask(f"start {body} end [[words=1]]"))
+    sent = machine.exchanges("start")[-1]["user"]
+    assert isinstance(sent, str)
+    assert sent.count("a") >= 1_000_000
+    assert MAX_PROMPT_BYTES > len(body)
+
+
+async def test_without_a_login_the_cli_says_so(machine: Machine) -> None:
+    del machine.env["GEMINI_API_KEY"]
+    result = await machine.run(_ask("hello"))
+    assert isinstance(result.ending, RunFailed)
+    assert (result.ending.code, result.ending.exit_code) == ("agent_unauthenticated", 41)
+    assert "GEMINI_API_KEY" in result.ending.message

@@ -1,0 +1,59 @@
+"""The checks that hold for each test fail what they are there to fail."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+BLOCKS = """
+from pathlib import Path
+from clinvk.config.file import read
+
+async def test_it(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("server: {}")
+    list(read(tmp_path / "config.yaml"))
+"""
+LEAVES_A_CHILD = """
+import subprocess
+import warnings
+
+def test_it():
+    warnings.simplefilter("ignore")
+    subprocess.Popen(["sleep", "60"])
+"""
+FINE = """
+import subprocess
+
+async def test_it():
+    subprocess.Popen(["true"]).wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [(BLOCKS, 1, "Blocking call to"), (LEAVES_A_CHILD, 1, "processes left behind"), (FINE, 0, "1 passed")],
+    ids=["blocks the loop", "leaves a child", "fine"],
+)
+def test_a_test_is_judged(tmp_path: Path, source: str, code: int, said: str) -> None:
+    (tmp_path / "test_it.py").write_text(source)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:cov",
+        "test_it.py",
+    ]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout
+    assert said in done.stdout
