@@ -33,7 +33,7 @@ def agent_path() -> str:
 
 @pytest.fixture
 def machine(standin: Address, agent_path: str) -> Generator[Machine]:
-    """A machine for one test; outside `/tmp`, which some sandboxes leave open. Fails when an agent's process is left."""
+    """A machine for one test, outside `/tmp` (some sandboxes leave that open); it fails when a process is left."""
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         machine = Machine.install(Path(folder).resolve(), agent_path, standin)
         yield machine
