@@ -3,32 +3,61 @@
 The public names below are resolved on first use, so that `import clinvk` costs nothing.
 """
 
+# Not from `typing`, whose import costs more than all the rest of this module; type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from clinvk.errors import ClinvkError
+    from clinvk.events import (
+        Event,
+        Progress,
+        RunFailed,
+        RunFinished,
+        RunStarted,
+        TextDelta,
+        ThinkingDelta,
+        ToolCall,
+        ToolResult,
+        Usage,
+    )
+    from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+    from clinvk.result import RunResult, collect
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ApprovalMode",
+    "ClinvkError",
+    "Event",
+    "Progress",
+    "RunFailed",
+    "RunFinished",
+    "RunRequest",
+    "RunResult",
+    "RunStarted",
+    "SandboxMode",
+    "TextDelta",
+    "ThinkingDelta",
+    "ToolCall",
+    "ToolResult",
+    "Usage",
+    "__version__",
+    "collect",
+]
 
 _HOME = {
     "ApprovalMode": "request",
     "RunRequest": "request",
     "SandboxMode": "request",
     "ClinvkError": "errors",
-    "Event": "events",
-    "Progress": "events",
-    "RunFailed": "events",
-    "RunFinished": "events",
-    "RunStarted": "events",
-    "TextDelta": "events",
-    "ThinkingDelta": "events",
-    "ToolCall": "events",
-    "ToolResult": "events",
-    "Usage": "events",
     "RunResult": "result",
     "collect": "result",
 }
-__all__ = ["__version__", *_HOME]
+"""The modules of the public names; those not listed are in `events`."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'events')}"), name)

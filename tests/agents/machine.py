@@ -59,7 +59,8 @@ GEMINI_SETTINGS = {
 class Machine:
     """A user's machine: a home with the CLIs set up, a project, and the real CLIs on PATH.
 
-    Nothing is set that clinvk itself has to see to: no trust in the project, no leave for root.
+    Nothing is set that clinvk itself has to see to, such as trust in the project. `IS_SANDBOX` is what a user who
+    runs Claude Code as root has to set; a test of that takes it out of `env`.
 
     Attributes:
         outside: a directory beside the project, in no temporary folder, that no agent was given.
@@ -135,6 +136,7 @@ def _environment(home: Path, path: str, url: str) -> dict[str, str]:
         "ANTHROPIC_API_KEY": "test-key",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_RETRIES": "1",
+        "IS_SANDBOX": "1",
         "STANDIN_KEY": "test-key",
         "GEMINI_API_KEY": "test-key",
         "GOOGLE_GEMINI_BASE_URL": url,

@@ -39,6 +39,7 @@ def test_nothing_of_the_outer_environment_reaches_the_agents(machine: Machine, m
         "ANTHROPIC_API_KEY",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
         "CLAUDE_CODE_MAX_RETRIES",
+        "IS_SANDBOX",
         "STANDIN_KEY",
         "GEMINI_API_KEY",
         "GOOGLE_GEMINI_BASE_URL",
