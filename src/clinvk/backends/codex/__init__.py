@@ -54,10 +54,10 @@ class Codex:
             "exec",
             "--json",
             "--skip-git-repo-check",
+            *request.extra,  # before our own, which beat them, and which no flag without its value can take for one
             *held.sandbox,
             *_options(request),
             *_settings({**_CONFIG, **held.config, **_config(request)}),
-            *request.extra,
             *(("resume", _handle(resume)) if resume else ()),
         )
         _check_length(argv)

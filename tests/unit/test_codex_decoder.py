@@ -1,0 +1,406 @@
+"""What `codex exec --json` prints, as events: recordings of the real CLI, and lines of items that were not recorded."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk.backends.base import Host
+from clinvk.backends.codex import Codex
+from clinvk.backends.codex.exec import ExecChannel
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+RECORDINGS = Path(__file__).parent / "recordings" / "codex"
+CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
+HELLO = RunRequest(prompt="hello", backend="codex")
+
+NOISE = (b"", b"not json", b"{", b"[]", b"null", b'{"type":"of.the.future","x":1}', b'{"no":"type"}', b"\xff\xfe")
+
+
+def played(case: str, request: RunRequest = HELLO, resume: Resume | None = None, noise: bool = False) -> list[Event]:
+    """Feed a recording to a channel, with noise between its lines, and close it as its process ended."""
+    lines = (RECORDINGS / f"{case}.stdout").read_bytes().splitlines()
+    stderr = RECORDINGS / f"{case}.stderr"
+    exit_code = int((RECORDINGS / f"{case}.exit").read_text())
+    return fed(
+        [line for kept in lines for line in ((*NOISE, kept) if noise else (kept,))],
+        request,
+        resume,
+        closed=(128 - exit_code if exit_code < 0 else exit_code, stderr.read_bytes() if stderr.exists() else b""),
+    )
+
+
+def fed(
+    lines: list[bytes],
+    request: RunRequest = HELLO,
+    resume: Resume | None = None,
+    closed: tuple[int, bytes] | None = None,
+) -> list[Event]:
+    channel = ExecChannel()
+    channel.start("r", request, resume)
+    deliveries = [delivery for line in lines for delivery in channel.receive(line)]
+    if closed:
+        deliveries += channel.closed(*closed)
+    assert all(isinstance(delivery, tuple) and delivery[0] == "r" for delivery in deliveries)
+    return [delivery[1] for delivery in deliveries if isinstance(delivery, tuple)]
+
+
+def item(kind: str, **fields: object) -> bytes:
+    return msgspec.json.encode({"type": f"item.{kind}", "item": {"id": "item_0", **fields}})
+
+
+def started(thread: str) -> RunStarted:
+    return RunStarted(backend_session_id=thread)
+
+
+def usage(input_tokens: int, output_tokens: int, cached: int = 7, reasoning: int = 0) -> Usage:
+    return Usage(input_tokens, output_tokens, cached, reasoning)
+
+
+CALL = "/bin/bash -lc 'echo hi; touch made1'"
+EXPECTED: dict[str, list[Event]] = {
+    "text": [
+        started("01a211e9-f0d1-7232-b10f-59cc3775e23f"),
+        TextDelta("word1 word2 word3 word4 word5"),
+        RunFinished(usage=usage(9528, 5)),
+    ],
+    "think": [
+        started("01a211ea-22ff-7343-899d-b9a2eff1e4b8"),
+        ThinkingDelta("think1 think2 think3 "),
+        TextDelta("word1 word2"),
+        RunFinished(usage=usage(9529, 5, reasoning=3)),
+    ],
+    "tool_workspace_write": [
+        started("01a211ea-063e-7b40-8af2-71f860ca151f"),
+        ToolCall("item_0", "command_execution", {"command": CALL}),
+        ToolResult("item_0", "hi\n"),
+        TextDelta("word1 word2 word3"),
+        RunFinished(usage=usage(19516, 6, 14)),
+    ],
+    "tool_patch": [
+        started("01a211ea-12e9-7563-a492-5e7efa8f99c0"),
+        ToolCall("item_0", "file_change", {"changes": [{"path": "/home/codex/project/p1.txt", "kind": "add"}]}),
+        ToolResult("item_0", "add /home/codex/project/p1.txt"),
+        TextDelta("word1 word2 word3"),
+        RunFinished(usage=usage(19517, 6, 14)),
+    ],
+    "tool_ro_sleep": [
+        started("01a211eb-aed1-7833-b542-424fcbd6fe61"),
+        ToolCall("item_0", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 1; touch made9'"}),
+        ToolResult("item_0", "hi\ntouch: cannot touch 'made9': Read-only file system\n", is_error=True),
+        TextDelta("word1 word2 word3"),
+        RunFinished(usage=usage(19193, 6, 14)),
+    ],
+    "code_mode": [
+        started("01a2131b-ff1b-7522-91b0-111b6a777a36"),
+        ToolCall("item_0", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.3; echo there'"}),
+        ToolResult("item_0", "hi\nthere\n"),
+        TextDelta("word1 word2"),
+        RunFinished(usage=usage(28349, 4, 14)),
+    ],
+    "v163_shell": [
+        started("01a2131c-34d0-70a1-8454-b27eb4944109"),
+        ToolCall("item_0", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.3'"}),
+        ToolResult("item_0", "hi\n"),
+        TextDelta("word1 word2"),
+        RunFinished(usage=usage(20624, 4, 14)),
+    ],
+    "unknown_model": [
+        started("01a211eb-cd98-7d51-880b-8f4f57ebf7c1"),
+        Progress(
+            "warning",
+            "Model metadata for `made-up` not found. Defaulting to fallback metadata; "
+            "this can degrade performance and cause issues.",
+        ),
+        TextDelta("model=made-up users=1 tools=9"),
+        RunFinished(usage=usage(9852, 3)),
+    ],
+    "err400": [
+        started("01a211e9-f840-7a32-8cf1-c48672f5b69d"),
+        RunFailed("agent_rejected", "bad request (fake)"),
+    ],
+    "err401": [
+        started("01a211e9-f42c-7793-bcc7-bd7f1dc77342"),
+        RunFailed(
+            "agent_unauthenticated",
+            "unexpected status 401 Unauthorized: invalid x-api-key, url: http://127.0.0.1:18099/v1/responses",
+            1,
+        ),
+    ],
+    "err429": [
+        started("01a211e9-fa4f-7042-8faf-ade3fd89a44c"),
+        RunFailed("agent_rate_limited", "exceeded retry limit, last status: 429 Too Many Requests"),
+    ],
+    "err500": [
+        started("01a211e9-fce9-72e1-a49c-54bc90fc4a8f"),
+        Progress(
+            "retry",
+            "Reconnecting... 1/1 (We’re currently experiencing high demand, which may cause temporary errors.)",  # noqa: RUF001 - as Codex writes it
+        ),
+        RunFailed(
+            "agent_overloaded",
+            "We’re currently experiencing high demand, which may cause temporary errors.",  # noqa: RUF001 - as Codex writes it
+        ),
+    ],
+    "midstream": [
+        started("01a211eb-cefd-7563-8a6e-7d3c5e8f38bc"),
+        Progress("retry", "Reconnecting... 1/1 (stream disconnected before completion: midstream (fake))"),
+        RunFailed("agent_overloaded", "stream disconnected before completion: midstream (fake)"),
+    ],
+    "refused_connection": [
+        started("01a2131c-2bbe-7761-8dfd-c210208f75c9"),
+        Progress("retry", "Reconnecting... 1/2 (Connection failed: error sending request)"),
+        Progress("retry", "Reconnecting... 2/2 (Connection failed: error sending request)"),
+        RunFailed("agent_overloaded", "Connection failed: error sending request"),
+    ],
+    "nokey": [
+        started("01a211fb-5d03-7c83-a5be-5a0090fc86da"),
+        RunFailed("agent_unauthenticated", "Missing environment variable: `FAKE_KEY`."),
+    ],
+    "no_git_check": [
+        RunFailed("agent_failed", "Not inside a trusted directory and --skip-git-repo-check was not specified.", 1),
+    ],
+    "reject_full_auto": [
+        RunFailed(
+            "agent_failed",
+            "error: unexpected argument '--full-auto' found tip: to pass '--full-auto' as a value, "
+            "use '-- --full-auto'",
+            2,
+        ),
+    ],
+    "resume_missing": [
+        RunFailed(
+            "session_not_found",
+            "codex does not know the conversation any more: Error: thread/resume: thread/resume failed: "
+            "no rollout found for thread id 01a211e9-0000-7232-b10f-59cc3775e23f (code -32600)",
+            1,
+        ),
+    ],
+    "json_schema_bad": [
+        RunFailed(
+            "agent_failed",
+            "Failed to read output schema file /nonexistent.json: No such file or directory (os error 2)",
+            1,
+        ),
+    ],
+    "no_workdir": [RunFailed("agent_failed", "Error: No such file or directory (os error 2)", 1)],
+    "sig_TERM": [
+        started("01a211ed-9094-7c83-9b0d-a6108abcc77d"),
+        RunFailed(
+            "agent_crashed",
+            "codex was killed by signal 15 before it reported a result and said nothing on stderr",
+            143,
+        ),
+    ],
+    "sigtool_INT": [
+        started("01a211ee-3ce3-7670-9b93-b0f1e9f2811d"),
+        ToolCall("item_0", "command_execution", {"command": "/bin/bash -lc 'sleep 61'"}),
+        RunFailed(
+            "agent_crashed", "codex exited with code 1 before it reported a result and said nothing on stderr", 1
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_a_recording_gives_exactly_these_events(case: str) -> None:
+    assert played(case) == EXPECTED[case]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_recording_keeps_the_stream_law(case: str) -> None:
+    events = played(case)
+    assert isinstance(events[0], RunStarted) or len(events) == 1
+    assert [isinstance(event, RunFinished | RunFailed) for event in events] == [False] * (len(events) - 1) + [True]
+    calls = [event.id for event in events if isinstance(event, ToolCall)]
+    results = [event.id for event in events if isinstance(event, ToolResult)]
+    assert len(set(calls)) == len(calls)
+    assert len(set(results)) == len(results)
+    assert set(results) <= set(calls)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lines_of_noise_and_of_unknown_types_change_nothing(case: str) -> None:
+    assert played(case, noise=True) == played(case)
+
+
+def test_nothing_follows_the_ending() -> None:
+    lines = (RECORDINGS / "text.stdout").read_bytes().splitlines()
+    assert fed(lines + lines, closed=(0, b"")) == EXPECTED["text"]
+
+
+def test_the_result_of_an_mcp_tool_is_its_text_and_a_refused_call_is_an_error() -> None:
+    tools = [event for event in played("mcp") if isinstance(event, ToolCall | ToolResult)]
+    assert tools == [
+        ToolCall("item_0", "mcp__usermcp__write", {"x": "1"}),
+        ToolResult("item_0", "written"),
+        ToolCall("item_1", "mcp__userrw__write", {"x": "2"}),
+        ToolResult("item_1", "MCP tool call requires approval, but approval policy is never", is_error=True),
+    ]
+
+
+def test_an_mcp_result_without_text_is_given_as_json() -> None:
+    fields = {"type": "mcp_tool_call", "server": "s", "tool": "t", "arguments": [1], "status": "completed"}
+    image = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
+    call = ToolCall("item_0", "mcp__s__t", {"arguments": [1]})
+    assert fed([item("completed", **fields, result={"content": [image], "structured_content": None})]) == [
+        call,
+        ToolResult("item_0", '[{"type":"image","data":"aGk=","mimeType":"image/png"}]'),
+    ]
+    assert fed([item("completed", **fields, result={"content": [], "structured_content": {"a": 1}})]) == [
+        call,
+        ToolResult("item_0", '{"a":1}'),
+    ]
+
+
+def test_work_with_sub_agents_is_a_tool() -> None:
+    tools = [event for event in played("collab") if isinstance(event, ToolCall | ToolResult)]
+    assert tools == [ToolCall("item_0", "wait", {"receiver_thread_ids": []}), ToolResult("item_0", "")]
+    spawn = {"type": "collab_tool_call", "tool": "spawn_agent", "prompt": "look", "receiver_thread_ids": ["t1"]}
+    assert fed([item("completed", **spawn, agents_states={"t1": {"status": "running"}}, status="failed")]) == [
+        ToolCall("item_0", "spawn_agent", {"prompt": "look", "receiver_thread_ids": ["t1"]}),
+        ToolResult("item_0", '{"t1":{"status":"running"}}', is_error=True),
+    ]
+
+
+def test_a_web_search_is_told_when_its_query_is_known() -> None:
+    search = {"type": "web_search"}
+    action = {"type": "search", "query": "clinvk"}
+    assert fed([item("started", **search, query=""), item("completed", **search, query="clinvk", action=action)]) == [
+        ToolCall("item_0", "web_search", {"query": "clinvk"}),
+        ToolResult("item_0", '{"type":"search","query":"clinvk"}'),
+    ]
+
+
+def test_a_tool_that_was_not_seen_to_start_is_called_at_its_completion() -> None:
+    command = {"type": "command_execution", "command": "x", "aggregated_output": "", "status": "declined"}
+    assert fed([item("completed", **command, exit_code=None)]) == [
+        ToolCall("item_0", "command_execution", {"command": "x"}),
+        ToolResult("item_0", "declined", is_error=True),
+    ]
+
+
+def test_a_command_that_failed_in_silence_tells_its_exit_code() -> None:
+    command = {"type": "command_execution", "command": "false", "aggregated_output": ""}
+    events = fed([item("completed", **command, exit_code=1, status="failed")])
+    assert events[-1] == ToolResult("item_0", "exit code 1", is_error=True)
+
+
+def test_a_tool_is_called_once_however_often_it_is_updated() -> None:
+    command = {"type": "command_execution", "command": "x", "aggregated_output": "a", "status": "in_progress"}
+    assert fed([item("started", **command), item("updated", **command)]) == [
+        ToolCall("item_0", "command_execution", {"command": "x"})
+    ]
+
+
+def test_the_plan_is_progress() -> None:
+    plan = {"type": "todo_list", "items": [{"text": "read", "completed": True}, {"text": "write", "completed": False}]}
+    done = {"type": "todo_list", "items": [{"text": "read", "completed": True}]}
+    assert fed([item("updated", **plan), item("completed", **done)]) == [
+        Progress("plan", "1/2 done; next: write"),
+        Progress("plan", "1/1 done"),
+    ]
+
+
+def test_separate_messages_and_separate_thoughts_are_a_blank_line_apart() -> None:
+    events = fed([item("completed", type=kind, text=text) for kind, text in MESSAGES])
+    assert events == [
+        ThinkingDelta("a"),
+        TextDelta("one"),
+        ThinkingDelta("\n\nb"),
+        TextDelta("\n\ntwo"),
+    ]
+
+
+MESSAGES = (("reasoning", "a"), ("agent_message", "one"), ("reasoning", "b"), ("agent_message", "two"))
+
+
+def test_usage_of_a_resumed_thread_is_that_of_this_run_alone() -> None:
+    former = played("text")[-1]
+    assert isinstance(former, RunFinished)
+    assert former.usage
+    events = played("resume_2", resume=Resume("01a211ec-d7c5-7781-8ba4-a81b539a5c93", usage(9527, 3)))
+    assert events[-1] == RunFinished(usage=usage(19135 - 9527, 6 - 3, 14 - 7))
+
+
+def test_an_answer_by_schema_is_decoded_too() -> None:
+    events = played("schema", RunRequest(prompt="x", output_schema={"type": "object"}))
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].structured_output == {"a": "b"}
+    assert TextDelta('{"a":"b"}') in events
+
+
+def test_json_that_nobody_asked_for_is_text_only() -> None:
+    ending = played("schema")[-1]
+    assert isinstance(ending, RunFinished)
+    assert ending.structured_output is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> None:
+    line = msgspec.json.encode(
+        {"type": "error", "message": f"Reconnecting... 1/5 (unexpected status {status} No: key, url: http://x/v1)"}
+    )
+    assert fed([line]) == [
+        RunFailed("agent_unauthenticated", f"unexpected status {status} No: key, url: http://x/v1", 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("unexpected status 404 Not Found: no such model, url: http://x", "agent_rejected"),
+        ("unexpected status 402 Payment Required: pay, url: http://x", "agent_rate_limited"),
+        ("unexpected status 503 Service Unavailable: later, url: http://x", "agent_overloaded"),
+        ('{"detail":"The model is not supported"}', "agent_rejected"),
+        ("You've hit your usage limit.", "agent_rate_limited"),
+        ("Your access token could not be refreshed. Please log out and sign in again.", "agent_unauthenticated"),
+        ("Codex ran out of room in the model's context window.", "agent_rejected"),
+        ("something else", "agent_failed"),
+        ("{ not json", "agent_failed"),
+    ],
+)
+def test_a_failed_turn_has_a_code_by_its_message(message: str, code: str) -> None:
+    (ending,) = fed([msgspec.json.encode({"type": "turn.failed", "error": {"message": message}})])
+    assert isinstance(ending, RunFailed)
+    assert ending.code == code
+
+
+def test_an_error_without_a_failed_turn_is_told_when_the_process_is_gone() -> None:
+    line = b'{"type":"error","message":"exceeded retry limit, last status: 429 Too Many Requests"}'
+    assert fed([line], closed=(1, b"")) == [
+        RunFailed("agent_rate_limited", "exceeded retry limit, last status: 429 Too Many Requests", 1)
+    ]
+
+
+def test_a_missing_codex_home_is_told_without_the_noise_around_it() -> None:
+    stderr = (
+        b'WARNING: proceeding, even though we could not create PATH aliases: CODEX_HOME points to "/x"\n'
+        b'Error finding codex home: CODEX_HOME points to "/x", but that path does not exist\n'
+    )
+    message = 'Error finding codex home: CODEX_HOME points to "/x", but that path does not exist'
+    assert fed([], closed=(1, stderr)) == [RunFailed("agent_failed", message, 1)]
+
+
+def test_an_exit_with_0_before_the_turn_is_complete_is_a_crash() -> None:
+    (ending,) = fed([], closed=(0, b"Reading prompt from stdin...\n"))
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_crashed", 0)
+
+
+def test_the_prompt_goes_to_stdin_as_it_is() -> None:
+    channel = Codex().channel(Codex().launch(HELLO, None, Host()))
+    assert channel.start("r", RunRequest(prompt="/x -é\n"), None) == "/x -é\n".encode()

@@ -1,0 +1,326 @@
+"""How `codex exec` is called for a request: pure, no process."""
+
+import tomllib
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.base import PRIVATE, Host, Launch
+from clinvk.backends.codex import Codex, toml
+from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.session import Resume
+
+THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
+HELLO = RunRequest(prompt="hello", backend="codex", workdir="/p")
+
+
+def host(config: str = "", environ: dict[str, str] | None = None, at: str = "~/.codex/config.toml") -> Host:
+    return Host(env={"HOME": "/h"} if environ is None else environ, read={at: config.encode()}.get)
+
+
+def launched(request: RunRequest, resume: Resume | None = None, on: Host | None = None) -> Launch:
+    return Codex().launch(request, resume, on or host())
+
+
+def settings(launch: Launch) -> dict[str, str]:
+    """What `--config` sets."""
+    pairs = zip(launch.argv, launch.argv[1:], strict=False)
+    return dict(value.split("=", 1) for flag, value in pairs if flag == "--config")
+
+
+def test_a_plain_prompt_asks_nothing_of_the_sandbox() -> None:
+    assert launched(HELLO).argv == (
+        "codex",
+        "--ask-for-approval=never",
+        "exec",
+        "--json",
+        "--skip-git-repo-check",
+        "--cd=/p",
+        "--config",
+        "features.unbounded_connection_retries=false",
+    )
+
+
+def test_the_agent_starts_in_the_working_directory() -> None:
+    assert launched(HELLO).cwd == "/p"
+
+
+BYPASS = "--dangerously-bypass-approvals-and-sandbox"
+WORDS: dict[tuple[ApprovalMode, SandboxMode], tuple[str, ...]] = {
+    ("default", "default"): ("--ask-for-approval=never",),
+    ("default", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
+    ("default", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
+    ("default", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
+    ("auto", "default"): ("--ask-for-approval=never", "--sandbox=workspace-write"),
+    ("auto", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
+    ("auto", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
+    ("auto", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
+    ("none", "default"): (BYPASS,),
+    ("none", "read-only"): ("--ask-for-approval=never", "--sandbox=read-only", "--ignore-rules"),
+    ("none", "workspace"): ("--ask-for-approval=never", "--sandbox=workspace-write", "--ignore-rules"),
+    ("none", "full"): ("--ask-for-approval=never", "--sandbox=danger-full-access"),
+}
+
+
+@pytest.mark.parametrize("sandbox", SANDBOX_MODES)
+@pytest.mark.parametrize("approval", APPROVAL_MODES)
+def test_each_pair_of_words_has_its_flags_or_is_refused(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+    request = replace(HELLO, approval_mode=approval, sandbox_mode=sandbox)
+    if (approval, sandbox) not in WORDS:
+        with pytest.raises(Unsupported, match="read-only") as refused:
+            launched(request)
+        assert refused.value.field == "approval_mode"
+        return
+    argv = launched(request).argv
+    kinds = ("--ask-for-approval", "--sandbox", "--ignore", "--dangerously")
+    assert tuple(flag for flag in argv if flag.startswith(kinds)) == WORDS[approval, sandbox]
+    assert argv.index("exec") == (1 if BYPASS in argv else 2)
+
+
+def test_capabilities_are_what_is_not_refused() -> None:
+    assert Codex.capabilities.approval_modes == ("default", "auto", "none")
+    assert Codex.capabilities.sandbox_modes == SANDBOX_MODES
+    assert not Codex.capabilities.allowed_tools
+
+
+@pytest.mark.parametrize("tools", [("shell",), ()])
+def test_named_tools_are_refused_with_what_is_possible(tools: tuple[str, ...]) -> None:
+    with pytest.raises(Unsupported, match="sandbox_mode") as refused:
+        launched(replace(HELLO, allowed_tools=tools))
+    assert refused.value.field == "allowed_tools"
+
+
+def test_read_only_closes_all_that_runs_outside_the_sandbox() -> None:
+    config = settings(launched(replace(HELLO, sandbox_mode="read-only", workdir="/a/b.c")))
+    assert config["notify"] == "[]"
+    assert {key for key, value in config.items() if value == "false"} >= {
+        "features.hooks",
+        "features.plugins",
+        "features.apps",
+    }
+    untrusted = {"trust_level": "untrusted"}
+    assert tomllib.loads(f"x={config['projects']}")["x"] == dict.fromkeys(("/a/b.c", "/a", "/"), untrusted)
+
+
+def test_read_only_distrusts_the_project_by_its_real_path() -> None:
+    on = Host(env={"HOME": "/h"}, resolve={"/p": "/real/p"}.__getitem__)
+    assert '"/real/p"' in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["projects"]
+
+
+def test_read_only_disables_each_mcp_server_by_its_name() -> None:
+    on = host('[mcp_servers.one]\ncommand = "x"\n[mcp_servers."two.é\\""]\nurl = "http://x"\n')
+    config = settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))
+    off = {"enabled": False}
+    assert tomllib.loads(f"x={config['mcp_servers']}")["x"] == {"one": off, 'two.é"': off}
+
+
+@pytest.mark.parametrize(
+    ("home", "path"),
+    [("/c", "/c/config.toml"), ("rel", "/p/rel/config.toml"), ("", "~/.codex/config.toml")],
+)
+def test_read_only_looks_for_mcp_servers_where_codex_does(home: str, path: str) -> None:
+    on = host("[mcp_servers.one]\n", {"HOME": "/h", "CODEX_HOME": home}, path)
+    assert "one" in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["mcp_servers"]
+
+
+def test_read_only_looks_for_mcp_servers_of_the_machine_too() -> None:
+    on = host("[mcp_servers.one]\n", at="/etc/codex/config.toml")
+    assert "one" in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["mcp_servers"]
+
+
+@pytest.mark.parametrize("config", ["x = [", "mcp_servers = 3", "\x00"])
+def test_read_only_is_refused_where_the_settings_cannot_be_read(config: str) -> None:
+    with pytest.raises(Unsupported, match="cannot be promised") as refused:
+        launched(replace(HELLO, sandbox_mode="read-only"), on=host(config))
+    assert refused.value.field == "sandbox_mode"
+
+
+def test_read_only_is_refused_where_the_settings_cannot_be_found() -> None:
+    with pytest.raises(Unsupported, match="HOME"):
+        launched(replace(HELLO, sandbox_mode="read-only"), on=host(environ={}))
+
+
+def test_read_only_adds_no_writable_directory() -> None:
+    argv = launched(replace(HELLO, sandbox_mode="read-only", add_dirs=("/d",))).argv
+    assert not [flag for flag in argv if flag.startswith("--add-dir")]
+
+
+def test_workspace_is_the_directories_of_the_request_and_a_temporary_one_of_its_own() -> None:
+    launch = launched(replace(HELLO, sandbox_mode="workspace", add_dirs=("/d", "/e")))
+    assert [flag for flag in launch.argv if flag.startswith("--add-dir")] == ["--add-dir=/d", "--add-dir=/e"]
+    config = settings(launch)
+    assert config["sandbox_workspace_write.writable_roots"] == "[]"
+    assert config["sandbox_workspace_write.exclude_slash_tmp"] == "true"
+    assert launch.env["TMPDIR"].startswith(PRIVATE)
+    assert any(f"{PRIVATE}/{name}".startswith(launch.env["TMPDIR"] + "/") for name in launch.files)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("fast", "gpt-6-luna"),
+        ("quick", "gpt-6-luna"),
+        ("best", "gpt-6-astra"),
+        ("powerful", "gpt-6-astra"),
+        ("gpt-5.5", "gpt-5.5"),
+        ("-x", "-x"),
+    ],
+)
+def test_a_model_is_an_alias_or_a_name_of_the_cli(asked: str, given: str) -> None:
+    assert f"--model={given}" in launched(replace(HELLO, model=asked)).argv
+
+
+@pytest.mark.parametrize("model", [None, "", "balanced", "default"])
+def test_the_balanced_model_is_the_clis_own_default(model: str | None) -> None:
+    assert not [flag for flag in launched(replace(HELLO, model=model)).argv if flag.startswith("--model")]
+
+
+def test_the_aliases_are_models_that_are_offered() -> None:
+    assert {"gpt-6-luna", "gpt-6-astra"} <= set(Codex.models)
+
+
+@pytest.mark.parametrize("text", ['a "b" \\ \n\r\t\b\f', "é 🙂 \x1f\x7f", "'''", "x = 1", ""])
+def test_any_text_survives_as_toml(text: str) -> None:
+    assert tomllib.loads(f"x = {toml.string(text)}") == {"x": text}
+    assert tomllib.loads(f"x = {toml.table({text: '1'})}") == {"x": {text: 1}}
+
+
+def test_system_prompt_effort_and_thinking_are_settings() -> None:
+    config = settings(launched(replace(HELLO, system_prompt='be "x"\n', effort="high", thinking=True)))
+    assert config["developer_instructions"] == r'"be \"x\"\n"'
+    assert config["model_reasoning_effort"] == '"high"'
+    assert config["model_reasoning_summary"] == '"auto"'
+
+
+def test_schema_and_images_are_private_files() -> None:
+    images = (Image("image/png", b"1"), Image("image/svg+xml", b"2"))
+    launch = launched(replace(HELLO, images=images, output_schema={"type": "object"}))
+    assert launch.files == {"image-0.png": b"1", "image-1.svgxml": b"2", "schema.json": b'{"type":"object"}'}
+    assert [flag for flag in launch.argv if PRIVATE in flag] == [
+        f"--image={PRIVATE}/image-0.png",
+        f"--image={PRIVATE}/image-1.svgxml",
+        f"--output-schema={PRIVATE}/schema.json",
+    ]
+
+
+def test_an_ephemeral_run_leaves_no_record_with_the_cli() -> None:
+    assert "--ephemeral" in launched(replace(HELLO, ephemeral=True)).argv
+
+
+def test_turns_are_counted_by_clinvk() -> None:
+    assert launched(replace(HELLO, max_turns=3)).counted_turns == 3
+    assert launched(replace(HELLO, max_turns=0)).counted_turns is None
+
+
+def test_a_thread_is_resumed_after_all_flags() -> None:
+    launch = launched(replace(HELLO, sandbox_mode="workspace", extra=("--strict-config",)), Resume(THREAD))
+    assert launch.argv[-2:] == ("resume", THREAD)
+
+
+@pytest.mark.parametrize("handle", ["--last", "x", "", THREAD + "0"])
+def test_only_the_id_of_a_thread_is_resumed(handle: str) -> None:
+    with pytest.raises(InvalidRequest):
+        launched(HELLO, Resume(handle))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "-a", "-aon-request", "-a=on-request", "--ask-for-approval", "--ask-for-approval=on-request",
+        "-s", "-sdanger-full-access", "--sandbox=danger-full-access", "-C/x", "--cd=/x", "--add-dir=/x",
+        "-m", "-mx", "--model=x", "--json", "--ephemeral", "-i/x", "--image=/x", "-o", "-o/x",
+        "--output-last-message=/x", "--output-schema=/x", "--ignore-rules", "--ignore-user-config", "--full-auto", "--yolo", "--approve-for-me",
+        BYPASS, "--dangerously-bypass-hook-trust", "--trust", "--worktree", "-h", "--help", "-V", "--version", "--",
+        "resume", "fork", "review", "help", "exec", "e", "--skip-git-repo-check",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sandbox", SANDBOX_MODES)
+def test_an_extra_flag_that_clinvk_sets_is_refused_however_spelt(flag: str, sandbox: SandboxMode) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        launched(replace(HELLO, sandbox_mode=sandbox, extra=("--strict-config", flag)))
+    assert refused.value.field == "extra[1]"
+
+
+@pytest.mark.parametrize("key", ["sandbox_mode", "approval_policy", '"sandbox_mode"', " projects.x", "permissions.a.b"])
+@pytest.mark.parametrize("spelt", ["-c|{}", "-c{}", "-c={}", "--config|{}", "--config={}"])
+@pytest.mark.parametrize("sandbox", ["read-only", "full"])
+def test_an_extra_setting_that_clinvk_sets_is_refused(sandbox: SandboxMode, spelt: str, key: str) -> None:
+    with pytest.raises(InvalidRequest):
+        launched(replace(HELLO, sandbox_mode=sandbox, extra=tuple(spelt.format(f"{key}=1").split("|"))))
+
+
+def passed_on(launch: Launch, count: int) -> tuple[str, ...]:
+    """Where the extra flags stand: before all flags of ours that hold something."""
+    begin = launch.argv.index("--skip-git-repo-check") + 1
+    return launch.argv[begin : begin + count]
+
+
+HARMLESS = (("--oss",), ("--color=never",), ("-c", 'model_verbosity="low"'), ("--local-provider", "ollama", "--oss"))
+HARMFUL = (
+    ("-p", "x"),
+    ("-px",),
+    ("--profile=x",),
+    ("--enable", "hooks"),
+    ("--disable=x",),
+    ("-c", "features.hooks=true"),
+    ("-cnotify=['x']",),
+    ("--config=mcp_servers.x.command='y'",),
+    ("-c",),
+    ("--of-the-future",),
+    ("a word",),
+)
+
+
+@pytest.mark.parametrize("extra", HARMLESS)
+@pytest.mark.parametrize("sandbox", SANDBOX_MODES)
+def test_harmless_extra_flags_are_passed_on(sandbox: SandboxMode, extra: tuple[str, ...]) -> None:
+    assert passed_on(launched(replace(HELLO, sandbox_mode=sandbox, extra=extra)), len(extra)) == extra
+
+
+@pytest.mark.parametrize("extra", HARMFUL)
+@pytest.mark.parametrize("words", [("default", "read-only"), ("none", "workspace"), ("auto", None), (None, None)])
+def test_other_extra_flags_are_refused_in_a_sandbox(
+    words: tuple[ApprovalMode | None, SandboxMode | None], extra: tuple[str, ...]
+) -> None:
+    with pytest.raises(InvalidRequest, match="sandbox"):
+        launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1], extra=extra))
+
+
+@pytest.mark.parametrize("extra", HARMFUL[:-1])
+def test_other_extra_flags_are_passed_on_where_nothing_is_held_back(extra: tuple[str, ...]) -> None:
+    for request in (replace(HELLO, sandbox_mode="full"), replace(HELLO, approval_mode="none")):
+        assert passed_on(launched(replace(request, extra=extra)), len(extra)) == extra
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (replace(HELLO, model="a\0"), "model"),
+        (replace(HELLO, workdir="/a\0"), "workdir"),
+        (replace(HELLO, add_dirs=("/a", "/\0")), "add_dirs[1]"),
+        (replace(HELLO, system_prompt=f"{PRIVATE}"), "system_prompt"),
+        (replace(HELLO, extra=("-c", "x=\0")), "extra[1]"),
+    ],
+)
+def test_a_nul_character_is_refused_by_its_field(request_: RunRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        launched(request_)
+    assert refused.value.field == field
+
+
+def test_a_system_prompt_that_no_argument_can_hold_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="131071") as refused:
+        launched(replace(HELLO, system_prompt="é" * 70_000))
+    assert refused.value.field == "system_prompt"
+    launched(replace(HELLO, system_prompt="é" * 65_000))
+
+
+@pytest.mark.parametrize("model", ["gpt-6-astra", "GPT-4o", "o3", "o4-mini", "codex-mini", "chatgpt"[4:]])
+def test_models_of_openai_are_claimed(model: str) -> None:
+    assert Codex().claims(model)
+
+
+@pytest.mark.parametrize("model", ["claude-opus", "gemini-3", "opus", "o", "ollama", "", "my-gpt"])
+def test_models_of_others_are_not_claimed(model: str) -> None:
+    assert not Codex().claims(model)
