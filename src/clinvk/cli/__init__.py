@@ -1,6 +1,23 @@
-"""placeholder"""
+"""The `clinvk` command: argv to a request, through the runtime, to the terminal."""
+
+import sys
+
+from clinvk import __version__
 
 
 def main() -> int:
-    """placeholder."""
-    return 0
+    """Run the command that `sys.argv` names; give the exit code.
+
+    The version is answered before anything is imported.
+    """
+    if sys.argv[1:] in (["version"], ["--version"]) and sys.stdout:
+        try:
+            sys.stdout.write(f"clinvk {__version__}\n")
+            sys.stdout.flush()
+        except OSError:  # nobody reads
+            sys.stdout = None
+            return 1
+        return 0
+    from clinvk.cli.entry import enter
+
+    return enter(sys.argv[1:])

@@ -1,0 +1,99 @@
+"""From argv to the command, and from whatever goes wrong to a line on stderr and an exit code."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from clinvk import __version__
+from clinvk.cli import arguments, exits
+from clinvk.cli.arguments import Flags, PromptFlags, ServeFlags
+from clinvk.cli.screen import Notes
+from clinvk.errors import ClinvkError, InvalidRequest
+
+
+def enter(argv: Sequence[str]) -> int:
+    """Run the command that `argv` asks for; give the exit code. Nothing is raised but the exit of Python itself."""
+    notes = Notes(os.environ)
+    try:
+        _fill_standard_streams()
+        return _run(argv, os.environ, notes)
+    except ClinvkError as exc:
+        notes.error(exc.message)
+        return exits.of_code(exc.code)
+    except KeyboardInterrupt:
+        notes.error("cancelled")
+        return exits.CANCELLED
+    except BrokenPipeError:
+        _forget_stdout()
+        return exits.CANCELLED
+    except Exception as exc:
+        if {"-v", "--verbose"} & set(argv):
+            raise
+        notes.error(f"failed inside clinvk: {type(exc).__name__}: {exc} (--verbose shows where)")
+        return exits.FAILED
+
+
+def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
+    for number, argument in enumerate(argv, 1):
+        if not _is_text(argument):
+            raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
+    command, flags = arguments.read(argv)
+    if command == "help" or flags.help:
+        return _help(flags.words[0] if command == "help" and flags.words else "" if command == "help" else command)
+    if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
+        return _print(f"clinvk {__version__}\n")
+    if isinstance(flags, ServeFlags):
+        from clinvk.cli.serve import serve
+
+        return serve(flags, environ, notes)
+    return _prompt(flags, argv, environ, notes)
+
+
+def _prompt(flags: Flags, argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
+    assert isinstance(flags, PromptFlags)
+    if not argv and os.isatty(0):
+        return _help("")
+    from clinvk.cli.prompt import prompt
+
+    return prompt(flags, environ, notes)
+
+
+def _help(command: str) -> int:
+    if command and command not in arguments.COMMANDS:
+        raise InvalidRequest(f"no command {command!r}; have {', '.join(arguments.COMMANDS)}")
+    return _print(arguments.parser_of(command).format_help())
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fill_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed, lest a file that is opened later takes its number.
+
+    Raises:
+        ClinvkError: stdout is closed: an answer would have nowhere to go.
+    """
+    closed = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]
+    if not any(closed):
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(fd)
+    if closed[1]:
+        raise ClinvkError("stdout is closed")
+
+
+def _forget_stdout() -> None:
+    """Let Python's own flush at exit find an open stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,37 @@
+"""What clinvk exits with.
+
+0  success                                5  the server failed while serving
+1  anything else, wrong usage included    6  timed out
+2  the backend is not available           7  cancelled
+3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it
+4  no such session
+"""
+
+from clinvk.errors import BackendUnavailable, Cancelled, ConfigError, SessionNotFound, TimedOut
+from clinvk.events import Ending, RunFailed
+
+FAILED = 1
+CANCELLED = 7
+_LOWEST_OF_AGENTS = 8
+
+_BY_CODE = {
+    BackendUnavailable.code: 2,
+    ConfigError.code: 3,
+    SessionNotFound.code: 4,
+    TimedOut.code: 6,
+    Cancelled.code: CANCELLED,
+}
+
+
+def of_code(code: str) -> int:
+    """Give the exit code for a `ClinvkError.code`."""
+    return _BY_CODE.get(code, FAILED)
+
+
+def of_ending(ending: Ending) -> int:
+    """Give the exit code for a run that ended so. The agent's own 1 to 7 would read as clinvk's."""
+    match ending:
+        case RunFailed(code=code, exit_code=own):
+            return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else of_code(code)
+        case _:
+            return 0

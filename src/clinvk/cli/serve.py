@@ -1,0 +1,38 @@
+"""`clinvk serve`."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+from clinvk.cli.arguments import ServeFlags
+from clinvk.cli.screen import Notes
+from clinvk.cli.settings import directory, settings_of
+from clinvk.errors import InvalidRequest
+
+
+def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Serve until a signal; give the exit code.
+
+    Raises:
+        ClinvkError: the server was not started.
+    """
+    if flags.ephemeral:
+        raise InvalidRequest("serve has no --ephemeral: each request says it for itself")
+    more: dict[str, object] = {
+        "server.host": flags.host,
+        "server.port": flags.port,
+        "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
+    }
+    settings = settings_of(flags, environ, more)
+    if flags.model is not None:
+        settings = settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model})
+    from clinvk.api import server
+
+    return server.serve(settings, environ, _announce)
+
+
+def _announce(text: str) -> None:
+    """Print what the server says of itself; a server whose stdout nobody reads serves all the same."""
+    with suppress(OSError):
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()

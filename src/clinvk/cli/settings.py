@@ -1,0 +1,51 @@
+"""The settings as the command line sees them: its flags beat the environment and the file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinvk import backends
+from clinvk.cli.arguments import Flags
+from clinvk.config import Settings
+from clinvk.config.loading import load
+from clinvk.errors import BackendUnavailable, InvalidRequest
+
+
+def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object]) -> Settings:
+    """Load the settings under the flags that are settings too; `more` are those of one command, None is not given.
+
+    Raises:
+        ConfigError: a source has an unknown key or a wrong value.
+        BackendUnavailable: `--backend` names none.
+    """
+    if flags.backend is not None:
+        backends.named(flags.backend)
+    given: dict[str, object] = {
+        "default_backend": flags.backend,
+        "output.format": flags.output_format,
+        "unified_flags.dry_run": flags.dry_run or None,
+        **more,
+    }
+    return load(flags.config, environ, given, backends.BACKENDS)
+
+
+def refuse_disabled(settings: Settings) -> None:
+    """Refuse a backend that the settings switch off.
+
+    Raises:
+        BackendUnavailable: the default backend is one.
+    """
+    name = settings.default_backend
+    if name in settings.backends and not settings.backends[name].enabled:
+        raise BackendUnavailable(f"backend {name!r} is disabled (backends.{name}.enabled: false)")
+
+
+def directory(path: str, flag: str) -> str:
+    """Make a directory that a flag names absolute.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    absolute = Path(path).absolute()
+    if not path or not absolute.is_dir():
+        raise InvalidRequest(f"{flag}: no directory {path!r}", flag)
+    return str(absolute)

@@ -1,0 +1,95 @@
+"""Where a prompt comes from: the argument, stdin, or both."""
+
+import os
+import select
+import stat
+from collections.abc import Callable
+
+from clinvk.errors import InvalidRequest
+
+PATIENCE_S = 3.0
+_READ_BYTES = 1024 * 1024
+
+Note = Callable[[str], None]
+
+
+def prompt_from(argument: str | None, fd: int | None, note: Note, patience_s: float = PATIENCE_S) -> str:
+    """Give the prompt.
+
+    Without an argument, or with `-`, it is what stands on stdin. An argument is followed by stdin as context,
+    in `<stdin>` tags; a pipe on which nothing comes for `patience_s` is left alone.
+
+    Args:
+        argument: PROMPT, if there is one.
+        fd: stdin; None is closed, or not to be looked at.
+        note: takes a line for the user.
+        patience_s: for the first byte of a pipe.
+
+    Raises:
+        InvalidRequest: there is no prompt, it is empty, or it is not UTF-8.
+    """
+    if argument is not None and argument != "-":
+        context = "" if fd is None or not argument.strip() else _context(fd, note, patience_s)
+        prompt = f"{argument}\n\n<stdin>\n{context.rstrip()}\n</stdin>" if context.strip() else argument
+    elif fd is None:
+        raise InvalidRequest("no prompt: give one as an argument or on stdin")
+    elif argument is None and os.isatty(fd):
+        raise InvalidRequest("no prompt: give one as an argument, or - to type it here; see clinvk help")
+    else:
+        prompt = _awaited(fd, note, patience_s)
+    if not prompt.strip():
+        raise InvalidRequest("the prompt is empty")
+    return prompt
+
+
+def _context(fd: int, note: Note, patience_s: float) -> str:
+    if not _is_redirected(fd):
+        return ""
+    if not _has_news(fd, patience_s):
+        note(f"nothing came on stdin for {patience_s:g} s; going on without it (--no-stdin does not wait)")
+        return ""
+    return _read(fd)
+
+
+def _awaited(fd: int, note: Note, patience_s: float) -> str:
+    if not os.isatty(fd) and not _has_news(fd, patience_s):
+        note("waiting for the prompt on stdin")
+    return _read(fd)
+
+
+def _is_redirected(fd: int) -> bool:
+    """Say whether somebody put a pipe, a socket or a file there; devices are terminals and /dev/null."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
+def _has_news(fd: int, within_s: float) -> bool:
+    """Wait until there is something to read, or the end."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
+
+
+def _read(fd: int) -> str:
+    chunks: list[bytes] = []
+    while chunk := _read_some(fd):
+        chunks.append(chunk)
+    try:
+        return b"".join(chunks).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(
+            f"stdin is not UTF-8 text: byte 0x{exc.object[exc.start]:02x} at position {exc.start}"
+        ) from None
+
+
+def _read_some(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, _READ_BYTES)
+        except BlockingIOError:  # whoever shares the pipe made it non-blocking
+            _has_news(fd, 60)
+        except OSError as exc:
+            raise InvalidRequest(f"stdin cannot be read: {exc.strerror}") from exc

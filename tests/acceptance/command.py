@@ -1,0 +1,95 @@
+"""The installed `clinvk` as a user starts it, over the scripted agent, in a scrubbed environment."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from scripted import Scripted
+
+WITHIN_S = 15.0
+
+
+class Clinvk:
+    """Starts the command; its directory is `folder`, its home the scripted agent's."""
+
+    command = str(Path(sys.executable).with_name("clinvk"))
+
+    def __init__(self, agent: Scripted, folder: Path) -> None:
+        self.agent = agent
+        self.folder = folder
+        self.config = agent.folder / ".clinvk" / "config.yaml"
+
+    def run(
+        self,
+        *arguments: str | bytes,
+        stdin: bytes | int = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+        close_fds: str = "",
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run it to its end; `close_fds` is shell syntax such as `<&-`."""
+        command = ["/bin/sh", "-c", f'exec "$0" "$@" {close_fds}', self.command] if close_fds else [self.command]
+        done = subprocess.run(
+            [*command, *arguments],
+            capture_output=True,
+            cwd=self.folder,
+            env={**self.agent.env, **(env or {})},
+            timeout=WITHIN_S,
+            input=stdin if isinstance(stdin, bytes) else None,
+            stdin=None if isinstance(stdin, bytes) else stdin,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @contextmanager
+    def started(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.PIPE
+    ) -> Generator["subprocess.Popen[bytes]"]:
+        """Start it; it is killed at the end if it is still there."""
+        process = subprocess.Popen(
+            [self.command, *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            env=self.agent.env,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+
+    def settings(self, text: str) -> None:
+        """Write the settings file."""
+        self.config.parent.mkdir(exist_ok=True)
+        self.config.write_text(text)
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the agent got on stdin, each time."""
+        return [(call.stdin or b"").decode() for call in self.agent.calls()]
+
+
+def until(happened: Callable[[], bool], within_s: float = WITHIN_S) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + within_s
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def read_until(fd: int, wanted: bytes) -> bytes:
+    """Read until a text was there."""
+    read = b""
+    while wanted not in read:
+        chunk = os.read(fd, 65536)
+        assert chunk, f"it ended with {read!r}"
+        read += chunk
+    return read

@@ -1,0 +1,258 @@
+"""`clinvk PROMPT`: what is printed, and what it exits with."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk
+from scripted.steps import claude_says, die, exits, hang, line, pause, says, stderr
+
+CLAUDE_FAILED = json.dumps(
+    {
+        "type": "result",
+        "subtype": "success",
+        "is_error": True,
+        "api_error_status": 429,
+        "num_turns": 1,
+        "result": "too many requests",
+        "session_id": "1",
+        "usage": {"input_tokens": 1, "output_tokens": 0},
+    }
+)
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+def test_text_is_the_answer_alone_with_a_newline(clinvk: Clinvk, backend: str) -> None:
+    clinvk.agent.play(says(backend, "two words"))
+    done = clinvk.run("-o", "text", "-b", backend, "hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "two words\n", "")
+    assert clinvk.agent.calls()[0].name == backend
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+def test_json_is_one_object_of_the_documented_shape(clinvk: Clinvk, backend: str) -> None:
+    clinvk.agent.play(says(backend, "answer"))
+    done = clinvk.run("-b", backend, "hello")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert list(result) == [
+        "backend",
+        "content",
+        "session_id",
+        "model",
+        "duration_seconds",
+        "exit_code",
+        "usage",
+        "raw",
+    ]
+    assert (result["backend"], result["content"], result["exit_code"]) == (backend, "answer", 0)
+    assert result["usage"] == {"input_tokens": 12, "output_tokens": 5, "total_tokens": 17, "cached_tokens": 2}
+    assert result["raw"]["type"] in ("result", "turn.completed")
+    assert len(result["session_id"]) == 32
+    assert 0 < result["duration_seconds"] < 15
+
+
+def test_an_ephemeral_run_has_no_session(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    assert json.loads(clinvk.run("--ephemeral", "hello").stdout)["session_id"] is None
+
+
+def test_stream_json_is_one_event_a_line_from_init_to_done(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("one ", "two"))
+    done = clinvk.run("-o", "stream-json", "-w", str(clinvk.folder), "hello")
+    events = [json.loads(text) for text in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert events[0]["type"] == "init"
+    assert events[0]["content"]["working_dir"] == str(clinvk.folder)
+    assert events[-1]["type"] == "done"
+    assert "".join(event["content"]["text"] for event in events if event["type"] == "message") == "one two"
+
+
+def test_the_format_comes_from_the_settings_and_a_flag_beats_it(clinvk: Clinvk) -> None:
+    clinvk.settings("output: {format: text}")
+    clinvk.agent.play(claude_says("x"))
+    assert clinvk.run("hello").stdout == "x\n"
+    assert json.loads(clinvk.run("hello", "--output-format=json").stdout)["content"] == "x"
+
+
+def test_tokens_and_time_are_told_on_stderr_when_the_settings_ask(clinvk: Clinvk) -> None:
+    clinvk.settings("output: {format: text, show_tokens: true, show_timing: true}")
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("hello")
+    assert done.stdout == "x\n"
+    assert done.stderr.startswith("clinvk: 12 tokens in (2 cached), 5 out, ")
+
+
+def test_verbose_shows_the_agents_stderr_on_stderr(clinvk: Clinvk) -> None:
+    clinvk.agent.play([stderr("a warning\n"), *claude_says("x")])
+    done = clinvk.run("-o", "text", "-v", "hello")
+    assert done.stdout == "x\n"
+    assert "clinvk: claude: a warning\n" in done.stderr
+
+
+@pytest.mark.parametrize(("own", "expected"), [(1, 1), (3, 1), (7, 1), (8, 8), (42, 42), (145, 145)])
+def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expected: int) -> None:
+    clinvk.agent.play([stderr("something broke\n"), exits(own)])
+    done = clinvk.run("hello")
+    assert done.returncode == expected
+    assert json.loads(done.stdout)["exit_code"] == expected
+    assert "something broke" in json.loads(done.stdout)["error"]
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("clinvk: ")
+
+
+def test_an_agent_that_a_signal_ended_exits_with_128_and_its_number(clinvk: Clinvk) -> None:
+    clinvk.agent.play([die(signal.SIGKILL)])
+    assert clinvk.run("hello").returncode == 128 + signal.SIGKILL
+
+
+def test_a_failed_result_with_code_0_is_1_and_keeps_what_was_said(clinvk: Clinvk) -> None:
+    clinvk.agent.play([*claude_says("half")[:-3], line(CLAUDE_FAILED)])
+    done = clinvk.run("-o", "text", "hello")
+    assert (done.returncode, done.stdout) == (1, "half\n")
+    assert "too many requests" in done.stderr
+
+
+def test_garbage_and_an_early_end_are_a_failure(clinvk: Clinvk) -> None:
+    clinvk.agent.play([line("garbage"), line("{")])
+    done = clinvk.run("hello")
+    assert done.returncode == 1
+    assert "before it reported a result" in done.stderr
+
+
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_run_that_takes_too_long_is_6(clinvk: Clinvk, by_flag: bool) -> None:
+    clinvk.agent.play([*claude_says("begun")[:4], hang()])
+    if not by_flag:
+        clinvk.settings("unified_flags: {command_timeout_secs: 1}")
+    done = clinvk.run("-o", "json", "hello", *(["--timeout", "0.5"] if by_flag else []))
+    result = json.loads(done.stdout)
+    assert done.returncode == 6
+    assert (result["exit_code"], result["content"]) == (6, "begun")
+    assert clinvk.agent.alive() == []
+
+
+def test_a_missing_cli_is_2_and_says_how_to_install_it(clinvk: Clinvk) -> None:
+    done = clinvk.run("-b", "codex", "hello", env={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'codex' is not installed" in done.stderr
+    assert "npm install" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-b", "cluade", "hello"], ["-b", "", "hello"]])
+def test_an_unknown_backend_is_2(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "have claude, codex, gemini" in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_disabled_backend_is_2(clinvk: Clinvk, more: list[str]) -> None:
+    clinvk.settings("backends: {claude: {enabled: false}}")
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("hello", *more)
+    assert done.returncode == 2
+    assert "disabled (backends.claude.enabled: false)" in done.stderr
+    assert clinvk.agent.calls() == []
+
+
+def test_invalid_settings_are_3(clinvk: Clinvk) -> None:
+    clinvk.settings("server:\n  prot: 1\n")
+    done = clinvk.run("hello")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"{clinvk.config}:2: unknown key 'server.prot'" in done.stderr
+    assert clinvk.run("hello", "--config", "/nowhere.yaml").returncode == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_the_agent_cannot_honour_is_refused(clinvk: Clinvk, more: list[str]) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("-b", "codex", "--allowed-tools", "Read", "hello", *more)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("clinvk: ")
+    assert clinvk.agent.calls() == []
+
+
+def test_the_environment_chooses_backend_and_model(clinvk: Clinvk) -> None:
+    clinvk.agent.play(says("gemini", "x"))
+    clinvk.run("hello", env={"CLINVK_BACKEND": "gemini", "CLINVK_GEMINI_MODEL": "gemini-9"})
+    call = clinvk.agent.calls()[0]
+    assert call.name == "gemini"
+    assert any("gemini-9" in word for word in call.argv)
+
+
+def test_the_agent_works_in_the_directory_of_the_flag_even_a_relative_one(clinvk: Clinvk) -> None:
+    (clinvk.folder / "sub").mkdir()
+    clinvk.agent.play(claude_says("x"))
+    assert clinvk.run("-w", "sub", "hello").returncode == 0
+    assert clinvk.run("hello").returncode == 0
+    assert [call.cwd for call in clinvk.agent.calls()] == [str(clinvk.folder / "sub"), str(clinvk.folder)]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/etc/passwd", ""])
+def test_a_directory_that_is_none_is_refused(clinvk: Clinvk, path: str) -> None:
+    done = clinvk.run("-w", path, "hello")
+    assert (done.returncode, done.stderr) == (1, f"clinvk: --workdir: no directory {path!r}\n")
+
+
+def test_dry_run_shows_the_command_and_starts_nothing_even_where_the_cli_is_missing(clinvk: Clinvk) -> None:
+    done = clinvk.run("--dry-run", "-m", "opus", "hello", "-w", str(clinvk.folder), env={"PATH": "/usr/bin:/bin"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "claude" in done.stdout
+    assert "opus" in done.stdout
+    assert "# prompt: 5 bytes on stdin" in done.stdout
+    assert "hello" not in done.stdout
+    assert clinvk.agent.calls() == []
+
+
+def test_a_megabyte_comes_through(clinvk: Clinvk) -> None:
+    prompt, answer = "é" * 500_000, "ü" * 100_000
+    clinvk.agent.play(claude_says(answer, answer))
+    done = clinvk.run("-o", "text", stdin=prompt.encode())
+    assert (done.returncode, done.stdout) == (0, answer * 2 + "\n")
+    assert clinvk.prompts == [prompt]
+
+
+def test_stdout_that_is_closed_is_an_error_before_anything_runs(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("hello", close_fds=">&-")
+    assert (done.returncode, done.stderr) == (1, "clinvk: stdout is closed\n")
+    assert clinvk.agent.calls() == []
+
+
+def test_a_full_disk_is_an_error(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("hello", close_fds=">/dev/full")
+    assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")
+
+
+def test_an_answer_with_half_a_character_pair_is_printed(clinvk: Clinvk) -> None:
+    clinvk.agent.play(says("gemini", "a\ud83dz"))
+    done = clinvk.run("-o", "text", "-b", "gemini", "hello")
+    assert done.returncode in (0, 1)
+
+
+def test_stderr_that_is_closed_changes_nothing(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("-o", "text", "hello", close_fds="2>&-")
+    assert (done.returncode, done.stdout) == (0, "x\n")
+
+
+def test_a_prompt_loads_neither_the_server_nor_the_reader_of_settings_files(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
+    assert "clinvk.cli.prompt" in loaded
+    assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest", "psutil"}
+
+
+def test_nothing_but_the_answer_is_left_behind(clinvk: Clinvk) -> None:
+    before = sorted(os.listdir(clinvk.folder))
+    clinvk.agent.play([pause(0), *claude_says("x")])
+    clinvk.run("hello")
+    assert sorted(os.listdir(clinvk.folder)) == before
+    assert not (Path(clinvk.agent.env["HOME"]) / ".clinvk").exists()

@@ -1,0 +1,107 @@
+"""How flags, commands and prompts are told apart."""
+
+import pytest
+
+from acceptance.command import Clinvk
+from scripted.steps import claude_says
+
+
+@pytest.fixture(autouse=True)
+def answers(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "text", "-m", "opus", "a prompt"],
+        ["a prompt", "-o", "text", "-m", "opus"],
+        ["--output-format=text", "a prompt", "--model=opus"],
+        ["-otext", "-mopus", "--", "a prompt"],
+    ],
+)
+def test_flags_stand_before_or_after_the_prompt(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stdout) == (0, "x\n")
+    assert clinvk.prompts == ["a prompt"]
+    assert any("opus" in word for word in clinvk.agent.calls()[0].argv)
+
+
+@pytest.mark.parametrize("prompt", ["--help", "-b", "- a list", "--", "version", "serve", "sessions"])
+def test_after_two_dashes_everything_is_the_prompt(clinvk: Clinvk, prompt: str) -> None:
+    assert clinvk.run("--", prompt).returncode == 0
+    assert clinvk.prompts == [prompt]
+
+
+@pytest.mark.parametrize("prompt", ["hello", "version of python?", "serve the people", "explain", "Hi", "-"])
+def test_what_is_no_command_is_a_prompt(clinvk: Clinvk, prompt: str) -> None:
+    assert clinvk.run(prompt, stdin=b"stdin").returncode == 0
+    assert len(clinvk.prompts) == 1
+
+
+WRONG = [
+    (["--modle", "opus", "hello"], "no flag '--modle'; did you mean --model?"),
+    (["hello", "--dry"], "no flag '--dry'; did you mean --dry-run?"),
+    (["--xyzzy", "hello"], "no flag '--xyzzy'; see clinvk help; a prompt that begins with - stands after --"),
+    (["- a list"], "no flag '- a list'; see clinvk help; a prompt that begins with - stands after --"),
+    (["-5"], "no flag '-5'; see clinvk help; a prompt that begins with - stands after --"),
+    (["hello", "world"], "the prompt must be one argument, got 2; put it in quotes"),
+    (["hello", "--", "world"], "the prompt must be one argument, got 2; put it in quotes"),
+    (["hello", "-m"], "--model/-m: expected one argument"),
+    (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of text, json, stream-json"),
+    (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, none, always"),
+    (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number, 0 or more"),
+    (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
+    (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
+    (["serv"], "no command 'serv'; did you mean 'serve'? as a prompt it stands after --: clinvk -- serv"),
+    (["Help"], "no command 'Help'; did you mean 'help'? as a prompt it stands after --: clinvk -- Help"),
+    (["sessions", "list"], "no command 'sessions'; as a prompt it stands after --: clinvk -- sessions"),
+    (["resume"], "no command 'resume'; as a prompt it stands after --: clinvk -- resume"),
+    (["serve", "--prot", "1"], "no flag '--prot'; did you mean --port?"),
+    (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
+    (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
+    (["serve", "now"], "serve takes no argument 'now'"),
+    (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
+    (["version", "x"], "version takes no argument 'x'"),
+    (["help", "me"], "no command 'me'; have serve, version, help"),
+    (["help", "serve", "now"], "help takes no argument 'now'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+def test_a_mistake_is_1_with_one_line_and_starts_no_agent(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
+    assert clinvk.agent.calls() == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["version"], ["--version"], ["-b", "codex", "version"], ["version", "-o", "text"]]
+)
+def test_the_version_is_shown(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("clinvk 0.")
+
+
+def test_the_version_imports_nothing_but_the_command(clinvk: Clinvk) -> None:
+    done = clinvk.run("version", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
+    assert {name for name in loaded if name.startswith("clinvk")} == {"clinvk", "clinvk.cli"}
+    assert not loaded & {"argparse", "msgspec", "asyncio"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["hello", "--help"]])
+def test_help_shows_the_flags_the_commands_and_the_exit_codes(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("--backend", "--no-stdin", "serve", "exit codes", "Ctrl-C"))
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--help"], ["--help", "serve"], ["help", "serve"]])
+def test_help_for_a_command_shows_its_flags(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: clinvk serve")
+    assert "--port" in done.stdout
+    assert "--max-turns" not in done.stdout

@@ -1,0 +1,53 @@
+"""config.example.yaml says what the code says: every key, and the default of each."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from clinvk.config import BackendSettings, Settings
+from clinvk.config.loading import load
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "config.example.yaml"
+
+
+def keys_of(struct: type[msgspec.Struct]) -> set[str]:
+    found: set[str] = set()
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found |= {f"{field.name}.{key}" for key in keys_of(field.type)}
+        elif field.name == "backends":
+            found |= {f"backends.claude.{key}" for key in keys_of(BackendSettings)}
+        else:
+            found.add(field.name)
+    return found
+
+
+def keys_in(section: dict[str, object], above: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            found |= keys_in(msgspec.convert(value, dict[str, object]), f"{above}{key}.")
+        else:
+            found.add(above + key)
+    return found
+
+
+def test_the_example_has_every_key() -> None:
+    content = msgspec.convert(yaml.safe_load(EXAMPLE.read_text()), dict[str, object])
+    assert keys_in(content) - {"backends.codex", "backends.gemini"} == keys_of(Settings)
+
+
+def test_the_example_changes_nothing() -> None:
+    settings = load(str(EXAMPLE), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
+    assert settings.backends == {"claude": BackendSettings()}
+    assert msgspec.structs.replace(settings, backends={}) == Settings()
+
+
+def test_the_page_on_the_configuration_names_every_key() -> None:
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    named = set(re.findall(r"`([a-z_.<>]+)`", page))
+    missing = {key.replace(".claude.", ".<name>.") for key in keys_of(Settings)} - named
+    assert not missing

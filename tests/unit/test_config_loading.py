@@ -1,0 +1,203 @@
+"""The settings' sources: which one beats which, and what a mistake in one of them is told as."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from clinvk.config import BackendSettings, Settings
+from clinvk.config.loading import home, load
+from clinvk.errors import ConfigError
+
+BACKENDS = ("claude", "codex", "gemini")
+
+
+class Sources:
+    """A home with a settings file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / ".clinvk" / "config.yaml"
+        self.file.parent.mkdir()
+        self.env = {"HOME": str(folder)}
+
+    def load(
+        self, text: str | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+    ) -> Settings:
+        if text is not None:
+            self.file.write_text(text)
+        return load(None, {**self.env, **(env or {})}, flags or {}, BACKENDS)
+
+    def error(self, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.load(text, env)
+        return caught.value.message.replace(str(self.file), "FILE")
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return Sources(tmp_path)
+
+
+def test_without_any_source_the_defaults_hold(sources: Sources) -> None:
+    assert sources.load() == Settings()
+
+
+def test_the_environment_beats_the_file_and_flags_beat_both(sources: Sources) -> None:
+    text = "server: {port: 1, host: file}\noutput: {format: text}"
+    settings = sources.load(text, {"CLINVK_SERVER__PORT": "2", "CLINVK_SERVER__HOST": "env"}, {"server.port": 3})
+    assert (settings.server.port, settings.server.host, settings.output.format) == (3, "env", "text")
+
+
+def test_short_variables_name_the_backend_and_the_models(sources: Sources) -> None:
+    settings = sources.load(env={"CLINVK_BACKEND": "codex", "CLINVK_CLAUDE_MODEL": "opus", "CLINVK_GEMINI_MODEL": "g"})
+    assert settings.default_backend == "codex"
+    assert {name: own.model for name, own in settings.backends.items()} == {"claude": "opus", "gemini": "g"}
+
+
+def test_the_long_name_of_a_variable_beats_the_short_one(sources: Sources) -> None:
+    settings = sources.load(env={"CLINVK_CLAUDE_MODEL": "short", "CLINVK_BACKENDS__CLAUDE__MODEL": "long"})
+    assert settings.backends["claude"].model == "long"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("--a, --b", ("--a", "--b")), ('["--a,b", "c"]', ("--a,b", "c")), ("one", ("one",))]
+)
+def test_a_list_in_a_variable_is_texts_with_commas_or_json(
+    sources: Sources, value: str, expected: tuple[str, ...]
+) -> None:
+    settings = sources.load(env={"CLINVK_BACKENDS__CODEX__EXTRA_FLAGS": value})
+    assert settings.backends["codex"].extra_flags == expected
+
+
+def test_an_agents_variables_keep_their_case_and_add_up(sources: Sources) -> None:
+    settings = sources.load(
+        "backends: {claude: {env: {RETRIES: 0, FLAG: yes}}}",
+        {"CLINVK_BACKENDS__CLAUDE__ENV__Base_URL": "x", "CLINVK_BACKENDS__CODEX__ENV": '{"A": "b"}'},
+    )
+    assert settings.backends["claude"].env == {"RETRIES": "0", "FLAG": "yes", "Base_URL": "x"}
+    assert settings.backends["codex"].env == {"A": "b"}
+
+
+def test_an_empty_variable_and_a_key_without_value_say_nothing(sources: Sources) -> None:
+    assert sources.load("server:\noutput:\n  format:\n", {"CLINVK_SERVER__PORT": ""}) == Settings()
+
+
+def test_variables_of_others_are_left_alone(sources: Sources) -> None:
+    """Kubernetes gives every pod variables named after its services; an agent's process carries a mark."""
+    assert sources.load(env={"CLINVK_PORT": "tcp://10.0.0.1:80", "CLINVK_PROCESS_ID": "1-1"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"), [("all", None), ('""', None), ("[]", ()), ("[Read, Bash]", ("Read", "Bash"))]
+)
+def test_allowed_tools_are_a_list_or_all(sources: Sources, written: str, expected: tuple[str, ...] | None) -> None:
+    settings = sources.load(f"backends: {{claude: {{allowed_tools: {written}}}}}")
+    assert settings.backends["claude"].allowed_tools == expected
+
+
+def test_an_empty_mode_of_a_backend_is_the_unified_one(sources: Sources) -> None:
+    assert sources.load("backends: {codex: {approval_mode: '', model: 2024-01-01}}").backends == {
+        "codex": BackendSettings(model="2024-01-01")
+    }
+
+
+def test_a_leading_tilde_of_a_path_is_the_home(sources: Sources) -> None:
+    server = sources.load("server: {blocked_workdir_prefixes: [~/secret, /etc], default_workdir: '~'}").server
+    home_directory = sources.env["HOME"]
+    assert server.blocked_workdir_prefixes == (f"{home_directory}/secret", "/etc")
+    assert server.default_workdir == home_directory
+
+
+def test_clinvk_home_moves_the_directory(sources: Sources, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "config.yaml").write_text("default_backend: gemini")
+    assert sources.load("default_backend: codex", {"CLINVK_HOME": str(moved)}).default_backend == "gemini"
+    assert home({"CLINVK_HOME": "/a"}) == Path("/a")
+
+
+def test_a_named_file_is_read_instead_and_the_flag_beats_the_variable(sources: Sources, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("default_backend: codex")
+    other.write_text("default_backend: gemini")
+    env = {**sources.env, "CLINVK_CONFIG": str(one)}
+    assert load(None, env, {}, BACKENDS).default_backend == "codex"
+    assert load(str(other), env, {}, BACKENDS).default_backend == "gemini"
+
+
+@pytest.mark.parametrize("as_flag", [True, False])
+def test_a_named_file_must_exist(sources: Sources, as_flag: bool) -> None:
+    env = sources.env if as_flag else {**sources.env, "CLINVK_CONFIG": "/nowhere.yaml"}
+    with pytest.raises(ConfigError, match=r"/nowhere\.yaml: cannot be read: No such file"):
+        load("/nowhere.yaml" if as_flag else None, env, {}, BACKENDS)
+
+
+MISTAKES = [
+    ("a: 1", "FILE:1: unknown key 'a' (= '1'); allowed: default_backend, unified_flags"),
+    ("server:\n  prot: 1", "FILE:2: unknown key 'server.prot' (= '1'); did you mean 'port'? allowed: host, port,"),
+    ("server:\n\n  port: 70000", "FILE:3: server.port = '70000': must be a whole number from 0 to 65535"),
+    ("server:\n  port: abc", "FILE:2: server.port = 'abc': must be a whole number from 0 to 65535"),
+    ("server: {port: true}", "FILE:1: server.port = 'true': must be a whole number"),
+    ("server: {port: 8080.0}", "FILE:1: server.port = '8080.0': must be a whole number"),
+    ("server: {port: {a: 1}}", "FILE:1: server.port has no key 'a'; it must be a whole number"),
+    ("server: 5", "FILE:1: server = '5': must be a section"),
+    ("server: '{}'", "FILE:1: server = '{}': must be a section"),
+    ("unified_flags: {max_turns: -1}", "FILE:1: unified_flags.max_turns = '-1': must be a whole number, 0 or more"),
+    ("unified_flags: {verbose: 1}", "FILE:1: unified_flags.verbose = '1': must be true or false"),
+    ("unified_flags: {sandbox_mode: rw}", "= 'rw': must be one of default, full, read-only, workspace"),
+    ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of json, stream-json, text"),
+    ("backends: {claud: {model: x}}", "unknown backend 'backends.claud' (= 'x'); did you mean 'claude'? allowed: cl"),
+    ("backends: {claude: {model: 4.5}}", "backends.claude.model = '4.5': must be a text (a number or a yes/no"),
+    ("backends: {claude: {extra_flags: --a}}", "extra_flags = '--a': must be a list of texts"),
+    ("backends: {claude: {extra_flags: [a, 1]}}", "extra_flags = '[a, 1]': must be a list of texts"),
+    ("backends: {claude: {env: {A: [1]}}}", "backends.claude.env.A = '[1]': must be a text"),
+    ("session: {default_tags: [[a]]}", "default_tags = '[…]': must be a list of texts"),
+    ("default_backend: cluade", "FILE:1: default_backend = 'cluade'; did you mean 'claude'? allowed: claude, codex"),
+    ("server: {default_workdir: here}", "FILE:1: server.default_workdir = 'here': must be an absolute path"),
+    ("server: {allowed_workdir_prefixes: [a]}", "allowed_workdir_prefixes = '[a]': must be an absolute path"),
+    ("server:\n  port: 1\n  port: 2", "FILE:3: 'server.port' stands twice; first on line 2"),
+    ("- x", "FILE:1: must be keys with values"),
+    ("just text", "FILE:1: must be keys with values"),
+    ("a: b: c", "FILE:1: is not valid YAML: mapping values are not allowed"),
+    ("server:\n\tport: 1", "FILE:2: is not valid YAML: found character that cannot start any token; YAML is indented"),
+    ("---\na: 1\n---\nb: 2", "FILE:3: is not valid YAML"),
+    ("? [a]\n: 1", "FILE:1: a key must be a word"),
+    ("server: {port: !!int abc}", "FILE:1: 'abc' cannot be read as tag:yaml.org,2002:int"),
+    ("server: {host: !!python/name:os.system x}", "FILE:1: 'x' cannot be read as tag:yaml.org,2002:python/name"),
+    ("server: *nowhere", "FILE:1: is not valid YAML: found undefined alias"),
+    ("x: &x {y: *x}", "FILE:1: unknown key 'x'"),
+    ("a: \x07", "FILE: is not valid YAML: unacceptable character"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES, ids=[text for text, _ in MISTAKES])
+def test_a_mistake_in_the_file_names_line_key_value_and_what_is_allowed(
+    sources: Sources, text: str, expected: str
+) -> None:
+    assert expected in sources.error(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("CLINVK_SERVER__PORT", "abc", "CLINVK_SERVER__PORT: server.port = 'abc': must be a whole number from 0"),
+        ("CLINVK_SERVER__PROT", "1", "CLINVK_SERVER__PROT: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
+        ("CLINVK_SRVER__PORT", "1", "CLINVK_SRVER__PORT: unknown key 'srver' (= '1'); did you mean 'server'?"),
+        ("CLINVK_OUTPUT__COLOR", "maybe", "CLINVK_OUTPUT__COLOR: output.color = 'maybe': must be true or false"),
+        ("CLINVK_BACKEND", "cluade", "CLINVK_BACKEND: default_backend = 'cluade'; did you mean 'claude'?"),
+        ("CLINVK_BACKENDS__CLAUDE__ENV", "{", "backends.claude.env = '{': must be a section"),
+        ("CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS", "[1", "must be texts with commas, or a JSON array"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(
+    sources: Sources, variable: str, value: str, expected: str
+) -> None:
+    assert expected in sources.error(env={variable: value})
+
+
+def test_a_file_that_cannot_be_read_or_is_no_text_says_so(sources: Sources) -> None:
+    sources.file.write_bytes(b"default_backend: \xff")
+    assert sources.error() == "FILE: is not UTF-8 text: invalid start byte at byte 17"
+    sources.file.unlink()
+    sources.file.mkdir()
+    assert sources.error() == "FILE: cannot be read: Is a directory"
