@@ -7,8 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.backends.gemini import MAX_PROMPT_BYTES
-from clinvk.events import RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, ToolResult, Usage
+from clinvk.events import RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, ToolResult, Usage
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
 pytestmark = pytest.mark.timeout(120)
@@ -20,8 +19,8 @@ def _ask(
     return RunRequest(prompt=prompt, backend="gemini", model=model, approval_mode=approval, sandbox_mode=sandbox)
 
 
-def _call(name: str, **arguments: object) -> str:
-    return f"[[call {name} {json.dumps(arguments)}]]"
+def _call(tool: str, /, **arguments: object) -> str:
+    return f"[[call {tool} {json.dumps(arguments)}]]"
 
 
 async def test_an_answer_streams_with_its_session_and_tokens(machine: Machine) -> None:
@@ -52,17 +51,10 @@ async def test_an_agent_that_may_act_writes_and_runs_commands(machine: Machine) 
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
-    [
-        (400, "agent_rejected", "400"),
-        (401, "agent_unauthenticated", "401"),
-        (429, "agent_rate_limited", "429"),
-        (500, "agent_overloaded", "500"),
-    ],
+    ("status", "code"),
+    [(400, "agent_rejected"), (401, "agent_unauthenticated"), (429, "agent_rate_limited"), (500, "agent_overloaded")],
 )
-async def test_a_refusal_of_the_model_api_is_told_by_its_kind(
-    machine: Machine, status: int, code: str, said: str
-) -> None:
+async def test_a_refusal_of_the_model_api_is_told_by_its_kind(machine: Machine, status: int, code: str) -> None:
     result = await machine.run(_ask(f"x [[error={status}]]"))
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == code
@@ -70,7 +62,6 @@ async def test_a_refusal_of_the_model_api_is_told_by_its_kind(
     assert result.ending.message
     assert "API Error" not in result.ending.message
     assert "{" not in result.ending.message
-    assert said
 
 
 async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
@@ -80,11 +71,13 @@ async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
     assert result.ending.exit_code == 1
 
 
-async def test_an_answer_that_is_cut_at_the_token_limit_says_so(machine: Machine) -> None:
-    result = await machine.run(_ask('x [[stop=max_tokens say="a bit"]]'))
-    assert result.text == "a bit"
+@pytest.mark.parametrize("reason", ["max_tokens", "refusal"])
+async def test_an_answer_that_the_model_breaks_off_before_its_text_is_no_failure(
+    machine: Machine, reason: StopReason
+) -> None:
+    result = await machine.run(_ask(f'x [[stop={reason} say=""]]'))
     assert isinstance(result.ending, RunFinished)
-    assert result.ending.stop_reason == "max_tokens"
+    assert result.ending.stop_reason == reason
 
 
 async def test_max_turns_ends_the_run(machine: Machine) -> None:
@@ -216,10 +209,7 @@ async def test_added_directories_may_be_used_and_others_not(machine: Machine) ->
 async def test_a_long_prompt_arrives_whole(machine: Machine) -> None:
     body = "a" * 1_000_000
     await machine.run(_ask(f"start {body} end [[words=1]]"))
-    sent = machine.exchanges("start")[-1]["user"]
-    assert isinstance(sent, str)
-    assert sent.count("a") >= 1_000_000
-    assert MAX_PROMPT_BYTES > len(body)
+    assert f"start {body} end" in str(machine.exchanges("start")[-1]["user"])
 
 
 async def test_without_a_login_the_cli_says_so(machine: Machine) -> None:
