@@ -14,6 +14,9 @@ from standin.process import Address, running
 MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
     ("clinvk/runtime/executables.py", {"find", "host", "read"}),
+    ("clinvk/api/docs.py", {"__init__"}),
+    ("clinvk/api/inventory.py", {"_version"}),
+    ("clinvk/api/workdirs.py", {"check", "_own"}),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),
 )
 """Where clinvk may block the loop, because it was measured that this takes less than going to a thread."""

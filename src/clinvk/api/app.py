@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from clinvk.api import docs
+from clinvk.api.docs import Docs
 from clinvk.api.inventory import Inventory
 from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
@@ -33,6 +33,7 @@ def create_app(
 ) -> Front:
     """Put the application together; runs, store and inventory stay their owner's to open and close."""
     rest = Rest()
+    docs = Docs()
     status = Status(store, inventory)
     prompt = RunEndpoint(rest, runs, settings, environ, registry)
     routes = [

@@ -19,31 +19,30 @@ _HEADERS = {
 }
 
 
-async def openapi(_: Request) -> Response:
-    """Answer `GET /openapi.json`."""
-    return Response(_document(), headers=_HEADERS, media_type="application/json")
+class Docs:
+    """The endpoints. The page's files are read when this is made, the document is put together when it is asked for."""
 
+    def __init__(self) -> None:
+        folder = files("clinvk.api") / "assets"
+        self._files = {name: (folder / name).read_bytes() for name in _MEDIA_TYPES}
 
-async def page(_: Request) -> Response:
-    """Answer `GET /docs`."""
-    return _file("docs.html")
+    async def openapi(self, _: Request) -> Response:
+        """Answer `GET /openapi.json`."""
+        return Response(_document(), headers=_HEADERS, media_type="application/json")
 
+    async def page(self, _: Request) -> Response:
+        """Answer `GET /docs`."""
+        return self._file("docs.html")
 
-async def asset(request: Request) -> Response:
-    """Answer `GET /docs/docs.css` and the like."""
-    name: str = request.path_params["name"]
-    if name not in _MEDIA_TYPES:
-        raise HTTPException(404)
-    return _file(name)
+    async def asset(self, request: Request) -> Response:
+        """Answer `GET /docs/docs.css` and the like."""
+        name: str = request.path_params["name"]
+        if name not in self._files:
+            raise HTTPException(404)
+        return self._file(name)
 
-
-def _file(name: str) -> Response:
-    return Response(_bytes(name), headers=_HEADERS, media_type=_MEDIA_TYPES[name])
-
-
-@cache
-def _bytes(name: str) -> bytes:
-    return (files("clinvk.api") / "assets" / name).read_bytes()
+    def _file(self, name: str) -> Response:
+        return Response(self._files[name], headers=_HEADERS, media_type=_MEDIA_TYPES[name])
 
 
 @cache

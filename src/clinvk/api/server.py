@@ -3,8 +3,9 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 
@@ -17,6 +18,8 @@ from clinvk.api.inventory import Inventory
 from clinvk.api.middleware import Front
 from clinvk.api.protections import refuse_unenforced
 from clinvk.api.workdirs import Workdirs
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.runtime import executables
 from clinvk.runtime.runs import LocalRuns
@@ -40,7 +43,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     """Serve until SIGINT or SIGTERM, then give the exit code.
 
     The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
-    once. `announce` gets what a person should read: where the server listens, and why it does not.
+    once. `announce` gets what a person should read when the server is up.
 
     Raises:
         ConfigError: a setting asks for what cannot be given.
@@ -51,7 +54,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     try:
         sockets = listen(server.host, server.port)
     except OSError as exc:
-        announce(f"cannot listen on {_address(server.host, server.port)}: {exc.strerror or exc}")
+        print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
         return SERVER_ERROR
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, environ, sockets, announce))
@@ -87,18 +90,30 @@ def listen(host: str, port: int) -> list[socket.socket]:
 async def _serve(
     settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], announce: Announce
 ) -> None:
-    store = MemoryStore()
+    async with opened(settings, environ, sockets) as front:
+        announce(greeting(settings.server, sockets))
+        await _stopped(front, settings.server.shutdown_grace_secs)
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings,
+    environ: Mapping[str, str],
+    sockets: list[socket.socket],
+    registry: Mapping[str, Backend] = BACKENDS,
+) -> AsyncGenerator[Front]:
+    """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes."""
+    store, started = MemoryStore(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        async with LocalRuns(settings, store, environ) as runs:
-            ask = partial(_version, runs, environ)
-            inventory = Inventory(settings, environ, ask)
-            front = create_app(settings, environ, runs, store, inventory)
-            server = Server(front, settings.server, lambda: announce(greeting(settings.server, sockets)))
+        async with LocalRuns(settings, store, environ, registry) as runs:
+            inventory = Inventory(settings, environ, partial(_version, runs, environ), registry)
+            front = create_app(settings, environ, runs, store, inventory, registry)
+            server = Server(front, settings.server, started.set)
             group.create_task(server.serve(sockets))
             learning = group.create_task(inventory.learn())
-            await _stopped(front, settings.server.shutdown_grace_secs)
+            await started.wait()
+            yield front
             learning.cancel()
-        # The agents are gone; what they had given is on its way to their clients.
         server.should_exit = True
 
 

@@ -70,9 +70,9 @@ def _got(body: bytes, path: list[int | str]) -> str:
         value = msgspec.json.decode(body)
         for part in path:
             value = value[part]
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return ""
-    shown = msgspec.json.encode(value).decode()
+        shown = msgspec.json.encode(value).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        return ""  # wrong in more than one way; one is enough to tell
     return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
 
 

@@ -1,0 +1,370 @@
+"""POST /api/v1/prompt on a real socket, with a scripted agent behind it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.config import BackendSettings
+from polling import until
+from scripted import Scripted
+from scripted.steps import Step, claude_says, exits, hang, ignore, letters, pause, spawn, stderr, touch, wait_for
+from serving import Served, serving
+
+JSON_TYPE = "application/json"
+Line = dict[str, object]
+
+
+def lines_of(text: str) -> list[Line]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def started() -> list[Step]:
+    """The first lines of an answer, up to its first text."""
+    return claude_says("x")[:4]
+
+
+async def test_the_answer_is_one_json_object(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with serving(scripted.env) as served:
+        response = await served.prompt()
+    assert (response.status_code, response.headers["content-type"]) == (200, JSON_TYPE)
+    told = response.json()
+    assert (told["output"], told["exit_code"], told["backend"]) == ("hello world", 0, "claude")
+    assert (told["model"], told["cost_usd"], told["stop_reason"]) == ("claude-scripted", 0.01, "end_turn")
+    assert told["token_usage"]["output_tokens"] == 5
+    assert len(told["session_id"]) == len(told["run_id"]) == 32
+    assert "error" not in told
+
+
+async def test_the_stream_is_one_event_a_line_from_init_to_done(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with serving(scripted.env) as served:
+        response = await served.prompt(output_format="stream-json")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
+    told = lines_of(response.text)
+    assert [event["type"] for event in told] == ["init", "message", "message", "token_usage", "done"]
+    assert [event["sequence"] for event in told] == [1, 2, 3, 4, 5]
+
+
+async def test_an_event_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    async with (
+        serving(scripted.env) as served,
+        served.client.stream("POST", "/api/v1/prompt", json=body(output_format="stream-json")) as response,
+    ):
+        texts: list[str] = []
+        async for text in response.aiter_lines():
+            texts.append(text)
+            if '"one"' in text:
+                (tmp_path / "go").touch()
+    assert [event["type"] for event in map(json.loads, texts)][-1] == "done"
+
+
+async def test_the_accept_header_asks_for_a_stream_too(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        response = await served.client.post("/api/v1/prompt", json=body(), headers={"accept": "application/x-ndjson"})
+    assert response.headers["content-type"] == "application/x-ndjson"
+
+
+async def test_an_agent_that_failed_is_a_200_with_its_exit_code_and_partial_answer(scripted: Scripted) -> None:
+    scripted.play([*started(), stderr("disk full"), exits(9)])
+    async with serving(scripted.env) as served:
+        response = await served.prompt(verbose=True)
+        streamed = await served.prompt(output_format="stream-json")
+    told = response.json()
+    assert (response.status_code, told["exit_code"], told["output"]) == (200, 9, "x")
+    assert (told["error_code"], told["stderr"]) == ("agent_crashed", "disk full")
+    assert "disk full" in told["error"]
+    last = lines_of(streamed.text)[-1]
+    assert (streamed.status_code, last["type"]) == (200, "error")
+
+
+def body(**fields: object) -> dict[str, object]:
+    return {"backend": "claude", "prompt": "hi", **fields}
+
+
+async def test_the_prompt_reaches_the_agent_over_stdin_in_the_directory_asked_for(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(claude_says("x"))
+    prompt = "-p --help \U0001f600 " + "long " * 200_000
+    async with serving(scripted.env) as served:
+        assert (await served.prompt(prompt=prompt, workdir=str(tmp_path))).json()["exit_code"] == 0
+    (call,) = scripted.calls()
+    assert prompt in (call.stdin or b"").decode()
+    assert call.cwd == str(tmp_path)
+
+
+@pytest.mark.timeout(60)
+async def test_a_line_of_20_megabytes_arrives_whole(scripted: Scripted) -> None:
+    says = claude_says("SPLIT")
+    delta = str(says[3]["line"])
+    before, after = delta.split("SPLIT")
+    scripted.play([*says[:3], letters(20_000_000, before, after), *says[-1:]])
+    async with serving(scripted.env) as served:
+        response = await served.client.post("/api/v1/prompt", json=body(output_format="stream-json"), timeout=50)
+    texts = [
+        event["content"]["text"] for event in map(json.loads, response.text.splitlines()) if event["type"] == "message"
+    ]
+    assert sum(map(len, texts)) == 20_000_000
+
+
+async def test_a_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.prompt(dry_run=True, sandbox_mode="read-only", model="opus")
+        streamed = await served.prompt(dry_run=True, output_format="stream-json")
+    told = response.json()
+    assert (response.status_code, told["exit_code"], told["session_id"]) == (200, 0, None)
+    assert "claude -p" in told["output"]
+    assert "opus" in told["output"]
+    assert [event["type"] for event in lines_of(streamed.text)] == ["init", "message", "done"]
+    assert scripted.calls() == []
+
+
+REFUSED = [
+    ({"backend": "qwn"}, 404, "backend", "no backend 'qwn'; have claude, codex, gemini"),
+    ({"backend": "gemni"}, 404, "backend", "did you mean 'gemini'?"),
+    ({"prompt": ""}, 400, "prompt", "prompt is empty"),
+    ({"sandbox_mod": "read-only"}, 400, "sandbox_mod", "did you mean 'sandbox_mode'?"),
+    ({"workdir": "relative"}, 400, "workdir", "must be an absolute path, got 'relative'"),
+    ({"workdir": "/no/such/place"}, 400, "workdir", "'/no/such/place' does not exist"),
+    ({"workdir": "/etc/passwd"}, 400, "workdir", "is not a directory"),
+    ({"workdir": "/" + "x" * 5000}, 400, "workdir", "cannot be used"),
+    ({"add_dirs": ["/", "nowhere"]}, 400, "add_dirs[1]", "must be an absolute path, got 'nowhere'"),
+    ({"session_id": "f" * 32}, 404, "session_id", "no session"),
+    ({"max_turns": "many"}, 400, "max_turns", 'got "many"'),
+]
+
+
+@pytest.mark.parametrize(("fields", "status", "field", "words"), REFUSED)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_cannot_be_run_is_a_problem_naming_the_field(
+    scripted: Scripted, fields: dict[str, object], status: int, field: str, words: str, stream: bool
+) -> None:
+    more = {"output_format": "stream-json"} if stream else {}
+    async with serving(scripted.env) as served:
+        response = await served.prompt(**more, **fields)
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    assert problem["field"] == field
+    assert words in problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert scripted.calls() == []
+
+
+async def test_a_backend_that_is_not_installed_is_a_problem_that_says_how_to_install_it(tmp_path: Path) -> None:
+    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
+        response = await served.prompt()
+    assert response.status_code == 404
+    assert "install: npm install" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_disabled_backend_is_not_run(scripted: Scripted, dry_run: bool) -> None:
+    off = {"claude": BackendSettings(enabled=False)}
+    async with serving(scripted.env, backends=off) as served:
+        response = await served.prompt(dry_run=dry_run)
+    assert (response.status_code, response.json()["field"]) == (404, "backend")
+    assert "backends.claude.enabled" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "media_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+)
+async def test_a_body_that_a_foreign_web_page_could_send_is_not_run(scripted: Scripted, media_type: str | None) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    async with serving(scripted.env) as served:
+        response = await served.client.post("/api/v1/prompt", content=json.dumps(body()), headers=headers)
+    assert response.status_code == 415
+    assert "'application/json'" in response.json()["detail"]
+    assert scripted.calls() == []
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.x+json"]
+)
+async def test_json_may_be_declared_in_any_usual_way(scripted: Scripted, media_type: str) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        response = await served.client.post(
+            "/api/v1/prompt", content=json.dumps(body()), headers={"content-type": media_type}
+        )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_refused_declared_or_not(scripted: Scripted, chunked: bool) -> None:
+    data = json.dumps(body(prompt="x" * 2000)).encode()
+
+    async def pieces():
+        yield data[:900]
+        yield data[900:]
+
+    async with serving(scripted.env, max_request_body_bytes=1000) as served:
+        response = await served.client.post(
+            "/api/v1/prompt", content=pieces() if chunked else data, headers={"content-type": JSON_TYPE}
+        )
+        assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+        assert "1000 bytes" in response.json()["detail"]
+        assert (await served.prompt(prompt="", max_turns=1)).status_code == 400
+    assert scripted.calls() == []
+
+
+async def test_a_body_that_does_not_come_is_given_up(scripted: Scripted) -> None:
+    async with serving(scripted.env, read_timeout_secs=1) as served:
+        head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON_TYPE}\r\ncontent-length: 99\r\n\r\n{{"
+        reader, writer = await served.raw(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_the_default_directory_is_the_servers_own(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        await served.prompt()
+    assert scripted.calls()[0].cwd == str(Path.cwd())
+
+
+async def test_the_configured_directory_beats_the_servers_own(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, default_workdir=str(tmp_path)) as served:
+        await served.prompt()
+    assert scripted.calls()[0].cwd == str(tmp_path)
+
+
+async def test_a_service_started_in_the_root_directory_works_in_a_private_workspace(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.play(claude_says("x"))
+    monkeypatch.chdir("/")
+    home = tmp_path / "home"
+    async with serving({**scripted.env, "CLINVK_HOME": str(home)}) as served:
+        assert (await served.prompt()).json()["exit_code"] == 0
+    workspace = home / "workspace"
+    assert scripted.calls()[0].cwd == str(workspace)
+    assert workspace.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("asked", [{"timeout_secs": 0.2}, {}])
+async def test_a_run_that_takes_too_long_is_ended_and_told(scripted: Scripted, asked: dict[str, object]) -> None:
+    scripted.play([*started(), hang()])
+    async with serving(scripted.env, request_timeout_secs=1) as served:
+        told = (await served.prompt(**asked)).json()
+    assert (told["exit_code"], told["error_code"], told["output"]) == (1, "timed_out", "x")
+    assert scripted.alive() == []
+
+
+async def test_what_finds_no_place_in_the_queue_is_told_when_to_come_again(scripted: Scripted) -> None:
+    scripted.play([*started(), hang()])
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+        reader, writer = await ask(served)
+        await until(scripted.calls)
+        response = await served.prompt()
+        assert (response.status_code, response.json()["code"]) == (503, "queue_full")
+        assert int(response.headers["retry-after"]) > 0
+        writer.close()
+        await reader.read()
+
+
+async def test_a_second_prompt_continues_the_session_of_the_first(scripted: Scripted) -> None:
+    scripted.play(claude_says("x", session="11111111-1111-4111-8111-111111111112"))
+    async with serving(scripted.env) as served:
+        first = (await served.prompt()).json()["session_id"]
+        second = await served.prompt(session_id=first)
+    assert second.json()["session_id"] == first
+    assert any("11111111-1111-4111-8111-111111111112" in word for word in scripted.calls()[1].argv)
+
+
+async def ask(served: Served, **fields: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a prompt over a connection of its own, and do not wait for the answer."""
+    data = json.dumps(body(**fields)).encode()
+    head = (
+        f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON_TYPE}\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    return await served.raw(head.encode() + data)
+
+
+@pytest.mark.parametrize("how", ["plain", "setsid", "double-fork", "env-i", "all"])
+async def test_a_client_that_leaves_while_it_waits_ends_the_agent_and_all_it_started(
+    scripted: Scripted, how: str
+) -> None:
+    scripted.play([*started(), spawn(how), hang()])  # pyright: ignore[reportArgumentType]
+    async with serving(scripted.env) as served:
+        _, writer = await ask(served)
+        await until(scripted.grandchildren)
+        writer.close()
+        await until(lambda: not scripted.alive(), within_s=1)
+
+
+async def test_a_client_that_leaves_while_it_reads_a_stream_ends_the_agent(scripted: Scripted) -> None:
+    scripted.play([*started(), spawn("setsid"), *[step for _ in range(500) for step in (*started()[3:], pause(0.02))]])
+    async with serving(scripted.env) as served:
+        reader, writer = await ask(served, output_format="stream-json")
+        await reader.readuntil(b'"message"')
+        await until(scripted.grandchildren)
+        writer.close()
+        await until(lambda: not scripted.alive(), within_s=1)
+
+
+async def test_a_client_that_leaves_a_stream_it_does_not_read_ends_the_agent(scripted: Scripted) -> None:
+    says = claude_says("SPLIT")
+    before, after = str(says[3]["line"]).split("SPLIT")
+    flood = [letters(100_000, before, after)] * 400
+    scripted.play([*says[:3], spawn("setsid"), *flood, hang()])
+    async with serving(scripted.env) as served:
+        reader, writer = await ask(served, output_format="stream-json")
+        await reader.readuntil(b'"message"')
+        await until(scripted.grandchildren)
+        await asyncio.sleep(0.3)  # the flood fills every buffer on the way
+        assert scripted.alive()
+        writer.transport.abort()
+        await until(lambda: not scripted.alive(), within_s=1)
+
+
+async def test_a_client_that_leaves_the_queue_is_never_run(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([*started(), wait_for(tmp_path / "go"), *claude_says()[-1:]], when="first")
+    scripted.play([touch(tmp_path / "ran"), *claude_says("x")], when="second")
+    async with serving(scripted.env, max_concurrent_runs=1) as served:
+        reader, writer = await ask(served, prompt="first")
+        await until(scripted.calls)
+        _, leaver = await ask(served, prompt="second")
+        await until(lambda: served.front.active == 2)
+        leaver.close()
+        await until(lambda: served.front.active == 1)
+        (tmp_path / "go").touch()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert [call.stdin for call in scripted.calls()] == [b"first"]
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_an_agent_that_ignores_sigterm_is_gone_within_its_grace(scripted: Scripted) -> None:
+    scripted.play([ignore(), *started(), spawn("all"), hang()])
+    async with serving(scripted.env) as served:
+        _, writer = await ask(served)
+        await until(scripted.grandchildren)
+        writer.close()
+        await until(lambda: not scripted.alive(), within_s=5)
+
+
+async def test_a_client_that_takes_nothing_for_too_long_counts_as_gone(scripted: Scripted) -> None:
+    says = claude_says("SPLIT")
+    before, after = str(says[3]["line"]).split("SPLIT")
+    scripted.play([*says[:3], *[letters(100_000, before, after)] * 400, hang()])
+    async with serving(scripted.env, write_timeout_secs=1) as served:
+        _, writer = await ask(served, output_format="stream-json")
+        await until(scripted.calls)
+        await until(lambda: not scripted.alive(), within_s=10)
+        writer.transport.abort()
+
+
+async def test_a_connection_carries_one_prompt_after_another(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served, httpx.AsyncClient(base_url=served.client.base_url) as client:
+        answers = [(await client.post("/api/v1/prompt", json=body())).json()["output"] for _ in range(3)]
+    assert answers == ["x"] * 3

@@ -1,0 +1,191 @@
+"""What the REST dialect answers: results, streams of unified events, problem documents."""
+
+import re
+
+import msgspec
+import pytest
+
+from clinvk import errors
+from clinvk.dialects.base import BodyTooLarge, Call, Facts, WrongMediaType
+from clinvk.dialects.rest import Rest
+from clinvk.dialects.unified import PULSE, UnifiedEncoder
+from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, QueueFull, SessionNotFound, Unsupported
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+FACTS = Facts(
+    run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345
+)
+CALL = Call(request=RunRequest(prompt="hi", backend="claude"))
+USAGE = Usage(10, 5, 2, 1)
+ZEROS = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+
+Line = dict[str, object]
+
+
+def stream(*events: Event, facts: Facts = FACTS) -> list[Line]:
+    encoder = UnifiedEncoder(facts)
+    data = b"".join(encoder.feed(event, 1_700_000_001.25 + index) for index, event in enumerate(events))
+    assert data.endswith(b"\n")
+    return [msgspec.json.decode(line, type=Line) for line in data.splitlines()]
+
+
+def answer(result: RunResult, call: Call = CALL) -> Line:
+    return msgspec.json.decode(Rest().result(call, result, FACTS), type=Line)
+
+
+def test_each_event_becomes_the_line_that_the_reference_names() -> None:
+    lines = stream(
+        RunStarted("opus", "b1"),
+        ThinkingDelta("hm"),
+        ToolCall("t1", "Bash", {"command": "ls"}),
+        ToolResult("t1", "a.txt", is_error=True),
+        Progress("retry", "again in 1 s"),
+        TextDelta("hello"),
+        RunFinished("end_turn", USAGE, 0.01, turns=2),
+    )
+    usage = {"input_tokens": 10, "output_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1}
+    assert [(line["type"], line["content"]) for line in lines] == [
+        ("init", {"model": "opus", "backend_session_id": "b1", "working_dir": "/w", "run_id": "r1"}),
+        ("thinking", {"text": "hm", "is_partial": True}),
+        ("tool_use", {"tool_id": "t1", "tool_name": "Bash", "input": {"command": "ls"}}),
+        ("tool_result", {"tool_id": "t1", "tool_name": "Bash", "output": "a.txt", "is_error": True}),
+        ("progress", {"stage": "retry", "message": "again in 1 s"}),
+        ("message", {"text": "hello", "role": "assistant", "is_partial": True}),
+        ("token_usage", usage),
+        (
+            "done",
+            {"token_usage": usage, "duration": 7.25, "stop_reason": "end_turn", "turn_count": 2, "cost_usd": 0.01},
+        ),
+    ]
+
+
+def test_each_line_says_whose_it_is_when_it_was_and_where_it_stands() -> None:
+    first, second = stream(RunStarted(), TextDelta("x"))
+    assert list(first) == ["type", "backend", "session_id", "timestamp", "sequence", "content"]
+    assert (first["backend"], first["session_id"], first["sequence"], second["sequence"]) == ("claude", "s1", 1, 2)
+    assert first["timestamp"] == "2023-11-14T22:13:21.250Z"
+    assert second["timestamp"] == "2023-11-14T22:13:22.250Z"
+
+
+def test_milliseconds_are_always_three_digits() -> None:
+    encoder = UnifiedEncoder(FACTS)
+    for at in (0.0, 1.0005, 1.9999, 2.0, 1_764_079_200.1):
+        line = msgspec.json.decode(encoder.feed(TextDelta("x"), at), type=Line)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(line["timestamp"]))
+
+
+def test_a_run_without_a_session_has_none_in_its_lines() -> None:
+    (line,) = stream(RunStarted(), facts=Facts(run_id="r", backend="codex"))
+    assert "session_id" not in line
+
+
+def test_a_failure_ends_the_stream_with_its_code_message_and_exit_code() -> None:
+    *_, usage, error = stream(RunStarted(), RunFailed("agent_crashed", "killed", 137, USAGE, 0.5))
+    assert usage["type"] == "token_usage"
+    assert error["type"] == "error"
+    assert error["content"] == {
+        "code": "agent_crashed",
+        "message": "killed",
+        "details": {"exit_code": 137, "token_usage": msgspec.to_builtins(USAGE), "cost_usd": 0.5},
+    }
+
+
+@pytest.mark.parametrize("claimed", [None, 0])
+def test_a_failure_never_has_exit_code_0(claimed: int | None) -> None:
+    (line,) = stream(RunFailed("timed_out", "too long", claimed))
+    assert line["content"] == {"code": "timed_out", "message": "too long", "details": {"exit_code": 1}}
+
+
+def test_a_failure_before_the_start_is_a_lone_error() -> None:
+    assert [line["type"] for line in stream(RunFailed("agent_crashed", "no", 1, USAGE))] == ["error"]
+
+
+def test_a_finished_run_without_usage_tells_zeros_at_the_end_only() -> None:
+    lines = stream(RunStarted(), RunFinished())
+    assert [line["type"] for line in lines] == ["init", "done"]
+    assert lines[1]["content"] == {"token_usage": ZEROS, "duration": 2.25, "stop_reason": "end_turn"}
+
+
+def test_the_result_of_a_tool_that_was_never_called_has_no_name() -> None:
+    _, line = stream(RunStarted(), ToolResult("t9", "x"))
+    assert line["content"] == {"tool_id": "t9", "tool_name": "", "output": "x", "is_error": False}
+
+
+def test_the_pulse_does_not_disturb_a_parser_of_lines() -> None:
+    line = PULSE + PULSE + UnifiedEncoder(FACTS).feed(TextDelta("x"), 1.0)
+    assert msgspec.json.decode(line, type=Line)["type"] == "message"
+    assert line.count(b"\n") == 1
+
+
+def test_a_success_is_answered_with_all_that_is_known() -> None:
+    result = RunResult(
+        text="hello", started=RunStarted("opus"), ending=RunFinished("max_turns", USAGE, 0.01), stderr="warning"
+    )
+    assert answer(result) == {
+        "session_id": "s1",
+        "backend": "claude",
+        "exit_code": 0,
+        "duration_ms": 1234,
+        "output": "hello",
+        "token_usage": {"input_tokens": 10, "output_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1},
+        "run_id": "r1",
+        "model": "opus",
+        "cost_usd": 0.01,
+        "stop_reason": "max_turns",
+    }
+
+
+def test_a_failure_is_answered_with_its_exit_code_and_what_there_was() -> None:
+    result = RunResult(text="half", started=RunStarted(), ending=RunFailed("agent_rate_limited", "429: slow down", 3))
+    told = answer(result)
+    assert (told["exit_code"], told["output"]) == (3, "half")
+    assert (told["error"], told["error_code"]) == ("429: slow down", "agent_rate_limited")
+    assert told["token_usage"] == ZEROS
+    assert "stop_reason" not in told
+
+
+@pytest.mark.parametrize(("verbose", "stderr"), [(True, "warning"), (False, None)])
+def test_stderr_is_given_when_it_was_asked_for(verbose: bool, stderr: str | None) -> None:
+    call = Call(request=RunRequest(prompt="hi", backend="claude", verbose=verbose))
+    result = RunResult(text="", started=RunStarted(), ending=RunFinished(), stderr="warning")
+    assert answer(result, call).get("stderr") == stderr
+
+
+PROBLEMS = [
+    (InvalidRequest("no", "extra[0]"), 400, "invalid_request", "extra[0]"),
+    (InvalidRequest("no"), 400, "invalid_request", None),
+    (Unsupported("no", "sandbox_mode"), 422, "unsupported_option", "sandbox_mode"),
+    (BackendUnavailable("no"), 404, "backend_unavailable", "backend"),
+    (SessionNotFound("no"), 404, "session_not_found", "session_id"),
+    (BodyTooLarge("no"), 413, "body_too_large", None),
+    (WrongMediaType("no"), 415, "unsupported_media_type", None),
+    (QueueFull("no", 5), 503, "queue_full", None),
+    (errors.ShuttingDown("no"), 503, "shutting_down", None),
+    (errors.AgentCrashed("no"), 502, "agent_crashed", None),
+    (errors.ConfigError("no"), 500, "invalid_config", None),
+    (ClinvkError("no"), 500, "internal_error", None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "code", "field"), PROBLEMS)
+def test_an_error_is_a_problem_document(error: ClinvkError, status: int, code: str, field: str | None) -> None:
+    told, body = Rest().error(error, "q1")
+    problem = msgspec.json.decode(body, type=Line)
+    assert told == problem["status"] == status
+    assert problem["type"] == f"/docs#{code}"
+    assert (problem["code"], problem["detail"], problem["request_id"]) == (code, "no", "q1")
+    assert problem.get("field") == field
+    assert problem["title"]

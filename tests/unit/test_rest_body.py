@@ -1,0 +1,235 @@
+"""Prompt bodies: what is taken, and how each mistake is told."""
+
+import msgspec
+import pytest
+
+from clinvk.dialects.base import Call
+from clinvk.dialects.rest import PromptBody, Rest
+from clinvk.errors import InvalidRequest
+from clinvk.request import RunRequest
+
+
+def parse(body: bytes | dict[str, object], **headers: str) -> Call:
+    return Rest().parse(body if isinstance(body, bytes) else msgspec.json.encode(body), headers)
+
+
+def asked(**fields: object) -> dict[str, object]:
+    return {"backend": "claude", "prompt": "hi", **fields}
+
+
+def mistake(body: bytes | dict[str, object]) -> tuple[str, str | None]:
+    with pytest.raises(InvalidRequest) as told:
+        parse(body)
+    return told.value.message, told.value.field
+
+
+def test_backend_and_prompt_are_all_that_is_needed() -> None:
+    assert parse(asked()) == Call(request=RunRequest(prompt="hi", backend="claude"))
+
+
+def test_every_field_reaches_the_request() -> None:
+    call = parse(
+        asked(
+            model="fast",
+            workdir="/w",
+            add_dirs=["/a"],
+            approval_mode="none",
+            sandbox_mode="read-only",
+            allowed_tools=["Read"],
+            ephemeral=True,
+            output_format="json",
+            max_turns=3,
+            max_tokens=100,
+            effort="high",
+            system_prompt="be brief",
+            session_id="abc",
+            timeout_secs=1.5,
+            verbose=True,
+            dry_run=True,
+            extra=["--x", "y"],
+            tags=["t"],
+            metadata={"k": [1, None]},
+        )
+    )
+    assert call == Call(
+        dry_run=True,
+        request=RunRequest(
+            prompt="hi",
+            backend="claude",
+            model="fast",
+            workdir="/w",
+            add_dirs=("/a",),
+            approval_mode="none",
+            sandbox_mode="read-only",
+            allowed_tools=("Read",),
+            ephemeral=True,
+            max_turns=3,
+            max_tokens=100,
+            effort="high",
+            system_prompt="be brief",
+            session_id="abc",
+            timeout_s=1.5,
+            verbose=True,
+            extra=("--x", "y"),
+            tags=("t",),
+            metadata={"k": [1, None]},
+        ),
+    )
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_null_and_an_empty_text_are_the_same_as_leaving_a_field_out(nothing: object) -> None:
+    texts = (
+        "model",
+        "workdir",
+        "approval_mode",
+        "sandbox_mode",
+        "output_format",
+        "effort",
+        "system_prompt",
+        "session_id",
+    )
+    assert parse(asked(**dict.fromkeys(texts, nothing))) == parse(asked())
+
+
+def test_null_is_taken_for_every_field_that_may_be_left_out() -> None:
+    optional = [name for name in PromptBody.__struct_fields__ if name not in ("backend", "prompt")]
+    assert parse(asked(**dict.fromkeys(optional))) == parse(asked())
+
+
+def test_no_tools_at_all_is_not_the_same_as_all_tools() -> None:
+    assert parse(asked(allowed_tools=[])).request.allowed_tools == ()
+    assert parse(asked()).request.allowed_tools is None
+
+
+@pytest.mark.parametrize(
+    ("output_format", "accept", "stream"),
+    [
+        (None, "*/*", False),
+        (None, "application/x-ndjson", True),
+        ("default", "text/html, Application/X-NDJSON;q=0.9", True),
+        ("stream-json", "*/*", True),
+        ("json", "application/x-ndjson", False),
+        ("text", "*/*", False),
+    ],
+)
+def test_the_body_decides_on_a_stream_and_else_the_accept_header(
+    output_format: str | None, accept: str, stream: bool
+) -> None:
+    assert parse(asked(output_format=output_format), accept=accept).stream is stream
+
+
+def test_the_last_of_a_repeated_key_counts() -> None:
+    assert parse(b'{"backend": "claude", "prompt": "a", "prompt": "b"}').request.prompt == "b"
+
+
+def test_a_prompt_may_hold_any_text() -> None:
+    text = "-p /clear \0 \U0001f600\n\u2028"
+    assert parse(asked(prompt=text)).request.prompt == text
+
+
+NOT_JSON = [
+    (b"", "the body is empty; it must be a JSON object"),
+    (b" \n", "the body is empty; it must be a JSON object"),
+    (b"{", "the body is not valid JSON: it ends too early, or has a lone surrogate escape"),
+    (b'{"prompt":\n NaN}', "the body is not valid JSON: invalid character at byte 12 (line 2, column 2)"),
+    (
+        b'{"prompt": "x", "backend": "x"} x',
+        "the body is not valid JSON: trailing characters at byte 33 (line 1, column 34)",
+    ),
+    (b'{"prompt": "\xff"}', "the body is not valid UTF-8: byte 0xff at position 12"),
+    (b"[]", "the body must be a JSON object, got []"),
+    (b'"claude"', 'the body must be a JSON object, got "claude"'),
+    (b"null", "the body must be a JSON object, got null"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), NOT_JSON)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, message: str) -> None:
+    assert mistake(body) == (message, None)
+
+
+@pytest.mark.parametrize("key", ["metadata", "unknown", "prompt"])
+def test_deep_nesting_is_refused_wherever_it_is(key: str) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    with pytest.raises(InvalidRequest):
+        parse(b'{"backend": "claude", "prompt": "x", "%s": {"a": %s}}' % (key.encode(), deep))
+
+
+MISTAKES = [
+    (asked(max_turns="x"), 'max_turns must be a whole number at least 0 and at most 2147483647, got "x"', "max_turns"),
+    (asked(max_turns=-1), "max_turns must be a whole number at least 0 and at most 2147483647, got -1", "max_turns"),
+    (
+        asked(max_turns=True),
+        "max_turns must be a whole number at least 0 and at most 2147483647, got true",
+        "max_turns",
+    ),
+    (asked(timeout_secs=0), "timeout_secs must be a number above 0 and at most 604800, got 0", "timeout_secs"),
+    (asked(prompt=1), "prompt must be a text, got 1", "prompt"),
+    (asked(prompt=None), "prompt must be a text, got null", "prompt"),
+    (asked(verbose="yes"), 'verbose must be true or false, got "yes"', "verbose"),
+    (asked(extra="-x"), 'extra must be a list, each item a text, got "-x"', "extra"),
+    (asked(extra=["a", {"b": 1}]), 'extra[1] must be a text, got {"b":1}', "extra[1]"),
+    (asked(metadata=[]), "metadata must be a JSON object, got []", "metadata"),
+    (
+        asked(sandbox_mode="readonly"),
+        'sandbox_mode must be one of default, full, read-only, workspace, got "readonly"',
+        "sandbox_mode",
+    ),
+    (
+        asked(output_format="xml"),
+        'output_format must be one of default, json, stream-json, text, got "xml"',
+        "output_format",
+    ),
+    ({"prompt": "hi"}, "backend is missing", "backend"),
+    ({"backend": "claude"}, "prompt is missing", "prompt"),
+    (asked(prompt=""), "prompt is empty", "prompt"),
+    (asked(prompt=" \n\t"), "prompt is empty", "prompt"),
+    (asked(backend=" "), "backend is empty", "backend"),
+    (asked(model="a\0"), "model has a NUL character", "model"),
+    (asked(extra=["a", "b\0"]), "extra[1] has a NUL character", "extra[1]"),
+]
+
+
+@pytest.mark.parametrize(("body", "message", "field"), MISTAKES)
+def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(
+    body: dict[str, object], message: str, field: str
+) -> None:
+    assert mistake(body) == (message, field)
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" * 400])
+def test_a_number_beyond_all_bounds_is_refused(number: bytes) -> None:
+    body = b'{"backend": "claude", "prompt": "x", "timeout_secs": %s}' % number
+    assert mistake(body)[1] == "timeout_secs"
+
+
+def test_a_number_beyond_all_bounds_inside_metadata_names_metadata() -> None:
+    body = b'{"backend": "claude", "prompt": "x", "metadata": {"k": 1e400}}'
+    assert mistake(body) == ("metadata has a number that is out of range", "metadata")
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    message, _ = mistake(asked(sandbox_mode="x" * 10_000))
+    assert message.endswith("x…")
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("sandbox_mod", "sandbox_mode"),
+        ("sandboxMode", "sandbox_mode"),
+        ("workDir", "workdir"),
+        ("timeout", "timeout_secs"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_the_nearest_known_one(wrong: str, near: str) -> None:
+    assert mistake(asked(**{wrong: "read-only"})) == (f"unknown field {wrong!r}; did you mean {near!r}?", wrong)
+
+
+@pytest.mark.parametrize("later", ["images", "output_schema", "detach"])
+def test_a_field_that_is_not_offered_is_refused_not_ignored(later: str) -> None:
+    message, field = mistake(asked(**{later: True}))
+    assert field == later
+    assert "known are backend, prompt, " in message or "did you mean" in message
