@@ -52,8 +52,12 @@ class Scripted:
 
     @property
     def env(self) -> dict[str, str]:
-        """A scrubbed environment in which clinvk finds the agent; its home is the folder too."""
-        return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8"}
+        """A scrubbed environment in which clinvk finds the agent; its home is the folder too.
+
+        It lets the coverage of a `clinvk` that a test starts be measured.
+        """
+        measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **measured}
 
     def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True) -> None:
         """Say what the agent does from its next start on; then it exits with 0.
