@@ -1,0 +1,356 @@
+"""A request becomes the command line of Claude Code, or is refused with what is possible instead."""
+
+import itertools
+import json
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.base import PRIVATE, Host, Launch, describe
+from clinvk.backends.claude import Claude
+from clinvk.backends.claude.flags import stdin
+from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, Image, RunRequest
+from clinvk.session import Resume
+
+USER = Host(env={"HOME": "/home/u"})
+CONFINING = Host(commands=frozenset({"bwrap", "socat"}))
+PLAIN = RunRequest(prompt="hello", approval_mode="default", sandbox_mode="default", workdir="/work dir")
+
+
+def launch(host: Host = USER, resume: Resume | None = None, /, **words: object) -> Launch:
+    return Claude().launch(replace(PLAIN, **words), resume, host)
+
+
+def flags(launch: Launch) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for argument in launch.argv[1:]:
+        flag, _, value = argument.partition("=")
+        found.setdefault(flag, []).append(value)
+    return found
+
+
+def settings(launch: Launch) -> dict[str, object]:
+    return msgspec.json.decode(flags(launch)["--settings"][0], type=dict[str, object])
+
+
+def permissions(launch: Launch) -> dict[str, list[str]]:
+    return msgspec.convert(settings(launch)["permissions"], dict[str, list[str]])
+
+
+def test_the_plain_command_streams_json_and_reads_the_prompt_from_stdin() -> None:
+    plain = launch()
+    assert plain.argv[:5] == (
+        "claude",
+        "-p",
+        "--output-format=stream-json",
+        "--verbose",
+        "--include-partial-messages",
+    )
+    assert "hello" not in plain.argv
+    assert plain.cwd == "/work dir"
+    assert stdin(PLAIN) == b"hello"
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), [*itertools.product(APPROVAL_MODES, SANDBOX_MODES)])
+@pytest.mark.parametrize("host", [USER, CONFINING])
+def test_each_argument_is_one_flag_so_that_none_can_eat_another(approval: str, sandbox: str, host: Host) -> None:
+    made = launch(
+        host,
+        Resume("handle"),
+        approval_mode=approval,
+        sandbox_mode=sandbox,
+        model="-x",
+        add_dirs=("/a b", "/c,d"),
+        allowed_tools=("Read", "Bash"),
+        max_turns=3,
+        effort="high",
+        ephemeral=True,
+        extra=("--betas=a", "--fallback-model", "haiku") if approval != "none" else (),
+    )
+    assert made.argv[1] == "-p"
+    assert all(argument.startswith("--") for argument in made.argv[2:])
+
+
+MODES = {
+    ("default", "default"): "default",
+    ("default", "full"): "default",
+    ("auto", "default"): "acceptEdits",
+    ("auto", "full"): "acceptEdits",
+    ("none", "default"): "bypassPermissions",
+    ("none", "full"): "bypassPermissions",
+    ("always", "default"): "default",
+    ("always", "full"): "default",
+    **{(approval, "read-only"): "default" for approval in APPROVAL_MODES},
+    **{(approval, "workspace"): "acceptEdits" for approval in APPROVAL_MODES},
+}
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), MODES)
+def test_the_permission_mode_is_always_given(approval: str, sandbox: str) -> None:
+    given = flags(launch(approval_mode=approval, sandbox_mode=sandbox))["--permission-mode"]
+    assert given == [MODES[approval, sandbox]]
+
+
+def test_words_that_were_never_completed_are_the_defaults() -> None:
+    assert launch(approval_mode=None, sandbox_mode=None) == launch()
+
+
+@pytest.mark.parametrize("approval", APPROVAL_MODES)
+@pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
+def test_a_sandbox_word_loads_no_settings_or_mcp_servers_of_anybody(approval: str, sandbox: str) -> None:
+    given = flags(launch(approval_mode=approval, sandbox_mode=sandbox))
+    assert given["--setting-sources"] == [""]
+    assert "--strict-mcp-config" in given
+    assert "--disable-slash-commands" in given
+
+
+@pytest.mark.parametrize("approval", ["default", "auto", "always"])
+def test_without_a_sandbox_word_the_users_own_settings_count_but_not_the_projects(approval: str) -> None:
+    assert flags(launch(approval_mode=approval))["--setting-sources"] == ["user"]
+
+
+@pytest.mark.parametrize("approval", APPROVAL_MODES)
+def test_read_only_has_no_tool_that_writes(approval: str) -> None:
+    assert flags(launch(approval_mode=approval, sandbox_mode="read-only"))["--tools"] == ["Read,Grep,Glob"]
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), [pair for pair in MODES if pair[0] == "always"])
+def test_always_asks_for_each_tool(approval: str, sandbox: str) -> None:
+    assert permissions(launch(CONFINING, approval_mode=approval, sandbox_mode=sandbox))["ask"] == ["*"]
+
+
+def test_workspace_confines_the_shell_where_bwrap_and_socat_are_there() -> None:
+    made = launch(CONFINING, sandbox_mode="workspace")
+    assert settings(made)["sandbox"] == {
+        "enabled": True,
+        "failIfUnavailable": True,
+        "autoAllowBashIfSandboxed": True,
+        "allowUnsandboxedCommands": False,
+    }
+    assert "Bash" in flags(made)["--tools"][0].split(",")
+
+
+@pytest.mark.parametrize("commands", [(), ("bwrap",), ("socat",)])
+def test_workspace_has_no_shell_where_one_of_them_is_missing(commands: tuple[str, ...]) -> None:
+    made = launch(Host(commands=frozenset(commands)), sandbox_mode="workspace")
+    assert flags(made)["--tools"] == ["Read,Grep,Glob,Write,Edit,NotebookEdit"]
+    assert "sandbox" not in settings(made)
+
+
+def test_workspace_with_always_does_not_let_the_sandbox_answer_for_the_user() -> None:
+    sandbox = settings(launch(CONFINING, approval_mode="always", sandbox_mode="workspace"))["sandbox"]
+    assert isinstance(sandbox, dict)
+    assert sandbox["autoAllowBashIfSandboxed"] is False
+
+
+@pytest.mark.parametrize("approval", ["default", "auto", "always"])
+def test_worktrees_memory_and_git_status_are_closed(approval: str) -> None:
+    own = settings(launch(approval_mode=approval))
+    assert own["includeGitInstructions"] is False
+    assert own["autoMemoryEnabled"] is False
+    assert "WorktreeCreate" in str(own["hooks"])
+    assert permissions(launch(approval_mode=approval))["deny"] == ["Edit(~/.claude/**)"]
+
+
+def test_claudes_own_folder_is_where_the_environment_says() -> None:
+    made = launch(Host(env={"CLAUDE_CONFIG_DIR": "/srv/claude/"}))
+    assert permissions(made)["deny"] == ["Edit(//srv/claude/**)"]
+
+
+@pytest.mark.parametrize(("data", "denied"), [(b'{"disableAllHooks":true}', True), (b"{}", False), (b"garbage", False)])
+def test_there_are_no_sub_agents_where_the_user_switched_off_the_hook_that_guards_them(
+    data: bytes, denied: bool
+) -> None:
+    host = Host(read={"~/.claude/settings.json": data}.get)
+    assert ("Task" in flags(launch(host))["--disallowedTools"][0].split(",")) is denied
+
+
+@pytest.mark.parametrize("sandbox", ["default", "full"])
+def test_acting_unasked_as_root_is_refused_with_what_is_possible(sandbox: str) -> None:
+    with pytest.raises(Unsupported, match=r"as root; .*'auto'.*IS_SANDBOX=1") as refused:
+        launch(Host(is_root=True), approval_mode="none", sandbox_mode=sandbox)
+    assert refused.value.field == "approval_mode"
+
+
+@pytest.mark.parametrize("env", [{"IS_SANDBOX": "1"}, {"CLAUDE_CODE_BUBBLEWRAP": "1"}])
+def test_root_may_act_unasked_where_the_environment_says_that_the_machine_is_a_sandbox(env: dict[str, str]) -> None:
+    made = launch(Host(is_root=True, env=env), approval_mode="none")
+    assert flags(made)["--permission-mode"] == ["bypassPermissions"]
+    assert "IS_SANDBOX" not in made.env
+
+
+@pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
+def test_root_needs_no_leave_where_a_sandbox_word_guards(sandbox: str) -> None:
+    assert launch(Host(is_root=True), approval_mode="none", sandbox_mode=sandbox)
+
+
+def test_allowed_tools_limit_the_tools_and_start_no_mcp_server() -> None:
+    given = flags(launch(allowed_tools=("Read", "Bash")))
+    assert given["--tools"] == ["Read,Bash"]
+    assert "--strict-mcp-config" in given
+    assert "--allowedTools" not in given
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "tools"), [("read-only", "Read"), ("workspace", "Read,Write"), ("full", "Read,Write,Bash")]
+)
+def test_allowed_tools_never_add_to_those_of_the_sandbox_word(sandbox: str, tools: str) -> None:
+    assert flags(launch(sandbox_mode=sandbox, allowed_tools=("Read", "Write", "Bash")))["--tools"] == [tools]
+
+
+def test_no_allowed_tool_is_no_tool() -> None:
+    assert flags(launch(allowed_tools=()))["--tools"] == [""]
+
+
+@pytest.mark.parametrize("name", ["default", "Bash(git *)", "mcp__x__y", "Read,Bash", "", "--x", "Ba\0sh"])
+def test_an_allowed_tool_that_cannot_be_limited_by_name_is_refused(name: str) -> None:
+    with pytest.raises(Unsupported, match="built-in tools by name") as refused:
+        launch(allowed_tools=("Read", name))
+    assert refused.value.field == "allowed_tools[1]"
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        *(("fast", "haiku"), ("quick", "haiku"), ("balanced", "sonnet"), ("default", "sonnet")),
+        *(("best", "opus"), ("powerful", "opus"), ("claude-x[1m]", "claude-x[1m]")),
+    ],
+)
+def test_a_model_alias_becomes_claudes(model: str, given: str) -> None:
+    assert flags(launch(model=model))["--model"] == [given]
+
+
+def test_without_a_model_the_cli_chooses() -> None:
+    assert "--model" not in flags(launch())
+
+
+def test_the_system_prompt_is_appended_from_a_private_file() -> None:
+    made = launch(system_prompt="be brief " * 100_000)
+    assert flags(made)["--append-system-prompt-file"] == [f"{PRIVATE}/system-prompt.md"]
+    assert made.files == {"system-prompt.md": b"be brief " * 100_000}
+    assert "$PRIVATE/system-prompt.md: be brief" in describe(made, 5)
+
+
+def test_options_become_flags() -> None:
+    schema = {"type": "object"}
+    made = launch(
+        USER,
+        Resume("1-2"),
+        max_turns=3,
+        effort="low",
+        ephemeral=True,
+        output_schema=schema,
+        thinking=True,
+        add_dirs=("/a", "/b"),
+    )
+    given = flags(made)
+    assert given["--max-turns"] == ["3"]
+    assert given["--effort"] == ["low"]
+    assert "--no-session-persistence" in given
+    assert [json.loads(value) for value in given["--json-schema"]] == [schema]
+    assert given["--thinking-display"] == ["summarized"]
+    assert given["--resume"] == ["1-2"]
+    assert given["--add-dir"] == ["/work dir", "/a", "/b"]
+
+
+@pytest.mark.parametrize("turns", [0, None])
+def test_no_limit_of_turns_is_no_flag(turns: int | None) -> None:
+    assert "--max-turns" not in flags(launch(max_turns=turns))
+
+
+def test_an_unknown_effort_is_refused_since_claude_would_ignore_it() -> None:
+    with pytest.raises(InvalidRequest, match="no effort 'minimal'; have low, medium"):
+        launch(effort="minimal")
+
+
+def test_a_schema_cannot_be_answered_where_each_tool_call_is_denied() -> None:
+    with pytest.raises(Unsupported, match="use another approval_mode") as refused:
+        launch(approval_mode="always", output_schema={"type": "object"})
+    assert refused.value.field == "output_schema"
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ({"model": "a\0b"}, "model"),
+        ({"add_dirs": ("/ok", "/a\0b")}, "add_dirs[1]"),
+        ({"add_dirs": ("relative",)}, "add_dirs[0]"),
+        ({"extra": ("--betas=a\0b",)}, "extra[0]"),
+        ({"output_schema": {"x": "y" * 200_000}}, "output_schema"),
+        ({"model": "x" * 200_000}, "model"),
+    ],
+)
+def test_a_value_that_no_command_line_can_carry_is_refused(words: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        launch(**words)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("approval", APPROVAL_MODES)
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--permission-mode=bypassPermissions", "--dangerously-skip-permissions", "--permission-prompt-tool=x"),
+        *("--allow-dangerously-skip-permissions", "--allowedTools=Bash", "--allowed-tools=Bash", "--tools=default"),
+        *("--disallowedTools=Read", "--disallowed-tools=Read", "--settings={}", "--setting-sources=project"),
+        *("--managed-settings={}", "--mcp-config=x", "--strict-mcp-config", "--add-dir=/", "--cwd=/"),
+        *("--output-format=text", "--input-format=stream-json", "--print", "-p", "--verbose", "-r", "-rX", "-c"),
+        *("--resume=x", "--continue", "--session-id=x", "--fork-session", "--no-session-persistence", "-pc"),
+        *("--json-schema={}", "--max-turns=9", "--model=opus", "--append-system-prompt=x", "--", "mcp", "--worktree"),
+        *("--rewind-files=x", "--init", "--bg", "--remote", "--sdk-url=x", "--help", "-v"),
+    ],
+)
+def test_an_extra_flag_that_clinvk_governs_is_refused_in_each_spelling(approval: str, flag: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        launch(approval_mode=approval, extra=("--effort=low", flag))
+    assert refused.value.field == "extra[1]"
+
+
+@pytest.mark.parametrize(
+    "words", [{}, {"approval_mode": "auto"}, {"approval_mode": "none", "sandbox_mode": "workspace"}]
+)
+@pytest.mark.parametrize("flag", ["--plugin-dir=x", "--agents={}", "--agent=x", "--debug-file=/x", "--plugin-url=x"])
+def test_where_words_guard_only_harmless_extra_flags_are_accepted(words: dict[str, object], flag: str) -> None:
+    with pytest.raises(InvalidRequest, match="accepted are --effort"):
+        launch(**words, extra=(flag,))
+
+
+def test_harmless_extra_flags_are_spelled_out() -> None:
+    made = launch(extra=("--fallback-model", "haiku", "--betas=a", "--exclude-dynamic-system-prompt-sections"))
+    assert made.argv[-3:] == ("--fallback-model=haiku", "--betas=a", "--exclude-dynamic-system-prompt-sections")
+
+
+def test_the_value_of_an_extra_flag_is_never_a_flag_of_its_own() -> None:
+    made = launch(extra=("--fallback-model", "--dangerously-skip-permissions"))
+    assert made.argv[-1] == "--fallback-model=--dangerously-skip-permissions"
+
+
+def test_an_extra_flag_without_its_value_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="needs a value"):
+        launch(extra=("--betas",))
+
+
+def test_where_nothing_guards_other_extra_flags_are_passed_on() -> None:
+    extra = ("--plugin-dir=/x", "--agents", "{}", "--brief")
+    assert launch(approval_mode="none", extra=extra).argv[-4:] == extra
+
+
+def test_images_go_as_blocks_of_one_message_on_stdin() -> None:
+    request = replace(PLAIN, images=(Image("image/png", b"\x89PNG"),))
+    assert "--input-format=stream-json" in Claude().launch(request, None, USER).argv
+    (message,) = [json.loads(line) for line in stdin(request).splitlines()]
+    text, image = message["message"]["content"]
+    assert text == {"type": "text", "text": "hello"}
+    assert image["source"] == {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-8", "Claude-X", "sonnet", "opus[1m]", "haiku", "opusplan"])
+def test_claude_models_are_claimed(model: str) -> None:
+    assert Claude().claims(model)
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "o3", "gemini-2.5-pro", "octopus", "sonnets", "", "fast"])
+def test_other_models_are_not(model: str) -> None:
+    assert not Claude().claims(model)
