@@ -1,0 +1,231 @@
+"""The lines of Gemini CLI, as recorded, and the events that they are."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from clinvk.backends.base import Launch
+from clinvk.backends.gemini import Gemini
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import RunRequest
+
+RECORDINGS = Path(__file__).parent / "recordings" / "gemini"
+CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
+NOISE = (b"", b"Empty GEMINI.md created.", b"null", b"[1]", b'{"type":"news","x":1}', b'{"type":7}', b"\xff{", b"{")
+
+
+def _play(lines: Iterable[bytes], exit_code: int, stderr: bytes = b"") -> list[Event]:
+    channel = Gemini().channel(Launch(argv=("gemini",)))
+    channel.start("run", RunRequest(prompt="x"), None)
+    deliveries = [delivery for line in lines for delivery in channel.receive(line)]
+    deliveries += channel.closed(exit_code, stderr)
+    return [delivery[1] for delivery in deliveries if isinstance(delivery, tuple)]
+
+
+def _recorded(case: str) -> tuple[list[bytes], int, bytes]:
+    path = RECORDINGS / case
+    stderr = path.with_suffix(".stderr")
+    return (
+        path.with_suffix(".stdout").read_bytes().splitlines(),
+        int(path.with_suffix(".exit").read_text()),
+        stderr.read_bytes() if stderr.exists() else b"",
+    )
+
+
+def _ending(case: str) -> Event:
+    return _play(*_recorded(case))[-1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_recording_keeps_the_stream_law(case: str) -> None:
+    events = _play(*_recorded(case))
+    endings = [event for event in events if isinstance(event, RunFinished | RunFailed)]
+    assert endings == events[-1:]
+    assert isinstance(events[0], RunStarted) or len(events) == 1
+    assert sum(isinstance(event, RunStarted) for event in events) <= 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_noise_between_the_lines_changes_nothing(case: str) -> None:
+    lines, exit_code, stderr = _recorded(case)
+    noisy = [noise for line in lines for noise in (*NOISE, line)] + [*NOISE]
+    assert _play(noisy, exit_code, stderr) == _play(lines, exit_code, stderr)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_recording_succeeds_only_where_the_cli_said_so(case: str) -> None:
+    lines, exit_code, stderr = _recorded(case)
+    finished = isinstance(_play(lines, exit_code, stderr)[-1], RunFinished)
+    assert finished == (exit_code in (0, 53) and b'"type":"result"' in b"".join(lines))
+
+
+def test_text_comes_once_and_without_the_prompt() -> None:
+    events = _play(*_recorded("text"))
+    assert events == [
+        RunStarted("gemini-2.5-flash", "09858904-3cb4-45f6-8f5a-856237b12125"),
+        *(TextDelta(f"word{number} ") for number in range(1, 5)),
+        TextDelta("word5"),
+        RunFinished(usage=Usage(input_tokens=7800, output_tokens=5, cached_tokens=7)),
+    ]
+
+
+def test_thinking_is_counted_though_it_is_not_shown() -> None:
+    assert _ending("think") == RunFinished(
+        usage=Usage(input_tokens=7806, output_tokens=6, cached_tokens=7, reasoning_tokens=3)
+    )
+
+
+def test_a_tool_call_has_its_result() -> None:
+    call, result = _play(*_recorded("tool_yolo"))[1:3]
+    assert isinstance(call, ToolCall)
+    assert (call.name, call.input) == ("run_shell_command", {"command": "echo hi; touch made1", "description": "run"})
+    assert result == ToolResult(call.id, "hi")
+
+
+def test_a_tool_that_failed_says_why() -> None:
+    result = _play(*_recorded("tool_plan"))[2]
+    assert isinstance(result, ToolResult)
+    assert result.is_error
+    assert result.output.startswith("Access denied: plan path")
+
+
+def test_messages_around_a_tool_call_are_a_blank_line_apart() -> None:
+    def say(text: str) -> bytes:
+        return json.dumps({"type": "message", "role": "assistant", "content": text, "delta": True}).encode()
+
+    lines = [
+        say("Look"),
+        say(" here."),
+        b'{"type":"tool_use","tool_name":"glob","tool_id":"1","parameters":{}}',
+        b'{"type":"tool_use","tool_name":"glob","tool_id":"2","parameters":{}}',
+        b'{"type":"tool_result","tool_id":"1","status":"success"}',
+        b'{"type":"tool_result","tool_id":"2","status":"error","error":{"type":"x","message":"no"}}',
+        say("Done"),
+        say("."),
+        b'{"type":"result","status":"success"}',
+    ]
+    events = _play(lines, 0)
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Look here.\n\nDone."
+    assert [event for event in events if isinstance(event, ToolResult)] == [
+        ToolResult("1", ""),
+        ToolResult("2", "no", is_error=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "message"),
+    [
+        ("err400", "agent_rejected", "bad request (fake)"),
+        ("err401", "agent_unauthenticated", "invalid x-api-key"),
+        ("maxattempts1_500", "agent_overloaded", "internal (fake)"),
+    ],
+)
+def test_a_refusal_of_the_model_api_is_told_in_its_own_words(case: str, code: str, message: str) -> None:
+    assert _ending(case) == RunFailed(code, message)
+
+
+def test_the_exit_code_tells_the_status_that_the_message_does_not() -> None:
+    ending = _ending("maxattempts1_429")
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_rate_limited", 173)
+    assert ending.message.startswith("rate limited (fake)\nPlease wait and try again later.")
+
+
+def test_json_inside_the_json_of_a_message_is_opened() -> None:
+    inner = json.dumps({"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}})
+    outer = json.dumps({"error": {"message": inner, "code": 503, "status": "Service Unavailable"}})
+    result = {"type": "result", "status": "error", "error": {"type": "unknown", "message": f"[API Error: {outer}]"}}
+    assert _play([json.dumps(result).encode()], 247) == [RunFailed("agent_overloaded", "The model is overloaded.")]
+
+
+def test_a_cut_stream_keeps_its_text() -> None:
+    assert _play(*_recorded("midstream_drop"))[1:] == [
+        TextDelta("word1 "),
+        TextDelta("word2 "),
+        RunFailed("agent_failed", "terminated", 1),
+    ]
+
+
+def test_the_limit_of_turns_is_no_failure() -> None:
+    assert _ending("maxturns") == RunFinished(
+        "max_turns", Usage(input_tokens=23603, output_tokens=10, cached_tokens=14)
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Model response was truncated because it exceeded the token limit. Try using /compress.", "max_tokens"),
+        ("The model response was blocked due to safety settings.", "refusal"),
+        ("Maximum session turns exceeded", "max_turns"),
+    ],
+)
+@pytest.mark.parametrize("status", ["error", "success"])
+def test_an_end_that_the_model_chose_is_a_stop_reason(message: str, reason: str, status: str) -> None:
+    error = json.dumps({"type": "error", "severity": "error", "message": message}).encode()
+    events = _play([error, json.dumps({"type": "result", "status": status}).encode()], 0)
+    assert events[0] == Progress("warning", message)
+    ending = events[-1]
+    assert isinstance(ending, RunFinished)
+    assert ending.stop_reason == reason
+
+
+def test_an_error_without_a_cause_in_the_result_is_told_by_the_event_before_it() -> None:
+    error = b'{"type":"error","severity":"error","message":"The model returned an empty response."}'
+    assert _play([error, b'{"type":"result","status":"error"}'], 0) == [
+        Progress("warning", "The model returned an empty response."),
+        RunFailed("agent_failed", "The model returned an empty response.", 0),
+    ]
+
+
+def test_a_warning_does_not_end_the_run() -> None:
+    warning = b'{"type":"error","severity":"warning","message":"Loop detected, stopping execution"}'
+    events = _play([warning, b'{"type":"result","status":"success"}'], 0)
+    assert events == [Progress("warning", "Loop detected, stopping execution"), RunFinished()]
+
+
+@pytest.mark.parametrize("case", ["sig_norelaunch_INT", "sigtool_norelaunch_TERM"])
+def test_an_agent_that_was_signalled_has_not_succeeded(case: str) -> None:
+    """It exits with 0 and without a result."""
+    ending = _ending(case)
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_crashed", 0)
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "exit_code", "message"),
+    [
+        ("nokey", "agent_unauthenticated", 41, "When using Gemini API, you must specify the GEMINI_API_KEY"),
+        ("untrusted_yolo", "agent_unauthenticated", 41, "Invalid auth method selected."),
+        ("empty_stdin", "invalid_request", 42, "No input provided via stdin."),
+        ("resume_other_cwd", "session_not_found", 42, "Error resuming session: No previous sessions found"),
+        ("yolo_both", "agent_crashed", 1, "gemini exited with code 1 before it reported a result: Cannot use both"),
+    ],
+)
+def test_an_agent_that_did_not_start_says_why(case: str, code: str, exit_code: int, message: str) -> None:
+    ending = _ending(case)
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == (code, exit_code)
+    assert ending.message.startswith(message)
+    assert "Warning" not in ending.message
+    assert "Usage" not in ending.message
+
+
+def test_a_killed_agent_is_a_crash() -> None:
+    assert _play([], 137, b"Ripgrep is not available. Falling back to GrepTool.\n") == [
+        RunFailed(
+            "agent_crashed", "gemini was killed by signal 9 before it reported a result and said nothing on stderr", 137
+        )
+    ]

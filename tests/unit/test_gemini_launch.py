@@ -1,0 +1,333 @@
+"""How the Gemini CLI is started for a request."""
+
+import json
+import tomllib
+from typing import get_args
+
+import pytest
+from msgspec import convert
+from msgspec.structs import replace
+
+from clinvk.backends.base import PRIVATE, Host, Launch
+from clinvk.backends.gemini import MAX_PROMPT_BYTES, Gemini
+from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.request import ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.session import Resume
+
+ASK = RunRequest(prompt="hello", backend="gemini", workdir="/project")
+OPEN = replace(ASK, approval_mode="none")
+HOME = "home/.gemini"
+
+
+def _launch(request: RunRequest, resume: Resume | None = None, host: Host | None = None) -> Launch:
+    return Gemini().launch(request, resume, host or Host())
+
+
+def _prompt(request: RunRequest) -> bytes:
+    return Gemini().channel(_launch(request)).start("run", request, None)
+
+
+def _settings(launch: Launch) -> dict[str, dict[str, object]]:
+    return json.loads(launch.files[f"{HOME}/settings.json"])
+
+
+def _rules(launch: Launch, file: str = "limits.toml") -> list[dict[str, object]]:
+    return tomllib.loads(launch.files[file].decode())["rule"]
+
+
+def _tools(value: object) -> set[str]:
+    return set(convert(value, list[str]))
+
+
+def test_the_plain_launch_may_only_do_what_needs_no_asking() -> None:
+    launch = _launch(ASK)
+    assert launch.argv == (
+        "gemini",
+        "--output-format=stream-json",
+        "--approval-mode=default",
+        f"--admin-policy={PRIVATE}/limits.toml",
+    )
+    assert launch.cwd == "/project"
+    assert launch.env["GEMINI_CLI_NO_RELAUNCH"] == "true"
+    assert launch.env["GEMINI_CLI_TRUST_WORKSPACE"] == "false"
+    assert launch.env["GEMINI_CLI_HOME"] == f"{PRIVATE}/home"
+
+
+def test_an_agent_that_may_act_has_the_users_own_surroundings() -> None:
+    launch = _launch(OPEN)
+    assert launch.argv == ("gemini", "--output-format=stream-json", "--approval-mode=yolo", "--skip-trust")
+    assert launch.files == {}
+    assert launch.links == {}
+    assert "GEMINI_CLI_HOME" not in launch.env
+    assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
+
+
+READS = {"read_file", "list_directory", "glob", "grep_search"}
+EDITS = {"write_file", "replace"}
+
+
+@pytest.mark.parametrize("approval", get_args(ApprovalMode))
+@pytest.mark.parametrize("sandbox", get_args(SandboxMode))
+def test_only_the_words_for_it_open_the_cli(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+    """Every pair of words is honoured, by the stricter of the two; plan mode is closed under all that are strict."""
+    launch = _launch(replace(ASK, approval_mode=approval, sandbox_mode=sandbox))
+    is_open = approval == "none" and sandbox in ("default", "full")
+    assert ("--approval-mode=yolo" in launch.argv) == is_open
+    if is_open:
+        return
+    assert _settings(launch)["general"]["plan"] == {"enabled": False}
+    first, *others = _rules(launch)
+    if approval == "always":
+        assert first == {"toolName": ["*"], "decision": "ask_user", "priority": 999}
+        assert not others
+    elif sandbox in ("read-only", "workspace"):
+        assert first == {"toolName": ["*"], "decision": "deny", "priority": 998}
+        tools = READS if sandbox == "read-only" else READS | EDITS
+        assert [_tools(rule["toolName"]) for rule in others] == [tools]
+        assert _tools(_settings(launch)["tools"]["core"]) == tools
+    else:
+        assert first == {"toolName": ["enter_plan_mode", "exit_plan_mode"], "decision": "deny", "priority": 999}
+        assert ("grants.toml" in launch.files) == (approval == "auto")
+
+
+def test_rules_that_close_beat_the_users_and_those_that_open_do_not() -> None:
+    strict = _launch(replace(ASK, sandbox_mode="read-only")).argv
+    assert f"--admin-policy={PRIVATE}/limits.toml" in strict
+    assert f"--policy={PRIVATE}/limits.toml" in strict
+    edits = _launch(replace(ASK, approval_mode="auto")).argv
+    assert edits[-2:] == (f"--policy={PRIVATE}/grants.toml", f"--policy={PRIVATE}/home/.gemini/policies")
+
+
+@pytest.mark.parametrize(
+    ("approval", "sandbox", "left"),
+    [
+        ("none", "full", ["run_shell_command", "write_file", "glob"]),
+        ("auto", "default", ["glob", "write_file"]),
+        ("default", "default", ["glob"]),
+        ("none", "workspace", ["glob", "write_file"]),
+        ("none", "read-only", ["glob"]),
+    ],
+)
+def test_allowed_tools_narrow_what_the_words_give(
+    approval: ApprovalMode, sandbox: SandboxMode, left: list[str]
+) -> None:
+    launch = _launch(
+        replace(
+            ASK,
+            approval_mode=approval,
+            sandbox_mode=sandbox,
+            allowed_tools=("run_shell_command", "write_file", "glob"),
+        )
+    )
+    deny, allow = _rules(launch)
+    assert (deny["toolName"], deny["decision"]) == (["*"], "deny")
+    assert allow["decision"] == "allow"
+    assert _tools(allow["toolName"]) == set(left)
+    assert f"--policy={PRIVATE}/limits.toml" in launch.argv
+
+
+def test_no_allowed_tools_are_no_tools() -> None:
+    assert _rules(_launch(replace(OPEN, allowed_tools=()))) == [
+        {"toolName": ["*"], "decision": "deny", "priority": 998}
+    ]
+
+
+@pytest.mark.parametrize("tool", ["*", "run_shell_command(git status)", "", "a b", 'x"]\ndecision="allow'])
+def test_an_allowed_tool_is_a_plain_name(tool: str) -> None:
+    with pytest.raises(Unsupported, match="plain names") as caught:
+        _launch(replace(ASK, allowed_tools=("glob", tool)))
+    assert caught.value.field == "allowed_tools[1]"
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("fast", "flash-lite"),
+        ("quick", "flash-lite"),
+        ("balanced", "flash"),
+        ("default", "flash"),
+        ("best", "pro"),
+        ("powerful", "pro"),
+        ("gemini-2.5-pro", "gemini-2.5-pro"),
+    ],
+)
+def test_a_model_may_be_an_alias(name: str, flag: str) -> None:
+    assert f"--model={flag}" in _launch(replace(ASK, model=name)).argv
+
+
+def test_a_conversation_is_resumed_by_its_handle() -> None:
+    handle = "11111111-2222-4333-8444-555555555555"
+    assert f"--resume={handle}" in _launch(ASK, Resume(handle)).argv
+
+
+def test_directories_are_added_one_by_one() -> None:
+    argv = _launch(replace(ASK, add_dirs=("/a b", "/c"))).argv
+    assert "--include-directories=/a b" in argv
+    assert "--include-directories=/c" in argv
+
+
+@pytest.mark.parametrize("folder", ["/a,b", " /a", "/a "])
+def test_a_directory_that_the_cli_would_take_for_others_is_refused(folder: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        _launch(replace(ASK, add_dirs=("/ok", folder)))
+    assert caught.value.field == "add_dirs[1]"
+
+
+def test_turns_are_counted_by_clinvk() -> None:
+    assert _launch(replace(ASK, max_turns=3)).counted_turns == 3
+    assert _launch(replace(ASK, max_turns=0)).counted_turns is None
+
+
+@pytest.mark.parametrize("request_", [ASK, OPEN])
+def test_an_ephemeral_run_records_in_the_private_folder_only(request_: RunRequest) -> None:
+    launch = _launch(replace(request_, ephemeral=True))
+    assert launch.env["GEMINI_CLI_HOME"] == f"{PRIVATE}/home"
+    assert launch.env["TMPDIR"] == PRIVATE
+    assert not {f"{HOME}/tmp/", f"{HOME}/history/"} & set(launch.links)
+    assert launch.links[f"{HOME}/oauth_creds.json"] == "~/.gemini/oauth_creds.json"
+
+
+def test_a_strict_run_keeps_login_records_and_context() -> None:
+    links = _launch(ASK).links
+    assert links[f"{HOME}/tmp/"] == "~/.gemini/tmp"
+    assert links[f"{HOME}/oauth_creds.json"] == "~/.gemini/oauth_creds.json"
+    assert links[f"{HOME}/GEMINI.md"] == "~/.gemini/GEMINI.md"
+    assert links[f"{HOME}/project.md"] == "/project/GEMINI.md"
+    assert not {name for name in links if name.rpartition("/")[2] in ("settings.json", "extensions", "skills")}
+
+
+def _host(settings: str, **env: str) -> Host:
+    return Host(env=env, read={"~/.gemini/settings.json": settings.encode()}.get)
+
+
+def test_of_the_users_settings_only_what_starts_and_permits_nothing_is_kept() -> None:
+    host = _host(
+        """{ // the user's
+        "security": {"auth": {"selectedType": "oauth-personal"}, "folderTrust": {"enabled": true}},
+        "general": {"maxAttempts": 2, "defaultApprovalMode": "yolo", "plan": {"enabled": true}},
+        "model": {"name": "x//y" /* kept */}, "hooks": {"SessionStart": []}, "mcpServers": {"a": {}},
+        "tools": {"allowed": ["run_shell_command"], "exclude": ["glob"], "discoveryCommand": "rm"}
+        }"""
+    )
+    assert _settings(_launch(ASK, host=host)) == {
+        "security": {"auth": {"selectedType": "oauth-personal"}, "folderTrust": {"enabled": False}},
+        "general": {"maxAttempts": 2, "plan": {"enabled": False}},
+        "model": {"name": "x//y"},
+        "tools": {"exclude": ["glob"]},
+        "advanced": {"ignoreLocalEnv": True},
+        "hooksConfig": {"enabled": False},
+        "skills": {"enabled": False},
+        "context": {"fileName": ["GEMINI.md", "project.md"]},
+    }
+
+
+def test_settings_that_the_cli_cannot_read_are_told() -> None:
+    with pytest.raises(InvalidRequest, match=r"~/\.gemini/settings\.json"):
+        _launch(ASK, host=_host("{broken"))
+
+
+def test_a_home_that_the_user_moved_is_followed() -> None:
+    launch = _launch(ASK, host=Host(env={"GEMINI_CLI_HOME": "/moved"}))
+    assert launch.links[f"{HOME}/tmp/"] == "/moved/.gemini/tmp"
+
+
+def test_the_prompt_goes_over_stdin_as_it_is() -> None:
+    assert _prompt(replace(ASK, prompt="-x @file\n ü ")) == "-x @file\n ü ".encode()
+    assert "hello" not in " ".join(_launch(ASK).argv)
+
+
+def test_a_prompt_is_never_a_command() -> None:
+    assert _prompt(replace(ASK, prompt="/init")) == b"\n/init"
+
+
+def test_a_system_prompt_comes_before_the_prompt() -> None:
+    request = replace(ASK, prompt="/help", system_prompt="Be short.")
+    assert _prompt(request) == b"<system_prompt>\nBe short.\n</system_prompt>\n\n/help"
+
+
+def test_a_prompt_of_which_the_cli_would_drop_the_end_is_refused() -> None:
+    _launch(replace(ASK, prompt="a" * MAX_PROMPT_BYTES))
+    with pytest.raises(InvalidRequest) as caught:
+        _launch(replace(ASK, prompt="a" * (MAX_PROMPT_BYTES + 1)))
+    assert caught.value.field == "prompt"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "--yolo",
+        "-y",
+        "-dy",
+        "--no-yolo",
+        "--approval-mode=yolo",
+        "--approvalMode=yolo",
+        "--output-format=text",
+        "--outputFormat.x=text",
+        "-ojson",
+        "-p=x",
+        "--prompt=x",
+        "-i",
+        "--promptInteractive=x",
+        "--policy=/x",
+        "--adminPolicy=/x",
+        "--allowed-tools=*",
+        "--include-directories=/",
+        "--resume=latest",
+        "--session-file=/x",
+        "--skip-trust",
+        "--skipTrust",
+        "-w",
+        "--worktree=x",
+        "-m=x",
+        "--acp",
+        "--delete-session=1",
+        "--record-responses=/x",
+        "-h",
+        "mcp",
+        "--",
+        "-",
+        "",
+        "--debug\0",
+    ],
+)
+@pytest.mark.parametrize("request_", [ASK, OPEN])
+def test_flags_that_clinvk_governs_are_refused_in_every_spelling(request_: RunRequest, extra: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _launch(replace(request_, extra=("--debug", extra)))
+    assert caught.value.field == "extra[1]"
+
+
+def test_flags_that_clinvk_does_not_know_need_open_words() -> None:
+    assert _launch(replace(OPEN, extra=("--extensions=a", "--brand-new"))).argv[-2:] == (
+        "--extensions=a",
+        "--brand-new",
+    )
+    assert _launch(replace(ASK, extra=("--debug",))).argv[-1] == "--debug"
+    with pytest.raises(InvalidRequest, match="approval_mode none"):
+        _launch(replace(ASK, extra=("--extensions=a",)))
+    with pytest.raises(InvalidRequest, match="approval_mode none"):
+        _launch(replace(OPEN, sandbox_mode="workspace", extra=("--brand-new",)))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (replace(ASK, images=(Image("image/png", b""),)), "images"),
+        (replace(ASK, output_schema={}), "output_schema"),
+        (replace(ASK, model="a\0b"), "model"),
+        (replace(ASK, workdir="/a\0b"), "workdir"),
+        (replace(ASK, add_dirs=("/a\0b",)), "add_dirs[0]"),
+    ],
+)
+def test_what_cannot_be_passed_on_is_refused_with_its_field(request_: RunRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _launch(request_)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("model", "claimed"),
+    [("gemini-2.5-pro", True), ("Gemini-3-Pro", True), ("auto-gemini-3", True), ("gpt-5", False), ("pro", False)],
+)
+def test_a_model_is_claimed_by_its_name(model: str, claimed: bool) -> None:
+    assert Gemini().claims(model) is claimed
