@@ -13,7 +13,7 @@ from standin.process import Address, running
 
 MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
-    ("clinvk/runtime/executables.py", {"find", "host", "read"}),
+    ("clinvk/runtime/executables.py", {"find", "host", "read", "resolve"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
     ("clinvk/api/workdirs.py", {"check", "_own"}),

@@ -49,8 +49,13 @@ def host(environ: Mapping[str, str]) -> Host:
         commands=commands,
         env=environ,
         read=_reader(environ),
-        resolve=os.path.realpath,
+        resolve=resolve,
     )
+
+
+def resolve(path: str) -> str:
+    """Give an absolute path without symbolic links; of "" it is clinvk's own directory."""
+    return os.path.realpath(path)
 
 
 def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:

@@ -1,0 +1,231 @@
+"""The real Codex CLI through clinvk, against the stand-in model API."""
+
+import json
+from base64 import b64decode
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import Image, RunRequest
+from clinvk.result import RunResult
+
+pytestmark = pytest.mark.timeout(120)
+
+PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+def ask(prompt: str) -> RunRequest:
+    return RunRequest(prompt=prompt, backend="codex")
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def records(machine: Machine) -> list[Path]:
+    """What Codex keeps of conversations."""
+    return [path for path in (machine.home / ".codex").rglob("*rollout*") if path.is_file()]
+
+
+async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResult]:
+    """Run prompts of one session, one after the other."""
+    results: list[RunResult] = []
+    session: str | None = None
+    async with machine.runs() as runs:
+        for request in requests:
+            async with runs.run(machine.completed(replace(request, session_id=session))) as run:
+                results.append(await run.result())
+                session = run.session_id
+    return results
+
+
+async def test_an_answer_comes_with_its_thread_and_tokens(machine: Machine) -> None:
+    started, *rest = await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]"))
+    assert isinstance(started, RunStarted)
+    assert started.backend_session_id
+    assert rest == [
+        ThinkingDelta("think1 think2 "),
+        TextDelta("word1 word2 word3"),
+        RunFinished(usage=Usage(100, 30, cached_tokens=20, reasoning_tokens=10), turns=1),
+    ]
+
+
+async def test_a_command_and_its_output_are_told_between_the_messages(machine: Machine) -> None:
+    prompt = 'go [[tool=shell cmd="echo hi; sleep 0.2; false" before="Let me look." say="Done."]]'
+    events = await machine.events(ask(prompt))
+    assert [event for event in events if not isinstance(event, RunStarted | RunFinished)] == [
+        TextDelta("Let me look."),
+        ToolCall("item_1", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.2; false'"}),
+        ToolResult("item_1", "hi\n", is_error=True),
+        TextDelta("\n\nDone."),
+    ]
+
+
+@pytest.mark.parametrize("model", ["gpt-5.5", "best"])
+async def test_a_patch_writes_a_file(machine: Machine, model: str) -> None:
+    path = machine.project / "made.txt"
+    request = replace(ask(f"go [[tool=write path={path} content=made]]"), approval_mode="auto", model=model)
+    events = await machine.events(request)
+    assert path.read_text().strip() == "made"
+    assert [event for event in events if isinstance(event, ToolCall | ToolResult)] == [
+        ToolCall("item_0", "file_change", {"changes": [{"path": str(path), "kind": "add"}]}),
+        ToolResult("item_0", f"add {path}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("directive", "code", "words"),
+    [
+        ("error=400", "agent_rejected", ""),
+        ("error=401", "agent_unauthenticated", "401"),
+        ("error=429", "agent_rate_limited", "429"),
+        ("error=500", "agent_overloaded", "high demand"),
+        ("midstream=1", "agent_overloaded", "disconnected"),
+        ("drop=1", "agent_overloaded", "disconnected"),
+    ],
+)
+async def test_a_failing_model_api_is_told_by_its_code(machine: Machine, directive: str, code: str, words: str) -> None:
+    result = await machine.run(ask(f"x [[{directive}]]"))
+    assert result.error
+    assert result.error.code == code
+    assert words in result.error.message
+    assert not result.error.message.startswith("{")
+    assert result.exit_code == 1
+
+
+async def test_a_failure_that_passes_is_progress_and_then_an_answer(machine: Machine) -> None:
+    events = await machine.events(ask("x [[error=500 times=3 words=2]]"))
+    assert [event.stage for event in events if isinstance(event, Progress)] == ["retry"]
+    assert text_of(events) == "word1 word2"
+
+
+async def test_a_model_api_that_is_not_there_ends_the_run(machine: Machine) -> None:
+    away = ("-c", 'model_providers.standin.base_url="http://127.0.0.1:1/v1"')
+    result = await machine.run(replace(ask("x"), sandbox_mode="full", extra=away))
+    assert result.error
+    assert result.error.code == "agent_overloaded"
+    assert "Connection failed" in result.error.message
+
+
+async def test_a_missing_key_is_a_missing_login(machine: Machine) -> None:
+    del machine.env["STANDIN_KEY"]
+    result = await machine.run(ask("x"))
+    assert result.error
+    assert result.error.code == "agent_unauthenticated"
+    assert "STANDIN_KEY" in result.error.message
+
+
+async def test_a_resumed_thread_remembers_and_counts_its_own_tokens_alone(machine: Machine) -> None:
+    first, second, third = await conversation(
+        machine,
+        ask("one [[words=1 usage=100,20,30,10]]"),
+        ask("two [[info usage=200,50,40,5]]"),
+        ask("three [[info usage=7,6,5,4]]"),
+    )
+    assert (first.usage, second.usage, third.usage) == (
+        Usage(100, 30, 20, 10),
+        Usage(200, 40, 50, 5),
+        Usage(7, 5, 6, 4),
+    )
+    assert first.started
+    assert second.started
+    assert first.started.backend_session_id == second.started.backend_session_id
+    (body,) = machine.requests("two")
+    assert "one [[words=1" in json.dumps(body)
+
+
+async def test_a_thread_that_codex_has_lost_is_told(machine: Machine) -> None:
+    async with machine.runs() as runs:
+        async with runs.run(machine.completed(ask("one"))) as run:
+            await run.result()
+        rmtree(machine.home / ".codex" / "sessions")
+        for path in (machine.home / ".codex").glob("*.sqlite*"):
+            path.unlink()
+        async with runs.run(machine.completed(replace(ask("two"), session_id=run.session_id))) as run:
+            result = await run.result()
+    assert result.error
+    assert result.error.code == "session_not_found"
+    assert not machine.requests("two")
+
+
+async def test_turns_beyond_the_limit_are_not_had(machine: Machine) -> None:
+    prompt = 'x [[tool=shell cmd="echo hi; sleep 0.3" calls=9]]'
+    result = await machine.run(replace(ask(prompt), max_turns=2))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "max_turns"
+    assert len(result.tool_calls) == 2
+
+
+async def test_model_system_prompt_and_effort_reach_the_model(machine: Machine) -> None:
+    system = 'Say "é" \\ always.\n\t🙂\x7f = [x]'
+    await machine.run(replace(ask("hello"), model="fast", system_prompt=system, effort="high"))
+    (body,) = machine.requests("hello")
+    assert body["model"] == "gpt-6-luna"
+    assert json.dumps(system)[1:-1] in json.dumps(body)
+    assert '"effort": "high"' in json.dumps(body)
+
+
+async def test_a_schema_shapes_the_answer(machine: Machine) -> None:
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    answer = json.dumps(json.dumps({"a": "b"}))
+    result = await machine.run(replace(ask(f"x [[say={answer}]]"), output_schema=schema))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.structured_output == {"a": "b"}
+    assert json.dumps(schema) in json.dumps(machine.requests("x [[say=")[0])
+
+
+async def test_images_reach_the_model_also_on_resume(machine: Machine) -> None:
+    await conversation(
+        machine, ask("one"), replace(ask("two"), images=(Image("image/png", PNG), Image("image/png", PNG)))
+    )
+    (body,) = machine.requests("two")
+    assert json.dumps(body).count('"input_image"') == 2
+
+
+async def test_an_ephemeral_run_leaves_no_record(machine: Machine) -> None:
+    await machine.run(ask("kept"))
+    kept = records(machine)
+    assert len(kept) == 1
+    await machine.run(replace(ask("gone"), ephemeral=True))
+    assert machine.requests("gone")
+    assert records(machine) == kept
+
+
+@pytest.mark.parametrize("prompt", ["-x", "--help", "-", "/quit", "!touch x", "@a.txt", "resume", "é\n\n🙂 "])
+async def test_a_prompt_is_never_taken_for_something_else(machine: Machine, prompt: str) -> None:
+    result = await machine.run(ask(prompt))
+    assert result.text == "word1 word2 word3 word4 word5"
+    assert prompt in [entry["user"] for entry in machine.exchanges()]
+    assert not list(machine.project.iterdir())
+
+
+async def test_a_prompt_of_a_megabyte_reaches_the_model(machine: Machine) -> None:
+    result = await machine.run(ask("x" * 1_000_000 + "[[words=1]]"))
+    assert result.text == "word1"
+
+
+async def test_a_refused_flag_is_told_in_the_words_of_the_cli(machine: Machine) -> None:
+    result = await machine.run(replace(ask("x"), sandbox_mode="full", extra=("--no-such-flag",)))
+    assert result.error
+    assert "--no-such-flag" in result.error.message
+    assert "stdin" not in result.error.message
+    assert result.error.exit_code == 2
