@@ -29,9 +29,10 @@ class Clinvk:
         stdin: bytes | int = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
         close_fds: str = "",
+        before: str = "true",
     ) -> "subprocess.CompletedProcess[str]":
-        """Run it to its end; `close_fds` is shell syntax such as `<&-`."""
-        command = ["/bin/sh", "-c", f'exec "$0" "$@" {close_fds}', self.command] if close_fds else [self.command]
+        """Run it to its end; `close_fds` is shell syntax such as `<&-`, `before` a shell command."""
+        command = ["/bin/sh", "-c", f'{before}; exec "$0" "$@" {close_fds}', self.command]
         done = subprocess.run(
             [*command, *arguments],
             capture_output=True,

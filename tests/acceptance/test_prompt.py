@@ -230,10 +230,18 @@ def test_a_full_disk_is_an_error(clinvk: Clinvk) -> None:
     assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")
 
 
-def test_an_answer_with_half_a_character_pair_is_printed(clinvk: Clinvk) -> None:
-    clinvk.agent.play(says("gemini", "a\ud83dz"))
-    done = clinvk.run("-o", "text", "-b", "gemini", "hello")
-    assert done.returncode in (0, 1)
+def test_a_current_directory_without_a_utf_8_name_is_an_error(clinvk: Clinvk) -> None:
+    clinvk.folder = clinvk.folder / os.fsdecode(b"\xff")
+    clinvk.folder.mkdir()
+    done = clinvk.run("hello")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("is not UTF-8\n")
+
+
+def test_a_current_directory_that_is_gone_is_an_error(clinvk: Clinvk) -> None:
+    done = clinvk.run("hello", before=f"rmdir {clinvk.folder}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "clinvk: --workdir: '.' cannot be used: No such file or directory\n"
 
 
 def test_stderr_that_is_closed_changes_nothing(clinvk: Clinvk) -> None:

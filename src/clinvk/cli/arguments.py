@@ -128,6 +128,15 @@ def _refuse_near_commands(word: str) -> None:
         raise InvalidRequest(f"no command {word!r}; {hint}as a prompt it stands after --: clinvk -- {word}")
 
 
+def is_utf8(text: str) -> bool:
+    """Say whether a text of the system was UTF-8: for other bytes Python puts half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with our errors: exit code 2 is not theirs, and no flag is guessed from its beginning."""
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from clinvk import __version__
 from clinvk.cli import arguments, exits
-from clinvk.cli.arguments import Flags, PromptFlags, ServeFlags
-from clinvk.cli.screen import Notes
+from clinvk.cli.arguments import Flags, PromptFlags, ServeFlags, is_utf8
+from clinvk.cli.notes import Notes
 from clinvk.errors import ClinvkError, InvalidRequest
 
 
@@ -35,11 +35,13 @@ def enter(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     for number, argument in enumerate(argv, 1):
-        if not _is_text(argument):
+        if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     command, flags = arguments.read(argv)
-    if command == "help" or flags.help:
-        return _help(flags.words[0] if command == "help" and flags.words else "" if command == "help" else command)
+    if command == "help":
+        return _help(flags.words[0] if flags.words else "")
+    if flags.help:
+        return _help(command)
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         return _print(f"clinvk {__version__}\n")
     if isinstance(flags, ServeFlags):
@@ -68,14 +70,6 @@ def _print(text: str) -> int:
     sys.stdout.write(text)
     sys.stdout.flush()
     return 0
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fill_standard_streams() -> None:

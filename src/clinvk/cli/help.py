@@ -41,13 +41,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "serve": (
         "clinvk serve [flags]",
-        "Serve the agents on this machine over HTTP. Ctrl-C lets running requests finish\n"
-        "for server.shutdown_grace_secs; a second one stops at once.",
+        "Serve the agents on this machine over HTTP. Ctrl-C lets running requests\n"
+        "finish for server.shutdown_grace_secs; a second one stops at once.",
         "examples:\n"
         "  clinvk serve\n"
         "  clinvk serve --port 3000 --backend codex\n\n"
         "--backend, --model and --workdir are what a request gets that names none.\n"
-        "Whoever can reach the address can run agents as you: think before --host 0.0.0.0.\n",
+        "Whoever can reach the address can run agents as you: think before you give\n"
+        "--host 0.0.0.0.\n",
     ),
     "version": ("clinvk version", "Show the version.", ""),
     "help": ("clinvk help [COMMAND]", "Show help for clinvk or for one of its commands.", ""),

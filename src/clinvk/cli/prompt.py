@@ -12,10 +12,11 @@ import msgspec
 from clinvk.backends.base import describe
 from clinvk.cli import exits
 from clinvk.cli.arguments import PromptFlags
+from clinvk.cli.notes import Notes
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
-from clinvk.cli.screen import Notes, ReaderGone, Stdout
 from clinvk.cli.settings import directory, refuse_disabled, settings_of
 from clinvk.cli.stdin import prompt_from
+from clinvk.cli.stdout import ReaderGone, Stdout
 from clinvk.config import Settings, complete
 from clinvk.errors import Cancelled
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
@@ -54,11 +55,11 @@ def _request(flags: PromptFlags, settings: Settings) -> RunRequest:
         backend=settings.default_backend,
         model=flags.model,
         system_prompt=flags.system_prompt,
-        workdir=None if flags.workdir is None else directory(flags.workdir, "--workdir"),
+        workdir=directory("." if flags.workdir is None else flags.workdir, "--workdir"),
         add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
         approval_mode=flags.approval_mode,
         sandbox_mode=flags.sandbox_mode,
-        allowed_tools=None if flags.allowed_tools is None else _tools(flags.allowed_tools),
+        allowed_tools=None if flags.allowed_tools is None else split_tools(flags.allowed_tools),
         max_turns=flags.max_turns,
         timeout_s=timeout_s or None,
         ephemeral=flags.ephemeral,
@@ -67,8 +68,8 @@ def _request(flags: PromptFlags, settings: Settings) -> RunRequest:
     return complete(request, settings)
 
 
-def _tools(given: Sequence[str]) -> tuple[str, ...]:
-    """Split at commas, but for those inside parentheses: `Bash(git log,git diff),Read` are two."""
+def split_tools(given: Sequence[str]) -> tuple[str, ...]:
+    """Read lists of tools: split at commas, but for those inside parentheses: `Bash(git log,git diff),Read` are two."""
     names: list[str] = []
     for text in given:
         depth, start = 0, 0
@@ -125,7 +126,7 @@ class _Show:
             case "json":
                 return JsonPrinter(run, indent=os.isatty(1))
             case "stream-json":
-                return LinesPrinter(run, self._request.workdir or os.getcwd())
+                return LinesPrinter(run, self._request.workdir or "")
 
     async def _event(self, run: Run, printer: Printer, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from clinvk.cli.arguments import ServeFlags
-from clinvk.cli.screen import Notes
+from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory, settings_of
 from clinvk.errors import InvalidRequest
 

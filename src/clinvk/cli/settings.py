@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinvk import backends
-from clinvk.cli.arguments import Flags
+from clinvk.cli.arguments import Flags, is_utf8
 from clinvk.config import Settings
 from clinvk.config.loading import load
 from clinvk.errors import BackendUnavailable, InvalidRequest
@@ -45,7 +45,13 @@ def directory(path: str, flag: str) -> str:
     Raises:
         InvalidRequest: it is none.
     """
-    absolute = Path(path).absolute()
-    if not path or not absolute.is_dir():
+    try:
+        absolute = Path(path).absolute()
+        is_there = absolute.is_dir() and path != ""
+    except OSError as exc:
+        raise InvalidRequest(f"{flag}: {path!r} cannot be used: {exc.strerror}", flag) from exc
+    if not is_there:
         raise InvalidRequest(f"{flag}: no directory {path!r}", flag)
+    if not is_utf8(str(absolute)):
+        raise InvalidRequest(f"{flag}: the name of {str(absolute)!r} is not UTF-8", flag)
     return str(absolute)

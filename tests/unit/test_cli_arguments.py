@@ -1,0 +1,68 @@
+"""argv as typed flags."""
+
+import pytest
+
+from clinvk.cli import arguments
+from clinvk.cli.arguments import PromptFlags, ServeFlags
+from clinvk.cli.prompt import split_tools
+
+
+def prompt_flags(*argv: str) -> PromptFlags:
+    command, flags = arguments.read(argv)
+    assert command == ""
+    assert isinstance(flags, PromptFlags)
+    return flags
+
+
+def test_every_flag_of_a_prompt_reaches_its_field() -> None:
+    flags = prompt_flags(
+        *("-b", "codex", "-m", "best", "-w", "/w", "-o", "text", "--config", "c", "--dry-run", "--ephemeral"),
+        *("--approval-mode", "auto", "--sandbox-mode", "read-only", "--system-prompt=-s", "--max-turns", "3"),
+        *("--allowed-tools", "A,B", "--add-dir", "x", "--add-dir=y", "--timeout", "1.5", "-v", "--no-stdin", "go on"),
+    )
+    assert flags == PromptFlags(
+        words=("go on",),
+        backend="codex",
+        model="best",
+        workdir="/w",
+        output_format="text",
+        config="c",
+        dry_run=True,
+        ephemeral=True,
+        approval_mode="auto",
+        sandbox_mode="read-only",
+        system_prompt="-s",
+        max_turns=3,
+        allowed_tools=["A,B"],
+        add_dir=("x", "y"),
+        timeout=1.5,
+        verbose=True,
+        no_stdin=True,
+    )
+
+
+def test_without_flags_nothing_is_asked_for() -> None:
+    assert prompt_flags() == PromptFlags()
+
+
+def test_a_value_that_is_a_command_is_a_value() -> None:
+    assert prompt_flags("-m", "serve", "hello there").model == "serve"
+    command, flags = arguments.read(["-m", "serve", "serve", "-p", "1"])
+    assert command == "serve"
+    assert isinstance(flags, ServeFlags)
+    assert (flags.model, flags.port) == ("serve", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["Read,Bash"], ("Read", "Bash")),
+        (["Read", " Bash "], ("Read", "Bash")),
+        (["Bash(git log,git diff),Read"], ("Bash(git log,git diff)", "Read")),
+        (["Bash(git"], ("Bash(git",)),
+        (["a),b"], ("a)", "b")),
+        ([""], ()),
+    ],
+)
+def test_tools_are_split_at_commas_outside_parentheses(given: list[str], expected: tuple[str, ...]) -> None:
+    assert split_tools(given) == expected

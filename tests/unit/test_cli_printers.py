@@ -1,0 +1,150 @@
+"""Events as the output formats of the command line."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from clinvk.cli import exits
+from clinvk.cli.printers import JsonPrinter, LinesPrinter, TextPrinter
+from clinvk.errors import AgentCrashed, BackendUnavailable, Cancelled, ConfigError, SessionNotFound, TimedOut
+from clinvk.events import (
+    Ending,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    Usage,
+)
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+from clinvk.runtime.log import Logged
+
+
+REQUEST = RunRequest(prompt="p", backend="codex", model="asked")
+
+
+@dataclass
+class Finished:
+    """A run that has ended; nobody follows it."""
+
+    raw: bytes = b""
+    started_at: float | None = 101.0
+    ended_at: float | None = 103.5
+    session_id: str | None = None
+    id: str = "run"
+    request: RunRequest = REQUEST
+    created_at: float = 100.0
+    state: str = "finished"
+
+    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        raise NotImplementedError
+
+    def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        raise NotImplementedError
+
+    async def result(self) -> RunResult:
+        raise NotImplementedError
+
+
+def printed(run: Finished, *events: TextDelta | RunStarted | Ending) -> dict[str, object]:
+    printer = JsonPrinter(run, indent=False)
+    chunks = [printer.feed(event, 0.0) for event in events]
+    assert not any(chunks[:-1])
+    assert chunks[-1].endswith(b"\n")
+    return json.loads(chunks[-1])
+
+
+def test_text_ends_with_one_newline_whatever_the_answer_ends_with() -> None:
+    for texts, expected in ((["a", "b"], b"ab\n"), (["a\n"], b"a\n"), ([], b""), (["a", ""], b"a\n")):
+        for ending in (RunFinished(), RunFailed("agent_failed", "no")):
+            printer = TextPrinter()
+            assert b"".join(printer.feed(event, 0) for event in [*map(TextDelta, texts), ending]) == expected
+
+
+def test_text_is_the_answer_alone() -> None:
+    printer = TextPrinter()
+    for event in (RunStarted(), ThinkingDelta("hm"), ToolCall("1", "Bash", {}), Progress("retry", "again")):
+        assert printer.feed(event, 0) == b""
+
+
+def test_json_prefers_the_model_that_the_agent_names() -> None:
+    assert printed(Finished(), RunStarted("told"), RunFinished())["model"] == "told"
+    assert printed(Finished(), RunStarted(), RunFinished())["model"] == "asked"
+
+
+def test_json_keeps_what_was_said_before_a_failure() -> None:
+    ending = RunFailed("agent_failed", "it broke", 3)
+    result = printed(Finished(), RunStarted(), TextDelta("a"), TextDelta("b"), ending)
+    assert (result["content"], result["error"], result["exit_code"]) == ("ab", "it broke", 1)
+    assert result["duration_seconds"] == 2.5
+
+
+def test_json_counts_each_token_once_and_leaves_out_what_is_none() -> None:
+    result = printed(Finished(), RunFinished(usage=Usage(10, 5, 4, 2)))
+    assert result["usage"] == {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "total_tokens": 15,
+        "cached_tokens": 4,
+        "reasoning_tokens": 2,
+    }
+    assert printed(Finished(), RunFinished(usage=Usage(0, 0)))["usage"] == {
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_tokens": 0,
+    }
+    assert printed(Finished(), RunFinished())["usage"] is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"), [(b'{"a":1.50}', {"a": 1.5}), (b"", None), (b"{", None), (b'{"a":"\xff"}', None)]
+)
+def test_raw_is_the_agents_last_event_or_nothing(raw: bytes, expected: object) -> None:
+    assert printed(Finished(raw=raw), RunFinished())["raw"] == expected
+
+
+def test_a_run_that_never_started_took_no_time() -> None:
+    assert printed(Finished(started_at=None), RunFailed("invalid_request", "no"))["duration_seconds"] == 0
+
+
+def test_lines_carry_what_is_known_of_the_run() -> None:
+    printer = LinesPrinter(Finished(session_id="s"), "/work")
+    first = json.loads(printer.feed(RunStarted(), 101.0))
+    last = json.loads(printer.feed(RunFinished(), 103.5))
+    assert first["content"] == {
+        "model": "asked",
+        "backend_session_id": None,
+        "working_dir": "/work",
+        "run_id": "run",
+    }
+    assert (last["type"], last["sequence"], last["session_id"]) == ("done", 2, "s")
+    assert last["content"]["duration"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        (RunFinished(), 0),
+        (RunFinished("max_turns"), 0),
+        (RunFailed(AgentCrashed.code, "", None), 1),
+        (RunFailed(AgentCrashed.code, "", 0), 1),
+        (RunFailed(AgentCrashed.code, "", 7), 1),
+        (RunFailed(AgentCrashed.code, "", 8), 8),
+        (RunFailed(AgentCrashed.code, "", 137), 137),
+        (RunFailed(TimedOut.code, "", 143), 6),
+        (RunFailed(Cancelled.code, "", 143), 7),
+        (RunFailed(BackendUnavailable.code, ""), 2),
+    ],
+)
+def test_the_exit_code_of_an_ending(ending: Ending, code: int) -> None:
+    assert exits.of_ending(ending) == code
+
+
+def test_the_exit_code_of_an_error_before_the_run() -> None:
+    assert [exits.of_code(kind.code) for kind in (BackendUnavailable, ConfigError, SessionNotFound)] == [2, 3, 4]
+    assert exits.of_code("anything else") == 1
