@@ -24,7 +24,6 @@ from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.log import Logged
 
-
 REQUEST = RunRequest(prompt="p", backend="codex", model="asked")
 
 
