@@ -23,12 +23,12 @@ _SLASHES = re.compile(r"/{2,}")
 class Front:
     """Gives each request an id (`x-request-id`, the client's own where it sends one), tidies its path, logs it.
 
-    `active` is the number of requests under way.
+    `active` is the number of requests under way; `app` is what they are passed on to.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.active = 0
-        self._app = app
+        self.app = app
         self._when_idle: Callable[[], None] | None = None
 
     def drain(self, when_idle: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class Front:
             if self._when_idle and scope["path"] not in _OPEN_WHILE_STOPPING:
                 await _refuse(request_id, log.send)
             else:
-                await self._app(scope, receive, log.send)
+                await self.app(scope, receive, log.send)
         finally:
             self.active -= 1
             log.write()

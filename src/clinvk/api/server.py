@@ -17,6 +17,7 @@ from clinvk.api.app import create_app
 from clinvk.api.inventory import Inventory
 from clinvk.api.middleware import Front
 from clinvk.api.protections import refuse_unenforced
+from clinvk.api.protocol import Protocol
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
@@ -148,7 +149,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 front,
                 loop="none",
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -1,0 +1,267 @@
+"""What the server tells of itself, how it treats paths and ids, and how it comes up."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from clinvk import __version__
+from clinvk.api.protections import refuse_unenforced
+from clinvk.api.server import greeting, listen, serve
+from clinvk.config import BackendSettings, ServerSettings, Settings
+from clinvk.errors import ConfigError
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+
+
+async def test_health_is_ok_with_a_store_and_a_backend(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.get("/health")
+    told = response.json()
+    assert (response.status_code, told["status"], told["version"]) == (200, "ok", __version__)
+    assert {"name": "claude", "available": True} in told["backends"]
+    assert told["session_store"] == {"available": True, "session_count": 0}
+    assert told["uptime"].endswith("s")
+    assert told["uptime_ms"] >= 0
+
+
+async def test_health_counts_sessions(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        await served.prompt()
+        told = (await served.client.get("/health")).json()
+    assert told["session_store"]["session_count"] == 1
+
+
+async def test_without_any_backend_health_is_degraded_and_not_ready(tmp_path: Path) -> None:
+    async with serving({"PATH": str(tmp_path), "HOME": str(tmp_path)}) as served:
+        health = await served.client.get("/health")
+        ready = await served.client.get("/health/ready")
+        live = await served.client.get("/health/live")
+    assert (health.status_code, health.json()["status"]) == (200, "degraded")
+    assert ready.status_code == 503
+    assert (live.status_code, live.json()) == (200, {"status": "ok"})
+
+
+async def test_backends_tell_what_is_installed_and_how_to_install_the_rest(scripted: Scripted) -> None:
+    (scripted.folder / "gemini").unlink()
+    off = {"codex": BackendSettings(enabled=False)}
+    async with serving({**scripted.env, "PATH": str(scripted.folder)}, backends=off) as served:
+        listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+    claude, codex, gemini = listed
+    assert (claude["name"], claude["available"], claude["enabled"]) == ("claude", True, True)
+    assert claude["path"] == str(scripted.folder / "claude")
+    assert claude["models"]
+    assert "read-only" in claude["capabilities"]["sandbox_modes"]
+    assert (codex["available"], codex["enabled"]) == (False, False)
+    assert (gemini["available"], "path" in gemini) == (False, False)
+    assert gemini["install"].startswith("npm install")
+    assert "install" not in claude
+
+
+async def test_the_version_of_a_backend_is_learned_without_holding_up_a_request(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        versions: list[str | None] = []
+
+        async def look() -> None:
+            listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+            versions.append(listed[0].get("version"))
+
+        await look()
+        for _ in range(200):
+            if versions[-1]:
+                break
+            await look()
+    assert versions[-1]
+
+
+@pytest.mark.parametrize("path", ["//health", "/health/", "/api//v1///backends/"])
+async def test_doubled_and_trailing_slashes_are_tolerated_without_a_redirect(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
+    assert response.status_code == 200
+    assert not response.history
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/api/v1/backends", "/openapi.json", "/docs"])
+async def test_head_is_answered_where_get_is(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/docs/nothing.js", 404, "not_found"),
+        ("GET", "/docs/../runs.py", 404, "not_found"),
+        ("POST", "/api/v2/prompt", 404, "not_found"),
+        ("GET", "/api/v1/prompt", 405, "method_not_allowed"),
+        ("DELETE", "/health", 405, "method_not_allowed"),
+    ],
+)
+async def test_what_is_not_served_is_a_problem_document(
+    scripted: Scripted, method: str, path: str, status: int, code: str
+) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.request(method, path)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (status == 405) == ("allow" in response.headers)
+
+
+async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        own = await served.client.get("/health", headers={"x-request-id": "abc-1.2_3"})
+        odd = await served.client.get("/health", headers={"x-request-id": "a b;c" * 100})
+        none = await served.client.get("/health")
+    assert own.headers["x-request-id"] == "abc-1.2_3"
+    assert len(odd.headers["x-request-id"]) == len(none.headers["x-request-id"]) == 32
+    assert odd.headers["x-request-id"] != none.headers["x-request-id"]
+
+
+async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    scripted.play(claude_says("x"))
+    with caplog.at_level("INFO", "clinvk"):
+        async with serving(scripted.env) as served:
+            await served.client.post("/api/v1/prompt", json={}, headers={"x-request-id": "id1"})
+            await served.client.get("/health")
+    (entry,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.middleware"]
+    assert entry.startswith("POST /api/v1/prompt 400, ")
+    assert entry.endswith("request id1")
+
+
+async def test_a_stopping_server_refuses_prompts_and_still_tells_its_health(scripted: Scripted) -> None:
+    idle: list[bool] = []
+    async with serving(scripted.env) as served:
+        served.front.drain(lambda: idle.append(True))
+        refused = await served.prompt()
+        ready = await served.client.get("/health/ready")
+        live = await served.client.get("/health/live")
+        await until(lambda: idle)
+    assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
+    assert int(refused.headers["retry-after"]) > 0
+    assert refused.headers["connection"] == "close"
+    assert (ready.status_code, live.status_code) == (503, 200)
+    assert scripted.calls() == []
+
+
+async def test_an_idle_connection_is_closed_after_its_time(scripted: Scripted) -> None:
+    async with serving(scripted.env, idle_timeout_secs=1) as served:
+        reader, writer = await served.raw(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"200 OK" in await reader.read()
+        writer.close()
+
+
+UNENFORCED = [
+    {"api_keys_gopass_path": "clinvk/keys"},
+    {"rate_limit_enabled": True},
+    {"trusted_proxies": ("10.0.0.1",)},
+    {"cors_allowed_origins": ("https://example.com",)},
+    {"cors_allow_credentials": True},
+    {"allowed_workdir_prefixes": ("/srv",)},
+    {"blocked_workdir_prefixes": ("/etc",)},
+    {"allowed_hosts": ("example.com",)},
+]
+
+
+@pytest.mark.parametrize("server", UNENFORCED)
+def test_a_protection_that_is_not_there_yet_keeps_the_server_from_starting(server: dict[str, object]) -> None:
+    settings = Settings(server=ServerSettings(**server))  # pyright: ignore[reportArgumentType]
+    (key,) = server
+    with pytest.raises(ConfigError, match=f"server.{key} is "):
+        serve(settings, {}, print)
+
+
+@pytest.mark.parametrize("variable", ["CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH"])
+def test_api_keys_of_the_environment_keep_the_server_from_starting_too(variable: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        serve(Settings(), {variable: "k1"}, print)
+
+
+def test_the_built_in_settings_promise_nothing_that_is_not_kept() -> None:
+    refuse_unenforced(Settings(), {})
+
+
+def test_a_default_directory_that_is_not_there_keeps_the_server_from_starting() -> None:
+    settings = Settings(server=ServerSettings(default_workdir="/no/such/place"))
+    with pytest.raises(ConfigError, match=r"server\.default_workdir '/no/such/place' does not exist"):
+        serve(settings, {}, print)
+
+
+def test_a_port_in_use_is_told_and_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        assert serve(Settings(server=ServerSettings(port=port)), {}, print) == 5
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == f"clinvk: cannot listen on http://127.0.0.1:{port}: Address already in use\n"
+
+
+def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(Settings(server=ServerSettings(host="192.0.2.1")), {}, print) == 5
+    assert "cannot listen on http://192.0.2.1:8080" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_an_address_open_to_other_machines_is_warned_of(host: str, warned: bool) -> None:
+    sockets = listen(host, 0)
+    try:
+        text = greeting(ServerSettings(host=host), sockets)
+    finally:
+        for sock in sockets:
+            sock.close()
+    assert f"listens on http://{host}:" in text
+    assert ("warning:" in text) is warned
+
+
+def test_all_addresses_of_a_host_share_one_port() -> None:
+    sockets = listen("localhost", 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+async def test_the_page_and_what_it_loads_come_from_here_and_may_load_nothing_else(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        page = await served.client.get("/docs")
+        script = await served.client.get("/docs/docs.js")
+        style = await served.client.get("/docs/docs.css")
+    assert page.headers["content-type"].startswith("text/html")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert style.headers["content-type"].startswith("text/css")
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; ")
+    assert "unsafe" not in policy
+    for answer in (page, script, style):
+        assert "http://" not in answer.text
+        assert "https://" not in answer.text
+
+
+async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Scripted) -> None:
+    """Java's HTTP client offers h2c with each request over plain HTTP."""
+    scripted.play(claude_says("x"))
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
+    async with serving(scripted.env) as served:
+        response = await served.client.post(
+            "/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}, headers=headers
+        )
+    assert response.json()["output"] == "x"
+
+
+async def test_each_route_is_in_the_openapi_document_with_its_methods(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        document = (await served.client.get("/openapi.json")).json()
+        app = served.front.app
+    assert isinstance(app, Starlette)
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    served_methods = {route.path: {method.lower() for method in route.methods or ()} - {"head"} for route in routes}
+    del served_methods["/docs/{name}"]
+    assert served_methods == {path: set(methods) for path, methods in document["paths"].items()}

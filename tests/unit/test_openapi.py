@@ -1,0 +1,116 @@
+"""The OpenAPI document: whole, consistent in itself, and true to what the server reads."""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+import pytest
+
+from clinvk.api.openapi import document
+from clinvk.dialects.rest import KINDS, PromptBody, Rest
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+
+
+def at(*path: str) -> Json:
+    here: Json = msgspec.json.decode(document())
+    for part in path:
+        assert isinstance(here, dict)
+        here = here[part]
+    return here
+
+
+def keys(*path: str) -> list[str]:
+    here = at(*path)
+    assert isinstance(here, dict)
+    return list(here)
+
+
+def values_of(key: str, here: Json) -> Iterator[Json]:
+    if isinstance(here, dict):
+        for name, value in here.items():
+            if name == key:
+                yield value
+            yield from values_of(key, value)
+    elif isinstance(here, list):
+        for value in here:
+            yield from values_of(key, value)
+
+
+def operations() -> list[tuple[str, str]]:
+    return [(path, method) for path in keys("paths") for method in keys("paths", path)]
+
+
+def test_it_is_of_version_3_1() -> None:
+    assert at("openapi") == "3.1.0"
+
+
+def test_every_reference_leads_to_a_schema() -> None:
+    schemas = {f"#/components/schemas/{name}" for name in keys("components", "schemas")}
+    found = {ref for ref in values_of("$ref", at()) if isinstance(ref, str)}
+    assert found
+    assert found <= schemas
+
+
+def test_every_schema_is_explained() -> None:
+    for name in keys("components", "schemas"):
+        if name != "Usage":
+            assert at("components", "schemas", name, "description"), name
+
+
+def test_every_operation_has_its_own_name_a_summary_and_a_success() -> None:
+    names = [at("paths", path, method, "operationId") for path, method in operations()]
+    assert len(set(map(str, names))) == len(names)
+    for path, method in operations():
+        assert at("paths", path, method, "summary")
+        assert at("paths", path, method, "responses", "200", "description")
+
+
+def test_every_field_of_a_prompt_is_described() -> None:
+    assert keys("components", "schemas", "PromptBody", "properties") == list(PromptBody.__struct_fields__)
+    for name in PromptBody.__struct_fields__:
+        assert at("components", "schemas", "PromptBody", "properties", name, "description"), name
+    assert at("components", "schemas", "PromptBody", "required") == ["backend", "prompt"]
+    assert at("components", "schemas", "PromptBody", "additionalProperties") is False
+
+
+def test_the_examples_of_a_prompt_are_prompts() -> None:
+    content = ("paths", "/api/v1/prompt", "post", "requestBody", "content", "application/json", "examples")
+    assert len(keys(*content)) >= 2
+    for name in keys(*content):
+        call = Rest().parse(msgspec.json.encode(at(*content, name, "value")), {})
+        assert call.request.backend == "claude"
+
+
+def test_a_prompt_has_every_status_that_an_error_can_have() -> None:
+    told = set(keys("paths", "/api/v1/prompt", "post", "responses"))
+    assert told == {"200"} | {str(status) for status, _ in KINDS.values() if status not in (405, 504)}
+
+
+@pytest.mark.parametrize("status", ["400", "404", "413", "415", "422", "500", "503"])
+def test_errors_are_problem_documents(status: str) -> None:
+    content = at("paths", "/api/v1/prompt", "post", "responses", status, "content")
+    assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def test_the_stream_is_described_by_every_kind_of_event() -> None:
+    event = at("components", "schemas", "Event", "discriminator", "mapping")
+    assert isinstance(event, dict)
+    assert list(event) == [
+        "init",
+        "message",
+        "thinking",
+        "tool_use",
+        "tool_result",
+        "progress",
+        "token_usage",
+        "error",
+        "done",
+    ]
+
+
+def test_every_problem_has_a_place_on_the_page() -> None:
+    problems = at("x-problems")
+    assert isinstance(problems, list)
+    told = {str(problem["code"]) for problem in problems if isinstance(problem, dict)}
+    assert {"invalid_request", "unsupported_option", "backend_unavailable", "queue_full", "internal_error"} <= told
