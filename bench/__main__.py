@@ -1,0 +1,61 @@
+"""`python -m bench`: measure, and print the table."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bench.memory import memory
+from bench.report import Figure, table
+from bench.spawning import overhead, prompts
+from bench.startup import health, startup
+from bench.streaming import streaming
+from bench.workplace import BenchBroken, Workplace, workplace
+
+_GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
+    "overhead": overhead,
+    "prompts": prompts,
+    "streaming": streaming,
+    "memory": memory,
+    "startup": startup,
+    "health": health,
+}
+
+
+def main() -> int:
+    """Run the groups that were asked for; 1 where something broke, or is over its budget under --strict."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    figures: list[Figure] = []
+    broken = False
+    with workplace(2 if arguments.quick else 5, 0.2 if arguments.quick else 1.0) as place:
+        for name in arguments.only or _GROUPS:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            try:
+                figures += _GROUPS[name](place)
+            except BenchBroken as exc:
+                broken = True
+                print(f"{name} broke: {exc}", file=sys.stderr)
+    print(table(figures))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    return int(broken or (arguments.strict and any(figure.kept is False for figure in figures)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure clinvk beside its limits and peers.")
+    parser.add_argument("--only", action="append", choices=_GROUPS, help="this group only; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds of less work: a look, no figures to keep")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a figure is over its budget")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every figure there")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

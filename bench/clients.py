@@ -1,0 +1,50 @@
+"""Jobs for load.py, done in a process of their own."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from bench.load import Answers, Ask, HoldStreams, Job, TimePipes, TimeStreams
+from bench.processes import last_words, module, run, running
+from bench.workplace import BenchBroken, Workplace
+
+PROMPT_PATH = "/api/v1/prompt"
+
+_T = TypeVar("_T")
+
+
+def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
+    """Give the body of a prompt for the trivial agent."""
+    body = {"backend": "codex", "prompt": prompt, "workdir": str(place.root)}
+    return msgspec.json.encode(body | {"output_format": "stream-json"} if stream else body).decode()
+
+
+def ask(job: Ask) -> Answers:
+    """Send requests, and give how long they took."""
+    return _done(job, Answers)
+
+
+def delays_ms(job: TimeStreams | TimePipes) -> list[float]:
+    """Read lines, and give their delays from the writing to the reading."""
+    return _done(job, list[float])
+
+
+@contextmanager
+def holding(place: Workplace, job: HoldStreams) -> Generator[None]:
+    """Hold streams open; entered when all are."""
+    log = place.root / "holder.log"
+    with running(_command(job), None, log) as process:
+        assert process.stdout
+        if not process.stdout.readline():
+            raise BenchBroken(f"the streams did not open: {last_words(log.read_text())}")
+        yield
+
+
+def _done(job: Job, answer: type[_T]) -> _T:
+    return msgspec.json.decode(run(_command(job)), type=answer)
+
+
+def _command(job: Job) -> list[str]:
+    return module("load", msgspec.json.encode(job).decode())

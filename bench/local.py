@@ -1,0 +1,62 @@
+"""Prompts through `LocalRuns` in this process, without HTTP."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import TypeVar
+
+import uvloop
+
+from bench.load import Answers
+from bench.workplace import BenchBroken, Workplace
+from clinvk.config import Settings, complete
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+
+_WARM_UP = 30
+_SETTLE_S = 0.1
+_PATIENCE_S = 60
+
+_T = TypeVar("_T")
+
+
+def prompts(place: Workplace, clients: int, count: int) -> Answers:
+    """Run `count` prompts from `clients` callers at once."""
+    return _run(_prompts(place, clients, count))
+
+
+async def _prompts(place: Workplace, clients: int, count: int) -> Answers:
+    settings = Settings()
+    request = complete(RunRequest(prompt="hello", backend="codex", workdir=str(place.root)), settings)
+    async with LocalRuns(settings, MemoryStore(), place.env) as runs, asyncio.timeout(_PATIENCE_S):
+        await _ask(runs, request, 1, _WARM_UP)
+        await asyncio.sleep(_SETTLE_S)
+        return await _ask(runs, request, clients, count)
+
+
+async def _ask(runs: LocalRuns, request: RunRequest, clients: int, count: int) -> Answers:
+    latencies_ms: list[float] = []
+    left = count
+
+    async def client() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            began = time.perf_counter()
+            async with runs.run(request) as run:
+                result = await run.result()
+            latencies_ms.append((time.perf_counter() - began) * 1000)
+            if result.error:
+                raise BenchBroken(f"a prompt failed: {result.error}")
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    return Answers(time.perf_counter() - began, latencies_ms)
+
+
+def _run(work: Coroutine[None, None, _T]) -> _T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

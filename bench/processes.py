@@ -1,0 +1,71 @@
+"""What a bench starts: programs that run to their end, and those that stay up until they are ended."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+from bench.workplace import BenchBroken
+
+_PROJECT = Path(__file__).parent.parent
+_RUNS_FOR_S = 90
+_ENDS_WITHIN_S = 10
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """Give the command that runs a module of the bench."""
+    return [sys.executable, "-m", f"bench.{name}", *arguments]
+
+
+def clinvk(*arguments: str) -> list[str]:
+    """Give the command that runs clinvk in this Python's environment."""
+    script = Path(sys.executable).parent / "clinvk"
+    return [str(script), *arguments] if script.exists() else [sys.executable, "-m", "clinvk", *arguments]
+
+
+def last_words(said: str) -> str:
+    """Give the end of what a program said before it broke."""
+    return " | ".join(said.strip().splitlines()[-3:])
+
+
+def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end and give what it printed.
+
+    Raises:
+        BenchBroken: it failed, or took too long.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=_PROJECT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_RUNS_FOR_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise BenchBroken(f"{command} took over {_RUNS_FOR_S} s") from exc
+    if done.returncode:
+        raise BenchBroken(f"{command} exited with code {done.returncode}: {last_words(done.stderr)}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], env: Mapping[str, str] | None, log: Path) -> Generator["subprocess.Popen[bytes]"]:
+    """Keep a program running; `log` gets its stderr. It is ended with its stdin, by TERM, or by KILL."""
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, env=env, cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=_ENDS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()

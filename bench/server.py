@@ -1,0 +1,74 @@
+"""Servers of a bench: started on a free port, waited for, and ended."""
+
+import socket
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bench.processes import clinvk, last_words, module, running
+from bench.workplace import BenchBroken, Workplace
+
+_UP_WITHIN_S = 20.0
+_ASK_EVERY_S = 0.001
+
+
+class Server(msgspec.Struct, frozen=True):
+    """A server that answers: where, its process, and how long it took from its start to its first answer."""
+
+    port: int
+    pid: int
+    up_after_s: float
+
+    @property
+    def resident_kb(self) -> float:
+        """Its resident memory."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return float(line.split()[1])
+        raise BenchBroken(f"no memory figure of process {self.pid}")
+
+
+@contextmanager
+def serving(place: Workplace, config: str = "{}\n") -> Generator[Server]:
+    """Run `clinvk serve` with this configuration file."""
+    path = place.write("config.yaml", config)
+    port = _free_port()
+    with _up(place, clinvk("serve", "--config", str(path), "--port", str(port)), port) as server:
+        yield server
+
+
+@contextmanager
+def bare(place: Workplace) -> Generator[Server]:
+    """Run a uvicorn that does nothing, see bare.py."""
+    port = _free_port()
+    with _up(place, module("bare", str(port)), port) as server:
+        yield server
+
+
+@contextmanager
+def _up(place: Workplace, command: Sequence[str], port: int) -> Generator[Server]:
+    log = place.root / f"server-{port}.log"
+    began = time.perf_counter()
+    with running(command, place.env, log) as process:
+        while not _answers(port):
+            if process.poll() is not None or time.perf_counter() > began + _UP_WITHIN_S:
+                raise BenchBroken(f"{command} did not answer: {last_words(log.read_text())}")
+            time.sleep(_ASK_EVERY_S)
+        yield Server(port, process.pid, time.perf_counter() - began)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

@@ -1,0 +1,110 @@
+"""What a prompt costs beside starting its agent directly, and how many go through."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench import local
+from bench.clients import PROMPT_PATH, ask, prompt_body
+from bench.load import Answers, Ask
+from bench.processes import module, run
+from bench.report import Budget, Figure
+from bench.rounds import interleaved
+from bench.server import Server, serving
+from bench.workplace import Workplace
+
+_PROMPT = "hello"
+_CLIENTS = (1, 16, 64)
+_ADDED_MS = 0.4
+_SHARE_OF_LIMIT = 0.6
+
+
+def overhead(place: Workplace) -> list[Figure]:
+    """Time single prompts, against the same child started, read to its end and waited for."""
+    count = place.some(200)
+    prompt = place.write("prompt", _PROMPT)
+    with serving(place) as server:
+        spawned, opened, in_process, over_http = interleaved(
+            place.rounds,
+            lambda: _median_ms(lambda: _posix_spawn(place, prompt), count),
+            lambda: _median_ms(lambda: _popen(place), count),
+            lambda: median(local.prompts(place, 1, count).latencies_ms),
+            lambda: median(_over_http(place, server, 1, count).latencies_ms),
+        )
+
+    def figure(way: str, ours: list[float], peer_name: str, peer: list[float], budget: Budget | None = None) -> Figure:
+        return Figure(name=f"a prompt, {way}, p50", unit="ms", ours=ours, peer_name=peer_name, peer=peer, budget=budget)
+
+    return [
+        figure("LocalRuns", in_process, "os.posix_spawn", spawned, Budget("added", _ADDED_MS)),
+        figure("LocalRuns", in_process, "subprocess.run", opened),
+        figure("HTTP", over_http, "os.posix_spawn", spawned),
+    ]
+
+
+def prompts(place: Workplace) -> list[Figure]:
+    """Count prompts a second, against the children a second that the machine can start at all."""
+    prompt = place.write("prompt", _PROMPT)
+    with serving(place) as server:
+        return [figure for clients in _CLIENTS for figure in _prompts(place, server, prompt, clients)]
+
+
+def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> list[Figure]:
+    count = place.some(1500 if clients > 1 else 500)
+    limit, in_process, over_http = interleaved(
+        place.rounds,
+        lambda: count / _limit_s(place, prompt, count, clients),
+        lambda: count / local.prompts(place, clients, count).seconds,
+        lambda: count / _over_http(place, server, clients, count).seconds,
+    )
+
+    def figure(way: str, ours: list[float]) -> Figure:
+        return Figure(
+            name=f"prompts, {way}, {clients} at once",
+            unit="/s",
+            ours=ours,
+            peer_name="posix_spawn in C" if place.limit else "os.posix_spawn",
+            peer=limit,
+            budget=Budget("ratio", _SHARE_OF_LIMIT) if clients > 1 else None,
+        )
+
+    return [figure("LocalRuns", in_process), figure("HTTP", over_http)]
+
+
+def _over_http(place: Workplace, server: Server, clients: int, count: int) -> Answers:
+    body = prompt_body(place, _PROMPT)
+    return ask(
+        Ask(port=server.port, path=PROMPT_PATH, body=body, clients=clients, count=count, expected='"exit_code":0')
+    )
+
+
+def _limit_s(place: Workplace, prompt: Path, count: int, clients: int) -> float:
+    arguments = (str(place.child), str(prompt), str(count), str(clients))
+    return float(run([str(place.limit), *arguments] if place.limit else module("limit", *arguments), place.env))
+
+
+def _median_ms(once: Callable[[], None], count: int) -> float:
+    times: list[float] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        once()
+        times.append((time.perf_counter() - began) * 1000)
+    return median(times)
+
+
+def _posix_spawn(place: Workplace, prompt: Path) -> None:
+    reading, writing = os.pipe()
+    actions = [(os.POSIX_SPAWN_OPEN, 0, str(prompt), os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writing, 1)]
+    pid = os.posix_spawn(place.child, [place.child], place.env, file_actions=actions)
+    os.close(writing)
+    while os.read(reading, 65536):
+        pass
+    os.close(reading)
+    os.waitpid(pid, 0)
+
+
+def _popen(place: Workplace) -> None:
+    subprocess.run([place.child], input=_PROMPT.encode(), stdout=subprocess.PIPE, env=place.env, check=True)

@@ -1,0 +1,79 @@
+"""How long it takes until there is something: a server's first answer, a version, an agent's start, `/health`."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from statistics import median
+
+from bench.clients import ask
+from bench.load import Ask, now_ns
+from bench.processes import clinvk, run
+from bench.report import Budget, Figure
+from bench.rounds import interleaved
+from bench.server import Server, bare, serving
+from bench.workplace import BenchBroken, Workplace
+
+_SERVE_MS = 250
+_VERSION_MS = 10
+_SPAWN_MS = 100
+_HEALTH_MS = 1
+
+
+def startup(place: Workplace) -> list[Figure]:
+    """Time starts, against a bare Python and a uvicorn that does nothing."""
+    python, version, spawn, empty, served = interleaved(
+        place.rounds * 4,
+        lambda: _run_ms(place, [sys.executable, "-c", "pass"]),
+        lambda: _run_ms(place, clinvk("version")),
+        lambda: _spawn_ms(place),
+        lambda: _up_ms(lambda: bare(place)),
+        lambda: _up_ms(lambda: serving(place)),
+    )
+
+    def figure(name: str, budget: Budget, ours: list[float], peer_name: str, peer: list[float]) -> Figure:
+        return Figure(name=name, unit="ms", ours=ours, peer_name=peer_name, peer=peer, budget=budget)
+
+    return [
+        figure("serve to first /health", Budget("at most", _SERVE_MS), served, "bare uvicorn", empty),
+        figure("clinvk version", Budget("added", _VERSION_MS), version, "bare Python", python),
+        figure("command line to its agent's start", Budget("added", _SPAWN_MS), spawn, "bare Python", python),
+    ]
+
+
+def health(place: Workplace) -> list[Figure]:
+    """Time /health on a kept-alive connection, against a uvicorn that does nothing."""
+    with serving(place) as server, bare(place) as peer:
+        theirs, ours = interleaved(
+            place.rounds, lambda: _health_ms(place, peer, "ok"), lambda: _health_ms(place, server, '"status"')
+        )
+    budget = Budget("at most", _HEALTH_MS)
+    return [Figure(name="/health, p50", unit="ms", ours=ours, peer_name="bare uvicorn", peer=theirs, budget=budget)]
+
+
+def _health_ms(place: Workplace, server: Server, expected: str) -> float:
+    job = Ask(port=server.port, path="/health", count=place.some(1000), expected=expected)
+    return median(ask(job).latencies_ms)
+
+
+def _up_ms(server: Callable[[], AbstractContextManager[Server]]) -> float:
+    with server() as up:
+        return up.up_after_s * 1000
+
+
+def _run_ms(place: Workplace, command: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, env=place.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    return (time.perf_counter() - began) * 1000
+
+
+def _spawn_ms(place: Workplace) -> float:
+    """Give the time from the start of the command line to the first instruction of its agent."""
+    command = clinvk("--backend", "codex", "--output-format", "text", "--workdir", str(place.root), "began")
+    before = now_ns()
+    said = run(command, place.env)
+    if found := re.search(r"began=(\d+)", said):
+        return (int(found[1]) - before) / 1e6
+    raise BenchBroken(f"the agent's answer did not come: {said!r}")
