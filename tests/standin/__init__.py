@@ -8,7 +8,7 @@ needs nothing but the standard library, and is told what to answer by directives
     [[echo]]                             answer the prompt
     [[info]]                             answer model, number of prompts in the conversation, number of tools
     [[bytes=20000000]]                   answer one chunk of so many letters
-    [[think=3]]                          think three words first
+    [[think=3]]                          think three words at the start of each message
     [[tool=shell cmd="touch x"]]         call the CLI's shell tool, then answer
     [[tool=write path=/abs content=hi]]  call its file-writing tool, then answer
     [[call NAME {"key": "value"}]]       call any tool; JSON text instead of an object calls a free-form tool.

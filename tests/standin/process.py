@@ -39,16 +39,16 @@ class Address:
 def running(default: str = "words=5") -> Generator[Address]:
     """Start a stand-in, give its address, and end it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "standin", "--default", default],
+        [sys.executable, "-m", "standin", "--while-stdin-is-open", "--default", default],
         cwd=Path(__file__).parents[1],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+    assert process.stdin
+    assert process.stdout
     try:
-        assert process.stdout
         yield Address(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}")
     finally:
-        process.terminate()
+        process.stdin.close()
         process.wait(10)
-        if process.stdout:
-            process.stdout.close()
+        process.stdout.close()

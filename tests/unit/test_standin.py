@@ -11,7 +11,7 @@ import pytest
 
 from standin.directive import BadDirective, parse
 from standin.document import JSON, Record, record, records, string
-from standin.process import Address
+from standin.process import Address, running
 from standin.wire import Call, written
 
 WIRES = ("anthropic", "openai", "gemini")
@@ -189,6 +189,13 @@ def test_requests_are_found_by_caller_and_by_text(client: Client) -> None:
     (found,) = client.address.requests("needle")
     assert (found["user"], found["status"], found["outcome"]) == ("a needle [[words=1]]", 200, "answered")
     assert len(client.address.requests()) == 2
+
+
+def test_the_stand_in_ends_with_whoever_started_it() -> None:
+    with running() as address:
+        pass
+    with pytest.raises(OSError, match="refused"):
+        address.requests()
 
 
 def test_a_misspelt_directive_is_refused_with_its_name(claude: Client) -> None:
