@@ -96,7 +96,7 @@ _NOISE = re.compile(
     r"""\s*(
         $ | Warning: | \[STARTUP\] | Ripgrep\ is\ not\ available | YOLO\ mode\ is\ enabled
         | Approval\ mode\ overridden | The\ 'metricReader' | Error\ executing\ tool | Attempt\ \d+\ failed
-        | at\ .*[:(] | Search(ed)?\ for\ sessions\ in | Use\ --list-sessions | [{}\]]
+        | Ignore\ file\ not\ found | at\ .*[:(] | Search(ed)?\ for\ sessions\ in | Use\ --list-sessions | [{}\]]
     )""",
     re.VERBOSE,
 )
