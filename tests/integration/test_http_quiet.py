@@ -1,0 +1,136 @@
+"""Answers that are quiet for long: what keeps their connections alive, and that it means nothing to a reader."""
+
+import asyncio
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from starlette.types import Message
+
+from clinvk.api.runs import RunEndpoint
+from clinvk.config import ServerSettings, Settings
+from clinvk.dialects.rest import Rest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+from polling import until
+from shell_backend import DONE, TEXT, Shell
+
+ENV = {"PATH": os.environ["PATH"], "HOME": "/"}
+REGISTRY = {"shell": Shell()}
+TICK_S = 0.03
+
+
+class Client:
+    """The other end of one ASGI call."""
+
+    def __init__(self, body: dict[str, object]) -> None:
+        self.body = msgspec.json.encode({"backend": "shell", **body})
+        self.sent: list[Message] = []
+        self._asked = False
+        self._left = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int | None:
+        return self.sent[0]["status"] if self.sent else None
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.sent) and not self.sent[-1].get("more_body", True)
+
+    async def ask(self, runs: LocalRuns, settings: Settings) -> None:
+        endpoint = RunEndpoint(Rest(), runs, settings, ENV, REGISTRY, tick_s=TICK_S)
+        scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": {"request_id": "q"}}
+        await endpoint(scope, self.receive, self.send)
+
+
+@contextmanager
+def gate(tmp_path: Path) -> Generator[tuple[Path, str]]:
+    """A file, and a piece of script that waits until it exists."""
+    file = tmp_path / "go"
+    yield file, f"while [ ! -e {file} ]; do sleep 0.02; done\n"
+
+
+async def test_a_quiet_stream_is_opened_and_kept_alive_until_its_first_event(tmp_path: Path) -> None:
+    with gate(tmp_path) as (file, wait):
+        client = Client({"prompt": wait + TEXT + DONE, "output_format": "stream-json"})
+        async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            group.create_task(client.ask(runs, Settings()))
+            await until(lambda: client.text.startswith("   "))
+            assert client.status == 200
+            file.touch()
+    lines = [msgspec.json.decode(line, type=dict[str, object]) for line in client.text.splitlines()]
+    assert [line["type"] for line in lines] == ["init", "message", "done"]
+    assert client.ended
+
+
+async def test_a_stream_that_falls_silent_is_kept_alive_between_its_events(tmp_path: Path) -> None:
+    with gate(tmp_path) as (file, wait):
+        client = Client({"prompt": TEXT + wait + DONE, "output_format": "stream-json"})
+        async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            group.create_task(client.ask(runs, Settings()))
+            await until(lambda: client.text.endswith("}\n   "))
+            file.touch()
+    lines = [msgspec.json.decode(line, type=dict[str, object]) for line in client.text.splitlines()]
+    assert [line["type"] for line in lines] == ["init", "message", "done"]
+
+
+async def test_a_json_answer_that_takes_long_begins_with_spaces(tmp_path: Path) -> None:
+    with gate(tmp_path) as (file, wait):
+        client = Client({"prompt": wait + TEXT + DONE})
+        async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            group.create_task(client.ask(runs, Settings()))
+            await until(lambda: client.text.startswith("  "))
+            file.touch()
+    assert msgspec.json.decode(client.text, type=dict[str, object])["output"] == "hello"
+    assert not any(name == b"content-length" for name, _ in client.sent[0]["headers"])
+    assert client.ended
+
+
+async def test_a_quick_answer_has_its_length_and_nothing_before_it() -> None:
+    client = Client({"prompt": TEXT + DONE})
+    async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs:
+        await client.ask(runs, Settings())
+    assert (b"content-length", str(len(client.text)).encode()) in client.sent[0]["headers"]
+    assert client.text.startswith("{")
+
+
+async def test_nothing_is_said_to_a_client_in_the_queue(tmp_path: Path) -> None:
+    """What it is refused with later still needs a status of its own."""
+    one = Settings(server=ServerSettings(max_concurrent_runs=1))
+    with gate(tmp_path) as (file, wait):
+        first = Client({"prompt": wait + DONE})
+        second = Client({"prompt": DONE, "output_format": "stream-json"})
+        async with LocalRuns(one, MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            group.create_task(first.ask(runs, one))
+            await until(lambda: runs.busy)
+            group.create_task(second.ask(runs, one))
+            await until(lambda: runs.queued)
+            await until(lambda: first.text.startswith("   "))
+            assert second.sent == []
+            file.touch()
+    assert (first.status, second.status) == (200, 200)
+
+
+async def test_events_that_are_there_already_leave_together() -> None:
+    event, ending = (command.removeprefix("echo '").replace("'\n", "\n") for command in (TEXT, DONE))
+    client = Client({"prompt": f"cat <<'X'\n{event * 300}{ending}X\n", "output_format": "stream-json"})
+    async with LocalRuns(Settings(), MemoryStore(), ENV, REGISTRY) as runs:
+        await client.ask(runs, Settings())
+    assert client.text.count('"message"') == 300
+    assert len(client.sent) < 30

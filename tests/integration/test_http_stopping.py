@@ -1,0 +1,209 @@
+"""A server process: how it comes up, and how it stops without leaving an agent behind."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from scripted import Scripted
+from scripted.steps import claude_says, hang, ignore, spawn, wait_for
+
+SERVE = """
+import os, sys
+from clinvk.api.server import serve
+from clinvk.config import ServerSettings, Settings
+settings = Settings(server=ServerSettings(port=0, shutdown_grace_secs=int(sys.argv[1]), max_concurrent_runs=1))
+sys.exit(serve(settings, dict(os.environ), lambda text: print(text, flush=True)))
+"""
+BODY = {"backend": "claude", "prompt": "hi"}
+
+
+class Process:
+    """A server in a process of its own."""
+
+    def __init__(self, scripted: Scripted, grace_s: int) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(grace_s)],
+            env=scripted.env,
+            cwd=scripted.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.popen.stdout
+        self.greeting = self.popen.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.greeting.strip())
+        assert found, self.popen.communicate(timeout=5)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=15)
+
+    def prompt(self, **fields: object) -> "Answer":
+        """Send a prompt from a thread of its own."""
+        return Answer(lambda: self.client.post("/api/v1/prompt", json={**BODY, **fields}))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal."""
+        self.popen.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the exit; give the code and what was said on stderr."""
+        _, told = self.popen.communicate(timeout=15)
+        return self.popen.returncode, told
+
+
+class Answer(threading.Thread):
+    """An answer on its way."""
+
+    def __init__(self, ask: Callable[[], httpx.Response]) -> None:
+        super().__init__()
+        self._ask = ask
+        self._response: httpx.Response | None = None
+        self.start()
+
+    def run(self) -> None:
+        self._response = self._ask()
+
+    def get(self) -> httpx.Response:
+        self.join(15)
+        assert self._response is not None
+        return self._response
+
+
+@pytest.fixture
+def server(scripted: Scripted) -> Generator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(grace_s: int = 25) -> Process:
+        started.append(Process(scripted, grace_s))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.client.close()
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.popen.communicate()
+
+
+def until(condition: Callable[[], object], within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+Start = Callable[..., Process]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_at_once_with_exit_code_0(server: Start, number: signal.Signals) -> None:
+    process = server()
+    assert process.client.get("/health").status_code == 200
+    began = time.monotonic()
+    process.stop(number)
+    assert process.end() == (0, "")
+    assert time.monotonic() - began < 3
+
+
+def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
+    process = server()
+    process.stop()
+    assert process.greeting.startswith("clinvk ")
+    assert process.popen.stdout
+    rest = process.popen.stdout.read()
+    for path in ("/api/v1/prompt", "/api/v1/backends", "/health", "/docs", "/openapi.json"):
+        assert path in rest
+
+
+@pytest.mark.parametrize("output_format", ["json", "stream-json"])
+def test_a_running_request_is_finished_while_others_are_refused(
+    server: Start, scripted: Scripted, tmp_path: Path, output_format: str
+) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    process = server()
+    answer = process.prompt(output_format=output_format)
+    until(scripted.calls)
+    process.stop()
+    until(lambda: process.client.get("/health/ready").status_code == 503)
+    refused = process.client.post("/api/v1/prompt", json=BODY)
+    assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    assert int(refused.headers["retry-after"]) > 0
+    (tmp_path / "go").touch()
+    response = answer.get()
+    assert response.status_code == 200
+    last = json.loads(response.text.splitlines()[-1])
+    assert last.get("output") == "onetwo" or last["type"] == "done"
+    assert process.end() == (0, "")
+
+
+def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Start, scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], spawn("all"), hang()])
+    process = server(grace_s=1)
+    answer = process.prompt()
+    until(scripted.grandchildren)
+    process.stop()
+    told = answer.get().json()
+    assert (told["exit_code"], told["error_code"], told["output"]) == (1, "cancelled", "x")
+    assert process.end() == (0, "")
+    assert scripted.alive() == []
+
+
+def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(server: Start, scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    process = server(grace_s=1)
+    first = process.prompt()
+    until(scripted.calls)
+    second = process.prompt()
+    third = process.prompt(output_format="stream-json")
+    process.stop()
+    assert first.get().json()["error_code"] == "cancelled"
+    for queued in (second, third):
+        assert (queued.get().status_code, queued.get().json()["code"]) == (503, "shutting_down")
+        assert queued.get().headers["retry-after"]
+    assert process.end() == (0, "")
+    assert len(scripted.calls()) == 1
+
+
+def test_a_second_signal_ends_the_agents_at_once(server: Start, scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
+    process = server(grace_s=60)
+    answer = process.prompt(output_format="stream-json")
+    until(scripted.grandchildren)
+    process.stop()
+    until(lambda: process.client.get("/health/ready").status_code == 503)
+    began = time.monotonic()
+    process.stop()
+    last = json.loads(answer.get().text.splitlines()[-1])
+    assert (last["type"], last["content"]["code"]) == ("error", "cancelled")
+    assert process.end() == (0, "")
+    assert time.monotonic() - began < 5
+    assert scripted.alive() == []
+
+
+def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start, scripted: Scripted) -> None:
+    scripted.play([ignore(), *claude_says("x")[:4], spawn("all"), hang()])
+    process = server(grace_s=0)
+    answer = process.prompt()
+    until(scripted.grandchildren)
+    process.stop()
+    assert answer.get().json()["error_code"] == "cancelled"
+    assert process.end() == (0, "")
+    assert scripted.alive() == []
+
+
+def test_an_idle_server_is_small(server: Start) -> None:
+    """The budget is 40 MB; measured are 35."""
+    process = server()
+    process.client.get("/health")
+    assert psutil.Process(process.popen.pid).memory_info().rss < 45 * 1024 * 1024
+    process.stop()
+    assert process.end() == (0, "")
