@@ -36,7 +36,7 @@ def test_a_second_ctrl_c_does_not_wait_for_an_agent_that_ignores_the_first(clinv
         again = time.monotonic()
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=15)
-        assert time.monotonic() - again < 1.5
+        assert time.monotonic() - again < 2
         assert clinvk.agent.alive() == []
     assert process.returncode == 7
     assert b'"error":"cancelled"' in stdout
