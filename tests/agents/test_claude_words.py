@@ -39,6 +39,17 @@ for line in sys.stdin:
     if "id" in message:
         print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
 """
+SOCAT = f"""\
+#!{sys.executable}
+import signal, socket, sys
+path = sys.argv[1].partition("UNIX-LISTEN:")[2].partition(",")[0]
+if path:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+signal.pause()
+"""
+"""As much of socat as Claude needs to start a sandbox: its network goes nowhere."""
 
 
 class Battlefield:
@@ -175,6 +186,17 @@ def field(machine: Machine) -> Battlefield:
     return Battlefield(machine)
 
 
+@pytest.fixture
+def confining(machine: Machine, tmp_path: Path) -> None:
+    """bwrap and socat are on PATH: the bwrap that comes with Codex, and a stand-in for socat."""
+    modules = Path(machine.env["PATH"].split(":")[0]).parent
+    (bwrap,) = modules.glob("@openai/codex-*/vendor/*/codex-resources/bwrap")
+    (tmp_path / "bwrap").symlink_to(bwrap.resolve())
+    (tmp_path / "socat").write_text(SOCAT)
+    (tmp_path / "socat").chmod(0o755)
+    machine.env["PATH"] = f"{tmp_path}:{machine.env['PATH']}"
+
+
 def request(approval: ApprovalMode, **words: object) -> RunRequest:
     return replace(RunRequest(prompt="", approval_mode=approval), **words)
 
@@ -303,6 +325,37 @@ async def test_workspace_without_bwrap_edits_in_the_project_only(field: Battlefi
     assert field.files().keys() - before.keys() == {str(field.machine.project / "written")}
     assert field.files()[str(field.machine.outside / "o.txt")] == b"outside\n"
     assert field.memory() == []
+
+
+@pytest.mark.usefixtures("confining")
+@pytest.mark.parametrize("approval", ["default", "auto", "none"])
+async def test_workspace_with_bwrap_confines_the_shell_too(field: Battlefield, approval: ApprovalMode) -> None:
+    field.poison_user()
+    before = field.files()
+    await field.attack(request(approval, sandbox_mode="workspace"))
+    assert field.marked() == set()
+    new = field.files().keys() - before.keys()
+    assert new == {str(field.machine.project / name) for name in ("shell", "written")}
+    assert field.files()[str(field.machine.outside / "o.txt")] == b"outside\n"
+    assert field.memory() == []
+
+
+@pytest.mark.usefixtures("confining")
+async def test_workspace_with_bwrap_and_approval_always_denies_each_call(field: Battlefield) -> None:
+    before = field.files()
+    await field.attack(request("always", sandbox_mode="workspace"))
+    assert field.files() == before
+
+
+@pytest.mark.usefixtures("confining")
+async def test_the_confined_shell_writes_in_the_added_directories(machine: Machine) -> None:
+    added = machine.outside / "added"
+    added.mkdir()
+    prompt = f'w [[tool=shell cmd="touch {added}/made {machine.outside}/open"]]'
+    await machine.run(
+        request("default", backend="claude", prompt=prompt, sandbox_mode="workspace", add_dirs=(str(added),))
+    )
+    assert [path.name for path in machine.outside.rglob("*") if path.is_file()] == ["made"]
 
 
 async def test_workspace_with_approval_always_denies_each_call(field: Battlefield) -> None:
