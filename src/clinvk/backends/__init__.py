@@ -9,7 +9,8 @@ from clinvk.backends.codex import Codex
 from clinvk.backends.gemini import Gemini
 from clinvk.errors import BackendUnavailable
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Claude(), Codex(), Gemini())}
+_ALL: tuple[Backend, ...] = (Claude(), Codex(), Gemini())
+BACKENDS = {backend.name: backend for backend in _ALL}
 
 
 def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
