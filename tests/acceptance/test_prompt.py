@@ -105,6 +105,11 @@ def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expe
     assert done.stderr.startswith("clinvk: ")
 
 
+def test_an_agents_words_on_stderr_cannot_steer_the_terminal(clinvk: Clinvk) -> None:
+    clinvk.agent.play([stderr("\x1b]0;title\x07broke\n"), exits(9)])
+    assert clinvk.run("hello").stderr.endswith(": ?]0;title?broke\n")
+
+
 def test_an_agent_that_a_signal_ended_exits_with_128_and_its_number(clinvk: Clinvk) -> None:
     clinvk.agent.play([die(signal.SIGKILL)])
     assert clinvk.run("hello").returncode == 128 + signal.SIGKILL

@@ -125,6 +125,18 @@ def test_a_named_file_is_read_instead_and_the_flag_beats_the_variable(sources: S
     assert load(str(other), env, {}, BACKENDS).default_backend == "gemini"
 
 
+def test_a_leading_tilde_of_the_named_file_and_of_clinvk_home_is_the_home(sources: Sources) -> None:
+    sources.file.write_text("default_backend: codex")
+    env = {**sources.env, "CLINVK_CONFIG": "~/.clinvk/config.yaml"}
+    assert load(None, env, {}, BACKENDS).default_backend == "codex"
+    assert home({"HOME": "/home/ana", "CLINVK_HOME": "~/c"}) == Path("/home/ana/c")
+
+
+def test_a_settings_file_that_cannot_be_looked_at_is_an_error_not_a_missing_file(sources: Sources) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        load(None, {"CLINVK_HOME": "/" + "x" * 300}, {}, BACKENDS)
+
+
 @pytest.mark.parametrize("as_flag", [True, False])
 def test_a_named_file_must_exist(sources: Sources, as_flag: bool) -> None:
     env = sources.env if as_flag else {**sources.env, "CLINVK_CONFIG": "/nowhere.yaml"}

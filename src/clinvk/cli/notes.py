@@ -8,7 +8,10 @@ _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
 class Notes:
-    """Writes lines that begin with `clinvk: `, colored on a terminal if `color` and the environment allow it."""
+    """Writes lines that begin with `clinvk: `, colored on a terminal if `color` and the environment allow it.
+
+    An agent's words among them cannot steer the terminal.
+    """
 
     def __init__(self, environ: Mapping[str, str], color: bool = True) -> None:
         self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -23,7 +26,7 @@ class Notes:
         self._line(message, _DIM)
 
     def _line(self, message: str, color: str) -> None:
-        line = " ".join(message.split())
+        line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
         text = f"{color}clinvk:{_PLAIN} {line}\n" if self._color else f"clinvk: {line}\n"
         if sys.stderr is None:
             return

@@ -42,7 +42,7 @@ def home(environ: Mapping[str, str]) -> Path:
         ConfigError: there is no home directory.
     """
     if moved := environ.get("CLINVK_HOME"):
-        return Path(moved).absolute()
+        return Path(_opened_home(moved, environ)).absolute()
     return _user_home(environ) / ".clinvk"
 
 
@@ -68,13 +68,21 @@ def load(
 
 def _file(path: str | None, environ: Mapping[str, str]) -> Iterator[Given]:
     named = path or environ.get("CLINVK_CONFIG")
-    file = Path(named) if named else home(environ) / "config.yaml"
-    if not named and not file.exists():
+    file = Path(_opened_home(named, environ)) if named else home(environ) / "config.yaml"
+    if not named and not _may_be_there(file):
         return
     # The reader of YAML is a third of the start-up of a prompt: without a file nobody pays for it.
     from clinvk.config.file import read
 
     yield from read(file)
+
+
+def _may_be_there(file: Path) -> bool:
+    """Say whether to read a file; one that cannot be looked at is read, so that the reader says why not."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
 
 
 def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[Given]:
@@ -211,11 +219,15 @@ def _paths(given: Given, value: object, environ: Mapping[str, str]) -> object:
 
 
 def _path(given: Given, path: str, environ: Mapping[str, str]) -> str:
-    if path == "~" or path.startswith("~/"):
-        path = str(_user_home(environ)) + path[1:]
+    path = _opened_home(path, environ)
     if path and not path.startswith("/") and given.keys[-1] not in _RELATIVE_OK:
         raise ConfigError(f"{given.place}: {_said(given)}: must be an absolute path")
     return path
+
+
+def _opened_home(path: str, environ: Mapping[str, str]) -> str:
+    """Open a leading `~`, as a shell would have; services and files have no shell."""
+    return str(_user_home(environ)) + path[1:] if path == "~" or path.startswith("~/") else path
 
 
 def _user_home(environ: Mapping[str, str]) -> Path:
