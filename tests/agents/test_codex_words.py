@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ class Battlefield:
         self.marks.mkdir()
         self._server = machine.outside / "server.py"
         self._server.write_text(MCP_SERVER)
-        (machine.project / ".git").mkdir()
+        subprocess.run(("git", "init", "-q", machine.project), check=True)
         (machine.project / "a.txt").write_text("a\n")
         self.config = machine.home / ".codex" / "config.toml"
         self._poison_user()
@@ -76,16 +77,23 @@ class Battlefield:
         assert result.text.startswith("RESULTS "), result.text
         return {mark.name for mark in self.marks.iterdir()}
 
+    def clear(self) -> None:
+        """Take away what was left."""
+        for path in [*self.marks.iterdir(), *self._written()]:
+            path.unlink()
+
     def written(self) -> set[str]:
         """Give what the model wrote, by file name: `in-` in the project, `out-` outside, `tmp-` in /tmp."""
+        return {path.name for path in self._written()}
+
+    def _written(self) -> list[Path]:
         roots = (self.machine.home, self.machine.project, self.machine.outside)
-        found = {path.name for root in roots for path in root.rglob("*") if path.name.startswith(("in-", "out-"))}
-        temporary = self._temporary
-        return found | ({"tmp-shell"} if temporary.exists() else set())
+        found = [path for root in roots for path in root.rglob("*") if path.name.startswith(("in-", "out-"))]
+        return [*found, *([self._temporary] if self._temporary.exists() else [])]
 
     @property
     def _temporary(self) -> Path:
-        return Path("/tmp") / f"{self.machine.home.parent.name}-shell"
+        return Path("/tmp") / f"tmp-{self.machine.home.parent.name}"
 
     def _script(self, project: Path, code_mode: bool) -> Path:
         outside, home = self.machine.outside, self.machine.home
@@ -173,8 +181,10 @@ class Battlefield:
 
 
 @pytest.fixture
-def field(machine: Machine) -> Battlefield:
-    return Battlefield(machine)
+def field(machine: Machine) -> Generator[Battlefield]:
+    field = Battlefield(machine)
+    yield field
+    field.clear()
 
 
 INSIDE = {"in-touch", "in-redirect", "in-slow", "in-patch"}
@@ -185,6 +195,7 @@ async def test_with_full_all_of_it_acts(field: Battlefield) -> None:
     field.trust(field.machine.project)
     assert await field.attack("full") == ALL_MARKS
     assert field.written() >= INSIDE | OUTSIDE
+    assert any(name.startswith("tmp-") for name in field.written())
 
 
 @pytest.mark.parametrize("model", ["", "gpt-6-luna"])
@@ -198,9 +209,11 @@ async def test_read_only_writes_nothing_in_spite_of_all_settings(
 
 
 async def test_read_only_holds_below_a_trusted_directory(field: Battlefield) -> None:
-    field.trust(field.machine.project)
     below = field.machine.project / "below"
     below.mkdir()
+    field.trust(field.machine.project)
+    assert "project-mcp-called" in await field.attack("full", workdir=below)
+    field.clear()
     assert await field.attack("read-only", workdir=below) == set()
     assert field.written() == set()
 
