@@ -5,7 +5,13 @@
     │  └─ Unsupported             unsupported_option
     ├─ ConfigError                invalid_config
     ├─ BackendUnavailable         backend_unavailable
-    ├─ SessionNotFound            session_not_found
+    ├─ SessionError               session_error
+    │  ├─ SessionNotFound         session_not_found
+    │  ├─ SessionBusy             session_busy
+    │  └─ NotResumable            session_not_resumable
+    ├─ RunNotFound                run_not_found
+    ├─ AmbiguousId                ambiguous_id
+    ├─ StoreUnavailable           store_unavailable
     ├─ QueueFull                  queue_full
     ├─ ShuttingDown               shutting_down
     ├─ TimedOut                   timed_out
@@ -65,10 +71,50 @@ class BackendUnavailable(ClinvkError):
     code = "backend_unavailable"
 
 
-class SessionNotFound(ClinvkError):
-    """No session has this id."""
+class SessionError(ClinvkError):
+    """A session cannot be used as it was asked."""
+
+    code = "session_error"
+
+
+class SessionNotFound(SessionError):
+    """No session has this id, or the agent no longer knows the conversation."""
 
     code = "session_not_found"
+
+
+class SessionBusy(SessionError):
+    """Another run of the session is under way."""
+
+    code = "session_busy"
+
+
+class NotResumable(SessionError):
+    """The session has no conversation of its agent to go on with."""
+
+    code = "session_not_resumable"
+
+
+class RunNotFound(ClinvkError):
+    """No run has this id."""
+
+    code = "run_not_found"
+
+
+class AmbiguousId(ClinvkError):
+    """Several ids begin with the prefix that was given; `candidates` are some of them."""
+
+    code = "ambiguous_id"
+
+    def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class StoreUnavailable(ClinvkError):
+    """The store of sessions cannot be used: read-only, full, damaged, or written by a newer clinvk."""
+
+    code = "store_unavailable"
 
 
 class QueueFull(ClinvkError):

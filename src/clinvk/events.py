@@ -5,7 +5,7 @@ The stream law: a run's events are `RunStarted`, then any others, then exactly o
 whatever an agent prints, so that no reader has to check it.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -110,3 +110,11 @@ class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
 
 Event = RunStarted | TextDelta | ThinkingDelta | ToolCall | ToolResult | Progress | RunFinished | RunFailed
 Ending = RunFinished | RunFailed
+
+
+class Logged(NamedTuple):
+    """An event in a run's log: its number (from 1), and when it happened in seconds since the epoch."""
+
+    number: int
+    at: float
+    event: Event

@@ -11,6 +11,7 @@ from clinvk.cli.printers import JsonPrinter, LinesPrinter, TextPrinter
 from clinvk.errors import AgentCrashed, BackendUnavailable, Cancelled, ConfigError, SessionNotFound, TimedOut
 from clinvk.events import (
     Ending,
+    Logged,
     Progress,
     RunFailed,
     RunFinished,
@@ -22,7 +23,6 @@ from clinvk.events import (
 )
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime.log import Logged
 
 REQUEST = RunRequest(prompt="p", backend="codex", model="asked")
 

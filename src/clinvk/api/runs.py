@@ -17,10 +17,9 @@ from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings, complete
 from clinvk.dialects.base import Call, Dialect, Encoder, Facts
 from clinvk.errors import BackendUnavailable, Cancelled, ClinvkError, InvalidRequest, QueueFull, ShuttingDown
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime.log import Logged
 from clinvk.runtime.runs import Run, Runs
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Backend, Launch
 from clinvk.errors import Cancelled, ClinvkError
-from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted
+from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, collect
 from clinvk.runtime import private
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
-from clinvk.runtime.log import EventLog, Logged
+from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder
 from clinvk.runtime.slots import Place

@@ -3,19 +3,20 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import NamedTuple
 
-from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolResult
+from clinvk.events import (
+    Ending,
+    Event,
+    Logged,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolResult,
+)
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
-
-
-class Logged(NamedTuple):
-    """An event in a run's log: its number (from 1), and when it happened in seconds since the epoch."""
-
-    number: int
-    at: float
-    event: Event
 
 
 class _Follower:

@@ -12,13 +12,12 @@ from msgspec.structs import replace
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings
-from clinvk.errors import Cancelled, InvalidRequest, ShuttingDown
-from clinvk.events import RunFailed
+from clinvk.errors import Cancelled, InvalidRequest, NotResumable, ShuttingDown
+from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime import executables, marks
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
-from clinvk.runtime.log import Logged
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, begin
 from clinvk.runtime.slots import Slots
@@ -203,10 +202,10 @@ def _resume(session: Session | None) -> Resume | None:
     """Give what continues a session.
 
     Raises:
-        InvalidRequest: the agent never told its handle.
+        NotResumable: the agent never told its handle.
     """
     if session is None:
         return None
     if not session.backend_session_id:
-        raise InvalidRequest(f"session {session.id!r} cannot be continued: its agent never started", "session_id")
+        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
     return Resume(session.backend_session_id, session.token_usage)

@@ -39,7 +39,7 @@ class Codex:
     name = "codex"
     executable = "codex"
     install = "npm install -g @openai/codex"
-    models = ("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5")
+    models: tuple[str, ...] = ("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5")
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:

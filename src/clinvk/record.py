@@ -1,0 +1,42 @@
+"""Our record of a run: what was asked, how it went, what came of it."""
+
+from typing import Literal
+
+import msgspec
+
+from clinvk.events import StopReason, Usage
+
+RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as it is kept; times are seconds since the epoch.
+
+    Attributes:
+        id: 32 hex digits.
+        state: `interrupted` is a run whose clinvk died.
+        request: the request as it was run, without prompt, images and empty fields.
+        output: the answer, as far as it came.
+        error_code: a `ClinvkError.code`.
+        raw: the last line of JSON that the agent printed.
+    """
+
+    id: str
+    backend: str
+    prompt: str
+    state: RunState
+    created_at: float
+    session_id: str | None = None
+    parent_id: str | None = None
+    workdir: str = ""
+    model: str | None = None
+    request: dict[str, object] = {}
+    started_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    stop_reason: StopReason | None = None
+    exit_code: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    output: str = ""
