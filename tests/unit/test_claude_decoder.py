@@ -467,3 +467,9 @@ def test_a_text_that_is_told_again_is_compared_to_its_end() -> None:
     assert [retold.piece(piece) for piece in ("a", "bcd", "e")] == [News(""), News("d"), News("e")]
     retold.begin(again=True)
     assert retold.piece("abX") == News("abX", restarts=True)
+
+
+def test_a_block_of_thinking_that_was_not_streamed_is_not_lost() -> None:
+    content = [{"type": "thinking", "thinking": "hm"}, {"type": "redacted_thinking"}, {"type": "text", "text": "yes"}]
+    told = line(type="assistant", message={"id": "1", "content": content})
+    assert decode([INIT, told, RESULT])[1:-1] == [ThinkingDelta("hm"), TextDelta("yes")]

@@ -309,7 +309,13 @@ def test_an_extra_flag_that_clinvk_governs_is_refused_in_each_spelling(approval:
 
 
 @pytest.mark.parametrize(
-    "words", [{}, {"approval_mode": "auto"}, {"approval_mode": "none", "sandbox_mode": "workspace"}]
+    "words",
+    [
+        {},
+        {"approval_mode": "auto"},
+        {"approval_mode": "none", "sandbox_mode": "workspace"},
+        {"approval_mode": "none", "allowed_tools": ("Read",)},
+    ],
 )
 @pytest.mark.parametrize("flag", ["--plugin-dir=x", "--agents={}", "--agent=x", "--debug-file=/x", "--plugin-url=x"])
 def test_where_words_guard_only_harmless_extra_flags_are_accepted(words: dict[str, object], flag: str) -> None:

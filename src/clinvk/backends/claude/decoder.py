@@ -69,7 +69,7 @@ class ClaudeDecoder:
                 yield _retry(line)
             case "compact_boundary":
                 self._compacted = True
-                yield Progress("compact", "claude summarized the conversation so far")
+                yield Progress("warning", "claude summarized the conversation so far")
             case _:
                 pass
 

@@ -24,15 +24,17 @@ working directory too.
 For all words but `none` without a sandbox, only settings of the user's own account are loaded (for `read-only` and
 `workspace` not even those, so that a login must be an OAuth one, `ANTHROPIC_API_KEY` or `CLAUDE_CODE_OAUTH_TOKEN`: an
 `apiKeyHelper` is a command, and an allow rule or hook of the user's would write). `CLAUDE.md` of the working directory
-is text and still read. What else writes or runs without asking is closed by `_GUARD`: `git status` at the start
-(runs `core.fsmonitor` and filters of the repository's .git/config), worktrees (run its git hooks), auto memory.
+is text and still read. What else writes or runs without asking is closed by `_settings`: `git status` at the start
+(runs `core.fsmonitor` and filters of the repository's .git/config), worktrees (run its git hooks), auto memory. Open
+is that the model, under `default` and `auto`, may run `git diff` and the like, which Claude takes for harmless, in a
+directory whose .git/config names a program for them; no clone brings such a file, and a sandbox word closes it.
 
 `allowed_tools` limits which built-in tools exist, and is intersected with those of the sandbox word. It gives no
 permission: a tool that asks still asks.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -139,14 +141,17 @@ def _unconfined(request: RunRequest, host: Host) -> Posture:
     return Posture(mode=mode, settings=_settings(host, request), denied_tools=(*_UNATTENDED, *subagents))
 
 
-def _settings(host: Host, request: RunRequest, allow: Iterable[str] = ()) -> dict[str, object]:
+def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dict[str, object]:
     """Give the settings that every guarded posture has.
 
     A failing `WorktreeCreate` hook replaces `git worktree add`, and with it the repository's own hooks and filters;
     nothing else keeps a sub-agent from asking for a worktree.
     """
-    ask = {"ask": ["*"]} if request.approval_mode == "always" else {}
-    permissions = {"allow": [*allow], "deny": [f"Edit({_config_folder(host)}/**)"], **ask}
+    permissions: dict[str, list[str]] = {"deny": [f"Edit({_config_folder(host)}/**)"]}
+    if request.approval_mode == "always":
+        permissions["ask"] = ["*"]
+    elif allow:
+        permissions["allow"] = [*allow]
     return {
         "includeGitInstructions": False,
         "autoMemoryEnabled": False,
@@ -194,4 +199,4 @@ def _only(words: Posture, allowed: tuple[str, ...] | None) -> Posture:
                 f"allowed_tools[{index}]",
             )
     tools = tuple(name for name in allowed if words.tools is None or name in words.tools)
-    return msgspec.structs.replace(words, tools=tools, own_mcp_only=True)
+    return msgspec.structs.replace(words, tools=tools, own_mcp_only=True, free=False)
