@@ -105,17 +105,21 @@ async def opened(
 ) -> AsyncGenerator[Front]:
     """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes."""
     store, started = MemoryStore(), asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        async with LocalRuns(settings, store, environ, registry) as runs:
-            inventory = Inventory(settings, environ, partial(_version, runs, environ), registry)
-            front = create_app(settings, environ, runs, store, inventory, registry)
-            server = Server(front, settings.server, started.set)
-            group.create_task(server.serve(sockets))
-            learning = group.create_task(inventory.learn())
-            await started.wait()
-            yield front
-            learning.cancel()
-        server.should_exit = True
+    try:
+        async with asyncio.TaskGroup() as group:
+            async with LocalRuns(settings, store, environ, registry) as runs:
+                inventory = Inventory(settings, environ, partial(_version, runs, environ), registry)
+                front = create_app(settings, environ, runs, store, inventory, registry)
+                server = Server(front, settings.server, started.set)
+                group.create_task(server.serve(sockets))
+                learning = group.create_task(inventory.learn())
+                await started.wait()
+                yield front
+                learning.cancel()
+            server.should_exit = True
+    finally:
+        for sock in sockets:
+            sock.close()
 
 
 async def _version(runs: LocalRuns, environ: Mapping[str, str], path: str) -> str | None:

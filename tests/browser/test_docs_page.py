@@ -1,0 +1,122 @@
+"""The docs page in a real browser: it shows the API, tries it, and asks no other host for anything."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from chromium import NAMES, Page, browsing, executable
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, hang, wait_for
+from serving import Served, serving
+from standin.document import record, string
+
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
+]
+
+ANSWER = "document.querySelector('#prompt .answer').textContent"
+STATUS = "document.querySelector('#prompt .status').textContent"
+
+
+@asynccontextmanager
+async def docs(scripted: Scripted, at: str = "") -> AsyncGenerator[tuple[Page, Served]]:
+    """Open the page, and check in the end that it was well and kept to its own host."""
+    async with serving(scripted.env) as served, browsing() as page:
+        await page.call("Page.navigate", url=f"http://127.0.0.1:{served.port}/docs{at}")
+        await page.until("document.querySelectorAll('details.operation').length > 5")
+        yield page, served
+        urls = [string(record(event, "request"), "url") for event in page.told("Network.requestWillBeSent")]
+        hosts = {urlsplit(url).netloc for url in urls if not url.startswith("data:")}
+        assert hosts == {f"127.0.0.1:{served.port}"}
+        assert page.told("Runtime.exceptionThrown") == []
+
+
+async def ask(page: Page, **fields: object) -> None:
+    await page.write("#prompt textarea", json.dumps({"backend": "claude", "prompt": "hi", **fields}))
+    await page.click("#prompt .send")
+
+
+async def test_a_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one ", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    async with docs(scripted) as (page, _):
+        await ask(page, output_format="stream-json")
+        await page.until(f"{ANSWER} === 'one '")
+        (tmp_path / "go").touch()
+        await page.until(f"{ANSWER} === 'one two'")
+        await page.until(f"{STATUS}.startsWith('200 OK in ')")
+    assert [call.stdin for call in scripted.calls()] == [b"hi"]
+
+
+async def test_a_json_answer_is_shown_readably(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with docs(scripted) as (page, _):
+        await ask(page)
+        await page.until(f"{STATUS}.startsWith('200 OK in ')")
+        shown = await page.evaluate("document.querySelector('#prompt pre').textContent")
+    assert '\n  "output": "hello"' in str(shown)
+
+
+async def test_stopping_a_prompt_ends_its_agent(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with docs(scripted) as (page, _):
+        await ask(page, output_format="stream-json")
+        await page.until(f"{ANSWER} === 'x'")
+        await page.click("#prompt button:not(.send):not([disabled])")
+        await page.until(f"{STATUS} === 'stopped'")
+        await until(lambda: not scripted.alive())
+
+
+async def test_a_refused_prompt_shows_the_problem(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        await ask(page, sandbox_mod="read-only")
+        await page.until(f"{STATUS}.startsWith('400 Bad Request in ')")
+        shown = await page.evaluate("document.querySelector('#prompt pre').textContent")
+        assert await page.evaluate("document.querySelector('#prompt .status').classList.contains('bad')")
+    assert "did you mean 'sandbox_mode'?" in str(shown)
+
+
+async def test_the_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        await page.write("#key", "k-123")
+        await page.click("#listBackends .send")
+        await page.until("document.querySelector('#listBackends pre').textContent.includes('claude')")
+        requests = [record(event, "request") for event in page.told("Network.requestWillBeSent")]
+        (request,) = [request for request in requests if string(request, "url").endswith("/api/v1/backends")]
+    assert record(request, "headers")["authorization"] == "Bearer k-123"
+
+
+async def test_an_address_of_a_problem_leads_to_its_explanation(scripted: Scripted) -> None:
+    async with docs(scripted, "#queue_full") as (page, _):
+        await page.until("scrollY > 0")
+        shown = await page.evaluate("document.getElementById('queue_full').textContent")
+    assert shown == "queue_full 503 Queue full"
+
+
+async def test_every_schema_that_is_named_can_be_followed(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        named = "[...document.querySelectorAll('main a[href^=\"#\"]')].map(link => link.hash.slice(1))"
+        assert await page.evaluate(f"{named}.length > 10")
+        broken = await page.evaluate(f"{named}.filter(id => !document.getElementById(id))")
+        assert broken == []
+
+
+async def test_it_follows_the_light_or_dark_of_the_system(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        colours: list[object] = []
+        for scheme in ("light", "dark"):
+            await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            colours.append(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours == ["rgb(251, 251, 250)", "rgb(22, 24, 27)"]
+
+
+async def test_it_fits_a_telephone(scripted: Scripted) -> None:
+    async with docs(scripted) as (page, _):
+        await page.call("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
+        assert await page.evaluate("document.documentElement.scrollWidth") == 380

@@ -1,0 +1,160 @@
+"""A headless Chromium, spoken to by the DevTools protocol over a pipe: no driver and no library in between."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from polling import until
+from standin.document import JSON, Record, record, string
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""What the browser may be called."""
+
+_FLAGS = (
+    "--headless=new",
+    "--remote-debugging-pipe",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--window-size=1200,1000",
+)
+
+_AS_3_AND_4 = """
+import os, sys
+ends = [os.dup(int(word)) for word in sys.argv[1:3]]
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
+    os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes the browser, with the pipes where it looks for them."""
+
+
+def executable() -> str | None:
+    """Give the path of a browser, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Page:
+    """One tab. `events` are all that the browser told of it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.events: list[Record] = []
+        self._reader = reader
+        self._writer = writer
+        self._answers: dict[int, Record] = {}
+        self._count = 0
+        self._session: str | None = None
+
+    async def open(self) -> None:
+        """Make the tab, and have it tell of its requests and errors."""
+        target = string(await self.call("Target.createTarget", url="about:blank"), "targetId")
+        self._session = string(await self.call("Target.attachToTarget", targetId=target, flatten=True), "sessionId")
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            await self.call(f"{domain}.enable")
+
+    async def call(self, method: str, **params: JSON) -> Record:
+        """Send a command and give its result."""
+        self._count += 1
+        number = self._count
+        message: Record = {"id": number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        self._writer.write(json.dumps(message).encode() + b"\0")
+        await until(lambda: number in self._answers, within_s=30)
+        answer = self._answers.pop(number)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return record(answer, "result")
+
+    async def evaluate(self, expression: str) -> JSON:
+        """Give the value of a JavaScript expression."""
+        result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return record(result, "result").get("value")
+
+    async def until(self, expression: str, within_s: float = 15) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + within_s
+        while not await self.evaluate(expression):
+            assert time.monotonic() < deadline, f"it did not come true in time: {expression}"
+            await asyncio.sleep(0.05)
+
+    async def click(self, selector: str) -> None:
+        """Click the first element of a selector."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    async def write(self, selector: str, text: str) -> None:
+        """Replace the text of a field as a user does: by selecting it and typing."""
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
+        await self.call("Input.insertText", text=text)
+
+    def told(self, method: str) -> list[Record]:
+        """Give the events of a kind so far."""
+        return [record(event, "params") for event in self.events if event.get("method") == method]
+
+    async def listen(self) -> None:
+        """Take what the browser says, until it is gone."""
+        while True:
+            try:
+                message: Record = json.loads((await self._reader.readuntil(b"\0"))[:-1])
+            except asyncio.IncompleteReadError:
+                return
+            if isinstance(number := message.get("id"), int):
+                self._answers[number] = message
+            else:
+                self.events.append(message)
+
+
+@asynccontextmanager
+async def browsing() -> AsyncGenerator[Page]:
+    """Start a browser with an empty profile; end it afterwards."""
+    path = executable()
+    assert path is not None
+    loop = asyncio.get_running_loop()
+    to_browser, ours_out = os.pipe()
+    ours_in, from_browser = os.pipe()
+    flags = (*_FLAGS, "--no-sandbox") if os.geteuid() == 0 else _FLAGS
+    with tempfile.TemporaryDirectory(prefix="clinvk-browser-", ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-ISc",
+            _AS_3_AND_4,
+            str(to_browser),
+            str(from_browser),
+            path,
+            *flags,
+            f"--user-data-dir={profile}",
+            pass_fds=(to_browser, from_browser),
+            env={"PATH": os.environ["PATH"], "HOME": profile},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        os.close(to_browser)
+        os.close(from_browser)
+        reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
+        read_end, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours_in, "rb")
+        )
+        write_end, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), os.fdopen(ours_out, "wb")
+        )
+        page = Page(reader, asyncio.StreamWriter(write_end, protocol, None, loop))
+        try:
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(page.listen())
+                await page.open()
+                yield page
+                listening.cancel()
+        finally:
+            write_end.close()
+            read_end.close()
+            process.terminate()
+            await asyncio.wait_for(process.wait(), 10)
