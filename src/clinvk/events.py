@@ -98,7 +98,8 @@ class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
 class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
     """The run ended without success. `code` is a `ClinvkError.code`, `exit_code` the agent process's.
 
-    A process that a signal ended has `exit_code` 128 + its number.
+    A process that a signal ended has `exit_code` 128 + its number. A backend gives the code itself where it ends
+    a run whose process would go on in vain; else the runtime waits for the exit and fills it in.
     """
 
     code: str

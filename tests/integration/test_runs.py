@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.config import ServerSettings, Settings
+from clinvk.config import BackendSettings, ServerSettings, Settings
 from clinvk.errors import BackendUnavailable, InvalidRequest, QueueFull, SessionNotFound, ShuttingDown
 from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
@@ -130,6 +130,17 @@ async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: P
         await poll(lambda: not alive(int((tmp_path / "pid").read_text())), within_s=20)
 
 
+async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once() -> None:
+    failed = """echo '{"type":"run_failed","code":"agent_unauthenticated","message":"no","exit_code":1}'\n"""
+    async with local_runs() as runs:
+        begun = time.monotonic()
+        assert await events(runs, ask(failed + "exec sleep 300")) == [
+            RunFailed("agent_unauthenticated", "no", exit_code=1)
+        ]
+        await poll(lambda: runs.busy == 0)
+        assert time.monotonic() - begun < 2.5
+
+
 async def test_the_wall_clock_ends_a_run_and_keeps_what_was_produced() -> None:
     async with local_runs() as runs, runs.run(ask(TEXT + "exec sleep 300", timeout_s=0.3)) as run:
         result = await run.result()
@@ -168,6 +179,18 @@ async def test_turns_are_counted_where_the_cli_has_no_limit() -> None:
 async def test_stderr_is_told_when_asked() -> None:
     async with local_runs() as runs, runs.run(ask("echo careful >&2; sleep 0.1\n" + DONE, verbose=True)) as run:
         assert (await run.result()).stderr == "careful"
+
+
+async def test_stderr_before_the_start_does_not_hide_the_start() -> None:
+    started = """echo '{"type":"run_started","model":"m"}'\n"""
+    async with local_runs() as runs:
+        told = await events(runs, ask("echo careful >&2; sleep 0.3\n" + started + DONE, verbose=True))
+        assert told[:2] == [RunStarted("m"), Progress("stderr", "careful")]
+
+
+async def test_stderr_is_told_of_a_run_that_never_started() -> None:
+    async with local_runs() as runs, runs.run(ask("echo no login >&2; exit 3", verbose=True)) as run:
+        assert (await run.result()).stderr == "no login"
 
 
 async def test_output_that_something_else_holds_open_does_not_hold_up_the_run() -> None:
@@ -274,6 +297,16 @@ async def test_what_cannot_run_is_refused_before_anything_runs() -> None:
                     pass
             with pytest.raises(error):
                 await runs.plan(request)
+
+
+async def test_a_disabled_backend_is_neither_run_nor_planned() -> None:
+    settings = Settings(backends={"shell": BackendSettings(enabled=False)})
+    async with LocalRuns(settings, MemoryStore(), ENV, {"shell": Shell()}) as runs:
+        with pytest.raises(BackendUnavailable, match="disabled"):
+            await runs.plan(ask(DONE))
+        with pytest.raises(BackendUnavailable, match="disabled"):
+            async with runs.run(ask(DONE)):
+                pass
 
 
 async def test_a_session_of_another_backend_is_refused() -> None:

@@ -65,13 +65,10 @@ class RunEndpoint:
         """Complete a request from the settings.
 
         Raises:
-            BackendUnavailable: there is no such backend, or it is disabled.
+            BackendUnavailable: there is no such backend.
             InvalidRequest: a directory cannot be worked in.
         """
-        backend = backends.named(request.backend, self._registry)
-        own = self.settings.backends.get(backend.name)
-        if own is not None and not own.enabled:
-            raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+        backends.named(request.backend, self._registry)
         request = self.workdirs.settle(complete(request, self.settings))
         return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
 
@@ -96,7 +93,7 @@ class _Visit:
             headers = headers_of(self._scope)
             require_json(headers)
             body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-            watch = group.create_task(self._watch())
+            watch = None
             await self._answer(self._dialect.parse(body, headers))
         except ClinvkError as error:
             await self._refuse(error)

@@ -183,7 +183,10 @@ def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> N
 
 
 def describe(launch: Launch, prompt_bytes: int) -> str:
-    """Render a launch as a dry run shows it: the command, shell-quoted, then how the prompt is passed."""
+    """Render a launch as a dry run shows it: the command, shell-quoted, then how the prompt is passed.
+
+    Private files are named only: some hold settings of the user's.
+    """
 
     def shown(text: str) -> str:
         return text.replace(PRIVATE, "$PRIVATE")
@@ -194,5 +197,6 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
     )
     lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
     lines.append(f"# prompt: {prompt_bytes} bytes on stdin")
-    lines += [f"# $PRIVATE/{name}: {data.decode(errors='replace')}" for name, data in launch.files.items()]
+    lines += [f"# $PRIVATE/{name}: {len(data)} bytes" for name, data in launch.files.items()]
+    lines += [f"# $PRIVATE/{name} -> {target}" for name, target in launch.links.items()]
     return "\n".join(lines)

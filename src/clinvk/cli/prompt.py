@@ -14,7 +14,7 @@ from clinvk.cli import exits
 from clinvk.cli.arguments import PromptFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
-from clinvk.cli.settings import directory, refuse_disabled, settings_of
+from clinvk.cli.settings import directory, settings_of
 from clinvk.cli.stdin import prompt_from
 from clinvk.cli.stdout import ReaderGone, Stdout
 from clinvk.config import Settings, complete
@@ -37,7 +37,6 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     settings = settings_of(flags, environ, {})
     notes = notes if settings.output.color else Notes(environ, color=False)
-    refuse_disabled(settings)
     request = _request(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
     request = msgspec.structs.replace(request, prompt=text)

@@ -7,7 +7,7 @@ from clinvk import backends
 from clinvk.cli.arguments import Flags, is_utf8
 from clinvk.config import Settings
 from clinvk.config.loading import load
-from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.errors import InvalidRequest
 
 
 def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object]) -> Settings:
@@ -26,17 +26,6 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
         **more,
     }
     return load(flags.config, environ, given, backends.BACKENDS)
-
-
-def refuse_disabled(settings: Settings) -> None:
-    """Refuse a backend that the settings switch off.
-
-    Raises:
-        BackendUnavailable: the default backend is one.
-    """
-    name = settings.default_backend
-    if name in settings.backends and not settings.backends[name].enabled:
-        raise BackendUnavailable(f"backend {name!r} is disabled (backends.{name}.enabled: false)")
 
 
 def directory(path: str, flag: str) -> str:

@@ -38,6 +38,8 @@ class Exchange:
         self.ending: Ending | None = None
         self.activity = Activity()
         self.raw = b""
+        self._is_up = False
+        self._early: list[Event] = []
         self._channel = channel
         self._run = run
         self._request = request
@@ -52,14 +54,25 @@ class Exchange:
 
     def read(self, now: float) -> list[Event]:
         """Give the events that came, without the ending."""
-        events: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.take_stderr()]
+        said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.take_stderr()]
+        told: list[Event] = []
         for line in self.process.take():
             self.raw = line if line.startswith(b"{") else self.raw
-            events += self._observed(self._channel.receive(line), now)
+            told += self._observed(self._channel.receive(line), now)
         if self.process.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
-        self._look_at_exit(events, now)
-        return events
+        self._look_at_exit(told, now)
+        return self._in_order(told, said)
+
+    def _in_order(self, told: list[Event], said: list[Event]) -> list[Event]:
+        """Hold back what stderr says until the agent has told that it is up: a stream begins with that."""
+        if self._is_up:
+            return said + told
+        self._early += said
+        if not told and not self.ending:
+            return []
+        self._is_up = True
+        return told[:1] + self._early + told[1:]
 
     def limit(self, now: float, resting: bool) -> Ending | None:
         """Give the ending of a run that has come to a limit; `resting` while its reader holds it up."""

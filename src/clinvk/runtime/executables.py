@@ -25,15 +25,23 @@ def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> st
     return shutil.which(os.path.expanduser(name), path=path)
 
 
+def check_enabled(backend: Backend, settings: Settings) -> None:
+    """Refuse a backend that the settings switch off.
+
+    Raises:
+        BackendUnavailable: it is disabled.
+    """
+    if not settings.backends.get(backend.name, BackendSettings()).enabled:
+        raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+
+
 def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
     """Give the path of a backend's CLI.
 
     Raises:
-        BackendUnavailable: it is disabled or not installed; says how to install it.
+        BackendUnavailable: it is not installed; says how to install it.
     """
     own = settings.backends.get(backend.name, BackendSettings())
-    if not own.enabled:
-        raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
     if path := find(backend, settings, environ):
         return path
     where = f"{own.executable!r} (backends.{backend.name}.executable)" if own.executable else repr(backend.executable)

@@ -129,7 +129,7 @@ class LocalRuns:
 
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
-        backend = backends.named(request.backend, self._registry)
+        backend = self._backend(request.backend)
         session = await self._continued(request)
         request = _in_session(request, session)
         return backend.launch(request, _resume(session), self._host(request.backend))
@@ -153,7 +153,7 @@ class LocalRuns:
                 await asyncio.wait([task], timeout=STOP_GRACE_S + 1)
 
     def _prepared(self, request: RunRequest, session: Session | None) -> AgentRun:
-        backend = backends.named(request.backend, self._registry)
+        backend = self._backend(request.backend)
         path = executables.require(backend, self._settings, self._environ)
         resume = _resume(session)
         assignment = Assignment(
@@ -171,6 +171,11 @@ class LocalRuns:
 
     async def _continued(self, request: RunRequest) -> Session | None:
         return await self._store.get(request.session_id) if request.session_id else None
+
+    def _backend(self, name: str) -> Backend:
+        backend = backends.named(name, self._registry)
+        executables.check_enabled(backend, self._settings)
+        return backend
 
     def _host(self, backend: str) -> Host:
         """Look at the machine once for each backend: helper programs do not come and go."""

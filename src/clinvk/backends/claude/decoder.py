@@ -174,7 +174,7 @@ def _retry(line: wire.System) -> Event:
     answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
     why = f"{answered} ({line.error})" if line.error else answered
     if line.error_status in (401, 403):
-        return RunFailed(AgentUnauthenticated.code, f"claude is not logged in, or not allowed: {why}")
+        return RunFailed(AgentUnauthenticated.code, f"claude is not logged in, or not allowed: {why}", exit_code=1)
     return Progress("retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s")
 
 
