@@ -93,7 +93,7 @@ class _Visit:
             headers = headers_of(self._scope)
             require_json(headers)
             body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-            watch = None
+            watch = group.create_task(self._watch())
             await self._answer(self._dialect.parse(body, headers))
         except ClinvkError as error:
             await self._refuse(error)
