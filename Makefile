@@ -63,7 +63,7 @@ $(AGENTS)/installed: $(CLIS)/package.json $(CLIS)/package-lock.json $(CLIS)/.npm
 # The browser tests drive Debian's chromium. Where it cannot be had they say so themselves.
 chromium:
 	@ls tests/browser/test_*.py >/dev/null 2>&1 || exit 0; \
-	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing chromium for the browser tests"; \
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } \

@@ -30,12 +30,24 @@ import subprocess
 async def test_it():
     subprocess.Popen(["true"]).wait()
 """
+SKIPS = """
+import pytest
+
+@pytest.mark.skipif(True, reason="no browser")
+def test_it():
+    pass
+"""
 
 
 @pytest.mark.parametrize(
     ("source", "code", "said"),
-    [(BLOCKS, 1, "Blocking call to"), (LEAVES_A_CHILD, 1, "processes left behind"), (FINE, 0, "1 passed")],
-    ids=["blocks the loop", "leaves a child", "fine"],
+    [
+        (BLOCKS, 1, "Blocking call to"),
+        (LEAVES_A_CHILD, 1, "processes left behind"),
+        (FINE, 0, "1 passed"),
+        (SKIPS, 1, "no browser"),
+    ],
+    ids=["blocks the loop", "leaves a child", "fine", "skips"],
 )
 def test_a_test_is_judged(tmp_path: Path, source: str, code: int, said: str) -> None:
     (tmp_path / "test_it.py").write_text(source)
@@ -53,7 +65,7 @@ def test_a_test_is_judged(tmp_path: Path, source: str, code: int, said: str) -> 
         "no:cov",
         "test_it.py",
     ]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS)}
+    env = {"PATH": os.environ["PATH"], "CI": "true", "PYTHONPATH": str(TESTS)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout
     assert said in done.stdout
