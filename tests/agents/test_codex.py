@@ -154,7 +154,7 @@ async def test_a_thread_that_codex_has_lost_is_told(machine: Machine) -> None:
             await run.result()
         rmtree(machine.home / ".codex" / "sessions")
         for path in (machine.home / ".codex").glob("*.sqlite*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         async with runs.run(machine.completed(replace(ask("two"), session_id=run.session_id))) as run:
             result = await run.result()
     assert result.error

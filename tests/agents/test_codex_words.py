@@ -268,10 +268,15 @@ async def test_workspace_has_a_temporary_folder_that_goes_with_the_run(machine: 
     assert not Path(made[1]).exists()
 
 
-@pytest.mark.parametrize("approval", ["default", "auto", "none"])
-async def test_a_project_that_nobody_trusted_adds_nothing(field: Battlefield, approval: ApprovalMode) -> None:
+@pytest.mark.parametrize(
+    ("approval", "sandbox"),
+    [("default", "default"), ("auto", "default"), ("none", "default"), ("default", "workspace"), ("default", "full")],
+)
+async def test_a_project_that_nobody_trusted_adds_nothing(
+    field: Battlefield, approval: ApprovalMode, sandbox: SandboxMode
+) -> None:
     before = field.config.read_bytes()
-    marks = await field.attack("default", approval)
+    marks = await field.attack(sandbox, approval)
     assert not {mark for mark in marks if mark.startswith("project")}
     assert field.config.read_bytes() == before
 

@@ -336,6 +336,10 @@ def test_usage_of_a_resumed_thread_is_that_of_this_run_alone() -> None:
     assert events[-1] == RunFinished(usage=usage(19135 - 9527, 6 - 3, 14 - 7))
 
 
+def test_a_turn_without_usage_is_complete_all_the_same() -> None:
+    assert fed([b'{"type":"turn.completed","usage":null}']) == [RunFinished()]
+
+
 def test_an_answer_by_schema_is_decoded_too() -> None:
     events = played("schema", RunRequest(prompt="x", output_schema={"type": "object"}))
     assert isinstance(events[-1], RunFinished)

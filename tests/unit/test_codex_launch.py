@@ -136,6 +136,30 @@ def test_read_only_is_refused_where_the_settings_cannot_be_read(config: str) -> 
     assert refused.value.field == "sandbox_mode"
 
 
+@pytest.mark.parametrize("config", ["x = [", "projects = 3"])
+def test_settings_that_cannot_be_read_are_left_to_codex_where_nothing_rests_on_them(config: str) -> None:
+    assert "read-only" not in launched(HELLO, on=host(config)).argv
+
+
+@pytest.mark.parametrize("words", [("auto", None), ("none", None), (None, "workspace"), (None, "full")])
+def test_a_project_is_untrusted_unless_the_user_says_otherwise(
+    words: tuple[ApprovalMode | None, SandboxMode | None],
+) -> None:
+    request = replace(HELLO, workdir="/a/b", approval_mode=words[0], sandbox_mode=words[1])
+    on = host('[projects."/a"]\ntrust_level = "trusted"\n[projects."/"]\ntrust_level = "untrusted"\n')
+    untrusted = {"trust_level": "untrusted"}
+    assert tomllib.loads(f"x={settings(launched(request, on=on))['projects']}")["x"] == {
+        "/a/b": untrusted,
+        "/": untrusted,
+    }
+
+
+def test_nothing_is_said_of_trust_where_that_would_choose_a_wider_sandbox() -> None:
+    assert "projects" not in settings(launched(HELLO))
+    assert "projects" in settings(launched(HELLO, on=host('sandbox_mode = "workspace-write"')))
+    assert "projects" in settings(launched(HELLO, on=host('default_permissions = ":workspace"')))
+
+
 def test_read_only_is_refused_where_the_settings_cannot_be_found() -> None:
     with pytest.raises(Unsupported, match="HOME"):
         launched(replace(HELLO, sandbox_mode="read-only"), on=host(environ={}))
@@ -307,6 +331,13 @@ def test_other_extra_flags_are_passed_on_where_nothing_is_held_back(extra: tuple
 def test_a_nul_character_is_refused_by_its_field(request_: RunRequest, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         launched(request_)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("field", ["prompt", "system_prompt"])
+def test_text_that_is_no_unicode_is_refused(field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        launched(replace(HELLO, **{field: "a\udcff"}))
     assert refused.value.field == field
 
 

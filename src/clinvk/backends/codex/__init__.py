@@ -39,7 +39,15 @@ class Codex:
     name = "codex"
     executable = "codex"
     install = "npm install -g @openai/codex"
-    models: tuple[str, ...] = ("gpt-6.1-sol", "gpt-6-astra", "gpt-6-luna", "gpt-6-sol", "gpt-5.6-sol", "gpt-5.6-luna", "gpt-5.5")
+    models: tuple[str, ...] = (
+        "gpt-6.1-sol",
+        "gpt-6-astra",
+        "gpt-6-luna",
+        "gpt-6-sol",
+        "gpt-5.6-sol",
+        "gpt-5.6-luna",
+        "gpt-5.5",
+    )
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
@@ -135,6 +143,11 @@ def _check_texts(request: RunRequest) -> None:
     for field, text in texts.items():
         if "\0" in text:
             raise InvalidRequest(f"{field} has a NUL character", field)
+    for field, text in {"prompt": request.prompt, "system_prompt": request.system_prompt or ""}.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidRequest(f"{field} is not valid Unicode: {exc.reason}", field) from exc
 
 
 def _check_length(argv: tuple[str, ...]) -> None:

@@ -64,7 +64,8 @@ class ExecDecoder:
             case ItemCompleted():
                 yield from self._completed(event.item)
             case TurnCompleted():
-                yield RunFinished(usage=event.usage.usage - self._used, structured_output=self._structured())
+                usage = event.usage.usage - self._used if event.usage else None
+                yield RunFinished(usage=usage, structured_output=self._structured())
             case TurnFailed():
                 yield failures.failed(event.error.message)
             case StreamError():

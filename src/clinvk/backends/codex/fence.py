@@ -1,30 +1,32 @@
 """What Codex may do: the approval and sandbox words as flags, and what would reopen them.
 
 The only fence of `codex exec` is its sandbox: nobody can be asked, so its approval policy is always `never`. Tried
-with Codex 0.163.0 and 0.169.0 against a scripted model that calls shell, patch and MCP tools. What was found to write
-under `-a never --sandbox=read-only` all the same, and is closed here:
+with Codex 0.163.0 and 0.169.0 against a scripted model that calls shell, patch and MCP tools. What was found to act
+outside the sandbox all the same, and is closed here:
 
-- `rules/*.rules` of the user or of a trusted project run the commands that they allow outside the sandbox;
-- MCP servers of the user or of a trusted project run outside of it; no flag ignores them all, so each is disabled;
-- `notify` programs and hooks run outside of it;
-- a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory.
+- `rules/*.rules` of the user or of a trusted project run the commands that they allow;
+- MCP servers of the user or of a trusted project run; no flag ignores them all, so each is disabled;
+- `notify` programs and hooks run;
+- a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory;
+- 0.163 trusts any project by itself as soon as its sandbox lets it write there.
+
+The user's own settings are the user's word: only `read-only`, which lets nothing be written, overrules them, and
+`workspace` in what may be written. A project's settings act where the user has said that it is trusted.
 
 `sandbox_mode`, `default_permissions` and permission profiles of the settings, agent roles with a sandbox of their own
 and git's own hooks were tried too: they reopen nothing.
 """
 
-import tomllib
 from pathlib import PurePath
 
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Host
-from clinvk.backends.codex import toml
+from clinvk.backends.codex import settings, toml
 from clinvk.errors import Unsupported
 from clinvk.request import RunRequest
 
 _TEMPORARY = "temporary"
-_SYSTEM_CONFIG = "/etc/codex/config.toml"
 
 _WORKSPACE_ONLY = {
     "sandbox_workspace_write.writable_roots": "[]",
@@ -70,10 +72,6 @@ class Fence(msgspec.Struct, frozen=True):
         return {f"{_TEMPORARY}/.keep": b""} if self.has_folder else {}
 
 
-class _Settings(msgspec.Struct):
-    mcp_servers: dict[str, object] = {}
-
-
 def fence(request: RunRequest, host: Host) -> Fence:
     """Give the flags for the approval and sandbox words of a request.
 
@@ -92,51 +90,60 @@ def fence(request: RunRequest, host: Host) -> Fence:
             "allowed_tools",
         )
     directories = tuple(f"--add-dir={path}" for path in request.add_dirs)
+    known = _Known(request, host)
     match request.sandbox_mode or "default", request.approval_mode or "default":
-        case "read-only", _:
-            return Fence(sandbox=("--sandbox=read-only", "--ignore-rules"), config=_read_only(request, host))
+        case "read-only", _:  # all can be read: `add_dirs` need nothing
+            return Fence(sandbox=("--sandbox=read-only", "--ignore-rules"), config=known.read_only())
         case "workspace", _:
             flags = ("--sandbox=workspace-write", "--ignore-rules", *directories)
-            return Fence(sandbox=flags, config=_WORKSPACE_ONLY, has_folder=True)
+            return Fence(sandbox=flags, config={**_WORKSPACE_ONLY, **known.distrust()}, has_folder=True)
         case "full", _:
-            return Fence(sandbox=("--sandbox=danger-full-access", *directories), is_open=True)
+            flags = ("--sandbox=danger-full-access", *directories)
+            return Fence(sandbox=flags, config=known.distrust(), is_open=True)
         case "default", "none":
-            return Fence(
-                approval=(), sandbox=("--dangerously-bypass-approvals-and-sandbox", *directories), is_open=True
-            )
+            flags = ("--dangerously-bypass-approvals-and-sandbox", *directories)
+            return Fence(approval=(), sandbox=flags, config=known.distrust(), is_open=True)
         case "default", "auto":
-            return Fence(sandbox=("--sandbox=workspace-write", *directories))
+            return Fence(sandbox=("--sandbox=workspace-write", *directories), config=known.distrust())
         case _:
-            return Fence(sandbox=directories)
+            return Fence(sandbox=directories, config=known.distrust() if known.settings.names_a_sandbox else {})
 
 
-def _read_only(request: RunRequest, host: Host) -> dict[str, str]:
-    """Close what writes outside the sandbox. `add_dirs` need nothing: all can be read."""
-    workdir = host.resolve(request.workdir or "")
-    places = [str(place) for place in (PurePath(workdir), *PurePath(workdir).parents)]
-    closed = {**_READ_ONLY, "projects": toml.table(dict.fromkeys(places, '{trust_level = "untrusted"}'))}
-    if servers := _mcp_servers(workdir, host):
-        closed["mcp_servers"] = toml.table(dict.fromkeys(servers, "{enabled = false}"))
-    return closed
+class _Known:
+    """The settings that a run will meet, and what overrules them."""
 
-
-def _mcp_servers(workdir: str, host: Host) -> list[str]:
-    """Give the names of all MCP servers in the user's and the machine's settings."""
-    home = host.env.get("CODEX_HOME")
-    if not home and not host.env.get("HOME"):
-        raise Unsupported(
-            "sandbox_mode read-only needs HOME or CODEX_HOME in the agent's environment, to disable its MCP servers",
-            "sandbox_mode",
-        )
-    folder = str(PurePath(workdir) / home) if home else "~/.codex"
-    names: list[str] = []
-    for path in (f"{folder}/config.toml", _SYSTEM_CONFIG):
+    def __init__(self, request: RunRequest, host: Host) -> None:
+        workdir = PurePath(host.resolve(request.workdir or ""))
+        self._places = [str(place) for place in (workdir, *workdir.parents)]
+        self._problem: settings.Unreadable | None = None
         try:
-            settings = msgspec.convert(tomllib.loads((host.read(path) or b"").decode()), _Settings)
-        except (ValueError, msgspec.ValidationError) as exc:
+            self.settings = settings.read(host, str(workdir))
+        except settings.Unreadable as exc:  # which Codex itself will tell, unless a promise rests on them
+            self._problem = exc
+            self.settings = settings.Settings()
+
+    def distrust(self) -> dict[str, str]:
+        """Let the settings of a project act only where the user has trusted it.
+
+        Said of a project, this makes `workspace-write` its default sandbox: for runs whose sandbox is chosen.
+        """
+        return _untrusted(self.settings.untrusted(self._places))
+
+    def read_only(self) -> dict[str, str]:
+        """Close all that acts outside the sandbox."""
+        if self._problem:
             raise Unsupported(
-                f"sandbox_mode read-only cannot be promised: the MCP servers in {path} cannot be read: {exc}",
+                f"sandbox_mode read-only cannot be promised: the MCP servers in codex's settings cannot be disabled: "
+                f"{self._problem}",
                 "sandbox_mode",
-            ) from exc
-        names += settings.mcp_servers
-    return names
+            ) from self._problem
+        servers = dict.fromkeys(self.settings.mcp_servers, "{enabled = false}")
+        return {
+            **_READ_ONLY,
+            **_untrusted(self._places),
+            **({"mcp_servers": toml.table(servers)} if servers else {}),
+        }
+
+
+def _untrusted(places: list[str]) -> dict[str, str]:
+    return {"projects": toml.table(dict.fromkeys(places, '{trust_level = "untrusted"}'))} if places else {}

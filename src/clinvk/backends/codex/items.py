@@ -61,7 +61,7 @@ class CommandExecution(msgspec.Struct, tag="command_execution"):
 
     id: str
     command: str
-    aggregated_output: str = ""
+    aggregated_output: str | None = None
     exit_code: int | None = None
     status: str = ""
 
@@ -221,7 +221,7 @@ class ItemCompleted(msgspec.Struct, tag="item.completed"):
 class TurnCompleted(msgspec.Struct, tag="turn.completed"):
     """The run has succeeded."""
 
-    usage: Totals
+    usage: Totals | None = None
 
 
 class Failure(msgspec.Struct):
