@@ -62,7 +62,7 @@ class Codex:
             "exec",
             "--json",
             "--skip-git-repo-check",
-            *request.extra,  # before our own, which beat them, and which no flag without its value can take for one
+            *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
             *_settings({**_CONFIG, **held.config, **_config(request)}),
