@@ -162,7 +162,7 @@ class Runner:
             if is_shown and not printed.endswith("\n"):
                 self.screen.say("")
             if code := process.wait(WITHIN_S):
-                raise DemoFailed(f"`{line}` exited with {code} {printed[-2000:]}")
+                raise DemoFailed(f"`{line}` exited with {code}{'' if is_shown else ': ' + printed[-2000:]}")
         return printed
 
     def post(self, url: str, body: dict[str, str], *, indent: bool = False) -> str:
@@ -186,7 +186,7 @@ class Runner:
     def expect(self, printed: str, text: str) -> None:
         """Fail where what was printed does not have the text."""
         if text not in printed:
-            raise DemoFailed(f"expected {text!r}, got {printed[-2000:]!r}")
+            raise DemoFailed(f"{text!r} was to be expected, not:\n{printed[-2000:]}")
 
 
 def main() -> int:
@@ -405,7 +405,8 @@ def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None
                 return
         except OSError:
             time.sleep(0.05)
-    raise DemoFailed(f"the server did not start:\n{log.read_text()[-4000:]}")
+    why = "gave no answer" if process.returncode is None else f"ended with {process.returncode}"
+    raise DemoFailed(f"the server {why}:\n{log.read_text()[-4000:]}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,140 @@
+"""`make demo`, with the agent CLIs of the tests in place of those that pip brings."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+AGENTS = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute() / "node_modules" / ".bin"
+WITHIN_S = 110
+SHOWN = (
+    "$ claude --version\n2.",
+    "$ codex --version\ncodex-cli 0.",
+    "listens on http://127.0.0.1:",
+    "$ curl -s http://127.0.0.1:",
+    '"backend": "codex",\n  "exit_code": 0,',
+    '"content":{"text":"stand-in, ","role":"assistant","is_partial":true}}\n',
+    '"type":"done"',
+    "/project/hello.txt\nhello-from-claude\n",
+    '$ clinvk -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
+    '$ clinvk -b codex -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
+    "With your own login",
+    "The server has stopped",
+)
+BROKEN = """#!/bin/sh
+[ "$1" = --version ] && exec echo codex-cli 0.0.0
+echo "a broken agent" >&2
+exit 9
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the demo makes its temporary folder; the home of its user lies beside it."""
+    for name in ("temporary", "home"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@contextmanager
+def demo(folder: Path, agents: Path) -> Generator["subprocess.Popen[str]"]:
+    """Start the demo; it is killed at the end if it is still there."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "temporary"),
+        "ANTHROPIC_API_KEY": "the-user's-own",
+        "CODEX_HOME": "/nonexistent",
+    }
+    process = subprocess.Popen(
+        [sys.executable, REPOSITORY / "examples" / "demo.py", "--agents", agents],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def running(folder: Path) -> list[psutil.Process]:
+    """Give the processes whose temporary folder is in the folder."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR", "").startswith(str(folder)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def left(folder: Path) -> list[object]:
+    """Give the processes and files that are left; a process that is just ending has two seconds."""
+    until = time.monotonic() + 2
+    while (processes := running(folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_shows_each_part_and_leaves_nothing(folder: Path) -> None:
+    with demo(folder, AGENTS) as process:
+        shown, complaints = process.communicate(timeout=WITHIN_S)
+    assert (process.returncode, complaints) == (0, "")
+    at = 0
+    for part in SHOWN:
+        at = shown.find(part, at)
+        assert at >= 0, f"{part!r} is missing, or not in its place, in:\n{shown}"
+    assert left(folder) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_demo_that_is_stopped_while_an_agent_works_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    with demo(folder, AGENTS) as process:
+        assert process.stdout
+        assert any('"type":"init"' in line for line in process.stdout)
+        assert running(folder)
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=WITHIN_S)
+    assert (process.returncode, complaints) == (130, "\ndemo: stopped; nothing is left running\n")
+    assert left(folder) == []
+
+
+def test_a_demo_without_an_agent_says_which_and_what_to_do(folder: Path) -> None:
+    with demo(folder, folder) as process:
+        shown, complaints = process.communicate(timeout=WITHIN_S)
+    assert (process.returncode, shown) == (1, "")
+    assert (
+        complaints == f"\ndemo: there is no claude at {folder}/claude: start the demo by `make demo`, which brings it\n"
+    )
+    assert left(folder) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_demo_whose_agent_fails_ends_with_what_it_said(folder: Path) -> None:
+    agents = folder / "agents"
+    agents.mkdir()
+    (agents / "claude").symlink_to(AGENTS / "claude")
+    (agents / "codex").write_text(BROKEN)
+    (agents / "codex").chmod(0o755)
+    with demo(folder, agents) as process:
+        _, complaints = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1
+    assert complaints.startswith("\ndemo: 'The model is a stand-in, the agent is real.' was to be expected, not:\n")
+    assert '"exit_code":9' in complaints
+    assert "a broken agent" in complaints
+    assert left(folder) == []

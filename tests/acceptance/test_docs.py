@@ -1,0 +1,255 @@
+"""The samples of the pages are run as a reader would: in order, in one project, with the commands as they stand.
+
+sh          is run by bash. Lines of `clinvk serve` alone start the page's server, in place of the one before.
+js, python  are run, and print what the agent answered.
+json        has the fields and types of what the sample above it printed; jsonl so for each kind of event.
+text        is what the sample above it printed.
+yaml        is read as settings with which the server would start.
+
+There is no other language, and none of them is skipped. What is put in place of the page's words: a free port for 8080
+and 3000, and 127.0.0.1 for 0.0.0.0, lest a test opens a port to others. The agents are scripted; `make` only says what
+it would do.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from clinvk.api.protections import refuse_unenforced
+from clinvk.backends import BACKENDS
+from clinvk.config.loading import load
+from scripted import Scripted
+from scripted.steps import says
+from standin.document import JSON
+
+REPOSITORY = Path(__file__).parents[2]
+ANSWER = ("It works, ", "says the agent.")
+PROBLEM = '"type":"/docs#'
+"""How a refusal begins; a sample that gets one is followed by it."""
+WITHIN_S = 60
+
+FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+SERVE = re.compile(r"(?:(?P<variables>(?:\w+=\S+ )*)clinvk (?P<arguments>serve(?: --[a-z-]+ \S+)*)\n)")
+ADDRESS = re.compile(r"\b(127\.0\.0\.1|localhost):(8080|3000)\b")
+IN_THE_CLONE = re.compile(r"^(make|pip) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    place: str
+    language: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (REPOSITORY / page).read_text()
+    return [
+        Block(f"{page}:{text.count(chr(10), 0, match.start()) + 1}", match[1], match[2])
+        for match in FENCE.finditer(text)
+    ]
+
+
+class Reader:
+    """Works through a page; `printed` is what the latest sample printed."""
+
+    def __init__(self, folder: Path, agents: Iterable[Scripted]) -> None:
+        self.home, self.project, self.programs = folder / "home", folder / "project", folder / "venv" / "bin"
+        for place in (self.home, self.project):
+            place.mkdir()
+        _make_venv(folder / "venv")
+        node = shutil.which("node")
+        assert node, "no `node` on PATH: the samples in JavaScript need it"
+        path = [self.programs, *(agent.folder for agent in agents), Path(node).parent, "/usr/bin", "/bin"]
+        self.env = {
+            "PATH": os.pathsep.join(map(str, path)),
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "MAKEFLAGS": "n",
+            **_PIP,
+        }
+        self.port = 0
+        self.server: subprocess.Popen[str] | None = None
+        self.printed = ""
+
+    def work_through(self, block: Block) -> None:
+        """Do what the block says, or compare it with what there is."""
+        match block.language:
+            case "sh" if words := SERVE.fullmatch(block.text):
+                self.serve(words["variables"].split(), words["arguments"].split())
+            case "sh":
+                self.run(
+                    "bash", "-euo", "pipefail", "-c", self.here(block.text), in_clone=IN_THE_CLONE.search(block.text)
+                )
+            case "js":
+                self.run("node", "--input-type=module", "--eval", self.here(block.text))
+                assert "".join(ANSWER) in self.printed
+            case "python":
+                self.run(sys.executable, "-c", self.here(block.text))
+                assert "".join(ANSWER) in self.printed
+            case "json":
+                assert shape(json.loads(block.text)) == shape(json.loads(self.printed))
+            case "jsonl":
+                assert shapes(block.text) == shapes(self.printed)
+            case "text":
+                assert block.text == self.printed.replace(f":{self.port}\n", ":8080\n")
+            case "yaml":
+                (self.home / "sample.yaml").write_text(block.text)
+                refuse_unenforced(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS), self.env)
+            case language:
+                pytest.fail(f"{block.place}: no rule for a block of language {language!r}")
+
+    def here(self, text: str) -> str:
+        return ADDRESS.sub(rf"\1:{self.port}", text)
+
+    def run(self, *command: str, in_clone: object = None) -> None:
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY if in_clone else self.project,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if "curl" in command[-1] else subprocess.STDOUT,
+            text=True,
+            timeout=WITHIN_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + (done.stderr or "")
+        self.printed = done.stdout
+
+    def serve(self, variables: Sequence[str], arguments: Sequence[str]) -> None:
+        """Start the server; it is ready when it has printed the line about /docs."""
+        self.stop()
+        self.port = _free_port()
+        given = ["127.0.0.1" if word == "0.0.0.0" else str(self.port) if word == "3000" else word for word in arguments]
+        env = {**self.env, "CLINVK_SERVER__PORT": str(self.port), **dict(word.split("=", 1) for word in variables)}
+        self.server = subprocess.Popen(
+            [str(self.programs / "clinvk"), *given],
+            cwd=self.project,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.server.stdout
+        self.printed = ""
+        while "/docs" not in self.printed:
+            line = self.server.stdout.readline()
+            assert line, f"the server ended: {self.printed}"
+            self.printed += line
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=WITHIN_S) as answer:
+            assert answer.status == 200
+
+    def stop(self) -> None:
+        """Stop the server as the pages say."""
+        if self.server is None:
+            return
+        self.server.send_signal(signal.SIGTERM)
+        rest, _ = self.server.communicate(timeout=WITHIN_S)
+        assert (self.server.returncode, rest) == (0, "")
+        self.server = None
+
+
+_PIP = {
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_DEPS": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # pip takes this for: no isolation, `no` being what is set
+    "PIP_IGNORE_INSTALLED": "1",
+    "PIP_NO_CACHE_DIR": "1",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_ROOT_USER_ACTION": "ignore",
+}
+"""Lets `pip install .` build and install clinvk with what this environment has: a test asks no registry."""
+
+
+def _make_venv(folder: Path) -> None:
+    """Make a virtual environment in which pip and what clinvk needs are those of this one, but clinvk is not."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "from-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = folder / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m pip "$@"\n')
+    pip.chmod(0o755)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def shape(value: JSON) -> JSON:
+    """Give the fields and types of a value; numbers are of one type, and of a list the kinds of items count."""
+    match value:
+        case dict():
+            return {key: shape(inner) for key, inner in value.items()}
+        case list():
+            return [json.loads(kind) for kind in sorted({json.dumps(shape(inner), sort_keys=True) for inner in value})]
+        case bool() | None | str():
+            return type(value).__name__
+        case _:
+            return "number"
+
+
+def shapes(lines: str) -> list[JSON]:
+    """Give kind and shape of each event; of several of a kind that follow each other one."""
+    events = [json.loads(line) for line in lines.splitlines()]
+    return [[kind for kind, _ in itertools.groupby([event["type"], shape(event)] for event in events)]]
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Generator[list[Scripted]]:
+    found: list[Scripted] = []
+    for name in BACKENDS:
+        (tmp_path / name).mkdir()
+        agent = Scripted(tmp_path / name, [name])
+        agent.play(says(name, *ANSWER))
+        found.append(agent)
+    yield found
+    for agent in found:
+        agent.end()
+
+
+@contextmanager
+def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
+    reader = Reader(folder, agents)
+    subprocess.run(["git", "init", "--quiet", reader.project], env=reader.env, check=True)
+    try:
+        yield reader
+        reader.stop()
+    finally:
+        if reader.server:
+            reader.server.kill()
+            reader.server.communicate()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("page", ["README.md", "docs/server.md"])
+def test_the_samples_of_a_page_do_what_it_says(page: str, tmp_path: Path, agents: list[Scripted]) -> None:
+    with reading(tmp_path, agents) as reader:
+        if page != "README.md":
+            reader.run("pip", "install", "--quiet", ".", in_clone=True)
+        for block, following in itertools.pairwise([*blocks(page), Block(page, "", "")]):
+            try:
+                reader.work_through(block)
+                if block.language == "sh" and PROBLEM in reader.printed:
+                    assert following.language == "json"
+                    assert PROBLEM in following.text.replace(" ", "")
+            except Exception as exc:
+                exc.add_note(f"This is the sample at {block.place}.")
+                raise

@@ -1,0 +1,128 @@
+"""The pages name all that there is, and what they name is there. `tests/acceptance/test_docs.py` runs their samples."""
+
+import itertools
+import re
+import socket
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk import __version__
+from clinvk.api import server
+from clinvk.api.openapi import document
+from clinvk.api.protections import refuse_unenforced
+from clinvk.backends import BACKENDS
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import ConfigError
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+README = (REPOSITORY / "README.md").read_text()
+SERVER = (REPOSITORY / "docs" / "server.md").read_text()
+
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+REFUSED = {
+    "api_keys_gopass_path": "x",
+    "rate_limit_enabled": True,
+    "trusted_proxies": ("10.0.0.1",),
+    "cors_allowed_origins": ("http://x",),
+    "cors_allow_credentials": True,
+    "cors_max_age": 1,
+    "allowed_workdir_prefixes": ("/srv",),
+    "blocked_workdir_prefixes": ("/srv",),
+    "allowed_hosts": ("x",),
+}
+
+
+class _Api(msgspec.Struct):
+    paths: dict[str, dict[str, object]]
+
+
+def endpoints() -> list[str]:
+    paths = msgspec.json.decode(document(), type=_Api).paths
+    return [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+
+
+def anchors(page: Path) -> set[str]:
+    """Give the names that the headings of a page have as targets of links."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links() -> list[tuple[Path, str]]:
+    found = [[(page, target) for target in LINK.findall(FENCE.sub("", page.read_text()))] for page in PAGES]
+    return [*itertools.chain.from_iterable(found)]
+
+
+@pytest.mark.parametrize(("page", "target"), links(), ids=lambda part: str(part).rpartition("/")[2])
+def test_a_link_leads_somewhere_in_the_project(page: Path, target: str) -> None:
+    file, _, anchor = target.partition("#")
+    there = (page.parent / file).resolve() if file else page
+    assert there.is_relative_to(REPOSITORY)
+    assert there.exists()
+    assert not anchor or anchor in anchors(there)
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, new = set[Path](), {REPOSITORY / "README.md"}
+    while new:
+        reached |= new
+        new = {(page.parent / target.partition("#")[0]).resolve() for page, target in links() if page in new} - reached
+    assert set(PAGES) - reached == set()
+
+
+@pytest.mark.parametrize("endpoint", endpoints())
+def test_the_page_on_the_server_names_each_endpoint(endpoint: str) -> None:
+    assert f"| `{endpoint}` |" in SERVER
+
+
+def test_the_page_on_the_server_names_no_endpoint_that_is_not_there() -> None:
+    assert set(re.findall(r"^\| `([A-Z]+ /\S+)` \|", SERVER, re.MULTILINE)) == set(endpoints())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_readme_tells_how_to_install_each_agent(name: str) -> None:
+    assert f"| `{name}` | `{BACKENDS[name].install}` |" in README
+
+
+def test_the_readme_explains_each_approval_and_sandbox_word() -> None:
+    for words, title in ((APPROVAL_MODES, "approval_mode"), (SANDBOX_MODES, "sandbox_mode")):
+        table = README.partition(f"| `{title}` | |\n|---|---|\n")[2].partition("\n\n")[0]
+        assert re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE) == [*words]
+
+
+def test_the_readme_names_the_word_that_one_agent_refuses() -> None:
+    refusing = {
+        (name, word)
+        for name, backend in BACKENDS.items()
+        for word in (*APPROVAL_MODES, *SANDBOX_MODES)
+        if word not in (*backend.capabilities.approval_modes, *backend.capabilities.sandbox_modes)
+    }
+    assert refusing == {("codex", "always")}
+    assert "(Codex cannot: it refuses this word)" in README
+
+
+@pytest.mark.parametrize("key", [field.name for field in msgspec.structs.fields(ServerSettings)])
+def test_a_setting_is_refused_exactly_if_the_page_on_the_server_says_so(key: str) -> None:
+    is_named = f"`server.{key}`" in SERVER.partition("## Authentication")[2].partition("```")[0]
+    assert is_named == (key in REFUSED)
+    if is_named:
+        changed = msgspec.convert({key: REFUSED[key]}, ServerSettings)
+        with pytest.raises(ConfigError, match=key):
+            refuse_unenforced(Settings(server=changed), {})
+
+
+def test_the_warning_about_other_machines_is_the_one_on_the_page() -> None:
+    warning = re.search(r"`(warning: 0\.0\.0\.0 [^`]*)`", SERVER)
+    assert warning
+    # Bound and not listening: nobody can connect.
+    with socket.socket() as bound:
+        bound.bind(("0.0.0.0", 0))
+        assert " ".join(warning[1].split()) in server.greeting(ServerSettings(host="0.0.0.0"), [bound])
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"\n## {__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
