@@ -15,9 +15,6 @@ from clinvk.session import Resume
 PRIVATE = "\0private\0"
 """Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
 
-HANDLE = "\0handle\0"
-"""Stands for the conversation's backend session id in `Launch.records`."""
-
 Delivery = tuple[str, Event] | bytes
 """What a channel gives: an event of a run, or bytes to write to the process's stdin."""
 
@@ -64,8 +61,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         long_lived: stdin stays open after the prompt.
         stop_signal: what makes this CLI stop by itself and clean up.
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
-        records: globs of what the CLI keeps of an ephemeral conversation though no flag prevents it,
-            with `HANDLE` for its id and `~` for the home; deleted after the run.
         warm_key: what a process started ahead must have in common; None is never started ahead.
     """
 
@@ -77,7 +72,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     long_lived: bool = False
     stop_signal: int = SIGTERM
     counted_turns: int | None = None
-    records: tuple[str, ...] = ()
     warm_key: tuple[str, ...] | None = None
 
 

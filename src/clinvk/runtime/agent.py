@@ -139,8 +139,6 @@ class AgentRun:
         finally:
             if folder:
                 await asyncio.to_thread(private.remove, folder)
-            if launch.records:
-                await asyncio.to_thread(private.remove_records, launch.records, self._handle, self._assignment.env)
 
     def _spawn(self, folder: str | None) -> Process:
         launch = self._assignment.launch
@@ -233,10 +231,6 @@ class AgentRun:
         except TimeoutError:
             pass
         self._changed.clear()
-
-    @property
-    def _handle(self) -> str | None:
-        return self._recorder.handle
 
 
 def _now() -> float:

@@ -1,11 +1,9 @@
 """The private folder of a launch: files that a CLI reads and nobody else may."""
 
-import glob
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 
-from clinvk.backends.base import HANDLE, PRIVATE, Launch
+from clinvk.backends.base import PRIVATE, Launch
 
 
 def write(launch: Launch, environ: Mapping[str, str]) -> str | None:
@@ -47,17 +45,3 @@ def remove(folder: str) -> None:
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_records(patterns: tuple[str, ...], handle: str | None, environ: Mapping[str, str]) -> None:
-    """Delete what the CLI kept of a conversation, by the globs of `Launch.records`. Blocks."""
-    import shutil
-
-    home = environ.get("HOME", "")
-    if not handle or not home:
-        return
-    for pattern in patterns:
-        path = pattern.replace("~", glob.escape(home), 1) if pattern.startswith("~") else pattern
-        for found in glob.glob(path.replace(HANDLE, glob.escape(handle))):
-            with suppress(OSError):
-                shutil.rmtree(found) if os.path.isdir(found) else os.remove(found)

@@ -27,13 +27,9 @@ def begin(request: RunRequest, session_id: str) -> Session:
 
 
 class Recorder:
-    """Keeps the session of one run up to date; without a session (an ephemeral run) it keeps nothing.
-
-    `handle` is the backend's own id of the conversation, once it is known.
-    """
+    """Keeps the session of one run up to date; without a session (an ephemeral run) it keeps nothing."""
 
     def __init__(self, store: SessionStore, session: Session | None) -> None:
-        self.handle = session.backend_session_id if session else None
         self._store = store
         self._session = session
 
@@ -44,7 +40,6 @@ class Recorder:
 
     async def started(self, event: RunStarted) -> None:
         """The agent is up: the conversation can be continued from here on."""
-        self.handle = event.backend_session_id or self.handle
         if self._session:
             self._session = replace(
                 self._session,
