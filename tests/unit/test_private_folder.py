@@ -1,9 +1,13 @@
 """The private folder of a launch, with its files and links."""
 
 import stat
+import tempfile
 from pathlib import Path
 
+import pytest
+
 from clinvk.backends.base import Launch
+from clinvk.errors import ClinvkError
 from clinvk.runtime import private
 
 
@@ -36,3 +40,11 @@ def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
 
 def test_a_launch_without_files_and_links_has_no_folder() -> None:
     assert private.write(Launch(argv=("x",)), {}) is None
+
+
+def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(ClinvkError, match="private files"):
+        private.write(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {})
+    assert list(tmp_path.iterdir()) == []

@@ -4,15 +4,32 @@ import os
 from collections.abc import Mapping
 
 from clinvk.backends.base import PRIVATE, Launch
+from clinvk.errors import ClinvkError
 
 
 def write(launch: Launch, environ: Mapping[str, str]) -> str | None:
-    """Make a new private folder with the launch's files and links; give its path, None where it has none. Blocks."""
+    """Make a new private folder with the launch's files and links; give its path, None where it has none. Blocks.
+
+    Raises:
+        ClinvkError: it cannot be written.
+    """
     if not launch.files and not launch.links:
         return None
     import tempfile
 
-    folder = tempfile.mkdtemp(prefix="clinvk-")
+    try:
+        folder = tempfile.mkdtemp(prefix="clinvk-")
+    except OSError as exc:
+        raise ClinvkError(f"cannot make a private folder for the agent: {exc.strerror}") from exc
+    try:
+        _fill(folder, launch, environ)
+    except OSError as exc:
+        remove(folder)
+        raise ClinvkError(f"cannot write the agent's private files in {folder!r}: {exc.strerror}") from exc
+    return folder
+
+
+def _fill(folder: str, launch: Launch, environ: Mapping[str, str]) -> None:
     for name, data in launch.files.items():
         with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
@@ -21,7 +38,6 @@ def write(launch: Launch, environ: Mapping[str, str]) -> str | None:
         if name.endswith("/"):
             os.makedirs(leads_to, mode=0o700, exist_ok=True)
         os.symlink(leads_to, _place(folder, name.rstrip("/")))
-    return folder
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:
