@@ -98,7 +98,7 @@ class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     duration_ms: Annotated[int, Meta(description="Milliseconds from the agent's start to its end.")]
     output: Annotated[str, Meta(description="The answer; of a failed run what there was of it.")]
     token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
-    run_id: Annotated[str, Meta(description="clinvk's id of this run.")]
+    run_id: Annotated[str, Meta(description="clinvk's id of this run; absent in a dry run.")] = ""
     error: Annotated[str | None, Meta(description="Why the run failed, in the agent's own words if it had any.")] = None
     error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")] = None
     model: Annotated[str | None, Meta(description="The model, as the agent names it.")] = None
