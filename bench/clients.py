@@ -2,17 +2,14 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import msgspec
 
-from bench.load import Answers, Ask, HoldStreams, Job, TimePipes, TimeStreams
+from bench.load import Ask, HoldStreams, Job, TimePipes, Times, TimeStreams
 from bench.processes import last_words, module, run, running
 from bench.workplace import BenchBroken, Workplace
 
 PROMPT_PATH = "/api/v1/prompt"
-
-_T = TypeVar("_T")
 
 
 def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
@@ -21,14 +18,9 @@ def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
     return msgspec.json.encode(body | {"output_format": "stream-json"} if stream else body).decode()
 
 
-def ask(job: Ask) -> Answers:
-    """Send requests, and give how long they took."""
-    return _done(job, Answers)
-
-
-def delays_ms(job: TimeStreams | TimePipes) -> list[float]:
-    """Read lines, and give their delays from the writing to the reading."""
-    return _done(job, list[float])
+def timed(job: Ask | TimeStreams | TimePipes) -> Times:
+    """Do a job to its end."""
+    return msgspec.json.decode(run(_command(job)), type=Times)
 
 
 @contextmanager
@@ -40,10 +32,6 @@ def holding(place: Workplace, job: HoldStreams) -> Generator[None]:
         if not process.stdout.readline():
             raise BenchBroken(f"the streams did not open: {last_words(log.read_text())}")
         yield
-
-
-def _done(job: Job, answer: type[_T]) -> _T:
-    return msgspec.json.decode(run(_command(job)), type=answer)
 
 
 def _command(job: Job) -> list[str]:

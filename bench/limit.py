@@ -52,4 +52,4 @@ def seconds(child: str, prompt: str, count: int, clients: int) -> float:
 
 
 if __name__ == "__main__":
-    print(seconds(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    print(seconds(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])), time.process_time())

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from statistics import median, quantiles
 
 import msgspec
 import uvloop
@@ -14,15 +15,23 @@ _PATIENCE_S = 40.0
 _WRITTEN = re.compile(rb"written=(\d+)")
 
 
-class Answers(msgspec.Struct, frozen=True):
-    """How long the requests took, all together and each."""
+class Times(msgspec.Struct, frozen=True):
+    """How long things took: all together, and the spread of the single ones."""
 
+    count: int
     seconds: float
-    latencies_ms: list[float]
+    p50_ms: float
+    p99_ms: float
+
+
+def times(began: float, single_ms: list[float]) -> Times:
+    """Sum up what began at `began` of `time.perf_counter()` and has just ended."""
+    seconds = time.perf_counter() - began
+    return Times(len(single_ms), seconds, median(single_ms), quantiles(single_ms, n=100)[98])
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Send `count` requests over `clients` connections, one at a time on each. Answered by `Answers`.
+    """Send `count` requests over `clients` connections, one at a time on each.
 
     Each answer must contain `expected`. A request without a body is a GET.
     """
@@ -36,7 +45,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TimeStreams(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Read streams to their end. Answered by the delays of all their lines in ms."""
+    """Read streams to their end. The times are those from a line's writing to its reading."""
 
     port: int
     path: str
@@ -45,7 +54,7 @@ class TimeStreams(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TimePipes(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Start children and read their output directly: the limit of `TimeStreams`, answered as that is."""
+    """Start children and read their output directly: the limit of `TimeStreams`."""
 
     child: str
     prompt: str
@@ -134,18 +143,18 @@ class Asker(asyncio.Protocol):
         self._tally.fail(f"the server closed a connection: {exc}")
 
 
-async def ask(job: Ask) -> Answers:
+async def ask(job: Ask) -> Times:
     """Do the job."""
     loop = asyncio.get_running_loop()
     data = request(job.path, job.body)
     tally = Tally(job.count, job.expected.encode())
-    begin = time.perf_counter()
+    began = time.perf_counter()
     for _ in range(job.clients):
         transport, asker = await loop.create_connection(lambda: Asker(data, tally), "127.0.0.1", job.port)
         asker.ask(transport)
     async with asyncio.timeout(_PATIENCE_S):
         await tally.done
-    return Answers(time.perf_counter() - begin, tally.latencies_ms)
+    return times(began, tally.latencies_ms)
 
 
 class Delays:
@@ -199,10 +208,11 @@ async def read_streams(port: int, data: bytes, streams: int, enough: str) -> lis
     return readers
 
 
-async def time_streams(job: TimeStreams) -> list[float]:
+async def time_streams(job: TimeStreams) -> Times:
     """Do the job."""
+    began = time.perf_counter()
     readers = await read_streams(job.port, request(job.path, job.body), job.streams, '"done"')
-    return [delay for reader in readers for delay in reader.delays.delays_ms]
+    return times(began, [delay for reader in readers for delay in reader.delays.delays_ms])
 
 
 async def hold_streams(job: HoldStreams) -> None:
@@ -234,8 +244,9 @@ class PipeReader:
             self.done.set_result(None)
 
 
-async def time_pipes(job: TimePipes) -> list[float]:
+async def time_pipes(job: TimePipes) -> Times:
     """Do the job."""
+    began = time.perf_counter()
     readers: list[PipeReader] = []
     try:
         for _ in range(job.streams):
@@ -246,10 +257,10 @@ async def time_pipes(job: TimePipes) -> list[float]:
         for reader in readers:
             reader.process.kill()
             reader.process.wait()
-    return [delay for reader in readers for delay in reader.delays.delays_ms]
+    return times(began, [delay for reader in readers for delay in reader.delays.delays_ms])
 
 
-async def work(job: Job) -> Answers | list[float] | None:
+async def work(job: Job) -> Times | None:
     """Do a job and give its answer."""
     match job:
         case Ask():

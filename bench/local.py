@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import uvloop
 
-from bench.load import Answers
+from bench.load import Times, times
 from bench.workplace import BenchBroken, Workplace
 from clinvk.config import Settings, complete
 from clinvk.request import RunRequest
@@ -21,12 +21,12 @@ _PATIENCE_S = 60
 _T = TypeVar("_T")
 
 
-def prompts(place: Workplace, clients: int, count: int) -> Answers:
+def prompts(place: Workplace, clients: int, count: int) -> Times:
     """Run `count` prompts from `clients` callers at once."""
     return _run(_prompts(place, clients, count))
 
 
-async def _prompts(place: Workplace, clients: int, count: int) -> Answers:
+async def _prompts(place: Workplace, clients: int, count: int) -> Times:
     settings = Settings()
     request = complete(RunRequest(prompt="hello", backend="codex", workdir=str(place.root)), settings)
     async with LocalRuns(settings, MemoryStore(), place.env) as runs, asyncio.timeout(_PATIENCE_S):
@@ -35,7 +35,7 @@ async def _prompts(place: Workplace, clients: int, count: int) -> Answers:
         return await _ask(runs, request, clients, count)
 
 
-async def _ask(runs: LocalRuns, request: RunRequest, clients: int, count: int) -> Answers:
+async def _ask(runs: LocalRuns, request: RunRequest, clients: int, count: int) -> Times:
     latencies_ms: list[float] = []
     left = count
 
@@ -54,7 +54,7 @@ async def _ask(runs: LocalRuns, request: RunRequest, clients: int, count: int) -
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    return Answers(time.perf_counter() - began, latencies_ms)
+    return times(began, latencies_ms)
 
 
 def _run(work: Coroutine[None, None, _T]) -> _T:

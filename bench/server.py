@@ -1,5 +1,6 @@
 """Servers of a bench: started on a free port, waited for, and ended."""
 
+import os
 import socket
 import time
 from collections.abc import Generator, Sequence
@@ -29,6 +30,12 @@ class Server(msgspec.Struct, frozen=True):
             if line.startswith("VmRSS:"):
                 return float(line.split()[1])
         raise BenchBroken(f"no memory figure of process {self.pid}")
+
+    @property
+    def cpu_s(self) -> float:
+        """The CPU time that it has taken so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

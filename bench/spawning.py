@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from bench import local
-from bench.clients import PROMPT_PATH, ask, prompt_body
-from bench.load import Answers, Ask
+from bench.clients import PROMPT_PATH, prompt_body, timed
+from bench.load import Ask, Times
 from bench.processes import module, run
 from bench.report import Budget, Figure
 from bench.rounds import interleaved
@@ -22,6 +23,13 @@ _ADDED_MS = 0.4
 _SHARE_OF_LIMIT = 0.6
 
 
+class _Pace(NamedTuple):
+    """Prompts a second, and the CPU time that one takes of the process that runs its agent."""
+
+    rate: float
+    cpu_ms: float
+
+
 def overhead(place: Workplace) -> list[Figure]:
     """Time single prompts, against the same child started, read to its end and waited for."""
     count = place.some(200)
@@ -31,8 +39,8 @@ def overhead(place: Workplace) -> list[Figure]:
             place.rounds,
             lambda: _median_ms(lambda: _posix_spawn(place, prompt), count),
             lambda: _median_ms(lambda: _popen(place), count),
-            lambda: median(local.prompts(place, 1, count).latencies_ms),
-            lambda: median(_over_http(place, server, 1, count).latencies_ms),
+            lambda: local.prompts(place, 1, count).p50_ms,
+            lambda: _over_http(place, server, 1, count).p50_ms,
         )
 
     def figure(way: str, ours: list[float], peer_name: str, peer: list[float], budget: Budget | None = None) -> Figure:
@@ -56,34 +64,53 @@ def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> li
     count = place.some(1500 if clients > 1 else 500)
     limit, in_process, over_http = interleaved(
         place.rounds,
-        lambda: count / _limit_s(place, prompt, count, clients),
-        lambda: count / local.prompts(place, clients, count).seconds,
-        lambda: count / _over_http(place, server, clients, count).seconds,
+        lambda: _limit(place, prompt, count, clients),
+        lambda: _paced(time.process_time, lambda: local.prompts(place, clients, count)),
+        lambda: _paced(lambda: server.cpu_s, lambda: _over_http(place, server, clients, count)),
     )
 
-    def figure(way: str, ours: list[float]) -> Figure:
-        return Figure(
-            name=f"prompts, {way}, {clients} at once",
-            unit="/s",
-            ours=ours,
-            peer_name="posix_spawn in C" if place.limit else "os.posix_spawn",
-            peer=limit,
-            budget=Budget("ratio", _SHARE_OF_LIMIT) if clients > 1 else None,
-        )
+    def figures(way: str, ours: list[_Pace]) -> list[Figure]:
+        name = f"prompts, {way}, {clients} at once"
+        peer_name = "posix_spawn in C" if place.limit else "os.posix_spawn"
+        return [
+            Figure(
+                name=name,
+                unit="/s",
+                ours=[pace.rate for pace in ours],
+                peer_name=peer_name,
+                peer=[pace.rate for pace in limit],
+                budget=Budget("ratio", _SHARE_OF_LIMIT) if clients > 1 else None,
+            ),
+            Figure(
+                name=f"{name}, own CPU of each",
+                unit="ms",
+                ours=[pace.cpu_ms for pace in ours],
+                peer_name=peer_name,
+                peer=[pace.cpu_ms for pace in limit],
+            ),
+        ]
 
-    return [figure("LocalRuns", in_process), figure("HTTP", over_http)]
+    return figures("LocalRuns", in_process) + figures("HTTP", over_http)
 
 
-def _over_http(place: Workplace, server: Server, clients: int, count: int) -> Answers:
+def _paced(cpu_s: Callable[[], float], prompts: Callable[[], Times]) -> _Pace:
+    before = cpu_s()
+    times = prompts()
+    return _Pace(times.count / times.seconds, (cpu_s() - before) / times.count * 1000)
+
+
+def _limit(place: Workplace, prompt: Path, count: int, clients: int) -> _Pace:
+    arguments = (str(place.child), str(prompt), str(count), str(clients))
+    said = run([str(place.limit), *arguments] if place.limit else module("limit", *arguments), place.env)
+    seconds, cpu_s = map(float, said.split())
+    return _Pace(count / seconds, cpu_s / count * 1000)
+
+
+def _over_http(place: Workplace, server: Server, clients: int, count: int) -> Times:
     body = prompt_body(place, _PROMPT)
-    return ask(
+    return timed(
         Ask(port=server.port, path=PROMPT_PATH, body=body, clients=clients, count=count, expected='"exit_code":0')
     )
-
-
-def _limit_s(place: Workplace, prompt: Path, count: int, clients: int) -> float:
-    arguments = (str(place.child), str(prompt), str(count), str(clients))
-    return float(run([str(place.limit), *arguments] if place.limit else module("limit", *arguments), place.env))
 
 
 def _median_ms(once: Callable[[], None], count: int) -> float:

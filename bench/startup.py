@@ -6,9 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from statistics import median
 
-from bench.clients import ask
+from bench.clients import timed
 from bench.load import Ask, now_ns
 from bench.processes import clinvk, run
 from bench.report import Budget, Figure
@@ -55,7 +54,7 @@ def health(place: Workplace) -> list[Figure]:
 
 def _health_ms(place: Workplace, server: Server, expected: str) -> float:
     job = Ask(port=server.port, path="/health", count=place.some(1000), expected=expected)
-    return median(ask(job).latencies_ms)
+    return timed(job).p50_ms
 
 
 def _up_ms(server: Callable[[], AbstractContextManager[Server]]) -> float:

@@ -1,8 +1,6 @@
 """What clinvk adds to each line of a stream, from the agent's write to the client's read."""
 
-from statistics import median, quantiles
-
-from bench.clients import PROMPT_PATH, delays_ms, prompt_body
+from bench.clients import PROMPT_PATH, prompt_body, timed
 from bench.load import TimePipes, TimeStreams
 from bench.report import Budget, Figure
 from bench.rounds import interleaved
@@ -27,12 +25,12 @@ def _streaming(place: Workplace, server: Server, streams: int) -> list[Figure]:
     body = prompt_body(place, prompt, stream=True)
     peer, ours = interleaved(
         place.rounds,
-        lambda: delays_ms(TimePipes(child=str(place.child), prompt=prompt, streams=streams)),
-        lambda: delays_ms(TimeStreams(port=server.port, path=PROMPT_PATH, body=body, streams=streams)),
+        lambda: timed(TimePipes(child=str(place.child), prompt=prompt, streams=streams)),
+        lambda: timed(TimeStreams(port=server.port, path=PROMPT_PATH, body=body, streams=streams)),
     )
-    for delays in ours + peer:
-        if len(delays) != lines * streams:
-            raise BenchBroken(f"{len(delays)} lines came of {lines * streams}")
+    for times in ours + peer:
+        if times.count != lines * streams:
+            raise BenchBroken(f"{times.count} lines came of {lines * streams}")
 
     def figure(name: str, bound: float | None, ours: list[float], peer: list[float]) -> Figure:
         return Figure(
@@ -45,10 +43,6 @@ def _streaming(place: Workplace, server: Server, streams: int) -> list[Figure]:
         )
 
     return [
-        figure("p50", _ADDED_P50_MS, [median(delays) for delays in ours], [median(delays) for delays in peer]),
-        figure("p99", _ADDED_P99_MS, [_p99(delays) for delays in ours], [_p99(delays) for delays in peer]),
+        figure("p50", _ADDED_P50_MS, [times.p50_ms for times in ours], [times.p50_ms for times in peer]),
+        figure("p99", _ADDED_P99_MS, [times.p99_ms for times in ours], [times.p99_ms for times in peer]),
     ]
-
-
-def _p99(values: list[float]) -> float:
-    return quantiles(values, n=100)[98]
