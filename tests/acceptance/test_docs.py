@@ -20,7 +20,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import urllib.request
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -153,8 +152,9 @@ class Reader:
             line = self.server.stdout.readline()
             assert line, f"the server ended: {self.printed}"
             self.printed += line
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=WITHIN_S) as answer:
-            assert answer.status == 200
+        for path in ("/health", "/docs"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WITHIN_S) as answer:
+                assert answer.status == 200
 
     def stop(self) -> None:
         """Stop the server as the pages say."""
@@ -182,7 +182,8 @@ def _make_venv(folder: Path) -> None:
     """Make a virtual environment in which pip and what clinvk needs are those of this one, but clinvk is not."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "from-the-tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    own = [place for place in sys.path if place.endswith("site-packages")]
+    (packages / "from-the-tests.pth").write_text("\n".join(own))
     pip = folder / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m pip "$@"\n')
     pip.chmod(0o755)
