@@ -11,7 +11,7 @@ from clinvk.api.middleware import Front
 from clinvk.api.server import listen, opened
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
-from clinvk.config import BackendSettings, ServerSettings, Settings
+from clinvk.config import BackendSettings, ServerSettings, Settings, UnifiedFlags
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,15 @@ async def serving(
     environ: Mapping[str, str],
     registry: Mapping[str, Backend] = BACKENDS,
     backends: dict[str, BackendSettings] | None = None,
+    unified_flags: UnifiedFlags | None = None,
     **server: object,
 ) -> AsyncGenerator[Served]:
     """Serve with these settings of `server`."""
-    settings = Settings(server=ServerSettings(**server), backends=backends or {})  # pyright: ignore[reportArgumentType]
+    settings = Settings(
+        server=ServerSettings(**server),  # pyright: ignore[reportArgumentType]  # a wrong name or type fails the test
+        backends=backends or {},
+        unified_flags=unified_flags or UnifiedFlags(),
+    )
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]
     async with (

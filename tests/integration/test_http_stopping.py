@@ -103,7 +103,7 @@ def until(condition: Callable[[], object], within_s: float = 10) -> None:
 Start = Callable[..., Process]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_stops_at_once_with_exit_code_0(server: Start, number: signal.Signals) -> None:
     process = server()
     assert process.client.get("/health").status_code == 200

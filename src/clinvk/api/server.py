@@ -41,7 +41,7 @@ _ENDPOINTS = """\
 
 
 def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) -> int:
-    """Serve until SIGINT or SIGTERM, then give the exit code.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then give the exit code.
 
     The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
     once. `announce` gets what a person should read when the server is up.
@@ -136,8 +136,9 @@ async def _stopped(front: Front, grace_s: float) -> None:
         signalled.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(number, stop)
     await signalled.wait()
     front.drain(over.set)
     with suppress(TimeoutError):

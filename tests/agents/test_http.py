@@ -1,0 +1,115 @@
+"""The real CLIs through a server on a real socket."""
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+
+from agents.machine import Machine
+from polling import until
+from serving import Served, serving
+
+CLIS = ("claude", "codex", "gemini")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def ask(served: Served, machine: Machine, prompt: str, **more: object) -> httpx.Response:
+    fields: dict[str, object] = {"approval_mode": "none", "sandbox_mode": "full", "workdir": str(machine.project)}
+    body = {"prompt": prompt, **fields, **more}
+    return await served.client.post("/api/v1/prompt", json=body, timeout=100)
+
+
+async def versions(served: Served) -> dict[str, str]:
+    """Wait until the server knows all versions."""
+    until_s = time.monotonic() + 60
+    while True:
+        listed = (await served.client.get("/api/v1/backends")).json()["backends"]
+        found = {info["name"]: info["version"] for info in listed if "version" in info}
+        if len(found) == len(CLIS):
+            return found
+        assert time.monotonic() < until_s, listed
+        await asyncio.sleep(0.1)
+
+
+async def test_the_versions_of_the_clis_are_learned(machine: Machine) -> None:
+    async with serving(machine.env) as served:
+        assert await versions(served) == {"claude": "2.1.197", "codex": "0.169.0", "gemini": "0.61.0"}
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_prompt_is_answered_and_its_tool_works_in_the_directory(machine: Machine, backend: str) -> None:
+    async with serving(machine.env) as served:
+        response = await ask(served, machine, '[[tool=shell cmd="touch made" words=3]]', backend=backend)
+    told = response.json()
+    assert (response.status_code, told["exit_code"], told["output"]) == (200, 0, "word1 word2 word3")
+    assert told["token_usage"]["output_tokens"] > 0
+    assert (machine.project / "made").exists()
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_stream_tells_what_the_agent_does(machine: Machine, backend: str) -> None:
+    prompt = '[[tool=shell cmd="echo from-the-tool" words=3]]'
+    async with serving(machine.env) as served:
+        response = await ask(served, machine, prompt, backend=backend, output_format="stream-json")
+    events = [json.loads(line) for line in response.text.splitlines()]
+    kinds = [event["type"] for event in events]
+    assert (kinds[0], kinds[-1]) == ("init", "done")
+    assert kinds.index("tool_use") < kinds.index("tool_result") < kinds.index("message")
+    assert "".join(event["content"]["text"] for event in events if event["type"] == "message") == "word1 word2 word3"
+    (result,) = [event["content"] for event in events if event["type"] == "tool_result"]
+    assert "from-the-tool" in result["output"]
+    assert result["tool_name"]
+    assert events[0]["content"]["working_dir"] == str(machine.project)
+    assert events[0]["content"]["backend_session_id"]
+
+
+@pytest.mark.parametrize("backend", CLIS)
+@pytest.mark.parametrize(("status", "code"), [(401, "agent_unauthenticated"), (429, "agent_rate_limited")])
+async def test_a_refusal_of_the_model_api_is_an_answer_with_its_code(
+    machine: Machine, backend: str, status: int, code: str
+) -> None:
+    async with serving(machine.env) as served:
+        response = await ask(served, machine, f"[[error={status}]]", backend=backend)
+    told = response.json()
+    assert (response.status_code, told["error_code"], told["output"]) == (200, code, "")
+    assert told["exit_code"] != 0
+    assert told["error"]
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_client_that_leaves_ends_the_agent_and_its_tool(machine: Machine, backend: str) -> None:
+    up = machine.project / "up"
+    data = json.dumps(
+        {
+            "backend": backend,
+            "prompt": '[[tool=shell cmd="touch up; exec sleep 599" words=1]]',
+            "workdir": str(machine.project),
+            "approval_mode": "none",
+            "sandbox_mode": "full",
+        }
+    ).encode()
+    head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n"
+    async with serving(machine.env) as served:
+        await versions(served)  # an agent that is asked for its version is a process too
+        _, writer = await served.raw(head.encode() + b"content-type: application/json\r\n\r\n" + data)
+        await until(up.exists, within_s=60)
+        writer.close()
+        left_at = time.monotonic()
+        while await asyncio.to_thread(machine.left):  # a look at all processes takes long
+            assert time.monotonic() < left_at + 4
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_conversation_goes_on_by_its_session_id(machine: Machine, backend: str) -> None:
+    async with serving(machine.env) as served:
+        first = (await ask(served, machine, "the first [[words=2]]", backend=backend)).json()
+        second = (
+            await ask(served, machine, "the second [[words=3]]", backend=backend, session_id=first["session_id"])
+        ).json()
+    assert (second["exit_code"], second["output"]) == (0, "word1 word2 word3")
+    assert second["session_id"] == first["session_id"]
+    assert "the first" in json.dumps(machine.requests("the second")[-1])
