@@ -84,22 +84,26 @@ class _Visit:
         self._reply = reply
         self._run: Run | None = None
         self._is_stream = False
+        self._watcher: asyncio.Task[None] | None = None
 
     async def serve(self, group: asyncio.TaskGroup) -> None:
         """Answer the request, watching in `group` for a client that leaves."""
-        server = self._endpoint.settings.server
-        watch: asyncio.Task[None] | None = None
         try:
-            headers = headers_of(self._scope)
-            require_json(headers)
-            body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-            watch = group.create_task(self._watch())
-            await self._answer(self._dialect.parse(body, headers))
+            await self._answer(await self._read(group))
         except ClinvkError as error:
             await self._refuse(error)
         finally:
-            if watch:
-                watch.cancel()
+            if self._watcher:
+                self._watcher.cancel()
+
+    async def _read(self, group: asyncio.TaskGroup) -> Call:
+        """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
+        server = self._endpoint.settings.server
+        headers = headers_of(self._scope)
+        require_json(headers)
+        body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
+        self._watcher = group.create_task(self._watch())
+        return self._dialect.parse(body, headers)
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
