@@ -18,7 +18,7 @@ class Image(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
     A field that is None was not asked for: the settings decide, then the agent's CLI.

@@ -18,6 +18,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         working_dir: absolute; empty is the directory of the clinvk that started it.
         backend_session_id: the CLI's own resume handle; None until the agent told it.
         token_usage: the sum over all turns.
+        forks_parent: its first run branches off the conversation of its parent, whose handle it has until then.
         turn_count: prompts that were run in it.
     """
 
@@ -35,6 +36,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     title: str = ""
     parent_id: str | None = None
+    forks_parent: bool = False
     error_message: str | None = None
     metadata: dict[str, object] = {}
 
@@ -42,8 +44,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 class Resume(msgspec.Struct, frozen=True):
     """What a backend needs to continue a conversation: its CLI's handle, and the tokens used in it so far.
 
-    `used` is there because Codex reports the totals of the whole thread.
+    `used` is there because Codex reports the totals of the whole thread. With `fork` the conversation branches off:
+    what the handle stands for stays as it is.
     """
 
     handle: str
     used: Usage = Usage()
+    fork: bool = False

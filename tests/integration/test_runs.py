@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,10 +12,21 @@ import psutil
 import pytest
 
 from clinvk.config import BackendSettings, ServerSettings, Settings
-from clinvk.errors import BackendUnavailable, InvalidRequest, QueueFull, SessionNotFound, ShuttingDown
-from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.errors import (
+    BackendUnavailable,
+    InvalidRequest,
+    NotResumable,
+    QueueFull,
+    SessionBusy,
+    SessionNotFound,
+    ShuttingDown,
+    StoreUnavailable,
+)
+from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
+from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
 
@@ -269,11 +280,11 @@ async def test_a_new_run_makes_a_session_that_can_be_continued() -> None:
         async with runs.run(ask(started + ended, workdir="/")) as run:
             await run.result()
         assert run.session_id
-        session = await store.get(run.session_id)
+        session = await store.session(run.session_id)
         assert (session.status, session.backend_session_id, session.model) == ("completed", "abc", "m")
         async with runs.run(ask(started + ended, session_id=session.id)) as again:
             await again.result()
-        session = await store.get(session.id)
+        session = await store.session(session.id)
         assert again.session_id == session.id
         assert (session.turn_count, session.token_usage.input_tokens, session.working_dir) == (2, 10, "/")
 
@@ -286,11 +297,112 @@ async def test_an_ephemeral_run_makes_no_session() -> None:
     assert await store.count() == 0
 
 
+async def test_a_run_is_kept_with_its_events_answer_and_ending() -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs, runs.run(ask(TEXT + FAILED + "exit 9", max_turns=3, tags=("a",))) as run:
+        told = [logged async for logged in run.follow()]
+    record = await store.run(run.id)
+    assert (record.state, record.output, record.exit_code) == ("failed", "hello", 9)
+    assert (record.error_code, record.error_message) == ("agent_failed", "no")
+    assert record.request == {"max_turns": 3, "tags": ["a"]}
+    assert record.session_id == run.session_id
+    assert record.started_at
+    assert record.ended_at
+    assert await store.events(run.id) == told
+
+
+async def test_of_an_ephemeral_run_neither_prompt_nor_answer_nor_events_are_kept() -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs, runs.run(ask(TEXT + DONE, ephemeral=True)) as run:
+        await run.result()
+    record = await store.run(run.id)
+    assert (record.state, record.prompt, record.output, record.session_id) == ("finished", "", "", None)
+    assert await store.events(run.id) == []
+
+
+async def test_the_end_of_a_run_is_kept_before_its_reader_knows_of_it() -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs, runs.run(ask(TEXT + DONE)) as run:
+        await run.result()
+        assert (await store.run(run.id)).state == "finished"
+
+
+async def test_two_runs_of_one_session_do_not_go_at_once() -> None:
+    started = """echo '{"type":"run_started","backend_session_id":"abc"}'\n"""
+    async with local_runs() as runs:
+        async with runs.run(ask(started + DONE)) as run:
+            await run.result()
+        async with runs.run(ask("exec sleep 300", session_id=run.session_id)):
+            with pytest.raises(SessionBusy):
+                async with runs.run(ask(DONE, session_id=run.session_id)):
+                    pass
+        async with runs.run(ask(started + DONE, session_id=run.session_id)) as again:
+            assert (await again.result()).error is None
+        await poll(lambda: (runs.busy, runs.queued) == (0, 0))
+
+
+async def test_a_session_whose_agent_never_told_its_own_cannot_be_continued() -> None:
+    async with local_runs() as runs:
+        async with runs.run(ask(DONE)) as run:
+            await run.result()
+        with pytest.raises(NotResumable):
+            async with runs.run(ask(DONE, session_id=run.session_id)):
+                pass
+
+
+async def test_a_started_run_goes_on_without_a_reader_and_can_be_followed_later() -> None:
+    async with local_runs() as runs:
+        run = await runs.start(ask("sleep 0.3\n" + TEXT + DONE))
+        assert runs.live(run.id) is run
+        assert (await run.result()).text == "hello"
+        await poll(lambda: runs.live(run.id) is None)
+
+
+async def test_cancelling_ends_a_run_that_nobody_reads() -> None:
+    store = MemoryStore()
+    async with local_runs(store) as runs:
+        run = await runs.start(ask("exec sleep 300"))
+        await poll(lambda: run.state == "running")
+        await runs.cancel(run.id)
+        assert run.state == "cancelled"
+        assert (await store.run(run.id)).state == "cancelled"
+
+
+async def test_a_store_that_fails_midway_does_not_cost_the_answer() -> None:
+    async with local_runs(FullStore()) as runs, runs.run(ask(TEXT + DONE)) as run:
+        assert (await run.result()).text == "hello"
+
+
+async def test_a_store_that_cannot_keep_a_run_refuses_it(tmp_path: Path) -> None:
+    async with local_runs(FullStore(from_the_start=True)) as runs:
+        with pytest.raises(StoreUnavailable):
+            async with runs.run(ask(f"touch {tmp_path}/ran")):
+                pass
+        assert runs.busy == 0
+    assert not (tmp_path / "ran").exists()
+
+
+class FullStore(MemoryStore):
+    """A store whose disk is full, from the start or once a run has begun."""
+
+    def __init__(self, from_the_start: bool = False) -> None:
+        super().__init__()
+        self._from_the_start = from_the_start
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        if self._from_the_start:
+            raise StoreUnavailable("the disk is full")
+        return await super().begin(run, session)
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        raise StoreUnavailable("the disk is full")
+
+
 async def test_what_cannot_run_is_refused_before_anything_runs() -> None:
     async with local_runs() as runs:
         for request, error in (
             (RunRequest(prompt="x", backend="shel"), BackendUnavailable),
-            (ask("x", session_id="nope"), SessionNotFound),
+            (ask("x", session_id="0" * 32), SessionNotFound),
         ):
             with pytest.raises(error):
                 async with runs.run(request):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from math import isinf
@@ -29,9 +28,14 @@ STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
 
 
+KEEP_EVERY_S = 2.0
+"""How much of what a running agent said may be lost when clinvk dies."""
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """All that a run needs to go: what to start, in which environment, and what it continues."""
 
+    run_id: str
     request: RunRequest
     backend: Backend
     launch: Launch
@@ -48,7 +52,7 @@ class AgentRun:
     """
 
     def __init__(self, assignment: Assignment, spawner: Spawner, recorder: Recorder) -> None:
-        self.id = os.urandom(16).hex()
+        self.id = assignment.run_id
         self.request = assignment.request
         self.created_at = time.time()
         self.started_at: float | None = None
@@ -60,6 +64,8 @@ class AgentRun:
         self._changed = asyncio.Event()
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
+        self._kept = 0
+        self._kept_at = time.monotonic()
 
     @property
     def state(self) -> str:
@@ -150,6 +156,7 @@ class AgentRun:
             stderr_lines=self.request.verbose,
         )
         self.started_at = time.time()
+        self._recorder.spawned(self.started_at)
         return process
 
     async def _talk(self, process: Process) -> None:
@@ -216,12 +223,17 @@ class AgentRun:
             if isinstance(event, RunStarted):
                 await self._recorder.started(event)
         self._log.extend(events)
+        if time.monotonic() - self._kept_at > KEEP_EVERY_S:
+            entries = self._log.since(self._kept)
+            self._kept, self._kept_at = self._kept + len(entries), time.monotonic()
+            await self._recorder.append(entries)
 
     async def _end(self, ending: Ending) -> None:
         if not self._log.ending:
-            await self._recorder.ended(ending)
+            last = self._log.mended(ending)
+            await self._recorder.ended(ending, [*self._log.since(self._kept), *last], self._log.text)
             self.ended_at = time.time()
-            self._log.extend([ending])
+            self._log.append(last)
 
     async def _wait(self, until: float | None) -> None:
         """Wait until something has happened, or the loop's clock shows `until`."""

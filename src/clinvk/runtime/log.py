@@ -42,22 +42,35 @@ class EventLog:
         return self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
 
     @property
-    def started(self) -> bool:
-        """Whether there is any event."""
-        return bool(self._entries)
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))
 
     def extend(self, events: Iterable[Event]) -> None:
         """Append events. What would break the stream law is mended or dropped."""
         for event in events:
-            if self.ending:
-                break
-            is_start = isinstance(event, RunStarted)
-            if not self._entries and not is_start and not isinstance(event, RunFailed):
-                self._append(RunStarted())
-            if not (is_start and self._entries):
-                self._append(event)
-        for follower in self._followers:
-            follower.news.set()
+            self._keep(self.mended(event))
+        self._tell()
+
+    def mended(self, event: Event) -> list[Logged]:
+        """Give the entries that an event makes: with the start that must come before it, none where it comes amiss."""
+        is_start = isinstance(event, RunStarted)
+        if self.ending or (is_start and self._entries):
+            return []
+        opens = not self._entries and not is_start and not isinstance(event, RunFailed)
+        first, at = len(self._entries) + 1, time.time()
+        return [
+            Logged(first + index, at, event) for index, event in enumerate([RunStarted(), event] if opens else [event])
+        ]
+
+    def append(self, entries: Iterable[Logged]) -> None:
+        """Append what `mended` gave."""
+        self._keep(entries)
+        self._tell()
+
+    def since(self, number: int) -> list[Logged]:
+        """Give the events after a number that are there."""
+        return self._entries[number:]
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Give the events after number `after` to the ending, each time all that are there."""
@@ -74,11 +87,16 @@ class EventLog:
         finally:
             self._followers.discard(follower)
 
-    def _append(self, event: Event) -> None:
-        self._entries.append(Logged(len(self._entries) + 1, time.time(), event))
-        self._sizes.append(self._sizes[-1] + _size(event))
-        if isinstance(event, RunFinished | RunFailed):
-            self.ending = event
+    def _keep(self, entries: Iterable[Logged]) -> None:
+        for entry in entries:
+            self._entries.append(entry)
+            self._sizes.append(self._sizes[-1] + _size(entry.event))
+            if isinstance(entry.event, RunFinished | RunFailed):
+                self.ending = entry.event
+
+    def _tell(self) -> None:
+        for follower in self._followers:
+            follower.news.set()
 
     def _is_done(self, follower: _Follower) -> bool:
         return self.ending is not None and follower.read >= len(self._entries)

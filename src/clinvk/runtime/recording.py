@@ -1,16 +1,24 @@
-"""What a run leaves in the store: its session, from the agent's start to the ending."""
+"""What a run leaves in the store: its record, its events, and the session that it is a turn of."""
 
+import logging
 import time
+from collections.abc import Awaitable, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
-from clinvk.events import Ending, RunFailed, RunStarted, Usage
+from clinvk.config import SessionSettings
+from clinvk.errors import Cancelled, StoreUnavailable
+from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.record import RunRecord, RunState
 from clinvk.request import RunRequest
-from clinvk.session import Session
+from clinvk.session import Session, SessionStatus
 from clinvk.store import SessionStore
 
+logger = logging.getLogger(__name__)
 
-def begin(request: RunRequest, session_id: str) -> Session:
+
+def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
     """Make the record of a conversation that begins with this request."""
     at = time.time()
     return Session(
@@ -21,45 +29,131 @@ def begin(request: RunRequest, session_id: str) -> Session:
         working_dir=request.workdir or "",
         initial_prompt=request.prompt,
         model=request.model,
-        tags=request.tags,
+        tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
         metadata=request.metadata,
     )
 
 
 class Recorder:
-    """Keeps the session of one run up to date; without a session (an ephemeral run) it keeps nothing."""
+    """Keeps a run and its session in the store.
 
-    def __init__(self, store: SessionStore, session: Session | None) -> None:
+    Of an ephemeral run neither a session is kept, nor prompt, answer or events. A store that fails once the agent
+    is at work does not end the run: what is not kept then is told in the log of clinvk.
+    """
+
+    def __init__(
+        self, store: SessionStore, run_id: str, request: RunRequest, session: Session | None, settings: SessionSettings
+    ) -> None:
         self._store = store
         self._session = session
+        self._settings = settings
+        self._keeps_text = not request.ephemeral
+        self._record = RunRecord(
+            id=run_id,
+            backend=request.backend,
+            prompt=request.prompt if self._keeps_text else "",
+            state="queued",
+            created_at=time.time(),
+            session_id=session.id if session else None,
+            workdir=request.workdir or "",
+            model=request.model,
+            request=_options(request),
+        )
 
     @property
     def session(self) -> Session | None:
         """The session as it stands."""
         return self._session
 
-    async def started(self, event: RunStarted) -> None:
-        """The agent is up: the conversation can be continued from here on."""
-        if self._session:
-            self._session = replace(
-                self._session,
-                status="active",
-                last_used=time.time(),
-                turn_count=self._session.turn_count + 1,
-                backend_session_id=event.backend_session_id or self._session.backend_session_id,
-                model=event.model or self._session.model,
-            )
-            await self._store.save(self._session)
+    async def begin(self) -> None:
+        """Keep the run before anything is started, and claim its session.
 
-    async def ended(self, ending: Ending) -> None:
-        """The run is over."""
+        Raises:
+            SessionBusy: another run of the session is under way.
+            StoreUnavailable: it cannot be kept.
+        """
         if self._session:
-            failed = isinstance(ending, RunFailed)
+            self._session = replace(self._session, status="active", last_used=self._record.created_at)
+        self._session = await self._store.begin(self._record, self._session)
+
+    def spawned(self, at: float) -> None:
+        """The agent's process was started; this is kept with the next thing that is."""
+        self._record = replace(self._record, state="running", started_at=at)
+
+    async def started(self, event: RunStarted) -> None:
+        """The agent is up: from here on the conversation can be continued."""
+        self._record = replace(self._record, model=event.model or self._record.model)
+        if session := self._session:
             self._session = replace(
-                self._session,
-                status="error" if failed else "completed",
-                last_used=time.time(),
-                token_usage=self._session.token_usage + (ending.usage or Usage()),
-                error_message=ending.message if failed else None,
+                session,
+                turn_count=session.turn_count + 1,
+                backend_session_id=event.backend_session_id or session.backend_session_id,
+                model=event.model or session.model,
+                forks_parent=False,
             )
-            await self._store.save(self._session)
+        await self._kept(self._store.update(self._record, self._session))
+
+    async def append(self, entries: Sequence[Logged]) -> None:
+        """Keep what the agent has said since the last time."""
+        if self._keeps_text and entries:
+            await self._kept(self._store.append(self._record.id, entries))
+
+    async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
+        """The run is over; `entries` are the last ones, `output` is the whole answer."""
+        failure = ending if isinstance(ending, RunFailed) else None
+        self._record = replace(
+            self._record,
+            state=_state(ending),
+            ended_at=time.time(),
+            usage=ending.usage,
+            cost_usd=ending.cost_usd,
+            stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
+            exit_code=failure.exit_code if failure else 0,
+            error_code=failure.code if failure else None,
+            error_message=failure.message if failure else None,
+            output=output if self._keeps_text else "",
+        )
+        if session := self._session:
+            used = ending.usage if self._settings.store_token_usage else None
+            self._session = replace(
+                session,
+                status=_status(ending),
+                last_used=time.time(),
+                token_usage=session.token_usage + (used or Usage()),
+                error_message=failure.message if failure else None,
+            )
+        await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))
+
+    async def _kept(self, keeping: Awaitable[None]) -> None:
+        try:
+            await keeping
+        except StoreUnavailable as exc:
+            logger.warning("run %s is not kept: %s", self._record.id, exc.message)
+
+
+def _options(request: RunRequest) -> dict[str, object]:
+    """Give what was asked beside the prompt, for the record."""
+    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None)
+    options = msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
+    del options["prompt"]
+    return options
+
+
+def _state(ending: Ending) -> RunState:
+    match ending:
+        case RunFinished():
+            return "finished"
+        case RunFailed(code=Cancelled.code):
+            return "cancelled"
+        case RunFailed():
+            return "failed"
+
+
+def _status(ending: Ending) -> SessionStatus:
+    match ending:
+        case RunFinished():
+            return "completed"
+        case RunFailed(code=Cancelled.code):
+            return "paused"
+        case RunFailed():
+            return "error"

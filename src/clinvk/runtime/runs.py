@@ -19,7 +19,7 @@ from clinvk.result import RunResult
 from clinvk.runtime import executables, marks
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.recording import Recorder, begin
+from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Slots
 from clinvk.session import Resume, Session
 from clinvk.store import SessionStore
@@ -78,9 +78,22 @@ class Runs(Protocol):
         """Run a prompt. `request` has its backend and is completed from the settings. Leaving it ends the run.
 
         Raises:
-            BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound: before anything runs.
-            QueueFull, ShuttingDown: no place.
+            BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: before anything runs.
+            SessionBusy, QueueFull, ShuttingDown: not at present.
+            StoreUnavailable: the run cannot be recorded.
         """
+        ...
+
+    async def start(self, request: RunRequest) -> Run:
+        """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
+        ...
+
+    def live(self, run_id: str) -> Run | None:
+        """Give a run that is queued or under way here."""
+        ...
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
 
 
@@ -102,7 +115,7 @@ class LocalRuns:
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
-        self._runs: set[AgentRun] = set()
+        self._live: dict[str, AgentRun] = {}
         self._group = asyncio.TaskGroup()
         self._closing = False
 
@@ -123,28 +136,20 @@ class LocalRuns:
     async def __aexit__(self, *_: object) -> None:
         """Take no more runs, end those that go, and wait until nothing is left of them."""
         self._closing = True
-        for run in self._runs:
+        for run in self._live.values():
             run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
         await self._group.__aexit__(None, None, None)
 
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
-        backend = self._backend(request.backend)
         session = await self._continued(request)
         request = _in_session(request, session)
-        return backend.launch(request, _resume(session), self._host(request.backend))
+        return self._backend(request.backend).launch(request, _resume(session), self._host(request.backend))
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
         """Run a prompt; leaving the context ends the run."""
-        if self._closing:
-            raise ShuttingDown("clinvk is stopping and takes no new runs")
-        session = await self._continued(request)
-        run = self._prepared(_in_session(request, session), session)
-        place = self._slots.enter(run.request.backend, run.wake)
-        self._runs.add(run)
-        task = self._group.create_task(run.drive(place))
-        task.add_done_callback(lambda _: self._runs.discard(run))
+        run, task = await self._begin(request)
         try:
             yield run
         finally:
@@ -152,25 +157,57 @@ class LocalRuns:
                 run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
                 await asyncio.wait([task], timeout=STOP_GRACE_S + 1)
 
-    def _prepared(self, request: RunRequest, session: Session | None) -> AgentRun:
+    async def start(self, request: RunRequest) -> Run:
+        """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
+        return (await self._begin(request))[0]
+
+    def live(self, run_id: str) -> Run | None:
+        """Give a run that is queued or under way here."""
+        return self._live.get(run_id)
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
+        if run := self._live.get(run_id):
+            run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
+            await run.result()
+
+    async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
+        if self._closing:
+            raise ShuttingDown("clinvk is stopping and takes no new runs")
+        session = await self._continued(request)
+        request = _in_session(request, session)
+        assignment = self._assigned(request, session)
+        if session is None and not request.ephemeral:
+            session = new_session(request, os.urandom(16).hex(), self._settings.session)
+        recorder = Recorder(self._store, assignment.run_id, request, session, self._settings.session)
+        run = AgentRun(assignment, self.spawner, recorder)
+        place = self._slots.enter(request.backend, run.wake)
+        try:
+            await recorder.begin()
+        except BaseException:
+            place.leave()
+            raise
+        self._live[run.id] = run
+        task = self._group.create_task(run.drive(place))
+        task.add_done_callback(lambda _: self._live.pop(run.id))
+        return run, task
+
+    def _assigned(self, request: RunRequest, session: Session | None) -> Assignment:
         backend = self._backend(request.backend)
-        path = executables.require(backend, self._settings, self._environ)
         resume = _resume(session)
-        assignment = Assignment(
+        return Assignment(
+            run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
+            path=executables.require(backend, self._settings, self._environ),
             launch=backend.launch(request, resume, self._host(backend.name)),
-            path=path,
             env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
         )
-        if session is None and not request.ephemeral:
-            session = begin(request, os.urandom(16).hex())
-        return AgentRun(assignment, self.spawner, Recorder(self._store, session))
 
     async def _continued(self, request: RunRequest) -> Session | None:
-        return await self._store.get(request.session_id) if request.session_id else None
+        return await self._store.session(request.session_id) if request.session_id else None
 
     def _backend(self, name: str) -> Backend:
         backend = backends.named(name, self._registry)
@@ -192,7 +229,7 @@ def _in_session(request: RunRequest, session: Session | None) -> RunRequest:
     """Go where the session's conversation is: the CLIs bind it to a directory.
 
     Raises:
-        InvalidRequest: the session is of another backend.
+        InvalidRequest: the session is of another backend, or the run is to leave no trace.
     """
     if session is None:
         return request
@@ -200,7 +237,9 @@ def _in_session(request: RunRequest, session: Session | None) -> RunRequest:
         raise InvalidRequest(
             f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
         )
-    return replace(request, workdir=session.working_dir or None, ephemeral=False)
+    if request.ephemeral:
+        raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
+    return replace(request, session_id=session.id, workdir=session.working_dir or None)
 
 
 def _resume(session: Session | None) -> Resume | None:
@@ -213,4 +252,4 @@ def _resume(session: Session | None) -> Resume | None:
         return None
     if not session.backend_session_id:
         raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
-    return Resume(session.backend_session_id, session.token_usage)
+    return Resume(session.backend_session_id, session.token_usage, session.forks_parent)

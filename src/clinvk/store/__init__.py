@@ -1,25 +1,146 @@
-"""Sessions that outlive a run. Every store keeps this protocol and passes one contract suite."""
+"""What outlives a process: sessions and runs. Every store keeps this protocol and passes one contract suite."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
-from clinvk.session import Session
+import msgspec
+
+from clinvk.events import Logged
+from clinvk.record import RunRecord, RunState
+from clinvk.session import Session, SessionStatus
+
+MIN_PREFIX = 4
+"""Hex digits of an id, at least, that may stand for the whole."""
+
+UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
+"""The states of a run that holds its session."""
+
+SEARCHED_CHARS = 1000
+"""How much of a session's title and first prompt, together, `SessionQuery.text` is looked for in."""
+
+Item = TypeVar("Item")
+
+
+class Page(msgspec.Struct, Generic[Item], frozen=True):
+    """A part of a list, and how long the whole is."""
+
+    items: tuple[Item, ...]
+    total: int
+
+
+class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions, newest first.
+
+    Attributes:
+        text: looked for in title and first prompt, without regard to case.
+        resumable: only those whose agent has told its handle; one with a run under way is among them.
+    """
+
+    backend: str | None = None
+    status: SessionStatus | None = None
+    tag: str | None = None
+    text: str | None = None
+    working_dir: str | None = None
+    resumable: bool = False
+    limit: int = 100
+    offset: int = 0
+
+
+class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs, newest first."""
+
+    session_id: str | None = None
+    parent_id: str | None = None
+    backend: str | None = None
+    state: RunState | None = None
+    limit: int = 100
+    offset: int = 0
 
 
 class SessionStore(Protocol):
-    """Keeps sessions by id."""
+    """Sessions and runs.
 
-    async def save(self, session: Session) -> None:
-        """Insert the session, or replace the one with its id."""
+    A `reference` is an id or a prefix of at least `MIN_PREFIX` digits that only one id has. What a session was
+    made with (backend, times, first prompt, parent) stays; title and tags change by `describe` alone, so that a
+    run and who describes its session do not undo each other. All methods raise `StoreUnavailable` when the store
+    cannot be used.
+    """
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        """Keep a run that is about to start, and claim its session for it until the run's `end`.
+
+        A new session is inserted. One that is kept already only becomes active; it is returned as it is kept,
+        which is what the run has to go on from: between reading and claiming it, another run may have ended.
+
+        Raises:
+            SessionBusy: another run of the session is under way.
+        """
         ...
 
-    async def get(self, session_id: str) -> Session:
+    async def update(self, run: RunRecord, session: Session | None) -> None:
+        """Keep what has become known of a run and its session (the agent's handle, its model)."""
+        ...
+
+    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
+        """Keep events of a run, in the order of their numbers. Those that are kept already are passed over.
+
+        Raises:
+            RunNotFound: no run has this id.
+        """
+        ...
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        """Keep the end of a run with its last events, and release its session. All or nothing."""
+        ...
+
+    async def session(self, reference: str) -> Session:
         """Give a session.
 
         Raises:
+            InvalidRequest: the reference is no id and no prefix of one.
             SessionNotFound: no session has this id.
+            AmbiguousId: several begin so; names them.
+        """
+        ...
+
+    async def sessions(self, query: SessionQuery) -> Page[Session]:
+        """List sessions."""
+        ...
+
+    async def create(self, session: Session) -> None:
+        """Insert a session without a run (a fork)."""
+        ...
+
+    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
+        """Change title and tags where they are not None. Raises `SessionNotFound`."""
+        ...
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session with its runs and their events. Raises `SessionNotFound`, `SessionBusy`."""
+        ...
+
+    async def clean(self, before: float, dry_run: bool = False) -> int:
+        """Delete what was last used (or imported) before a time, in seconds since the epoch.
+
+        Sessions with a run under way stay. Runs without a session go by their own age.
+
+        Returns:
+            The number of sessions.
         """
         ...
 
     async def count(self) -> int:
-        """Give the number of sessions."""
+        """Give the number of sessions. Raises also when the store can be read but not written: ask it for health."""
+        ...
+
+    async def run(self, reference: str) -> RunRecord:
+        """Give a run. Raises `InvalidRequest`, `RunNotFound`, `AmbiguousId`."""
+        ...
+
+    async def runs(self, query: RunQuery) -> Page[RunRecord]:
+        """List runs."""
+        ...
+
+    async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
+        """Give the kept events of a run after number `after`, at most `limit`; none where there is no such run."""
         ...

@@ -1,14 +1,28 @@
 """A store that lives and dies with its process."""
 
-from clinvk.errors import SessionNotFound
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from clinvk.errors import SessionBusy
+from clinvk.events import Logged
+from clinvk.record import RunRecord
 from clinvk.session import Session
+from clinvk.store import SEARCHED_CHARS, UNDER_WAY, Page, RunQuery, SessionQuery, ids
+
+_T = TypeVar("_T")
 
 
 class MemoryStore:
-    """Sessions in a dict."""
+    """Sessions, runs and events in dicts; `_holders` are the runs under way, by session."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._runs: dict[str, RunRecord] = {}
+        self._events: dict[str, list[Logged]] = {}
+        self._holders: dict[str, str] = {}
 
     async def save(self, session: Session) -> None:
         """Insert or replace."""
@@ -16,11 +30,160 @@ class MemoryStore:
 
     async def get(self, session_id: str) -> Session:
         """Give a session, or raise `SessionNotFound`."""
-        try:
-            return self._sessions[session_id]
-        except KeyError:
-            raise SessionNotFound(f"no session {session_id!r}") from None
+        return self._kept(session_id)
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        """Keep a run that is about to start, and claim its session for it."""
+        if session:
+            session = self._claimed(session, run.id)
+        self._runs[run.id] = run
+        return session
+
+    async def update(self, run: RunRecord, session: Session | None) -> None:
+        """Keep what has become known of a run and its session."""
+        self._runs[run.id] = run
+        if run.session_id and run.state not in UNDER_WAY and self._holders.get(run.session_id) == run.id:
+            del self._holders[run.session_id]
+        kept = self._sessions.get(session.id) if session else None
+        if session and kept:
+            self._sessions[kept.id] = replace(
+                session,
+                backend=kept.backend,
+                created_at=kept.created_at,
+                initial_prompt=kept.initial_prompt,
+                parent_id=kept.parent_id,
+                title=kept.title,
+                tags=kept.tags,
+            )
+
+    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
+        """Keep events of a run."""
+        if run_id not in self._runs:
+            raise ids.missing(run_id, "run")
+        kept = self._events.setdefault(run_id, [])
+        last = kept[-1].number if kept else 0
+        kept.extend(event for event in events if event.number > last)
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        """Keep the end of a run with its last events, and release its session."""
+        await self.update(run, session)
+        await self.append(run.id, events)
+
+    async def session(self, reference: str) -> Session:
+        """Give a session."""
+        return self._sessions[_only(self._sessions, reference, "session")]
+
+    async def sessions(self, query: SessionQuery) -> Page[Session]:
+        """List sessions."""
+        found = [session for session in self._sessions.values() if _is_asked_for(session, query)]
+        return _page(found, lambda session: session.last_used, query.limit, query.offset)
+
+    async def create(self, session: Session) -> None:
+        """Insert a session without a run."""
+        if session.id in self._sessions:
+            raise ValueError(f"session {session.id!r} is there already")
+        self._sessions[session.id] = session
+
+    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
+        """Change title and tags where they are not None."""
+        kept = self._kept(session_id)
+        self._sessions[session_id] = replace(
+            kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags
+        )
+        return self._sessions[session_id]
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session with its runs and their events."""
+        self._kept(session_id)
+        self._refuse_held(session_id)
+        self._drop(session_id)
+
+    async def clean(self, before: float, dry_run: bool = False) -> int:
+        """Delete what was last used before a time; give the number of sessions."""
+        old = [s.id for s in self._sessions.values() if s.last_used < before and s.id not in self._holders]
+        if not dry_run:
+            for session_id in old:
+                self._drop(session_id)
+            for run in list(self._runs.values()):
+                if not run.session_id and run.created_at < before and run.state not in UNDER_WAY:
+                    self._drop_run(run.id)
+        return len(old)
 
     async def count(self) -> int:
         """Give the number of sessions."""
         return len(self._sessions)
+
+    async def run(self, reference: str) -> RunRecord:
+        """Give a run."""
+        return self._runs[_only(self._runs, reference, "run")]
+
+    async def runs(self, query: RunQuery) -> Page[RunRecord]:
+        """List runs."""
+        wanted = {
+            name: value
+            for name in ("session_id", "parent_id", "backend", "state")
+            if (value := getattr(query, name)) is not None
+        }
+        found = [r for r in self._runs.values() if all(getattr(r, name) == value for name, value in wanted.items())]
+        return _page(found, lambda run: run.created_at, query.limit, query.offset)
+
+    async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
+        """Give the kept events of a run after number `after`, at most `limit`."""
+        later = (event for event in self._events.get(run_id, []) if event.number > after)
+        return list(islice(later, limit))
+
+    def _claimed(self, session: Session, run_id: str) -> Session:
+        if kept := self._sessions.get(session.id):
+            self._refuse_held(session.id)
+            session = replace(kept, status="active", last_used=max(kept.last_used, session.last_used))
+        self._sessions[session.id] = session
+        self._holders[session.id] = run_id
+        return session
+
+    def _refuse_held(self, session_id: str) -> None:
+        if holder := self._holders.get(session_id):
+            raise SessionBusy(f"session {session_id!r} is busy with run {holder!r}")
+
+    def _kept(self, session_id: str) -> Session:
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise ids.missing(session_id, "session") from None
+
+    def _drop(self, session_id: str) -> None:
+        del self._sessions[session_id]
+        for run in list(self._runs.values()):
+            if run.session_id == session_id:
+                self._drop_run(run.id)
+
+    def _drop_run(self, run_id: str) -> None:
+        del self._runs[run_id]
+        self._events.pop(run_id, None)
+
+
+def _only(known: Iterable[str], reference: str, kind: ids.Kind) -> str:
+    prefix = ids.prefix(reference, kind)
+    found = sorted(key for key in known if key.startswith(prefix))
+    return ids.only(found[: ids.MAX_CANDIDATES + 1], reference, kind)
+
+
+def _is_asked_for(session: Session, query: SessionQuery) -> bool:
+    return (
+        query.backend in (None, session.backend)
+        and query.status in (None, session.status)
+        and (query.tag is None or query.tag in session.tags)
+        and query.working_dir in (None, session.working_dir)
+        and not (query.resumable and not session.backend_session_id)
+        and (not query.text or query.text.casefold() in haystack(session))
+    )
+
+
+def haystack(session: Session) -> str:
+    """Give what `SessionQuery.text` is looked for in, casefolded."""
+    return f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS].casefold()
+
+
+def _page(found: list[_T], at: Callable[[_T], float], limit: int, offset: int) -> Page[_T]:
+    """Cut a page out of items in the order they were kept, newest first."""
+    newest = sorted(found, key=at)[::-1]
+    return Page(tuple(newest[offset : offset + limit]), len(found))
