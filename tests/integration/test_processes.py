@@ -28,7 +28,7 @@ class Child:
         self.lines: list[bytes] = []
         self.process: Process = spawner.spawn(argv, ENV, None, self.changed.set, stderr_lines)
 
-    async def until(self, condition: Callable[[], bool], within_s: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float = 18) -> None:
         async with asyncio.timeout(within_s):
             while not condition():
                 await self.changed.wait()
@@ -87,9 +87,10 @@ async def test_a_process_that_does_not_read_its_prompt_ends_all_the_same() -> No
 
 
 async def test_a_line_of_twenty_megabytes_comes_whole() -> None:
-    child = Child(spawner(), sys.executable, "-c", "print('x' * 20_000_000)")
+    child = Child(spawner(), sys.executable, "-I", "-S", "-c", "print('x' * 20_000_000)")
     child.process.write(b"", close=True)
     await child.end()
+    assert (child.process.exit_code, child.process.stderr) == (0, b"")
     assert [len(line) for line in child.lines] == [20_000_000]
     child.process.discard()
 
