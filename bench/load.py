@@ -45,12 +45,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TimeStreams(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Read streams to their end. The times are those from a line's writing to its reading."""
+    """Read streams until each has given `enough`. The times are those from a line's writing to its reading."""
 
     port: int
     path: str
     body: str
     streams: int
+    enough: str
 
 
 class TimePipes(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -211,7 +212,7 @@ async def read_streams(port: int, data: bytes, streams: int, enough: str) -> lis
 async def time_streams(job: TimeStreams) -> Times:
     """Do the job."""
     began = time.perf_counter()
-    readers = await read_streams(job.port, request(job.path, job.body), job.streams, '"done"')
+    readers = await read_streams(job.port, request(job.path, job.body), job.streams, job.enough)
     return times(began, [delay for reader in readers for delay in reader.delays.delays_ms])
 
 

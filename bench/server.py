@@ -49,9 +49,9 @@ def serving(place: Workplace, config: str = "{}\n") -> Generator[Server]:
 
 @contextmanager
 def bare(place: Workplace) -> Generator[Server]:
-    """Run a uvicorn that does nothing, see bare.py."""
+    """Run a uvicorn that does next to nothing, see bare.py."""
     port = _free_port()
-    with _up(place, module("bare", str(port)), port) as server:
+    with _up(place, module("bare", str(port), str(place.child)), port) as server:
         yield server
 
 

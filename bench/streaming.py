@@ -1,10 +1,10 @@
 """What clinvk adds to each line of a stream, from the agent's write to the client's read."""
 
 from bench.clients import PROMPT_PATH, prompt_body, timed
-from bench.load import TimePipes, TimeStreams
+from bench.load import TimePipes, Times, TimeStreams
 from bench.report import Budget, Figure
 from bench.rounds import interleaved
-from bench.server import Server, serving
+from bench.server import Server, bare, serving
 from bench.workplace import BenchBroken, Workplace
 
 _STREAMS = (1, 16)
@@ -14,35 +14,39 @@ _ADDED_P99_MS = 2.0
 
 
 def streaming(place: Workplace) -> list[Figure]:
-    """Time lines over HTTP, against the same child read from its pipe."""
-    with serving(place) as server:
-        return [figure for streams in _STREAMS for figure in _streaming(place, server, streams)]
+    """Time lines over HTTP, against the same child read from its pipe and relayed by a server that does nothing."""
+    with serving(place) as server, bare(place) as relay:
+        return [figure for streams in _STREAMS for figure in _streaming(place, server, relay, streams)]
 
 
-def _streaming(place: Workplace, server: Server, streams: int) -> list[Figure]:
+def _streaming(place: Workplace, server: Server, relay: Server, streams: int) -> list[Figure]:
     lines = place.some(300)
     prompt = f"stream {lines} {_INTERVAL_US}"
     body = prompt_body(place, prompt, stream=True)
-    peer, ours = interleaved(
+
+    def over_http(server: Server, path: str, body: str, last: str) -> Times:
+        return timed(TimeStreams(port=server.port, path=path, body=body, streams=streams, enough=last))
+
+    pipe, relayed, ours = interleaved(
         place.rounds,
         lambda: timed(TimePipes(child=str(place.child), prompt=prompt, streams=streams)),
-        lambda: timed(TimeStreams(port=server.port, path=PROMPT_PATH, body=body, streams=streams)),
+        lambda: over_http(relay, "/relay", prompt, "turn.completed"),
+        lambda: over_http(server, PROMPT_PATH, body, '"done"'),
     )
-    for times in ours + peer:
+    for times in pipe + relayed + ours:
         if times.count != lines * streams:
             raise BenchBroken(f"{times.count} lines came of {lines * streams}")
 
-    def figure(name: str, bound: float | None, ours: list[float], peer: list[float]) -> Figure:
-        return Figure(
-            name=f"a line, {streams} at once, {name}",
-            unit="ms",
-            ours=ours,
-            peer_name="pipe read directly",
-            peer=peer,
-            budget=None if bound is None else Budget("added", bound),
-        )
+    def figures(peer_name: str, peer: list[Times], *bounds: float) -> list[Figure]:
+        p50, p99 = [Budget("added", bound) for bound in bounds] or (None, None)
+        name = f"a line, {streams} at once"
+        return [
+            _figure(f"{name}, p50", [t.p50_ms for t in ours], peer_name, [t.p50_ms for t in peer], p50),
+            _figure(f"{name}, p99", [t.p99_ms for t in ours], peer_name, [t.p99_ms for t in peer], p99),
+        ]
 
-    return [
-        figure("p50", _ADDED_P50_MS, [times.p50_ms for times in ours], [times.p50_ms for times in peer]),
-        figure("p99", _ADDED_P99_MS, [times.p99_ms for times in ours], [times.p99_ms for times in peer]),
-    ]
+    return figures("pipe read directly", pipe, _ADDED_P50_MS, _ADDED_P99_MS) + figures("bare uvicorn", relayed)
+
+
+def _figure(name: str, ours: list[float], peer_name: str, peer: list[float], budget: Budget | None) -> Figure:
+    return Figure(name=name, unit="ms", ours=ours, peer_name=peer_name, peer=peer, budget=budget)
