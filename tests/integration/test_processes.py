@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import marks
 from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner, run_tool
+from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
 BOTH_MARKS = pytest.mark.parametrize("kind", [marks.RlimitMarks, marks.TreeMarks])
@@ -41,13 +41,6 @@ class Child:
 
 def spawner(kind: Kind = marks.RlimitMarks) -> Spawner:
     return Spawner(kind(123_456_789))
-
-
-async def poll(condition: Callable[[], object], within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -101,7 +94,7 @@ async def test_a_reader_that_does_not_take_slows_the_process_down(tmp_path: Path
     child = Child(spawner(), sys.executable, "-c", script, str(written))
     child.process.write(b"", close=True)
     limit = 4 * HIGH_WATER_BYTES // 65536
-    await poll(lambda: written.exists() and written.read_text())
+    await until(lambda: written.exists() and written.read_text())
     seen = -1
     while (count := int(written.read_text() or 0)) != seen:  # until it stands still
         seen = count
@@ -126,7 +119,7 @@ async def test_the_end_of_stderr_is_kept_and_given_in_lines_when_asked() -> None
     child.process.write(b"", close=True)
     lines: list[bytes] = []
     await child.end()
-    await poll(lambda: lines.extend(child.process.take_stderr()) or len(lines) == 2)
+    await until(lambda: lines.extend(child.process.take_stderr()) or len(lines) == 2)
     assert lines == [b"one", b"two"]
     assert child.process.stderr == b"one\ntwo\n"
     child.process.discard()
@@ -161,7 +154,7 @@ async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_
     script = {**HIDERS, **ESCAPERS}[hide].format(pids=tmp_path / "pids")
     own = spawner()
     child = Child(own, "sh", "-c", f"{script}\nexec sleep 300")
-    await poll(lambda: pids(tmp_path / "pids"))
+    await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
     assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
     child.process.discard()
@@ -171,7 +164,7 @@ async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_
 async def test_without_rlimits_the_environment_and_the_tree_find_the_common_cases(hide: str, tmp_path: Path) -> None:
     own = spawner(marks.TreeMarks)
     child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
-    await poll(lambda: pids(tmp_path / "pids"))
+    await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
     assert not [pid for pid in [child.process.pid, *pids(tmp_path / "pids")] if alive(pid)]
     child.process.discard()
@@ -206,7 +199,7 @@ async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path)
     )
     own = spawner()
     child = Child(own, "env", "-i", sys.executable, "-I", "-S", "-c", bomb)
-    await poll(lambda: len(pids(tmp_path / "pids")) > 40, within_s=30)
+    await until(lambda: len(pids(tmp_path / "pids")) > 40, within_s=30)
     await own.sweep(child.process)
     assert not [pid for pid in pids(tmp_path / "pids") if alive(pid)]
     child.process.discard()
@@ -233,7 +226,7 @@ async def test_what_a_clinvk_inside_started_with_marks_of_its_own_is_swept_too(t
     )
     own = spawner()
     child = Child(own, sys.executable, "-c", inner)
-    await poll(lambda: pids(tmp_path / "pids"))
+    await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
     assert not alive(pids(tmp_path / "pids")[0])
     child.process.discard()
@@ -261,3 +254,27 @@ async def test_a_helper_program_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         await run_tool(spawner(), ("sh", "-c", f"echo $$ > {tmp_path / 'pids'}; exec sleep 300"), ENV, 0.5)
     assert not alive(pids(tmp_path / "pids")[0])
+
+
+async def test_a_sweep_goes_on_when_its_caller_is_cancelled() -> None:
+    own = spawner()
+    child = Child(own, "sleep", "300")
+    sweeping = asyncio.create_task(own.sweep(child.process))
+    await asyncio.sleep(0)
+    sweeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sweeping
+    assert not alive(child.process.pid)
+    child.process.discard()
+
+
+async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    own = spawner()
+    children = [Child(own, "sleep", "300") for _ in range((os.cpu_count() or 1) + 6)]
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(lambda: None)
+    await asyncio.gather(*(own.sweep(child.process) for child in children))
+    for child in children:
+        await child.until(lambda child=child: child.process.exit_code == 137)
+        child.process.discard()

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
+from polling import until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
 
 ENV = {"PATH": os.environ["PATH"], "CLINVK_API_KEYS": "secret", "KEPT": "yes"}
@@ -46,13 +47,6 @@ def ask(script: str, **fields: object) -> RunRequest:
 async def events(runs: LocalRuns, request: RunRequest) -> list[Event]:
     async with runs.run(request) as run:
         return [logged.event async for logged in run.follow()]
-
-
-async def poll(condition: Callable[[], object], within_s: float = 10) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -123,7 +117,7 @@ async def test_leaving_a_run_ends_its_agent_and_all_that_it_started(ignores: str
                     break
         assert run.state == "cancelled"
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-        await poll(lambda: not any(alive(pid) for pid in pids), within_s=2)
+        await until(lambda: not any(alive(pid) for pid in pids), within_s=2)
 
 
 async def test_leaving_a_run_that_has_ended_does_not_wait_for_its_agent_to_exit() -> None:
@@ -138,7 +132,7 @@ async def test_leaving_a_run_that_has_ended_does_not_wait_for_its_agent_to_exit(
 async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: Path) -> None:
     async with local_runs() as runs:
         await events(runs, ask(f"echo $$ > {tmp_path}/pid\n{DONE}trap '' TERM; sleep 300 & wait; sleep 300"))
-        await poll(lambda: not alive(int((tmp_path / "pid").read_text())), within_s=20)
+        await until(lambda: not alive(int((tmp_path / "pid").read_text())), within_s=20)
 
 
 async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once() -> None:
@@ -148,7 +142,7 @@ async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once(
         assert await events(runs, ask(failed + "exec sleep 300")) == [
             RunFailed("agent_unauthenticated", "no", exit_code=1)
         ]
-        await poll(lambda: runs.busy == 0)
+        await until(lambda: runs.busy == 0)
         assert time.monotonic() - begun < 2.5
 
 
@@ -217,7 +211,7 @@ async def test_a_run_waits_for_a_slot_and_goes_when_one_is_free() -> None:
     async with local_runs(max_concurrent_runs=1) as runs, AsyncExitStack() as stack:
         first = await stack.enter_async_context(runs.run(ask("read -r _ < /dev/null; exec sleep 300")))
         second = await stack.enter_async_context(runs.run(ask(TEXT + DONE)))
-        await poll(lambda: first.state == "running")
+        await until(lambda: first.state == "running")
         assert (second.state, runs.busy, runs.queued) == ("queued", 1, 1)
         first_left = asyncio.create_task(_leave(runs, ask(TEXT + DONE)))
         await asyncio.sleep(0)
@@ -251,7 +245,7 @@ async def test_closing_ends_what_goes_and_refuses_what_comes() -> None:
     runs = local_runs()
     async with AsyncExitStack() as stack, runs:
         run = await stack.enter_async_context(runs.run(ask("exec sleep 300")))
-        await poll(lambda: run.state == "running")
+        await until(lambda: run.state == "running")
     assert run.state == "cancelled"
     with pytest.raises(ShuttingDown):
         async with runs.run(ask(DONE)):
@@ -264,12 +258,80 @@ async def test_a_reader_that_does_not_read_slows_its_agent_down(tmp_path: Path) 
     script = f"x=$(head -c 60000 /dev/zero | tr '\\0' x)\ni=0\nwhile [ $i -lt 400 ]; do {each}; done\n"
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
         sent, seen = tmp_path / "sent", -1
-        await poll(lambda: sent.exists() and sent.read_text())
+        await until(lambda: sent.exists() and sent.read_text())
         while (count := int(sent.read_text() or 0)) != seen:  # until it stands still
             seen = count
             await asyncio.sleep(0.3)
         assert seen < 200
         assert len((await run.result()).text) == 400 * 60_000
+
+
+async def test_a_reader_that_holds_a_run_up_loses_nothing_of_an_agent_that_has_ended(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_text('{"type":"tool_result","id":"1","output":"' + "x" * 5_000_000 + '"}\n')
+    text = """{"type":"text_delta","text":"tail"}\n"""
+    (tmp_path / "tail").write_text(text * 3000)
+    script = f"{TEXT}sleep 0.3; cat {big}; sleep 0.3; cat {tmp_path}/tail\n{DONE}"
+    async with local_runs(no_progress_timeout_secs=1) as runs, runs.run(ask(script)) as run:
+        batches = run.batches()
+        told = [logged.event for logged in await anext(batches)]
+        await asyncio.sleep(7)  # longer than an agent may linger: the reader is what holds it up
+        used = time.process_time()
+        await asyncio.sleep(0.5)
+        assert time.process_time() - used < 0.3
+        async for batch in batches:
+            told += [logged.event for logged in batch]
+        assert told.count(TextDelta("tail")) == 3000
+        assert isinstance(told[-1], RunFinished)
+
+
+async def test_large_tool_calls_hold_the_agent_up_like_any_text(tmp_path: Path) -> None:
+    (tmp_path / "call").write_text(
+        '{"type":"tool_call","id":"1","name":"Write","input":{"text":"' + "x" * 500_000 + '"}}\n'
+    )
+    script = f"i=0\nwhile [ $i -lt 60 ]; do cat {tmp_path}/call; i=$((i+1)); echo $i > {tmp_path}/sent; done\n"
+    async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
+        sent, seen = tmp_path / "sent", -1
+        await until(lambda: sent.exists() and sent.read_text())
+        while (count := int(sent.read_text() or 0)) != seen:  # until it stands still
+            seen = count
+            await asyncio.sleep(0.5)
+        assert seen < 40
+        await run.result()
+
+
+async def test_a_store_with_a_fault_ends_neither_the_run_nor_another() -> None:
+    async with local_runs(FaultyStore()) as runs, runs.run(ask("sleep 1\n" + TEXT + DONE)) as healthy:
+        async with runs.run(ask(TEXT + DONE)) as run:
+            assert (await run.result()).text == "hello"
+        assert (await healthy.result()).text == "hello"
+
+
+async def test_nothing_starts_once_clinvk_is_closing(tmp_path: Path) -> None:
+    store = SlowStore()
+    runs = local_runs(store)
+    async with runs:
+        begun = asyncio.create_task(_leave(runs, ask(f"touch {tmp_path}/ran\n{DONE}")))
+        await store.asked.wait()
+    store.may_answer.set()
+    with pytest.raises(ShuttingDown):
+        await begun
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_relative_executable_is_the_one_that_was_found_not_one_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, word in (("ours", "ours"), ("project", "theirs")):
+        (tmp_path / folder / "bin").mkdir(parents=True)
+        program = tmp_path / folder / "bin" / "x"
+        program.write_text(f"""#!/bin/sh\necho '{{"type":"text_delta","text":"{word}"}}'\n{DONE}""")
+        program.chmod(0o755)
+    monkeypatch.chdir(tmp_path / "ours")
+    settings = Settings(backends={"shell": BackendSettings(executable="bin/x")})
+    runs = LocalRuns(settings, MemoryStore(), ENV, {"shell": Shell()})
+    async with runs, runs.run(ask("", workdir=str(tmp_path / "project"))) as run:
+        assert (await run.result()).text == "ours"
 
 
 async def test_a_new_run_makes_a_session_that_can_be_continued() -> None:
@@ -338,7 +400,7 @@ async def test_two_runs_of_one_session_do_not_go_at_once() -> None:
                     pass
         async with runs.run(ask(started + DONE, session_id=run.session_id)) as again:
             assert (await again.result()).error is None
-        await poll(lambda: (runs.busy, runs.queued) == (0, 0))
+        await until(lambda: (runs.busy, runs.queued) == (0, 0))
 
 
 async def test_a_session_whose_agent_never_told_its_own_cannot_be_continued() -> None:
@@ -355,14 +417,14 @@ async def test_a_started_run_goes_on_without_a_reader_and_can_be_followed_later(
         run = await runs.start(ask("sleep 0.3\n" + TEXT + DONE))
         assert runs.live(run.id) is run
         assert (await run.result()).text == "hello"
-        await poll(lambda: runs.live(run.id) is None)
+        await until(lambda: runs.live(run.id) is None)
 
 
 async def test_cancelling_ends_a_run_that_nobody_reads() -> None:
     store = MemoryStore()
     async with local_runs(store) as runs:
         run = await runs.start(ask("exec sleep 300"))
-        await poll(lambda: run.state == "running")
+        await until(lambda: run.state == "running")
         await runs.cancel(run.id)
         assert run.state == "cancelled"
         assert (await store.run(run.id)).state == "cancelled"
@@ -396,6 +458,27 @@ class FullStore(MemoryStore):
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         raise StoreUnavailable("the disk is full")
+
+
+class FaultyStore(MemoryStore):
+    """A store with a bug."""
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        raise RuntimeError("a bug")
+
+
+class SlowStore(MemoryStore):
+    """A store that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super().begin(run, session)
 
 
 async def test_what_cannot_run_is_refused_before_anything_runs() -> None:

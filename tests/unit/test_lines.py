@@ -29,3 +29,10 @@ def test_the_limit_is_for_each_line_not_for_all() -> None:
     splitter = LineSplitter(4)
     assert splitter.feed(b"aaaa\nbbbb\ncc") == [b"aaaa", b"bbbb"]
     assert splitter.feed(b"cc\n") == [b"cccc"]
+
+
+def test_after_a_line_that_was_too_long_the_next_is_read() -> None:
+    splitter = LineSplitter(4)
+    with pytest.raises(LineTooLong):
+        splitter.feed(b"aaaaa")
+    assert splitter.feed(b"rest\nnext\n") == [b"rest", b"next"]

@@ -42,7 +42,7 @@ async def test_a_reader_who_has_it_all_waits_for_what_comes() -> None:
 async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
     calls: list[str] = []
     log = EventLog(lambda: calls.append("caught up"))
-    log.extend([TextDelta("x" * (HIGH_WATER_BYTES + 1))])
+    log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
     assert log.is_ahead
     batches = log.batches()
     assert len(await anext(batches)) == 2

@@ -6,45 +6,46 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.backends.base import Launch
+from clinvk.backends.base import PRIVATE, Launch
 from clinvk.errors import ClinvkError
-from clinvk.runtime import private
+from clinvk.runtime.private import PrivateFolder
 
 
 def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) -> None:
-    folder = private.write(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {})
-    assert folder
+    folder = PrivateFolder(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {})
+    folder.write()
     try:
-        assert (Path(folder) / "a.toml").read_bytes() == b"a"
-        nested = Path(folder) / "home" / ".cli" / "b.json"
+        assert (Path(folder.filled(f"{PRIVATE}/a.toml"))).read_bytes() == b"a"
+        nested = Path(folder.filled(f"{PRIVATE}/home/.cli/b.json"))
         assert nested.read_bytes() == b"b"
         assert stat.S_IMODE(nested.stat().st_mode) == 0o600
         assert stat.S_IMODE(nested.parent.stat().st_mode) & 0o077 == 0
     finally:
-        private.remove(folder)
+        folder.remove()
 
 
 def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
     (tmp_path / ".cli").mkdir()
     (tmp_path / ".cli" / "login").write_text("secret")
     launch = Launch(argv=("x",), links={"home/login": "~/.cli/login", "home/chats/": "~/.cli/chats"})
-    folder = private.write(launch, {"HOME": str(tmp_path)})
-    assert folder
-    assert (Path(folder) / "home" / "login").read_text() == "secret"
-    (Path(folder) / "home" / "chats" / "one").write_text("kept")
-    private.remove(folder)
-    assert not Path(folder).exists()
+    folder = PrivateFolder(launch, {"HOME": str(tmp_path)})
+    folder.write()
+    path = Path(folder.filled(PRIVATE))
+    assert (path / "home" / "login").read_text() == "secret"
+    (path / "home" / "chats" / "one").write_text("kept")
+    folder.remove()
+    assert not path.exists()
     assert (tmp_path / ".cli" / "login").read_text() == "secret"
     assert (tmp_path / ".cli" / "chats" / "one").read_text() == "kept"
 
 
-def test_a_launch_without_files_and_links_has_no_folder() -> None:
-    assert private.write(Launch(argv=("x",)), {}) is None
+def test_a_launch_without_files_and_links_needs_no_folder() -> None:
+    assert not PrivateFolder(Launch(argv=("x",)), {}).is_needed
 
 
 def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(ClinvkError, match="private files"):
-        private.write(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {})
+        PrivateFolder(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {}).write()
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from math import isinf
 
 import msgspec
@@ -15,6 +16,7 @@ from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStar
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, collect
 from clinvk.runtime import private
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
 from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
@@ -58,6 +60,7 @@ class AgentRun:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.raw = b""
+        self.refusal: ClinvkError | None = None
         self._assignment = assignment
         self._spawner = spawner
         self._recorder = recorder
@@ -96,9 +99,10 @@ class AgentRun:
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Give the same, one by one."""
-        async for batch in self._log.batches(after):
-            for logged in batch:
-                yield logged
+        async with aclosing(self._log.batches(after)) as batches:
+            async for batch in batches:
+                for logged in batch:
+                    yield logged
 
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
@@ -123,6 +127,7 @@ class AgentRun:
             else:
                 await self._run_agent(place)
         except ClinvkError as exc:
+            self.refusal = exc
             await self._end(RunFailed(exc.code, exc.message))
         except Exception:
             logger.exception("run %s failed inside clinvk", self.id)
@@ -131,10 +136,10 @@ class AgentRun:
             place.leave()
 
     async def _run_agent(self, place: Place) -> None:
-        launch = self._assignment.launch
-        has_folder = bool(launch.files or launch.links)
-        folder = await asyncio.to_thread(private.write, launch, self._assignment.env) if has_folder else None
+        folder = private.PrivateFolder(self._assignment.launch, self._assignment.env)
         try:
+            if folder.is_needed:
+                await finished(asyncio.to_thread(folder.write))
             process = self._spawn(folder)
             try:
                 await self._talk(process)
@@ -143,14 +148,14 @@ class AgentRun:
                 await self._spawner.sweep(process)
                 process.discard()
         finally:
-            if folder:
-                await asyncio.to_thread(private.remove, folder)
+            if folder.path:
+                await finished(asyncio.to_thread(folder.remove))
 
-    def _spawn(self, folder: str | None) -> Process:
+    def _spawn(self, folder: private.PrivateFolder) -> Process:
         launch = self._assignment.launch
         process = self._spawner.spawn(
-            [self._assignment.path, *(private.filled(argument, folder) for argument in launch.argv[1:])],
-            {**self._assignment.env, **{name: private.filled(value, folder) for name, value in launch.env.items()}},
+            [self._assignment.path, *map(folder.filled, launch.argv[1:])],
+            {**self._assignment.env, **{name: folder.filled(value) for name, value in launch.env.items()}},
             launch.cwd,
             self.wake,
             stderr_lines=self.request.verbose,
@@ -190,12 +195,13 @@ class AgentRun:
     async def _listen(self, exchange: Exchange) -> Ending:
         """Log what the agent says, until there is an ending."""
         while True:
-            ahead = self._log.is_ahead
-            if not ahead:
-                await self._record(exchange.read(_now()))
-            if ending := exchange.ending or self._stopped_by or exchange.limit(_now(), ahead):
+            if self._log.is_ahead:
+                exchange.rest(_now())
+            else:
+                await self._record(exchange.read(_now()), exchange.bytes_read)
+            if ending := exchange.ending or self._stopped_by or exchange.limit(_now()):
                 return ending
-            await self._wait(exchange.deadline(ahead))
+            await self._wait(exchange.deadline())
 
     async def _stop_agent(self, exchange: Exchange) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
@@ -203,7 +209,9 @@ class AgentRun:
         until = _now() + STOP_GRACE_S
         while exchange.process.exit_code is None and _now() < until:
             await self._wait(until)
-            await self._record(exchange.read(_now()))
+            events = exchange.read(_now())
+            if not self._log.is_ahead:
+                await self._record(events, exchange.bytes_read)
 
     async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
         """Wait for the exit code of an agent that told of its failure and is about to exit."""
@@ -218,11 +226,11 @@ class AgentRun:
             await self._wait(until)
             process.take()
 
-    async def _record(self, events: list[Event]) -> None:
+    async def _record(self, events: list[Event], size: int) -> None:
         for event in events:
             if isinstance(event, RunStarted):
                 await self._recorder.started(event)
-        self._log.extend(events)
+        self._log.extend(events, size)
         if time.monotonic() - self._kept_at > KEEP_EVERY_S:
             entries = self._log.since(self._kept)
             self._kept, self._kept_at = self._kept + len(entries), time.monotonic()
@@ -231,9 +239,11 @@ class AgentRun:
     async def _end(self, ending: Ending) -> None:
         if not self._log.ending:
             last = self._log.mended(ending)
-            await self._recorder.ended(ending, [*self._log.since(self._kept), *last], self._log.text)
-            self.ended_at = time.time()
-            self._log.append(last)
+            try:
+                await self._recorder.ended(ending, [*self._log.since(self._kept), *last], self._log.text)
+            finally:
+                self.ended_at = time.time()
+                self._log.append(last)
 
     async def _wait(self, until: float | None) -> None:
         """Wait until something has happened, or the loop's clock shows `until`."""

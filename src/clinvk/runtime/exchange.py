@@ -38,6 +38,7 @@ class Exchange:
         self.ending: Ending | None = None
         self.activity = Activity()
         self.raw = b""
+        self.bytes_read = 0
         self._is_up = False
         self._early: list[Event] = []
         self._channel = channel
@@ -53,11 +54,13 @@ class Exchange:
         self.process.write(self._channel.start(self._run, self._request, resume), close=not long_lived)
 
     def read(self, now: float) -> list[Event]:
-        """Give the events that came, without the ending."""
+        """Give the events that came, in lines of `bytes_read` bytes, without the ending."""
+        self.bytes_read = 0
         said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.take_stderr()]
         told: list[Event] = []
         for line in self.process.take():
             self.raw = line if line.startswith(b"{") else self.raw
+            self.bytes_read += len(line)
             told += self._observed(self._channel.receive(line), now)
         if self.process.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
@@ -74,23 +77,26 @@ class Exchange:
         self._is_up = True
         return told[:1] + self._early + told[1:]
 
-    def limit(self, now: float, resting: bool) -> Ending | None:
-        """Give the ending of a run that has come to a limit; `resting` while its reader holds it up."""
+    def rest(self, now: float) -> None:
+        """The reader holds the run up: until it goes on, neither silence nor an exit means anything."""
+        self._progress_at = now
+        self._gone_at = None
+
+    def limit(self, now: float) -> Ending | None:
+        """Give the ending of a run that has come to a limit."""
         if self._out_of_turns():
             return RunFinished("max_turns")
-        if self._gone_at is not None and now >= self._gone_at + LINGER_S:
+        if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_deadline():
             return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s")
-        if not resting and now >= self._progress_deadline():
+        if now >= self._progress_deadline():
             return RunFailed(TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s")
         return None
 
-    def deadline(self, resting: bool) -> float:
+    def deadline(self) -> float:
         """Give the time at which to look again if nothing happens."""
-        times = [self._wall_deadline()]
-        if not resting:
-            times.append(self._progress_deadline())
+        times = [self._wall_deadline(), self._progress_deadline()]
         if self._gone_at is not None:
             times.append(self._gone_at + (LINGER_S if self.process.exit_code is None else _DRAIN_S))
         return min(times)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from clinvk.backends.base import Backend, Host
 from clinvk.config import BackendSettings, Settings
-from clinvk.errors import BackendUnavailable
+from clinvk.errors import BackendUnavailable, ClinvkError
 from clinvk.runtime import private
 from clinvk.runtime.process import Spawner, run_tool
 
@@ -15,14 +15,15 @@ _VERSION_WITHIN_S = 20.0
 
 
 def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Give the path of a backend's CLI, or None where it is not installed.
+    """Give the absolute path of a backend's CLI, or None where it is not installed.
 
     `backends.<name>.executable` of the settings is a path, or another name to look for on PATH.
     """
     own = settings.backends.get(backend.name, BackendSettings())
     name = own.executable or backend.executable
     path = {**environ, **own.env}.get("PATH", os.defpath)
-    return shutil.which(os.path.expanduser(name), path=path)
+    found = shutil.which(name, path=path)
+    return os.path.abspath(found) if found else None  # the agent starts elsewhere: there a relative path is another's
 
 
 def check_enabled(backend: Backend, settings: Settings) -> None:
@@ -81,7 +82,7 @@ async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> st
     """Ask a CLI for its version; None where it does not answer in time."""
     try:
         answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_WITHIN_S)
-    except (BackendUnavailable, TimeoutError):
+    except (ClinvkError, TimeoutError):
         return None
     words = answer.stdout.decode(errors="replace").split()
     return next((word.lstrip("v") for word in words if word[:1].isdigit() or word[:2].lstrip("v").isdigit()), None)

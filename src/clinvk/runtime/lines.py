@@ -20,7 +20,7 @@ class LineSplitter:
         """Take a chunk, give the lines that it completes.
 
         Raises:
-            LineTooLong: the line that is open passed the limit.
+            LineTooLong: the line that is open passed the limit. What was held of it is dropped.
         """
         head, *rest = chunk.split(b"\n")
         if not rest:
@@ -41,6 +41,7 @@ class LineSplitter:
     def _hold(self, part: bytes) -> None:
         self._held += len(part)
         if self._held > self._max:
+            self._parts, self._held = [], 0
             raise LineTooLong
         if part:
             self._parts.append(part)

@@ -12,11 +12,11 @@ from clinvk.events import (
     RunFinished,
     RunStarted,
     TextDelta,
-    ThinkingDelta,
-    ToolResult,
 )
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
+_EVENT_BYTES = 200
+"""What an event takes beside its text."""
 
 
 class _Follower:
@@ -46,10 +46,11 @@ class EventLog:
         """The answer so far."""
         return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))
 
-    def extend(self, events: Iterable[Event]) -> None:
-        """Append events. What would break the stream law is mended or dropped."""
+    def extend(self, events: Iterable[Event], size: int = 0) -> None:
+        """Append events, which came in `size` bytes. What would break the stream law is mended or dropped."""
         for event in events:
             self._keep(self.mended(event))
+        self._sizes[-1] += size
         self._tell()
 
     def mended(self, event: Event) -> list[Logged]:
@@ -90,7 +91,7 @@ class EventLog:
     def _keep(self, entries: Iterable[Logged]) -> None:
         for entry in entries:
             self._entries.append(entry)
-            self._sizes.append(self._sizes[-1] + _size(entry.event))
+            self._sizes.append(self._sizes[-1] + _EVENT_BYTES)
             if isinstance(entry.event, RunFinished | RunFailed):
                 self.ending = entry.event
 
@@ -107,13 +108,3 @@ class EventLog:
         self._read = max(self._read, follower.read)
         if was_ahead and not self.is_ahead:
             self._caught_up()
-
-
-def _size(event: Event) -> int:
-    match event:
-        case TextDelta() | ThinkingDelta():
-            return len(event.text)
-        case ToolResult():
-            return len(event.output)
-        case _:
-            return 200

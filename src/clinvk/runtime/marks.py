@@ -31,13 +31,13 @@ class Marks(Protocol):
         ...
 
     def find(self, roots: Mapping[int, int]) -> set[int]:
-        """Give the pids alive of all that came of the agent processes `roots`: number to pid."""
+        """Give the pids alive of all that came of the agent processes `roots`: number to pid, 0 when it has exited."""
         ...
 
 
-def choose(server: int | None = None) -> Marks:
+def choose() -> Marks:
     """Give the marks that work on this machine, for this clinvk process."""
-    server = server or 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
+    server = 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
     rlimit = RlimitMarks(server)
     return rlimit if sys.platform == "linux" and rlimit.works() else TreeMarks(server)
 
@@ -117,31 +117,36 @@ def label(server: int, number: int) -> str:
     return f"{server}-{number}"
 
 
-def kill(marks: Marks, roots: Mapping[int, int]) -> int:
-    """End all that came of the agent processes `roots`; give how many there were. Blocks: run it in a thread.
+def kill(marks: Marks, roots: Mapping[int, int]) -> None:
+    """End all that came of the agent processes `roots`. Blocks: run it in a thread.
 
     Each is stopped before any is killed, since a stopped process cannot fork, and the search is
-    repeated until it finds nothing new.
+    repeated until it finds nothing new. What became another user's cannot be ended, and is left.
     """
-    ended: set[int] = set()
+    stopped: set[int] = set()
+    untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
-    while found := marks.find(roots):
-        fresh = found - ended
-        for pid in fresh:
-            _send(pid, signal.SIGSTOP)
-        ended |= fresh
+    while found := marks.find(roots) - untouchable:
+        fresh = found - stopped
+        stopped |= fresh
+        untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
         if not fresh:
             for pid in found:
                 _send(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
-    return len(ended)
 
 
-def _send(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
+def _send(pid: int, number: int) -> bool:
+    """Send a signal; say whether we may."""
+    try:
         os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _pids() -> list[int]:

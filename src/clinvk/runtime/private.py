@@ -1,43 +1,60 @@
 """The private folder of a launch: files that a CLI reads and nobody else may."""
 
+import logging
 import os
 from collections.abc import Mapping
 
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.errors import ClinvkError
 
-
-def write(launch: Launch, environ: Mapping[str, str]) -> str | None:
-    """Make a new private folder with the launch's files and links; give its path, None where it has none. Blocks.
-
-    Raises:
-        ClinvkError: it cannot be written.
-    """
-    if not launch.files and not launch.links:
-        return None
-    import tempfile
-
-    try:
-        folder = tempfile.mkdtemp(prefix="clinvk-")
-    except OSError as exc:
-        raise ClinvkError(f"cannot make a private folder for the agent: {exc.strerror}") from exc
-    try:
-        _fill(folder, launch, environ)
-    except OSError as exc:
-        remove(folder)
-        raise ClinvkError(f"cannot write the agent's private files in {folder!r}: {exc.strerror}") from exc
-    return folder
+logger = logging.getLogger(__name__)
 
 
-def _fill(folder: str, launch: Launch, environ: Mapping[str, str]) -> None:
-    for name, data in launch.files.items():
-        with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-    for name, target in launch.links.items():
-        leads_to = at_home(target, environ)
-        if name.endswith("/"):
-            os.makedirs(leads_to, mode=0o700, exist_ok=True)
-        os.symlink(leads_to, _place(folder, name.rstrip("/")))
+class PrivateFolder:
+    """The files and links of one launch. `write` and `remove` block; `path` is None while there is no folder."""
+
+    def __init__(self, launch: Launch, environ: Mapping[str, str]) -> None:
+        self.path: str | None = None
+        self.is_needed = bool(launch.files or launch.links)
+        self._launch = launch
+        self._environ = environ
+
+    def write(self) -> None:
+        """Make the folder, and all in it.
+
+        Raises:
+            ClinvkError: it cannot be written.
+        """
+        import tempfile
+
+        try:
+            self.path = tempfile.mkdtemp(prefix="clinvk-")
+            self._fill(self.path)
+        except OSError as exc:
+            self.remove()
+            raise ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})") from exc
+
+    def remove(self) -> None:
+        """Remove the folder and all in it; what its links lead to stays."""
+        import shutil
+
+        if self.path:
+            shutil.rmtree(self.path, onerror=_complain)
+            self.path = None
+
+    def filled(self, text: str) -> str:
+        """Put the folder's path in the place that a launch left for it."""
+        return text.replace(PRIVATE, self.path) if self.path else text
+
+    def _fill(self, folder: str) -> None:
+        for name, data in self._launch.files.items():
+            with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+        for name, target in self._launch.links.items():
+            leads_to = at_home(target, self._environ)
+            if name.endswith("/"):
+                os.makedirs(leads_to, mode=0o700, exist_ok=True)
+            os.symlink(leads_to, _place(folder, name.rstrip("/")))
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:
@@ -51,13 +68,5 @@ def _place(folder: str, name: str) -> str:
     return path
 
 
-def filled(text: str, folder: str | None) -> str:
-    """Put the folder's path in the place that a launch left for it."""
-    return text.replace(PRIVATE, folder) if folder else text
-
-
-def remove(folder: str) -> None:
-    """Remove a private folder and all in it. Blocks."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+def _complain(function: object, path: str, error: object) -> None:
+    logger.warning("a private file could not be removed: %s", path)

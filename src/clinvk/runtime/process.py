@@ -5,14 +5,17 @@ many times slower, and every other way costs more than this one.
 """
 
 import asyncio
+import errno
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
 from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, label
 
@@ -55,14 +58,17 @@ class Spawner:
         return Process(popen, number, wake, stderr_lines)
 
     async def sweep(self, process: "Process") -> None:
-        """End everything that came of a process, itself included.
+        """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
 
         Searches are shared: each looks at every process of the machine, so runs that end within
         `_SWEEP_EVERY_S` are searched for at once.
         """
-        self._condemned[process.number] = process.pid
+        self._condemned[process.number] = process.pid if process.exit_code is None else 0
+        await finished(self._search(process.number))
+
+    async def _search(self, number: int) -> None:
         async with self._searching:
-            if process.number not in self._condemned:
+            if number not in self._condemned:
                 return
             await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
             roots = dict(self._condemned)
@@ -212,7 +218,7 @@ class Process:
         try:
             pidfd = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux, or forbidden
-            self._loop.run_in_executor(None, self._popen.wait).add_done_callback(lambda _: self._exited())
+            threading.Thread(target=self._wait_in_thread, daemon=True).start()
             return
 
         def exited() -> None:
@@ -223,13 +229,19 @@ class Process:
 
         self._loop.add_reader(pidfd, exited)
 
+    def _wait_in_thread(self) -> None:
+        """Wait for the exit in a thread of its own: the loop's threads must stay free to end what is stuck."""
+        self._popen.wait()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._exited)
+
     def _exited(self) -> None:
         code = self._popen.returncode or 0
         self.exit_code = 128 - code if code < 0 else code
         self._wake()
 
 
-class ToolResult(NamedTuple):
+class Exited(NamedTuple):
     """What a helper program gave."""
 
     exit_code: int
@@ -237,7 +249,7 @@ class ToolResult(NamedTuple):
     stderr: bytes
 
 
-async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> ToolResult:
+async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Exited:
     """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
 
     Raises:
@@ -254,9 +266,9 @@ async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str]
                 await changed.wait()
                 changed.clear()
                 lines += process.take()
-        return ToolResult(process.exit_code, b"\n".join(lines), process.stderr)
+        return Exited(process.exit_code, b"\n".join(lines), process.stderr)
     finally:
-        await asyncio.shield(spawner.sweep(process))
+        await spawner.sweep(process)
         process.discard()
 
 
@@ -275,7 +287,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "sub
     except OSError as exc:
         if exc.filename == cwd and cwd is not None:
             raise InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir") from exc
-        if exc.errno == 7:  # E2BIG
+        if exc.errno == errno.E2BIG:
             raise InvalidRequest("the options are too long for a command line") from exc
         raise BackendUnavailable(f"cannot start {argv[0]!r}: {exc.strerror}") from exc
     for stream in (popen.stdin, popen.stdout, popen.stderr):

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings
-from clinvk.errors import Cancelled, InvalidRequest, NotResumable, ShuttingDown
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, NotResumable, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -34,7 +34,8 @@ _SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LIS
 class Run(Protocol):
     """One prompt through one agent. Every answer and stream is a view over its event log.
 
-    `created_at` and the like are seconds since the epoch; `raw` is the last line of JSON that the agent printed.
+    `created_at` and the like are seconds since the epoch; `raw` is the last line of JSON that the agent printed;
+    `refusal` is why the agent could not be started, where that is the reason of the ending.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Run(Protocol):
     started_at: float | None
     ended_at: float | None
     raw: bytes
+    refusal: ClinvkError | None
 
     @property
     def state(self) -> str:
@@ -172,8 +174,6 @@ class LocalRuns:
             await run.result()
 
     async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
-        if self._closing:
-            raise ShuttingDown("clinvk is stopping and takes no new runs")
         session = await self._continued(request)
         request = _in_session(request, session)
         assignment = self._assigned(request, session)
@@ -181,16 +181,25 @@ class LocalRuns:
             session = new_session(request, os.urandom(16).hex(), self._settings.session)
         recorder = Recorder(self._store, assignment.run_id, request, session, self._settings.session)
         run = AgentRun(assignment, self.spawner, recorder)
+        self._refuse_when_closing()
         place = self._slots.enter(request.backend, run.wake)
         try:
             await recorder.begin()
         except BaseException:
             place.leave()
             raise
+        if self._closing:
+            run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
+            await run.drive(place)
+        self._refuse_when_closing()
         self._live[run.id] = run
         task = self._group.create_task(run.drive(place))
         task.add_done_callback(lambda _: self._live.pop(run.id))
         return run, task
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise ShuttingDown("clinvk is stopping and takes no new runs")
 
     def _assigned(self, request: RunRequest, session: Session | None) -> Assignment:
         backend = self._backend(request.backend)
