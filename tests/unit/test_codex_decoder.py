@@ -27,7 +27,18 @@ RECORDINGS = Path(__file__).parent / "recordings" / "codex"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
 HELLO = RunRequest(prompt="hello", backend="codex")
 
-NOISE = (b"", b"not json", b"{", b"[]", b"null", b'{"type":"of.the.future","x":1}', b'{"no":"type"}', b"\xff\xfe")
+HOSTILE = (b'{"type":"error","message":"\xff"}', b'{"type":"error","x":' + b"[" * 100_000)
+NOISE = (
+    b"",
+    b"not json",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"type":"of.the.future","x":1}',
+    b'{"no":"type"}',
+    b"\xff\xfe",
+    *HOSTILE,
+)
 
 
 def played(case: str, request: RunRequest = HELLO, resume: Resume | None = None, noise: bool = False) -> list[Event]:

@@ -23,7 +23,18 @@ from clinvk.request import RunRequest
 
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
-NOISE = (b"", b"Empty GEMINI.md created.", b"null", b"[1]", b'{"type":"news","x":1}', b'{"type":7}', b"\xff{", b"{")
+HOSTILE = (b'{"type":"error","message":"\xff"}', b'{"type":"error","x":' + b"[" * 100_000)
+NOISE = (
+    b"",
+    b"Empty GEMINI.md created.",
+    b"null",
+    b"[1]",
+    b'{"type":"news","x":1}',
+    b'{"type":7}',
+    b"\xff{",
+    b"{",
+    *HOSTILE,
+)
 
 
 def _play(lines: Iterable[bytes], exit_code: int, stderr: bytes = b"") -> list[Event]:

@@ -1,19 +1,24 @@
 """What an agent CLI looks like to clinvk: a pure `Backend`, and a sans-IO `Channel` for each of its processes."""
 
+import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from clinvk.errors import AgentCrashed, InvalidRequest
+from clinvk.errors import AgentCrashed, InvalidRequest, NotResumable
 from clinvk.events import Event, RunFailed, TextDelta
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, RunRequest
 from clinvk.session import Resume
 
 PRIVATE = "\0private\0"
 """Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
+
+_CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+Told = TypeVar("Told")
 
 Delivery = tuple[str, Event] | bytes
 """What a channel gives: an event of a run, or bytes to write to the process's stdin."""
@@ -23,10 +28,15 @@ def _no_file(path: str) -> bytes | None:
     return None
 
 
+def _no_files(folder: str, pattern: str) -> Sequence[str]:
+    return ()
+
+
 class Host(msgspec.Struct, frozen=True):
     """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
 
     `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
+    `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
     `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
 
@@ -34,6 +44,7 @@ class Host(msgspec.Struct, frozen=True):
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
+    find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str
 
 
@@ -46,6 +57,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     add_dirs: bool = True
     streaming: bool = True
     resume: bool = True
+    fork: bool = True
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +165,34 @@ class Prose:
     def end_message(self) -> None:
         """The next piece belongs to another message."""
         self._pending_break = self._spoke
+
+
+def conversation(resume: Resume, executable: str) -> str:
+    """Give the agent's id of a conversation, a UUID for all three CLIs.
+
+    Another word would be a flag to them, a title or a number in a list, and so another conversation or none.
+
+    Raises:
+        NotResumable: it is none.
+    """
+    if not _CONVERSATION.fullmatch(resume.handle):
+        raise NotResumable(f"{resume.handle!r} is no id of a conversation with {executable}")
+    return resume.handle
+
+
+def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
+    """Read JSON that an agent printed; None for what is none, or of no known form. It may be any bytes at all."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def with_system_prompt(request: RunRequest) -> str:
+    """Give the prompt with the system prompt before it, marked as such, for a CLI that cannot be given one."""
+    if not request.system_prompt:
+        return request.prompt
+    return f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{request.prompt}"
 
 
 def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:

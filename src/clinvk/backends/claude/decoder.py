@@ -7,7 +7,7 @@ is known whether it is the answer or the reason of a failure.
 
 from collections.abc import Iterable, Iterator
 
-from clinvk.backends.base import Prose, crashed
+from clinvk.backends.base import Prose, crashed, parsed
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, ending
 from clinvk.backends.claude.retold import News, Retold
@@ -38,20 +38,20 @@ class ClaudeDecoder:
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Take one line; may give the ending."""
-        parsed = wire.parse(line)
-        if parsed is None or parsed.parent_tool_use_id is not None:
+        told = parsed(wire.LINES, line)
+        if told is None or told.parent_tool_use_id is not None:
             return ()
-        match parsed:
+        match told:
             case wire.Stream():
-                return self._stream(parsed)
+                return self._stream(told)
             case wire.Assistant():
-                return self._assistant(parsed)
+                return self._assistant(told)
             case wire.User():
-                return self._user(parsed)
+                return self._user(told)
             case wire.System():
-                return self._system(parsed)
+                return self._system(told)
             case wire.Result():
-                return self._result(parsed)
+                return self._result(told)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         """Give the ending of a process that told none."""

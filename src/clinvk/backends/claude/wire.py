@@ -173,12 +173,4 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
 
 Line = System | Stream | Assistant | User | Result
 
-_decoder = msgspec.json.Decoder(Line)
-
-
-def parse(line: bytes) -> Line | None:
-    """Read one line; None for noise and for what a run does not need."""
-    try:
-        return _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)

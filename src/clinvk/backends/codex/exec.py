@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import Prose
+from clinvk.backends.base import Prose, parsed
 from clinvk.backends.codex import failures
 from clinvk.backends.codex.items import (
     AgentMessage,
@@ -30,7 +30,8 @@ from clinvk.events import Event, Progress, RunFinished, RunStarted, ThinkingDelt
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
-_LINES = msgspec.json.Decoder(Line)
+_LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class ExecDecoder:
@@ -52,11 +53,10 @@ class ExecDecoder:
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Take one line. What is no event of a known type gives nothing."""
-        try:
-            event: Line = _LINES.decode(line)
-        except msgspec.DecodeError:
-            return
+        event = parsed(_LINES, line)
         match event:
+            case None:
+                return
             case ThreadStarted():
                 yield RunStarted(backend_session_id=event.thread_id)
             case ItemStarted() | ItemUpdated():
@@ -120,11 +120,7 @@ class ExecDecoder:
     def _structured(self) -> object:
         if not self._wants_json:
             return None
-        try:
-            answer: object = msgspec.json.decode(self._message)
-        except msgspec.DecodeError:
-            return None
-        return answer
+        return parsed(_ANSWER, self._message.encode())
 
 
 class ExecChannel(OneShotChannel):

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import crashed
+from clinvk.backends.base import crashed, parsed
 from clinvk.errors import (
     AgentFailed,
     AgentOverloaded,
@@ -88,11 +88,13 @@ class _Body(msgspec.Struct):
     detail: str | None = None
 
 
+_BODY = msgspec.json.Decoder(_Body)
+
+
 def _body_message(message: str) -> str | None:
     if not message.startswith("{"):
         return None
-    try:
-        body = msgspec.json.decode(message, type=_Body)
-    except msgspec.DecodeError:
+    body = parsed(_BODY, message.encode())
+    if body is None:
         return None
     return body.error.message if body.error else body.detail

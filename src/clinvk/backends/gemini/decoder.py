@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
-from clinvk.backends.base import Prose, crashed
+from clinvk.backends.base import Prose, crashed, parsed
 from clinvk.errors import (
     AgentFailed,
     AgentRejected,
@@ -114,9 +114,8 @@ class GeminiDecoder:
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Give the events of one line; what is no JSON object, or of an unknown type, gives none."""
-        try:
-            event = _LINE.decode(line)
-        except msgspec.DecodeError:
+        event = parsed(_LINE, line)
+        if event is None:
             return
         match event.type:
             case "init":
@@ -196,11 +195,8 @@ def _cause(message: str) -> tuple[int | None, str]:
 
 
 def _api_error(text: str) -> _Status | None:
-    try:
-        error = _API_ERROR.decode(text.encode()).error
-    except msgspec.DecodeError:
-        return None
-    return error if error.message else None
+    told = parsed(_API_ERROR, text.encode(errors="replace"))
+    return told.error if told and told.error.message else None
 
 
 def _readable(stderr: str) -> str:
