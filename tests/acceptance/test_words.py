@@ -60,11 +60,12 @@ WRONG = [
     (["serve", "--prot", "1"], "no flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
-    (["serve", "now"], "serve takes no argument 'now'"),
+    (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
-    (["version", "x"], "version takes no argument 'x'"),
-    (["help", "me"], "no command 'me'; have serve, version, help"),
-    (["help", "serve", "now"], "help takes no argument 'now'"),
+    (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
+    (["help", "me"], "no command 'me'; have serve, config, doctor, completion, version, help"),
+    (["help", "serve", "now"], "serve has no command 'now'"),
+    (["doctr"], "no command 'doctr'; did you mean 'doctor'? as a prompt it stands after --: clinvk -- doctr"),
 ]
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from clinvk.cli import arguments
-from clinvk.cli.arguments import PromptFlags, ServeFlags
-from clinvk.cli.prompt import split_tools
+from clinvk.cli.flags import PromptFlags, ServeFlags
+from clinvk.config.values import split_list
 
 
 def prompt_flags(*argv: str) -> PromptFlags:
@@ -65,4 +65,4 @@ def test_a_value_that_is_a_command_is_a_value() -> None:
     ],
 )
 def test_tools_are_split_at_commas_outside_parentheses(given: list[str], expected: tuple[str, ...]) -> None:
-    assert split_tools(given) == expected
+    assert split_list(given) == expected

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from clinvk import __version__
-from clinvk.cli import arguments, exits
-from clinvk.cli.arguments import Flags, PromptFlags, ServeFlags, is_utf8
+from clinvk.cli import arguments, commands, exits
+from clinvk.cli.arguments import is_utf8
+from clinvk.cli.flags import PromptFlags
 from clinvk.cli.notes import Notes
 from clinvk.errors import ClinvkError, InvalidRequest
 
@@ -38,32 +39,25 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
     command, flags = arguments.read(argv)
-    if command == "help":
-        return _help(flags.words[0] if flags.words else "")
     if flags.help:
-        return _help(command)
+        return _help(command.split())
+    if isinstance(flags, PromptFlags) and not argv and os.isatty(0):
+        return _help(())
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         return _print(f"clinvk {__version__}\n")
-    if isinstance(flags, ServeFlags):
-        from clinvk.cli.serve import serve
-
-        return serve(flags, environ, notes)
-    return _prompt(flags, argv, environ, notes)
+    if command == "help":
+        return _help(flags.words)
+    return commands.start_of(command)(flags, environ, notes)
 
 
-def _prompt(flags: Flags, argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
-    assert isinstance(flags, PromptFlags)
-    if not argv and os.isatty(0):
-        return _help("")
-    from clinvk.cli.prompt import prompt
-
-    return prompt(flags, environ, notes)
-
-
-def _help(command: str) -> int:
-    if command and command not in arguments.COMMANDS:
-        raise InvalidRequest(f"no command {command!r}; have {', '.join(arguments.COMMANDS)}")
-    return _print(arguments.parser_of(command).format_help())
+def _help(words: Sequence[str]) -> int:
+    """Show the help of a command, by one or two words."""
+    name = " ".join(words)
+    if name and name not in commands.GROUPS:
+        name = arguments.named(words)
+        if len(words) > len(name.split()):
+            raise InvalidRequest(f"{name} has no command {words[-1]!r}")
+    return _print(arguments.parser_of(name).format_help())
 
 
 def _print(text: str) -> int:

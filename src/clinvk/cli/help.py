@@ -1,9 +1,25 @@
 """The words around the flags in the help: usage, description and what follows, for each command."""
 
+from typing import NamedTuple
+
+
+class Help(NamedTuple):
+    """What stands around the flags of a command in its help. `usage` begins with `clinvk`."""
+
+    usage: str
+    description: str
+    epilog: str = ""
+
+
 _EXAMPLES = """\
 commands:
   PROMPT                    run one prompt: an argument, stdin, or both
   serve                     serve the REST API
+  config show               show the settings, and where each comes from
+  config get KEY            print one setting
+  config set KEY VALUE      change one in the settings file (config unset KEY)
+  doctor                    check the agents, the settings and this machine
+  completion SHELL          print what completes clinvk in bash, zsh or fish
   version                   show the version
   help [COMMAND]            show help
 
@@ -33,23 +49,117 @@ settings:
   CLINVK_CLAUDE_MODEL, or any key as CLINVK_SERVER__PORT. Flags beat both.
 """
 
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "": (
-        "clinvk [flags] PROMPT\n       clinvk [flags] COMMAND",
-        "Run a coding agent on this machine: Claude Code, Codex or Gemini CLI.",
-        _EXAMPLES,
-    ),
-    "serve": (
-        "clinvk serve [flags]",
-        "Serve the agents on this machine over HTTP. Ctrl-C lets running requests\n"
-        "finish for server.shutdown_grace_secs; a second one stops at once.",
-        "examples:\n"
-        "  clinvk serve\n"
-        "  clinvk serve --port 3000 --backend codex\n\n"
-        "--backend, --model and --workdir are what a request gets that names none.\n"
-        "Whoever can reach the address can run agents as you: think before you give\n"
-        "--host 0.0.0.0.\n",
-    ),
-    "version": ("clinvk version", "Show the version.", ""),
-    "help": ("clinvk help [COMMAND]", "Show help for clinvk or for one of its commands.", ""),
-}
+PROMPT = Help(
+    "clinvk [flags] PROMPT\n       clinvk [flags] COMMAND",
+    "Run a coding agent on this machine: Claude Code, Codex or Gemini CLI.",
+    _EXAMPLES,
+)
+
+SERVE = Help(
+    "clinvk serve [flags]",
+    "Serve the agents on this machine over HTTP. Ctrl-C lets running requests\n"
+    "finish for server.shutdown_grace_secs; a second one stops at once.",
+    """\
+examples:
+  clinvk serve
+  clinvk serve --port 3000 --backend codex
+
+--backend, --model and --workdir are what a request gets that names none.
+Whoever can reach the address can run agents as you: think before you give
+--host 0.0.0.0.
+""",
+)
+
+CONFIG = Help(
+    "clinvk config show | get KEY | set KEY VALUE | unset KEY",
+    "Show the settings, and change the settings file.",
+    """\
+commands:
+  config show               show all settings, and where each comes from
+  config get KEY            print the setting, or the section, of this name
+  config set KEY VALUE      write one into the settings file
+  config unset KEY          take one out of the settings file
+
+examples:
+  clinvk config show
+  clinvk config get server.port
+  clinvk config set backends.claude.model opus
+
+Help for each: clinvk help config set
+""",
+)
+
+CONFIG_SHOW = Help(
+    "clinvk config show [flags]",
+    "Show the settings as they hold here, and where each comes from: the default,\n"
+    "FILE:LINE, a variable or the command line. What is printed is YAML.",
+    """\
+Keys, tokens and passwords in the agents' variables and flags are hidden;
+config get shows one that it names.
+""",
+)
+
+CONFIG_GET = Help(
+    "clinvk config get [flags] KEY",
+    "Print one setting as it holds here; a list or a section is printed as YAML.",
+    """\
+examples:
+  clinvk config get server.port
+  clinvk config get backends.claude
+  clinvk config get --json session
+""",
+)
+
+CONFIG_SET = Help(
+    "clinvk config set [flags] KEY VALUE",
+    "Write one setting into the settings file (~/.clinvk/config.yaml, CLINVK_CONFIG\n"
+    "or --config). Comments and order stay; a value that cannot be is not written.",
+    """\
+examples:
+  clinvk config set server.port 3000
+  clinvk config set output.color no
+  clinvk config set session.default_tags work,urgent
+  clinvk config set backends.claude.allowed_tools "Read,Bash(git log,git diff)"
+  clinvk config set backends.claude.env.ANTHROPIC_BASE_URL http://127.0.0.1:8090
+  clinvk config set backends.codex.extra_flags -- --search
+
+A list is texts with commas, or [a, b] where an item has a comma. null is the
+default. A value that begins with - stands after --. --dry-run checks only.
+""",
+)
+
+CONFIG_UNSET = Help(
+    "clinvk config unset [flags] KEY",
+    "Take a setting, or a whole section, out of the settings file, so that the\ndefault holds. --dry-run checks only.",
+    """\
+example:
+  clinvk config unset backends.claude.model
+""",
+)
+
+DOCTOR = Help(
+    "clinvk doctor [flags]",
+    "Check what clinvk needs: the agent CLIs, their versions, flags and logins, the\n"
+    "settings, its own files, the port and this machine. Asks no model, changes\n"
+    "nothing, works offline. --backend looks at one agent only.",
+    """\
+exit codes:
+  0  at least one agent can be used, and the settings are valid
+  1  no agent can be used
+  3  the settings are invalid
+""",
+)
+
+COMPLETION = Help(
+    "clinvk completion bash | zsh | fish",
+    "Print the script that completes commands, flags and values in a shell.",
+    """\
+bash  source <(clinvk completion bash)    in ~/.bashrc
+zsh   source <(clinvk completion zsh)     in ~/.zshrc, after compinit
+fish  clinvk completion fish | source     in ~/.config/fish/config.fish
+""",
+)
+
+VERSION = Help("clinvk version", "Show the version.")
+
+HELP = Help("clinvk help [COMMAND]", "Show help for clinvk or for one of its commands.")

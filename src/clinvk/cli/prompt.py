@@ -4,20 +4,21 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import msgspec
 
 from clinvk.backends.base import describe
 from clinvk.cli import exits
-from clinvk.cli.arguments import PromptFlags
+from clinvk.cli.flags import PromptFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.settings import directory, settings_of
 from clinvk.cli.stdin import prompt_from
 from clinvk.cli.stdout import ReaderGone, Stdout
 from clinvk.config import Settings, complete
+from clinvk.config.values import split_list
 from clinvk.errors import Cancelled
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
 from clinvk.request import RunRequest
@@ -58,27 +59,13 @@ def _request(flags: PromptFlags, settings: Settings) -> RunRequest:
         add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
         approval_mode=flags.approval_mode,
         sandbox_mode=flags.sandbox_mode,
-        allowed_tools=None if flags.allowed_tools is None else split_tools(flags.allowed_tools),
+        allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
         max_turns=flags.max_turns,
         timeout_s=timeout_s or None,
         ephemeral=flags.ephemeral,
         verbose=flags.verbose,
     )
     return complete(request, settings)
-
-
-def split_tools(given: Sequence[str]) -> tuple[str, ...]:
-    """Read lists of tools: split at commas, but for those inside parentheses: `Bash(git log,git diff),Read` are two."""
-    names: list[str] = []
-    for text in given:
-        depth, start = 0, 0
-        for at, char in enumerate(f"{text},"):
-            depth += (char == "(") - (char == ")")
-            if char == "," and depth <= 0:
-                names.append(text[start:at].strip())
-                start = at + 1
-        names.append(text[start:].strip())
-    return tuple(name for name in names if name)
 
 
 async def _describe(request: RunRequest, settings: Settings, environ: Mapping[str, str]) -> int:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from clinvk.cli.arguments import ServeFlags
+from clinvk.cli.flags import ServeFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory, settings_of
 from clinvk.errors import InvalidRequest

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinvk import backends
-from clinvk.cli.arguments import Flags, is_utf8
+from clinvk.cli.arguments import is_utf8
+from clinvk.cli.flags import Flags
 from clinvk.config import Settings
-from clinvk.config.loading import load
+from clinvk.config.given import Reject, refuse
+from clinvk.config.loading import Trace, trace
 from clinvk.errors import InvalidRequest
 
 
@@ -17,6 +19,11 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
         ConfigError: a source has an unknown key or a wrong value.
         BackendUnavailable: `--backend` names none.
     """
+    return trace_of(flags, environ, more).settings
+
+
+def trace_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: Reject = refuse) -> Trace:
+    """Load the settings as `settings_of` does, with the place of each; `reject` gets what is wrong with them."""
     if flags.backend is not None:
         backends.named(flags.backend)
     given: dict[str, object] = {
@@ -25,7 +32,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
         "unified_flags.dry_run": flags.dry_run or None,
         **more,
     }
-    return load(flags.config, environ, given, backends.BACKENDS)
+    return trace(flags.config, environ, given, backends.BACKENDS, reject)
 
 
 def directory(path: str, flag: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from clinvk.config.loading import Given
+from clinvk.config.given import Given, Reject, refuse
 from clinvk.errors import ConfigError
 
 # PyYAML is built without libyaml on some machines.
@@ -17,27 +17,44 @@ _DEEPEST = 3
 """Levels of sections; the deepest key is `backends.<name>.env.<variable>`. An alias that circles ends here."""
 
 
-def read(path: Path) -> Iterator[Given]:
+def read(path: Path, reject: Reject = refuse) -> Iterator[Given]:
     """Give the values of a settings file, each with its line.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, or a key stands in it twice.
+        ConfigError: the file cannot be read, is no YAML, or is no section.
     """
-    root = _compose(path)
-    if root is None:
-        return
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}:{_line(root)}: must be keys with values, such as 'default_backend: claude'")
-    yield from _entries(path, root, ())
+    yield from parse(text_of(path), path, reject)
 
 
-def _compose(path: Path) -> yaml.Node | None:
+def text_of(path: Path) -> str:
+    """Give the text of a settings file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        text = path.read_text("utf-8-sig")
+        return path.read_text("utf-8-sig")
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+
+
+def parse(text: str, path: Path, reject: Reject = refuse) -> Iterator[Given]:
+    """Give the values in the text of a settings file. `reject` gets a key that stands twice or is no word.
+
+    Raises:
+        ConfigError: the text is no YAML, or is no section.
+    """
+    root = _compose(text, path)
+    if root is None or root.tag.endswith(":null"):
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path}:{_line(root)}: must be keys with values, such as 'default_backend: claude'")
+    yield from _entries(path, root, (), reject)
+
+
+def _compose(text: str, path: Path) -> yaml.Node | None:
     try:
         return _LOADER(text).get_single_node()
     except yaml.MarkedYAMLError as exc:
@@ -49,21 +66,30 @@ def _compose(path: Path) -> yaml.Node | None:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(exc).split())}") from exc
 
 
-def _entries(path: Path, mapping: yaml.MappingNode, above: tuple[str, ...]) -> Iterator[Given]:
+def _entries(path: Path, mapping: yaml.MappingNode, above: tuple[str, ...], reject: Reject) -> Iterator[Given]:
     lines: dict[str, int] = {}
     for key, node in mapping.value:
         line = _line(key)
         if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"{path}:{line}: a key must be a word")
+            reject(ConfigError(f"{path}:{line}: a key must be a word"))
+            continue
         name = str(key.value)
         keys = (*above, name)
         if name in lines:
-            raise ConfigError(f"{path}:{line}: {'.'.join(keys)!r} stands twice; first on line {lines[name]}")
+            reject(ConfigError(f"{path}:{line}: {'.'.join(keys)!r} stands twice; first on line {lines[name]}"))
+            continue
         lines[name] = line
         if isinstance(node, yaml.MappingNode) and node.value and len(keys) <= _DEEPEST:
-            yield from _entries(path, node, keys)
+            yield from _entries(path, node, keys, reject)
         else:
-            yield Given(keys, _value(f"{path}:{line}", node, keys), f"{path}:{line}", _written(node))
+            yield from _leaf(Given(keys, None, f"{path}:{line}", _written(node)), node, reject)
+
+
+def _leaf(given: Given, node: yaml.Node, reject: Reject) -> Iterator[Given]:
+    try:
+        yield given._replace(value=_value(given.place, node, given.keys))
+    except ConfigError as exc:
+        reject(exc)
 
 
 def _value(place: str, node: yaml.Node, keys: tuple[str, ...]) -> object:

@@ -1,0 +1,174 @@
+"""`clinvk config`: the settings as they hold, where each comes from, and changes to the settings file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from clinvk.backends import BACKENDS
+from clinvk.cli.flags import Flags, JsonFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell, tell_json
+from clinvk.cli.secrets import hidden
+from clinvk.cli.settings import trace_of
+from clinvk.config import BackendSettings, Settings, keys
+from clinvk.config.changing import change_to, changed, without
+from clinvk.config.given import Given
+from clinvk.config.loading import home, settings_file, trace
+from clinvk.config.saving import change, preview
+from clinvk.config.writing import Value, document, written
+from clinvk.errors import ConfigError
+
+_DEFAULT = "default"
+_SOURCE_COLUMN = 44
+
+Setting = tuple[tuple[str, ...], Value]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """All settings as JSON. `sources` has by dotted key: default, FILE:LINE, a variable, or command line."""
+
+    home: str
+    file: str | None
+    settings: dict[str, object]
+    sources: dict[str, str]
+
+
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print all settings, and where each comes from.
+
+    Raises:
+        ConfigError: they are invalid.
+    """
+    found = trace_of(flags, environ, {})
+    settings = [(name, hidden(name, value)) for name, value in _flat(found.settings)]
+    file, _ = settings_file(flags.config, environ)
+    if flags.wants_json:
+        sources = {".".join(name): found.places.get(name, _DEFAULT) for name, _ in settings}
+        tell_json(Shown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
+        return 0
+    lines = [
+        f"{line:<{_SOURCE_COLUMN}}  # {found.places.get(name, _DEFAULT)}" if name else line
+        for line, name in document(settings)
+    ]
+    tell("\n".join([f"# {file}" if file.exists() else f"# {file}: not there", *lines]))
+    return 0
+
+
+def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print one setting or section.
+
+    Raises:
+        ConfigError: there is no such key, or the settings are invalid.
+    """
+    name = keys.split(flags.words[0])
+    kind = keys.kind_of(Given(name, None, "config get", ""), BACKENDS)
+    settings = _flat(trace_of(flags, environ, {}).settings)
+    if keys.is_section(kind):
+        inside = [(inner[len(name) :], hidden(inner, value)) for inner, value in settings]
+        below = [inner for inner, (whole, _) in zip(inside, settings, strict=True) if whole[: len(name)] == name]
+        _tell_section([(inner, value) for inner, value in below if inner], flags.wants_json)
+        return 0
+    found = next(((value,) for whole, value in settings if whole == name), None)
+    if not found:
+        raise ConfigError(f"config get: {'.'.join(name)!r} is not set")
+    _tell_value(found[0], flags.wants_json)
+    return 0
+
+
+def _tell_section(settings: Sequence[Setting], as_json: bool) -> None:
+    if as_json:
+        tell_json(_nested(settings))
+    else:
+        tell("\n".join(line for line, _ in document(settings)) or "{}")
+
+
+def _tell_value(value: Value, as_json: bool) -> None:
+    match value:
+        case _ if as_json:
+            tell_json(value)
+        case tuple():
+            tell("\n".join(f"- {written(item)}" for item in value) or "[]")
+        case bool():
+            tell("true" if value else "false")
+        case _:
+            tell(str(value))
+
+
+def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Write one setting into the settings file.
+
+    Raises:
+        ConfigError: there is no such key, it cannot have this value, or the file cannot be changed. It was not.
+    """
+    dotted, text = flags.words
+    wanted = change_to(dotted, text, BACKENDS, environ)
+    edit = partial(changed, change=wanted, backends=BACKENDS, environ=environ)
+    done = f"{dotted} = {hidden(wanted.keys, text) or '(empty)'}"
+    _write(flags, environ, notes, edit, done, f"{dotted} was so already")
+    _warn_if_beaten(wanted.keys, environ, notes)
+    return 0
+
+
+def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Take a setting or a section out of the settings file.
+
+    Raises:
+        ConfigError: there is no such key, or the file cannot be changed. It was not.
+    """
+    dotted = flags.words[0]
+    edit = partial(without, dotted=dotted, backends=BACKENDS, environ=environ)
+    _write(flags, environ, notes, edit, f"{dotted} was taken out", f"{dotted} was not set")
+    _warn_if_beaten(keys.split(dotted), environ, notes)
+    return 0
+
+
+def _write(
+    flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Callable[[str, Path], str], done: str, same: str
+) -> None:
+    file, is_named = settings_file(flags.config, environ)
+    if flags.dry_run:
+        is_changed = preview(file, lambda text: edit(text, file))
+    else:
+        is_changed = change(file, lambda text: edit(text, file), make_folder=not is_named)
+    only = "dry run, nothing written: " if flags.dry_run else ""
+    notes.say(f"{only}{file}: {done if is_changed else same}")
+
+
+def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:
+    """Say that a variable decides all the same. What is wrong with others is not the matter here."""
+    errors: list[ConfigError] = []
+    place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
+    if place and place in environ:
+        notes.say(f"the variable {place} beats the file as long as it is set")
+
+
+def _flat(settings: Settings) -> list[Setting]:
+    """Give every setting in order, as it is written in a file; an agent's variables one by one."""
+    found: list[Setting] = []
+    for name, kind in keys.all_keys(BACKENDS):
+        value = _value(settings, name)
+        if isinstance(value, dict) and value:
+            found += [((*name, variable), text) for variable, text in msgspec.convert(value, dict[str, str]).items()]
+        elif value is None:
+            found.append((name, "all" if keys.is_list(kind) else ""))
+        else:
+            found.append((name, msgspec.convert(value, Value)))
+    return found
+
+
+def _value(settings: Settings, name: tuple[str, ...]) -> object:
+    is_of_agent = name[0] == "backends"
+    value: object = settings.backends.get(name[1], BackendSettings()) if is_of_agent else settings
+    for key in name[2:] if is_of_agent else name:
+        value = getattr(value, key)
+    return value
+
+
+def _nested(settings: Sequence[Setting]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for head in dict.fromkeys(name[0] for name, _ in settings):
+        inner = [(name[1:], value) for name, value in settings if name[0] == head]
+        result[head] = inner[0][1] if inner[0][0] == () else _nested(inner)
+    return result

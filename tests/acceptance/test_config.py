@@ -1,0 +1,215 @@
+"""`clinvk config` as a user types it."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+
+from acceptance.command import Clinvk
+
+FILE = """\
+# my settings
+server:
+  port: 80  # the web's
+backends:
+  claude:
+    env: {ANTHROPIC_API_KEY: sk-1, REGION: eu, PROXY: "http://ana:secret@proxy:1"}
+    extra_flags: [--api-key=abc, --fast]
+"""
+
+
+def test_show_tells_every_value_and_where_it_comes_from(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE)
+    env = {"CLINVK_SERVER__HOST": "::1", "CLINVK_CODEX_MODEL": "gpt"}
+    done = clinvk.run("config", "show", "-b", "codex", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {" ".join(line.split()) for line in done.stdout.splitlines()}
+    assert f"# {clinvk.config}" in lines
+    assert f"port: 80 # {clinvk.config}:3" in lines
+    assert "host: ::1 # CLINVK_SERVER__HOST" in lines
+    assert "model: gpt # CLINVK_CODEX_MODEL" in lines
+    assert "default_backend: codex # command line" in lines
+    assert "idle_timeout_secs: 120 # default" in lines
+
+
+def test_what_show_prints_is_a_settings_file_that_says_the_same(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE.replace("API_KEY", "X").replace("secret", "").replace("--api-key", "--x"))
+    shown = clinvk.run("config", "show")
+    clinvk.settings(shown.stdout)
+    again = clinvk.run("config", "show", "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["settings"] == yaml.safe_load(shown.stdout)
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["-o", "json"]])
+def test_show_json_has_the_settings_their_sources_the_file_and_the_home(clinvk: Clinvk, arguments: list[str]) -> None:
+    clinvk.settings(FILE)
+    done = clinvk.run("config", "show", *arguments)
+    shown = json.loads(done.stdout)
+    assert shown["file"] == str(clinvk.config)
+    assert shown["home"] == str(clinvk.config.parent)
+    assert shown["settings"]["server"]["port"] == 80
+    assert shown["settings"]["backends"]["gemini"]["allowed_tools"] == "all"
+    assert shown["sources"]["server.port"] == f"{clinvk.config}:3"
+    assert shown["sources"]["backends.gemini.model"] == "default"
+
+
+@pytest.mark.parametrize("command", [["show"], ["show", "--json"], ["get", "backends"], ["get", "backends.claude.env"]])
+def test_keys_and_passwords_are_hidden_and_the_rest_is_not(clinvk: Clinvk, command: list[str]) -> None:
+    clinvk.settings(FILE)
+    shown = clinvk.run("config", *command).stdout
+    assert "sk-1" not in shown
+    assert "secret" not in shown
+    assert "abc" not in shown
+    assert "eu" in shown
+    assert "ana:********@proxy:1" in shown
+
+
+def test_get_prints_what_it_is_asked_for_even_a_key(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE)
+
+    def get(*arguments: str) -> str:
+        return clinvk.run("config", "get", *arguments).stdout
+
+    assert get("server.port") == "80\n"
+    assert get("output.color") == "true\n"
+    assert get("backends.codex.model") == "\n"
+    assert get("backends.claude.extra_flags") == "- --api-key=abc\n- --fast\n"
+    assert get("backends.codex.extra_flags") == "[]\n"
+    assert get("backends.codex.env") == "{}\n"
+    assert get("backends.claude.env.ANTHROPIC_API_KEY") == "sk-1\n"
+    assert get("session") == "auto_resume: true\nretention_days: 30\nstore_token_usage: true\ndefault_tags: []\n"
+    assert json.loads(get("--json", "session"))["retention_days"] == 30
+    assert json.loads(get("backends.claude.extra_flags", "--json")) == ["--api-key=abc", "--fast"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["get", "server.prot"], "config get: unknown key 'server.prot'; did you mean 'port'? allowed: host, port,"),
+        (["get", "backends.claud.model"], "config get: unknown backend 'backends.claud'; did you mean 'claude'?"),
+        (["get", "backends.claude.env.NOT"], "config get: 'backends.claude.env.NOT' is not set"),
+        (["set", "server.prot", "1"], "config set: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
+        (["set", "server.port", "99999"], "config set: server.port = '99999': must be a whole number from 0 to 65535"),
+        (["set", "backends.qwen.model", "x"], "config set: unknown backend 'backends.qwen' (= 'x'); allowed: claude,"),
+        (["unset", "server.prot"], "config unset: unknown key 'server.prot'; did you mean 'port'?"),
+        (["set", "--config", "no/where.yaml", "server.port", "1"], "no/where.yaml: cannot be changed: No such file"),
+    ],
+)
+def test_a_mistake_is_3_and_changes_nothing(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+    clinvk.settings(FILE)
+    done = clinvk.run("config", *arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert clinvk.config.read_text() == FILE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config"], "config needs one of show, get, set, unset; see clinvk help config"),
+        (["config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset"),
+        (["config", "get"], "config get needs KEY; usage: clinvk config get [flags] KEY"),
+        (["config", "set", "server.port"], "config set needs VALUE; usage: clinvk config set [flags] KEY VALUE"),
+        (["config", "set", "a", "b", "c"], "config set takes no argument 'c'; see clinvk help config set"),
+        (
+            ["config", "set", "backends.codex.extra_flags", "--search"],
+            "config set has no flag '--search'; see clinvk help config set; a value that begins with - stands after --",
+        ),
+        (["help", "config", "shwo"], "no command 'config shwo'; did you mean 'show'? have show, get, set, unset"),
+    ],
+)
+def test_wrong_usage_is_1(clinvk: Clinvk, arguments: list[str], message: str) -> None:
+    done = clinvk.run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {message}\n")
+
+
+def test_set_changes_the_one_value_and_says_so(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE)
+    done = clinvk.run("config", "set", "server.port", "3000")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"clinvk: {clinvk.config}: server.port = 3000\n"
+    assert clinvk.config.read_text() == FILE.replace("80 ", "3000 ")
+    assert clinvk.run("config", "get", "server.port").stdout == "3000\n"
+
+
+def test_set_makes_the_file_where_there_is_none(clinvk: Clinvk) -> None:
+    assert clinvk.run("config", "set", "backends.codex.extra_flags", "--", "--search").returncode == 0
+    assert clinvk.config.read_text() == "backends:\n  codex:\n    extra_flags: [--search]\n"
+    assert clinvk.config.stat().st_mode & 0o777 == 0o600
+    assert clinvk.config.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_set_takes_the_file_that_is_named(clinvk: Clinvk) -> None:
+    own = clinvk.folder / "own.yaml"
+    assert clinvk.run("config", "set", "--config", "own.yaml", "output.color", "no").returncode == 0
+    assert clinvk.run("config", "set", "output.format", "text", env={"CLINVK_CONFIG": str(own)}).returncode == 0
+    assert own.read_text() == "output:\n  color: false\n  format: text\n"
+    assert not clinvk.config.exists()
+
+
+def test_set_mends_a_file_that_stops_everything_else(clinvk: Clinvk) -> None:
+    clinvk.settings("server:\n  port: abc\n  prot: 1\n")
+    assert clinvk.run("config", "show").returncode == 3
+    done = clinvk.run("config", "set", "server.port", "1")
+    assert done.returncode == 3
+    assert "config.yaml:3: unknown key 'server.prot'" in done.stderr
+    clinvk.settings("server:\n  port: abc\n")
+    assert clinvk.run("config", "set", "server.port", "1").returncode == 0
+    assert clinvk.config.read_text() == "server:\n  port: 1\n"
+
+
+def test_unset_brings_the_default_back(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE)
+    assert clinvk.run("config", "unset", "server").returncode == 0
+    assert clinvk.run("config", "get", "server.port").stdout == "8080\n"
+    assert clinvk.config.read_text().startswith("# my settings\nbackends:\n")
+    again = clinvk.run("config", "unset", "server")
+    assert (again.returncode, again.stderr) == (0, f"clinvk: {clinvk.config}: server was not set\n")
+
+
+def test_a_dry_run_checks_and_writes_nothing(clinvk: Clinvk) -> None:
+    clinvk.settings(FILE)
+    done = clinvk.run("config", "set", "--dry-run", "server.port", "1")
+    assert (done.returncode, clinvk.config.read_text()) == (0, FILE)
+    assert done.stderr == f"clinvk: dry run, nothing written: {clinvk.config}: server.port = 1\n"
+    assert clinvk.run("config", "set", "--dry-run", "server.port", "x").returncode == 3
+
+
+def test_a_variable_that_beats_the_file_is_told(clinvk: Clinvk) -> None:
+    done = clinvk.run("config", "set", "server.port", "1", env={"CLINVK_SERVER__PORT": "2"})
+    assert done.returncode == 0
+    assert "the variable CLINVK_SERVER__PORT beats the file as long as it is set" in done.stderr
+
+
+def test_a_key_is_not_repeated_on_the_terminal(clinvk: Clinvk) -> None:
+    done = clinvk.run("config", "set", "backends.claude.env.ANTHROPIC_API_KEY", "sk-2")
+    assert "sk-2" in clinvk.config.read_text()
+    assert "sk-2" not in done.stderr
+
+
+def test_many_at_once_do_not_lose_each_other(clinvk: Clinvk) -> None:
+    def set_one(number: int) -> int:
+        return clinvk.run("config", "set", f"backends.codex.env.V{number}", str(number)).returncode
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(set_one, range(12))) == {0}
+    shown = clinvk.run("config", "get", "backends.codex.env", "--json")
+    assert json.loads(shown.stdout) == {f"V{number}": str(number) for number in range(12)}
+
+
+@pytest.mark.parametrize("arguments", [["help", "config"], ["config", "--help"], ["config", "set", "-h"]])
+def test_help(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: clinvk config")
+    assert "clinvk config set backends.claude" in done.stdout
+
+
+def test_a_reader_who_leaves_is_no_traceback(clinvk: Clinvk) -> None:
+    line = f"{clinvk.command} config show | true"
+    done = subprocess.run(["/bin/sh", "-c", line], env=clinvk.agent.env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
