@@ -18,6 +18,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         working_dir: absolute; empty is the directory of the clinvk that started it.
         backend_session_id: the CLI's own resume handle; None until the agent told it.
         token_usage: the sum over all turns.
+        counted: the tokens that the agent has counted in its conversation, those of a fork's parent included.
         forks_parent: its first run branches off the conversation of its parent, whose handle it has until then.
         turn_count: prompts that were run in it.
     """
@@ -33,6 +34,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     status: SessionStatus = "active"
     turn_count: int = 0
     token_usage: Usage = Usage()
+    counted: Usage = Usage()
     tags: tuple[str, ...] = ()
     title: str = ""
     parent_id: str | None = None

@@ -215,12 +215,17 @@ GOLDEN: dict[str, list[Event]] = {
     "resume_other_cwd": [
         RunFailed(
             "session_not_found",
+            "claude does not know the conversation any more: "
             "No conversation found with session ID: aaaaaaaa-2222-4333-8444-555555555555",
             1,
         )
     ],
     "unknown_session": [
-        failed("session_not_found", "No conversation found with session ID: 00000000-0000-4000-8000-000000000000")
+        failed(
+            "session_not_found",
+            "claude does not know the conversation any more: "
+            "No conversation found with session ID: 00000000-0000-4000-8000-000000000000",
+        )
     ],
 }
 

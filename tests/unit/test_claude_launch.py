@@ -10,12 +10,13 @@ from msgspec.structs import replace
 from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import stdin
-from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, Image, RunRequest
 from clinvk.session import Resume
 
 USER = Host(env={"HOME": "/home/u"})
 CONFINING = Host(commands=frozenset({"bwrap", "socat"}))
+CONVERSATION = "6f04cebf-322e-4691-9daf-70c41d89f30c"
 PLAIN = RunRequest(prompt="hello", approval_mode="default", sandbox_mode="default", workdir="/work dir")
 
 
@@ -58,7 +59,7 @@ def test_the_plain_command_streams_json_and_reads_the_prompt_from_stdin() -> Non
 def test_each_argument_is_one_flag_so_that_none_can_eat_another(approval: str, sandbox: str, host: Host) -> None:
     made = launch(
         host,
-        Resume("handle"),
+        Resume(CONVERSATION),
         approval_mode=approval,
         sandbox_mode=sandbox,
         model="-x",
@@ -233,11 +234,23 @@ def test_the_system_prompt_is_appended_from_a_private_file() -> None:
     assert "$PRIVATE/system-prompt.md: 900000 bytes" in describe(made, 5)
 
 
+def test_a_fork_resumes_under_an_id_of_its_own() -> None:
+    assert "--fork-session" in launch(USER, Resume(CONVERSATION, fork=True)).argv
+    assert "--fork-session" not in launch(USER, Resume(CONVERSATION)).argv
+
+
+@pytest.mark.parametrize("handle", ["a title", "", CONVERSATION + "0", "--continue"])
+def test_a_title_is_no_conversation(handle: str) -> None:
+    """Claude looks for another conversation with that title."""
+    with pytest.raises(NotResumable):
+        launch(USER, Resume(handle))
+
+
 def test_options_become_flags() -> None:
     schema = {"type": "object"}
     made = launch(
         USER,
-        Resume("1-2"),
+        Resume(CONVERSATION),
         max_turns=3,
         effort="low",
         ephemeral=True,
@@ -251,7 +264,7 @@ def test_options_become_flags() -> None:
     assert "--no-session-persistence" in given
     assert [json.loads(value) for value in given["--json-schema"]] == [schema]
     assert given["--thinking-display"] == ["summarized"]
-    assert given["--resume"] == ["1-2"]
+    assert given["--resume"] == [CONVERSATION]
     assert given["--add-dir"] == ["/work dir", "/a", "/b"]
 
 

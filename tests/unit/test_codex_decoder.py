@@ -248,6 +248,21 @@ def test_lines_of_noise_and_of_unknown_types_change_nothing(case: str) -> None:
     assert played(case, noise=True) == played(case)
 
 
+def test_a_thread_is_told_once_it_is_on_disk_and_can_be_resumed() -> None:
+    named = b'{"type":"thread.started","thread_id":"01a211ec"}'
+    assert fed([named]) == []
+    assert fed([named, b'{"type":"turn.started"}']) == [started("01a211ec")]
+    assert fed([named, b'{"type":"error","message":"Reconnecting... 1/5"}'])[0] == started("01a211ec")
+    assert [type(event) for event in fed([named], closed=(143, b""))] == [RunFailed]
+
+
+def test_a_forks_totals_begin_with_its_parents() -> None:
+    done = b'{"type":"turn.completed","usage":{"input_tokens":300,"cached_input_tokens":60,"output_tokens":90}}'
+    ending = fed([done], resume=Resume("01a211ec", Usage(200, 60, 40), fork=True))[-1]
+    assert isinstance(ending, RunFinished)
+    assert ending.usage == Usage(100, 30, 20)
+
+
 def test_nothing_follows_the_ending() -> None:
     lines = (RECORDINGS / "text.stdout").read_bytes().splitlines()
     assert fed(lines + lines, closed=(0, b"")) == EXPECTED["text"]

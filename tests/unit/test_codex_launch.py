@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.codex import Codex, toml
-from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
 from clinvk.session import Resume
 
@@ -244,8 +244,24 @@ def test_a_thread_is_resumed_after_all_flags() -> None:
 
 @pytest.mark.parametrize("handle", ["--last", "x", "", THREAD + "0"])
 def test_only_the_id_of_a_thread_is_resumed(handle: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(NotResumable):
         launched(HELLO, Resume(handle))
+
+
+def test_a_fork_says_that_its_prompt_is_on_stdin() -> None:
+    """Without the dash Codex forks, and asks nothing."""
+    assert launched(HELLO, Resume(THREAD, fork=True)).argv[-3:] == ("fork", THREAD, "-")
+
+
+def test_a_continued_thread_is_told_the_system_prompt_before_the_prompt() -> None:
+    """It keeps the developer instructions that it began with, whatever a later turn sets."""
+    request = replace(HELLO, system_prompt="be brief")
+    for resume in (Resume(THREAD), Resume(THREAD, fork=True)):
+        launch = launched(request, resume)
+        assert not [argument for argument in launch.argv if argument.startswith("developer_instructions")]
+        sent = Codex().channel(launch).start("run", request, resume)
+        assert sent == f"<system_prompt>\nbe brief\n</system_prompt>\n\n{HELLO.prompt}".encode()
+    assert Codex().channel(launched(request)).start("run", request, None) == HELLO.prompt.encode()
 
 
 @pytest.mark.parametrize(

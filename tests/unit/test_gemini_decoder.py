@@ -221,7 +221,12 @@ def test_an_agent_that_was_signalled_has_not_succeeded(case: str) -> None:
         ("nokey", "agent_unauthenticated", 41, "When using Gemini API, you must specify the GEMINI_API_KEY"),
         ("untrusted_yolo", "agent_unauthenticated", 41, "Invalid auth method selected."),
         ("empty_stdin", "invalid_request", 42, "No input provided via stdin."),
-        ("resume_other_cwd", "session_not_found", 42, "Error resuming session: No previous sessions found"),
+        (
+            "resume_other_cwd",
+            "session_not_found",
+            42,
+            "gemini does not know the conversation any more: Error resuming session: No previous sessions found",
+        ),
         ("yolo_both", "agent_crashed", 1, "gemini exited with code 1 before it reported a result: Cannot use both"),
     ],
 )

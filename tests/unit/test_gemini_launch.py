@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES, Gemini
-from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.errors import InvalidRequest, NotResumable, Unsupported
 from clinvk.request import ApprovalMode, Image, RunRequest, SandboxMode
 from clinvk.session import Resume
 
 ASK = RunRequest(prompt="hello", backend="gemini", workdir="/project")
 OPEN = replace(ASK, approval_mode="none")
 HOME = "home/.gemini"
+HANDLE = "11111111-2222-4333-8444-555555555555"
 
 
 def _launch(request: RunRequest, resume: Resume | None = None, host: Host | None = None) -> Launch:
@@ -54,12 +55,24 @@ def test_the_plain_launch_may_only_do_what_needs_no_asking() -> None:
 
 
 def test_an_agent_that_may_act_has_the_users_own_surroundings() -> None:
-    launch = _launch(OPEN)
+    launch = _launch(OPEN, host=Host(read=lambda path: b'{"mcpServers": {"a": {"command": "b"}}}'))
     assert launch.argv == ("gemini", "--output-format=stream-json", "--approval-mode=yolo", "--skip-trust")
-    assert launch.files == {}
-    assert launch.links == {}
-    assert "GEMINI_CLI_HOME" not in launch.env
+    assert set(launch.files) == {f"{HOME}/settings.json"}
+    assert _settings(launch)["mcpServers"] == {"a": {"command": "b"}}
+    assert launch.links[f"{HOME}/extensions"] == "~/.gemini/extensions"
+    assert launch.links[f"{HOME}/tmp/"] == "~/.gemini/tmp"
+    assert launch.links["home/.env"] == "~/.env"
     assert "GEMINI_CLI_TRUST_WORKSPACE" not in launch.env
+    assert "TMPDIR" not in launch.env
+
+
+@pytest.mark.parametrize("request_", [ASK, OPEN])
+def test_no_start_of_the_cli_deletes_conversations(request_: RunRequest) -> None:
+    """By default it does: all that were resumed, and those that begin at the same time."""
+    asked = b'{"general": {"sessionRetention": {"enabled": true, "maxAge": "1d"}}}'
+    settings = _settings(_launch(request_, host=Host(read=lambda path: asked)))
+    retention = convert(settings["general"]["sessionRetention"], dict[str, object])
+    assert retention["enabled"] is False
 
 
 READS = {"read_file", "list_directory", "glob", "grep_search"}
@@ -156,8 +169,31 @@ def test_a_model_may_be_an_alias(name: str, flag: str) -> None:
 
 
 def test_a_conversation_is_resumed_by_its_handle() -> None:
-    handle = "11111111-2222-4333-8444-555555555555"
-    assert f"--resume={handle}" in _launch(ASK, Resume(handle)).argv
+    assert f"--resume={HANDLE}" in _launch(ASK, Resume(HANDLE)).argv
+
+
+@pytest.mark.parametrize("handle", ["latest", "1", "", f"{HANDLE}0", "--yolo"])
+@pytest.mark.parametrize("fork", [False, True])
+def test_no_other_conversation_is_resumed(handle: str, fork: bool) -> None:
+    with pytest.raises(NotResumable):
+        _launch(ASK, Resume(handle, fork=fork))
+
+
+def test_a_fork_begins_with_the_whole_file_of_its_parent() -> None:
+    def find(folder: str, pattern: str) -> tuple[str, ...]:
+        assert folder == "/moved/.gemini"
+        return ("/large.jsonl", "/small.jsonl") if pattern == "tmp/*/chats/session-*-11111111.jsonl" else ()
+
+    argv = _launch(ASK, Resume(HANDLE, fork=True), Host(env={"GEMINI_CLI_HOME": "/moved"}, find=find)).argv
+    assert "--session-file=/large.jsonl" in argv
+    assert not [argument for argument in argv if argument.startswith("--resume")]
+
+
+def test_a_fork_of_a_conversation_from_an_older_cli_begins_with_its_file_too() -> None:
+    def find(folder: str, pattern: str) -> tuple[str, ...]:
+        return ("/old.json",) if pattern.endswith(".json") else ()
+
+    assert "--session-file=/old.json" in _launch(ASK, Resume(HANDLE, fork=True), Host(find=find)).argv
 
 
 def test_directories_are_added_one_by_one() -> None:
@@ -211,7 +247,7 @@ def test_of_the_users_settings_only_what_starts_and_permits_nothing_is_kept() ->
     )
     assert _settings(_launch(ASK, host=host)) == {
         "security": {"auth": {"selectedType": "oauth-personal"}, "folderTrust": {"enabled": False}},
-        "general": {"maxAttempts": 2, "plan": {"enabled": False}},
+        "general": {"maxAttempts": 2, "plan": {"enabled": False}, "sessionRetention": {"enabled": False}},
         "model": {"name": "x//y"},
         "tools": {"exclude": ["glob"]},
         "advanced": {"ignoreLocalEnv": True},

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from clinvk.backends.base import Backend, Host
 from clinvk.config import BackendSettings, Settings
@@ -58,6 +59,7 @@ def host(environ: Mapping[str, str]) -> Host:
         commands=commands,
         env=environ,
         read=_reader(environ),
+        find=_finder(environ),
         resolve=resolve,
     )
 
@@ -76,6 +78,21 @@ def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:
             return None
 
     return read
+
+
+def _finder(environ: Mapping[str, str]) -> Callable[[str, str], Sequence[str]]:
+    def find(folder: str, pattern: str) -> Sequence[str]:
+        found = Path(private.at_home(folder, environ)).glob(pattern)
+        return [str(path) for path in sorted(found, key=_size, reverse=True)]
+
+    return find
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # gone since it was found
+        return -1
 
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:

@@ -12,7 +12,8 @@ from clinvk.errors import Cancelled, StoreUnavailable
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.record import RunRecord, RunState
 from clinvk.request import RunRequest
-from clinvk.session import Session, SessionStatus
+from clinvk.runtime import executables
+from clinvk.session import Resume, Session, SessionStatus
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def new_session(request: RunRequest, session_id: str, settings: SessionSettings)
         backend=request.backend,
         created_at=at,
         last_used=at,
-        working_dir=request.workdir or "",
+        working_dir=executables.resolve(request.workdir or ""),
         initial_prompt=request.prompt,
         model=request.model,
         tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
@@ -42,10 +43,17 @@ class Recorder:
     """
 
     def __init__(
-        self, store: SessionStore, run_id: str, request: RunRequest, session: Session | None, settings: SessionSettings
+        self,
+        store: SessionStore,
+        run_id: str,
+        request: RunRequest,
+        session: Session | None,
+        resume: Resume | None,
+        settings: SessionSettings,
     ) -> None:
         self._store = store
         self._session = session
+        self._counted = resume.used if resume else Usage()
         self._settings = settings
         self._keeps_text = not request.ephemeral
         self._record = RunRecord(
@@ -114,12 +122,13 @@ class Recorder:
             output=output if self._keeps_text else "",
         )
         if session := self._session:
-            used = ending.usage if self._settings.store_token_usage else None
+            used = ending.usage or Usage()
             self._session = replace(
                 session,
                 status=_status(ending),
                 last_used=time.time(),
-                token_usage=session.token_usage + (used or Usage()),
+                token_usage=session.token_usage + used if self._settings.store_token_usage else session.token_usage,
+                counted=self._counted + used,
                 error_message=failure.message if failure else None,
             )
         await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))

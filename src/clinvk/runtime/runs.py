@@ -7,16 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, Self
 
-from msgspec.structs import replace
-
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings
-from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, NotResumable, ShuttingDown
+from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime import executables, marks
+from clinvk.runtime import executables, marks, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
@@ -144,9 +142,8 @@ class LocalRuns:
 
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
-        session = await self._continued(request)
-        request = _in_session(request, session)
-        return self._backend(request.backend).launch(request, _resume(session), self._host(request.backend))
+        request, _, resume = await self._continued(request)
+        return self._backend(request.backend).launch(request, resume, self._host(request.backend))
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
@@ -174,12 +171,11 @@ class LocalRuns:
             await run.result()
 
     async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
-        session = await self._continued(request)
-        request = _in_session(request, session)
-        assignment = self._assigned(request, session)
+        request, session, resume = await self._continued(request)
+        assignment = self._assigned(request, resume)
         if session is None and not request.ephemeral:
             session = new_session(request, os.urandom(16).hex(), self._settings.session)
-        recorder = Recorder(self._store, assignment.run_id, request, session, self._settings.session)
+        recorder = Recorder(self._store, assignment.run_id, request, session, resume, self._settings.session)
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
         place = self._slots.enter(request.backend, run.wake)
@@ -201,9 +197,8 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("clinvk is stopping and takes no new runs")
 
-    def _assigned(self, request: RunRequest, session: Session | None) -> Assignment:
+    def _assigned(self, request: RunRequest, resume: Resume | None) -> Assignment:
         backend = self._backend(request.backend)
-        resume = _resume(session)
         return Assignment(
             run_id=os.urandom(16).hex(),
             request=request,
@@ -215,8 +210,13 @@ class LocalRuns:
             no_progress_s=self._settings.server.no_progress_timeout_secs,
         )
 
-    async def _continued(self, request: RunRequest) -> Session | None:
-        return await self._store.session(request.session_id) if request.session_id else None
+    async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
+        """Give the request where its session is, the session, and what continues it."""
+        if not request.session_id:
+            return request, None, None
+        session = await self._store.session(request.session_id)
+        request = await sessions.placed(request, session)
+        return request, session, await sessions.resume(self._store, session)
 
     def _backend(self, name: str) -> Backend:
         backend = backends.named(name, self._registry)
@@ -232,33 +232,3 @@ class LocalRuns:
     def _environment(self, backend: str) -> Mapping[str, str]:
         own = self._settings.backends.get(backend, BackendSettings())
         return {**self._environ, **own.env} if own.env else self._environ
-
-
-def _in_session(request: RunRequest, session: Session | None) -> RunRequest:
-    """Go where the session's conversation is: the CLIs bind it to a directory.
-
-    Raises:
-        InvalidRequest: the session is of another backend, or the run is to leave no trace.
-    """
-    if session is None:
-        return request
-    if request.backend != session.backend:
-        raise InvalidRequest(
-            f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
-        )
-    if request.ephemeral:
-        raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
-    return replace(request, session_id=session.id, workdir=session.working_dir or None)
-
-
-def _resume(session: Session | None) -> Resume | None:
-    """Give what continues a session.
-
-    Raises:
-        NotResumable: the agent never told its handle.
-    """
-    if session is None:
-        return None
-    if not session.backend_session_id:
-        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
-    return Resume(session.backend_session_id, session.token_usage, session.forks_parent)

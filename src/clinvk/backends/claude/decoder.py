@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from clinvk.backends.base import Prose, crashed, parsed
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, ending
+from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten
 from clinvk.backends.claude.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, ThinkingDelta, ToolCall, ToolResult
@@ -57,7 +57,7 @@ class ClaudeDecoder:
         """Give the ending of a process that told none."""
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
-            return RunFailed(SessionNotFound.code, said, exit_code)
+            return RunFailed(SessionNotFound.code, forgotten(said), exit_code)
         return crashed("claude", exit_code, stderr)
 
     def _system(self, line: wire.System) -> Iterator[Event]:

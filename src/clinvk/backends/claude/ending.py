@@ -94,7 +94,7 @@ def _aborted(result: Result) -> bool:
 def _code(result: Result, error: str | None) -> str:
     if _aborted(result):
         return Cancelled.code
-    if any(text.startswith(NO_CONVERSATION) for text in result.errors or ()):
+    if _is_unknown(result):
         return SessionNotFound.code
     if result.api_error_status is not None:
         return agent_code(result.api_error_status)
@@ -104,4 +104,14 @@ def _code(result: Result, error: str | None) -> str:
 def _message(result: Result) -> str:
     if _aborted(result):
         return "claude was interrupted"
-    return result.result or "; ".join(result.errors or ()) or f"claude ended the run with {result.subtype!r}"
+    said = result.result or "; ".join(result.errors or ())
+    return forgotten(said) if _is_unknown(result) else said or f"claude ended the run with {result.subtype!r}"
+
+
+def forgotten(said: str) -> str:
+    """Say that Claude Code no longer has the record of a conversation."""
+    return f"claude does not know the conversation any more: {said}"
+
+
+def _is_unknown(result: Result) -> bool:
+    return any(text.startswith(NO_CONVERSATION) for text in result.errors or ())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE
+from clinvk.backends.base import PRIVATE, conversation
 from clinvk.backends.claude.posture import Posture
 from clinvk.errors import InvalidRequest
 from clinvk.request import RunRequest
@@ -135,7 +135,9 @@ def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
     if request.ephemeral:
         yield "--no-session-persistence"
     if resume:
-        yield f"--resume={_checked(resume.handle, 'session_id')}"
+        yield f"--resume={conversation(resume, 'claude')}"
+        if resume.fork:
+            yield "--fork-session"
 
 
 def _directory_flags(request: RunRequest, words: Posture) -> Iterator[str]:

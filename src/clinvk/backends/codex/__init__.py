@@ -2,13 +2,16 @@
 
 Model names and what they are for are those of `codex debug models` in both versions; `balanced` is left to the CLI,
 whose default is the user's or the newest model for everyday work.
+
+A thread keeps the `developer_instructions` that it began with, and no setting of a later turn changes them: there the
+system prompt comes before the prompt. Its totals of tokens begin, in a fork, with those of the thread it came from.
 """
 
 import re
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.codex import extra, toml
 from clinvk.backends.codex.exec import ExecChannel
 from clinvk.backends.codex.fence import fence
@@ -25,7 +28,6 @@ _ALIASES = {
     "powerful": "gpt-6-astra",
 }
 _OURS = re.compile(r"gpt|codex|o\d")
-_HANDLE = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_ARGUMENT_BYTES = 131_071
 """What Linux takes as a single argument."""
 
@@ -65,8 +67,8 @@ class Codex:
             *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
-            *_settings({**_CONFIG, **held.config, **_config(request)}),
-            *(("resume", _handle(resume)) if resume else ()),
+            *_settings({**_CONFIG, **held.config, **_config(request, resume)}),
+            *(_continued(resume) if resume else ()),
         )
         _check_length(argv)
         return Launch(
@@ -97,9 +99,15 @@ def _options(request: RunRequest) -> list[str]:
     ]
 
 
-def _config(request: RunRequest) -> dict[str, str]:
+def _continued(resume: Resume) -> tuple[str, ...]:
+    """Name the thread. A fork reads its prompt from stdin only where that is said."""
+    thread = conversation(resume, "codex")
+    return ("fork", thread, "-") if resume.fork else ("resume", thread)
+
+
+def _config(request: RunRequest, resume: Resume | None) -> dict[str, str]:
     config: dict[str, str] = {}
-    if request.system_prompt:
+    if request.system_prompt and not resume:
         config["developer_instructions"] = toml.string(request.system_prompt)
     if request.effort:
         config["model_reasoning_effort"] = toml.string(request.effort)
@@ -122,13 +130,6 @@ def _files(request: RunRequest) -> dict[str, bytes]:
 def _image_name(index: int, image: Image) -> str:
     kind = re.sub(r"\W", "", image.media_type.rpartition("/")[2])
     return f"image-{index}.{kind or 'png'}"
-
-
-def _handle(resume: Resume) -> str:
-    """Give the thread's id. Another word would start a new thread without a word, or be taken for a flag."""
-    if not _HANDLE.fullmatch(resume.handle):
-        raise InvalidRequest(f"{resume.handle!r} is no id of a codex conversation", "session_id")
-    return resume.handle
 
 
 def _check_texts(request: RunRequest) -> None:

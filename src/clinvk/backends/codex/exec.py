@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import Prose, parsed
+from clinvk.backends.base import Prose, parsed, with_system_prompt
 from clinvk.backends.codex import failures
 from clinvk.backends.codex.items import (
     AgentMessage,
@@ -23,6 +23,7 @@ from clinvk.backends.codex.items import (
     Tool,
     TurnCompleted,
     TurnFailed,
+    TurnStarted,
     Warn,
 )
 from clinvk.backends.oneshot import OneShotChannel
@@ -40,6 +41,7 @@ class ExecDecoder:
     def __init__(self) -> None:
         self._used = Usage()
         self._wants_json = False
+        self._thread: str | None = None
         self._prose = Prose()
         self._thought = False
         self._called: set[str] = set()
@@ -54,11 +56,15 @@ class ExecDecoder:
     def feed(self, line: bytes) -> Iterable[Event]:
         """Take one line. What is no event of a known type gives nothing."""
         event = parsed(_LINES, line)
+        if self._thread and event:
+            # Some milliseconds after it was named is a thread on disk; until then it cannot be resumed.
+            yield RunStarted(backend_session_id=self._thread)
+            self._thread = None
         match event:
-            case None:
+            case None | TurnStarted():
                 return
             case ThreadStarted():
-                yield RunStarted(backend_session_id=event.thread_id)
+                self._thread = event.thread_id
             case ItemStarted() | ItemUpdated():
                 yield from self._going_on(event.item)
             case ItemCompleted():
@@ -128,16 +134,14 @@ class ExecChannel(OneShotChannel):
 
     def __init__(self) -> None:
         self._exec = ExecDecoder()
-        super().__init__(self._exec, _prompt)
+        super().__init__(self._exec, lambda request: request.prompt.encode())
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
         self._exec.expect(request, resume)
+        if resume:
+            request = msgspec.structs.replace(request, prompt=with_system_prompt(request))
         return super().start(run, request, resume)
-
-
-def _prompt(request: RunRequest) -> bytes:
-    return request.prompt.encode()
 
 
 def _plan(item: TodoList) -> Progress:

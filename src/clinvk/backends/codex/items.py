@@ -200,6 +200,10 @@ class ThreadStarted(msgspec.Struct, tag="thread.started"):
     thread_id: str
 
 
+class TurnStarted(msgspec.Struct, tag="turn.started"):
+    """The prompt is in the thread."""
+
+
 class ItemStarted(msgspec.Struct, tag="item.started"):
     """An item is begun."""
 
@@ -242,7 +246,9 @@ class StreamError(msgspec.Struct, tag="error"):
     message: str
 
 
-Line = ThreadStarted | ItemStarted | ItemUpdated | ItemCompleted | TurnCompleted | TurnFailed | StreamError
+Line = (
+    ThreadStarted | TurnStarted | ItemStarted | ItemUpdated | ItemCompleted | TurnCompleted | TurnFailed | StreamError
+)
 
 
 def _json(value: object) -> str:

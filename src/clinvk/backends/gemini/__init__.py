@@ -9,12 +9,22 @@ Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and wha
 - `GEMINI_SYSTEM_MD` replaces all of the CLI's own system prompt and nothing appends to it, so that a system prompt
   comes before the prompt, marked as such.
 - It has no flag for a limit of turns, and none that keeps it from recording; see `home` for the latter.
+- `--resume` goes on with a conversation of the working directory; `--session-file` copies one, under an id of its own.
 
 A project's folder is trusted only where the agent may act unasked anyway: trust opens the project's hooks, MCP
-servers, allowed tools, discovery command and its `.env` with any variable. Else the CLI runs in a home of its own.
+servers, allowed tools, discovery command and its `.env` with any variable. In either case the CLI runs in a home of
+its own; where it may act unasked, that is as the user's.
 """
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch
+from clinvk.backends.base import (
+    PRIVATE,
+    Capabilities,
+    Channel,
+    Host,
+    Launch,
+    conversation,
+    with_system_prompt,
+)
 from clinvk.backends.gemini import home
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import check_extra
@@ -66,12 +76,12 @@ class Gemini:
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to start the CLI for this request."""
-        _check(request, resume)
+        _check(request)
         allowed = leave(request)
         check_extra(request.extra, open_words=allowed.open and allowed.only is None)
         files, links, env = _surroundings(request, resume, allowed, host)
         return Launch(
-            argv=(self.executable, *_arguments(request, resume, allowed), *request.extra),
+            argv=(self.executable, *_arguments(request, resume, allowed, host), *request.extra),
             env={**_QUIET, **env},
             cwd=request.workdir,
             files=files,
@@ -90,13 +100,11 @@ class Gemini:
 
 def prompt(request: RunRequest) -> bytes:
     """Give the prompt as the CLI reads it from stdin."""
-    text = request.prompt
-    if request.system_prompt:
-        text = f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{text}"
+    text = with_system_prompt(request)
     return ("\n" + text if text.startswith("/") else text).encode(errors="replace")
 
 
-def _check(request: RunRequest, resume: Resume | None) -> None:
+def _check(request: RunRequest) -> None:
     if request.images:
         raise InvalidRequest("images are not supported with gemini; name a file in the prompt as @path", "images")
     if request.output_schema is not None:
@@ -109,21 +117,21 @@ def _check(request: RunRequest, resume: Resume | None) -> None:
                 f"gemini cannot be given {folder!r}: it takes no directory with a comma, or a space at an end",
                 f"add_dirs[{index}]",
             )
-    values = {"model": request.model, "workdir": request.workdir, "session_id": resume and resume.handle}
+    values = {"model": request.model, "workdir": request.workdir}
     values |= {f"add_dirs[{index}]": folder for index, folder in enumerate(request.add_dirs)}
     for field, value in values.items():
         if value and "\0" in value:
             raise InvalidRequest(f"{field} {value!r} holds a NUL character", field)
 
 
-def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave) -> list[str]:
+def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> list[str]:
     arguments = ["--output-format=stream-json", f"--approval-mode={'yolo' if allowed.open else 'default'}"]
     if allowed.open:
         arguments.append("--skip-trust")
     if request.model:
         arguments.append(f"--model={_ALIASES.get(request.model, request.model)}")
     if resume:
-        arguments.append(f"--resume={resume.handle}")
+        arguments.append(_continued(resume, host))
     arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
     if limits(allowed):
         # Rules given so stand above the user's, unless the administrator has rules: then the CLI leaves these away.
@@ -134,6 +142,14 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave) -> li
         # A rule file that is named takes the place of the user's own, which therefore is named too.
         arguments += [f"--policy={PRIVATE}/grants.toml", f"--policy={home.HOME}/.gemini/policies"]
     return arguments
+
+
+def _continued(resume: Resume, host: Host) -> str:
+    known = conversation(resume, "gemini")
+    if not resume.fork:
+        return f"--resume={known}"
+    files = home.conversation_files(known, host)
+    return f"--session-file={files[0] if files else known}"
 
 
 def _surroundings(
@@ -147,6 +163,7 @@ def _surroundings(
         if not request.ephemeral or resume:
             links |= home.records(host)
         return {**files, **settings}, links, _STRICT
+    settings, links = home.as_the_users(host)
     if request.ephemeral and not resume:
-        return files, home.as_the_users(host), {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
-    return files, {}, {}
+        return {**files, **settings}, links, {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
+    return {**files, **settings}, {**links, **home.records(host)}, {"GEMINI_CLI_HOME": home.HOME}

@@ -100,6 +100,7 @@ _NOISE = re.compile(
     )""",
     re.VERBOSE,
 )
+_UNKNOWN_CONVERSATION = ("Error resuming session", "Error importing session")
 _REPORT = re.compile(r" Full report available at: \S+")
 
 
@@ -144,8 +145,10 @@ class GeminiDecoder:
             return msgspec.structs.replace(self._failure, code=code, exit_code=exit_code)
         said = _readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and said:
-            missing = exit_code == 42 and said.startswith("Error resuming session")
-            return RunFailed(SessionNotFound.code if missing else _EXITS[exit_code], said, exit_code)
+            if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
+                lost = f"gemini does not know the conversation any more: {said}"
+                return RunFailed(SessionNotFound.code, lost, exit_code)
+            return RunFailed(_EXITS[exit_code], said, exit_code)
         return crashed("gemini", exit_code, said.encode())
 
     def _note(self, event: _Line) -> None:

@@ -7,10 +7,15 @@ user's. The administrator's (/etc/gemini-cli) are in force as ever, and go befor
 
 What lies in the user's home and is needed is linked: the login, and the record of conversations unless the run is
 ephemeral; what is recorded in the private folder is gone with it.
+
+Each run that keeps its conversation needs this, the open ones too: a start of the CLI deletes, with its default
+settings, all conversations of the project whose files look empty, and such a file is left by each resumption and by
+whoever is just starting. Only a setting prevents it.
 """
 
 import json
 import re
+from collections.abc import Sequence
 
 from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
@@ -30,7 +35,6 @@ _ALL = (
     *_LOGIN,
     *_CONTEXT,
     ".env",
-    "settings.json",
     "state.json",
     "trustedFolders.json",
     "trusted_hooks.json",
@@ -65,10 +69,13 @@ _KEPT = (
 )
 """What of the user's settings holds under a strict word: nothing that starts a program or permits a tool."""
 
+_RETENTION = "general.sessionRetention.enabled"
+
 _STRICT = {
     "security.folderTrust.enabled": False,
     "advanced.ignoreLocalEnv": True,
     "general.plan.enabled": False,
+    _RETENTION: False,
     "hooksConfig.enabled": False,
     "skills.enabled": False,
 }
@@ -79,7 +86,13 @@ _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DO
 
 def user_folder(host: Host) -> str:
     """Give the folder of the user's settings, with `~` for the home."""
-    return f"{host.env.get('GEMINI_CLI_HOME') or '~'}/.gemini"
+    return f"{_user_home(host)}/.gemini"
+
+
+def conversation_files(conversation: str, host: Host) -> Sequence[str]:
+    """Give the files of a conversation, the whole one first: the others have no more than a beginning."""
+    folder, name = user_folder(host), f"tmp/*/chats/session-*-{conversation[:8]}.json"
+    return host.find(folder, f"{name}l") or host.find(folder, name)
 
 
 def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -108,15 +121,27 @@ def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, byt
     return {_SETTINGS: json.dumps(settings).encode()}, links
 
 
-def as_the_users(host: Host) -> dict[str, str]:
-    """Give the links of a home that is as the user's own, without its records."""
+def as_the_users(host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Give the files and links of a home that is as the user's own, without its records.
+
+    Raises:
+        InvalidRequest: the user's settings cannot be read; the CLI would not start with them.
+    """
     user = user_folder(host)
-    return {**{f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL}, "home/.agents": "~/.agents"}
+    settings = _user_settings(user, host)
+    _set(settings, _RETENTION, False)
+    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL}
+    links |= {f"home/{name}": f"{_user_home(host)}/{name}" for name in (".agents", ".env")}
+    return {_SETTINGS: json.dumps(settings).encode()}, links
 
 
 def records(host: Host) -> dict[str, str]:
     """Give the links to where the CLI keeps its conversations."""
     return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
+
+
+def _user_home(host: Host) -> str:
+    return host.env.get("GEMINI_CLI_HOME") or "~"
 
 
 def _user_settings(user: str, host: Host) -> dict[str, object]:

@@ -1,0 +1,103 @@
+"""Sessions as runs take them up: where their conversation is, what continues it, and how one branches off."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from clinvk import backends
+from clinvk.backends.base import Backend
+from clinvk.errors import InvalidRequest, NotResumable, SessionNotFound, Unsupported
+from clinvk.events import Usage
+from clinvk.request import RunRequest
+from clinvk.session import Resume, Session
+from clinvk.store import SessionStore
+
+
+async def fork(
+    store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend] = backends.BACKENDS
+) -> Session:
+    """Keep a session that goes on from the conversation of another, which stays as it is.
+
+    Nothing is started: it is the fork's first run that branches off, from where its parent stands then.
+
+    Raises:
+        InvalidRequest, SessionNotFound, AmbiguousId: as the store.
+        NotResumable: the parent's agent never told its handle.
+        BackendUnavailable, Unsupported: its backend is unknown, or its CLI cannot branch off.
+    """
+    parent = await store.session(reference)
+    handle = _handle(parent)
+    capabilities = backends.named(parent.backend, registry).capabilities
+    if not (capabilities.resume and capabilities.fork):
+        raise Unsupported(f"{parent.backend} cannot branch off a conversation; session {parent.id!r} can be continued")
+    at = time.time()
+    session = Session(
+        id=session_id,
+        backend=parent.backend,
+        created_at=at,
+        last_used=at,
+        working_dir=parent.working_dir,
+        initial_prompt=parent.initial_prompt,
+        backend_session_id=handle,
+        model=parent.model,
+        status="completed",
+        counted=parent.counted,
+        tags=parent.tags,
+        title=parent.title,
+        parent_id=parent.id,
+        forks_parent=True,
+        metadata=parent.metadata,
+    )
+    await store.create(session)
+    return session
+
+
+async def placed(request: RunRequest, session: Session) -> RunRequest:
+    """Take a request to where its session's conversation is: Claude Code and Gemini bind it to a directory.
+
+    Raises:
+        InvalidRequest: the session is of another backend, its directory is gone, or the run is to leave no trace.
+    """
+    if request.backend != session.backend:
+        raise InvalidRequest(
+            f"session {session.id!r} is of backend {session.backend!r}, not {request.backend!r}", "backend"
+        )
+    if request.ephemeral:
+        raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
+    if session.working_dir and not await asyncio.to_thread(os.path.isdir, session.working_dir):
+        raise InvalidRequest(
+            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more",
+            "session_id",
+        )
+    return replace(request, session_id=session.id, workdir=session.working_dir or None)
+
+
+async def resume(store: SessionStore, session: Session) -> Resume:
+    """Give what continues a session.
+
+    Raises:
+        NotResumable: the agent never told its handle.
+    """
+    return Resume(_handle(session), await _counted(store, session), session.forks_parent)
+
+
+async def _counted(store: SessionStore, session: Session) -> Usage:
+    """Give the tokens that the agent begins to count from.
+
+    The parent of a fork may have gone on. An imported session has but its sum.
+    """
+    if session.forks_parent and session.parent_id:
+        try:
+            return await _counted(store, await store.session(session.parent_id))
+        except SessionNotFound:  # deleted, but not the agent's own record
+            pass
+    return session.counted if session.counted != Usage() else session.token_usage
+
+
+def _handle(session: Session) -> str:
+    if not session.backend_session_id:
+        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
+    return session.backend_session_id
