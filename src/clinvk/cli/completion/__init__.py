@@ -1,0 +1,25 @@
+"""`clinvk completion`: a script that completes the command line in a shell, without starting clinvk at each key."""
+
+from collections.abc import Mapping
+
+from clinvk.cli.completion import bash, fish, zsh
+from clinvk.cli.completion.grammar import SHELLS, grammar
+from clinvk.cli.flags import Flags
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell
+from clinvk.errors import InvalidRequest
+
+_SCRIPTS = {"bash": bash.script, "zsh": zsh.script, "fish": fish.script}
+
+
+def completion(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print the script for a shell.
+
+    Raises:
+        InvalidRequest: there is none for it.
+    """
+    shell = flags.words[0]
+    if shell not in _SCRIPTS:
+        raise InvalidRequest(f"no completion for {shell!r}; have {', '.join(SHELLS)}")
+    tell(_SCRIPTS[shell](grammar()))
+    return 0
