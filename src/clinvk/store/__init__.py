@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.events import Logged
 from clinvk.record import RunRecord, RunState
@@ -57,11 +58,16 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
 
 
+def at_rest(session: Session) -> Session:
+    """Give a session as it is kept while no run of it is under way: it is not active."""
+    return replace(session, status="paused") if session.status == "active" else session
+
+
 class SessionStore(Protocol):
     """Sessions and runs.
 
     A `reference` is an id or a prefix of at least `MIN_PREFIX` digits that only one id has. What a session was
-    made with (backend, times, first prompt, parent) stays; title and tags change by `describe` alone, so that a
+    made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` alone, so that a
     run and who describes its session do not undo each other. All methods raise `StoreUnavailable` when the store
     cannot be used.
     """
@@ -78,7 +84,11 @@ class SessionStore(Protocol):
         ...
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
-        """Keep what has become known of a run and its session (the agent's handle, its model)."""
+        """Keep what has become known of a run and its session (the agent's handle, its model).
+
+        Raises:
+            RunNotFound: the run is not kept.
+        """
         ...
 
     async def append(self, run_id: str, events: Sequence[Logged]) -> None:
@@ -90,7 +100,11 @@ class SessionStore(Protocol):
         ...
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
-        """Keep the end of a run with its last events, and release its session. All or nothing."""
+        """Keep the end of a run with its last events, and release its session. All or nothing.
+
+        Raises:
+            RunNotFound: the run is not kept.
+        """
         ...
 
     async def session(self, reference: str) -> Session:
@@ -108,7 +122,7 @@ class SessionStore(Protocol):
         ...
 
     async def create(self, session: Session) -> None:
-        """Insert a session without a run (a fork)."""
+        """Insert a session without a run (a fork), `at_rest`. An id that is there already is a ValueError."""
         ...
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:

@@ -10,7 +10,7 @@ from clinvk.errors import SessionBusy
 from clinvk.events import Logged
 from clinvk.record import RunRecord
 from clinvk.session import Session
-from clinvk.store import SEARCHED_CHARS, UNDER_WAY, Page, RunQuery, SessionQuery, ids
+from clinvk.store import UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
 _T = TypeVar("_T")
 
@@ -41,6 +41,8 @@ class MemoryStore:
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Keep what has become known of a run and its session."""
+        if run.id not in self._runs:
+            raise ids.missing(run.id, "run")
         self._runs[run.id] = run
         if run.session_id and run.state not in UNDER_WAY and self._holders.get(run.session_id) == run.id:
             del self._holders[run.session_id]
@@ -50,6 +52,7 @@ class MemoryStore:
                 session,
                 backend=kept.backend,
                 created_at=kept.created_at,
+                working_dir=kept.working_dir,
                 initial_prompt=kept.initial_prompt,
                 parent_id=kept.parent_id,
                 title=kept.title,
@@ -82,7 +85,7 @@ class MemoryStore:
         """Insert a session without a run."""
         if session.id in self._sessions:
             raise ValueError(f"session {session.id!r} is there already")
-        self._sessions[session.id] = session
+        self._sessions[session.id] = at_rest(session)
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags where they are not None."""
@@ -174,13 +177,8 @@ def _is_asked_for(session: Session, query: SessionQuery) -> bool:
         and (query.tag is None or query.tag in session.tags)
         and query.working_dir in (None, session.working_dir)
         and not (query.resumable and not session.backend_session_id)
-        and (not query.text or query.text.casefold() in haystack(session))
+        and (not query.text or search.folded(query.text) in search.words(session))
     )
-
-
-def haystack(session: Session) -> str:
-    """Give what `SessionQuery.text` is looked for in, casefolded."""
-    return f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS].casefold()
 
 
 def _page(found: list[_T], at: Callable[[_T], float], limit: int, offset: int) -> Page[_T]:

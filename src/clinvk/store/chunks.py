@@ -1,0 +1,131 @@
+"""Events of a run as bytes: JSON, in which deltas that follow one another are one text; deflated where it is long.
+
+What was merged comes apart again into the same events: the lengths, numbers and times of the pieces are kept.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from clinvk.events import Event, Logged, TextDelta, ThinkingDelta
+from clinvk.store.rows import to_json
+
+_TICKS_PER_S = 2**22
+"""A float of seconds since the epoch has no finer steps between 2004 and 2038."""
+
+_DEFLATE_BYTES = 2048
+_LEVEL = 1
+
+
+class _TextPieces(msgspec.Struct, tag="text_pieces"):
+    """Text deltas in a row; `ticks` are from each to the next."""
+
+    text: str
+    lengths: list[int]
+    ticks: list[int]
+
+
+class _ThinkingPieces(msgspec.Struct, tag="thinking_pieces"):
+    """Thinking deltas in a row."""
+
+    text: str
+    lengths: list[int]
+    ticks: list[int]
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    """An event or several, and the ticks since the entry before."""
+
+    ticks: int
+    event: Event | _TextPieces | _ThinkingPieces
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    first: int
+    ticks: int
+    entries: list[_Entry]
+
+
+_decoder = msgspec.json.Decoder(_Stored)
+
+
+class Chunk(NamedTuple):
+    """Events whose numbers follow one another, from `first` to `last`."""
+
+    first: int
+    last: int
+    data: bytes
+
+
+def pack(events: Sequence[Logged]) -> list[Chunk]:
+    """Encode events, in the order of their numbers; a number that is missing begins another chunk."""
+    return [Chunk(part[0].number, part[-1].number, encode(part)) for part in _contiguous(events)]
+
+
+def encode(events: Sequence[Logged]) -> bytes:
+    """Encode events whose numbers follow one another."""
+    start = _ticks(events[0].at)
+    data = to_json(_Stored(events[0].number, start, list(_entries(events, start))))
+    return data if len(data) < _DEFLATE_BYTES else zlib.compress(data, _LEVEL)
+
+
+def decode(data: bytes) -> Iterator[Logged]:
+    """Read events back."""
+    chunk = _decoder.decode(data if data.startswith(b"[") else zlib.decompress(data))
+    number, at = chunk.first, chunk.ticks
+    for entry in chunk.entries:
+        at += entry.ticks
+        match entry.event:
+            case _TextPieces() | _ThinkingPieces() as pieces:
+                for ticks, event in zip((0, *pieces.ticks), _apart(pieces), strict=True):
+                    at += ticks
+                    yield Logged(number, at / _TICKS_PER_S, event)
+                    number += 1
+            case event:
+                yield Logged(number, at / _TICKS_PER_S, event)
+                number += 1
+
+
+def _contiguous(events: Sequence[Logged]) -> Iterator[Sequence[Logged]]:
+    start = 0
+    for end in range(1, len(events) + 1):
+        if end == len(events) or events[end].number != events[end - 1].number + 1:
+            yield events[start:end]
+            start = end
+
+
+def _entries(events: Sequence[Logged], before: int) -> Iterator[_Entry]:
+    index = 0
+    while index < len(events):
+        kind = type(events[index].event)
+        end = index + 1
+        if kind is TextDelta or kind is ThinkingDelta:
+            while end < len(events) and type(events[end].event) is kind:
+                end += 1
+        at = [_ticks(logged.at) for logged in events[index:end]]
+        yield _Entry(at[0] - before, _together([logged.event for logged in events[index:end]], at))
+        before = at[-1]
+        index = end
+
+
+def _together(events: list[Event], at: list[int]) -> Event | _TextPieces | _ThinkingPieces:
+    if len(events) == 1:
+        return events[0]
+    texts = [event.text for event in events if isinstance(event, TextDelta | ThinkingDelta)]
+    pieces = _TextPieces if isinstance(events[0], TextDelta) else _ThinkingPieces
+    return pieces("".join(texts), [len(text) for text in texts], [b - a for a, b in pairwise(at)])
+
+
+def _apart(pieces: _TextPieces | _ThinkingPieces) -> Iterator[TextDelta | ThinkingDelta]:
+    delta = TextDelta if isinstance(pieces, _TextPieces) else ThinkingDelta
+    start = 0
+    for length in pieces.lengths:
+        yield delta(pieces.text[start : start + length])
+        start += length
+
+
+def _ticks(at: float) -> int:
+    return round(at * _TICKS_PER_S)

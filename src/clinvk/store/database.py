@@ -1,0 +1,228 @@
+"""The file of the store: how it is made, opened and brought up to date, and what its errors mean.
+
+SQLite is imported when a connection is opened, not before. All of this blocks.
+"""
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clinvk.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    import sqlite3
+
+FILE = "clinvk.db"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_BUSY_S = 10
+_RETRY_S = 0.02
+_CACHED_STATEMENTS = 256
+_JOURNAL_BYTES = 64 * 1024 * 1024
+_LEAST_FREE_BYTES = 256 * 1024
+_OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "sessions", "owners", "workspace"})
+
+
+class Database:
+    """The store's SQLite database in a clinvk home."""
+
+    def __init__(self, home: str | os.PathLike[str], migrations: Path = MIGRATIONS) -> None:
+        self.home = Path(home)
+        self.path = self.home / FILE
+        self._migrations = migrations
+
+    def connect(self) -> "sqlite3.Connection":
+        """Open the database to write in it; makes what is missing, and brings it up to date.
+
+        Raises:
+            StoreUnavailable: it cannot be made or opened, or is not ours to write in.
+        """
+        with self.translated():
+            self._make()
+            connection = self._opened()
+            try:
+                self._refuse_foreign(connection)
+                _keep_trying(connection, "PRAGMA journal_mode = WAL")
+                self._migrate(connection)
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def connect_to_read(self) -> "sqlite3.Connection":
+        """Open the database, which is up to date, to read in it."""
+        with self.translated():
+            connection = self._opened()
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+
+    def identity(self) -> tuple[int, int] | None:
+        """Tell this database file from one that was put in its place; None where there is none."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check(self) -> None:
+        """Look whether the file could be written to.
+
+        Raises:
+            StoreUnavailable: it is read-only, or its disk is full.
+        """
+        if not os.access(self.path, os.W_OK):
+            raise StoreUnavailable(f"{self.path}: cannot be written to")
+        disk = os.statvfs(self.home)
+        free = disk.f_bavail if os.geteuid() else disk.f_bfree
+        if disk.f_blocks and free * disk.f_frsize < _LEAST_FREE_BYTES:
+            raise StoreUnavailable(f"{self.path}: its disk is full")
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Raise what SQLite and the system say of the file as `StoreUnavailable`."""
+        import sqlite3
+
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise
+        except sqlite3.Error as exc:
+            raise StoreUnavailable(f"{self.path}: {_meaning(exc)}") from exc
+        except OSError as exc:
+            raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
+
+    def _opened(self) -> "sqlite3.Connection":
+        import sqlite3
+
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_CACHED_STATEMENTS,
+        )
+
+    def _make(self) -> None:
+        """Make folder and file as private ones.
+
+        SQLite gives its other files the mode of the database. A folder that was there keeps its mode where it holds
+        more than what is clinvk's: then it is somebody's, and the files are private all the same.
+        """
+        os.makedirs(self.home, mode=0o700, exist_ok=True)
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            for file in (self.path, *self.home.glob(f"{FILE}-*")):
+                _tighten(file, 0o600)
+        if _OURS.issuperset(os.listdir(self.home)):
+            _tighten(self.home, 0o700)
+
+    def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
+        version, latest = _version(connection), len(self._files())
+        if version > latest:
+            raise StoreUnavailable(f"{self.path}: is of a newer clinvk (schema {version}); this one knows {latest}")
+        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise StoreUnavailable(f"{self.path}: is a database of another program")
+
+    def _migrate(self, connection: "sqlite3.Connection") -> None:
+        """Apply what is missing, each file a transaction; another process may be at the same."""
+        for number, file in enumerate(self._files(), start=1):
+            if _version(connection) < number:
+                with transaction(connection):
+                    if _version(connection) < number:
+                        for statement in _statements(file.read_text(encoding="utf-8")):
+                            connection.execute(statement)
+                        connection.execute(f"PRAGMA user_version = {number}")
+
+    def _files(self) -> list[Path]:
+        return sorted(self._migrations.glob("*.sql"))
+
+
+@contextmanager
+def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
+    """Write all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
+    """Read all from one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield connection
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _keep_trying(connection: "sqlite3.Connection", statement: str) -> None:
+    """Execute what SQLite refuses at once, whatever its timeout, while another process is opening the database."""
+    import sqlite3
+
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as exc:
+            if not is_locked(exc) or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
+
+
+def is_locked(exc: BaseException | None) -> bool:
+    """Say whether SQLite gave up because another program holds the database."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _meaning(exc: "sqlite3.Error") -> str:
+    name = getattr(exc, "sqlite_errorname", "")
+    match name.split("_")[1] if "_" in name else "":
+        case "FULL":
+            return "its disk is full"
+        case "READONLY":
+            return "cannot be written to"
+        case "NOTADB" | "CORRUPT":
+            return f"is damaged ({exc}); nothing was changed in it. Put a copy in its place, or move it away"
+        case "BUSY" | "LOCKED":
+            return f"another program has locked it for {_BUSY_S} s"
+        case _:
+            return f"{exc}"
+
+
+def _version(connection: "sqlite3.Connection") -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Cut a script into its statements, a trigger being one."""
+    import sqlite3
+
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _tighten(path: Path, mode: int) -> None:
+    """Take the rights of others from what is ours."""
+    status = os.stat(path)
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        os.chmod(path, mode)

@@ -1,0 +1,154 @@
+"""Lists of sessions and runs, newest first, with their totals.
+
+A list is the merge of its groups (see the schema): each is read in order, and no further than the page reaches.
+A list by text, by a session or parent of runs, or by tag and directory at once, is read whole by an index.
+"""
+
+from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from clinvk.record import RunRecord
+from clinvk.session import Session
+from clinvk.store import Page, RunQuery, SessionQuery, search
+from clinvk.store.rows import RUNS, SESSIONS, Table, Value, readable
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_GROUPS = "SELECT backend, state, resumable, total FROM totals WHERE list = ? AND value = ?"
+_COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = 'sessions'"
+_IN_ORDER = {
+    "sessions": "SELECT last_used, key FROM sessions WHERE ? = '' AND backend = ? AND status = ? AND resumable = ?"
+    " ORDER BY last_used DESC, key DESC",
+    "directory": "SELECT last_used, key FROM sessions"
+    " WHERE working_dir = ? AND backend = ? AND status = ? AND resumable = ? ORDER BY last_used DESC, key DESC",
+    "tag": "SELECT last_used, session FROM session_tags"
+    " WHERE tag = ? AND backend = ? AND status = ? AND resumable = ? ORDER BY last_used DESC, session DESC",
+    "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0"
+    " ORDER BY created_at DESC, key DESC",
+}
+_SESSION = SESSIONS.select("WHERE key = ?")
+_RUN = RUNS.select("WHERE key = ?")
+
+_T = TypeVar("_T", Session, RunRecord)
+
+
+class _Group(NamedTuple):
+    backend: str
+    state: str
+    resumable: int
+    total: int
+
+
+def count(connection: "sqlite3.Connection") -> int:
+    """Give the number of sessions."""
+    return connection.execute(_COUNT).fetchone()[0]
+
+
+def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Session]:
+    """List sessions."""
+    if query.text or (query.tag is not None and query.working_dir is not None):
+        keys, total = _selected_sessions(connection, query)
+    else:
+        kind, value = _kind(query)
+        groups = [
+            group
+            for group in _groups(connection, kind, value)
+            if query.backend in (None, group.backend)
+            and query.status in (None, group.state)
+            and (group.resumable or not query.resumable)
+        ]
+        keys = _merged(connection, kind, value, groups, query.limit, query.offset)
+        total = sum(group.total for group in groups)
+    return Page(_items(connection, SESSIONS, _SESSION, keys), total)
+
+
+def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
+    """List runs."""
+    if query.session_id is not None or query.parent_id is not None:
+        keys, total = _selected_runs(connection, query)
+    else:
+        groups = [
+            group
+            for group in _groups(connection, "runs", "")
+            if query.backend in (None, group.backend) and query.state in (None, group.state)
+        ]
+        keys = _merged(connection, "runs", "", groups, query.limit, query.offset)
+        total = sum(group.total for group in groups)
+    return Page(_items(connection, RUNS, _RUN, keys), total)
+
+
+def _kind(query: SessionQuery) -> tuple[str, str]:
+    if query.tag is not None:
+        return "tag", readable(query.tag)
+    if query.working_dir is not None:
+        return "directory", readable(query.working_dir)
+    return "sessions", ""
+
+
+def _groups(connection: "sqlite3.Connection", kind: str, value: str) -> Iterator[_Group]:
+    return map(_Group._make, connection.execute(_GROUPS, (kind, value)))
+
+
+def _merged(
+    connection: "sqlite3.Connection", kind: str, value: str, groups: list[_Group], limit: int, offset: int
+) -> list[int]:
+    """Give the keys of a page, read as far as it reaches."""
+    ordered = [connection.execute(_IN_ORDER[kind], (value, *group[:3])) for group in groups]
+    return [key for _, key in islice(merge(*ordered, reverse=True), offset, offset + limit)]
+
+
+def _selected_sessions(connection: "sqlite3.Connection", query: SessionQuery) -> tuple[list[int], int]:
+    """Give the keys of a page of what is found by text, or by tag and directory.
+
+    A plus keeps SQLite from using the index of a column that is only compared.
+    """
+    conditions: list[str] = []
+    values: list[Value] = []
+    if query.text:
+        subquery, parameters = search.found(connection, readable(query.text))
+        conditions.append(f"key IN {subquery}")
+        values.extend(parameters)
+    if query.tag is not None:
+        conditions.append("key IN (SELECT session FROM session_tags WHERE tag = ?)")
+        values.append(readable(query.tag))
+    for column, value in (("backend", query.backend), ("status", query.status), ("working_dir", query.working_dir)):
+        if value is not None:
+            conditions.append(f"+{column} = ?")
+            values.append(readable(value))
+    if query.resumable:
+        conditions.append("+resumable = 1")
+    return _selected(connection, "sessions", "last_used", conditions, values, query.limit, query.offset)
+
+
+def _selected_runs(connection: "sqlite3.Connection", query: RunQuery) -> tuple[list[int], int]:
+    """Give the keys of a page of the runs of a session or parent."""
+    wanted: dict[str, str | None] = {
+        "session_id": query.session_id,
+        "parent_id": query.parent_id,
+        "+backend": query.backend,
+        "+state": query.state,
+    }
+    conditions = [f"{column} = ?" for column, value in wanted.items() if value is not None]
+    values: list[Value] = [value for value in wanted.values() if value is not None]
+    return _selected(connection, "runs", "created_at", conditions, values, query.limit, query.offset)
+
+
+def _selected(
+    connection: "sqlite3.Connection",
+    table: str,
+    at: str,
+    conditions: list[str],
+    values: list[Value],
+    limit: int,
+    offset: int,
+) -> tuple[list[int], int]:
+    statement = f"SELECT key FROM {table} WHERE {' AND '.join(conditions)} ORDER BY {at} DESC, key DESC"  # noqa: S608
+    keys = [key for (key,) in connection.execute(statement, values)]
+    return keys[offset : offset + limit], len(keys)
+
+
+def _items(connection: "sqlite3.Connection", table: Table[_T], statement: str, keys: list[int]) -> tuple[_T, ...]:
+    return tuple(table.read(connection.execute(statement, (key,)).fetchone()) for key in keys)

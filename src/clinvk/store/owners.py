@@ -1,0 +1,80 @@
+"""Which of the processes that began runs are still there.
+
+Each holds the lock of a file of its own as long as it lives, however it ends: a file that another process can lock,
+or that is gone, is of a dead one. All of this blocks.
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = "owners"
+
+
+class Owners:
+    """The processes that share a clinvk home."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / FOLDER
+        self._id: str | None = None
+        self._file: int | None = None
+
+    def take(self) -> str:
+        """Give the id of this process, and hold its lock from the first time on."""
+        if self._id is None:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            self._id, self._file = self._locked()
+        return self._id
+
+    def is_dead(self, owner: str) -> bool:
+        """Say whether a process is there no more."""
+        return owner != self._id and _is_free(self._path(owner))
+
+    def sweep(self) -> None:
+        """Remove the files of the dead."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._folder):
+                _is_free(self._folder / name, remove=True)
+
+    def leave(self) -> None:
+        """Let go of the lock."""
+        if self._id and self._file is not None:
+            with suppress(FileNotFoundError):
+                os.remove(self._path(self._id))
+            os.close(self._file)
+            self._id = self._file = None
+
+    def _locked(self) -> tuple[str, int]:
+        """Make a file and lock it; another one where it was taken for a dead process's before it was locked."""
+        while True:
+            owner = os.urandom(16).hex()
+            file = os.open(self._path(owner), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file), os.stat(self._path(owner))):
+                    return owner, file
+            os.close(file)
+
+    def _path(self, owner: str) -> Path:
+        return self._folder / f"{owner}.lock"
+
+
+def _is_free(path: Path, remove: bool = False) -> bool:
+    """Say whether nobody holds a lock; remove it, while nobody can take it, if asked to."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if remove:
+            os.remove(path)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    else:
+        return True
+    finally:
+        os.close(file)

@@ -1,0 +1,79 @@
+"""Sessions and runs as rows: a column for each field, JSON where a field is no plain value."""
+
+import json
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from clinvk.record import RunRecord
+from clinvk.session import Session
+
+Value = str | bytes | int | float | None
+"""What SQLite keeps."""
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class Table(Generic[_T]):
+    """The rows of one type: `columns` are its fields, in order; those named `coded` are JSON."""
+
+    def __init__(self, name: str, type_: type[_T], *coded: str) -> None:
+        self.columns: tuple[str, ...] = type_.__struct_fields__
+        self._name = name
+        self._type = type_
+        self._coded = coded
+
+    def select(self, rest: str) -> str:
+        """Write a statement that reads whole rows."""
+        return f"SELECT {', '.join(self.columns)} FROM {self._name} {rest}"  # noqa: S608 - our own names
+
+    def insert(self, *more: str) -> str:
+        """Write a statement that inserts a row, with columns that are no fields after those that are."""
+        names = (*self.columns, *more)
+        marks = ", ".join("?" * len(names))
+        return f"INSERT INTO {self._name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+
+    def update(self, columns: Sequence[str]) -> str:
+        """Write a statement that changes some columns of the row with an id."""
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        return f"UPDATE {self._name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
+
+    def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
+        """Give the values of an item for some columns, all by default."""
+        return tuple(_plain(getattr(item, name)) for name in columns or self.columns)
+
+    def read(self, row: Sequence[object]) -> _T:
+        """Make the item of a whole row."""
+        fields = dict(zip(self.columns, row, strict=True))
+        for name in self._coded:
+            if isinstance(text := fields[name], str):
+                fields[name] = msgspec.json.decode(text)
+        return msgspec.convert(fields, self._type, strict=False)
+
+
+SESSIONS = Table("sessions", Session, "token_usage", "counted", "tags", "metadata")
+RUNS = Table("runs", RunRecord, "request", "usage")
+
+
+def readable(text: str) -> str:
+    """Put a question mark in the place of what is no Unicode: bytes of an argument or a path that are not UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value as JSON, `readable`."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _plain(value: object) -> Value:
+    match value:
+        case str():
+            return readable(value)
+        case None | int() | float():
+            return value
+        case _:
+            return to_json(value).decode()

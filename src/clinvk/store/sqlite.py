@@ -1,0 +1,239 @@
+"""The store of a machine: one SQLite database in the clinvk home, for servers and command lines at once.
+
+Sessions and runs are rows, events are chunks of a run. One thread of a process writes, with what is asked for
+meanwhile in one transaction; a few read beside it; the journal is written ahead (WAL), so that neither waits for the
+other. `synchronous = NORMAL`: what is committed outlives the process, however it ends, and the database outlives a
+loss of power, which may cost the last moments.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from clinvk.errors import StoreUnavailable
+from clinvk.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from clinvk.record import RunRecord
+from clinvk.session import Session
+from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, ids, lists, search, turns
+from clinvk.store.chunks import Chunk
+from clinvk.store.database import Database
+from clinvk.store.owners import Owners
+from clinvk.store.readers import Readers
+from clinvk.store.rows import RUNS, SESSIONS
+from clinvk.store.writer import Writer
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_LARGE_CHARS = 8192
+_CLEAN_STEP = 100
+
+_IDS: dict[ids.Kind, str] = {
+    "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
+    "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
+}
+_SESSION = SESSIONS.select("WHERE id = ?")
+_RUN = RUNS.select("WHERE id = ?")
+_EVENTS = "SELECT data FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
+
+_DELETE = "DELETE FROM sessions WHERE id = ?"
+_OLD = (
+    "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
+    " AND sessions.resumable = totals.resumable"
+    " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND runs.state IN ('queued', 'running'))"
+)
+_COUNT_OLD = f"SELECT count(*) {_OLD}"
+_DELETE_OLD = f"DELETE FROM sessions WHERE key IN (SELECT sessions.key {_OLD} LIMIT ?2)"  # noqa: S608 - our own text
+_DELETE_OLD_RUNS = (
+    "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
+    " AND state NOT IN ('queued', 'running') LIMIT ?)"
+)
+_PROBE = "UPDATE search SET indexed = indexed"
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """Sessions and runs in `clinvk.db` of a clinvk home.
+
+    The file is opened when something is asked for, and opened again after it could not be used: there is no state
+    of failure to get out of. The first to open it marks as interrupted what processes that died have left.
+    """
+
+    def __init__(self, home: str | os.PathLike[str]) -> None:
+        self._database = Database(home)
+        self._owners = Owners(self._database.home)
+        self._writer = Writer(self._database, self._recovered)
+        self._readers = Readers(self._database)
+        self._new = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish what is being written, and let go of the files."""
+        try:
+            await self._writer.close()
+        finally:
+            await self._readers.call(self._owners.leave)
+            await self._readers.close()
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        """Keep a run that is about to start, and claim its session for it."""
+        try:
+            kept = await self._writer.write(lambda db: turns.begin(db, self._owners, run, session))
+        except asyncio.CancelledError:
+            self._writer.post(lambda db: turns.withdraw(db, run.id))
+            raise
+        self._index_sometimes()
+        return kept
+
+    async def update(self, run: RunRecord, session: Session | None) -> None:
+        """Keep what has become known of a run and its session."""
+        await self._writer.write(lambda db: turns.update(db, run, session))
+
+    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
+        """Keep events of a run."""
+        packed = await self._packed(events)
+        await self._writer.write(lambda db: turns.append(db, run_id, packed))
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        """Keep the end of a run with its last events, and release its session."""
+        packed = await self._packed(events)
+        await self._writer.write(lambda db: turns.end(db, run, session, packed), must=True)
+
+    async def session(self, reference: str) -> Session:
+        """Give a session."""
+        prefix = ids.prefix(reference, "session")
+
+        def find(db: "sqlite3.Connection") -> Session:
+            return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, "session"),)).fetchone())
+
+        return await self._read(find)
+
+    async def sessions(self, query: SessionQuery) -> Page[Session]:
+        """List sessions."""
+        return await self._read(lambda db: lists.sessions(db, query))
+
+    async def create(self, session: Session) -> None:
+        """Insert a session without a run."""
+        if not await self._writer.write(lambda db: turns.insert(db, at_rest(session))):
+            raise ValueError(f"session {session.id!r} is there already")
+        self._index_sometimes()
+
+    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
+        """Change title and tags where they are not None."""
+        return await self._writer.write(lambda db: turns.describe(db, session_id, title, tags))
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session with its runs and their events."""
+
+        def delete(db: "sqlite3.Connection") -> None:
+            turns.refuse_busy(db, self._owners, session_id)
+            if not db.execute(_DELETE, (session_id,)).rowcount:
+                raise ids.missing(session_id, "session")
+
+        await self._writer.write(delete)
+
+    async def clean(self, before: float, dry_run: bool = False) -> int:
+        """Delete what was last used, or imported, before a time; give the number of sessions."""
+        await self.recover()
+        if dry_run:
+            return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
+        number = 0
+        while deleted := await self._writer.write(lambda db: db.execute(_DELETE_OLD, (before, _CLEAN_STEP)).rowcount):
+            number += deleted
+        while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
+            pass
+        return number
+
+    async def count(self) -> int:
+        """Give the number of sessions; raises also when nothing could be written."""
+        if self._writer.trouble:
+            await self._writer.write(_probe)
+
+        def count(db: "sqlite3.Connection") -> int:
+            self._database.check()
+            return lists.count(db)
+
+        return await self._read(count)
+
+    async def run(self, reference: str) -> RunRecord:
+        """Give a run."""
+        prefix = ids.prefix(reference, "run")
+
+        def find(db: "sqlite3.Connection") -> RunRecord:
+            return RUNS.read(db.execute(_RUN, (_only(db, prefix, "run"),)).fetchone())
+
+        return await self._read(find)
+
+    async def runs(self, query: RunQuery) -> Page[RunRecord]:
+        """List runs."""
+        return await self._read(lambda db: lists.runs(db, query))
+
+    async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
+        """Give the kept events of a run after number `after`, at most `limit`."""
+        return await self._read(lambda db: _events(db, run_id, after, limit))
+
+    async def recover(self) -> int:
+        """Mark as interrupted what was under way in processes that died since; give the number of runs."""
+        return await self._writer.write(lambda db: turns.recover(db, self._owners))
+
+    async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        if not self._writer.is_open:
+            await self._writer.write(_nothing)
+        try:
+            return await self._readers.read(operation)
+        except StoreUnavailable:
+            # The file may have been removed or replaced: to write opens it again, or tells what is wrong.
+            await self._writer.write(_probe)
+            return await self._readers.read(operation)
+
+    async def _packed(self, events: Sequence[Logged]) -> list[Chunk]:
+        if sum(map(_size, events)) < _LARGE_CHARS:
+            return chunks.pack(events)
+        return await self._readers.call(lambda: chunks.pack(events))
+
+    def _recovered(self, db: "sqlite3.Connection") -> None:
+        turns.recover(db, self._owners)
+
+    def _index_sometimes(self) -> None:
+        """Let the index of words catch up, also in a process that keeps but one session."""
+        self._new += 1
+        if self._new % search.INDEX_EVERY == 1:
+            self._writer.post(_index)
+
+
+def _index(db: "sqlite3.Connection") -> None:
+    search.index(db)
+
+
+def _probe(db: "sqlite3.Connection") -> None:
+    db.execute(_PROBE)
+
+
+def _nothing(_: "sqlite3.Connection") -> None:
+    """To be asked is enough: it opens the database."""
+
+
+def _only(db: "sqlite3.Connection", prefix: str, kind: ids.Kind) -> str:
+    found = db.execute(_IDS[kind], (prefix, prefix, ids.MAX_CANDIDATES + 1)).fetchall()
+    return ids.only([key for (key,) in found], prefix, kind)
+
+
+def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None) -> list[Logged]:
+    kept = (event for (data,) in db.execute(_EVENTS, (run_id, after)) for event in chunks.decode(data))
+    return list(islice((event for event in kept if event.number > after), limit))
+
+
+def _size(logged: Logged) -> int:
+    match logged.event:
+        case TextDelta(text=text) | ThinkingDelta(text=text) | ToolResult(output=text):
+            return len(text)
+        case ToolCall(input=arguments):
+            return sum(len(value) for value in arguments.values() if isinstance(value, str))
+        case _:
+            return 0

@@ -1,0 +1,192 @@
+"""What a run writes: its record and events, its session, and the claim on that, which is the run's being under way.
+
+Each function is an operation of the writer: it checks, then it writes.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.errors import Cancelled, ClinvkError, SessionBusy
+from clinvk.events import Logged, RunFailed, RunFinished
+from clinvk.record import RunRecord, RunState
+from clinvk.session import Session
+from clinvk.store import chunks, ids, search
+from clinvk.store.chunks import Chunk
+from clinvk.store.owners import Owners
+from clinvk.store.rows import RUNS, SESSIONS
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_RUN_CHANGES = (
+    "state",
+    "model",
+    "started_at",
+    "ended_at",
+    "usage",
+    "cost_usd",
+    "stop_reason",
+    "exit_code",
+    "error_code",
+    "error_message",
+    "output",
+)
+_SESSION_CHANGES = (
+    "status",
+    "last_used",
+    "backend_session_id",
+    "model",
+    "turn_count",
+    "token_usage",
+    "forks_parent",
+    "error_message",
+    "metadata",
+)
+_DESCRIPTION = ("title", "tags")
+
+_INSERT_SESSION = f"{SESSIONS.insert('imported_at')} ON CONFLICT (id) DO NOTHING"
+_INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
+_CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
+_SELECT_SESSION = SESSIONS.select("WHERE id = ?")
+_UPDATE_SESSION = SESSIONS.update(_SESSION_CHANGES)
+_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running')"
+
+_DESCRIBE = SESSIONS.update(_DESCRIPTION)
+_CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
+
+_INSERT_RUN = RUNS.insert("owner")
+_UPDATE_RUN = RUNS.update(_RUN_CHANGES)
+_INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
+_LAST_CHUNK = "SELECT last, data FROM chunks WHERE run = ? ORDER BY last DESC LIMIT 1"
+_LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
+
+_OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
+_LEFT = (
+    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs"
+    " WHERE owner = ? AND state IN ('queued', 'running')"
+)
+_BEGUN = (
+    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE id = ? AND state IN ('queued', 'running')"
+)
+_STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ? WHERE key = ?"
+_PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
+
+_INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
+_WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
+
+
+def insert(connection: "sqlite3.Connection", session: Session, imported_at: float | None = None) -> bool:
+    """Insert a session unless its id is there; say whether it was inserted."""
+    if not connection.execute(_INSERT_SESSION, (*SESSIONS.values(session), imported_at)).rowcount:
+        return False
+    connection.execute(_INSERT_WORDS, (search.words(session), session.id))
+    return True
+
+
+def begin(connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None) -> Session | None:
+    """Keep a run that is about to start; give its session as it is kept."""
+    owner = owners.take()
+    if session and not insert(connection, session):
+        refuse_busy(connection, owners, session.id)
+        connection.execute(_CLAIM, (session.last_used, session.id))
+        session = SESSIONS.read(connection.execute(_SELECT_SESSION, (session.id,)).fetchone())
+    connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
+    return session
+
+
+def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
+    """Keep what has become known of a run and its session."""
+    if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
+        raise ids.missing(run.id, "run")
+    if session:
+        connection.execute(_UPDATE_SESSION, (*SESSIONS.values(session, _SESSION_CHANGES), session.id))
+
+
+def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
+    """Keep events of a run, but those that are kept already."""
+    row = connection.execute(_LAST_NUMBER, (run_id,)).fetchone()
+    if row is None:
+        raise ids.missing(run_id, "run")
+    key, last = row
+    for chunk in packed:
+        if chunk.first > last:
+            connection.execute(_INSERT_CHUNK, (key, chunk.last, chunk.data))
+        elif chunk.last > last:
+            rest = [event for event in chunks.decode(chunk.data) if event.number > last]
+            connection.execute(_INSERT_CHUNK, (key, chunk.last, chunks.encode(rest)))
+
+
+def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | None, packed: Sequence[Chunk]) -> None:
+    """Keep the end of a run."""
+    update(connection, run, session)
+    if packed:
+        append(connection, run.id, packed)
+
+
+def describe(
+    connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
+) -> Session:
+    """Change title and tags where they are not None."""
+    kept = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
+    if kept is None:
+        raise ids.missing(session_id, "session")
+    session = SESSIONS.read(kept)
+    session = replace(
+        session, title=session.title if title is None else title, tags=session.tags if tags is None else tags
+    )
+    connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session_id))
+    connection.execute(_CHANGE_WORDS, (search.words(session), session_id))
+    return session
+
+
+def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+    """Let go of a session whose run died with its process.
+
+    Raises:
+        SessionBusy: its run is under way.
+    """
+    if holder := connection.execute(_HOLDER, (session_id,)).fetchone():
+        run_id, owner = holder
+        if not owners.is_dead(owner):
+            raise SessionBusy(f"session {session_id!r} is busy with run {run_id!r}")
+        _interrupt(connection, owner)
+
+
+def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
+    """Mark as interrupted what was under way in processes that are dead; give the number of runs."""
+    alive_or_dead = [owner for (owner,) in connection.execute(_OWNERS)]
+    number = sum(_interrupt(connection, owner) for owner in alive_or_dead if owners.is_dead(owner))
+    owners.sweep()
+    return number
+
+
+def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:
+    """End a run whose caller left before it was told that it had begun."""
+    for key, session_id, at in connection.execute(_BEGUN, (run_id,)).fetchall():
+        _stop(connection, key, session_id, at, "cancelled", _WITHDRAWN)
+
+
+def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
+    left = connection.execute(_LEFT, (owner,)).fetchall()
+    for key, session_id, at in left:
+        _stop(connection, key, session_id, at, "interrupted", _INTERRUPTED)
+    return len(left)
+
+
+def _stop(
+    connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
+) -> None:
+    """End a run that cannot do it itself, at its last sign of life; its events get the ending that they lack."""
+    last = _last_event(connection, key) or Logged(0, at, ending)
+    connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, key))
+    connection.execute(_PAUSE_SESSION, (ending.message, session_id))
+    if last.number == 0 or not isinstance(last.event, RunFinished | RunFailed):
+        added = Logged(last.number + 1, last.at, ending)
+        connection.execute(_INSERT_CHUNK, (key, added.number, chunks.encode([added])))
+
+
+def _last_event(connection: "sqlite3.Connection", key: int) -> Logged | None:
+    row = connection.execute(_LAST_CHUNK, (key,)).fetchone()
+    return list(chunks.decode(row[1]))[-1] if row else None

@@ -1,0 +1,176 @@
+"""One thread that writes. What is asked for while it is at work goes into the next transaction, all of it in one."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from clinvk.errors import ClinvkError, StoreUnavailable
+from clinvk.store.database import Database, is_locked, transaction
+
+if TYPE_CHECKING:
+    import sqlite3
+
+logger = logging.getLogger(__name__)
+
+_MAX_OWED = 10_000
+
+_T = TypeVar("_T")
+
+
+class _Job:
+    """An operation, who waits for it, and what it failed with. One that `must` happen is tried again."""
+
+    def __init__(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> None:
+        self.operation = operation
+        self.must = must
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: Exception | None = None
+
+    def settle(self) -> None:
+        """Tell who waits."""
+        if self.done.done():
+            return
+        if self.error:
+            self.done.set_exception(self.error)
+        else:
+            self.done.set_result(None)
+
+
+class Writer:
+    """Carries out operations that write, in their order.
+
+    An operation is given the connection inside a transaction. It first checks and then writes: when it raises a
+    `ClinvkError` it has written nothing, and its neighbours in the transaction are kept. After any other error each
+    of them is carried out again, alone.
+
+    Attributes:
+        is_open: the database was opened, and is up to date.
+        trouble: what the last transaction failed with; None after one that did not.
+    """
+
+    def __init__(self, database: Database, opened: "Callable[[sqlite3.Connection], None]") -> None:
+        """`opened` is the first thing that is done with a connection, in a transaction of its own."""
+        self.trouble: StoreUnavailable | None = None
+        self._database = database
+        self._opened = opened
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
+        self._waiting: list[_Job] = []
+        self._owed: deque[_Job] = deque(maxlen=_MAX_OWED)
+        self._batch: asyncio.Future[None] | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database was opened, and is up to date."""
+        return self._connection is not None
+
+    async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
+        """Carry out an operation; give its value when that is committed.
+
+        Cancelled while it waits for its turn, it does not happen, unless it `must`. That one is also tried again
+        with every later transaction when there was no room or no database for it.
+        """
+        values: list[_T] = []
+
+        def carried_out(connection: "sqlite3.Connection") -> None:
+            values[:] = [operation(connection)]
+
+        job = self._ask(carried_out, must)
+        await (asyncio.shield(job.done) if must else job.done)
+        return values[0]
+
+    def post(self, operation: "Callable[[sqlite3.Connection], None]") -> None:
+        """Ask for an operation that nobody waits for; its failure is logged."""
+        self._ask(operation, must=False).done.add_done_callback(_log_failure)
+
+    async def close(self) -> None:
+        """Finish what was asked for, and close the connection."""
+        while self._batch:
+            await asyncio.wait([self._batch])
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect))
+        self._thread.shutdown(wait=False)
+
+    def _ask(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> _Job:
+        job = _Job(operation, must)
+        self._waiting.append(job)
+        if not self._batch:
+            self._start()
+        return job
+
+    def _start(self) -> None:
+        jobs = [job for job in self._waiting if not job.done.cancelled()]
+        self._waiting.clear()
+        if jobs:
+            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
+            self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
+
+    def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
+        self._batch = None
+        for job in jobs:
+            job.settle()
+        batch.result()
+        self._start()
+
+    def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        """Carry out what is owed and what is asked for, in the writer's thread."""
+        jobs = [*self._owed, *jobs]
+        self._owed.clear()
+        error = self._commit(jobs)
+        if error and len(jobs) > 1 and not is_locked(error.__cause__):
+            for job in jobs:
+                self._fail([job], self._commit([job]))
+        else:
+            self._fail(jobs, error)
+
+    def _commit(self, jobs: Sequence[_Job]) -> Exception | None:
+        """Carry out jobs in one transaction; give what they failed with, all together."""
+        try:
+            with self._database.translated(), transaction(self._connected()) as connection:
+                for job in jobs:
+                    job.error = _try(job, connection)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to who asked
+            return exc
+        self.trouble = None
+        return None
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception | None) -> None:
+        if error is None:
+            return
+        for job in jobs:
+            job.error = error
+        if isinstance(error, StoreUnavailable):
+            self.trouble = error
+            self._owed.extend(job for job in jobs if job.must)
+            self._disconnect()
+
+    def _connected(self) -> "sqlite3.Connection":
+        if self._connection and self._identity != self._database.identity():
+            self._disconnect()
+        if self._connection is None:
+            connection = self._database.connect()
+            with transaction(connection):
+                self._opened(connection)
+            self._connection, self._identity = connection, self._database.identity()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if connection := self._connection:
+            self._connection = None
+            connection.close()
+
+
+def _try(job: _Job, connection: "sqlite3.Connection") -> ClinvkError | None:
+    try:
+        job.operation(connection)
+    except ClinvkError as exc:
+        return exc
+    return None
+
+
+def _log_failure(done: "asyncio.Future[None]") -> None:
+    if not done.cancelled() and (error := done.exception()):
+        logger.warning("%s", error)

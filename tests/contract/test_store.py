@@ -1,0 +1,457 @@
+"""What every store does. Each test is one sentence of the protocol."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionBusy, SessionNotFound
+from clinvk.events import RunFailed, RunStarted, TextDelta, Usage
+from clinvk.session import Session
+from clinvk.store import RunQuery, SessionQuery, SessionStore
+from clinvk.store.memory import MemoryStore
+from clinvk.store.sqlite import SqliteStore
+from records import ANSWER, AT, log, new_id, run, session, turn
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[SessionStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+    else:
+        async with SqliteStore(tmp_path / "home") as opened:
+            yield opened
+
+
+async def ids_of(store: SessionStore, **query: object) -> list[str]:
+    return [found.id for found in (await store.sessions(replace(SessionQuery(), **query))).items]
+
+
+async def run_ids(store: SessionStore, **query: object) -> list[str]:
+    return [found.id for found in (await store.runs(replace(RunQuery(), **query))).items]
+
+
+# Runs and their sessions
+
+
+async def test_a_new_session_is_kept_with_its_run(store: SessionStore) -> None:
+    given = session(status="active", tags=("a", "b"), metadata={"k": [1, None]}, title="T", forks_parent=True)
+    record = run(given, request={"approval_mode": "auto", "extra": ["--x"]}, model="sonnet", parent_id=new_id())
+    assert await store.begin(record, given) == given
+    assert await store.session(given.id) == given
+    assert await store.run(record.id) == record
+
+
+async def test_a_kept_session_is_given_back_as_it_is_kept(store: SessionStore) -> None:
+    """What was read before another run ended is not what the next one goes on from."""
+    stale = session()
+    await turn(store, stale)
+    kept = await store.begin(run(stale), replace(stale, status="active", last_used=AT + 50))
+    assert kept is not None
+    assert kept.turn_count == 1
+    assert kept.backend_session_id == "handle"
+    assert (kept.status, kept.last_used) == ("active", AT + 50)
+    assert await store.session(stale.id) == kept
+
+
+async def test_to_be_used_never_makes_a_session_older(store: SessionStore) -> None:
+    given = session(last_used=AT + 9)
+    await store.create(given)
+    kept = await store.begin(run(given), replace(given, last_used=AT))
+    assert kept is not None
+    assert kept.last_used == AT + 9
+
+
+async def test_what_has_become_known_is_kept(store: SessionStore) -> None:
+    given = session(status="active")
+    record = run(given)
+    await store.begin(record, given)
+    running = replace(record, state="running", started_at=AT + 1, model="opus")
+    known = replace(given, backend_session_id="handle", model="opus", turn_count=1)
+    await store.update(running, known)
+    assert await store.run(record.id) == running
+    assert await store.session(given.id) == known
+
+
+async def test_the_end_of_a_run_is_kept_with_its_session_and_events(store: SessionStore) -> None:
+    given = session(status="active")
+    record = run(given)
+    await store.begin(record, given)
+    ended = replace(
+        record,
+        state="failed",
+        ended_at=AT + 2,
+        usage=Usage(7, 5, 3, 1),
+        cost_usd=0.25,
+        stop_reason="refusal",
+        exit_code=3,
+        error_code="agent_failed",
+        error_message="no",
+        output="half an ans",
+    )
+    after = replace(given, status="error", error_message="no", token_usage=Usage(7, 5, 3, 1))
+    await store.end(ended, after, ANSWER)
+    assert await store.run(record.id) == ended
+    assert await store.session(given.id) == after
+    assert await store.events(record.id) == ANSWER
+
+
+async def test_a_run_without_a_session_is_kept(store: SessionStore) -> None:
+    record = await turn(store)
+    assert await store.run(record.id) == record
+    assert await store.count() == 0
+
+
+async def test_a_run_that_is_not_kept_cannot_go_on(store: SessionStore) -> None:
+    given = session()
+    await store.create(given)
+    changed = replace(given, turn_count=7)
+    with pytest.raises(RunNotFound):
+        await store.update(run(given), changed)
+    with pytest.raises(RunNotFound):
+        await store.end(run(given, state="finished"), changed, ANSWER)
+    with pytest.raises(RunNotFound):
+        await store.append(new_id(), ANSWER)
+    assert await store.session(given.id) == given
+
+
+async def test_a_run_leaves_what_a_session_was_made_with_and_how_it_is_described(store: SessionStore) -> None:
+    given = session(status="active", title="made", tags=("made",), parent_id=new_id())
+    record = run(given)
+    await store.begin(record, given)
+    await store.describe(given.id, "described", ("described",))
+    other = session(
+        id=given.id, backend="x", created_at=0, working_dir="/x", initial_prompt="x", title="x", turn_count=1
+    )
+    await store.end(replace(record, state="finished"), other, [])
+    expected = replace(given, title="described", tags=("described",), status="completed", turn_count=1)
+    assert await store.session(given.id) == expected
+
+
+# Claims
+
+
+async def test_a_session_has_one_run_at_a_time(store: SessionStore) -> None:
+    given = session(status="active")
+    first, second = run(given), run(given)
+    await store.begin(first, given)
+    with pytest.raises(SessionBusy, match=first.id):
+        await store.begin(second, given)
+    with pytest.raises(RunNotFound):
+        await store.run(second.id)
+    await store.end(replace(first, state="finished"), replace(given, status="completed"), [])
+    await store.begin(second, given)
+
+
+async def test_one_of_many_that_want_a_session_at_once_gets_it(store: SessionStore) -> None:
+    given = session()
+    await store.create(given)
+    outcomes = await asyncio.gather(*(store.begin(run(given), given) for _ in range(20)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(Session) == 1
+    assert [type(outcome) for outcome in outcomes].count(SessionBusy) == 19
+    assert (await store.runs(RunQuery(session_id=given.id))).total == 1
+
+
+async def test_many_runs_at_once_are_each_kept(store: SessionStore) -> None:
+    """The failure of one does not take its neighbours with it."""
+    busy = session(status="active")
+    await store.begin(run(busy), busy)
+    given = [session() for _ in range(50)]
+    outcomes = await asyncio.gather(
+        *(turn(store, one) for one in given), *(turn(store, busy) for _ in range(5)), return_exceptions=True
+    )
+    assert [isinstance(outcome, SessionBusy) for outcome in outcomes] == [False] * 50 + [True] * 5
+    assert await store.count() == 51
+    assert set(await ids_of(store, status="completed")) == {one.id for one in given}
+
+
+# Events
+
+
+async def test_events_come_back_as_they_were(store: SessionStore) -> None:
+    record = run()
+    await store.begin(record, None)
+    await store.append(record.id, ANSWER[:2])
+    await store.append(record.id, ANSWER[2:])
+    assert await store.events(record.id) == ANSWER
+    assert await store.events(record.id, after=2) == ANSWER[2:]
+    assert await store.events(record.id, after=1, limit=2) == ANSWER[1:3]
+    assert await store.events(record.id, after=4) == []
+    assert await store.events(new_id()) == []
+
+
+async def test_events_that_are_kept_already_are_passed_over(store: SessionStore) -> None:
+    record = run()
+    await store.begin(record, None)
+    await store.append(record.id, ANSWER[:2])
+    await store.append(record.id, ANSWER[:3])
+    await store.append(record.id, ANSWER[1:2])
+    await store.end(replace(record, state="finished"), None, ANSWER)
+    assert await store.events(record.id) == ANSWER
+
+
+async def test_events_may_be_missing(store: SessionStore) -> None:
+    """What could not be kept for a while leaves a gap, and what came after it keeps its numbers."""
+    record = run()
+    await store.begin(record, None)
+    await store.append(record.id, ANSWER[:1])
+    await store.append(record.id, [*ANSWER[2:3], *log(TextDelta("late"), first=9)])
+    assert [event.number for event in await store.events(record.id)] == [1, 3, 9]
+    assert [event.number for event in await store.events(record.id, after=3)] == [9]
+
+
+# Ids
+
+
+async def test_a_prefix_that_one_id_has_stands_for_it(store: SessionStore) -> None:
+    given = session(id="abcd" + "0" * 28)
+    await store.create(given)
+    await store.create(session(id="abce" + "0" * 28))
+    record = await turn(store, session(id="f" * 32), id="1234" + "0" * 28)
+    assert await store.session("abcd") == given
+    assert await store.session("ABCD0000") == given
+    assert await store.session(given.id) == given
+    assert (await store.run("1234")).id == record.id
+
+
+async def test_a_prefix_that_several_ids_have_names_some_of_them(store: SessionStore) -> None:
+    known = [f"abcd{number:028x}" for number in range(12)]
+    for one in reversed(known):
+        await turn(store, session(id=one), id=one)
+    with pytest.raises(AmbiguousId, match="more") as caught:
+        await store.session("abcd")
+    assert caught.value.candidates == tuple(known[:10])
+    with pytest.raises(AmbiguousId, match=known[3]) as caught:
+        await store.run("abcd")
+    assert caught.value.candidates == tuple(known[:10])
+    assert (await store.session(known[3])).id == known[3]
+
+
+@pytest.mark.parametrize("reference", ["", "abc", "x" * 32, "a" * 33, "abcd%", "ab cd", "../../etc", "é" * 8])
+async def test_what_is_no_id_is_refused(store: SessionStore, reference: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await store.session(reference)
+    with pytest.raises(InvalidRequest):
+        await store.run(reference)
+
+
+async def test_an_id_that_nothing_has_is_not_found(store: SessionStore) -> None:
+    with pytest.raises(SessionNotFound):
+        await store.session("abcd")
+    with pytest.raises(RunNotFound):
+        await store.run("abcd")
+    with pytest.raises(SessionNotFound):
+        await store.describe(new_id(), "title", None)
+    with pytest.raises(SessionNotFound):
+        await store.delete(new_id())
+
+
+# Lists
+
+
+async def test_sessions_are_listed_newest_first_in_pages(store: SessionStore) -> None:
+    given = [session(last_used=AT + age, backend="claude" if age % 2 else "codex") for age in (3, 1, 4, 1, 5, 9, 2, 6)]
+    for one in given:
+        await store.create(one)
+    newest = [given[index].id for index in (5, 7, 4, 2, 0, 6, 3, 1)]
+    assert await ids_of(store) == newest
+    assert await ids_of(store, limit=3) == newest[:3]
+    assert await ids_of(store, limit=3, offset=6) == newest[6:]
+    assert await ids_of(store, offset=8) == []
+    page = await store.sessions(SessionQuery(limit=2, offset=1))
+    assert (len(page.items), page.total) == (2, 8)
+
+
+async def test_a_session_that_is_used_comes_to_the_front(store: SessionStore) -> None:
+    old, young = session(tags=("t",)), session(last_used=AT + 5, tags=("t",))
+    await store.create(old)
+    await store.create(young)
+    await store.begin(run(old), replace(old, last_used=AT + 9))
+    for query in ({}, {"tag": "t"}, {"working_dir": old.working_dir}, {"text": "parser"}):
+        assert await ids_of(store, **query) == [old.id, young.id]
+
+
+SOME = {
+    "first": session(backend="claude", tags=("x",), working_dir="/a", last_used=AT + 4, backend_session_id="handle"),
+    "second": session(
+        backend="codex", tags=("x", "y"), working_dir="/b", last_used=AT + 3, status="error", title="Éclair"
+    ),
+    "third": session(backend="claude", working_dir="/b", last_used=AT + 2, status="paused", backend_session_id=""),
+    "fourth": session(backend="claude", tags=("y",), working_dir="/a", last_used=AT + 1, initial_prompt="100% of it"),
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"backend": "claude"}, "first third fourth"),
+        ({"backend": "gemini"}, ""),
+        ({"status": "error"}, "second"),
+        ({"status": "active"}, ""),
+        ({"tag": "x"}, "first second"),
+        ({"tag": "y", "backend": "claude"}, "fourth"),
+        ({"tag": "z"}, ""),
+        ({"working_dir": "/a"}, "first fourth"),
+        ({"working_dir": "/b", "status": "paused"}, "third"),
+        ({"working_dir": "/"}, ""),
+        ({"tag": "x", "working_dir": "/b"}, "second"),
+        ({"tag": "y", "working_dir": "/a", "resumable": True}, ""),
+        ({"resumable": True}, "first"),
+        ({"resumable": True, "backend": "claude", "working_dir": "/a", "tag": "x"}, "first"),
+        ({"text": "PARSER"}, "first second third"),
+        ({"text": "éCLAIR"}, "second"),
+        ({"text": "pa"}, "first second third"),
+        ({"text": "100% o"}, "fourth"),
+        ({"text": "0%"}, "fourth"),
+        ({"text": "par%er"}, ""),
+        ({"text": 'parser" OR "x'}, ""),
+        ({"text": "parser", "backend": "claude", "status": "completed"}, "first"),
+        ({"text": "parser", "tag": "x", "working_dir": "/b", "resumable": False}, "second"),
+        ({"text": ""}, "first second third fourth"),
+    ],
+)
+async def test_sessions_are_found_by_each_of_their_marks(
+    store: SessionStore, query: dict[str, object], expected: str
+) -> None:
+    for one in SOME.values():
+        await store.create(one)
+    page = await store.sessions(replace(SessionQuery(), **query))
+    assert [found.id for found in page.items] == [SOME[name].id for name in expected.split()]
+    assert page.total == len(expected.split())
+
+
+async def test_lists_and_totals_follow_a_session_through_its_life(store: SessionStore) -> None:
+    async def totals(**more: object) -> tuple[int, int, int, int]:
+        found = [
+            await store.sessions(replace(SessionQuery(status=status), **more)) for status in ("active", "completed")
+        ]
+        resumable = await store.sessions(replace(SessionQuery(resumable=True), **more))
+        assert all(len(page.items) == page.total for page in (*found, resumable))
+        return found[0].total, found[1].total, resumable.total, await store.count()
+
+    given = session(status="active", tags=("t",))
+    record = run(given)
+    for more in ({}, {"tag": "t"}, {"working_dir": given.working_dir}, {"backend": "claude"}, {"text": "parser"}):
+        await store.begin(record, given)
+        assert await totals(**more) == (1, 0, 0, 1)
+        given = replace(given, backend_session_id="handle")
+        await store.update(replace(record, state="running"), given)
+        assert await totals(**more) == (1, 0, 1, 1)
+        await store.end(replace(record, state="finished"), replace(given, status="completed"), [])
+        assert await totals(**more) == (0, 1, 1, 1)
+        await store.delete(given.id)
+        assert await totals(**more) == (0, 0, 0, 0)
+        given = replace(given, backend_session_id=None)
+
+
+async def test_runs_are_found_by_each_of_their_marks(store: SessionStore) -> None:
+    given, parent = session(backend="codex"), new_id()
+    of_session = await turn(store, given, created_at=AT + 1)
+    later = await turn(store, given, created_at=AT + 5)
+    child = await turn(store, parent_id=parent, created_at=AT + 3)
+    waiting = run(backend="gemini", created_at=AT + 4)
+    await store.begin(waiting, None)
+    assert await run_ids(store) == [later.id, waiting.id, child.id, of_session.id]
+    assert await run_ids(store, limit=2, offset=1) == [waiting.id, child.id]
+    assert await run_ids(store, session_id=given.id) == [later.id, of_session.id]
+    assert await run_ids(store, session_id=given.id, state="failed") == []
+    assert await run_ids(store, session_id=given.id, limit=1, offset=1) == [of_session.id]
+    assert await run_ids(store, parent_id=parent) == [child.id]
+    assert await run_ids(store, backend="codex", state="finished") == [later.id, of_session.id]
+    assert await run_ids(store, state="queued") == [waiting.id]
+    assert await run_ids(store, backend="gemini", state="finished") == []
+    assert (await store.runs(RunQuery(limit=1))).total == 4
+
+
+# Descriptions, copies, deletion
+
+
+async def test_title_and_tags_change_where_they_are_given(store: SessionStore) -> None:
+    given = session(title="old", tags=("a", "b"), initial_prompt="explain")
+    await store.create(given)
+    assert await store.describe(given.id, "Fresh", None) == replace(given, title="Fresh")
+    assert await store.describe(given.id, None, ("c", "b")) == replace(given, title="Fresh", tags=("c", "b"))
+    assert await store.session(given.id) == replace(given, title="Fresh", tags=("c", "b"))
+    assert await ids_of(store, tag="a") == []
+    assert await ids_of(store, tag="c") == [given.id]
+    assert await ids_of(store, text="old") == []
+    assert await ids_of(store, text="fresh") == [given.id]
+    assert await store.describe(given.id, "", ()) == replace(given, title="", tags=())
+    assert await ids_of(store, tag="b") == []
+
+
+async def test_a_tag_that_is_given_twice_counts_once(store: SessionStore) -> None:
+    await store.create(session(tags=("a", "a")))
+    assert (await store.sessions(SessionQuery(tag="a"))).total == 1
+
+
+async def test_a_session_that_is_made_without_a_run_is_at_rest(store: SessionStore) -> None:
+    given = session(status="active")
+    await store.create(given)
+    assert (await store.session(given.id)).status == "paused"
+    with pytest.raises(ValueError, match=given.id):
+        await store.create(given)
+
+
+async def test_a_deleted_session_takes_its_runs_and_events_along(store: SessionStore) -> None:
+    given, other = session(), session()
+    record = await turn(store, given)
+    kept = await turn(store, other)
+    await store.delete(given.id)
+    with pytest.raises(SessionNotFound):
+        await store.session(given.id)
+    with pytest.raises(RunNotFound):
+        await store.run(record.id)
+    assert await store.events(record.id) == []
+    assert await run_ids(store) == [kept.id]
+    assert await store.events(kept.id) == ANSWER
+
+
+async def test_a_busy_session_is_not_deleted(store: SessionStore) -> None:
+    given = session(status="active")
+    await store.begin(run(given), given)
+    with pytest.raises(SessionBusy):
+        await store.delete(given.id)
+    assert await store.count() == 1
+
+
+async def test_what_is_old_is_cleaned(store: SessionStore) -> None:
+    old, young, busy = session(last_used=AT), session(last_used=AT + 10), session(last_used=AT, status="active")
+    gone, stays = await turn(store, old), await turn(store, young)
+    await store.begin(run(busy), busy)
+    alone, late = await turn(store, created_at=AT), await turn(store, created_at=AT + 10)
+    waiting = run(created_at=AT)
+    await store.begin(waiting, None)
+
+    assert await store.clean(AT + 5, dry_run=True) == 1
+    assert await store.count() == 3
+    assert await store.run(alone.id) == alone
+
+    assert await store.clean(AT + 5) == 1
+    assert set(await ids_of(store)) == {young.id, busy.id}
+    left = set(await run_ids(store))
+    assert {stays.id, late.id, waiting.id} < left
+    assert left.isdisjoint({gone.id, alone.id})
+    assert await store.clean(AT + 5) == 0
+
+
+# What is kept is what was given
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\0", "line\nline\r\n", "'; DROP TABLE sessions; --", "日本語 \U0001f389", "x" * 300_000]
+)
+async def test_any_text_is_kept(store: SessionStore, text: str) -> None:
+    given = session(status="active", initial_prompt=text, title=text[:50], working_dir=text[:50], tags=(text[:50],))
+    record = run(given, prompt=text, output=text, request={"system_prompt": text})
+    await store.begin(record, given)
+    assert await store.session(given.id) == given
+    assert await store.run(record.id) == record
+    said = log(RunStarted(text[:9]), TextDelta(text), TextDelta(text), RunFailed("agent_failed", text))
+    await store.append(record.id, said)
+    assert await store.events(record.id) == said
+    assert await ids_of(store, working_dir=text[:50]) == [given.id]
+    assert await ids_of(store, tag=text[:50]) == [given.id]
+    assert await ids_of(store, text=text[:40]) == [given.id]
