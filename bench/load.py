@@ -58,6 +58,7 @@ class TimePipes(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Start children and read their output directly: the limit of `TimeStreams`."""
 
     child: str
+    env: dict[str, str]
     prompt: str
     streams: int
 
@@ -226,15 +227,17 @@ async def hold_streams(job: HoldStreams) -> None:
 class PipeReader:
     """A child that is read directly; `done` when it has closed its output."""
 
-    def __init__(self, child: str, prompt: str) -> None:
+    def __init__(self, job: TimePipes) -> None:
         self.delays = Delays()
-        self.process = subprocess.Popen([child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.process = subprocess.Popen(
+            [job.child], env=job.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         assert self.process.stdin
         assert self.process.stdout
         self._output = self.process.stdout.fileno()
         asyncio.get_running_loop().add_reader(self._output, self._read)
-        self.process.stdin.write(prompt.encode())
+        self.process.stdin.write(job.prompt.encode())
         self.process.stdin.close()
 
     def _read(self) -> None:
@@ -251,7 +254,7 @@ async def time_pipes(job: TimePipes) -> Times:
     readers: list[PipeReader] = []
     try:
         for _ in range(job.streams):
-            readers.append(PipeReader(job.child, job.prompt))
+            readers.append(PipeReader(job))
         async with asyncio.timeout(_PATIENCE_S):
             await asyncio.gather(*(reader.done for reader in readers))
     finally:
