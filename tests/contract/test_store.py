@@ -91,7 +91,7 @@ async def test_the_end_of_a_run_is_kept_with_its_session_and_events(store: Sessi
         error_message="no",
         output="half an ans",
     )
-    after = replace(given, status="error", error_message="no", token_usage=Usage(7, 5, 3, 1))
+    after = replace(given, status="error", error_message="no", token_usage=Usage(7, 5, 3, 1), counted=Usage(9))
     await store.end(ended, after, ANSWER)
     assert await store.run(record.id) == ended
     assert await store.session(given.id) == after

@@ -16,6 +16,9 @@ MIN_PREFIX = 4
 UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
 """The states of a run that holds its session."""
 
+MADE_WITH = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
+"""The fields of a session that its runs leave as they are."""
+
 SEARCHED_CHARS = 1000
 """How much of a session's title and first prompt, together, `SessionQuery.text` is looked for in."""
 

@@ -10,7 +10,7 @@ from clinvk.errors import SessionBusy
 from clinvk.events import Logged
 from clinvk.record import RunRecord
 from clinvk.session import Session
-from clinvk.store import UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
+from clinvk.store import MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
 _T = TypeVar("_T")
 
@@ -23,14 +23,6 @@ class MemoryStore:
         self._runs: dict[str, RunRecord] = {}
         self._events: dict[str, list[Logged]] = {}
         self._holders: dict[str, str] = {}
-
-    async def save(self, session: Session) -> None:
-        """Insert or replace."""
-        self._sessions[session.id] = session
-
-    async def get(self, session_id: str) -> Session:
-        """Give a session, or raise `SessionNotFound`."""
-        return self._kept(session_id)
 
     async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
         """Keep a run that is about to start, and claim its session for it."""
@@ -48,16 +40,7 @@ class MemoryStore:
             del self._holders[run.session_id]
         kept = self._sessions.get(session.id) if session else None
         if session and kept:
-            self._sessions[kept.id] = replace(
-                session,
-                backend=kept.backend,
-                created_at=kept.created_at,
-                working_dir=kept.working_dir,
-                initial_prompt=kept.initial_prompt,
-                parent_id=kept.parent_id,
-                title=kept.title,
-                tags=kept.tags,
-            )
+            self._sessions[kept.id] = replace(session, **{name: getattr(kept, name) for name in MADE_WITH})
 
     async def append(self, run_id: str, events: Sequence[Logged]) -> None:
         """Keep events of a run."""

@@ -12,7 +12,7 @@ from clinvk.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.events import Logged, RunFailed, RunFinished
 from clinvk.record import RunRecord, RunState
 from clinvk.session import Session
-from clinvk.store import chunks, ids, search
+from clinvk.store import MADE_WITH, chunks, ids, search
 from clinvk.store.chunks import Chunk
 from clinvk.store.owners import Owners
 from clinvk.store.rows import RUNS, SESSIONS
@@ -20,30 +20,9 @@ from clinvk.store.rows import RUNS, SESSIONS
 if TYPE_CHECKING:
     import sqlite3
 
-_RUN_CHANGES = (
-    "state",
-    "model",
-    "started_at",
-    "ended_at",
-    "usage",
-    "cost_usd",
-    "stop_reason",
-    "exit_code",
-    "error_code",
-    "error_message",
-    "output",
-)
-_SESSION_CHANGES = (
-    "status",
-    "last_used",
-    "backend_session_id",
-    "model",
-    "turn_count",
-    "token_usage",
-    "forks_parent",
-    "error_message",
-    "metadata",
-)
+_RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt")
+_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in _RUN_MADE_WITH)
+_SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
 _DESCRIPTION = ("title", "tags")
 
 _INSERT_SESSION = f"{SESSIONS.insert('imported_at')} ON CONFLICT (id) DO NOTHING"
