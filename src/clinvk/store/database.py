@@ -6,7 +6,7 @@ SQLite is imported when a connection is opened, not before. All of this blocks.
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,20 @@ class Database:
         except OSError:
             return None
         return status.st_dev, status.st_ino
+
+    def peek(self) -> int:
+        """Give the number of sessions, without bringing anything up to date; none where there is no file yet.
+
+        Raises:
+            StoreUnavailable: what is there cannot be used.
+        """
+        if self.identity() is None:
+            return 0
+        self.check()
+        with self.translated(), closing(self.connect_to_read()) as connection:
+            self._refuse_foreign(connection)
+            counted = connection.execute("SELECT count(*) FROM sessions") if _version(connection) else None
+            return int(counted.fetchone()[0]) if counted else 0
 
     def check(self) -> None:
         """Look whether the file could be written to.

@@ -8,6 +8,7 @@ loss of power, which may cost the last moments.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -16,9 +17,10 @@ from clinvk.errors import StoreUnavailable
 from clinvk.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
 from clinvk.record import RunRecord
 from clinvk.session import Session
-from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, ids, lists, search, turns
+from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, earlier, ids, lists, search, turns
 from clinvk.store.chunks import Chunk
 from clinvk.store.database import Database
+from clinvk.store.earlier import Damaged, Imported
 from clinvk.store.owners import Owners
 from clinvk.store.readers import Readers
 from clinvk.store.rows import RUNS, SESSIONS
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _LARGE_CHARS = 8192
 _CLEAN_STEP = 100
+_IMPORT_STEP = 100
 
 _IDS: dict[ids.Kind, str] = {
     "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
@@ -181,6 +184,23 @@ class SqliteStore:
     async def recover(self) -> int:
         """Mark as interrupted what was under way in processes that died since; give the number of runs."""
         return await self._writer.write(lambda db: turns.recover(db, self._owners))
+
+    async def import_earlier(self) -> Imported:
+        """Import the sessions that an earlier clinvk left in the same home, those that are new to this store."""
+        folder = self._database.home / earlier.FOLDER
+        found = await self._read(lambda db: earlier.look(db, folder))
+        at, count, damaged = time.time(), 0, list[Damaged]()
+        for start in range(0, len(found.files), _IMPORT_STEP):
+            some = found.files[start : start + _IMPORT_STEP]
+            files = await self._readers.call(lambda some=some: [earlier.read(file) for file in some])
+            count += await self._writer.write(lambda db, files=files: earlier.keep(db, files, at))
+            damaged += [Damaged(read.file.path, read.damage) for read in files if read.damage]
+            while await self._writer.write(search.index):
+                pass
+        if found.folder_ns is not None and not damaged:
+            folder_ns = found.folder_ns
+            await self._writer.write(lambda db: earlier.remember(db, folder_ns))
+        return Imported(count, tuple(damaged))
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         if not self._writer.is_open:
