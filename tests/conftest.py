@@ -15,9 +15,11 @@ from standin.process import Address, running
 MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
     ("clinvk/runtime/executables.py", {"find", "host", "read", "resolve"}),
+    ("clinvk/runtime/runs.py", {"_path"}),
+    ("clinvk/runtime/runs.py", {"_path"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
-    ("clinvk/api/workdirs.py", {"check", "_own"}),
+    ("clinvk/api/workdirs.py", {"check", "_own", "_judged", "_directories", "_check_same"}),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),
     ("coverage/collector.py", {"lock_data", "unlock_data"}),
     ("coverage/control.py", {"_should_trace", "_check_include_omit_etc"}),

@@ -2,16 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 import httpx
 
+from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
 from clinvk.api.server import listen, opened
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import BackendSettings, ServerSettings, Settings, UnifiedFlags
+from clinvk.config.loading import home
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store import SessionStore
+from clinvk.store.sqlite import SqliteStore
+from polling import until
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,26 @@ class Served:
 
     port: int
     front: Front
+    runs: LocalRuns
     client: httpx.AsyncClient
 
     async def prompt(self, **body: object) -> httpx.Response:
         """Send a prompt for `claude`, unless the body says otherwise."""
         return await self.client.post("/api/v1/prompt", json={"backend": "claude", "prompt": "hi", **body})
+
+    async def detached(self, **body: object) -> dict[str, str]:
+        """Start a run that goes on by itself; give its `run_id`, `session_id` and `state`."""
+        response = await self.client.post(
+            "/api/v1/prompt",
+            json={"backend": "claude", "prompt": "hi", "detach": True, **body},
+            headers={"prefer": "respond-async"},
+        )
+        assert response.status_code == 202, response.text
+        return response.json()
+
+    async def ended(self, run_id: str) -> None:
+        """Wait until a run that goes on by itself has ended."""
+        await until(lambda: not self.runs.live(run_id))
 
     async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send bytes over a connection of their own."""
@@ -40,9 +61,11 @@ async def serving(
     registry: Mapping[str, Backend] = BACKENDS,
     backends: dict[str, BackendSettings] | None = None,
     unified_flags: UnifiedFlags | None = None,
+    store: SessionStore | None = None,
+    keys: Keys | None = None,
     **server: object,
 ) -> AsyncGenerator[Served]:
-    """Serve with these settings of `server`."""
+    """Serve with these settings of `server`; without a store, with that of the environment's home."""
     settings = Settings(
         server=ServerSettings(**server),  # pyright: ignore[reportArgumentType]  # a wrong name or type fails the test
         backends=backends or {},
@@ -51,9 +74,10 @@ async def serving(
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]
     async with (
-        opened(settings, environ, sockets, registry) as front,
+        nullcontext(store) if store else SqliteStore(home(environ)) as kept,
+        opened(settings, environ, sockets, kept, keys or Keys(), registry) as (front, runs),
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", limits=httpx.Limits(max_keepalive_connections=0)
         ) as client,
     ):
-        yield Served(port, front, client)
+        yield Served(port, front, runs, client)

@@ -109,7 +109,7 @@ class Reader:
                 assert block.text == self.printed.replace(f":{self.port}\n", ":8080\n")
             case "yaml":
                 (self.home / "sample.yaml").write_text(block.text)
-                refuse_unenforced(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS), self.env)
+                refuse_unenforced(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS))
             case language:
                 pytest.fail(f"{block.place}: no rule for a block of language {language!r}")
 

@@ -54,7 +54,7 @@ class Client:
         return bool(self.sent) and not self.sent[-1].get("more_body", True)
 
     async def ask(self, runs: LocalRuns, settings: Settings) -> None:
-        endpoint = RunEndpoint(Rest(), runs, settings, ENV, REGISTRY, tick_s=TICK_S)
+        endpoint = RunEndpoint(Rest(), runs, MemoryStore(), settings, ENV, REGISTRY, tick_s=TICK_S)
         scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": {"request_id": "q"}}
         await endpoint(scope, self.receive, self.send)
 

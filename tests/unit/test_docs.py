@@ -25,14 +25,11 @@ SERVER = (REPOSITORY / "docs" / "server.md").read_text()
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 REFUSED = {
-    "api_keys_gopass_path": "x",
     "rate_limit_enabled": True,
     "trusted_proxies": ("10.0.0.1",),
     "cors_allowed_origins": ("http://x",),
     "cors_allow_credentials": True,
     "cors_max_age": 1,
-    "allowed_workdir_prefixes": ("/srv",),
-    "blocked_workdir_prefixes": ("/srv",),
     "allowed_hosts": ("x",),
 }
 
@@ -112,7 +109,7 @@ def test_a_setting_is_refused_exactly_if_the_page_on_the_server_says_so(key: str
     if is_named:
         changed = msgspec.convert({key: REFUSED[key]}, ServerSettings)
         with pytest.raises(ConfigError, match=key):
-            refuse_unenforced(Settings(server=changed), {})
+            refuse_unenforced(Settings(server=changed))
 
 
 def test_the_warning_about_other_machines_is_the_one_on_the_page() -> None:

@@ -228,7 +228,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one(wrong: str, near
     assert mistake(asked(**{wrong: "read-only"})) == (f"unknown field {wrong!r}; did you mean {near!r}?", wrong)
 
 
-@pytest.mark.parametrize("later", ["images", "output_schema", "detach"])
+@pytest.mark.parametrize("later", ["images", "output_schema"])
 def test_a_field_that_is_not_offered_is_refused_not_ignored(later: str) -> None:
     message, field = mistake(asked(**{later: True}))
     assert field == later

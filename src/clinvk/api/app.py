@@ -1,5 +1,6 @@
 """The routes, and what they need."""
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.applications import Starlette
@@ -9,10 +10,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clinvk.api.docs import Docs
+from clinvk.api.gate import Gate
 from clinvk.api.inventory import Inventory
+from clinvk.api.keys import Keys
 from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
+from clinvk.api.records import RunRecords
+from clinvk.api.reply import ClientGone, retry_headers
 from clinvk.api.runs import RunEndpoint
+from clinvk.api.sessions import Sessions
+from clinvk.api.viewers import Viewers
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import Settings
@@ -29,15 +36,25 @@ def create_app(
     runs: Runs,
     store: SessionStore,
     inventory: Inventory,
+    keys: Keys,
     registry: Mapping[str, Backend] = BACKENDS,
 ) -> Front:
     """Put the application together; runs, store and inventory stay their owner's to open and close."""
-    rest = Rest()
+    stopping = asyncio.Event()
     docs = Docs()
     status = Status(store, inventory)
-    prompt = RunEndpoint(rest, runs, settings, environ, registry)
+    sessions = Sessions(store, settings.server, registry)
+    records = RunRecords(runs, store, registry)
     routes = [
-        Route("/api/v1/prompt", prompt, methods=["POST"]),
+        Route("/api/v1/prompt", RunEndpoint(Rest(), runs, store, settings, environ, registry), methods=["POST"]),
+        Route("/api/v1/sessions", sessions.all),
+        Route("/api/v1/sessions/{id}", sessions.one, methods=["GET", "PATCH", "DELETE"]),
+        Route("/api/v1/sessions/{id}/messages", sessions.messages),
+        Route("/api/v1/sessions/{id}/fork", sessions.fork, methods=["POST"]),
+        Route("/api/v1/runs", records.all),
+        Route("/api/v1/runs/{id}", records.one),
+        Route("/api/v1/runs/{id}/events", Viewers(runs, store, settings.server, stopping), methods=["GET"]),
+        Route("/api/v1/runs/{id}/cancel", records.cancel, methods=["POST"]),
         Route("/api/v1/backends", status.backends),
         Route("/health", status.health),
         Route("/health/live", status.live),
@@ -46,9 +63,17 @@ def create_app(
         Route("/docs", docs.page),
         Route("/docs/{name}", docs.asset),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _misdirected, Exception: _broken})
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            HTTPException: _misdirected,
+            ClinvkError: _refused,
+            ClientGone: _left,
+            Exception: _broken,
+        },
+    )
     app.router.redirect_slashes = False
-    return Front(app)
+    return Front(Gate(app, keys), stopping)
 
 
 def _misdirected(request: Request, error: Exception) -> Response:
@@ -61,6 +86,17 @@ def _misdirected(request: Request, error: Exception) -> Response:
     return _problem(request, NoSuchPath(f"{where}: there is nothing here; GET /docs lists what there is"))
 
 
+def _refused(request: Request, error: Exception) -> Response:
+    """Answer a request that cannot be served."""
+    assert isinstance(error, ClinvkError)
+    return _problem(request, error)
+
+
+def _left(_: Request, __: Exception) -> Response:
+    """Answer nobody: the client has gone."""
+    return Response(status_code=400)
+
+
 def _broken(request: Request, _: Exception) -> Response:
     """Answer a request that an error inside clinvk ended; the error itself goes on to the server's log."""
     return _problem(request, ClinvkError("clinvk itself failed; its log has the details under this request id"))
@@ -68,4 +104,5 @@ def _broken(request: Request, _: Exception) -> Response:
 
 def _problem(request: Request, error: ClinvkError, headers: Mapping[str, str] | None = None) -> Response:
     status, body = Rest().error(error, request.state.request_id)
-    return Response(body, status, dict(headers or {}), media_type=Rest.error_type)
+    more = {name.decode(): value.decode() for name, value in retry_headers(error)}
+    return Response(body, status, {**more, **(headers or {})}, media_type=Rest.error_type)

@@ -1,16 +1,14 @@
 """What every request passes first: its id, its path, the log, and the door that closes when the server stops."""
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clinvk.api.reply import headers_of
-from clinvk.api.runs import retry_headers
-from clinvk.dialects.rest import Rest
+from clinvk.api.reply import headers_of, refuse
 from clinvk.errors import ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -23,18 +21,14 @@ _SLASHES = re.compile(r"/{2,}")
 class Front:
     """Gives each request an id (`x-request-id`, the client's own where it sends one), tidies its path, logs it.
 
-    `active` is the number of requests under way; `app` is what they are passed on to.
+    `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
+    is refused, health checks apart.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, stopping: asyncio.Event) -> None:
         self.active = 0
+        self.stopping = stopping
         self.app = app
-        self._when_idle: Callable[[], None] | None = None
-
-    def drain(self, when_idle: Callable[[], None]) -> None:
-        """Refuse what comes from here on, health checks apart; call `when_idle` when the rest has been answered."""
-        self._when_idle = when_idle
-        self._look_idle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -48,18 +42,14 @@ class Front:
         log = _Entry(scope, send, request_id)
         self.active += 1
         try:
-            if self._when_idle and scope["path"] not in _OPEN_WHILE_STOPPING:
-                await _refuse(request_id, log.send)
+            if self.stopping.is_set() and scope["path"] not in _OPEN_WHILE_STOPPING:
+                error = ShuttingDown("the server is stopping and takes no new requests")
+                await refuse(error, scope, log.send, [(b"connection", b"close")])
             else:
                 await self.app(scope, receive, log.send)
         finally:
             self.active -= 1
             log.write()
-            self._look_idle()
-
-    def _look_idle(self) -> None:
-        if self._when_idle and not self.active:
-            self._when_idle()
 
 
 class _Entry:
@@ -94,16 +84,3 @@ class _Entry:
             (time.monotonic() - self._began) * 1000,
             self._request_id,
         )
-
-
-async def _refuse(request_id: str, send: Send) -> None:
-    error = ShuttingDown("the server is stopping and takes no new requests")
-    status, body = Rest().error(error, request_id)
-    headers = [
-        (b"content-type", Rest.error_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-        *retry_headers(error),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

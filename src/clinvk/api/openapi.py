@@ -1,35 +1,82 @@
 """The OpenAPI 3.1 document, derived from the types that the server itself reads and writes."""
 
-from collections.abc import Iterable
 from inspect import cleandoc
 
 import msgspec
 
 from clinvk import __version__
 from clinvk.api.meta import Alive, BackendList, Health
-from clinvk.dialects import unified
-from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, MethodNotAllowed, NoSuchPath, WrongMediaType
-from clinvk.dialects.rest import KINDS, Problem, PromptAnswer, PromptBody, Rest
+from clinvk.api.operations import (
+    Json,
+    Kinds,
+    an_event,
+    answer,
+    body,
+    by_id,
+    located,
+    operation,
+    parameters,
+    ref,
+    sentence,
+    success,
+)
+from clinvk.dialects import sse, unified
+from clinvk.dialects.base import (
+    BodyTooLarge,
+    BodyTooSlow,
+    DirectoryNotAllowed,
+    ForeignOrigin,
+    KeyRefused,
+    MethodNotAllowed,
+    NoSuchPath,
+    NotCancellable,
+    WrongMediaType,
+)
+from clinvk.dialects.records import (
+    Deleted,
+    Following,
+    MessageList,
+    MessageListing,
+    RunList,
+    RunListing,
+    RunView,
+    SessionList,
+    SessionListing,
+    SessionPatch,
+    SessionView,
+)
+from clinvk.dialects.rest import KINDS, Accepted, Problem, PromptAnswer, PromptBody
 from clinvk.errors import (
     AgentFailed,
+    AmbiguousId,
     BackendUnavailable,
     ClinvkError,
     InvalidRequest,
+    NotResumable,
     QueueFull,
+    RunNotFound,
+    SessionBusy,
     SessionNotFound,
     ShuttingDown,
+    StoreUnavailable,
     Unsupported,
 )
 
-Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-
-_PROBLEMS = (
+_PROBLEMS: Kinds = (
     InvalidRequest,
+    KeyRefused,
+    ForeignOrigin,
+    DirectoryNotAllowed,
     NoSuchPath,
     BackendUnavailable,
     SessionNotFound,
+    RunNotFound,
     MethodNotAllowed,
     BodyTooSlow,
+    SessionBusy,
+    NotResumable,
+    AmbiguousId,
+    NotCancellable,
     BodyTooLarge,
     WrongMediaType,
     Unsupported,
@@ -37,19 +84,57 @@ _PROBLEMS = (
     AgentFailed,
     QueueFull,
     ShuttingDown,
+    StoreUnavailable,
 )
-_OF_A_PROMPT = tuple(kind for kind in _PROBLEMS if kind not in (NoSuchPath, MethodNotAllowed))
-_RETRIED = (QueueFull, ShuttingDown)
+_OPEN: Kinds = (ClinvkError, ShuttingDown)
+_GUARDED: Kinds = (KeyRefused, *_OPEN)
+_STORED: Kinds = (InvalidRequest, StoreUnavailable, *_GUARDED)
+_SESSION: Kinds = (SessionNotFound, AmbiguousId, *_STORED)
+_RUN: Kinds = (RunNotFound, AmbiguousId, *_STORED)
+_BODY: Kinds = (BodyTooSlow, BodyTooLarge, WrongMediaType)
+_PROMPT: Kinds = (
+    *_SESSION,
+    *_BODY,
+    DirectoryNotAllowed,
+    BackendUnavailable,
+    SessionBusy,
+    NotResumable,
+    Unsupported,
+    AgentFailed,
+    QueueFull,
+)
+
+_TYPES = (
+    PromptBody,
+    PromptAnswer,
+    Accepted,
+    unified.Line,
+    SessionList,
+    SessionView,
+    SessionPatch,
+    Deleted,
+    MessageList,
+    RunList,
+    RunView,
+    Problem,
+    BackendList,
+    Health,
+    Alive,
+)
+_TAGS = {
+    "Prompts": "Run agents.",
+    "Sessions": "Conversations that can be continued.",
+    "Runs": "What ran and what runs.",
+    "Server": "What the server can do, and how it is.",
+}
 
 
 def document() -> bytes:
     """Give the whole document as JSON."""
-    types = [PromptBody, PromptAnswer, unified.Line, Problem, BackendList, Health, Alive]
     schemas, components = msgspec.json.schema_components(
-        types, schema_hook=_anything, ref_template="#/components/schemas/{name}"
+        _TYPES, schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
-    prompt, answer, event, problem, backends, health, alive = schemas
-    components["Event"] = {"description": "One line of a stream.", **event}
+    components["Event"] = {"description": "One line of a stream.", **schemas[_TYPES.index(unified.Line)]}
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -61,29 +146,199 @@ def document() -> bytes:
                 "license": {"name": "MIT", "identifier": "MIT"},
             },
             "servers": [{"url": "/"}],
-            "tags": [
-                {"name": "Prompts", "description": "Run agents."},
-                {"name": "Server", "description": "What the server can do, and how it is."},
-            ],
-            "paths": {
-                "/api/v1/prompt": {"post": _prompt(prompt, answer, problem)},
-                "/api/v1/backends": {
-                    "get": _get("listBackends", "List the agent CLIs", _json("All backends.", backends), problem)
+            "security": [{}, {"bearer": []}, {"header": []}],
+            "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+            "paths": {**_prompts(), **_sessions(), **_runs(), **_server()},
+            "components": {
+                "schemas": {name: _tidied(schema) for name, schema in components.items()},
+                "securitySchemes": {
+                    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where some are set."},
+                    "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 },
-                "/health": {"get": _health("health", "Tell how the server is", health, "Sessions cannot be kept.")},
-                "/health/ready": {
-                    "get": _health("ready", "Tell whether prompts should be sent here", health, "They should not.")
-                },
-                "/health/live": {"get": _get("live", "Tell that the process answers", _json("It does.", alive), None)},
-                "/openapi.json": {
-                    "get": _get("openapi", "Get this document", _json("This document.", {"type": "object"}), problem)
-                },
-                "/docs": {"get": _get("docs", "Show this document as a page", _page(), problem)},
             },
-            "components": {"schemas": {name: _tidied(schema) for name, schema in components.items()}},
             "x-problems": [_explained(kind) for kind in _PROBLEMS],
         }
     )
+
+
+def _prompts() -> dict[str, Json]:
+    minimal: Json = {"backend": "claude", "prompt": "What does this project do?"}
+    streamed: Json = {**minimal, "workdir": "/srv/project", "sandbox_mode": "read-only", "output_format": "stream-json"}
+    dry: Json = {**minimal, "model": "fast", "dry_run": True}
+    examples: dict[str, Json] = {
+        "minimal": {"summary": "Only what is needed", "value": minimal},
+        "stream": {"summary": "A stream, nothing written", "value": streamed},
+        "detach": {"summary": "Go on without me", "value": {**minimal, "detach": True}},
+        "dry_run": {"summary": "Show the command, run nothing", "value": dry},
+    }
+    prefer: Json = {
+        "name": "prefer",
+        "in": "header",
+        "description": "`respond-async`: with `detach`, answer 202 at once.",
+        "schema": {"type": "string"},
+    }
+    answered = success("The agent was started. How it ended is told by `exit_code`, or by the stream's last event.")
+    answered["content"] = {
+        "application/json": {"schema": ref(PromptAnswer)},
+        unified.MEDIA_TYPE: {
+            "schema": an_event(),
+            "x-stream": "One event a line. Spaces before an event keep the connection alive.",
+        },
+    }
+    post = operation(
+        "prompt",
+        "Prompts",
+        "Run one prompt",
+        {"200": answered, "202": located(answer("The run goes on by itself.", Accepted))},
+        _PROMPT,
+        description="Answers when the agent has finished, or event by event as it works "
+        "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
+        "A client that leaves ends its agent, unless it said `detach`.",
+        parameters=[prefer],
+        requestBody=body(PromptBody, examples, required=True),
+    )
+    return {"/api/v1/prompt": {"post": post}}
+
+
+def _sessions() -> dict[str, Json]:
+    tag = "Sessions"
+    described: dict[str, Json] = {"title": {"summary": "A title and tags", "value": {"title": "Parser", "tags": ["a"]}}}
+    session = by_id("session")
+    shown = answer("The session.", SessionView)
+    return {
+        "/api/v1/sessions": {
+            "get": operation(
+                "listSessions",
+                tag,
+                "List sessions, newest first",
+                {"200": answer("A part of the list.", SessionList)},
+                _STORED,
+                parameters=parameters(SessionListing),
+            )
+        },
+        "/api/v1/sessions/{id}": {
+            "get": operation("getSession", tag, "Show a session", {"200": shown}, _SESSION, parameters=[session]),
+            "patch": operation(
+                "describeSession",
+                tag,
+                "Give a session a title and tags",
+                {"200": shown},
+                (*_SESSION, *_BODY),
+                parameters=[session],
+                requestBody=body(SessionPatch, described, required=True),
+            ),
+            "delete": operation(
+                "deleteSession",
+                tag,
+                "Delete a session with its runs",
+                {"200": answer("It is gone.", Deleted)},
+                (*_SESSION, SessionBusy),
+                parameters=[session],
+            ),
+        },
+        "/api/v1/sessions/{id}/messages": {
+            "get": operation(
+                "listMessages",
+                tag,
+                "Read a session as a conversation",
+                {"200": answer("Prompts and answers.", MessageList)},
+                _SESSION,
+                parameters=[session, *parameters(MessageListing)],
+            )
+        },
+        "/api/v1/sessions/{id}/fork": {
+            "post": operation(
+                "forkSession",
+                tag,
+                "Begin a session that goes on from another",
+                {"201": located(answer("The new session; the other one stays as it is.", SessionView))},
+                (*_SESSION, ForeignOrigin, NotResumable, BackendUnavailable, Unsupported),
+                parameters=[session],
+            )
+        },
+    }
+
+
+def _runs() -> dict[str, Json]:
+    tag = "Runs"
+    run = by_id("run")
+    shown = answer("The run.", RunView)
+    last: Json = {
+        "name": "last-event-id",
+        "in": "header",
+        "description": "Only what comes after this event. A browser sends it when it connects again.",
+        "schema": {"type": "integer"},
+    }
+    events = success("The events, to the run's end.")
+    events["content"] = {
+        sse.MEDIA_TYPE: {
+            "schema": an_event(),
+            "x-stream": "One event in each `data`, with `id`. Comments keep the connection alive.",
+        },
+        unified.MEDIA_TYPE: {
+            "schema": an_event(),
+            "x-stream": "One event a line, when the header `accept` asks for it.",
+        },
+    }
+    return {
+        "/api/v1/runs": {
+            "get": operation(
+                "listRuns",
+                tag,
+                "List runs, newest first",
+                {"200": answer("A part of the list.", RunList)},
+                _SESSION,
+                parameters=parameters(RunListing),
+            )
+        },
+        "/api/v1/runs/{id}": {
+            "get": operation("getRun", tag, "Show a run", {"200": shown}, _RUN, parameters=[run]),
+        },
+        "/api/v1/runs/{id}/events": {
+            "get": operation(
+                "followRun",
+                tag,
+                "Read the events of a run, and follow it while it runs",
+                {"200": events, "204": success("The run has ended, and nothing comes after this event.")},
+                _RUN,
+                description="A viewer that leaves does not end the run.",
+                parameters=[run, *parameters(Following), last],
+            )
+        },
+        "/api/v1/runs/{id}/cancel": {
+            "post": operation(
+                "cancelRun",
+                tag,
+                "End a run that is under way here",
+                {"200": shown},
+                (*_RUN, ForeignOrigin, NotCancellable),
+                parameters=[run],
+            )
+        },
+    }
+
+
+def _server() -> dict[str, Json]:
+    tag = "Server"
+
+    def health(name: str, summary: str, unwell: str) -> Json:
+        answers: dict[str, Json] = {"200": answer("It is.", Health), "503": answer(unwell, Health)}
+        return {"get": operation(name, tag, summary, answers, ())}
+
+    whole = success("This document.")
+    whole["content"] = {"application/json": {"schema": {"type": "object"}}}
+    page = success("The page.")
+    page["content"] = {"text/html": {"schema": {"type": "string"}}}
+    backends = {"200": answer("All backends.", BackendList)}
+    alive: dict[str, Json] = {"200": answer("It does.", Alive)}
+    return {
+        "/api/v1/backends": {"get": operation("listBackends", tag, "List the agent CLIs", backends, _GUARDED)},
+        "/health": health("health", "Tell how the server is", "Sessions cannot be kept."),
+        "/health/ready": health("ready", "Tell whether prompts should be sent here", "They should not."),
+        "/health/live": {"get": operation("live", tag, "Tell that the process answers", alive, ())},
+        "/openapi.json": {"get": operation("openapi", tag, "Get this document", {"200": whole}, _OPEN)},
+        "/docs": {"get": operation("docs", tag, "Show this document as a page", {"200": page}, _OPEN)},
+    }
 
 
 def _anything(type_: type) -> dict[str, Json]:
@@ -99,107 +354,6 @@ def _tidied(schema: dict[str, Json]) -> Json:
     return {**schema, "description": cleandoc(text)} if isinstance(text, str) else schema
 
 
-def _prompt(prompt: Json, answer: Json, problem: Json) -> Json:
-    minimal: Json = {"backend": "claude", "prompt": "What does this project do?"}
-    streamed: Json = {**minimal, "workdir": "/srv/project", "sandbox_mode": "read-only", "output_format": "stream-json"}
-    dry: Json = {**minimal, "model": "fast", "dry_run": True}
-    return {
-        "operationId": "prompt",
-        "tags": ["Prompts"],
-        "summary": "Run one prompt",
-        "description": "Answers when the agent has finished, or event by event as it works "
-        "(`output_format: stream-json`, or the header `accept: application/x-ndjson`). "
-        "A client that leaves ends its agent.",
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": prompt,
-                    "examples": {
-                        "minimal": {"summary": "Only what is needed", "value": minimal},
-                        "stream": {"summary": "A stream, nothing written", "value": streamed},
-                        "dry_run": {"summary": "Show the command, run nothing", "value": dry},
-                    },
-                }
-            },
-        },
-        "responses": {
-            "200": {
-                "description": "The agent was started. Whether it succeeded is told by `exit_code`, "
-                "or by the stream's last event.",
-                "headers": _headers(),
-                "content": {
-                    "application/json": {"schema": answer},
-                    unified.MEDIA_TYPE: {
-                        "schema": {"$ref": "#/components/schemas/Event"},
-                        "x-stream": "One event a line. Spaces before an event keep the connection alive.",
-                    },
-                },
-            },
-            **_problems(_OF_A_PROMPT, problem),
-        },
-    }
-
-
-def _get(operation: str, summary: str, response: dict[str, Json], problem: Json | None) -> Json:
-    failures = _problems((ClinvkError, ShuttingDown), problem) if problem else {}
-    return {
-        "operationId": operation,
-        "tags": ["Server"],
-        "summary": summary,
-        "responses": {"200": response, **failures},
-    }
-
-
-def _health(operation: str, summary: str, health: Json, unwell: str) -> Json:
-    return {
-        "operationId": operation,
-        "tags": ["Server"],
-        "summary": summary,
-        "responses": {"200": _json("It is.", health), "503": _json(unwell, health)},
-    }
-
-
-def _json(description: str, schema: Json) -> dict[str, Json]:
-    return {"description": description, "headers": _headers(), "content": {"application/json": {"schema": schema}}}
-
-
-def _page() -> dict[str, Json]:
-    content: Json = {"text/html": {"schema": {"type": "string"}}}
-    return {"description": "The page.", "headers": _headers(), "content": content}
-
-
-def _headers() -> dict[str, Json]:
-    schema: Json = {"type": "string"}
-    return {"x-request-id": {"description": "The id sent with the request, or one made for it.", "schema": schema}}
-
-
-def _problems(kinds: Iterable[type[ClinvkError]], problem: Json) -> dict[str, Json]:
-    """Give the error responses by status; kinds that share one are told together."""
-    by_status: dict[str, list[type[ClinvkError]]] = {}
-    for kind in kinds:
-        by_status.setdefault(str(KINDS[kind][0]), []).append(kind)
-    return {
-        status: {
-            "description": " ".join(f"`{kind.code}`: {_sentence(kind)}" for kind in same),
-            "headers": _retry_headers() if any(kind in _RETRIED for kind in same) else _headers(),
-            "content": {Rest.error_type: {"schema": problem}},
-        }
-        for status, same in sorted(by_status.items())
-    }
-
-
-def _retry_headers() -> dict[str, Json]:
-    return {**_headers(), "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-
-
 def _explained(kind: type[ClinvkError]) -> Json:
     status, title = KINDS[kind]
-    return {"code": kind.code, "status": status, "title": title, "description": _sentence(kind)}
-
-
-def _sentence(kind: type[ClinvkError]) -> str:
-    """Give the first paragraph of a kind's docstring, which says when it comes."""
-    if kind is ClinvkError:
-        return "Something failed inside clinvk; its log says what."
-    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    return {"code": kind.code, "status": status, "title": title, "description": sentence(kind)}

@@ -1,13 +1,21 @@
 """Reading a request and answering it, down at the ASGI level, where a leaving client is noticed."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 from starlette.types import Message, Receive, Scope, Send
 
-from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, WrongMediaType
+from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, ForeignOrigin, WrongMediaType
+from clinvk.dialects.rest import Rest
+from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Header = tuple[bytes, bytes]
+
+NO_BUFFERING: Header = (b"x-accel-buffering", b"no")
+"""Asks a proxy to pass a stream on as it comes."""
+
+_CHUNK_BYTES = 64 * 1024
+_SHUTDOWN_RETRY_S = 5
 
 
 class ClientGone(Exception):
@@ -35,6 +43,19 @@ def require_json(headers: Mapping[str, str]) -> None:
     ):
         got = f"got {said!r}" if said else "got none"
         raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
+
+
+def refuse_foreign(headers: Mapping[str, str]) -> None:
+    """Refuse a request without a body that a web page of another origin makes its browser send.
+
+    A browser asks nobody before it sends one, and always says where it comes from.
+
+    Raises:
+        ForeignOrigin: it says something else than this server.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
+        raise ForeignOrigin(f"the header origin is {origin!r}; web pages of other origins may not do this")
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
@@ -66,6 +87,58 @@ async def read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body has more than {max_bytes} bytes (server.max_request_body_bytes)")
+
+
+def retry_headers(error: ClinvkError) -> Iterable[Header]:
+    """Give the headers that tell when to try again, where that helps."""
+    match error:
+        case QueueFull():
+            return [(b"retry-after", str(round(error.retry_after_s)).encode())]
+        case ShuttingDown():
+            return [(b"retry-after", str(_SHUTDOWN_RETRY_S).encode())]
+        case _:
+            return []
+
+
+async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
+    """Answer a request that gets no further with a problem document."""
+    status, body = Rest().error(error, scope["state"]["request_id"])
+    fixed = [(b"content-type", Rest.error_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry_headers(error), *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def watch(
+    receive: Receive, reply: "Reply", wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
+) -> None:
+    """Notice that the client leaves before its answer has ended; call `quiet` each time `wait_s()` have passed.
+
+    Raises:
+        ClientGone: it left.
+    """
+    while not reply.ended:
+        try:
+            async with asyncio.timeout(wait_s()):
+                message = await receive()
+        except TimeoutError:
+            await quiet()
+        else:
+            if message["type"] == "http.disconnect" and not reply.ended:
+                raise ClientGone("before the end of its answer")
+
+
+def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Put pieces together, so that what is there leaves at once, but never much at a time."""
+    gathered: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if size:
+        yield b"".join(gathered)
 
 
 class Reply:

@@ -1,36 +1,48 @@
 """The one endpoint through which every run goes, whatever the dialect, stream or not.
 
-A run lives inside its request: a client that leaves, waiting or reading, queued or running, ends it.
+A run lives inside its request: a client that leaves, waiting or reading, queued or running, ends it. Only one that was
+asked for with `detach` goes on.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import backends
-from clinvk.api.reply import ClientGone, Header, Reply, headers_of, read_body, require_json
+from clinvk.api.reply import (
+    NO_BUFFERING,
+    ClientGone,
+    Reply,
+    chunked,
+    headers_of,
+    read_body,
+    require_json,
+    retry_headers,
+    watch,
+)
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings, complete
 from clinvk.dialects.base import Call, Dialect, Encoder, Facts
-from clinvk.errors import BackendUnavailable, Cancelled, ClinvkError, InvalidRequest, QueueFull, ShuttingDown
-from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.runs import Run, Runs
+from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 5.0
 """How often a quiet answer is looked at; it is kept alive after two quiet ticks, so within 15 s."""
 
+RUNS_PATH = "/api/v1/runs"
+
 _OPENING_TICK_S = 0.5
-_CHUNK_BYTES = 64 * 1024
-_SHUTDOWN_RETRY_S = 5
-_STREAM_HEADERS: tuple[Header, ...] = ((b"x-accel-buffering", b"no"),)
 
 
 class RunEndpoint:
@@ -40,6 +52,7 @@ class RunEndpoint:
         self,
         dialect: Dialect,
         runs: Runs,
+        store: SessionStore,
         settings: Settings,
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
@@ -47,6 +60,7 @@ class RunEndpoint:
     ) -> None:
         self.dialect = dialect
         self.runs = runs
+        self.store = store
         self.settings = settings
         self.workdirs = Workdirs(settings, environ)
         self.tick_s = tick_s
@@ -61,15 +75,19 @@ class RunEndpoint:
         except* ClientGone as gone:
             logger.debug("client left: %s", gone.exceptions[0])
 
-    def admit(self, request: RunRequest) -> RunRequest:
-        """Complete a request from the settings.
+    async def admit(self, request: RunRequest) -> RunRequest:
+        """Complete a request from its session and the settings.
 
         Raises:
             BackendUnavailable: there is no such backend.
+            SessionNotFound, AmbiguousId: there is no such session, or several.
             InvalidRequest: a directory cannot be worked in.
         """
+        session = await self.store.session(request.session_id) if request.session_id else None
+        if session:
+            request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         backends.named(request.backend, self._registry)
-        request = self.workdirs.settle(complete(request, self.settings))
+        request = self.workdirs.settle(complete(request, self.settings), session)
         return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
 
 
@@ -102,38 +120,57 @@ class _Visit:
         headers = headers_of(self._scope)
         require_json(headers)
         body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-        self._watcher = group.create_task(self._watch())
+        self._watcher = group.create_task(watch(self._receive, self._reply, self._tick_s, self._keep_alive))
         return self._dialect.parse(body, headers)
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
         self._is_stream = call.stream
-        call = replace(call, request=endpoint.admit(call.request))
+        call = replace(call, request=await endpoint.admit(call.request))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
-        async with endpoint.runs.run(call.request) as run:
+        async with self._begun(call) as run:
+            if call.respond_async:
+                await self._accept(call, run)
+                return
             self._run = run
             if call.stream:
                 await self._stream(call, run)
             else:
                 await self._whole(call, run)
 
+    @asynccontextmanager
+    async def _begun(self, call: Call) -> AsyncGenerator[Run]:
+        """Begin the run; leaving this context ends it, unless it is detached."""
+        runs = self._endpoint.runs
+        if call.detach:
+            yield await runs.start(call.request)
+            return
+        async with runs.run(call.request) as run:
+            yield run
+
+    async def _accept(self, call: Call, run: Run) -> None:
+        """Say where the run is to be found, and leave it to itself."""
+        headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
+        body = self._dialect.accepted(call, facts_of(run), run.state)
+        await self._reply.whole(202, self._dialect.result_type, body, headers)
+
     async def _stream(self, call: Call, run: Run) -> None:
         encoder: Encoder | None = None
         async for batch in run.batches():
             if encoder is None:
                 _raise_if_never_started(run, batch[0].event)
-                encoder = self._dialect.encoder(call, _facts(run))
+                encoder = self._dialect.encoder(call, facts_of(run))
                 await self._open()
-            for data in _chunks(encoder, batch):
+            for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
         await self._reply.end()
 
     async def _whole(self, call: Call, run: Run) -> None:
         result = await run.result()
         _raise_if_never_started(run, result.ending)
-        body = self._dialect.result(call, result, _facts(run))
+        body = self._dialect.result(call, result, facts_of(run))
         await self._reply.whole(200, self._dialect.result_type, body)
 
     async def _show(self, call: Call) -> None:
@@ -155,7 +192,7 @@ class _Visit:
 
     async def _open(self) -> None:
         if self._is_stream:
-            await self._reply.open(200, self._dialect.stream_type, _STREAM_HEADERS)
+            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING])
         else:
             await self._reply.open(200, self._dialect.result_type)
 
@@ -163,22 +200,9 @@ class _Visit:
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, self._dialect.error_type, body, retry_headers(error))
 
-    async def _watch(self) -> None:
-        """Notice that the client leaves; meanwhile keep a quiet answer alive.
-
-        Raises:
-            ClientGone: it left.
-        """
-        while not self._reply.ended:
-            opening = self._is_stream and not self._reply.opened
-            try:
-                async with asyncio.timeout(_OPENING_TICK_S if opening else self._endpoint.tick_s):
-                    message = await self._receive()
-            except TimeoutError:
-                await self._keep_alive()
-            else:
-                if message["type"] == "http.disconnect" and not self._reply.ended:
-                    raise ClientGone("before the end of its answer")
+    def _tick_s(self) -> float:
+        opening = self._is_stream and not self._reply.opened
+        return _OPENING_TICK_S if opening else self._endpoint.tick_s
 
     async def _keep_alive(self) -> None:
         """Say 200 once the agent is known to run, then send what means nothing from time to time."""
@@ -190,33 +214,17 @@ class _Visit:
             await self._open()
 
 
-def retry_headers(error: ClinvkError) -> Iterable[Header]:
-    """Give the headers that tell when to try again, where that helps."""
-    match error:
-        case QueueFull():
-            return [(b"retry-after", str(round(error.retry_after_s)).encode())]
-        case ShuttingDown():
-            return [(b"retry-after", str(_SHUTDOWN_RETRY_S).encode())]
-        case _:
-            return []
-
-
 def _raise_if_never_started(run: Run, event: Event) -> None:
     """Raise why a run failed before its agent was started; what came later is part of the answer."""
     if run.started_at is not None or not isinstance(event, RunFailed):
         return
-    match event.code:
-        case InvalidRequest.code:
-            raise InvalidRequest(event.message)
-        case BackendUnavailable.code:
-            raise BackendUnavailable(event.message)
-        case Cancelled.code:
-            raise ShuttingDown(event.message)
-        case _:
-            raise ClinvkError(event.message)
+    if run.refusal:
+        raise run.refusal
+    raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
 
 
-def _facts(run: Run) -> Facts:
+def facts_of(run: Run) -> Facts:
+    """Give what a dialect needs of a run that is under way."""
     request = run.request
     started_at = run.started_at or run.created_at
     return Facts(
@@ -228,18 +236,3 @@ def _facts(run: Run) -> Facts:
         started_at=started_at,
         duration_s=max(0.0, run.ended_at - started_at) if run.ended_at else 0.0,
     )
-
-
-def _chunks(encoder: Encoder, batch: Iterable[Logged]) -> Iterator[bytes]:
-    """Give what is there in few pieces, so that it leaves at once, but never much at a time."""
-    pieces: list[bytes] = []
-    size = 0
-    for _, at, event in batch:
-        piece = encoder.feed(event, at)
-        pieces.append(piece)
-        size += len(piece)
-        if size >= _CHUNK_BYTES:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    if size:
-        yield b"".join(pieces)

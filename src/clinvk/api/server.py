@@ -8,13 +8,16 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
 
 from clinvk import __version__
+from clinvk.api import keys
 from clinvk.api.app import create_app
 from clinvk.api.inventory import Inventory
+from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
 from clinvk.api.protections import refuse_unenforced
 from clinvk.api.protocol import Protocol
@@ -22,9 +25,12 @@ from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
-from clinvk.runtime import executables
+from clinvk.config.loading import home
+from clinvk.runtime import executables, marks
+from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
-from clinvk.store.memory import MemoryStore
+from clinvk.store import SessionStore
+from clinvk.store.sqlite import SqliteStore
 
 Announce = Callable[[str], None]
 
@@ -33,8 +39,11 @@ SERVER_ERROR = 5
 
 _A_LONG_TIME_S = 10 * 365 * 86_400
 _CLOSE_WITHIN_S = 2
+_LOOK_EVERY_S = 0.05
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
+  GET  /api/v1/sessions  the conversations that can be continued
+  GET  /api/v1/runs      what ran and what runs, each with its events
   GET  /api/v1/backends  which agents there are
   GET  /health           how the server is
   GET  /docs             all of it, to read and to try (/openapi.json)"""
@@ -49,16 +58,17 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     Raises:
         ConfigError: a setting asks for what cannot be given.
     """
-    refuse_unenforced(settings, environ)
+    refuse_unenforced(settings)
     Workdirs(settings, environ).check_default()
     server = settings.server
-    try:
-        sockets = listen(server.host, server.port)
-    except OSError as exc:
-        print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
-        return SERVER_ERROR
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, environ, sockets, announce))
+        taken = runner.run(_read_keys(settings, environ))
+        try:
+            sockets = listen(server.host, server.port)
+        except OSError as exc:
+            print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
+            return SERVER_ERROR
+        runner.run(_serve(settings, environ, sockets, taken, announce))
     return 0
 
 
@@ -88,12 +98,28 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
+    return await keys.read(settings, environ, Spawner(marks.choose()))
+
+
 async def _serve(
-    settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], announce: Announce
+    settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], taken: Keys, announce: Announce
 ) -> None:
-    async with opened(settings, environ, sockets) as front:
-        announce(greeting(settings.server, sockets))
-        await _stopped(front, settings.server.shutdown_grace_secs)
+    async with SqliteStore(home(environ)) as store, opened(settings, environ, sockets, store, taken) as served:
+        announce(greeting(settings.server, sockets, has_keys=bool(taken)))
+        await _stopped(served, settings.server.shutdown_grace_secs)
+
+
+class Served(NamedTuple):
+    """A server that is up: its outermost application, and the runs behind it."""
+
+    front: Front
+    runs: LocalRuns
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request or a run is under way; a detached run has no request."""
+        return bool(self.front.active or self.runs.busy or self.runs.queued)
 
 
 @asynccontextmanager
@@ -101,20 +127,25 @@ async def opened(
     settings: Settings,
     environ: Mapping[str, str],
     sockets: list[socket.socket],
+    store: SessionStore,
+    taken: Keys,
     registry: Mapping[str, Backend] = BACKENDS,
-) -> AsyncGenerator[Front]:
-    """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes."""
-    store, started = MemoryStore(), asyncio.Event()
+) -> AsyncGenerator[Served]:
+    """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
+
+    `taken` are the API keys that let a request in; `store` stays its owner's to close.
+    """
+    started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
             async with LocalRuns(settings, store, environ, registry) as runs:
                 inventory = Inventory(settings, environ, partial(_version, runs, environ), registry)
-                front = create_app(settings, environ, runs, store, inventory, registry)
+                front = create_app(settings, environ, runs, store, inventory, taken, registry)
                 server = Server(front, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 learning = group.create_task(inventory.learn())
                 await started.wait()
-                yield front
+                yield Served(front, runs)
                 learning.cancel()
             server.should_exit = True
     finally:
@@ -126,24 +157,24 @@ async def _version(runs: LocalRuns, environ: Mapping[str, str], path: str) -> st
     return await executables.version(runs.spawner, path, environ)
 
 
-async def _stopped(front: Front, grace_s: float) -> None:
-    """Wait for a signal, then until no request is under way, `grace_s` have passed, or a second signal came."""
-    signalled, over = asyncio.Event(), asyncio.Event()
+async def _stopped(served: Served, grace_s: float) -> None:
+    """Wait for a signal, then until nothing is under way, `grace_s` have passed, or a second signal came."""
+    stopping, at_once = served.front.stopping, asyncio.Event()
 
     def stop() -> None:
-        if signalled.is_set():
-            over.set()
-        signalled.set()
+        if stopping.is_set():
+            at_once.set()
+        stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             loop.add_signal_handler(number, stop)
-    await signalled.wait()
-    front.drain(over.set)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace_s):
-            await over.wait()
+    await stopping.wait()
+    until = loop.time() + grace_s
+    while served.is_busy and not at_once.is_set() and loop.time() < until:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), _LOOK_EVERY_S)
 
 
 class Server(uvicorn.Server):
@@ -178,14 +209,14 @@ class Server(uvicorn.Server):
         yield
 
 
-def greeting(settings: ServerSettings, sockets: list[socket.socket]) -> str:
+def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
     """Say where the server listens and what it offers."""
     port: int = sockets[0].getsockname()[1]
     lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
-    if not all(ip_address(sock.getsockname()[0]).is_loopback for sock in sockets):
+    if not has_keys and not all(ip_address(sock.getsockname()[0]).is_loopback for sock in sockets):
         lines.append(
             f"warning: {settings.host or 'this address'} is open to other machines, and whoever reaches it can run "
-            "agents as this user: no API key is asked for. Put a proxy with authentication in front."
+            "agents as this user: no API key is asked for (CLINVK_API_KEYS)"
         )
     return "\n".join(lines)
 

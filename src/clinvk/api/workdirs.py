@@ -1,4 +1,4 @@
-"""In which directory an agent works."""
+"""In which directories an agent works, and which of them it is let into."""
 
 import errno
 import os
@@ -9,15 +9,23 @@ from msgspec.structs import replace
 
 from clinvk.config import Settings
 from clinvk.config.loading import home
+from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
+from clinvk.policy import Directories
 from clinvk.request import RunRequest
+from clinvk.session import Session
 
 
 class Workdirs:
-    """Checks the directories that requests name, and gives one to those that name none."""
+    """Checks the directories that requests name, and gives one to those that name none.
+
+    Where the settings have lists of directories, the agent gets the path without symbolic links that was held
+    against them.
+    """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self._default = settings.server.default_workdir
+        self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ
 
     def check_default(self) -> None:
@@ -28,33 +36,73 @@ class Workdirs:
         """
         try:
             if self._default:
-                check(self._default, "server.default_workdir")
+                self._admitted(self._default, "server.default_workdir")
         except InvalidRequest as exc:
             raise ConfigError(exc.message) from exc
 
-    def settle(self, request: RunRequest) -> RunRequest:
-        """Give the request with a directory that is there.
+    def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
+        """Give the request with directories that are there; the one to work in is that of its session, if it has one.
 
         Raises:
-            InvalidRequest: a directory is not absolute, not there, not a directory, or not readable.
+            DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
+            InvalidRequest: a directory is not absolute, not there, not a directory, not readable, or not the session's.
         """
-        for index, path in enumerate(request.add_dirs):
-            check(path, f"add_dirs[{index}]")
-        workdir = request.workdir or self._default or self._own()
-        check(workdir, "workdir")
-        return replace(request, workdir=workdir)
+        add_dirs = tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+        if session:
+            _check_same(request, session)
+            self._judged(session.working_dir or _here(), "session_id", "the session's directory")
+            return replace(request, add_dirs=add_dirs)
+        workdir = self._admitted(request.workdir or self._default or self._own(), "workdir")
+        return replace(request, workdir=workdir, add_dirs=add_dirs)
+
+    def _admitted(self, path: str, field: str) -> str:
+        """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
+        if not os.path.isabs(path):
+            raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
+        path = self._judged(path, field, field)
+        check(path, field)
+        return path
+
+    def _judged(self, path: str, field: str, name: str) -> str:
+        """Hold a path against the lists; give what it leads to, or where there are no lists the path as it is."""
+        directories = self._directories()
+        if not directories:
+            return path
+        real = os.path.realpath(path)
+        if refusal := directories.refusal(real):
+            leads = "" if real == path else f" (which leads to {real!r})"
+            raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
+        return real
+
+    def _directories(self) -> Directories:
+        """Resolve the lists anew each time: a link in one of them may be turned while the server runs."""
+        allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
+        return Directories(allowed, blocked)
 
     def _own(self) -> str:
         """Give the server's own directory; where that says nothing (a service starts in `/`), a workspace at home."""
-        try:
-            own = os.getcwd()
-        except FileNotFoundError:  # somebody removed it
-            own = "/"
+        own = _here()
         if own != "/":
             return own
         workspace = home(self._environ) / "workspace"
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(workspace)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # somebody removed it
+        return "/"
+
+
+def _check_same(request: RunRequest, session: Session) -> None:
+    """Refuse another directory than the session's: the agents bind a conversation to the one it began in."""
+    asked, bound = request.workdir, session.working_dir
+    if asked and bound and os.path.realpath(asked) != os.path.realpath(bound):
+        raise InvalidRequest(
+            f"workdir is {asked!r}, but session {session.id!r} works in {bound!r}; leave workdir out", "workdir"
+        )
 
 
 def check(path: str, field: str) -> None:
@@ -63,8 +111,6 @@ def check(path: str, field: str) -> None:
     Raises:
         InvalidRequest: names `field`.
     """
-    if not os.path.isabs(path):
-        raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
     try:
         mode = os.stat(path).st_mode
     except OSError as exc:

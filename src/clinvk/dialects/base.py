@@ -41,12 +41,41 @@ class WrongMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
+class KeyRefused(InvalidRequest):
+    """API keys are asked for, and the request carries none of them."""
+
+    code = "unauthorized"
+
+
+class ForeignOrigin(InvalidRequest):
+    """A web page of another origin made its browser send the request."""
+
+    code = "foreign_origin"
+
+
+class DirectoryNotAllowed(InvalidRequest):
+    """The settings keep agents out of the directory."""
+
+    code = "directory_not_allowed"
+
+
+class NotCancellable(InvalidRequest):
+    """The run has ended already, or goes on in another clinvk."""
+
+    code = "run_not_cancellable"
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a body asks: the run, and how it wants to be answered."""
+    """What a body asks: the run, and how it wants to be answered.
+
+    A run with `detach` goes on without its client; with `respond_async` the client is not kept waiting for it either.
+    """
 
     request: RunRequest
     stream: bool = False
     dry_run: bool = False
+    detach: bool = False
+    respond_async: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +127,10 @@ class Dialect(Protocol):
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
         """Give the body of a run that has ended."""
+        ...
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
         ...
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:

@@ -11,19 +11,30 @@ from clinvk.dialects.base import (
     BodyTooLarge,
     BodyTooSlow,
     Call,
+    DirectoryNotAllowed,
     Facts,
+    ForeignOrigin,
+    KeyRefused,
     MethodNotAllowed,
     NoSuchPath,
+    NotCancellable,
     WrongMediaType,
 )
+from clinvk.dialects.records import Tags
 from clinvk.errors import (
     AgentFailed,
+    AmbiguousId,
     BackendUnavailable,
     ClinvkError,
     InvalidRequest,
+    NotResumable,
     QueueFull,
+    RunNotFound,
+    SessionBusy,
+    SessionError,
     SessionNotFound,
     ShuttingDown,
+    StoreUnavailable,
     TimedOut,
     Unsupported,
 )
@@ -41,8 +52,11 @@ class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
     """
 
-    backend: Annotated[str, Meta(description="The agent CLI to run.", examples=["claude", "codex", "gemini"])]
     prompt: Annotated[str, Meta(description="What the agent shall do.", examples=["What does this project do?"])]
+    backend: Annotated[
+        str | None,
+        Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
+    ] = None
     model: Annotated[
         str | None,
         Meta(description="A model name of the CLI, or fast/quick, balanced/default, best/powerful.", examples=["fast"]),
@@ -76,14 +90,24 @@ class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_tokens: Annotated[_Count | None, Meta(description="Advice only: no agent CLI has such a limit.")] = None
     effort: Annotated[str | None, Meta(description="The CLI's own word for how hard to think.")] = None
     system_prompt: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
-    session_id: Annotated[str | None, Meta(description="The session to continue; without it a new one begins.")] = None
+    session_id: Annotated[
+        str | None,
+        Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
+    ] = None
+    detach: Annotated[
+        bool | None,
+        Meta(
+            description="The run goes on when its client leaves. With the header `prefer: respond-async` the answer "
+            "does not wait for it."
+        ),
+    ] = None
     timeout_secs: Annotated[
         _Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
     ] = None
     verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
     extra: Annotated[list[str] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
-    tags: Annotated[list[str] | None, Meta(description="Tags of a session that begins with this prompt.")] = None
+    tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
         None
     )
@@ -107,6 +131,14 @@ class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     stderr: Annotated[str | None, Meta(description="The agent's stderr, when `verbose`.")] = None
 
 
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that goes on by itself; the header `location` says where to look for it."""
+
+    run_id: str
+    session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
+    state: Annotated[str, Meta(description="queued or running.")]
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A request that could not be run (RFC 9457)."""
 
@@ -119,13 +151,20 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: Annotated[str, Meta(description="The kind of problem, for programs.", examples=["invalid_request"])]
     request_id: Annotated[str, Meta(description="The `x-request-id` of the answer.")]
     field: Annotated[
-        str | None, Meta(description="The place in the body, where the problem has one.", examples=["extra[0]"])
+        str | None,
+        Meta(description="The place in the body, or the parameter, where the problem has one.", examples=["extra[0]"]),
     ] = None
+    candidates: Annotated[
+        tuple[str, ...], Meta(description="Some of the ids that begin so, where the one that was given is ambiguous.")
+    ] = ()
 
 
 KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     ClinvkError: (500, "Error inside clinvk"),
     InvalidRequest: (400, "Invalid request"),
+    KeyRefused: (401, "API key needed"),
+    ForeignOrigin: (403, "Foreign web page"),
+    DirectoryNotAllowed: (403, "Directory not allowed"),
     NoSuchPath: (404, "No such path"),
     MethodNotAllowed: (405, "Method not allowed"),
     BodyTooSlow: (408, "Body too slow"),
@@ -134,9 +173,16 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     Unsupported: (422, "Option not supported by the backend"),
     BackendUnavailable: (404, "Backend not available"),
     SessionNotFound: (404, "No such session"),
+    RunNotFound: (404, "No such run"),
+    SessionError: (409, "Session cannot be used"),
+    SessionBusy: (409, "Session is busy"),
+    NotResumable: (409, "Session cannot be continued"),
+    AmbiguousId: (409, "Ambiguous id"),
+    NotCancellable: (409, "Run cannot be cancelled"),
     AgentFailed: (502, "Agent failed before it started"),
     QueueFull: (503, "Queue full"),
     ShuttingDown: (503, "Server is stopping"),
+    StoreUnavailable: (503, "Sessions cannot be kept"),
     TimedOut: (504, "Timed out"),
 }
 """Status and title of each kind of error; a class that is not listed is what its nearest ancestor is."""
@@ -176,13 +222,15 @@ class Rest:
         asked = strict.decode(body, _body)
         if not asked.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
-        if not asked.backend.strip():
+        if not asked.backend and not asked.session_id:
+            raise InvalidRequest("backend is missing", "backend")
+        if asked.backend and not asked.backend.strip():
             raise InvalidRequest("backend is empty", "backend")
         _refuse_nul(asked)
         return Call(
             request=RunRequest(
                 prompt=asked.prompt,
-                backend=asked.backend,
+                backend=asked.backend or "",
                 model=asked.model or None,
                 system_prompt=asked.system_prompt or None,
                 session_id=asked.session_id or None,
@@ -203,6 +251,8 @@ class Rest:
             ),
             stream=_wants_stream(asked.output_format, headers),
             dry_run=bool(asked.dry_run),
+            detach=bool(asked.detach),
+            respond_async=bool(asked.detach) and _prefers_async(headers),
         )
 
     def encoder(self, call: Call, facts: Facts) -> unified.UnifiedEncoder:
@@ -230,6 +280,10 @@ class Rest:
         )
         return _encoder.encode(answer)
 
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the answer of a run that goes on behind the client's back."""
+        return _encoder.encode(Accepted(run_id=facts.run_id, session_id=facts.session_id, state=state))
+
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give the problem document of a request that could not be run."""
         status, title = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
@@ -241,6 +295,7 @@ class Rest:
             code=error.code,
             request_id=request_id,
             field=_field(error),
+            candidates=error.candidates if isinstance(error, AmbiguousId) else (),
         )
         return status, _encoder.encode(problem)
 
@@ -251,7 +306,7 @@ def _field(error: ClinvkError) -> str | None:
             return field
         case BackendUnavailable():
             return "backend"
-        case SessionNotFound():
+        case SessionError():
             return "session_id"
         case _:
             return None
@@ -266,6 +321,12 @@ def _refuse_nul(asked: PromptBody) -> None:
             for index, item in enumerate(value):
                 if "\0" in item:
                     raise InvalidRequest(f"{name}[{index}] has a NUL character", f"{name}[{index}]")
+
+
+def _prefers_async(headers: Mapping[str, str]) -> bool:
+    """Say whether the client asks not to be kept waiting (RFC 7240)."""
+    preferences = headers.get("prefer", "").lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
 
 
 def _wants_stream(output_format: str | None, headers: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""JSON bodies into structs, every mistake explained: where in the body, the value, and what is allowed.
+"""JSON bodies and queries into structs, every mistake explained: where in the body, the value, and what is allowed.
 
 msgspec finds the mistake; its messages speak of Python types, so they are put into the words of the body.
 """
@@ -6,6 +6,7 @@ msgspec finds the mistake; its messages speak of Python types, so they are put i
 import re
 from difflib import get_close_matches
 from typing import NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import inspect
@@ -29,7 +30,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        _explain(str(error), body, decoder)
+        _explain(str(error), body, decoder.type, "field")
     except msgspec.DecodeError as error:
         raise InvalidRequest(_malformed(str(error), body)) from None
     except UnicodeDecodeError:
@@ -38,8 +39,29 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequest("the body is nested too deeply") from None
 
 
-def _explain(message: str, body: bytes, decoder: msgspec.json.Decoder[T]) -> NoReturn:
-    """Raise what msgspec found at a place of the body in our words."""
+def parameters(query: bytes, type_: type[T]) -> T:
+    """Read the query of an address; a parameter without a value is as if it were not there.
+
+    Raises:
+        InvalidRequest: a parameter is unknown, given twice or wrong; names it.
+    """
+    try:
+        pairs = [(name, value) for name, value in parse_qsl(query.decode(), errors="strict") if value]
+    except UnicodeDecodeError:
+        raise InvalidRequest("the query is not valid UTF-8") from None
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise InvalidRequest(f"parameter {name!r} is given twice", name)
+        given[name] = value
+    try:
+        return msgspec.convert(given, type_, strict=False)
+    except msgspec.ValidationError as error:
+        _explain(str(error), msgspec.json.encode(given), type_, "parameter")
+
+
+def _explain(message: str, body: bytes, type_: object, word: str) -> NoReturn:
+    """Raise what msgspec found at a place of the body in our words; `word` is what a part of it is called."""
     found = _PLACE.search(message)
     place = found["place"].replace("[...]", "") if found else ""  # msgspec's word for a key of a free object
     said = message[: found.start()] if found else message
@@ -47,22 +69,22 @@ def _explain(message: str, body: bytes, decoder: msgspec.json.Decoder[T]) -> NoR
     prefix = f"{place}." if place else ""
     quoted = _QUOTED.search(said)
     if said.startswith("Object contains unknown field") and quoted:
-        known = _fields(_type_at(decoder, path))
-        raise InvalidRequest(_unknown(prefix, quoted["name"], known), prefix + quoted["name"]) from None
+        known = _fields(_type_at(type_, path))
+        raise InvalidRequest(
+            _unknown(word, prefix + quoted["name"], quoted["name"], known), prefix + quoted["name"]
+        ) from None
     if said.startswith("Object missing required field") and quoted:
         raise InvalidRequest(f"{prefix}{quoted['name']} is missing", prefix + quoted["name"]) from None
     if said.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
     what = place or "the body"
-    raise InvalidRequest(
-        f"{what} must be {_allowed(_type_at(decoder, path))}{_got(body, path)}", place or None
-    ) from None
+    raise InvalidRequest(f"{what} must be {_allowed(_type_at(type_, path))}{_got(body, path)}", place or None) from None
 
 
-def _unknown(prefix: str, name: str, known: list[str]) -> str:
+def _unknown(word: str, place: str, name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"unknown field {prefix + name!r}; {hint}"
+    return f"unknown {word} {place!r}; {hint}"
 
 
 def _got(body: bytes, path: list[int | str]) -> str:
@@ -97,8 +119,8 @@ def _not_utf8(body: bytes) -> str:
     return "the body is not valid UTF-8"
 
 
-def _type_at(decoder: msgspec.json.Decoder[T], path: list[int | str]) -> inspect.Type:
-    here = inspect.type_info(decoder.type)
+def _type_at(type_: object, path: list[int | str]) -> inspect.Type:
+    here = inspect.type_info(type_)
     for part in path:
         here = _not_null(here)
         match here:
@@ -131,21 +153,27 @@ def _allowed(type_: inspect.Type) -> str:
     match _not_null(type_):
         case inspect.LiteralType(values=values):
             words = "one of " + ", ".join(str(value) for value in values if value)
-        case inspect.StrType():
-            words = "a text"
+        case inspect.StrType() as text:
+            words = "a text" + _lengths(text.min_length, text.max_length, "characters")
         case inspect.BoolType():
             words = "true or false"
         case inspect.IntType() as number:
             words = "a whole number" + _bounds(number)
         case inspect.FloatType() as number:
             words = "a number" + _bounds(number)
-        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
-            words = f"a list, each item {_allowed(item)}"
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item) as items:
+            words = f"a list{_lengths(items.min_length, items.max_length, 'items')}, each item {_allowed(item)}"
         case inspect.DictType() | inspect.StructType():
             words = "a JSON object"
         case _:
             words = "valid JSON"
     return words
+
+
+def _lengths(low: int | None, high: int | None, what: str) -> str:
+    if low is not None and high is not None:
+        return f" of {low} to {high} {what}"
+    return "" if high is None else f" of at most {high} {what}"
 
 
 def _bounds(number: inspect.IntType | inspect.FloatType) -> str:

@@ -182,14 +182,25 @@ Line = (
 
 
 class UnifiedEncoder:
-    """Gives the lines of one run. `facts.started_at` is where the duration counts from."""
+    """Gives the lines of one run. `facts.started_at` is where the duration counts from; `sequence` is the last line's.
+
+    An event is one line, so that `sequence` is its number in the run's log; only an ending may be two.
+    """
 
     def __init__(self, facts: Facts) -> None:
+        self.sequence = 0
         self._facts = facts
-        self._sequence = 0
         self._tool_names: dict[str, str] = {}
         self._second = -1
         self._second_text = ""
+
+    def skip(self, event: Event) -> None:
+        """Count an event, no ending, whose line its reader has already."""
+        if isinstance(event, ToolCall):
+            self._tool_names[event.id] = event.name
+        elif isinstance(event, ToolResult):
+            self._tool_names.pop(event.id, "")
+        self.sequence += 1
 
     def feed(self, event: Event, at: float) -> bytes:
         """Give the line of one event; before an ending also that of its token usage."""
@@ -213,7 +224,7 @@ class UnifiedEncoder:
                 usage = self._usage(event.usage, at)
                 kind, content = DoneLine, self._done(event, at)
             case RunFailed():
-                usage = self._usage(event.usage, at) if self._sequence else b""  # an error without `init` is alone
+                usage = self._usage(event.usage, at) if self.sequence else b""  # an error without `init` is alone
                 kind, content = ErrorLine, failure(event)
         return usage + self._line(kind, content, at)
 
@@ -229,12 +240,12 @@ class UnifiedEncoder:
         return self._line(UsageLine, usage, at) if usage else b""
 
     def _line(self, kind: type[Line], content: object, at: float) -> bytes:
-        self._sequence += 1
+        self.sequence += 1
         line = kind(
             backend=self._facts.backend,
             session_id=self._facts.session_id,
             timestamp=self._timestamp(at),
-            sequence=self._sequence,
+            sequence=self.sequence,
             content=content,  # pyright: ignore[reportArgumentType]  # each call pairs a line with its content
         )
         return _encoder.encode(line) + b"\n"

@@ -1,0 +1,69 @@
+"""Records of runs over HTTP: listed, shown; and runs under way, cancelled."""
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import backends
+from clinvk.api.reply import headers_of, refuse_foreign
+from clinvk.api.sessions import check_backend, json
+from clinvk.backends.base import Backend
+from clinvk.dialects import records, strict
+from clinvk.dialects.base import NotCancellable
+from clinvk.record import RunRecord
+from clinvk.runtime.runs import Runs
+from clinvk.store import UNDER_WAY, RunQuery, SessionStore
+
+
+class RunRecords:
+    """The endpoints below `/api/v1/runs`, events apart. Where a path has an id, a unique prefix of it will do."""
+
+    def __init__(self, runs: Runs, store: SessionStore, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+        self._runs = runs
+        self._store = store
+        self._registry = registry
+
+    async def all(self, request: Request) -> Response:
+        """Answer `GET /api/v1/runs`."""
+        asked = strict.parameters(request.scope["query_string"], records.RunListing)
+        check_backend(asked.backend, self._registry)
+        session = await self._store.session(asked.session_id) if asked.session_id else None
+        page = await self._store.runs(
+            RunQuery(
+                session_id=session.id if session else None,
+                backend=asked.backend,
+                state=asked.state,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+        shown = [records.run_item(self._current(run)) for run in page.items]
+        return json(records.RunList(runs=shown, total=page.total, limit=asked.limit, offset=asked.offset))
+
+    async def one(self, request: Request) -> Response:
+        """Answer `GET /api/v1/runs/{id}`."""
+        return json(records.run_view(self._current(await self._store.run(request.path_params["id"]))))
+
+    async def cancel(self, request: Request) -> Response:
+        """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
+        refuse_foreign(headers_of(request.scope))
+        run = await self._store.run(request.path_params["id"])
+        if not self._runs.live(run.id):
+            raise NotCancellable(_why_not(await self._store.run(run.id)))
+        await self._runs.cancel(run.id)
+        return json(records.run_view(await self._store.run(run.id)))
+
+    def _current(self, run: RunRecord) -> RunRecord:
+        """Show a run of this server as running from the moment its agent was started; that is not kept at once."""
+        live = self._runs.live(run.id)
+        if live and live.started_at and run.state == "queued":
+            return replace(run, state="running", started_at=live.started_at)
+        return run
+
+
+def _why_not(run: RunRecord) -> str:
+    if run.state in UNDER_WAY:
+        return f"run {run.id!r} goes on in another clinvk; it can be cancelled only there"
+    return f"run {run.id!r} has ended already: it is {run.state}"

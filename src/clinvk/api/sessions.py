@@ -1,0 +1,117 @@
+"""Sessions over HTTP: listed, shown, described, forked, deleted, and read as a conversation."""
+
+import os
+from collections.abc import Mapping
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import backends
+from clinvk.api.reply import headers_of, read_body, refuse_foreign, require_json
+from clinvk.backends.base import Backend
+from clinvk.config import ServerSettings
+from clinvk.dialects import records, strict
+from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.runtime import sessions
+from clinvk.store import RunQuery, SessionQuery, SessionStore
+
+PATH = "/api/v1/sessions"
+
+_encoder = msgspec.json.Encoder()
+
+
+class Sessions:
+    """The endpoints below `/api/v1/sessions`. Where a path has an id, a unique prefix of it will do."""
+
+    def __init__(
+        self, store: SessionStore, settings: ServerSettings, registry: Mapping[str, Backend] = backends.BACKENDS
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._registry = registry
+
+    async def all(self, request: Request) -> Response:
+        """Answer `GET /api/v1/sessions`."""
+        asked = strict.parameters(request.scope["query_string"], records.SessionListing)
+        check_backend(asked.backend, self._registry)
+        page = await self._store.sessions(
+            SessionQuery(
+                backend=asked.backend,
+                status=asked.status,
+                tag=asked.tag,
+                text=asked.q,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+        shown = [records.session_item(session) for session in page.items]
+        return json(
+            records.SessionList(sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset),
+        )
+
+    async def one(self, request: Request) -> Response:
+        """Answer `GET`, `PATCH` and `DELETE /api/v1/sessions/{id}`."""
+        match request.method:
+            case "PATCH":
+                return await self._describe(request)
+            case "DELETE":
+                return await self._delete(request)
+            case _:
+                return json(records.session_view(await self._store.session(request.path_params["id"])))
+
+    async def fork(self, request: Request) -> Response:
+        """Answer `POST /api/v1/sessions/{id}/fork`."""
+        refuse_foreign(headers_of(request.scope))
+        session_id = os.urandom(16).hex()
+        session = await sessions.fork(self._store, request.path_params["id"], session_id, self._registry)
+        return json(records.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
+
+    async def messages(self, request: Request) -> Response:
+        """Answer `GET /api/v1/sessions/{id}/messages`."""
+        asked = strict.parameters(request.scope["query_string"], records.MessageListing)
+        session = await self._store.session(request.path_params["id"])
+        page = await self._store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
+        return json(
+            records.MessageList(
+                session_id=session.id,
+                messages=[*records.messages(reversed(page.items))],
+                total=page.total,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+
+    async def _describe(self, request: Request) -> Response:
+        headers = headers_of(request.scope)
+        require_json(headers)
+        limits = self._settings
+        body = await read_body(headers, request.receive, limits.max_request_body_bytes, limits.read_timeout_secs)
+        patch = records.patch(body)
+        session = await self._store.session(request.path_params["id"])
+        tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
+        return json(records.session_view(await self._store.describe(session.id, patch.title, tags)))
+
+    async def _delete(self, request: Request) -> Response:
+        session = await self._store.session(request.path_params["id"])
+        await self._store.delete(session.id)
+        return json(records.Deleted(id=session.id))
+
+
+def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
+    """Refuse to list what belongs to a backend that does not exist.
+
+    Raises:
+        InvalidRequest: names the nearest.
+    """
+    try:
+        if name is not None:
+            backends.named(name, registry)
+    except BackendUnavailable as exc:
+        raise InvalidRequest(exc.message, "backend") from exc
+
+
+def json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a JSON document that no cache may keep."""
+    fixed = {"cache-control": "no-store", **(headers or {})}
+    return Response(_encoder.encode(value), status, fixed, media_type="application/json")

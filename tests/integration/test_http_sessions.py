@@ -1,0 +1,395 @@
+"""Sessions over HTTP: listed, shown, described, forked, deleted, continued, and read as conversations."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from clinvk.events import Usage
+from clinvk.session import Session
+from clinvk.store.memory import MemoryStore
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, exits, hang, wait_for
+from serving import Served, serving
+
+HANDLE = "11111111-1111-4111-8111-111111111112"
+FIELDS = [
+    "id",
+    "backend",
+    "created_at",
+    "last_used",
+    "working_dir",
+    "backend_session_id",
+    "model",
+    "initial_prompt",
+    "status",
+    "turn_count",
+    "token_usage",
+    "tags",
+    "title",
+    "parent_id",
+    "error_message",
+    "metadata",
+]
+JSON = dict[str, object]
+
+
+def ids(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [session["id"] for session in response.json()["sessions"]]
+
+
+def session(number: int, **fields: object) -> Session:
+    base = Session(
+        id=f"{number:032x}",
+        backend="claude",
+        created_at=1_700_000_000.0 + number,
+        last_used=1_700_000_000.25 + number,
+        working_dir="/",
+        initial_prompt=f"prompt {number}",
+        backend_session_id=HANDLE,
+        status="completed",
+    )
+    return replace(base, **fields)
+
+
+async def store_of(*sessions: Session) -> MemoryStore:
+    store = MemoryStore()
+    for one in sessions:
+        await store.create(one)
+    return store
+
+
+async def get(served: Served, path: str) -> httpx.Response:
+    return await served.client.get(f"/api/v1/sessions{path}")
+
+
+async def test_a_session_has_the_fields_of_the_reference(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    async with serving(scripted.env) as served:
+        answer = (await served.prompt(workdir=str(tmp_path), tags=["a", "b", "a"], metadata={"k": [1]})).json()
+        told = (await get(served, f"/{answer['session_id']}")).json()
+    assert list(told) == FIELDS
+    assert told["id"] == answer["session_id"]
+    assert (told["backend"], told["status"], told["turn_count"]) == ("claude", "completed", 1)
+    assert (told["working_dir"], told["initial_prompt"]) == (str(tmp_path), "hi")
+    assert (told["backend_session_id"], told["model"]) == (HANDLE, "claude-scripted")
+    assert told["token_usage"] == answer["token_usage"]
+    assert (told["tags"], told["metadata"], told["title"]) == (["a", "b"], {"k": [1]}, "")
+    assert (told["parent_id"], told["error_message"]) == (None, None)
+    for name in ("created_at", "last_used"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told[name])
+
+
+async def test_a_list_is_the_newest_first_in_pages_with_the_total(scripted: Scripted) -> None:
+    store = await store_of(*map(session, range(7)))
+    async with serving(scripted.env, store=store) as served:
+        whole = await get(served, "")
+        page = await get(served, "?limit=3&offset=2")
+        beyond = await get(served, "?offset=100")
+    assert ids(whole) == [f"{number:032x}" for number in (6, 5, 4, 3, 2, 1, 0)]
+    assert {key: whole.json()[key] for key in ("total", "limit", "offset")} == {"total": 7, "limit": 100, "offset": 0}
+    assert ids(page) == [f"{number:032x}" for number in (4, 3, 2)]
+    assert {key: page.json()[key] for key in ("total", "limit", "offset")} == {"total": 7, "limit": 3, "offset": 2}
+    assert (ids(beyond), beyond.json()["total"]) == ([], 7)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("backend=codex", [1]),
+        ("backend=gemini", []),
+        ("status=error", [2]),
+        ("status=paused", []),
+        ("tag=red", [3]),
+        ("tag=r", []),
+        ("q=PROMPT%203", [3]),
+        ("q=%C3%BCber", [4]),
+        ("q=nothing", []),
+        ("backend=codex&status=error", []),
+        ("backend=&status=&tag=&q=", [4, 3, 2, 1, 0]),
+    ],
+)
+async def test_a_list_can_be_filtered(scripted: Scripted, query: str, found: list[int]) -> None:
+    store = await store_of(
+        session(0),
+        session(1, backend="codex"),
+        session(2, status="error"),
+        session(3, tags=("red",)),
+        session(4, title="Über"),
+    )
+    async with serving(scripted.env, store=store) as served:
+        response = await get(served, f"?{query}")
+    assert ids(response) == [f"{number:032x}" for number in found]
+    assert response.json()["total"] == len(found)
+
+
+async def test_a_list_shows_the_beginning_of_a_long_prompt_and_the_session_all_of_it(scripted: Scripted) -> None:
+    store = await store_of(session(1, initial_prompt="x" * 5000))
+    async with serving(scripted.env, store=store) as served:
+        listed = (await get(served, "")).json()["sessions"][0]
+        shown = (await get(served, f"/{1:032x}")).json()
+    assert listed["initial_prompt"] == "x" * 1000
+    assert shown["initial_prompt"] == "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "words"),
+    [
+        ("limit=0", "limit", 'limit must be a whole number at least 1 and at most 1000, got "0"'),
+        ("limit=1001", "limit", 'limit must be a whole number at least 1 and at most 1000, got "1001"'),
+        ("limit=ten", "limit", 'got "ten"'),
+        ("offset=-1", "offset", 'offset must be a whole number at least 0 and at most 2147483647, got "-1"'),
+        ("offset=99999999999999999999", "offset", "offset "),
+        ("status=done", "status", 'status must be one of active, completed, error, paused, got "done"'),
+        ("backend=gemni", "backend", "did you mean 'gemini'?"),
+        ("limits=3", "limits", "unknown parameter 'limits'; did you mean 'limit'?"),
+        ("limit=3&limit=4", "limit", "parameter 'limit' is given twice"),
+        ("q=%ff", None, "the query is not valid UTF-8"),
+    ],
+)
+async def test_a_parameter_that_is_wrong_is_named(
+    scripted: Scripted, query: str, field: str | None, words: str
+) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await get(served, f"?{query}")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert response.json().get("field") == field
+    assert words in response.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE", "messages", "fork"])
+async def test_an_id_may_be_a_prefix_that_only_one_has(scripted: Scripted, method: str) -> None:
+    one, other, third = (f"abcd{digit}{'0' * 27}" for digit in "012")
+    store = await store_of(session(1, id=one), session(2, id=other), session(3, id=third))
+
+    async def ask(reference: str) -> httpx.Response:
+        path = f"/api/v1/sessions/{reference}"
+        match method:
+            case "messages":
+                return await served.client.get(f"{path}/messages")
+            case "fork":
+                return await served.client.post(f"{path}/fork")
+            case _:
+                body = {"title": "x"} if method == "PATCH" else None
+                return await served.client.request(method, path, json=body)
+
+    async with serving(scripted.env, store=store) as served:
+        assert (await ask("abcd1")).status_code in (200, 201)
+        unknown, ambiguous = await ask("ffff"), await ask("ABCD")
+        malformed = [await ask(reference) for reference in ("abc", "xyz1", "0" * 33, "abcd-1")]
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "session_not_found")
+    assert (ambiguous.status_code, ambiguous.json()["code"]) == (409, "ambiguous_id")
+    candidates = ambiguous.json()["candidates"]
+    assert {one, third} <= set(candidates)
+    assert all(candidate in ambiguous.json()["detail"] for candidate in candidates)
+    assert {response.status_code for response in malformed} == {400}
+
+
+async def test_title_and_tags_can_be_changed_each_by_itself(scripted: Scripted) -> None:
+    store = await store_of(session(1, tags=("old",)))
+    path = f"/api/v1/sessions/{1:032x}"
+    async with serving(scripted.env, store=store) as served:
+        titled = await served.client.patch(path, json={"title": "Übung"})
+        tagged = await served.client.patch(path, json={"tags": ["b", "a", "b"], "title": None})
+        nothing = await served.client.patch(path, json={})
+        cleared = await served.client.patch(path, json={"title": "", "tags": []})
+    assert (titled.json()["title"], titled.json()["tags"]) == ("Übung", ["old"])
+    assert (tagged.json()["title"], tagged.json()["tags"]) == ("Übung", ["b", "a"])
+    assert nothing.json() == tagged.json()
+    assert (cleared.json()["title"], cleared.json()["tags"]) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"titel": "x"}, "titel", "unknown field 'titel'; did you mean 'title'?"),
+        ({"backend": "x"}, "backend", "known are title, tags"),
+        ({"title": 1}, "title", "title must be a text of at most 500 characters, got 1"),
+        ({"title": "x" * 501}, "title", "title must be a text of at most 500 characters"),
+        ({"tags": "a"}, "tags", "tags must be a list of at most 100 items, each item a text of 1 to 100 characters"),
+        ({"tags": ["a", ""]}, "tags[1]", "tags[1] must be a text of 1 to 100 characters"),
+        ([], None, "the body must be a JSON object"),
+    ],
+)
+async def test_a_change_that_is_wrong_is_told_and_changes_nothing(
+    scripted: Scripted, body: object, field: str | None, words: str
+) -> None:
+    store = await store_of(session(1))
+    async with serving(scripted.env, store=store) as served:
+        response = await served.client.patch(f"/api/v1/sessions/{1:032x}", json=body)
+    assert response.status_code == 400
+    assert response.json().get("field") == field
+    assert words in response.json()["detail"]
+    assert await store.session(f"{1:032x}") == session(1)
+
+
+async def test_a_change_must_be_declared_as_json_and_be_within_the_limit(scripted: Scripted) -> None:
+    store = await store_of(session(1))
+    path = f"/api/v1/sessions/{1:032x}"
+    async with serving(scripted.env, store=store, max_request_body_bytes=100) as served:
+        undeclared = await served.client.patch(path, content=b'{"title": "x"}')
+        large = await served.client.patch(path, json={"title": "x" * 100})
+    assert (undeclared.status_code, large.status_code) == (415, 413)
+
+
+async def test_a_deleted_session_is_gone_with_its_runs(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        answer = (await served.prompt()).json()
+        path = f"/{answer['session_id']}"
+        deleted = await served.client.delete(f"/api/v1/sessions{path}")
+        assert (deleted.status_code, deleted.json()) == (200, {"deleted": True, "id": answer["session_id"]})
+        assert (await get(served, path)).status_code == 404
+        assert (await served.client.delete(f"/api/v1/sessions{path}")).status_code == 404
+        assert (await served.client.get(f"/api/v1/runs/{answer['run_id']}")).status_code == 404
+
+
+async def test_a_session_with_a_run_under_way_is_neither_deleted_nor_run_again(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(claude_says("x", session=HANDLE), when="first")
+    scripted.play(
+        [*claude_says("x", session=HANDLE)[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]], when="second"
+    )
+    async with serving(scripted.env) as served:
+        session_id = (await served.prompt(prompt="first")).json()["session_id"]
+        running = await served.detached(prompt="second", session_id=session_id)
+        refused = await served.client.delete(f"/api/v1/sessions/{session_id}")
+        again = await served.prompt(prompt="third", session_id=session_id)
+        assert (await get(served, f"/{session_id}")).json()["status"] == "active"
+        (tmp_path / "go").touch()
+        await served.ended(running["run_id"])
+        assert (await served.client.delete(f"/api/v1/sessions/{session_id}")).status_code == 200
+    for response in (refused, again):
+        assert (response.status_code, response.json()["code"]) == (409, "session_busy")
+        assert running["run_id"] in response.json()["detail"]
+    assert len(scripted.calls()) == 2
+
+
+async def test_a_session_is_continued_by_id_or_prefix_without_naming_its_backend(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(codex_says("x"))
+    async with serving(scripted.env) as served:
+        first = (await served.prompt(backend="codex", workdir=str(tmp_path))).json()
+        body = {"session_id": first["session_id"][:8], "prompt": "and now?"}
+        second = await served.client.post("/api/v1/prompt", json=body)
+        told = (await get(served, f"/{first['session_id']}")).json()
+    assert second.status_code == 200, second.text
+    assert (second.json()["session_id"], second.json()["backend"]) == (first["session_id"], "codex")
+    call = scripted.calls()[1]
+    assert (call.name, call.cwd) == ("codex", str(tmp_path))
+    assert "01a20000-0000-7000-8000-000000000001" in " ".join(call.argv)
+    assert told["turn_count"] == 2
+
+
+UNFIT = [
+    ({"backend": "codex"}, 400, "invalid_request", "is of backend 'claude', not 'codex'"),
+    ({"ephemeral": True}, 400, "invalid_request", "cannot be ephemeral"),
+    ({"workdir": "/etc"}, 400, "invalid_request", "works in '/'; leave workdir out"),
+    ({"session_id": "00000"}, 409, "ambiguous_id", "is the beginning of several session ids"),
+    ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
+    ({"session_id": "xy"}, 400, "invalid_request", "'xy' is no session id"),
+    ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never told its own session"),
+    ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "no backend 'qwen'"),
+]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("fields", "status", "code", "words"), UNFIT)
+async def test_a_prompt_that_does_not_fit_its_session_is_refused(
+    scripted: Scripted, fields: JSON, status: int, code: str, words: str, dry_run: bool
+) -> None:
+    store = await store_of(session(1), session(2, backend_session_id=None), session(3, backend="qwen"))
+    body = {"prompt": "hi", "session_id": f"{1:032x}", "dry_run": dry_run, **fields}
+    async with serving(scripted.env, store=store) as served:
+        response = await served.client.post("/api/v1/prompt", json=body)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert words in response.json()["detail"]
+    assert scripted.calls() == []
+
+
+async def test_the_directory_of_the_session_may_be_named_again(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    (tmp_path / "link").symlink_to(tmp_path)
+    async with serving(scripted.env, store=await store_of(session(1, working_dir=str(tmp_path)))) as served:
+        response = await served.prompt(session_id=f"{1:032x}", workdir=f"{tmp_path}/link/")
+    assert response.status_code == 200, response.text
+    assert scripted.calls()[0].cwd == str(tmp_path)
+
+
+async def test_a_fork_is_a_session_of_its_own_that_continues_the_other(scripted: Scripted) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    async with serving(scripted.env) as served:
+        parent = (await served.prompt()).json()["session_id"]
+        response = await served.client.post(f"/api/v1/sessions/{parent}/fork")
+        fork = response.json()
+        assert (response.status_code, list(fork)) == (201, FIELDS)
+        assert response.headers["location"] == f"/api/v1/sessions/{fork['id']}"
+        assert (await served.client.get(response.headers["location"])).json() == fork
+        assert (await served.prompt(session_id=fork["id"])).json()["session_id"] == fork["id"]
+        turns = (await get(served, f"/{parent}")).json()["turn_count"]
+    assert (fork["parent_id"], turns) == (parent, 1)
+    assert HANDLE in " ".join(scripted.calls()[1].argv)
+    assert "--fork-session" in scripted.calls()[1].argv
+
+
+async def test_a_session_that_was_never_answered_cannot_be_forked(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=await store_of(session(1, backend_session_id=None))) as served:
+        response = await served.client.post(f"/api/v1/sessions/{1:032x}/fork")
+    assert (response.status_code, response.json()["code"]) == (409, "session_not_resumable")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1"])
+@pytest.mark.parametrize("path", ["sessions/{}/fork", "runs/{}/cancel"])
+async def test_a_foreign_web_page_can_make_a_browser_do_nothing(scripted: Scripted, path: str, origin: str) -> None:
+    """A browser sends a POST without a body to any server, without asking first."""
+    store = await store_of(session(1))
+    async with serving(scripted.env, store=store) as served:
+        response = await served.client.post(f"/api/v1/{path.format(f'{1:032x}')}", headers={"origin": origin})
+        own = f"http://127.0.0.1:{served.port}"
+        allowed = await served.client.post(f"/api/v1/sessions/{1:032x}/fork", headers={"origin": own})
+    assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
+    assert allowed.status_code == 201
+
+
+async def test_a_conversation_is_read_turn_by_turn_with_its_tokens_and_failures(scripted: Scripted) -> None:
+    scripted.play(claude_says("fine", session=HANDLE), when="one")
+    scripted.play([*claude_says("half", session=HANDLE)[:4], exits(9)], when="two")
+    scripted.play([*claude_says("x", session=HANDLE)[:4], hang()], when="three")
+    async with serving(scripted.env) as served:
+        session_id = (await served.prompt(prompt="one")).json()["session_id"]
+        await served.prompt(prompt="two", session_id=session_id)
+        third = await served.detached(prompt="three", session_id=session_id)
+        told = (await get(served, f"/{session_id}/messages")).json()
+        newest = (await get(served, f"/{session_id[:6]}/messages?limit=1&offset=1")).json()
+        await served.client.post(f"/api/v1/runs/{third['run_id']}/cancel")
+    said = [(message["role"], message["text"]) for message in told["messages"]]
+    assert said == [("user", "one"), ("assistant", "fine"), ("user", "two"), ("assistant", "half"), ("user", "three")]
+    one, fine, two, half, three = told["messages"]
+    assert fine["usage"]["output_tokens"] == 5
+    assert "error" not in fine
+    assert half["error"]
+    assert one["run_id"] == fine["run_id"] != two["run_id"] == half["run_id"] != three["run_id"] == third["run_id"]
+    assert [message["time"] for message in told["messages"]] == sorted(message["time"] for message in told["messages"])
+    assert (told["session_id"], told["total"], told["limit"], told["offset"]) == (session_id, 3, 100, 0)
+    assert [message["text"] for message in newest["messages"]] == ["two", "half"]
+
+
+async def test_a_tag_is_held_to_its_bounds_in_a_prompt_too(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.prompt(tags=["a", ""])
+    assert (response.status_code, response.json()["field"]) == (400, "tags[1]")
+
+
+async def test_tokens_add_up_over_the_turns(scripted: Scripted) -> None:
+    scripted.play(claude_says("x", session=HANDLE))
+    async with serving(scripted.env) as served:
+        first = (await served.prompt()).json()
+        second = (await served.prompt(session_id=first["session_id"])).json()
+        told = (await get(served, f"/{first['session_id']}")).json()
+    for name in Usage.__struct_fields__:
+        assert told["token_usage"][name] == first["token_usage"][name] + second["token_usage"][name]

@@ -1,0 +1,115 @@
+"""API keys: how they are read from the environment and from gopass, and which requests carry one."""
+
+from pathlib import Path
+
+import pytest
+
+from clinvk.api import keys
+from clinvk.api.keys import Keys
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import ConfigError
+from clinvk.runtime import marks
+from clinvk.runtime.process import Spawner
+
+GOPASS = Settings(server=ServerSettings(api_keys_gopass_path="work/clinvk"))
+
+
+async def read(environ: dict[str, str], settings: Settings | None = None) -> Keys:
+    return await keys.read(settings or Settings(), environ, Spawner(marks.choose()))
+
+
+def gopass(folder: Path, script: str) -> dict[str, str]:
+    """Install a gopass that does what the script says."""
+    program = folder / "gopass"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin"}
+
+
+async def test_without_keys_nobody_is_asked_for_one() -> None:
+    assert not await read({})
+
+
+async def test_keys_stand_between_commas_and_blanks_around_them_mean_nothing() -> None:
+    taken = await read({"CLINVK_API_KEYS": " k1 ,k2,,\tk3 "})
+    for key in ("k1", "k2", "k3"):
+        assert taken.admit({"x-api-key": key})
+    assert not taken.admit({"x-api-key": ""})
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
+async def test_a_variable_without_a_key_is_an_error_and_does_not_open_the_door(text: str) -> None:
+    with pytest.raises(ConfigError, match="CLINVK_API_KEYS is set, but has no key in it"):
+        await read({"CLINVK_API_KEYS": text})
+
+
+@pytest.mark.parametrize("key", ["a b", "schlüssel", "a\x00b", "a\x7f"])
+async def test_a_key_that_no_header_can_carry_is_an_error_that_does_not_tell_it(key: str) -> None:
+    with pytest.raises(ConfigError, match="key 2 has characters") as told:
+        await read({"CLINVK_API_KEYS": f"fine,{key}"})
+    assert key not in told.value.message
+
+
+ADMITTED: list[tuple[dict[str, str], bool]] = [
+    ({"authorization": "Bearer secret"}, True),
+    ({"authorization": "bearer  secret "}, True),
+    ({"x-api-key": "secret"}, True),
+    ({"x-api-key": "other"}, True),
+    ({"authorization": "Bearer wrong", "x-api-key": "secret"}, True),
+    ({"authorization": "Bearer secret", "x-api-key": "wrong"}, True),
+    ({}, False),
+    ({"authorization": "secret"}, False),
+    ({"authorization": "Basic secret"}, False),
+    ({"authorization": "Bearer"}, False),
+    ({"authorization": "Bearer "}, False),
+    ({"authorization": "Bearer secre"}, False),
+    ({"authorization": "Bearer secret,other"}, False),
+    ({"x-api-key": "Secret"}, False),
+    ({"x-api-key": "schl\xfcssel"}, False),
+]
+
+
+@pytest.mark.parametrize(("headers", "may"), ADMITTED)
+def test_one_valid_key_in_either_header_is_enough(headers: dict[str, str], may: bool) -> None:
+    assert Keys(["secret", "other"]).admit(headers) is may
+
+
+async def test_gopass_is_asked_for_the_path_of_the_settings(tmp_path: Path) -> None:
+    env = gopass(tmp_path, f'echo "$*" >{tmp_path}/asked; echo k1,k2; echo k3')
+    taken = await read(env, GOPASS)
+    assert (tmp_path / "asked").read_text() == "show -o work/clinvk\n"
+    assert all(taken.admit({"x-api-key": key}) for key in ("k1", "k2", "k3"))
+
+
+async def test_the_variable_beats_gopass_which_is_not_asked_then(tmp_path: Path) -> None:
+    env = gopass(tmp_path, f"touch {tmp_path}/asked; echo k1")
+    taken = await read({**env, "CLINVK_API_KEYS": "k9"}, GOPASS)
+    assert taken.admit({"x-api-key": "k9"})
+    assert not taken.admit({"x-api-key": "k1"})
+    assert not (tmp_path / "asked").exists()
+
+
+FAILURES = [
+    ("echo no such entry >&2; exit 11", "gopass exited with 11: no such entry"),
+    ("exit 1", "gopass exited with 1: it does not say why"),
+    ("true", "has no key in it"),
+    ("echo ' , '", "has no key in it"),
+    ("echo 'two words'", "key 1 has characters"),
+]
+
+
+@pytest.mark.parametrize(("script", "words"), FAILURES)
+async def test_what_gopass_does_not_give_is_an_error(tmp_path: Path, script: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as told:
+        await read(gopass(tmp_path, script), GOPASS)
+    assert "'work/clinvk' (server.api_keys_gopass_path)" in told.value.message
+
+
+async def test_a_gopass_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot start 'gopass'"):
+        await read({"PATH": str(tmp_path)}, GOPASS)
+
+
+async def test_a_gopass_that_hangs_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gopass took over 0\.3 s"):
+        await keys.read(GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(marks.choose()), gopass_within_s=0.3)
