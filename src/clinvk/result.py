@@ -1,6 +1,6 @@
 """A run's events gathered into one value."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 
 import msgspec
 
@@ -49,17 +49,22 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def collect(events: AsyncIterable[Event]) -> RunResult:
-    """Read events to their end and gather them.
+    """Read events to their end and gather them. Raises what `gather` raises."""
+    return gather([event async for event in events])
+
+
+def gather(events: Iterable[Event]) -> RunResult:
+    """Make the result of all events of a run.
 
     Raises:
-        ValueError: the stream law is broken, no ending came.
+        ValueError: the stream law is broken, there is no ending.
     """
     text: list[str] = []
     stderr: list[str] = []
     calls: list[ToolCall] = []
     started: RunStarted | None = None
     ending: Ending | None = None
-    async for event in events:
+    for event in events:
         match event:
             case TextDelta():
                 text.append(event.text)

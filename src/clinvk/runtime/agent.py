@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from math import isinf
+from math import inf, isinf
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +14,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
-from clinvk.result import RunResult, collect
+from clinvk.result import RunResult, gather
 from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
@@ -22,6 +22,7 @@ from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder
 from clinvk.runtime.slots import Place
+from clinvk.runtime.wake import Wake
 from clinvk.session import Resume
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ class AgentRun:
         self._assignment = assignment
         self._spawner = spawner
         self._recorder = recorder
-        self._changed = asyncio.Event()
+        self._changed = Wake()
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
         self._kept = 0
@@ -106,7 +109,7 @@ class AgentRun:
 
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
-        return await collect(logged.event async for logged in self.follow())
+        return gather([entry.event async for batch in self._log.batches() for entry in batch])
 
     def wake(self) -> None:
         """Something that this run waits for has happened."""
@@ -121,7 +124,7 @@ class AgentRun:
         """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
         try:
             while not place.held and not self._stopped_by:
-                await self._wait(None)
+                await self._wait(inf)
             if self._stopped_by:
                 await self._end(self._stopped_by)
             else:
@@ -169,7 +172,7 @@ class AgentRun:
         launch = self._assignment.launch
         channel = self._assignment.backend.channel(launch)
         exchange = Exchange(process, channel, self.id, self.request, self._limits())
-        exchange.begin(self._assignment.resume, launch.long_lived, _now())
+        exchange.begin(self._assignment.resume, launch.long_lived, self._now())
         ending = await self._listen(exchange)
         if told := ending is exchange.ending:
             ending = await self._with_exit_code(ending, process)
@@ -196,20 +199,20 @@ class AgentRun:
         """Log what the agent says, until there is an ending."""
         while True:
             if self._log.is_ahead:
-                exchange.rest(_now())
+                exchange.rest(self._now())
             else:
-                await self._record(exchange.read(_now()), exchange.bytes_read)
-            if ending := exchange.ending or self._stopped_by or exchange.limit(_now()):
+                await self._record(exchange.read(self._now()), exchange.bytes_read)
+            if ending := exchange.ending or self._stopped_by or exchange.limit(self._now()):
                 return ending
             await self._wait(exchange.deadline())
 
     async def _stop_agent(self, exchange: Exchange) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
         exchange.process.signal(self._assignment.launch.stop_signal)
-        until = _now() + STOP_GRACE_S
-        while exchange.process.exit_code is None and _now() < until:
+        until = self._now() + STOP_GRACE_S
+        while exchange.process.exit_code is None and self._now() < until:
             await self._wait(until)
-            events = exchange.read(_now())
+            events = exchange.read(self._now())
             if not self._log.is_ahead:
                 await self._record(events, exchange.bytes_read)
 
@@ -221,8 +224,8 @@ class AgentRun:
         return replace(ending, exit_code=process.exit_code)
 
     async def _exit(self, process: Process, within_s: float) -> None:
-        until = _now() + within_s
-        while process.exit_code is None and _now() < until and not self._stopped_by:
+        until = self._now() + within_s
+        while process.exit_code is None and self._now() < until and not self._stopped_by:
             await self._wait(until)
             process.take()
 
@@ -245,18 +248,14 @@ class AgentRun:
                 self.ended_at = time.time()
                 self._log.append(last)
 
-    async def _wait(self, until: float | None) -> None:
+    async def _wait(self, until: float) -> None:
         """Wait until something has happened, or the loop's clock shows `until`."""
+        timer = None if isinf(until) else self._loop.call_at(until, self.wake)
         try:
-            async with asyncio.timeout_at(None if until is None or isinf(until) else until):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._changed.clear()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+            await self._changed.wait()
+        finally:
+            if timer:
+                timer.cancel()
 
 
 def _with_costs(ending: Ending, told: Ending | None) -> Ending:

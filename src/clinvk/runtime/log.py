@@ -1,6 +1,5 @@
 """The event log of a run: append-only, numbered, keeping the stream law; every answer is a view over it."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 
@@ -13,6 +12,7 @@ from clinvk.events import (
     RunStarted,
     TextDelta,
 )
+from clinvk.runtime.wake import Wake
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
@@ -22,7 +22,7 @@ _EVENT_BYTES = 200
 class _Follower:
     def __init__(self, after: int) -> None:
         self.read = after
-        self.news = asyncio.Event()
+        self.news = Wake()
 
 
 class EventLog:
@@ -83,7 +83,6 @@ class EventLog:
                     self._advance(follower, len(batch))
                     yield batch
                 else:
-                    follower.news.clear()
                     await follower.news.wait()
         finally:
             self._followers.discard(follower)

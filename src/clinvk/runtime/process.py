@@ -6,6 +6,7 @@ many times slower, and every other way costs more than this one.
 
 import asyncio
 import errno
+import logging
 import os
 import subprocess
 import threading
@@ -14,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
 from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, label
+
+logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
@@ -54,8 +57,8 @@ class Spawner:
         number = self._count
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         with self._marks.marking(number):
-            popen = _popen(argv, env, cwd)
-        return Process(popen, number, wake, stderr_lines)
+            spawned = _popen(argv, env, cwd)
+        return Process(spawned, number, wake, stderr_lines)
 
     async def sweep(self, process: "Process") -> None:
         """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
@@ -85,14 +88,12 @@ class Process:
     `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
     """
 
-    def __init__(
-        self, popen: "subprocess.Popen[bytes]", number: int, wake: Callable[[], None], stderr_lines: bool
-    ) -> None:
+    def __init__(self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool) -> None:
         self.number = number
-        self.pid = popen.pid
+        self.pid = spawned.popen.pid
         self.exit_code: int | None = None
         self.too_long = False
-        self._popen = popen
+        self._popen, self._in, self._out, self._err = spawned
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
@@ -103,7 +104,6 @@ class Process:
         self._stderr_lines: list[bytes] = []
         self._unwritten = memoryview(b"")
         self._close_stdin = False
-        self._in, self._out, self._err = (_fd(stream) for stream in (popen.stdin, popen.stdout, popen.stderr))
         self._reading = True
         self._open = {self._in, self._out, self._err}
         self._loop.add_reader(self._out, self._read_stdout)
@@ -209,10 +209,7 @@ class Process:
             self._loop.remove_writer(fd)
         else:
             self._loop.remove_reader(fd)
-        stream = {self._in: self._popen.stdin, self._out: self._popen.stdout, self._err: self._popen.stderr}[fd]
-        if stream:
-            with suppress(OSError):
-                stream.close()
+        os.close(fd)
 
     def _watch_exit(self) -> None:
         try:
@@ -249,7 +246,9 @@ class Exited(NamedTuple):
     stderr: bytes
 
 
-async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Exited:
+async def run_tool(
+    spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float, cwd: str | None = None
+) -> Exited:
     """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
 
     Raises:
@@ -257,7 +256,7 @@ async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str]
         TimeoutError: it took too long.
     """
     changed = asyncio.Event()
-    process = spawner.spawn(argv, env, None, changed.set)
+    process = spawner.spawn(argv, env, cwd, changed.set)
     lines: list[bytes] = []
     try:
         process.write(b"", close=True)
@@ -272,32 +271,47 @@ async def run_tool(spawner: Spawner, argv: Sequence[str], env: Mapping[str, str]
         process.discard()
 
 
-def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> "subprocess.Popen[bytes]":
+class _Spawned(NamedTuple):
+    """A process, and our ends of its pipes."""
+
+    popen: "subprocess.Popen[bytes]"
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spawned:
+    """Start a process on pipes of our own: those of `Popen` are file objects, which cost more than the spawn's rest."""
+    pipes = [os.pipe() for _ in range(3)]
+    (child_in, stdin), (stdout, child_out), (stderr, child_err) = pipes
     try:
         popen = subprocess.Popen(
             argv,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=child_in,
+            stdout=child_out,
+            stderr=child_err,
             cwd=cwd,
             env=env,
             start_new_session=True,
         )
     except OSError as exc:
-        if exc.filename == cwd and cwd is not None:
-            raise InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir") from exc
-        if exc.errno == errno.E2BIG:
-            raise InvalidRequest("the options are too long for a command line") from exc
-        raise BackendUnavailable(f"cannot start {argv[0]!r}: {exc.strerror}") from exc
-    for stream in (popen.stdin, popen.stdout, popen.stderr):
-        os.set_blocking(_fd(stream), False)
-    return popen
+        for ours in (stdin, stdout, stderr):
+            os.close(ours)
+        raise _refusal(exc, argv[0], cwd) from exc
+    finally:
+        for theirs in (child_in, child_out, child_err):
+            os.close(theirs)
+    for ours in (stdin, stdout, stderr):
+        os.set_blocking(ours, False)
+    return _Spawned(popen, stdin, stdout, stderr)
 
 
-def _fd(stream: object) -> int:
-    assert stream is not None
-    return stream.fileno()  # type: ignore[attr-defined]
+def _refusal(exc: OSError, program: str, cwd: str | None) -> ClinvkError:
+    if exc.filename == cwd and cwd is not None:
+        return InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir")
+    if exc.errno == errno.E2BIG:
+        return InvalidRequest("the options are too long for a command line")
+    return BackendUnavailable(f"cannot start {program!r}: {exc.strerror}")
 
 
 def _read(fd: int) -> bytes | None:
@@ -306,5 +320,6 @@ def _read(fd: int) -> bytes | None:
         return os.read(fd, _READ_BYTES)
     except BlockingIOError:
         return None
-    except OSError:
+    except OSError as exc:
+        logger.warning("the output of an agent cannot be read: %s", exc)
         return b""

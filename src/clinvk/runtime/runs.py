@@ -115,6 +115,7 @@ class LocalRuns:
         self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
+        self._paths: dict[str, str] = {}
         self._live: dict[str, AgentRun] = {}
         self._group = asyncio.TaskGroup()
         self._closing = False
@@ -203,7 +204,7 @@ class LocalRuns:
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
-            path=executables.require(backend, self._settings, self._environ),
+            path=self._path(backend),
             launch=backend.launch(request, resume, self._host(backend.name)),
             env=self._environment(backend.name),
             resume=resume,
@@ -222,6 +223,13 @@ class LocalRuns:
         backend = backends.named(name, self._registry)
         executables.check_enabled(backend, self._settings)
         return backend
+
+    def _path(self, backend: Backend) -> str:
+        """Look on PATH again only where the CLI is no more where it was found."""
+        path = self._paths.get(backend.name)
+        if path is None or not os.access(path, os.X_OK):
+            path = self._paths[backend.name] = executables.require(backend, self._settings, self._environ)
+        return path
 
     def _host(self, backend: str) -> Host:
         """Look at the machine once for each backend: helper programs do not come and go."""

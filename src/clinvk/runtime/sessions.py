@@ -32,7 +32,7 @@ async def fork(
     handle = _handle(parent)
     capabilities = backends.named(parent.backend, registry).capabilities
     if not (capabilities.resume and capabilities.fork):
-        raise Unsupported(f"{parent.backend} cannot branch off a conversation; session {parent.id!r} can be continued")
+        raise Unsupported(f"{parent.backend} cannot branch off a conversation: session {parent.id!r} cannot be forked")
     at = time.time()
     session = Session(
         id=session_id,
