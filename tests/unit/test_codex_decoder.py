@@ -256,6 +256,13 @@ def test_a_thread_is_told_once_it_is_on_disk_and_can_be_resumed() -> None:
     assert [type(event) for event in fed([named], closed=(143, b""))] == [RunFailed]
 
 
+def test_a_thread_that_cannot_be_forked_any_more_is_not_found() -> None:
+    said = b"Error: thread/fork: thread/fork failed: invalid paginated history lineage for 01a2: missing source rollout"
+    ending = fed([], closed=(1, said))[-1]
+    assert isinstance(ending, RunFailed)
+    assert ending.code == "session_not_found"
+
+
 def test_a_forks_totals_begin_with_its_parents() -> None:
     done = b'{"type":"turn.completed","usage":{"input_tokens":300,"cached_input_tokens":60,"output_tokens":90}}'
     ending = fed([done], resume=Resume("01a211ec", Usage(200, 60, 40), fork=True))[-1]

@@ -43,7 +43,7 @@ _NOISE = re.compile(
     r"|warning: Untrusted project-local configuration"
     r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
 )
-_UNKNOWN_THREAD = "no rollout found for thread id"
+_UNKNOWN_THREAD = ("no rollout found for thread id", "missing source rollout")
 
 
 def failed(message: str, exit_code: int | None = None) -> RunFailed:
@@ -70,7 +70,7 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
     """
     said = [line.strip() for line in stderr.decode(errors="replace").splitlines() if not _NOISE.match(line)]
     reason = " ".join(" ".join(said).split())
-    if _UNKNOWN_THREAD in reason:
+    if any(words in reason for words in _UNKNOWN_THREAD):
         return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
     if exit_code in (1, 2) and last_error:
         return failed(last_error, exit_code)

@@ -1,0 +1,255 @@
+"""Sessions as runs take them up: their place, what the agent is given to go on from, and forks."""
+
+import os
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.base import Capabilities, Host, Launch
+from clinvk.config import SessionSettings, Settings
+from clinvk.errors import AmbiguousId, BackendUnavailable, InvalidRequest, NotResumable, SessionNotFound, Unsupported
+from clinvk.events import Usage
+from clinvk.request import RunRequest
+from clinvk.runtime import executables
+from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.sessions import fork
+from clinvk.session import Resume, Session
+from clinvk.store.memory import MemoryStore
+from shell_backend import Shell
+
+FORK = "f" * 32
+
+
+class Recalling(Shell):
+    """A shell that keeps what each of its runs is given to go on from."""
+
+    def __init__(self, name: str = "shell", capabilities: Capabilities | None = None) -> None:
+        super().__init__(name)
+        self.capabilities = capabilities or Capabilities()
+        self.resumed: list[Resume | None] = []
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        self.resumed.append(resume)
+        return super().launch(request, resume, host)
+
+
+class Place:
+    """A store, a backend, and one `LocalRuns` after the other over both, as each process has its own."""
+
+    def __init__(self, settings: Settings | None = None, backend: Recalling | None = None) -> None:
+        self.store = MemoryStore()
+        self.backend = backend or Recalling()
+        self._settings = settings or Settings()
+
+    @property
+    def registry(self) -> dict[str, Recalling]:
+        return {"shell": self.backend}
+
+    async def turn(self, script: str, **fields: object) -> Session:
+        """Run a prompt to its end, and give its session as it is kept."""
+        request = RunRequest(prompt=script, backend="shell", **fields)  # pyright: ignore[reportArgumentType]
+        environ = {"PATH": os.environ["PATH"]}
+        async with LocalRuns(self._settings, self.store, environ, self.registry) as runs, runs.run(request) as run:
+            await run.result()
+            assert run.session_id
+            return await self.store.session(run.session_id)
+
+    async def fork(self, reference: str, session_id: str = FORK) -> Session:
+        return await fork(self.store, reference, session_id, self.registry)
+
+
+def says(handle: str | None, tokens: int | None = 10, more: str = "") -> str:
+    """Give the script of an agent that tells its handle and the tokens of its turn."""
+    started = f'{{"type":"run_started","backend_session_id":"{handle}"}}' if handle else '{"type":"run_started"}'
+    usage = f',"usage":{{"input_tokens":{tokens},"output_tokens":1}}' if tokens is not None else ""
+    return f"echo '{started}'\n{more}\necho '{{\"type\":\"run_finished\"{usage}}}'\n"
+
+
+async def test_a_turn_goes_on_from_the_handle_and_the_tokens_of_those_before() -> None:
+    place = Place()
+    first = await place.turn(says("abc"))
+    await place.turn(says("abc", 5), session_id=first.id)
+    third = await place.turn(says("abc"), session_id=first.id)
+    assert place.backend.resumed == [None, Resume("abc", Usage(10, 1)), Resume("abc", Usage(15, 2))]
+    assert (third.turn_count, third.token_usage) == (3, Usage(25, 3))
+
+
+async def test_a_turn_goes_where_the_session_is_whatever_the_callers_directory(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").mkdir()
+    place = Place()
+    first = await place.turn(says("abc"), workdir=str(tmp_path / "own"))
+    await place.turn(says("abc", more="touch made"), session_id=first.id, workdir=str(tmp_path / "other"))
+    assert (tmp_path / "own" / "made").exists()
+    assert not list((tmp_path / "other").iterdir())
+
+
+async def test_a_session_keeps_the_directory_and_not_the_way_to_it(tmp_path: Path) -> None:
+    """A link that leads elsewhere later would take the agent away from its conversation."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    session = await Place().turn(says("abc"), workdir=f"{tmp_path}/link/")
+    assert session.working_dir == str(tmp_path / "real")
+
+
+def test_files_of_the_agents_home_are_found_largest_first(tmp_path: Path) -> None:
+    for name, size in {"a/x-1.json": 2, "b/x-2.json": 3, "b/y.json": 9}.items():
+        (tmp_path / "[0]" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "[0]" / name).write_bytes(b"." * size)
+    found = executables.host({"HOME": str(tmp_path)}).find("~/[0]", "*/x-*.json")
+    assert found == [f"{tmp_path}/[0]/b/x-2.json", f"{tmp_path}/[0]/a/x-1.json"]
+
+
+async def test_without_a_directory_a_session_is_in_clinvks_own() -> None:
+    assert (await Place().turn(says("abc"))).working_dir == str(Path.cwd().resolve())
+
+
+async def test_a_session_whose_directory_is_gone_says_so_and_stays_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    place = Place()
+    session = await place.turn(says("abc"), workdir=str(own))
+    own.rmdir()
+    with pytest.raises(InvalidRequest, match=r"own', which does not exist any more") as caught:
+        await place.turn(says("abc"), session_id=session.id)
+    assert caught.value.field == "session_id"
+    assert await place.store.session(session.id) == session
+
+
+async def test_what_the_agent_counts_is_kept_where_the_sums_are_not() -> None:
+    place = Place(Settings(session=SessionSettings(store_token_usage=False)))
+    first = await place.turn(says("abc"))
+    second = await place.turn(says("abc"), session_id=first.id)
+    assert place.backend.resumed[1] == Resume("abc", Usage(10, 1))
+    assert second.token_usage == Usage()
+
+
+async def test_an_imported_session_goes_on_from_its_sum() -> None:
+    place = Place()
+    await place.store.create(_session(token_usage=Usage(7, 3)))
+    await place.turn(says("abc"), session_id="a" * 32)
+    assert place.backend.resumed == [Resume("abc", Usage(7, 3))]
+
+
+def _session(**fields: object) -> Session:
+    known = Session(
+        id="a" * 32,
+        backend="shell",
+        created_at=1,
+        last_used=1,
+        working_dir="/",
+        initial_prompt="hello",
+        backend_session_id="abc",
+        status="completed",
+    )
+    return replace(known, **fields)
+
+
+async def test_a_fork_has_its_parents_place_title_and_tags_and_a_count_of_its_own() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"), tags=("x", "y"), metadata={"k": 1}, model="m")
+    parent = await place.store.describe(parent.id, "a title", None)
+    forked = await place.fork(parent.id[:8])
+    assert forked == await place.store.session(FORK)
+    assert (forked.parent_id, forked.title, forked.tags, forked.metadata) == (
+        parent.id,
+        "a title",
+        ("x", "y"),
+        {"k": 1},
+    )
+    assert (forked.working_dir, forked.model, forked.initial_prompt) == (
+        parent.working_dir,
+        "m",
+        parent.initial_prompt,
+    )
+    assert (forked.turn_count, forked.token_usage, forked.status) == (0, Usage(), "completed")
+    assert await place.store.session(parent.id) == parent
+
+
+async def test_the_first_run_of_a_fork_branches_off_and_the_next_goes_on_from_there() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.turn(says("def", 3), session_id=FORK)
+    forked = await place.turn(says("def", 4), session_id=FORK)
+    after = await place.turn(says("abc"), session_id=parent.id)
+    assert place.backend.resumed[1:] == [
+        Resume("abc", Usage(10, 1), fork=True),
+        Resume("def", Usage(13, 2)),
+        Resume("abc", Usage(10, 1)),
+    ]
+    assert (forked.turn_count, forked.token_usage) == (2, Usage(7, 2))
+    assert (after.turn_count, after.token_usage) == (2, Usage(20, 2))
+
+
+async def test_a_fork_that_is_used_late_counts_from_where_its_parent_stands_then() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.turn(says("abc"), session_id=parent.id)
+    await place.turn(says("def", 3), session_id=FORK)
+    forked = await place.turn(says("def", 4), session_id=FORK)
+    assert place.backend.resumed[2:] == [Resume("abc", Usage(20, 2), fork=True), Resume("def", Usage(23, 3))]
+    assert forked.token_usage == Usage(7, 2)
+
+
+async def test_a_fork_outlives_its_parent() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.store.delete(parent.id)
+    await place.turn(says("def"), session_id=FORK)
+    assert place.backend.resumed[1] == Resume("abc", Usage(10, 1), fork=True)
+
+
+async def test_a_fork_of_an_unused_fork_branches_off_from_the_first_parent() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.fork(FORK, "e" * 32)
+    await place.turn(says("abc"), session_id=parent.id)
+    await place.turn(says("def"), session_id="e" * 32)
+    assert place.backend.resumed[2] == Resume("abc", Usage(20, 2), fork=True)
+
+
+async def test_a_first_run_that_fails_before_its_agent_is_up_leaves_the_fork_to_be_tried_again() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    failed = await place.turn("exit 3", session_id=FORK)
+    assert (failed.status, failed.turn_count) == ("error", 0)
+    await place.turn(says("def"), session_id=FORK)
+    assert place.backend.resumed[2] == Resume("abc", Usage(10, 1), fork=True)
+
+
+async def test_what_has_no_conversation_cannot_be_forked() -> None:
+    place = Place()
+    session = await place.turn(says(None))
+    with pytest.raises(NotResumable):
+        await place.fork(session.id)
+    assert await place.store.count() == 1
+
+
+@pytest.mark.parametrize("capabilities", [Capabilities(fork=False), Capabilities(resume=False)])
+async def test_a_backend_that_cannot_fork_says_so(capabilities: Capabilities) -> None:
+    place = Place(backend=Recalling(capabilities=capabilities))
+    await place.store.create(_session())
+    with pytest.raises(Unsupported, match="shell cannot branch off"):
+        await place.fork("a" * 32)
+    assert await place.store.count() == 1
+
+
+async def test_a_fork_needs_a_session_that_is_there_of_a_backend_that_is_known() -> None:
+    place = Place()
+    await place.store.create(_session())
+    await place.store.create(_session(id="a" * 31 + "b", backend="gone"))
+    with pytest.raises(SessionNotFound):
+        await place.fork("b" * 32)
+    with pytest.raises(AmbiguousId):
+        await place.fork("aaaa")
+    with pytest.raises(InvalidRequest):
+        await place.fork("no id")
+    with pytest.raises(BackendUnavailable):
+        await place.fork("a" * 31 + "b")
+    assert await place.store.count() == 2
