@@ -6,6 +6,7 @@ the stream, whose lines are in `wire`.
 """
 
 from signal import SIGINT
+from typing import TYPE_CHECKING
 
 from clinvk.backends.base import Capabilities, Channel, Host, Launch
 from clinvk.backends.claude.decoder import ClaudeDecoder
@@ -14,6 +15,9 @@ from clinvk.backends.claude.posture import posture
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.request import RunRequest
 from clinvk.session import Resume
+
+if TYPE_CHECKING:
+    from clinvk.backends.checkup import Checkup
 
 _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 
@@ -40,6 +44,12 @@ class Claude:
     def channel(self, launch: Launch) -> Channel:
         """Make the channel of one process. SIGINT ends it and its tools, which SIGTERM would leave behind."""
         return OneShotChannel(ClaudeDecoder(), stdin)
+
+    def checkup(self, host: Host) -> "Checkup":
+        """Say how to find out, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.claude.checkup import checkup  # no prompt waits for it
+
+        return checkup(self, host)
 
     def claims(self, model: str) -> bool:
         """Say whether this is a Claude model: claude-*, or a family's name such as `sonnet` or `opus[1m]`."""

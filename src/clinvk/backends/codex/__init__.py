@@ -8,6 +8,7 @@ system prompt comes before the prompt. Its totals of tokens begin, in a fork, wi
 """
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from clinvk.backends.codex.fence import fence
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
+
+if TYPE_CHECKING:
+    from clinvk.backends.checkup import Checkup
 
 _ALIASES = {
     "fast": "gpt-6-luna",
@@ -82,6 +86,12 @@ class Codex:
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine of one process."""
         return ExecChannel()
+
+    def checkup(self, host: Host) -> "Checkup":
+        """Say how to find out, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.codex.checkup import checkup  # no prompt waits for it
+
+        return checkup(self, host)
 
     def claims(self, model: str) -> bool:
         """Say whether a model is OpenAI's by its name."""

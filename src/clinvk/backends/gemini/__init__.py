@@ -16,6 +16,8 @@ servers, allowed tools, discovery command and its `.env` with any variable. In e
 its own; where it may act unasked, that is as the user's.
 """
 
+from typing import TYPE_CHECKING
+
 from clinvk.backends.base import (
     PRIVATE,
     Capabilities,
@@ -33,6 +35,9 @@ from clinvk.backends.oneshot import OneShotChannel
 from clinvk.errors import InvalidRequest, Unsupported
 from clinvk.request import RunRequest
 from clinvk.session import Resume
+
+if TYPE_CHECKING:
+    from clinvk.backends.checkup import Checkup
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
@@ -92,6 +97,12 @@ class Gemini:
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine for one process of this launch."""
         return OneShotChannel(GeminiDecoder(), prompt)
+
+    def checkup(self, host: Host) -> "Checkup":
+        """Say how to find out, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.gemini.checkup import checkup  # no prompt waits for it
+
+        return checkup(self, host)
 
     def claims(self, model: str) -> bool:
         """Say whether a model of this name is this backend's."""

@@ -89,6 +89,16 @@ def user_folder(host: Host) -> str:
     return f"{_user_home(host)}/.gemini"
 
 
+def chosen_login(host: Host) -> str | None:
+    """Give the word for the login that the user chose in the settings.
+
+    Raises:
+        InvalidRequest: the user's settings cannot be read.
+    """
+    chosen = _get(_user_settings(user_folder(host), host), "security.auth.selectedType")
+    return chosen if isinstance(chosen, str) else None
+
+
 def conversation_files(conversation: str, host: Host) -> Sequence[str]:
     """Give the files of a conversation, the whole one first: the others have no more than a beginning."""
     folder, name = user_folder(host), f"tmp/*/chats/session-*-{conversation[:8]}.json"

@@ -1,0 +1,75 @@
+"""Whether the installed Claude Code can be used, by what 2.1.197 says to a start without a prompt.
+
+Its help leaves out flags that it takes, so that the flags themselves are tried: an unknown one is named before
+anything else is looked at, and without a prompt it ends there.
+"""
+
+import re
+
+import msgspec
+
+from clinvk.backends.base import PRIVATE, Backend, Host
+from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, launches
+
+_UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
+_TAKEN = ("Input must be provided", "No conversation found")
+_HANDLE = "00000000-0000-4000-8000-000000000000"
+_QUIET = {
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
+    "CLAUDE_CODE_MAX_RETRIES": "0",
+}
+"""A version that took a command of ours for a prompt would have nobody to send it to."""
+
+
+class _Status(msgspec.Struct):
+    """`claude auth status`."""
+
+    loggedIn: bool  # the CLI's word
+    authMethod: str = ""
+    apiProvider: str = ""
+
+
+def checkup(backend: Backend, host: Host) -> Checkup:
+    """Say how to find out."""
+    argv = {word.partition("=")[0]: word for launch in launches(backend, _HANDLE) for word in launch.argv[1:]}
+    has_home = host.read(f"{host.env.get('CLAUDE_CONFIG_DIR') or '~'}/.claude.json") is not None
+    return Checkup(
+        empty_home={"CLAUDE_CONFIG_DIR": PRIVATE, **_QUIET},
+        trials=(Trial((backend.executable, *map(_with_file, argv.values())), _lacking),),
+        login=Question((backend.executable, "auth", "status"), _login, has_home, _QUIET),
+        remarks=_remarks(host),
+    )
+
+
+def _with_file(word: str) -> str:
+    flag, _, value = word.partition("=")
+    return f"{flag}=/dev/null" if value.startswith(PRIVATE) else word
+
+
+def _lacking(answer: Answer) -> tuple[str, ...] | None:
+    """Claude names the first flag that it does not know."""
+    if unknown := _UNKNOWN.search(answer.text):
+        return (unknown[1],)
+    return () if answer.exit_code == 0 or any(text in answer.text for text in _TAKEN) else None
+
+
+def _login(answer: Answer) -> Login:
+    start, end = answer.text.find("{"), answer.text.rfind("}")
+    try:
+        status = msgspec.json.decode(answer.text[start : end + 1], type=_Status)
+    except msgspec.DecodeError:
+        return Login(None, "claude auth status does not tell its login")
+    if not status.loggedIn:
+        return Login(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")
+    how = status.authMethod if status.apiProvider in ("", "firstParty") else status.apiProvider
+    return Login(True, f"logged in ({how.replace('_', ' ') or 'as it says'})")
+
+
+def _remarks(host: Host) -> tuple[str, ...]:
+    found: list[str] = []
+    if missing := [name for name in ("bwrap", "socat") if name not in host.commands]:
+        found.append(f"sandbox_mode workspace gives it no shell: no {' and no '.join(missing)} on PATH")
+    if host.is_root and not host.env.get("IS_SANDBOX"):
+        found.append("approval_mode none is refused to root; IS_SANDBOX=1 allows it")
+    return tuple(found)

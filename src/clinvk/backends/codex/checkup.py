@@ -1,0 +1,94 @@
+"""Whether the installed Codex can be used, by what 0.169.0 says to its flags with `--help` behind them.
+
+A flag that it does not know is an error all the same, before the help is shown.
+"""
+
+import re
+import tomllib
+
+import msgspec
+
+from clinvk.backends.base import PRIVATE, Backend, Host, Launch
+from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, flags_in, launches
+
+_UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")
+_HANDLE = "00000000-0000-4000-8000-000000000000"
+
+
+class _Provider(msgspec.Struct):
+    env_key: str = ""
+    requires_openai_auth: bool = False
+
+
+class _Config(msgspec.Struct):
+    """What matters of `config.toml`."""
+
+    model_provider: str = ""
+    model_providers: dict[str, _Provider] = {}
+
+
+def checkup(backend: Backend, host: Host) -> Checkup:
+    """Say how to find out."""
+    return Checkup(
+        empty_home={"CODEX_HOME": PRIVATE},
+        trials=tuple(Trial((*launch.argv, "--help"), _lacking) for launch in _covering([*launches(backend, _HANDLE)])),
+        login=_by_provider(host) or Question((backend.executable, "login", "status"), _login, at_home=True),
+    )
+
+
+def _covering(launches: list[Launch]) -> list[Launch]:
+    """Give as few launches as have every flag, for each of its commands."""
+    seen: set[tuple[str, ...]] = set()
+    chosen: list[Launch] = []
+    for launch in launches:
+        command = tuple(word for word in launch.argv if word in ("exec", "resume", "fork"))
+        new = {(*command, flag) for flag in flags_in(launch.argv)} - seen
+        if new:
+            seen |= new
+            chosen.append(launch)
+    return chosen
+
+
+def _lacking(answer: Answer) -> tuple[str, ...] | None:
+    if unknown := _UNKNOWN.search(answer.text):
+        return (unknown[1],)
+    return () if answer.exit_code == 0 else None
+
+
+def _login(answer: Answer) -> Login:
+    said = [line for line in answer.text.splitlines() if line and not line.startswith("WARNING")]
+    if answer.exit_code == 0:
+        return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # behind it stands a part of the key
+    if any("Not logged in" in line for line in said):
+        return Login(False, "not logged in; run codex login, or set CODEX_API_KEY")
+    return Login(None, "codex login status does not tell its login")
+
+
+def _by_provider(host: Host) -> Login | None:
+    """Say what is known of a model provider of the user's own, which needs no login at OpenAI."""
+    if host.env.get("CODEX_API_KEY"):
+        return Login(True, "API key in CODEX_API_KEY")
+    path = f"{host.env.get('CODEX_HOME') or '~/.codex'}/config.toml"
+    try:
+        config = _config(host.read(path) or b"")
+    except tomllib.TOMLDecodeError as exc:
+        return Login(False, f"{path} is not valid: {exc}")
+    provider = config.model_providers.get(config.model_provider)
+    if provider is None or provider.requires_openai_auth:
+        return None
+    return _of_key(f"asks {config.model_provider}, the provider of its config.toml", provider.env_key, host)
+
+
+def _config(data: bytes) -> _Config:
+    content = tomllib.loads(data.decode(errors="replace"))
+    try:
+        return msgspec.convert(content, _Config)
+    except msgspec.ValidationError:
+        return _Config()
+
+
+def _of_key(about: str, variable: str, host: Host) -> Login:
+    if not variable:
+        return Login(None, about)
+    is_set = bool(host.env.get(variable))
+    return Login(is_set, f"{about}, its key in {variable}" if is_set else f"{about}, whose key {variable} is not set")

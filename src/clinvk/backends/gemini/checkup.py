@@ -1,0 +1,69 @@
+"""Whether the installed Gemini CLI can be used, by the help of 0.61.0 and where it looks for its login."""
+
+import re
+
+from clinvk.backends.base import PRIVATE, Backend, Host
+from clinvk.backends.checkup import Answer, Checkup, Login, Trial, flags_in, launches
+from clinvk.backends.gemini import home
+from clinvk.errors import InvalidRequest
+
+_HANDLE = "00000000-0000-4000-8000-000000000000"
+_NO_LOGIN = "not logged in; run gemini, or set GEMINI_API_KEY"
+_VERTEX_NEEDS = "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
+
+
+def checkup(backend: Backend, host: Host) -> Checkup:
+    """Say how to find out."""
+    used = tuple(dict.fromkeys(flag for launch in launches(backend, _HANDLE) for flag in flags_in(launch.argv)))
+
+    def lacking(answer: Answer) -> tuple[str, ...] | None:
+        known = set(_FLAG.findall(answer.text))
+        return tuple(flag for flag in used if flag not in known) if "--help" in known else None
+
+    return Checkup(
+        empty_home={"GEMINI_CLI_HOME": PRIVATE, "GEMINI_CLI_NO_RELAUNCH": "true"},
+        trials=(Trial((backend.executable, "--help"), lacking),),
+        login=_login(host),
+    )
+
+
+def _login(host: Host) -> Login:
+    """Say what the CLI would find, in the order in which it looks: the settings, then the environment."""
+    try:
+        chosen = home.chosen_login(host)
+    except InvalidRequest as exc:
+        return Login(False, exc.message)
+    folder = home.user_folder(host)
+    file = host.read(f"{folder}/.env") or host.read("~/.env") or b""
+    given = {name for name, value in host.env.items() if value} | set(_VARIABLE.findall(file.decode(errors="replace")))
+    match chosen or _by_environment(host, given):
+        case "oauth-personal":
+            there = any(host.read(f"{folder}/{name}") for name in ("oauth_creds.json", "gemini-credentials.json"))
+            return Login(there, "logged in with Google" if there else "not logged in with Google; run gemini")
+        case "gemini-api-key":
+            return _by_key(given)
+        case "vertex-ai":
+            there = "GOOGLE_API_KEY" in given or {"GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"} <= given
+            return Login(there, "Vertex AI" if there else _VERTEX_NEEDS)
+        case "gateway":
+            return Login(False, f"GOOGLE_GEMINI_BASE_URL needs security.auth.selectedType in {folder}/settings.json")
+        case other:
+            return Login(None, f"login {other}") if other else Login(False, _NO_LOGIN)
+
+
+def _by_key(given: set[str]) -> Login:
+    if "GEMINI_API_KEY" in given:
+        return Login(True, "API key in GEMINI_API_KEY")
+    return Login(None, "no GEMINI_API_KEY; its key may be in the keychain")
+
+
+def _by_environment(host: Host, given: set[str]) -> str | None:
+    if host.env.get("GOOGLE_GENAI_USE_GCA") == "true":
+        return "oauth-personal"
+    if host.env.get("GOOGLE_GENAI_USE_VERTEXAI") == "true":
+        return "vertex-ai"
+    if "GOOGLE_GEMINI_BASE_URL" in given:
+        return "gateway"
+    return "gemini-api-key" if "GEMINI_API_KEY" in given else None

@@ -1,0 +1,80 @@
+"""`clinvk doctor`: whether everything is there that clinvk needs. It asks no model and changes nothing."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+from clinvk.api.protections import refuse_unenforced
+from clinvk.backends import BACKENDS
+from clinvk.cli import exits
+from clinvk.cli.doctor import agents, machine
+from clinvk.cli.doctor.report import Check, Report, lines, report
+from clinvk.cli.flags import JsonFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell, tell_json
+from clinvk.cli.settings import trace_of
+from clinvk.config import Settings
+from clinvk.config.loading import home, settings_file
+from clinvk.errors import ConfigError
+from clinvk.runtime import marks
+from clinvk.runtime.process import Spawner
+
+_INVALID = exits.of_code(ConfigError.code)
+
+
+def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Look at everything, and print what was found.
+
+    Raises:
+        BackendUnavailable: `--backend` names none.
+        ConfigError: there is no home directory.
+    """
+    errors: list[ConfigError] = []
+    settings = trace_of(flags, environ, {}, errors.append).settings
+    found = asyncio.run(_look(flags, settings, environ, errors))
+    if flags.wants_json:
+        tell_json(found)
+    else:
+        color = settings.output.color and os.isatty(1) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        tell("\n".join(lines(found, color)))
+    return _INVALID if errors else 0 if found.usable else exits.FAILED
+
+
+async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]) -> Report:
+    """Look at everything; the agents, which take longest, all at the same time."""
+    chosen = marks.choose()
+    spawner = Spawner(chosen)
+    names = [flags.backend] if flags.backend else list(BACKENDS)
+    async with asyncio.TaskGroup() as group:
+        looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner)) for name in names]
+        git = group.create_task(machine.check_git(environ, spawner))
+        port = group.create_task(machine.check_port(settings.server))
+    seen = [look.result() for look in looks]
+    usable = [agent.name for agent in seen if agent.usable]
+    folder = home(environ)
+    file, _ = settings_file(flags.config, environ)
+    checks = [check for agent in seen for check in agent.checks]
+    checks += _settings(settings, errors, usable, flags, environ)
+    checks += [machine.check_home(folder), machine.check_settings_file(file)]
+    checks += [await asyncio.to_thread(machine.check_store, folder)]
+    checks += [port.result(), git.result(), machine.check_marks(chosen)]
+    return report([check for check in checks if check], usable, valid=not errors)
+
+
+def _settings(
+    settings: Settings, errors: list[ConfigError], usable: list[str], flags: JsonFlags, environ: Mapping[str, str]
+) -> list[Check]:
+    """Say all that is wrong with the settings, and what is right but will not work."""
+    section = "settings"
+    checks = [Check(section, "invalid", "problem", error.message) for error in errors]
+    if not errors:
+        file, _ = settings_file(flags.config, environ)
+        checks.append(Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold"))
+    if usable and settings.default_backend not in usable:
+        other = f"{settings.default_backend} cannot be used; others need --backend"
+        checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
+    try:
+        refuse_unenforced(settings)
+    except ConfigError as exc:
+        checks.append(Check(section, "serve", "warning", f"clinvk serve does not start: {exc.message}"))
+    return checks

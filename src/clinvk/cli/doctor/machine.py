@@ -1,0 +1,133 @@
+"""clinvk's own files, the port of its server, and what it needs of this machine."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from clinvk.cli.doctor.report import Check, Status
+from clinvk.config import ServerSettings
+from clinvk.errors import ClinvkError, StoreUnavailable
+from clinvk.runtime.marks import Marks, RlimitMarks
+from clinvk.runtime.process import Spawner, run_tool
+
+_FILES, _MACHINE = "files", "machine"
+_WITHIN_S = 10.0
+_ANSWERS_WITHIN_S = 2.0
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class _Health(msgspec.Struct):
+    """What `GET /health` of a clinvk says."""
+
+    status: str
+    version: str
+
+
+def check_home(home: Path) -> Check:
+    """Look at the folder of clinvk's own files."""
+    try:
+        mode = home.stat().st_mode
+    except FileNotFoundError:
+        return Check(_FILES, "home", "ok", f"{home} is made when it is needed")
+    except OSError as exc:
+        return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
+    if not stat.S_ISDIR(mode):
+        return Check(_FILES, "home", "problem", f"{home} is no folder")
+    return Check(_FILES, "home", *_private(home, mode, stat.S_IRWXO))
+
+
+def check_settings_file(file: Path) -> Check | None:
+    """Look at who may read the settings file, which may have keys of the agents; None where there is none."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return None
+    return Check(_FILES, "settings", *_private(file, mode, _OTHERS))
+
+
+def _private(path: Path, mode: int, others: int) -> tuple[Status, str]:
+    if mode & others:
+        return "warning", f"{path} is open to others ({stat.filemode(mode)}); chmod go-rwx {path}"
+    return "ok", f"{path} ({stat.filemode(mode)})"
+
+
+def check_store(home: Path) -> Check:
+    """Look at the sessions, without bringing anything up to date. Blocks."""
+    from clinvk.store.database import Database
+
+    try:
+        count = Database(home).peek()
+    except StoreUnavailable as exc:
+        return Check(_FILES, "sessions", "problem", exc.message)
+    return Check(_FILES, "sessions", "ok", f"{count} kept" if count else "none yet")
+
+
+async def check_port(server: ServerSettings) -> Check:
+    """Find out whether `clinvk serve` could listen, and who does where it could not."""
+    where = f"{server.host or '*'}:{server.port}"
+    if not server.port:
+        return Check(_MACHINE, "port", "ok", f"{where}: a free one is taken")
+    try:
+        await asyncio.to_thread(_bind, server.host, server.port)
+    except OSError as exc:
+        if not (said := await _asked(server.host, server.port)):
+            return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
+        try:
+            health = msgspec.json.decode(said.partition(b"\r\n\r\n")[2], type=_Health)
+        except msgspec.DecodeError:
+            return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
+        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {health.status}")
+    return Check(_MACHINE, "port", "ok", f"{where} is free")
+
+
+def _bind(host: str, port: int) -> None:
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+
+
+async def _asked(host: str, port: int) -> bytes:
+    """Ask whoever listens for its health; empty where nobody listens, or says nothing in time."""
+    said = b""
+    local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not to listen on
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+            reader, writer = await asyncio.open_connection(local, port)
+            said = b"?"
+            try:
+                writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
+                said = await reader.read(65536) or said
+            finally:
+                writer.close()
+    return said
+
+
+async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
+    """Look for git, which agents want in a project."""
+    with suppress(ClinvkError, TimeoutError):
+        done = await run_tool(spawner, ("git", "--version"), environ, _WITHIN_S)
+        if done.exit_code == 0:
+            return Check(_MACHINE, "git", "ok", done.stdout.decode(errors="replace").strip())
+    return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
+
+
+def check_marks(marks: Marks) -> Check:
+    """Say by what an agent's processes are found again when it is to be ended."""
+    if isinstance(marks, RlimitMarks):
+        return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
+    return Check(
+        _MACHINE,
+        "processes",
+        "warning",
+        "a process that an agent hides on purpose outlives it: no mark by RLIMIT_RTTIME here",
+    )

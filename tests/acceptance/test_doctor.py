@@ -1,0 +1,212 @@
+"""`clinvk doctor` with agent CLIs that are shell scripts: each is wrong in another way."""
+
+import json
+import socket
+import sqlite3
+
+import pytest
+
+from acceptance.command import Clinvk
+from standin.document import Record
+
+VERSION = 'case "$*" in *--version) echo "9.8.7 (any)"; exit;; esac\n'
+CLAUDE = 'case "$*" in "auth status") echo \'{"loggedIn": true, "authMethod": "api_key"}\';; *) %s;; esac\n'
+TAKES_ALL = "echo 'Error: Input must be provided either through stdin or as a prompt argument'; exit 1"
+
+
+@pytest.fixture(autouse=True)
+def only_claude(clinvk: Clinvk) -> None:
+    """A machine with one agent, which is fine."""
+    for name in ("codex", "gemini"):
+        (clinvk.agent.folder / name).unlink()
+    install(clinvk, "claude", VERSION + CLAUDE % TAKES_ALL)
+
+
+def install(clinvk: Clinvk, name: str, script: str) -> None:
+    path = clinvk.agent.folder / name
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(0o755)
+
+
+def doctor(clinvk: Clinvk, *arguments: str) -> tuple[int, Record]:
+    done = clinvk.run("doctor", "--json", *arguments)
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def said(report: Record, name: str) -> list[tuple[str, str]]:
+    checks = report["checks"]
+    assert isinstance(checks, list)
+    found = [check for check in checks if isinstance(check, dict) and check["name"] == name]
+    return [(str(check["status"]), str(check["message"])) for check in found]
+
+
+def test_one_agent_that_can_be_used_is_enough(clinvk: Clinvk) -> None:
+    code, report = doctor(clinvk)
+    path = clinvk.agent.folder / "claude"
+    assert (code, report["usable"], report["agents"]) == (0, True, ["claude"])
+    assert said(report, "claude")[0] == ("ok", f"9.8.7 {path}, logged in (api key)")
+    assert said(report, "codex") == [("warning", "not installed; npm install -g @openai/codex")]
+    assert said(report, "git")[0][0] == "ok"
+
+
+def test_people_get_lines_with_marks_and_no_colour_into_a_pipe(clinvk: Clinvk) -> None:
+    done = clinvk.run("doctor")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert lines[0] == "agents"
+    assert lines[1].startswith("  ok       claude     9.8.7 /")
+    assert "  warning  gemini     not installed; npm install -g @google/gemini-cli" in lines
+    assert lines[-1] == "usable: claude"
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 1", "does not tell its version: is it the right program?"),
+        (
+            VERSION + CLAUDE % "echo \"error: unknown option '--max-turns'\" >&2; exit 1",
+            "does not take --max-turns, which clinvk needs; another version may: npm install -g @anthropic-ai/"
+            "claude-code",
+        ),
+        (
+            VERSION + (CLAUDE % TAKES_ALL).replace("true", "false"),
+            "not logged in; run claude and /login, or set ANTHROPIC_API_KEY",
+        ),
+    ],
+    ids=["no version", "a flag is missing", "no login"],
+)
+def test_an_agent_that_cannot_be_used_is_a_problem_and_1(clinvk: Clinvk, script: str, message: str) -> None:
+    install(clinvk, "claude", script)
+    code, report = doctor(clinvk)
+    assert (code, report["usable"], report["agents"]) == (1, False, [])
+    status, about = said(report, "claude")[0]
+    assert status == "problem"
+    assert about.endswith(message)
+    assert clinvk.run("doctor").stdout.endswith("not usable: no agent can be used\n")
+
+
+def test_a_cli_that_says_nothing_of_its_flags_or_login_is_taken_with_a_warning(clinvk: Clinvk) -> None:
+    install(clinvk, "claude", VERSION + "echo what; exit 3")
+    code, report = doctor(clinvk)
+    assert code == 0
+    about = said(report, "claude")
+    assert about[0][1].endswith("claude auth status does not tell its login")
+    assert ("warning", "it does not tell which flags it takes") in about
+
+
+def test_the_cli_gets_no_prompt_no_stdin_and_a_home_of_its_own(clinvk: Clinvk) -> None:
+    log = clinvk.folder / "log"
+    install(clinvk, "claude", f'echo "$PWD $CLAUDE_CONFIG_DIR [$(cat)]" >> {log}\n{VERSION}{CLAUDE % TAKES_ALL}')
+    temporary = clinvk.folder / "tmp"
+    temporary.mkdir()
+    assert clinvk.run("doctor", env={"TMPDIR": str(temporary)}).returncode == 0
+    lines = log.read_text().splitlines()
+    assert len(lines) == 3
+    assert all(f"{temporary}/clinvk-doctor-" in line and line.endswith("[]") for line in lines)
+    assert not list(temporary.iterdir())
+
+
+def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_3(clinvk: Clinvk) -> None:
+    clinvk.settings("server:\n  prot: 1\n  port: abc\noutput:\n  color: false\n  color: true\n")
+    done = clinvk.run("doctor", env={"CLINVK_OUTPUT__FORMAT": "xml"})
+    assert done.returncode == 3
+    assert (
+        f"  problem  invalid    {clinvk.config}:2: unknown key 'server.prot' (= '1'); did you mean 'port'?"
+        in done.stdout
+    )
+    assert f"{clinvk.config}:3: server.port = 'abc': must be a whole number" in done.stdout
+    assert f"{clinvk.config}:6: 'output.color' stands twice; first on line 5" in done.stdout
+    assert "CLINVK_OUTPUT__FORMAT: output.format = 'xml'" in done.stdout
+    assert done.stdout.endswith("not usable: the settings are invalid (agents: claude)\n")
+
+
+def test_a_file_that_is_no_yaml_is_3(clinvk: Clinvk) -> None:
+    clinvk.settings("server: [")
+    code, report = doctor(clinvk)
+    assert (code, report["usable"]) == (3, False)
+    assert said(report, "invalid")[0][1].startswith(f"{clinvk.config}:2: is not valid YAML")
+
+
+def test_an_agent_that_is_switched_off_is_not_looked_at(clinvk: Clinvk) -> None:
+    clinvk.settings("backends: {claude: {enabled: false}}")
+    code, report = doctor(clinvk)
+    assert code == 1
+    assert said(report, "claude") == [("skipped", "disabled (backends.claude.enabled: false)")]
+
+
+def test_an_executable_of_the_settings_that_is_not_there_is_a_problem(clinvk: Clinvk) -> None:
+    clinvk.settings("backends: {claude: {executable: /no/where}}")
+    status, message = said(doctor(clinvk)[1], "claude")[0]
+    assert status == "problem"
+    assert "no '/no/where' (backends.claude.executable) found" in message
+
+
+def test_with_a_backend_only_that_one_is_looked_at(clinvk: Clinvk) -> None:
+    code, report = doctor(clinvk, "--backend", "codex")
+    assert (code, report["agents"]) == (1, [])
+    assert said(report, "claude") == []
+    assert clinvk.run("doctor", "-b", "qwen").returncode == 2
+
+
+def test_a_default_that_cannot_be_used_is_a_warning(clinvk: Clinvk) -> None:
+    clinvk.settings("default_backend: codex")
+    code, report = doctor(clinvk)
+    assert code == 0
+    assert said(report, "default") == [("warning", "default_backend = codex cannot be used; others need --backend")]
+
+
+def test_files_that_others_may_read_are_told(clinvk: Clinvk) -> None:
+    clinvk.settings("{}")
+    clinvk.config.chmod(0o644)
+    clinvk.config.parent.chmod(0o755)
+    report = doctor(clinvk)[1]
+    assert said(report, "home")[0][0] == "warning"
+    assert said(report, "settings")[0] == (
+        "warning",
+        f"{clinvk.config} is open to others (-rw-r--r--); chmod go-rwx {clinvk.config}",
+    )
+    clinvk.config.chmod(0o600)
+    clinvk.config.parent.chmod(0o700)
+    report = doctor(clinvk)[1]
+    assert (said(report, "home")[0][0], said(report, "settings")[0][0]) == ("ok", "ok")
+
+
+def test_a_store_that_is_none_is_a_problem_and_stays_as_it_is(clinvk: Clinvk) -> None:
+    clinvk.settings("{}")
+    store = clinvk.config.with_name("clinvk.db")
+    assert said(doctor(clinvk)[1], "sessions") == [("ok", "none yet")]
+    assert not store.exists()
+    store.write_text("not a database, but long enough to be taken for one" * 100)
+    status, message = said(doctor(clinvk)[1], "sessions")[0]
+    assert status == "problem"
+    assert message.startswith(f"{store}: ")
+    store.unlink()
+    with sqlite3.connect(store) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    assert "newer clinvk" in said(doctor(clinvk)[1], "sessions")[0][1]
+
+
+def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        clinvk.settings(f"server: {{port: {port}}}")
+        assert said(doctor(clinvk)[1], "port") == [("warning", f"127.0.0.1:{port} is in use by another program")]
+    assert said(doctor(clinvk)[1], "port") == [("ok", f"127.0.0.1:{port} is free")]
+    with clinvk.started("serve") as server:
+        assert server.stdout
+        assert b"listens" in server.stdout.readline()
+        status, message = said(doctor(clinvk)[1], "port")[0]
+        assert status == "ok"
+        assert message.startswith(f"127.0.0.1:{port}: clinvk 0.")
+        assert "is running there, ok" in message
+
+
+def test_a_protection_that_is_not_there_yet_is_told(clinvk: Clinvk) -> None:
+    clinvk.settings("server: {rate_limit_enabled: true}")
+    code, report = doctor(clinvk)
+    assert code == 0
+    assert said(report, "serve")[0][0] == "warning"
+    assert "server.rate_limit_enabled" in said(report, "serve")[0][1]

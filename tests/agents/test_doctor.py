@@ -1,0 +1,89 @@
+"""`clinvk doctor` with the real agent CLIs: it finds what is wrong, asks no model and changes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents.machine import Machine
+from standin.document import Record
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def doctor(machine: Machine, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, Record, str]:
+    clinvk = str(Path(sys.executable).with_name("clinvk"))
+    command = [clinvk, "doctor", "--json", *arguments]
+    done = subprocess.run(
+        command, cwd=machine.project, env=env or machine.env, capture_output=True, text=True, check=False
+    )
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def said(report: Record, name: str) -> list[tuple[str, str]]:
+    checks = report["checks"]
+    assert isinstance(checks, list)
+    found = [check for check in checks if isinstance(check, dict) and check["name"] == name]
+    return [(str(check["status"]), str(check["message"])) for check in found]
+
+
+def contents(machine: Machine) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in machine.home.parent.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_on_a_machine_that_is_set_up_all_can_be_used_and_nothing_is_asked_or_changed(machine: Machine) -> None:
+    before = contents(machine)
+    code, report, stderr = doctor(machine)
+    assert (code, report["usable"], stderr) == (0, True, "")
+    assert report["agents"] == ["claude", "codex", "gemini"]
+    assert said(report, "claude")[0][1].endswith(", logged in (api key)")
+    assert said(report, "codex")[0][1].endswith("asks standin, the provider of its config.toml, its key in STANDIN_KEY")
+    assert said(report, "gemini")[0][1].endswith(", API key in GEMINI_API_KEY")
+    assert [said(report, name)[0][0] for name in ("claude", "codex", "gemini")] == ["ok"] * 3
+    assert not any(
+        "does not tell" in message for name in ("claude", "codex", "gemini") for _, message in said(report, name)
+    )
+    assert contents(machine) == before
+    assert machine.exchanges() == []
+
+
+def test_without_a_login_none_can_be_used(machine: Machine) -> None:
+    (machine.home / ".codex" / "config.toml").unlink()
+    (machine.home / ".gemini" / "settings.json").unlink()
+    env = {name: machine.env[name] for name in ("PATH", "HOME", "LANG", "TERM")}
+    code, report, _ = doctor(machine, env=env)
+    assert (code, report["agents"]) == (1, [])
+    for name in ("claude", "codex", "gemini"):
+        status, message = said(report, name)[0]
+        assert status == "problem"
+        assert ": not logged in; run " in message
+
+
+OLDER = """
+import sys
+from msgspec.structs import replace
+from clinvk.backends import BACKENDS
+from clinvk.cli.entry import enter
+
+class Newer(type(BACKENDS[{name!r}])):
+    def launch(self, request, resume, host):
+        launch = super().launch(request, resume, host)
+        return replace(launch, argv=(*launch.argv, "--of-tomorrow=1"))
+
+BACKENDS[{name!r}] = Newer()
+sys.exit(enter(["doctor", "--json", "-b", {name!r}]))
+"""
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "gemini"])
+def test_a_flag_that_the_cli_does_not_take_is_found(machine: Machine, name: str) -> None:
+    """A backend that would give one flag more than the CLI takes is as good as an older CLI."""
+    command = [sys.executable, "-c", OLDER.format(name=name)]
+    done = subprocess.run(command, env=machine.env, cwd=machine.project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    status, message = said(json.loads(done.stdout), name)[0]
+    assert status == "problem"
+    assert "does not take --of-tomorrow, which clinvk needs; another version may: npm install" in message

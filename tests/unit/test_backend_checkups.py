@@ -1,0 +1,145 @@
+"""How each backend reads what its CLI says without a prompt."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Host
+from clinvk.backends.checkup import Answer, Checkable, Checkup, Login, Question, flags_in, launches
+
+HANDLE = "00000000-0000-4000-8000-000000000000"
+
+
+def checkup(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Checkup:
+    backend = BACKENDS[name]
+    assert isinstance(backend, Checkable)
+    there = {path: text.encode() for path, text in (files or {}).items()}
+    return backend.checkup(Host(commands=frozenset({"bwrap", "socat"}), env=env or {}, read=there.get))
+
+
+def login(name: str, env: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Login:
+    found = checkup(name, env, files).login
+    assert isinstance(found, Login)
+    return found
+
+
+def answered(name: str, exit_code: int, text: str) -> Login:
+    question = checkup(name).login
+    assert isinstance(question, Question)
+    return question.read(Answer(exit_code, text))
+
+
+@pytest.mark.parametrize("name", ["claude", "codex"])
+def test_every_flag_that_a_launch_can_have_is_tried(name: str) -> None:
+    used = {flag for launch in launches(BACKENDS[name], HANDLE) for flag in flags_in(launch.argv)}
+    tried = {flag for trial in checkup(name).trials for flag in flags_in(trial.argv)}
+    assert len(used) > 10
+    assert used <= tried
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "gemini"])
+def test_no_trial_has_a_prompt(name: str) -> None:
+    for trial in checkup(name).trials:
+        words = [word for word in trial.argv[1:] if not word.startswith("-")]
+        assert not {"-p", "--prompt"} & set(trial.argv) or name == "claude"
+        assert all(word in ("exec", "resume", "fork", HANDLE) or "=" in word for word in words)
+        assert "--help" in trial.argv or name == "claude"
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "text", "lacking"),
+    [
+        ("claude", 1, "Error: Input must be provided either through stdin or …", ()),
+        ("claude", 1, "No conversation found with session ID: 0", ()),
+        ("claude", 1, "error: unknown option '--max-turns=1'\n(Did you mean …?)", ("--max-turns",)),
+        ("claude", 127, "env: node: No such file or directory", None),
+        ("codex", 0, "Run Codex non-interactively", ()),
+        ("codex", 2, "error: unexpected argument '--ephemeral' found", ("--ephemeral",)),
+        ("codex", 1, "Error: CODEX_HOME …", None),
+        ("gemini", 1, "SyntaxError", None),
+    ],
+)
+def test_an_answer_tells_which_flags_are_lacking(
+    name: str, exit_code: int, text: str, lacking: tuple[str, ...] | None
+) -> None:
+    assert checkup(name).trials[0].lacking(Answer(exit_code, text)) == lacking
+
+
+def test_the_help_of_gemini_tells_which_flags_are_lacking() -> None:
+    used = {flag for launch in launches(BACKENDS["gemini"], HANDLE) for flag in flags_in(launch.argv)}
+    text = "\n".join(f"  {flag}  what" for flag in sorted({*used, "--help"} - {"--policy"}))
+    lacking = checkup("gemini").trials[0].lacking
+    assert lacking(Answer(0, text)) == ("--policy",)
+    assert lacking(Answer(0, f"{text}\n --policy  x")) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "text", "expected"),
+    [
+        ("claude", 0, '{"loggedIn": true, "authMethod": "claude.ai"}', Login(True, "logged in (claude.ai)")),
+        ("claude", 0, '{"loggedIn": true, "authMethod": "third_party", "apiProvider": "bedrock"}',
+         Login(True, "logged in (bedrock)")),
+        ("claude", 1, 'note\n{"loggedIn": false}',
+         Login(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")),
+        ("claude", 1, "error: unknown command", Login(None, "claude auth status does not tell its login")),
+        ("codex", 0, "WARNING: x\nLogged in using ChatGPT\n", Login(True, "Logged in using ChatGPT")),
+        ("codex", 0, "API key configured - sk-abc***\nmore", Login(True, "API key configured")),
+        ("codex", 1, "Not logged in\n", Login(False, "not logged in; run codex login, or set CODEX_API_KEY")),
+        ("codex", 2, "error", Login(None, "codex login status does not tell its login")),
+    ],
+)  # fmt: skip
+def test_an_answer_tells_the_login(name: str, exit_code: int, text: str, expected: Login) -> None:
+    assert answered(name, exit_code, text) == expected
+
+
+OWN = 'model_provider = "own"\n[model_providers.own]\nname = "x"\n'
+SETTINGS = "~/.gemini/settings.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "files", "there"),
+    [
+        ("codex", {"CODEX_API_KEY": "k"}, {}, True),
+        ("codex", {}, {"~/.codex/config.toml": OWN}, None),
+        ("codex", {}, {"~/.codex/config.toml": f'{OWN}env_key = "K"'}, False),
+        ("codex", {"K": "k"}, {"~/.codex/config.toml": f'{OWN}env_key = "K"'}, True),
+        ("codex", {"CODEX_HOME": "/c", "K": "k"}, {"/c/config.toml": f'{OWN}env_key = "K"'}, True),
+        ("codex", {}, {"~/.codex/config.toml": "not = [toml"}, False),
+        ("gemini", {}, {}, False),
+        ("gemini", {"GEMINI_API_KEY": "k"}, {}, True),
+        ("gemini", {}, {"~/.gemini/.env": "export GEMINI_API_KEY=k\n"}, True),
+        ("gemini", {"GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "http://x"}, {}, False),
+        ("gemini", {}, {SETTINGS: '{"security": {"auth": {"selectedType": "gemini-api-key"}}} // x'}, None),
+        ("gemini", {}, {SETTINGS: '{"security": {"auth": {"selectedType": "oauth-personal"}}}'}, False),
+        ("gemini", {}, {SETTINGS: '{"security": {"auth": {"selectedType": "oauth-personal"}}}',
+                        "~/.gemini/oauth_creds.json": "{}"}, True),
+        ("gemini", {}, {SETTINGS: '{"security": {"auth": {"selectedType": "of tomorrow"}}}'}, None),
+        ("gemini", {"GOOGLE_GENAI_USE_VERTEXAI": "true"}, {}, False),
+        ("gemini", {"GOOGLE_GENAI_USE_VERTEXAI": "true", "GOOGLE_API_KEY": "k"}, {}, True),
+        ("gemini", {}, {SETTINGS: "{"}, False),
+    ],
+)  # fmt: skip
+def test_the_environment_and_files_tell_the_login(
+    name: str, env: dict[str, str], files: dict[str, str], there: bool | None
+) -> None:
+    assert login(name, env, files).there is there
+
+
+def test_openais_own_provider_is_asked_for() -> None:
+    config = {"~/.codex/config.toml": 'model = "gpt"\n[model_providers]\n'}
+    assert isinstance(checkup("codex", files=config).login, Question)
+
+
+def test_claude_is_asked_at_home_only_where_it_has_one() -> None:
+    without, at_home = checkup("claude").login, checkup("claude", files={"~/.claude.json": "{}"}).login
+    assert isinstance(without, Question)
+    assert isinstance(at_home, Question)
+    assert (without.at_home, at_home.at_home) == (False, True)
+
+
+def test_what_will_not_work_with_claude_on_this_machine_is_told() -> None:
+    backend = BACKENDS["claude"]
+    assert isinstance(backend, Checkable)
+    assert len(backend.checkup(Host(is_root=True)).remarks) == 2
+    assert checkup("claude").remarks == ()
