@@ -49,3 +49,14 @@ async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
     assert not log.is_ahead
     assert calls == ["caught up"]
     await batches.aclose()
+
+
+async def test_a_log_that_nobody_holds_is_never_ahead() -> None:
+    log = EventLog(lambda: None)
+    log.held = False
+    log.extend([RunStarted()])
+    looking_on = log.batches()
+    await anext(looking_on)
+    log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
+    assert not log.is_ahead
+    await looking_on.aclose()

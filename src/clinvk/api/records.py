@@ -50,7 +50,8 @@ class RunRecords:
         """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
         refuse_foreign(headers_of(request.scope))
         run = await self._store.run(request.path_params["id"])
-        if not self._runs.live(run.id):
+        live = self._runs.live(run.id)
+        if not live or live.state not in UNDER_WAY:
             raise NotCancellable(_why_not(await self._store.run(run.id)))
         await self._runs.cancel(run.id)
         return json(records.run_view(await self._store.run(run.id)))

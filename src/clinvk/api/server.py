@@ -21,6 +21,7 @@ from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
 from clinvk.api.protections import refuse_unenforced
 from clinvk.api.protocol import Protocol
+from clinvk.api.upkeep import tended
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
@@ -105,7 +106,11 @@ async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
 async def _serve(
     settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], taken: Keys, announce: Announce
 ) -> None:
-    async with SqliteStore(home(environ)) as store, opened(settings, environ, sockets, store, taken) as served:
+    async with (
+        SqliteStore(home(environ)) as store,
+        opened(settings, environ, sockets, store, taken) as served,
+        tended(store, settings.session.retention_days),
+    ):
         announce(greeting(settings.server, sockets, has_keys=bool(taken)))
         await _stopped(served, settings.server.shutdown_grace_secs)
 

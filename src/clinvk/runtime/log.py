@@ -26,10 +26,14 @@ class _Follower:
 
 
 class EventLog:
-    """The events of one run. `caught_up` is called when a reader has taken what made the log `is_ahead`."""
+    """The events of one run. `caught_up` is called when a reader has taken what made the log `is_ahead`.
+
+    A log that is not `held` has no owner who reads it: it is never ahead, and whoever looks on slows nobody down.
+    """
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self.ending: Ending | None = None
+        self.held = True
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
         self._followers: set[_Follower] = set()
@@ -39,7 +43,7 @@ class EventLog:
     @property
     def is_ahead(self) -> bool:
         """Whether the fastest reader is so far behind that the agent should be slowed down."""
-        return self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
+        return self.held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
 
     @property
     def text(self) -> str:

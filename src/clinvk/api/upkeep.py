@@ -1,0 +1,65 @@
+"""What a server does for the store beside its requests: imports, recovers, cleans."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from clinvk.errors import StoreUnavailable
+from clinvk.store.sqlite import SqliteStore
+
+logger = logging.getLogger(__name__)
+
+RECOVER_EVERY_S = 60.0
+CLEAN_EVERY_S = 4 * 3600.0
+_DAY_S = 86_400
+_NAMED_FILES = 20
+
+
+@asynccontextmanager
+async def tended(
+    store: SqliteStore, retention_days: int, recover_every_s: float = RECOVER_EVERY_S
+) -> AsyncGenerator[None]:
+    """Tend the store inside this context. Nothing waits for it, and no trouble of the store ends it."""
+    async with asyncio.TaskGroup() as group:
+        tending = group.create_task(_tend(store, retention_days, recover_every_s))
+        yield
+        tending.cancel()
+
+
+async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:
+    is_imported, clean_at, trouble = False, 0.0, ""
+    while True:
+        try:
+            if not is_imported:
+                await _import(store)
+                is_imported = True
+            if recovered := await store.recover():
+                logger.info("%d runs were interrupted: their clinvk died", recovered)
+            if retention_days and time.monotonic() >= clean_at:
+                await _clean(store, retention_days)
+                clean_at = time.monotonic() + CLEAN_EVERY_S
+            trouble = ""
+        except StoreUnavailable as exc:
+            if exc.message != trouble:
+                logger.warning("sessions cannot be kept: %s", exc.message)
+            trouble = exc.message
+        except Exception:
+            logger.exception("the store of sessions is not tended")
+        await asyncio.sleep(recover_every_s)
+
+
+async def _import(store: SqliteStore) -> None:
+    imported = await store.import_earlier()
+    if imported.count:
+        logger.info("imported %d sessions of an earlier clinvk", imported.count)
+    for damaged in imported.damaged[:_NAMED_FILES]:
+        logger.warning("not imported: %s: %s", damaged.file, damaged.reason)
+    if (more := len(imported.damaged) - _NAMED_FILES) > 0:
+        logger.warning("not imported: %d more files", more)
+
+
+async def _clean(store: SqliteStore, retention_days: int) -> None:
+    if number := await store.clean(time.time() - retention_days * _DAY_S):
+        logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)
