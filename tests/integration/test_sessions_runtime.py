@@ -1,6 +1,7 @@
 """Sessions as runs take them up: their place, what the agent is given to go on from, and forks."""
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from clinvk.backends.base import Capabilities, Host, Launch
 from clinvk.config import SessionSettings, Settings
 from clinvk.errors import AmbiguousId, BackendUnavailable, InvalidRequest, NotResumable, SessionNotFound, Unsupported
 from clinvk.events import Usage
+from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import LocalRuns
@@ -34,11 +36,25 @@ class Recalling(Shell):
         return super().launch(request, resume, host)
 
 
+class Shared(MemoryStore):
+    """A store in which something can happen just before a session is claimed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_next_claim: Callable[[], Awaitable[None]] | None = None
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        happening, self.before_next_claim = self.before_next_claim, None
+        if happening:
+            await happening()
+        return await super().begin(run, session)
+
+
 class Place:
     """A store, a backend, and one `LocalRuns` after the other over both, as each process has its own."""
 
     def __init__(self, settings: Settings | None = None, backend: Recalling | None = None) -> None:
-        self.store = MemoryStore()
+        self.store = Shared()
         self.backend = backend or Recalling()
         self._settings = settings or Settings()
 
@@ -181,6 +197,21 @@ async def test_the_first_run_of_a_fork_branches_off_and_the_next_goes_on_from_th
     ]
     assert (forked.turn_count, forked.token_usage) == (2, Usage(7, 2))
     assert (after.turn_count, after.token_usage) == (2, Usage(20, 2))
+
+
+async def test_a_run_goes_on_from_the_session_as_it_was_claimed() -> None:
+    """Another process ends a run of it between the look at the session and the claim."""
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+
+    async def meanwhile() -> None:
+        await place.turn(says("def", 3), session_id=FORK)
+
+    place.store.before_next_claim = meanwhile
+    forked = await place.turn(says("def", 4), session_id=FORK)
+    assert place.backend.resumed[-1] == Resume("def", Usage(13, 2))
+    assert (forked.turn_count, forked.token_usage, forked.counted) == (2, Usage(7, 2), Usage(17, 3))
 
 
 async def test_a_fork_that_is_used_late_counts_from_where_its_parent_stands_then() -> None:

@@ -73,6 +73,11 @@ class AgentRun:
         self._kept = 0
         self._kept_at = time.monotonic()
 
+    def go_on_from(self, resume: Resume, launch: Launch) -> None:
+        """Continue another state of the conversation than the run was made for; before it is driven."""
+        self._assignment = replace(self._assignment, resume=resume, launch=launch)
+        self._recorder.go_on_from(resume)
+
     @property
     def state(self) -> str:
         """One of queued, running, finished, failed, cancelled."""

@@ -84,6 +84,10 @@ class Recorder:
             self._session = replace(self._session, status="active", last_used=self._record.created_at)
         self._session = await self._store.begin(self._record, self._session)
 
+    def go_on_from(self, resume: Resume) -> None:
+        """Count from where the agent will."""
+        self._counted = resume.used
+
     def spawned(self, at: float) -> None:
         """The agent's process was started; this is kept with the next thing that is."""
         self._record = replace(self._record, state="running", started_at=at)

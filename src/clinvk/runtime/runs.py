@@ -185,6 +185,13 @@ class LocalRuns:
         except BaseException:
             place.leave()
             raise
+        try:
+            if recorder.session and resume:
+                await self._catch_up(run, recorder.session, resume)
+        except ClinvkError as exc:
+            run.stop(RunFailed(exc.code, exc.message))
+            await run.drive(place)
+            raise
         if self._closing:
             run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
             await run.drive(place)
@@ -193,6 +200,13 @@ class LocalRuns:
         task = self._group.create_task(run.drive(place))
         task.add_done_callback(lambda _: self._live.pop(run.id))
         return run, task
+
+    async def _catch_up(self, run: AgentRun, session: Session, known: Resume) -> None:
+        """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
+        resume = await sessions.resume(self._store, session)
+        if resume != known:
+            backend = self._backend(run.request.backend)
+            run.go_on_from(resume, backend.launch(run.request, resume, self._host(backend.name)))
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
