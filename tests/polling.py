@@ -15,3 +15,15 @@ async def until(condition: Callable[[], object], within_s: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         await asyncio.sleep(0.01)
+
+
+async def settled(read: Callable[[], str], for_s: float = 1.0) -> str:
+    """Read until the same text, not an empty one, has come for a while; give it."""
+    seen, since = "", time.monotonic()
+    while True:
+        text = read()
+        if text and text != seen:
+            seen, since = text, time.monotonic()
+        elif seen and time.monotonic() - since > for_s:
+            return seen
+        await asyncio.sleep(0.02)

@@ -13,7 +13,7 @@ import pytest
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import marks
 from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner, run_tool
-from polling import until
+from polling import settled, until
 
 ENV = {"PATH": os.environ["PATH"]}
 BOTH_MARKS = pytest.mark.parametrize("kind", [marks.RlimitMarks, marks.TreeMarks])
@@ -94,16 +94,21 @@ async def test_a_reader_that_does_not_take_slows_the_process_down(tmp_path: Path
     script = "import sys\nfor i in range(400):\n print('x' * 65535, flush=True)\n open(sys.argv[1], 'w').write(str(i))"
     child = Child(spawner(), sys.executable, "-c", script, str(written))
     child.process.write(b"", close=True)
-    limit = 4 * HIGH_WATER_BYTES // 65536
-    await until(lambda: written.exists() and written.read_text())
-    seen = -1
-    while (count := int(written.read_text() or 0)) != seen:  # until it stands still
-        seen = count
-        await asyncio.sleep(0.3)
-    assert seen < limit
+    await until(written.exists)
+    assert int(await settled(written.read_text)) < 4 * HIGH_WATER_BYTES // 65536
     child.lines += child.process.take()
     await child.end()
     assert len(child.lines) == 400
+    child.process.discard()
+
+
+async def test_what_a_process_leaves_in_the_pipe_when_it_does_not_wait_is_up_to_a_megabyte() -> None:
+    """Claude Code and Gemini CLI write without waiting, and exit: what the pipe does not hold is lost."""
+    script = "import os\nos.set_blocking(1, False)\nos.write(1, b'x' * 1_000_000 + b'\\n')"
+    child = Child(spawner(), sys.executable, "-I", "-S", "-c", script)
+    child.process.write(b"", close=True)
+    await child.end()
+    assert [len(line) for line in child.lines] == [1_000_000]
     child.process.discard()
 
 

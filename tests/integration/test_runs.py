@@ -28,7 +28,7 @@ from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
-from polling import until
+from polling import settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
 
 ENV = {"PATH": os.environ["PATH"], "CLINVK_API_KEYS": "secret", "KEPT": "yes"}
@@ -153,6 +153,13 @@ async def test_the_wall_clock_ends_a_run_and_keeps_what_was_produced() -> None:
         assert result.ending == RunFailed("timed_out", "timed out after 0.3 s")
 
 
+async def test_a_run_that_timed_out_tells_what_its_agent_complained_of() -> None:
+    async with local_runs() as runs:
+        ending = (await events(runs, ask("echo 'status 429, again in 60 s' >&2; exec sleep 300", timeout_s=0.5)))[-1]
+        message = "timed out after 0.5 s; its last words on stderr: status 429, again in 60 s"
+        assert ending == RunFailed("timed_out", message)
+
+
 async def test_silence_ends_a_run() -> None:
     async with local_runs(no_progress_timeout_secs=1) as runs:
         assert (await events(runs, ask(TEXT + "exec sleep 300")))[-1] == RunFailed(
@@ -257,12 +264,8 @@ async def test_a_reader_that_does_not_read_slows_its_agent_down(tmp_path: Path) 
     each = f"echo '{line}'; i=$((i+1)); echo $i > {tmp_path}/sent"
     script = f"x=$(head -c 60000 /dev/zero | tr '\\0' x)\ni=0\nwhile [ $i -lt 400 ]; do {each}; done\n"
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
-        sent, seen = tmp_path / "sent", -1
-        await until(lambda: sent.exists() and sent.read_text())
-        while (count := int(sent.read_text() or 0)) != seen:  # until it stands still
-            seen = count
-            await asyncio.sleep(0.3)
-        assert seen < 200
+        await until((tmp_path / "sent").exists)
+        assert int(await settled((tmp_path / "sent").read_text)) < 200
         assert len((await run.result()).text) == 400 * 60_000
 
 
@@ -291,12 +294,8 @@ async def test_large_tool_calls_hold_the_agent_up_like_any_text(tmp_path: Path) 
     )
     script = f"i=0\nwhile [ $i -lt 60 ]; do cat {tmp_path}/call; i=$((i+1)); echo $i > {tmp_path}/sent; done\n"
     async with local_runs() as runs, runs.run(ask(script + DONE)) as run:
-        sent, seen = tmp_path / "sent", -1
-        await until(lambda: sent.exists() and sent.read_text())
-        while (count := int(sent.read_text() or 0)) != seen:  # until it stands still
-            seen = count
-            await asyncio.sleep(0.5)
-        assert seen < 40
+        await until((tmp_path / "sent").exists)
+        assert int(await settled((tmp_path / "sent").read_text)) < 40
         await run.result()
 
 

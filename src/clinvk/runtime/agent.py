@@ -120,6 +120,11 @@ class AgentRun:
         """Something that this run waits for has happened."""
         self._changed.set()
 
+    def let_go(self) -> None:
+        """Nobody is bound to read this run: it goes on however far behind its readers are."""
+        self._log.held = False
+        self.wake()
+
     def stop(self, ending: Ending) -> None:
         """End the run with `ending`, unless it has ended by itself."""
         self._stopped_by = self._stopped_by or ending

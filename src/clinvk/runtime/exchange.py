@@ -15,6 +15,7 @@ from clinvk.session import Resume
 
 LINGER_S = 5.0
 """How long a process may take to exit after it closed its output, or told how the run ended."""
+_LAST_WORDS = 300
 _DRAIN_S = 0.5
 """How long output is read on after the exit, where something else holds the pipe open."""
 
@@ -89,9 +90,11 @@ class Exchange:
         if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_deadline():
-            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s")
+            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._last_words()}")
         if now >= self._progress_deadline():
-            return RunFailed(TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s")
+            return RunFailed(
+                TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s{self._last_words()}"
+            )
         return None
 
     def deadline(self) -> float:
@@ -125,6 +128,12 @@ class Exchange:
         self._gone_at = self._gone_at or now
         if process.exit_code is not None and (process.at_eof or now >= self._gone_at + _DRAIN_S):
             events += self._observed(self._channel.closed(process.exit_code, process.stderr), now)
+
+    def _last_words(self) -> str:
+        """Tell the end of stderr: where a CLI asks its model again and again, only that says why."""
+        lines = self.process.stderr.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"; its last words on stderr: {last[:_LAST_WORDS]}" if last else ""
 
     def _out_of_turns(self) -> bool:
         return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns

@@ -6,6 +6,7 @@ many times slower, and every other way costs more than this one.
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import subprocess
@@ -26,6 +27,8 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 STDERR_TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
+_PIPE_BYTES = 1024 * 1024
+"""What Linux lets any user have."""
 _SWEEP_EVERY_S = 0.02
 
 
@@ -303,7 +306,14 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
             os.close(theirs)
     for ours in (stdin, stdout, stderr):
         os.set_blocking(ours, False)
+    _widen(stdout)
     return _Spawned(popen, stdin, stdout, stderr)
+
+
+def _widen(pipe: int) -> None:
+    """Make a pipe hold more: Claude Code and Gemini CLI lose what does not fit into it when they exit."""
+    with suppress(AttributeError, OSError):  # not Linux, or the user's pipes hold too much already
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _refusal(exc: OSError, program: str, cwd: str | None) -> ClinvkError:

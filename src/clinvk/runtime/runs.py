@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["LocalRuns", "Logged", "Run", "Runs"]
 
-_SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Run(Protocol):
@@ -112,7 +112,7 @@ class LocalRuns:
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._environ = {name: value for name, value in environ.items() if name not in _SECRETS}
+        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
         self._paths: dict[str, str] = {}
@@ -159,7 +159,9 @@ class LocalRuns:
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
-        return (await self._begin(request))[0]
+        run, _ = await self._begin(request)
+        run.let_go()
+        return run
 
     def live(self, run_id: str) -> Run | None:
         """Give a run that is queued or under way here."""
