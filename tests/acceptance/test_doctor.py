@@ -210,3 +210,9 @@ def test_a_protection_that_is_not_there_yet_is_told(clinvk: Clinvk) -> None:
     assert code == 0
     assert said(report, "serve")[0][0] == "warning"
     assert "server.rate_limit_enabled" in said(report, "serve")[0][1]
+
+
+def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:
+    done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
+    assert "CLINVK_SERVER_PORT says nothing to clinvk; did you mean CLINVK_SERVER__PORT?" in done.stdout
+    assert done.stdout.count("says nothing") == 1

@@ -112,6 +112,7 @@ def _may_be_there(file: Path) -> bool:
 def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[Given]:
     """Give the short names first, so that `CLINVK_<SECTION>__<KEY>` beats them. An empty variable says nothing."""
     short = {
+        "CLINVK_DEFAULT_BACKEND": ("default_backend",),
         "CLINVK_BACKEND": ("default_backend",),
         "CLINVK_API_KEYS_GOPASS_PATH": ("server", "api_keys_gopass_path"),
         **{f"CLINVK_{name.upper()}_MODEL": ("backends", name, "model") for name in backends},

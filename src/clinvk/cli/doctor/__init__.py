@@ -14,6 +14,7 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.settings import trace_of
 from clinvk.config import Settings
+from clinvk.config.keys import all_keys
 from clinvk.config.loading import home, settings_file
 from clinvk.errors import ConfigError
 from clinvk.runtime import marks
@@ -73,8 +74,16 @@ def _settings(
     if usable and settings.default_backend not in usable:
         other = f"{settings.default_backend} cannot be used; others need --backend"
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
+    checks += [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
     try:
         refuse_unenforced(settings)
     except ConfigError as exc:
         checks.append(Check(section, "serve", "warning", f"clinvk serve does not start: {exc.message}"))
     return checks
+
+
+def _near_misses(environ: Mapping[str, str]) -> list[str]:
+    """Say which variables would be settings with the two underscores between section and key."""
+    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
+    missed = [name for name in sorted(environ) if name in meant and meant[name] != name]
+    return [f"{name} says nothing to clinvk; did you mean {meant[name]}?" for name in missed]

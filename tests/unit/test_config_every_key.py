@@ -1,0 +1,116 @@
+"""Each key of the settings, from each source: what it takes reaches it, and what it does not take is told."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from clinvk.backends import BACKENDS
+from clinvk.config import BackendSettings, Settings, keys
+from clinvk.config.changing import change_to, changed
+from clinvk.config.loading import load
+from clinvk.errors import ConfigError
+
+Name = tuple[str, ...]
+KEYS = [(name, kind) for name, kind in keys.all_keys(("claude",)) if not keys.is_section(kind)]
+IDS = [".".join(name) for name, _ in KEYS]
+PATHS = ("default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes")
+
+
+def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
+    """Give two values that are no default, as text and as what they mean."""
+    words = keys.words_of(kind)
+    if name == ("default_backend",):
+        return ("codex", "codex"), ("gemini", "gemini")
+    if words == ("true", "false"):
+        other = not value_of(Settings(), name)
+        return (str(other).lower(), other), ("yes" if other else "off", other)
+    if words:
+        one, two = [word for word in words if word != value_of(Settings(), name)][:2]
+        return (one, one), (two, two)
+    if keys.is_list(kind):
+        return ("/a,/b", ("/a", "/b")), ('["/c,d"]', ("/c,d",))
+    if kind is str:
+        return ("/one", "/one"), ("/two", "/two")
+    return ("7", 7), ("11", 11)
+
+
+def wrong(name: Name, kind: object) -> str:
+    if name == ("default_backend",) or keys.words_of(kind):
+        return "nonsense"
+    if kind is str or keys.is_list(kind):
+        return "relative" if name[-1] in PATHS else ""
+    return "-1"
+
+
+def value_of(settings: Settings, name: Name) -> object:
+    value: object = settings
+    if name[0] == "backends":
+        value, name = settings.backends.get(name[1], BackendSettings()), name[2:]
+    for key in name:
+        value = getattr(value, key)
+    return value
+
+
+def variable(name: Name) -> str:
+    return "CLINVK_BACKEND" if len(name) == 1 else f"CLINVK_{'__'.join(name).upper()}"
+
+
+def loaded(folder: Path, file: str, env: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    path = folder / "config.yaml"
+    path.write_text(file)
+    return load(str(path), {"HOME": "/home/ana", **env}, flags, BACKENDS)
+
+
+def in_file(name: Name, text: str) -> str:
+    change = change_to(".".join(name), text, BACKENDS, {"HOME": "/home/ana"})
+    return changed("", Path("config.yaml"), change, BACKENDS, {"HOME": "/home/ana"})
+
+
+@pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
+def test_it_is_read_from_the_file_the_environment_and_a_flag_each_beating_those_before(
+    tmp_path: Path, name: Name, kind: object
+) -> None:
+    (one, meant), (two, meant_too) = samples(name, kind)
+    assert value_of(Settings(), name) not in (meant, meant_too)
+    file, env = in_file(name, one), {variable(name): two}
+    assert value_of(loaded(tmp_path, file, {}, {}), name) == meant
+    assert value_of(loaded(tmp_path, "", {variable(name): one}, {}), name) == meant
+    assert value_of(loaded(tmp_path, file, env, {}), name) == meant_too
+    assert value_of(loaded(tmp_path, in_file(name, two), env, {".".join(name): meant}), name) == meant
+
+
+@pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
+def test_a_value_that_it_does_not_take_is_told_with_its_place(tmp_path: Path, name: Name, kind: object) -> None:
+    bad = wrong(name, kind)
+    if not bad:
+        return
+    lines = "".join(f"{'  ' * depth}{key}:\n" for depth, key in enumerate(name[:-1]))
+    for text in (bad, f"[{bad}, [x]]", "{a: b}"):
+        file = f"{lines}{'  ' * (len(name) - 1)}{name[-1]}: {text}\n"
+        with pytest.raises(ConfigError) as caught:
+            loaded(tmp_path, file, {}, {})
+        assert caught.value.message.startswith(f"{tmp_path}/config.yaml:{len(name)}: ")
+        assert ".".join(name) in caught.value.message
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, "", {variable(name): bad}, {})
+    assert caught.value.message.startswith(f"{variable(name)}: {'.'.join(name)} = {bad!r}")
+
+
+@pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)
+def test_a_mistyped_key_is_told_with_the_nearest(tmp_path: Path, name: Name, kind: object) -> None:
+    *above, last = name
+    typed = (*above, last[:-2] + last[-1] + last[-2])
+    said = f"unknown key '{'.'.join(typed)}'.* did you mean '{last}'"
+    if above:
+        with pytest.raises(ConfigError, match=said):
+            loaded(tmp_path, "", {variable(typed): "1"}, {})
+    with pytest.raises(ConfigError, match=said):
+        change_to(".".join(typed), "1", BACKENDS, {"HOME": "/home/ana"})
+
+
+def test_there_is_a_word_for_every_type_of_a_key() -> None:
+    """A new type would be called a text where a value is refused."""
+    kinds = {kind for _, kind in KEYS}
+    texts = {kind for kind in kinds if keys.allowed(kind).startswith("a text")}
+    assert texts == {str}
