@@ -34,6 +34,10 @@ class Marks(Protocol):
         """Give the pids alive of all that came of the agent processes `roots`: number to pid, 0 when it has exited."""
         ...
 
+    def alive(self, pids: set[int]) -> set[int]:
+        """Give those of the processes that are still there, zombies apart."""
+        ...
+
 
 def choose() -> Marks:
     """Give the marks that work on this machine, for this clinvk process."""
@@ -81,7 +85,11 @@ class RlimitMarks:
                 if resource.prlimit(pid, _RTTIME)[0] in marks:
                     found.add(pid)
         found.discard(os.getpid())
-        return _alive(found | _descendants(found)) if found else found
+        return self.alive(found | _descendants(found)) if found else found
+
+    def alive(self, pids: set[int]) -> set[int]:
+        """Look at the state of each."""
+        return {pid for pid in pids if (stat := _stat(pid)) and stat[0] not in "ZX"}
 
     def _mark(self, number: int) -> int:
         return self.server * _STEP + number % _STEP
@@ -109,7 +117,11 @@ class TreeMarks:
                 if process.pid in roots.values() or process.environ().get(MARK_VARIABLE) in wanted:
                     found.update((process.pid, *(child.pid for child in process.children(recursive=True))))
         found.discard(os.getpid())
-        return {pid for pid in found if psutil.pid_exists(pid) and not _is_zombie(pid)}
+        return self.alive(found)
+
+    def alive(self, pids: set[int]) -> set[int]:
+        """Look at the state of each."""
+        return {pid for pid in pids if not _is_zombie(pid)}
 
 
 def label(server: int, number: int) -> str:
@@ -121,12 +133,13 @@ def kill(marks: Marks, roots: Mapping[int, int]) -> None:
     """End all that came of the agent processes `roots`. Blocks: run it in a thread.
 
     Each is stopped before any is killed, since a stopped process cannot fork, and the search is
-    repeated until it finds nothing new. What became another user's cannot be ended, and is left.
+    repeated until it finds nothing new; then all are killed, and waited for. What became another user's cannot be
+    ended, and is left.
     """
     stopped: set[int] = set()
     untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
-    while found := marks.find(roots) - untouchable:
+    while found := (marks.find(roots) | marks.alive(stopped)) - untouchable:
         fresh = found - stopped
         stopped |= fresh
         untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
@@ -177,11 +190,8 @@ def _descendants(roots: set[int]) -> set[int]:
     return found
 
 
-def _alive(pids: set[int]) -> set[int]:
-    return {pid for pid in pids if (stat := _stat(pid)) and stat[0] not in "ZX"}
-
-
 def _is_zombie(pid: int) -> bool:
+    """Say whether a process is dead, waited for or not."""
     import psutil
 
     try:
