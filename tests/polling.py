@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], object], within_s: float = 10) -> None:
@@ -27,3 +27,15 @@ async def settled(read: Callable[[], str], for_s: float = 1.0) -> str:
         elif seen and time.monotonic() - since > for_s:
             return seen
         await asyncio.sleep(0.02)
+
+
+async def until_told(condition: Callable[[], Awaitable[object]], within_s: float = 10) -> None:
+    """Ask until the answer is true.
+
+    Raises:
+        AssertionError: it was not in time.
+    """
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)

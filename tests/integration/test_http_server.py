@@ -1,8 +1,13 @@
 """What the server tells of itself, how it treats paths and ids, and how it comes up."""
 
+import asyncio
+import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -11,8 +16,15 @@ from clinvk import __version__
 from clinvk.api.gate import Gate
 from clinvk.api.protections import refuse_unenforced
 from clinvk.api.server import greeting, listen, serve
+from clinvk.api.upkeep import tended
 from clinvk.config import BackendSettings, ServerSettings, Settings
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, StoreUnavailable
+from clinvk.record import RunRecord
+from clinvk.session import Session
+from clinvk.store import Page, SessionQuery
+from clinvk.store.memory import MemoryStore
+from clinvk.store.sqlite import SqliteStore
+from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
@@ -35,6 +47,129 @@ async def test_health_counts_sessions(scripted: Scripted) -> None:
         await served.prompt()
         told = (await served.client.get("/health")).json()
     assert told["session_store"]["session_count"] == 1
+
+
+class BrokenStore(MemoryStore):
+    """A store whose disk is full."""
+
+    async def count(self) -> int:
+        raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
+
+    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+        raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
+
+    async def sessions(self, query: SessionQuery) -> Page[Session]:
+        raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
+
+
+async def test_a_store_that_cannot_be_used_is_unhealthy_and_keeps_prompts_and_lists_out(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=BrokenStore()) as served:
+        health, ready = await served.client.get("/health"), await served.client.get("/health/ready")
+        live = await served.client.get("/health/live")
+        refused = await served.prompt()
+        listed = await served.client.get("/api/v1/sessions")
+    assert (health.status_code, ready.status_code, live.status_code) == (503, 503, 200)
+    assert health.json()["status"] == "unhealthy"
+    store = {"available": False, "session_count": 0, "error": "/home/x/clinvk.db: its disk is full"}
+    assert health.json()["session_store"] == store
+    for response in (refused, listed):
+        assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
+        assert "its disk is full" in response.json()["detail"]
+    assert scripted.calls() == []
+
+
+async def test_a_damaged_database_is_told_left_as_it_is_and_used_once_it_is_whole(scripted: Scripted) -> None:
+    database = scripted.folder / ".clinvk" / "clinvk.db"
+    database.parent.mkdir()
+    database.write_bytes(b"no database at all " * 1000)
+    async with serving(scripted.env) as served:
+        health = await served.client.get("/health")
+        listed = await served.client.get("/api/v1/sessions")
+        assert database.read_bytes() == b"no database at all " * 1000
+        database.unlink()
+        mended = await served.client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+    assert str(database) in health.json()["session_store"]["error"]
+    assert listed.status_code == 503
+    assert (mended.status_code, mended.json()["status"]) == (200, "ok")
+
+
+async def test_what_an_earlier_clinvk_kept_is_imported_and_what_is_old_is_cleaned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sessions").mkdir()
+    kept = {"id": "a" * 32, "backend": "claude", "created_at": "2020-01-01T00:00:00Z", "initial_prompt": "earlier"}
+    (tmp_path / "sessions" / f"{'a' * 32}.json").write_text(json.dumps(kept))
+    (tmp_path / "sessions" / f"{'b' * 32}.json").write_text("{")
+    async with SqliteStore(tmp_path) as store:
+        old = Session(
+            id="c" * 32, backend="codex", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="old"
+        )
+        await store.create(old)
+        with caplog.at_level("INFO", "clinvk.api.upkeep"):
+            async with tended(store, retention_days=30):
+                await until(lambda: "cleaned" in caplog.text)
+        assert [session.id for session in (await store.sessions(SessionQuery())).items] == ["a" * 32]
+    assert "imported 1 sessions of an earlier clinvk" in caplog.text
+    assert f"not imported: {tmp_path}/sessions/{'b' * 32}.json: " in caplog.text
+    assert "cleaned 1 sessions that were not used for 30 days" in caplog.text
+
+
+async def test_what_is_old_stays_for_ever_where_the_settings_say_so(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path) as store:
+        old = Session(id="c" * 32, backend="x", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="old")
+        await store.create(old)
+        (tmp_path / "sessions").mkdir()
+        (tmp_path / "sessions" / f"{'a' * 32}.json").write_text(json.dumps({"id": "a" * 32, "backend": "claude"}))
+        async with tended(store, retention_days=0, recover_every_s=0.01):
+            await until_told(lambda: is_kept(store, "a" * 32))
+            await asyncio.sleep(0.1)  # several rounds
+        assert await is_kept(store, "c" * 32)
+
+
+async def is_kept(store: SqliteStore, session_id: str) -> bool:
+    return session_id in [session.id for session in (await store.sessions(SessionQuery())).items]
+
+
+async def test_a_run_whose_clinvk_died_is_marked_while_the_server_runs(tmp_path: Path) -> None:
+    run = RunRecord(id="d" * 32, backend="claude", prompt="p", state="running", created_at=1.0)
+    died = subprocess.run(
+        [sys.executable, "-c", BEGIN_AND_DIE, str(tmp_path), msgspec.json.encode(run)], timeout=15, check=False
+    )
+    assert died.returncode == -9
+    async with SqliteStore(tmp_path) as store, tended(store, retention_days=0, recover_every_s=0.01):
+        await until_told(lambda: is_interrupted(store, run.id))
+
+
+async def is_interrupted(store: SqliteStore, run_id: str) -> bool:
+    return (await store.run(run_id)).state == "interrupted"
+
+
+BEGIN_AND_DIE = """
+import asyncio, os, sys, msgspec
+from clinvk.record import RunRecord
+from clinvk.store.sqlite import SqliteStore
+async def begin():
+    async with SqliteStore(sys.argv[1]) as store:
+        await store.begin(msgspec.json.decode(sys.argv[2], type=RunRecord), None)
+        os.kill(os.getpid(), 9)
+asyncio.run(begin())
+"""
+
+
+async def test_a_store_in_trouble_does_not_end_its_tending_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = tmp_path / "clinvk.db"
+    database.write_bytes(b"no database at all " * 1000)
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / f"{'a' * 32}.json").write_text(json.dumps({"id": "a" * 32, "backend": "claude"}))
+    async with SqliteStore(tmp_path) as store, tended(store, retention_days=30, recover_every_s=0.01):
+        await until(lambda: "sessions cannot be kept" in caplog.text)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("sessions cannot be kept") == 1
+        database.unlink()
+        await until_told(store.count)
 
 
 async def test_without_any_backend_health_is_degraded_and_not_ready(tmp_path: Path) -> None:

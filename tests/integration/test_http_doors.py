@@ -1,0 +1,268 @@
+"""Who may come in, and where agents may work: API keys and lists of directories, over real sockets."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.api.keys import Keys
+from clinvk.api.server import serve
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import ConfigError
+from clinvk.session import Session
+from clinvk.store.memory import MemoryStore
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import Served, serving
+
+KEYS = Keys(["k1", "k2"])
+GUARDED = [
+    ("POST", "/api/v1/prompt"),
+    ("GET", "/api/v1/backends"),
+    ("GET", "/api/v1/sessions"),
+    ("DELETE", f"/api/v1/sessions/{'0' * 32}"),
+    ("GET", "/api/v1/runs"),
+    ("GET", f"/api/v1/runs/{'0' * 32}/events"),
+    ("HEAD", "/api/v1/sessions"),
+    ("GET", "/nothing/here"),
+    ("GET", "/"),
+    ("OPTIONS", "/api/v1/sessions"),
+    ("GET", "/metrics"),
+    ("GET", "/health/other"),
+    ("GET", "//api//v1/sessions/"),
+]
+OPEN = [
+    ("GET", "/health"),
+    ("GET", "/health/"),
+    ("HEAD", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/docs"),
+    ("GET", "/docs/docs.js"),
+    ("GET", "/openapi.json"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+async def test_with_keys_a_request_without_one_gets_no_further(scripted: Scripted, method: str, path: str) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
+        response = await served.client.request(method, f"http://127.0.0.1:{served.port}{path}")
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"]
+    if method != "HEAD":
+        assert response.json()["code"] == "unauthorized"
+
+
+@pytest.mark.parametrize(("method", "path"), OPEN)
+async def test_health_and_docs_need_no_key(scripted: Scripted, method: str, path: str) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
+        response = await served.client.request(method, path)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/anthropic", "/anthropic/", "/anthropic/api/hello"])
+async def test_probes_need_no_key(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
+        assert (await served.client.head(path)).status_code != 401
+
+
+async def test_a_preflight_needs_no_key(scripted: Scripted) -> None:
+    headers = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
+        response = await served.client.options("/api/v1/prompt", headers=headers)
+    assert response.status_code != 401
+    assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer k1"},
+        {"x-api-key": "k2"},
+        {"authorization": "Bearer nonsense", "x-api-key": "k1"},
+        {"authorization": "Bearer k2", "x-api-key": "nonsense"},
+    ],
+)
+async def test_one_valid_key_lets_a_prompt_in_and_no_agent_sees_any(
+    scripted: Scripted, headers: dict[str, str]
+) -> None:
+    scripted.play(claude_says("x"))
+    env = {**scripted.env, "CLINVK_API_KEYS": "k1,k2"}
+    async with serving(env, keys=KEYS) as served:
+        response = await served.client.post(
+            "/api/v1/prompt", json={"backend": "claude", "prompt": "hi"}, headers=headers
+        )
+    assert (response.status_code, response.json()["output"]) == (200, "x")
+    (call,) = scripted.calls()
+    assert not [name for name, value in call.env.items() if "k1" in value or name == "CLINVK_API_KEYS"]
+
+
+async def test_without_keys_any_key_is_taken(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.get("/api/v1/sessions", headers={"authorization": "Bearer not-needed"})
+    assert response.status_code == 200
+
+
+async def test_a_large_body_without_a_key_is_refused_before_it_is_read(scripted: Scripted) -> None:
+    head = (
+        "POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9999999\r\n\r\n{"
+    )
+    async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
+        reader, writer = await served.raw(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "server", "words"),
+    [
+        ({"CLINVK_API_KEYS": ""}, {}, "CLINVK_API_KEYS is set, but has no key in it"),
+        ({"CLINVK_API_KEYS": ", "}, {}, "CLINVK_API_KEYS is set, but has no key in it"),
+        ({"PATH": "/nowhere"}, {"api_keys_gopass_path": "p"}, "cannot start 'gopass'"),
+    ],
+)
+def test_keys_that_are_asked_for_but_not_there_keep_the_server_from_starting(
+    environ: dict[str, str], server: dict[str, object], words: str
+) -> None:
+    settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
+    with pytest.raises(ConfigError, match=words):
+        serve(settings, environ, lambda _: pytest.fail("it has started"))
+
+
+class Folders:
+    """Directories below a scratch one, some of them in disguise."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+        for name in ("home/a/in", "home/ab", "home/a/secret/deep", "links"):
+            (self.root / name).mkdir(parents=True)
+        (self.root / "links" / "out").symlink_to(self.root / "home" / "ab")
+        (self.root / "links" / "in").symlink_to(self.root / "home" / "a" / "in")
+        (self.root / "home" / "a" / "escape").symlink_to(self.root / "home" / "ab")
+
+    def __truediv__(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+ALLOWED = ["home/a", "home/a/", "home/a/in", "home/a/in/../in", "home//a/./in", "links/in", "links/in/"]
+FORBIDDEN = [
+    "home/ab",
+    "home",
+    "home/a/../ab",
+    "home/a/in/../../ab",
+    "home/a/escape",
+    "links/out",
+    "home/a/secret",
+    "home/a/secret/deep",
+    "home/a/in/../secret",
+    "home/nothing",
+    "",
+]
+
+
+async def prompt_in(served: Served, path: str, field: str) -> httpx.Response:
+    return await served.prompt(**{field: path if field == "workdir" else [path]})
+
+
+@pytest.mark.parametrize("field", ["workdir", "add_dirs"])
+@pytest.mark.parametrize("name", ALLOWED)
+async def test_a_directory_in_an_allowed_one_is_taken(
+    scripted: Scripted, folders: Folders, name: str, field: str
+) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(
+        scripted.env,
+        default_workdir=folders / "home/a",
+        allowed_workdir_prefixes=(folders / "home/a/",),
+        blocked_workdir_prefixes=(folders / "home/a/secret",),
+    ) as served:
+        response = await prompt_in(served, folders / name, field)
+    assert response.status_code == 200, response.text
+    real = os.path.realpath(folders / name)
+    (call,) = scripted.calls()
+    assert call.cwd == (real if field == "workdir" else folders / "home/a")
+    assert field == "workdir" or any(word.endswith(real) for word in call.argv)
+
+
+@pytest.mark.parametrize("field", ["workdir", "add_dirs"])
+@pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_directory_outside_or_in_a_blocked_one_is_refused_whatever_leads_there(
+    scripted: Scripted, folders: Folders, name: str, field: str, dry_run: bool
+) -> None:
+    path = folders / name if name else "/"
+    async with serving(
+        scripted.env,
+        store=MemoryStore(),
+        default_workdir=folders / "home/a",
+        allowed_workdir_prefixes=(folders / "home/a",),
+        blocked_workdir_prefixes=(folders / "home/a/secret",),
+    ) as served:
+        response = await served.prompt(**{field: path if field == "workdir" else [path]}, dry_run=dry_run)
+    told = response.json()
+    assert (response.status_code, told["code"]) == (403, "directory_not_allowed")
+    assert told["field"] == ("workdir" if field == "workdir" else "add_dirs[0]")
+    assert "server.allowed_workdir_prefixes" in told["detail"] or "server.blocked_workdir_prefixes" in told["detail"]
+    assert scripted.calls() == []
+
+
+async def test_a_link_in_a_list_stands_for_what_it_leads_to(scripted: Scripted, folders: Folders) -> None:
+    scripted.play(claude_says("x"))
+    link = folders / "links/in"
+    async with serving(scripted.env, default_workdir=link, allowed_workdir_prefixes=(link,)) as served:
+        inside = await served.prompt(workdir=folders / "home/a/in")
+        outside = await served.prompt(workdir=folders / "links")
+    assert (inside.status_code, outside.status_code) == (200, 403)
+
+
+async def test_the_servers_own_directory_is_held_against_the_lists_too(scripted: Scripted, folders: Folders) -> None:
+    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(folders / "home",)) as served:
+        response = await served.prompt()
+    assert (response.status_code, response.json()["field"]) == (403, "workdir")
+
+
+async def test_a_session_of_a_forbidden_directory_is_not_continued(scripted: Scripted, folders: Folders) -> None:
+    store = MemoryStore()
+    session = Session(
+        id="a" * 32,
+        backend="claude",
+        created_at=1.0,
+        last_used=1.0,
+        working_dir=folders / "links/out",
+        initial_prompt="p",
+        backend_session_id="h",
+    )
+    await store.create(session)
+    async with serving(scripted.env, store=store, allowed_workdir_prefixes=(folders / "home/a",)) as served:
+        response = await served.prompt(session_id=session.id)
+    assert (response.status_code, response.json()["field"]) == (403, "session_id")
+    assert "the session's directory" in response.json()["detail"]
+    assert scripted.calls() == []
+
+
+def test_a_default_directory_that_the_lists_forbid_keeps_the_server_from_starting(folders: Folders) -> None:
+    server = ServerSettings(default_workdir=folders / "home/ab", allowed_workdir_prefixes=(folders / "home/a",))
+    with pytest.raises(ConfigError, match=r"server\.default_workdir .* is in none of"):
+        serve(Settings(server=server), {}, print)
+
+
+async def test_keys_keep_what_a_session_says_from_strangers_too(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, keys=KEYS) as served:
+        key = {"x-api-key": "k1"}
+        body = {"backend": "claude", "prompt": "hi"}
+        answer = (await served.client.post("/api/v1/prompt", json=body, headers=key)).json()
+        path = f"/api/v1/runs/{answer['run_id']}/events"
+        refused, told = await asyncio.gather(served.client.get(path), served.client.get(path, headers=key))
+    assert (refused.status_code, told.status_code) == (401, 200)
+    assert "hi" not in json.dumps(refused.json())

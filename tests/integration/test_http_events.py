@@ -1,0 +1,297 @@
+"""The events of a run for viewers: replayed from any number, followed while it runs, as SSE or NDJSON."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from clinvk.events import Logged, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.record import RunRecord
+from clinvk.store.memory import MemoryStore
+from clinvk.store.sqlite import SqliteStore
+from polling import until
+from scripted import Scripted
+from scripted.steps import Step, claude_says, exits, hang, line, wait_for
+from serving import Served, serving
+
+ANSWER = [f"word{number} " for number in range(40)]
+
+
+class Seen(NamedTuple):
+    """An event as a viewer got it."""
+
+    id: int
+    data: str
+
+    @property
+    def type(self) -> str:
+        """The type of the unified event."""
+        return json.loads(self.data)["type"]
+
+
+def frames(text: str) -> list[Seen]:
+    """Read a stream as a browser would: nothing but ids, data and comments."""
+    found: list[Seen] = []
+    for block in text.split("\n\n"):
+        fields = dict(entry.split(": ", 1) for entry in block.split("\n") if entry and not entry.startswith(":"))
+        if "data" in fields:
+            assert set(fields) == {"id", "data"}
+            found.append(Seen(int(fields["id"]), fields["data"]))
+    return found
+
+
+async def events(served: Served, run_id: str, after: int | None = None, **headers: str) -> httpx.Response:
+    given = {} if after is None else {"last-event-id": str(after)}
+    return await served.client.get(f"/api/v1/runs/{run_id}/events", headers={**given, **headers})
+
+
+def tool_steps() -> list[Step]:
+    """Claude uses a tool and then answers."""
+    says = claude_says("one ", "two")
+    call = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "a.txt"}
+    head = {"id": "msg_0", "type": "message", "role": "assistant", "model": "m", "stop_reason": None}
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    return [
+        says[0],
+        line(
+            json.dumps(
+                {
+                    "type": "assistant",
+                    "message": {**head, "content": [call], "usage": usage},
+                    "session_id": "s",
+                    "parent_tool_use_id": None,
+                }
+            )
+        ),
+        line(
+            json.dumps(
+                {
+                    "type": "user",
+                    "message": {"role": "user", "content": [result]},
+                    "session_id": "s",
+                    "parent_tool_use_id": None,
+                }
+            )
+        ),
+        *says[1:],
+    ]
+
+
+async def test_the_events_of_the_past_are_those_that_the_client_of_the_run_got(scripted: Scripted) -> None:
+    scripted.play(claude_says(*ANSWER))
+    async with serving(scripted.env) as served:
+        streamed = await served.prompt(output_format="stream-json")
+        run_id = json.loads(streamed.text.splitlines()[0])["content"]["run_id"]
+        await served.ended(run_id)
+        replayed = await events(served, run_id)
+        as_lines = await events(served, run_id, accept="application/x-ndjson")
+    assert (replayed.status_code, replayed.headers["content-type"]) == (200, "text/event-stream")
+    assert replayed.headers["x-accel-buffering"] == "no"
+    assert replayed.text.startswith("retry: 1000\n\n")
+    seen = frames(replayed.text)
+    assert [data for _, data in seen] == streamed.text.splitlines()
+    assert [number for number, _ in seen] == [json.loads(data)["sequence"] for _, data in seen]
+    assert as_lines.headers["content-type"] == "application/x-ndjson"
+    assert as_lines.text == streamed.text
+
+
+@pytest.mark.parametrize("kept_by", ["sqlite", "memory"])
+async def test_from_every_number_on_exactly_the_rest_is_replayed(scripted: Scripted, kept_by: str) -> None:
+    scripted.play(tool_steps())
+    store = None if kept_by == "sqlite" else MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        await served.ended(run_id)
+        whole = frames((await events(served, run_id)).text)
+        assert [seen.id for seen in whole] == [*range(1, len(whole) + 1)]
+        assert [seen.type for seen in whole][:3] == ["init", "tool_use", "tool_result"]
+        assert [seen.type for seen in whole][-2:] == ["token_usage", "done"]
+        for after in range(len(whole)):
+            assert frames((await events(served, run_id, after)).text) == whole[after:]
+            by_query = await served.client.get(f"/api/v1/runs/{run_id}/events?after={after}")
+            assert frames(by_query.text) == whole[after:]
+
+
+async def test_nothing_left_to_tell_is_a_204_so_that_a_browser_does_not_ask_again(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        await served.ended(run_id)
+        last = frames((await events(served, run_id)).text)[-1].id
+        for after in (last, last + 5):
+            response = await events(served, run_id, after)
+            assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_the_header_beats_the_query(scripted: Scripted) -> None:
+    """A browser that connects again does so with the address it was given first."""
+    scripted.play(claude_says("a", "b"))
+    async with serving(scripted.env) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        response = await served.client.get(f"/api/v1/runs/{run_id}/events?after=1", headers={"last-event-id": "3"})
+    assert frames(response.text)[0].id == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "field", "words"),
+    [
+        ("", {"last-event-id": "x"}, "last-event-id", "must be the id of an event, a whole number, got 'x'"),
+        ("", {"last-event-id": "-1"}, "last-event-id", "got '-1'"),
+        ("?after=-1", {}, "after", "after must be a whole number at least 0"),
+        ("?since=1", {}, "since", "unknown parameter 'since'; known are after"),
+    ],
+)
+async def test_a_number_that_is_none_is_refused(
+    scripted: Scripted, query: str, headers: dict[str, str], field: str, words: str
+) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        response = await served.client.get(f"/api/v1/runs/{run_id}/events{query}", headers=headers)
+    assert (response.status_code, response.json()["field"]) == (400, field)
+    assert words in response.json()["detail"]
+
+
+async def lines_of(response: httpx.Response) -> AsyncIterator[Seen]:
+    number = 0
+    async for text in response.aiter_lines():
+        if text.startswith("id: "):
+            number = int(text.removeprefix("id: "))
+        if text.startswith("data: "):
+            yield Seen(number, text.removeprefix("data: "))
+
+
+@pytest.mark.parametrize("detach", [True, False])
+async def test_viewers_follow_a_run_from_its_beginning_or_from_a_number(
+    scripted: Scripted, tmp_path: Path, detach: bool
+) -> None:
+    says = claude_says("one", "two", "three")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    async with serving(scripted.env) as served:
+        client = asyncio.create_task(served.prompt(output_format="stream-json", detach=detach))
+        await until(scripted.calls)
+        (run,) = (await served.client.get("/api/v1/runs")).json()["runs"]
+
+        async def follow(after: int) -> list[Seen]:
+            seen: list[Seen] = []
+            async with served.client.stream(
+                "GET", f"/api/v1/runs/{run['id']}/events", headers={"last-event-id": str(after)}
+            ) as response:
+                async for one in lines_of(response):
+                    seen.append(one)
+                    if one.id == 2:
+                        (tmp_path / "go").touch()
+            return seen
+
+        first, second = await asyncio.gather(follow(0), follow(2))
+        lines = (await client).text.splitlines()
+    assert [data for _, data in first] == lines
+    assert [data for _, data in second] == lines[2:]
+    assert [seen.type for seen in first] == ["init", "message", "message", "message", "token_usage", "done"]
+
+
+async def test_a_viewer_that_leaves_does_not_end_the_run(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    async with serving(scripted.env) as served:
+        run = await served.detached()
+        reader, writer = await served.raw(
+            f"GET /api/v1/runs/{run['run_id']}/events HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+        )
+        await reader.readuntil(b'"one"')
+        writer.close()
+        await until(lambda: served.front.active == 0)
+        assert served.runs.live(run["run_id"])
+        (tmp_path / "go").touch()
+        await served.ended(run["run_id"])
+        told = (await served.client.get(f"/api/v1/runs/{run['run_id']}")).json()
+    assert (told["state"], told["output"]) == ("finished", "onetwo")
+
+
+async def test_a_viewer_of_a_run_in_the_queue_waits_for_it(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says()[-1:]])
+    async with serving(scripted.env, max_concurrent_runs=1) as served:
+        await served.detached()
+        second = await served.detached()
+        async with served.client.stream("GET", f"/api/v1/runs/{second['run_id']}/events") as response:
+            assert response.status_code == 200
+            (tmp_path / "go").touch()
+            types = [seen.type async for seen in lines_of(response)]
+    assert (types[0], types[-1]) == ("init", "done")
+
+
+async def test_a_run_that_failed_ends_with_its_error(scripted: Scripted) -> None:
+    scripted.play([*claude_says("half")[:4], exits(9)])
+    async with serving(scripted.env) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        await served.ended(run_id)
+        seen = frames((await events(served, run_id)).text)
+    assert [one.type for one in seen] == ["init", "message", "error"]
+    assert json.loads(seen[-1].data)["content"]["details"]["exit_code"] == 9
+
+
+async def test_the_run_of_another_clinvk_is_followed_through_the_store(scripted: Scripted, tmp_path: Path) -> None:
+    run = RunRecord(
+        id="a" * 32, backend="codex", prompt="p", state="running", created_at=10.0, started_at=12.0, workdir="/w"
+    )
+    async with SqliteStore(tmp_path) as other, SqliteStore(tmp_path) as store:
+        await other.begin(run, None)
+        await other.append(run.id, [Logged(1, 13.0, RunStarted("m", "h")), Logged(2, 14.0, TextDelta("one"))])
+        async with (
+            serving(scripted.env, store=store) as served,
+            served.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
+        ):
+            seen: list[Seen] = []
+            async for one in lines_of(response):
+                seen.append(one)
+                if one.id == 2:
+                    ending = RunFinished("end_turn", Usage(1, 2))
+                    last = [Logged(3, 15.0, TextDelta("two")), Logged(4, 16.5, ending)]
+                    await other.end(replace(run, state="finished", ended_at=16.5), None, last)
+    assert [one.type for one in seen] == ["init", "message", "message", "token_usage", "done"]
+    assert [one.id for one in seen] == [1, 2, 3, 4, 5]
+    assert json.loads(seen[-1].data)["content"]["duration"] == 4.5
+
+
+async def test_a_stopping_server_does_not_wait_for_the_run_of_another_clinvk(scripted: Scripted) -> None:
+    store = MemoryStore()
+    await store.begin(RunRecord(id="a" * 32, backend="codex", prompt="p", state="running", created_at=1.0), None)
+    async with (
+        serving(scripted.env, store=store) as served,
+        served.client.stream("GET", f"/api/v1/runs/{'a' * 32}/events") as response,
+    ):
+        served.front.stopping.set()
+        assert [seen async for seen in lines_of(response)] == []
+
+
+async def test_head_says_that_there_is_a_stream_and_does_not_wait_for_it(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env) as served:
+        run = await served.detached()
+        response = await served.client.head(f"/api/v1/runs/{run['run_id']}/events")
+        missing = await served.client.head("/api/v1/runs/ffffffff/events")
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+    assert missing.status_code == 404
+
+
+async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted) -> None:
+    store = MemoryStore()
+    run = RunRecord(
+        id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0
+    )
+    await store.begin(run, None)
+    texts = [Logged(number, 2.0, TextDelta(f"{number},")) for number in range(2, 5002)]
+    await store.append(run.id, [Logged(1, 1.5, RunStarted()), *texts, Logged(5002, 9.0, RunFinished())])
+    async with serving(scripted.env, store=store) as served:
+        whole = frames((await events(served, run.id)).text)
+        rest = frames((await events(served, run.id, 4321)).text)
+    assert [seen.id for seen in whole] == [*range(1, 5003)]
+    assert rest == whole[4321:]
+    assert re.search(r'"text":"5001,"', whole[5000].data)
