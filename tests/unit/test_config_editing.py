@@ -241,6 +241,12 @@ def test_it_changes(what: str, text: str, key: str, value: str, expected: str) -
 
 REFUSED = [
     ("server.prot", "1", "", "config set: unknown key 'server.prot' (= '1'); did you mean 'port'? allowed: host, port"),
+    (
+        "SERVER.port",
+        "1",
+        "",
+        "config set: unknown key 'SERVER' (= '1'); did you mean 'server'? allowed: default_backend",
+    ),
     ("server.port", "99999", "", "config set: server.port = '99999': must be a whole number from 0 to 65535"),
     ("server.port", "", "", "config set: server.port = '': must be a whole number from 0 to 65535"),
     ("output.color", "maybe", "", "config set: output.color = 'maybe': must be true or false"),

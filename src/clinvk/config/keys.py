@@ -95,7 +95,7 @@ def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
 
 def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Make the error of a word that is none of those there are."""
-    near = get_close_matches(name, among, n=1)
+    near = get_close_matches(name.lower(), among, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     value = "" if given.value is None or "=" in what else f" (= {given.written!r})"
     place = f"{given.place}: " if given.place else ""
