@@ -16,6 +16,7 @@ from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime import executables, marks, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Slots
@@ -190,14 +191,12 @@ class LocalRuns:
         try:
             if recorder.session and resume:
                 await self._catch_up(run, recorder.session, resume)
-        except ClinvkError as exc:
-            run.stop(RunFailed(exc.code, exc.message))
-            await run.drive(place)
+            self._refuse_when_closing()
+        except BaseException as exc:
+            code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
+            run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
+            await finished(run.drive(place))  # what was begun in the store is ended there
             raise
-        if self._closing:
-            run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
-            await run.drive(place)
-        self._refuse_when_closing()
         self._live[run.id] = run
         task = self._group.create_task(run.drive(place))
         task.add_done_callback(lambda _: self._live.pop(run.id))
