@@ -169,4 +169,4 @@ def test_serve_says_where_it_listens_and_stops_cleanly(clinvk: Clinvk) -> None:
 def test_serve_refuses_invalid_settings(clinvk: Clinvk) -> None:
     assert clinvk.run("serve", "--port", "0", env={"CLINVK_SERVER__READ_TIMEOUT_SECS": "-1"}).returncode == 3
     assert clinvk.run("serve", "--port", "0", "-b", "nope").returncode == 2
-    assert clinvk.run("serve", "--port", "0", env={"CLINVK_API_KEYS": "a"}).returncode == 3
+    assert clinvk.run("serve", "--port", "0", env={"CLINVK_API_KEYS": ","}).returncode == 3
