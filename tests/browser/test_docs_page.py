@@ -42,6 +42,11 @@ async def ask(page: Page, **fields: object) -> None:
     await page.click("#prompt .send")
 
 
+async def open_operation(page: Page, name: str) -> None:
+    """Fold an operation out; what is folded in takes no text."""
+    await page.click(f"#{name} > summary")
+
+
 async def test_a_prompt_sent_from_the_page_streams_its_answer(scripted: Scripted, tmp_path: Path) -> None:
     says = claude_says("one ", "two")
     scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
@@ -90,6 +95,40 @@ async def test_the_key_is_sent_as_a_bearer_token(scripted: Scripted) -> None:
         requests = [record(event, "request") for event in page.told("Network.requestWillBeSent")]
         (request,) = [request for request in requests if string(request, "url").endswith("/api/v1/backends")]
     assert record(request, "headers")["authorization"] == "Bearer k-123"
+
+
+async def test_parameters_of_an_operation_are_filled_in_and_sent(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with docs(scripted) as (page, served):
+        answer = (await served.prompt(prompt="a & b?")).json()
+        await open_operation(page, "listSessions")
+        await page.write("#listSessions [data-parameter=q]", "A & B?")
+        await page.write("#listSessions [data-parameter=limit]", "5")
+        await page.click("#listSessions .send")
+        await page.until("document.querySelector('#listSessions pre').textContent.includes('\"limit\": 5')")
+        listed = str(await page.evaluate("document.querySelector('#listSessions pre').textContent"))
+        await open_operation(page, "getSession")
+        await page.write("#getSession [data-parameter=id]", answer["session_id"])
+        await page.click("#getSession .send")
+        await page.until("document.querySelector('#getSession pre').textContent.includes('initial_prompt')")
+        shown = str(await page.evaluate("document.querySelector('#getSession pre').textContent"))
+    assert [session["id"] for session in json.loads(listed)["sessions"]] == [answer["session_id"]]
+    assert json.loads(shown)["id"] == answer["session_id"]
+
+
+async def test_a_run_is_followed_on_the_page(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one ", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    answer = "document.querySelector('#followRun .answer').textContent"
+    async with docs(scripted) as (page, served):
+        run = await served.detached()
+        await open_operation(page, "followRun")
+        await page.write("#followRun [data-parameter=id]", run["run_id"])
+        await page.click("#followRun .send")
+        await page.until(f"{answer} === 'one '")
+        (tmp_path / "go").touch()
+        await page.until(f"{answer} === 'one two'")
+        await page.until("document.querySelector('#followRun .status').textContent.startsWith('200 OK in ')")
 
 
 async def test_an_address_of_a_problem_leads_to_its_explanation(scripted: Scripted) -> None:

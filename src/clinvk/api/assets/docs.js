@@ -66,18 +66,21 @@ function schemaBox(name, schema) {
 
 /** Read an answer as it comes; events of a stream are given one by one. */
 async function follow(response, onText, onEvent) {
-  const isStream = (response.headers.get("content-type") || "").startsWith("application/x-ndjson");
+  if (!response.body) return;
+  const type = response.headers.get("content-type") || "";
+  const isSse = type.startsWith("text/event-stream");
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    if (!isStream) { onText(value); continue; }
+    if (!isSse && !type.startsWith("application/x-ndjson")) { onText(value); continue; }
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    for (const line of lines.filter((text) => text.trim())) {
-      onText(`${line.trim()}\n`);
-      onEvent(JSON.parse(line));
+    for (const line of lines.filter((text) => isSse ? text.startsWith("data: ") : text.trim())) {
+      const event = isSse ? line.slice("data: ".length) : line.trim();
+      onText(`${event}\n`);
+      onEvent(JSON.parse(event));
     }
   }
 }
@@ -88,10 +91,36 @@ function pretty(text) {
 
 const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-function curl(method, path, body) {
-  const url = location.origin + path;
-  if (method === "GET") return `curl ${url}`;
-  return `curl -N ${url} -H 'content-type: application/json' -d ${shellQuoted(body)}`;
+function curl(method, path, headers, body) {
+  const words = ["curl -N", ...(method === "GET" ? [] : [`-X ${method}`]), shellQuoted(location.origin + path)];
+  for (const [name, value] of Object.entries(headers)) words.push(`-H ${shellQuoted(`${name}: ${value}`)}`);
+  if (body !== undefined) words.push(`-d ${shellQuoted(body)}`);
+  return words.join(" ");
+}
+
+/** An input for each parameter, and what is in them. */
+function parameterBox(parameters) {
+  const inputs = parameters.map((parameter) => {
+    const words = [parameter.schema, ...(parameter.schema.anyOf || [])].find((part) => part.enum)?.enum;
+    const attributes = { "aria-label": parameter.name, spellcheck: "false", autocomplete: "off", "data-parameter": parameter.name };
+    const input = words
+      ? el("select", attributes, el("option", { value: "" }, ""), ...words.filter((word) => word !== null).map((word) => el("option", {}, word)))
+      : el("input", { ...attributes, placeholder: String(parameter.schema.default ?? "") });
+    return [parameter, input];
+  });
+  const given = (place) => inputs.filter(([parameter, input]) => parameter.in === place && input.value).map(([parameter, input]) => [parameter.name, input.value]);
+  const rows = inputs.map(([parameter, input]) => el("tr", {},
+    el("td", {}, el("code", { class: parameter.required ? "required" : "" }, parameter.name)),
+    el("td", {}, input), el("td", {}, ...prose(parameter.description))));
+  return {
+    element: rows.length ? el("div", { class: "scroll" }, el("table", { class: "parameters" }, el("tbody", {}, ...rows))) : null,
+    headers: () => Object.fromEntries(given("header")),
+    address: (path) => {
+      const filled = inputs.filter(([parameter]) => parameter.in === "path").reduce((text, [parameter, input]) => text.replace(`{${parameter.name}}`, encodeURIComponent(input.value)), path);
+      const query = new URLSearchParams(given("query")).toString();
+      return query ? `${filled}?${query}` : filled;
+    },
+  };
 }
 
 function tryBox(method, path, operation) {
@@ -105,10 +134,13 @@ function tryBox(method, path, operation) {
   const status = el("span", { class: "status", role: "status" });
   const answer = el("div", { class: "answer", "aria-live": "polite" });
   const raw = el("pre", { hidden: "" });
+  const parameters = parameterBox(operation.parameters || []);
   let going = null;
 
   const fill = () => { input.value = JSON.stringify(content.examples[choice.value].value, null, 2); };
   if (content) { fill(); choice.addEventListener("change", fill); }
+
+  const asked = () => ({ ...parameters.headers(), ...(content ? { "content-type": "application/json" } : {}) });
 
   async function run() {
     going = new AbortController();
@@ -116,11 +148,10 @@ function tryBox(method, path, operation) {
     status.className = "status"; status.textContent = "waiting…";
     answer.textContent = ""; raw.textContent = ""; raw.hidden = false;
     const began = performance.now();
-    const headers = {};
+    const headers = asked();
     if (byId("key").value) headers.authorization = `Bearer ${byId("key").value}`;
-    if (content) headers["content-type"] = "application/json";
     try {
-      const response = await fetch(path, { method, headers, body: content ? input.value : undefined, signal: going.signal });
+      const response = await fetch(parameters.address(path), { method, headers, body: content ? input.value : undefined, signal: going.signal });
       const head = `${response.status} ${response.statusText}`;
       status.className = response.ok ? "status" : "status bad";
       status.textContent = head;
@@ -144,11 +175,12 @@ function tryBox(method, path, operation) {
   send.addEventListener("click", run);
   stop.addEventListener("click", () => going?.abort());
   copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(curl(method, path, input.value));
+    await navigator.clipboard.writeText(curl(method, parameters.address(path), asked(), content ? input.value : undefined));
     copy.textContent = "Copied";
     setTimeout(() => { copy.textContent = "Copy as curl"; }, 1500);
   });
   return el("div", { class: "try" }, el("h3", {}, "Try it"),
+    parameters.element,
     content && examples.length > 1 ? el("div", { class: "row" }, choice) : null,
     content ? input : null,
     el("div", { class: "row" }, send, stop, copy, status), answer, raw);
@@ -184,7 +216,7 @@ function show(spec) {
       for (const [method, operation] of Object.entries(methods)) {
         if (!operation.tags.includes(tag.name)) continue;
         boxes.push(operationBox(method, path, operation, components));
-        links.push(el("li", {}, el("a", { href: `#${operation.operationId}` }, path)));
+        links.push(el("li", {}, el("a", { href: `#${operation.operationId}` }, operation.summary)));
       }
     }
     byId("operations").append(el("section", {}, el("h2", {}, tag.name), el("p", { class: "note" }, tag.description), ...boxes));
