@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 from starlette.types import Message
 
 from clinvk.api.runs import RunEndpoint
+from clinvk.api.viewers import Viewers
 from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.rest import Rest
+from clinvk.record import RunRecord
+from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
+from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 from polling import until
 from shell_backend import DONE, TEXT, Shell
@@ -41,6 +46,9 @@ class Client:
     async def send(self, message: Message) -> None:
         self.sent.append(message)
 
+    def leave(self) -> None:
+        self._left.set()
+
     @property
     def status(self) -> int | None:
         return self.sent[0]["status"] if self.sent else None
@@ -52,6 +60,19 @@ class Client:
     @property
     def ended(self) -> bool:
         return bool(self.sent) and not self.sent[-1].get("more_body", True)
+
+    async def view(self, runs: LocalRuns, run_id: str, store: SessionStore, accept: str = "") -> None:
+        viewers = Viewers(runs, store, ServerSettings(), asyncio.Event(), tick_s=TICK_S, poll_s=TICK_S)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "headers": [(b"accept", accept.encode())],
+            "query_string": b"",
+            "path_params": {"id": run_id},
+            "state": {"request_id": "q"},
+        }
+        self._asked = True
+        await viewers(scope, self.receive, self.send)
 
     async def ask(self, runs: LocalRuns, settings: Settings) -> None:
         endpoint = RunEndpoint(Rest(), runs, MemoryStore(), settings, ENV, REGISTRY, tick_s=TICK_S)
@@ -100,6 +121,41 @@ async def test_a_json_answer_that_takes_long_begins_with_spaces(tmp_path: Path) 
     assert msgspec.json.decode(client.text, type=dict[str, object])["output"] == "hello"
     assert not any(name == b"content-length" for name, _ in client.sent[0]["headers"])
     assert client.ended
+
+
+@pytest.mark.parametrize(("accept", "pulse"), [("", ":\n\n"), ("application/x-ndjson", "   ")])
+async def test_a_viewer_of_a_quiet_run_is_kept_alive(tmp_path: Path, accept: str, pulse: str) -> None:
+    store = MemoryStore()
+    with gate(tmp_path) as (file, wait):
+        viewer = Client({})
+        async with LocalRuns(Settings(), store, ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            run = await runs.start(RunRequest(prompt=TEXT + wait + DONE, backend="shell"))
+            group.create_task(viewer.view(runs, run.id, store, accept))
+            await until(lambda: viewer.text.rpartition('"hello"')[2].count(pulse.strip(" ") or " ") >= 3)
+            file.touch()
+    assert viewer.ended
+    if accept:
+        lines = [msgspec.json.decode(line, type=dict[str, object]) for line in viewer.text.splitlines()]
+        assert [line["type"] for line in lines] == ["init", "message", "done"]
+    else:
+        assert [block.partition(":")[0] for block in viewer.text.split("\n\n") if block != ":"][:4] == [
+            "retry",
+            "id",
+            "id",
+            "id",
+        ]
+
+
+async def test_a_viewer_that_waits_for_the_run_of_another_clinvk_is_kept_alive_too() -> None:
+    store = MemoryStore()
+    await store.begin(RunRecord(id="a" * 32, backend="shell", prompt="p", state="running", created_at=1.0), None)
+    viewer = Client({})
+    async with LocalRuns(Settings(), store, ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+        viewing = group.create_task(viewer.view(runs, "a" * 32, store))
+        await until(lambda: viewer.text.count(":\n\n") >= 3)
+        viewer.leave()
+        await viewing
+    assert not viewer.ended
 
 
 async def test_a_quick_answer_has_its_length_and_nothing_before_it() -> None:

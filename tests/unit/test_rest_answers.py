@@ -6,7 +6,17 @@ import msgspec
 import pytest
 
 from clinvk import errors
-from clinvk.dialects.base import BodyTooLarge, Call, Facts, WrongMediaType
+from clinvk.dialects import sse
+from clinvk.dialects.base import (
+    BodyTooLarge,
+    Call,
+    DirectoryNotAllowed,
+    Facts,
+    ForeignOrigin,
+    KeyRefused,
+    NotCancellable,
+    WrongMediaType,
+)
 from clinvk.dialects.rest import Rest
 from clinvk.dialects.unified import PULSE, UnifiedEncoder
 from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, QueueFull, SessionNotFound, Unsupported
@@ -170,6 +180,15 @@ PROBLEMS = [
     (Unsupported("no", "sandbox_mode"), 422, "unsupported_option", "sandbox_mode"),
     (BackendUnavailable("no"), 404, "backend_unavailable", "backend"),
     (SessionNotFound("no"), 404, "session_not_found", "session_id"),
+    (errors.SessionBusy("no"), 409, "session_busy", "session_id"),
+    (errors.NotResumable("no"), 409, "session_not_resumable", "session_id"),
+    (errors.RunNotFound("no"), 404, "run_not_found", None),
+    (errors.AmbiguousId("no", ("a", "b")), 409, "ambiguous_id", None),
+    (errors.StoreUnavailable("no"), 503, "store_unavailable", None),
+    (KeyRefused("no"), 401, "unauthorized", None),
+    (ForeignOrigin("no"), 403, "foreign_origin", None),
+    (DirectoryNotAllowed("no", "workdir"), 403, "directory_not_allowed", "workdir"),
+    (NotCancellable("no"), 409, "run_not_cancellable", None),
     (BodyTooLarge("no"), 413, "body_too_large", None),
     (WrongMediaType("no"), 415, "unsupported_media_type", None),
     (QueueFull("no", 5), 503, "queue_full", None),
@@ -189,3 +208,33 @@ def test_an_error_is_a_problem_document(error: ClinvkError, status: int, code: s
     assert (problem["code"], problem["detail"], problem["request_id"]) == (code, "no", "q1")
     assert problem.get("field") == field
     assert problem["title"]
+
+
+def test_an_ambiguous_id_comes_with_candidates_and_no_other_problem_does() -> None:
+    _, body = Rest().error(errors.AmbiguousId("no", ("a", "b")), "q1")
+    assert msgspec.json.decode(body, type=Line)["candidates"] == ["a", "b"]
+    assert b"candidates" not in Rest().error(errors.RunNotFound("no"), "q1")[1]
+
+
+def test_a_run_that_goes_on_alone_is_told_with_its_session_and_state() -> None:
+    body = Rest().accepted(CALL, FACTS, "queued")
+    assert msgspec.json.decode(body) == {"run_id": "r1", "session_id": "s1", "state": "queued"}
+
+
+def test_events_that_are_skipped_count_and_tell_the_names_of_tools() -> None:
+    whole, rest = UnifiedEncoder(FACTS), UnifiedEncoder(FACTS)
+    told: list[Event] = [RunStarted(), ToolCall("t1", "Bash", {}), TextDelta("x"), ToolResult("t1", "out")]
+    lines = [whole.feed(event, 1.0) for event in told]
+    for event in told[:3]:
+        rest.skip(event)
+    assert rest.feed(told[3], 1.0) == lines[3]
+    assert rest.sequence == 4
+
+
+def test_a_server_sent_event_is_its_id_and_one_line_of_data() -> None:
+    line = UnifiedEncoder(FACTS).feed(TextDelta("a\nb\r\u2028c"), 1.0)
+    frame = sse.frame(line, 7)
+    assert frame.startswith(b"id: 7\ndata: {")
+    assert frame.endswith(b"}\n\n")
+    assert frame.count(b"\n") == 3
+    assert b"\r" not in frame

@@ -46,6 +46,7 @@ def test_every_field_reaches_the_request() -> None:
             timeout_secs=1.5,
             verbose=True,
             dry_run=True,
+            detach=True,
             extra=["--x", "y"],
             tags=["t"],
             metadata={"k": [1, None]},
@@ -53,6 +54,7 @@ def test_every_field_reaches_the_request() -> None:
     )
     assert call == Call(
         dry_run=True,
+        detach=True,
         request=RunRequest(
             prompt="hi",
             backend="claude",
@@ -75,6 +77,30 @@ def test_every_field_reaches_the_request() -> None:
             metadata={"k": [1, None]},
         ),
     )
+
+
+def test_a_session_says_the_backend_by_itself() -> None:
+    call = parse({"prompt": "hi", "session_id": "abcd", "backend": ""})
+    assert call.request == RunRequest(prompt="hi", session_id="abcd")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "detach", "respond_async"),
+    [
+        ("respond-async", True, True),
+        ("wait=5, Respond-Async", True, True),
+        ("respond-async; x=1,handling=lenient", True, True),
+        ("respond-async", False, False),
+        ("respond-asynchronously", True, False),
+        ("return=minimal", True, False),
+        ("", True, False),
+    ],
+)
+def test_only_a_detached_run_is_answered_before_its_end_if_the_client_prefers_so(
+    prefer: str, detach: bool, respond_async: bool
+) -> None:
+    call = parse(asked(detach=detach), prefer=prefer)
+    assert (call.detach, call.respond_async) == (detach, respond_async)
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
@@ -186,6 +212,12 @@ MISTAKES = [
     (asked(prompt=""), "prompt is empty", "prompt"),
     (asked(prompt=" \n\t"), "prompt is empty", "prompt"),
     (asked(backend=" "), "backend is empty", "backend"),
+    (asked(tags=["a", ""]), 'tags[1] must be a text of 1 to 100 characters, got ""', "tags[1]"),
+    (
+        asked(tags=["a"] * 101),
+        "tags must be a list of at most 100 items, each item a text of 1 to 100 characters",
+        "tags",
+    ),
     (asked(model="a\0"), "model has a NUL character", "model"),
     (asked(extra=["a", "b\0"]), "extra[1] has a NUL character", "extra[1]"),
 ]
@@ -195,7 +227,8 @@ MISTAKES = [
 def test_a_mistake_is_told_with_its_place_the_value_and_what_is_allowed(
     body: dict[str, object], message: str, field: str
 ) -> None:
-    assert mistake(body) == (message, field)
+    told, place = mistake(body)
+    assert (told[: len(message)], place) == (message, field)
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" * 400])

@@ -1,0 +1,54 @@
+"""Queries of addresses, read as strictly as bodies."""
+
+from typing import Annotated, Literal
+
+import msgspec
+import pytest
+from msgspec import Meta
+
+from clinvk.dialects import strict
+from clinvk.errors import InvalidRequest
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a query may say."""
+
+    text: str | None = None
+    word: Literal["one", "two"] | None = None
+    number: Annotated[int, Meta(ge=1, le=9)] = 5
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        (b"", Asked()),
+        (b"number=7&word=two", Asked(number=7, word="two")),
+        (b"text=a+b%20%26&number=", Asked(text="a b &")),
+        (b"text=%C3%BC", Asked(text="ü")),
+        ("text=ü".encode(), Asked(text="ü")),
+        (b"text=null", Asked(text="null")),
+        (b"text=5", Asked(text="5")),
+        (b"&&", Asked()),
+    ],
+)
+def test_a_query_is_read(query: bytes, asked: Asked) -> None:
+    assert strict.parameters(query, Asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("query", "message", "field"),
+    [
+        (b"number=0", 'number must be a whole number at least 1 and at most 9, got "0"', "number"),
+        (b"number=x", 'number must be a whole number at least 1 and at most 9, got "x"', "number"),
+        (b"word=three", 'word must be one of one, two, got "three"', "word"),
+        (b"numbre=1", "unknown parameter 'numbre'; did you mean 'number'?", "numbre"),
+        (b"zzz=1", "unknown parameter 'zzz'; known are text, word, number", "zzz"),
+        (b"text=a&text=b", "parameter 'text' is given twice", "text"),
+        (b"text=%ff", "the query is not valid UTF-8", None),
+        (b"text=\xff", "the query is not valid UTF-8", None),
+    ],
+)
+def test_a_mistake_is_told_with_its_parameter(query: bytes, message: str, field: str | None) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        strict.parameters(query, Asked)
+    assert (told.value.message, told.value.field) == (message, field)
