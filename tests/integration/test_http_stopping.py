@@ -119,7 +119,15 @@ def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
     assert process.greeting.startswith("clinvk ")
     assert process.popen.stdout
     rest = process.popen.stdout.read()
-    for path in ("/api/v1/prompt", "/api/v1/backends", "/health", "/docs", "/openapi.json"):
+    for path in (
+        "/api/v1/prompt",
+        "/api/v1/sessions",
+        "/api/v1/runs",
+        "/api/v1/backends",
+        "/health",
+        "/docs",
+        "/openapi.json",
+    ):
         assert path in rest
 
 
@@ -143,6 +151,64 @@ def test_a_running_request_is_finished_while_others_are_refused(
     last = json.loads(response.text.splitlines()[-1])
     assert last.get("output") == "onetwo" or last["type"] == "done"
     assert process.end() == (0, "")
+
+
+def detached(process: Process, **fields: object) -> dict[str, str]:
+    """Start a run that goes on alone."""
+    response = process.client.post(
+        "/api/v1/prompt", json={**BODY, "detach": True, **fields}, headers={"prefer": "respond-async"}
+    )
+    assert response.status_code == 202
+    return response.json()
+
+
+def test_a_run_that_goes_on_alone_is_finished_before_the_server_stops(
+    server: Start, scripted: Scripted, tmp_path: Path
+) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    process = server()
+    run = detached(process)
+    until(scripted.calls)
+    process.stop()
+    until(lambda: process.client.get("/health/ready").status_code == 503)
+    (tmp_path / "go").touch()
+    assert process.end() == (0, "")
+    told = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
+    assert (told["state"], told["output"]) == ("finished", "onetwo")
+
+
+def test_a_run_that_goes_on_alone_is_ended_after_the_grace(server: Start, scripted: Scripted) -> None:
+    scripted.play([*claude_says("half")[:4], spawn("setsid"), hang()])
+    process = server(grace_s=1)
+    run = detached(process)
+    until(scripted.grandchildren)
+    process.stop()
+    assert process.end() == (0, "")
+    assert scripted.alive() == []
+    told = server().client.get(f"/api/v1/runs/{run['run_id']}").json()
+    assert (told["state"], told["output"]) == ("cancelled", "half")
+
+
+def test_a_killed_server_leaves_its_runs_interrupted_and_their_sessions_to_be_continued(
+    server: Start, scripted: Scripted
+) -> None:
+    scripted.play(claude_says("again"), when="second")
+    scripted.play([*claude_says("half")[:4], hang()], when="first")
+    process = server()
+    run = detached(process, prompt="first")
+    until(lambda: process.client.get(f"/api/v1/sessions/{run['session_id']}").json()["backend_session_id"])
+    process.stop(signal.SIGKILL)
+    process.end()
+    scripted.end()
+    follower = server().client
+    told = follower.get(f"/api/v1/runs/{run['run_id']}").json()
+    session = follower.get(f"/api/v1/sessions/{run['session_id']}").json()
+    last = follower.get(f"/api/v1/runs/{run['run_id']}/events").text.strip().splitlines()[-1]
+    again = follower.post("/api/v1/prompt", json={"prompt": "second", "session_id": run["session_id"]}).json()
+    assert (told["state"], session["status"] == "active") == ("interrupted", False)
+    assert json.loads(last.removeprefix("data: "))["type"] == "error"
+    assert (again["output"], again["session_id"]) == ("again", run["session_id"])
 
 
 def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Start, scripted: Scripted) -> None:
