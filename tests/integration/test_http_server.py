@@ -332,11 +332,16 @@ def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capsys: pytest
     assert "cannot listen on http://192.0.2.1:8080" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
-def test_an_address_open_to_other_machines_is_warned_of(host: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("host", "has_keys", "warned"),
+    [("127.0.0.1", False, False), ("localhost", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)],
+)
+def test_an_address_open_to_other_machines_is_warned_of_unless_a_key_is_asked_for(
+    host: str, has_keys: bool, warned: bool
+) -> None:
     sockets = listen(host, 0)
     try:
-        text = greeting(ServerSettings(host=host), sockets)
+        text = greeting(ServerSettings(host=host), sockets, has_keys)
     finally:
         for sock in sockets:
             sock.close()
