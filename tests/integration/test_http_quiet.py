@@ -74,8 +74,8 @@ class Client:
         self._asked = True
         await viewers(scope, self.receive, self.send)
 
-    async def ask(self, runs: LocalRuns, settings: Settings) -> None:
-        endpoint = RunEndpoint(Rest(), runs, MemoryStore(), settings, ENV, REGISTRY, tick_s=TICK_S)
+    async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60) -> None:
+        endpoint = RunEndpoint(Rest(), runs, MemoryStore(), settings, ENV, REGISTRY, tick_s=TICK_S, hold_s=hold_s)
         scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": {"request_id": "q"}}
         await endpoint(scope, self.receive, self.send)
 
@@ -181,6 +181,24 @@ async def test_nothing_is_said_to_a_client_in_the_queue(tmp_path: Path) -> None:
             assert second.sent == []
             file.touch()
     assert (first.status, second.status) == (200, 200)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_waits_long_in_the_queue_is_kept_alive(tmp_path: Path, stream: bool) -> None:
+    one = Settings(server=ServerSettings(max_concurrent_runs=1))
+    with gate(tmp_path) as (file, wait):
+        first = Client({"prompt": wait + DONE})
+        second = Client({"prompt": TEXT + DONE, "output_format": "stream-json" if stream else "json"})
+        async with LocalRuns(one, MemoryStore(), ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
+            group.create_task(first.ask(runs, one))
+            await until(lambda: runs.busy)
+            group.create_task(second.ask(runs, one, hold_s=0.01))
+            await until(lambda: second.text.startswith("   "))
+            assert runs.queued
+            file.touch()
+    assert second.status == 200
+    assert '"hello"' in second.text
+    assert second.ended
 
 
 async def test_events_that_are_there_already_leave_together() -> None:

@@ -262,7 +262,7 @@ async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scri
 
 async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(claude_says("x"))
-    with caplog.at_level("INFO", "clinvk"):
+    with caplog.at_level("INFO", "clinvk.api.middleware"):
         async with serving(scripted.env) as served:
             await served.client.post("/api/v1/prompt", json={}, headers={"x-request-id": "id1"})
             await served.client.get("/health")

@@ -265,4 +265,4 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one(wrong: str, near
 def test_a_field_that_is_not_offered_is_refused_not_ignored(later: str) -> None:
     message, field = mistake(asked(**{later: True}))
     assert field == later
-    assert "known are backend, prompt, " in message or "did you mean" in message
+    assert "known are " in message

@@ -13,7 +13,7 @@ from clinvk.backends.base import Backend, Capabilities
 from clinvk.config import BackendSettings, Settings
 from clinvk.runtime import executables
 
-AskVersion = Callable[[str], Awaitable[str | None]]
+AskVersion = Callable[[Backend, str], Awaitable[str | None]]
 
 
 class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,8 +43,8 @@ class Inventory:
         self._environ = environ
         self._ask_version = ask_version
         self._registry = registry
-        self._versions: dict[tuple[str, int], str | None] = {}
-        self._unknown: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        self._versions: dict[tuple[str, str, int], str | None] = {}
+        self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
     def look(self) -> list[BackendInfo]:
         """Give all backends as they are at this moment."""
@@ -54,8 +54,8 @@ class Inventory:
         """Ask the CLIs that `look` finds for their versions, one after another, for as long as the server runs."""
         self.look()
         while True:
-            path, mtime = await self._unknown.get()
-            self._versions[path, mtime] = await self._ask_version(path)
+            name, path, mtime = await self._unknown.get()
+            self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
 
     def _info(self, backend: Backend) -> BackendInfo:
         own = self._settings.backends.get(backend.name, BackendSettings())
@@ -67,14 +67,14 @@ class Inventory:
             models=backend.models,
             capabilities=backend.capabilities,
             path=path,
-            version=self._version(path) if path else None,
+            version=self._version(backend, path) if path else None,
             install=None if path else backend.install,
         )
 
-    def _version(self, path: str) -> str | None:
+    def _version(self, backend: Backend, path: str) -> str | None:
         try:
-            key = (path, os.stat(path).st_mtime_ns)
-        except FileNotFoundError:  # removed a moment ago
+            key = (backend.name, path, os.stat(path).st_mtime_ns)
+        except OSError:  # removed a moment ago, or its folder was closed
             return None
         if key not in self._versions:
             self._versions[key] = None

@@ -1,5 +1,7 @@
 """Settings that promise a protection: each is kept, or the server does not start."""
 
+import msgspec
+
 from clinvk.config import ServerSettings, Settings
 from clinvk.errors import ConfigError
 
@@ -24,5 +26,11 @@ def refuse_unenforced(settings: Settings) -> None:
         value: object = getattr(settings.server, key)
         if value != getattr(without, key):
             raise ConfigError(
-                f"server.{key} is {value!r}, but this version of clinvk does not enforce it; remove it to start without"
+                f"server.{key} is {_shown(value)}, but this version of clinvk does not enforce it; "
+                "remove it to start without"
             )
+
+
+def _shown(value: object) -> str:
+    """Show a value as the settings file does."""
+    return msgspec.json.encode(value).decode()

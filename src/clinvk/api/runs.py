@@ -6,6 +6,7 @@ asked for with `detach` goes on.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -42,6 +43,9 @@ TICK_S = 5.0
 
 RUNS_PATH = "/api/v1/runs"
 
+HOLD_S = 10.0
+"""How long the status of an answer is held for an agent that waits in the queue: proxies give up on silence."""
+
 _OPENING_TICK_S = 0.5
 
 
@@ -57,6 +61,7 @@ class RunEndpoint:
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
         tick_s: float = TICK_S,
+        hold_s: float = HOLD_S,
     ) -> None:
         self.dialect = dialect
         self.runs = runs
@@ -64,6 +69,7 @@ class RunEndpoint:
         self.settings = settings
         self.workdirs = Workdirs(settings, environ)
         self.tick_s = tick_s
+        self.hold_s = hold_s
         self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +166,7 @@ class _Visit:
         encoder: Encoder | None = None
         async for batch in run.batches():
             if encoder is None:
-                _raise_if_never_started(run, batch[0].event)
+                self._raise_if_never_started(run, batch[0].event)
                 encoder = self._dialect.encoder(call, facts_of(run))
                 await self._open()
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
@@ -169,7 +175,7 @@ class _Visit:
 
     async def _whole(self, call: Call, run: Run) -> None:
         result = await run.result()
-        _raise_if_never_started(run, result.ending)
+        self._raise_if_never_started(run, result.ending)
         body = self._dialect.result(call, result, facts_of(run))
         await self._reply.whole(200, self._dialect.result_type, body)
 
@@ -188,7 +194,8 @@ class _Visit:
             return
         encoder = self._dialect.encoder(call, facts)
         await self._open()
-        await self._reply.end(b"".join(encoder.feed(event, 0.0) for event in (started, TextDelta(command), ending)))
+        at = time.time()
+        await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
 
     async def _open(self) -> None:
         if self._is_stream:
@@ -200,27 +207,27 @@ class _Visit:
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, self._dialect.error_type, body, retry_headers(error))
 
+    def _raise_if_never_started(self, run: Run, event: Event) -> None:
+        """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""
+        if self._reply.opened or run.started_at is not None or not isinstance(event, RunFailed):
+            return
+        if run.refusal:
+            raise run.refusal
+        raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
+
     def _tick_s(self) -> float:
         opening = self._is_stream and not self._reply.opened
         return _OPENING_TICK_S if opening else self._endpoint.tick_s
 
     async def _keep_alive(self) -> None:
-        """Say 200 once the agent is known to run, then send what means nothing from time to time."""
-        if self._run is None or self._run.started_at is None:
+        """Say 200 once the agent is known to run, or has been queued for long; then send what means nothing."""
+        run = self._run
+        if run is None or (run.started_at is None and time.time() - run.created_at < self._endpoint.hold_s):
             return
         if self._is_stream:
             await self._open()
         if await self._reply.pulse(self._dialect.pulse, 2 * self._endpoint.tick_s):
             await self._open()
-
-
-def _raise_if_never_started(run: Run, event: Event) -> None:
-    """Raise why a run failed before its agent was started; what came later is part of the answer."""
-    if run.started_at is not None or not isinstance(event, RunFailed):
-        return
-    if run.refusal:
-        raise run.refusal
-    raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
 
 
 def facts_of(run: Run) -> Facts:

@@ -1,12 +1,13 @@
 """`clinvk serve`: listen, serve, and stop without leaving anything behind."""
 
 import asyncio
+import gc
+import logging
 import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
-from clinvk.runtime import executables, marks
+from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
@@ -59,6 +60,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     Raises:
         ConfigError: a setting asks for what cannot be given.
     """
+    _log_to_stderr(settings.unified_flags.verbose)
     refuse_unenforced(settings)
     Workdirs(settings, environ).check_default()
     server = settings.server
@@ -71,6 +73,13 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
             return SERVER_ERROR
         runner.run(_serve(settings, environ, sockets, taken, announce))
     return 0
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    """Log what an operator should know; each request only when asked."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("clinvk").setLevel(logging.INFO)
+    logging.getLogger("clinvk.api.middleware").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -144,22 +153,20 @@ async def opened(
     try:
         async with asyncio.TaskGroup() as group:
             async with LocalRuns(settings, store, environ, registry) as runs:
-                inventory = Inventory(settings, environ, partial(_version, runs, environ), registry)
+                inventory = Inventory(settings, environ, runs.version, registry)
                 front = create_app(settings, environ, runs, store, inventory, taken, registry)
                 server = Server(front, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 learning = group.create_task(inventory.learn())
                 await started.wait()
+                gc.collect()
+                gc.freeze()  # what is there now stays: the collector need not look at it again and again
                 yield Served(front, runs)
                 learning.cancel()
             server.should_exit = True
     finally:
         for sock in sockets:
             sock.close()
-
-
-async def _version(runs: LocalRuns, environ: Mapping[str, str], path: str) -> str | None:
-    return await executables.version(runs.spawner, path, environ)
 
 
 async def _stopped(served: Served, grace_s: float) -> None:

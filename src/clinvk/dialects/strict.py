@@ -82,7 +82,7 @@ def _explain(message: str, body: bytes, type_: object, word: str) -> NoReturn:
 
 
 def _unknown(word: str, place: str, name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"unknown {word} {place!r}; {hint}"
 

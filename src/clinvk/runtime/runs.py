@@ -174,6 +174,10 @@ class LocalRuns:
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
             await run.result()
 
+    async def version(self, backend: Backend, path: str) -> str | None:
+        """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
+        return await executables.version(self.spawner, path, self._environment(backend.name))
+
     async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
         request, session, resume = await self._continued(request)
         assignment = self._assigned(request, resume)
