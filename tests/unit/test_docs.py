@@ -1,5 +1,6 @@
 """The pages name all that there is, and what they name is there. `tests/acceptance/test_docs.py` runs their samples."""
 
+import ast
 import itertools
 import re
 import socket
@@ -14,6 +15,7 @@ from clinvk.api.openapi import document
 from clinvk.api.protections import refuse_unenforced
 from clinvk.backends import BACKENDS
 from clinvk.config import ServerSettings, Settings
+from clinvk.config.keys import all_keys
 from clinvk.errors import ConfigError
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES
 
@@ -21,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 README = (REPOSITORY / "README.md").read_text()
 SERVER = (REPOSITORY / "docs" / "server.md").read_text()
+CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -110,6 +113,32 @@ def test_a_setting_is_refused_exactly_if_the_page_on_the_server_says_so(key: str
         changed = msgspec.convert({key: REFUSED[key]}, ServerSettings)
         with pytest.raises(ConfigError, match=key):
             refuse_unenforced(Settings(server=changed))
+
+
+def marked(mark: str) -> set[str]:
+    """Give the keys at which the page on the configuration has this mark."""
+    return set(re.findall(rf"^\| `([a-z_.<>]+)` \|[^|]*\| \*{mark}\*[;:]", CONFIGURATION, re.MULTILINE))
+
+
+def attributes() -> set[str]:
+    """Give the names of all attributes that the source reads."""
+    sources = (REPOSITORY / "src").rglob("*.py")
+    nodes = itertools.chain.from_iterable(ast.walk(ast.parse(path.read_bytes())) for path in sources)
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+def test_the_page_on_the_configuration_marks_each_key_that_is_refused() -> None:
+    assert marked("refused") == {f"server.{key}" for key in REFUSED}
+
+
+def test_the_page_on_the_configuration_marks_each_key_that_nothing_reads() -> None:
+    """`max_tokens` is read, to be carried by a request to its backend; none has a use for it."""
+    keys = {".".join(keys) for keys, _ in all_keys(["<name>"])}
+    read = attributes()
+    unread = {key for key in keys if key.rpartition(".")[2] not in read} - marked("refused")
+    assert marked("no effect") == unread | {"unified_flags.max_tokens"}
+    backends = (REPOSITORY / "src" / "clinvk" / "backends").rglob("*.py")
+    assert not [path for path in backends if "request.max_tokens" in path.read_text()]
 
 
 def test_the_warning_about_other_machines_is_the_one_on_the_page() -> None:
