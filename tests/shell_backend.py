@@ -49,5 +49,8 @@ class Shell:
     def channel(self, launch: Launch) -> Channel:
         return OneShotChannel(_Events(), lambda request: request.prompt.encode())
 
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        return ("sh",)
+
     def claims(self, model: str) -> bool:
         return False

@@ -7,6 +7,7 @@ import msgspec
 from clinvk.events import Usage
 
 SessionStatus = Literal["active", "completed", "error", "paused"]
+SESSION_STATUSES: tuple[SessionStatus, ...] = ("active", "completed", "error", "paused")
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):

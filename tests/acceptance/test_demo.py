@@ -24,8 +24,8 @@ SHOWN = (
     '"content":{"text":"stand-in, ","role":"assistant","is_partial":true}}\n',
     '"type":"done"',
     "/project/hello.txt\nhello-from-claude\n",
-    '$ clinvk -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
-    '$ clinvk -b codex -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
+    '$ clinvk --new -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
+    '$ clinvk --new -b codex -o text "Who are you?"\nThe model is a stand-in, the agent is real.\n',
     "With your own login",
     "The server has stopped",
 )

@@ -259,7 +259,7 @@ def test_a_prompt_loads_neither_the_server_nor_the_reader_of_settings_files(clin
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert "clinvk.cli.prompt" in loaded
+    assert "clinvk.cli.showing" in loaded
     assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest", "psutil"}
 
 
@@ -268,4 +268,5 @@ def test_nothing_but_the_answer_is_left_behind(clinvk: Clinvk) -> None:
     clinvk.agent.play([pause(0), *claude_says("x")])
     clinvk.run("hello")
     assert sorted(os.listdir(clinvk.folder)) == before
-    assert not (Path(clinvk.agent.env["HOME"]) / ".clinvk").exists()
+    kept = sorted(os.listdir(Path(clinvk.agent.env["HOME"]) / ".clinvk"))
+    assert kept == ["clinvk.db", "owners"]

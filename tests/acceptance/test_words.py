@@ -39,6 +39,7 @@ def test_what_is_no_command_is_a_prompt(clinvk: Clinvk, prompt: str) -> None:
     assert len(clinvk.prompts) == 1
 
 
+SESSIONS = ("list", "show", "delete", "clean", "fork", "tag", "rename", "export")
 WRONG = [
     (["--modle", "opus", "hello"], "no flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "no flag '--dry'; did you mean --dry-run?"),
@@ -55,15 +56,24 @@ WRONG = [
     (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
     (["serv"], "no command 'serv'; did you mean 'serve'? as a prompt it stands after --: clinvk -- serv"),
     (["Help"], "no command 'Help'; did you mean 'help'? as a prompt it stands after --: clinvk -- Help"),
-    (["sessions", "list"], "no command 'sessions'; as a prompt it stands after --: clinvk -- sessions"),
-    (["resume"], "no command 'resume'; as a prompt it stands after --: clinvk -- resume"),
+    (["parallel"], "no command 'parallel'; as a prompt it stands after --: clinvk -- parallel"),
+    (["sesions"], "no command 'sesions'; did you mean 'sessions'? as a prompt it stands after --: clinvk -- sesions"),
+    (["sessions"], f"sessions needs one of {', '.join(SESSIONS)}; see clinvk help sessions"),
+    (["sessions", "lst"], f"no command 'sessions lst'; did you mean 'list'? have {', '.join(SESSIONS)}"),
+    (["sessions", "list", "--status", "done"], "--status: 'done' is not one of active, completed, error, paused"),
+    (["sessions", "delete"], "sessions delete needs ID...; usage: clinvk sessions delete [flags] ID..."),
+    (["--continu", "hello"], "no flag '--continu'; did you mean --continue?"),
+    (["-c", "--new", "hello"], "--continue and --new exclude each other"),
+    (["-c", "--ephemeral", "hello"], "--continue and --ephemeral exclude each other"),
+    (["resume", "--last", "--ephemeral"], "resume has no --ephemeral: what is said becomes a part of the conversation"),
+    (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
     (["serve", "--prot", "1"], "no flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["help", "me"], "no command 'me'; have serve, config, doctor, completion, version, help"),
+    (["help", "me"], "no command 'me'; have resume, sessions, serve, config, doctor, completion, version, help"),
     (["help", "serve", "now"], "serve has no command 'now'"),
     (["doctr"], "no command 'doctr'; did you mean 'doctor'? as a prompt it stands after --: clinvk -- doctr"),
 ]

@@ -140,6 +140,14 @@ class Backend(Protocol):
         """Make the state machine for one process of this launch."""
         ...
 
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        """Give the command of the CLI's own program for a terminal, in which the conversation is opened.
+
+        Raises:
+            NotResumable: the handle is no id of a conversation.
+        """
+        ...
+
     def claims(self, model: str) -> bool:
         """Say whether a model of this name is this backend's."""
         ...

@@ -11,7 +11,7 @@ from clinvk.cli.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, Command, 
 from clinvk.cli.flags import Flags, add_global
 from clinvk.errors import InvalidRequest
 
-_KEPT_WORDS = ("resume", "sessions", "parallel", "chain", "compare")
+_KEPT_WORDS = ("parallel", "chain", "compare")
 """Words that people who know clinvk type as a command: one of them is not sent to an agent by mistake."""
 
 _F = TypeVar("_F", bound=Flags)
@@ -101,7 +101,7 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
         return
     flag = unknown[0].split("=", 1)[0]
     fields = msgspec.structs.fields(command.flags)
-    known = [f"--{field.name.replace('_', '-')}" for field in fields if field.name != "words"]
+    known = [f"--{field.name.strip('_').replace('_', '-')}" for field in fields if field.name != "words"]
     if near := get_close_matches(flag, known, n=1):
         raise InvalidRequest(f"no flag {flag!r}; did you mean {near[0]}?")
     if not name:

@@ -6,7 +6,27 @@ from importlib import import_module
 from typing import NamedTuple
 
 from clinvk.cli import help as texts
-from clinvk.cli.flags import Flags, JsonFlags, PromptFlags, ServeFlags, add_json, add_prompt, add_serve
+from clinvk.cli.flags import (
+    CleanFlags,
+    DeleteFlags,
+    ExportFlags,
+    Flags,
+    JsonFlags,
+    ListFlags,
+    PromptFlags,
+    ResumeFlags,
+    ServeFlags,
+    TagFlags,
+    add_clean,
+    add_delete,
+    add_export,
+    add_json,
+    add_list,
+    add_prompt,
+    add_resume,
+    add_serve,
+    add_tag,
+)
 
 
 class Command(NamedTuple):
@@ -15,7 +35,7 @@ class Command(NamedTuple):
     Attributes:
         help: what stands around its flags in its help.
         words: the arguments that are no flags, by what they are; `?` ends one that may be missing,
-            `...` one that may come several times. KEY, COMMAND and SHELL are completed.
+            `...` one that may come several times, `?...` or not at all. KEY, COMMAND and SHELL are completed.
         flags: the type of its flags.
         add: adds those that are its own to a parser.
         start: what runs it, as `module:function` of this package; takes the flags, the environment and the notes.
@@ -30,7 +50,7 @@ class Command(NamedTuple):
     @property
     def least(self) -> int:
         """The number of words, at least."""
-        return sum(not word.endswith("?") for word in self.words)
+        return sum(not word.removesuffix("...").endswith("?") for word in self.words)
 
     @property
     def most(self) -> int | None:
@@ -41,6 +61,15 @@ class Command(NamedTuple):
 PROMPT = Command(texts.PROMPT, ("PROMPT?",), PromptFlags, add_prompt, "prompt:prompt")
 
 COMMANDS = {
+    "resume": Command(texts.RESUME, ("ID?", "PROMPT?"), ResumeFlags, add_resume, "resume:resume"),
+    "sessions list": Command(texts.SESSIONS_LIST, (), ListFlags, add_list, "sessions:list_all"),
+    "sessions show": Command(texts.SESSIONS_SHOW, ("ID",), JsonFlags, add_json, "sessions:show"),
+    "sessions delete": Command(texts.SESSIONS_DELETE, ("ID...",), DeleteFlags, add_delete, "sessions_changes:delete"),
+    "sessions clean": Command(texts.SESSIONS_CLEAN, (), CleanFlags, add_clean, "sessions_changes:clean"),
+    "sessions fork": Command(texts.SESSIONS_FORK, ("ID",), JsonFlags, add_json, "sessions_changes:fork"),
+    "sessions tag": Command(texts.SESSIONS_TAG, ("ID", "TAG?..."), TagFlags, add_tag, "sessions_changes:tag"),
+    "sessions rename": Command(texts.SESSIONS_RENAME, ("ID", "TITLE"), JsonFlags, add_json, "sessions_changes:rename"),
+    "sessions export": Command(texts.SESSIONS_EXPORT, ("ID",), ExportFlags, add_export, "sessions_export:export"),
     "serve": Command(texts.SERVE, (), ServeFlags, add_serve, "serve:serve"),
     "config show": Command(texts.CONFIG_SHOW, (), JsonFlags, add_json, "config:show"),
     "config get": Command(texts.CONFIG_GET, ("KEY",), JsonFlags, add_json, "config:get"),
@@ -52,7 +81,7 @@ COMMANDS = {
     "help": Command(texts.HELP, ("COMMAND?", "COMMAND?")),
 }
 
-GROUPS = {"config": texts.CONFIG}
+GROUPS = {"sessions": texts.SESSIONS, "config": texts.CONFIG}
 """The first words of commands of two."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))

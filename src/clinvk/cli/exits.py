@@ -4,10 +4,20 @@
 1  anything else, wrong usage included    6  timed out
 2  the backend is not available           7  cancelled
 3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it
-4  no such session
+4  no such session, or it cannot be used
 """
 
-from clinvk.errors import BackendUnavailable, Cancelled, ConfigError, SessionNotFound, TimedOut
+from clinvk.errors import (
+    AmbiguousId,
+    BackendUnavailable,
+    Cancelled,
+    ConfigError,
+    NotResumable,
+    SessionBusy,
+    SessionError,
+    SessionNotFound,
+    TimedOut,
+)
 from clinvk.events import Ending, RunFailed
 
 FAILED = 1
@@ -17,7 +27,8 @@ _LOWEST_OF_AGENTS = 8
 _BY_CODE = {
     BackendUnavailable.code: 2,
     ConfigError.code: 3,
-    SessionNotFound.code: 4,
+    **dict.fromkeys((error.code for error in (SessionError, SessionNotFound, SessionBusy, NotResumable)), 4),
+    AmbiguousId.code: 4,
     TimedOut.code: 6,
     Cancelled.code: CANCELLED,
 }

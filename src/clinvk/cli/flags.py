@@ -6,11 +6,18 @@ A flag's metavar says what its value is, to people and to the completion: DIR an
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
 from clinvk.config import OUTPUT_FORMATS, OutputFormat
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
+from clinvk.session import SESSION_STATUSES, SessionStatus
+
+ExportFormat = Literal["json", "markdown"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("json", "markdown")
+
+_JSON_HELP = "print JSON, for programs (-o json says so too)"
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +34,8 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     help: bool = False
 
 
-class PromptFlags(Flags, frozen=True, kw_only=True):
-    """What a prompt takes besides."""
+class RunFlags(Flags, frozen=True, kw_only=True):
+    """What a prompt takes besides, be it the first of a conversation or a later one."""
 
     approval_mode: ApprovalMode | None = None
     sandbox_mode: SandboxMode | None = None
@@ -39,7 +46,22 @@ class PromptFlags(Flags, frozen=True, kw_only=True):
     timeout: float | None = None
     verbose: bool = False
     no_stdin: bool = False
+
+
+class PromptFlags(RunFlags, frozen=True, kw_only=True):
+    """What `clinvk PROMPT` takes besides."""
+
+    continue_: bool = False
+    new: bool = False
     version: bool = False
+
+
+class ResumeFlags(RunFlags, frozen=True, kw_only=True):
+    """What `resume` takes besides."""
+
+    last: bool = False
+    here: bool = False
+    interactive: bool = False
 
 
 class ServeFlags(Flags, frozen=True, kw_only=True):
@@ -58,6 +80,41 @@ class JsonFlags(Flags, frozen=True, kw_only=True):
     def wants_json(self) -> bool:
         """Whether the answer is for a program: `-o json` says it too where it is given."""
         return self.json or self.output_format == "json"
+
+
+class ListFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `sessions list` takes besides."""
+
+    status: SessionStatus | None = None
+    tag: str | None = None
+    search: str | None = None
+    limit: int = 20
+    here: bool = False
+
+
+class DeleteFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `sessions delete` takes besides."""
+
+    yes: bool = False
+
+
+class CleanFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `sessions clean` takes besides."""
+
+    older_than: str | None = None
+
+
+class TagFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `sessions tag` takes besides."""
+
+    remove: tuple[str, ...] = ()
+
+
+class ExportFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `sessions export` takes besides."""
+
+    format: ExportFormat | None = None
+    output: str | None = None
 
 
 class OneOf:
@@ -84,6 +141,25 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a prompt."""
+    which = parser.add_argument_group("flags for which conversation")
+    which.add_argument(
+        "--continue", "-c", dest="continue_", action="store_true", help="go on with the newest (of --backend, of -w)"
+    )
+    which.add_argument("--new", action="store_true", help="begin one, whatever was asked here before")
+    _add_run(parser)
+    parser.add_argument_group("more").add_argument("--version", action="store_true", help="show the version")
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `resume`."""
+    which = parser.add_argument_group("flags for which conversation")
+    which.add_argument("--last", action="store_true", help="the newest (of --backend, of -w)")
+    which.add_argument("--here", action="store_true", help="only those of this directory")
+    which.add_argument("--interactive", "-i", action="store_true", help="open it in the agent's own program")
+    _add_run(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("flags for a prompt")
     own.add_argument(
         "--approval-mode",
@@ -104,13 +180,53 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--timeout", type=_seconds, metavar="SECS", help="stop the agent after so long (0: never)")
     own.add_argument("--no-stdin", action="store_true", help="leave stdin alone")
     own.add_argument("--verbose", "-v", action="store_true", help="show tools and the agent's stderr, on stderr")
-    own.add_argument("--version", action="store_true", help="show the version")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the flag of a command that tells something."""
+    parser.add_argument_group("flags").add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `sessions list`."""
     own = parser.add_argument_group("flags")
-    own.add_argument("--json", action="store_true", help="print JSON, for programs (-o json says so too)")
+    own.add_argument(
+        "--status", type=OneOf(SESSION_STATUSES), metavar="STATUS", help=f"only {', '.join(SESSION_STATUSES)}"
+    )
+    own.add_argument("--tag", metavar="TAG", help="only those with this tag")
+    own.add_argument("--search", metavar="TEXT", help="only those with this text in title or first prompt")
+    own.add_argument("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
+    own.add_argument("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_delete(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `sessions delete`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_clean(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `sessions clean`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--older-than", metavar="AGE", help="12h, 30d, 2w, or days (default: session.retention_days)")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_tag(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `sessions tag`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--remove", action="append", metavar="TAG", help="take a tag away (repeatable)")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `sessions export`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--format", type=OneOf(EXPORT_FORMATS), metavar="FORMAT", help="markdown (the default) or json")
+    own.add_argument("--output", "-O", metavar="FILE", help="write to a file, not to stdout")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
 def add_global(parser: argparse.ArgumentParser) -> None:

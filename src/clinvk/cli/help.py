@@ -14,6 +14,8 @@ class Help(NamedTuple):
 _EXAMPLES = """\
 commands:
   PROMPT                    run one prompt: an argument, stdin, or both
+  resume [ID] [PROMPT]      go on with a conversation
+  sessions COMMAND          list, show, delete, clean, fork, tag, rename, export
   serve                     serve the REST API
   config show               show the settings, and where each comes from
   config get KEY            print one setting
@@ -28,8 +30,14 @@ examples:
   clinvk -b codex -w ~/project --sandbox-mode workspace "fix the failing test"
   git diff | clinvk -o text "review this change"
   clinvk -o text - < prompt.md
+  clinvk -c "and its tests?"
   clinvk --dry-run --sandbox-mode read-only "what is here?"
   clinvk -o text -- "--help of tar, explained"
+
+conversations:
+  A prompt goes on with the newest conversation of the same agent in the same
+  directory, and says so; --new begins one, --ephemeral keeps none, -c goes on
+  with the newest of all. session.auto_resume: false always begins one.
 
 stdin:
   Without PROMPT, or with -, stdin is the prompt. With PROMPT, what is piped in
@@ -42,7 +50,7 @@ exit codes:
   1  anything else, wrong usage     6  timed out
   2  backend not available          7  cancelled (Ctrl-C)
   3  invalid settings               8 and above: the agent's own exit code;
-  4  no such session                128 + n: it was ended by signal n
+  4  no session to go on with       128 + n: it was ended by signal n
 
 settings:
   ~/.clinvk/config.yaml, and the environment: CLINVK_BACKEND,
@@ -53,6 +61,104 @@ PROMPT = Help(
     "clinvk [flags] PROMPT\n       clinvk [flags] COMMAND",
     "Run a coding agent on this machine: Claude Code, Codex or Gemini CLI.",
     _EXAMPLES,
+)
+
+RESUME = Help(
+    "clinvk resume [flags] [ID] [PROMPT]\n       clinvk resume [flags] --last | --here [PROMPT]",
+    "Go on with a conversation, in the directory that it belongs to, wherever you\n"
+    "are. ID may be the first digits, 4 or more. Without ID, on a terminal, choose\n"
+    "from a list; without PROMPT it is read from stdin, or asked for.",
+    """\
+examples:
+  clinvk resume 3f9c "now the tests"
+  clinvk resume --last "go on"
+  clinvk resume --here
+  clinvk resume -i 3f9c
+  git diff | clinvk resume --last "review this too"
+
+--here PROMPT takes the newest of this directory. --workdir DIR means the
+conversations of that directory: none is moved to another. What the agent's own
+program adds to a conversation (-i) is not in clinvk's record of it.
+""",
+)
+
+SESSIONS = Help(
+    "clinvk sessions list | show | delete | clean | fork | tag | rename | export",
+    "The conversations that clinvk keeps.",
+    """\
+commands:
+  sessions list             list them, the newest first
+  sessions show ID          show one, with its turns
+  sessions delete ID...     delete some
+  sessions clean            delete the old ones
+  sessions fork ID          begin one that goes on from another
+  sessions tag ID TAG...    tag one (--remove TAG)
+  sessions rename ID TITLE  give one a title
+  sessions export ID        write one out, as markdown or JSON
+
+ID may be the first digits, 4 or more. Help for each: clinvk help sessions list
+""",
+)
+
+SESSIONS_LIST = Help(
+    "clinvk sessions list [flags]",
+    "List conversations, the newest first.",
+    """\
+examples:
+  clinvk sessions list
+  clinvk sessions list --here --backend codex
+  clinvk sessions list --search "flaky test" -n 0 --json
+""",
+)
+
+SESSIONS_SHOW = Help("clinvk sessions show [flags] ID", "Show a conversation, its turns and what they used.")
+
+SESSIONS_DELETE = Help(
+    "clinvk sessions delete [flags] ID...",
+    "Delete conversations with their turns. On a terminal it asks first. The agent's\n"
+    "own record of a conversation stays.",
+)
+
+SESSIONS_CLEAN = Help(
+    "clinvk sessions clean [flags]",
+    "Delete the conversations that were last used before session.retention_days, or\n"
+    "--older-than. --dry-run says how many.",
+    """\
+examples:
+  clinvk sessions clean --dry-run
+  clinvk sessions clean --older-than 12h
+""",
+)
+
+SESSIONS_FORK = Help(
+    "clinvk sessions fork [flags] ID",
+    "Begin a conversation that goes on from another, which stays as it is; print its\n"
+    "id. It branches off with its first prompt: clinvk resume ID PROMPT.",
+)
+
+SESSIONS_TAG = Help(
+    "clinvk sessions tag [flags] ID TAG...",
+    "Tag a conversation; what it is tagged with already stays.",
+    """\
+examples:
+  clinvk sessions tag 3f9c work urgent
+  clinvk sessions tag 3f9c --remove urgent
+""",
+)
+
+SESSIONS_RENAME = Help(
+    "clinvk sessions rename [flags] ID TITLE",
+    "Give a conversation a title, which lists show in place of its first prompt; an\nempty one takes it away.",
+)
+
+SESSIONS_EXPORT = Help(
+    "clinvk sessions export [flags] ID",
+    "Write a conversation out: all prompts and answers.",
+    """\
+examples:
+  clinvk sessions export 3f9c > conversation.md
+  clinvk sessions export 3f9c --format json -O conversation.json
+""",
 )
 
 SERVE = Help(

@@ -1,33 +1,54 @@
-"""`clinvk PROMPT`: one run, shown as it goes."""
+"""`clinvk PROMPT`: which conversation it is a part of, and one run of it."""
 
 import asyncio
 import logging
-import os
-import signal
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-
-import msgspec
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from clinvk.backends.base import describe
 from clinvk.cli import exits
-from clinvk.cli.flags import PromptFlags
+from clinvk.cli.flags import PromptFlags, RunFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
+from clinvk.cli.sessions_store import opened, real_directory
 from clinvk.cli.settings import directory, settings_of
+from clinvk.cli.showing import Showing
 from clinvk.cli.stdin import prompt_from
 from clinvk.cli.stdout import ReaderGone, Stdout
-from clinvk.config import Settings, complete
+from clinvk.cli.times import ago
+from clinvk.config import SessionSettings, Settings, complete
 from clinvk.config.values import split_list
-from clinvk.errors import Cancelled
-from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.runs import LocalRuns
+from clinvk.session import Session
+from clinvk.store import SessionQuery, SessionStore
 from clinvk.store.memory import MemoryStore
 
-_LAST_WORDS_WITHIN_S = 1.0
-_FORCE_AFTER_S = 0.05
-_INPUT_SHOWN = 200
+_SHORT_DIGITS = 8
+_DAY_S = 86400.0
+
+
+class Choice(NamedTuple):
+    """The session to go on with; None is another one. `is_own` is a choice that nobody asked for."""
+
+    session: Session | None = None
+    note: str = ""
+    is_own: bool = False
+
+
+Choose = Callable[[SessionStore], Awaitable[Choice]]
+
+
+class Asked(NamedTuple):
+    """What is to be run. With `imports` the sessions of an earlier clinvk are brought in first."""
+
+    flags: RunFlags
+    settings: Settings
+    text: str
+    environ: Mapping[str, str]
+    notes: Notes
+    imports: bool = False
 
 
 def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -37,25 +58,106 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ClinvkError: nothing was run.
     """
     settings = settings_of(flags, environ, {})
-    notes = notes if settings.output.color else Notes(environ, color=False)
-    request = _request(flags, settings)
+    if flags.continue_ and (flags.new or flags.ephemeral):
+        raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
+    check(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
-    request = msgspec.structs.replace(request, prompt=text)
-    if not flags.verbose:
+
+    async def choose(store: SessionStore) -> Choice:
+        if flags.continue_:
+            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir))
+        if flags.new or flags.ephemeral or not settings.session.auto_resume:
+            return Choice()
+        return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
+
+    return run(Asked(flags, settings, text, environ, notes, imports=flags.continue_), choose)
+
+
+def check(flags: RunFlags, settings: Settings) -> None:
+    """Look at what the flags name before stdin is waited for.
+
+    Raises:
+        InvalidRequest: a directory is not there.
+    """
+    _request(flags, settings, "", None)
+
+
+async def newest(store: SessionStore, backend: str | None, workdir: str | None) -> Choice:
+    """Choose the newest session that can be gone on with.
+
+    Raises:
+        SessionNotFound: there is none.
+    """
+    page = await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))
+    if not page.items:
+        of = f" of {backend}" if backend else ""
+        where = f" in {workdir}" if workdir else ""
+        raise SessionNotFound(f"no session{of}{where} to go on with")
+    return asked_for(page.items[0])
+
+
+def asked_for(session: Session) -> Choice:
+    """Choose a session, and say where it takes the agent if that is not here."""
+    what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {ago(session.last_used, time.time())})"
+    is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
+    return Choice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
+
+
+async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> Choice:
+    """Choose the newest session of the same agent in the same directory, if it is younger than sessions are kept."""
+    page = await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))
+    now = time.time()
+    if not page.items or 0 < settings.retention_days * _DAY_S < now - page.items[0].last_used:
+        return Choice()
+    session = page.items[0]
+    short, when = session.id[:_SHORT_DIGITS], ago(session.last_used, now)
+    return Choice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
+
+
+def run(asked: Asked, choose: Choose) -> int:
+    """Run a prompt in the session that `choose` gives, or show what would be run; give the exit code.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    if not asked.settings.output.color:
+        asked = asked._replace(notes=Notes(asked.environ, color=False))
+    if not asked.flags.verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
+    return asyncio.run(_run(asked, choose))
+
+
+async def _run(asked: Asked, choose: Choose) -> int:
+    showing = Showing(asked.settings, asked.notes)
+    try:
+        async with opened(asked.environ, asked.notes if asked.imports else None) as store:
+            return await _run_over(store, asked, choose, showing)
+    except StoreUnavailable as exc:
+        if not asked.flags.ephemeral or showing.has_begun:
+            raise
+        asked.notes.say(f"{exc.message}; the run is not recorded")
+        return await _run_over(MemoryStore(), asked, choose, showing)
+
+
+async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
+    flags, settings = asked.flags, asked.settings
+    choice = await choose(store)
+    request = _request(flags, settings, asked.text, choice.session)
     if settings.unified_flags.dry_run:
-        return asyncio.run(_describe(request, settings, environ))
-    return asyncio.run(_Show(request, settings, notes).run(environ))
+        return await _describe(request, choice.note, store, asked)
+    otherwise = _request(flags, settings, asked.text, None) if choice.is_own else None
+    return await showing.run(request, choice.note, otherwise, store, asked.environ)
 
 
-def _request(flags: PromptFlags, settings: Settings) -> RunRequest:
+def _request(flags: RunFlags, settings: Settings, text: str, session: Session | None) -> RunRequest:
     timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
     request = RunRequest(
-        prompt="",
-        backend=settings.default_backend,
+        prompt=text,
+        backend=session.backend if session else settings.default_backend,
+        session_id=session.id if session else None,
         model=flags.model,
         system_prompt=flags.system_prompt,
-        workdir=directory("." if flags.workdir is None else flags.workdir, "--workdir"),
+        workdir=session.working_dir or None if session else real_directory(flags.workdir),
         add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
         approval_mode=flags.approval_mode,
         sandbox_mode=flags.sandbox_mode,
@@ -68,133 +170,14 @@ def _request(flags: PromptFlags, settings: Settings) -> RunRequest:
     return complete(request, settings)
 
 
-async def _describe(request: RunRequest, settings: Settings, environ: Mapping[str, str]) -> int:
+async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
     """Show what would be run."""
-    async with LocalRuns(settings, MemoryStore(), environ) as runs:
+    async with LocalRuns(asked.settings, store, asked.environ) as runs:
         launch = await runs.plan(request)
-    await Stdout(1).write(f"{describe(launch, len(request.prompt.encode()))}\n".encode())
-    return 0
-
-
-class _Show:
-    """One run on the terminal."""
-
-    def __init__(self, request: RunRequest, settings: Settings, notes: Notes) -> None:
-        self._request = request
-        self._settings = settings
-        self._output = settings.output
-        self._notes = notes
-        self._stdout = Stdout(1)
-        self._ending: Ending | None = None
-
-    async def run(self, environ: Mapping[str, str]) -> int:
-        """Run, show, and give the exit code. When it returns, the agent and all that it started are gone."""
-        shown: tuple[Run, Printer] | None = None
-        try:
-            with _signals_cancel():
-                async with LocalRuns(self._settings, MemoryStore(), environ) as runs, runs.run(self._request) as run:
-                    shown = run, self._printer(run)
-                    async for _, at, event in run.follow():
-                        await self._event(*shown, event, at)
-        except ReaderGone:
-            return exits.CANCELLED
-        except asyncio.CancelledError:
-            if self._ending is None:
-                await self._cancelled(shown)
-            return exits.CANCELLED
-        assert self._ending is not None
-        return exits.of_ending(self._ending)
-
-    def _printer(self, run: Run) -> Printer:
-        match self._output.format:
-            case "text":
-                return TextPrinter()
-            case "json":
-                return JsonPrinter(run, indent=os.isatty(1))
-            case "stream-json":
-                return LinesPrinter(run, self._request.workdir or "")
-
-    async def _event(self, run: Run, printer: Printer, event: Event, at: float) -> None:
-        if isinstance(event, RunFinished | RunFailed):
-            self._ending = event
-        if data := printer.feed(event, at):
-            await self._stdout.write(data)
-        self._remark(run, event)
-
-    def _remark(self, run: Run, event: Event) -> None:
-        """Say on stderr what stdout does not tell."""
-        if isinstance(event, RunFailed):
-            self._notes.error(event.message)
-            return
-        if self._output.format == "stream-json":
-            return
-        match event:
-            case Progress(stage="stderr", message=message):
-                self._notes.say(f"{run.request.backend}: {message}")
-            case Progress(stage=stage, message=message) if self._request.verbose or self._notes.is_terminal:
-                self._notes.say(f"{stage}: {message}")
-            case ToolCall(name=name, input=given) if self._request.verbose:
-                self._notes.say(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
-            case RunFinished():
-                self._finished(run, event)
-            case _:
-                pass
-
-    def _finished(self, run: Run, ending: RunFinished) -> None:
-        if ending.stop_reason != "end_turn":
-            self._notes.say(f"the answer ends early: {ending.stop_reason}")
-        costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
-        costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
-        if costs and self._output.format == "text":
-            self._notes.say(", ".join(costs))
-
-    async def _cancelled(self, shown: tuple[Run, Printer] | None) -> None:
-        """Show what there is. A reader who pauses is not waited for."""
-        task = asyncio.current_task()
-        while task and task.cancelling():
-            task.uncancel()
-        ending = RunFailed(Cancelled.code, "cancelled")
-        if not shown:
-            self._notes.error(ending.message)
-            return
-        run, printer = shown
-        try:
-            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
-                await self._event(run, printer, ending, run.ended_at or run.created_at)
-        except (TimeoutError, ReaderGone):
-            self._notes.error(ending.message)
-
-
-def _tokens(usage: Usage) -> str:
-    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
-    return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
-
-
-@contextmanager
-def _signals_cancel() -> Generator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short.
-
-    A signal that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
-    """
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-
-    def cancel() -> None:
-        if task.cancelling():
-            # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
-            loop.call_later(_FORCE_AFTER_S, task.cancel)
-        task.cancel()
-
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    for number in numbers:
-        loop.add_signal_handler(number, cancel)
+    if note:
+        asked.notes.say(note)
     try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        await Stdout(1).write(f"{describe(launch, len(request.prompt.encode()))}\n".encode())
+    except ReaderGone:
+        return exits.CANCELLED
+    return 0

@@ -8,9 +8,9 @@ the stream, whose lines are in `wire`.
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
-from clinvk.backends.base import Capabilities, Channel, Host, Launch
+from clinvk.backends.base import Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import command, stdin
+from clinvk.backends.claude.flags import ALIASES, command, stdin
 from clinvk.backends.claude.posture import posture
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.request import RunRequest
@@ -50,6 +50,11 @@ class Claude:
         from clinvk.backends.claude.checkup import checkup  # no prompt waits for it
 
         return checkup(self, host)
+
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        """Give the command that opens a conversation in Claude Code itself; it finds it only in its directory."""
+        chosen = [f"--model={ALIASES.get(model, model)}"] if model else []
+        return (self.executable, *chosen, f"--resume={conversation(resume, 'claude')}")
 
     def claims(self, model: str) -> bool:
         """Say whether this is a Claude model: claude-*, or a family's name such as `sonnet` or `opus[1m]`."""

@@ -93,6 +93,11 @@ class Codex:
 
         return checkup(self, host)
 
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        """Give the command that opens a thread in Codex itself."""
+        name = _ALIASES.get(model, model) if model else None
+        return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation(resume, "codex"))
+
     def claims(self, model: str) -> bool:
         """Say whether a model is OpenAI's by its name."""
         return _OURS.match(model.lower()) is not None

@@ -104,6 +104,11 @@ class Gemini:
 
         return checkup(self, host)
 
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        """Give the command that opens a conversation in the CLI itself; it finds it only in its directory."""
+        chosen = [f"--model={_ALIASES.get(model, model)}"] if model else []
+        return (self.executable, *chosen, f"--resume={conversation(resume, 'gemini')}")
+
     def claims(self, model: str) -> bool:
         """Say whether a model of this name is this backend's."""
         return model.lower().startswith(("gemini", "auto-gemini"))

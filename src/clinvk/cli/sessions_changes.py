@@ -1,0 +1,228 @@
+"""`clinvk sessions delete`, `clean`, `fork`, `tag` and `rename`."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from clinvk.cli import exits
+from clinvk.cli.flags import CleanFlags, DeleteFlags, JsonFlags, TagFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell, tell_json
+from clinvk.cli.sessions_store import found, opened
+from clinvk.cli.sessions_text import short_ids, titled
+from clinvk.cli.settings import settings_of
+from clinvk.cli.table import cut
+from clinvk.cli.times import age_s, at_length
+from clinvk.config import Settings
+from clinvk.dialects import records
+from clinvk.errors import InvalidRequest, SessionBusy, SessionError
+from clinvk.runtime import sessions
+from clinvk.session import Session
+
+_DAY_S = 86400.0
+_TITLE_SHOWN = 50
+_MAX_TITLE = 500
+_MAX_TAG = 100
+_MAX_TAGS = 100
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """The sessions that were deleted."""
+
+    deleted: list[str]
+    dry_run: bool
+
+
+class Cleaned(msgspec.Struct, frozen=True):
+    """How many sessions were deleted; `before` is null where they are kept for ever."""
+
+    deleted: int
+    before: str | None
+    dry_run: bool
+
+
+def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Delete sessions; on a terminal it asks.
+
+    Raises:
+        SessionNotFound, AmbiguousId: a word stands for no session; nothing was deleted.
+        SessionBusy: some have a run under way; the others were deleted.
+    """
+    settings_of(flags, environ, {})
+    wanted = asyncio.run(_wanted(flags.words, environ, notes))
+    if not (flags.yes or flags.dry_run) and os.isatty(0) and not _agreed(wanted):
+        notes.say("nothing was deleted")
+        return exits.CANCELLED
+    deleted, busy = asyncio.run(_deleted([] if flags.dry_run else wanted, environ, notes))
+    gone = wanted if flags.dry_run else deleted
+    if flags.wants_json:
+        tell_json(Deleted([session.id for session in gone], flags.dry_run))
+    elif gone:
+        verb = "would delete" if flags.dry_run else "deleted"
+        tell("\n".join(f"{verb} {line}" for line in _named(gone)))
+    if busy:
+        raise SessionBusy("; ".join(error.message for error in busy))
+    return 0
+
+
+async def _wanted(references: Sequence[str], environ: Mapping[str, str], notes: Notes) -> list[Session]:
+    async with opened(environ, notes) as store:
+        sessions = [await found(store, reference) for reference in references]
+    return list({session.id: session for session in sessions}.values())
+
+
+async def _deleted(
+    wanted: Sequence[Session], environ: Mapping[str, str], notes: Notes
+) -> tuple[list[Session], list[SessionError]]:
+    deleted: list[Session] = []
+    failed: list[SessionError] = []
+    async with opened(environ, notes) as store:
+        for session in wanted:
+            try:
+                await store.delete(session.id)
+            except SessionError as exc:
+                failed.append(exc)
+            else:
+                deleted.append(session)
+    return deleted, failed
+
+
+def _agreed(wanted: Sequence[Session]) -> bool:
+    lines = _named(wanted)
+    question = f"delete {lines[0]}" if len(lines) == 1 else "\n".join([*lines, f"delete these {len(lines)} sessions"])
+    sys.stderr.write(f"{question}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _named(wanted: Sequence[Session]) -> list[str]:
+    ids = short_ids([session.id for session in wanted])
+    return [
+        f"{short}  {cut(titled(session), _TITLE_SHOWN)}".rstrip() for short, session in zip(ids, wanted, strict=True)
+    ]
+
+
+def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Delete old sessions.
+
+    Raises:
+        InvalidRequest: `--older-than` is no age.
+    """
+    age = _age_s(flags, settings_of(flags, environ, {}))
+    if age is None:
+        if flags.wants_json:
+            tell_json(Cleaned(0, None, flags.dry_run))
+        notes.say("session.retention_days is 0: sessions are kept for ever; --older-than deletes them all the same")
+        return 0
+    now = time.time()
+    before = max(0.0, now - age)
+    number = asyncio.run(_cleaned(before, flags.dry_run, environ, notes))
+    if flags.wants_json:
+        tell_json(Cleaned(number, records.time(before), flags.dry_run))
+    else:
+        what = f"{number:,} session{'' if number == 1 else 's'}, last used before {at_length(before)}"
+        tell(f"{'would delete' if flags.dry_run else 'deleted'} {what}")
+    return 0
+
+
+def _age_s(flags: CleanFlags, settings: Settings) -> float | None:
+    if flags.older_than is not None:
+        return age_s(flags.older_than, "--older-than")
+    return settings.session.retention_days * _DAY_S or None
+
+
+async def _cleaned(before: float, dry_run: bool, environ: Mapping[str, str], notes: Notes) -> int:
+    async with opened(environ, notes) as store:
+        return await store.clean(before, dry_run)
+
+
+def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Make a session that goes on from another; print its id.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the word stands for no session.
+        NotResumable, BackendUnavailable, Unsupported: its conversation cannot be branched off.
+    """
+    settings_of(flags, environ, {})
+    session = asyncio.run(_forked(flags, environ, notes))
+    if flags.wants_json:
+        tell_json(records.session_view(session))
+    elif flags.dry_run:
+        tell(f"would fork {_named([session])[0]}")
+    else:
+        tell(session.id)
+    return 0
+
+
+async def _forked(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> Session:
+    async with opened(environ, notes) as store:
+        parent = await found(store, flags.words[0])
+        return parent if flags.dry_run else await sessions.fork(store, parent.id, os.urandom(16).hex())
+
+
+def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Tag a session.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the word stands for no session.
+        InvalidRequest: there is nothing to do, or a tag cannot be one.
+    """
+    added = [_checked_tag(text) for text in flags.words[1:]]
+    removed = {_checked_tag(text) for text in flags.remove}
+    if not added and not removed:
+        raise InvalidRequest("sessions tag needs a TAG, or --remove TAG")
+    return _described(flags, environ, notes, added=added, removed=removed)
+
+
+def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Give a session a title.
+
+    Raises:
+        SessionNotFound, AmbiguousId: the word stands for no session.
+        InvalidRequest: the title is too long.
+    """
+    title = " ".join(flags.words[1].split())
+    if len(title) > _MAX_TITLE:
+        raise InvalidRequest(f"the title has {len(title)} characters; at most {_MAX_TITLE} are allowed")
+    return _described(flags, environ, notes, title=title)
+
+
+def _described(
+    flags: JsonFlags,
+    environ: Mapping[str, str],
+    notes: Notes,
+    title: str | None = None,
+    added: Sequence[str] = (),
+    removed: "set[str] | frozenset[str]" = frozenset(),
+) -> int:
+    settings_of(flags, environ, {})
+
+    async def describe() -> Session:
+        async with opened(environ, notes) as store:
+            session = await found(store, flags.words[0])
+            tags = tuple(name for name in dict.fromkeys((*session.tags, *added)) if name not in removed)
+            if len(tags) > _MAX_TAGS:
+                raise InvalidRequest(f"a session can have {_MAX_TAGS} tags, not {len(tags)}")
+            if flags.dry_run:
+                return msgspec.structs.replace(session, title=session.title if title is None else title, tags=tags)
+            return await store.describe(session.id, title, tags if title is None else None)
+
+    session = asyncio.run(describe())
+    if flags.wants_json:
+        tell_json(records.session_view(session))
+    elif title is not None:
+        tell(_named([session])[0])
+    else:
+        tell(f"{short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}")
+    return 0
+
+
+def _checked_tag(text: str) -> str:
+    name = text.strip()
+    if not name or len(name) > _MAX_TAG or not name.isprintable():
+        raise InvalidRequest(f"{text!r} cannot be a tag: it is 1 to {_MAX_TAG} characters on one line")
+    return name

@@ -1,0 +1,68 @@
+"""The store of this machine as the command line uses it, and what it says of ids that name no session."""
+
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+from clinvk.cli.notes import Notes
+from clinvk.cli.settings import directory
+from clinvk.config.loading import home
+from clinvk.errors import AmbiguousId, InvalidRequest, SessionNotFound
+from clinvk.session import Session
+from clinvk.store import SessionStore
+from clinvk.store.sqlite import SqliteStore
+
+_DAMAGED_TOLD = 20
+
+
+@asynccontextmanager
+async def opened(environ: Mapping[str, str], notes: Notes | None = None) -> AsyncGenerator[SessionStore]:
+    """Open the store.
+
+    Args:
+        environ: says where the clinvk home is.
+        notes: gets what was imported from an earlier store; None imports nothing.
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
+    async with SqliteStore(home(environ)) as store:
+        if notes:
+            await _import(store, notes)
+        yield store
+
+
+async def _import(store: SqliteStore, notes: Notes) -> None:
+    """Bring in what an earlier clinvk has left, and say so."""
+    imported = await store.import_earlier()
+    if imported.count:
+        sessions = "session" if imported.count == 1 else "sessions"
+        notes.say(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are as they were")
+    for damaged in imported.damaged[:_DAMAGED_TOLD]:
+        notes.error(f"not imported: {damaged.file}: {damaged.reason}")
+    if (more := len(imported.damaged) - _DAMAGED_TOLD) > 0:
+        notes.error(f"not imported: {more:,} more damaged files in {imported.damaged[0].file.parent}")
+
+
+async def found(store: SessionStore, reference: str) -> Session:
+    """Give the session that a word of the command line stands for.
+
+    Raises:
+        SessionNotFound: there is none, or the word cannot be an id.
+        AmbiguousId: there are several; lists them.
+    """
+    try:
+        return await store.session(reference)
+    except InvalidRequest as exc:
+        raise SessionNotFound(f"{exc.message}; clinvk sessions list shows them") from exc
+    except AmbiguousId as exc:
+        raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
+
+
+def real_directory(workdir: str | None) -> str:
+    """Give the directory of `--workdir`, or the present one, as sessions are kept: without symbolic links.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    return os.path.realpath(directory("." if workdir is None else workdir, "--workdir"))

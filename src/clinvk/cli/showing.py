@@ -1,0 +1,220 @@
+"""One run on the terminal: the answer on stdout as it comes, remarks on stderr, and signals that end it."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+
+from clinvk.cli import exits
+from clinvk.cli.notes import Notes
+from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
+from clinvk.cli.stdout import ReaderGone, Stdout
+from clinvk.config import Settings
+from clinvk.errors import Cancelled, SessionError, SessionNotFound
+from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store import SessionStore
+
+_LAST_WORDS_WITHIN_S = 1.0
+_FORCE_AFTER_S = 0.05
+_INPUT_SHOWN = 200
+
+
+class Showing:
+    """One run on the terminal."""
+
+    def __init__(self, settings: Settings, notes: Notes) -> None:
+        self._settings = settings
+        self._output = settings.output
+        self._notes = notes
+        self._stdout = Stdout(1)
+        self._shown: tuple[Run, Printer] | None = None
+        self._ending: Ending | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was begun."""
+        return self._shown is not None
+
+    async def run(
+        self,
+        request: RunRequest,
+        note: str,
+        otherwise: RunRequest | None,
+        store: SessionStore,
+        environ: Mapping[str, str],
+    ) -> int:
+        """Run, show, and give the exit code. When it returns, the agent and all that it started are gone.
+
+        Args:
+            request: what to run.
+            note: said when it has begun; may be empty.
+            otherwise: what to run where the session of `request` cannot be gone on with.
+            store: keeps the run.
+            environ: what the agent inherits.
+
+        Raises:
+            ClinvkError: nothing was run.
+        """
+        try:
+            with _signals_cancel(), _told_what_is_not_kept(self._notes):
+                async with LocalRuns(self._settings, store, environ) as runs:
+                    if lost := await self._played(runs, request, note, is_attempt=otherwise is not None):
+                        assert otherwise is not None
+                        self._notes.say(f"{lost}; starting another session")
+                        await self._played(runs, otherwise, "", is_attempt=False)
+        except ReaderGone:
+            return exits.CANCELLED
+        except asyncio.CancelledError:
+            if self._ending is None:
+                await self._cancelled()
+            return exits.CANCELLED
+        assert self._ending is not None
+        return exits.of_ending(self._ending)
+
+    async def _played(self, runs: LocalRuns, request: RunRequest, note: str, is_attempt: bool) -> str | None:
+        """Run and show. Give why not, if it is an attempt at a session that cannot be gone on with."""
+        lost: str | None = None
+        try:
+            async with runs.run(request) as run:
+                printer = self._printer(run)
+                self._shown = run, printer
+                if note:
+                    self._notes.say(note)
+                async for number, at, event in run.follow():
+                    if (
+                        is_attempt
+                        and number == 1
+                        and isinstance(event, RunFailed)
+                        and event.code == SessionNotFound.code
+                    ):
+                        lost = event.message
+                    else:
+                        await self._event(run, printer, event, at)
+        except SessionError as exc:
+            if not is_attempt:
+                raise
+            lost = exc.message
+        return lost
+
+    def _printer(self, run: Run) -> Printer:
+        match self._output.format:
+            case "text":
+                return TextPrinter()
+            case "json":
+                return JsonPrinter(run, indent=os.isatty(1))
+            case "stream-json":
+                return LinesPrinter(run, run.request.workdir or "")
+
+    async def _event(self, run: Run, printer: Printer, event: Event, at: float) -> None:
+        if isinstance(event, RunFinished | RunFailed):
+            self._ending = event
+        if data := printer.feed(event, at):
+            await self._stdout.write(data)
+        self._remark(run, event)
+
+    def _remark(self, run: Run, event: Event) -> None:
+        """Say on stderr what stdout does not tell."""
+        if isinstance(event, RunFailed):
+            self._notes.error(event.message)
+            return
+        if self._output.format == "stream-json":
+            return
+        match event:
+            case Progress(stage="stderr", message=message):
+                self._notes.say(f"{run.request.backend}: {message}")
+            case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
+                self._notes.say(f"{stage}: {message}")
+            case ToolCall(name=name, input=given) if run.request.verbose:
+                self._notes.say(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
+            case RunFinished():
+                self._finished(run, event)
+            case _:
+                pass
+
+    def _finished(self, run: Run, ending: RunFinished) -> None:
+        if ending.stop_reason != "end_turn":
+            self._notes.say(f"the answer ends early: {ending.stop_reason}")
+        costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
+        costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
+        if costs and self._output.format == "text":
+            self._notes.say(", ".join(costs))
+
+    async def _cancelled(self) -> None:
+        """Show what there is. A reader who pauses is not waited for."""
+        task = asyncio.current_task()
+        while task and task.cancelling():
+            task.uncancel()
+        ending = RunFailed(Cancelled.code, "cancelled")
+        if not self._shown:
+            self._notes.error(ending.message)
+            return
+        run, printer = self._shown
+        try:
+            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
+                await self._event(run, printer, ending, run.ended_at or run.created_at)
+        except (TimeoutError, ReaderGone):
+            self._notes.error(ending.message)
+
+
+def _tokens(usage: Usage) -> str:
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
+
+
+@contextmanager
+def _signals_cancel() -> Generator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short.
+
+    A signal that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        if task.cancelling():
+            # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
+            loop.call_later(_FORCE_AFTER_S, task.cancel)
+        task.cancel()
+
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    for number in numbers:
+        loop.add_signal_handler(number, cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+class _Unkept(logging.Handler):
+    """Says on stderr what could not be kept of a run."""
+
+    def __init__(self, notes: Notes) -> None:
+        super().__init__(logging.WARNING)
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notes.say(record.getMessage())
+
+
+@contextmanager
+def _told_what_is_not_kept(notes: Notes) -> Generator[None]:
+    """Tell the user what the runtime logs of the store."""
+    logger = logging.getLogger("clinvk.runtime.recording")
+    handler = _Unkept(notes)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

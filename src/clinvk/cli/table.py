@@ -1,0 +1,115 @@
+"""Tables that fit a terminal: columns of text, cut where they must be. Pure."""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+_GAP = 2
+_MORE = "…"
+_BETWEEN = " " * _GAP
+
+Style = Callable[[str, str], str]
+"""Takes a cell as it is shown and its whole text; gives it with the codes of the terminal."""
+
+
+class Column(NamedTuple):
+    """One column.
+
+    Attributes:
+        least: the width that it keeps when there is not room for all; None never gives way.
+        from_left: it is cut at its beginning, since its end says more.
+        to_right: it stands at the right.
+    """
+
+    title: str
+    least: int | None = None
+    from_left: bool = False
+    to_right: bool = False
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """Give the beginning of a text on one line, without what would steer the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text[:most].split()))
+
+
+def width(text: str) -> int:
+    """Give the cells that a text takes: wide characters two, combining ones none."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def cut(text: str, most: int) -> str:
+    """Give a text that takes `most` cells or fewer; `…` stands for what is missing at its end."""
+    if width(text) <= most:
+        return text
+    kept, room = "", most - 1
+    for char in text:
+        room -= _cells(char)
+        if room < 0:
+            break
+        kept += char
+    return kept.rstrip() + _MORE if most > 0 else ""
+
+
+def cut_left(text: str, most: int) -> str:
+    """Give the same, with `…` at the beginning."""
+    if width(text) <= most:
+        return text
+    kept, room = "", most - 1
+    for char in reversed(text):
+        room -= _cells(char)
+        if room < 0:
+            break
+        kept = char + kept
+    return _MORE + kept if most > 0 else ""
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], most: int | None, style: Style | None = None
+) -> list[str]:
+    """Give the lines of a table, its head first.
+
+    Where there is not room for all, the widest of those that have a `least` gives way first; what does not fit even
+    so is cut off at the end of the line. `most` is the width of the terminal; None is any.
+    """
+    widths = [max(map(width, cells)) for cells in zip([column.title for column in columns], *rows, strict=True)]
+    if most is not None:
+        _give_way(columns, widths, most)
+    head = [_line(columns, widths, [column.title for column in columns], most, None)]
+    return head + [_line(columns, widths, row, most, style) for row in rows]
+
+
+def _give_way(columns: Sequence[Column], widths: list[int], most: int) -> None:
+    over = sum(widths) + _GAP * (len(widths) - 1) - most
+    for _ in range(over):
+        giving = [
+            index
+            for index, (column, wide) in enumerate(zip(columns, widths, strict=True))
+            if column.least is not None and wide > max(column.least, width(column.title))
+        ]
+        if not giving:
+            return
+        widths[max(giving, key=widths.__getitem__)] -= 1
+
+
+def _line(
+    columns: Sequence[Column], widths: Sequence[int], row: Sequence[str], most: int | None, style: Style | None
+) -> str:
+    """Lay the cells of a row beside each other; those for which there is no room are left out."""
+    parts: list[str] = []
+    room = most
+    for column, wide, text in zip(columns, widths, row, strict=True):
+        if room is not None:
+            wide = min(wide, room)
+            room = max(0, room - wide - _GAP)
+        if wide > 0:
+            shown = cut_left(text, wide) if column.from_left else cut(text, wide)
+            space = " " * (wide - width(shown))
+            styled = style(shown, text) if style else shown
+            parts.append(space + styled if column.to_right else styled + space)
+    return _BETWEEN.join(parts).rstrip()

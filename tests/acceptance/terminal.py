@@ -1,0 +1,94 @@
+"""A terminal for the command: a pty of 80 columns and 24 rows, what is on its screen, and keys typed on it."""
+
+import fcntl
+import os
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+
+from acceptance.command import WITHIN_S, Clinvk
+
+UP, DOWN, ESCAPE, ENTER, INTERRUPT = b"\x1b[A", b"\x1b[B", b"\x1b", b"\r", b"\x03"
+_CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """The user's side. `mode` is how the terminal was set up when the command was started."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", leader: int, follower: int, mode: list[object]) -> None:
+        self.process = process
+        self.mode = mode
+        self.read = b""
+        self._leader = leader
+        self._follower = follower
+
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._leader, keys)
+
+    def until(self, text: str) -> str:
+        """Wait until a text has come since the last time; give what came up to it, without codes."""
+        deadline = time.monotonic() + WITHIN_S
+        while text.encode() not in self.plain():
+            assert time.monotonic() < deadline, f"{text!r} did not come: {self.read.decode(errors='replace')!r}"
+            self._take(0.05)
+        before, found, _ = self.plain().partition(text.encode())
+        self.read = b""
+        return (before + found).decode()
+
+    def plain(self) -> bytes:
+        """Give what was read without the codes that steer a terminal."""
+        return _CODES.sub(b"", self.read)
+
+    def ended(self) -> int:
+        """Wait for the end of the command; give its exit code. What it printed is read."""
+        deadline = time.monotonic() + WITHIN_S
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it did not end: {self.read.decode(errors='replace')!r}"
+            self._take(0.02)
+        while self._take(0):
+            pass
+        return self.process.returncode
+
+    def present_mode(self) -> list[object]:
+        """Give how the terminal is set up."""
+        return [*termios.tcgetattr(self._follower)]
+
+    def _take(self, within_s: float) -> bool:
+        if not select.select([self._leader], [], [], within_s)[0]:
+            return False
+        with suppress(OSError):
+            self.read += os.read(self._leader, 65536)
+            return True
+        return False
+
+
+@contextmanager
+def on_terminal(
+    clinvk: Clinvk, *arguments: str, env: Mapping[str, str] | None = None, columns: int = 80, stdout: int | None = None
+) -> Generator[Terminal]:
+    """Start the command on a terminal; `stdout` goes elsewhere where it is given."""
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    mode: list[object] = [*termios.tcgetattr(follower)]
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", 'exec "$0" "$@"', clinvk.command, *arguments],
+        stdin=follower,
+        stdout=follower if stdout is None else stdout,
+        stderr=follower,
+        cwd=clinvk.folder,
+        env={**clinvk.agent.env, "TERM": "xterm-256color", **(env or {})},
+        start_new_session=True,
+    )
+    try:
+        yield Terminal(process, leader, follower, mode)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+        os.close(follower)

@@ -1,0 +1,509 @@
+"""Going on with a conversation: by itself, with -c, and with `clinvk resume`."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk, read_until, until
+from acceptance.terminal import DOWN, ENTER, ESCAPE, INTERRUPT, UP, on_terminal
+from scripted.steps import claude_says, codex_says, gemini_says, hang, says, touch, wait_for
+
+FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
+SECOND = "bbbbbbbb-2222-4222-8222-222222222222"
+HANDLES = {"claude": f"--resume={FIRST}", "codex": FIRST, "gemini": f"--resume={FIRST}"}
+SAYS = {"claude": claude_says, "codex": codex_says, "gemini": gemini_says}
+
+
+def begun(clinvk: Clinvk, handle: str = FIRST, *arguments: str, backend: str = "claude", before: str = "true") -> str:
+    """Begin a session; give its id."""
+    clinvk.agent.play(SAYS[backend]("x", session=handle))
+    done = clinvk.run("--new", "-b", backend, *arguments, "first", before=before)
+    assert done.returncode == 0
+    return json.loads(done.stdout)["session_id"]
+
+
+def handle_of_last(clinvk: Clinvk) -> str | None:
+    """Give the conversation that the agent was told to go on with, the last time."""
+    found = [word for word in clinvk.agent.calls()[-1].argv if FIRST in word or SECOND in word]
+    return found[-1] if found else None
+
+
+def change(clinvk: Clinvk, statement: str, *values: object) -> None:
+    """Change what is kept."""
+    with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
+        db.execute(statement, values)
+    db.close()
+
+
+class TestByItself:
+    @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+    def test_a_prompt_goes_on_in_the_same_directory_and_says_so(self, clinvk: Clinvk, backend: str) -> None:
+        session = begun(clinvk, backend=backend)
+        done = clinvk.run("-b", backend, "second")
+        assert (done.returncode, json.loads(done.stdout)["session_id"]) == (0, session)
+        assert re.fullmatch(
+            rf"clinvk: continuing session {session[:8]} \((just now|\d+ s ago)\); --new starts another\n", done.stderr
+        )
+        assert handle_of_last(clinvk) == HANDLES[backend]
+
+    def test_a_directory_is_the_same_by_a_symbolic_link(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "real").mkdir()
+        (clinvk.folder / "link").symlink_to("real")
+        session = begun(clinvk, FIRST, "-w", "link")
+        done = clinvk.run("-w", str(clinvk.folder / "real"), "second")
+        assert json.loads(done.stdout)["session_id"] == session
+        assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "real")
+
+    def test_not_in_another_directory_nor_with_another_agent(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "other").mkdir()
+        begun(clinvk)
+        for arguments in (["-w", "other"], ["-b", "codex"]):
+            clinvk.agent.play(says(arguments[1] if "-b" in arguments else "claude", "x"))
+            assert clinvk.run(*arguments, "second").stderr == ""
+            assert handle_of_last(clinvk) is None
+
+    @pytest.mark.parametrize("argument", ["--new", "--ephemeral"])
+    def test_not_with_new_or_ephemeral(self, clinvk: Clinvk, argument: str) -> None:
+        session = begun(clinvk)
+        done = clinvk.run(argument, "second")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["session_id"] != session
+        assert handle_of_last(clinvk) is None
+
+    def test_not_where_the_settings_say_so(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        assert clinvk.run("second", env={"CLINVK_SESSION__AUTO_RESUME": "false"}).stderr == ""
+        assert handle_of_last(clinvk) is None
+
+    def test_not_with_one_that_is_older_than_sessions_are_kept(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        change(clinvk, "UPDATE sessions SET last_used = ?", time.time() - 31 * 86400)
+        assert "(31 d ago)" in clinvk.run("--dry-run", "x", env={"CLINVK_SESSION__RETENTION_DAYS": "0"}).stderr
+        assert clinvk.run("second").stderr == ""
+        assert handle_of_last(clinvk) is None
+
+    def test_with_the_newest_alone_and_not_with_an_ephemeral_one(self, clinvk: Clinvk) -> None:
+        begun(clinvk, FIRST)
+        begun(clinvk, SECOND)
+        clinvk.run("--ephemeral", "between")
+        clinvk.run("second")
+        assert handle_of_last(clinvk) == f"--resume={SECOND}"
+
+    def test_one_that_is_busy_is_left_alone_and_another_begun(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
+        with clinvk.started("slow") as process:
+            until((clinvk.folder / "up").exists)
+            done = clinvk.run("second")
+            (clinvk.folder / "go").touch()
+            assert process.wait(15) == 0
+        assert done.returncode == 0
+        assert re.fullmatch(
+            rf"clinvk: session '{session}' is busy with run '\w+'; starting another session\n", done.stderr
+        )
+        assert json.loads(done.stdout)["session_id"] not in (session, None)
+
+    def test_one_that_its_agent_has_lost_is_told_and_another_begun_and_gone_on_with(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        forget(clinvk)
+        clinvk.agent.play(claude_says("fresh", session=SECOND))
+        done = clinvk.run("-o", "text", "second")
+        assert (done.returncode, done.stdout) == (0, "fresh\n")
+        assert "starting another session" in done.stderr
+        assert clinvk.prompts == ["first", "second"]
+        forget(clinvk, False)
+        assert f"continuing session {session[:8]}" not in clinvk.run("third").stderr
+        assert handle_of_last(clinvk) == f"--resume={SECOND}"
+
+    def test_a_dry_run_shows_the_command_that_goes_on_and_keeps_nothing(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        done = clinvk.run("--dry-run", "second")
+        assert f"--resume={FIRST}" in done.stdout
+        assert done.stderr.startswith("clinvk: continuing session")
+        assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"][0]["turn_count"] == 1
+
+
+def forget(clinvk: Clinvk, is_lost: bool = True) -> None:
+    """Let claude say of every conversation that there is none, as 2.1.197 does; or no more."""
+    scripted, claude = clinvk.agent.folder / "scripted-claude", clinvk.agent.folder / "claude"
+    if is_lost:
+        claude.rename(scripted)
+        lost = f"*--resume=*) echo 'No conversation found with session ID: {FIRST}' >&2; exit 1;;"
+        claude.write_text(f'#!/bin/sh\ncase "$*" in {lost} esac\nexec {scripted} "$@"\n')
+        claude.chmod(0o755)
+    else:
+        scripted.replace(claude)
+
+
+class TestContinue:
+    def test_it_takes_the_newest_of_all_to_its_directory_and_says_where(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "there").mkdir()
+        begun(clinvk, FIRST, backend="codex")
+        session = begun(clinvk, SECOND, "-w", "there")
+        done = clinvk.run("-c", "go on")
+        assert json.loads(done.stdout)["session_id"] == session
+        assert handle_of_last(clinvk) == f"--resume={SECOND}"
+        assert clinvk.agent.calls()[-1].cwd == str(clinvk.folder / "there")
+        assert done.stderr.endswith(f" in {clinvk.folder}/there\n")
+
+    def test_backend_and_workdir_choose_among_them(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "there").mkdir()
+        begun(clinvk, FIRST, "-w", "there")
+        begun(clinvk, SECOND, backend="codex")
+        begun(clinvk, "cccccccc-3333-4333-8333-333333333333")
+        assert f"--resume={FIRST}" in clinvk.run("-c", "-w", "there", "--dry-run", "x").stdout
+        assert SECOND in clinvk.run("--continue", "-b", "codex", "--dry-run", "x").stdout
+
+    def test_the_flags_of_a_prompt_and_the_settings_of_its_agent_apply(self, clinvk: Clinvk) -> None:
+        begun(clinvk, backend="codex")
+        clinvk.settings("backends: {codex: {model: gpt-5.5}}\noutput: {format: text}")
+        done = clinvk.run("-c", "--sandbox-mode", "read-only", "go on")
+        assert (done.returncode, done.stdout) == (0, "x\n")
+        assert "--model=gpt-5.5" in clinvk.agent.calls()[-1].argv
+        assert "--sandbox=read-only" in clinvk.agent.calls()[-1].argv
+
+    def test_none_is_4_and_starts_no_agent(self, clinvk: Clinvk) -> None:
+        done = clinvk.run("-c", "go on")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "", "clinvk: no session to go on with\n")
+        begun(clinvk)
+        done = clinvk.run("-c", "-b", "gemini", "go on")
+        assert (done.returncode, done.stderr) == (4, "clinvk: no session of gemini to go on with\n")
+        assert len(clinvk.agent.calls()) == 1
+
+
+class TestResume:
+    def test_an_id_or_its_beginning_and_the_prompt_also_from_stdin(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, SECOND)
+        begun(clinvk, FIRST)
+        for reference in (session, session[:4], session[:9].upper()):
+            assert json.loads(clinvk.run("resume", reference, "go on").stdout)["session_id"] == session
+        assert clinvk.run("resume", session, stdin=b"typed").returncode == 0
+        assert clinvk.prompts == ["first", "first", "go on", "go on", "go on", "typed"]
+        assert f"--resume={SECOND}" in clinvk.agent.calls()[2].argv
+
+    def test_last_and_here_take_the_prompt_as_their_only_word(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "there").mkdir()
+        begun(clinvk, FIRST, "-w", "there")
+        begun(clinvk, SECOND)
+        for arguments, handle in (
+            (["resume", "--last"], SECOND),
+            (["resume", "--here"], SECOND),
+            (["resume", "--here", "-w", "there"], FIRST),
+            (["resume", "--last", "-w", "there"], FIRST),
+        ):
+            assert f"--resume={handle}" in clinvk.run(*arguments, "--dry-run", "go on").stdout
+        done = clinvk.run("resume", "--last", "1234abcd", "go on")
+        assert (done.returncode, done.stdout) == (1, "")
+
+    @pytest.mark.parametrize("reference", ["deadbeef", "abc", "no id", "g" * 32, "", "a" * 33])
+    def test_an_id_that_names_nothing_is_4(self, clinvk: Clinvk, reference: str) -> None:
+        begun(clinvk)
+        done = clinvk.run("resume", reference, "go on")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+        assert len(clinvk.agent.calls()) == 1
+
+    def test_several_that_begin_so_are_4_and_named(self, clinvk: Clinvk) -> None:
+        ids = [f"abcd{digit * 28}" for digit in "12"]
+        for session, own in zip([begun(clinvk), begun(clinvk)], ids, strict=True):
+            change(clinvk, "PRAGMA foreign_keys = OFF")
+            change(clinvk, "UPDATE sessions SET id = ? WHERE id = ?", own, session)
+        done = clinvk.run("resume", "abcd", "go on")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert all(own in done.stderr for own in ids)
+        assert clinvk.run("resume", "abcd1", "--dry-run", "go on").returncode == 0
+
+    def test_without_an_id_and_a_terminal_it_is_4(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        done = clinvk.run("resume")
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "--last" in done.stderr
+
+    def test_a_conversation_is_not_moved_nor_given_to_another_agent(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "other").mkdir()
+        session = begun(clinvk)
+        assert clinvk.run("resume", session, "-w", ".", "--dry-run", "x").returncode == 0
+        for arguments in (["-w", "other"], ["-b", "codex"]):
+            done = clinvk.run("resume", session, *arguments, "x")
+            assert (done.returncode, done.stdout) == (1, "")
+        assert len(clinvk.agent.calls()) == 1
+
+    def test_it_goes_to_the_sessions_directory_and_says_when_that_is_gone(self, clinvk: Clinvk) -> None:
+        there = clinvk.folder / "there"
+        there.mkdir()
+        session = begun(clinvk, FIRST, "-w", "there")
+        done = clinvk.run("-o", "stream-json", "resume", session, "go on", before="cd /")
+        assert clinvk.agent.calls()[-1].cwd == str(there)
+        assert json.loads(done.stdout.splitlines()[0])["content"]["working_dir"] == str(there)
+        there.rmdir()
+        done = clinvk.run("resume", session, "go on")
+        assert done.returncode == 1
+        assert "does not exist any more" in done.stderr
+
+    def test_one_whose_agent_is_not_installed_is_2_with_the_hint(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        (clinvk.agent.folder / "claude").unlink()
+        done = clinvk.run("resume", session, "go on")
+        assert done.returncode == 2
+        assert "npm install -g @anthropic-ai/claude-code" in done.stderr
+
+    def test_one_whose_agent_has_lost_it_is_4(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        forget(clinvk)
+        done = clinvk.run("resume", session, "go on")
+        assert done.returncode == 4
+        assert "starting another" not in done.stderr
+
+    def test_one_that_never_told_its_handle_is_4(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([hang()])
+        with clinvk.started("hello") as process:
+            until(lambda: len(clinvk.agent.calls()) == 1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(15) == 7
+        session = json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"][0]
+        done = clinvk.run("resume", session["id"], "go on")
+        assert (done.returncode, session["backend_session_id"]) == (4, None)
+        assert clinvk.run("-c", "go on").returncode == 4
+
+    def test_a_second_run_of_a_session_is_refused_at_once_with_4(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
+        with clinvk.started("resume", session, "slow") as process:
+            until((clinvk.folder / "up").exists)
+            for arguments in (["resume", session, "x"], ["-c", "x"], ["sessions", "delete", session]):
+                done = clinvk.run(*arguments)
+                assert (done.returncode, done.stdout) == (4, "")
+                assert "busy" in done.stderr
+            (clinvk.folder / "go").touch()
+            assert process.wait(15) == 0
+        assert clinvk.run("resume", session, "x").returncode == 0
+
+    def test_ctrl_c_pauses_a_session_which_can_be_continued(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([*claude_says("begun", session=FIRST)[:4], hang()], when="slow")
+        with clinvk.started("-o", "text", "slow") as process:
+            assert process.stdout
+            read_until(process.stdout.fileno(), b"begun")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(15) == 7
+        kept = json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"][0]
+        assert (kept["status"], kept["backend_session_id"]) == ("paused", FIRST)
+        clinvk.agent.play(claude_says("x"))
+        assert json.loads(clinvk.run("go on").stdout)["session_id"] == kept["id"]
+
+    def test_a_session_whose_clinvk_was_killed_can_be_continued(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([*claude_says("begun", session=FIRST)[:4], hang()], when="slow")
+        with clinvk.started("slow") as process:
+            until(lambda: FIRST in clinvk.run("sessions", "list", "--json").stdout)
+            process.kill()
+            process.wait(15)
+        clinvk.agent.end()
+        clinvk.agent.play(claude_says("x"))
+        assert clinvk.run("-c", "go on").returncode == 0
+        assert handle_of_last(clinvk) == f"--resume={FIRST}"
+
+
+class TestInteractive:
+    @pytest.mark.parametrize(
+        ("backend", "argv"),
+        [
+            ("claude", ("--model=opus", f"--resume={FIRST}")),
+            ("codex", ("resume", "--model=gpt-6-astra", FIRST)),
+            ("gemini", ("--model=pro", f"--resume={FIRST}")),
+        ],
+    )
+    def test_the_terminal_goes_to_the_agents_own_program(
+        self, clinvk: Clinvk, backend: str, argv: tuple[str, ...]
+    ) -> None:
+        (clinvk.folder / "there").mkdir()
+        session = begun(clinvk, FIRST, "-w", "there", backend=backend)
+        clinvk.settings(f"backends: {{{backend}: {{env: {{OWN: set}}}}}}")
+        clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
+        env = {"CLINVK_API_KEYS": "secret", "KEPT": "1"}
+        with on_terminal(clinvk, "resume", "-i", session, "-m", "best", env=env) as terminal:
+            assert terminal.ended() == 0
+        call = clinvk.agent.calls()[-1]
+        assert (call.name, call.argv[-len(argv) :], call.cwd) == (backend, argv, str(clinvk.folder / "there"))
+        assert (call.env.get("OWN"), call.env.get("KEPT"), call.env.get("CLINVK_API_KEYS")) == ("set", "1", None)
+        assert call.pid == terminal.process.pid
+
+    def test_a_dry_run_shows_its_command(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        done = clinvk.run("resume", "--last", "-i", "--dry-run")
+        assert done.stdout == f"cd {clinvk.folder} && claude --resume={FIRST}\n"
+
+    def test_it_is_refused_without_a_terminal_with_a_prompt_and_with_its_flags(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        for arguments in (
+            [],
+            ["a prompt"],
+            ["--timeout", "3"],
+            ["--system-prompt", "x"],
+            ["--sandbox-mode", "read-only"],
+            ["--approval-mode", "none"],
+        ):
+            done = clinvk.run("resume", "-i", "--last", *arguments)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert len(clinvk.agent.calls()) == 1
+
+    def test_a_rule_of_the_settings_is_not_dropped_unless_a_flag_says_so(self, clinvk: Clinvk) -> None:
+        begun(clinvk)
+        clinvk.settings("unified_flags: {sandbox_mode: read-only}")
+        done = clinvk.run("resume", "-i", "--last", "--dry-run")
+        assert done.returncode == 1
+        assert "--sandbox-mode default" in done.stderr
+        assert clinvk.run("resume", "-i", "--last", "--dry-run", "--sandbox-mode", "default").returncode == 0
+
+    def test_a_fork_needs_a_prompt_first(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        fork = clinvk.run("sessions", "fork", session).stdout.strip()
+        assert clinvk.run("resume", "-i", fork, "--dry-run").returncode == 4
+        clinvk.agent.play(claude_says("x", session=SECOND))
+        assert clinvk.run("resume", fork, "branch off").returncode == 0
+        assert "--fork-session" in clinvk.agent.calls()[-1].argv
+        assert f"--resume={SECOND}" in clinvk.run("resume", "-i", fork, "--dry-run").stdout
+
+
+class TestPicker:
+    @pytest.fixture
+    def sessions(self, clinvk: Clinvk) -> list[str]:
+        """Three sessions, the newest first, with titles."""
+        found = [begun(clinvk, handle) for handle in (SECOND, FIRST, SECOND)][::-1]
+        for session, title in zip(found, ["newest", "middle one", "oldest"], strict=True):
+            clinvk.run("sessions", "rename", session, title)
+        return found
+
+    @pytest.mark.parametrize(
+        ("keys", "chosen"),
+        [
+            (ENTER, 0),
+            (DOWN + ENTER, 1),
+            (DOWN + DOWN + DOWN + UP + ENTER, 1),
+            (b"\x1bOB" + ENTER, 1),
+            (b"middle" + ENTER, 1),
+            (b"nothing so\x15OLD" + ENTER, 2),
+        ],
+    )
+    def test_keys_choose_and_the_prompt_is_asked_for(
+        self, clinvk: Clinvk, sessions: list[str], keys: bytes, chosen: int
+    ) -> None:
+        with on_terminal(clinvk, "-o", "json", "resume") as terminal:
+            terminal.until("up/down choose")
+            terminal.type(keys)
+            terminal.until("prompt for claude")
+            assert terminal.present_mode() == terminal.mode
+            terminal.type(b"typed here\r")
+            assert terminal.ended() == 0
+        assert sessions[chosen] in terminal.plain().decode()
+        assert clinvk.prompts[-1] == "typed here"
+
+    def test_an_empty_line_opens_the_agents_own_program(self, clinvk: Clinvk, sessions: list[str]) -> None:
+        clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
+        with on_terminal(clinvk, "resume") as terminal:
+            terminal.until("up/down choose")
+            terminal.type(ENTER)
+            terminal.until("prompt for claude")
+            terminal.type(ENTER)
+            assert terminal.ended() == 0
+        assert "-p" not in clinvk.agent.calls()[-1].argv
+
+    @pytest.mark.parametrize("leave", [ESCAPE, INTERRUPT, b"\x04", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_leaving_is_7_starts_nothing_and_leaves_the_terminal_as_it_was(
+        self, clinvk: Clinvk, sessions: list[str], leave: bytes | signal.Signals
+    ) -> None:
+        with on_terminal(clinvk, "resume") as terminal:
+            terminal.until("up/down choose")
+            assert terminal.present_mode() != terminal.mode
+            if isinstance(leave, bytes):
+                terminal.type(leave)
+            else:
+                terminal.process.send_signal(leave)
+            assert terminal.ended() == 7
+            assert terminal.present_mode() == terminal.mode
+        assert b"\x1b[?1049l" in terminal.read
+        assert len(clinvk.agent.calls()) == 3
+
+    def test_here_shows_only_what_is_here_and_a_prompt_needs_no_list(self, clinvk: Clinvk, sessions: list[str]) -> None:
+        (clinvk.folder / "there").mkdir()
+        begun(clinvk, FIRST, "-w", "there")
+        with on_terminal(clinvk, "resume", "--here") as terminal:
+            assert "there" not in terminal.until("1 of 3")
+            terminal.type(ESCAPE)
+            assert terminal.ended() == 7
+        with on_terminal(clinvk, "resume", "--here", "go on") as terminal:
+            assert terminal.ended() == 0
+        assert sessions[0] in terminal.plain().decode()
+
+    def test_nothing_to_choose_from_is_4(self, clinvk: Clinvk) -> None:
+        with on_terminal(clinvk, "resume") as terminal:
+            assert terminal.ended() == 4
+        assert b"no session to go on with" in terminal.read
+
+    def test_a_terminal_without_a_cursor_is_none(self, clinvk: Clinvk, sessions: list[str]) -> None:
+        with on_terminal(clinvk, "resume", env={"TERM": "dumb"}) as terminal:
+            assert terminal.ended() == 4
+
+
+class TestStoreThatCannotBeUsed:
+    @pytest.fixture
+    def damaged(self, clinvk: Clinvk) -> Path:
+        file = Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db"
+        file.parent.mkdir()
+        file.write_bytes(b"this is no database" * 1000)
+        return file
+
+    @pytest.mark.parametrize(
+        "arguments", [["hello"], ["--new", "hello"], ["-c", "hello"], ["resume", "--last", "x"], ["sessions", "list"]]
+    )
+    def test_a_command_is_1_with_one_line_and_starts_no_agent(
+        self, clinvk: Clinvk, damaged: Path, arguments: list[str]
+    ) -> None:
+        done = clinvk.run(*arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert str(damaged) in done.stderr
+        assert damaged.read_bytes() == b"this is no database" * 1000
+        assert clinvk.agent.calls() == []
+
+    def test_an_ephemeral_prompt_runs_with_a_warning(self, clinvk: Clinvk, damaged: Path) -> None:
+        clinvk.agent.play(claude_says("x"))
+        done = clinvk.run("--ephemeral", "-o", "text", "hello")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "x\n", 1)
+        assert "not recorded" in done.stderr
+        assert len(clinvk.agent.calls()) == 1
+
+
+def test_an_ephemeral_prompt_leaves_none_of_its_text_behind(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("an answer like no other"))
+    assert clinvk.run("--ephemeral", "a question like no other").returncode == 0
+    home = Path(clinvk.agent.env["HOME"]) / ".clinvk"
+    kept = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    assert b"like no other" not in kept
+    assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["total"] == 0
+
+
+@pytest.mark.timeout(60)
+def test_many_command_lines_at_once_keep_each_session_once(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    started = [
+        subprocess.Popen(
+            [clinvk.command, "--new", f"prompt {number}"],
+            cwd=clinvk.folder,
+            env=clinvk.agent.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(12)
+    ]
+    told = [process.communicate(timeout=50) for process in started]
+    assert [(process.returncode, stderr) for process, (_, stderr) in zip(started, told, strict=True)] == [(0, b"")] * 12
+    printed = sorted(json.loads(stdout)["session_id"] for stdout, _ in told)
+    kept = json.loads(clinvk.run("sessions", "list", "--json", "-n", "0").stdout)["sessions"]
+    assert sorted(session["id"] for session in kept) == printed
+    assert {session["status"] for session in kept} == {"completed"}
+    assert os.listdir(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "owners") == []

@@ -1,0 +1,404 @@
+"""`clinvk sessions`: listed, shown, changed, written out and deleted."""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.terminal import on_terminal
+from clinvk.cli.sessions import Shown
+from clinvk.cli.sessions_changes import Cleaned, Deleted
+from clinvk.cli.sessions_export import Exported
+from clinvk.cli.table import width
+from clinvk.dialects.records import SessionList, SessionView
+from scripted.steps import claude_says, exits, says, stderr, touch, wait_for
+
+T = TypeVar("T")
+
+HANDLE = "aaaaaaaa-1111-4111-8111-111111111111"
+
+
+def begun(clinvk: Clinvk, prompt: str = "hello", *arguments: str, backend: str = "claude") -> str:
+    """Begin a session; give its id."""
+    clinvk.agent.play(says(backend, "the answer"))
+    return json.loads(clinvk.run("--new", "-b", backend, *arguments, "--", prompt).stdout)["session_id"]
+
+
+def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
+    """Run a command of `sessions` with --json; give what it prints."""
+    done = clinvk.run("sessions", *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return msgspec.json.decode(done.stdout, type=kind)
+
+
+def shown(clinvk: Clinvk, session: str) -> Shown:
+    """Give what `sessions show` prints."""
+    return told(clinvk, Shown, "show", session)
+
+
+def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
+    """Give the ids that `sessions list` prints, in its order."""
+    return [session.id for session in told(clinvk, SessionList, "list", *arguments).sessions]
+
+
+def age(clinvk: Clinvk, session: str, seconds: float) -> None:
+    """Let a session be used last so long ago."""
+    with sqlite3.connect(Path(clinvk.agent.env["HOME"]) / ".clinvk" / "clinvk.db") as db:
+        db.execute("UPDATE sessions SET last_used = ? WHERE id = ?", (time.time() - seconds, session))
+    db.close()
+
+
+class TestList:
+    def test_it_is_a_table_the_newest_first_with_ids_that_are_accepted(self, clinvk: Clinvk) -> None:
+        first = begun(clinvk, "the first prompt\nof two lines")
+        second = begun(clinvk, "other", backend="codex")
+        age(clinvk, first, 7300)
+        done = clinvk.run("sessions", "list")
+        assert done.stderr == ""
+        head, *rows = [line.split(maxsplit=4) for line in done.stdout.splitlines()]
+        assert head == [
+            "ID",
+            "BACKEND",
+            "STATUS",
+            "TURNS",
+            "USED      DIRECTORY" + " " * (len(str(clinvk.folder)) - 7) + "TITLE",
+        ]
+        assert [row[:4] for row in rows] == [
+            [second[:8], "codex", "completed", "1"],
+            [first[:8], "claude", "completed", "1"],
+        ]
+        assert rows[1][4].startswith("2 h ago   ")
+        assert rows[1][4].endswith("  the first prompt of two lines")
+        for row, session in zip(rows, (second, first), strict=True):
+            assert shown(clinvk, row[0]).id == session
+
+    def test_json_is_what_the_server_gives(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        answer = told(clinvk, SessionList, "list")
+        assert (answer.total, answer.limit, answer.offset) == (1, 20, 0)
+        assert clinvk.run("-o", "json", "sessions", "list").stdout == clinvk.run("sessions", "list", "--json").stdout
+        (item,) = answer.sessions
+        assert (item.id, item.token_usage.output_tokens, item.turn_count) == (session, 5, 1)
+        assert item.last_used.endswith("Z")
+
+    def test_filters_choose(self, clinvk: Clinvk) -> None:
+        (clinvk.folder / "there").mkdir()
+        elsewhere = begun(clinvk, "Wo ist die STRASSE?", "-w", "there")
+        codex = begun(clinvk, "other", backend="codex")
+        clinvk.agent.play([stderr("no"), exits(9)])
+        clinvk.run("--new", "fails")
+        (failed,) = listed(clinvk, "--status", "error")
+        clinvk.run("sessions", "tag", elsewhere, "work")
+        assert listed(clinvk) == [failed, codex, elsewhere]
+        assert listed(clinvk, "-b", "codex") == [codex]
+        assert listed(clinvk, "--tag", "work") == [elsewhere]
+        assert listed(clinvk, "--search", "strasse") == [elsewhere]
+        assert listed(clinvk, "--here") == [failed, codex]
+        assert listed(clinvk, "--workdir", "there") == [elsewhere]
+        assert listed(clinvk, "-n", "1") == [failed]
+        assert listed(clinvk, "--limit", "0") == [failed, codex, elsewhere]
+        done = clinvk.run("sessions", "list", "-n", "2")
+        assert (len(done.stdout.splitlines()), done.stderr) == (3, "clinvk: 2 of 3; --limit 0 shows all\n")
+
+    def test_nothing_is_said_on_stderr(self, clinvk: Clinvk) -> None:
+        done = clinvk.run("sessions", "list")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr == "clinvk: no sessions yet: each prompt makes one\n"
+        begun(clinvk)
+        done = clinvk.run("sessions", "list", "-b", "codex")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no sessions match\n")
+        assert listed(clinvk, "-b", "codex") == []
+
+    def test_an_unknown_backend_is_2_and_a_missing_directory_1(self, clinvk: Clinvk) -> None:
+        assert clinvk.run("sessions", "list", "-b", "cluade").returncode == 2
+        assert clinvk.run("sessions", "list", "-w", "nowhere").returncode == 1
+
+    @pytest.mark.parametrize("columns", [80, 60, 41, 20])
+    def test_it_fits_the_terminal_whatever_the_prompts_are(self, clinvk: Clinvk, columns: int) -> None:
+        begun(clinvk, "長い" * 40 + "\x1b[31mred\x07")
+        begun(clinvk, "e\u0301" * 50)
+        begun(clinvk, "-" * 200)
+        with on_terminal(clinvk, "sessions", "list", columns=columns) as terminal:
+            assert terminal.ended() == 0
+        lines = terminal.read.decode().splitlines()
+        assert len(lines) == 4
+        assert max(map(width, lines)) <= columns
+        assert b"\x1b" not in terminal.read
+        if columns == 80:
+            assert all("…" in line for line in lines[1:])
+
+    def test_a_status_is_colored_on_a_terminal_unless_somebody_minds(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([stderr("no"), exits(9)])
+        clinvk.run("fails")
+        for env, arguments, is_colored in (
+            ({}, [], True),
+            ({"NO_COLOR": "1"}, [], False),
+            ({"TERM": "dumb"}, [], False),
+            ({"CLINVK_OUTPUT__COLOR": "false"}, [], False),
+            ({}, ["--json"], False),
+        ):
+            with on_terminal(clinvk, "sessions", "list", *arguments, env=env) as terminal:
+                assert terminal.ended() == 0
+            assert (b"\x1b[31merror" in terminal.read) == is_colored
+        assert "\x1b" not in clinvk.run("sessions", "list").stdout
+
+
+class TestShow:
+    def test_it_has_all_fields_and_the_turns(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "first question")
+        clinvk.run("second question")
+        clinvk.run("sessions", "tag", session, "work")
+        clinvk.run("sessions", "rename", session, "A title")
+        lines = clinvk.run("sessions", "show", session[:6]).stdout.splitlines()
+        fields = dict(line.split(maxsplit=1) for line in lines[: lines.index("")])
+        assert (fields["id"], fields["title"], fields["prompt"]) == (session, "A title", "first question")
+        assert fields["backend"] == "claude (claude-scripted)"
+        assert (fields["turns"], fields["tags"]) == ("2", "work")
+        assert fields["tokens"] == "24 in (4 cached), 10 out"
+        assert fields["directory"] == str(clinvk.folder)
+        turns = [line.split() for line in lines[lines.index("") + 2 :]]
+        assert [(turn[0], turn[1], turn[-2:]) for turn in turns] == [
+            ("1", "finished", ["first", "question"]),
+            ("2", "finished", ["second", "question"]),
+        ]
+
+    def test_json_has_the_turns_oldest_first(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "first")
+        clinvk.run("second")
+        found = shown(clinvk, session)
+        assert [(turn.prompt, turn.state, turn.token_usage.input_tokens) for turn in found.turns] == [
+            ("first", "finished", 12),
+            ("second", "finished", 12),
+        ]
+        assert (found.id, found.status, found.turn_count) == (session, "completed", 2)
+
+    def test_why_the_last_run_failed_is_shown(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([stderr("something broke\n"), exits(9)])
+        clinvk.run("fails")
+        (session,) = listed(clinvk)
+        assert "something broke" in clinvk.run("sessions", "show", session).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["show"], ["delete", "--yes"], ["fork"], ["tag", "--remove", "x"], ["rename", "-o", "text"], ["export"]],
+)
+@pytest.mark.parametrize("reference", ["4", "8", "abc", "no id"])
+def test_an_id_that_names_nothing_is_4_and_changes_nothing(
+    clinvk: Clinvk, arguments: Sequence[str], reference: str
+) -> None:
+    session = begun(clinvk)
+    if reference.isdecimal():
+        reference = ("f" if session[0] != "f" else "0") * int(reference)
+    before = told(clinvk, SessionList, "list")
+    more = ["a title"] if arguments[0] == "rename" else [session] if arguments[0] == "delete" else []
+    done = clinvk.run("sessions", *arguments, reference, *more)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+    assert told(clinvk, SessionList, "list") == before
+
+
+class TestDelete:
+    def test_it_deletes_all_that_are_named_once(self, clinvk: Clinvk) -> None:
+        first, second, third = begun(clinvk, "one"), begun(clinvk, "two"), begun(clinvk, "three")
+        done = clinvk.run("sessions", "delete", first[:8], first, third)
+        assert (done.returncode, done.stdout) == (0, f"deleted {first[:8]}  one\ndeleted {third[:8]}  three\n")
+        assert listed(clinvk) == [second]
+        assert told(clinvk, Deleted, "delete", second) == Deleted([second], dry_run=False)
+
+    def test_a_dry_run_deletes_nothing(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        assert clinvk.run("sessions", "delete", session, "--dry-run").stdout.startswith("would delete ")
+        assert listed(clinvk) == [session]
+
+    @pytest.mark.parametrize(("typed", "is_deleted"), [("y", True), ("YES", True), ("", False), ("n", False)])
+    def test_on_a_terminal_it_asks(self, clinvk: Clinvk, typed: str, is_deleted: bool) -> None:
+        session = begun(clinvk)
+        with on_terminal(clinvk, "sessions", "delete", session) as terminal:
+            terminal.until(f"delete {session[:8]}  hello? [y/N] ")
+            terminal.type(f"{typed}\r".encode())
+            assert terminal.ended() == (0 if is_deleted else 7)
+        assert listed(clinvk) == ([] if is_deleted else [session])
+
+    def test_yes_does_not_ask(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        with on_terminal(clinvk, "sessions", "delete", "-y", session) as terminal:
+            assert terminal.ended() == 0
+        assert listed(clinvk) == []
+
+    def test_one_that_is_busy_stays_and_the_others_go(self, clinvk: Clinvk) -> None:
+        busy, other = begun(clinvk), begun(clinvk)
+        clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
+        with clinvk.started("resume", busy, "slow") as process:
+            until((clinvk.folder / "up").exists)
+            done = clinvk.run("sessions", "delete", busy, other)
+            (clinvk.folder / "go").touch()
+            assert process.wait(15) == 0
+        assert done.returncode == 4
+        assert done.stdout.startswith(f"deleted {other[:8]}")
+        assert listed(clinvk) == [busy]
+
+
+class TestClean:
+    def test_it_deletes_what_was_last_used_before_the_settings_allow(self, clinvk: Clinvk) -> None:
+        old, older, recent = begun(clinvk), begun(clinvk), begun(clinvk)
+        age(clinvk, old, 29 * 86400)
+        age(clinvk, older, 31 * 86400)
+        assert told(clinvk, Cleaned, "clean", "--dry-run").deleted == 1
+        assert listed(clinvk) == [recent, old, older]
+        assert clinvk.run("sessions", "clean").stdout.startswith("deleted 1 session, last used before ")
+        assert listed(clinvk) == [recent, old]
+
+    @pytest.mark.parametrize(("given", "left"), [("30", 2), ("30d", 2), ("12h", 1), ("2w", 2), ("1W", 1), (" 3 d ", 1)])
+    def test_an_age_may_be_given(self, clinvk: Clinvk, given: str, left: int) -> None:
+        begun(clinvk)
+        age(clinvk, begun(clinvk), 10 * 86400)
+        assert clinvk.run("sessions", "clean", "--older-than", given).returncode == 0
+        assert len(listed(clinvk)) == left
+
+    @pytest.mark.parametrize("given", ["", "soon", "-1", "1.5d", "30m", "0", "0d", "1y", "٣d", "9999999d", "d"])
+    def test_nonsense_is_1_and_deletes_nothing(self, clinvk: Clinvk, given: str) -> None:
+        age(clinvk, begun(clinvk), 10**8)
+        done = clinvk.run("sessions", "clean", f"--older-than={given}")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert repr(given) in done.stderr
+        assert len(listed(clinvk)) == 1
+
+    def test_0_in_the_settings_keeps_for_ever_and_says_so(self, clinvk: Clinvk) -> None:
+        age(clinvk, begun(clinvk), 10**8)
+        clinvk.settings("session: {retention_days: 0}")
+        done = clinvk.run("sessions", "clean")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "for ever" in done.stderr
+        assert len(listed(clinvk)) == 1
+        assert clinvk.run("sessions", "clean", "--older-than", "1w").returncode == 0
+        assert listed(clinvk) == []
+
+    def test_an_age_beyond_all_times_is_none(self, clinvk: Clinvk) -> None:
+        age(clinvk, begun(clinvk), 86400)
+        assert told(clinvk, Cleaned, "clean", "--older-than", "999999w").deleted == 0
+
+
+class TestDescribe:
+    def test_tags_are_added_and_removed(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        assert clinvk.run("sessions", "tag", session, "a", "b c", "a").stdout == f"{session[:8]}  a, b c\n"
+        assert told(clinvk, SessionView, "tag", session, "d", "--remove", "a", "--remove=x").tags == ("b c", "d")
+        assert clinvk.run("sessions", "tag", session, "--remove", "b c", "--remove", "d").stdout.endswith("(no tags)\n")
+
+    @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "x" * 101])
+    def test_what_is_no_tag_is_1(self, clinvk: Clinvk, tag: str) -> None:
+        session = begun(clinvk)
+        done = clinvk.run("sessions", "tag", session, tag)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert shown(clinvk, session).tags == ()
+
+    def test_a_tag_needs_to_be_given(self, clinvk: Clinvk) -> None:
+        assert clinvk.run("sessions", "tag", begun(clinvk)).returncode == 1
+
+    def test_a_title_stands_in_place_of_the_prompt_until_it_is_taken_away(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "the prompt")
+        assert clinvk.run("sessions", "rename", session, " What it  is ").stdout == f"{session[:8]}  What it is\n"
+        assert clinvk.run("sessions", "list").stdout.endswith("  What it is\n")
+        assert clinvk.run("sessions", "rename", session, "").returncode == 0
+        assert clinvk.run("sessions", "list").stdout.endswith("  the prompt\n")
+        assert clinvk.run("sessions", "rename", session, "x" * 501).returncode == 1
+
+    def test_a_dry_run_changes_nothing(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        before = shown(clinvk, session)
+        assert told(clinvk, SessionView, "rename", session, "x", "--dry-run").title == "x"
+        assert told(clinvk, SessionView, "tag", session, "x", "--dry-run").tags == ("x",)
+        clinvk.run("sessions", "fork", session, "--dry-run")
+        assert shown(clinvk, session) == before
+        assert listed(clinvk) == [session]
+
+
+class TestFork:
+    def test_its_id_is_printed_and_its_first_prompt_branches_off(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "the prompt")
+        done = clinvk.run("sessions", "fork", session[:8])
+        fork = done.stdout.strip()
+        assert (done.returncode, len(fork)) == (0, 32)
+        assert shown(clinvk, fork).parent_id == session
+        clinvk.agent.play(claude_says("x", session=HANDLE))
+        assert clinvk.run("resume", fork, "go on").returncode == 0
+        assert "--fork-session" in clinvk.agent.calls()[-1].argv
+        assert shown(clinvk, fork).backend_session_id == HANDLE
+        assert shown(clinvk, session).backend_session_id != HANDLE
+
+    def test_json_is_the_session(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        assert told(clinvk, SessionView, "fork", session).parent_id == session
+
+    def test_one_that_cannot_be_continued_is_4(self, clinvk: Clinvk) -> None:
+        clinvk.agent.play([exits(9)])
+        clinvk.run("fails")
+        (session,) = listed(clinvk)
+        assert clinvk.run("sessions", "fork", session).returncode == 4
+
+
+class TestExport:
+    def test_markdown_has_all_prompts_and_answers(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "first *question*\n\nwith two paragraphs")
+        clinvk.agent.play([*claude_says("half")[:5], exits(9)])
+        clinvk.run("second question")
+        text = clinvk.run("sessions", "export", session).stdout
+        assert text.startswith(f"# first *question* with two paragraphs\n\n- session: {session}\n")
+        parts = ["## 1. Prompt\n\nfirst *question*\n\nwith two paragraphs\n", "## 1. Answer\n\nthe answer\n"]
+        parts += ["## 2. Prompt\n\nsecond question\n", "## 2. Answer\n\nhalf\n", "> failed: "]
+        assert [text.find(part) for part in parts] == sorted(text.find(part) for part in parts)
+        assert all(part in text for part in parts)
+
+    def test_json_has_the_whole_text(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk, "long " * 1000)
+        (turn,) = told(clinvk, Exported, "export", session).turns
+        assert (turn.prompt, turn.output) == ("long " * 1000, "the answer")
+        as_json = clinvk.run("sessions", "export", session, "--format", "json").stdout
+        assert as_json == clinvk.run("sessions", "export", session, "--json").stdout
+        assert clinvk.run("sessions", "export", session, "--json", "--format", "markdown").returncode == 1
+
+    def test_a_file_is_written_at_once_or_not_at_all(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        (clinvk.folder / "real.md").write_text("before")
+        (clinvk.folder / "out.md").symlink_to("real.md")
+        done = clinvk.run("sessions", "export", session, "-O", "out.md")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert (clinvk.folder / "real.md").read_text() == clinvk.run("sessions", "export", session).stdout
+        assert (clinvk.folder / "out.md").is_symlink()
+        for target in ("nowhere/x.md", "."):
+            failed = clinvk.run("sessions", "export", session, "--output", target)
+            assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+        assert sorted(os.listdir(clinvk.folder)) == ["out.md", "real.md"]
+
+
+class TestEarlierStore:
+    def test_it_is_imported_once_and_damaged_files_are_named(self, clinvk: Clinvk) -> None:
+        folder = Path(clinvk.agent.env["HOME"]) / ".clinvk" / "sessions"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            session = {
+                "id": f"{number}" * 32,
+                "backend": "claude",
+                "created_at": f"2025-01-0{number + 1}T00:00:00Z",
+                "last_used": f"2025-01-0{number + 1}T00:00:00Z",
+                "working_dir": str(clinvk.folder),
+                "backend_session_id": HANDLE,
+                "initial_prompt": f"prompt {number}",
+                "status": "completed",
+            }
+            (folder / f"{number}.json").write_text(json.dumps(session))
+        (folder / "broken.json").write_text("{")
+        done = clinvk.run("resume", "--last", "--dry-run", "x")
+        first, *rest = done.stderr.splitlines()
+        assert first == "clinvk: imported 3 sessions of an earlier clinvk; its files are as they were"
+        assert rest[0].startswith(f"clinvk: not imported: {folder}/broken.json: ")
+        assert f"--resume={HANDLE}" in done.stdout
+        assert listed(clinvk) == ["2" * 32, "1" * 32, "0" * 32]
+        assert len(list(folder.iterdir())) == 4

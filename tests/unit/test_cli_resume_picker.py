@@ -1,0 +1,108 @@
+"""Choosing a session: keys in, lines out."""
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.cli.picker import Keys, Picker
+from clinvk.cli.table import width
+from clinvk.session import Session
+
+NOW = 1_700_000_000.0
+ONE = Session(
+    id="a" * 32,
+    backend="claude",
+    created_at=NOW,
+    last_used=NOW,
+    working_dir="/x",
+    initial_prompt="prompt 0",
+    status="paused",
+)
+
+
+def some(number: int) -> list[Session]:
+    return [replace(ONE, id=f"{at:032x}", initial_prompt=f"prompt {at}") for at in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"ab", ["a", "b"]),
+        ("é長".encode(), ["é", "長"]),
+        (b"\x1b[A\x1b[B\x1bOA", ["up", "down", "up"]),
+        (b"\x1b[5~\x1b[6~\x1b[H\x1b[4~", ["page_up", "page_down", "home", "end"]),
+        (b"\r\n", ["enter", "enter"]),
+        (b"\x7f\x15\x10\x0e", ["erase", "erase_all", "up", "down"]),
+        (b"\x03\x04", ["escape", "escape"]),
+        (b"\x1b[1;5C\x1b[200~\t\x1a", ["", "", "", ""]),
+        (b"\x1bx", ["escape", "x"]),
+        (b"\xffa", ["a"]),
+    ],
+)
+def test_bytes_are_keys_however_they_are_cut(data: bytes, expected: list[str]) -> None:
+    assert Keys().feed(data) == expected
+    apart = Keys()
+    assert [key for at in range(len(data)) for key in apart.feed(data[at : at + 1])] == expected
+    assert not apart.is_waiting
+
+
+def test_escape_alone_is_a_key_once_nothing_followed() -> None:
+    keys = Keys()
+    assert (keys.feed(b"\x1b"), keys.is_waiting, keys.flush()) == ([], True, ["escape"])
+    assert (keys.feed(b"\x1b["), keys.flush(), keys.flush()) == ([], ["escape"], [])
+    assert (keys.feed(b"\xc3"), keys.is_waiting, keys.feed(b"\xa9")) == ([], False, ["é"])
+
+
+def test_the_mark_stays_in_the_list_and_in_sight() -> None:
+    picker = Picker(some(100), NOW, None)
+    for key in [*["down"] * 40, "up", "page_down", "page_down", "end", "down", "page_up", "home", "up", "down"]:
+        picker.press(key)
+        lines = picker.lines(80, 24)
+        (marked,) = [line for line in lines if "\x1b[7m" in line]
+        assert picker.marked
+        assert picker.marked.initial_prompt in marked
+        assert len(lines) <= 24
+    assert picker.marked == some(100)[1]
+
+
+def test_typing_searches_and_what_is_found_begins_at_its_first() -> None:
+    picker = Picker(some(5), NOW, None)
+    picker.press("down")
+    picker.press("x")
+    picker.press("y")
+    assert (picker.text, picker.state) == ("xy", "searching")
+    picker.show(some(2))
+    assert (picker.state, picker.marked) == ("open", some(2)[0])
+    picker.press("erase")
+    assert (picker.text, picker.state) == ("x", "searching")
+    picker.press("erase_all")
+    assert picker.text == ""
+
+
+def test_a_key_that_does_nothing_searches_for_nothing() -> None:
+    picker = Picker(some(2), NOW, None)
+    for key in ("", "erase", "erase_all"):
+        picker.press(key)
+    assert picker.state == "open"
+
+
+def test_enter_chooses_only_what_is_there() -> None:
+    picker = Picker([], NOW, None)
+    picker.press("enter")
+    assert (picker.state, picker.marked) == ("open", None)
+    assert any("nothing found" in line for line in picker.lines(80, 24))
+    picker.show(some(1))
+    picker.press("enter")
+    assert picker.state == "chosen"
+    assert picker.is_over
+
+
+@pytest.mark.parametrize("columns", [1, 7, 20, 80, 300])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 24])
+def test_it_fits_any_terminal(columns: int, rows: int) -> None:
+    wide = [replace(session, initial_prompt="長い" * 200, working_dir="/家" * 90) for session in some(50)]
+    picker = Picker(wide, NOW, None)
+    picker.press("長")
+    picker.show(wide)
+    lines = [line.replace("\x1b[7m", "").replace("\x1b[0m", "") for line in picker.lines(columns, rows)]
+    assert len(lines) <= rows
+    assert max(map(width, lines)) <= columns

@@ -1,0 +1,75 @@
+"""Sessions as people read them."""
+
+from msgspec.structs import replace
+
+from clinvk.cli.sessions_text import details, directory, listing, markdown, short_ids, titled
+from clinvk.events import Usage
+from clinvk.record import RunRecord
+from clinvk.session import Session
+
+NOW = 1_700_000_000.0
+
+
+SESSION = Session(
+    id="a" * 32,
+    backend="claude",
+    created_at=NOW - 90,
+    last_used=NOW - 60,
+    working_dir="/home/me/x",
+    initial_prompt="the prompt",
+    status="completed",
+)
+
+
+def test_short_ids_have_eight_digits_or_as_many_as_tell_them_apart() -> None:
+    alike = ["0123456789" + "a" * 22, "0123456789" + "ab" + "a" * 20, "f" * 32]
+    assert short_ids(alike) == ["0123456789aa", "0123456789ab", "f" * 8]
+    assert short_ids([alike[2], alike[2]]) == ["f" * 8, "f" * 8]
+    assert short_ids([]) == []
+
+
+def test_a_directory_of_the_home_begins_with_a_tilde() -> None:
+    assert directory("/home/me/x", "/home/me") == "~/x"
+    assert directory("/home/me", "/home/me/") == "~"
+    assert directory("/home/mean", "/home/me") == "/home/mean"
+    assert directory("/home/me/x", None) == "/home/me/x"
+    assert directory("/a\x1b\n", "/") == "~/a??"
+
+
+def test_a_title_beats_the_first_prompt() -> None:
+    assert titled(SESSION) == "the prompt"
+    assert titled(replace(SESSION, title="a\ntitle")) == "a title"
+
+
+def test_a_list_that_is_piped_cuts_only_what_is_very_long() -> None:
+    long = replace(SESSION, initial_prompt="word " * 10_000, working_dir="/d" * 100)
+    (_, row) = listing([long], NOW, None)
+    assert "/d" * 100 in row
+    assert len(row) < 400
+
+
+def test_details_leave_out_what_is_empty() -> None:
+    names = [line.split("  ")[0] for line in details(SESSION, NOW, None, 80)]
+    assert names == ["id", "prompt", "backend", "status", "directory", "created", "last used", "turns"]
+    more = replace(SESSION, tags=("a", "b"), token_usage=Usage(1234, 5, 6), parent_id="b" * 32, metadata={"k": 1})
+    lines = details(more, NOW, None, 80)
+    assert "tokens       1,234 in (6 cached), 5 out" in lines
+    assert "tags         a, b" in lines
+    assert 'metadata     {"k":1}' in lines
+
+
+def test_markdown_says_how_a_turn_failed_or_that_it_is_under_way() -> None:
+    failed = RunRecord(
+        id="1" * 32,
+        backend="claude",
+        prompt="one",
+        state="failed",
+        created_at=NOW,
+        ended_at=NOW,
+        error_message="it\nbroke",
+    )
+    running = RunRecord(id="2" * 32, backend="claude", prompt="two", state="running", created_at=NOW)
+    text = markdown(SESSION, [failed, running], "/home/me")
+    assert text.startswith("# the prompt\n\n- session: aaaa")
+    assert "- directory: `~/x`\n" in text
+    assert text.endswith("## 1. Prompt\n\none\n\n> failed: it broke\n\n## 2. Prompt\n\ntwo\n\n> running\n")

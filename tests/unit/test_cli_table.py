@@ -1,0 +1,105 @@
+"""Tables that fit, and times as people say them."""
+
+import unicodedata
+
+import pytest
+
+from clinvk.cli.table import Column, cut, cut_left, one_line, table, width
+from clinvk.cli.times import age_s, ago, duration
+from clinvk.errors import InvalidRequest
+
+COLUMNS = (Column("ID"), Column("N", to_right=True), Column("PLACE", 6, from_left=True), Column("TITLE", 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", 0), ("abc", 3), ("長い", 4), ("e\u0301", 1), ("\uff41", 2), ("a\u200bb", 2), ("한글", 4), ("é", 1)],
+)
+def test_width_counts_cells_of_a_terminal(text: str, expected: int) -> None:
+    assert width(text) == expected
+
+
+@pytest.mark.parametrize("text", ["plain text here", "長い長い長い長い長い", "e\u0301" * 20, "a長" * 9, ""])
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 30, 60])
+def test_what_is_cut_fits_and_is_the_beginning_or_the_end(text: str, most: int) -> None:
+    for shown, is_part in ((cut(text, most), text.startswith), (cut_left(text, most), text.endswith)):
+        assert width(shown) <= most
+        assert shown == text or (width(text) > most and is_part(shown.strip("…")))
+        assert shown == text or most == 0 or "…" in shown
+
+
+def test_one_line_has_nothing_that_steers_a_terminal() -> None:
+    text = one_line("a\r\n\tb \x1b[31m\u202e\x00\x9b c\u2028d")
+    assert text == "a b ?[31m??? c d"
+    assert all(unicodedata.category(char)[0] != "C" for char in text)
+
+
+def test_columns_are_as_wide_as_they_need_where_there_is_room() -> None:
+    rows = [("1234", "7", "/a", "first"), ("5", "12345", "/much/longer", "")]
+    assert table(COLUMNS, rows, None) == [
+        "ID        N  PLACE         TITLE",
+        "1234      7  /a            first",
+        "5     12345  /much/longer",
+    ]
+
+
+def test_the_widest_gives_way_first_and_a_place_at_its_beginning() -> None:
+    rows = [("1234", "7", "/home/someone/place", "a title that is longer than the place")]
+    assert table(COLUMNS, rows, 40)[1] == "1234  7  …someone/place  a title that i…"
+    assert table(COLUMNS, rows, 26)[1] == "1234  7  …/place  a title…"
+
+
+@pytest.mark.parametrize("most", [*range(1, 60, 3), 200])
+def test_no_line_is_wider_than_the_terminal(most: int) -> None:
+    rows = [("長い長い", "7", "/家/家/家/家/家", "題" * 30), ("1", "1" * 30, "x", "y")]
+    assert max(map(width, table(COLUMNS, rows, most))) <= most
+
+
+def test_a_style_changes_no_width() -> None:
+    rows = [("ab", "1", "x", "y")]
+    styled = table(COLUMNS, rows, 40, lambda shown, text: f"<{shown}>" if text == "ab" else shown)
+    assert styled[1].replace("<ab>", "ab") == table(COLUMNS, rows, 40)[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-5, "just now"),
+        (0.9, "just now"),
+        (1, "1 s ago"),
+        (59.9, "59 s ago"),
+        (60, "1 min ago"),
+        (3599, "59 min ago"),
+        (3600, "1 h ago"),
+        (86399, "23 h ago"),
+        (86400, "1 d ago"),
+        (59.5 * 86400, "59 d ago"),
+    ],
+)
+def test_ago_is_the_largest_unit(seconds: float, expected: str) -> None:
+    assert ago(1_700_000_000 - seconds, 1_700_000_000) == expected
+
+
+def test_long_ago_is_a_date() -> None:
+    assert ago(1_700_000_000 - 86400 * 200, 1_700_000_000) == "2023-04-28"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+)
+def test_a_duration_has_two_units_at_most(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("12h", 12), ("30", 720), ("30d", 720), ("2w", 336), ("2 W", 336), ("001d", 24)]
+)
+def test_an_age_is_hours_days_or_weeks(text: str, hours: int) -> None:
+    assert age_s(text, "--older-than") == hours * 3600
+
+
+@pytest.mark.parametrize("text", ["", "0", "0h", "-3d", "3 days", "1.5", "30m", "1e3", "٣", "d", "3dd", "99999999"])
+def test_what_is_no_age_is_refused_with_the_value(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        age_s(text, "--older-than")
+    assert repr(text) in caught.value.message
