@@ -89,8 +89,7 @@ class SessionStore(Protocol):
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Keep what has become known of a run and its session (the agent's handle, its model).
 
-        Raises:
-            RunNotFound: the run is not kept.
+        This may be put off for a moment, so it does not raise: a run that is not kept is passed over.
         """
         ...
 

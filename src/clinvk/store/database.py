@@ -50,6 +50,8 @@ class Database:
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+                # What a statement would need to be undone is kept in 64 KiB for each statement else.
+                connection.execute("PRAGMA temp_store = MEMORY")
             except BaseException:
                 connection.close()
                 raise

@@ -17,7 +17,11 @@ from clinvk.store.rows import RUNS, SESSIONS, Table, Value, readable
 if TYPE_CHECKING:
     import sqlite3
 
-_GROUPS = "SELECT backend, state, resumable, total FROM totals WHERE list = ? AND value = ?"
+_GROUPS = "SELECT backend, state, resumable, total FROM totals WHERE list = ? AND value = ? AND total > 0"
+_GROUPS_OF_DIRECTORY = (
+    "SELECT backend, status, resumable, count(*) FROM sessions WHERE working_dir = ?"
+    " GROUP BY backend, status, resumable"
+)
 _COUNT = "SELECT coalesce(sum(total), 0) FROM totals WHERE list = 'sessions'"
 _IN_ORDER = {
     "sessions": "SELECT last_used, key FROM sessions WHERE ? = '' AND backend = ? AND status = ? AND resumable = ?"
@@ -89,6 +93,8 @@ def _kind(query: SessionQuery) -> tuple[str, str]:
 
 
 def _groups(connection: "sqlite3.Connection", kind: str, value: str) -> Iterator[_Group]:
+    if kind == "directory":
+        return map(_Group._make, connection.execute(_GROUPS_OF_DIRECTORY, (value,)))
     return map(_Group._make, connection.execute(_GROUPS, (kind, value)))
 
 

@@ -33,14 +33,8 @@ class MemoryStore:
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
         """Keep what has become known of a run and its session."""
-        if run.id not in self._runs:
-            raise ids.missing(run.id, "run")
-        self._runs[run.id] = run
-        if run.session_id and run.state not in UNDER_WAY and self._holders.get(run.session_id) == run.id:
-            del self._holders[run.session_id]
-        kept = self._sessions.get(session.id) if session else None
-        if session and kept:
-            self._sessions[kept.id] = replace(session, **{name: getattr(kept, name) for name in MADE_WITH})
+        if run.id in self._runs:
+            self._change(run, session)
 
     async def append(self, run_id: str, events: Sequence[Logged]) -> None:
         """Keep events of a run."""
@@ -52,7 +46,9 @@ class MemoryStore:
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Keep the end of a run with its last events, and release its session."""
-        await self.update(run, session)
+        if run.id not in self._runs:
+            raise ids.missing(run.id, "run")
+        self._change(run, session)
         await self.append(run.id, events)
 
     async def session(self, reference: str) -> Session:
@@ -117,6 +113,13 @@ class MemoryStore:
         """Give the kept events of a run after number `after`, at most `limit`."""
         later = (event for event in self._events.get(run_id, []) if event.number > after)
         return list(islice(later, limit))
+
+    def _change(self, run: RunRecord, session: Session | None) -> None:
+        self._runs[run.id] = run
+        if run.session_id and run.state not in UNDER_WAY and self._holders.get(run.session_id) == run.id:
+            del self._holders[run.session_id]
+        if session and (kept := self._sessions.get(session.id)):
+            self._sessions[kept.id] = replace(session, **{name: getattr(kept, name) for name in MADE_WITH})
 
     def _claimed(self, session: Session, run_id: str) -> Session:
         if kept := self._sessions.get(session.id):

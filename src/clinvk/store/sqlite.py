@@ -54,6 +54,7 @@ _DELETE_OLD_RUNS = (
     "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
 )
+_FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
 _PROBE = "UPDATE search SET indexed = indexed"
 
 _T = TypeVar("_T")
@@ -95,8 +96,8 @@ class SqliteStore:
         return kept
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
-        """Keep what has become known of a run and its session."""
-        await self._writer.write(lambda db: turns.update(db, run, session))
+        """Keep what has become known of a run and its session: soon, and before anything is read here."""
+        self._writer.later(run.id, lambda db: turns.update(db, run, session))
 
     async def append(self, run_id: str, events: Sequence[Logged]) -> None:
         """Keep events of a run."""
@@ -106,6 +107,7 @@ class SqliteStore:
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Keep the end of a run with its last events, and release its session."""
         packed = await self._packed(events)
+        self._writer.forget(run.id)
         await self._writer.write(lambda db: turns.end(db, run, session, packed), must=True)
 
     async def session(self, reference: str) -> Session:
@@ -138,6 +140,7 @@ class SqliteStore:
             turns.refuse_busy(db, self._owners, session_id)
             if not db.execute(_DELETE, (session_id,)).rowcount:
                 raise ids.missing(session_id, "session")
+            db.execute(_FORGET_GROUPS)
 
         await self._writer.write(delete)
 
@@ -151,6 +154,7 @@ class SqliteStore:
             number += deleted
         while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
             pass
+        await self._writer.write(lambda db: db.execute(_FORGET_GROUPS).rowcount)
         return number
 
     async def count(self) -> int:
@@ -203,7 +207,7 @@ class SqliteStore:
         return Imported(count, tuple(damaged))
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
-        if not self._writer.is_open:
+        if self._writer.is_behind or not self._writer.is_open:
             await self._writer.write(_nothing)
         try:
             return await self._readers.read(operation)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_OWED = 10_000
+_SPACE_S = 0.002
+_LATER_S = 0.05
 
 _T = TypeVar("_T")
 
@@ -58,8 +60,12 @@ class Writer:
         self._opened = opened
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
         self._waiting: list[_Job] = []
+        self._later: dict[str, _Job] = {}
+        self._carries_later = False
         self._owed: deque[_Job] = deque(maxlen=_MAX_OWED)
         self._batch: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._begun, self._crowded = 0.0, False
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -87,33 +93,90 @@ class Writer:
         """Ask for an operation that nobody waits for; its failure is logged."""
         self._ask(operation, must=False).done.add_done_callback(_log_failure)
 
+    def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
+        """Ask for an operation that goes into the next transaction, or one soon where there is none.
+
+        A later operation of the same key takes its place, as `forget` does. Its failure is logged.
+        """
+        self.forget(key)
+        job = self._later[key] = _Job(operation, must=False)
+        job.done.add_done_callback(_log_failure)
+        if not self._timer:
+            self._plan()
+
+    def forget(self, key: str) -> None:
+        """Let go of what was to be done `later`: what is asked for now says it all."""
+        if job := self._later.pop(key, None):
+            job.done.cancel()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that is to be done `later` is not done."""
+        return bool(self._later) or self._carries_later
+
     async def close(self) -> None:
         """Finish what was asked for, and close the connection."""
+        self._start_if_idle()
         while self._batch:
             await asyncio.wait([self._batch])
+            self._start_if_idle()
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect))
         self._thread.shutdown(wait=False)
 
     def _ask(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> _Job:
         job = _Job(operation, must)
         self._waiting.append(job)
-        if not self._batch:
-            self._start()
+        self._plan()
         return job
 
+    def _plan(self) -> None:
+        """Start, or see to it that this happens, when the transaction before is done."""
+        if self._batch:
+            return
+        loop = asyncio.get_running_loop()
+        pause_s = self._pause_s(loop.time())
+        self._stop_timer()
+        if pause_s > 0:
+            self._timer = loop.call_later(pause_s, self._start)
+        else:
+            self._start()
+
+    def _start_if_idle(self) -> None:
+        if not self._batch:
+            self._start()
+
+    def _pause_s(self, now: float) -> float:
+        """Say how long to wait for others: between transactions, once several operations have met in one."""
+        if not self._waiting:
+            return _LATER_S
+        return self._begun + _SPACE_S - now if self._crowded else 0
+
     def _start(self) -> None:
-        jobs = [job for job in self._waiting if not job.done.cancelled()]
+        self._stop_timer()
+        asked = len(self._waiting)
+        jobs = [job for job in (*self._later.values(), *self._waiting) if not job.done.cancelled()]
+        self._carries_later = bool(self._later)
+        self._later.clear()
         self._waiting.clear()
         if jobs:
-            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
+            loop = asyncio.get_running_loop()
+            self._begun, self._crowded = loop.time(), asked > 1
+            self._batch = loop.run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
 
     def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
         self._batch = None
+        self._carries_later = False
         for job in jobs:
             job.settle()
         batch.result()
-        self._start()
+        if self._waiting or self._later:
+            self._plan()
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Carry out what is owed and what is asked for, in the writer's thread."""

@@ -1,8 +1,9 @@
 -- Sessions, their runs, the events of those; and the totals, tags and words that keep every list fast.
 --
 -- A list is asked for by backend, state and whether it can be resumed, in one of four kinds: all sessions, those of a
--- directory, those with a tag, all runs. Each combination is a group: an index holds it in order of time, `totals`
--- holds its size, triggers keep both. So no list scans, neither for its items nor for its total.
+-- directory, those with a tag, all runs. Each combination is a group: an index holds it in order of time, and `totals`,
+-- which triggers keep, its size. So no list scans, neither for its items nor for its total. The exception is the size of
+-- a directory's groups, which is counted in the index: to keep it would cost each run more than the few lists gain.
 
 CREATE TABLE sessions (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -92,7 +93,7 @@ CREATE TABLE chunks (
 );
 
 CREATE TABLE totals (
-    list TEXT NOT NULL CHECK (list IN ('sessions', 'directory', 'tag', 'runs')),
+    list TEXT NOT NULL CHECK (list IN ('sessions', 'tag', 'runs')),
     value TEXT NOT NULL,
     backend TEXT NOT NULL,
     state TEXT NOT NULL,
@@ -109,17 +110,12 @@ CREATE TABLE imports (
     damage TEXT
 ) WITHOUT ROWID;
 
-CREATE TRIGGER totals_emptied AFTER UPDATE OF total ON totals WHEN new.total = 0 BEGIN
-    DELETE FROM totals
-    WHERE list = new.list AND value = new.value AND backend = new.backend AND state = new.state
-        AND resumable = new.resumable;
+CREATE TRIGGER session_inserted AFTER INSERT ON sessions BEGIN
+    INSERT INTO totals VALUES ('sessions', '', new.backend, new.status, new.resumable, 1)
+    ON CONFLICT (list, value, backend, state, resumable) DO UPDATE SET total = total + 1;
 END;
 
-CREATE TRIGGER session_inserted AFTER INSERT ON sessions BEGIN
-    INSERT INTO totals
-    VALUES ('sessions', '', new.backend, new.status, new.resumable, 1),
-        ('directory', new.working_dir, new.backend, new.status, new.resumable, 1)
-    ON CONFLICT (list, value, backend, state, resumable) DO UPDATE SET total = total + 1;
+CREATE TRIGGER session_inserted_with_tags AFTER INSERT ON sessions WHEN new.tags <> '[]' BEGIN
     INSERT INTO session_tags
     SELECT DISTINCT value, new.backend, new.status, new.resumable, new.last_used, new.key FROM json_each(new.tags);
 END;
@@ -129,12 +125,7 @@ WHEN old.status <> new.status OR old.resumable <> new.resumable BEGIN
     UPDATE totals SET total = total - 1
     WHERE list = 'sessions' AND value = '' AND backend = old.backend AND state = old.status
         AND resumable = old.resumable;
-    UPDATE totals SET total = total - 1
-    WHERE list = 'directory' AND value = old.working_dir AND backend = old.backend AND state = old.status
-        AND resumable = old.resumable;
-    INSERT INTO totals
-    VALUES ('sessions', '', new.backend, new.status, new.resumable, 1),
-        ('directory', new.working_dir, new.backend, new.status, new.resumable, 1)
+    INSERT INTO totals VALUES ('sessions', '', new.backend, new.status, new.resumable, 1)
     ON CONFLICT (list, value, backend, state, resumable) DO UPDATE SET total = total + 1;
 END;
 
@@ -153,9 +144,6 @@ CREATE TRIGGER session_deleted AFTER DELETE ON sessions BEGIN
     DELETE FROM session_tags WHERE session = old.key;
     UPDATE totals SET total = total - 1
     WHERE list = 'sessions' AND value = '' AND backend = old.backend AND state = old.status
-        AND resumable = old.resumable;
-    UPDATE totals SET total = total - 1
-    WHERE list = 'directory' AND value = old.working_dir AND backend = old.backend AND state = old.status
         AND resumable = old.resumable;
 END;
 
