@@ -1,0 +1,142 @@
+"""How a file of an earlier clinvk is read."""
+
+import json
+
+import pytest
+
+from clinvk.events import Usage
+from clinvk.session import Session
+from clinvk.store import ids
+from clinvk.store.earlier import parse
+
+ID = "0123456789abcdef" * 2
+WHOLE = {
+    "id": ID,
+    "backend": "claude",
+    "created_at": "2024-01-15T10:30:00.123456789+08:00",
+    "last_used": "2024-02-01T00:00:00Z",
+    "working_dir": "/home/user/project",
+    "backend_session_id": "handle",
+    "model": "sonnet",
+    "initial_prompt": "explain",
+    "status": "completed",
+    "turn_count": 3,
+    "token_usage": {"input_tokens": 5, "output_tokens": 4, "cached_tokens": 3, "reasoning_tokens": 2, "total": 9},
+    "tags": ["a", "b"],
+    "title": "A title",
+    "parent_id": "f" * 32,
+    "error_message": "no",
+    "metadata": {"k": {"deep": 1}},
+    "unknown": [1, 2],
+}
+
+
+def parsed(**fields: object) -> Session:
+    return parse(json.dumps({**WHOLE, **fields}).encode(), "name", 7.5)
+
+
+def test_a_whole_session_is_read() -> None:
+    session = parsed()
+    assert session.id == ID
+    assert (session.backend, session.model, session.backend_session_id) == ("claude", "sonnet", "handle")
+    assert session.created_at == pytest.approx(1705285800.123456)
+    assert session.last_used == 1706745600
+    assert (session.working_dir, session.initial_prompt, session.title) == ("/home/user/project", "explain", "A title")
+    assert (session.status, session.turn_count, session.error_message) == ("completed", 3, "no")
+    assert session.token_usage == Usage(5, 4, 3, 2)
+    assert (session.tags, session.parent_id, session.metadata) == (("a", "b"), "f" * 32, {"k": {"deep": 1}})
+
+
+def test_all_but_the_backend_may_be_missing() -> None:
+    session = parse(b'{"backend": "some-other-cli"}', ID, 7.5)
+    assert (session.id, session.backend, session.created_at, session.last_used) == (ID, "some-other-cli", 7.5, 7.5)
+    assert (session.status, session.tags, session.token_usage) == ("completed", (), Usage())
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        (1700000000, 1700000000),
+        (1700000000.5, 1700000000.5),
+        (1700000000500, 1700000000.5),
+        (1700000000500000000, 1700000000.5),
+        ("2023-11-14T22:13:20Z", 1700000000),
+        ("2023-11-14T22:13:20", 1700000000),
+        ("2023-11-14T15:13:20-0700", 1700000000),
+        ("0001-01-01T00:00:00Z", 7.5),
+        ("yesterday", 7.5),
+        (0, 7.5),
+        (-1, 7.5),
+        (None, 7.5),
+        ([], 7.5),
+        ({}, 7.5),
+    ],
+)
+def test_times_are_texts_or_numbers(time: object, expected: float) -> None:
+    """What is no time is the file's."""
+    assert parsed(created_at=time).created_at == expected
+
+
+@pytest.mark.parametrize("given", [ID.upper(), "01234567-89ab-cdef-0123-456789abcdef"])
+def test_an_id_that_is_written_differently_is_the_same(given: str) -> None:
+    session = parsed(id=given)
+    assert session.id == ID
+    assert session.metadata["imported_id"] == given
+
+
+def test_an_id_of_another_kind_is_mapped_and_remembered() -> None:
+    first, second = parsed(id="my session"), parsed(id="my sessions")
+    assert ids.is_id(first.id)
+    assert first.id == parsed(id="my session").id != second.id
+    assert first.metadata["imported_id"] == "my session"
+    assert parsed(parent_id="my session").parent_id == first.id
+
+
+def test_a_session_that_was_active_is_at_rest() -> None:
+    """No run of it is under way here."""
+    assert parsed(status="active").status == "paused"
+    assert parsed(status="archived").status == "completed"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tags": None, "metadata": None, "token_usage": None, "turn_count": None, "title": None, "status": None},
+        {"tags": "a", "metadata": [], "token_usage": 5, "turn_count": "3", "title": 7, "status": []},
+        {"tags": [1, None], "token_usage": {"input_tokens": -5, "output_tokens": "x"}, "turn_count": -1},
+    ],
+)
+def test_a_field_of_another_type_is_as_if_it_were_missing(fields: dict[str, object]) -> None:
+    session = parsed(**fields)
+    assert (session.tags, session.token_usage, session.turn_count) == ((), Usage(), 0)
+
+
+def test_a_number_beyond_all_is_bounded() -> None:
+    session = parsed(turn_count=10**30, token_usage={"input_tokens": 10**30})
+    assert session.turn_count == session.token_usage.input_tokens == 2**53
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"backend": ""}',
+        b'{"backend": 5}',
+        b'{"backend": "cl',
+        b'{"backend": "\xff"}',
+        b"\0" * 100,
+        b'{"backend": "claude", "turn_count": 1e999}',
+    ],
+)
+def test_what_is_no_session_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^it |^'utf-8'"):
+        parse(data, ID, 7.5)
+
+
+def test_a_byte_order_mark_is_no_damage() -> None:
+    assert parse(b'\xef\xbb\xbf{"backend": "claude"}', ID, 7.5).backend == "claude"
