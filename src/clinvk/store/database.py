@@ -42,6 +42,7 @@ class Database:
         """
         with self.translated():
             self._make()
+            self._refuse_read_only()
             connection = self._opened()
             try:
                 self._refuse_foreign(connection)
@@ -92,8 +93,7 @@ class Database:
         Raises:
             StoreUnavailable: it is read-only, or its disk is full.
         """
-        if not os.access(self.path, os.W_OK):
-            raise StoreUnavailable(f"{self.path}: cannot be written to")
+        self._refuse_read_only()
         disk = os.statvfs(self.home)
         free = disk.f_bavail if os.geteuid() else disk.f_bfree
         if disk.f_blocks and free * disk.f_frsize < _LEAST_FREE_BYTES:
@@ -139,6 +139,11 @@ class Database:
                 _tighten(file, 0o600)
         if _OURS.issuperset(os.listdir(self.home)):
             _tighten(self.home, 0o700)
+
+    def _refuse_read_only(self) -> None:
+        """SQLite, which needs to write beside the file too, would only say that it cannot open it."""
+        if not (os.access(self.path, os.W_OK) and os.access(self.home, os.W_OK)):
+            raise StoreUnavailable(f"{self.path}: cannot be written to")
 
     def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
         version, latest = _version(connection), len(self._files())

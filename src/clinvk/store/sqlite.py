@@ -55,7 +55,7 @@ _DELETE_OLD_RUNS = (
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
 )
 _FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
-_PROBE = "UPDATE search SET indexed = indexed"
+_PROBE = "UPDATE search SET indexed = ~indexed"
 
 _T = TypeVar("_T")
 
@@ -236,6 +236,8 @@ def _index(db: "sqlite3.Connection") -> None:
 
 
 def _probe(db: "sqlite3.Connection") -> None:
+    """Write what was there: there and back, as SQLite does not write what stays the same."""
+    db.execute(_PROBE)
     db.execute(_PROBE)
 
 

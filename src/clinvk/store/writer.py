@@ -50,7 +50,7 @@ class Writer:
 
     Attributes:
         is_open: the database was opened, and is up to date.
-        trouble: what the last transaction failed with; None after one that did not.
+        trouble: what a transaction failed with; None again once another has written.
     """
 
     def __init__(self, database: Database, opened: "Callable[[sqlite3.Connection], None]") -> None:
@@ -193,11 +193,14 @@ class Writer:
         """Carry out jobs in one transaction; give what they failed with, all together."""
         try:
             with self._database.translated(), transaction(self._connected()) as connection:
+                before = connection.total_changes
                 for job in jobs:
                     job.error = _try(job, connection)
+                has_written = connection.total_changes > before
         except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to who asked
             return exc
-        self.trouble = None
+        if has_written:
+            self.trouble = None
         return None
 
     def _fail(self, jobs: Sequence[_Job], error: Exception | None) -> None:

@@ -1,0 +1,98 @@
+"""`clinvk serve` as a user starts it, in a process of its own that a test may kill."""
+
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from acceptance.command import WITHIN_S, Clinvk, until
+from scripted import Scripted
+
+_LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
+
+
+class Server:
+    """A server on a free port; its home is the agent's. It is killed at the end if it is still there.
+
+    Entered it may not be up yet: `up` waits for that.
+    """
+
+    def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None) -> None:
+        self._env = {**agent.env, **(env or {})}
+        self._log = tempfile.NamedTemporaryFile(prefix="server-", suffix=".log", dir=agent.folder)  # noqa: SIM115
+        self._client: httpx.Client | None = None
+        self.process = subprocess.Popen(
+            [Clinvk.command, "serve", "--port", "0"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=agent.folder,
+            env=self._env,
+        )
+
+    @property
+    def said(self) -> str:
+        """What it has printed."""
+        return Path(self._log.name).read_text()
+
+    def up(self) -> Self:
+        """Wait until it serves."""
+        until(lambda: bool(_LISTENS.search(self.said)) or self.process.poll() is not None)
+        assert _LISTENS.search(self.said), self.said
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        found = _LISTENS.search(self.said)
+        assert found
+        return found[1]
+
+    @property
+    def client(self) -> httpx.Client:
+        """A client of it."""
+        if not self._client:
+            self._client = httpx.Client(base_url=self.url, timeout=WITHIN_S)
+        return self._client
+
+    def prompt(self, prompt: str, backend: str = "claude", **fields: object) -> httpx.Response:
+        """Send a prompt."""
+        return self.client.post("/api/v1/prompt", json={"backend": backend, "prompt": prompt, **fields})
+
+    def detached(self, prompt: str, backend: str = "claude") -> dict[str, str]:
+        """Start a run that goes on by itself; give its `run_id` and `session_id`."""
+        response = self.client.post(
+            "/api/v1/prompt",
+            json={"backend": backend, "prompt": prompt, "detach": True},
+            headers={"prefer": "respond-async"},
+        )
+        assert response.status_code == 202, response.text
+        return response.json()
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """End it as a service manager does; give the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WITHIN_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None) -> None:
+        if self._client:
+            self._client.close()
+        self.kill()
+        said = self.said
+        self._log.close()
+        if kind is None:
+            assert "Traceback" not in said, said

@@ -1,0 +1,93 @@
+"""An agent that answers with the prompt it got and the turn it is: no answer fits another prompt.
+
+It is a shell script, as many of it are started. It speaks like Claude Code or Codex, goes on with its own
+conversations, and counts each time that it was started for a prompt.
+"""
+
+import shutil
+from itertools import count
+from pathlib import Path
+
+from clinvk.events import Usage
+from scripted import Scripted
+
+A_TURN = Usage(input_tokens=12, output_tokens=5, cached_tokens=2)
+"""What one turn takes. Claude Code tells that of the turn, Codex that of the conversation so far."""
+
+_SCRIPT = """\
+#!/bin/sh
+# The prompt: a name of 12 digits, and the seconds that the answer takes.
+here=${0%/*}
+if [ "$1" = --version ]; then echo '9.9.9 (echo)'; exit; fi
+thread= before=
+for word do
+    case $word in --resume=*) thread=${word#--resume=} ;; esac
+    if [ "$before" = resume ]; then thread=$word; fi
+    before=$word
+done
+read -r name seconds
+echo "$name" >> "$here/prompts"
+thread=${thread:-00000000-0000-4000-8000-$name}
+echo "$name" >> "$here/$thread"
+turn=0
+while read -r _; do turn=$((turn + 1)); done < "$here/$thread"
+trap 'exit 130' INT TERM
+think() {
+    "$here/sleep" "$seconds" &
+    wait $!
+}
+"""
+
+_CLAUDE = """
+head='"type":"message","role":"assistant","model":"claude-echo"'
+usage='"input_tokens":10,"cache_read_input_tokens":2,"output_tokens":5'
+event() { echo '{"type":"stream_event","event":{"type":'"$1"'}}'; }
+piece() {
+    event '"content_block_delta","index":0,"delta":{"type":"text_delta","text":"'"$1"'"}'
+}
+echo '{"type":"system","subtype":"init","session_id":"'$thread'","model":"claude-echo"}'
+event '"message_start","message":{"id":"m",'$head',"content":[]}'
+event '"content_block_start","index":0,"content_block":{"type":"text","text":""}'
+piece "$name "
+think
+piece "turn $turn"
+echo '{"type":"assistant","message":{"id":"m",'$head',"content":[{"type":"text","text":"'$name turn $turn'"}]}}'
+echo '{"type":"result","subtype":"success","is_error":false,"num_turns":1,"result":"'$name turn $turn'",' \\
+    '"stop_reason":"end_turn","session_id":"'$thread'","usage":{'$usage'}}'
+"""
+
+_CODEX = """
+echo '{"type":"thread.started","thread_id":"'$thread'"}'
+echo '{"type":"turn.started"}'
+think
+echo '{"type":"item.completed","item":{"id":"0","type":"agent_message","text":"'$name turn $turn'"}}'
+echo '{"type":"turn.completed","usage":{"input_tokens":'$((12 * turn))',"cached_input_tokens":'$((2 * turn))',' \\
+    '"output_tokens":'$((5 * turn))'}}'
+"""
+
+
+class Echo(Scripted):
+    """The agent, installed in a folder as `claude` and `codex`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, names=())
+        (folder / "sleep").symlink_to(shutil.which("sleep") or "/bin/sleep")  # so that `alive` finds it
+        for name, speech in (("claude", _CLAUDE), ("codex", _CODEX)):
+            executable = folder / name
+            executable.write_text(_SCRIPT + speech)
+            executable.chmod(0o755)
+        self._numbers = count(1)
+
+    def name(self) -> str:
+        """Give a name that no prompt has had."""
+        return f"{next(self._numbers):012}"
+
+    def prompts(self) -> list[str]:
+        """Give the names of the prompts that the agent was started for, once for each time."""
+        file = self.folder / "prompts"
+        return file.read_text().split() if file.exists() else []
+
+
+def answer(name: str, turn: int = 1) -> str:
+    """Give the answer to a prompt."""
+    return f"{name} turn {turn}"
