@@ -1,0 +1,270 @@
+"""`kill -9` at any moment, and a stop: what a client was told is there afterwards, and nothing is left under way."""
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.server import Server
+from clinvk.events import RunFailed, RunFinished
+from clinvk.record import RunRecord
+from clinvk.store import RunQuery, SessionQuery
+from clinvk.store.sqlite import SqliteStore
+from earlier import earlier_sessions
+from echo import Echo, answer
+from standin.document import Record, string
+
+KILLS = 28
+ALL = 1_000_000
+
+
+class Told:
+    """What clients were told by servers that were killed later."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[str, str]] = {}
+        """By run: the session and the answer."""
+        self.accepted: dict[str, str] = {}
+        """By run that was to go on alone: its session."""
+        self.titles: dict[str, str] = {}
+        """By session."""
+
+
+class Clients:
+    """Clients with all kinds of requests, for one server after the other."""
+
+    def __init__(self, agent: Echo, chance: random.Random) -> None:
+        self.told = Told()
+        self._agent = agent
+        self._chance = chance
+
+    async def at_work(self, url: str) -> None:
+        """Ask until the server is gone."""
+        kinds = (self._asks, self._asks, self._goes_on, self._streams, self._lets_go, self._describes)
+        async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+            await asyncio.gather(*(self._again_and_again(kind, client) for kind in kinds))
+
+    async def _again_and_again(
+        self, kind: Callable[[httpx.AsyncClient], Awaitable[None]], client: httpx.AsyncClient
+    ) -> None:
+        with suppress(httpx.TransportError):
+            while True:
+                await kind(client)
+
+    def _body(self, **fields: object) -> dict[str, object]:
+        prompt = f"{self._agent.name()} {self._chance.uniform(0.02, 0.2):.3f}"
+        return {"backend": self._chance.choice(["claude", "codex"]), "prompt": prompt, **fields}
+
+    async def _asks(self, client: httpx.AsyncClient) -> None:
+        await self._told_whole(client, self._body(detach=self._chance.random() < 0.3))
+
+    async def _goes_on(self, client: httpx.AsyncClient) -> None:
+        """Continue a session that was answered, perhaps by a server that died while it was continued."""
+        answered = list({session: None for session, _ in self.told.answers.values()})[:5]
+        if not answered:
+            await self._asks(client)
+            return
+        await self._told_whole(client, {**self._body(session_id=self._chance.choice(answered)), "backend": None})
+
+    async def _told_whole(self, client: httpx.AsyncClient, body: dict[str, object]) -> None:
+        response = await client.post("/api/v1/prompt", json=body)
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert told["exit_code"] == 0, told
+        self.told.answers[told["run_id"]] = (told["session_id"], told["output"])
+
+    async def _streams(self, client: httpx.AsyncClient) -> None:
+        body = self._body(output_format="stream-json")
+        async with client.stream("POST", "/api/v1/prompt", json=body) as response:
+            assert response.status_code == 200
+            lines = [msgspec.json.decode(line) async for line in response.aiter_lines()]
+        assert lines[-1]["type"] == "done", lines[-1]
+        text = "".join(line["content"]["text"] for line in lines if line["type"] == "message")
+        self.told.answers[lines[0]["content"]["run_id"]] = (lines[0]["session_id"], text)
+
+    async def _lets_go(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(
+            "/api/v1/prompt", json=self._body(detach=True), headers={"prefer": "respond-async"}
+        )
+        assert response.status_code == 202, response.text
+        told = response.json()
+        self.told.accepted[told["run_id"]] = told["session_id"]
+        await asyncio.sleep(self._chance.uniform(0, 0.1))
+
+    async def _describes(self, client: httpx.AsyncClient) -> None:
+        await asyncio.sleep(self._chance.uniform(0, 0.05))
+        if not self.told.accepted:
+            return
+        session = self._chance.choice(list(self.told.accepted.values()))
+        title = self._agent.name()
+        response = await client.patch(f"/api/v1/sessions/{session}", json={"title": title})
+        assert response.status_code == 200, response.text
+        self.told.titles[session] = title
+
+
+async def _look(url: str) -> None:
+    """A server that has come up is well, and nothing is under way in it."""
+    async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+        health = (await client.get("/health")).json()
+        assert health["status"] == "ok", health
+        for left in ("sessions?status=active", "runs?state=queued", "runs?state=running"):
+            assert (await client.get(f"/api/v1/{left}")).json()["total"] == 0, left
+
+
+@pytest.mark.timeout(180)
+async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> None:
+    chance = random.Random(3)
+    clients = Clients(echo, chance)
+    for number in range(KILLS):
+        with Server(echo) as server:
+            if number % 4 == 3:  # killed while it comes up
+                await asyncio.sleep(chance.uniform(0, 0.5))
+                server.kill()
+            else:
+                await _look(server.up().url)
+                work = asyncio.create_task(clients.at_work(server.url))
+                await asyncio.sleep(chance.uniform(0, 0.6))
+                server.kill()
+                await work
+        echo.end()
+    assert len(clients.told.answers) > KILLS
+    with Server(echo) as server:
+        await _look(server.up().url)
+        for session in list({session: None for session, _ in clients.told.answers.values()})[:5]:
+            assert server.prompt(f"{echo.name()} 0", backend="", session_id=session).json()["exit_code"] == 0
+        assert server.stop() == 0
+    await _check(echo, clients.told)
+
+
+async def _check(echo: Echo, told: Told) -> None:
+    """Hold what is kept against what was told, and against what the agent did."""
+    home = echo.folder / ".clinvk"
+    async with SqliteStore(home) as store:
+        runs = {run.id: run for run in (await store.runs(RunQuery(limit=ALL))).items}
+        sessions = {session.id: session for session in (await store.sessions(SessionQuery(limit=ALL))).items}
+        for run_id, (session_id, text) in told.answers.items():
+            assert (runs[run_id].state, runs[run_id].session_id, runs[run_id].output) == (
+                "finished",
+                session_id,
+                text,
+            )
+            assert text.startswith(_name(runs[run_id]))
+            assert sessions[session_id].backend_session_id
+        for run in runs.values():
+            events = await store.events(run.id)
+            assert [event.number for event in events] == [*range(1, len(events) + 1)]
+            assert isinstance(events[-1].event, RunFinished if run.state == "finished" else RunFailed)
+    assert {run_id: runs[run_id].session_id for run_id in told.accepted} == told.accepted
+    assert {session_id: sessions[session_id].title for session_id in told.titles} == told.titles
+    assert {session.status for session in sessions.values()} <= {"completed", "paused"}
+    assert {run.state for run in runs.values()} <= {"finished", "interrupted", "cancelled"}
+    assert Counter(run.session_id for run in runs.values()).keys() == sessions.keys()
+    assert max(Counter(map(_name, runs.values())).values()) == 1
+    assert max(Counter(echo.prompts()).values()) == 1, "a run was started again"
+    assert set(echo.prompts()) <= set(map(_name, runs.values())), "an agent was started for a run that is not kept"
+    assert _is_sound(home)
+
+
+def _name(run: RunRecord) -> str:
+    return run.prompt.split()[0]
+
+
+def _is_sound(home: Path) -> bool:
+    with closing(sqlite3.connect(home / "clinvk.db")) as database:
+        return database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_a_server_killed_while_it_makes_its_database_comes_up_the_next_time(echo: Echo) -> None:
+    chance = random.Random(4)
+    for number in range(8):
+        home = echo.folder / f"home-{number}"
+        with Server(echo, {"CLINVK_HOME": str(home)}) as server:
+            until((home / "clinvk.db").exists)
+            await asyncio.sleep(chance.uniform(0, 0.03))
+            server.kill()
+        async with SqliteStore(home) as store:
+            assert await store.count() == 0
+        assert _is_sound(home)
+
+
+def test_an_import_that_is_killed_is_finished_the_next_time(echo: Echo) -> None:
+    chance = random.Random(5)
+    files = earlier_sessions(echo.folder / ".clinvk", 1500)
+    for _ in range(3):
+        with Server(echo) as server:
+            until((echo.folder / ".clinvk" / "clinvk.db").exists)
+            time.sleep(chance.uniform(0, 0.2))
+            server.kill()
+    with Server(echo) as server:
+        client = server.up().client
+        until(lambda: client.get("/health").json()["session_store"]["session_count"] == 1500)
+        pages = [client.get(f"/api/v1/sessions?limit=1000&offset={start}").json() for start in (0, 1000)]
+    assert {page["total"] for page in pages} == {1500}
+    assert len({session["id"] for page in pages for session in page["sessions"]}) == 1500
+    assert all(file.read_bytes() == data for file, data in files.items())
+
+
+@pytest.mark.parametrize("next_start", ["command", "server"])
+def test_a_killed_command_line_leaves_a_session_that_can_be_continued(echo: Echo, next_start: str) -> None:
+    clinvk = Clinvk(echo, echo.folder)
+    first, second = echo.name(), echo.name()
+    with clinvk.started(f"{first} 600") as process:
+        until(lambda: any(session["backend_session_id"] for session in _listed(clinvk)))
+        assert _listed(clinvk)[0]["status"] == "active"
+        process.kill()
+        process.wait()
+    echo.end()
+    if next_start == "server":
+        with Server(echo) as server:
+            (session,) = server.up().client.get("/api/v1/sessions").json()["sessions"]
+            (run,) = server.client.get("/api/v1/runs").json()["runs"]
+            assert (session["status"], run["state"]) == ("paused", "interrupted")
+            answered = server.prompt(f"{second} 0", session_id=session["id"]).json()["output"]
+    else:
+        (session,) = _listed(clinvk)
+        assert session["status"] == "paused"
+        answered = json.loads(clinvk.run("resume", string(session, "id"), f"{second} 0").stdout)["content"]
+    assert answered == answer(second, turn=2)
+    assert _listed(clinvk)[0]["turn_count"] == 2
+    assert echo.prompts() == [first, second]
+
+
+def _listed(clinvk: Clinvk) -> list[Record]:
+    return json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]
+
+
+def test_a_stop_ends_the_runs_that_go_on_alone_and_keeps_how(echo: Echo) -> None:
+    """One ends by itself meanwhile, one is ended after the grace, and one was waiting for its turn."""
+    env = {"CLINVK_SERVER__SHUTDOWN_GRACE_SECS": "2", "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "2"}
+    short, long, waiting = (echo.name() for _ in range(3))
+    with Server(echo, env) as server:
+        server.up()
+        runs = [server.detached(f"{short} 0.5")["run_id"], server.detached(f"{long} 600")["run_id"]]
+        until(lambda: len(echo.prompts()) == 2)
+        server.detached(f"{waiting} 600")
+        behind = server.detached(f"{echo.name()} 600")["run_id"]
+        assert server.stop() == 0
+    assert echo.alive() == []
+    with Server(echo) as server:
+        client = server.up().client
+        kept = [client.get(f"/api/v1/runs/{run}").json() for run in (*runs, behind)]
+        assert [(run["state"], run["output"]) for run in kept] == [
+            ("finished", answer(short)),
+            ("cancelled", f"{long} "),
+            ("cancelled", ""),
+        ]
+        statuses = [client.get(f"/api/v1/sessions/{run['session_id']}").json()["status"] for run in kept]
+        assert statuses == ["completed", "paused", "paused"]
+        again = echo.name()
+        answered = server.prompt(f"{again} 0", session_id=kept[1]["session_id"]).json()
+        assert answered["output"] == answer(again, turn=2)
