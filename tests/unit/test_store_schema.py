@@ -14,7 +14,7 @@ from clinvk.store.database import Database
 @pytest.mark.parametrize(("table", "kept"), [("sessions", Session), ("runs", RunRecord)])
 def test_each_field_has_a_column(tmp_path: Path, table: str, kept: type[msgspec.Struct]) -> None:
     """A field that is added to the type needs a migration."""
-    connection = Database(tmp_path).connect()
+    connection = Database(tmp_path, 10).connect()
     columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
     connection.close()
     assert set(kept.__struct_fields__) <= columns
@@ -22,7 +22,7 @@ def test_each_field_has_a_column(tmp_path: Path, table: str, kept: type[msgspec.
 
 def test_totals_are_what_they_count(tmp_path: Path) -> None:
     """The lists of the schema name themselves, so that a slip of the pen in a trigger is refused."""
-    connection = Database(tmp_path).connect()
+    connection = Database(tmp_path, 10).connect()
     with pytest.raises(sqlite3.IntegrityError):
         connection.execute("INSERT INTO totals VALUES ('session', '', '', '', 0, 1)")
     connection.close()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FILE = "clinvk.db"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_BUSY_S = 10
 _RETRY_S = 0.02
 _CACHED_STATEMENTS = 256
 _JOURNAL_BYTES = 64 * 1024 * 1024
@@ -27,11 +26,15 @@ _OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "sessions"
 
 
 class Database:
-    """The store's SQLite database in a clinvk home."""
+    """The store's SQLite database in a clinvk home.
 
-    def __init__(self, home: str | os.PathLike[str], migrations: Path = MIGRATIONS) -> None:
+    `patience_s` is how long it waits for another program to let go of its lock.
+    """
+
+    def __init__(self, home: str | os.PathLike[str], patience_s: float, migrations: Path = MIGRATIONS) -> None:
         self.home = Path(home)
         self.path = self.home / FILE
+        self._patience_s = patience_s
         self._migrations = migrations
 
     def connect(self) -> "sqlite3.Connection":
@@ -46,7 +49,7 @@ class Database:
             connection = self._opened()
             try:
                 self._refuse_foreign(connection)
-                _keep_trying(connection, "PRAGMA journal_mode = WAL")
+                self._write_ahead(connection)
                 self._migrate(connection)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
@@ -109,7 +112,7 @@ class Database:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise
         except sqlite3.Error as exc:
-            raise StoreUnavailable(f"{self.path}: {_meaning(exc)}") from exc
+            raise StoreUnavailable(f"{self.path}: {self._meaning(exc)}") from exc
         except OSError as exc:
             raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
 
@@ -119,7 +122,7 @@ class Database:
         return sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw",
             uri=True,
-            timeout=_BUSY_S,
+            timeout=self._patience_s,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=_CACHED_STATEMENTS,
@@ -162,6 +165,35 @@ class Database:
                             connection.execute(statement)
                         connection.execute(f"PRAGMA user_version = {number}")
 
+    def _write_ahead(self, connection: "sqlite3.Connection") -> None:
+        """Set the journal's mode, which SQLite refuses at once while another process is opening the database."""
+        import sqlite3
+
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as exc:
+                if not is_locked(exc) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
+
+    def _meaning(self, exc: "sqlite3.Error") -> str:
+        name = getattr(exc, "sqlite_errorname", "")
+        match name.split("_")[1] if "_" in name else "":
+            case "FULL":
+                return "its disk is full"
+            case "READONLY":
+                return "cannot be written to"
+            case "NOTADB" | "CORRUPT":
+                return f"is damaged ({exc}); nothing was changed in it. Put a copy in its place, or move it away"
+            case "BUSY" | "LOCKED":
+                return f"another program has held its lock for {self._patience_s:g} s"
+            case _:
+                return f"{exc}"
+
     def _files(self) -> list[Path]:
         return sorted(self._migrations.glob("*.sql"))
 
@@ -190,40 +222,9 @@ def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]
             connection.execute("ROLLBACK")
 
 
-def _keep_trying(connection: "sqlite3.Connection", statement: str) -> None:
-    """Execute what SQLite refuses at once, whatever its timeout, while another process is opening the database."""
-    import sqlite3
-
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            connection.execute(statement)
-        except sqlite3.OperationalError as exc:
-            if not is_locked(exc) or time.monotonic() > deadline:
-                raise
-            time.sleep(_RETRY_S)
-        else:
-            return
-
-
 def is_locked(exc: BaseException | None) -> bool:
     """Say whether SQLite gave up because another program holds the database."""
     return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def _meaning(exc: "sqlite3.Error") -> str:
-    name = getattr(exc, "sqlite_errorname", "")
-    match name.split("_")[1] if "_" in name else "":
-        case "FULL":
-            return "its disk is full"
-        case "READONLY":
-            return "cannot be written to"
-        case "NOTADB" | "CORRUPT":
-            return f"is damaged ({exc}); nothing was changed in it. Put a copy in its place, or move it away"
-        case "BUSY" | "LOCKED":
-            return f"another program has locked it for {_BUSY_S} s"
-        case _:
-            return f"{exc}"
 
 
 def _version(connection: "sqlite3.Connection") -> int:

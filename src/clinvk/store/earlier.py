@@ -5,12 +5,10 @@ clinvk that is still used writes to it. A file that was damaged is looked at aga
 folder has no other names than it had, nothing is looked at.
 """
 
-import hashlib
 import math
 import os
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard, get_args
 
@@ -173,6 +171,8 @@ def _object(data: bytes) -> dict[str, object]:
 
 def _id(text: str) -> str:
     """Give an id of ours for one of an earlier clinvk: the same where it is one, else always the same for it."""
+    import hashlib  # no prompt waits for it
+
     digits = text.replace("-", "").lower()
     return digits if ids.is_id(digits) else hashlib.sha256(readable(text).encode()).hexdigest()[: ids.ID_DIGITS]
 
@@ -203,6 +203,8 @@ def _usage(value: object) -> Usage:
 
 def _time(value: object) -> float | None:
     """Read RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; None for a time before there were any."""
+    from datetime import UTC, datetime  # no prompt waits for it
+
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)

@@ -114,7 +114,7 @@ def _selected_sessions(connection: "sqlite3.Connection", query: SessionQuery) ->
     conditions: list[str] = []
     values: list[Value] = []
     if query.text:
-        subquery, parameters = search.found(connection, readable(query.text))
+        subquery, parameters = search.found(connection, query.text)
         conditions.append(f"key IN {subquery}")
         values.extend(parameters)
     if query.tag is not None:

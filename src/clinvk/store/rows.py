@@ -1,6 +1,5 @@
 """Sessions and runs as rows: a column for each field, JSON where a field is no plain value."""
 
-import json
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -66,6 +65,8 @@ def to_json(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
+        import json  # no prompt waits for it
+
         return json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode("utf-8", "replace")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.session import Session
 from clinvk.store import SEARCHED_CHARS
+from clinvk.store.rows import readable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -90,4 +91,4 @@ def _can_index(connection: "sqlite3.Connection") -> bool:
 
 def folded(text: str) -> str:
     """Give a text without regard to case."""
-    return text.casefold().replace("\0", " ")
+    return readable(text).casefold().replace("\0", " ")

@@ -19,7 +19,7 @@ from clinvk.record import RunRecord
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, earlier, ids, lists, search, turns
 from clinvk.store.chunks import Chunk
-from clinvk.store.database import Database
+from clinvk.store.database import Database, transaction
 from clinvk.store.earlier import Damaged, Imported
 from clinvk.store.owners import Owners
 from clinvk.store.readers import Readers
@@ -65,10 +65,11 @@ class SqliteStore:
 
     The file is opened when something is asked for, and opened again after it could not be used: there is no state
     of failure to get out of. The first to open it marks as interrupted what processes that died have left.
+    `patience_s` is how long it waits for another program to let go of the database.
     """
 
-    def __init__(self, home: str | os.PathLike[str]) -> None:
-        self._database = Database(home)
+    def __init__(self, home: str | os.PathLike[str], patience_s: float = 10) -> None:
+        self._database = Database(home, patience_s)
         self._owners = Owners(self._database.home)
         self._writer = Writer(self._database, self._recovered)
         self._readers = Readers(self._database)
@@ -222,7 +223,10 @@ class SqliteStore:
         return await self._readers.call(lambda: chunks.pack(events))
 
     def _recovered(self, db: "sqlite3.Connection") -> None:
-        turns.recover(db, self._owners)
+        if turns.dead(db, self._owners):
+            with transaction(db):
+                turns.recover(db, self._owners)
+        self._owners.sweep()
 
     def _index_sometimes(self) -> None:
         """Let the index of words catch up, also in a process that keeps but one session."""

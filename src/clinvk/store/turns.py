@@ -133,12 +133,14 @@ def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: st
         _interrupt(connection, owner)
 
 
+def dead(connection: "sqlite3.Connection", owners: Owners) -> list[str]:
+    """Give the processes that died with runs under way."""
+    return [owner for (owner,) in connection.execute(_OWNERS).fetchall() if owners.is_dead(owner)]
+
+
 def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
     """Mark as interrupted what was under way in processes that are dead; give the number of runs."""
-    alive_or_dead = [owner for (owner,) in connection.execute(_OWNERS)]
-    number = sum(_interrupt(connection, owner) for owner in alive_or_dead if owners.is_dead(owner))
-    owners.sweep()
-    return number
+    return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
 
 
 def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:

@@ -54,7 +54,7 @@ class Writer:
     """
 
     def __init__(self, database: Database, opened: "Callable[[sqlite3.Connection], None]") -> None:
-        """`opened` is the first thing that is done with a connection, in a transaction of its own."""
+        """`opened` is the first thing that is done with a connection, before any transaction."""
         self.trouble: StoreUnavailable | None = None
         self._database = database
         self._opened = opened
@@ -211,15 +211,15 @@ class Writer:
         if isinstance(error, StoreUnavailable):
             self.trouble = error
             self._owed.extend(job for job in jobs if job.must)
-            self._disconnect()
+            if not is_locked(error.__cause__):
+                self._disconnect()
 
     def _connected(self) -> "sqlite3.Connection":
         if self._connection and self._identity != self._database.identity():
             self._disconnect()
         if self._connection is None:
             connection = self._database.connect()
-            with transaction(connection):
-                self._opened(connection)
+            self._opened(connection)
             self._connection, self._identity = connection, self._database.identity()
         return self._connection
 

@@ -1,0 +1,488 @@
+"""What the SQLite store does beside what every store does: its files, its troubles, and what outlives a process."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.errors import SessionBusy, StoreUnavailable
+from clinvk.events import RunFailed, TextDelta
+from clinvk.store import RunQuery, SessionQuery
+from clinvk.store.database import MIGRATIONS, Database
+from clinvk.store.sqlite import SqliteStore
+from polling import until
+from records import ANSWER, AT, log, run, session, turn
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def database(home: Path) -> sqlite3.Connection:
+    """Open the database as another program would."""
+    return sqlite3.connect(home / "clinvk.db", isolation_level=None, timeout=0)
+
+
+async def kept(home: Path, *given: object) -> str:
+    """Keep one session with a run and close; give its id."""
+    async with SqliteStore(home) as store:
+        one = session()
+        await turn(store, one)
+        return one.id
+
+
+# Files
+
+
+async def test_nothing_is_made_before_something_is_asked(home: Path) -> None:
+    async with SqliteStore(home):
+        pass
+    assert not home.exists()
+
+
+async def test_only_the_owner_may_read_what_is_made(home: Path) -> None:
+    os.umask(umask := os.umask(0))
+    os.umask(0)
+    try:
+        async with SqliteStore(home) as store:
+            await turn(store, session())
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.rglob("*"))}
+    finally:
+        os.umask(umask)
+    folders = {"home": modes.pop("home"), "owners": modes.pop("owners")}
+    assert folders == {"home": 0o700, "owners": 0o700}
+    assert {"clinvk.db", "clinvk.db-wal", "clinvk.db-shm"} < set(modes)
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_file_that_others_may_read_is_closed_to_them(home: Path) -> None:
+    await kept(home)
+    (home / "config.yaml").write_text("")
+    (home / "clinvk.db").chmod(0o644)
+    home.chmod(0o755)
+    await kept(home)
+    assert stat.S_IMODE((home / "clinvk.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "config.yaml").stat().st_mode) == 0o644
+
+
+async def test_a_folder_that_holds_something_else_keeps_its_mode(home: Path) -> None:
+    """It is somebody's that was made the clinvk home; what is ours in it is private all the same."""
+    home.mkdir(mode=0o755)
+    (home / "notes.txt").write_text("mine")
+    await kept(home)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+    assert stat.S_IMODE((home / "clinvk.db").stat().st_mode) == 0o600
+
+
+async def test_after_closing_one_file_is_left(home: Path) -> None:
+    await kept(home)
+    assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "owners"]
+
+
+async def test_what_was_kept_is_there_after_opening_again(home: Path) -> None:
+    given = session(tags=("t",))
+    async with SqliteStore(home) as store:
+        record = await turn(store, given)
+    async with SqliteStore(home) as store:
+        assert await store.run(record.id) == record
+        assert await store.events(record.id) == ANSWER
+        assert (await store.sessions(SessionQuery(tag="t"))).total == 1
+
+
+async def test_two_stores_of_one_home_see_each_other(home: Path) -> None:
+    async with SqliteStore(home) as one, SqliteStore(home) as other:
+        given = session(status="active")
+        record = run(given)
+        await one.begin(record, given)
+        assert await other.session(given.id) == given
+        with pytest.raises(SessionBusy):
+            await other.begin(run(given), given)
+        await one.end(replace(record, state="finished"), replace(given, status="completed"), ANSWER)
+        assert await other.events(record.id) == ANSWER
+        await other.delete(given.id)
+        assert await one.count() == 0
+
+
+# Text that is none
+
+
+async def test_what_is_no_unicode_becomes_readable(home: Path) -> None:
+    """An argument or a path may hold any bytes; a record of it must not be one that cannot be shown."""
+    async with SqliteStore(home) as store:
+        odd = "caf\udce9"
+        given = session(initial_prompt=odd, working_dir=odd, title=odd, tags=(odd,), metadata={odd: odd})
+        await store.create(given)
+        shown = await store.session(given.id)
+        assert (shown.initial_prompt, shown.working_dir, shown.tags) == ("caf?", "caf?", ("caf?",))
+        assert shown.metadata == {"caf?": "caf?"}
+        for query in (SessionQuery(text=odd), SessionQuery(tag=odd), SessionQuery(working_dir=odd)):
+            assert (await store.sessions(query)).total == 1
+
+
+# Troubles
+
+
+async def refused(home: Path, match: str) -> None:
+    """Hold that a store says what is wrong, whatever it is asked."""
+    async with SqliteStore(home) as store:
+        for ask in (store.count, lambda: turn(store, session()), lambda: store.sessions(SessionQuery())):
+            with pytest.raises(StoreUnavailable, match=match):
+                await ask()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to look like one" * 100, b"SQLite format 3\0" * 99]
+)
+async def test_a_file_that_is_no_database_is_left_as_it_is(home: Path, content: bytes) -> None:
+    home.mkdir()
+    (home / "clinvk.db").write_bytes(content)
+    await refused(home, f"^{home}/clinvk.db: is damaged")
+    assert (home / "clinvk.db").read_bytes() == content
+
+
+async def test_damage_inside_is_told(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        await asyncio.gather(*(turn(store, session(initial_prompt="x" * 500)) for _ in range(200)))
+    file = home / "clinvk.db"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    async with SqliteStore(home) as store:
+        with pytest.raises(StoreUnavailable, match=r"clinvk\.db: is damaged"):
+            await store.sessions(SessionQuery())
+        file.write_bytes(whole)
+        assert (await store.sessions(SessionQuery())).total == 200
+
+
+async def test_the_database_of_a_newer_clinvk_is_left_as_it_is(home: Path) -> None:
+    await kept(home)
+    with database(home) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.execute("CREATE TABLE future (x)")
+    connection.close()
+    await refused(home, r"clinvk.db: is of a newer clinvk \(schema 99\); this one knows \d+$")
+    with database(home) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+        assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
+    connection.close()
+
+
+async def test_the_database_of_another_program_is_left_as_it_is(home: Path) -> None:
+    home.mkdir()
+    with database(home) as connection:
+        connection.execute("CREATE TABLE sessions (x)")
+    connection.close()
+    await refused(home, "clinvk.db: is a database of another program")
+    with database(home) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("sessions",)]
+    connection.close()
+
+
+async def test_a_file_in_the_place_of_the_home_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    await refused(tmp_path / "home", f"^{tmp_path}/home")
+
+
+async def test_a_database_that_another_program_has_locked_is_told(home: Path) -> None:
+    """All who wait for it are told at once, not one after the other."""
+    await kept(home)
+    async with SqliteStore(home, patience_s=0.5) as store:
+        await store.count()
+        locked = database(home)
+        locked.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.gather(*(turn(store, session()) for _ in range(5)), return_exceptions=True)
+        began = time.monotonic()
+        told = [str(outcome).partition(": ")[2] for outcome in await waiting]
+        assert told == ["another program has held its lock for 0.5 s"] * 5
+        assert time.monotonic() - began < 2
+        assert (await store.sessions(SessionQuery())).total == 1
+        with pytest.raises(StoreUnavailable, match="held its lock"):
+            await store.count()
+        locked.execute("COMMIT")
+        locked.close()
+        assert await store.count() == 1
+
+
+async def test_a_lock_that_is_let_go_in_time_is_waited_for(home: Path) -> None:
+    await kept(home)
+    locked = sqlite3.connect(home / "clinvk.db", isolation_level=None, check_same_thread=False)
+    locked.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: locked.execute("COMMIT"))
+    timer.start()
+    async with SqliteStore(home) as store:
+        await turn(store, session())
+        assert await store.count() == 2
+    timer.join()
+    locked.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_database_that_was_removed_is_made_anew(home: Path, replaced: bool) -> None:
+    """What others write to the new one is seen, and nothing is lost in the old one that nobody can open."""
+    async with SqliteStore(home) as store:
+        await turn(store, session())
+        for file in home.glob("clinvk.db*"):
+            file.unlink()
+        if replaced:
+            (home / "clinvk.db").touch()
+        assert await store.count() == 0
+        record = await turn(store, session())
+        async with SqliteStore(home) as other:
+            assert await other.run(record.id) == record
+
+
+async def test_a_bug_in_one_operation_leaves_its_neighbours_alone(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        record = await turn(store, session())
+        outcomes = await asyncio.gather(
+            turn(store, session()), turn(store, session(), id=record.id), turn(store, session()), return_exceptions=True
+        )
+        assert [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes] == [False, True, False]
+        assert await store.count() == 3
+
+
+# Callers that leave
+
+
+async def test_a_caller_that_leaves_while_its_run_begins_leaves_no_claim(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        given = session()
+        await store.create(given)
+        for _ in range(20):
+            beginning = asyncio.create_task(store.begin(run(given), given))
+            await asyncio.sleep(0)
+            beginning.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await beginning
+        await turn(store, given)
+        states = {record.state for record in (await store.runs(RunQuery())).items}
+        assert states <= {"finished", "cancelled"}
+        assert (await store.sessions(SessionQuery(status="active"))).total == 0
+
+
+async def test_a_caller_that_leaves_while_its_run_ends_ends_it(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        given = session(status="active")
+        record = run(given)
+        await store.begin(record, given)
+        ending = asyncio.create_task(store.end(replace(record, state="finished"), given, ANSWER))
+        await asyncio.sleep(0)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        await turn(store, given)
+        assert (await store.run(record.id)).state == "finished"
+
+
+async def test_closing_keeps_what_was_not_kept_yet(home: Path) -> None:
+    given = session(status="active")
+    record = run(given)
+    async with SqliteStore(home) as store:
+        await store.begin(record, given)
+        await store.update(replace(record, state="running", model="opus"), replace(given, backend_session_id="handle"))
+    with database(home) as connection:
+        assert connection.execute("SELECT state, model FROM runs").fetchone() == ("running", "opus")
+        assert connection.execute("SELECT backend_session_id FROM sessions").fetchone() == ("handle",)
+    connection.close()
+
+
+async def test_what_a_run_has_told_is_kept_without_anything_else_being_written(home: Path) -> None:
+    given = session(status="active")
+    record = run(given)
+    async with SqliteStore(home) as store:
+        await store.begin(record, given)
+        await store.update(record, replace(given, backend_session_id="handle"))
+        connection = database(home)
+        await until(lambda: connection.execute("SELECT backend_session_id FROM sessions").fetchone() == ("handle",))
+        connection.close()
+
+
+# Processes that died
+
+
+async def left_behind(home: Path, *said: str) -> tuple[str, str]:
+    """Let a process begin a run and die in it; give the ids of session and run."""
+    code = """if True:
+        import asyncio, os, sys
+        from clinvk.store.sqlite import SqliteStore
+        from records import ANSWER, log, new_id, run, session, turn
+        from clinvk.events import TextDelta
+
+        async def main():
+            store = SqliteStore(sys.argv[1])
+            given = session(status="active", backend_session_id="handle")
+            record = run(given)
+            await store.begin(record, given)
+            if said := sys.argv[2:]:
+                await store.append(record.id, log(*map(TextDelta, said)))
+            print(given.id, record.id, flush=True)
+            os.kill(os.getpid(), 9)
+
+        asyncio.run(main())
+    """
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code, str(home), *said],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    session_id, run_id = done.stdout.split()
+    return session_id, run_id
+
+
+async def test_what_a_dead_process_left_is_interrupted_and_can_go_on(home: Path) -> None:
+    session_id, run_id = await left_behind(home, "half ", "an ans")
+    async with SqliteStore(home) as store:
+        left = await store.session(session_id)
+        assert (left.status, left.backend_session_id) == ("paused", "handle")
+        assert left.error_message == "clinvk ended while the run was under way"
+        record = await store.run(run_id)
+        assert (record.state, record.error_message) == ("interrupted", left.error_message)
+        events = await store.events(run_id)
+        assert events[:2] == log(TextDelta("half "), TextDelta("an ans"))
+        assert record.ended_at == events[1].at
+        assert [(event.number, event.event) for event in events[2:]] == [
+            (3, RunFailed("internal_error", left.error_message))
+        ]
+        assert (await turn(store, left)).state == "finished"
+    assert list((home / "owners").iterdir()) == []
+
+
+async def test_a_store_that_is_open_already_lets_go_of_a_dead_ones_claims(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        await turn(store, session())
+        session_id, run_id = await left_behind(home)
+        await turn(store, await store.session(session_id))
+        assert (await store.run(run_id)).state == "interrupted"
+
+        session_id, _ = await left_behind(home)
+        await store.delete(session_id)
+
+        session_id, run_id = await left_behind(home)
+        assert await store.recover() == 1
+        assert (await store.run(run_id)).state == "interrupted"
+        assert await store.recover() == 0
+
+
+async def test_what_a_living_process_has_under_way_stays(home: Path) -> None:
+    async with SqliteStore(home) as one:
+        given = session(status="active")
+        record = run(given)
+        await one.begin(record, given)
+        for _ in range(3):
+            async with SqliteStore(home) as other:
+                assert (await other.run(record.id)).state == "queued"
+                assert await other.recover() == 0
+                with pytest.raises(SessionBusy):
+                    await other.begin(run(given), given)
+        await one.end(replace(record, state="finished"), given, [])
+
+
+async def test_a_run_that_had_its_ending_but_not_its_end_keeps_that_ending(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        record = run()
+        await store.begin(record, None)
+        await store.append(record.id, ANSWER)
+    async with SqliteStore(home) as store:
+        assert (await store.run(record.id)).state == "interrupted"
+        assert await store.events(record.id) == ANSWER
+
+
+# Migrations
+
+
+def migrations(folder: Path, *more: str) -> Path:
+    folder.mkdir()
+    for number, text in enumerate([(MIGRATIONS / "0001_start.sql").read_text(), *more], start=1):
+        (folder / f"{number:04}_step.sql").write_text(text)
+    return folder
+
+
+async def test_an_older_database_is_brought_up_to_date(home: Path, tmp_path: Path) -> None:
+    """With what is in it."""
+    await kept(home)
+    more = "ALTER TABLE sessions ADD COLUMN added TEXT;\nCREATE TRIGGER t AFTER DELETE ON runs BEGIN\nSELECT 1;\nEND;\n"
+    newer = Database(home, 10, migrations(tmp_path / "more", more, "UPDATE sessions SET added = 'x';"))
+    (await asyncio.to_thread(newer.connect)).close()
+    with database(home) as connection:
+        assert connection.execute("SELECT added FROM sessions").fetchall() == [("x",)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    connection.close()
+
+
+async def test_a_migration_that_fails_changes_nothing(home: Path, tmp_path: Path) -> None:
+    await kept(home)
+    broken = migrations(tmp_path / "more", "CREATE TABLE made (x);\nINSERT INTO nowhere VALUES (1);")
+    with pytest.raises(StoreUnavailable, match="no such table: nowhere"):
+        await asyncio.to_thread(Database(home, 10, broken).connect)
+    with database(home) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'made'").fetchone() is None
+    connection.close()
+
+
+def test_many_may_make_the_database_at_once(home: Path) -> None:
+    barrier = threading.Barrier(16)
+
+    def make() -> None:
+        barrier.wait()
+        Database(home, 10).connect().close()
+
+    with ThreadPoolExecutor(16) as threads:
+        for made in [threads.submit(make) for _ in range(16)]:
+            made.result()
+
+
+# Search, when its index has caught up
+
+
+async def test_text_is_found_in_the_index_and_behind_it(home: Path) -> None:
+    prompts = [f"number {number}: {'even' if number % 2 == 0 else 'odd'} Straße" for number in range(1500)]
+    async with SqliteStore(home) as store:
+        given = [session(initial_prompt=prompt, last_used=AT + n) for n, prompt in enumerate(prompts)]
+        for start in range(0, 1500, 50):
+            await asyncio.gather(*map(store.create, given[start : start + 50]))
+        with database(home) as connection:
+            (indexed,) = connection.execute("SELECT indexed FROM search").fetchone()
+        connection.close()
+        assert 500 < indexed < 1500
+
+        async def found(text: str) -> list[int]:
+            page = await store.sessions(SessionQuery(text=text, limit=2000))
+            assert page.total == len(page.items)
+            return [int(one.initial_prompt.split()[1].rstrip(":")) for one in page.items]
+
+        assert await found("number 7:") == [7]
+        assert await found("NUMBER 1499") == [1499]
+        assert await found("strasse") == list(reversed(range(1500)))
+        assert len(await found("odd")) == 750
+        assert await found("7:") == [n for n in reversed(range(1500)) if n % 10 == 7]
+        assert await found("number 1499 ") == []
+
+        await store.describe(given[7].id, "renamed", None)
+        assert [one.id for one in (await store.sessions(SessionQuery(text="renamed"))).items] == [given[7].id]
+        await store.delete(given[7].id)
+        await store.delete(given[1499].id)
+        assert await found("renamed") == await found("number 7:") == await found("number 1499") == []
+        await store.clean(AT + 1400)
+        assert len(await found("odd")) == 49
+
+
+def test_the_command_line_imports_sqlite_only_to_open_the_store() -> None:
+    code = "import sys, clinvk.store.sqlite, clinvk.store.memory; print('sqlite3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
