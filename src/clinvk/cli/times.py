@@ -1,7 +1,7 @@
 """Times as people say them: how long ago, how long, and ages that are typed."""
 
 import re
-from datetime import datetime
+import time
 
 from clinvk.errors import InvalidRequest
 
@@ -20,12 +20,12 @@ def ago(at: float, now: float) -> str:
     for limit, unit, name in _STEPS:
         if seconds < limit:
             return f"{int(seconds // unit)} {name} ago"
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d")
+    return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
 def at_length(at: float) -> str:
     """Write seconds since the epoch as the local date and time."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def duration(seconds: float) -> str:
