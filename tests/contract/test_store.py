@@ -39,7 +39,7 @@ async def run_ids(store: SessionStore, **query: object) -> list[str]:
 async def test_a_new_session_is_kept_with_its_run(store: SessionStore) -> None:
     given = session(status="active", tags=("a", "b"), metadata={"k": [1, None]}, title="T", forks_parent=True)
     record = run(given, request={"approval_mode": "auto", "extra": ["--x"]}, model="sonnet", parent_id=new_id())
-    assert await store.begin(record, given) == given
+    assert await store.begin(record, replace(given, status="completed")) == given
     assert await store.session(given.id) == given
     assert await store.run(record.id) == record
 

@@ -78,8 +78,9 @@ class SessionStore(Protocol):
     async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
         """Keep a run that is about to start, and claim its session for it until the run's `end`.
 
-        A new session is inserted. One that is kept already only becomes active; it is returned as it is kept,
-        which is what the run has to go on from: between reading and claiming it, another run may have ended.
+        The session becomes active. A new one is inserted; of one that is kept already nothing else changes. It is
+        returned as it is kept, which is what the run has to go on from: between reading and claiming it, another
+        run may have ended.
 
         Raises:
             SessionBusy: another run of the session is under way.

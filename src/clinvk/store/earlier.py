@@ -7,6 +7,7 @@ folder has no other names than it had, nothing is looked at.
 
 import math
 import os
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,8 @@ class Found(NamedTuple):
     """What there is to look at, and the folder's time then; None where it may change within the same tick."""
 
     files: list[File]
-    folder_ns: int | None
+    folder_ns: int | None = None
+    damage: str | None = None
 
 
 class Read(NamedTuple):
@@ -81,21 +83,32 @@ def look(connection: "sqlite3.Connection", folder: Path) -> Found:
     """Find the files that were not imported."""
     try:
         folder_ns = folder.stat().st_mtime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return Found([], None)
-    if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
-        return Found([], None)
-    known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
-    files: list[File] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = readable(entry.name)
-            if name.endswith(".json") and known.get(name, (0, 0, True))[2] and entry.is_file():
-                status = entry.stat()
-                if known.get(name) != (status.st_size, status.st_mtime_ns, True):
-                    files.append(File(Path(entry.path), name, status.st_size, status.st_mtime_ns))
+        if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
+            return Found([])
+        known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
+        with os.scandir(folder) as entries:
+            files = [file for entry in entries if (file := _unknown(entry, known))]
+    except FileNotFoundError:
+        return Found([])
+    except OSError as exc:
+        return Found([], damage=exc.strerror or str(exc))
     settled = time.time_ns() - folder_ns > _SETTLED_NS and not any(damaged for _, _, damaged in known.values())
     return Found(files, folder_ns if settled else None)
+
+
+def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> File | None:
+    """Give a file that was not imported, and whose damage was not told."""
+    name = readable(entry.name)
+    _, _, damaged = before = known.get(name, (0, 0, True))
+    if not damaged or not name.endswith(".json"):
+        return None
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or before == (status.st_size, status.st_mtime_ns, True):
+        return None
+    return File(Path(entry.path), name, status.st_size, status.st_mtime_ns)
 
 
 def read(file: File) -> Read:

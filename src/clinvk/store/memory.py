@@ -124,7 +124,8 @@ class MemoryStore:
     def _claimed(self, session: Session, run_id: str) -> Session:
         if kept := self._sessions.get(session.id):
             self._refuse_held(session.id)
-            session = replace(kept, status="active", last_used=max(kept.last_used, session.last_used))
+            session = replace(kept, last_used=max(kept.last_used, session.last_used))
+        session = replace(session, status="active")
         self._sessions[session.id] = session
         self._holders[session.id] = run_id
         return session

@@ -194,7 +194,8 @@ class SqliteStore:
         """Import the sessions that an earlier clinvk left in the same home, those that are new to this store."""
         folder = self._database.home / earlier.FOLDER
         found = await self._read(lambda db: earlier.look(db, folder))
-        at, count, damaged = time.time(), 0, list[Damaged]()
+        damaged = [Damaged(folder, found.damage)] if found.damage else []
+        at, count = time.time(), 0
         for start in range(0, len(found.files), _IMPORT_STEP):
             some = found.files[start : start + _IMPORT_STEP]
             files = await self._readers.call(lambda some=some: [earlier.read(file) for file in some])

@@ -67,6 +67,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
 def begin(connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None) -> Session | None:
     """Keep a run that is about to start; give its session as it is kept."""
     owner = owners.take()
+    session = replace(session, status="active") if session else None
     if session and not insert(connection, session):
         refuse_busy(connection, owners, session.id)
         connection.execute(_CLAIM, (session.last_used, session.id))

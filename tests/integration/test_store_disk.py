@@ -1,0 +1,101 @@
+"""A disk that is full, and one that is read-only: a small one, mounted where only the test's child sees it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALONE = ("unshare", "--user", "--map-root-user", "--mount")
+MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+
+COMMON = """if True:
+    import asyncio, os, random, subprocess, sys
+    import pytest
+    from msgspec.structs import replace
+    from clinvk.errors import StoreUnavailable
+    from clinvk.events import TextDelta
+    from clinvk.store.sqlite import SqliteStore
+    from records import ANSWER, log, run, session, turn
+
+    home = sys.argv[1]
+"""
+
+FULL = """
+    def fill():
+        with open(f"{home}/ballast", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError:
+                pass
+
+    def long(size):
+        return log(TextDelta(random.Random(1).randbytes(size).hex()))
+
+    async def main():
+        async with SqliteStore(home) as store:
+            first = await turn(store, session())
+            given = session(status="active")
+            record = run(given)
+            await store.begin(record, given)
+            fill()
+            for ask in (
+                store.end(replace(record, state="finished"), replace(given, status="completed"), long(100_000)),
+                turn(store, session(initial_prompt="x" * 200_000)),
+                store.count(),
+            ):
+                with pytest.raises(StoreUnavailable, match=f"^{home}/clinvk.db: its disk is full$"):
+                    await ask
+            assert await store.run(first.id) == first
+            assert await store.events(first.id) == ANSWER
+            assert (await store.run(record.id)).state == "queued"
+
+            os.remove(f"{home}/ballast")
+            assert await store.count() == 2
+            assert (await store.run(record.id)).state == "finished"
+            assert await store.events(record.id) == long(100_000)
+            await turn(store, given)
+
+    asyncio.run(main())
+"""
+
+READ_ONLY = """
+    def mount(how):
+        subprocess.run(["mount", "-o", f"remount,{how}", home], check=True)
+
+    async def main():
+        async with SqliteStore(home) as store:
+            await turn(store, session())
+        mount("ro")
+        async with SqliteStore(home) as store:
+            for ask in (store.count(), turn(store, session())):
+                with pytest.raises(StoreUnavailable, match=f"^{home}/clinvk.db: cannot be written to$"):
+                    await ask
+            mount("rw")
+            assert await store.count() == 1
+            await turn(store, session())
+            assert await store.count() == 2
+
+    asyncio.run(main())
+"""
+
+
+def can_mount() -> bool:
+    return shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small disk")
+@pytest.mark.parametrize("code", [FULL, READ_ONLY], ids=["full", "read-only"])
+def test_a_disk_in_trouble_is_told_and_all_is_well_when_it_is(tmp_path: Path, code: str) -> None:
+    """What was kept stays readable, and the end of a run that found no room is kept once there is some."""
+    done = subprocess.run(
+        [*ALONE, "sh", "-c", MOUNT, "sh", str(tmp_path), sys.executable, COMMON + code],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
