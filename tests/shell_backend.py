@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed, last_line
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -23,6 +23,9 @@ class _Events:
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         return crashed("shell", exit_code, stderr)
+
+    def complaint(self, stderr: bytes) -> str:
+        return last_line(stderr.decode())
 
 
 class Shell:

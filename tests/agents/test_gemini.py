@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from agents.machine import Machine
 from clinvk.events import RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, ToolResult, Usage
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from standin.document import record
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -69,6 +70,37 @@ async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
     assert result.text == "word1 word2 "
     assert isinstance(result.ending, RunFailed)
     assert result.ending.exit_code == 1
+
+
+async def test_an_answer_that_repeats_itself_is_broken_off_and_no_success(machine: Machine) -> None:
+    result = await machine.run(_ask("x [[bytes=1000]]"))
+    assert isinstance(result.ending, RunFailed)
+    assert (result.ending.code, result.ending.message) == ("agent_failed", "Loop detected, stopping execution")
+
+
+@pytest.mark.parametrize("approval", ["default", "none"])
+@pytest.mark.parametrize(
+    ("model", "thinking"),
+    [("gemini-2.5-pro", {"thinkingBudget": 1024}), ("best", {"thinkingLevel": "LOW"})],
+)
+async def test_effort_reaches_the_model(
+    machine: Machine, approval: ApprovalMode, model: str, thinking: dict[str, object]
+) -> None:
+    await machine.run(replace(_ask("hello", approval, model=model), effort="low"))
+    (sent,) = [record(body, "generationConfig") for body in machine.requests("hello")]
+    assert sent["thinkingConfig"] == {"includeThoughts": True, **thinking}
+
+
+async def test_a_run_that_timed_out_tells_how_its_model_api_failed(machine: Machine) -> None:
+    path = machine.home / ".gemini" / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["general"]["maxAttempts"] = 10
+    path.write_text(json.dumps(settings))
+    result = await machine.run(replace(_ask("x [[error=503 times=99]]"), timeout_s=10))
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.code == "timed_out"
+    assert "stderr: Attempt " in result.ending.message
+    assert "status 503" in result.ending.message
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "refusal"])

@@ -178,6 +178,14 @@ async def test_the_traps_go_off_where_nothing_holds_them(trapped: Machine) -> No
     assert (trapped.project / "written.txt").exists()
 
 
+async def test_of_a_project_that_the_user_did_not_trust_only_the_variables_act(trapped: Machine) -> None:
+    """The agent may act, and so may what is the user's; a project says no more than its `.env` (and its skills)."""
+    await trapped.run(_ask(_attempts(trapped), "none"))
+    sprung = _sprung(trapped)
+    assert {"shell", "user-SessionStart", "user-mcp"} <= sprung
+    assert {name for name in sprung if name.startswith("project")} == {"project-env", "project-telemetry"}
+
+
 @pytest.mark.parametrize("approval", ["default", "none"])
 async def test_read_only_writes_nothing(trapped: Machine, approval: ApprovalMode) -> None:
     before = _contents(trapped.project)

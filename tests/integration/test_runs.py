@@ -526,3 +526,11 @@ async def test_progress_passes() -> None:
     async with local_runs() as runs:
         retry = """echo '{"type":"progress","stage":"retry","message":"429"}'\n"""
         assert Progress("retry", "429") in await events(runs, ask(retry + DONE))
+
+
+async def test_a_run_that_timed_out_tells_no_more_of_stderr_than_its_agents_complaint() -> None:
+    """What the channel takes for noise is not told: here, an empty last line and the space around the words."""
+    async with local_runs() as runs:
+        script = "printf 'early\\n  late  \\n\\n' >&2; exec sleep 300"
+        ending = (await events(runs, ask(script, timeout_s=0.5)))[-1]
+        assert ending == RunFailed("timed_out", "timed out after 0.5 s; its last words on stderr: late")

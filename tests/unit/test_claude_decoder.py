@@ -478,3 +478,9 @@ def test_a_block_of_thinking_that_was_not_streamed_is_not_lost() -> None:
     content = [{"type": "thinking", "thinking": "hm"}, {"type": "redacted_thinking"}, {"type": "text", "text": "yes"}]
     told = line(type="assistant", message={"id": "1", "content": content})
     assert decode([INIT, told, RESULT])[1:-1] == [ThinkingDelta("hm"), TextDelta("yes")]
+
+
+def test_the_complaint_is_the_last_line_of_stderr() -> None:
+    channel = Claude().channel(Launch(argv=("claude",)))
+    assert channel.complaint(b"first\n  API is slow \n\n") == "API is slow"
+    assert channel.complaint(b"\n") == ""

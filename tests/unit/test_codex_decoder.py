@@ -441,3 +441,9 @@ def test_an_exit_with_0_before_the_turn_is_complete_is_a_crash() -> None:
 def test_the_prompt_goes_to_stdin_as_it_is() -> None:
     channel = Codex().channel(Codex().launch(HELLO, None, Host()))
     assert channel.start("r", RunRequest(prompt="/x -é\n"), None) == "/x -é\n".encode()
+
+
+def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise() -> None:
+    noise = b"Reading additional input from stdin...\n2026-01-02T03:04:05.678Z ERROR codex_core: x\n"
+    assert ExecChannel().complaint(b"the login is odd\n" + noise) == "the login is odd"
+    assert ExecChannel().complaint(noise) == ""

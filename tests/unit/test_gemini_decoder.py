@@ -201,10 +201,79 @@ def test_an_error_without_a_cause_in_the_result_is_told_by_the_event_before_it()
     ]
 
 
-def test_a_warning_does_not_end_the_run() -> None:
-    warning = b'{"type":"error","severity":"warning","message":"Loop detected, stopping execution"}'
-    events = _play([warning, b'{"type":"result","status":"success"}'], 0)
-    assert events == [Progress("warning", "Loop detected, stopping execution"), RunFinished()]
+ANSWER = b'{"type":"message","role":"assistant","content":"Hi"}'
+SUCCESS = b'{"type":"result","status":"success","stats":{"total_tokens":3,"input_tokens":2,"output_tokens":1}}'
+
+
+def _warning(message: str) -> bytes:
+    return json.dumps({"type": "error", "severity": "warning", "message": message}).encode()
+
+
+def test_an_answer_that_was_broken_off_is_a_failure_though_the_cli_calls_it_a_success() -> None:
+    looped = "Loop detected, stopping execution"
+    assert _play([ANSWER, _warning(looped), SUCCESS], 0) == [
+        TextDelta("Hi"),
+        Progress("warning", looped),
+        RunFailed("agent_failed", looped, usage=Usage(input_tokens=2, output_tokens=1)),
+    ]
+
+
+def test_a_warning_before_an_answer_does_not_end_the_run() -> None:
+    """The CLI warns so where a hook has it go on, too."""
+    events = _play([_warning("Agent execution blocked: no"), ANSWER, SUCCESS], 0)
+    assert events[-1] == RunFinished(usage=Usage(input_tokens=2, output_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([_warning("Agent execution blocked: no")], "Agent execution blocked: no"),
+        ([], "gemini reported success without an answer"),
+    ],
+)
+def test_a_success_in_which_the_model_said_and_did_nothing_is_a_failure(said: list[bytes], message: str) -> None:
+    ending = _play([*said, b'{"type":"result","status":"success"}'], 0)[-1]
+    assert isinstance(ending, RunFailed)
+    assert ending.code == "agent_failed"
+    assert ending.message.startswith(message)
+
+
+def test_a_model_that_has_nothing_to_add_to_its_tool_calls_has_answered() -> None:
+    call = b'{"type":"tool_use","tool_name":"glob","tool_id":"1","parameters":{}}'
+    assert isinstance(_play([call, SUCCESS], 0)[-1], RunFinished)
+
+
+RETRIED = b"""\
+Attempt 1 failed with status 500. Retrying with backoff... _ApiError: {"error":{"code":500}}
+Attempt 2 failed with status 503. Retrying with backoff... _ApiError: {"error":{"code":503}}
+    at throwErrorIfNotOK (file:///bundle/chunk.js:1:2) {
+  cause: { code: 503 },
+  status: 503
+}
+Ripgrep is not available. Falling back to GrepTool.
+"""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "complaint"),
+    [
+        (
+            RETRIED,
+            'Attempt 2 failed with status 503. Retrying with backoff... _ApiError: {"error":{"code":503}}',
+        ),
+        (
+            _recorded("maxattempts1_429")[2],
+            "Error when talking to Gemini API: RetryableQuotaError: rate limited (fake)",
+        ),
+        (_recorded("midstream_drop")[2], "Error when talking to Gemini API: TypeError: terminated"),
+        (_recorded("text")[2], ""),
+        (b"", ""),
+        (b"\xff no", "\N{REPLACEMENT CHARACTER} no"),
+    ],
+)
+def test_the_complaint_is_neither_noise_nor_the_tail_of_a_dumped_error(stderr: bytes, complaint: str) -> None:
+    channel = Gemini().channel(Launch(argv=("gemini",)))
+    assert channel.complaint(stderr) == complaint
 
 
 @pytest.mark.parametrize("case", ["sig_norelaunch_INT", "sigtool_norelaunch_TERM"])

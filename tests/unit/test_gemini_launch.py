@@ -257,6 +257,43 @@ def test_of_the_users_settings_only_what_starts_and_permits_nothing_is_kept() ->
     }
 
 
+BASES = ("chat-base-3", "chat-base-2.5")
+
+
+def _overrides(launch: Launch) -> list[dict[str, dict[str, object]]]:
+    return convert(_settings(launch)["modelConfigs"]["customOverrides"], list[dict[str, dict[str, object]]])
+
+
+@pytest.mark.parametrize("request_", [ASK, OPEN])
+@pytest.mark.parametrize(
+    ("effort", "level", "tokens"),
+    [("minimal", "MINIMAL", 1024), ("low", "LOW", 1024), ("medium", "MEDIUM", 8192), ("high", "HIGH", 24576)],
+)
+def test_effort_is_set_for_each_generation_of_models(
+    request_: RunRequest, effort: str, level: str, tokens: int
+) -> None:
+    thought = dict(zip(BASES, ({"thinkingLevel": level}, {"thinkingBudget": tokens}), strict=True))
+    assert _overrides(_launch(replace(request_, effort=effort))) == [
+        {"match": {"model": base}, "modelConfig": {"generateContentConfig": {"thinkingConfig": thought[base]}}}
+        for base in BASES
+    ]
+
+
+def test_effort_comes_after_the_users_own_overrides() -> None:
+    own = {"match": {"model": "chat-base-3"}, "modelConfig": {"generateContentConfig": {"topK": 1}}}
+    host = _host(json.dumps({"modelConfigs": {"customOverrides": [own]}}))
+    assert _overrides(_launch(ASK, host=host)) == [own]
+    assert _overrides(_launch(replace(ASK, effort="low"), host=host))[0] == own
+    assert len(_overrides(_launch(replace(ASK, effort="low"), host=host))) == 3
+
+
+@pytest.mark.parametrize("effort", ["xhigh", "LOW", "nonsense"])
+def test_an_effort_that_no_model_has_is_refused(effort: str) -> None:
+    with pytest.raises(InvalidRequest, match="have minimal, low, medium, high") as caught:
+        _launch(replace(ASK, effort=effort))
+    assert caught.value.field == "effort"
+
+
 def test_settings_that_the_cli_cannot_read_are_told() -> None:
     with pytest.raises(InvalidRequest, match=r"~/\.gemini/settings\.json"):
         _launch(ASK, host=_host("{broken"))

@@ -28,6 +28,10 @@ def _no_file(path: str) -> bytes | None:
     return None
 
 
+def _no_beginning(path: str, size: int) -> bytes | None:
+    return None
+
+
 def _no_files(folder: str, pattern: str) -> Sequence[str]:
     return ()
 
@@ -36,6 +40,7 @@ class Host(msgspec.Struct, frozen=True):
     """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
 
     `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
+    `head` gives at most so many bytes from its beginning, and None for what is no plain file, such as a device.
     `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
     `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
@@ -44,6 +49,7 @@ class Host(msgspec.Struct, frozen=True):
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
+    head: Callable[[str, int], bytes | None] = _no_beginning
     find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str
 
@@ -112,6 +118,10 @@ class Channel(Protocol):
 
         A process ended by a signal has `exit_code` 128 + its number; `stderr` is the tail.
         """
+        ...
+
+    def complaint(self, stderr: bytes) -> str:
+        """Give the line of stderr that says best what troubles the agent; empty where all is noise."""
         ...
 
 
@@ -201,6 +211,11 @@ def with_system_prompt(request: RunRequest) -> str:
     if not request.system_prompt:
         return request.prompt
     return f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{request.prompt}"
+
+
+def last_line(text: str) -> str:
+    """Give the last line that is not blank, without the space around it; empty where there is none."""
+    return text.rstrip().rpartition("\n")[2].strip()
 
 
 def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:

@@ -20,6 +20,10 @@ class Decoder(Protocol):
         """Give the ending of a run whose process is gone and has told none."""
         ...
 
+    def complaint(self, stderr: bytes) -> str:
+        """Give the line of stderr that says best what troubles the agent; empty where all is noise."""
+        ...
+
 
 class OneShotChannel:
     """The channel of a process that serves a single run."""
@@ -56,3 +60,7 @@ class OneShotChannel:
         if not self._ended:
             self._ended = True
             yield self._run, self._decoder.closed(exit_code, stderr)
+
+    def complaint(self, stderr: bytes) -> str:
+        """Give what the decoder takes for the agent's complaint."""
+        return self._decoder.complaint(stderr)

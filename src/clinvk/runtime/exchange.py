@@ -131,8 +131,7 @@ class Exchange:
 
     def _last_words(self) -> str:
         """Tell the end of stderr: where a CLI asks its model again and again, only that says why."""
-        lines = self.process.stderr.decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last = self._channel.complaint(self.process.stderr)
         return f"; its last words on stderr: {last[:_LAST_WORDS]}" if last else ""
 
     def _out_of_turns(self) -> bool:

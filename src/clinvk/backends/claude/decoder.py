@@ -7,7 +7,7 @@ is known whether it is the answer or the reason of a failure.
 
 from collections.abc import Iterable, Iterator
 
-from clinvk.backends.base import Prose, crashed, parsed
+from clinvk.backends.base import Prose, crashed, last_line, parsed
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten
 from clinvk.backends.claude.retold import News, Retold
@@ -59,6 +59,10 @@ class ClaudeDecoder:
         if said.startswith(NO_CONVERSATION):
             return RunFailed(SessionNotFound.code, forgotten(said), exit_code)
         return crashed("claude", exit_code, stderr)
+
+    def complaint(self, stderr: bytes) -> str:
+        """Give the last line of stderr: Claude Code prints no noise there."""
+        return last_line(stderr.decode(errors="replace"))
 
     def _system(self, line: wire.System) -> Iterator[Event]:
         match line.subtype:

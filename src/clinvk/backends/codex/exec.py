@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import Prose, parsed, with_system_prompt
+from clinvk.backends.base import Prose, last_line, parsed, with_system_prompt
 from clinvk.backends.codex import failures
 from clinvk.backends.codex.items import (
     AgentMessage,
@@ -80,6 +80,10 @@ class ExecDecoder:
     def closed(self, exit_code: int, stderr: bytes) -> Event:
         """Give the ending of a process that told none."""
         return failures.exited(exit_code, stderr, self._last_error)
+
+    def complaint(self, stderr: bytes) -> str:
+        """Give the last line of stderr that is no noise."""
+        return last_line("\n".join(failures.said(stderr)))
 
     def _going_on(self, item: Item) -> Iterable[Event]:
         match item:

@@ -63,20 +63,25 @@ def hopeless(message: str) -> RunFailed | None:
     return ending if ending.code == AgentUnauthenticated.code else None
 
 
+def said(stderr: bytes) -> list[str]:
+    """Give the lines of stderr without the CLI's usual noise."""
+    return [line.strip() for line in stderr.decode(errors="replace").splitlines() if not _NOISE.match(line)]
+
+
 def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
     """Give the ending of a process that is gone without having told one.
 
     Codex refuses a bad flag (2) or bad settings (1) on stderr alone.
     """
-    said = [line.strip() for line in stderr.decode(errors="replace").splitlines() if not _NOISE.match(line)]
-    reason = " ".join(" ".join(said).split())
+    lines = said(stderr)
+    reason = " ".join(" ".join(lines).split())
     if any(words in reason for words in _UNKNOWN_THREAD):
         return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
     if exit_code in (1, 2) and last_error:
         return failed(last_error, exit_code)
     if exit_code in (1, 2) and reason:
         return failed(reason.partition(" Usage: ")[0], exit_code)
-    return crashed("codex", exit_code, "\n".join(said).encode())
+    return crashed("codex", exit_code, "\n".join(lines).encode())
 
 
 class _Told(msgspec.Struct):

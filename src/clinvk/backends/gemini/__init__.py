@@ -11,9 +11,12 @@ Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and wha
 - It has no flag for a limit of turns, and none that keeps it from recording; see `home` for the latter.
 - `--resume` goes on with a conversation of the working directory; `--session-file` copies one, under an id of its own.
 
-A project's folder is trusted only where the agent may act unasked anyway: trust opens the project's hooks, MCP
-servers, allowed tools, discovery command and its `.env` with any variable. In either case the CLI runs in a home of
-its own; where it may act unasked, that is as the user's.
+Only where the agent may act unasked anyway, `--skip-trust` has the CLI take the project's folder as trusted; in any
+other folder it would not act unasked. The flag comes too late for the project's `settings.json`, with its hooks, MCP
+servers and allowed tools: the CLI has read its settings by then, and takes those only where `trustedFolders.json` or
+`GEMINI_CLI_TRUST_WORKSPACE` already said so. The project's `.env`, with any variable, and its skills do act.
+
+In either case the CLI runs in a home of its own; where it may act unasked, that is as the user's.
 """
 
 from typing import TYPE_CHECKING
@@ -125,6 +128,8 @@ def _check(request: RunRequest) -> None:
         raise InvalidRequest("images are not supported with gemini; name a file in the prompt as @path", "images")
     if request.output_schema is not None:
         raise InvalidRequest("output_schema is not supported with gemini: its CLI has no such option", "output_schema")
+    if request.effort and request.effort not in home.EFFORTS:
+        raise InvalidRequest(f"gemini has no effort {request.effort!r}; have {', '.join(home.EFFORTS)}", "effort")
     if len(prompt(request)) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
     for index, folder in enumerate(request.add_dirs):
@@ -175,11 +180,11 @@ def _surroundings(
     rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
     files = {name: text for name, text in rules.items() if text}
     if not allowed.open:
-        settings, links = home.strict(allowed, request.workdir, host)
+        settings, links = home.strict(allowed, request.workdir, request.effort or None, host)
         if not request.ephemeral or resume:
             links |= home.records(host)
         return {**files, **settings}, links, _STRICT
-    settings, links = home.as_the_users(host)
+    settings, links = home.as_the_users(request.effort or None, host)
     if request.ephemeral and not resume:
         return {**files, **settings}, links, {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
     return {**files, **settings}, {**links, **home.records(host)}, {"GEMINI_CLI_HOME": home.HOME}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
-from clinvk.backends.base import Prose, crashed, parsed
+from clinvk.backends.base import Prose, crashed, last_line, parsed
 from clinvk.errors import (
     AgentFailed,
     AgentRejected,
@@ -78,6 +78,12 @@ _STOPS: dict[str, StopReason] = {
 }
 """How the messages begin with which the CLI reports an end that is no failure of the agent."""
 
+_BROKEN_OFF = "Loop detected, stopping execution"
+"""A warning, after which the CLI asks no more and reports success."""
+
+_NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
+"""Of both the CLI says nothing; a model that answers with nothing it reports as an error."""
+
 _WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
 _STATUSES = {status & 255: status for status in (*range(400, 432), 451, *range(500, 512), 529)}
 """The CLI exits with the status that its model API answered, of which the system keeps eight bits."""
@@ -100,6 +106,9 @@ _NOISE = re.compile(
     )""",
     re.VERBOSE,
 )
+_RETRY = re.compile(r"Attempt \d+ failed")
+"""Noise after the end, which tells the cause by itself; while a run goes on nothing else does."""
+
 _UNKNOWN_CONVERSATION = ("Error resuming session", "Error importing session")
 _REPORT = re.compile(r" Full report available at: \S+")
 
@@ -111,6 +120,8 @@ class GeminiDecoder:
         self._prose = Prose()
         self._stop: StopReason = "end_turn"
         self._told = ""
+        self._answered = False
+        self._broken_off = ""
         self._failure: RunFailed | None = None
 
     def feed(self, line: bytes) -> Iterable[Event]:
@@ -122,8 +133,10 @@ class GeminiDecoder:
             case "init":
                 yield RunStarted(event.model, event.session_id)
             case "message" if event.role == "assistant":
+                self._answered = True
                 yield from self._prose.say(event.content)
             case "tool_use":
+                self._answered = True
                 self._prose.end_message()
                 yield ToolCall(event.tool_id, event.tool_name, event.parameters)
             case "tool_result":
@@ -151,9 +164,17 @@ class GeminiDecoder:
             return RunFailed(_EXITS[exit_code], said, exit_code)
         return crashed("gemini", exit_code, said.encode())
 
+    def complaint(self, stderr: bytes) -> str:
+        """Give the last line of stderr that is neither noise nor, indented, a piece of a dumped error."""
+        lines = _REPORT.sub(":", stderr.decode(errors="replace")).splitlines()
+        said = (line for line in lines if _RETRY.match(line) or not (line[:1].isspace() or _NOISE.match(line)))
+        return last_line("\n".join(said))
+
     def _note(self, event: _Line) -> None:
+        if event.message == _BROKEN_OFF:
+            self._broken_off = event.message
+        self._told = event.message
         if event.severity == "error":
-            self._told = event.message
             for begin, stop in _STOPS.items():
                 if event.message.startswith(begin):
                     self._stop = stop
@@ -163,8 +184,12 @@ class GeminiDecoder:
         error = event.error or _Error()
         if error.type == "FatalTurnLimitedError":
             return RunFinished("max_turns", usage)
-        if event.status == "success" or (self._stop != "end_turn" and not event.error):
+        if self._broken_off:
+            return RunFailed(AgentFailed.code, self._broken_off, usage=usage)
+        if not event.error and (self._stop != "end_turn" or (event.status == "success" and self._answered)):
             return RunFinished(self._stop, usage)
+        if event.status == "success":
+            return RunFailed(AgentFailed.code, self._told or _NOTHING, usage=usage)
         status, message = _cause(error.message or self._told or "gemini reported a failure and no reason")
         failure = RunFailed(agent_code(status), message, usage=usage)
         if status:

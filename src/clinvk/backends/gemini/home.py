@@ -81,6 +81,18 @@ _STRICT = {
 }
 """`folderTrust` is off because an untrusted folder ends the CLI otherwise; GEMINI_CLI_TRUST_WORKSPACE tells it."""
 
+_THINKING: dict[str, tuple[str, int]] = {
+    "minimal": ("MINIMAL", 1024),
+    "low": ("LOW", 1024),
+    "medium": ("MEDIUM", 8192),
+    "high": ("HIGH", 24576),
+}
+"""What each effort is to models from Gemini 3 on, a level, and to Gemini 2.5, a number of tokens.
+
+So does Google's own door for OpenAI's `reasoning_effort`: https://ai.google.dev/gemini-api/docs/openai#thinking
+"""
+EFFORTS = tuple(_THINKING)
+
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
@@ -105,7 +117,9 @@ def conversation_files(conversation: str, host: Host) -> Sequence[str]:
     return host.find(folder, f"{name}l") or host.find(folder, name)
 
 
-def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def strict(
+    leave: Leave, workdir: str | None, effort: str | None, host: Host
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Give the files and links of a home in which neither the project nor the user opens what `leave` closes.
 
     The project's GEMINI.md is context for the model as ever, though nothing else of the project is trusted.
@@ -121,6 +135,7 @@ def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, byt
             _set(settings, path, value)
     for path, value in _STRICT.items():
         _set(settings, path, value)
+    _think(settings, effort)
     if leave.only is not None and set(leave.only) <= {*READS, *EDITS}:
         _set(settings, "tools.core", leave.only)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
@@ -131,7 +146,7 @@ def strict(leave: Leave, workdir: str | None, host: Host) -> tuple[dict[str, byt
     return {_SETTINGS: json.dumps(settings).encode()}, links
 
 
-def as_the_users(host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def as_the_users(effort: str | None, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Give the files and links of a home that is as the user's own, without its records.
 
     Raises:
@@ -140,6 +155,7 @@ def as_the_users(host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     user = user_folder(host)
     settings = _user_settings(user, host)
     _set(settings, _RETENTION, False)
+    _think(settings, effort)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL}
     links |= {f"home/{name}": f"{_user_home(host)}/{name}" for name in (".agents", ".env")}
     return {_SETTINGS: json.dumps(settings).encode()}, links
@@ -148,6 +164,21 @@ def as_the_users(host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
 def records(host: Host) -> dict[str, str]:
     """Give the links to where the CLI keeps its conversations."""
     return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
+
+
+def _think(settings: dict[str, object], effort: str | None) -> None:
+    """Set how hard the models of a conversation think: by what all of a generation extend, the CLI's helpers not."""
+    if effort is None:
+        return
+    level, tokens = _THINKING[effort]
+    overrides = _get(settings, "modelConfigs.customOverrides")
+    kept = convert(overrides, list[object]) if isinstance(overrides, list) else []
+    ours = [_override("chat-base-3", "thinkingLevel", level), _override("chat-base-2.5", "thinkingBudget", tokens)]
+    _set(settings, "modelConfigs.customOverrides", [*kept, *ours])
+
+
+def _override(base: str, key: str, value: str | int) -> dict[str, object]:
+    return {"match": {"model": base}, "modelConfig": {"generateContentConfig": {"thinkingConfig": {key: value}}}}
 
 
 def _user_home(host: Host) -> str:
