@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench.memory import memory
+from bench.persisting import persisted
 from bench.report import Figure, table
 from bench.spawning import overhead, prompts
 from bench.startup import health, startup
@@ -18,6 +19,7 @@ from bench.workplace import BenchBroken, Workplace, workplace
 _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "overhead": overhead,
     "prompts": prompts,
+    "persisted": persisted,
     "streaming": streaming,
     "memory": memory,
     "startup": startup,

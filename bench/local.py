@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
 
 import uvloop
@@ -12,6 +13,7 @@ from bench.workplace import BenchBroken, Workplace
 from clinvk.config import Settings, complete
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
+from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 
 _WARM_UP = 30
@@ -20,16 +22,22 @@ _PATIENCE_S = 60
 
 _T = TypeVar("_T")
 
-
-def prompts(place: Workplace, clients: int, count: int) -> Times:
-    """Run `count` prompts from `clients` callers at once."""
-    return _run(_prompts(place, clients, count))
+Opening = Callable[[], AbstractAsyncContextManager[SessionStore]]
 
 
-async def _prompts(place: Workplace, clients: int, count: int) -> Times:
+def _nowhere() -> AbstractAsyncContextManager[SessionStore]:
+    return nullcontext(MemoryStore())
+
+
+def prompts(place: Workplace, clients: int, count: int, opening: Opening = _nowhere) -> Times:
+    """Run `count` prompts from `clients` callers at once, into the store that `opening` gives."""
+    return _run(_prompts(place, clients, count, opening))
+
+
+async def _prompts(place: Workplace, clients: int, count: int, opening: Opening) -> Times:
     settings = Settings()
     request = complete(RunRequest(prompt="hello", backend="codex", workdir=str(place.root)), settings)
-    async with LocalRuns(settings, MemoryStore(), place.env) as runs, asyncio.timeout(_PATIENCE_S):
+    async with opening() as store, LocalRuns(settings, store, place.env) as runs, asyncio.timeout(_PATIENCE_S):
         await _ask(runs, request, 1, _WARM_UP)
         await asyncio.sleep(_SETTLE_S)
         return await _ask(runs, request, clients, count)

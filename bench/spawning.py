@@ -23,7 +23,7 @@ _ADDED_MS = 0.4
 _SHARE_OF_LIMIT = 0.6
 
 
-class _Pace(NamedTuple):
+class Pace(NamedTuple):
     """Prompts a second, and the CPU time that one takes of the process that runs its agent."""
 
     rate: float
@@ -65,11 +65,11 @@ def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> li
     limit, in_process, over_http = interleaved(
         place.rounds,
         lambda: _limit(place, prompt, count, clients),
-        lambda: _paced(time.process_time, lambda: local.prompts(place, clients, count)),
-        lambda: _paced(lambda: server.cpu_s, lambda: _over_http(place, server, clients, count)),
+        lambda: paced(time.process_time, lambda: local.prompts(place, clients, count)),
+        lambda: paced(lambda: server.cpu_s, lambda: _over_http(place, server, clients, count)),
     )
 
-    def figures(way: str, ours: list[_Pace]) -> list[Figure]:
+    def figures(way: str, ours: list[Pace]) -> list[Figure]:
         name = f"prompts, {way}, {clients} at once"
         peer_name = "posix_spawn in C" if place.limit else "os.posix_spawn"
         return [
@@ -93,17 +93,18 @@ def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> li
     return figures("LocalRuns", in_process) + figures("HTTP", over_http)
 
 
-def _paced(cpu_s: Callable[[], float], prompts: Callable[[], Times]) -> _Pace:
+def paced(cpu_s: Callable[[], float], prompts: Callable[[], Times]) -> Pace:
+    """Run prompts; `cpu_s` tells the CPU time that the process which runs the agents has taken so far."""
     before = cpu_s()
     times = prompts()
-    return _Pace(times.count / times.seconds, (cpu_s() - before) / times.count * 1000)
+    return Pace(times.count / times.seconds, (cpu_s() - before) / times.count * 1000)
 
 
-def _limit(place: Workplace, prompt: Path, count: int, clients: int) -> _Pace:
+def _limit(place: Workplace, prompt: Path, count: int, clients: int) -> Pace:
     arguments = (str(place.child), str(prompt), str(count), str(clients))
     said = run([str(place.limit), *arguments] if place.limit else module("limit", *arguments), place.env)
     seconds, cpu_s = map(float, said.split())
-    return _Pace(count / seconds, cpu_s / count * 1000)
+    return Pace(count / seconds, cpu_s / count * 1000)
 
 
 def _over_http(place: Workplace, server: Server, clients: int, count: int) -> Times:
