@@ -364,6 +364,62 @@ def test_a_system_prompt_that_no_argument_can_hold_is_refused() -> None:
     launched(replace(HELLO, system_prompt="é" * 65_000))
 
 
+def test_a_prompt_that_codex_would_refuse_is_refused_with_the_limit() -> None:
+    """It counts characters, whatever they are in bytes."""
+    longest = replace(HELLO, prompt="🙂" * 1_048_576)
+    launched(longest)
+    with pytest.raises(InvalidRequest, match=r"^prompt .*1048577.*1048576") as refused:
+        launched(replace(longest, prompt=longest.prompt + "x"))
+    assert refused.value.field == "prompt"
+
+
+def test_a_system_prompt_that_goes_before_the_prompt_counts_with_it() -> None:
+    request = replace(HELLO, prompt="x" * 1_048_576, system_prompt="y")
+    launched(request)
+    with pytest.raises(InvalidRequest, match=r"^prompt "):
+        launched(request, Resume(THREAD))
+
+
+def project(files: dict[str, str], config: str = "") -> Host:
+    """A machine with files below `/p`, which has a git repository."""
+    data = {path: text.encode() for path, text in files.items()}
+
+    def head(path: str, size: int) -> bytes | None:
+        return data[path][:size] if path in data else None
+
+    def find(folder: str, pattern: str) -> list[str]:
+        return ["/p/.git"] if (folder, pattern) == ("/p", ".git") else []
+
+    return Host(env={"HOME": "/h"}, read={"~/.codex/config.toml": config.encode()}.get, head=head, find=find)
+
+
+BELOW = replace(HELLO, workdir="/p/a", sandbox_mode="workspace")
+
+
+def instructions(files: dict[str, str], config: str = "") -> str:
+    """What a run below `/p` is instructed beside its prompt."""
+    given = settings(launched(BELOW, on=project(files, config))).get("developer_instructions", '""')
+    return str(tomllib.loads(f"x={given}")["x"])
+
+
+def test_instructions_come_from_the_repository_down_to_the_directory() -> None:
+    files = {"/AGENTS.md": "0", "/p/AGENTS.md": "1", "/p/a/AGENTS.md": "no", "/p/a/AGENTS.override.md": "2"}
+    assert instructions(files) == "# AGENTS.md instructions for /p/a\n\n<INSTRUCTIONS>\n1\n\n2\n</INSTRUCTIONS>"
+    assert instructions({}) == instructions({"/p/AGENTS.md": " \n"}) == ""
+
+
+def test_instructions_are_cut_where_codex_cuts_them() -> None:
+    files = {"/p/AGENTS.md": "1" * 32_767, "/p/a/AGENTS.md": "23"}
+    assert "1\n\n2\n</" in instructions(files)
+    assert "\n1111\n</" in instructions(files, "project_doc_max_bytes = 4")
+    assert instructions(files, "project_doc_max_bytes = 0") == ""
+
+
+def test_nothing_is_said_of_a_project_whose_repository_the_user_trusts() -> None:
+    on = project({"/p/AGENTS.md": "1"}, '[projects."/p"]\ntrust_level = "trusted"\n')
+    assert not {"projects", "developer_instructions"} & set(settings(launched(BELOW, on=on)))
+
+
 @pytest.mark.parametrize("model", ["gpt-6-astra", "GPT-4o", "o3", "o4-mini", "codex-mini", "chatgpt"[4:]])
 def test_models_of_openai_are_claimed(model: str) -> None:
     assert Codex().claims(model)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def host(environ: Mapping[str, str]) -> Host:
         commands=commands,
         env=environ,
         read=_reader(environ),
+        head=head,
         find=_finder(environ),
         resolve=resolve,
     )
@@ -67,6 +69,20 @@ def host(environ: Mapping[str, str]) -> Host:
 def resolve(path: str) -> str:
     """Give an absolute path without symbolic links; of "" it is clinvk's own directory."""
     return os.path.realpath(path)
+
+
+def head(path: str, size: int) -> bytes | None:
+    """Give the beginning of a plain file: a pipe would never end, and a file may be larger than the memory."""
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError:
+        return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody at a pipe's other end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, with_system_prompt
 from clinvk.backends.codex import extra, toml
 from clinvk.backends.codex.exec import ExecChannel
-from clinvk.backends.codex.fence import fence
+from clinvk.backends.codex.fence import Fence, fence
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
@@ -34,6 +34,9 @@ _ALIASES = {
 _OURS = re.compile(r"gpt|codex|o\d")
 _MAX_ARGUMENT_BYTES = 131_071
 """What Linux takes as a single argument."""
+
+_MAX_PROMPT_CHARACTERS = 1_048_576
+"""What Codex takes as a prompt; it counts code points."""
 
 _CONFIG = {"features.unbounded_connection_retries": "false"}
 """Without it a refused connection is retried for ever."""
@@ -59,6 +62,7 @@ class Codex:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to run `codex exec` for this request."""
         _check_texts(request)
+        _check_prompt(with_system_prompt(request) if resume else request.prompt)
         held = fence(request, host)
         extra.check(request.extra, held.is_open)
         files = {**held.files, **_files(request)}
@@ -71,10 +75,10 @@ class Codex:
             *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
-            *_settings({**_CONFIG, **held.config, **_config(request, resume)}),
+            *_settings({**_CONFIG, **held.config, **_config(request, None if resume else held)}),
             *(_continued(resume) if resume else ()),
         )
-        _check_length(argv)
+        _check_length(argv, held)
         return Launch(
             argv=argv,
             env=held.env,
@@ -120,15 +124,23 @@ def _continued(resume: Resume) -> tuple[str, ...]:
     return ("fork", thread, "-") if resume.fork else ("resume", thread)
 
 
-def _config(request: RunRequest, resume: Resume | None) -> dict[str, str]:
+def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
+    """Give the settings; a thread that is not begun here has its instructions already."""
     config: dict[str, str] = {}
-    if request.system_prompt and not resume:
-        config["developer_instructions"] = toml.string(request.system_prompt)
+    if begun and (instructions := _instructions(request, begun)):
+        config["developer_instructions"] = toml.string(instructions)
     if request.effort:
         config["model_reasoning_effort"] = toml.string(request.effort)
     if request.thinking:
         config["model_reasoning_summary"] = toml.string("auto")
     return config
+
+
+def _instructions(request: RunRequest, held: Fence) -> str:
+    if not held.instructions:
+        return request.system_prompt or ""
+    own = request.system_prompt or held.own_instructions
+    return f"{own}\n\n{held.instructions}" if own else held.instructions
 
 
 def _settings(config: dict[str, str]) -> list[str]:
@@ -166,11 +178,19 @@ def _check_texts(request: RunRequest) -> None:
             raise InvalidRequest(f"{field} is not valid Unicode: {exc.reason}", field) from exc
 
 
-def _check_length(argv: tuple[str, ...]) -> None:
+def _check_prompt(prompt: str) -> None:
+    if len(prompt) > _MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(
+            f"prompt is {len(prompt)} characters long; codex takes {_MAX_PROMPT_CHARACTERS} at most", "prompt"
+        )
+
+
+def _check_length(argv: tuple[str, ...], held: Fence) -> None:
     for argument in argv:
         size = len(argument.encode(errors="surrogateescape"))
         if size > _MAX_ARGUMENT_BYTES:
             field = "system_prompt" if argument.startswith("developer_instructions=") else None
+            more = " with the project's AGENTS.md" if field and held.instructions else ""
             raise InvalidRequest(
-                f"{field or 'an option'} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
+                f"{field or 'an option'}{more} is {size} bytes long; codex takes {_MAX_ARGUMENT_BYTES} at most", field
             )

@@ -13,6 +13,10 @@ outside the sandbox all the same, and is closed here:
 The user's own settings are the user's word: only `read-only`, which lets nothing be written, overrules them, and
 `workspace` in what may be written. A project's settings act where the user has said that it is trusted.
 
+What keeps a project closed is to mark it untrusted. 0.169 would keep closed one that nobody has marked, but 0.163 would
+trust it, and nothing else was found that stops it. Codex then leaves out the project's `AGENTS.md` too, which therefore
+comes from clinvk, unless the user's own settings say that the project is untrusted.
+
 `sandbox_mode`, `default_permissions` and permission profiles of the settings, agent roles with a sandbox of their own
 and git's own hooks were tried too: they reopen nothing.
 """
@@ -23,6 +27,7 @@ import msgspec
 
 from clinvk.backends.base import PRIVATE, Host
 from clinvk.backends.codex import settings, toml
+from clinvk.backends.codex.instructions import project_instructions, root
 from clinvk.errors import Unsupported
 from clinvk.request import RunRequest
 
@@ -53,6 +58,8 @@ class Fence(msgspec.Struct, frozen=True):
         config: values for `-c`, in TOML.
         is_open: nothing is held back, so that no extra flag can weaken anything.
         has_folder: the agent's temporary folder is the private one.
+        instructions: what Codex would have told the model, had the project not been marked untrusted.
+        own_instructions: those of the user's settings, whose place they would take.
     """
 
     approval: tuple[str, ...] = ("--ask-for-approval=never",)
@@ -60,6 +67,8 @@ class Fence(msgspec.Struct, frozen=True):
     config: dict[str, str] = {}
     is_open: bool = False
     has_folder: bool = False
+    instructions: str = ""
+    own_instructions: str = ""
 
     @property
     def env(self) -> dict[str, str]:
@@ -89,8 +98,17 @@ def fence(request: RunRequest, host: Host) -> Fence:
             "codex cannot be limited to named tools; sandbox_mode read-only or workspace limits what its tools may do",
             "allowed_tools",
         )
-    directories = tuple(f"--add-dir={path}" for path in request.add_dirs)
     known = _Known(request, host)
+    held = _held(request, known)
+    if "projects" not in held.config:
+        return held
+    return msgspec.structs.replace(
+        held, instructions=known.instructions(), own_instructions=known.settings.developer_instructions or ""
+    )
+
+
+def _held(request: RunRequest, known: "_Known") -> Fence:
+    directories = tuple(f"--add-dir={path}" for path in request.add_dirs)
     match request.sandbox_mode or "default", request.approval_mode or "default":
         case "read-only", _:  # all can be read: `add_dirs` need nothing
             return Fence(sandbox=("--sandbox=read-only", "--ignore-rules"), config=known.read_only())
@@ -113,21 +131,30 @@ class _Known:
     """The settings that a run will meet, and what overrules them."""
 
     def __init__(self, request: RunRequest, host: Host) -> None:
-        workdir = PurePath(host.resolve(request.workdir or ""))
-        self._places = [str(place) for place in (workdir, *workdir.parents)]
+        self._host = host
+        self._workdir = PurePath(host.resolve(request.workdir or ""))
+        self._places = [str(place) for place in (self._workdir, *self._workdir.parents)]
         self._problem: settings.Unreadable | None = None
         try:
-            self.settings = settings.read(host, str(workdir))
+            self.settings = settings.read(host, str(self._workdir))
         except settings.Unreadable as exc:  # which Codex itself will tell, unless a promise rests on them
             self._problem = exc
             self.settings = settings.Settings()
+        top = root(host, None, self._workdir)  # of git, whichever root the settings give to the project
+        self._trust = self.settings.trust([str(self._workdir), *([str(top)] if top else [])])
+
+    def instructions(self) -> str:
+        """Give what the mark keeps from the model."""
+        if self._trust == "untrusted":  # the user's word, by which Codex leaves it out too
+            return ""
+        return project_instructions(self._host, self.settings, self._workdir)
 
     def distrust(self) -> dict[str, str]:
         """Let the settings of a project act only where the user has trusted it.
 
         Said of a project, this makes `workspace-write` its default sandbox: for runs whose sandbox is chosen.
         """
-        return _untrusted(self.settings.untrusted(self._places))
+        return {} if self._trust == "trusted" else _untrusted(self.settings.untrusted(self._places))
 
     def read_only(self) -> dict[str, str]:
         """Close all that acts outside the sandbox."""

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import PurePath
+from typing import TypeVar
 
 import msgspec
 
 from clinvk.backends.base import Host
 
 _SYSTEM_CONFIG = "/etc/codex/config.toml"
+
+
+Value = TypeVar("Value")
 
 
 class Unreadable(Exception):
@@ -25,11 +29,20 @@ class Settings(msgspec.Struct):
     projects: dict[str, _Project] = {}
     sandbox_mode: object = None
     default_permissions: object = None
+    developer_instructions: str | None = None
+    project_doc_max_bytes: int | None = None
+    project_doc_fallback_filenames: list[str] | None = None
+    project_root_markers: list[str] | None = None
 
     @property
     def names_a_sandbox(self) -> bool:
         """The sandbox is chosen here, where no flag does."""
         return self.sandbox_mode is not None or self.default_permissions is not None
+
+    def trust(self, places: Iterable[str]) -> str:
+        """Give the trust level of the first of the directories that has one; "" where none has."""
+        levels = (self.projects.get(place, _Project()).trust_level for place in places)
+        return next((level for level in levels if level), "")
 
     def untrusted(self, places: Iterable[str]) -> list[str]:
         """Give those of the directories in which the user does not trust."""
@@ -50,11 +63,19 @@ def read(host: Host, workdir: str) -> Settings:
     return Settings(
         mcp_servers={**machine.mcp_servers, **user.mcp_servers},
         projects={**machine.projects, **user.projects},
-        sandbox_mode=machine.sandbox_mode if user.sandbox_mode is None else user.sandbox_mode,
-        default_permissions=machine.default_permissions
-        if user.default_permissions is None
-        else user.default_permissions,
+        sandbox_mode=_either(user.sandbox_mode, machine.sandbox_mode),
+        default_permissions=_either(user.default_permissions, machine.default_permissions),
+        developer_instructions=_either(user.developer_instructions, machine.developer_instructions),
+        project_doc_max_bytes=_either(user.project_doc_max_bytes, machine.project_doc_max_bytes),
+        project_doc_fallback_filenames=_either(
+            user.project_doc_fallback_filenames, machine.project_doc_fallback_filenames
+        ),
+        project_root_markers=_either(user.project_root_markers, machine.project_root_markers),
     )
+
+
+def _either(users: Value | None, machines: Value | None) -> Value | None:
+    return machines if users is None else users
 
 
 def _file(host: Host, path: str) -> Settings:

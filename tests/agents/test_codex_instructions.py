@@ -1,0 +1,122 @@
+"""A project's AGENTS.md reaches the model under all words, though its `.codex` stays closed."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.events import RunFinished
+from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+
+pytestmark = pytest.mark.timeout(120)
+
+WORDS: list[tuple[ApprovalMode, SandboxMode]] = [
+    ("default", "default"),
+    ("auto", "default"),
+    ("none", "default"),
+    ("default", "read-only"),
+    ("default", "workspace"),
+    ("default", "full"),
+]
+ORDERED = "of the root\n\nof the directory"
+
+
+@pytest.fixture
+def below(machine: Machine) -> Path:
+    """A directory inside a git repository, each with instructions, and with a `.codex` that leaves marks."""
+    below = machine.project / "a" / "b"
+    below.mkdir(parents=True)
+    subprocess.run(("git", "init", "-q", machine.project), check=True)
+    (machine.project / "AGENTS.md").write_text("of the root")
+    (below / "AGENTS.md").write_text("hidden")
+    (below / "AGENTS.override.md").write_text("of the directory")
+    for folder in (machine.project, below):
+        (folder / ".codex").mkdir()
+        server = f'[mcp_servers.x]\ncommand = "touch"\nargs = ["{machine.outside}/mark"]\n'
+        (folder / ".codex" / "config.toml").write_text(f'model = "of-the-project"\n{server}')
+    return below
+
+
+async def told(machine: Machine, request: RunRequest) -> str:
+    """Run it, and give all that the model was sent."""
+    result = await machine.run(request)
+    assert isinstance(result.ending, RunFinished), result.ending
+    return json.dumps(machine.requests(request.prompt)[-1])
+
+
+def extend(machine: Machine, settings: str, top: str = "") -> None:
+    config = machine.home / ".codex" / "config.toml"
+    config.write_text(f"{top}{config.read_text()}\n{settings}")
+
+
+def trust(machine: Machine, folder: Path, level: str = "trusted") -> None:
+    extend(machine, f'[projects."{folder}"]\ntrust_level = "{level}"\n')
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), WORDS)
+async def test_a_project_that_nobody_listed_instructs_the_model_and_does_nothing_else(
+    machine: Machine, below: Path, approval: ApprovalMode, sandbox: SandboxMode
+) -> None:
+    request = RunRequest(prompt="go", backend="codex", workdir=str(below))
+    sent = await told(machine, replace(request, approval_mode=approval, sandbox_mode=sandbox))
+    assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
+    assert f"# AGENTS.md instructions for {below}" in sent
+    assert "hidden" not in sent
+    assert "of-the-project" not in sent
+    assert not (machine.outside / "mark").exists()
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), WORDS)
+async def test_a_trusted_project_instructs_the_model_once(
+    machine: Machine, below: Path, approval: ApprovalMode, sandbox: SandboxMode
+) -> None:
+    trust(machine, machine.project)
+    request = RunRequest(prompt="go", backend="codex", workdir=str(below), approval_mode=approval)
+    sent = await told(machine, replace(request, sandbox_mode=sandbox))
+    assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
+    assert ("of-the-project" in sent) == (sandbox != "read-only")
+
+
+async def test_a_project_that_the_user_distrusts_does_not_instruct(machine: Machine, below: Path) -> None:
+    trust(machine, machine.project, "untrusted")
+    request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
+    assert "of the root" not in await told(machine, request)
+
+
+async def test_what_codex_leaves_out_is_what_it_would_have_read(machine: Machine, below: Path) -> None:
+    """Under the plain words, and nothing set, Codex reads by itself; the texts are the same to a letter."""
+    extend(machine, "", 'project_doc_max_bytes = 2001\nproject_doc_fallback_filenames = ["OTHER.md"]\n')
+    (machine.project / "a" / "OTHER.md").write_text("é" * 990 + "  \n")
+    request = RunRequest(prompt="go", backend="codex", workdir=str(below))
+    by_codex, by_clinvk = await told(machine, request), await told(machine, replace(request, sandbox_mode="workspace"))
+    text = by_codex[by_codex.index("# AGENTS.md") : by_codex.index("</INSTRUCTIONS>")]
+    assert len(text) > 1000
+    assert text in by_clinvk
+
+
+async def test_system_prompt_and_the_users_own_instructions_stay(machine: Machine, below: Path) -> None:
+    extend(machine, "", 'developer_instructions = "of the user"\n')
+    request = RunRequest(prompt="go", backend="codex", workdir=str(below), sandbox_mode="workspace")
+    sent = await told(machine, request)
+    assert "of the user" in sent
+    assert "of the root" in sent
+    sent = await told(machine, replace(request, prompt="go on", system_prompt="of the request"))
+    assert "of the request" in sent
+    assert "of the root" in sent
+
+
+@pytest.mark.parametrize("sandboxes", [("workspace", "workspace"), ("default", "read-only")])
+async def test_a_later_turn_is_not_instructed_again(
+    machine: Machine, below: Path, sandboxes: tuple[SandboxMode, SandboxMode]
+) -> None:
+    request = RunRequest(prompt="first", backend="codex", workdir=str(below), sandbox_mode=sandboxes[0])
+    async with machine.runs() as runs:
+        async with runs.run(machine.completed(request)) as run:
+            assert isinstance((await run.result()).ending, RunFinished)
+        later = replace(request, prompt="second", sandbox_mode=sandboxes[1], session_id=run.session_id)
+        async with runs.run(machine.completed(later)) as run:
+            assert isinstance((await run.result()).ending, RunFinished)
+    assert json.dumps(machine.requests("second")[-1]).count(json.dumps(ORDERED)[1:-1]) == 1
