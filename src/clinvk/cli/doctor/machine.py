@@ -61,7 +61,7 @@ def check_store(home: Path) -> Check:
     from clinvk.store.database import Database
 
     try:
-        count = Database(home).peek()
+        count = Database(home, _ANSWERS_WITHIN_S).peek()
     except StoreUnavailable as exc:
         return Check(_FILES, "sessions", "problem", exc.message)
     return Check(_FILES, "sessions", "ok", f"{count} kept" if count else "none yet")
