@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_OWED = 10_000
-_SPACE_S = 0.002
 _LATER_S = 0.05
 
 _T = TypeVar("_T")
@@ -65,7 +64,6 @@ class Writer:
         self._owed: deque[_Job] = deque(maxlen=_MAX_OWED)
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._begun, self._crowded = 0.0, False
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -101,8 +99,7 @@ class Writer:
         self.forget(key)
         job = self._later[key] = _Job(operation, must=False)
         job.done.add_done_callback(_log_failure)
-        if not self._timer:
-            self._plan()
+        self._plan()
 
     def forget(self, key: str) -> None:
         """Let go of what was to be done `later`: what is asked for now says it all."""
@@ -116,10 +113,11 @@ class Writer:
 
     async def close(self) -> None:
         """Finish what was asked for, and close the connection."""
-        self._start_if_idle()
-        while self._batch:
-            await asyncio.wait([self._batch])
-            self._start_if_idle()
+        while self._batch or self._waiting or self._later:
+            if self._batch:
+                await asyncio.wait([self._batch])
+            else:
+                self._start()
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect))
         self._thread.shutdown(wait=False)
 
@@ -130,44 +128,25 @@ class Writer:
         return job
 
     def _plan(self) -> None:
-        """Start, or see to it that this happens, when the transaction before is done."""
+        """Start, or see to it that this happens: when the transaction before is done, or soon for what can wait."""
         if self._batch:
             return
-        loop = asyncio.get_running_loop()
-        pause_s = self._pause_s(loop.time())
-        self._stop_timer()
-        if pause_s > 0:
-            self._timer = loop.call_later(pause_s, self._start)
-        else:
+        if self._waiting:
             self._start()
-
-    def _start_if_idle(self) -> None:
-        if not self._batch:
-            self._start()
-
-    def _pause_s(self, now: float) -> float:
-        """Say how long to wait for others: between transactions, once several operations have met in one."""
-        if not self._waiting:
-            return _LATER_S
-        return self._begun + _SPACE_S - now if self._crowded else 0
+        elif self._later and not self._timer:
+            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._start)
 
     def _start(self) -> None:
-        self._stop_timer()
-        asked = len(self._waiting)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         jobs = [job for job in (*self._later.values(), *self._waiting) if not job.done.cancelled()]
         self._carries_later = bool(self._later)
         self._later.clear()
         self._waiting.clear()
         if jobs:
-            loop = asyncio.get_running_loop()
-            self._begun, self._crowded = loop.time(), asked > 1
-            self._batch = loop.run_in_executor(self._thread, self._carry_out, jobs)
+            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
-
-    def _stop_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
 
     def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
         self._batch = None
@@ -175,8 +154,7 @@ class Writer:
         for job in jobs:
             job.settle()
         batch.result()
-        if self._waiting or self._later:
-            self._plan()
+        self._plan()
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Carry out what is owed and what is asked for, in the writer's thread."""
