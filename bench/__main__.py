@@ -13,6 +13,7 @@ from bench.persisting import persisted
 from bench.report import Figure, table
 from bench.spawning import overhead, prompts
 from bench.startup import health, startup
+from bench.store import store
 from bench.streaming import streaming
 from bench.workplace import BenchBroken, Workplace, workplace
 
@@ -20,6 +21,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "overhead": overhead,
     "prompts": prompts,
     "persisted": persisted,
+    "store": store,
     "streaming": streaming,
     "memory": memory,
     "startup": startup,
