@@ -244,6 +244,28 @@ async def test_a_fork_of_an_unused_fork_branches_off_from_the_first_parent() -> 
     assert place.backend.resumed[2] == Resume("abc", Usage(20, 2), fork=True)
 
 
+async def test_a_fork_of_a_fork_that_was_used_since_branches_off_from_that() -> None:
+    """Handle and tokens are of one conversation, that of the parent as it stands then."""
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.fork(FORK, "e" * 32)
+    await place.turn(says("def", 3), session_id=FORK)
+    await place.turn(says("ghi", 4), session_id="e" * 32)
+    last = await place.turn(says("ghi", 5), session_id="e" * 32)
+    assert place.backend.resumed[2:] == [Resume("def", Usage(13, 2), fork=True), Resume("ghi", Usage(17, 3))]
+    assert last.token_usage == Usage(9, 2)
+
+
+async def test_a_fork_branches_off_from_the_handle_that_its_parent_has_then() -> None:
+    place = Place()
+    parent = await place.turn(says("abc"))
+    await place.fork(parent.id)
+    await place.turn(says("xyz"), session_id=parent.id)
+    await place.turn(says("def"), session_id=FORK)
+    assert place.backend.resumed[2] == Resume("xyz", Usage(20, 2), fork=True)
+
+
 async def test_a_first_run_that_fails_before_its_agent_is_up_leaves_the_fork_to_be_tried_again() -> None:
     place = Place()
     parent = await place.turn(says("abc"))

@@ -81,19 +81,25 @@ async def resume(store: SessionStore, session: Session) -> Resume:
     Raises:
         NotResumable: the agent never told its handle.
     """
-    return Resume(_handle(session), await _counted(store, session), session.forks_parent)
+    origin = await _origin(store, session)
+    return Resume(_handle(origin), _counted(origin), session.forks_parent)
 
 
-async def _counted(store: SessionStore, session: Session) -> Usage:
-    """Give the tokens that the agent begins to count from.
+async def _origin(store: SessionStore, session: Session) -> Session:
+    """Give the session whose conversation is gone on from: for a fork that has yet to branch off, its parent's.
 
-    The parent of a fork may have gone on. An imported session has but its sum.
+    The parent may have gone on since, and its agent may have given the conversation another handle.
     """
-    if session.forks_parent and session.parent_id:
+    while session.forks_parent and session.parent_id:
         try:
-            return await _counted(store, await store.session(session.parent_id))
+            session = await store.session(session.parent_id)
         except SessionNotFound:  # deleted, but not the agent's own record
-            pass
+            break
+    return session
+
+
+def _counted(session: Session) -> Usage:
+    """Give the tokens that the agent begins to count from; an imported session has but its sum."""
     return session.counted if session.counted != Usage() else session.token_usage
 
 
