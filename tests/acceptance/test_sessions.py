@@ -377,6 +377,25 @@ class TestExport:
             assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
         assert sorted(os.listdir(clinvk.folder)) == ["out.md", "real.md"]
 
+    def test_a_file_is_its_owners_alone_and_keeps_the_mode_that_it_has(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        for name, mode in (("private.md", 0o600), ("shared.md", 0o664)):
+            (clinvk.folder / name).write_text("before")
+            (clinvk.folder / name).chmod(mode)
+        modes: dict[str, int] = {}
+        for name in ("private.md", "shared.md", "new.md"):
+            assert clinvk.run("sessions", "export", session, "-O", name, before="umask 022").returncode == 0
+            modes[name] = (clinvk.folder / name).stat().st_mode & 0o777
+        assert modes == {"private.md": 0o600, "shared.md": 0o664, "new.md": 0o600}
+
+    def test_a_link_beside_the_file_is_not_written_through(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        (clinvk.folder / "victim").write_text("mine")
+        done = clinvk.run("sessions", "export", session, "-O", "out.md", before='ln -s victim ".out.md.$$"')
+        assert done.returncode == 0
+        assert (clinvk.folder / "victim").read_text() == "mine"
+        assert (clinvk.folder / "out.md").read_text() == clinvk.run("sessions", "export", session).stdout
+
 
 class TestEarlierStore:
     def test_it_is_imported_once_and_damaged_files_are_named(self, clinvk: Clinvk) -> None:

@@ -13,6 +13,7 @@ from clinvk.cli.output import tell
 from clinvk.cli.sessions import whole
 from clinvk.cli.sessions_text import home_of, markdown
 from clinvk.cli.settings import settings_of
+from clinvk.config.replacing import replace_file
 from clinvk.dialects import records
 from clinvk.errors import InvalidRequest
 
@@ -51,17 +52,13 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _write(file: str, text: str) -> None:
-    """Write a file at once or not at all: what was there is whole until the new text is."""
+    """Write a file at once or not at all; what is no file, such as a pipe, is written to."""
     path = Path(os.path.realpath(file))
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    data = text.encode("utf-8", "replace")
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", errors="replace")
-            return
-        try:
-            beside.write_text(text, encoding="utf-8", errors="replace")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+            path.write_bytes(data)
+        else:
+            replace_file(path, data)
     except OSError as exc:
         raise InvalidRequest(f"--output: {file!r} cannot be written: {exc.strerror}", "--output") from exc

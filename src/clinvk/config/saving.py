@@ -4,17 +4,16 @@ import codecs
 import fcntl
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from clinvk.config.replacing import replace_file
 from clinvk.errors import ConfigError
 
 _LOCKED_WITHIN_S = 10.0
 _LOOK_AGAIN_S = 0.01
-_NEW_FILE = 0o600
 _NEW_FOLDER = 0o700
 
 
@@ -36,11 +35,11 @@ def change(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
     try:
         if make_folder:
             file.parent.mkdir(_NEW_FOLDER, parents=True, exist_ok=True)
-        with _folder(file.parent) as folder:
+        with _locked(file.parent):
             text, mark = _read(file)
             edited = edit(text)
             if edited != text:
-                _replace(file, mark + edited.encode(), folder)
+                replace_file(file, mark + edited.encode())
             return edited != text
     except OSError as exc:
         raise ConfigError(f"{file}: cannot be changed: {exc.strerror}") from exc
@@ -75,8 +74,8 @@ def _read(file: Path) -> tuple[str, bytes]:
 
 
 @contextmanager
-def _folder(path: Path) -> Generator[int]:
-    """Open a folder and lock it. The file itself is no place for a lock: it is replaced."""
+def _locked(path: Path) -> Generator[None]:
+    """Lock a folder. The file itself is no place for a lock: it is replaced."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _LOCKED_WITHIN_S
@@ -88,37 +87,6 @@ def _folder(path: Path) -> Generator[int]:
                 if time.monotonic() > deadline:
                     raise ConfigError(f"{path}: is being changed by another program; try again") from None
                 time.sleep(_LOOK_AGAIN_S)
-        yield fd
+        yield
     finally:
         os.close(fd)
-
-
-def _replace(file: Path, data: bytes, folder: int) -> None:
-    before = _stat(file)
-    fd, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with open(fd, "wb") as new:
-            if before:
-                with suppress(PermissionError):  # another's file that one may write; it becomes one's own
-                    os.fchown(fd, before.st_uid, before.st_gid)
-            os.fchmod(fd, stat.S_IMODE(before.st_mode) if before else _NEW_FILE)
-            new.write(data)
-            new.flush()
-            os.fsync(fd)
-        os.rename(beside, file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
-    os.fsync(folder)
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    """Look at the file that is to be replaced, and refuse one that is protected against writing."""
-    try:
-        found = os.stat(file)
-    except FileNotFoundError:
-        return None
-    if not os.access(file, os.W_OK):
-        raise PermissionError(13, "Permission denied")
-    return found
