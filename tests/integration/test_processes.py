@@ -12,6 +12,7 @@ import pytest
 
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import marks
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner, run_tool
 from polling import settled, until
 
@@ -284,3 +285,8 @@ async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.Mo
     for child in children:
         await child.until(lambda child=child: child.process.exit_code == 137)
         child.process.discard()
+
+
+async def test_cleaning_up_that_takes_too_long_says_so() -> None:
+    with pytest.raises(TimeoutError):
+        await finished(asyncio.sleep(30), within_s=0.1)

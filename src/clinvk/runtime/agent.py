@@ -71,7 +71,7 @@ class AgentRun:
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
         self._kept = 0
-        self._kept_at = time.monotonic()
+        self._kept_at = self._now()
 
     def go_on_from(self, resume: Resume, launch: Launch) -> None:
         """Continue another state of the conversation than the run was made for; before it is driven."""
@@ -155,6 +155,7 @@ class AgentRun:
                 await finished(asyncio.to_thread(folder.write))
             process = self._spawn(folder)
             try:
+                await self._recorder.spawned(self.started_at or 0.0)
                 await self._talk(process)
                 place.leave()
             finally:
@@ -174,7 +175,6 @@ class AgentRun:
             stderr_lines=self.request.verbose,
         )
         self.started_at = time.time()
-        self._recorder.spawned(self.started_at)
         return process
 
     async def _talk(self, process: Process) -> None:
@@ -212,9 +212,11 @@ class AgentRun:
                 exchange.rest(self._now())
             else:
                 await self._record(exchange.read(self._now()), exchange.bytes_read)
+            if self._now() >= self._keep_by():
+                await self._keep()
             if ending := exchange.ending or self._stopped_by or exchange.limit(self._now()):
                 return ending
-            await self._wait(exchange.deadline())
+            await self._wait(min(exchange.deadline(), self._keep_by()))
 
     async def _stop_agent(self, exchange: Exchange) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
@@ -244,10 +246,16 @@ class AgentRun:
             if isinstance(event, RunStarted):
                 await self._recorder.started(event)
         self._log.extend(events, size)
-        if time.monotonic() - self._kept_at > KEEP_EVERY_S:
-            entries = self._log.since(self._kept)
-            self._kept, self._kept_at = self._kept + len(entries), time.monotonic()
-            await self._recorder.append(entries)
+
+    def _keep_by(self) -> float:
+        """Give the time by which what was said is to be kept, also if nothing more is said."""
+        return self._kept_at + KEEP_EVERY_S if self._log.count > self._kept else inf
+
+    async def _keep(self) -> None:
+        self._kept_at = self._now()
+        entries = self._log.since(self._kept)
+        if await self._recorder.append(entries):
+            self._kept += len(entries)
 
     async def _end(self, ending: Ending) -> None:
         if not self._log.ending:

@@ -7,22 +7,23 @@ WITHIN_S = 10.0
 
 
 async def finished(work: Coroutine[object, object, object], within_s: float = WITHIN_S) -> None:
-    """Do the work to its end whoever cancels the caller, then let the cancellation go on; after `within_s` give it up.
+    """Do the work to its end whoever cancels the caller, then let the cancellation go on. What it raises is raised.
 
-    What the work raises is raised.
+    Raises:
+        TimeoutError: it took longer than `within_s`, and was given up.
     """
     task = asyncio.ensure_future(work)
-    deadline = asyncio.get_running_loop().time() + within_s
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
+    while not task.done() and loop.time() < deadline:
         try:
-            await asyncio.wait([task], timeout=deadline - asyncio.get_running_loop().time())
+            await asyncio.wait([task], timeout=deadline - loop.time())
         except asyncio.CancelledError as exc:
             cancelled = exc
-        if asyncio.get_running_loop().time() >= deadline:
-            task.cancel()
-            break
+    given_up = task.cancel()
     if cancelled:
         raise cancelled
-    if task.done():
-        task.result()
+    if given_up:
+        raise TimeoutError(f"cleaning up took longer than {within_s:g} s")
+    task.result()

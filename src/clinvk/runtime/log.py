@@ -46,6 +46,11 @@ class EventLog:
         return self.held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
 
     @property
+    def count(self) -> int:
+        """The number of the last event."""
+        return len(self._entries)
+
+    @property
     def text(self) -> str:
         """The answer so far."""
         return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.config import SessionSettings
-from clinvk.errors import Cancelled, StoreUnavailable
+from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.record import RunRecord, RunState
 from clinvk.request import RunRequest
@@ -88,9 +88,10 @@ class Recorder:
         """Count from where the agent will."""
         self._counted = resume.used
 
-    def spawned(self, at: float) -> None:
-        """The agent's process was started; this is kept with the next thing that is."""
+    async def spawned(self, at: float) -> None:
+        """The agent's process was started."""
         self._record = replace(self._record, state="running", started_at=at)
+        await self._kept(self._store.update(self._record, self._session))
 
     async def started(self, event: RunStarted) -> None:
         """The agent is up: from here on the conversation can be continued."""
@@ -105,10 +106,9 @@ class Recorder:
             )
         await self._kept(self._store.update(self._record, self._session))
 
-    async def append(self, entries: Sequence[Logged]) -> None:
-        """Keep what the agent has said since the last time."""
-        if self._keeps_text and entries:
-            await self._kept(self._store.append(self._record.id, entries))
+    async def append(self, entries: Sequence[Logged]) -> bool:
+        """Keep what the agent has said since the last time; say whether it need not be kept again."""
+        return not self._keeps_text or await self._kept(self._store.append(self._record.id, entries))
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
         """The run is over; `entries` are the last ones, `output` is the whole answer."""
@@ -137,11 +137,16 @@ class Recorder:
             )
         await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))
 
-    async def _kept(self, keeping: Awaitable[None]) -> None:
+    async def _kept(self, keeping: Awaitable[None]) -> bool:
         try:
             await keeping
-        except StoreUnavailable as exc:
+        except ClinvkError as exc:
             logger.warning("run %s is not kept: %s", self._record.id, exc.message)
+            return False
+        except Exception:
+            logger.exception("run %s is not kept", self._record.id)  # a faulty store must not cost the answer
+            return False
+        return True
 
 
 def _options(request: RunRequest) -> dict[str, object]:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, Self
 
+from msgspec.structs import replace
+
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings
@@ -118,6 +120,7 @@ class LocalRuns:
         self._hosts: dict[str, Host] = {}
         self._paths: dict[str, str] = {}
         self._live: dict[str, AgentRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._closing = False
 
@@ -172,7 +175,7 @@ class LocalRuns:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         if run := self._live.get(run_id):
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
-            await run.result()
+            await asyncio.wait([self._tasks[run_id]])
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
@@ -180,10 +183,13 @@ class LocalRuns:
 
     async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
         request, session, resume = await self._continued(request)
+        if session:
+            await self._until_gone(session)
         assignment = self._assigned(request, resume)
         if session is None and not request.ephemeral:
             session = new_session(request, os.urandom(16).hex(), self._settings.session)
-        recorder = Recorder(self._store, assignment.run_id, request, session, resume, self._settings.session)
+        told = replace(request, extra=self._own_extra(request))
+        recorder = Recorder(self._store, assignment.run_id, told, session, resume, self._settings.session)
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
         place = self._slots.enter(request.backend, run.wake)
@@ -201,10 +207,16 @@ class LocalRuns:
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finished(run.drive(place))  # what was begun in the store is ended there
             raise
-        self._live[run.id] = run
         task = self._group.create_task(run.drive(place))
-        task.add_done_callback(lambda _: self._live.pop(run.id))
+        self._live[run.id], self._tasks[run.id] = run, task
+        task.add_done_callback(lambda _: (self._live.pop(run.id), self._tasks.pop(run.id)))
         return run, task
+
+    async def _until_gone(self, session: Session) -> None:
+        """Wait for an agent that has told the end of a run in this session, and is about to exit."""
+        leaving = [self._tasks[run.id] for run in self._live.values() if run.ended and run.session_id == session.id]
+        if leaving:
+            await asyncio.wait(leaving)
 
     async def _catch_up(self, run: AgentRun, session: Session, known: Resume) -> None:
         """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
@@ -237,6 +249,11 @@ class LocalRuns:
         session = await self._store.session(request.session_id)
         request = await sessions.placed(request, session)
         return request, session, await sessions.resume(self._store, session)
+
+    def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
+        """Give the extra flags without those of the settings, which may hold secrets."""
+        settings = self._settings.backends.get(request.backend, BackendSettings()).extra_flags
+        return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
 
     def _backend(self, name: str) -> Backend:
         backend = backends.named(name, self._registry)
