@@ -260,6 +260,21 @@ async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scri
     assert odd.headers["x-request-id"] != none.headers["x-request-id"]
 
 
+async def test_a_path_cannot_forge_a_line_of_the_log(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    path = "/x%0aPOST%20/api/v1/prompt%20200%0d%1b[2J%e2%80%a8%3fy"
+    async with serving(scripted.env) as served:
+        with caplog.at_level("INFO", "clinvk.api.middleware"):
+            response = await served.client.get(path)
+            wrong = await served.client.put("/api/v1/runs/%0aforged")
+            await until(lambda: len(caplog.records) == 2)
+    entry = caplog.records[0].getMessage()
+    shown = "/x%0APOST%20/api/v1/prompt%20200%0D%1B%5B2J%E2%80%A8%3Fy"
+    assert entry.startswith(f"GET {shown} 404, ")
+    assert entry.isprintable()
+    assert response.json()["detail"].startswith(f"GET {shown}: there is nothing here")
+    assert (wrong.status_code, wrong.json()["detail"].split(":")[0]) == (405, "PUT /api/v1/runs/%0Aforged")
+
+
 async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(claude_says("x"))
     with caplog.at_level("INFO", "clinvk.api.middleware"):

@@ -16,7 +16,7 @@ from clinvk.api.keys import Keys
 from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
 from clinvk.api.records import RunRecords
-from clinvk.api.reply import ClientGone, retry_headers
+from clinvk.api.reply import ClientGone, path_of, retry_headers
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.sessions import Sessions
 from clinvk.api.viewers import Viewers
@@ -79,7 +79,7 @@ def create_app(
 def _misdirected(request: Request, error: Exception) -> Response:
     """Answer a path or method that is not served."""
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    where = f"{request.method} {path_of(request.scope)}"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return _problem(request, MethodNotAllowed(f"{where}: the methods of this path are {allowed}"), error.headers)

@@ -8,7 +8,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clinvk.api.reply import headers_of, refuse
+from clinvk.api.reply import headers_of, path_of, refuse
 from clinvk.errors import ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _Entry:
             level,
             "%s %s %s, %d bytes in %.1f ms, request %s",
             self._scope["method"],
-            self._scope["path"],
+            path_of(self._scope),
             self._status or "gone",
             self._bytes,
             (time.monotonic() - self._began) * 1000,

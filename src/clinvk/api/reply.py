@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from urllib.parse import quote
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -26,6 +27,11 @@ def headers_of(scope: Scope) -> Mapping[str, str]:
     """Give the headers of a request, names in lower case; of a repeated one the last."""
     pairs: Iterable[Header] = scope["headers"]
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
+def path_of(scope: Scope) -> str:
+    """Give the path of a request as it may be shown: a client can put any character into it, also a line's end."""
+    return quote(scope["path"])
 
 
 def require_json(headers: Mapping[str, str]) -> None:
