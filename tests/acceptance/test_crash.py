@@ -16,12 +16,13 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
-from clinvk.events import RunFailed, RunFinished
+from clinvk.events import RunFailed, RunFinished, TextDelta
 from clinvk.record import RunRecord
 from clinvk.store import RunQuery, SessionQuery
 from clinvk.store.sqlite import SqliteStore
 from earlier import earlier_sessions
 from echo import Echo, answer
+from polling import until_told
 from standin.document import Record, string
 
 KILLS = 28
@@ -136,7 +137,7 @@ async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> 
                 await asyncio.sleep(chance.uniform(0, 0.6))
                 server.kill()
                 await work
-        echo.end()
+    echo.end()
     assert len(clients.told.answers) > KILLS
     with Server(echo) as server:
         await _look(server.up().url)
@@ -184,6 +185,46 @@ def _is_sound(home: Path) -> bool:
         return database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
+    """Also of an agent that says nothing more for a long time."""
+    name = echo.name()
+    home = echo.folder / ".clinvk"
+    with Server(echo) as server:
+        run_id = server.up().detached(f"{name} 600")["run_id"]
+        async with SqliteStore(home) as store:
+            await until_told(lambda: _has_said(store, run_id))
+        server.kill()
+    with Server(echo) as server:
+        client = server.up().client
+        run = client.get(f"/api/v1/runs/{run_id}").json()
+        assert (run["state"], run["output"]) == ("interrupted", f"{name} ")
+        messages = client.get(f"/api/v1/sessions/{run['session_id']}/messages").json()["messages"]
+        assert [message["text"] for message in messages] == [f"{name} 600", f"{name} "]
+
+
+async def _has_said(store: SqliteStore, run_id: str) -> bool:
+    return any(isinstance(logged.event, TextDelta) for logged in await store.events(run_id))
+
+
+def test_a_session_of_a_killed_server_is_gone_on_with_by_one_that_runs(echo: Echo) -> None:
+    with Server(echo) as one, Server(echo) as other:
+        session = one.up().prompt(f"{echo.name()} 0").json()["session_id"]
+        last = echo.name()
+        one.client.post(
+            "/api/v1/prompt",
+            json={"session_id": session, "prompt": f"{last} 600", "detach": True},
+            headers={"prefer": "respond-async"},
+        )
+        until(lambda: last in echo.prompts())
+        assert other.up().prompt(f"{echo.name()} 0", backend="", session_id=session).status_code == 409
+        one.kill()
+        echo.end()
+        again = echo.name()
+        assert other.prompt(f"{again} 0", backend="", session_id=session).json()["output"] == answer(again, turn=3)
+        states = [run["state"] for run in other.client.get("/api/v1/runs").json()["runs"]]
+        assert states == ["finished", "interrupted", "finished"]
+
+
 async def test_a_server_killed_while_it_makes_its_database_comes_up_the_next_time(echo: Echo) -> None:
     chance = random.Random(4)
     for number in range(8):
@@ -223,16 +264,18 @@ def test_a_killed_command_line_leaves_a_session_that_can_be_continued(echo: Echo
         assert _listed(clinvk)[0]["status"] == "active"
         process.kill()
         process.wait()
-    echo.end()
+    assert echo.alive()
     if next_start == "server":
         with Server(echo) as server:
             (session,) = server.up().client.get("/api/v1/sessions").json()["sessions"]
             (run,) = server.client.get("/api/v1/runs").json()["runs"]
             assert (session["status"], run["state"]) == ("paused", "interrupted")
+            echo.end()
             answered = server.prompt(f"{second} 0", session_id=session["id"]).json()["output"]
     else:
         (session,) = _listed(clinvk)
         assert session["status"] == "paused"
+        echo.end()
         answered = json.loads(clinvk.run("resume", string(session, "id"), f"{second} 0").stdout)["content"]
     assert answered == answer(second, turn=2)
     assert _listed(clinvk)[0]["turn_count"] == 2

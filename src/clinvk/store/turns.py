@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError, SessionBusy
-from clinvk.events import Logged, RunFailed, RunFinished
+from clinvk.events import Logged, RunFailed, RunFinished, TextDelta
 from clinvk.record import RunRecord, RunState
 from clinvk.session import Session
 from clinvk.store import MADE_WITH, chunks, ids, search
@@ -38,7 +38,7 @@ _CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key 
 _INSERT_RUN = RUNS.insert("owner")
 _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
-_LAST_CHUNK = "SELECT last, data FROM chunks WHERE run = ? ORDER BY last DESC LIMIT 1"
+_CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
@@ -49,7 +49,7 @@ _LEFT = (
 _BEGUN = (
     "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE id = ? AND state IN ('queued', 'running')"
 )
-_STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ? WHERE key = ?"
+_STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 
 _INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
@@ -160,15 +160,15 @@ def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
 def _stop(
     connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
 ) -> None:
-    """End a run that cannot do it itself, at its last sign of life; its events get the ending that they lack."""
-    last = _last_event(connection, key) or Logged(0, at, ending)
-    connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, key))
+    """End a run that cannot do it itself, at its last sign of life, with what is kept of its answer.
+
+    Its events get the ending that they lack.
+    """
+    events = [event for (data,) in connection.execute(_CHUNKS, (key,)) for event in chunks.decode(data)]
+    last = events[-1] if events else Logged(0, at, ending)
+    output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
+    connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))
     connection.execute(_PAUSE_SESSION, (ending.message, session_id))
-    if last.number == 0 or not isinstance(last.event, RunFinished | RunFailed):
+    if not events or not isinstance(last.event, RunFinished | RunFailed):
         added = Logged(last.number + 1, last.at, ending)
         connection.execute(_INSERT_CHUNK, (key, added.number, chunks.encode([added])))
-
-
-def _last_event(connection: "sqlite3.Connection", key: int) -> Logged | None:
-    row = connection.execute(_LAST_CHUNK, (key,)).fetchone()
-    return list(chunks.decode(row[1]))[-1] if row else None
