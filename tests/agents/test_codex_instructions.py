@@ -108,15 +108,28 @@ async def test_system_prompt_and_the_users_own_instructions_stay(machine: Machin
     assert "of the root" in sent
 
 
-@pytest.mark.parametrize("sandboxes", [("workspace", "workspace"), ("default", "read-only")])
-async def test_a_later_turn_is_not_instructed_again(
-    machine: Machine, below: Path, sandboxes: tuple[SandboxMode, SandboxMode]
-) -> None:
-    request = RunRequest(prompt="first", backend="codex", workdir=str(below), sandbox_mode=sandboxes[0])
+async def turns(machine: Machine, below: Path, *sandboxes: SandboxMode) -> str:
+    """Run a turn of one conversation under each word; give what the model was sent with the last."""
+    session = None
     async with machine.runs() as runs:
-        async with runs.run(machine.completed(request)) as run:
-            assert isinstance((await run.result()).ending, RunFinished)
-        later = replace(request, prompt="second", sandbox_mode=sandboxes[1], session_id=run.session_id)
-        async with runs.run(machine.completed(later)) as run:
-            assert isinstance((await run.result()).ending, RunFinished)
-    assert json.dumps(machine.requests("second")[-1]).count(json.dumps(ORDERED)[1:-1]) == 1
+        for index, sandbox in enumerate(sandboxes):
+            turn = RunRequest(prompt=f"turn-{index}", backend="codex", workdir=str(below), sandbox_mode=sandbox)
+            async with runs.run(machine.completed(replace(turn, session_id=session))) as run:
+                assert isinstance((await run.result()).ending, RunFinished)
+            session = run.session_id
+    return json.dumps(machine.requests(f"turn-{len(sandboxes) - 1}")[-1])
+
+
+async def test_a_later_turn_is_not_instructed_again(machine: Machine, below: Path) -> None:
+    sent = await turns(machine, below, "workspace", "read-only", "workspace")
+    assert sent.count(json.dumps(ORDERED)[1:-1]) == 1
+    assert "no longer apply" not in sent
+
+
+@pytest.mark.parametrize("former", [("default",), ("workspace", "default")])
+async def test_what_codex_takes_back_from_a_conversation_is_told_again(
+    machine: Machine, below: Path, former: tuple[SandboxMode, ...]
+) -> None:
+    """It does so where it had read the instructions itself in a turn under plain words."""
+    sent = await turns(machine, below, *former, "workspace")
+    assert json.dumps(ORDERED)[1:-1] in sent[sent.index("no longer apply") :]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, with_system_prompt
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.codex import extra, toml
-from clinvk.backends.codex.exec import ExecChannel
+from clinvk.backends.codex.exec import ExecChannel, continuing
 from clinvk.backends.codex.fence import Fence, fence
+from clinvk.backends.codex.instructions import knows_instructions
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
@@ -37,6 +38,9 @@ _MAX_ARGUMENT_BYTES = 131_071
 
 _MAX_PROMPT_CHARACTERS = 1_048_576
 """What Codex takes as a prompt; it counts code points."""
+
+_UNTOLD = "AGENTS.md"
+"""The private file with what goes before the prompt."""
 
 _CONFIG = {"features.unbounded_connection_retries": "false"}
 """Without it a refused connection is retried for ever."""
@@ -62,10 +66,11 @@ class Codex:
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to run `codex exec` for this request."""
         _check_texts(request)
-        _check_prompt(with_system_prompt(request) if resume else request.prompt)
         held = fence(request, host)
+        untold = _untold(request, resume, held, host)
+        _check_prompt(continuing(request, untold) if resume else request.prompt)
         extra.check(request.extra, held.is_open)
-        files = {**held.files, **_files(request)}
+        files = {**held.files, **_files(request), **({_UNTOLD: untold.encode()} if untold else {})}
         argv = (
             self.executable,
             *held.approval,
@@ -89,7 +94,7 @@ class Codex:
 
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine of one process."""
-        return ExecChannel()
+        return ExecChannel(launch.files.get(_UNTOLD, b"").decode())
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""
@@ -141,6 +146,14 @@ def _instructions(request: RunRequest, held: Fence) -> str:
         return request.system_prompt or ""
     own = request.system_prompt or held.own_instructions
     return f"{own}\n\n{held.instructions}" if own else held.instructions
+
+
+def _untold(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> str:
+    """Give the instructions that a continued thread lacks, or that Codex takes back from it."""
+    if resume is None or not held.instructions:
+        return ""
+    workdir, thread = host.resolve(request.workdir or ""), conversation(resume, "codex")
+    return "" if knows_instructions(host, workdir, thread, held.instructions) else held.instructions
 
 
 def _settings(config: dict[str, str]) -> list[str]:

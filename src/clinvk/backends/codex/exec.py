@@ -136,16 +136,23 @@ class ExecDecoder:
 class ExecChannel(OneShotChannel):
     """A process that serves one run: the prompt on stdin, then its lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, instructions: str = "") -> None:
         self._exec = ExecDecoder()
+        self._instructions = instructions
         super().__init__(self._exec, lambda request: request.prompt.encode())
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
         self._exec.expect(request, resume)
         if resume:
-            request = msgspec.structs.replace(request, prompt=with_system_prompt(request))
+            request = msgspec.structs.replace(request, prompt=continuing(request, self._instructions))
         return super().start(run, request, resume)
+
+
+def continuing(request: RunRequest, instructions: str) -> str:
+    """Give the prompt for a thread that can no longer be instructed otherwise."""
+    prompt = with_system_prompt(request)
+    return f"{instructions}\n\n{prompt}" if instructions else prompt
 
 
 def _plan(item: TodoList) -> Progress:

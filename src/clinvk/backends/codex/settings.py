@@ -55,11 +55,9 @@ def read(host: Host, workdir: str) -> Settings:
     Raises:
         Unreadable: one of the files is there but makes no sense, or nobody knows where the user's is.
     """
-    home = host.env.get("CODEX_HOME")
-    if not home and not host.env.get("HOME"):
+    if not host.env.get("CODEX_HOME") and not host.env.get("HOME"):
         raise Unreadable("neither CODEX_HOME nor HOME is in the agent's environment")
-    folder = str(PurePath(workdir) / home) if home else "~/.codex"
-    machine, user = _file(host, _SYSTEM_CONFIG), _file(host, f"{folder}/config.toml")
+    machine, user = _file(host, _SYSTEM_CONFIG), _file(host, f"{folder(host, workdir)}/config.toml")
     return Settings(
         mcp_servers={**machine.mcp_servers, **user.mcp_servers},
         projects={**machine.projects, **user.projects},
@@ -72,6 +70,12 @@ def read(host: Host, workdir: str) -> Settings:
         ),
         project_root_markers=_either(user.project_root_markers, machine.project_root_markers),
     )
+
+
+def folder(host: Host, workdir: str) -> str:
+    """Give the user's folder of Codex."""
+    home = host.env.get("CODEX_HOME")
+    return str(PurePath(workdir) / home) if home else "~/.codex"
 
 
 def _either(users: Value | None, machines: Value | None) -> Value | None:
