@@ -85,6 +85,16 @@ async def test_a_folder_that_holds_something_else_keeps_its_mode(home: Path) -> 
     assert stat.S_IMODE((home / "clinvk.db").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("name", ["a b", "what?mode=ro#x", "100%41", "é", "'"])
+async def test_the_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Also one that is told as it is seen from here."""
+    monkeypatch.chdir(tmp_path)
+    async with SqliteStore(name) as store:
+        await turn(store, session())
+        assert await store.count() == 1
+    assert (tmp_path / name / "clinvk.db").exists()
+
+
 async def test_after_closing_one_file_is_left(home: Path) -> None:
     await kept(home)
     assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "owners"]

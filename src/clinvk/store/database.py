@@ -20,6 +20,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _RETRY_S = 0.02
 _CACHED_STATEMENTS = 256
+_READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _LEAST_FREE_BYTES = 256 * 1024
 _OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "sessions", "owners", "workspace"})
@@ -66,6 +67,7 @@ class Database:
         with self.translated():
             connection = self._opened()
             connection.execute("PRAGMA query_only = ON")
+            connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
             return connection
 
     def identity(self) -> tuple[int, int] | None:

@@ -196,9 +196,12 @@ class Writer:
         if self._connection and self._identity != self._database.identity():
             self._disconnect()
         if self._connection is None:
-            connection = self._database.connect()
-            self._opened(connection)
-            self._connection, self._identity = connection, self._database.identity()
+            self._connection, self._identity = self._database.connect(), self._database.identity()
+            try:
+                self._opened(self._connection)
+            except BaseException:
+                self._disconnect()
+                raise
         return self._connection
 
     def _disconnect(self) -> None:
