@@ -295,3 +295,23 @@ async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted
     assert [seen.id for seen in whole] == [*range(1, 5003)]
     assert rest == whole[4321:]
     assert re.search(r'"text":"5001,"', whole[5000].data)
+
+
+async def test_what_a_store_has_lost_shifts_no_number_of_what_it_has(scripted: Scripted) -> None:
+    store = MemoryStore()
+    run = RunRecord(
+        id="a" * 32, backend="claude", prompt="p", state="finished", created_at=1.0, started_at=1.0, ended_at=9.0
+    )
+    await store.begin(run, None)
+    kept = [
+        Logged(1, 1.5, RunStarted()),
+        Logged(4, 2.0, TextDelta("four")),
+        Logged(7, 9.0, RunFinished(usage=Usage(1, 1))),
+    ]
+    await store.append(run.id, kept)
+    async with serving(scripted.env, store=store) as served:
+        whole = frames((await events(served, run.id)).text)
+        rests = {after: frames((await events(served, run.id, after)).text) for after in (1, 2, 3, 4, 6, 7)}
+    assert [seen.id for seen in whole] == [1, 4, 7, 8]
+    assert [json.loads(seen.data)["sequence"] for seen in whole] == [1, 4, 7, 8]
+    assert rests == {after: [seen for seen in whole if seen.id > after] for after in rests}

@@ -143,8 +143,8 @@ class _Visit:
             if number <= after and not isinstance(event, RunFinished | RunFailed):
                 encoder.skip(event)
                 continue
-            first = encoder.sequence + 1
-            for sequence, line in enumerate(encoder.feed(event, at).splitlines(keepends=True), first):
+            encoder.sequence = number - 1
+            for sequence, line in enumerate(encoder.feed(event, at).splitlines(keepends=True), number):
                 if sequence > after:
                     yield sse.frame(line, sequence) if self._is_sse else line
 

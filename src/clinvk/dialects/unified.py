@@ -184,7 +184,8 @@ Line = (
 class UnifiedEncoder:
     """Gives the lines of one run. `facts.started_at` is where the duration counts from; `sequence` is the last line's.
 
-    An event is one line, so that `sequence` is its number in the run's log; only an ending may be two.
+    An event is one line, so that `sequence` is its number in the run's log; only an ending may be two. Who does not
+    feed all events of a log sets `sequence` before the next.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -195,12 +196,11 @@ class UnifiedEncoder:
         self._second_text = ""
 
     def skip(self, event: Event) -> None:
-        """Count an event, no ending, whose line its reader has already."""
+        """Note an event, no ending, whose line its reader has already."""
         if isinstance(event, ToolCall):
             self._tool_names[event.id] = event.name
         elif isinstance(event, ToolResult):
             self._tool_names.pop(event.id, "")
-        self.sequence += 1
 
     def feed(self, event: Event, at: float) -> bytes:
         """Give the line of one event; before an ending also that of its token usage."""
