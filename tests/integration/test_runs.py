@@ -434,6 +434,14 @@ async def test_two_runs_of_one_session_do_not_go_at_once() -> None:
         await until(lambda: (runs.busy, runs.queued) == (0, 0))
 
 
+async def test_a_session_whose_first_turn_is_under_way_is_busy() -> None:
+    async with local_runs() as runs, runs.run(ask("exec sleep 300")) as run:
+        await until(lambda: run.state == "running")
+        with pytest.raises(SessionBusy):
+            async with runs.run(ask(DONE, session_id=run.session_id)):
+                pass
+
+
 async def test_a_session_whose_agent_never_told_its_own_cannot_be_continued() -> None:
     async with local_runs() as runs:
         async with runs.run(ask(DONE)) as run:

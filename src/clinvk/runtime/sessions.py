@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk import backends
 from clinvk.backends.base import Backend
-from clinvk.errors import InvalidRequest, NotResumable, SessionNotFound, Unsupported
+from clinvk.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
 from clinvk.events import Usage
 from clinvk.request import RunRequest
 from clinvk.session import Resume, Session
@@ -104,6 +104,9 @@ def _counted(session: Session) -> Usage:
 
 
 def _handle(session: Session) -> str:
+    """Give the agent's own id of the conversation; that of a first turn may not be told yet."""
+    if not session.backend_session_id and session.status == "active":
+        raise SessionBusy(f"session {session.id!r} is busy with its first run")
     if not session.backend_session_id:
         raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
     return session.backend_session_id
