@@ -1,13 +1,23 @@
 """Our record of a conversation with one backend."""
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from clinvk.errors import InvalidRequest
 from clinvk.events import Usage
 
 SessionStatus = Literal["active", "completed", "error", "paused"]
 SESSION_STATUSES: tuple[SessionStatus, ...] = ("active", "completed", "error", "paused")
+
+MAX_TITLE_CHARS = 500
+MAX_TAG_CHARS = 100
+MAX_TAGS = 100
+
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Controls, ends of lines, and what is no Unicode."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,3 +64,42 @@ class Resume(msgspec.Struct, frozen=True):
     handle: str
     used: Usage = Usage()
     fork: bool = False
+
+
+def as_title(text: str) -> str:
+    """Give a text as a title: on one line, each gap in it one space. An empty one is no title.
+
+    Raises:
+        InvalidRequest: it cannot be a title.
+    """
+    title = " ".join(text.split())
+    if len(title) > MAX_TITLE_CHARS:
+        raise InvalidRequest(f"the title has {len(title)} characters; at most {MAX_TITLE_CHARS} are allowed", "title")
+    if _UNSHOWABLE.search(title):
+        raise InvalidRequest(f"{title!r} cannot be a title: it has control characters", "title")
+    return title
+
+
+def as_tag(text: str) -> str:
+    """Give a text as a tag, without the space around it.
+
+    Raises:
+        InvalidRequest: it cannot be a tag.
+    """
+    tag = text.strip()
+    if not tag or len(tag) > MAX_TAG_CHARS or _UNSHOWABLE.search(tag):
+        raise InvalidRequest(f"{text!r} cannot be a tag: it is 1 to {MAX_TAG_CHARS} characters on one line", "tags")
+    return tag
+
+
+def retagged(tags: Iterable[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
+    """Give tags with some added at the end, and then some taken away.
+
+    Raises:
+        InvalidRequest: these are more than a session can have.
+    """
+    gone = frozenset(remove)
+    changed = tuple(tag for tag in dict.fromkeys((*tags, *add)) if tag not in gone)
+    if len(changed) > MAX_TAGS:
+        raise InvalidRequest(f"a session can have {MAX_TAGS} tags, not {len(changed)}", "tags")
+    return changed

@@ -5,13 +5,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import pytest
 
-from acceptance.command import Clinvk, until
+from acceptance.command import WITHIN_S, Clinvk, until
 from acceptance.terminal import on_terminal
 from clinvk.cli.sessions import Shown
 from clinvk.cli.sessions_changes import Cleaned, Deleted
@@ -291,6 +292,15 @@ class TestDescribe:
         assert clinvk.run("sessions", "tag", session, "a", "b c", "a").stdout == f"{session[:8]}  a, b c\n"
         assert told(clinvk, SessionView, "tag", session, "d", "--remove", "a", "--remove=x").tags == ("b c", "d")
         assert clinvk.run("sessions", "tag", session, "--remove", "b c", "--remove", "d").stdout.endswith("(no tags)\n")
+
+    @pytest.mark.timeout(60)
+    def test_tags_that_are_given_at_the_same_time_are_all_kept(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        tags = [f"t{number}" for number in range(6)]
+        with ExitStack() as stack:
+            started = [stack.enter_context(clinvk.started("sessions", "tag", session, tag)) for tag in tags]
+            assert [process.wait(WITHIN_S) for process in started] == [0] * 6
+        assert sorted(shown(clinvk, session).tags) == tags
 
     @pytest.mark.parametrize("tag", ["", "  ", "a\nb", "x" * 101])
     def test_what_is_no_tag_is_1(self, clinvk: Clinvk, tag: str) -> None:

@@ -381,6 +381,32 @@ async def test_title_and_tags_change_where_they_are_given(store: SessionStore) -
     assert await ids_of(store, tag="b") == []
 
 
+async def test_tags_are_added_at_the_end_and_taken_away(store: SessionStore) -> None:
+    given = session(tags=("a", "b"))
+    await store.create(given)
+    assert await store.tag(given.id, ["c", "a", "d"], {"b", "d", "x"}) == replace(given, tags=("a", "c"))
+    assert await store.session(given.id) == replace(given, tags=("a", "c"))
+    assert (await ids_of(store, tag="b"), await ids_of(store, tag="c")) == ([], [given.id])
+    with pytest.raises(SessionNotFound):
+        await store.tag(new_id(), ["c"], ())
+
+
+async def test_who_tags_at_the_same_time_does_not_undo_it(store: SessionStore) -> None:
+    given = session()
+    await store.create(given)
+    await asyncio.gather(*(store.tag(given.id, [f"t{number}"], ()) for number in range(20)))
+    assert sorted((await store.session(given.id)).tags) == sorted(f"t{number}" for number in range(20))
+
+
+async def test_a_session_has_a_hundred_tags_at_most(store: SessionStore) -> None:
+    given = session(tags=tuple(f"t{number}" for number in range(99)))
+    await store.create(given)
+    with pytest.raises(InvalidRequest, match="100 tags, not 101"):
+        await store.tag(given.id, ["a", "b"], ())
+    assert await store.session(given.id) == given
+    assert len((await store.tag(given.id, ["a", "b"], ["t0"])).tags) == 100
+
+
 async def test_a_tag_that_is_given_twice_counts_once(store: SessionStore) -> None:
     await store.create(session(tags=("a", "a")))
     assert (await store.sessions(SessionQuery(tag="a"))).total == 1

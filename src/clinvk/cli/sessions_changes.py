@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.cli import exits
 from clinvk.cli.flags import CleanFlags, DeleteFlags, JsonFlags, TagFlags
@@ -21,13 +22,10 @@ from clinvk.config import Settings
 from clinvk.dialects import records
 from clinvk.errors import InvalidRequest, SessionBusy, SessionError
 from clinvk.runtime import sessions
-from clinvk.session import Session
+from clinvk.session import Session, as_tag, as_title, retagged
 
 _DAY_S = 86400.0
 _TITLE_SHOWN = 50
-_MAX_TITLE = 500
-_MAX_TAG = 100
-_MAX_TAGS = 100
 
 
 class Deleted(msgspec.Struct, frozen=True):
@@ -171,11 +169,25 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: the word stands for no session.
         InvalidRequest: there is nothing to do, or a tag cannot be one.
     """
-    added = [_checked_tag(text) for text in flags.words[1:]]
-    removed = {_checked_tag(text) for text in flags.remove}
+    settings_of(flags, environ, {})
+    added = [as_tag(text) for text in flags.words[1:]]
+    removed = [as_tag(text) for text in flags.remove]
     if not added and not removed:
         raise InvalidRequest("sessions tag needs a TAG, or --remove TAG")
-    return _described(flags, environ, notes, added=added, removed=removed)
+
+    async def changed() -> Session:
+        async with opened(environ, notes) as store:
+            session = await found(store, flags.words[0])
+            if flags.dry_run:
+                return replace(session, tags=retagged(session.tags, added, removed))
+            return await store.tag(session.id, added, removed)
+
+    session = asyncio.run(changed())
+    if flags.wants_json:
+        tell_json(records.session_view(session))
+    else:
+        tell(f"{short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}")
+    return 0
 
 
 def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -183,46 +195,21 @@ def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
     Raises:
         SessionNotFound, AmbiguousId: the word stands for no session.
-        InvalidRequest: the title is too long.
+        InvalidRequest: the title cannot be one.
     """
-    title = " ".join(flags.words[1].split())
-    if len(title) > _MAX_TITLE:
-        raise InvalidRequest(f"the title has {len(title)} characters; at most {_MAX_TITLE} are allowed")
-    return _described(flags, environ, notes, title=title)
-
-
-def _described(
-    flags: JsonFlags,
-    environ: Mapping[str, str],
-    notes: Notes,
-    title: str | None = None,
-    added: Sequence[str] = (),
-    removed: "set[str] | frozenset[str]" = frozenset(),
-) -> int:
     settings_of(flags, environ, {})
+    title = as_title(flags.words[1])
 
-    async def describe() -> Session:
+    async def changed() -> Session:
         async with opened(environ, notes) as store:
             session = await found(store, flags.words[0])
-            tags = tuple(name for name in dict.fromkeys((*session.tags, *added)) if name not in removed)
-            if len(tags) > _MAX_TAGS:
-                raise InvalidRequest(f"a session can have {_MAX_TAGS} tags, not {len(tags)}")
             if flags.dry_run:
-                return msgspec.structs.replace(session, title=session.title if title is None else title, tags=tags)
-            return await store.describe(session.id, title, tags if title is None else None)
+                return replace(session, title=title)
+            return await store.describe(session.id, title, None)
 
-    session = asyncio.run(describe())
+    session = asyncio.run(changed())
     if flags.wants_json:
         tell_json(records.session_view(session))
-    elif title is not None:
-        tell(_named([session])[0])
     else:
-        tell(f"{short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}")
+        tell(_named([session])[0])
     return 0
-
-
-def _checked_tag(text: str) -> str:
-    name = text.strip()
-    if not name or len(name) > _MAX_TAG or not name.isprintable():
-        raise InvalidRequest(f"{text!r} cannot be a tag: it is 1 to {_MAX_TAG} characters on one line")
-    return name

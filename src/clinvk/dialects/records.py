@@ -11,14 +11,14 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import strict
 from clinvk.events import StopReason, Usage
 from clinvk.record import RunRecord, RunState
-from clinvk.session import Session, SessionStatus
+from clinvk.session import MAX_TAG_CHARS, MAX_TAGS, MAX_TITLE_CHARS, Session, SessionStatus, as_tag, as_title
 
 LISTED_CHARS = 1000
 """How much of a prompt a list shows."""
 
-Title = Annotated[str, Meta(max_length=500)]
-_Tag = Annotated[str, Meta(min_length=1, max_length=100)]
-Tags = Annotated[list[_Tag], Meta(max_length=100)]
+Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS)]
+_Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
+Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
 
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Items, at most.")]
 _Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Items that are passed over first.")]
@@ -74,7 +74,7 @@ class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SessionPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a session shall be called. A field that is left out or null stays as it is."""
 
-    title: Annotated[Title | None, Meta(description="At most 500 characters; empty takes the title away.")] = None
+    title: Annotated[Title | None, Meta(description="One line of at most 500 characters; empty takes it away.")] = None
     tags: Annotated[Tags | None, Meta(description="All its tags, in place of those it has.")] = None
 
 
@@ -259,7 +259,11 @@ def patch(body: bytes) -> SessionPatch:
     Raises:
         InvalidRequest: names the field.
     """
-    return strict.decode(body, _patches)
+    told = strict.decode(body, _patches)
+    return SessionPatch(
+        title=None if told.title is None else as_title(told.title),
+        tags=None if told.tags is None else [as_tag(tag) for tag in told.tags],
+    )
 
 
 def time(at: float) -> str:

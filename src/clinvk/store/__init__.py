@@ -1,6 +1,6 @@
 """What outlives a process: sessions and runs. Every store keeps this protocol and passes one contract suite."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -70,9 +70,9 @@ class SessionStore(Protocol):
     """Sessions and runs.
 
     A `reference` is an id or a prefix of at least `MIN_PREFIX` digits that only one id has. What a session was
-    made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` alone, so that a
-    run and who describes its session do not undo each other. All methods raise `StoreUnavailable` when the store
-    cannot be used.
+    made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` and `tag` alone,
+    so that a run and who describes its session do not undo each other. All methods raise `StoreUnavailable` when the
+    store cannot be used.
     """
 
     async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
@@ -130,6 +130,15 @@ class SessionStore(Protocol):
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags where they are not None. Raises `SessionNotFound`."""
+        ...
+
+    async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+        """Change some tags, as `session.retagged` does. What others change at the same time is not undone.
+
+        Raises:
+            SessionNotFound: no session has this id.
+            InvalidRequest: these are more than a session can have; none was changed.
+        """
         ...
 
     async def delete(self, session_id: str) -> None:

@@ -1,6 +1,6 @@
 """A store that lives and dies with its process."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.errors import SessionBusy
 from clinvk.events import Logged
 from clinvk.record import RunRecord
-from clinvk.session import Session
+from clinvk.session import Session, retagged
 from clinvk.store import MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
 _T = TypeVar("_T")
@@ -72,6 +72,12 @@ class MemoryStore:
         self._sessions[session_id] = replace(
             kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags
         )
+        return self._sessions[session_id]
+
+    async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+        """Change some tags."""
+        kept = self._kept(session_id)
+        self._sessions[session_id] = replace(kept, tags=retagged(kept.tags, add, remove))
         return self._sessions[session_id]
 
     async def delete(self, session_id: str) -> None:

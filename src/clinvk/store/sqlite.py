@@ -9,7 +9,7 @@ loss of power, which may cost the last moments.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -133,6 +133,10 @@ class SqliteStore:
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags where they are not None."""
         return await self._writer.write(lambda db: turns.describe(db, session_id, title, tags))
+
+    async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+        """Change some tags."""
+        return await self._writer.write(lambda db: turns.tag(db, session_id, add, remove))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with its runs and their events."""

@@ -3,7 +3,7 @@
 Each function is an operation of the writer: it checks, then it writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.events import Logged, RunFailed, RunFinished, TextDelta
 from clinvk.record import RunRecord, RunState
-from clinvk.session import Session
+from clinvk.session import Session, retagged
 from clinvk.store import MADE_WITH, chunks, ids, search
 from clinvk.store.chunks import Chunk
 from clinvk.store.owners import Owners
@@ -109,15 +109,27 @@ def describe(
     connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
 ) -> Session:
     """Change title and tags where they are not None."""
-    kept = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
-    if kept is None:
+    kept = _kept(connection, session_id)
+    session = replace(kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags)
+    return _described(connection, session)
+
+
+def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+    """Change some tags."""
+    kept = _kept(connection, session_id)
+    return _described(connection, replace(kept, tags=retagged(kept.tags, add, remove)))
+
+
+def _kept(connection: "sqlite3.Connection", session_id: str) -> Session:
+    row = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
+    if row is None:
         raise ids.missing(session_id, "session")
-    session = SESSIONS.read(kept)
-    session = replace(
-        session, title=session.title if title is None else title, tags=session.tags if tags is None else tags
-    )
-    connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session_id))
-    connection.execute(_CHANGE_WORDS, (search.words(session), session_id))
+    return SESSIONS.read(row)
+
+
+def _described(connection: "sqlite3.Connection", session: Session) -> Session:
+    connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session.id))
+    connection.execute(_CHANGE_WORDS, (search.words(session), session.id))
     return session
 
 

@@ -1,0 +1,50 @@
+"""What a session may be called: the same for the command line and the REST API."""
+
+import pytest
+
+from clinvk.dialects import records
+from clinvk.errors import InvalidRequest
+from clinvk.session import as_tag, as_title, retagged
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+"""One sign of several characters, some of which join the others."""
+
+
+@pytest.mark.parametrize(
+    ("text", "title"), [("", ""), (" two\n\tlines ", "two lines"), ("x" * 500, "x" * 500), (FAMILY, FAMILY)]
+)
+def test_a_title_is_one_line(text: str, title: str) -> None:
+    assert as_title(text) == title
+
+
+@pytest.mark.parametrize("text", ["x" * 501, "a\x1b[31m", "a\0", "a\x9b", "a\udc80"])
+def test_what_is_no_title_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        as_title(text)
+    assert caught.value.field == "title"
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\nb", "a\tb", "a\u2028b", "a\x1b", "\udc80", "x" * 101])
+def test_what_is_no_tag_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be a tag"):
+        as_tag(text)
+
+
+@pytest.mark.parametrize("text", ["a b", "x" * 100, FAMILY, "\u00fcber"])
+def test_a_tag_loses_the_space_around_it_alone(text: str) -> None:
+    assert as_tag(f" {text}\n") == text
+
+
+def test_tags_keep_their_order() -> None:
+    assert retagged(("b", "a"), ("c", "b", "d"), ("d", "x")) == ("b", "a", "c")
+
+
+@pytest.mark.parametrize("body", [b'{"title": "a\\u001b[31m"}', b'{"tags": ["a", "b\\nc"]}', b'{"tags": [" "]}'])
+def test_what_cannot_be_typed_cannot_be_sent(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        records.patch(body)
+
+
+def test_what_is_sent_is_kept_as_what_is_typed() -> None:
+    patch = records.patch(b'{"title": " two\\nlines", "tags": [" a "]}')
+    assert (patch.title, patch.tags) == ("two lines", ["a"])
