@@ -14,8 +14,9 @@ from clinvk.config import ServerSettings, Settings
 from clinvk.errors import ConfigError
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
+from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says
+from scripted.steps import claude_says, wait_for
 from serving import Served, serving
 
 KEYS = Keys(["k1", "k2"])
@@ -248,6 +249,44 @@ async def test_a_session_of_a_forbidden_directory_is_not_continued(scripted: Scr
     assert (response.status_code, response.json()["field"]) == (403, "session_id")
     assert "the session's directory" in response.json()["detail"]
     assert scripted.calls() == []
+
+
+@pytest.mark.parametrize("field", ["workdir", "add_dirs[0]", "session_id"])
+async def test_a_directory_that_leads_elsewhere_once_the_queue_has_moved_is_refused(
+    scripted: Scripted, folders: Folders, field: str
+) -> None:
+    scripted.play([wait_for(folders.root / "go"), *claude_says("x")])
+    store = MemoryStore()
+    session = Session(
+        id="a" * 32,
+        backend="claude",
+        created_at=1.0,
+        last_used=1.0,
+        working_dir=folders / "home/a/in",
+        initial_prompt="p",
+        backend_session_id="00000000-0000-4000-8000-000000000001",
+    )
+    await store.create(session)
+    path = folders / "links/in"
+    asked = {"workdir": {"workdir": path}, "add_dirs[0]": {"add_dirs": [path]}, "session_id": {"session_id": "aaaa"}}
+    async with serving(
+        scripted.env,
+        store=store,
+        default_workdir=folders / "home/a",
+        allowed_workdir_prefixes=(folders / "home/a",),
+        max_concurrent_runs=1,
+    ) as served:
+        first = asyncio.create_task(served.prompt())
+        await until(scripted.calls)
+        queued = asyncio.create_task(served.prompt(**asked[field]))
+        await until(lambda: served.runs.queued == 1)
+        os.rename(folders / "home/a/in", folders / "home/a/before")
+        os.symlink(folders / "home/ab", folders / "home/a/in")
+        (folders.root / "go").touch()
+        response, before = await queued, await first
+    assert (before.status_code, response.status_code) == (200, 403), response.text
+    assert (response.json()["code"], response.json()["field"]) == ("directory_not_allowed", field)
+    assert len(scripted.calls()) == 1
 
 
 def test_a_default_directory_that_the_lists_forbid_keeps_the_server_from_starting(folders: Folders) -> None:

@@ -152,7 +152,7 @@ async def opened(
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
-            async with LocalRuns(settings, store, environ, registry) as runs:
+            async with LocalRuns(settings, store, environ, registry, Workdirs(settings, environ).admit) as runs:
                 inventory = Inventory(settings, environ, runs.version, registry)
                 front = create_app(settings, environ, runs, store, inventory, taken, registry)
                 server = Server(front, settings.server, started.set)

@@ -40,6 +40,19 @@ class Workdirs:
         except InvalidRequest as exc:
             raise ConfigError(exc.message) from exc
 
+    def admit(self, request: RunRequest) -> None:
+        """Judge the directories of a settled request again, right before its agent is started.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: as `settle`.
+        """
+        self._admitted_beside(request)
+        workdir = request.workdir or _here()
+        if request.session_id:
+            self._judged_of_session(workdir)
+        else:
+            self._admitted(workdir, "workdir")
+
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Give the request with directories that are there; the one to work in is that of its session, if it has one.
 
@@ -47,13 +60,19 @@ class Workdirs:
             DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
             InvalidRequest: a directory is not absolute, not there, not a directory, not readable, or not the session's.
         """
-        add_dirs = tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+        add_dirs = self._admitted_beside(request)
         if session:
             _check_same(request, session)
-            self._judged(session.working_dir or _here(), "session_id", "the session's directory")
+            self._judged_of_session(session.working_dir or _here())
             return replace(request, add_dirs=add_dirs)
         workdir = self._admitted(request.workdir or self._default or self._own(), "workdir")
         return replace(request, workdir=workdir, add_dirs=add_dirs)
+
+    def _admitted_beside(self, request: RunRequest) -> tuple[str, ...]:
+        return tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+
+    def _judged_of_session(self, path: str) -> None:
+        self._judged(path, "session_id", "the session's directory")
 
     def _admitted(self, path: str, field: str) -> str:
         """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from math import inf, isinf
 
@@ -36,7 +36,10 @@ KEEP_EVERY_S = 2.0
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a run needs to go: what to start, in which environment, and what it continues."""
+    """All that a run needs to go: what to start, in which environment, and what it continues.
+
+    `check` raises a `ClinvkError` where the agent must not be started after all: the queue may have taken hours.
+    """
 
     run_id: str
     request: RunRequest
@@ -46,6 +49,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     resume: Resume | None
     no_progress_s: float
+    check: Callable[[], None] | None = None
 
 
 class AgentRun:
@@ -167,6 +171,8 @@ class AgentRun:
 
     def _spawn(self, folder: private.PrivateFolder) -> Process:
         launch = self._assignment.launch
+        if self._assignment.check:
+            self._assignment.check()
         process = self._spawner.spawn(
             [self._assignment.path, *map(folder.filled, launch.argv[1:])],
             {**self._assignment.env, **{name: folder.filled(value) for name, value in launch.env.items()}},

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Protocol, Self
 
 from msgspec.structs import replace
@@ -28,8 +29,6 @@ from clinvk.store import SessionStore
 logger = logging.getLogger(__name__)
 
 __all__ = ["LocalRuns", "Logged", "Run", "Runs"]
-
-SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Run(Protocol):
@@ -101,7 +100,11 @@ class Runs(Protocol):
 
 
 class LocalRuns:
-    """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets."""
+    """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
+
+    `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
+    its request: what was admitted to the queue may lead elsewhere once the queue has moved.
+    """
 
     def __init__(
         self,
@@ -109,13 +112,15 @@ class LocalRuns:
         store: SessionStore,
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
+        admit_dirs: Callable[[RunRequest], None] | None = None,
     ) -> None:
         server = settings.server
         self.spawner = Spawner(marks.choose())
         self._settings = settings
         self._store = store
         self._registry = registry
-        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._admit_dirs = admit_dirs
+        self._environ = environ
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
         self._paths: dict[str, str] = {}
@@ -240,6 +245,7 @@ class LocalRuns:
             env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
+            check=partial(self._admit_dirs, request) if self._admit_dirs else None,
         )
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
@@ -274,5 +280,4 @@ class LocalRuns:
         return self._hosts[backend]
 
     def _environment(self, backend: str) -> Mapping[str, str]:
-        own = self._settings.backends.get(backend, BackendSettings())
-        return {**self._environ, **own.env} if own.env else self._environ
+        return executables.environment(backend, self._settings, self._environ)
