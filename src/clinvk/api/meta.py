@@ -10,10 +10,9 @@ from starlette.responses import Response
 
 from clinvk import __version__
 from clinvk.api.inventory import BackendInfo, Inventory
+from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
 from clinvk.store import SessionStore
-
-_encoder = msgspec.json.Encoder()
 
 
 class BackendList(msgspec.Struct, frozen=True):
@@ -64,21 +63,21 @@ class Status:
 
     async def backends(self, _: Request) -> Response:
         """Answer `GET /api/v1/backends`."""
-        return _json(BackendList(self._inventory.look()))
+        return document(BackendList(self._inventory.look()))
 
     async def health(self, _: Request) -> Response:
         """Answer `GET /health`."""
         health = await self._health()
-        return _json(health, 503 if health.status == "unhealthy" else 200)
+        return document(health, 503 if health.status == "unhealthy" else 200)
 
     async def ready(self, _: Request) -> Response:
         """Answer `GET /health/ready`: whether prompts should be sent here."""
         health = await self._health()
-        return _json(health, 200 if health.status == "ok" else 503)
+        return document(health, 200 if health.status == "ok" else 503)
 
     async def live(self, _: Request) -> Response:
         """Answer `GET /health/live`: whether the process should be left running."""
-        return _json(Alive())
+        return document(Alive())
 
     async def _health(self) -> Health:
         backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]
@@ -99,11 +98,6 @@ class Status:
             return StoreHealth(available=True, session_count=await self._store.count())
         except (ClinvkError, OSError) as exc:
             return StoreHealth(available=False, session_count=0, error=str(exc))
-
-
-def _json(value: msgspec.Struct, status: int = 200) -> Response:
-    headers = {"cache-control": "no-store"}
-    return Response(_encoder.encode(value), status, headers, media_type="application/json")
 
 
 def _spoken(seconds: int) -> str:

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import headers_of, refuse_foreign
-from clinvk.api.sessions import check_backend, json
+from clinvk.api.reply import document, headers_of, refuse_foreign
+from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend
 from clinvk.dialects import records, strict
 from clinvk.dialects.base import NotCancellable
@@ -40,11 +40,11 @@ class RunRecords:
             )
         )
         shown = [records.run_item(self._current(run)) for run in page.items]
-        return json(records.RunList(runs=shown, total=page.total, limit=asked.limit, offset=asked.offset))
+        return document(records.RunList(runs=shown, total=page.total, limit=asked.limit, offset=asked.offset))
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs/{id}`."""
-        return json(records.run_view(self._current(await self._store.run(request.path_params["id"]))))
+        return document(records.run_view(self._current(await self._store.run(request.path_params["id"]))))
 
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
@@ -54,7 +54,7 @@ class RunRecords:
         if not live or live.state not in UNDER_WAY:
             raise NotCancellable(_why_not(await self._store.run(run.id)))
         await self._runs.cancel(run.id)
-        return json(records.run_view(await self._store.run(run.id)))
+        return document(records.run_view(await self._store.run(run.id)))
 
     def _current(self, run: RunRecord) -> RunRecord:
         """Show a run of this server as running from the moment its agent was started; that is not kept at once."""

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from urllib.parse import quote
 
+import msgspec
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, ForeignOrigin, WrongMediaType
@@ -19,6 +21,9 @@ _CHUNK_BYTES = 64 * 1024
 _SHUTDOWN_RETRY_S = 5
 
 
+_encoder = msgspec.json.Encoder()
+
+
 class ClientGone(Exception):
     """The client closed its connection, or stopped taking what it is sent."""
 
@@ -27,6 +32,12 @@ def headers_of(scope: Scope) -> Mapping[str, str]:
     """Give the headers of a request, names in lower case; of a repeated one the last."""
     pairs: Iterable[Header] = scope["headers"]
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
+def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a JSON document that no cache may keep."""
+    fixed = {"cache-control": "no-store", **(headers or {})}
+    return Response(_encoder.encode(value), status, fixed, media_type="application/json")
 
 
 def path_of(scope: Scope) -> str:

@@ -3,12 +3,11 @@
 import os
 from collections.abc import Mapping
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import headers_of, read_body, refuse_foreign, require_json
+from clinvk.api.reply import document, headers_of, read_body, refuse_foreign, require_json
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings
 from clinvk.dialects import records, strict
@@ -17,8 +16,6 @@ from clinvk.runtime import sessions
 from clinvk.store import RunQuery, SessionQuery, SessionStore
 
 PATH = "/api/v1/sessions"
-
-_encoder = msgspec.json.Encoder()
 
 
 class Sessions:
@@ -46,7 +43,7 @@ class Sessions:
             )
         )
         shown = [records.session_item(session) for session in page.items]
-        return json(
+        return document(
             records.SessionList(sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset),
         )
 
@@ -58,21 +55,21 @@ class Sessions:
             case "DELETE":
                 return await self._delete(request)
             case _:
-                return json(records.session_view(await self._store.session(request.path_params["id"])))
+                return document(records.session_view(await self._store.session(request.path_params["id"])))
 
     async def fork(self, request: Request) -> Response:
         """Answer `POST /api/v1/sessions/{id}/fork`."""
         refuse_foreign(headers_of(request.scope))
         session_id = os.urandom(16).hex()
         session = await sessions.fork(self._store, request.path_params["id"], session_id, self._registry)
-        return json(records.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
+        return document(records.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
 
     async def messages(self, request: Request) -> Response:
         """Answer `GET /api/v1/sessions/{id}/messages`."""
         asked = strict.parameters(request.scope["query_string"], records.MessageListing)
         session = await self._store.session(request.path_params["id"])
         page = await self._store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
-        return json(
+        return document(
             records.MessageList(
                 session_id=session.id,
                 messages=[*records.messages(reversed(page.items))],
@@ -90,12 +87,12 @@ class Sessions:
         patch = records.patch(body)
         session = await self._store.session(request.path_params["id"])
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
-        return json(records.session_view(await self._store.describe(session.id, patch.title, tags)))
+        return document(records.session_view(await self._store.describe(session.id, patch.title, tags)))
 
     async def _delete(self, request: Request) -> Response:
         session = await self._store.session(request.path_params["id"])
         await self._store.delete(session.id)
-        return json(records.Deleted(id=session.id))
+        return document(records.Deleted(id=session.id))
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
@@ -109,9 +106,3 @@ def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
             backends.named(name, registry)
     except BackendUnavailable as exc:
         raise InvalidRequest(exc.message, "backend") from exc
-
-
-def json(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a JSON document that no cache may keep."""
-    fixed = {"cache-control": "no-store", **(headers or {})}
-    return Response(_encoder.encode(value), status, fixed, media_type="application/json")
