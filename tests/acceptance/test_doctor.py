@@ -108,6 +108,17 @@ def test_the_cli_gets_no_prompt_no_stdin_and_a_home_of_its_own(clinvk: Clinvk) -
     assert not list(temporary.iterdir())
 
 
+def test_what_it_starts_is_not_told_what_is_for_clinvk_alone(clinvk: Clinvk) -> None:
+    log = clinvk.folder / "log"
+    for name in ("claude", "git"):
+        install(clinvk, name, f'{{ echo "{name} $EDITOR"; env; }} >> {log}\n{VERSION}{CLAUDE % TAKES_ALL}')
+    alone = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    clinvk.run("doctor", env={**dict.fromkeys(alone, "alone"), "EDITOR": "ed"})
+    told = log.read_text().splitlines()
+    assert (told.count("claude ed"), told.count("git ed")) == (3, 1)
+    assert [line for line in told if line.endswith("=alone")] == []
+
+
 def test_all_that_is_wrong_with_the_settings_is_told_at_once_and_3(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  prot: 1\n  port: abc\noutput:\n  color: false\n  color: true\n")
     done = clinvk.run("doctor", env={"CLINVK_OUTPUT__FORMAT": "xml"})

@@ -15,6 +15,9 @@ from clinvk.runtime.process import Spawner, run_tool
 _HELPERS = ("bwrap", "socat")
 _VERSION_WITHIN_S = 20.0
 
+SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+"""Variables that are for clinvk alone."""
+
 
 def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
     """Give the absolute path of a backend's CLI, or None where it is not installed.
@@ -49,6 +52,16 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
         return path
     where = f"{own.executable!r} (backends.{backend.name}.executable)" if own.executable else repr(backend.executable)
     raise BackendUnavailable(f"backend {backend.name!r} is not installed: no {where} found; install: {backend.install}")
+
+
+def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give the environment that a backend's CLI is started in: what clinvk has, and what its settings add."""
+    return without_secrets({**environ, **settings.backends.get(backend, BackendSettings()).env})
+
+
+def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give an environment without what is for clinvk alone."""
+    return {name: value for name, value in environ.items() if name not in SECRETS}
 
 
 def host(environ: Mapping[str, str]) -> Host:

@@ -6,11 +6,10 @@ import msgspec
 
 from clinvk import backends
 from clinvk.backends.base import Backend
-from clinvk.config import BackendSettings, Settings
+from clinvk.config import Settings
 from clinvk.errors import NotResumable
 from clinvk.request import RunRequest
 from clinvk.runtime import executables, sessions
-from clinvk.runtime.runs import SECRETS
 from clinvk.session import Resume, Session
 
 
@@ -44,10 +43,9 @@ async def handover(
     if session.forks_parent:
         raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
     request = await sessions.placed(request, session)
-    own = settings.backends.get(backend.name, BackendSettings())
     return Handover(
         path=executables.require(backend, settings, environ),
         argv=backend.interactive(Resume(session.backend_session_id), request.model),
         cwd=request.workdir,
-        env={name: value for name, value in {**environ, **own.env}.items() if name not in SECRETS},
+        env=executables.environment(backend.name, settings, environ),
     )

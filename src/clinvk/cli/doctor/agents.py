@@ -16,7 +16,6 @@ from clinvk.runtime.process import Spawner, run_tool
 
 _SECTION = "agents"
 _WITHIN_S = 30.0
-_SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH")
 
 
 class Agent(NamedTuple):
@@ -36,7 +35,7 @@ async def look(backend: Backend, settings: Settings, environ: Mapping[str, str],
         path = executables.require(backend, settings, environ)
     except ClinvkError as exc:
         return _judged(backend.name, False, "problem" if own.executable else "warning", _missing(exc, backend, own))
-    env = {name: value for name, value in {**environ, **own.env}.items() if name not in _SECRETS}
+    env = executables.environment(backend.name, settings, environ)
     # What a CLI writes at any start, it writes here.
     with tempfile.TemporaryDirectory(prefix="clinvk-doctor-", ignore_cleanup_errors=True) as folder:
         return await _Look(backend, path, env, spawner, folder).agent()

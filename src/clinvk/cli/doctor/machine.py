@@ -12,6 +12,7 @@ import msgspec
 from clinvk.cli.doctor.report import Check, Status
 from clinvk.config import ServerSettings
 from clinvk.errors import ClinvkError, StoreUnavailable
+from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.marks import Marks, RlimitMarks
 from clinvk.runtime.process import Spawner, run_tool
 
@@ -115,7 +116,7 @@ async def _asked(host: str, port: int) -> bytes:
 async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
     """Look for git, which agents want in a project."""
     with suppress(ClinvkError, TimeoutError):
-        done = await run_tool(spawner, ("git", "--version"), environ, _WITHIN_S)
+        done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _WITHIN_S)
         if done.exit_code == 0:
             return Check(_MACHINE, "git", "ok", done.stdout.decode(errors="replace").strip())
     return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
