@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import SessionBusy, StoreUnavailable
 from clinvk.events import RunFailed, TextDelta
-from clinvk.store import RunQuery, SessionQuery
+from clinvk.store import RunQuery, SessionQuery, lists
 from clinvk.store.database import MIGRATIONS, Database
 from clinvk.store.sqlite import SqliteStore
 from polling import until
@@ -490,6 +490,30 @@ async def test_text_is_found_in_the_index_and_behind_it(home: Path) -> None:
         assert await found("renamed") == await found("number 7:") == await found("number 1499") == []
         await store.clean(AT + 1400)
         assert len(await found("odd")) == 49
+
+
+# Speed, by its reason
+
+
+def test_no_list_looks_through_a_table(home: Path) -> None:
+    """SQLite's own plan of each statement that a list makes goes by an index."""
+    connection = Database(home, 10).connect()
+    for kind, value in (("sessions", ""), ("tag", "t"), ("runs", "")):
+        connection.execute("INSERT INTO totals VALUES (?, ?, 'claude', 'completed', 1, 1)", (kind, value))
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    for marks in ({}, {"tag": "t"}, {"working_dir": "/home/user/project"}, {"tag": "t", "working_dir": "/"}):
+        for more in ({}, {"backend": "claude"}, {"status": "completed"}, {"resumable": True, "backend": "claude"}):
+            lists.sessions(connection, replace(SessionQuery(), **marks, **more))
+    for marks in ({}, {"session_id": "x"}, {"parent_id": "x"}, {"backend": "claude"}, {"state": "completed"}):
+        lists.runs(connection, replace(RunQuery(), **marks))
+    lists.count(connection)
+    connection.set_trace_callback(None)
+    plans = {step[3] for one in set(statements) for step in connection.execute(f"EXPLAIN QUERY PLAN {one}")}
+    connection.close()
+    assert len(plans) > 5
+    assert not [step for step in plans if step.startswith("SCAN") or "TEMP B-TREE FOR GROUP" in step]
+    assert not [step for step in plans if "USING INDEX" in step], "it reads rows only to pass over them"
 
 
 def test_the_command_line_imports_sqlite_only_to_open_the_store() -> None:

@@ -25,11 +25,11 @@ _RUN_CHANGES = tuple(name for name in RUNS.columns if name not in _RUN_MADE_WITH
 _SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
 _DESCRIPTION = ("title", "tags")
 
-_INSERT_SESSION = f"{SESSIONS.insert('imported_at')} ON CONFLICT (id) DO NOTHING"
+_INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
 _INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
 _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
 _SELECT_SESSION = SESSIONS.select("WHERE id = ?")
-_UPDATE_SESSION = SESSIONS.update(_SESSION_CHANGES)
+_UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
 _HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running')"
 
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)
@@ -58,7 +58,9 @@ _WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started"
 
 def insert(connection: "sqlite3.Connection", session: Session, imported_at: float | None = None) -> bool:
     """Insert a session unless its id is there; say whether it was inserted."""
-    if not connection.execute(_INSERT_SESSION, (*SESSIONS.values(session), imported_at)).rowcount:
+    if not connection.execute(
+        _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
+    ).rowcount:
         return False
     connection.execute(_INSERT_WORDS, (search.words(session), session.id))
     return True
@@ -81,7 +83,8 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
     if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
         raise ids.missing(run.id, "run")
     if session:
-        connection.execute(_UPDATE_SESSION, (*SESSIONS.values(session, _SESSION_CHANGES), session.id))
+        values = (*SESSIONS.values(session, _SESSION_CHANGES), _is_resumable(session), session.id)
+        connection.execute(_UPDATE_SESSION, values)
 
 
 def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
@@ -184,3 +187,7 @@ def _stop(
     if not events or not isinstance(last.event, RunFinished | RunFailed):
         added = Logged(last.number + 1, last.at, ending)
         connection.execute(_INSERT_CHUNK, (key, added.number, chunks.encode([added])))
+
+
+def _is_resumable(session: Session) -> bool:
+    return bool(session.backend_session_id)

@@ -5,6 +5,8 @@
 -- which triggers keep, its size. So no list scans, neither for its items nor for its total. The exception is the size of
 -- a directory's groups, which is counted in the index: to keep it would cost each run more than the few lists gain.
 
+-- `resumable` says whether there is a handle. It is no generated column, as SQLite reads the whole row for one of those
+-- though an index has it.
 CREATE TABLE sessions (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -14,7 +16,7 @@ CREATE TABLE sessions (
     imported_at REAL,
     working_dir TEXT NOT NULL,
     backend_session_id TEXT,
-    resumable INTEGER NOT NULL GENERATED ALWAYS AS (coalesce(backend_session_id, '') <> '') VIRTUAL,
+    resumable INTEGER NOT NULL,
     model TEXT,
     status TEXT NOT NULL,
     turn_count INTEGER NOT NULL,
@@ -120,7 +122,7 @@ CREATE TRIGGER session_inserted_with_tags AFTER INSERT ON sessions WHEN new.tags
     SELECT DISTINCT value, new.backend, new.status, new.resumable, new.last_used, new.key FROM json_each(new.tags);
 END;
 
-CREATE TRIGGER session_moved AFTER UPDATE OF status, backend_session_id ON sessions
+CREATE TRIGGER session_moved AFTER UPDATE OF status, resumable ON sessions
 WHEN old.status <> new.status OR old.resumable <> new.resumable BEGIN
     UPDATE totals SET total = total - 1
     WHERE list = 'sessions' AND value = '' AND backend = old.backend AND state = old.status
@@ -129,7 +131,7 @@ WHEN old.status <> new.status OR old.resumable <> new.resumable BEGIN
     ON CONFLICT (list, value, backend, state, resumable) DO UPDATE SET total = total + 1;
 END;
 
-CREATE TRIGGER session_used AFTER UPDATE OF status, backend_session_id, last_used ON sessions WHEN new.tags <> '[]' BEGIN
+CREATE TRIGGER session_used AFTER UPDATE OF status, resumable, last_used ON sessions WHEN new.tags <> '[]' BEGIN
     UPDATE session_tags SET status = new.status, resumable = new.resumable, last_used = new.last_used
     WHERE session = new.key;
 END;
