@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.cli import arguments
+from clinvk.cli import arguments, commands
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
 
-@pytest.mark.parametrize("command", ["", *arguments.COMMANDS])
+@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_the_page_names_every_command_and_flag(command: str) -> None:
     flags = set(re.findall(r"--[a-z-]+", arguments.parser_of(command).format_usage() or ""))
     flags |= set(re.findall(r"^  (--[a-z-]+)", arguments.parser_of(command).format_help(), re.MULTILINE))
@@ -19,7 +19,7 @@ def test_the_page_names_every_command_and_flag(command: str) -> None:
     assert f"clinvk {command}".strip() in PAGE
 
 
-@pytest.mark.parametrize("command", ["", *arguments.COMMANDS])
+@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
 def test_the_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert max(map(len, arguments.parser_of(command).format_help().splitlines())) <= 80

@@ -8,7 +8,18 @@ import pytest
 
 from clinvk.cli import exits
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, TextPrinter
-from clinvk.errors import AgentCrashed, BackendUnavailable, Cancelled, ConfigError, SessionNotFound, TimedOut
+from clinvk.errors import (
+    AgentCrashed,
+    AmbiguousId,
+    BackendUnavailable,
+    Cancelled,
+    ClinvkError,
+    ConfigError,
+    NotResumable,
+    SessionBusy,
+    SessionNotFound,
+    TimedOut,
+)
 from clinvk.events import (
     Ending,
     Logged,
@@ -39,6 +50,7 @@ class Finished:
     request: RunRequest = REQUEST
     created_at: float = 100.0
     state: str = "finished"
+    refusal: ClinvkError | None = None
 
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
         raise NotImplementedError
@@ -145,5 +157,7 @@ def test_the_exit_code_of_an_ending(ending: Ending, code: int) -> None:
 
 
 def test_the_exit_code_of_an_error_before_the_run() -> None:
-    assert [exits.of_code(kind.code) for kind in (BackendUnavailable, ConfigError, SessionNotFound)] == [2, 3, 4]
+    assert [exits.of_code(kind.code) for kind in (BackendUnavailable, ConfigError)] == [2, 3]
+    of_sessions = (SessionNotFound, SessionBusy, NotResumable, AmbiguousId)
+    assert {exits.of_code(kind.code) for kind in of_sessions} == {4}
     assert exits.of_code("anything else") == 1
