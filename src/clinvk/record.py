@@ -18,7 +18,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         request: the request as it was run, without prompt, images and empty fields.
         output: the answer, as far as it came.
         error_code: a `ClinvkError.code`.
-        raw: the last line of JSON that the agent printed.
     """
 
     id: str

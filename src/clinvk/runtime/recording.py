@@ -18,6 +18,9 @@ from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
 
+_FIRST_WORDS = 10_000
+"""Characters of its first prompt that a session is known by; the run has the whole."""
+
 
 def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
     """Make the record of a conversation that begins with this request."""
@@ -28,7 +31,7 @@ def new_session(request: RunRequest, session_id: str, settings: SessionSettings)
         created_at=at,
         last_used=at,
         working_dir=executables.resolve(request.workdir or ""),
-        initial_prompt=request.prompt,
+        initial_prompt=request.prompt[:_FIRST_WORDS],
         model=request.model,
         tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
         metadata=request.metadata,
