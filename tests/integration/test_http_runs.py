@@ -185,6 +185,11 @@ async def test_a_detached_run_is_answered_at_once_where_the_client_prefers_so(
         await until(scripted.calls)
         under_way = (await served.client.get(response.headers["location"])).json()
         assert (under_way["state"], under_way["output"], under_way["ended_at"]) == ("running", "", None)
+        by_state = {state: (await get(served, f"?state={state}")).json()["runs"] for state in ("queued", "running")}
+        assert {state: [run["state"] for run in runs] for state, runs in by_state.items()} == {
+            "queued": [],
+            "running": ["running"],
+        }
         (tmp_path / "go").touch()
         await served.ended(told["run_id"])
         ended = (await served.client.get(response.headers["location"])).json()

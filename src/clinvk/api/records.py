@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,12 +38,12 @@ class RunRecords:
                 offset=asked.offset,
             )
         )
-        shown = [records.run_item(self._current(run)) for run in page.items]
+        shown = [records.run_item(run) for run in page.items]
         return document(records.RunList(runs=shown, total=page.total, limit=asked.limit, offset=asked.offset))
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs/{id}`."""
-        return document(records.run_view(self._current(await self._store.run(request.path_params["id"]))))
+        return document(records.run_view(await self._store.run(request.path_params["id"])))
 
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
@@ -55,13 +54,6 @@ class RunRecords:
             raise NotCancellable(_why_not(await self._store.run(run.id)))
         await self._runs.cancel(run.id)
         return document(records.run_view(await self._store.run(run.id)))
-
-    def _current(self, run: RunRecord) -> RunRecord:
-        """Show a run of this server as running from the moment its agent was started; that is not kept at once."""
-        live = self._runs.live(run.id)
-        if live and live.started_at and run.state == "queued":
-            return replace(run, state="running", started_at=live.started_at)
-        return run
 
 
 def _why_not(run: RunRecord) -> str:
