@@ -1,5 +1,7 @@
 """What the server tells of itself: its backends and its health."""
 
+import logging
+import re
 import time
 from typing import Annotated, Literal
 
@@ -13,6 +15,10 @@ from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
 from clinvk.store import SessionStore
+
+logger = logging.getLogger(__name__)
+
+_LEADING_PATH = re.compile(r"/.*?: ")
 
 
 class BackendList(msgspec.Struct, frozen=True):
@@ -60,6 +66,7 @@ class Status:
         self._store = store
         self._inventory = inventory
         self._since = time.monotonic()
+        self._trouble = ""
 
     async def backends(self, _: Request) -> Response:
         """Answer `GET /api/v1/backends`."""
@@ -94,10 +101,24 @@ class Status:
         )
 
     async def _store_health(self) -> StoreHealth:
+        """Ask the store. Health needs no key: where the store is, which tells whose home it is in, is for the log."""
         try:
-            return StoreHealth(available=True, session_count=await self._store.count())
+            count = await self._store.count()
         except (ClinvkError, OSError) as exc:
-            return StoreHealth(available=False, session_count=0, error=str(exc))
+            trouble = str(exc)
+            if trouble != self._trouble:
+                logger.warning("unhealthy: %s", trouble)
+            self._trouble = trouble
+            why = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
+            return StoreHealth(available=False, session_count=0, error=_without_path(why))
+        self._trouble = ""
+        return StoreHealth(available=True, session_count=count)
+
+
+def _without_path(message: str) -> str:
+    """Leave out the file that the store's messages begin with."""
+    path = _LEADING_PATH.match(message)
+    return message[path.end() :] if path else message
 
 
 def _spoken(seconds: int) -> str:
