@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
+from clinvk.runtime.agent import STOP_GRACE_S
 from scripted.steps import claude_says, hang, ignore, pause, spawn, touch, wait_for
 
 BEGUN = claude_says("begun ")[:4]
@@ -26,20 +27,28 @@ def test_a_signal_is_7_and_nothing_of_the_agent_is_left_when_it_returns(clinvk: 
     assert (process.returncode, stdout, stderr) == (7, b"begun \n", b"clinvk: cancelled\n")
 
 
+@pytest.mark.timeout(90)
 def test_a_second_ctrl_c_does_not_wait_for_an_agent_that_ignores_the_first(clinvk: Clinvk) -> None:
+    """However busy the machine is, one of a few tries is faster than the agent's grace, which none is without it."""
     clinvk.agent.play([ignore(signal.SIGTERM), ignore(signal.SIGINT), *BEGUN, spawn("all"), hang()])
+    assert any(_second_ctrl_c(clinvk, tries) < STOP_GRACE_S for tries in range(1, 5))
+
+
+def _second_ctrl_c(clinvk: Clinvk, tries: int) -> float:
+    """Stop a prompt with two signals; give the seconds from the first to the end."""
     with clinvk.started("-o", "json", "hello") as process:
-        until(lambda: len(clinvk.agent.grandchildren()) == 1)
+        until(lambda: len(clinvk.agent.grandchildren()) == tries)
+        began = time.monotonic()
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(0.3)  # two signals at once would be one
         assert process.poll() is None
-        again = time.monotonic()
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=15)
-        assert time.monotonic() - again < 2
+        took_s = time.monotonic() - began
         assert clinvk.agent.alive() == []
     assert process.returncode == 7
     assert b'"error":"cancelled"' in stdout
+    return took_s
 
 
 def test_json_and_stream_json_end_with_the_cancellation(clinvk: Clinvk) -> None:

@@ -54,7 +54,7 @@ class Process:
         self.popen.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for the exit; give the code and what was said on stderr."""
+        """Wait for the exit, for less than a long grace; give the code and what was said on stderr."""
         _, told = self.popen.communicate(timeout=15)
         return self.popen.returncode, told
 
@@ -104,13 +104,11 @@ Start = Callable[..., Process]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_an_idle_server_stops_at_once_with_exit_code_0(server: Start, number: signal.Signals) -> None:
-    process = server()
+def test_an_idle_server_stops_without_its_grace_and_with_exit_code_0(server: Start, number: signal.Signals) -> None:
+    process = server(grace_s=60)
     assert process.client.get("/health").status_code == 200
-    began = time.monotonic()
     process.stop(number)
     assert process.end() == (0, "")
-    assert time.monotonic() - began < 3
 
 
 def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
@@ -246,12 +244,10 @@ def test_a_second_signal_ends_the_agents_at_once(server: Start, scripted: Script
     until(scripted.grandchildren)
     process.stop()
     until(lambda: process.client.get("/health/ready").status_code == 503)
-    began = time.monotonic()
     process.stop()
     last = json.loads(answer.get().text.splitlines()[-1])
     assert (last["type"], last["content"]["code"]) == ("error", "cancelled")
     assert process.end() == (0, "")
-    assert time.monotonic() - began < 5
     assert scripted.alive() == []
 
 
