@@ -52,8 +52,13 @@ class Writer:
         trouble: what a transaction failed with; None again once another has written.
     """
 
-    def __init__(self, database: Database, opened: "Callable[[sqlite3.Connection], None]") -> None:
-        """`opened` is the first thing that is done with a connection, before any transaction."""
+    def __init__(
+        self, database: Database, opened: "Callable[[sqlite3.Connection], None]", max_owed: int = _MAX_OWED
+    ) -> None:
+        """`opened` is the first thing that is done with a connection, before any transaction.
+
+        `max_owed` is how many operations that must happen are kept in memory while they cannot.
+        """
         self.trouble: StoreUnavailable | None = None
         self._database = database
         self._opened = opened
@@ -61,7 +66,8 @@ class Writer:
         self._waiting: list[_Job] = []
         self._later: dict[str, _Job] = {}
         self._carries_later = False
-        self._owed: deque[_Job] = deque(maxlen=_MAX_OWED)
+        self._max_owed = max_owed
+        self._owed: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connection: sqlite3.Connection | None = None
@@ -112,13 +118,13 @@ class Writer:
         return bool(self._later) or self._carries_later
 
     async def close(self) -> None:
-        """Finish what was asked for, and close the connection."""
+        """Finish what was asked for, try what is owed once more, and close the connection."""
         while self._batch or self._waiting or self._later:
             if self._batch:
                 await asyncio.wait([self._batch])
             else:
                 self._start()
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._leave))
         self._thread.shutdown(wait=False)
 
     def _ask(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> _Job:
@@ -189,6 +195,7 @@ class Writer:
         if isinstance(error, StoreUnavailable):
             self.trouble = error
             self._owed.extend(job for job in jobs if job.must)
+            self._give_up(len(self._owed) - self._max_owed)
             if not is_locked(error.__cause__):
                 self._disconnect()
 
@@ -203,6 +210,20 @@ class Writer:
                 self._disconnect()
                 raise
         return self._connection
+
+    def _leave(self) -> None:
+        """Carry out what is owed, the last time that it can be, and close the connection."""
+        if self._owed:
+            self._carry_out([])
+        self._give_up(len(self._owed))
+        self._disconnect()
+
+    def _give_up(self, number: int) -> None:
+        """Let go of the oldest of what is owed, aloud."""
+        for _ in range(number):
+            self._owed.popleft()
+        if number > 0:
+            logger.error("the ends of %d runs are not kept: %s", number, self.trouble)
 
     def _disconnect(self) -> None:
         if connection := self._connection:
