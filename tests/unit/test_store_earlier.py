@@ -131,6 +131,8 @@ def test_a_number_beyond_all_is_bounded() -> None:
         b'{"backend": "\xff"}',
         b"\0" * 100,
         b'{"backend": "claude", "turn_count": 1e999}',
+        b'{"backend": "claude", "last_used": "9999-12-31T23:59:59-14:00"}',
+        b'{"backend": "claude", "created_at": "6000-01-01T00:00:00Z"}',
     ],
 )
 def test_what_is_no_session_is_refused(data: bytes) -> None:

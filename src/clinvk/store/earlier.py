@@ -147,7 +147,7 @@ def parse(data: bytes, name: str, mtime: float) -> Session:
     backend = _text(fields, "backend")
     if not backend:
         raise ValueError("it names no backend")
-    created = _time(fields.get("created_at")) or mtime
+    created = _time(fields.get("created_at")) or max(0.0, min(mtime, _LATEST_S))
     own_id = _text(fields, "id") or name
     metadata = _mapping(fields.get("metadata"))
     session_id = _id(own_id)
@@ -215,7 +215,11 @@ def _usage(value: object) -> Usage:
 
 
 def _time(value: object) -> float | None:
-    """Read RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; None for a time before there were any."""
+    """Read RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; None for a time before there were any.
+
+    Raises:
+        ValueError: it is so late that it is none.
+    """
     from datetime import UTC, datetime  # no prompt waits for it
 
     if isinstance(value, str):
@@ -225,7 +229,10 @@ def _time(value: object) -> float | None:
             return None
         if moment.year < _EPOCH_YEAR:
             return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if seconds > _LATEST_S:
+            raise ValueError(f"it has the time {value!r}")
+        return seconds
     if not _is_finite(value) or value <= 0:
         return None
     seconds = float(value)
