@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.errors import SessionBusy, StoreUnavailable
+from clinvk.errors import SessionBusy, SessionNotFound, StoreUnavailable
 from clinvk.events import RunFailed, TextDelta
 from clinvk.store import RunQuery, SessionQuery, lists
 from clinvk.store.database import MIGRATIONS, Database
+from clinvk.store.readers import THREADS as READERS
+from clinvk.store.readers import Readers
 from clinvk.store.sqlite import SqliteStore
 from polling import until
 from records import ANSWER, AT, log, run, session, turn
@@ -259,6 +261,55 @@ async def test_a_bug_in_one_operation_leaves_its_neighbours_alone(home: Path) ->
         )
         assert [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes] == [False, True, False]
         assert await store.count() == 3
+
+
+class _Counted(Database):
+    """Counts the connections that are opened to read."""
+
+    opened = 0
+
+    def connect_to_read(self) -> sqlite3.Connection:
+        self.opened += 1
+        return super().connect_to_read()
+
+
+async def test_a_reader_keeps_its_connection_when_the_question_was_wrong(home: Path) -> None:
+    await kept(home)
+    counted = _Counted(home, 1)
+    readers = Readers(counted)
+
+    def find(_: sqlite3.Connection) -> None:
+        raise SessionNotFound("no session")
+
+    for _ in range(20):
+        with pytest.raises(SessionNotFound):
+            await readers.read(find)
+    await readers.close()
+    assert counted.opened <= READERS
+
+
+async def test_a_reader_lets_go_of_a_connection_that_failed(home: Path) -> None:
+    await kept(home)
+    counted = _Counted(home, 1)
+    readers = Readers(counted)
+    for _ in range(READERS + 2):
+        with pytest.raises(StoreUnavailable):
+            await readers.read(lambda db: db.execute("SELECT * FROM nowhere"))
+    await readers.close()
+    assert counted.opened == READERS + 2
+
+
+async def test_what_is_no_lock_of_ours_among_the_locks_is_left_alone(home: Path) -> None:
+    await kept(home)
+    owners = home / "owners"
+    (owners / "folder").mkdir()
+    (owners / f"{'a' * 32}.lock").mkdir()
+    (owners / "notes.txt").write_text("mine")
+    (owners / "other.lock").write_text("mine")
+    (owners / f"{'b' * 32}.lock").write_text("")
+    async with SqliteStore(home) as store:
+        assert await store.count() == 1
+        assert {path.name for path in owners.iterdir()} == {"folder", f"{'a' * 32}.lock", "notes.txt", "other.lock"}
 
 
 # Callers that leave

@@ -9,7 +9,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from clinvk.store import ids
+
 FOLDER = "owners"
+
+_SUFFIX = ".lock"
 
 
 class Owners:
@@ -32,10 +36,11 @@ class Owners:
         return owner != self._id and _is_free(self._path(owner))
 
     def sweep(self) -> None:
-        """Remove the files of the dead."""
-        with suppress(FileNotFoundError):
-            for name in os.listdir(self._folder):
-                _is_free(self._folder / name, remove=True)
+        """Remove the files of the dead; what else lies there is somebody's."""
+        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if _is_lock(entry):
+                    _is_free(Path(entry.path), remove=True)
 
     def leave(self) -> None:
         """Let go of the lock."""
@@ -57,7 +62,12 @@ class Owners:
             os.close(file)
 
     def _path(self, owner: str) -> Path:
-        return self._folder / f"{owner}.lock"
+        return self._folder / f"{owner}{_SUFFIX}"
+
+
+def _is_lock(entry: "os.DirEntry[str]") -> bool:
+    owner = entry.name.removesuffix(_SUFFIX)
+    return owner != entry.name and ids.is_id(owner) and entry.is_file(follow_symlinks=False)
 
 
 def _is_free(path: Path, remove: bool = False) -> bool:

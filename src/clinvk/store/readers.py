@@ -6,12 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from clinvk.errors import StoreUnavailable
 from clinvk.store.database import Database, snapshot
 
 if TYPE_CHECKING:
     import sqlite3
 
-_THREADS = 4
+THREADS = 4
 
 _T = TypeVar("_T")
 
@@ -21,7 +22,7 @@ class Readers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="clinvk-reader")
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="clinvk-reader")
         self._own = threading.local()
         self._connections: set[sqlite3.Connection] = set()
 
@@ -43,11 +44,13 @@ class Readers:
             connection.close()
 
     def _carry_out(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        import sqlite3
+
         connection = self._connected()
         try:
             with self._database.translated(), snapshot(connection):
                 return operation(connection)
-        except BaseException:
+        except (StoreUnavailable, sqlite3.Error):
             self._disconnect()
             raise
 
