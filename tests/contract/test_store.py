@@ -144,6 +144,26 @@ async def test_a_session_has_one_run_at_a_time(store: SessionStore) -> None:
     await store.begin(second, given)
 
 
+async def test_a_session_that_is_gone_is_not_gone_on_with(store: SessionStore) -> None:
+    given = session()
+    await turn(store, given)
+    await store.delete(given.id)
+    late = run(given)
+    with pytest.raises(SessionNotFound, match=given.id):
+        await store.begin(late, given, must_exist=True)
+    with pytest.raises(RunNotFound):
+        await store.run(late.id)
+    assert await store.count() == 0
+
+
+async def test_a_session_that_must_be_there_is_claimed(store: SessionStore) -> None:
+    given = session()
+    await store.create(given)
+    assert await store.begin(run(given), given, must_exist=True) == replace(given, status="active")
+    with pytest.raises(SessionBusy):
+        await store.begin(run(given), given, must_exist=True)
+
+
 async def test_one_of_many_that_want_a_session_at_once_gets_it(store: SessionStore) -> None:
     given = session()
     await store.create(given)
@@ -362,6 +382,15 @@ async def test_runs_are_found_by_each_of_their_marks(store: SessionStore) -> Non
     assert await run_ids(store, state="queued") == [waiting.id]
     assert await run_ids(store, backend="gemini", state="finished") == []
     assert (await store.runs(RunQuery(limit=1))).total == 4
+
+
+@pytest.mark.parametrize("text", ["\udc80", "\ud800 \0", "a\udfff"])
+async def test_any_text_can_be_kept_and_looked_for(store: SessionStore, text: str) -> None:
+    given = session(initial_prompt=text)
+    await store.create(given)
+    assert await ids_of(store, text=text) == [given.id]
+    assert (await store.describe(given.id, text, None)).id == given.id
+    assert await ids_of(store, text=text) == [given.id]
 
 
 # Descriptions, copies, deletion

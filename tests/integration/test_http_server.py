@@ -55,7 +55,7 @@ class BrokenStore(MemoryStore):
     async def count(self) -> int:
         raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         raise StoreUnavailable("/home/x/clinvk.db: its disk is full")
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:

@@ -490,10 +490,10 @@ class FullStore(MemoryStore):
         super().__init__()
         self._from_the_start = from_the_start
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         if self._from_the_start:
             raise StoreUnavailable("the disk is full")
-        return await super().begin(run, session)
+        return await super().begin(run, session, must_exist)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         raise StoreUnavailable("the disk is full")
@@ -532,10 +532,10 @@ class SlowStore(MemoryStore):
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         self.asked.set()
         await self.may_answer.wait()
-        return await super().begin(run, session)
+        return await super().begin(run, session, must_exist)
 
 
 async def test_what_cannot_run_is_refused_before_anything_runs() -> None:

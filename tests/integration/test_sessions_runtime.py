@@ -17,6 +17,7 @@ from clinvk.runtime import executables
 from clinvk.runtime.runs import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.session import Resume, Session
+from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from shell_backend import Shell
 
@@ -43,11 +44,11 @@ class Shared(MemoryStore):
         super().__init__()
         self.before_next_claim: Callable[[], Awaitable[None]] | None = None
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         happening, self.before_next_claim = self.before_next_claim, None
         if happening:
             await happening()
-        return await super().begin(run, session)
+        return await super().begin(run, session, must_exist)
 
 
 class Place:
@@ -127,9 +128,8 @@ async def test_a_session_whose_directory_is_gone_says_so_and_stays_as_it_is(tmp_
     place = Place()
     session = await place.turn(says("abc"), workdir=str(own))
     own.rmdir()
-    with pytest.raises(InvalidRequest, match=r"own', which does not exist any more") as caught:
+    with pytest.raises(NotResumable, match=r"own', which does not exist any more"):
         await place.turn(says("abc"), session_id=session.id)
-    assert caught.value.field == "session_id"
     assert await place.store.session(session.id) == session
 
 
@@ -212,6 +212,20 @@ async def test_a_run_goes_on_from_the_session_as_it_was_claimed() -> None:
     forked = await place.turn(says("def", 4), session_id=FORK)
     assert place.backend.resumed[-1] == Resume("def", Usage(13, 2))
     assert (forked.turn_count, forked.token_usage, forked.counted) == (2, Usage(7, 2), Usage(17, 3))
+
+
+async def test_a_session_that_is_deleted_before_it_is_claimed_does_not_come_back() -> None:
+    place = Place()
+    session = await place.turn(says("abc"))
+
+    async def meanwhile() -> None:
+        await place.store.delete(session.id)
+
+    place.store.before_next_claim = meanwhile
+    with pytest.raises(SessionNotFound, match=session.id):
+        await place.turn(says("abc"), session_id=session.id)
+    assert await place.store.count() == 0
+    assert (await place.store.runs(RunQuery())).total == 0
 
 
 async def test_a_fork_that_is_used_late_counts_from_where_its_parent_stands_then() -> None:

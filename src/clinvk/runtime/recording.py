@@ -56,6 +56,7 @@ class Recorder:
     ) -> None:
         self._store = store
         self._session = session
+        self._goes_on = resume is not None
         self._counted = resume.used if resume else Usage()
         self._settings = settings
         self._keeps_text = not request.ephemeral
@@ -81,11 +82,12 @@ class Recorder:
 
         Raises:
             SessionBusy: another run of the session is under way.
+            SessionNotFound: the session that it was to go on with was deleted.
             StoreUnavailable: it cannot be kept.
         """
         if self._session:
             self._session = replace(self._session, status="active", last_used=self._record.created_at)
-        self._session = await self._store.begin(self._record, self._session)
+        self._session = await self._store.begin(self._record, self._session, must_exist=self._goes_on)
 
     def go_on_from(self, resume: Resume) -> None:
         """Count from where the agent will."""

@@ -75,15 +75,17 @@ class SessionStore(Protocol):
     store cannot be used.
     """
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it until the run's `end`.
 
         The session becomes active. A new one is inserted; of one that is kept already nothing else changes. It is
         returned as it is kept, which is what the run has to go on from: between reading and claiming it, another
-        run may have ended.
+        run may have ended. With `must_exist` it is gone on with, so that none is inserted: one that was deleted
+        meanwhile does not come back.
 
         Raises:
             SessionBusy: another run of the session is under way.
+            SessionNotFound: the session must exist and does not.
         """
         ...
 

@@ -24,9 +24,11 @@ class MemoryStore:
         self._events: dict[str, list[Logged]] = {}
         self._holders: dict[str, str] = {}
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it."""
         if session:
+            if must_exist:
+                self._kept(session.id)
             session = self._claimed(session, run.id)
         self._runs[run.id] = run
         return session

@@ -86,10 +86,10 @@ class SqliteStore:
             await self._readers.call(self._owners.leave)
             await self._readers.close()
 
-    async def begin(self, run: RunRecord, session: Session | None) -> Session | None:
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it."""
         try:
-            kept = await self._writer.write(lambda db: turns.begin(db, self._owners, run, session))
+            kept = await self._writer.write(lambda db: turns.begin(db, self._owners, run, session, must_exist))
         except asyncio.CancelledError:
             self._writer.post(lambda db: turns.withdraw(db, run.id))
             raise

@@ -66,14 +66,16 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
     return True
 
 
-def begin(connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None) -> Session | None:
+def begin(
+    connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None, must_exist: bool
+) -> Session | None:
     """Keep a run that is about to start; give its session as it is kept."""
     owner = owners.take()
     session = replace(session, status="active") if session else None
-    if session and not insert(connection, session):
+    if session and (must_exist or not insert(connection, session)):
         refuse_busy(connection, owners, session.id)
         connection.execute(_CLAIM, (session.last_used, session.id))
-        session = SESSIONS.read(connection.execute(_SELECT_SESSION, (session.id,)).fetchone())
+        session = _kept(connection, session.id)
     connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
     return session
 
