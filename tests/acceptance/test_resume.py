@@ -243,7 +243,7 @@ class TestResume:
         assert json.loads(done.stdout.splitlines()[0])["content"]["working_dir"] == str(there)
         there.rmdir()
         done = clinvk.run("resume", session, "go on")
-        assert done.returncode == 1
+        assert done.returncode == 4
         assert "does not exist any more" in done.stderr
 
     def test_one_whose_agent_is_not_installed_is_2_with_the_hint(self, clinvk: Clinvk) -> None:

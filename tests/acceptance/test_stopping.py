@@ -162,6 +162,12 @@ def test_an_error_on_a_terminal_is_colored_unless_no_color_is_set(clinvk: Clinvk
         os.close(leader)
 
 
+def test_serve_does_not_take_an_empty_host_for_every_address(clinvk: Clinvk) -> None:
+    done = clinvk.run("serve", "--host", "", "--port", "0")
+    assert done.returncode == 3
+    assert "server.host is empty" in done.stderr
+
+
 def test_serve_says_where_it_listens_and_stops_cleanly(clinvk: Clinvk) -> None:
     with clinvk.started("serve", "--port", "0", "-w", str(clinvk.folder)) as process:
         assert process.stdout

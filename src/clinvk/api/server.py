@@ -28,6 +28,7 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
+from clinvk.errors import ConfigError
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
@@ -62,6 +63,8 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     """
     _log_to_stderr(settings.unified_flags.verbose)
     refuse_unenforced(settings)
+    if not settings.server.host:
+        raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     Workdirs(settings, environ).check_default()
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -59,7 +59,8 @@ async def placed(request: RunRequest, session: Session) -> RunRequest:
     """Take a request to where its session's conversation is: Claude Code and Gemini bind it to a directory.
 
     Raises:
-        InvalidRequest: the session is of another backend, its directory is gone, or the run is to leave no trace.
+        InvalidRequest: the session is of another backend, or the run is to leave no trace.
+        NotResumable: its directory is gone.
     """
     if request.backend != session.backend:
         raise InvalidRequest(
@@ -68,9 +69,8 @@ async def placed(request: RunRequest, session: Session) -> RunRequest:
     if request.ephemeral:
         raise InvalidRequest("a run that continues a session cannot be ephemeral: it becomes a part of it", "ephemeral")
     if session.working_dir and not await asyncio.to_thread(os.path.isdir, session.working_dir):
-        raise InvalidRequest(
-            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more",
-            "session_id",
+        raise NotResumable(
+            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more"
         )
     return replace(request, session_id=session.id, workdir=session.working_dir or None)
 

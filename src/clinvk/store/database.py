@@ -24,6 +24,8 @@ _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _LEAST_FREE_BYTES = 256 * 1024
 _OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "sessions", "owners", "workspace"})
+_MAGIC = b"SQLite format 3\0"
+_DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
 
 
 class Database:
@@ -47,6 +49,7 @@ class Database:
         with self.translated():
             self._make()
             self._refuse_read_only()
+            self._refuse_garbage()
             connection = self._opened()
             try:
                 self._refuse_foreign(connection)
@@ -81,6 +84,8 @@ class Database:
     def peek(self) -> int:
         """Give the number of sessions, without bringing anything up to date; none where there is no file yet.
 
+        Reads all of it, to find what is damaged.
+
         Raises:
             StoreUnavailable: what is there cannot be used.
         """
@@ -89,6 +94,7 @@ class Database:
         self.check()
         with self.translated(), closing(self.connect_to_read()) as connection:
             self._refuse_foreign(connection)
+            self._refuse_damaged(connection)
             counted = connection.execute("SELECT count(*) FROM sessions") if _version(connection) else None
             return int(counted.fetchone()[0]) if counted else 0
 
@@ -145,6 +151,17 @@ class Database:
         if _OURS.issuperset(os.listdir(self.home)):
             _tighten(self.home, 0o700)
 
+    def _refuse_garbage(self) -> None:
+        """Leave what is no database alone: SQLite would write into it from a journal beside it."""
+        with open(self.path, "rb") as file:
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
+
+    def _refuse_damaged(self, connection: "sqlite3.Connection") -> None:
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            raise StoreUnavailable(f"{self.path}: {_DAMAGED.format(said)}")
+
     def _refuse_read_only(self) -> None:
         """SQLite, which needs to write beside the file too, would only say that it cannot open it."""
         if not (os.access(self.path, os.W_OK) and os.access(self.home, os.W_OK)):
@@ -190,7 +207,7 @@ class Database:
             case "READONLY":
                 return "cannot be written to"
             case "NOTADB" | "CORRUPT":
-                return f"is damaged ({exc}); nothing was changed in it. Put a copy in its place, or move it away"
+                return _DAMAGED.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._patience_s:g} s"
             case _:

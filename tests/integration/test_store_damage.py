@@ -1,0 +1,42 @@
+"""What is damaged is left as it is, and found by who looks."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import StoreUnavailable
+from clinvk.store.database import Database
+from clinvk.store.sqlite import SqliteStore
+
+
+def digests(home: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha1(file.read_bytes()).hexdigest() for file in home.glob("clinvk.db*")}
+
+
+async def test_a_header_of_garbage_is_left_alone_with_the_journal_beside_it(tmp_path: Path) -> None:
+    writing, copy = SqliteStore(tmp_path / "a"), tmp_path / "b"
+    async with writing:
+        await writing.count()
+        copy.mkdir()
+        for file in (tmp_path / "a").glob("clinvk.db*"):  # as after a kill: the journal is not yet in the database
+            (copy / file.name).write_bytes(file.read_bytes())
+    with (copy / "clinvk.db").open("r+b") as file:
+        file.write(b"x" * 100)
+    before = digests(copy)
+    async with SqliteStore(copy) as store:
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await store.count()
+    assert digests(copy) == before
+
+
+async def test_a_look_finds_damage_behind_the_header(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path) as store:
+        await store.count()
+    size = (tmp_path / "clinvk.db").stat().st_size
+    with (tmp_path / "clinvk.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await asyncio.to_thread(Database(tmp_path, 1).peek)
