@@ -250,9 +250,9 @@ async def test_a_prefix_that_several_ids_have_names_some_of_them(store: SessionS
 
 @pytest.mark.parametrize("reference", ["", "abc", "x" * 32, "a" * 33, "abcd%", "ab cd", "../../etc", "é" * 8])
 async def test_what_is_no_id_is_refused(store: SessionStore, reference: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(SessionNotFound):
         await store.session(reference)
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(RunNotFound):
         await store.run(reference)
 
 

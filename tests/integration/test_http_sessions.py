@@ -185,7 +185,7 @@ async def test_an_id_may_be_a_prefix_that_only_one_has(scripted: Scripted, metho
     candidates = ambiguous.json()["candidates"]
     assert {one, third} <= set(candidates)
     assert all(candidate in ambiguous.json()["detail"] for candidate in candidates)
-    assert {response.status_code for response in malformed} == {400}
+    assert {response.status_code for response in malformed} == {404}
 
 
 async def test_title_and_tags_can_be_changed_each_by_itself(scripted: Scripted) -> None:
@@ -292,7 +292,7 @@ UNFIT = [
     ({"workdir": "/etc"}, 400, "invalid_request", "works in '/'; leave workdir out"),
     ({"session_id": "00000"}, 409, "ambiguous_id", "is the beginning of several session ids"),
     ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
-    ({"session_id": "xy"}, 400, "invalid_request", "'xy' is no session id"),
+    ({"session_id": "xy"}, 404, "session_not_found", "'xy' is no session id"),
     ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never told its own session"),
     ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "no backend 'qwen'"),
 ]

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory
 from clinvk.config.loading import home
-from clinvk.errors import AmbiguousId, InvalidRequest, SessionNotFound
+from clinvk.errors import AmbiguousId, SessionNotFound
 from clinvk.session import Session
 from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
@@ -53,7 +53,7 @@ async def found(store: SessionStore, reference: str) -> Session:
     """
     try:
         return await store.session(reference)
-    except InvalidRequest as exc:
+    except SessionNotFound as exc:
         raise SessionNotFound(f"{exc.message}; clinvk sessions list shows them") from exc
     except AmbiguousId as exc:
         raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc

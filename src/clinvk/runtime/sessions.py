@@ -24,7 +24,7 @@ async def fork(
     Nothing is started: it is the fork's first run that branches off, from where its parent stands then.
 
     Raises:
-        InvalidRequest, SessionNotFound, AmbiguousId: as the store.
+        SessionNotFound, AmbiguousId: as the store.
         NotResumable: the parent's agent never told its handle.
         BackendUnavailable, Unsupported: its backend is unknown, or its CLI cannot branch off.
     """

@@ -116,8 +116,7 @@ class SessionStore(Protocol):
         """Give a session.
 
         Raises:
-            InvalidRequest: the reference is no id and no prefix of one.
-            SessionNotFound: no session has this id.
+            SessionNotFound: no session has this id, or it is none.
             AmbiguousId: several begin so; names them.
         """
         ...
@@ -162,7 +161,7 @@ class SessionStore(Protocol):
         ...
 
     async def run(self, reference: str) -> RunRecord:
-        """Give a run. Raises `InvalidRequest`, `RunNotFound`, `AmbiguousId`."""
+        """Give a run. Raises `RunNotFound`, `AmbiguousId`."""
         ...
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:

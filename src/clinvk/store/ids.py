@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionNotFound
+from clinvk.errors import AmbiguousId, RunNotFound, SessionNotFound
 from clinvk.store import MIN_PREFIX
 
 ID_DIGITS = 32
@@ -12,18 +12,19 @@ MAX_CANDIDATES = 10
 Kind = Literal["session", "run"]
 
 _DIGITS = frozenset("0123456789abcdef")
+_NOT_FOUND: dict[Kind, type[SessionNotFound | RunNotFound]] = {"session": SessionNotFound, "run": RunNotFound}
 
 
 def prefix(reference: str, kind: Kind) -> str:
     """Read an id or the beginning of one.
 
     Raises:
-        InvalidRequest: it is neither.
+        SessionNotFound, RunNotFound: it is neither, so that nothing has it.
     """
     digits = reference.lower()
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
         return digits
-    raise InvalidRequest(
+    raise _NOT_FOUND[kind](
         f"{reference!r} is no {kind} id; have {ID_DIGITS} hex digits, or the first {MIN_PREFIX} or more of them"
     )
 
@@ -53,5 +54,4 @@ def only(found: Sequence[str], reference: str, kind: Kind) -> str:
 
 def missing(reference: str, kind: Kind) -> SessionNotFound | RunNotFound:
     """Make the error for an id that nothing has."""
-    error = SessionNotFound if kind == "session" else RunNotFound
-    return error(f"no {kind} {reference!r}")
+    return _NOT_FOUND[kind](f"no {kind} {reference!r}")
