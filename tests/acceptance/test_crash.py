@@ -48,6 +48,7 @@ class Clients:
         self.told = Told()
         self._agent = agent
         self._chance = chance
+        self._described: set[str] = set()
 
     async def at_work(self, url: str) -> None:
         """Ask until the server is gone."""
@@ -103,10 +104,12 @@ class Clients:
         await asyncio.sleep(self._chance.uniform(0, 0.1))
 
     async def _describes(self, client: httpx.AsyncClient) -> None:
+        """Give a session a title, each but once: what is kept of a change that was not answered is not known."""
         await asyncio.sleep(self._chance.uniform(0, 0.05))
-        if not self.told.accepted:
+        session = next((session for session in self.told.accepted.values() if session not in self._described), None)
+        if session is None:
             return
-        session = self._chance.choice(list(self.told.accepted.values()))
+        self._described.add(session)
         title = self._agent.name()
         response = await client.patch(f"/api/v1/sessions/{session}", json={"title": title})
         assert response.status_code == 200, response.text
