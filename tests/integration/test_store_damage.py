@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.errors import StoreUnavailable
+from clinvk.session import Session
 from clinvk.store.database import Database
 from clinvk.store.sqlite import SqliteStore
 
@@ -40,3 +41,30 @@ async def test_a_look_finds_damage_behind_the_header(tmp_path: Path) -> None:
         file.write(b"\xa5" * (size - 4096))
     with pytest.raises(StoreUnavailable, match="damaged"):
         await asyncio.to_thread(Database(tmp_path, 1).peek)
+
+
+async def test_damage_that_a_run_met_is_told_until_another_file_is_in_its_place(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path) as store:
+        await store.create(session(1))
+    whole = (tmp_path / "clinvk.db").read_bytes()
+    with (tmp_path / "clinvk.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096 * 4))
+    async with SqliteStore(tmp_path) as store:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="damaged"):
+                await store.create(session(2))
+            with pytest.raises(StoreUnavailable, match="damaged"):
+                await store.count()
+        (tmp_path / "copy").write_bytes(whole)
+        for journal in tmp_path.glob("clinvk.db-*"):
+            journal.unlink()
+        (tmp_path / "copy").rename(tmp_path / "clinvk.db")
+        await store.create(session(2))
+        assert await store.count() == 2
+
+
+def session(number: int) -> Session:
+    return Session(
+        id=f"{number:032x}", backend="claude", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="hi"
+    )

@@ -246,6 +246,11 @@ def is_locked(exc: BaseException | None) -> bool:
     return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
+def is_damage(exc: BaseException | None) -> bool:
+    """Say whether SQLite found what no database has."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
 def _version(connection: "sqlite3.Connection") -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 

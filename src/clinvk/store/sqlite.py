@@ -168,6 +168,7 @@ class SqliteStore:
             await self._writer.write(_probe)
 
         def count(db: "sqlite3.Connection") -> int:
+            self._writer.refuse_damaged()
             self._database.check()
             return lists.count(db)
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.errors import ClinvkError, StoreUnavailable
-from clinvk.store.database import Database, is_locked, transaction
+from clinvk.store.database import Database, is_damage, is_locked, transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -60,6 +60,7 @@ class Writer:
         `max_owed` is how many operations that must happen are kept in memory while they cannot.
         """
         self.trouble: StoreUnavailable | None = None
+        self._damage: tuple[StoreUnavailable, tuple[int, int] | None] | None = None
         self._database = database
         self._opened = opened
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
@@ -77,6 +78,15 @@ class Writer:
     def is_open(self) -> bool:
         """Whether the database was opened, and is up to date."""
         return self._connection is not None
+
+    def refuse_damaged(self) -> None:
+        """Raise what was found to be damaged, as long as that file is in its place: other parts of it may do. Blocks.
+
+        Raises:
+            StoreUnavailable: that.
+        """
+        if self._damage and self._damage[1] == self._database.identity():
+            raise self._damage[0]
 
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
         """Carry out an operation; give its value when that is committed.
@@ -194,6 +204,8 @@ class Writer:
             job.error = error
         if isinstance(error, StoreUnavailable):
             self.trouble = error
+            if is_damage(error.__cause__):
+                self._damage = error, self._database.identity()
             self._owed.extend(job for job in jobs if job.must)
             self._give_up(len(self._owed) - self._max_owed)
             if not is_locked(error.__cause__):
