@@ -81,6 +81,14 @@ class Database:
             return None
         return status.st_dev, status.st_ino
 
+    def stamp(self) -> tuple[int, ...]:
+        """Tell what is in this file from what is put in its place, also under the same number; empty for no file."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
     def peek(self) -> int:
         """Give the number of sessions, without bringing anything up to date; none where there is no file yet.
 

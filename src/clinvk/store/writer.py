@@ -60,7 +60,7 @@ class Writer:
         `max_owed` is how many operations that must happen are kept in memory while they cannot.
         """
         self.trouble: StoreUnavailable | None = None
-        self._damage: tuple[StoreUnavailable, tuple[int, int] | None] | None = None
+        self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
         self._database = database
         self._opened = opened
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
@@ -80,13 +80,17 @@ class Writer:
         return self._connection is not None
 
     def refuse_damaged(self) -> None:
-        """Raise what was found to be damaged, as long as that file is in its place: other parts of it may do. Blocks.
+        """Raise what was found to be damaged, until the file has changed and is whole: parts of it may do. Blocks.
 
         Raises:
             StoreUnavailable: that.
         """
-        if self._damage and self._damage[1] == self._database.identity():
-            raise self._damage[0]
+        if self._damage:
+            error, stamp = self._damage
+            if stamp == self._database.stamp():
+                raise error
+            self._database.peek()
+            self._damage = None
 
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
         """Carry out an operation; give its value when that is committed.
@@ -205,7 +209,7 @@ class Writer:
         if isinstance(error, StoreUnavailable):
             self.trouble = error
             if is_damage(error.__cause__):
-                self._damage = error, self._database.identity()
+                self._damage = error, self._database.stamp()
             self._owed.extend(job for job in jobs if job.must)
             self._give_up(len(self._owed) - self._max_owed)
             if not is_locked(error.__cause__):
