@@ -25,10 +25,7 @@ source <("$0" completion zsh)
 words=("$@") CURRENT=$#
 _clinvk | while read -r word; do [[ $word == ${words[CURRENT]##--*=}* ]] && print -r -- $word; done
 """
-SHELLS = [
-    pytest.param(name, marks=pytest.mark.skipif(not shutil.which(name), reason=f"no {name} here"))
-    for name in ("bash", "zsh", "fish")
-]
+SHELLS = [name for name in ("bash", "zsh", "fish") if shutil.which(name)]
 
 
 def offered(clinvk: Clinvk, shell: str, *words: str) -> set[str]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Capabilities, Host, Launch
 from clinvk.config import SessionSettings, Settings
-from clinvk.errors import AmbiguousId, BackendUnavailable, InvalidRequest, NotResumable, SessionNotFound, Unsupported
+from clinvk.errors import AmbiguousId, BackendUnavailable, NotResumable, SessionNotFound, Unsupported
 from clinvk.events import Usage
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
@@ -315,7 +315,7 @@ async def test_a_fork_needs_a_session_that_is_there_of_a_backend_that_is_known()
         await place.fork("b" * 32)
     with pytest.raises(AmbiguousId):
         await place.fork("aaaa")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(SessionNotFound):
         await place.fork("no id")
     with pytest.raises(BackendUnavailable):
         await place.fork("a" * 31 + "b")
