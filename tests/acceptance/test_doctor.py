@@ -209,7 +209,8 @@ def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
     with clinvk.started("serve") as server:
         assert server.stdout
         assert b"listens" in server.stdout.readline()
-        status, message = said(doctor(clinvk)[1], "port")[0]
+        # On a busy machine the server may take longer to say who it is than doctor waits.
+        status, message = next(told for _ in range(9) if (told := said(doctor(clinvk)[1], "port")[0])[0] == "ok")
         assert status == "ok"
         assert message.startswith(f"127.0.0.1:{port}: clinvk 0.")
         assert "is running there, ok" in message
