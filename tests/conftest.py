@@ -16,7 +16,6 @@ MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
     ("clinvk/runtime/executables.py", {"find", "head", "host", "read", "resolve"}),
     ("clinvk/runtime/runs.py", {"_path"}),
-    ("clinvk/runtime/runs.py", {"_path"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
     ("clinvk/api/workdirs.py", {"check", "_own", "_judged", "_directories", "_check_same"}),

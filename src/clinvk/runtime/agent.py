@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import Backend, Launch
-from clinvk.errors import Cancelled, ClinvkError
+from clinvk.errors import ClinvkError
 from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, gather
@@ -20,7 +20,7 @@ from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
 from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
-from clinvk.runtime.recording import Recorder
+from clinvk.runtime.recording import Recorder, state_of
 from clinvk.runtime.slots import Place
 from clinvk.runtime.wake import Wake
 from clinvk.session import Resume
@@ -85,15 +85,9 @@ class AgentRun:
     @property
     def state(self) -> str:
         """One of queued, running, finished, failed, cancelled."""
-        match self._log.ending:
-            case RunFinished():
-                return "finished"
-            case RunFailed(code=Cancelled.code):
-                return "cancelled"
-            case RunFailed():
-                return "failed"
-            case None:
-                return "queued" if self.started_at is None else "running"
+        if self._log.ending:
+            return state_of(self._log.ending)
+        return "queued" if self.started_at is None else "running"
 
     @property
     def ended(self) -> bool:

@@ -120,7 +120,7 @@ class Recorder:
         failure = ending if isinstance(ending, RunFailed) else None
         self._record = replace(
             self._record,
-            state=_state(ending),
+            state=state_of(ending),
             ended_at=time.time(),
             usage=ending.usage,
             cost_usd=ending.cost_usd,
@@ -162,7 +162,8 @@ def _options(request: RunRequest) -> dict[str, object]:
     return options
 
 
-def _state(ending: Ending) -> RunState:
+def state_of(ending: Ending) -> RunState:
+    """Give the state of a run that ended so."""
     match ending:
         case RunFinished():
             return "finished"
