@@ -4,25 +4,9 @@ The source is the CLI's output, recorded with 0.163.0 and 0.169.0, and for items
 `codex-rs/exec/src/exec_events.rs` of its repository. An event or item of a type that is not here does not decode.
 """
 
-from typing import Protocol
-
 import msgspec
 
 from clinvk.events import ToolCall, ToolResult, Usage
-
-
-class ToolItem(Protocol):
-    """An item that is a use of a tool: it is started, then completed."""
-
-    id: str
-
-    def call(self) -> ToolCall | None:
-        """Say what is called; None while it is not known."""
-        ...
-
-    def result(self) -> ToolResult:
-        """Say what came out of it."""
-        ...
 
 
 class AgentMessage(msgspec.Struct, tag="agent_message"):
