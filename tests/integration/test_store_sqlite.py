@@ -496,16 +496,24 @@ async def test_a_migration_that_fails_changes_nothing(home: Path, tmp_path: Path
     connection.close()
 
 
-def test_many_may_make_the_database_at_once(home: Path) -> None:
-    barrier = threading.Barrier(16)
+def test_many_may_make_the_database_at_once(tmp_path: Path) -> None:
+    """Many rounds of it, with threads that switch often: one round seldom meets another in the act."""
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            for number in range(50):
+                barrier = threading.Barrier(16)
+                made = [threads.submit(_make, tmp_path / str(number), barrier) for _ in range(16)]
+                for one in made:
+                    one.result()
+    finally:
+        sys.setswitchinterval(often)
 
-    def make() -> None:
-        barrier.wait()
-        Database(home, 10).connect().close()
 
-    with ThreadPoolExecutor(16) as threads:
-        for made in [threads.submit(make) for _ in range(16)]:
-            made.result()
+def _make(home: Path, barrier: threading.Barrier) -> None:
+    barrier.wait()
+    Database(home, 10).connect().close()
 
 
 # Search, when its index has caught up

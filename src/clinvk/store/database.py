@@ -6,7 +6,7 @@ SQLite is imported when a connection is opened, not before. All of this blocks.
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,10 +176,13 @@ class Database:
             raise StoreUnavailable(f"{self.path}: cannot be written to")
 
     def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
-        version, latest = _version(connection), len(self._files())
+        latest = len(self._files())
+        with snapshot(connection):  # another process may be making the tables
+            version = _version(connection)
+            filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         if version > latest:
             raise StoreUnavailable(f"{self.path}: is of a newer clinvk (schema {version}); this one knows {latest}")
-        if version == 0 and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        if version == 0 and filled:
             raise StoreUnavailable(f"{self.path}: is a database of another program")
 
     def _migrate(self, connection: "sqlite3.Connection") -> None:
@@ -276,7 +279,8 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _tighten(path: Path, mode: int) -> None:
-    """Take the rights of others from what is ours."""
-    status = os.stat(path)
-    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
-        os.chmod(path, mode)
+    """Take the rights of others from what is ours; SQLite removes its other files as it likes."""
+    with suppress(FileNotFoundError):
+        status = os.stat(path)
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            os.chmod(path, mode)
