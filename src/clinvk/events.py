@@ -86,13 +86,17 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
-    """The agent ended the run by itself, or a limit that the caller set did."""
+    """The agent ended the run by itself, or a limit that the caller set did.
+
+    `stop_sequence` is the text of the request's `stop` before which the answer was cut.
+    """
 
     stop_reason: StopReason = "end_turn"
     usage: Usage | None = None
     cost_usd: float | None = None
     structured_output: object = None
     turns: int | None = None
+    stop_sequence: str | None = None
 
 
 class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):

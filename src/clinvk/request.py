@@ -34,8 +34,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         allowed_tools: the agent's own tool names; None is all of them.
         max_turns: model requests, at most; 0 and None are no limit.
         max_tokens: advice; no agent CLI has such a limit.
-        effort: the CLI's word for how hard to think, where it has one.
+        effort: how hard to think: one of `EFFORTS`, or a word of the CLI's own.
         thinking: the caller wants the model's thinking.
+        literal: the prompt is data: a leading `/` is no command of the CLI's, and `@path` reads no file.
         stop: the answer is cut before the first of these texts.
         output_schema: JSON Schema of the answer.
         extra: flags for the CLI itself, each an argument.
@@ -60,6 +61,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     effort: str | None = None
     thinking: bool = False
+    literal: bool = False
     stop: tuple[str, ...] = ()
     output_schema: dict[str, object] | None = None
     extra: tuple[str, ...] = ()
