@@ -5,6 +5,7 @@
     │  └─ Unsupported             unsupported_option
     ├─ ConfigError                invalid_config
     ├─ BackendUnavailable         backend_unavailable
+    │  └─ ModelNotFound           model_not_found
     ├─ SessionError               session_error
     │  ├─ SessionNotFound         session_not_found
     │  ├─ SessionBusy             session_busy
@@ -69,6 +70,12 @@ class BackendUnavailable(ClinvkError):
     """The backend is unknown, disabled, or its CLI is not installed."""
 
     code = "backend_unavailable"
+
+
+class ModelNotFound(BackendUnavailable):
+    """The model is one of a backend that does not exist."""
+
+    code = "model_not_found"
 
 
 class SessionError(ClinvkError):
@@ -181,6 +188,11 @@ class AgentCrashed(AgentFailed):
     code = "agent_crashed"
 
 
+def failure(code: str, message: str) -> ClinvkError:
+    """Give the error of a run that failed: the class that has its `RunFailed.code`."""
+    return _ENDINGS.get(code, ClinvkError)(message)
+
+
 def agent_code(status: int | None) -> str:
     """Give the code of an agent's failure from the HTTP status that its model API answered."""
     match status:
@@ -194,3 +206,21 @@ def agent_code(status: int | None) -> str:
             return AgentOverloaded.code
         case _:
             return AgentFailed.code
+
+
+_ENDINGS: dict[str, type[ClinvkError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequest,
+        SessionNotFound,
+        NotResumable,
+        TimedOut,
+        Cancelled,
+        AgentFailed,
+        AgentUnauthenticated,
+        AgentRateLimited,
+        AgentOverloaded,
+        AgentRejected,
+        AgentCrashed,
+    )
+}

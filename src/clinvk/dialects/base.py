@@ -65,10 +65,25 @@ class NotCancellable(InvalidRequest):
     code = "run_not_cancellable"
 
 
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation that a client keeps and names itself, and sends whole each time.
+
+    Attributes:
+        tag: its name as the tag of a session, with the client's before it: `openwebui:…`.
+        answer: the last answer in it; empty where it begins.
+        continued: what to run instead in a session that ended with this answer: only what came after it.
+    """
+
+    tag: str
+    answer: str
+    continued: RunRequest
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a body asks: the run, and how it wants to be answered.
 
     A run with `detach` goes on without its client; with `respond_async` the client is not kept waiting for it either.
+    `ignored` names fields that a client should know have no effect.
     """
 
     request: RunRequest
@@ -76,6 +91,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     detach: bool = False
     respond_async: bool = False
+    ignored: tuple[str, ...] = ()
+    chat: Chat | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +122,12 @@ class Dialect(Protocol):
     """A wire format, pure.
 
     `stream_type`, `result_type` and `error_type` are media types. `pulse` is what keeps a quiet stream
-    alive: bytes that its readers skip, wherever they stand between two events.
+    alive: bytes that its readers skip, wherever they stand between two events. `is_model_api` is said of a format that
+    imitates a model's API: the model names the backend too, an agent that fails makes the request fail, and `encoder`
+    and `result` know of no run that failed before it said anything.
     """
 
+    is_model_api: bool
     stream_type: str
     result_type: str
     error_type: str

@@ -208,6 +208,7 @@ _encoder = msgspec.json.Encoder()
 class Rest:
     """The dialect of `/api/v1/prompt`."""
 
+    is_model_api = False
     stream_type = unified.MEDIA_TYPE
     result_type = "application/json"
     error_type = "application/problem+json"

@@ -1,0 +1,52 @@
+"""Which backend, and which of its models, the `model` of a vendor's API stands for."""
+
+import pytest
+
+from clinvk import backends
+from clinvk.errors import ModelNotFound
+
+NAMES = [
+    ("claude", "claude", None),
+    ("codex", "codex", None),
+    ("gemini", "gemini", None),
+    ("claude/opus", "claude", "opus"),
+    ("claude/gpt-5.5", "claude", "gpt-5.5"),
+    ("gemini/models/gemini-2.5-pro", "gemini", "models/gemini-2.5-pro"),
+    ("codex/fast", "codex", "fast"),
+    ("codex/", "codex", None),
+    ("claude-opus-4-8", "claude", "claude-opus-4-8"),
+    ("claude-sonnet-4-5[1m]", "claude", "claude-sonnet-4-5[1m]"),
+    ("sonnet", "claude", "sonnet"),
+    ("Opus", "claude", "Opus"),
+    ("haiku", "claude", "haiku"),
+    ("gpt-5.5", "codex", "gpt-5.5"),
+    ("GPT-6-luna", "codex", "GPT-6-luna"),
+    ("o4-mini", "codex", "o4-mini"),
+    ("codex-mini-latest", "codex", "codex-mini-latest"),
+    ("gemini-2.5-pro", "gemini", "gemini-2.5-pro"),
+]
+
+
+@pytest.mark.parametrize(("model", "backend", "name"), NAMES)
+def test_a_name_chooses_backend_and_model(model: str, backend: str, name: str | None) -> None:
+    assert backends.resolve(model, "gemini" if backend != "gemini" else "claude") == (backend, name)
+
+
+@pytest.mark.parametrize("model", ["", "llama-3", "default", "ollama", "text-davinci-003", "o-x", "x\ny"])
+def test_any_other_name_is_answered_by_the_default_backend_with_its_own_model(model: str) -> None:
+    assert backends.resolve(model, "codex") == ("codex", None)
+
+
+@pytest.mark.parametrize("model", ["qwen/coder", "/opus", "Claude/opus", "openai/gpt-5.5"])
+def test_a_model_of_a_backend_that_is_not_there_is_not_found(model: str) -> None:
+    with pytest.raises(ModelNotFound, match=r"have claude, codex, gemini$") as raised:
+        backends.resolve(model, "claude")
+    assert (raised.value.code, repr(model) in raised.value.message) == ("model_not_found", True)
+
+
+def test_only_the_backends_of_the_registry_count() -> None:
+    registry = {"codex": backends.BACKENDS["codex"]}
+    assert backends.resolve("claude-opus-4-8", "codex", registry) == ("codex", None)
+    assert backends.resolve("claude", "codex", registry) == ("codex", None)
+    with pytest.raises(ModelNotFound, match=r"have codex$"):
+        backends.resolve("claude/opus", "codex", registry)
