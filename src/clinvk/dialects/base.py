@@ -65,25 +65,16 @@ class NotCancellable(InvalidRequest):
     code = "run_not_cancellable"
 
 
-class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation that a client keeps and names itself, and sends whole each time.
-
-    Attributes:
-        tag: its name as the tag of a session, with the client's before it: `openwebui:…`.
-        answer: the last answer in it; empty where it begins.
-        continued: what to run instead in a session that ended with this answer: only what came after it.
-    """
-
-    tag: str
-    answer: str
-    continued: RunRequest
-
-
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a body asks: the run, and how it wants to be answered.
 
     A run with `detach` goes on without its client; with `respond_async` the client is not kept waiting for it either.
-    `ignored` names fields that a client should know have no effect.
+
+    Attributes:
+        ignored: fields of the body whose client should know that they have no effect.
+        chat: the client's own name of its conversation, of which it sends all each time; empty where it has none.
+        answer: the assistant's last turn in it; empty where it begins.
+        latest: the request with what came after that alone, for a session that ended with this answer.
     """
 
     request: RunRequest
@@ -92,7 +83,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     detach: bool = False
     respond_async: bool = False
     ignored: tuple[str, ...] = ()
-    chat: Chat | None = None
+    chat: str = ""
+    answer: str = ""
+    latest: RunRequest | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
