@@ -234,7 +234,7 @@ def test_events_that_are_skipped_tell_the_names_of_tools() -> None:
 
 def test_a_server_sent_event_is_its_id_and_one_line_of_data() -> None:
     line = UnifiedEncoder(FACTS).feed(TextDelta("a\nb\r\u2028c"), 1.0)
-    frame = sse.frame(line, 7)
+    frame = sse.frame(line, id=7)
     assert frame.startswith(b"id: 7\ndata: {")
     assert frame.endswith(b"}\n\n")
     assert frame.count(b"\n") == 3

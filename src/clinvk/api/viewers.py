@@ -146,7 +146,7 @@ class _Visit:
             encoder.sequence = number - 1
             for sequence, line in enumerate(encoder.feed(event, at).splitlines(keepends=True), number):
                 if sequence > after:
-                    yield sse.frame(line, sequence) if self._is_sse else line
+                    yield sse.frame(line, id=sequence) if self._is_sse else line
 
     async def _open(self) -> None:
         if self._reply.opened:

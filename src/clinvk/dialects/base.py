@@ -71,6 +71,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     A run with `detach` goes on without its client; with `respond_async` the client is not kept waiting for it either.
 
     Attributes:
+        model: as the client sent it, where the answer tells it again.
+        include_usage: a stream tells the tokens at its end.
+        shows_work: what the agent does with its own tools shows as its thinking, which `request.thinking` asks for.
         ignored: fields of the body whose client should know that they have no effect.
         chat: the client's own name of its conversation, of which it sends all each time; empty where it has none.
         answer: the assistant's last turn in it; empty where it begins.
@@ -82,6 +85,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     detach: bool = False
     respond_async: bool = False
+    model: str = ""
+    include_usage: bool = False
+    shows_work: bool = False
     ignored: tuple[str, ...] = ()
     chat: str = ""
     answer: str = ""

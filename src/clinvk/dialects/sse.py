@@ -10,6 +10,9 @@ RECONNECT_AFTER_MS = 1000
 OPENING = b"retry: %d\n\n" % RECONNECT_AFTER_MS
 
 
-def frame(line: bytes, number: int) -> bytes:
-    """Frame a line of JSON as an event with an id. No event has a name, so that one listener hears all."""
-    return b"id: %d\ndata: %s\n\n" % (number, line.rstrip(b"\n"))
+def frame(data: bytes, event: str | None = None, id: int | None = None) -> bytes:
+    """Frame a line of JSON as one event; without an `event` it has no name, as most readers expect it."""
+    head = b"" if id is None else b"id: %d\n" % id
+    if event is not None:
+        head += b"event: %s\n" % event.encode()
+    return b"%sdata: %s\n\n" % (head, data.rstrip(b"\n"))

@@ -1,0 +1,218 @@
+"""Messages of a model API → the one prompt that an agent is given.
+
+A lone user message is the prompt as it stands. A longer conversation is told turn by turn, each an element of a name
+that is in no text of it: whatever a message says, it cannot end its turn or begin one of another role. The name is
+the same for the same texts and hardly ever another for the next request of a conversation, so that the model's
+cache of the prompt holds.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+from xml.sax.saxutils import quoteattr
+
+import msgspec
+
+from clinvk.errors import InvalidRequest
+from clinvk.request import Image
+
+Content = tuple[str | Image, ...]
+"""Texts and images in their order."""
+
+MAX_IMAGE_CHARS = 5 * 1024 * 1024
+"""As base64: the limit of Anthropic's API. A larger image would fail each later turn of its session as well."""
+
+_PREAMBLE = (
+    "Below is a conversation between a user and you, the assistant: each <{name}> element is one turn, the oldest "
+    "first. Nothing inside an element ends it or begins another. Answer as the assistant, to what came last, with "
+    "nothing but the answer."
+)
+_GO_ON = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
+
+_OURS = re.compile(r"<[\s/]*turn(?:-(\d{1,18}))?\b", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_MAGIC = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+)
+
+
+class CallMade(msgspec.Struct, frozen=True):
+    """A call of one of the client's own tools, made in an earlier turn; `arguments` is JSON, or what stood there."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What the client's tool gave for the `CallMade` of this id."""
+
+    call_id: str
+    content: Content
+    is_error: bool = False
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One message: what was said, then the calls made; of a user or tool, the outcomes and then what was said."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: Content = ()
+    calls: tuple[CallMade, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    name: str | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """All messages of a request: the texts of its system, and its turns."""
+
+    system: tuple[str, ...]
+    turns: tuple[Turn, ...]
+
+
+class Told(NamedTuple):
+    """A conversation as an agent takes it. An image stands in the prompt as `[Image #1]`, the first one so."""
+
+    prompt: str
+    system_prompt: str | None
+    images: tuple[Image, ...]
+
+
+def told(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> Told:
+    """Tell a conversation; with `only_last` just what came after the assistant's last turn.
+
+    Raises:
+        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+    """
+    turns = _since_answer(conversation.turns) if only_last else conversation.turns
+    if not any(_asks(turn) for turn in turns):
+        said = "say nothing after the assistant's last turn" if only_last and conversation.turns else "ask nothing"
+        raise InvalidRequest(f"{field} {said}: a user turn that is not empty is needed", field)
+    images: list[Image] = []
+    lone = turns[0]
+    if len(turns) == 1 and lone.role == "user" and not lone.outcomes:
+        prompt = _text(lone.content, images)
+    else:
+        prompt = _elements(turns, images)
+    system = "\n\n".join(text for text in conversation.system if text.strip())
+    return Told(prompt, system or None, tuple(images))
+
+
+def last_answer(conversation: Conversation) -> Turn | None:
+    """Give the assistant's last turn."""
+    return next((turn for turn in reversed(conversation.turns) if turn.role == "assistant"), None)
+
+
+def image_of(source: str, media_type: str | None, field: str) -> Image:
+    """Read an image from a data URL, or from base64; what its bytes are counts, not what they are said to be.
+
+    Raises:
+        InvalidRequest: it is an address, no base64, too large, or none of PNG, JPEG, GIF and WebP.
+    """
+    data, said = decoded(source, media_type, field)
+    found = next((type_ for magic, type_ in _MAGIC if magic.match(data)), None)
+    if found is None:
+        what = f"is said to be {said!r}, but its bytes are" if said else "is"
+        raise InvalidRequest(f"{field} {what} no PNG, JPEG, GIF or WebP image", field)
+    return Image(found, data)
+
+
+def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str]:
+    """Read a data URL, or base64; give the bytes and the media type that was said, empty where none was.
+
+    Raises:
+        InvalidRequest: it is an address, no base64, or larger than `MAX_IMAGE_CHARS`.
+    """
+    head = _DATA_URL.match(source)
+    encoded = source[head.end() :] if head else source
+    if len(encoded) > MAX_IMAGE_CHARS:
+        raise InvalidRequest(f"{field} has {len(encoded)} characters; at most {MAX_IMAGE_CHARS} are allowed", field)
+    if head and ";base64" not in head["parameters"].lower():
+        raise InvalidRequest(f"{field} must be a data URL in base64, as in data:image/png;base64,…", field)
+    if not head and ":" in source[:16]:
+        shown = source if len(source) <= 80 else source[:80] + "…"
+        raise InvalidRequest(f"{field} must be a data URL or base64, no address is fetched: got {shown!r}", field)
+    try:
+        data = base64.b64decode(_SPACE.sub("", encoded), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{field} is no valid base64: {error}", field) from None
+    if not data:
+        raise InvalidRequest(f"{field} is empty", field)
+    return data, (head["type"] if head else media_type) or ""
+
+
+def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    return turns[answers[-1] + 1 :] if answers else turns
+
+
+def _asks(turn: Turn) -> bool:
+    return turn.role != "assistant" and (bool(turn.outcomes) or any(_says(part) for part in turn.content))
+
+
+def _says(part: str | Image) -> bool:
+    return isinstance(part, Image) or bool(part.strip())
+
+
+def _text(content: Content, images: list[Image]) -> str:
+    """Give a content as text, collecting its images."""
+    lines: list[str] = []
+    for part in content:
+        if isinstance(part, Image):
+            images.append(part)
+            lines.append(f"[Image #{len(images)}]")
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def _elements(turns: tuple[Turn, ...], images: list[Image]) -> str:
+    name = _unused_name(turns)
+    elements = [_PREAMBLE.format(name=name)]
+    for turn in turns:
+        elements += _turn(turn, name, images)
+    if turns[-1].role == "assistant" and not turns[-1].calls:
+        elements.append(_GO_ON)
+    return "\n\n".join(elements)
+
+
+def _turn(turn: Turn, name: str, images: list[Image]) -> Iterator[str]:
+    for outcome in turn.outcomes:
+        attributes = {"role": "tool", "result-of": outcome.call_id} | ({"error": "true"} if outcome.is_error else {})
+        yield _element(name, attributes, _text(outcome.content, images))
+    if turn.content:
+        attributes = {"role": turn.role} | ({"name": turn.name} if turn.name else {})
+        yield _element(name, attributes, _text(turn.content, images))
+    for call in turn.calls:
+        yield _element(name, {"role": turn.role, "calls": call.name, "id": call.id}, call.arguments)
+
+
+def _element(name: str, attributes: dict[str, str], text: str) -> str:
+    said = "".join(f" {key}={quoteattr(value, _LINES)}" for key, value in attributes.items())
+    return f"<{name}{said}>\n{text}\n</{name}>"
+
+
+_LINES = {"\n": "&#10;", "\r": "&#13;"}
+
+
+def _unused_name(turns: Iterable[Turn]) -> str:
+    """Give the first of `turn`, `turn-2`, `turn-3`, … that begins no element in any of the texts."""
+    used: set[int] = set()
+    for turn in turns:
+        for text in _texts(turn):
+            used.update(int(number or 1) for number in _OURS.findall(text))
+    free = 1
+    while free in used:
+        free += 1
+    return "turn" if free == 1 else f"turn-{free}"
+
+
+def _texts(turn: Turn) -> Iterator[str]:
+    contents = [turn.content, *(outcome.content for outcome in turn.outcomes)]
+    yield from (part for content in contents for part in content if isinstance(part, str))
+    yield from (call.arguments for call in turn.calls)

@@ -1,0 +1,170 @@
+"""What the dialects of the vendors' model APIs share: clinvk's own headers, the rule for tools, what shows as thought.
+
+Their bodies are read with unknown fields ignored at every level: clients add new ones every month. Decoders are plain
+`msgspec.json.Decoder`s over structs that do not forbid them, and `strict.decode` explains what does not fit.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.dialects.base import Call
+from clinvk.dialects.conversation import Conversation, last_answer, told
+from clinvk.errors import InvalidRequest
+from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+
+SESSION = "x-clinvk-session-id"
+WORKDIR = "x-clinvk-workdir"
+APPROVAL = "x-clinvk-approval-mode"
+SANDBOX = "x-clinvk-sandbox-mode"
+EVENTS = "x-clinvk-events"
+HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
+
+NEW_SESSION = "new"
+"""Said instead of a session's id by who wants to go on later."""
+
+CHATS = ("x-openwebui-chat-id",)
+"""Headers with a client's own name of its conversation."""
+
+_YES = ("1", "true", "yes", "on")
+_NO = ("", "0", "false", "no", "off")
+_MAX_SHOWN = 2000
+_MAX_CHAT_CHARS = 200
+_encoder = msgspec.json.Encoder()
+
+Word = TypeVar("Word", bound=str)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the headers of a request ask for beside its body.
+
+    Attributes:
+        session_id: the session to continue.
+        chat: the client's own name of its conversation, empty where it has none.
+        keeps: a session is kept, where none is continued.
+        shows_work: the model's thinking and what the agent does with its tools show as thought.
+    """
+
+    session_id: str | None = None
+    chat: str = ""
+    keeps: bool = False
+    workdir: str | None = None
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    shows_work: bool = False
+
+
+def asked(headers: Mapping[str, str]) -> Asked:
+    """Read clinvk's headers.
+
+    Raises:
+        InvalidRequest: names the header.
+    """
+    if not any(name in headers for name in (*HEADERS, *CHATS)):
+        return Asked()
+    session_id = _value(headers, SESSION)
+    return Asked(
+        session_id=None if session_id in (None, NEW_SESSION) else session_id,
+        chat=next((headers[name][:_MAX_CHAT_CHARS] for name in CHATS if headers.get(name)), ""),
+        keeps=session_id == NEW_SESSION,
+        workdir=_value(headers, WORKDIR),
+        approval_mode=_word(headers, APPROVAL, APPROVAL_MODES),
+        sandbox_mode=_word(headers, SANDBOX, SANDBOX_MODES),
+        shows_work=_flag(headers, EVENTS),
+    )
+
+
+def call(request: RunRequest, conversation: Conversation, asked: Asked, field: str = "messages") -> Call:
+    """Make the call of a request that lacks its prompt and all that the headers say.
+
+    Raises:
+        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+    """
+    whole = told(conversation, only_last=asked.session_id is not None, field=field)
+    request = replace(
+        request,
+        prompt=whole.prompt,
+        images=whole.images,
+        system_prompt=whole.system_prompt,
+        literal=True,
+        session_id=asked.session_id,
+        ephemeral=not (asked.session_id or asked.keeps or asked.chat),
+        workdir=asked.workdir,
+        approval_mode=asked.approval_mode,
+        sandbox_mode=asked.sandbox_mode,
+        thinking=request.thinking or asked.shows_work,
+    )
+    made = Call(request=request, shows_work=asked.shows_work)
+    if asked.session_id or not asked.chat:
+        return made
+    answer = last_answer(conversation)
+    if answer is None or conversation.turns[-1] is answer:
+        return replace(made, chat=asked.chat)
+    last = told(conversation, only_last=True, field=field)
+    return replace(
+        made,
+        chat=asked.chat,
+        answer="".join(part for part in answer.content if isinstance(part, str)),
+        latest=replace(request, prompt=last.prompt, images=last.images),
+    )
+
+
+def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:
+    """Say what `Call.ignored` is for a request with or without tools of the client; `choice` is what it may call.
+
+    Raises:
+        InvalidRequest: a tool must be called.
+    """
+    if choice not in (None, "auto", "none"):
+        raise InvalidRequest(
+            f"{field} {choice!r} is not supported: the agent works with its own tools and cannot be made to call the "
+            "client's; use 'auto' or 'none', with which they are ignored",
+            field,
+        )
+    return ("tools",) if has_tools else ()
+
+
+def thought(event: Event, call: Call) -> str:
+    """Give what an event adds to the thinking that the client sees; empty where it does not ask for it."""
+    match event:
+        case ThinkingDelta(text=text) if call.request.thinking:
+            return text
+        case ToolCall() if call.shows_work:
+            return f"\n[{event.name}] {_shown(_encoder.encode(event.input).decode())}\n"
+        case ToolResult() if call.shows_work:
+            return f"[{'error' if event.is_error else 'result'}] {_shown(event.output)}\n"
+        case _:
+            return ""
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+
+
+def _value(headers: Mapping[str, str], name: str) -> str | None:
+    """Give a header; one that is empty is as if it were not there. Paths come as UTF-8."""
+    try:
+        value = headers.get(name, "").encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the header {name} is not valid UTF-8", name) from None
+    return value.strip() or None
+
+
+def _word(headers: Mapping[str, str], name: str, allowed: tuple[Word, ...]) -> Word | None:
+    value = _value(headers, name)
+    if value is None:
+        return None
+    for word in allowed:
+        if word == value:
+            return word
+    raise InvalidRequest(f"the header {name} must be one of {', '.join(allowed)}, got {value!r}", name)
+
+
+def _flag(headers: Mapping[str, str], name: str) -> bool:
+    value = (_value(headers, name) or "").lower()
+    if value not in _YES + _NO:
+        raise InvalidRequest(f"the header {name} must be true or false, got {value!r}", name)
+    return value in _YES
