@@ -18,15 +18,21 @@ from clinvk.events import (
     Usage,
 )
 
+Said = TextDelta | ThinkingDelta | ToolCall | ToolResult
+
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that has ended: all that its events told."""
+    """A run that has ended: all that its events told.
+
+    `said` is what the agent said, thought and did, in its order.
+    """
 
     text: str
     started: RunStarted | None
     ending: Ending
-    tool_calls: tuple[ToolCall, ...] = ()
+    steps: tuple[Step, ...] = ()
     stderr: str = ""
+    said: tuple[Said, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -36,6 +42,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
                 return 0
             case RunFailed(exit_code=code):
                 return code or 1
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the agent used."""
+        return tuple(step for step in self.steps if isinstance(step, ToolCall))
 
     @property
     def usage(self) -> Usage | None:
@@ -61,25 +72,35 @@ def gather(events: Iterable[Event]) -> RunResult:
     """
     text: list[str] = []
     stderr: list[str] = []
-    calls: list[ToolCall] = []
+    steps: list[Step] = []
+    said: list[Said] = []
     started: RunStarted | None = None
     ending: Ending | None = None
     for event in events:
         match event:
             case TextDelta():
                 text.append(event.text)
-            case ToolCall():
-                calls.append(event)
+                said.append(event)
+            case ThinkingDelta() | ToolCall() | ToolResult():
+                steps.append(event)
+                said.append(event)
+            case ThinkingDelta() | ToolResult():
+                said.append(event)
             case RunStarted():
                 started = event
             case RunFinished() | RunFailed():
                 ending = event
             case Progress(stage="stderr"):
                 stderr.append(event.message)
-            case ThinkingDelta() | ToolResult() | Progress():
+            case Progress():
                 pass
     if ending is None:
         raise ValueError("the events of a run stopped before its ending")
     return RunResult(
-        text="".join(text), started=started, ending=ending, tool_calls=tuple(calls), stderr="\n".join(stderr)
+        text="".join(text),
+        started=started,
+        ending=ending,
+        tool_calls=tuple(calls),
+        stderr="\n".join(stderr),
+        said=tuple(said),
     )
