@@ -23,7 +23,7 @@ from clinvk.api.viewers import Viewers
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import Settings
-from clinvk.dialects.base import MethodNotAllowed, NoSuchPath
+from clinvk.dialects.base import Dialect, MethodNotAllowed, NoSuchPath
 from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError
 from clinvk.runtime.runs import Runs
@@ -82,14 +82,14 @@ def _misdirected(request: Request, error: Exception) -> Response:
     where = f"{request.method} {path_of(request.scope)}"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        return _problem(request, MethodNotAllowed(f"{where}: the methods of this path are {allowed}"), error.headers)
-    return _problem(request, NoSuchPath(f"{where}: there is nothing here; GET /docs lists what there is"))
+        return _refusal(request, MethodNotAllowed(f"{where}: the methods of this path are {allowed}"), error.headers)
+    return _refusal(request, NoSuchPath(f"{where}: there is nothing here; GET /docs lists what there is"))
 
 
 def _refused(request: Request, error: Exception) -> Response:
     """Answer a request that cannot be served."""
     assert isinstance(error, ClinvkError)
-    return _problem(request, error)
+    return _refusal(request, error)
 
 
 def _left(_: Request, __: Exception) -> Response:
@@ -99,10 +99,12 @@ def _left(_: Request, __: Exception) -> Response:
 
 def _broken(request: Request, _: Exception) -> Response:
     """Answer a request that an error inside clinvk ended; the error itself goes on to the server's log."""
-    return _problem(request, ClinvkError("clinvk itself failed; its log has the details under this request id"))
+    error = ClinvkError("clinvk itself failed; its log has the details under this request id")
+    return _refusal(request, error, {"x-should-retry": "false"} if request.state.dialect.is_model_api else None)
 
 
-def _problem(request: Request, error: ClinvkError, headers: Mapping[str, str] | None = None) -> Response:
-    status, body = Rest().error(error, request.state.request_id)
+def _refusal(request: Request, error: ClinvkError, headers: Mapping[str, str] | None = None) -> Response:
+    dialect: Dialect = request.state.dialect
+    status, body = dialect.error(error, request.state.request_id)
     more = {name.decode(): value.decode() for name, value in retry_headers(error)}
-    return Response(body, status, {**more, **(headers or {})}, media_type=Rest.error_type)
+    return Response(body, status, {**more, **(headers or {})}, media_type=dialect.error_type)

@@ -8,9 +8,6 @@ from clinvk.dialects.base import KeyRefused
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
 _OPEN_BELOW = "/docs/"
-_PROBED = ("/", "/anthropic", "/anthropic/api/hello")
-"""Where clients look with HEAD, and without their key, whether somebody is there."""
-
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
 
 
@@ -34,10 +31,6 @@ class Gate:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    match scope["method"]:
-        case "OPTIONS":
-            return "access-control-request-method" in headers_of(scope)
-        case "HEAD" if path in _PROBED:
-            return True
-        case _:
-            return path in _OPEN or path.startswith(_OPEN_BELOW)
+    if scope["method"] == "OPTIONS":
+        return "access-control-request-method" in headers_of(scope)
+    return path in _OPEN or path.startswith(_OPEN_BELOW)

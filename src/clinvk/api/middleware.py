@@ -6,9 +6,11 @@ import re
 import time
 import uuid
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clinvk.api.reply import headers_of, path_of, refuse
+from clinvk.api import surfaces
+from clinvk.api.reply import Header, headers_of, path_of, refuse
 from clinvk.errors import ShuttingDown
 
 logger = logging.getLogger(__name__)
@@ -16,11 +18,19 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
 _SLASHES = re.compile(r"/{2,}")
+_TWICE = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
+_PROBED = frozenset(
+    base + path or "/"
+    for base in ("", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1")
+    for path in ("", "/api/hello")
+)
+"""Where clients look with HEAD, and without their key, whether somebody is there."""
 
 
 class Front:
     """Gives each request an id (`x-request-id`, the client's own where it sends one), tidies its path, logs it.
 
+    Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
     `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
     is refused, health checks apart.
     """
@@ -34,17 +44,20 @@ class Front:
         """Pass a request on."""
         if scope["type"] != "http":
             return
-        path: str = _SLASHES.sub("/", scope["path"])
-        scope["path"] = path.rstrip("/") or "/"
-        given = headers_of(scope).get("x-request-id", "")
+        headers = headers_of(scope)
+        path = _tidied(scope["path"])
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        log = _Entry(scope, send, request_id)
+        scope["path"] = path
+        scope.setdefault("state", {}).update(request_id=request_id, dialect=surfaces.dialect_of(path, headers))
+        log = _Entry(scope, send)
         self.active += 1
         try:
-            if self.stopping.is_set() and scope["path"] not in _OPEN_WHILE_STOPPING:
+            if self.stopping.is_set() and path not in _OPEN_WHILE_STOPPING:
                 error = ShuttingDown("the server is stopping and takes no new requests")
                 await refuse(error, scope, log.send, [(b"connection", b"close")])
+            elif log.is_probe:
+                await Response()(scope, receive, log.send)
             else:
                 await self.app(scope, receive, log.send)
         finally:
@@ -52,13 +65,19 @@ class Front:
             log.write()
 
 
+def _tidied(path: str) -> str:
+    """Give a path without empty parts, and without a second `/v1`: some clients add theirs to a base that has one."""
+    path = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return _TWICE.sub(r"\1/v1/", path)
+
+
 class _Entry:
     """A line of the access log; also puts the request id on the answer."""
 
-    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.is_probe = scope["method"] == "HEAD" and scope["path"] in _PROBED
         self._scope = scope
         self._send = send
-        self._request_id = request_id
         self._began = time.monotonic()
         self._status = 0
         self._bytes = 0
@@ -66,13 +85,21 @@ class _Entry:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
-            message = {**message, "headers": headers}
+            message = {**message, "headers": [*message.get("headers", ()), *self._ids()]}
         else:
             self._bytes += len(message.get("body", b""))
         await self._send(message)
 
+    def _ids(self) -> list[Header]:
+        """Give the request id as the clients of REST and OpenAI look for it, and those of Anthropic."""
+        state = self._scope["state"]
+        request_id: bytes = state["request_id"].encode()
+        ids: list[Header] = [(b"x-request-id", request_id)]
+        return [*ids, (b"request-id", request_id)] if state["dialect"].is_model_api else ids
+
     def write(self) -> None:
+        if self.is_probe:
+            return
         level = logging.DEBUG if self._scope["path"].startswith("/health") else logging.INFO
         logger.log(
             level,
@@ -82,5 +109,5 @@ class _Entry:
             self._status or "gone",
             self._bytes,
             (time.monotonic() - self._began) * 1000,
-            self._request_id,
+            self._scope["state"]["request_id"],
         )

@@ -8,8 +8,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, ForeignOrigin, WrongMediaType
-from clinvk.dialects.rest import Rest
+from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, Dialect, ForeignOrigin, WrongMediaType
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Header = tuple[bytes, bytes]
@@ -118,9 +117,10 @@ def retry_headers(error: ClinvkError) -> Iterable[Header]:
 
 
 async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
-    """Answer a request that gets no further with a problem document."""
-    status, body = Rest().error(error, scope["state"]["request_id"])
-    fixed = [(b"content-type", Rest.error_type.encode()), (b"content-length", str(len(body)).encode())]
+    """Answer a request that gets no further, in the dialect of its path."""
+    dialect: Dialect = scope["state"]["dialect"]
+    status, body = dialect.error(error, scope["state"]["request_id"])
+    fixed = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry_headers(error), *headers]})
     await send({"type": "http.response.body", "body": body})
 
@@ -173,11 +173,13 @@ class Reply:
         self._sending = False
         self._sent_at = asyncio.get_running_loop().time()
 
-    async def open(self, status: int, media_type: str, headers: Iterable[Header] = ()) -> None:
-        """Send status and headers, once."""
+    async def open(
+        self, status: int, media_type: str, headers: Iterable[Header] = (), cache: bytes = b"no-store"
+    ) -> None:
+        """Send status and headers, once; `cache` is what caches may do."""
         if not self.opened:
             self.opened = True
-            fixed = ((b"content-type", media_type.encode()), (b"cache-control", b"no-store"))
+            fixed = ((b"content-type", media_type.encode()), (b"cache-control", cache))
             await self._put({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
 
     async def write(self, data: bytes) -> None:
