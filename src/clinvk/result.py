@@ -30,7 +30,6 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     started: RunStarted | None
     ending: Ending
-    steps: tuple[Step, ...] = ()
     stderr: str = ""
     said: tuple[Said, ...] = ()
 
@@ -46,7 +45,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The tools that the agent used."""
-        return tuple(step for step in self.steps if isinstance(step, ToolCall))
+        return tuple(step for step in self.said if isinstance(step, ToolCall))
 
     @property
     def usage(self) -> Usage | None:
@@ -72,7 +71,6 @@ def gather(events: Iterable[Event]) -> RunResult:
     """
     text: list[str] = []
     stderr: list[str] = []
-    steps: list[Step] = []
     said: list[Said] = []
     started: RunStarted | None = None
     ending: Ending | None = None
@@ -82,9 +80,6 @@ def gather(events: Iterable[Event]) -> RunResult:
                 text.append(event.text)
                 said.append(event)
             case ThinkingDelta() | ToolCall() | ToolResult():
-                steps.append(event)
-                said.append(event)
-            case ThinkingDelta() | ToolResult():
                 said.append(event)
             case RunStarted():
                 started = event
@@ -100,7 +95,6 @@ def gather(events: Iterable[Event]) -> RunResult:
         text="".join(text),
         started=started,
         ending=ending,
-        tool_calls=tuple(calls),
         stderr="\n".join(stderr),
         said=tuple(said),
     )
