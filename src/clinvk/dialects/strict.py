@@ -69,7 +69,7 @@ def _explain(message: str, body: bytes, type_: object, word: str) -> NoReturn:
     prefix = f"{place}." if place else ""
     quoted = _QUOTED.search(said)
     if said.startswith("Object contains unknown field") and quoted:
-        known = _fields(_type_at(type_, path))
+        known = _fields(_types_at(type_, path))
         raise InvalidRequest(
             _unknown(word, prefix + quoted["name"], quoted["name"], known), prefix + quoted["name"]
         ) from None
@@ -78,7 +78,9 @@ def _explain(message: str, body: bytes, type_: object, word: str) -> NoReturn:
     if said.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
     what = place or "the body"
-    raise InvalidRequest(f"{what} must be {_allowed(_type_at(type_, path))}{_got(body, path)}", place or None) from None
+    raise InvalidRequest(
+        f"{what} must be {_allowed(_types_at(type_, path))}{_got(body, path)}", place or None
+    ) from None
 
 
 def _unknown(word: str, place: str, name: str, known: list[str]) -> str:
@@ -119,40 +121,54 @@ def _not_utf8(body: bytes) -> str:
     return "the body is not valid UTF-8"
 
 
-def _type_at(type_: object, path: list[int | str]) -> inspect.Type:
-    here = inspect.type_info(type_)
+def _types_at(type_: object, path: list[int | str]) -> list[inspect.Type]:
+    """Give what is allowed at a place; several types where a value on the way to it, or itself, may be of several."""
+    here = _options(inspect.type_info(type_))
     for part in path:
-        here = _not_null(here)
-        match here:
-            case inspect.StructType(fields=fields):
-                here = next((field.type for field in fields if field.encode_name == part), inspect.AnyType())
-            case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
-                here = item
-            case inspect.DictType(value_type=value):
-                here = value
-            case _:
-                return inspect.AnyType()
+        here = [option for type_ in here for inside in _inside(type_, part) for option in _options(inside)]
     return here
 
 
-def _not_null(type_: inspect.Type) -> inspect.Type:
-    while isinstance(type_, inspect.Metadata | inspect.UnionType):
-        if isinstance(type_, inspect.Metadata):
-            type_ = type_.type
-        else:
-            type_ = next(option for option in type_.types if not isinstance(option, inspect.NoneType))
-    return type_
+def _inside(type_: inspect.Type, part: int | str) -> list[inspect.Type]:
+    match type_:
+        case inspect.StructType(tag_field=tag_field, tag=str(tag)) if part == tag_field:
+            return [inspect.LiteralType((tag,))]
+        case inspect.StructType(fields=fields):
+            return [field.type for field in fields if field.encode_name == part]
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return [item]
+        case inspect.DictType(value_type=value):
+            return [value]
+        case _:
+            return []
 
 
-def _fields(type_: inspect.Type) -> list[str]:
-    here = _not_null(type_)
-    return [field.encode_name for field in here.fields] if isinstance(here, inspect.StructType) else []
+def _options(type_: inspect.Type) -> list[inspect.Type]:
+    """Give the types of which a value may be, null apart."""
+    match type_:
+        case inspect.Metadata(type=bare):
+            return _options(bare)
+        case inspect.UnionType(types=types):
+            return [option for each in types for option in _options(each)]
+        case inspect.NoneType():
+            return []
+        case _:
+            return [type_]
 
 
-def _allowed(type_: inspect.Type) -> str:
-    match _not_null(type_):
-        case inspect.LiteralType(values=values):
-            words = "one of " + ", ".join(str(value) for value in values if value)
+def _fields(types: list[inspect.Type]) -> list[str]:
+    return [field.encode_name for type_ in types if isinstance(type_, inspect.StructType) for field in type_.fields]
+
+
+def _allowed(types: list[inspect.Type]) -> str:
+    words = [str(value) for type_ in types if isinstance(type_, inspect.LiteralType) for value in type_.values if value]
+    told = [f"one of {', '.join(words)}"] if words else []
+    told += [_described(type_) for type_ in types if not isinstance(type_, inspect.LiteralType)]
+    return " or ".join(dict.fromkeys(told)) or "valid JSON"
+
+
+def _described(type_: inspect.Type) -> str:
+    match type_:
         case inspect.StrType() as text:
             words = "a text" + _lengths(text.min_length, text.max_length, "characters")
         case inspect.BoolType():
@@ -162,7 +178,8 @@ def _allowed(type_: inspect.Type) -> str:
         case inspect.FloatType() as number:
             words = "a number" + _bounds(number)
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item) as items:
-            words = f"a list{_lengths(items.min_length, items.max_length, 'items')}, each item {_allowed(item)}"
+            each = _allowed(_options(item))
+            words = f"a list{_lengths(items.min_length, items.max_length, 'items')}, each item {each}"
         case inspect.DictType() | inspect.StructType():
             words = "a JSON object"
         case _:

@@ -23,6 +23,9 @@ SANDBOX = "x-clinvk-sandbox-mode"
 EVENTS = "x-clinvk-events"
 HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
 
+FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, "sandbox_mode": SANDBOX}
+"""The header for each field of a `RunRequest` that only a header can give."""
+
 NEW_SESSION = "new"
 """Said instead of a session's id by who wants to go on later."""
 
