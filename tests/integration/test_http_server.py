@@ -312,8 +312,6 @@ async def test_an_idle_connection_is_closed_after_its_time(scripted: Scripted) -
 UNENFORCED = [
     {"rate_limit_enabled": True},
     {"trusted_proxies": ("10.0.0.1",)},
-    {"cors_allowed_origins": ("https://example.com",)},
-    {"cors_allow_credentials": True},
     {"allowed_hosts": ("example.com",)},
 ]
 

@@ -30,9 +30,6 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 REFUSED = {
     "rate_limit_enabled": True,
     "trusted_proxies": ("10.0.0.1",),
-    "cors_allowed_origins": ("http://x",),
-    "cors_allow_credentials": True,
-    "cors_max_age": 1,
     "allowed_hosts": ("x",),
 }
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from clinvk.api.cors import Cors
 from clinvk.api.docs import Docs
 from clinvk.api.gate import Gate
 from clinvk.api.inventory import Inventory
@@ -73,7 +74,7 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False
-    return Front(Gate(app, keys), stopping)
+    return Front(Cors(Gate(app, keys), settings.server), stopping)
 
 
 def _misdirected(request: Request, error: Exception) -> Response:

@@ -8,9 +8,6 @@ from clinvk.errors import ConfigError
 _NOT_ENFORCED = (
     "rate_limit_enabled",
     "trusted_proxies",
-    "cors_allowed_origins",
-    "cors_allow_credentials",
-    "cors_max_age",
     "allowed_hosts",
 )
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import document, headers_of, refuse_foreign
+from clinvk.api.reply import document, refuse_foreign
 from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend
 from clinvk.dialects import records, strict
@@ -47,7 +47,7 @@ class RunRecords:
 
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
-        refuse_foreign(headers_of(request.scope))
+        refuse_foreign(request.scope)
         run = await self._store.run(request.path_params["id"])
         live = self._runs.live(run.id)
         if not live or live.state not in UNDER_WAY:

@@ -61,16 +61,19 @@ def require_json(headers: Mapping[str, str]) -> None:
         raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
 
 
-def refuse_foreign(headers: Mapping[str, str]) -> None:
+def refuse_foreign(scope: Scope) -> None:
     """Refuse a request without a body that a web page of another origin makes its browser send.
 
     A browser asks nobody before it sends one, and always says where it comes from.
 
     Raises:
-        ForeignOrigin: it says something else than this server.
+        ForeignOrigin: it says something else than this server, or an origin that the settings name.
     """
+    headers = headers_of(scope)
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
+    if origin is None or scope["state"].get("origin_named"):
+        return
+    if origin.partition("://")[2] != headers.get("host", ""):
         raise ForeignOrigin(f"the header origin is {origin!r}; web pages of other origins may not do this")
 
 

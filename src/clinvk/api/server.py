@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 
 from clinvk import __version__
-from clinvk.api import keys
+from clinvk.api import cors, keys
 from clinvk.api.app import create_app
 from clinvk.api.inventory import Inventory
 from clinvk.api.keys import Keys
@@ -63,6 +63,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     """
     _log_to_stderr(settings.unified_flags.verbose)
     refuse_unenforced(settings)
+    cors.check(settings.server)
     if not settings.server.host:
         raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     Workdirs(settings, environ).check_default()

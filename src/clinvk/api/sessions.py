@@ -59,7 +59,7 @@ class Sessions:
 
     async def fork(self, request: Request) -> Response:
         """Answer `POST /api/v1/sessions/{id}/fork`."""
-        refuse_foreign(headers_of(request.scope))
+        refuse_foreign(request.scope)
         session_id = os.urandom(16).hex()
         session = await sessions.fork(self._store, request.path_params["id"], session_id, self._registry)
         return document(records.session_view(session), 201, {"location": f"{PATH}/{session.id}"})

@@ -1,0 +1,130 @@
+"""Which web pages of other origins may use the server, as browsers ask and obey."""
+
+import pytest
+
+from clinvk.api.keys import Keys
+from clinvk.api.server import serve
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import ConfigError
+from clinvk.session import Session
+from clinvk.store.memory import MemoryStore
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+
+ASKING = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-api-key,x-clinvk-session-id,x-stainless-os",
+}
+LOCAL = ["http://localhost:3000", "https://localhost", "http://127.0.0.1:5173", "http://[::1]:80"]
+FOREIGN = [
+    "https://example.com",
+    "null",
+    "http://localhost.example.com",
+    "http://127.0.0.1.example.com:80",
+    "http://localhost:3000.example.com",
+    "http://xlocalhost",
+    "file://localhost",
+    "http://127.0.0.2",
+]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages", "/none"])
+@pytest.mark.parametrize("origin", LOCAL)
+async def test_a_page_of_this_machine_is_told_that_it_may_before_it_shows_its_key(
+    scripted: Scripted, origin: str, path: str
+) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        response = await served.client.options(path, headers={"origin": origin, **ASKING})
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == origin
+    assert response.headers["access-control-allow-headers"] == ASKING["access-control-request-headers"]
+    assert {"POST", "DELETE"} <= set(response.headers["access-control-allow-methods"].split(", "))
+    assert response.headers["access-control-max-age"] == "300"
+    assert "access-control-allow-credentials" not in response.headers
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_a_page_of_another_machine_is_not(scripted: Scripted, origin: str) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        asked = await served.client.options("/api/v1/prompt", headers={"origin": origin, **ASKING})
+        read = await served.client.get("/api/v1/backends", headers={"origin": origin})
+    assert asked.status_code == 405
+    assert not [name for name in (*asked.headers, *read.headers) if name.startswith("access-control-")]
+
+
+async def test_a_page_may_read_the_answer_its_headers_and_also_an_error(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    origin = {"origin": "http://localhost:3000"}
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        refused = await served.client.post("/api/v1/prompt", headers=origin, json={})
+        answer = await served.client.post(
+            "/api/v1/prompt", headers={**origin, "x-api-key": "k"}, json={"backend": "claude", "prompt": "hi"}
+        )
+    assert (refused.status_code, answer.status_code) == (401, 200)
+    for response in (refused, answer):
+        assert response.headers["access-control-allow-origin"] == origin["origin"]
+        assert response.headers["vary"].lower() == "origin"
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+        assert {"x-request-id", "request-id", "retry-after", "x-should-retry", "x-clinvk-session-id"} <= set(exposed)
+
+
+async def test_without_an_origin_nothing_is_said_of_it(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.get("/api/v1/backends")
+    assert not [name for name in response.headers if name.startswith("access-control-") or name == "vary"]
+
+
+async def test_a_list_of_origins_is_all_there_is(scripted: Scripted) -> None:
+    named = "https://app.example.com"
+    async with serving(
+        scripted.env, store=MemoryStore(), cors_allowed_origins=(named,), cors_allow_credentials=True, cors_max_age=7
+    ) as served:
+        asked = await served.client.options("/api/v1/prompt", headers={"origin": named, **ASKING})
+        local = await served.client.options("/api/v1/prompt", headers={"origin": LOCAL[0], **ASKING})
+    assert asked.headers["access-control-allow-origin"] == named
+    assert (asked.headers["access-control-max-age"], asked.headers["access-control-allow-credentials"]) == ("7", "true")
+    assert "access-control-allow-origin" not in local.headers
+
+
+async def test_all_pages_can_be_allowed(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), cors_allowed_origins=("*",)) as served:
+        response = await served.client.get("/api/v1/backends", headers={"origin": FOREIGN[0]})
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(("origins", "status"), [((), 403), (("*",), 403), (("http://localhost:3000",), 201)])
+async def test_a_request_that_no_browser_asks_for_beforehand_is_taken_from_named_origins_only(
+    scripted: Scripted, origins: tuple[str, ...], status: int
+) -> None:
+    session = Session(
+        id="a" * 32,
+        backend="claude",
+        created_at=1.0,
+        last_used=1.0,
+        working_dir="/",
+        initial_prompt="p",
+        backend_session_id="h",
+    )
+    store = MemoryStore()
+    await store.create(session)
+    async with serving(scripted.env, store=store, cors_allowed_origins=origins) as served:
+        response = await served.client.post(
+            f"/api/v1/sessions/{session.id}/fork", headers={"origin": "http://localhost:3000"}
+        )
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ({"cors_allowed_origins": ("localhost:3000",)}, r"cors_allowed_origins\[0\] is 'localhost:3000'"),
+        ({"cors_allowed_origins": ("*", "https://a.example/")}, r"cors_allowed_origins\[1\] is 'https://a.example/'"),
+        ({"cors_allowed_origins": ("https://A.example",)}, r"cors_allowed_origins\[0\]"),
+        ({"cors_allowed_origins": ("*",), "cors_allow_credentials": True}, "name the origins instead"),
+    ],
+)
+def test_origins_that_cannot_be_meant_keep_the_server_from_starting(server: dict[str, object], words: str) -> None:
+    settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
+    with pytest.raises(ConfigError, match=words):
+        serve(settings, {}, lambda _: pytest.fail("it has started"))
