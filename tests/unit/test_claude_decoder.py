@@ -8,7 +8,7 @@ import pytest
 
 from clinvk.backends.base import Launch
 from clinvk.backends.claude import Claude
-from clinvk.backends.claude.retold import News, Retold
+from clinvk.backends.retold import News, Retold
 from clinvk.events import (
     Event,
     Progress,

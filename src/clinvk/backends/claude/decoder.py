@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from clinvk.backends.base import Prose, crashed, last_line, parsed
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten
-from clinvk.backends.claude.retold import News, Retold
+from clinvk.backends.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, ThinkingDelta, ToolCall, ToolResult
 

@@ -1,4 +1,4 @@
-"""A text that Claude Code tells twice: in pieces and then in full, and over again after a cut stream."""
+"""A text that an agent CLI tells twice: in pieces and then in full, and over again after a cut stream."""
 
 from typing import NamedTuple
 
