@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from clinvk.dialects.conversation import Conversation
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -65,6 +66,24 @@ class NotCancellable(InvalidRequest):
     code = "run_not_cancellable"
 
 
+class PreviousNotFound(InvalidRequest):
+    """No run that can be gone on from has this id."""
+
+    code = "previous_response_not_found"
+
+
+class Previous(msgspec.Struct, frozen=True):
+    """A run that a request goes on from, named by its client in `field`.
+
+    Attributes:
+        conversation: what is said after it, for where it must be told again what was said before.
+    """
+
+    run_id: str
+    field: str
+    conversation: Conversation
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a body asks: the run, and how it wants to be answered.
 
@@ -78,6 +97,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         chat: the client's own name of its conversation, of which it sends all each time; empty where it has none.
         answer: the assistant's last turn in it; empty where it begins.
         latest: the request with what came after that alone, for a session that ended with this answer.
+        previous: the run that it goes on from; None where it begins, or names a session.
     """
 
     request: RunRequest
@@ -92,6 +112,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     chat: str = ""
     answer: str = ""
     latest: RunRequest | None = None
+    previous: Previous | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

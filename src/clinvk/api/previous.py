@@ -1,0 +1,51 @@
+"""Going on from an earlier run, which is named instead of saying again what was said."""
+
+from msgspec.structs import replace
+
+from clinvk.dialects.base import Previous, PreviousNotFound
+from clinvk.dialects.conversation import Turn, told
+from clinvk.errors import RunNotFound
+from clinvk.record import RunRecord
+from clinvk.request import RunRequest
+from clinvk.session import Session
+from clinvk.store import UNDER_WAY, RunQuery, SessionStore
+
+_MAX_TURNS = 1000
+
+
+async def after(store: SessionStore, request: RunRequest, previous: Previous) -> RunRequest:
+    """Make a request that has its backend go on from a run.
+
+    The session of that run is continued where the run is its newest turn. Else it is told again in a session of its
+    own: where the conversation went on from there before, or shall be kept by nobody, or by another backend.
+
+    Raises:
+        PreviousNotFound: there is no such run, or nothing of it was kept.
+    """
+    run, session = await _found(store, previous)
+    turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
+    is_newest = turns[0].id == run.id
+    if is_newest and session.backend_session_id and session.backend == request.backend and not request.ephemeral:
+        return replace(request, session_id=session.id)
+    ids = [turn.id for turn in turns]
+    earlier = [said for turn in reversed(turns[ids.index(run.id) :]) for said in _said(turn)]
+    conversation = replace(previous.conversation, turns=(*earlier, *previous.conversation.turns))
+    again = told(conversation, field=previous.field)
+    return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
+
+
+async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Session]:
+    try:
+        run = await store.run(previous.run_id)
+    except RunNotFound:
+        run = None
+    if run is None or run.session_id is None:
+        raise PreviousNotFound("Previous response not found: it was never made, not stored, or deleted", previous.field)
+    if run.state in UNDER_WAY:
+        raise PreviousNotFound("Previous response is not complete yet; wait until it is", previous.field)
+    return run, await store.session(run.session_id)
+
+
+def _said(run: RunRecord) -> list[Turn]:
+    answer = [Turn("assistant", (run.output,))] if run.output else []
+    return [Turn("user", (run.prompt,)), *answer]

@@ -1,0 +1,134 @@
+"""OpenAI's Responses API: https://platform.openai.com/docs/api-reference/responses, as openai-py 3.57 speaks it."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from clinvk.dialects import openai_errors, sse, vendor
+from clinvk.dialects.base import Call, Facts, Previous, PreviousNotFound
+from clinvk.dialects.conversation import Conversation
+from clinvk.dialects.openai_responses import bodies, kept
+from clinvk.dialects.openai_responses.answer import Response
+from clinvk.dialects.openai_responses.bodies import ResponseBody
+from clinvk.dialects.openai_responses.input import conversation
+from clinvk.dialects.openai_responses.output import Output
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.events import Event, TextDelta
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+FIELDS = {
+    **vendor.FIELDS,
+    "effort": "reasoning.effort",
+    "max_tokens": "max_output_tokens",
+    "output_schema": "text.format.schema",
+    "system_prompt": "instructions",
+}
+"""What a field of a `RunRequest` is called by the client."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ResponsesCall(Call, frozen=True, kw_only=True):
+    """A request for a response; `blank` is the response as far as the request says it."""
+
+    blank: Response
+
+
+class ResponsesEncoder:
+    """Gives the stream of one response."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._number = 0
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the bytes of one event of the run; before the first those with which the response begins."""
+        return b"".join(self._frames(event))
+
+    def _frames(self, event: Event) -> Iterable[bytes]:
+        for frame in self._output.feed(event):
+            frame.sequence_number = self._number
+            self._number += 1
+            yield sse.frame(_encode(frame), event=str(frame.__struct_config__.tag))
+
+
+class OpenAIResponses:
+    """The dialect of `/openai/v1/responses`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked, given = bodies.read(body)
+        blank = bodies.blank(asked)
+        told = conversation(asked.instructions, given)
+        wanted = vendor.asked(headers)
+        request = RunRequest(
+            prompt="",
+            model=asked.model,
+            effort=asked.reasoning.effort if asked.reasoning else None,
+            thinking=bodies.tells_thinking(asked),
+            max_tokens=asked.max_output_tokens,
+            output_schema=bodies.schema(asked),
+            metadata=kept.metadata(blank, wanted.shows_work) if blank.store else dict(blank.metadata),
+        )
+        call = vendor.call(request, told, replace(wanted, keeps=wanted.keeps or blank.store), field="input")
+        call = replace(
+            call,
+            model=asked.model,
+            stream=bool(asked.stream),
+            detach=blank.background,
+            respond_async=blank.background and not asked.stream,
+            ignored=bodies.ignored(asked),
+            previous=_previous(asked, told, wanted),
+        )
+        return ResponsesCall(**asdict(call), blank=blank)
+
+    def encoder(self, call: Call, facts: Facts) -> ResponsesEncoder:
+        """Make the encoder of one stream."""
+        return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the response of a run that has ended."""
+        said = result.said or (TextDelta(result.text),)
+        return _encode(kept.whole(Output(_begun(call, facts), call, facts.run_id), (*said, result.ending)))
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the response of a run in the background."""
+        return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of a request that could not be run."""
+        return openai_errors.refusal(error, FIELDS)
+
+
+def _begun(call: Call, facts: Facts) -> Response:
+    assert isinstance(call, ResponsesCall)
+    return kept.begun(call.blank, facts.run_id, facts.started_at)
+
+
+def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> Previous | None:
+    """Say which run is gone on from.
+
+    Raises:
+        InvalidRequest: it cannot be one.
+    """
+    field = "previous_response_id"
+    if not asked.previous_response_id:
+        return None
+    if wanted.session_id:
+        raise InvalidRequest(f"{field} and the header {vendor.SESSION} say the same: use one", field)
+    run_id = kept.run_id(asked.previous_response_id)
+    if run_id is None:
+        raise PreviousNotFound(f"Previous response with id {asked.previous_response_id!r} not found.", field)
+    return Previous(run_id, field, told)

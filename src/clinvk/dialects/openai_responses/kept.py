@@ -1,0 +1,77 @@
+"""What a run keeps of its response, and the response made again from that."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.dialects.base import Call
+from clinvk.dialects.openai_responses.answer import Json, Response
+from clinvk.dialects.openai_responses.output import Output
+from clinvk.events import Event
+from clinvk.record import RunRecord
+from clinvk.request import RunRequest
+
+KEY = "openai_response"
+"""Where it is in the metadata of the run; OpenAI's own metadata has texts only."""
+
+_PREFIX = "resp_"
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The response as far as its request said it, and whether the agent's work shows in it."""
+
+    response: Response
+    shows_work: bool = False
+
+
+def metadata(blank: Response, shows_work: bool) -> Json:
+    """Give the metadata of a run whose response can be asked for later: the client's own, and what is kept."""
+    told: Json = msgspec.to_builtins(blank)
+    response = {name: value for name, value in told.items() if value not in (None, (), {}, "")}
+    return {**blank.metadata, KEY: {"response": response, "shows_work": shows_work}}
+
+
+def response_id(run_id: str) -> str:
+    """Make the id of a response from that of its run."""
+    return _PREFIX + run_id
+
+
+def run_id(response_id: str) -> str | None:
+    """Give the id of the run of a response; None for what is no id of one."""
+    digits = response_id.removeprefix(_PREFIX)
+    is_id = response_id != digits and len(digits) == 32 and not digits.strip("0123456789abcdef")
+    return digits if is_id else None
+
+
+def begun(blank: Response, run_id: str, at: float) -> Response:
+    """Give the response of a run that began at this time, in seconds since the epoch."""
+    return replace(blank, id=response_id(run_id), created_at=int(at))
+
+
+def of(run: RunRecord) -> Kept | None:
+    """Give what a run has kept; None where it is no response, or one that was not to be stored."""
+    given = run.request.get("metadata")
+    if not isinstance(given, Mapping) or KEY not in given or run.session_id is None:
+        return None
+    try:
+        return msgspec.convert(given[KEY], Kept)
+    except msgspec.ValidationError:  # in the other APIs metadata is all the caller's
+        return None
+
+
+def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
+    """Make the response of a run again; `events` are all of a run that has ended."""
+    response = begun(kept.response, run.id, run.started_at or run.created_at)
+    if run.state in ("queued", "running"):
+        return replace(response, status="queued" if run.state == "queued" else "in_progress")
+    request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")))
+    return whole(Output(response, Call(request=request, shows_work=kept.shows_work), run.id), events)
+
+
+def whole(output: Output, events: Iterable[Event]) -> Response:
+    """Give the response that events grow it to."""
+    for event in events:
+        deque(output.feed(event), maxlen=0)
+    return output.response

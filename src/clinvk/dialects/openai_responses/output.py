@@ -1,0 +1,134 @@
+"""What an agent says, as the items of a response and the events of its stream."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from clinvk.dialects import vendor
+from clinvk.dialects.base import Call
+from clinvk.dialects.openai_responses import answer, frames
+from clinvk.dialects.openai_responses.answer import (
+    Item,
+    ItemStatus,
+    MessageItem,
+    OutputText,
+    ReasoningItem,
+    Response,
+    SummaryText,
+)
+from clinvk.events import Ending, Event, RunFailed, RunFinished, TextDelta
+
+
+class _Message(msgspec.Struct):
+    """A message that is being written."""
+
+    id: str
+    index: int
+    pieces: list[str]
+
+    def item(self, status: ItemStatus) -> MessageItem:
+        return MessageItem(id=self.id, status=status, content=(OutputText("".join(self.pieces)),))
+
+    def begin(self) -> Iterator[frames.Frame]:
+        yield frames.ItemAdded(output_index=self.index, item=MessageItem(id=self.id, status="in_progress"))
+        yield frames.PartAdded(item_id=self.id, output_index=self.index, part=OutputText(""))
+
+    def add(self, text: str) -> frames.Frame:
+        self.pieces.append(text)
+        return frames.TextDelta(item_id=self.id, output_index=self.index, delta=text)
+
+    def end(self, item: Item) -> Iterator[frames.Frame]:
+        text = "".join(self.pieces)
+        yield frames.TextDone(item_id=self.id, output_index=self.index, text=text)
+        yield frames.PartDone(item_id=self.id, output_index=self.index, part=OutputText(text))
+        yield frames.ItemDone(output_index=self.index, item=item)
+
+
+class _Reasoning(msgspec.Struct):
+    """A reasoning item that is being written."""
+
+    id: str
+    index: int
+    pieces: list[str]
+
+    def item(self, _: ItemStatus) -> ReasoningItem:
+        return ReasoningItem(id=self.id, summary=(SummaryText("".join(self.pieces)),))
+
+    def begin(self) -> Iterator[frames.Frame]:
+        yield frames.ItemAdded(output_index=self.index, item=ReasoningItem(id=self.id))
+        yield frames.SummaryAdded(item_id=self.id, output_index=self.index, part=SummaryText(""))
+
+    def add(self, text: str) -> frames.Frame:
+        self.pieces.append(text)
+        return frames.SummaryTextDelta(item_id=self.id, output_index=self.index, delta=text)
+
+    def end(self, item: Item) -> Iterator[frames.Frame]:
+        text = "".join(self.pieces)
+        yield frames.SummaryTextDone(item_id=self.id, output_index=self.index, text=text)
+        yield frames.SummaryDone(item_id=self.id, output_index=self.index, part=SummaryText(text))
+        yield frames.ItemDone(output_index=self.index, item=item)
+
+
+_PREFIXES: dict[type[_Message | _Reasoning], str] = {_Message: "msg", _Reasoning: "rs"}
+
+
+class Output:
+    """Grows a response from the events of its run: text and thinking become items, in the order they come.
+
+    `response` is as it stands. A response that did not fail has a message, be it empty.
+    """
+
+    def __init__(self, begun: Response, call: Call, run_id: str) -> None:
+        self.response = begun
+        self._call = call
+        self._run_id = run_id
+        self._has_begun = False
+        self._items: list[Item] = []
+        self._open: _Message | _Reasoning | None = None
+
+    def feed(self, event: Event) -> Iterator[frames.Frame]:
+        """Give the events of the stream that an event of the run becomes."""
+        if not self._has_begun:
+            self._has_begun = True
+            yield frames.Created(response=self.response)
+            yield frames.InProgress(response=self.response)
+        match event:
+            case TextDelta(text=text) if text:
+                yield from self._say(_Message, text)
+            case RunFinished() | RunFailed():
+                yield from self._end(event)
+            case _:
+                if text := vendor.thought(event, self._call):
+                    yield from self._say(_Reasoning, text)
+
+    def _say(self, kind: type[_Message | _Reasoning], text: str) -> Iterator[frames.Frame]:
+        if not isinstance(self._open, kind):
+            yield from self._close("completed")
+            yield from self._begin(kind)
+        assert self._open
+        yield self._open.add(text)
+
+    def _begin(self, kind: type[_Message | _Reasoning]) -> Iterator[frames.Frame]:
+        index = len(self._items)
+        self._open = kind(f"{_PREFIXES[kind]}_{self._run_id}_{index}", index, [])
+        yield from self._open.begin()
+
+    def _close(self, status: ItemStatus) -> Iterator[frames.Frame]:
+        if self._open:
+            item = self._open.item(status)
+            self._items.append(item)
+            yield from self._open.end(item)
+            self._open = None
+
+    def _end(self, ending: Ending) -> Iterator[frames.Frame]:
+        status = answer.status_of(ending)
+        if isinstance(ending, RunFinished) and not self._has_message():
+            yield from self._close("completed")
+            yield from self._begin(_Message)
+        yield from self._close("completed" if status == "completed" else "incomplete")
+        self.response = answer.ended(self.response, tuple(self._items), ending)
+        last = {"completed": frames.Completed, "incomplete": frames.Incomplete}.get(status, frames.Failed)
+        yield last(response=self.response)
+
+    def _has_message(self) -> bool:
+        return isinstance(self._open, _Message) or any(isinstance(item, MessageItem) for item in self._items)
