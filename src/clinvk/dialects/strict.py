@@ -21,8 +21,8 @@ _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a body.
+def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str = "") -> T:
+    """Decode a body, or a part of one that stands `at` a place of it.
 
     Raises:
         InvalidRequest: the body is not JSON, or does not fit the decoder's type; names the field.
@@ -30,11 +30,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        _explain(str(error), body, decoder.type, "field")
+        _explain(str(error), bytes(body), decoder.type, "field", at)
     except msgspec.DecodeError as error:
-        raise InvalidRequest(_malformed(str(error), body)) from None
+        raise InvalidRequest(_malformed(str(error), bytes(body))) from None
     except UnicodeDecodeError:
-        raise InvalidRequest(_not_utf8(body)) from None
+        raise InvalidRequest(_not_utf8(bytes(body))) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
 
@@ -60,12 +60,13 @@ def parameters(query: bytes, type_: type[T]) -> T:
         _explain(str(error), msgspec.json.encode(given), type_, "parameter")
 
 
-def _explain(message: str, body: bytes, type_: object, word: str) -> NoReturn:
+def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:
     """Raise what msgspec found at a place of the body in our words; `word` is what a part of it is called."""
     found = _PLACE.search(message)
-    place = found["place"].replace("[...]", "") if found else ""  # msgspec's word for a key of a free object
+    inside = found["place"].replace("[...]", "") if found else ""  # msgspec's word for a key of a free object
     said = message[: found.start()] if found else message
-    path = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", place)]
+    path = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", inside)]
+    place = f"{at}.{inside}" if at and inside else at or inside
     prefix = f"{place}." if place else ""
     quoted = _QUOTED.search(said)
     if said.startswith("Object contains unknown field") and quoted:

@@ -1,0 +1,145 @@
+"""The Anthropic Messages API: `POST /v1/messages`, `POST /v1/messages/count_tokens`, and its lists and errors."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.dialects import sse, strict, vendor
+from clinvk.dialects.anthropic import answer, blocks, errors
+from clinvk.dialects.anthropic.body import MessagesBody, Thinking
+from clinvk.dialects.anthropic.stream import PULSE, MessageEncoder
+from clinvk.dialects.anthropic.tokens import estimate
+from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.conversation import Conversation, Turn
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.events import RunFailed
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+_body = msgspec.json.Decoder(MessagesBody)
+_encoder = msgspec.json.Encoder()
+
+_BUDGETS = ((4096, "low"), (16384, "medium"), (math.inf, "high"))
+"""The most tokens of thinking that each effort stands for."""
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    """How many tokens a request has, about."""
+
+    input_tokens: int
+
+
+class Anthropic:
+    """The dialect of `/anthropic/v1/messages`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = PULSE
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a request for a message.
+
+        Raises:
+            InvalidRequest: names the field, or the header.
+        """
+        asked = strict.decode(body, _body)
+        if not asked.model.strip():
+            raise InvalidRequest("model is empty", "model")
+        choice = asked.tool_choice.type if asked.tool_choice else None
+        ignored = vendor.ignored_tools(bool(asked.tools), choice, "tool_choice.type")
+        request = RunRequest(
+            prompt="",
+            model=asked.model,
+            max_tokens=asked.max_tokens,
+            stop=_stop(asked.stop_sequences or ()),
+            thinking=_shows_thinking(asked.thinking),
+            effort=_effort(asked),
+            output_schema=_schema(asked),
+            metadata=asked.metadata or {},
+        )
+        call = vendor.call(request, _conversation(asked), vendor.asked(headers))
+        return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
+
+    def count(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """Answer a request for an estimate of a message's tokens. Raises what `parse` raises."""
+        return _encoder.encode(TokenCount(estimate(self.parse(body, headers).request)))
+
+    def encoder(self, call: Call, facts: Facts) -> MessageEncoder:
+        """Make the encoder of the events of one message."""
+        return MessageEncoder(call, facts)
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the message of a run that has ended; of one that failed after the status was sent, the error."""
+        if isinstance(result.ending, RunFailed):
+            return errors.broken_off(result.ending)
+        stop = answer.stop(result.ending)
+        message = answer.Message(
+            id=answer.message_id(facts),
+            model=call.model,
+            content=answer.content(result.said, call, facts),
+            stop_reason=stop.stop_reason,
+            stop_sequence=stop.stop_sequence,
+            usage=answer.usage(result.usage),
+        )
+        return _encoder.encode(message)
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give nothing: no body of this format asks for a run that goes on behind its client's back."""
+        return b""
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of an error."""
+        return errors.refusal(error, request_id)
+
+
+def _conversation(asked: MessagesBody) -> Conversation:
+    """Put the messages together; those of the system are its texts, wherever they stand."""
+    system = list(blocks.system(asked.system, "system"))
+    turns: list[Turn] = []
+    for index, message in enumerate(asked.messages):
+        place = f"messages[{index}]"
+        if message.role == "system":
+            system += blocks.system(message.content, f"{place}.content")
+        else:
+            turns.append(blocks.turn(message, place))
+    return Conversation(tuple(system), tuple(turns))
+
+
+def _stop(texts: Sequence[str]) -> tuple[str, ...]:
+    for index, text in enumerate(texts):
+        if not text:
+            raise InvalidRequest(f"stop_sequences[{index}] is empty", f"stop_sequences[{index}]")
+    return tuple(texts)
+
+
+def _shows_thinking(thinking: Thinking | None) -> bool:
+    return thinking is not None and thinking.type != "disabled" and thinking.display != "omitted"
+
+
+def _effort(asked: MessagesBody) -> str | None:
+    """Give the effort that was asked for, or one of about the tokens that the thinking may have."""
+    if asked.output_config and asked.output_config.effort:
+        return asked.output_config.effort
+    budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
+    if budget is None:
+        return None
+    return next(effort for tokens, effort in _BUDGETS if budget <= tokens)
+
+
+def _schema(asked: MessagesBody) -> dict[str, object] | None:
+    """Give the schema of the answer, from where it stands or where it stood in the API's first version."""
+    config = asked.output_config
+    found, place = (
+        (config.format, "output_config.format") if config and config.format else (asked.output_format, "output_format")
+    )
+    if found is None:
+        return None
+    if found.type != "json_schema":
+        raise InvalidRequest(f"{place}.type is {found.type!r}; it must be 'json_schema'", f"{place}.type")
+    if found.schema is None:
+        raise InvalidRequest(f"{place}.schema is missing", f"{place}.schema")
+    return found.schema

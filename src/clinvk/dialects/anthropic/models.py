@@ -1,0 +1,64 @@
+"""Lists of models as the Models API gives them: https://docs.claude.com/en/api/models-list."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.dialects import strict
+from clinvk.errors import InvalidRequest
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
+    """A model that can be asked for. When it came out is not known here, which the API tells by the epoch."""
+
+    id: str
+    display_name: str
+    created_at: Literal["1970-01-01T00:00:00Z"] = "1970-01-01T00:00:00Z"
+    lifecycle: Literal["active"] = "active"
+
+
+class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the models, in the order of the whole list."""
+
+    data: Sequence[Model]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class ModelListing(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the models to list; other parameters are ignored."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Models, at most.")] = 20
+    after_id: Annotated[str | None, Meta(description="Only those that come after this one.")] = None
+    before_id: Annotated[str | None, Meta(description="Only those that come right before this one.")] = None
+
+
+def page(models: Sequence[Model], query: bytes) -> ModelPage:
+    """Give the page of a list that a query asks for.
+
+    Raises:
+        InvalidRequest: a parameter is wrong, or names no model of the list; names it.
+    """
+    asked = strict.parameters(query, ModelListing)
+    ids = [model.id for model in models]
+    if asked.before_id is not None:
+        end = _place(ids, asked.before_id, "before_id")
+        begin = max(0, end - asked.limit)
+        has_more = begin > 0
+    else:
+        begin = 0 if asked.after_id is None else _place(ids, asked.after_id, "after_id") + 1
+        end = begin + asked.limit
+        has_more = end < len(ids)
+    data = models[begin:end]
+    return ModelPage(
+        data=data, has_more=has_more, first_id=data[0].id if data else None, last_id=data[-1].id if data else None
+    )
+
+
+def _place(ids: Sequence[str], id_: str, field: str) -> int:
+    if id_ not in ids:
+        raise InvalidRequest(f"{field} is {id_!r}, which is no model of the list", field)
+    return ids.index(id_)

@@ -1,0 +1,302 @@
+"""What the Anthropic dialect answers: messages, their streams byte for byte, errors, lists of models."""
+
+import msgspec
+import pytest
+
+from clinvk import errors
+from clinvk.dialects import base
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.anthropic.models import Model, page
+from clinvk.dialects.base import Call, Facts
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import RunRequest
+from clinvk.result import gather
+
+FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
+CALL = Call(request=RunRequest(prompt="hi", backend="claude"), model="claude/opus")
+THINKS = Call(request=RunRequest(prompt="hi", backend="claude", thinking=True), model="claude/opus")
+SHOWS = Call(request=RunRequest(prompt="hi", thinking=True), model="claude/opus", shows_work=True)
+WORK = (
+    RunStarted("claude-opus-4-8", "b1"),
+    ThinkingDelta("Hm"),
+    ThinkingDelta("m."),
+    ToolCall("t1", "Bash", {"command": "ls"}),
+    ToolResult("t1", "a.txt"),
+    Progress("retry", "again in 1 s"),
+    TextDelta("It is "),
+    TextDelta('"a".\n'),
+    RunFinished("end_turn", Usage(100, 20, 60, 8), 0.01),
+)
+OPENING = (
+    'event: message_start\ndata: {"type":"message_start","message":{"type":"message","id":"msg_r1","role":"assistant",'
+    '"model":"claude/opus","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,'
+    '"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}\n\n'
+)
+USAGE: dict[str, object] = {
+    "input_tokens": 40,
+    "cache_creation_input_tokens": 0,
+    "cache_read_input_tokens": 60,
+    "output_tokens": 20,
+    "output_tokens_details": {"thinking_tokens": 8},
+}
+
+
+def stream(call: Call, *events: Event) -> str:
+    encoder = Anthropic().encoder(call, FACTS)
+    return b"".join(encoder.feed(event, 1_700_000_001.0) for event in events).decode()
+
+
+def answer(call: Call, *events: Event) -> dict[str, object]:
+    return msgspec.json.decode(Anthropic().result(call, gather(events), FACTS), type=dict[str, object])
+
+
+def block(index: int, start: str, *deltas: str) -> str:
+    """Give the events of one block."""
+    pieces = [f'event: content_block_start\ndata: {{"type":"content_block_start","index":{index},{start}}}\n\n']
+    pieces += [
+        f'event: content_block_delta\ndata: {{"type":"content_block_delta","index":{index},"delta":{delta}}}\n\n'
+        for delta in deltas
+    ]
+    pieces.append(f'event: content_block_stop\ndata: {{"type":"content_block_stop","index":{index}}}\n\n')
+    return "".join(pieces)
+
+
+def text_block(index: int, *texts: str) -> str:
+    deltas = (f'{{"type":"text_delta","text":{msgspec.json.encode(text).decode()}}}' for text in texts)
+    return block(index, '"content_block":{"type":"text","text":""}', *deltas)
+
+
+def thinking_block(index: int, *texts: str) -> str:
+    deltas = [f'{{"type":"thinking_delta","thinking":{msgspec.json.encode(text).decode()}}}' for text in texts]
+    signed = '{"type":"signature_delta","signature":"clinvk_r1"}'
+    return block(index, '"content_block":{"type":"thinking","thinking":"","signature":""}', *deltas, signed)
+
+
+def closing(stop: str, usage: str) -> str:
+    return (
+        f'event: message_delta\ndata: {{"type":"message_delta","delta":{stop},"usage":{usage}}}\n\n'
+        'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    )
+
+
+CLOSING = closing('{"stop_reason":"end_turn","stop_sequence":null}', msgspec.json.encode(USAGE).decode())
+ZEROS = '{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}'
+
+
+def test_a_stream_is_the_text_alone_unless_more_is_asked_for() -> None:
+    assert stream(CALL, *WORK) == OPENING + text_block(0, "It is ", '"a".\n') + CLOSING
+
+
+def test_thinking_comes_in_a_block_of_its_own_with_a_signature() -> None:
+    assert (
+        stream(THINKS, *WORK) == OPENING + thinking_block(0, "Hm", "m.") + text_block(1, "It is ", '"a".\n') + CLOSING
+    )
+
+
+def test_what_the_agent_does_is_thinking_when_the_client_asks_to_see_it() -> None:
+    shown = thinking_block(0, "Hm", "m.", '\n[Bash] {"command":"ls"}\n', "[result] a.txt\n")
+    assert stream(SHOWS, *WORK) == OPENING + shown + text_block(1, "It is ", '"a".\n') + CLOSING
+
+
+def test_blocks_follow_the_order_of_what_the_agent_said() -> None:
+    events = (RunStarted(), TextDelta("a"), ThinkingDelta("b"), TextDelta("c"), RunFinished())
+    blocks = text_block(0, "a") + thinking_block(1, "b") + text_block(2, "c")
+    end = closing('{"stop_reason":"end_turn","stop_sequence":null}', ZEROS)
+    assert stream(THINKS, *events) == OPENING + blocks + end
+    assert answer(THINKS, *events)["content"] == [
+        {"type": "text", "text": "a"},
+        {"type": "thinking", "thinking": "b", "signature": "clinvk_r1"},
+        {"type": "text", "text": "c"},
+    ]
+
+
+def test_an_agent_that_says_nothing_says_an_empty_text() -> None:
+    events = (RunStarted(), ThinkingDelta("b"), RunFinished())
+    end = closing('{"stop_reason":"end_turn","stop_sequence":null}', ZEROS)
+    assert stream(CALL, *events) == OPENING + text_block(0) + end
+    assert stream(THINKS, *events) == OPENING + thinking_block(0, "b") + text_block(1) + end
+    assert answer(CALL, *events)["content"] == [{"type": "text", "text": ""}]
+
+
+def test_each_event_leaves_when_it_happens() -> None:
+    encoder = Anthropic().encoder(CALL, FACTS)
+    assert encoder.feed(RunStarted(), 1.0)
+    assert encoder.feed(TextDelta("a"), 1.0)
+    assert encoder.feed(TextDelta("b"), 1.0)
+
+
+def test_a_stream_that_breaks_off_ends_with_the_error() -> None:
+    events = (RunStarted(), TextDelta("a"), RunFailed("agent_overloaded", "busy", 1))
+    open_block = text_block(0, "a").partition("event: content_block_stop")[0]
+    error = (
+        '{"type":"error","error":{"type":"overloaded_error","message":"busy",'
+        '"details":{"error_code":"agent_overloaded"}}}'
+    )
+    assert stream(CALL, *events) == OPENING + open_block + f"event: error\ndata: {error}\n\n"
+
+
+def test_a_stream_that_fails_before_it_begins_opens_with_its_message() -> None:
+    told = stream(CALL, RunFailed("timed_out", "too long"))
+    assert told.startswith(OPENING + "event: error\n")
+    assert '"timeout_error"' in told
+
+
+def test_a_whole_answer_of_a_run_that_failed_is_the_error() -> None:
+    told = answer(CALL, RunStarted(), TextDelta("a"), RunFailed("agent_crashed", "gone", 1))
+    assert told == {
+        "type": "error",
+        "error": {"type": "api_error", "message": "gone", "details": {"error_code": "agent_crashed"}},
+    }
+
+
+def test_a_whole_message_tells_the_same_as_its_stream() -> None:
+    assert answer(SHOWS, *WORK) == {
+        "type": "message",
+        "id": "msg_r1",
+        "role": "assistant",
+        "model": "claude/opus",
+        "content": [
+            {
+                "type": "thinking",
+                "thinking": 'Hmm.\n[Bash] {"command":"ls"}\n[result] a.txt\n',
+                "signature": "clinvk_r1",
+            },
+            {"type": "text", "text": 'It is "a".\n'},
+        ],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": USAGE,
+    }
+    assert answer(CALL, *WORK)["content"] == [{"type": "text", "text": 'It is "a".\n'}]
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason", "sequence"),
+    [
+        (RunFinished("end_turn"), "end_turn", None),
+        (RunFinished("max_tokens"), "max_tokens", None),
+        (RunFinished("max_turns"), "max_tokens", None),
+        (RunFinished("refusal"), "refusal", None),
+        (RunFinished("stop_sequence", stop_sequence="END"), "stop_sequence", "END"),
+    ],
+)
+def test_the_end_is_told_in_words_of_the_api(ending: RunFinished, reason: str, sequence: str | None) -> None:
+    told = answer(CALL, RunStarted(), ending)
+    assert (told["stop_reason"], told["stop_sequence"]) == (reason, sequence)
+    delta = msgspec.json.encode({"stop_reason": reason, "stop_sequence": sequence}).decode()
+    assert f'"delta":{delta}' in stream(CALL, RunStarted(), ending)
+
+
+def test_the_keepalive_is_the_ping_of_the_api() -> None:
+    assert Anthropic.pulse == b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type_"),
+    [
+        (ClinvkError("x"), 500, "api_error"),
+        (InvalidRequest("x"), 400, "invalid_request_error"),
+        (errors.Unsupported("x"), 400, "invalid_request_error"),
+        (errors.ModelNotFound("x"), 404, "not_found_error"),
+        (errors.BackendUnavailable("x"), 404, "not_found_error"),
+        (errors.SessionNotFound("x"), 404, "not_found_error"),
+        (errors.SessionBusy("x"), 409, "conflict_error"),
+        (errors.NotResumable("x"), 400, "invalid_request_error"),
+        (errors.AmbiguousId("x", ()), 400, "invalid_request_error"),
+        (errors.QueueFull("x", 1), 529, "overloaded_error"),
+        (errors.ShuttingDown("x"), 529, "overloaded_error"),
+        (errors.StoreUnavailable("x"), 500, "api_error"),
+        (errors.TimedOut("x"), 504, "timeout_error"),
+        (errors.Cancelled("x"), 500, "api_error"),
+        (errors.AgentFailed("x"), 500, "api_error"),
+        (errors.AgentCrashed("x"), 500, "api_error"),
+        (errors.AgentUnauthenticated("x"), 401, "authentication_error"),
+        (errors.AgentRateLimited("x"), 429, "rate_limit_error"),
+        (errors.AgentOverloaded("x"), 529, "overloaded_error"),
+        (errors.AgentRejected("x"), 400, "invalid_request_error"),
+        (base.KeyRefused("x"), 401, "authentication_error"),
+        (base.ForeignOrigin("x"), 403, "permission_error"),
+        (base.DirectoryNotAllowed("x"), 403, "permission_error"),
+        (base.NoSuchPath("x"), 404, "not_found_error"),
+        (base.MethodNotAllowed("x"), 405, "invalid_request_error"),
+        (base.BodyTooSlow("x"), 408, "timeout_error"),
+        (base.BodyTooLarge("x"), 413, "request_too_large"),
+        (base.WrongMediaType("x"), 415, "invalid_request_error"),
+    ],
+)
+def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, status: int, type_: str) -> None:
+    told, body = Anthropic().error(error, "req_1")
+    assert told == status
+    assert msgspec.json.decode(body) == {
+        "type": "error",
+        "error": {"type": type_, "message": "x", "details": {"error_code": error.code}},
+        "request_id": "req_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (InvalidRequest("claude has no effort 'x'", "effort"), "output_config.effort: claude has no effort 'x'"),
+        (InvalidRequest("messages[0].role is missing", "messages[0].role"), "messages[0].role is missing"),
+        (InvalidRequest("no such directory", "workdir"), "x-clinvk-workdir: no such directory"),
+    ],
+)
+def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, message: str) -> None:
+    _, body = Anthropic().error(error, "req_1")
+    assert msgspec.json.decode(body)["error"]["message"] == message
+
+
+MODELS = [Model(id=name, display_name=name.title()) for name in ("a", "b", "c", "d")]
+
+
+def test_a_model_is_shown_with_all_that_the_api_promises() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(MODELS[0])) == {
+        "type": "model",
+        "id": "a",
+        "display_name": "A",
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "ids", "has_more"),
+    [
+        (b"", "abcd", False),
+        (b"limit=1000&beta=true", "abcd", False),
+        (b"limit=3", "abc", True),
+        (b"limit=2&after_id=b", "cd", False),
+        (b"limit=1&after_id=b", "c", True),
+        (b"after_id=d", "", False),
+        (b"limit=2&before_id=d", "bc", True),
+        (b"limit=2&before_id=c", "ab", False),
+        (b"before_id=a", "", False),
+    ],
+)
+def test_models_are_listed_page_by_page(query: bytes, ids: str, has_more: bool) -> None:
+    told = page(MODELS, query)
+    assert ("".join(model.id for model in told.data), told.has_more) == (ids, has_more)
+    assert (told.first_id, told.last_id) == ((ids[0], ids[-1]) if ids else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [(b"limit=0", "limit"), (b"limit=x", "limit"), (b"after_id=z", "after_id"), (b"before_id=z", "before_id")],
+)
+def test_a_page_that_there_cannot_be_is_refused(query: bytes, field: str) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        page(MODELS, query)
+    assert told.value.field == field

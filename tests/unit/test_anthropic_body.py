@@ -1,0 +1,364 @@
+"""What the Anthropic dialect makes of a request: the bodies that clients send, and those that nobody should."""
+
+import base64
+from collections.abc import Mapping
+
+import msgspec
+import pytest
+
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.base import Call
+from clinvk.errors import InvalidRequest
+from clinvk.request import Image, RunRequest
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+PNG_SOURCE: dict[str, object] = {
+    "type": "base64",
+    "media_type": "image/png",
+    "data": base64.b64encode(PNG).decode(),
+}
+QUESTION: dict[str, object] = {"role": "user", "content": "hello"}
+
+
+def call(headers: Mapping[str, str] | None = None, /, **body: object) -> Call:
+    whole: dict[str, object] = {"model": "claude", "max_tokens": 1024, "messages": [QUESTION], **body}
+    return Anthropic().parse(msgspec.json.encode(whole), headers or {})
+
+
+def request(**body: object) -> RunRequest:
+    return call(**body).request
+
+
+def user(*blocks: object) -> list[object]:
+    return [{"role": "user", "content": list(blocks)}]
+
+
+def refused(**body: object) -> tuple[str | None, str]:
+    with pytest.raises(InvalidRequest) as told:
+        call(**body)
+    return told.value.field, told.value.message
+
+
+def test_a_lone_text_is_the_prompt_as_it_stands_and_leaves_no_session() -> None:
+    assert call() == Call(
+        request=RunRequest(prompt="hello", model="claude", max_tokens=1024, literal=True, ephemeral=True),
+        model="claude",
+    )
+
+
+def test_a_request_of_claude_code_is_understood() -> None:
+    """Taken from Claude Code 2.1.197, texts and tools shortened."""
+    made = call(
+        model="claude-opus-4-8",
+        stream=True,
+        max_tokens=64000,
+        system=[
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.d7d; cc_entrypoint=sdk-cli;"},
+            {"type": "text", "text": "You are a Claude agent.", "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": "Be helpful."},
+        ],
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<system-reminder>\nIt is Monday.\n</system-reminder>\n"},
+                    {"type": "text", "text": "hello there", "cache_control": {"type": "ephemeral"}},
+                ],
+            },
+            {"role": "system", "content": "Available agent types: none."},
+            {"role": "system", "output_config": {"effort": "low"}},
+        ],
+        tools=[{"name": "Bash", "description": "Runs.", "input_schema": {"type": "object"}}],
+        metadata={"user_id": '{"device_id":"d"}'},
+        thinking={"type": "adaptive"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        output_config={"effort": "high"},
+    )
+    assert made == Call(
+        request=RunRequest(
+            prompt="<system-reminder>\nIt is Monday.\n</system-reminder>\n\nhello there",
+            model="claude-opus-4-8",
+            system_prompt="You are a Claude agent.\n\nBe helpful.\n\nAvailable agent types: none.",
+            max_tokens=64000,
+            effort="high",
+            thinking=True,
+            literal=True,
+            ephemeral=True,
+            metadata={"user_id": '{"device_id":"d"}'},
+        ),
+        stream=True,
+        model="claude-opus-4-8",
+        ignored=("tools",),
+    )
+
+
+def test_tokens_need_no_limit() -> None:
+    body = msgspec.json.encode({"model": "claude", "messages": [QUESTION]})
+    assert Anthropic().parse(body, {}).request.max_tokens is None
+
+
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    more: dict[str, object] = {"of_next_month": [1, {"a": None}]}
+    made = call(
+        **more,
+        system=[{"type": "text", "text": "s", **more}],
+        messages=[{"role": "user", "content": [{"type": "text", "text": "hello", **more}], **more}],
+        thinking={"type": "disabled", **more},
+        output_config={"format": {"type": "json_schema", "schema": {}, **more}, **more},
+        tool_choice={"type": "auto", **more},
+    )
+    assert (made.request.prompt, made.request.system_prompt) == ("hello", "s")
+
+
+def test_blocks_that_nobody_knows_are_passed_over_whatever_is_in_them() -> None:
+    blocks: list[object] = [{"type": "hologram", "text": 5, "source": "x"}, {"type": "text", "text": "hello"}]
+    assert request(messages=user(*blocks)).prompt == "hello"
+
+
+def test_a_conversation_is_told_with_its_tools_and_without_earlier_thinking() -> None:
+    messages: list[object] = [
+        {"role": "user", "content": "What is in a.txt?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "SECRET", "signature": "s"},
+                {"type": "redacted_thinking", "data": "SECRET"},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "t1", "name": "read", "input": {"path": "a.txt"}},
+                {"type": "tool_use", "id": "t2", "name": "list", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "A"},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t2",
+                    "is_error": True,
+                    "content": [{"type": "text", "text": "no"}, {"type": "image", "source": PNG_SOURCE}],
+                },
+                {"type": "text", "text": "Go on."},
+            ],
+        },
+    ]
+    made = request(messages=messages)
+    _, _, elements = made.prompt.partition("\n\n")
+    assert elements == (
+        '<turn role="user">\nWhat is in a.txt?\n</turn>\n\n'
+        '<turn role="assistant">\nI look.\n</turn>\n\n'
+        '<turn role="assistant" calls="read" id="t1">\n{"path":"a.txt"}\n</turn>\n\n'
+        '<turn role="assistant" calls="list" id="t2">\n{}\n</turn>\n\n'
+        '<turn role="tool" result-of="t1">\nA\n</turn>\n\n'
+        '<turn role="tool" result-of="t2" error="true">\nno\n[Image #1]\n</turn>\n\n'
+        '<turn role="user">\nGo on.\n</turn>'
+    )
+    assert made.images == (Image("image/png", PNG),)
+
+
+def test_an_image_stands_at_its_place() -> None:
+    made = request(
+        messages=user(
+            {"type": "text", "text": "a"}, {"type": "image", "source": PNG_SOURCE}, {"type": "text", "text": "b"}
+        )
+    )
+    assert (made.prompt, made.images) == ("a\n[Image #1]\nb", (Image("image/png", PNG),))
+
+
+@pytest.mark.parametrize(
+    ("block", "prompt"),
+    [
+        (
+            {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "It rains."}},
+            "<document>\nIt rains.\n</document>",
+        ),
+        (
+            {
+                "type": "document",
+                "title": 'The "sky"',
+                "context": "From 1987.",
+                "source": {"type": "content", "content": [{"type": "text", "text": "It rains."}]},
+            },
+            "<document title='The \"sky\"'>\nFrom 1987.\nIt rains.\n</document>",
+        ),
+        (
+            {
+                "type": "search_result",
+                "source": "https://sky.example",
+                "title": "Sky",
+                "content": [{"type": "text", "text": "It rains."}],
+            },
+            '<document title="Sky" source="https://sky.example">\nIt rains.\n</document>',
+        ),
+    ],
+    ids=["text", "content", "search result"],
+)
+def test_a_document_of_text_is_part_of_the_prompt(block: object, prompt: str) -> None:
+    assert request(messages=user(block)).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("thinking", "shows", "effort"),
+    [
+        ({"type": "disabled"}, False, None),
+        ({"type": "adaptive"}, True, None),
+        ({"type": "adaptive", "display": "omitted"}, False, None),
+        ({"type": "adaptive", "display": "summarized"}, True, None),
+        ({"type": "enabled", "budget_tokens": 1024}, True, "low"),
+        ({"type": "enabled", "budget_tokens": 10000}, True, "medium"),
+        ({"type": "enabled", "budget_tokens": 32000}, True, "high"),
+    ],
+)
+def test_thinking_is_shown_when_it_is_on_and_its_budget_is_an_effort(
+    thinking: object, shows: bool, effort: str | None
+) -> None:
+    made = request(thinking=thinking)
+    assert (made.thinking, made.effort) == (shows, effort)
+
+
+def test_an_effort_beats_the_budget_of_the_thinking() -> None:
+    made = request(thinking={"type": "enabled", "budget_tokens": 1024}, output_config={"effort": "max"})
+    assert made.effort == "max"
+
+
+@pytest.mark.parametrize("field", ["output_config", "output_format"])
+def test_a_schema_of_the_answer_is_understood_where_it_stands_and_where_it_stood_first(field: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    format_: dict[str, object] = {"type": "json_schema", "schema": schema}
+    made = request(**{field: {"format": format_} if field == "output_config" else format_})
+    assert made.output_schema == schema
+
+
+def test_stop_sequences_are_passed_on() -> None:
+    assert request(stop_sequences=["END", "\n\n"]).stop == ("END", "\n\n")
+
+
+def test_headers_choose_directory_approval_and_sandbox() -> None:
+    headers = {"x-clinvk-workdir": "/srv", "x-clinvk-approval-mode": "auto", "x-clinvk-sandbox-mode": "workspace"}
+    made = call(headers).request
+    assert (made.workdir, made.approval_mode, made.sandbox_mode) == ("/srv", "auto", "workspace")
+
+
+def test_a_session_that_goes_on_gets_what_is_new_alone() -> None:
+    messages = [QUESTION, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "again"}]
+    made = call({"x-clinvk-session-id": "abc"}, messages=messages, system="s").request
+    assert (made.prompt, made.session_id, made.ephemeral, made.system_prompt) == ("again", "abc", False, "s")
+
+
+def test_the_session_of_claude_code_is_not_one_of_ours() -> None:
+    made = call({"x-claude-code-session-id": "0b6a1c1e-6a0e-4f4e-9d43-9b1a3c1b1f6f"})
+    assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, "", True)
+
+
+@pytest.mark.parametrize("choice", ["any", "tool"])
+def test_a_tool_that_must_be_called_is_refused(choice: str) -> None:
+    field, message = refused(tools=[{"name": "t"}], tool_choice={"type": choice, "name": "t"})
+    assert field == "tool_choice.type"
+    assert choice in message
+
+
+IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages"),
+        ({"messages": [{"role": "system", "content": "s"}]}, "messages"),
+        ({"messages": [QUESTION, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": user("x")}, "messages[0].content[0]"),
+        ({"messages": user({"text": "x"})}, "messages[0].content[0].type"),
+        ({"messages": user({"type": "text", "text": "a"}, {"type": "text"})}, "messages[0].content[1].text"),
+        ({"messages": user({"type": "image", "source": {}})}, "messages[0].content[0].source.type"),
+        ({"messages": user({"type": "image", "source": {"type": "base64"}})}, "messages[0].content[0].source.data"),
+        (
+            {"messages": user({"type": "image", "source": {"type": "base64", "data": "####"}})},
+            "messages[0].content[0].source.data",
+        ),
+        (
+            {"messages": user({"type": "image", "source": {"type": "base64", "data": "aGVsbG8="}})},
+            "messages[0].content[0].source.data",
+        ),
+        (
+            {"messages": user({"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}})},
+            "messages[0].content[0].source.type",
+        ),
+        ({"messages": user({"type": "image", "source": {"type": "file"}})}, "messages[0].content[0].source.type"),
+        (
+            {"messages": user({"type": "document", "source": {"type": "base64", "data": "JVBERi0="}})},
+            "messages[0].content[0].source.type",
+        ),
+        (
+            {"messages": user({"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text"}]})},
+            "messages[0].content[0].content[0].text",
+        ),
+        (
+            {
+                "messages": user(
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "t",
+                        "content": [{"type": "image", "source": {"type": "url"}}],
+                    }
+                )
+            },
+            "messages[0].content[0].content[0].source.type",
+        ),
+        (
+            {
+                "messages": user(
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "t",
+                        "content": [{"type": "tool_use", "id": "t", "name": "n"}],
+                    }
+                )
+            },
+            "messages[0].content[0].content[0]",
+        ),
+        ({"system": 5}, "system"),
+        ({"system": [{"type": "text", "text": None}]}, "system[0].text"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"stream": "yes"}, "stream"),
+        ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
+        ({"stop_sequences": "a"}, "stop_sequences"),
+        ({"thinking": {"budget_tokens": 5}}, "thinking.type"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": []}}}, "output_config.format.schema"),
+        ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
+        ({"metadata": []}, "metadata"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_in_the_body(body: dict[str, object], field: str) -> None:
+    told, message = refused(**body)
+    assert told == field
+    assert field in message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "claude"}', b"\xff", b"[" * 100_000])
+def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        Anthropic().parse(body, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("hello", 2), ("x" * 4000, 1000), ("\u4f60\u597d", 2), ("\u4f60\u597d, you", 4), ("a", 1)],
+)
+def test_tokens_are_estimated_from_the_texts(text: str, tokens: int) -> None:
+    body = msgspec.json.encode({"model": "claude", "messages": [{"role": "user", "content": text}]})
+    assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": tokens}
+
+
+def test_system_and_images_count_as_tokens_too() -> None:
+    body = msgspec.json.encode({"model": "claude", "system": "x" * 400, "messages": user(IMAGE)})
+    assert msgspec.json.decode(Anthropic().count(body, {})) == {"input_tokens": 100 + 3 + 1600}
