@@ -20,6 +20,7 @@
     └─ AgentFailed                agent_failed
        ├─ AgentUnauthenticated    agent_unauthenticated
        ├─ AgentRateLimited        agent_rate_limited
+       │  └─ AgentUnpaid          agent_unpaid
        ├─ AgentOverloaded         agent_overloaded
        ├─ AgentRejected           agent_rejected
        └─ AgentCrashed            agent_crashed
@@ -170,6 +171,12 @@ class AgentRateLimited(AgentFailed):
     code = "agent_rate_limited"
 
 
+class AgentUnpaid(AgentRateLimited):
+    """The agent's model API wants to be paid first."""
+
+    code = "agent_unpaid"
+
+
 class AgentOverloaded(AgentFailed):
     """The agent's model API is overloaded or failing."""
 
@@ -198,7 +205,9 @@ def agent_code(status: int | None) -> str:
     match status:
         case 401 | 403:
             return AgentUnauthenticated.code
-        case 429 | 402:
+        case 402:
+            return AgentUnpaid.code
+        case 429:
             return AgentRateLimited.code
         case int() if 400 <= status < 500:
             return AgentRejected.code
@@ -219,6 +228,7 @@ _ENDINGS: dict[str, type[ClinvkError]] = {
         AgentFailed,
         AgentUnauthenticated,
         AgentRateLimited,
+        AgentUnpaid,
         AgentOverloaded,
         AgentRejected,
         AgentCrashed,

@@ -224,6 +224,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.AgentCrashed("x"), 500, "api_error"),
         (errors.AgentUnauthenticated("x"), 401, "authentication_error"),
         (errors.AgentRateLimited("x"), 429, "rate_limit_error"),
+        (errors.AgentUnpaid("x"), 402, "billing_error"),
         (errors.AgentOverloaded("x"), 529, "overloaded_error"),
         (errors.AgentRejected("x"), 400, "invalid_request_error"),
         (base.KeyRefused("x"), 401, "authentication_error"),

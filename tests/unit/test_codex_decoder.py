@@ -400,7 +400,7 @@ def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> N
     ("message", "code"),
     [
         ("unexpected status 404 Not Found: no such model, url: http://x", "agent_rejected"),
-        ("unexpected status 402 Payment Required: pay, url: http://x", "agent_rate_limited"),
+        ("unexpected status 402 Payment Required: pay, url: http://x", "agent_unpaid"),
         ("unexpected status 503 Service Unavailable: later, url: http://x", "agent_overloaded"),
         ('{"detail":"The model is not supported"}', "agent_rejected"),
         ("You've hit your usage limit.", "agent_rate_limited"),

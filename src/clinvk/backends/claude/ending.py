@@ -7,6 +7,7 @@ from clinvk.errors import (
     AgentRateLimited,
     AgentRejected,
     AgentUnauthenticated,
+    AgentUnpaid,
     Cancelled,
     InvalidRequest,
     SessionNotFound,
@@ -27,7 +28,7 @@ _STOP_REASONS: dict[str | None, StopReason] = {
 _CODES = {
     "authentication_failed": AgentUnauthenticated.code,
     "oauth_org_not_allowed": AgentUnauthenticated.code,
-    "billing_error": AgentRateLimited.code,
+    "billing_error": AgentUnpaid.code,
     "rate_limit": AgentRateLimited.code,
     "invalid_request": AgentRejected.code,
     "model_not_found": AgentRejected.code,

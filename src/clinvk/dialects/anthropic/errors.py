@@ -21,6 +21,7 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     errors.TimedOut: (504, "timeout_error"),
     errors.AgentUnauthenticated: (401, "authentication_error"),
     errors.AgentRateLimited: (429, "rate_limit_error"),
+    errors.AgentUnpaid: (402, "billing_error"),
     errors.AgentOverloaded: (529, "overloaded_error"),
     errors.AgentRejected: (400, "invalid_request_error"),
     base.KeyRefused: (401, "authentication_error"),
