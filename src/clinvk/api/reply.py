@@ -16,6 +16,13 @@ Header = tuple[bytes, bytes]
 NO_BUFFERING: Header = (b"x-accel-buffering", b"no")
 """Asks a proxy to pass a stream on as it comes."""
 
+NO_RETRY: Header = (b"x-should-retry", b"false")
+"""Keeps the vendors' SDKs from asking again by themselves: an agent would do all it did once more."""
+
+NO_STORE = b"no-store"
+NO_TRANSFORM = b"no-cache, no-transform"
+"""What caches may do: keep nothing; ask before they use it, and pass a stream on as it is."""
+
 _CHUNK_BYTES = 64 * 1024
 _SHUTDOWN_RETRY_S = 5
 
@@ -28,9 +35,13 @@ class ClientGone(Exception):
 
 
 def headers_of(scope: Scope) -> Mapping[str, str]:
-    """Give the headers of a request, names in lower case; of a repeated one the last."""
-    pairs: Iterable[Header] = scope["headers"]
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    """Give the headers of a request, names in lower case; of a repeated one the last. Decoded once for each request."""
+    state: dict[str, Mapping[str, str]] = scope.setdefault("state", {})
+    headers = state.get("headers")
+    if headers is None:
+        pairs: Iterable[Header] = scope["headers"]
+        headers = state["headers"] = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return headers
 
 
 def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -134,16 +145,20 @@ async def watch(
     """Notice that the client leaves before its answer has ended; call `quiet` each time `wait_s()` have passed.
 
     Raises:
-        ClientGone: it left.
+        ClientGone: it left, or takes nothing any more.
     """
-    while not reply.ended:
+    while True:
         try:
-            async with asyncio.timeout(wait_s()):
+            async with asyncio.timeout(reply.look_within(wait_s())):
                 message = await receive()
         except TimeoutError:
-            await quiet()
+            reply.refuse_stuck()
+            if not reply.ended:
+                await quiet()
         else:
-            if message["type"] == "http.disconnect" and not reply.ended:
+            if message["type"] == "http.disconnect":
+                if reply.ended:
+                    return
                 raise ClientGone("before the end of its answer")
 
 
@@ -164,21 +179,21 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class Reply:
     """One HTTP answer, from its status line to its end.
 
-    The status line waits for `open` or the first byte, so that an error can still have its own. A client
-    that takes nothing for `write_timeout_s` (0: no limit) counts as gone.
+    The status line waits for `open` or the first byte, so that an error can still have its own. A client that takes
+    nothing for `write_timeout_s` (0: no limit) counts as gone: its watcher looks, since a timer for each write would
+    cost more than the write.
     """
 
     def __init__(self, send: Send, write_timeout_s: float) -> None:
         self.opened = False
         self.ended = False
+        self._write_timeout_s = write_timeout_s or None
         self._send = send
-        self._write_timeout_s = write_timeout_s
         self._sending = False
-        self._sent_at = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._put_at = self._now()
 
-    async def open(
-        self, status: int, media_type: str, headers: Iterable[Header] = (), cache: bytes = b"no-store"
-    ) -> None:
+    async def open(self, status: int, media_type: str, headers: Iterable[Header] = (), cache: bytes = NO_STORE) -> None:
         """Send status and headers, once; `cache` is what caches may do."""
         if not self.opened:
             self.opened = True
@@ -200,19 +215,41 @@ class Reply:
         await self.end(body)
 
     async def pulse(self, data: bytes, quiet_s: float) -> bool:
-        """Send `data` if nothing was sent for `quiet_s`; say whether the answer was that quiet."""
-        is_quiet = not self._sending and asyncio.get_running_loop().time() - self._sent_at >= quiet_s
+        """Send `data` if nothing was sent for `quiet_s`; say whether the answer was that quiet.
+
+        Raises:
+            ClientGone: it takes nothing.
+        """
+        is_quiet = not self._sending and self._now() - self._put_at >= quiet_s
         if is_quiet and self.opened and not self.ended:
-            await self.write(data)
+            try:
+                async with asyncio.timeout(self._write_timeout_s):
+                    await self.write(data)
+            except TimeoutError:
+                raise self._stuck() from None
         return is_quiet
+
+    def look_within(self, wait_s: float) -> float:
+        """Give how long its watcher may wait."""
+        return min(wait_s, self._write_timeout_s) if self._write_timeout_s else wait_s
+
+    def refuse_stuck(self) -> None:
+        """Look whether the client takes what it is sent.
+
+        Raises:
+            ClientGone: it has not for too long.
+        """
+        if self._sending and self._write_timeout_s and self._now() - self._put_at >= self._write_timeout_s:
+            raise self._stuck()
+
+    def _stuck(self) -> ClientGone:
+        return ClientGone(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)")
 
     async def _put(self, message: Message) -> None:
         self._sending = True
+        self._put_at = self._now()
         try:
-            async with asyncio.timeout(self._write_timeout_s or None):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientGone(f"took nothing for {self._write_timeout_s:g} s (server.write_timeout_secs)") from None
+            await self._send(message)
         finally:
             self._sending = False
-            self._sent_at = asyncio.get_running_loop().time()
+            self._put_at = self._now()

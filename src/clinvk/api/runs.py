@@ -9,14 +9,20 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import backends
+from clinvk.api import chats, previous
 from clinvk.api.reply import (
     NO_BUFFERING,
+    NO_RETRY,
+    NO_STORE,
+    NO_TRANSFORM,
     ClientGone,
+    Header,
     Reply,
     chunked,
     headers_of,
@@ -29,11 +35,21 @@ from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings, complete
 from clinvk.dialects.base import Call, Dialect, Encoder, Facts
-from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.errors import (
+    AgentOverloaded,
+    AgentRateLimited,
+    AgentRejected,
+    AgentUnauthenticated,
+    Cancelled,
+    ClinvkError,
+    ShuttingDown,
+    failure,
+)
+from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.runs import Run, Runs
+from clinvk.session import Session
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -44,9 +60,13 @@ TICK_S = 5.0
 RUNS_PATH = "/api/v1/runs"
 
 HOLD_S = 10.0
-"""How long the status of an answer is held for an agent that waits in the queue: proxies give up on silence."""
+"""How long the status of an answer is held for what will tell it: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
+_WATCH_AFTER_S = 0.02
+
+_HARMLESS = (AgentUnauthenticated.code, AgentRateLimited.code, AgentOverloaded.code, AgentRejected.code)
+"""What an agent's model API answers instead of letting it do anything."""
 
 
 class RunEndpoint:
@@ -76,25 +96,46 @@ class RunEndpoint:
         """Serve one request to its end, or until its client leaves."""
         visit = _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs))
         try:
-            async with asyncio.TaskGroup() as group:
-                await visit.serve(group)
-        except* ClientGone as gone:
-            logger.debug("client left: %s", gone.exceptions[0])
+            await visit.serve()
+        except ClientGone as gone:
+            logger.debug("client left: %s", gone)
 
-    async def admit(self, request: RunRequest) -> RunRequest:
+    async def admit(self, call: Call) -> RunRequest:
         """Complete a request from its session and the settings.
 
         Raises:
             BackendUnavailable: there is no such backend.
             SessionNotFound, AmbiguousId: there is no such session, or several.
+            PreviousNotFound: the run that it goes on from is not there.
             InvalidRequest: a directory cannot be worked in.
         """
+        request = call.request
         session = await self.store.session(request.session_id) if request.session_id else None
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
+        if self.dialect.is_model_api:
+            request, session = await self._placed(call, self._resolved(request), session)
         backends.named(request.backend, self._registry)
         request = self.workdirs.settle(complete(request, self.settings), session)
         return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
+
+    def _resolved(self, request: RunRequest) -> RunRequest:
+        """Let the model name the backend; a name that is none's is left to that of the session, or the default."""
+        default = request.backend or self.settings.default_backend
+        backend, model = backends.resolve(request.model or "", default, self._registry)
+        return replace(request, backend=backend, model=model)
+
+    async def _placed(
+        self, call: Call, request: RunRequest, session: Session | None
+    ) -> tuple[RunRequest, Session | None]:
+        """Find the session of a request that names none, but what it goes on from."""
+        if call.previous:
+            request = await previous.after(self.store, request, call.previous)
+        elif call.chat:
+            request = await chats.placed(self.store, request, call)
+        if request.session_id and session is None:
+            session = await self.store.session(request.session_id)
+        return request, session
 
 
 class _Visit:
@@ -108,6 +149,7 @@ class _Visit:
         self._reply = reply
         self._run: Run | None = None
         self._is_stream = False
+        self._more: list[Header] = []
         self._watcher: asyncio.Task[None] | None = None
 
     async def serve(self, group: asyncio.TaskGroup) -> None:
@@ -132,7 +174,7 @@ class _Visit:
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
         self._is_stream = call.stream
-        call = replace(call, request=await endpoint.admit(call.request))
+        call = replace(call, request=await endpoint.admit(call))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
@@ -141,6 +183,8 @@ class _Visit:
                 await self._accept(call, run)
                 return
             self._run = run
+            if self._dialect.is_model_api:
+                self._more = _headers(call, run)
             if call.stream:
                 await self._stream(call, run)
             else:
@@ -158,14 +202,22 @@ class _Visit:
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Say where the run is to be found, and leave it to itself."""
-        headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
         body = self._dialect.accepted(call, facts_of(run), run.state)
+        if self._dialect.is_model_api:
+            await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))
+            return
+        headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
         await self._reply.whole(202, self._dialect.result_type, body, headers)
 
     async def _stream(self, call: Call, run: Run) -> None:
         encoder: Encoder | None = None
+        held: list[Logged] = []
         async for batch in run.batches():
             if encoder is None:
+                if self._dialect.is_model_api:
+                    held += batch
+                    if not (batch := self._released(held)):
+                        continue
                 self._raise_if_never_started(run, batch[0].event)
                 encoder = self._dialect.encoder(call, facts_of(run))
                 await self._open()
@@ -176,8 +228,10 @@ class _Visit:
     async def _whole(self, call: Call, run: Run) -> None:
         result = await run.result()
         self._raise_if_never_started(run, result.ending)
+        if self._dialect.is_model_api and result.error:
+            self._raise_failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, facts_of(run))
-        await self._reply.whole(200, self._dialect.result_type, body)
+        await self._reply.whole(200, self._dialect.result_type, body, self._more)
 
     async def _show(self, call: Call) -> None:
         """Answer a dry run as if an agent had answered with its own command line."""
@@ -199,13 +253,14 @@ class _Visit:
 
     async def _open(self) -> None:
         if self._is_stream:
-            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING])
+            cache = NO_TRANSFORM if self._dialect.is_model_api else NO_STORE
+            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *self._more], cache)
         else:
             await self._reply.open(200, self._dialect.result_type)
 
     async def _refuse(self, error: ClinvkError) -> None:
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
-        await self._reply.whole(status, self._dialect.error_type, body, retry_headers(error))
+        await self._reply.whole(status, self._dialect.error_type, body, [*retry_headers(error), *self._more])
 
     def _raise_if_never_started(self, run: Run, event: Event) -> None:
         """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""
@@ -215,6 +270,25 @@ class _Visit:
             raise run.refusal
         raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
 
+    def _released(self, held: list[Logged]) -> list[Logged]:
+        """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
+
+        Raises:
+            ClinvkError: it does, after its start.
+        """
+        if self._reply.opened:
+            return held
+        telling = next((event for _, _, event in held if not isinstance(event, RunStarted | Progress)), None)
+        if isinstance(telling, RunFailed) and self._run and self._run.started_at is not None:
+            self._raise_failure(telling, has_acted=False)
+        return held if telling else []
+
+    def _raise_failure(self, failed: RunFailed, has_acted: bool) -> NoReturn:
+        """Raise why an agent failed; a client may ask again by itself only where nothing can have been done yet."""
+        if has_acted or failed.code not in _HARMLESS:
+            self._more.append(NO_RETRY)
+        raise failure(failed.code, failed.message)
+
     def _tick_s(self) -> float:
         opening = self._is_stream and not self._reply.opened
         return _OPENING_TICK_S if opening else self._endpoint.tick_s
@@ -222,12 +296,28 @@ class _Visit:
     async def _keep_alive(self) -> None:
         """Say 200 once the agent is known to run, or has been queued for long; then send what means nothing."""
         run = self._run
-        if run is None or (run.started_at is None and time.time() - run.created_at < self._endpoint.hold_s):
+        if run is None or (self._holds(run) and time.time() - run.created_at < self._endpoint.hold_s):
+            return
+        if self._dialect.is_model_api and not self._is_stream:
             return
         if self._is_stream:
             await self._open()
         if await self._reply.pulse(self._dialect.pulse, 2 * self._endpoint.tick_s):
             await self._open()
+
+    def _holds(self, run: Run) -> bool:
+        """Say whether the status is still to be told by what happens."""
+        return run.started_at is None or (self._dialect.is_model_api and not self._reply.opened)
+
+
+def _headers(call: Call, run: Run) -> list[Header]:
+    """Give what a model's API has no place for in its answers."""
+    headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
+    if run.session_id:
+        headers.append((b"x-clinvk-session-id", run.session_id.encode()))
+    if call.ignored:
+        headers.append((b"x-clinvk-ignored", ", ".join(call.ignored).encode()))
+    return headers
 
 
 def facts_of(run: Run) -> Facts:
