@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +47,7 @@ class Front:
         headers = headers_of(scope)
         path = _tidied(scope["path"])
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         scope["path"] = path
         scope.setdefault("state", {}).update(request_id=request_id, dialect=surfaces.dialect_of(path, headers))
         log = _Entry(scope, send)
@@ -67,7 +67,8 @@ class Front:
 
 def _tidied(path: str) -> str:
     """Give a path without empty parts, and without a second `/v1`: some clients add theirs to a base that has one."""
-    path = _SLASHES.sub("/", path).rstrip("/") or "/"
+    if "//" in path or path.endswith("/"):
+        path = _SLASHES.sub("/", path).rstrip("/") or "/"
     return _TWICE.sub(r"\1/v1/", path)
 
 
@@ -101,6 +102,8 @@ class _Entry:
         if self.is_probe:
             return
         level = logging.DEBUG if self._scope["path"].startswith("/health") else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
         logger.log(
             level,
             "%s %s %s, %d bytes in %.1f ms, request %s",

@@ -150,26 +150,55 @@ class _Visit:
         self._run: Run | None = None
         self._is_stream = False
         self._more: list[Header] = []
+        self._watch: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._left: BaseException | None = None
 
-    async def serve(self, group: asyncio.TaskGroup) -> None:
-        """Answer the request, watching in `group` for a client that leaves."""
+    async def serve(self) -> None:
+        """Answer the request.
+
+        Raises:
+            ClientGone: its client left, and what it had asked for was ended.
+        """
         try:
-            await self._answer(await self._read(group))
+            await self._answer(await self._read())
         except ClinvkError as error:
             await self._refuse(error)
+        except asyncio.CancelledError:
+            if self._left and self._task and not self._task.uncancel():
+                raise self._left from None
+            raise
         finally:
-            if self._watcher:
-                self._watcher.cancel()
+            self._stop_watching()
 
-    async def _read(self, group: asyncio.TaskGroup) -> Call:
+    async def _read(self) -> Call:
         """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
         server = self._endpoint.settings.server
         headers = headers_of(self._scope)
         require_json(headers)
         body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-        self._watcher = group.create_task(watch(self._receive, self._reply, self._tick_s, self._keep_alive))
+        self._task = asyncio.current_task()
+        self._watch = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching)
         return self._dialect.parse(body, headers)
+
+    def _start_watching(self) -> None:
+        """Watch for a client that leaves. An answer that was there at once needs no watcher, which is not cheap."""
+        watching = watch(self._receive, self._reply, self._tick_s, self._keep_alive)
+        self._watcher = asyncio.get_running_loop().create_task(watching)
+        self._watcher.add_done_callback(self._watched)
+
+    def _watched(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled() and (left := watcher.exception()) and self._task:
+            self._left = left
+            self._task.cancel()
+
+    def _stop_watching(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+        if self._watcher:
+            self._watcher.remove_done_callback(self._watched)
+            self._watcher.cancel()
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint

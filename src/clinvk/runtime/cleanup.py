@@ -1,29 +1,30 @@
 """Cleaning up that a cancellation cannot cut short: shielded, and bounded."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 
 WITHIN_S = 10.0
 
 
-async def finished(work: Coroutine[object, object, object], within_s: float = WITHIN_S) -> None:
+async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
     """Do the work to its end whoever cancels the caller, then let the cancellation go on. What it raises is raised.
 
     Raises:
         TimeoutError: it took longer than `within_s`, and was given up.
     """
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_s
+    future = asyncio.ensure_future(work)
+    timer = asyncio.get_running_loop().call_later(within_s, future.cancel)
     cancelled: asyncio.CancelledError | None = None
-    while not task.done() and loop.time() < deadline:
+    while not future.done():
         try:
-            await asyncio.wait([task], timeout=deadline - loop.time())
+            await asyncio.shield(future)
         except asyncio.CancelledError as exc:
-            cancelled = exc
-    given_up = task.cancel()
+            cancelled = None if future.cancelled() else exc
+        except Exception:  # noqa: BLE001 - raised below, where the caller was not cancelled
+            break
+    timer.cancel()
     if cancelled:
         raise cancelled
-    if given_up:
+    if future.cancelled():
         raise TimeoutError(f"cleaning up took longer than {within_s:g} s")
-    task.result()
+    future.result()

@@ -38,8 +38,8 @@ class Spawner:
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._count = 0
-        self._condemned: dict[int, int] = {}
-        self._searching = asyncio.Lock()
+        self._condemned: dict[int, tuple[int, asyncio.Future[None]]] = {}
+        self._search: asyncio.Task[None] | None = None
         self._searched_at = 0.0
 
     def spawn(
@@ -69,19 +69,26 @@ class Spawner:
         Searches are shared: each looks at every process of the machine, so runs that end within
         `_SWEEP_EVERY_S` are searched for at once.
         """
-        self._condemned[process.number] = process.pid if process.exit_code is None else 0
-        await finished(self._search(process.number))
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        self._condemned[process.number] = (process.pid if process.exit_code is None else 0), gone
+        if self._search is None:
+            self._search = loop.create_task(self._search_all())
+        await finished(gone)
 
-    async def _search(self, number: int) -> None:
-        async with self._searching:
-            if number not in self._condemned:
-                return
+    async def _search_all(self) -> None:
+        while self._condemned:
             await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
-            roots = dict(self._condemned)
-            await asyncio.to_thread(kill, self._marks, roots)
+            condemned, self._condemned = self._condemned, {}
+            try:
+                await asyncio.to_thread(kill, self._marks, {number: pid for number, (pid, _) in condemned.items()})
+            except Exception:
+                logger.exception("what is left of ended agents cannot be searched for")
             self._searched_at = time.monotonic()
-            for number in roots:
-                del self._condemned[number]
+            for _, gone in condemned.values():
+                if not gone.done():
+                    gone.set_result(None)
+        self._search = None
 
 
 class Process:
@@ -238,6 +245,8 @@ class Process:
     def _exited(self) -> None:
         code = self._popen.returncode or 0
         self.exit_code = 128 - code if code < 0 else code
+        if self._err in self._open:
+            self._read_stderr()  # its last words are there, whichever of its pipes the loop looks at first
         self._wake()
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol, Self
 
@@ -123,6 +123,7 @@ class LocalRuns:
         self._environ = environ
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
+        self._environments: dict[str, Mapping[str, str]] = {}
         self._paths: dict[str, str] = {}
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -155,16 +156,9 @@ class LocalRuns:
         request, _, resume = await self._continued(request)
         return self._backend(request.backend).launch(request, resume, self._host(request.backend))
 
-    @asynccontextmanager
-    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run."""
-        run, task = await self._begin(request)
-        try:
-            yield run
-        finally:
-            if not run.ended:
-                run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
-                await asyncio.wait([task], timeout=STOP_GRACE_S + 1)
+        return _Owned(self._begin(request))
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
@@ -280,4 +274,22 @@ class LocalRuns:
         return self._hosts[backend]
 
     def _environment(self, backend: str) -> Mapping[str, str]:
-        return executables.environment(backend, self._settings, self._environ)
+        if backend not in self._environments:
+            self._environments[backend] = executables.environment(backend, self._settings, self._environ)
+        return self._environments[backend]
+
+
+class _Owned:
+    """A run that ends when its owner leaves. A class, since a generator's context costs three times as much."""
+
+    def __init__(self, beginning: "Coroutine[None, None, tuple[AgentRun, asyncio.Task[None]]]") -> None:
+        self._beginning = beginning
+
+    async def __aenter__(self) -> Run:
+        self._run, self._task = await self._beginning
+        return self._run
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._run.ended:
+            self._run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
+            await asyncio.wait([self._task], timeout=STOP_GRACE_S + 1)

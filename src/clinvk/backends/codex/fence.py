@@ -21,6 +21,7 @@ comes from clinvk, unless the user's own settings say that the project is untrus
 and git's own hooks were tried too: they reopen nothing.
 """
 
+from functools import cached_property
 from pathlib import PurePath
 
 import msgspec
@@ -128,20 +129,30 @@ def _held(request: RunRequest, known: "_Known") -> Fence:
 
 
 class _Known:
-    """The settings that a run will meet, and what overrules them."""
+    """The settings that a run will meet, and what overrules them. The project is looked at where that matters."""
 
     def __init__(self, request: RunRequest, host: Host) -> None:
         self._host = host
-        self._workdir = PurePath(host.resolve(request.workdir or ""))
-        self._places = [str(place) for place in (self._workdir, *self._workdir.parents)]
+        self._named = request.workdir or ""
         self._problem: settings.Unreadable | None = None
         try:
-            self.settings = settings.read(host, str(self._workdir))
+            self.settings = settings.read(host, self._named)
         except settings.Unreadable as exc:  # which Codex itself will tell, unless a promise rests on them
             self._problem = exc
             self.settings = settings.Settings()
-        top = root(host, None, self._workdir)  # of git, whichever root the settings give to the project
-        self._trust = self.settings.trust([str(self._workdir), *([str(top)] if top else [])])
+
+    @cached_property
+    def _workdir(self) -> PurePath:
+        return PurePath(self._host.resolve(self._named))
+
+    @property
+    def _places(self) -> list[str]:
+        return [str(place) for place in (self._workdir, *self._workdir.parents)]
+
+    @cached_property
+    def _trust(self) -> str:
+        top = root(self._host, None, self._workdir)  # of git, whichever root the settings give to the project
+        return self.settings.trust([str(self._workdir), *([str(top)] if top else [])])
 
     def instructions(self) -> str:
         """Give what the mark keeps from the model."""
