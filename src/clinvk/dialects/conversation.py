@@ -91,8 +91,8 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
     """
     turns = _since_answer(conversation.turns) if only_last else conversation.turns
     if not any(_asks(turn) for turn in turns):
-        said = "say nothing after the assistant's last turn" if only_last and conversation.turns else "ask nothing"
-        raise InvalidRequest(f"{field} {said}: a user turn that is not empty is needed", field)
+        where = " after the assistant's last turn" if only_last and conversation.turns else ""
+        raise InvalidRequest(f"{field}: nothing is asked{where}; a user turn that is not empty is needed", field)
     images: list[Image] = []
     lone = turns[0]
     if len(turns) == 1 and lone.role == "user" and not lone.outcomes:
@@ -120,6 +120,22 @@ def image_of(source: str, media_type: str | None, field: str) -> Image:
         what = f"is said to be {said!r}, but its bytes are" if said else "is"
         raise InvalidRequest(f"{field} {what} no PNG, JPEG, GIF or WebP image", field)
     return Image(found, data)
+
+
+def document(source: str, filename: str | None, field: str) -> str:
+    """Read a document of text from a data URL or base64, and give it as it stands in a prompt.
+
+    Raises:
+        InvalidRequest: it is an address, no base64, too large, or no text in UTF-8.
+    """
+    data, said = decoded(source, None, field)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InvalidRequest(f"{field} is {said or 'a file'} that is no text in UTF-8; agents take no other", field)
+    return f"{filename}:\n{text}" if filename else text
 
 
 def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str]:

@@ -49,9 +49,6 @@ _CODES: dict[type[ClinvkError], str | None] = {
     base.MethodNotAllowed: "method_not_supported",
 }
 
-FIELDS: Mapping[str, str] = {**vendor.FIELDS, "effort": "reasoning_effort"}
-"""What a field of a `RunRequest` is called by the client; Responses has other words for some."""
-
 _encoder = msgspec.json.Encoder()
 
 
@@ -70,14 +67,14 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
-def told(error: ClinvkError, fields: Mapping[str, str] = FIELDS) -> tuple[int, ErrorObject]:
+def told(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, ErrorObject]:
     """Give the status of an error, and what is told of it."""
     status, kind = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
     code = _CODES.get(type(error), error.code)
     return status, ErrorObject(error.message, kind, _param(error, fields), code)
 
 
-def refusal(error: ClinvkError, fields: Mapping[str, str] = FIELDS) -> tuple[int, bytes]:
+def refusal(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, bytes]:
     """Give status and body of an error."""
     status, what = told(error, fields)
     return status, _encoder.encode(ErrorAnswer(what))

@@ -191,6 +191,8 @@ def _described(type_: inspect.Type) -> str:
 def _lengths(low: int | None, high: int | None, what: str) -> str:
     if low is not None and high is not None:
         return f" of {low} to {high} {what}"
+    if low is not None:
+        return f" of at least {low} {what.removesuffix('s') if low == 1 else what}"
     return "" if high is None else f" of at most {high} {what}"
 
 

@@ -1,0 +1,172 @@
+"""OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat.
+
+`reasoning_content`, where an answer has the model's thinking, is not OpenAI's; DeepSeek began with it, and the clients
+that show thinking look there.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.dialects import openai_errors, sse, strict, vendor
+from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.openai_answers import Chunks, finish_reason, only_one, stops, usage_of
+from clinvk.dialects.openai_chat.bodies import (
+    AnswerMessage,
+    ChatAnswer,
+    ChatBody,
+    Choice,
+    JsonSchema,
+    ResponseFormat,
+)
+from clinvk.dialects.openai_chat.messages import conversation
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+FIELDS = {
+    **vendor.FIELDS,
+    "effort": "reasoning_effort",
+    "images": "messages",
+    "system_prompt": "messages",
+    "output_schema": "response_format.json_schema.schema",
+}
+"""What a field of a `RunRequest` is called by the client."""
+
+_JSON_OBJECT: dict[str, object] = {"type": "object"}
+_NO_THINKING = ("none", "disabled")
+_body = msgspec.json.Decoder(ChatBody)
+_encoder = msgspec.json.Encoder()
+
+
+class OpenAIChat:
+    """The dialect of `/openai/v1/chat/completions`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a request body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked = strict.decode(body, _body)
+        only_one(n=asked.n)
+        if asked.modalities and asked.modalities != ["text"]:
+            raise InvalidRequest(
+                f"modalities must be ['text'], got {asked.modalities}: agents only write", "modalities"
+            )
+        ignored = vendor.ignored_tools(bool(asked.tools), _choice(asked.tool_choice)) or vendor.ignored_tools(
+            bool(asked.functions), _choice(asked.function_call), "function_call"
+        )
+        request = RunRequest(
+            prompt="",
+            model=asked.model,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens,
+            effort=asked.reasoning_effort or None,
+            thinking=_thinks(asked),
+            stop=stops(asked.stop),
+            output_schema=_schema(asked.response_format),
+            metadata=asked.metadata or {},
+        )
+        return replace(
+            vendor.call(request, conversation(asked.messages), vendor.asked(headers)),
+            stream=bool(asked.stream),
+            model=asked.model,
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            ignored=ignored,
+        )
+
+    def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
+        """Make the encoder of one stream."""
+        return ChatEncoder(call, facts)
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the answer of a run that has finished."""
+        ending = result.ending
+        assert isinstance(ending, RunFinished), "a run that failed is an error"
+        thought = "".join(vendor.thought(event, call) for event in result.said)
+        answer = ChatAnswer(
+            id=_id(facts),
+            object="chat.completion",
+            created=int(facts.started_at),
+            model=call.model,
+            choices=(Choice(0, AnswerMessage("assistant", result.text, None, thought), None, finish_reason(ending)),),
+            usage=usage_of(ending.usage),
+        )
+        return _encoder.encode(answer)
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Never: no body of this API asks for a run that goes on by itself."""
+        raise AssertionError(state)
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of an error."""
+        return openai_errors.refusal(error, FIELDS)
+
+
+class ChatEncoder:
+    """Gives the chunks of one run: the role, the pieces of thinking and answer, the reason of its end, the tokens."""
+
+    def __init__(self, call: Call, facts: Facts) -> None:
+        self._call = call
+        self._chunks = Chunks("chat.completion.chunk", _id(facts), call, facts)
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the chunks of one event."""
+        match event:
+            case TextDelta(text=text):
+                return self._delta(b'{"content":%s}' % _encoder.encode(text))
+            case RunStarted():
+                return self._delta(b'{"role":"assistant","content":"","refusal":null}')
+            case RunFinished():
+                reason = finish_reason(event).encode()
+                last = b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"%s"}' % reason
+                return self._chunks.chunk(last) + self._chunks.end(event.usage)
+            case RunFailed():
+                return openai_errors.broken_off(event)
+            case _:
+                thought = vendor.thought(event, self._call)
+                return self._delta(b'{"reasoning_content":%s}' % _encoder.encode(thought)) if thought else b""
+
+    def _delta(self, delta: bytes) -> bytes:
+        return self._chunks.chunk(b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}' % delta)
+
+
+def _id(facts: Facts) -> str:
+    return f"chatcmpl-{facts.run_id}"
+
+
+def _choice(choice: str | dict[str, object] | None) -> str | None:
+    """Give in one word which tools must be called; an object names one, or some of which the model may choose."""
+    if not isinstance(choice, dict):
+        return choice
+    match choice:
+        case {"allowed_tools": {"mode": str(mode)}}:
+            return mode
+        case _:
+            return str(choice.get("type", "function"))
+
+
+def _thinks(asked: ChatBody) -> bool:
+    if asked.thinking is not None:
+        return asked.thinking.get("type") not in _NO_THINKING
+    return bool(asked.reasoning_effort) and asked.reasoning_effort not in _NO_THINKING
+
+
+def _schema(asked: ResponseFormat | None) -> dict[str, object] | None:
+    match asked:
+        case ResponseFormat(type="json_object"):
+            return _JSON_OBJECT
+        case ResponseFormat(type="json_schema", json_schema=None):
+            raise InvalidRequest("response_format.json_schema is missing", "response_format.json_schema")
+        case ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=schema)):
+            return schema
+        case _:
+            return None

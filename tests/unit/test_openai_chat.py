@@ -1,0 +1,370 @@
+"""Chat completions: what is read of a body, and the bytes of the answers."""
+
+import base64
+import json
+
+import pytest
+
+from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.openai_chat import OpenAIChat
+from clinvk.errors import InvalidRequest, Unsupported
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StopReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import Image, RunRequest
+from clinvk.result import gather
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
+ANSWER: list[Event] = [
+    RunStarted("m"),
+    ThinkingDelta("hmm"),
+    TextDelta("Hi "),
+    Progress("retry", "again"),
+    ToolCall("t1", "Bash", {"command": "ls"}),
+    ToolResult("t1", "a b"),
+    TextDelta('"you"\n'),
+    RunFinished("end_turn", Usage(10, 5, 4, 3)),
+]
+
+
+def body(**fields: object) -> dict[str, object]:
+    return {"model": "claude", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def parse(asked: dict[str, object], headers: dict[str, str] | None = None) -> Call:
+    return OpenAIChat().parse(json.dumps(asked).encode(), headers or {})
+
+
+def mistake(**fields: object) -> tuple[str, str | None]:
+    with pytest.raises(InvalidRequest) as told:
+        parse(body(**fields))
+    return told.value.message, told.value.field
+
+
+def of_user(*parts: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": parts}]
+
+
+def stream(call: Call, events: list[Event]) -> bytes:
+    encoder = OpenAIChat().encoder(call, FACTS)
+    return b"".join(encoder.feed(event, 0.0) for event in events)
+
+
+def chunk(choice: str, tail: str = "") -> str:
+    head = '{"id":"chatcmpl-r1","object":"chat.completion.chunk","created":1700000000,"model":"claude","choices":['
+    return f"data: {head}{choice}]{tail}}}\n\n"
+
+
+def delta(said: str, reason: str = "null", tail: str = "") -> str:
+    return chunk(f'{{"index":0,"delta":{said},"logprobs":null,"finish_reason":{reason}}}', tail)
+
+
+def test_a_lone_message_is_the_prompt_as_it_stands_of_a_run_that_leaves_no_session() -> None:
+    expected = RunRequest(prompt="/help @x <turn>", model="claude", literal=True, ephemeral=True)
+    call = parse(body(messages=[{"role": "user", "content": "/help @x <turn>"}]))
+    assert call == Call(request=expected, model="claude")
+
+
+def test_every_field_reaches_the_request() -> None:
+    call = parse(
+        body(
+            stream=True,
+            stream_options={"include_usage": True},
+            stop=["a", "b"],
+            n=1,
+            max_tokens=5,
+            max_completion_tokens=7,
+            reasoning_effort="high",
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+            metadata={"k": "v"},
+        ),
+        {
+            "x-clinvk-session-id": "abc",
+            "x-clinvk-workdir": "/w",
+            "x-clinvk-approval-mode": "auto",
+            "x-clinvk-sandbox-mode": "read-only",
+            "x-clinvk-events": "true",
+        },
+    )
+    request = RunRequest(
+        prompt="hi",
+        model="claude",
+        literal=True,
+        stop=("a", "b"),
+        max_tokens=7,
+        effort="high",
+        thinking=True,
+        output_schema={"type": "object"},
+        metadata={"k": "v"},
+        session_id="abc",
+        workdir="/w",
+        approval_mode="auto",
+        sandbox_mode="read-only",
+    )
+    assert call == Call(request=request, model="claude", stream=True, include_usage=True, shows_work=True)
+
+
+def test_unknown_fields_are_ignored_at_every_level() -> None:
+    messages = [
+        {"role": "system", "content": "s", "future": 1},
+        {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {"x": 1}}]},
+    ]
+    assert parse(body(messages=messages, verbosity="low", user=5, logit_bias={"1": 2})).request == RunRequest(
+        prompt="hi", model="claude", system_prompt="s", literal=True, ephemeral=True
+    )
+
+
+def test_null_is_as_if_a_field_were_not_there() -> None:
+    optional = ("stream", "stream_options", "stop", "n", "max_tokens", "reasoning_effort", "response_format", "tools")
+    assert parse(body(**dict.fromkeys(optional), tool_choice=None, metadata=None, seed=None)) == parse(body())
+
+
+def test_system_and_developer_texts_are_all_kept_wherever_they_stand() -> None:
+    messages = [
+        {"role": "system", "content": "one"},
+        {"role": "user", "content": "hi"},
+        {"role": "developer", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "three"}]},
+    ]
+    request = parse(body(messages=messages)).request
+    assert (request.prompt, request.system_prompt) == ("hi", "one\n\ntwo\n\nthree")
+
+
+def test_a_conversation_is_told_with_its_tools_turn_by_turn() -> None:
+    messages = [
+        {"role": "user", "content": "weather?", "name": "ann"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "get", "arguments": '{"a":1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
+        {"role": "assistant", "content": "Sunny.", "refusal": None},
+        {"role": "assistant", "function_call": {"name": "old", "arguments": "{}"}},
+        {"role": "function", "name": "old", "content": "was so"},
+        {"role": "user", "content": "thanks"},
+    ]
+    prompt = parse(body(messages=messages)).request.prompt
+    _, *turns = prompt.split("\n\n")
+    assert turns == [
+        '<turn role="user" name="ann">\nweather?\n</turn>',
+        '<turn role="assistant" calls="get" id="c1">\n{"a":1}\n</turn>',
+        '<turn role="tool" result-of="c1">\nsunny\n</turn>',
+        '<turn role="assistant">\nSunny.\n</turn>',
+        '<turn role="assistant" calls="old" id="old">\n{}\n</turn>',
+        '<turn role="tool" result-of="old">\nwas so\n</turn>',
+        '<turn role="user">\nthanks\n</turn>',
+    ]
+
+
+def test_an_image_goes_with_the_prompt_and_stands_at_its_place() -> None:
+    content = ({"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": PNG_URL}})
+    request = parse(body(messages=of_user(*content, {"type": "text", "text": "this?"}))).request
+    assert (request.prompt, request.images) == ("what is\n[Image #1]\nthis?", (Image("image/png", PNG),))
+    assert parse(body(messages=of_user({"type": "image_url", "image_url": PNG_URL}))).request.images
+
+
+def test_a_file_of_text_stands_in_the_prompt() -> None:
+    data = "data:text/plain;base64," + base64.b64encode("größe".encode()).decode()
+    part = {"type": "file", "file": {"file_data": data, "filename": "a.txt"}}
+    assert parse(body(messages=of_user(part))).request.prompt == "a.txt:\ngröße"
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({}, False),
+        ({"reasoning_effort": "low"}, True),
+        ({"reasoning_effort": "none"}, False),
+        ({"thinking": {"type": "enabled"}}, True),
+        ({"thinking": {"type": "disabled"}, "reasoning_effort": "high"}, False),
+    ],
+)
+def test_thinking_is_asked_for_by_an_effort_or_by_its_own_field(fields: dict[str, object], thinking: bool) -> None:
+    assert parse(body(**fields)).request.thinking is thinking
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "custom"}], "tool_choice": "auto"},
+        {"tools": [{"x": 1}], "tool_choice": "none"},
+        {
+            "tools": [{"x": 1}],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+        },
+        {"functions": [{"name": "f"}], "function_call": "auto"},
+    ],
+)
+def test_tools_that_need_not_be_called_are_ignored_and_that_is_told(fields: dict[str, object]) -> None:
+    assert parse(body(**fields)).ignored == ("tools",)
+
+
+def test_no_tools_are_nothing_to_ignore() -> None:
+    assert parse(body(tools=[], tool_choice="auto")).ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "place", "said"),
+    [
+        ({"messages": []}, "messages", "nothing is asked"),
+        ({"messages": [{"role": "system", "content": "s"}]}, "messages", "nothing is asked"),
+        ({"messages": [{"role": "assistant", "content": "s"}]}, "messages", "nothing is asked"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages", "nothing is asked"),
+        ({"messages": [{"role": "wizard", "content": "s"}]}, "messages[0].role", "one of assistant, developer"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "is missing"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].name", "is missing"),
+        ({"messages": "hi"}, "messages", "must be a list"),
+        ({"messages": of_user("x")}, "messages[0].content[0]", "must be a JSON object"),
+        ({"messages": of_user({"type": "video"})}, "messages[0].content[0].type", 'got "video"'),
+        ({"messages": of_user({"type": "input_audio"})}, "messages[0].content[0]", "is sound"),
+        (
+            {"messages": of_user({"type": "image_url", "image_url": {"url": "https://x.example/a.png"}})},
+            "messages[0].content[0].image_url.url",
+            "no address is fetched",
+        ),
+        (
+            {"messages": of_user({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}})},
+            "messages[0].content[0].image_url.url",
+            "no valid base64",
+        ),
+        (
+            {"messages": of_user({"type": "file", "file": {"file_id": "f"}})},
+            "messages[0].content[0].file.file_data",
+            "nothing is uploaded here",
+        ),
+        ({"model": ""}, "model", "at least 1 character,"),
+        ({"model": None}, "model", "must be a text"),
+        ({"n": 2}, "n", "must be 1"),
+        ({"n": 0}, "n", "must be 1"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
+        ({"stop": ""}, "stop", "empty"),
+        ({"stop": [1]}, "stop[0]", "must be a text"),
+        ({"temperature": "hot"}, "temperature", "must be a number"),
+        ({"modalities": ["audio"]}, "modalities", "['text']"),
+        ({"tool_choice": "required"}, "tool_choice", "cannot be made to call"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "'function'"),
+        ({"function_call": {"name": "f"}}, "function_call", "'function'"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "one of json_object, json_schema, text"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}},
+            "response_format.json_schema.schema",
+            "must be a JSON object",
+        ),
+    ],
+)
+def test_a_mistake_names_its_place(fields: dict[str, object], place: str, said: str) -> None:
+    message, field = mistake(**fields)
+    assert field == place
+    assert said in message
+
+
+def test_a_wrong_header_is_told_by_its_name() -> None:
+    with pytest.raises(InvalidRequest, match="x-clinvk-sandbox-mode must be one of default, read-only") as told:
+        parse(body(), {"x-clinvk-sandbox-mode": "none"})
+    assert told.value.field == "x-clinvk-sandbox-mode"
+
+
+def test_the_answer_is_golden() -> None:
+    call = parse(body())
+    assert OpenAIChat().result(call, gather(ANSWER), FACTS).decode() == (
+        '{"id":"chatcmpl-r1","object":"chat.completion","created":1700000000,"model":"claude","choices":[{"index":0,'
+        '"message":{"role":"assistant","content":"Hi \\"you\\"\\n","refusal":null},"logprobs":null,'
+        '"finish_reason":"stop"}],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,'
+        '"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}}'
+    )
+
+
+def test_the_stream_is_golden() -> None:
+    expected = [
+        delta('{"role":"assistant","content":"","refusal":null}'),
+        delta('{"content":"Hi "}'),
+        delta('{"content":"\\"you\\"\\n"}'),
+        delta("{}", '"stop"'),
+        "data: [DONE]\n\n",
+    ]
+    assert stream(parse(body(stream=True)), ANSWER).decode() == "".join(expected)
+
+
+def test_the_tokens_come_last_in_a_chunk_without_a_choice_and_only_if_asked_for() -> None:
+    call = parse(body(stream=True, stream_options={"include_usage": True}))
+    usage = (
+        '{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4},'
+        '"completion_tokens_details":{"reasoning_tokens":3}}'
+    )
+    said = stream(call, [ANSWER[0], ANSWER[-1]]).decode()
+    assert said == "".join(
+        [
+            delta('{"role":"assistant","content":"","refusal":null}', tail=',"usage":null'),
+            delta("{}", '"stop"', tail=',"usage":null'),
+            chunk("", f',"usage":{usage}'),
+            "data: [DONE]\n\n",
+        ]
+    )
+
+
+def test_thinking_shows_when_it_was_asked_for() -> None:
+    call = parse(body(reasoning_effort="high"))
+    assert delta('{"reasoning_content":"hmm"}') in stream(call, ANSWER).decode()
+    message = json.loads(OpenAIChat().result(call, gather(ANSWER), FACTS))["choices"][0]["message"]
+    assert message["reasoning_content"] == "hmm"
+    assert "tool_calls" not in message
+
+
+def test_what_the_agent_does_shows_as_thinking_when_the_header_asks() -> None:
+    call = parse(body(), {"x-clinvk-events": "1"})
+    worked = 'hmm\n[Bash] {"command":"ls"}\n[result] a b\n'
+    message = json.loads(OpenAIChat().result(call, gather(ANSWER), FACTS))["choices"][0]["message"]
+    assert message["reasoning_content"] == worked
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in stream(call, ANSWER).decode().split("\n\n")[:-2]]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == worked
+    assert "".join(delta.get("content", "") for delta in deltas) == 'Hi "you"\n'
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("max_turns", "length"),
+        ("refusal", "content_filter"),
+    ],
+)
+def test_a_finish_reason_is_always_one_of_openais(reason: StopReason, told: str) -> None:
+    events: list[Event] = [RunStarted(), RunFinished(reason)]
+    answer = json.loads(OpenAIChat().result(parse(body()), gather(events), FACTS))
+    assert answer["choices"][0]["finish_reason"] == told
+    assert answer["usage"]["total_tokens"] == 0
+    assert delta("{}", f'"{told}"') in stream(parse(body()), events).decode()
+
+
+def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
+    said = stream(parse(body()), [RunStarted(), TextDelta("x"), RunFailed("agent_overloaded", "busy")]).decode()
+    assert said.endswith(
+        delta('{"content":"x"}')
+        + 'data: {"error":{"message":"busy","type":"server_error","param":null,"code":"agent_overloaded"}}\n\n'
+    )
+
+
+def test_an_error_names_the_clients_own_field() -> None:
+    status, said = OpenAIChat().error(Unsupported("not with this one", "output_schema"), "req")
+    assert (status, said.decode()) == (
+        400,
+        '{"error":{"message":"not with this one","type":"invalid_request_error",'
+        '"param":"response_format.json_schema.schema","code":"unsupported_option"}}',
+    )

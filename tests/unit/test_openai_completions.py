@@ -1,0 +1,104 @@
+"""OpenAI's older completions: what is read of a body, and the bytes of the answers."""
+
+import json
+
+import pytest
+
+from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.openai_completions import OpenAICompletions
+from clinvk.errors import InvalidRequest
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, Usage
+from clinvk.request import RunRequest
+from clinvk.result import gather
+
+FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
+ANSWER: list[Event] = [
+    RunStarted("m"),
+    ThinkingDelta("hmm"),
+    TextDelta("Hi"),
+    RunFinished("max_turns", Usage(2, 1)),
+]
+USAGE = (
+    '"usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0},'
+    '"completion_tokens_details":{"reasoning_tokens":0}}'
+)
+
+
+def parse(**fields: object) -> Call:
+    return OpenAICompletions().parse(json.dumps({"model": "claude", "prompt": "say", **fields}).encode(), {})
+
+
+def stream(call: Call, events: list[Event]) -> str:
+    encoder = OpenAICompletions().encoder(call, FACTS)
+    return b"".join(encoder.feed(event, 0.0) for event in events).decode()
+
+
+def chunk(choice: str, tail: str = "") -> str:
+    head = '{"id":"cmpl-r1","object":"text_completion","created":1700000000,"model":"claude","choices":['
+    return f"data: {head}{choice}]{tail}}}\n\n"
+
+
+def piece(text: str, reason: str = "null", tail: str = "") -> str:
+    return chunk(f'{{"text":"{text}","index":0,"logprobs":null,"finish_reason":{reason}}}', tail)
+
+
+@pytest.mark.parametrize("prompt", ["/help @x", ["/help @x"]])
+def test_the_text_is_the_prompt(prompt: object) -> None:
+    request = RunRequest(
+        prompt="/help @x", model="claude", literal=True, ephemeral=True, max_tokens=16, stop=("\n",), thinking=False
+    )
+    call = parse(prompt=prompt, max_tokens=16, stop="\n", n=1, best_of=1, logprobs=5, suffix="", user="u")
+    assert (call.request, call.model, call.stream) == (request, "claude", False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "place", "said"),
+    [
+        ({"prompt": ""}, "prompt", "nothing is asked"),
+        ({"prompt": []}, "prompt", "a list of 0"),
+        ({"prompt": ["a", "b"]}, "prompt", "a list of 2"),
+        ({"prompt": [5]}, "prompt[0]", "tokens"),
+        ({"prompt": [[5, 6]]}, "prompt[0]", "tokens"),
+        ({"prompt": None}, "prompt", "must be a text or a list"),
+        ({"n": 2}, "n", "must be 1"),
+        ({"best_of": 3}, "best_of", "must be 1"),
+        ({"suffix": "end"}, "suffix", "fills no gap"),
+    ],
+)
+def test_a_mistake_names_its_place(fields: dict[str, object], place: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        parse(**fields)
+    assert told.value.field == place
+    assert said in told.value.message
+
+
+def test_the_answer_is_golden() -> None:
+    assert OpenAICompletions().result(parse(), gather(ANSWER), FACTS).decode() == (
+        '{"id":"cmpl-r1","object":"text_completion","created":1700000000,"model":"claude","choices":'
+        f'[{{"text":"Hi","index":0,"logprobs":null,"finish_reason":"length"}}],{USAGE}}}'
+    )
+
+
+def test_the_stream_is_golden() -> None:
+    expected = [piece("Hi"), piece("", '"length"'), "data: [DONE]\n\n"]
+    assert stream(parse(stream=True), ANSWER) == "".join(expected)
+
+
+def test_the_tokens_come_last_if_asked_for() -> None:
+    said = stream(parse(stream=True, stream_options={"include_usage": True}), ANSWER)
+    null = ',"usage":null'
+    expected = [piece("Hi", tail=null), piece("", '"length"', null), chunk("", f",{USAGE}"), "data: [DONE]\n\n"]
+    assert said == "".join(expected)
+
+
+def test_an_echo_begins_the_answer() -> None:
+    call = parse(echo=True)
+    assert json.loads(OpenAICompletions().result(call, gather(ANSWER), FACTS))["choices"][0]["text"] == "sayHi"
+    assert stream(call, ANSWER).startswith(piece("say") + piece("Hi"))
+
+
+def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
+    said = stream(parse(), [RunStarted(), RunFailed("agent_rate_limited", "too many")])
+    assert said == (
+        'data: {"error":{"message":"too many","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}\n\n'
+    )
