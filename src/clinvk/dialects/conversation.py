@@ -11,7 +11,7 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape
 
 import msgspec
 
@@ -31,6 +31,7 @@ _PREAMBLE = (
 )
 _GO_ON = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
 
+_QUOTED = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
 _OURS = re.compile(r"<[\s/]*turn(?:-(\d{1,18}))?\b", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
@@ -209,11 +210,8 @@ def _turn(turn: Turn, name: str, images: list[Image]) -> Iterator[str]:
 
 
 def _element(name: str, attributes: dict[str, str], text: str) -> str:
-    said = "".join(f" {key}={quoteattr(value, _LINES)}" for key, value in attributes.items())
+    said = "".join(f' {key}="{escape(value, _QUOTED)}"' for key, value in attributes.items())
     return f"<{name}{said}>\n{text}\n</{name}>"
-
-
-_LINES = {"\n": "&#10;", "\r": "&#13;"}
 
 
 def _unused_name(turns: Iterable[Turn]) -> str:
