@@ -7,8 +7,11 @@ import msgspec
 ApprovalMode = Literal["default", "auto", "none", "always"]
 SandboxMode = Literal["default", "read-only", "workspace", "full"]
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
 APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
+EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -34,7 +37,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         allowed_tools: the agent's own tool names; None is all of them.
         max_turns: model requests, at most; 0 and None are no limit.
         max_tokens: advice; no agent CLI has such a limit.
-        effort: how hard to think: one of `EFFORTS`, or a word of the CLI's own.
+        effort: how hard to think, one of `EFFORTS`; of these a CLI gets the nearest that it has.
         thinking: the caller wants the model's thinking.
         literal: the prompt is data: a leading `/` is no command of the CLI's, and `@path` reads no file.
         stop: the answer is cut before the first of these texts.

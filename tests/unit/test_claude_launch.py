@@ -11,7 +11,7 @@ from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.claude import Claude
 from clinvk.backends.claude.flags import stdin
 from clinvk.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, Image, RunRequest
+from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
 from clinvk.session import Resume
 
 USER = Host(env={"HOME": "/home/u"})
@@ -273,9 +273,16 @@ def test_no_limit_of_turns_is_no_flag(turns: int | None) -> None:
     assert "--max-turns" not in flags(launch(max_turns=turns))
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_each_effort_is_the_nearest_that_claude_has(effort: str) -> None:
+    nearest = {"none": "low", "minimal": "low"}
+    assert flags(launch(effort=effort))["--effort"] == [nearest.get(effort, effort)]
+
+
 def test_an_unknown_effort_is_refused_since_claude_would_ignore_it() -> None:
-    with pytest.raises(InvalidRequest, match="no effort 'minimal'; have low, medium"):
-        launch(effort="minimal")
+    with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none, minimal, low, medium") as refused:
+        launch(effort="ultra")
+    assert refused.value.field == "effort"
 
 
 def test_a_schema_cannot_be_answered_where_each_tool_call_is_denied() -> None:
@@ -360,9 +367,18 @@ def test_images_go_as_blocks_of_one_message_on_stdin() -> None:
     request = replace(PLAIN, images=(Image("image/png", b"\x89PNG"),))
     assert "--input-format=stream-json" in Claude().launch(request, None, USER).argv
     (message,) = [json.loads(line) for line in stdin(request).splitlines()]
-    text, image = message["message"]["content"]
-    assert text == {"type": "text", "text": "hello"}
+    image, text = message["message"]["content"]
     assert image["source"] == {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+    assert text == {"type": "text", "text": "hello"}
+
+
+@pytest.mark.parametrize("images", [(), (Image("image/png", b"\x89PNG"),)])
+def test_a_prompt_that_is_data_is_never_the_last_block(images: tuple[Image, ...]) -> None:
+    """In the last one Claude Code looks for its commands, and for files to read."""
+    request = replace(PLAIN, prompt="/cost @a\ud800", literal=True, images=images)
+    assert "--input-format=stream-json" in Claude().launch(request, None, USER).argv
+    content = json.loads(stdin(request))["message"]["content"]
+    assert content[-2:] == [{"type": "text", "text": "/cost @a?"}, {"type": "text", "text": ""}]
 
 
 @pytest.mark.parametrize("model", ["claude-opus-4-8", "Claude-X", "sonnet", "opus[1m]", "haiku", "opusplan"])

@@ -5,10 +5,12 @@ import tomllib
 import pytest
 from msgspec.structs import replace
 
+from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, Host, Launch
-from clinvk.backends.codex import Codex, toml
+from clinvk.backends.codex import Codex
+from clinvk.backends.codex.strict import is_strict
 from clinvk.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
 from clinvk.session import Resume
 
 THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
@@ -217,10 +219,81 @@ def test_system_prompt_effort_and_thinking_are_settings() -> None:
     assert config["model_reasoning_summary"] == '"auto"'
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_each_effort_is_the_nearest_that_its_models_have(effort: str) -> None:
+    nearest = {"none": "low", "minimal": "low"}
+    config = settings(launched(replace(HELLO, effort=effort)))
+    assert config["model_reasoning_effort"] == f'"{nearest.get(effort, effort)}"'
+
+
+def test_an_unknown_effort_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no effort 'ultra'; have none") as refused:
+        launched(replace(HELLO, effort="ultra"))
+    assert refused.value.field == "effort"
+
+
+def test_skills_that_data_names_are_disabled() -> None:
+    prompt = "$deploy the $PATH, $a:b-c $deploy [$x](skill:///s/SKILL.md) [$y] ( /t ) [$z](rel) $ 5$"
+    assert "skills.config" not in settings(launched(replace(HELLO, prompt=prompt)))
+    assert "skills.config" not in settings(launched(replace(HELLO, prompt="costs 5$", literal=True)))
+    config = tomllib.loads(f"x = {settings(launched(replace(HELLO, prompt=prompt, literal=True)))['skills.config']}")
+    assert config["x"] == [
+        *({"name": name, "enabled": False} for name in ("deploy", "PATH", "a:b-c", "x", "y", "z")),
+        {"path": "/s/SKILL.md", "enabled": False},
+        {"path": "/t", "enabled": False},
+    ]
+
+
+def test_data_that_names_more_than_fits_on_a_command_line_is_refused() -> None:
+    prompt = " ".join(f"$variable{number}" for number in range(10_000))
+    assert launched(replace(HELLO, prompt=prompt))
+    with pytest.raises(InvalidRequest, match=r"more \$names") as refused:
+        launched(replace(HELLO, prompt=prompt, literal=True))
+    assert refused.value.field == "prompt"
+
+
+CLOSED: dict[str, object] = {"type": "object", "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        ({"type": "object"}, False),
+        ({"type": "array", "items": CLOSED}, False),
+        ({**CLOSED, "properties": {"a": {"type": "string"}}, "required": ["a"]}, True),
+        ({**CLOSED, "properties": {"a": {"type": "string"}}}, False),
+        ({**CLOSED, "properties": {"a": {"type": "string"}}, "required": "a"}, False),
+        ({**CLOSED, "properties": {"a": {"anyOf": [CLOSED, {"type": "null"}]}}, "required": ["a"]}, True),
+        ({**CLOSED, "properties": {"a": {"anyOf": [{"type": "object"}]}}, "required": ["a"]}, False),
+        ({**CLOSED, "properties": {"a": {"items": {"properties": {}}}}, "required": ["a"]}, False),
+        ({**CLOSED, "properties": {"a": {"type": "string", "minLength": 1}}, "required": ["a"]}, False),
+        ({**CLOSED, "properties": {"a": True}, "required": ["a"]}, False),
+        ({**CLOSED, "$defs": {"a": {"type": "object"}}}, False),
+        ({**CLOSED, "anyOf": [CLOSED]}, False),
+        ({**CLOSED, "properties": 5}, False),
+    ],
+)
+def test_only_a_strict_schema_is_given_to_codex_itself(schema: dict[str, object], strict: bool) -> None:
+    """The API refuses others; those are told in the prompt, and the answer may be asked for again."""
+    assert is_strict(schema) is strict
+    request = replace(HELLO, output_schema=schema)
+    launch = launched(request)
+    assert (f"--output-schema={PRIVATE}/schema.json" in launch.argv) is strict
+    assert launch.asks_again is not strict
+    told = Codex().channel(launch).start("run", request, None).decode()
+    assert ("<json_schema>" in told) is not strict
+    assert launched(replace(request, ephemeral=True)).asks_again is False
+
+
 def test_schema_and_images_are_private_files() -> None:
     images = (Image("image/png", b"1"), Image("image/svg+xml", b"2"))
-    launch = launched(replace(HELLO, images=images, output_schema={"type": "object"}))
-    assert launch.files == {"image-0.png": b"1", "image-1.svgxml": b"2", "schema.json": b'{"type":"object"}'}
+    launch = launched(replace(HELLO, images=images, output_schema=CLOSED))
+    assert launch.files == {
+        "image-0.png": b"1",
+        "image-1.svgxml": b"2",
+        "schema.json": b'{"type":"object","additionalProperties":false}',
+    }
     assert [flag for flag in launch.argv if PRIVATE in flag] == [
         f"--image={PRIVATE}/image-0.png",
         f"--image={PRIVATE}/image-1.svgxml",

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from hashlib import sha256
 from typing import get_args
 
 import pytest
@@ -267,7 +268,10 @@ def _overrides(launch: Launch) -> list[dict[str, dict[str, object]]]:
 @pytest.mark.parametrize("request_", [ASK, OPEN])
 @pytest.mark.parametrize(
     ("effort", "level", "tokens"),
-    [("minimal", "MINIMAL", 1024), ("low", "LOW", 1024), ("medium", "MEDIUM", 8192), ("high", "HIGH", 24576)],
+    [
+        *(("none", "MINIMAL", 1024), ("minimal", "MINIMAL", 1024), ("low", "LOW", 1024), ("medium", "MEDIUM", 8192)),
+        *(("high", "HIGH", 24576), ("xhigh", "HIGH", 24576), ("max", "HIGH", 24576)),
+    ],
 )
 def test_effort_is_set_for_each_generation_of_models(
     request_: RunRequest, effort: str, level: str, tokens: int
@@ -287,11 +291,65 @@ def test_effort_comes_after_the_users_own_overrides() -> None:
     assert len(_overrides(_launch(replace(ASK, effort="low"), host=host))) == 3
 
 
-@pytest.mark.parametrize("effort", ["xhigh", "LOW", "nonsense"])
-def test_an_effort_that_no_model_has_is_refused(effort: str) -> None:
-    with pytest.raises(InvalidRequest, match="have minimal, low, medium, high") as caught:
+@pytest.mark.parametrize("effort", ["LOW", "nonsense"])
+def test_an_unknown_effort_is_refused(effort: str) -> None:
+    with pytest.raises(InvalidRequest, match="have none, minimal, low, medium, high") as caught:
         _launch(replace(ASK, effort=effort))
     assert caught.value.field == "effort"
+
+
+PICTURE = Image("image/png", b"a picture")
+NAME = f"clinvk-image-{sha256(b'a picture').hexdigest()[:32]}.png"
+COMMAND = f"{HOME}/commands/clinvk-prompt.toml"
+
+
+@pytest.mark.parametrize("text", ["hello", "  a\n", "say !{x} @", "// no"])
+def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
+    request = replace(ASK, prompt=text.replace("@", "").replace("//", "\\"), literal=True)
+    assert _prompt(request) == request.prompt.encode()
+    assert COMMAND not in _launch(request).files
+
+
+@pytest.mark.parametrize("request_", [ASK, OPEN])
+@pytest.mark.parametrize("text", ["/init", "see @note", ' \t"@\\"\n\r\x1f\x7f é🙂 ', "//x"])
+def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> None:
+    request = replace(request_, prompt=text, literal=True)
+    launch = _launch(request)
+    assert _prompt(request) == b"/clinvk-prompt"
+    assert tomllib.loads(launch.files[COMMAND].decode()) == {"prompt": text}
+    assert f"{HOME}/commands" not in launch.links
+    assert not any(name.startswith("attached/") for name in launch.files)
+
+
+@pytest.mark.parametrize("text", ["@ if (!{a}) @{b} !@{c} {{args}} {{{args}}} @!{{args}}", "@{{args}}", "@@{@{!{"])
+def test_no_mark_of_a_command_is_left_in_data_and_none_of_it_is_lost(text: str) -> None:
+    launch = _launch(replace(ASK, prompt=text, literal=True))
+    command = str(tomllib.loads(launch.files[COMMAND].decode())["prompt"])
+    assert launch.files["attached/clinvk-brace.txt"] == b"{"
+    assert f"--include-directories={PRIVATE}/attached" in launch.argv
+    rest = command.replace("@{clinvk-brace.txt}", " ")
+    assert not any(mark in rest for mark in ("!{", "@{", "{{args}}"))
+    assert command.replace("@{clinvk-brace.txt}", "{") == text
+
+
+@pytest.mark.parametrize("request_", [ASK, replace(ASK, sandbox_mode="read-only"), OPEN])
+def test_an_image_is_a_private_file_that_the_prompt_names(request_: RunRequest) -> None:
+    request = replace(request_, images=(PICTURE,))
+    launch = _launch(request)
+    assert launch.files[f"attached/{NAME}"] == b"a picture"
+    assert f"--include-directories={PRIVATE}/attached" in launch.argv
+    assert _prompt(request) == f"hello\n@{NAME}".encode()
+    literal = _launch(replace(request, literal=True))
+    assert tomllib.loads(literal.files[COMMAND].decode()) == {"prompt": f"hello@{{{NAME}}}"}
+    assert literal.files[f"attached/{NAME}"] == b"a picture"
+
+
+def test_a_schema_is_told_in_the_prompt_and_may_be_asked_for_again() -> None:
+    request = replace(ASK, output_schema={"type": "integer"})
+    assert _launch(request).asks_again
+    told = _prompt(request).decode()
+    assert told.startswith("hello\n\nAnswer with one JSON value")
+    assert '<json_schema>\n{"type":"integer"}\n</json_schema>' in told
 
 
 def test_settings_that_the_cli_cannot_read_are_told() -> None:
@@ -385,8 +443,6 @@ def test_flags_that_clinvk_does_not_know_need_open_words() -> None:
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (replace(ASK, images=(Image("image/png", b""),)), "images"),
-        (replace(ASK, output_schema={}), "output_schema"),
         (replace(ASK, model="a\0b"), "model"),
         (replace(ASK, workdir="/a\0b"), "workdir"),
         (replace(ASK, add_dirs=("/a\0b",)), "add_dirs[0]"),

@@ -10,12 +10,13 @@ import msgspec
 
 from clinvk.errors import AgentCrashed, InvalidRequest, NotResumable
 from clinvk.events import Event, RunFailed, TextDelta
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, RunRequest
+from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
 from clinvk.session import Resume
 
 PRIVATE = "\0private\0"
 """Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
 
+_UNFIT = re.compile(r"\W")
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Told = TypeVar("Told")
@@ -54,6 +55,10 @@ class Host(msgspec.Struct, frozen=True):
     resolve: Callable[[str], str] = str
 
 
+class NotSpoken(Exception):
+    """A process does not speak the protocol of its channel, and was asked nothing: the run can go another way."""
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend can honour; the words that are missing are refused."""
 
@@ -76,9 +81,13 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         files: written to a private folder (`PRIVATE`) before the start, removed after the end; a name may be a path.
         links: symbolic links in the private folder, and what each leads to, with `~` for the home. One whose
             name ends in `/` leads to a folder, which is made where it is missing.
-        long_lived: stdin stays open after the prompt.
+        long_lived: stdin stays open until the run has ended.
+        opening: what the process is told of the conversation before the prompt comes.
+        otherwise: how to run it where the CLI turns out not to speak its long-lived protocol (`NotSpoken`).
         stop_signal: what makes this CLI stop by itself and clean up.
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
+        asks_again: an answer that does not fit the schema is asked for again, in the same conversation, by a process
+            that has this launch's private folder.
         warm_key: what a process started ahead must have in common; None is never started ahead.
     """
 
@@ -88,8 +97,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, bytes] = {}
     links: dict[str, str] = {}
     long_lived: bool = False
+    opening: dict[str, object] = {}
+    otherwise: "Launch | None" = None
     stop_signal: int = SIGTERM
     counted_turns: int | None = None
+    asks_again: bool = False
     warm_key: tuple[str, ...] | None = None
 
 
@@ -106,6 +118,9 @@ class Channel(Protocol):
         """Take one line of stdout, without its newline. Noise and unknown types give nothing.
 
         The ending of a run may be delivered before its process exits.
+
+        Raises:
+            NotSpoken: so may `closed`, before anything was delivered.
         """
         ...
 
@@ -206,11 +221,40 @@ def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
         return None
 
 
+def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None":
+    """Give what a request's effort is to a CLI; `words` has an entry for each of `EFFORTS`.
+
+    Raises:
+        InvalidRequest: it is none of them.
+    """
+    if not request.effort:
+        return None
+    if request.effort not in words:
+        raise InvalidRequest(f"no effort {request.effort!r}; have {', '.join(EFFORTS)}", "effort")
+    return words[request.effort]
+
+
 def with_system_prompt(request: RunRequest) -> str:
     """Give the prompt with the system prompt before it, marked as such, for a CLI that cannot be given one."""
     if not request.system_prompt:
         return request.prompt
     return f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{request.prompt}"
+
+
+def with_schema(prompt: str, request: RunRequest) -> str:
+    """Give a prompt that asks for an answer by the request's schema, for a CLI that cannot be given one."""
+    if request.output_schema is None:
+        return prompt
+    schema = msgspec.json.encode(request.output_schema).decode()
+    return (
+        f"{prompt}\n\nAnswer with one JSON value that is valid against this JSON Schema, and with nothing else: "
+        f"no text around it, no code fence.\n<json_schema>\n{schema}\n</json_schema>"
+    )
+
+
+def kind_of(image: Image) -> str:
+    """Give the ending of a file's name for an image, e.g. `png`."""
+    return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
 
 
 def last_line(text: str) -> str:
@@ -253,6 +297,8 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
         + [shlex.quote(shown(argument)) for argument in launch.argv]
     )
     lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
+    if launch.opening:
+        lines.append(f"# opening on stdin: {msgspec.json.encode(launch.opening).decode()}")
     lines.append(f"# prompt: {prompt_bytes} bytes on stdin")
     lines += [f"# $PRIVATE/{name}: {len(data)} bytes" for name, data in launch.files.items()]
     lines += [f"# $PRIVATE/{name} -> {target}" for name, target in launch.links.items()]

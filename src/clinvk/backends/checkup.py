@@ -78,7 +78,7 @@ _OPTIONS: tuple[dict[str, object], ...] = (
     {"max_turns": 1},
     {"effort": "high"},
     {"thinking": True},
-    {"output_schema": {"type": "object"}},
+    {"output_schema": {"type": "object", "additionalProperties": False}},
     {"images": (Image("image/png", b""),)},
     {"ephemeral": True},
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, conversation
+from clinvk.backends.base import PRIVATE, conversation, effort_of
 from clinvk.backends.claude.posture import Posture
 from clinvk.errors import InvalidRequest
 from clinvk.request import RunRequest
@@ -24,7 +24,15 @@ ALIASES = {
     "best": "opus",
     "powerful": "opus",
 }
-EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_EFFORTS = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
 
 MAX_ARGUMENT_BYTES = 128_000
 """Linux takes 131071 bytes an argument, the flag's name included."""
@@ -70,7 +78,7 @@ def command(
         InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
     """
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
-    if request.images:
+    if _in_blocks(request):
         argv.append("--input-format=stream-json")
     argv += _word_flags(words)
     argv += _option_flags(request, resume)
@@ -85,8 +93,12 @@ def command(
 
 
 def stdin(request: RunRequest) -> bytes:
-    """Give the prompt as `claude -p` reads it: plain text, or one message with image blocks."""
-    if not request.images:
+    """Give the prompt as `claude -p` reads it: plain text, or one message of blocks.
+
+    Only in the last block, and only if that is text, does Claude Code look for a command of its own and for files to
+    read (`@path`). Of a block that is empty the model learns nothing.
+    """
+    if not _in_blocks(request):
         return request.prompt.encode(errors="replace")
     images = [
         {
@@ -99,8 +111,13 @@ def stdin(request: RunRequest) -> bytes:
         }
         for image in request.images
     ]
-    content = [{"type": "text", "text": request.prompt}, *images]
+    prompt = {"type": "text", "text": request.prompt.encode(errors="replace").decode()}
+    content = [*images, prompt, *([{"type": "text", "text": ""}] if request.literal else [])]
     return msgspec.json.encode({"type": "user", "message": {"role": "user", "content": content}}) + b"\n"
+
+
+def _in_blocks(request: RunRequest) -> bool:
+    return bool(request.images) or request.literal
 
 
 def _word_flags(words: Posture) -> Iterator[str]:
@@ -122,10 +139,8 @@ def _word_flags(words: Posture) -> Iterator[str]:
 def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
     if request.model:
         yield f"--model={_checked(ALIASES.get(request.model, request.model), 'model')}"
-    if request.effort:
-        if request.effort not in EFFORTS:
-            raise InvalidRequest(f"claude has no effort {request.effort!r}; have {', '.join(EFFORTS)}", "effort")
-        yield f"--effort={request.effort}"
+    if effort := effort_of(request, _EFFORTS):
+        yield f"--effort={effort}"
     if request.thinking:
         yield "--thinking-display=summarized"
     if request.max_turns:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
-from clinvk.backends.codex import extra, toml
-from clinvk.backends.codex.exec import ExecChannel, continuing
+from clinvk.backends import toml
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
+from clinvk.backends.codex import extra
+from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.fence import Fence, fence
 from clinvk.backends.codex.instructions import knows_instructions
+from clinvk.backends.codex.mentions import SETTING, unmentioned
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
@@ -32,6 +34,17 @@ _ALIASES = {
     "best": "gpt-6-astra",
     "powerful": "gpt-6-astra",
 }
+_EFFORTS = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "max",
+}
+"""By the levels that `codex debug models` tells: `low` to `xhigh` of all, `max` of most."""
+
 _OURS = re.compile(r"gpt|codex|o\d")
 _MAX_ARGUMENT_BYTES = 131_071
 """What Linux takes as a single argument."""
@@ -68,9 +81,13 @@ class Codex:
         _check_texts(request)
         held = fence(request, host)
         untold = _untold(request, resume, held, host)
-        _check_prompt(continuing(request, untold) if resume else request.prompt)
+        prompt = told(request, resume, untold)
+        _check_prompt(prompt)
         extra.check(request.extra, held.is_open)
         files = {**held.files, **_files(request), **({_UNTOLD: untold.encode()} if untold else {})}
+        config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
+        if request.literal:
+            config |= unmentioned(prompt)
         argv = (
             self.executable,
             *held.approval,
@@ -80,7 +97,7 @@ class Codex:
             *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
-            *_settings({**_CONFIG, **held.config, **_config(request, None if resume else held)}),
+            *_settings(config),
             *(_continued(resume) if resume else ()),
         )
         _check_length(argv, held)
@@ -90,6 +107,7 @@ class Codex:
             cwd=request.workdir,
             files=files,
             counted_turns=request.max_turns or None,
+            asks_again=not is_native(request) and not request.ephemeral,
         )
 
     def channel(self, launch: Launch) -> Channel:
@@ -118,7 +136,7 @@ def _options(request: RunRequest) -> list[str]:
         *([f"--cd={request.workdir}"] if request.workdir else []),
         *([f"--model={model}"] if model else []),
         *(f"--image={PRIVATE}/{_image_name(index, image)}" for index, image in enumerate(request.images)),
-        *([f"--output-schema={PRIVATE}/schema.json"] if request.output_schema is not None else []),
+        *([f"--output-schema={PRIVATE}/schema.json"] if is_native(request) else []),
         *(["--ephemeral"] if request.ephemeral else []),
     ]
 
@@ -134,8 +152,8 @@ def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
         config["developer_instructions"] = toml.string(instructions)
-    if request.effort:
-        config["model_reasoning_effort"] = toml.string(request.effort)
+    if effort := effort_of(request, _EFFORTS):
+        config["model_reasoning_effort"] = toml.string(effort)
     if request.thinking:
         config["model_reasoning_summary"] = toml.string("auto")
     return config
@@ -162,14 +180,13 @@ def _settings(config: dict[str, str]) -> list[str]:
 
 def _files(request: RunRequest) -> dict[str, bytes]:
     files = {_image_name(index, image): image.data for index, image in enumerate(request.images)}
-    if request.output_schema is not None:
+    if is_native(request):
         files["schema.json"] = msgspec.json.encode(request.output_schema)
     return files
 
 
 def _image_name(index: int, image: Image) -> str:
-    kind = re.sub(r"\W", "", image.media_type.rpartition("/")[2])
-    return f"image-{index}.{kind or 'png'}"
+    return f"image-{index}.{kind_of(image)}"
 
 
 def _check_texts(request: RunRequest) -> None:
@@ -177,7 +194,6 @@ def _check_texts(request: RunRequest) -> None:
         "model": request.model or "",
         "system_prompt": request.system_prompt or "",
         "workdir": request.workdir or "",
-        "effort": request.effort or "",
         **{f"add_dirs[{index}]": path for index, path in enumerate(request.add_dirs)},
         **{f"extra[{index}]": argument for index, argument in enumerate(request.extra)},
     }
@@ -201,6 +217,8 @@ def _check_prompt(prompt: str) -> None:
 def _check_length(argv: tuple[str, ...], held: Fence) -> None:
     for argument in argv:
         size = len(argument.encode(errors="surrogateescape"))
+        if size > _MAX_ARGUMENT_BYTES and argument.startswith(f"{SETTING}="):
+            raise InvalidRequest("prompt has more $names than codex can be told to take as text", "prompt")
         if size > _MAX_ARGUMENT_BYTES:
             field = "system_prompt" if argument.startswith("developer_instructions=") else None
             more = " with the project's AGENTS.md" if field and held.instructions else ""

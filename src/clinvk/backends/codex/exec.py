@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import Prose, last_line, parsed, with_system_prompt
+from clinvk.backends.base import Prose, last_line, parsed, with_schema, with_system_prompt
 from clinvk.backends.codex import failures
 from clinvk.backends.codex.items import (
     AgentMessage,
@@ -26,6 +26,7 @@ from clinvk.backends.codex.items import (
     TurnStarted,
     Warn,
 )
+from clinvk.backends.codex.strict import is_strict
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event, Progress, RunFinished, RunStarted, ThinkingDelta, Usage
 from clinvk.request import RunRequest
@@ -144,15 +145,21 @@ class ExecChannel(OneShotChannel):
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
         self._exec.expect(request, resume)
-        if resume:
-            request = msgspec.structs.replace(request, prompt=continuing(request, self._instructions))
-        return super().start(run, request, resume)
+        prompt = told(request, resume, self._instructions)
+        return super().start(run, msgspec.structs.replace(request, prompt=prompt), resume)
 
 
-def continuing(request: RunRequest, instructions: str) -> str:
-    """Give the prompt for a thread that can no longer be instructed otherwise."""
-    prompt = with_system_prompt(request)
-    return f"{instructions}\n\n{prompt}" if instructions else prompt
+def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
+    """Give all that the model is to be told in the prompt: in a thread that goes on, its instructions too."""
+    prompt = with_system_prompt(request) if resume else request.prompt
+    if instructions:
+        prompt = f"{instructions}\n\n{prompt}"
+    return prompt if is_native(request) else with_schema(prompt, request)
+
+
+def is_native(request: RunRequest) -> bool:
+    """Say whether the request's schema is one that Codex can be given."""
+    return request.output_schema is not None and is_strict(request.output_schema)
 
 
 def _plan(item: TodoList) -> Progress:

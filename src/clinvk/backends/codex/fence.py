@@ -1,10 +1,11 @@
 """What Codex may do: the approval and sandbox words as flags, and what would reopen them.
 
-The only fence of `codex exec` is its sandbox: nobody can be asked, so its approval policy is always `never`. Tried
-with Codex 0.163.0 and 0.169.0 against a scripted model that calls shell, patch and MCP tools. What was found to act
-outside the sandbox all the same, and is closed here:
+The only fence of Codex is its sandbox: nobody can be asked, so its approval policy is always `never`. Tried with
+`codex exec` and `codex app-server` of 0.163.0 and 0.169.0 against a scripted model that calls shell, patch and MCP
+tools. What was found to act outside the sandbox all the same, and is closed here:
 
-- `rules/*.rules` of the user or of a trusted project run the commands that they allow;
+- `rules/*.rules` of the user or of a trusted project run the commands that they allow; `codex app-server` has no flag
+  against them, and so is not used where there are any;
 - MCP servers of the user or of a trusted project run; no flag ignores them all, so each is disabled;
 - `notify` programs and hooks run;
 - a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory;
@@ -54,22 +55,43 @@ class Fence(msgspec.Struct, frozen=True):
     """What holds the agent.
 
     Attributes:
-        approval: flags of `codex` itself, before `exec`.
-        sandbox: flags of `codex exec`.
+        mode: the CLI's word for the sandbox; "" leaves it to its settings.
+        directories: what may be written besides the working directory.
+        no_rules: rules are not to be followed.
+        bypasses: there is neither approval nor sandbox.
         config: values for `-c`, in TOML.
         is_open: nothing is held back, so that no extra flag can weaken anything.
         has_folder: the agent's temporary folder is the private one.
         instructions: what Codex would have told the model, had the project not been marked untrusted.
         own_instructions: those of the user's settings, whose place they would take.
+        has_rules: there are rules that would be followed all the same, but for a flag of `codex exec`.
     """
 
-    approval: tuple[str, ...] = ("--ask-for-approval=never",)
-    sandbox: tuple[str, ...] = ()
+    mode: str = ""
+    directories: tuple[str, ...] = ()
+    no_rules: bool = False
+    bypasses: bool = False
     config: dict[str, str] = {}
     is_open: bool = False
     has_folder: bool = False
     instructions: str = ""
     own_instructions: str = ""
+    has_rules: bool = False
+
+    @property
+    def approval(self) -> tuple[str, ...]:
+        """Flags of `codex` itself, before `exec`."""
+        return () if self.bypasses else ("--ask-for-approval=never",)
+
+    @property
+    def sandbox(self) -> tuple[str, ...]:
+        """Flags of `codex exec`."""
+        mode = "--dangerously-bypass-approvals-and-sandbox" if self.bypasses else f"--sandbox={self.mode}"
+        return (
+            *([mode] if self.mode else []),
+            *(["--ignore-rules"] if self.no_rules else []),
+            *(f"--add-dir={path}" for path in self.directories),
+        )
 
     @property
     def env(self) -> dict[str, str]:
@@ -101,6 +123,8 @@ def fence(request: RunRequest, host: Host) -> Fence:
         )
     known = _Known(request, host)
     held = _held(request, known)
+    if held.no_rules:
+        held = msgspec.structs.replace(held, has_rules=known.has_rules())
     if "projects" not in held.config:
         return held
     return msgspec.structs.replace(
@@ -109,23 +133,21 @@ def fence(request: RunRequest, host: Host) -> Fence:
 
 
 def _held(request: RunRequest, known: "_Known") -> Fence:
-    directories = tuple(f"--add-dir={path}" for path in request.add_dirs)
+    directories = request.add_dirs
     match request.sandbox_mode or "default", request.approval_mode or "default":
         case "read-only", _:  # all can be read: `add_dirs` need nothing
-            return Fence(sandbox=("--sandbox=read-only", "--ignore-rules"), config=known.read_only())
+            return Fence("read-only", no_rules=True, config=known.read_only())
         case "workspace", _:
-            flags = ("--sandbox=workspace-write", "--ignore-rules", *directories)
-            return Fence(sandbox=flags, config={**_WORKSPACE_ONLY, **known.distrust()}, has_folder=True)
+            config = {**_WORKSPACE_ONLY, **known.distrust()}
+            return Fence("workspace-write", directories, no_rules=True, config=config, has_folder=True)
         case "full", _:
-            flags = ("--sandbox=danger-full-access", *directories)
-            return Fence(sandbox=flags, config=known.distrust(), is_open=True)
+            return Fence("danger-full-access", directories, config=known.distrust(), is_open=True)
         case "default", "none":
-            flags = ("--dangerously-bypass-approvals-and-sandbox", *directories)
-            return Fence(approval=(), sandbox=flags, config=known.distrust(), is_open=True)
+            return Fence("danger-full-access", directories, bypasses=True, config=known.distrust(), is_open=True)
         case "default", "auto":
-            return Fence(sandbox=("--sandbox=workspace-write", *directories), config=known.distrust())
+            return Fence("workspace-write", directories, config=known.distrust())
         case _:
-            return Fence(sandbox=directories, config=known.distrust() if known.settings.names_a_sandbox else {})
+            return Fence("", directories, config=known.distrust() if known.settings.names_a_sandbox else {})
 
 
 class _Known:
@@ -159,6 +181,11 @@ class _Known:
         if self._trust == "untrusted":  # the user's word, by which Codex leaves it out too
             return ""
         return project_instructions(self._host, self.settings, self._workdir)
+
+    def has_rules(self) -> bool:
+        """Say whether the user or a project, trusted or not, has any."""
+        folders = (settings.folder(self._host, str(self._workdir)), *(f"{place}/.codex" for place in self._places))
+        return any(self._host.find(f"{folder}/rules", "*.rules") for folder in folders)
 
     def distrust(self) -> dict[str, str]:
         """Let the settings of a project act only where the user has trusted it.

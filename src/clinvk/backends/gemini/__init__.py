@@ -2,9 +2,7 @@
 
 Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and what clinvk does about it:
 
-- `@path` in a prompt puts the file's text into it; that stays.
-- A prompt that begins with `/` is a command, the CLI's own (`/init` writes a file) or one of the user's or the
-  project's, which may run programs. A newline before it makes it a prompt for the model.
+- `@path` in a prompt puts the file's text into it; that stays, unless the prompt is data: see `asking`, also for `/`.
 - Of more than 8 MiB the CLI silently reads the first 8: such a prompt is refused.
 - `GEMINI_SYSTEM_MD` replaces all of the CLI's own system prompt and nothing appends to it, so that a system prompt
   comes before the prompt, marked as such.
@@ -28,9 +26,8 @@ from clinvk.backends.base import (
     Host,
     Launch,
     conversation,
-    with_system_prompt,
 )
-from clinvk.backends.gemini import home
+from clinvk.backends.gemini import asking, home
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import check_extra
 from clinvk.backends.gemini.words import Leave, grants, leave, limits
@@ -88,18 +85,21 @@ class Gemini:
         allowed = leave(request)
         check_extra(request.extra, open_words=allowed.open and allowed.only is None)
         files, links, env = _surroundings(request, resume, allowed, host)
+        asked = asking.files(request)
+        own = (f"--include-directories={folder}" for folder in asking.directories(asked))
         return Launch(
-            argv=(self.executable, *_arguments(request, resume, allowed, host), *request.extra),
+            argv=(self.executable, *_arguments(request, resume, allowed, host), *own, *request.extra),
             env={**_QUIET, **env},
             cwd=request.workdir,
-            files=files,
+            files=files | asked,
             links=links,
             counted_turns=request.max_turns or None,
+            asks_again=True,
         )
 
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine for one process of this launch."""
-        return OneShotChannel(GeminiDecoder(), prompt)
+        return OneShotChannel(GeminiDecoder(), asking.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""
@@ -117,20 +117,8 @@ class Gemini:
         return model.lower().startswith(("gemini", "auto-gemini"))
 
 
-def prompt(request: RunRequest) -> bytes:
-    """Give the prompt as the CLI reads it from stdin."""
-    text = with_system_prompt(request)
-    return ("\n" + text if text.startswith("/") else text).encode(errors="replace")
-
-
 def _check(request: RunRequest) -> None:
-    if request.images:
-        raise InvalidRequest("images are not supported with gemini; name a file in the prompt as @path", "images")
-    if request.output_schema is not None:
-        raise InvalidRequest("output_schema is not supported with gemini: its CLI has no such option", "output_schema")
-    if request.effort and request.effort not in home.EFFORTS:
-        raise InvalidRequest(f"gemini has no effort {request.effort!r}; have {', '.join(home.EFFORTS)}", "effort")
-    if len(prompt(request)) > MAX_PROMPT_BYTES:
+    if len(asking.told(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
     for index, folder in enumerate(request.add_dirs):
         if "," in folder or folder != folder.strip():
@@ -180,11 +168,11 @@ def _surroundings(
     rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
     files = {name: text for name, text in rules.items() if text}
     if not allowed.open:
-        settings, links = home.strict(allowed, request.workdir, request.effort or None, host)
+        settings, links = home.strict(allowed, request, host)
         if not request.ephemeral or resume:
             links |= home.records(host)
         return {**files, **settings}, links, _STRICT
-    settings, links = home.as_the_users(request.effort or None, host)
+    settings, links = home.as_the_users(request, host)
     if request.ephemeral and not resume:
         return {**files, **settings}, links, {"GEMINI_CLI_HOME": home.HOME, "TMPDIR": PRIVATE}
     return {**files, **settings}, {**links, **home.records(host)}, {"GEMINI_CLI_HOME": home.HOME}

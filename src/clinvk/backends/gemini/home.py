@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
 
-from clinvk.backends.base import PRIVATE, Host
+from clinvk.backends.base import PRIVATE, Host, effort_of
 from clinvk.backends.gemini.words import EDITS, READS, Leave
 from clinvk.errors import InvalidRequest
+from clinvk.request import RunRequest
 
 HOME = f"{PRIVATE}/home"
 _FOLDER = "home/.gemini"
@@ -82,16 +83,18 @@ _STRICT = {
 """`folderTrust` is off because an untrusted folder ends the CLI otherwise; GEMINI_CLI_TRUST_WORKSPACE tells it."""
 
 _THINKING: dict[str, tuple[str, int]] = {
+    "none": ("MINIMAL", 1024),
     "minimal": ("MINIMAL", 1024),
     "low": ("LOW", 1024),
     "medium": ("MEDIUM", 8192),
     "high": ("HIGH", 24576),
+    "xhigh": ("HIGH", 24576),
+    "max": ("HIGH", 24576),
 }
 """What each effort is to models from Gemini 3 on, a level, and to Gemini 2.5, a number of tokens.
 
 So does Google's own door for OpenAI's `reasoning_effort`: https://ai.google.dev/gemini-api/docs/openai#thinking
 """
-EFFORTS = tuple(_THINKING)
 
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
@@ -117,9 +120,7 @@ def conversation_files(conversation: str, host: Host) -> Sequence[str]:
     return host.find(folder, f"{name}l") or host.find(folder, name)
 
 
-def strict(
-    leave: Leave, workdir: str | None, effort: str | None, host: Host
-) -> tuple[dict[str, bytes], dict[str, str]]:
+def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Give the files and links of a home in which neither the project nor the user opens what `leave` closes.
 
     The project's GEMINI.md is context for the model as ever, though nothing else of the project is trusted.
@@ -135,19 +136,21 @@ def strict(
             _set(settings, path, value)
     for path, value in _STRICT.items():
         _set(settings, path, value)
-    _think(settings, effort)
+    _think(settings, request)
     if leave.only is not None and set(leave.only) <= {*READS, *EDITS}:
         _set(settings, "tools.core", leave.only)
     links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in (*_LOGIN, *_CONTEXT)}
     links["home/.env"] = f"{user}/.env" if host.read(f"{user}/.env") is not None else "~/.env"
-    if workdir:
-        links[f"{_FOLDER}/project.md"] = f"{workdir}/GEMINI.md"
+    if request.workdir:
+        links[f"{_FOLDER}/project.md"] = f"{request.workdir}/GEMINI.md"
         _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
     return {_SETTINGS: json.dumps(settings).encode()}, links
 
 
-def as_the_users(effort: str | None, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
+def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Give the files and links of a home that is as the user's own, without its records.
+
+    Where the prompt is data there are no commands of the user's, whose folder would be the place of ours.
 
     Raises:
         InvalidRequest: the user's settings cannot be read; the CLI would not start with them.
@@ -155,8 +158,8 @@ def as_the_users(effort: str | None, host: Host) -> tuple[dict[str, bytes], dict
     user = user_folder(host)
     settings = _user_settings(user, host)
     _set(settings, _RETENTION, False)
-    _think(settings, effort)
-    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL}
+    _think(settings, request)
+    links = {f"{_FOLDER}/{name}": f"{user}/{name}" for name in _ALL if not (request.literal and name == "commands")}
     links |= {f"home/{name}": f"{_user_home(host)}/{name}" for name in (".agents", ".env")}
     return {_SETTINGS: json.dumps(settings).encode()}, links
 
@@ -166,11 +169,12 @@ def records(host: Host) -> dict[str, str]:
     return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
 
 
-def _think(settings: dict[str, object], effort: str | None) -> None:
+def _think(settings: dict[str, object], request: RunRequest) -> None:
     """Set how hard the models of a conversation think: by what all of a generation extend, the CLI's helpers not."""
-    if effort is None:
+    thinking = effort_of(request, _THINKING)
+    if thinking is None:
         return
-    level, tokens = _THINKING[effort]
+    level, tokens = thinking
     overrides = _get(settings, "modelConfigs.customOverrides")
     kept = convert(overrides, list[object]) if isinstance(overrides, list) else []
     ours = [_override("chat-base-3", "thinkingLevel", level), _override("chat-base-2.5", "thinkingBudget", tokens)]

@@ -1,4 +1,4 @@
-"""Values as the `-c key=value` of Codex takes them: TOML 1.0, on one line."""
+"""Values as TOML 1.0 has them, each on one line: `-c key=value` of Codex, commands of Gemini CLI."""
 
 import re
 

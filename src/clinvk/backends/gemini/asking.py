@@ -1,0 +1,68 @@
+"""How Gemini CLI 0.61.0 is given a prompt: on stdin, or as a command of our own where the prompt is data.
+
+On stdin `@path` puts a file's text into the prompt, wherever the `@` stands, and nothing takes that away: a backslash
+before it reaches the model too. The text of a command (`home/.gemini/commands/NAME.toml`) goes to the model as it is,
+but for three marks: `{{args}}`, `!{…}` runs a program and `@{…}` puts a file in. Where a prompt has one of these, its
+brace comes out of a file, so that no mark is left and the model gets every character.
+
+A prompt on stdin that begins with `/` is a command too, the CLI's own (`/init` writes a file) or one of the user's or
+the project's, which may run programs: a newline before it makes it a prompt. Images are files in a folder of their own,
+which the CLI is given as one of its directories; the names come of their bytes, so that no file is there by chance.
+"""
+
+import re
+from hashlib import sha256
+
+from clinvk.backends import toml
+from clinvk.backends.base import PRIVATE, kind_of, with_schema, with_system_prompt
+from clinvk.request import Image, RunRequest
+
+COMMANDS = "home/.gemini/commands"
+FOLDER = "attached"
+
+_COMMAND = "clinvk-prompt"
+_BRACE = "clinvk-brace.txt"
+_MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
+
+
+def told(request: RunRequest) -> str:
+    """Give all that the model is to be told."""
+    return with_schema(with_system_prompt(request), request)
+
+
+def stdin(request: RunRequest) -> bytes:
+    """Give what the CLI reads from stdin: the prompt, or the name of the command that holds it."""
+    text = told(request)
+    if is_command(request, text):
+        return f"/{_COMMAND}".encode()
+    if text.startswith("/"):
+        text = "\n" + text
+    return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
+
+
+def files(request: RunRequest) -> dict[str, bytes]:
+    """Give the private files that go with it."""
+    text = told(request)
+    attached = {_name(image): image.data for image in request.images}
+    made: dict[str, bytes] = {}
+    if is_command(request, text):
+        plain = _MARKS.sub(f"@{{{_BRACE}}}", text)
+        if plain != text:
+            attached[_BRACE] = b"{"
+        prompt = plain + "".join(f"@{{{_name(image)}}}" for image in request.images)
+        made[f"{COMMANDS}/{_COMMAND}.toml"] = f"prompt = {toml.string(prompt)}\n".encode(errors="replace")
+    return made | {f"{FOLDER}/{name}": data for name, data in attached.items()}
+
+
+def directories(files: dict[str, bytes]) -> list[str]:
+    """Give the directories that the CLI must be given to read those files."""
+    return [f"{PRIVATE}/{FOLDER}"] if any(name.startswith(f"{FOLDER}/") for name in files) else []
+
+
+def is_command(request: RunRequest, text: str) -> bool:
+    """Say whether the CLI would not take a text as data that is to be data."""
+    return request.literal and ("@" in text or text.startswith("/") or bool(request.images))
+
+
+def _name(image: Image) -> str:
+    return f"clinvk-image-{sha256(image.data).hexdigest()[:32]}.{kind_of(image)}"
