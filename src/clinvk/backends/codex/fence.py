@@ -27,8 +27,9 @@ from pathlib import PurePath
 
 import msgspec
 
+from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, Host
-from clinvk.backends.codex import settings, toml
+from clinvk.backends.codex import settings
 from clinvk.backends.codex.instructions import project_instructions, root
 from clinvk.errors import Unsupported
 from clinvk.request import RunRequest
