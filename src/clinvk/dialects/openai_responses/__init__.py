@@ -77,7 +77,7 @@ class OpenAIResponses:
             prompt="",
             model=asked.model,
             effort=asked.reasoning.effort if asked.reasoning else None,
-            thinking=bodies.tells_thinking(asked),
+            thinking=bodies.summary(asked) is not None,
             max_tokens=asked.max_output_tokens,
             output_schema=bodies.schema(asked),
             metadata=kept.metadata(blank, wanted.shows_work) if blank.store else dict(blank.metadata),

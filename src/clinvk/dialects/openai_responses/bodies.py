@@ -138,15 +138,14 @@ def schema(body: ResponseBody) -> Json | None:
     return form.schema
 
 
-def tells_thinking(body: ResponseBody) -> bool:
-    """Say whether the thinking belongs to the answer: as with the vendor, only a summary of it is ever told."""
-    reasoning = body.reasoning
-    return reasoning is not None and (reasoning.summary or reasoning.generate_summary) not in (None, "none")
+def summary(body: ResponseBody) -> str | None:
+    """Say how the thinking is to be told, None if not: as with the vendor, only a summary of it ever is."""
+    asked = body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
+    return None if asked == "none" else asked or None
 
 
 def blank(body: ResponseBody) -> Response:
     """Make the response as far as the request says it."""
-    reasoning = body.reasoning or ReasoningOptions()
     form = body.text.format if body.text else None
     text: Json = {"format": _without_none(form) if form else {"type": "text"}}
     if body.text and body.text.verbosity:
@@ -161,7 +160,7 @@ def blank(body: ResponseBody) -> Response:
         parallel_tool_calls=body.parallel_tool_calls is not False,
         previous_response_id=body.previous_response_id,
         prompt_cache_key=body.prompt_cache_key,
-        reasoning={"effort": reasoning.effort, "summary": reasoning.summary or reasoning.generate_summary},
+        reasoning={"effort": body.reasoning and body.reasoning.effort, "summary": summary(body)},
         safety_identifier=body.safety_identifier,
         store=body.store is not False,
         temperature=body.temperature,

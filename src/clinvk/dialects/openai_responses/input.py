@@ -10,7 +10,6 @@ import msgspec
 
 from clinvk.dialects import strict
 from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, decoded, image_of
-from clinvk.dialects.strict import T
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
 
@@ -88,25 +87,18 @@ def conversation(instructions: str | None, given: str | Sequence[msgspec.Raw]) -
         return Conversation(tuple(system), (Turn("user", (given,)),))
     turns: list[Turn] = []
     for index, raw in enumerate(given):
-        item = strict.decode(bytes(raw), _heads)
+        item = _heads.decode(raw)
         place = f"input[{index}]"
         if item.type in (None, "message"):
-            _message(_decode(raw, _messages, place), place, system, turns)
+            _message(strict.decode(raw, _messages, at=place), place, system, turns)
         elif item.type in CALLS:
-            turns.append(Turn("assistant", calls=(_call(_decode(raw, _calls, place), item.type),)))
+            turns.append(Turn("assistant", calls=(_call(strict.decode(raw, _calls, at=place), item.type),)))
         elif item.type in OUTCOMES:
             turns.append(Turn("tool", outcomes=(_outcome(raw, place),)))
     return Conversation(tuple(system), tuple(turns))
 
 
 _heads = msgspec.json.Decoder(Head)
-
-
-def _decode(raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], place: str) -> T:
-    try:
-        return strict.decode(bytes(raw), decoder)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{place}.{error.message}", f"{place}.{error.field}") from None
 
 
 def _message(message: _Message, place: str, system: list[str], turns: list[Turn]) -> None:
@@ -165,7 +157,7 @@ def _call(call: _Call, kind: str) -> CallMade:
 
 
 def _outcome(raw: msgspec.Raw, place: str) -> Outcome:
-    outcome = _decode(raw, _outcomes, place)
+    outcome = strict.decode(raw, _outcomes, at=place)
     content: Content
     try:
         output = _parts.decode(raw).output

@@ -1,0 +1,345 @@
+"""What the Responses dialect makes of events: the stream, the object, and the object made again from the record."""
+
+import json
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from openai.types.responses import Response as SdkResponse
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from clinvk.dialects.base import Call, Facts, KeyRefused, PreviousNotFound
+from clinvk.dialects.openai_responses import OpenAIResponses, kept
+from clinvk.errors import AgentRateLimited, InvalidRequest, Unsupported
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StopReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.record import RunRecord, RunState
+from clinvk.result import gather
+
+RUN = "0123456789abcdef0123456789abcdef"
+FACTS = Facts(run_id=RUN, backend="claude", session_id="s", started_at=1_700_000_000.25)
+DIALECT = OpenAIResponses()
+USAGE = Usage(10, 5, 2, 1)
+SAYS: tuple[Event, ...] = (RunStarted(), TextDelta("he"), TextDelta("llo"), RunFinished(usage=USAGE))
+THINKS: tuple[Event, ...] = (RunStarted(), ThinkingDelta("hm"), TextDelta("a"), RunFinished())
+
+HEAD = (
+    '"id":"resp_0123456789abcdef0123456789abcdef","object":"response","created_at":1700000000,"status":"%s",'
+    '"background":false,"error":%s,"incomplete_details":null,"instructions":null,"max_output_tokens":null,'
+    '"max_tool_calls":null,"metadata":{},"model":"claude/opus","output":%s,"parallel_tool_calls":true,'
+    '"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},'
+    '"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,'
+    '"text":{"format":{"type":"text"}},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,'
+    '"truncation":"disabled","usage":%s,"user":null'
+)
+BEGUN = HEAD % ("in_progress", "null", "[]", "null")
+TOKENS = (
+    '{"input_tokens":10,"input_tokens_details":{"cached_tokens":2,"cache_write_tokens":0},"output_tokens":5,'
+    '"output_tokens_details":{"reasoning_tokens":1},"total_tokens":15}'
+)
+MESSAGE_ID = "msg_0123456789abcdef0123456789abcdef_0"
+MESSAGE = (
+    f'{{"type":"message","id":"{MESSAGE_ID}","status":"completed","role":"assistant","content":[{{'
+    '"type":"output_text","text":"hello","annotations":[],"logprobs":[]}]}'
+)
+PLACE = f'"item_id":"{MESSAGE_ID}","output_index":0,"content_index":0'
+GOLDEN = f"""\
+event: response.created
+data: {{"type":"response.created","sequence_number":0,"response":{{{BEGUN}}}}}
+
+event: response.in_progress
+data: {{"type":"response.in_progress","sequence_number":1,"response":{{{BEGUN}}}}}
+
+event: response.output_item.added
+data: {{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":\
+{{"type":"message","id":"{MESSAGE_ID}","status":"in_progress","role":"assistant","content":[]}}}}
+
+event: response.content_part.added
+data: {{"type":"response.content_part.added","sequence_number":3,{PLACE},"part":\
+{{"type":"output_text","text":"","annotations":[],"logprobs":[]}}}}
+
+event: response.output_text.delta
+data: {{"type":"response.output_text.delta","sequence_number":4,{PLACE},"delta":"he","logprobs":[]}}
+
+event: response.output_text.delta
+data: {{"type":"response.output_text.delta","sequence_number":5,{PLACE},"delta":"llo","logprobs":[]}}
+
+event: response.output_text.done
+data: {{"type":"response.output_text.done","sequence_number":6,{PLACE},"text":"hello","logprobs":[]}}
+
+event: response.content_part.done
+data: {{"type":"response.content_part.done","sequence_number":7,{PLACE},"part":\
+{{"type":"output_text","text":"hello","annotations":[],"logprobs":[]}}}}
+
+event: response.output_item.done
+data: {{"type":"response.output_item.done","sequence_number":8,"output_index":0,"item":{MESSAGE}}}
+
+event: response.completed
+data: {{"type":"response.completed","sequence_number":9,"response":\
+{{{HEAD % ("completed", "null", f"[{MESSAGE}]", TOKENS)}}}}}
+
+"""
+
+Json = dict[str, object]
+
+_sdk: TypeAdapter[object] = TypeAdapter(ResponseStreamEvent)
+
+
+def call(headers: dict[str, str] | None = None, **body: object) -> Call:
+    return DIALECT.parse(json.dumps({"model": "claude/opus", "input": "hi", **body}).encode(), headers or {})
+
+
+def streamed(call: Call, events: Sequence[Event]) -> str:
+    encoder = DIALECT.encoder(call, FACTS)
+    return b"".join(encoder.feed(event, 0) for event in events).decode()
+
+
+def frames(call: Call, events: Sequence[Event]) -> list[Json]:
+    """Give the events of a stream, checked against the types of the SDK and numbered without a gap."""
+    told = [json.loads(line[6:]) for line in streamed(call, events).splitlines() if line.startswith("data: ")]
+    for number, frame in enumerate(told):
+        _sdk.validate_python(frame)
+        assert frame["sequence_number"] == number
+    return told
+
+
+def kinds(call: Call, events: Sequence[Event]) -> list[str]:
+    return [str(frame["type"]).removeprefix("response.") for frame in frames(call, events)]
+
+
+def result(call: Call, events: Sequence[Event]) -> Json:
+    body = DIALECT.result(call, gather(events), FACTS)
+    SdkResponse.model_validate_json(body)
+    return json.loads(body)
+
+
+def record(call: Call, state: RunState = "finished") -> RunRecord:
+    request: Json = {"metadata": call.request.metadata, "thinking": call.request.thinking}
+    return RunRecord(
+        id=RUN,
+        backend="claude",
+        prompt="hi",
+        state=state,
+        created_at=1_700_000_000.0,
+        started_at=FACTS.started_at,
+        session_id="s",
+        request=json.loads(json.dumps(request)),
+    )
+
+
+def test_the_stream_of_a_text_has_exactly_these_bytes() -> None:
+    assert streamed(call(stream=True), SAYS) == GOLDEN
+
+
+def test_the_object_is_the_one_that_ends_the_stream() -> None:
+    assert result(call(), SAYS) == frames(call(), SAYS)[-1]["response"]
+
+
+def test_thinking_comes_first_and_as_an_item_of_its_own() -> None:
+    asked = call(reasoning={"effort": "high", "summary": "auto"})
+    assert kinds(asked, THINKS) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    output = result(asked, THINKS)["output"]
+    assert isinstance(output, list)
+    assert output[0] == {"type": "reasoning", "id": f"rs_{RUN}_0", "summary": [{"type": "summary_text", "text": "hm"}]}
+    assert (output[1]["id"], output[1]["content"][0]["text"]) == (f"msg_{RUN}_1", "a")
+
+
+def test_thinking_that_was_not_asked_for_is_left_out() -> None:
+    for reasoning in (None, {"effort": "high"}, {"summary": "none"}):
+        assert not any("reasoning" in kind for kind in kinds(call(reasoning=reasoning), THINKS))
+
+
+def test_the_work_of_the_agent_is_thinking_where_the_header_asks_for_it() -> None:
+    does = (
+        RunStarted(),
+        TextDelta("I look"),
+        ToolCall("t1", "Bash", {"command": "ls"}),
+        ToolResult("t1", "a.txt"),
+        TextDelta("\n\none file"),
+        RunFinished(),
+    )
+    asked = call({"x-clinvk-events": "true"})
+    output = result(asked, does)["output"]
+    assert isinstance(output, list)
+    assert [output[index]["type"] for index in range(3)] == ["message", "reasoning", "message"]
+    assert "ls" in output[1]["summary"][0]["text"]
+    assert "a.txt" in output[1]["summary"][0]["text"]
+    assert result(asked, does) == frames(asked, does)[-1]["response"]
+    assert "reasoning" not in "".join(kinds(call(), does))
+
+
+def test_an_answer_without_text_has_an_empty_message() -> None:
+    answer = result(call(), (RunStarted(), RunFinished()))
+    assert SdkResponse.model_validate(answer).output_text == ""
+    assert kinds(call(), (RunStarted(), RunFinished()))[2:] == [
+        "output_item.added",
+        "content_part.added",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+
+
+def test_what_is_neither_text_nor_thinking_nor_end_adds_nothing() -> None:
+    more = (RunStarted(), Progress("retry", "429"), TextDelta(""), *SAYS[1:])
+    assert streamed(call(), more) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "details"),
+    [
+        ("end_turn", "completed", None),
+        ("stop_sequence", "completed", None),
+        ("max_tokens", "incomplete", {"reason": "max_output_tokens"}),
+        ("max_turns", "incomplete", {"reason": "max_output_tokens"}),
+        ("refusal", "incomplete", {"reason": "content_filter"}),
+    ],
+)
+def test_why_an_answer_ends_is_told_in_the_words_of_the_vendor(
+    reason: StopReason, status: str, details: Json | None
+) -> None:
+    events = (RunStarted(), TextDelta("a"), RunFinished(reason))
+    assert kinds(call(), events)[-1] == status
+    answer = result(call(), events)
+    assert (answer["status"], answer["incomplete_details"]) == (status, details)
+    assert isinstance(answer["output"], list)
+    assert answer["output"][-1]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [
+        ("agent_crashed", "failed", "server_error"),
+        ("agent_rate_limited", "failed", "rate_limit_exceeded"),
+        ("agent_rejected", "failed", "invalid_prompt"),
+        ("cancelled", "cancelled", "server_error"),
+    ],
+)
+def test_a_run_that_fails_in_the_middle_ends_the_stream_as_failed(code: str, status: str, told: str) -> None:
+    last = frames(call(), (RunStarted(), TextDelta("ha"), RunFailed(code, "it broke", usage=USAGE)))[-1]
+    answer = SdkResponse.model_validate(last["response"])
+    assert (last["type"], answer.status) == ("response.failed", status)
+    assert answer.error
+    assert (answer.error.code, answer.error.message) == (told, "it broke")
+    assert answer.output_text == "ha"
+    assert answer.usage
+    assert answer.usage.total_tokens == 15
+
+
+def test_a_stream_that_fails_at_once_begins_all_the_same() -> None:
+    assert kinds(call(), (RunFailed("agent_crashed", "x"),)) == ["created", "in_progress", "failed"]
+
+
+def test_a_run_in_the_background_is_answered_with_its_response() -> None:
+    asked = call(background=True)
+    assert (asked.detach, asked.respond_async) == (True, True)
+    for state, status in (("queued", "queued"), ("running", "in_progress")):
+        told = SdkResponse.model_validate_json(DIALECT.accepted(asked, FACTS, state))
+        assert (told.id, told.status, told.background, told.output) == (f"resp_{RUN}", status, True, [])
+
+
+def test_a_stream_of_a_run_in_the_background_is_read_to_its_end() -> None:
+    asked = call(background=True, stream=True)
+    assert (asked.detach, asked.respond_async, asked.stream) == (True, False, True)
+
+
+def test_the_request_is_told_again_in_the_response() -> None:
+    said: Json = {
+        "instructions": "be brief",
+        "max_output_tokens": 99,
+        "max_tool_calls": 3,
+        "metadata": {"topic": "x"},
+        "parallel_tool_calls": False,
+        "prompt_cache_key": "k",
+        "reasoning": {"effort": "low", "summary": "detailed"},
+        "safety_identifier": "s",
+        "temperature": 0.5,
+        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+        "tool_choice": "none",
+        "top_p": 0.9,
+        "truncation": "auto",
+        "user": "u",
+        "store": False,
+        "previous_response_id": f"resp_{RUN}",
+    }
+    answer = result(call(None, **said), SAYS)
+    assert {name: answer[name] for name in said} == said
+
+
+def test_the_response_is_the_same_when_it_is_made_again_from_the_record() -> None:
+    cases: list[tuple[Call, Sequence[Event]]] = [
+        (call(), SAYS),
+        (call(reasoning={"summary": "auto"}, instructions="x", metadata={"a": "b"}), THINKS),
+        (call({"x-clinvk-events": "1"}), (RunStarted(), ToolCall("t", "Bash", {}), TextDelta("x"), RunFinished())),
+    ]
+    for asked, events in cases:
+        run = record(asked)
+        found = kept.of(run)
+        assert found
+        assert json.loads(msgspec.json.encode(kept.again(run, found, events))) == result(asked, events)
+
+
+def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
+    run = record(call(background=True), "running")
+    found = kept.of(run)
+    assert found
+    assert kept.again(run, found, ()).status == "in_progress"
+    assert kept.again(replace(run, state="queued"), found, ()).status == "queued"
+    failed = kept.again(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
+    assert (failed.status, failed.error and failed.error.message) == ("failed", "x")
+
+
+def test_no_response_is_made_of_a_run_that_was_none_or_was_not_stored() -> None:
+    assert kept.of(record(call(store=False))) is None
+    assert kept.of(replace(record(call()), request={})) is None
+    assert kept.of(replace(record(call()), request={"metadata": {kept.KEY: {"a": 1}}})) is None
+    assert kept.of(replace(record(call()), session_id=None)) is None
+
+
+@pytest.mark.parametrize("text", ["", "resp_", RUN, f"resp_{RUN[:-1]}", f"resp_{RUN}0", f"resp_{RUN[:-1]}Z", "resp_é"])
+def test_only_the_id_of_a_response_is_one(text: str) -> None:
+    assert kept.run_id(text) is None
+    assert kept.run_id(f"resp_{RUN}") == RUN
+
+
+def test_errors_have_the_shape_of_the_vendor_and_name_the_field_of_the_client() -> None:
+    def told(error: InvalidRequest | AgentRateLimited) -> tuple[int, Json]:
+        status, body = DIALECT.error(error, "r")
+        return status, json.loads(body)["error"]
+
+    status, error = told(Unsupported("no such effort", "effort"))
+    assert (status, error["type"], error["param"]) == (400, "invalid_request_error", "reasoning.effort")
+    status, error = told(PreviousNotFound("gone", "previous_response_id"))
+    assert (status, error["code"]) == (400, "previous_response_not_found")
+    assert told(KeyRefused("no"))[0] == 401
+    assert told(AgentRateLimited("slow down"))[1]["code"] == "rate_limit_exceeded"
