@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from clinvk.dialects import strict, vendor
 from clinvk.dialects.openai_responses.answer import Json, Response
-from clinvk.dialects.openai_responses.input import TOOLS, Head
+from clinvk.dialects.openai_responses.input import TOOLS, InputItem
 from clinvk.errors import InvalidRequest
 
 _Count = Annotated[int, Meta(ge=1, le=2_147_483_647)]
@@ -53,7 +53,7 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.", min_length=1),
     ]
     input: Annotated[
-        str | list[Head], Meta(description="What the user says; or messages, calls of tools and what these gave.")
+        str | list[InputItem], Meta(description="What the user says; or messages, calls of tools and what these gave.")
     ]
     instructions: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
     previous_response_id: Annotated[

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from clinvk.dialects import strict
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, decoded, image_of
+from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
 
@@ -20,7 +20,7 @@ TOOLS = "additional_tools"
 _ROLES = "system, developer, user, assistant"
 
 
-class Head(msgspec.Struct, frozen=True):
+class InputItem(msgspec.Struct, frozen=True):
     """What an item is; one without a type is a message."""
 
     type: str | None = None
@@ -61,18 +61,14 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True):
 class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
     call_id: str | None = None
-    output: msgspec.Raw = msgspec.Raw(b'""')
+    output: object = ""
     status: str | None = None
 
 
-class _Parts(msgspec.Struct, frozen=True):
-    output: str | list[_Part]
-
-
+_heads = msgspec.json.Decoder(InputItem)
 _messages = msgspec.json.Decoder(_Message)
 _calls = msgspec.json.Decoder(_Call)
 _outcomes = msgspec.json.Decoder(_Outcome)
-_parts = msgspec.json.Decoder(_Parts)
 _encoder = msgspec.json.Encoder()
 
 
@@ -94,11 +90,8 @@ def conversation(instructions: str | None, given: str | Sequence[msgspec.Raw]) -
         elif item.type in CALLS:
             turns.append(Turn("assistant", calls=(_call(strict.decode(raw, _calls, at=place), item.type),)))
         elif item.type in OUTCOMES:
-            turns.append(Turn("tool", outcomes=(_outcome(raw, place),)))
+            turns.append(Turn("tool", outcomes=(_outcome(strict.decode(raw, _outcomes, at=place), place),)))
     return Conversation(tuple(system), tuple(turns))
-
-
-_heads = msgspec.json.Decoder(Head)
 
 
 def _message(message: _Message, place: str, system: list[str], turns: list[Turn]) -> None:
@@ -125,7 +118,7 @@ def _content(parts: Iterable[_Part], place: str) -> Iterator[str | Image]:
                 address = part.image_url.url if isinstance(part.image_url, _Address) else part.image_url
                 yield image_of(_needed(address, f"{here}.image_url"), None, f"{here}.image_url")
             case "input_file" | "file":
-                yield _document(_needed(part.file_data, f"{here}.file_data"), part.filename, f"{here}.file_data")
+                yield document(_needed(part.file_data, f"{here}.file_data"), part.filename, f"{here}.file_data")
             case _:
                 raise InvalidRequest(
                     f"{here}.type {part.type!r} is not supported; use input_text, input_image or input_file",
@@ -139,16 +132,6 @@ def _needed(value: str | None, field: str) -> str:
     return value
 
 
-def _document(source: str, filename: str | None, field: str) -> str:
-    """Give a document of text as text."""
-    data, media_type = decoded(source, None, field)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{field} is {media_type or 'a file'} that is no text in UTF-8", field) from None
-    return f"{filename}:\n{text}" if filename else text
-
-
 def _call(call: _Call, kind: str) -> CallMade:
     given = call.arguments if call.arguments is not None else call.input
     if given is None:
@@ -156,13 +139,20 @@ def _call(call: _Call, kind: str) -> CallMade:
     return CallMade(call.call_id or call.id or "", call.name or kind.removesuffix("_call"), given)
 
 
-def _outcome(raw: msgspec.Raw, place: str) -> Outcome:
-    outcome = strict.decode(raw, _outcomes, at=place)
-    content: Content
+def _outcome(outcome: _Outcome, place: str) -> Outcome:
+    return Outcome(
+        outcome.call_id or outcome.id or "",
+        _given(outcome.output, f"{place}.output"),
+        outcome.status in ("failed", "incomplete"),
+    )
+
+
+def _given(output: object, place: str) -> Content:
+    """Give what a tool gave. That of a shell has a form of its own: it is told as it stands."""
+    if isinstance(output, str):
+        return (output,)
     try:
-        output = _parts.decode(raw).output
-    except msgspec.DecodeError:  # what a shell or a computer gave has a form of its own: it is told as it stands
-        content = (bytes(outcome.output).decode(),)
-    else:
-        content = (output,) if isinstance(output, str) else tuple(_content(output, f"{place}.output"))
-    return Outcome(outcome.call_id or outcome.id or "", content, outcome.status in ("failed", "incomplete"))
+        parts = msgspec.convert(output, list[_Part])
+    except msgspec.ValidationError:
+        return (_encoder.encode(output).decode(),)
+    return tuple(_content(parts, place))
