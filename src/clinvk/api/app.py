@@ -1,7 +1,7 @@
 """The routes, and what they need."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -9,26 +9,35 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from clinvk.api import surfaces
 from clinvk.api.cors import Cors
+from clinvk.api.counting import Counting
 from clinvk.api.docs import Docs
 from clinvk.api.gate import Gate
 from clinvk.api.inventory import Inventory
 from clinvk.api.keys import Keys
 from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
+from clinvk.api.models import Models
 from clinvk.api.records import RunRecords
 from clinvk.api.reply import ClientGone, path_of, retry_headers
+from clinvk.api.responses import Responses
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.sessions import Sessions
 from clinvk.api.viewers import Viewers
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
-from clinvk.config import Settings
+from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.base import Dialect, MethodNotAllowed, NoSuchPath
+from clinvk.dialects.openai_chat import OpenAIChat
+from clinvk.dialects.openai_completions import OpenAICompletions
+from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
+
+_BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
 
 def create_app(
@@ -46,17 +55,27 @@ def create_app(
     status = Status(store, inventory)
     sessions = Sessions(store, settings.server, registry)
     records = RunRecords(runs, store, registry)
+    viewers = Viewers(runs, store, settings.server, stopping)
+    models = Models(inventory, registry)
+
+    def run(dialect: Dialect) -> RunEndpoint:
+        return RunEndpoint(dialect, runs, store, settings, environ, registry)
+
     routes = [
-        Route("/api/v1/prompt", RunEndpoint(Rest(), runs, store, settings, environ, registry), methods=["POST"]),
+        Route("/api/v1/prompt", run(Rest()), methods=["POST"]),
         Route("/api/v1/sessions", sessions.all),
         Route("/api/v1/sessions/{id}", sessions.one, methods=["GET", "PATCH", "DELETE"]),
         Route("/api/v1/sessions/{id}/messages", sessions.messages),
         Route("/api/v1/sessions/{id}/fork", sessions.fork, methods=["POST"]),
         Route("/api/v1/runs", records.all),
         Route("/api/v1/runs/{id}", records.one),
-        Route("/api/v1/runs/{id}/events", Viewers(runs, store, settings.server, stopping), methods=["GET"]),
+        Route("/api/v1/runs/{id}/events", viewers, methods=["GET"]),
         Route("/api/v1/runs/{id}/cancel", records.cancel, methods=["POST"]),
         Route("/api/v1/backends", status.backends),
+        *_openai(run, models, Responses(runs, store, viewers)),
+        *_anthropic(run, models, settings.server),
+        Route("/v1/models", models.any_all),
+        Route("/v1/models/{id:path}", models.any_one),
         Route("/health", status.health),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
@@ -77,6 +96,29 @@ def create_app(
     return Front(Cors(Gate(app, keys), settings.server), stopping)
 
 
+def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:
+    runs = {
+        "/chat/completions": run(OpenAIChat()),
+        "/completions": run(OpenAICompletions()),
+        "/responses": run(OpenAIResponses()),
+    }
+    for base in ("/openai/v1", "/v1"):
+        yield from (Route(base + path, endpoint, methods=["POST"]) for path, endpoint in runs.items())
+        yield Route(f"{base}/responses/{{id}}", responses.one)
+        yield Route(f"{base}/responses/{{id}}/cancel", responses.cancel, methods=["POST"])
+    yield Route("/openai/v1/models", models.openai_all)
+    yield Route("/openai/v1/models/{id:path}", models.openai_one)
+
+
+def _anthropic(run: Callable[[Dialect], RunEndpoint], models: Models, settings: ServerSettings) -> Iterator[Route]:
+    messages, counting = run(surfaces.ANTHROPIC), Counting(surfaces.ANTHROPIC, settings)
+    for base in ("/anthropic/v1", "/v1"):
+        yield Route(f"{base}/messages", messages, methods=["POST"])
+        yield Route(f"{base}/messages/count_tokens", counting.estimate, methods=["POST"])
+    yield Route("/anthropic/v1/models", models.anthropic_all)
+    yield Route("/anthropic/v1/models/{id:path}", models.anthropic_one)
+
+
 def _misdirected(request: Request, error: Exception) -> Response:
     """Answer a path or method that is not served."""
     assert isinstance(error, HTTPException)
@@ -84,7 +126,8 @@ def _misdirected(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return _refusal(request, MethodNotAllowed(f"{where}: the methods of this path are {allowed}"), error.headers)
-    return _refusal(request, NoSuchPath(f"{where}: there is nothing here; GET /docs lists what there is"))
+    hint = _BASES if request.state.dialect.is_model_api else "GET /docs lists what there is"
+    return _refusal(request, NoSuchPath(f"{where}: there is nothing here; {hint}"))
 
 
 def _refused(request: Request, error: Exception) -> Response:

@@ -40,6 +40,7 @@ from clinvk.errors import (
     AgentRateLimited,
     AgentRejected,
     AgentUnauthenticated,
+    AgentUnpaid,
     Cancelled,
     ClinvkError,
     ShuttingDown,
@@ -65,7 +66,9 @@ HOLD_S = 10.0
 _OPENING_TICK_S = 0.5
 _WATCH_AFTER_S = 0.02
 
-_HARMLESS = (AgentUnauthenticated.code, AgentRateLimited.code, AgentOverloaded.code, AgentRejected.code)
+_HARMLESS = {
+    kind.code for kind in (AgentUnauthenticated, AgentRateLimited, AgentUnpaid, AgentOverloaded, AgentRejected)
+}
 """What an agent's model API answers instead of letting it do anything."""
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Dialect
+from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.rest import Rest
 
 REST: Dialect = Rest()
-OPENAI: Dialect = REST
-ANTHROPIC: Dialect = REST
+OPENAI = OpenAIChat()
+ANTHROPIC = Anthropic()
 
 _OF_OPENAI = ("/v1/chat/", "/v1/completions", "/v1/responses")
 

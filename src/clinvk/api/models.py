@@ -1,0 +1,71 @@
+"""The models that can be asked for, in the shapes of both vendors."""
+
+from collections.abc import Iterator, Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import backends
+from clinvk.api.inventory import Inventory
+from clinvk.api.reply import document
+from clinvk.api.surfaces import OPENAI
+from clinvk.backends.base import Backend
+from clinvk.dialects import openai_models
+from clinvk.dialects.anthropic import models as anthropic_models
+from clinvk.errors import ModelNotFound
+
+
+class Models:
+    """The endpoints. A backend's own name stands for its default model; no agent is started to find out."""
+
+    def __init__(self, inventory: Inventory, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+        self._inventory = inventory
+        self._registry = registry
+
+    async def openai_all(self, _: Request) -> Response:
+        """Answer `GET /openai/v1/models`."""
+        data = [openai_models.Model(id=name, owned_by=backend) for name, backend in self._names()]
+        return document(openai_models.ModelList(data=data))
+
+    async def openai_one(self, request: Request) -> Response:
+        """Answer `GET /openai/v1/models/{id}`."""
+        name: str = request.path_params["id"]
+        return document(openai_models.Model(id=name, owned_by=self._backend_of(name)))
+
+    async def anthropic_all(self, request: Request) -> Response:
+        """Answer `GET /anthropic/v1/models`."""
+        models = [anthropic_models.Model(id=name, display_name=name) for name, _ in self._names()]
+        return document(anthropic_models.page(models, request.scope["query_string"]))
+
+    async def anthropic_one(self, request: Request) -> Response:
+        """Answer `GET /anthropic/v1/models/{id}`."""
+        name: str = request.path_params["id"]
+        self._backend_of(name)
+        return document(anthropic_models.Model(id=name, display_name=name))
+
+    async def any_all(self, request: Request) -> Response:
+        """Answer `GET /v1/models`, which two vendors share."""
+        is_openai = request.state.dialect is OPENAI
+        return await (self.openai_all if is_openai else self.anthropic_all)(request)
+
+    async def any_one(self, request: Request) -> Response:
+        """Answer `GET /v1/models/{id}`, which two vendors share."""
+        is_openai = request.state.dialect is OPENAI
+        return await (self.openai_one if is_openai else self.anthropic_one)(request)
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        for backend in self._inventory.look():
+            if backend.available:
+                yield backend.name, backend.name
+                yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
+
+    def _backend_of(self, name: str) -> str:
+        """Give the backend of a model, listed or not: a list of all that a CLI knows, there is none.
+
+        Raises:
+            ModelNotFound: the name is no backend's, or its backend cannot be used.
+        """
+        backend, _ = backends.resolve(name, "", self._registry)
+        if backend not in {owner for _, owner in self._names()}:
+            raise ModelNotFound(f"no model {name!r}: no backend that can be used has it; GET models lists them")
+        return backend

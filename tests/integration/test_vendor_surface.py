@@ -1,0 +1,581 @@
+"""What all clients of the model APIs meet, whatever they ask: paths, keys, models, errors, headers, sessions."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from clinvk.api.keys import Keys
+from clinvk.api.runs import RunEndpoint
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Host, Launch
+from clinvk.config import BackendSettings, Settings
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.base import Dialect
+from clinvk.dialects.openai_chat import OpenAIChat
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.session import Resume
+from clinvk.store import SessionQuery
+from clinvk.store.memory import MemoryStore
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, exits, wait_for
+from serving import Served, serving
+from shell_backend import CALL, DONE, TEXT, Shell
+
+CHAT, MESSAGES = "/openai/v1/chat/completions", "/anthropic/v1/messages"
+RUNS = [CHAT, "/openai/v1/completions", "/openai/v1/responses", MESSAGES]
+VENDORS = {"openai": "/openai/v1/nothing", "anthropic": "/anthropic/v1/nothing"}
+SHELL = {"shell": Shell()}
+
+
+def asking(path: str, text: str = "hi", model: str = "claude", **more: object) -> dict[str, object]:
+    """Give the smallest body that an endpoint takes."""
+    said: dict[str, object] = {"messages": [{"role": "user", "content": text}]}
+    if path.endswith("/completions") and "chat" not in path:
+        said = {"prompt": text}
+    elif "responses" in path:
+        said = {"input": text}
+    return {"model": model, "max_tokens": 100, **said, **more}
+
+
+def failed(code: str) -> str:
+    return f"""echo '{{"type":"run_failed","code":"{code}","message":"no luck"}}'\n"""
+
+
+def error_of(path: str, response: httpx.Response) -> tuple[str, str]:
+    """Give type and message of an error, which is in the vendor's shape."""
+    body = response.json()
+    assert response.headers["content-type"] == "application/json"
+    if path.startswith(("/anthropic", MESSAGES)) or "request_id" in body:
+        assert set(body) == {"type", "error", "request_id"}
+        assert (body["type"], body["request_id"]) == ("error", response.headers["request-id"])
+    else:
+        assert set(body) == {"error"}
+        assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]["type"], body["error"]["message"]
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *RUNS,
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/anthropic/v1/v1/messages",
+        "/v1/v1/messages",
+        "/anthropic/v1/messages?beta=true",
+        "/anthropic//v1/messages",
+        "//openai/v1//chat/completions",
+        "/openai/v1/chat/completions/",
+    ],
+)
+async def test_each_way_to_write_a_path_leads_to_an_answer_without_a_redirect(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("fine"))
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        url = f"http://127.0.0.1:{served.port}{path}"
+        response = await served.client.post(url, json=asking(path), follow_redirects=False)
+    assert (response.status_code, "fine" in response.text) == (200, True), response.text
+
+
+@pytest.mark.parametrize("base", ["", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1"])
+@pytest.mark.parametrize("path", ["", "/", "/api/hello"])
+async def test_a_probe_is_answered_without_a_key_and_not_logged(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture, base: str, path: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "clinvk.api.middleware")
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        response = await served.client.head(base + path, follow_redirects=False)
+    assert response.status_code == 200
+    assert response.headers["x-request-id"]
+    assert caplog.records == []
+
+
+async def test_a_get_where_clients_probe_is_answered_as_any_other_path(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        statuses = [(await served.client.get(path)).status_code for path in ("/", "/anthropic", "/openai/v1")]
+    assert statuses == [404, 404, 404]
+
+
+# Models
+
+
+async def test_the_models_are_those_of_the_backends_that_can_be_used(scripted: Scripted) -> None:
+    (scripted.folder / "gemini").unlink()
+    off = {"codex": BackendSettings(enabled=False)}
+    async with serving(scripted.env, store=MemoryStore(), backends=off) as served:
+        openai = (await served.client.get("/openai/v1/models")).json()
+        anthropic = (await served.client.get("/anthropic/v1/models")).json()
+    ids = ["claude", *(f"claude/{model}" for model in BACKENDS["claude"].models)]
+    assert openai == {
+        "object": "list",
+        "data": [{"id": id_, "object": "model", "created": 0, "owned_by": "claude"} for id_ in ids],
+    }
+    assert [model["id"] for model in anthropic["data"]] == ids
+    assert all(model["type"] == "model" and model["display_name"] for model in anthropic["data"])
+    assert (anthropic["has_more"], anthropic["first_id"], anthropic["last_id"]) == (False, ids[0], ids[-1])
+    assert scripted.calls() == []
+
+
+async def test_the_list_of_anthropic_comes_in_pages(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        first = (await served.client.get("/anthropic/v1/models?limit=3")).json()
+        rest = (await served.client.get(f"/anthropic/v1/models?limit=1000&after_id={first['last_id']}")).json()
+        wrong = await served.client.get("/anthropic/v1/models?limit=0")
+    assert [model["id"] for model in first["data"]] == ["claude", "claude/sonnet", "claude/opus"]
+    assert (first["has_more"], rest["has_more"], rest["first_id"]) == (True, False, "claude/haiku")
+    assert (wrong.status_code, error_of(MESSAGES, wrong)[0]) == (400, "invalid_request_error")
+
+
+async def test_the_shared_path_tells_the_vendors_apart_by_the_version_header(scripted: Scripted) -> None:
+    version = {"anthropic-version": "2023-06-01"}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        lists = [(await served.client.get("/v1/models", headers=headers)).json() for headers in ({}, version)]
+        ones = [(await served.client.get("/v1/models/claude", headers=headers)).json() for headers in ({}, version)]
+        errors = [(await served.client.get("/v1/models/x", headers=headers)).json() for headers in ({}, version)]
+    assert ["object" in shape for shape in lists] == [True, False]
+    assert ["object" in shape for shape in ones] == [True, False]
+    assert ["request_id" in shape for shape in errors] == [False, True]
+
+
+@pytest.mark.parametrize("base", ["/openai/v1", "/anthropic/v1"])
+@pytest.mark.parametrize("model", ["claude", "claude/opus", "claude%2Fopus", "claude-opus-4-8", "codex/gpt-5.5"])
+async def test_a_model_is_found_by_each_name_that_a_request_may_use(scripted: Scripted, base: str, model: str) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.get(f"{base}/models/{model}")
+    assert (response.status_code, response.json()["id"]) == (200, model.replace("%2F", "/"))
+
+
+@pytest.mark.parametrize("base", ["/openai/v1", "/anthropic/v1"])
+@pytest.mark.parametrize("model", ["nothing", "qwen/coder", "gemini", "gemini/pro", "gemini-2.5-pro"])
+async def test_a_model_that_nobody_has_is_not_found(scripted: Scripted, base: str, model: str) -> None:
+    (scripted.folder / "gemini").unlink()
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.get(f"{base}/models/{model}")
+    assert response.status_code == 404
+    assert error_of(base, response)[0] in ("invalid_request_error", "not_found_error")
+
+
+@pytest.mark.parametrize("path", RUNS)
+@pytest.mark.parametrize("model", ["qwen/coder", "gemini/pro"])
+async def test_a_model_of_a_backend_that_is_missing_is_not_found(scripted: Scripted, path: str, model: str) -> None:
+    (scripted.folder / "gemini").unlink()
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, model=model))
+    assert response.status_code == 404
+    error_of(path, response)
+    if path != MESSAGES:
+        assert (response.json()["error"]["code"], response.json()["error"]["param"]) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_an_unknown_model_is_answered_by_the_default_backend_under_the_name_that_was_sent(
+    scripted: Scripted, path: str
+) -> None:
+    scripted.play(claude_says("fine"))
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, model="llama-3.3-70b"))
+    assert (response.status_code, response.json()["model"]) == (200, "llama-3.3-70b")
+    (call,) = scripted.calls()
+    assert (call.name, [word for word in call.argv if "llama" in word]) == ("claude", [])
+
+
+# Who may come in
+
+
+@pytest.mark.parametrize("path", [*RUNS, "/openai/v1/models", "/v1/messages", *VENDORS.values()])
+async def test_without_its_key_a_client_is_refused_in_its_own_shape(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        response = await served.client.post(path, json={}, headers={"authorization": "Bearer wrong"})
+    assert response.status_code == 401
+    assert error_of(path, response)[0] == "authentication_error"
+    if path.startswith("/openai"):
+        assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_one_of_two_keys_is_enough(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("fine"))
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        for keys in (
+            {"authorization": "Bearer k", "x-api-key": "not-needed"},
+            {"authorization": "Bearer x", "x-api-key": "k"},
+        ):
+            assert (await served.client.post(path, json=asking(path), headers=keys)).status_code == 200
+
+
+# Errors
+
+
+class Broken(Shell):
+    """A backend with a defect."""
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_what_is_wrong_before_the_body_is_read_is_told_in_the_vendors_shape(
+    scripted: Scripted, path: str
+) -> None:
+    json = {"content-type": "application/json"}
+    async with serving(scripted.env, store=MemoryStore(), max_request_body_bytes=1000) as served:
+        responses = {
+            404: await served.client.post(f"{path}/nothing/here", json={}),
+            405: await served.client.put(path, json={}),
+            413: await served.client.post(path, content=b" " * 1001, headers=json),
+            415: await served.client.post(path, content=b"{}", headers={"content-type": "text/plain"}),
+            400: await served.client.post(path, content=b"{", headers=json),
+        }
+    for status, response in responses.items():
+        assert response.status_code == status, response.text
+        error_of(path, response)
+    assert responses[405].headers["allow"] == "POST"
+
+
+async def test_a_path_that_is_not_there_tells_where_clients_begin(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        openai = await served.client.post("/openai/chat/completions", json={})
+        anthropic = await served.client.post("/anthropic/messages", json={})
+    assert "/openai/v1" in error_of(CHAT, openai)[1]
+    assert "/anthropic" in error_of(MESSAGES, anthropic)[1]
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_an_error_inside_clinvk_is_told_in_the_vendors_shape_and_not_to_be_retried(path: str) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    registry = {"shell": Broken()}
+    async with serving(env, registry, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, model="shell"))
+    assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+    assert error_of(path, response)[0] in ("server_error", "api_error")
+
+
+FAILURES = [
+    ("agent_unauthenticated", 401, 401),
+    ("agent_rate_limited", 429, 429),
+    ("agent_unpaid", 429, 402),
+    ("agent_overloaded", 503, 529),
+    ("agent_rejected", 400, 400),
+    ("agent_failed", 500, 500),
+    ("timed_out", 504, 504),
+]
+HARMLESS = ("agent_unauthenticated", "agent_unpaid", "agent_rate_limited", "agent_overloaded", "agent_rejected")
+
+
+def ways(dialect: str) -> list[str]:
+    return [CHAT, "/openai/v1/completions", "/openai/v1/responses"] if dialect == "openai" else [MESSAGES]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize(("code", "openai", "anthropic"), FAILURES)
+async def test_an_agent_that_fails_at_once_gives_the_answer_its_status(
+    code: str, openai: int, anthropic: int, dialect: str, stream: bool
+) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = """echo '{"type":"progress","stage":"retry","message":"m"}'\n""" + failed(code)
+    async with serving(env, SHELL, store=MemoryStore()) as served:
+        for path in ways(dialect):
+            response = await served.client.post(path, json=asking(path, script, "shell", stream=stream))
+            assert response.status_code == (openai if dialect == "openai" else anthropic), response.text
+            assert "no luck" in error_of(path, response)[1]
+            assert response.headers.get("x-should-retry") == (None if code in HARMLESS else "false")
+            assert len(response.headers["x-clinvk-run-id"]) == 32
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_an_agent_that_has_used_a_tool_is_not_to_be_asked_again(path: str) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    async with serving(env, SHELL, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, CALL + failed("agent_rate_limited"), "shell"))
+    assert (response.status_code, response.headers["x-should-retry"]) == (429, "false")
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_an_agent_that_fails_after_its_first_word_ends_the_stream_with_an_error(path: str) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = TEXT + failed("agent_rate_limited")
+    async with serving(env, SHELL, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, script, "shell", stream=True))
+    assert response.status_code == 200
+    assert "hello" in response.text
+    assert "no luck" in response.text.strip().rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Scripted, path: str) -> None:
+    scripted.play([wait_for(scripted.folder / "go"), *claude_says("x")])
+    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=1, max_queued_runs=0) as served:
+        first = asyncio.create_task(served.client.post(path, json=asking(path)))
+        await until(lambda: served.runs.busy == 1)
+        second = await served.client.post(path, json=asking(path))
+        (scripted.folder / "go").touch()
+        assert (await first).status_code == 200
+    assert second.status_code in (503, 529)
+    assert int(second.headers["retry-after"]) > 0
+    assert "x-should-retry" not in second.headers
+    error_of(path, second)
+
+
+# What takes long
+
+
+def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float) -> httpx.AsyncClient:
+    answer = RunEndpoint(dialect, runs, MemoryStore(), Settings(), {}, SHELL, tick_s=0.03, hold_s=hold_s)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer({**scope, "state": {"request_id": "q", "dialect": dialect}}, receive, send)
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://clinvk")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "pulse", "last"),
+    [(OpenAIChat(), CHAT, ":\n\n", 'data: {"error"'), (Anthropic(), MESSAGES, "event: ping\n", "event: error\n")],
+)
+async def test_the_status_waits_for_the_agent_only_so_long(
+    tmp_path: Path, dialect: Dialect, path: str, pulse: str, last: str
+) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n" + failed("agent_overloaded")
+    async with LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs, endpoint(dialect, runs, 0.05) as client:
+        asked = asyncio.create_task(client.post(path, json=asking(path, script, "shell", stream=True)))
+        await asyncio.sleep(0.8)
+        (tmp_path / "go").touch()
+        response = await asked
+    assert response.status_code == 200
+    assert response.text.startswith(pulse)
+    assert response.text.strip().rpartition("\n\n")[2].startswith(last)
+
+
+@pytest.mark.parametrize(("dialect", "path"), [(OpenAIChat(), CHAT), (Anthropic(), MESSAGES)])
+async def test_an_answer_in_one_piece_waits_for_its_status_to_the_end(dialect: Dialect, path: str) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = "sleep 0.4\n" + failed("agent_overloaded")
+    async with LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs, endpoint(dialect, runs, 0.05) as client:
+        response = await client.post(path, json=asking(path, script, "shell"))
+    assert response.status_code in (503, 529)
+    assert response.json()["error"]["message"] == "no luck"
+
+
+# Headers
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_a_stream_is_not_to_be_buffered_or_changed_on_its_way(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("a", "b"))
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, stream=True), headers={"x-request-id": "mine"})
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert (response.headers["x-request-id"], response.headers["request-id"]) == ("mine", "mine")
+    assert len(response.headers["x-clinvk-run-id"]) == 32
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_tools_that_the_agent_does_not_get_are_told(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("fine"))
+    schema: dict[str, object] = {"type": "object"}
+    tools: dict[str, dict[str, object]] = {
+        CHAT: {"type": "function", "function": {"name": "f", "parameters": schema}},
+        MESSAGES: {"name": "f", "input_schema": schema},
+    }
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=asking(path, tools=[tools[path]]))
+        without = await served.client.post(path, json=asking(path))
+    assert (response.status_code, response.headers["x-clinvk-ignored"]) == (200, "tools")
+    assert "x-clinvk-ignored" not in without.headers
+
+
+# Where the agent works
+
+
+@pytest.mark.parametrize("path", RUNS)
+async def test_headers_choose_directory_and_words_under_the_servers_policy(
+    scripted: Scripted, tmp_path: Path, path: str
+) -> None:
+    scripted.play(claude_says("fine"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    async with serving(scripted.env, store=MemoryStore(), allowed_workdir_prefixes=(str(tmp_path / "in"),)) as served:
+
+        async def ask(**headers: str) -> httpx.Response:
+            named = {f"x-clinvk-{name.replace('_', '-')}": value for name, value in headers.items()}
+            return await served.client.post(path, json=asking(path), headers=named)
+
+        allowed = await ask(workdir=str(tmp_path / "in"), approval_mode="auto", sandbox_mode="read-only")
+        outside = await ask(workdir=str(tmp_path / "out"))
+        wrong = await ask(workdir=str(tmp_path / "in"), sandbox_mode="none")
+    assert [response.status_code for response in (allowed, outside, wrong)] == [200, 403, 400]
+    assert error_of(path, outside)[0] == "permission_error"
+    assert "x-clinvk-sandbox-mode" in error_of(path, wrong)[1]
+    (call,) = scripted.calls()
+    assert call.cwd == str(tmp_path / "in")
+    assert "--permission-mode=" in " ".join(call.argv)
+
+
+# Sessions
+
+
+def history(*texts: str) -> dict[str, object]:
+    """Give a conversation that the user began, with the turns in their order."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]
+    return {"model": "claude", "max_tokens": 100, "messages": messages}
+
+
+async def sessions_of(store: MemoryStore) -> list[tuple[tuple[str, ...], int]]:
+    return [(session.tags, session.turn_count) for session in (await store.sessions(SessionQuery())).items]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/openai/v1/completions", MESSAGES])
+async def test_without_a_session_nothing_but_the_record_of_the_run_is_kept(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("fine"))
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        response = await served.client.post(path, json=asking(path, "a secret"))
+        run = await store.run(response.headers["x-clinvk-run-id"])
+    assert "x-clinvk-session-id" not in response.headers
+    assert (run.state, run.prompt, run.output, run.session_id) == ("finished", "", "", None)
+    assert await store.count() == 0
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_a_session_is_begun_by_a_word_and_continued_by_its_id_with_the_last_turn_alone(
+    scripted: Scripted, path: str
+) -> None:
+    scripted.play(claude_says("fine"))
+    header = "x-clinvk-session-id"
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        first = await served.client.post(path, json=history("one"), headers={header: "new"})
+        session = first.headers[header]
+        second = await served.client.post(path, json=history("one", "fine", "two"), headers={header: session})
+        missing = await served.client.post(path, json=history("one"), headers={header: "0" * 32})
+    assert (second.headers[header], missing.status_code) == (session, 404)
+    prompts = [call.stdin or b"" for call in scripted.calls()]
+    assert [b"one" in prompt for prompt in prompts] == [True, False]
+    assert b"two" in prompts[1]
+    assert any("11111111-1111-4111-8111-111111111111" in word for word in scripted.calls()[1].argv)
+    assert await sessions_of(store) == [((), 2)]
+
+
+async def test_a_session_keeps_its_backend_whatever_unknown_model_its_client_names(scripted: Scripted) -> None:
+    scripted.play(codex_says("fine"))
+    header = "x-clinvk-session-id"
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        first = await served.client.post(CHAT, json=asking(CHAT, model="codex"), headers={header: "new"})
+        known = {header: first.headers[header]}
+        second = await served.client.post(CHAT, json=asking(CHAT, model="any"), headers=known)
+        other = await served.client.post(CHAT, json=asking(CHAT, model="claude"), headers=known)
+    assert [response.status_code for response in (first, second, other)] == [200, 200, 400]
+    assert [call.name for call in scripted.calls()] == ["codex", "codex"]
+
+
+class Chatting:
+    """A client that has its own name of a conversation, and sends it whole each time."""
+
+    def __init__(self, served: Served, chat: str) -> None:
+        self._served = served
+        self._headers = {"x-openwebui-chat-id": chat}
+
+    async def say(self, *texts: str, model: str = "claude") -> Mapping[str, str]:
+        body = {**history(*texts), "model": model}
+        response = await self._served.client.post(CHAT, json=body, headers=self._headers)
+        assert response.status_code == 200, response.text
+        return response.headers
+
+
+async def test_a_clients_own_conversation_is_one_session(scripted: Scripted) -> None:
+    for answer in ("a1", "a2", "a3"):
+        scripted.play(claude_says(answer), when=f"u{answer[1]}")
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        client = Chatting(served, "c-1")
+        ids = {(await client.say(*texts))["x-clinvk-session-id"] for texts in (["u1"], ["u1", "a1", "u2"])}
+        ids.add((await client.say("u1", "a1", "u2", "<details>thought</details>\na2", "u3"))["x-clinvk-session-id"])
+        other = (await Chatting(served, "c-2").say("u1"))["x-clinvk-session-id"]
+    assert len(ids) == 1
+    assert other not in ids
+    assert [b"u1" in (call.stdin or b"") for call in scripted.calls()] == [True, False, False, True]
+    assert sorted(await sessions_of(store)) == [(("chat:c-1",), 3), (("chat:c-2",), 1)]
+
+
+async def test_what_a_client_asks_about_a_conversation_leaves_it_alone(scripted: Scripted) -> None:
+    scripted.play(claude_says("a1"), when="u1")
+    scripted.play(claude_says("a title"), when="Suggest a title")
+    scripted.play(claude_says("a2"), when="u2")
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        client = Chatting(served, "c-1")
+        first = (await client.say("u1"))["x-clinvk-session-id"]
+        assert "x-clinvk-session-id" not in await client.say("Suggest a title")
+        assert (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"] == first
+    assert await sessions_of(store) == [(("chat:c-1",), 2)]
+
+
+async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: Scripted) -> None:
+    scripted.play(claude_says("a1"), when="u1")
+    scripted.play(claude_says("a2"), when="u2")
+    scripted.play(claude_says("a3"), when="u3")
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        client = Chatting(served, "c-1")
+        first = (await client.say("u1"))["x-clinvk-session-id"]
+        second = (await client.say("u1", "another answer", "u2"))["x-clinvk-session-id"]
+        third = (await client.say("u1", "another answer", "u2", "a2", "u3"))["x-clinvk-session-id"]
+    assert first != second == third
+    assert b"another answer" in (scripted.calls()[1].stdin or b"")
+
+
+async def test_another_backend_is_told_the_whole_of_a_conversation(scripted: Scripted) -> None:
+    scripted.play(claude_says("a1"))
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        client = Chatting(served, "c-1")
+        first = (await client.say("u1"))["x-clinvk-session-id"]
+        scripted.play(codex_says("a2"))
+        second = (await client.say("u1", "a1", "u2", model="codex"))["x-clinvk-session-id"]
+    assert first != second
+    assert [call.name for call in scripted.calls()] == ["claude", "codex"]
+    assert b"u1" in (scripted.calls()[1].stdin or b"")
+
+
+async def test_a_name_of_a_conversation_that_is_no_tag_does_as_well(scripted: Scripted) -> None:
+    scripted.play(claude_says("a1"))
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        client = Chatting(served, "a chat of " + "x" * 150)
+        first = (await client.say("u1"))["x-clinvk-session-id"]
+        assert (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"] == first
+
+
+async def test_an_agent_that_says_nothing_and_dies_is_an_error_in_a_stream_too(scripted: Scripted) -> None:
+    scripted.play([exits(3)])
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        responses = [await served.client.post(path, json=asking(path, stream=True)) for path in RUNS]
+    assert [(response.status_code, response.headers["x-should-retry"]) for response in responses] == [
+        (500, "false")
+    ] * len(RUNS)
+
+
+async def test_an_answer_that_is_there_is_whole(scripted: Scripted) -> None:
+    """What is held for the status is not lost: the beginning of the stream, and each word once."""
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = """echo '{"type":"run_started","model":"m"}'\nsleep 0.2\n""" + TEXT * 3 + DONE
+    async with serving(env, SHELL, store=MemoryStore()) as served:
+        response = await served.client.post(CHAT, json=asking(CHAT, script, "shell", stream=True))
+    assert response.text.count('"hello"') == 3
+    assert response.text.count('"role":"assistant"') == 1
+    assert response.text.endswith("data: [DONE]\n\n")
