@@ -1,0 +1,99 @@
+"""The real Claude Code as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
+
+import asyncio
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agents.machine import Machine
+from serving import Served, serving
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Claude Code in a home of its own, beside that of the agents."""
+
+    machine: Machine
+    home: Path
+
+    async def ask(self, served: Served, prompt: str, *flags: str) -> "subprocess.CompletedProcess[str]":
+        """Run one prompt, which reads nothing from stdin."""
+        return await asyncio.to_thread(self._run, served.port, prompt, flags)
+
+    def _run(self, port: int, prompt: str, flags: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+        self.home.mkdir(exist_ok=True)
+        env = {
+            "PATH": self.machine.env["PATH"],
+            "HOME": str(self.home),
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}/anthropic",
+            "ANTHROPIC_API_KEY": "not-needed",
+            "CLAUDE_CODE_MAX_RETRIES": "1",
+        }
+        return subprocess.run(
+            ["claude", "-p", *flags, prompt],
+            cwd=self.machine.project,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+
+@pytest.fixture
+def client(machine: Machine) -> Client:
+    """Claude Code as a client of the server of a test."""
+    return Client(machine, machine.home.parent / "client")
+
+
+@pytest.mark.parametrize("model", ["opus", "claude", "codex", "gemini"])
+async def test_claude_code_completes_a_turn(client: Client, machine: Machine, model: str) -> None:
+    async with serving(machine.env) as served:
+        done = await client.ask(served, "as a client [[words=3]]", f"--model={model}", "--output-format=json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert (told["result"], told["is_error"], told["stop_reason"]) == ("word1 word2 word3", False, "end_turn")
+    assert told["usage"]["input_tokens"] > 0
+    assert told["usage"]["output_tokens"] > 0
+    assert machine.requests("as a client")
+
+
+async def test_claude_code_shows_the_answer_and_the_thinking_while_they_come(client: Client, machine: Machine) -> None:
+    flags = ("--output-format=stream-json", "--verbose", "--include-partial-messages")
+    async with serving(machine.env) as served:
+        done = await client.ask(served, "as a client [[think=3 words=5]]", "--model=opus", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(text) for text in done.stdout.splitlines()]
+    deltas = [
+        line["event"]["delta"]
+        for line in lines
+        if line["type"] == "stream_event" and line["event"]["type"] == "content_block_delta"
+    ]
+    kinds = [delta["type"] for delta in deltas]
+    assert kinds.count("text_delta") > 1
+    assert kinds.index("thinking_delta") < kinds.index("signature_delta") < kinds.index("text_delta")
+    assert "".join(delta.get("text", "") for delta in deltas) == "word1 word2 word3 word4 word5"
+
+
+async def test_claude_code_goes_on_with_its_conversation(client: Client, machine: Machine) -> None:
+    async with serving(machine.env) as served:
+        first = await client.ask(served, "the first [[words=2]]", "--model=codex", "--output-format=json")
+        done = await client.ask(served, "the second [[words=3]]", "--model=codex", "--continue", "--output-format=json")
+    assert json.loads(first.stdout)["result"] == "word1 word2"
+    assert json.loads(done.stdout)["result"] == "word1 word2 word3", done.stdout + done.stderr
+    asked = json.dumps(machine.requests("the second")[-1])
+    assert "the first" in asked
+    assert "word1 word2" in asked
+
+
+async def test_claude_code_is_told_why_the_agent_failed(client: Client, machine: Machine) -> None:
+    async with serving(machine.env) as served:
+        done = await client.ask(served, "as a client [[error=400]]", "--model=opus")
+    assert done.returncode != 0
+    assert "400" in done.stdout

@@ -1,0 +1,386 @@
+"""The unmodified Anthropic SDK against a real socket, with a scripted agent behind it."""
+
+import asyncio
+import base64
+import json
+import time
+from pathlib import Path
+
+import anthropic
+import httpx2
+import pytest
+from anthropic.types import MessageParam
+from pydantic import BaseModel
+
+from clinvk.api.keys import Keys
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.base import Call, Facts
+from clinvk.events import RunFinished, RunStarted, TextDelta
+from clinvk.request import RunRequest
+from scripted import Scripted
+from scripted.steps import Step, claude_says, exits, hang, line, wait_for
+from serving import Served, serving
+
+ASKED: list[MessageParam] = [{"role": "user", "content": "hello"}]
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def fails(status: int, message: str) -> list[Step]:
+    """Fail as Claude Code does when its model API answers with a status."""
+    result: dict[str, object] = {
+        "type": "result",
+        "subtype": "success",
+        "is_error": True,
+        "api_error_status": status,
+        "result": message,
+        "session_id": "s",
+        "num_turns": 1,
+    }
+    return [claude_says("")[0], line(json.dumps(result)), exits(1)]
+
+
+def thinks(thought: str, said: str) -> list[Step]:
+    """Answer as Claude Code does, with some thinking first."""
+    plain = claude_says(said)
+    deltas: list[dict[str, object]] = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}},
+        {"type": "content_block_stop", "index": 0},
+    ]
+    frame: dict[str, object] = {"type": "stream_event", "session_id": "s", "parent_tool_use_id": None}
+    return [*plain[:2], *(line(json.dumps({**frame, "event": delta})) for delta in deltas), *plain[2:]]
+
+
+def sdk(served: Served, base: str = "/anthropic", max_retries: int = 2) -> anthropic.AsyncAnthropic:
+    """Make a client as a user does: nothing but the address is changed."""
+    url = f"http://127.0.0.1:{served.port}{base}"
+    return anthropic.AsyncAnthropic(base_url=url, api_key="not-needed", max_retries=max_retries)
+
+
+async def read(client: anthropic.AsyncAnthropic, seen: list[str]) -> None:
+    """Read a stream, noting each piece."""
+    async with client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream:
+        async for text in stream.text_stream:
+            seen.append(text)
+
+
+@pytest.mark.parametrize("base", ["/anthropic", "/anthropic/", "/anthropic/v1", ""])
+async def test_a_message_is_answered(scripted: Scripted, base: str) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with serving(scripted.env) as served, sdk(served, base) as client:
+        message = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+    (block,) = message.content
+    assert block.type == "text"
+    assert block.text == "hello world"
+    assert (message.type, message.role, message.model) == ("message", "assistant", "claude")
+    assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (10, 2, 5)
+    assert message.id.startswith("msg_")
+    assert message._request_id  # pyright: ignore[reportPrivateUsage]  # so the SDK names it to its users
+
+
+async def test_a_message_is_answered_to_the_client_that_waits_in_a_thread(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+
+    def ask(port: int) -> tuple[str, list[str]]:
+        with anthropic.Anthropic(base_url=f"http://127.0.0.1:{port}/anthropic", api_key="not-needed") as client:
+            message = client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+            with client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream:
+                pieces = list(stream.text_stream)
+        (block,) = message.content
+        assert block.type == "text"
+        return block.text, pieces
+
+    async with serving(scripted.env) as served:
+        assert await asyncio.to_thread(ask, served.port) == ("hello", ["hello"])
+
+
+async def test_the_stream_helper_puts_together_what_the_agent_said(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with (
+        serving(scripted.env) as served,
+        sdk(served) as client,
+        client.messages.stream(model="claude/opus", max_tokens=1024, messages=ASKED) as stream,
+    ):
+        pieces = [text async for text in stream.text_stream]
+        message = await stream.get_final_message()
+        text = await stream.get_final_text()
+    assert (pieces, text) == (["hello ", "world"], "hello world")
+    assert (message.model, message.stop_reason) == ("claude/opus", "end_turn")
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (10, 2, 5)
+
+
+async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    seen: list[str] = []
+    async with (
+        serving(scripted.env) as served,
+        sdk(served) as client,
+        client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream,
+    ):
+        async for text in stream.text_stream:
+            seen.append(text)
+            (tmp_path / "go").touch()
+    assert seen == ["one", "two"]
+
+
+async def test_thinking_comes_first_when_it_is_asked_for(scripted: Scripted) -> None:
+    scripted.play(thinks("Hm.", "hello"))
+    async with serving(scripted.env) as served, sdk(served) as client:
+        silent = await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+        whole = await client.messages.create(
+            model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "enabled", "budget_tokens": 2048}
+        )
+        async with client.messages.stream(
+            model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "adaptive"}
+        ) as stream:
+            streamed = await stream.get_final_message()
+    assert [block.type for block in silent.content] == ["text"]
+    for message in (whole, streamed):
+        thinking, text = message.content
+        assert thinking.type == "thinking"
+        assert text.type == "text"
+        assert (thinking.thinking, text.text) == ("Hm.", "hello")
+        assert thinking.signature
+
+
+async def test_an_earlier_answer_can_be_sent_back_as_it_came(scripted: Scripted) -> None:
+    scripted.play(thinks("Hm.", "hello"))
+    async with serving(scripted.env) as served, sdk(served) as client:
+        first = await client.messages.create(
+            model="claude", max_tokens=4096, messages=ASKED, thinking={"type": "adaptive"}
+        )
+        conversation: list[MessageParam] = [*ASKED, first.to_param(), {"role": "user", "content": "and more"}]
+        await client.messages.create(model="claude", max_tokens=4096, messages=conversation)
+    told = (scripted.calls()[-1].stdin or b"").decode()
+    assert "and more" in told
+    assert "Hm." not in told
+
+
+async def test_an_image_reaches_the_agent(scripted: Scripted) -> None:
+    scripted.play(claude_says("a dot"))
+    encoded = base64.b64encode(PNG).decode()
+    message: MessageParam = {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": encoded}},
+        ],
+    }
+    async with serving(scripted.env) as served, sdk(served) as client:
+        await client.messages.create(model="claude", max_tokens=1024, messages=[message])
+    assert encoded in (scripted.calls()[-1].stdin or b"").decode()
+
+
+class Weather(BaseModel):
+    """What the answer is parsed into."""
+
+    city: str
+    degrees: int
+
+
+async def test_an_answer_of_a_schema_is_parsed_by_the_sdk(scripted: Scripted) -> None:
+    scripted.play(claude_says('{"city": "Oslo", "degrees": 3}'))
+    async with serving(scripted.env) as served, sdk(served) as client:
+        message = await client.messages.parse(model="claude", max_tokens=1024, messages=ASKED, output_format=Weather)
+    assert message.parsed_output == Weather(city="Oslo", degrees=3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "answered", "kind", "type_"),
+    [
+        (401, 401, anthropic.AuthenticationError, "authentication_error"),
+        (402, 402, anthropic.PaymentRequiredError, "billing_error"),
+        (400, 400, anthropic.BadRequestError, "invalid_request_error"),
+        (429, 429, anthropic.RateLimitError, "rate_limit_error"),
+        (503, 529, anthropic.OverloadedError, "overloaded_error"),
+    ],
+)
+async def test_an_agent_that_is_refused_by_its_model_makes_the_request_fail_with_its_status(
+    scripted: Scripted, status: int, answered: int, kind: type[anthropic.APIStatusError], type_: str, stream: bool
+) -> None:
+    scripted.play(fails(status, "not today"))
+    async with serving(scripted.env) as served, sdk(served, max_retries=0) as client:
+        with pytest.raises(kind) as told:
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED, stream=stream)
+    error = told.value
+    assert (error.status_code, error.type, error.api_message) == (answered, type_, "not today")
+    assert error.request_id
+
+
+async def test_a_run_that_has_done_nothing_yet_is_asked_for_again_by_the_sdk(scripted: Scripted) -> None:
+    scripted.play(fails(429, "not today"))
+    async with serving(scripted.env) as served, sdk(served, max_retries=1) as client:
+        with pytest.raises(anthropic.RateLimitError):
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+    assert len(scripted.calls()) == 2
+
+
+async def test_a_run_that_may_have_done_something_is_not_asked_for_again_by_the_sdk(scripted: Scripted) -> None:
+    scripted.play([*claude_says("half")[:4], exits(3)])
+    async with serving(scripted.env) as served, sdk(served, max_retries=2) as client:
+        with pytest.raises(anthropic.InternalServerError) as told:
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+    assert (told.value.status_code, told.value.type) == (500, "api_error")
+    assert len(scripted.calls()) == 1
+
+
+async def test_a_run_that_takes_too_long_is_a_timeout(scripted: Scripted) -> None:
+    scripted.play([claude_says("x")[0], hang()])
+    async with serving(scripted.env, request_timeout_secs=1) as served, sdk(served, max_retries=0) as client:
+        with pytest.raises(anthropic.InternalServerError) as told:
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+    assert (told.value.status_code, told.value.type) == (504, "timeout_error")
+
+
+async def test_a_run_that_fails_in_the_middle_of_its_stream_ends_with_an_error(scripted: Scripted) -> None:
+    scripted.play([*claude_says("half")[:4], exits(3)])
+    seen: list[str] = []
+    async with serving(scripted.env) as served, sdk(served) as client:
+        with pytest.raises(anthropic.APIStatusError) as told:
+            await read(client, seen)
+    assert seen == ["half"]
+    assert (told.value.type, told.value.error_code) == ("api_error", "agent_crashed")
+
+
+async def test_a_body_that_is_wrong_is_told_with_its_field(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, sdk(served) as client:
+        with pytest.raises(anthropic.BadRequestError) as told:
+            await client.messages.create(model="claude", max_tokens=1024, messages=[])
+    assert told.value.api_message
+    assert "messages" in told.value.api_message
+    assert not scripted.calls()
+
+
+async def test_a_model_of_a_backend_that_is_not_there_is_not_found(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, sdk(served) as client:
+        with pytest.raises(anthropic.NotFoundError) as told:
+            await client.messages.create(model="qwen/max", max_tokens=1024, messages=ASKED)
+    assert (told.value.type, told.value.error_code) == ("not_found_error", "model_not_found")
+
+
+async def test_an_unknown_model_is_answered_by_the_default_backend_under_its_name(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as served, sdk(served) as client:
+        message = await client.messages.create(model="llama-of-tomorrow", max_tokens=1024, messages=ASKED)
+    assert message.model == "llama-of-tomorrow"
+    assert not [word for word in scripted.calls()[0].argv if "llama" in word]
+
+
+async def test_a_body_that_is_too_large_is_refused(scripted: Scripted) -> None:
+    long: list[MessageParam] = [{"role": "user", "content": "x" * 5000}]
+    async with serving(scripted.env, max_request_body_bytes=4096) as served, sdk(served) as client:
+        with pytest.raises(anthropic.ContentTooLargeError) as told:
+            await client.messages.create(model="claude", max_tokens=1024, messages=long)
+    body = told.value.body
+    assert isinstance(body, dict)
+    assert body["error"]["type"] == "request_too_large"
+
+
+async def test_a_wrong_key_and_a_right_one_in_either_header(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    keys = Keys(["right"])
+    async with serving(scripted.env, keys=keys) as served:
+        url = f"http://127.0.0.1:{served.port}/anthropic"
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="wrong") as client:
+            with pytest.raises(anthropic.AuthenticationError) as told:
+                await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+        assert told.value.type == "authentication_error"
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="right") as client:
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+        async with anthropic.AsyncAnthropic(base_url=url, auth_token="right") as client:
+            await client.messages.create(model="claude", max_tokens=1024, messages=ASKED)
+
+
+async def test_a_path_and_a_method_that_are_not_there_are_told_in_the_shape_of_the_api(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        lost = await served.client.post("/anthropic/v1/nothing", json={})
+        wrong = await served.client.get("/anthropic/v1/messages")
+    for response, status, type_ in ((lost, 404, "not_found_error"), (wrong, 405, "invalid_request_error")):
+        told = response.json()
+        assert (response.status_code, told["type"], told["error"]["type"]) == (status, "error", type_)
+        assert told["request_id"] == response.headers["request-id"]
+
+
+async def test_tools_are_ignored_and_the_answer_says_so(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as served, sdk(served) as client:
+        raw = await client.messages.with_raw_response.create(
+            model="claude",
+            max_tokens=1024,
+            messages=ASKED,
+            tools=[{"name": "look", "input_schema": {"type": "object"}}],
+        )
+    assert raw.headers["x-clinvk-ignored"] == "tools"
+    assert raw.headers["x-clinvk-run-id"]
+
+
+async def test_tokens_are_counted_without_an_agent(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, sdk(served) as client:
+        count = await client.messages.count_tokens(model="claude", messages=[{"role": "user", "content": "x" * 400}])
+    assert count.input_tokens == 100
+    assert not scripted.calls()
+
+
+async def test_models_are_listed_page_by_page_and_shown(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, sdk(served) as client:
+        listed = [model.id async for model in client.models.list(limit=2)]
+        one = await client.models.retrieve("claude/opus")
+        with pytest.raises(anthropic.NotFoundError):
+            await client.models.retrieve("qwen/max")
+    assert {"claude", "codex", "gemini"} <= set(listed)
+    assert len(listed) == len(set(listed))
+    assert (one.id, one.type) == ("claude/opus", "model")
+    assert not scripted.calls()
+
+
+async def test_a_session_goes_on_by_its_header(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    more: MessageParam = {"role": "user", "content": "and more"}
+    async with serving(scripted.env) as served, sdk(served) as client:
+        first = await client.messages.with_raw_response.create(
+            model="claude", max_tokens=1024, messages=ASKED, extra_headers={"x-clinvk-session-id": "new"}
+        )
+        session = first.headers["x-clinvk-session-id"]
+        conversation: list[MessageParam] = [*ASKED, {"role": "assistant", "content": "hello"}, more]
+        await client.messages.create(
+            model="claude", max_tokens=1024, messages=conversation, extra_headers={"x-clinvk-session-id": session}
+        )
+        described = (await served.client.get(f"/api/v1/sessions/{session}")).json()
+    assert described["turn_count"] == 2
+    assert "turn role" not in (scripted.calls()[-1].stdin or b"").decode()
+
+
+async def test_keepalives_mean_nothing_to_the_sdk_wherever_they_come() -> None:
+    dialect = Anthropic()
+    call = Call(request=RunRequest(prompt="hello"), model="claude", stream=True)
+    encoder = dialect.encoder(call, Facts(run_id="r1", backend="claude"))
+    events = (RunStarted(), TextDelta("hello "), TextDelta("world"), RunFinished())
+    frames = b"".join(encoder.feed(event, 1.0) for event in events).split(b"\n\n")[:-1]
+    data = dialect.pulse + b"".join(frame + b"\n\n" + dialect.pulse for frame in frames)
+    headers = {"content-type": dialect.stream_type}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=data))
+    async with (
+        httpx2.AsyncClient(transport=transport) as http,
+        anthropic.AsyncAnthropic(base_url="http://clinvk", api_key="not-needed", http_client=http) as client,
+        client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream,
+    ):
+        assert await stream.get_final_text() == "hello world"
+
+
+async def test_a_client_that_leaves_ends_the_agent(scripted: Scripted) -> None:
+    scripted.play([*claude_says("one")[:4], hang()])
+    async with serving(scripted.env) as served, sdk(served) as client:
+        async with client.messages.stream(model="claude", max_tokens=1024, messages=ASKED) as stream:
+            async for _ in stream.text_stream:
+                break
+        left_at = time.monotonic()
+        while scripted.alive():
+            assert time.monotonic() < left_at + 5
+            await asyncio.sleep(0.05)
