@@ -6,7 +6,7 @@ import pytest
 from clinvk.dialects.base import Call
 from clinvk.dialects.rest import PromptBody, Rest
 from clinvk.errors import InvalidRequest
-from clinvk.request import RunRequest
+from clinvk.request import Image, RunRequest
 
 
 def parse(body: bytes | dict[str, object], **headers: str) -> Call:
@@ -41,6 +41,10 @@ def test_every_field_reaches_the_request() -> None:
             max_turns=3,
             max_tokens=100,
             effort="high",
+            thinking=True,
+            stop=["END"],
+            images=["iVBORw0KGgo=", "data:image/gif;base64,R0lGODlh"],
+            output_schema={"type": "object"},
             system_prompt="be brief",
             session_id="abc",
             timeout_secs=1.5,
@@ -68,6 +72,10 @@ def test_every_field_reaches_the_request() -> None:
             max_turns=3,
             max_tokens=100,
             effort="high",
+            thinking=True,
+            stop=("END",),
+            images=(Image("image/png", b"\x89PNG\r\n\x1a\n"), Image("image/gif", b"GIF89a")),
+            output_schema={"type": "object"},
             system_prompt="be brief",
             session_id="abc",
             timeout_s=1.5,
@@ -261,8 +269,29 @@ def test_an_unknown_field_is_refused_with_the_nearest_known_one(wrong: str, near
     assert mistake(asked(**{wrong: "read-only"})) == (f"unknown field {wrong!r}; did you mean {near!r}?", wrong)
 
 
-@pytest.mark.parametrize("later", ["images", "output_schema"])
-def test_a_field_that_is_not_offered_is_refused_not_ignored(later: str) -> None:
-    message, field = mistake(asked(**{later: True}))
-    assert field == later
+def test_a_field_that_is_not_offered_is_refused_not_ignored() -> None:
+    message, field = mistake(asked(temperature=0))
+    assert field == "temperature"
     assert "known are " in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place", "message"),
+    [
+        ("effort", "ultra", "effort", "one of high, low, max"),
+        ("thinking", "yes", "thinking", "true or false"),
+        ("stop", "END", "stop", "a list of at most 100 items"),
+        ("stop", [""], "stop[0]", "a text of"),
+        ("output_schema", "{}", "output_schema", "a JSON object"),
+        ("images", "iVBORw0KGgo=", "images", "a list of at most 100 items"),
+        ("images", ["iVBORw0KGgo=", "http://x/y.png"], "images[1]", "no address is fetched"),
+        ("images", ["https://x/y.png"], "images[0]", "no address is fetched"),
+        ("images", ["data:image/png;base64,!"], "images[0]", "no valid base64"),
+        ("images", ["AAAA"], "images[0]", "no PNG, JPEG, GIF or WebP"),
+        ("images", ["A" * (5 * 1024 * 1024 + 4)], "images[0]", "at most 5242880 are allowed"),
+    ],
+)
+def test_a_wrong_option_of_the_answer_is_named(field: str, value: object, place: str, message: str) -> None:
+    said, where = mistake(asked(**{field: value}))
+    assert where == place
+    assert message in said

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from clinvk.config import OUTPUT_FORMATS, OutputFormat
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, SandboxMode
+from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Effort, SandboxMode
 from clinvk.session import SESSION_STATUSES, SessionStatus
 
 ExportFormat = Literal["json", "markdown"]
@@ -43,6 +43,9 @@ class RunFlags(Flags, frozen=True, kw_only=True):
     max_turns: int | None = None
     allowed_tools: list[str] | None = None
     add_dir: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
+    output_schema: str | None = None
+    effort: Effort | None = None
     timeout: float | None = None
     verbose: bool = False
     no_stdin: bool = False
@@ -175,6 +178,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--allowed-tools", action="append", metavar="A,B", help="only these tools, by the agent's names")
     own.add_argument("--add-dir", action="append", metavar="DIR", help="one more directory it may use (repeatable)")
+    own.add_argument("--image", action="append", metavar="FILE", help="a picture that goes with it (repeatable)")
+    own.add_argument("--output-schema", metavar="FILE", help="JSON Schema that the answer must fit")
+    own.add_argument(
+        "--effort", type=OneOf(EFFORTS), metavar="LEVEL", help="how hard to think: none, minimal, low, … max"
+    )
     own.add_argument("--system-prompt", metavar="TEXT", help="instructions that stand before the prompt")
     own.add_argument("--max-turns", type=_whole(), metavar="N", help="at most N requests to the model (0: no limit)")
     own.add_argument("--timeout", type=_seconds, metavar="SECS", help="stop the agent after so long (0: never)")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from clinvk.backends.base import describe
 from clinvk.cli import exits
+from clinvk.cli.attached import Attached, attached
 from clinvk.cli.flags import PromptFlags, RunFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.sessions_store import opened, real_directory
@@ -48,6 +49,7 @@ class Asked(NamedTuple):
     text: str
     environ: Mapping[str, str]
     notes: Notes
+    attached: Attached
     imports: bool = False
 
 
@@ -60,7 +62,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = settings_of(flags, environ, {})
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
-    check(flags, settings)
+    files = check(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
 
     async def choose(store: SessionStore) -> Choice:
@@ -70,16 +72,18 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
             return Choice()
         return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
 
-    return run(Asked(flags, settings, text, environ, notes, imports=flags.continue_), choose)
+    return run(Asked(flags, settings, text, environ, notes, files, imports=flags.continue_), choose)
 
 
-def check(flags: RunFlags, settings: Settings) -> None:
-    """Look at what the flags name before stdin is waited for.
+def check(flags: RunFlags, settings: Settings) -> Attached:
+    """Look at what the flags name before stdin is waited for; give the files.
 
     Raises:
-        InvalidRequest: a directory is not there.
+        InvalidRequest: a directory or file is not there, or not what it should be.
     """
-    _request(flags, settings, "", None)
+    files = attached(flags)
+    _request(flags, settings, "", files, None)
+    return files
 
 
 async def newest(store: SessionStore, backend: str | None, workdir: str | None) -> Choice:
@@ -142,14 +146,14 @@ async def _run(asked: Asked, choose: Choose) -> int:
 async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
     flags, settings = asked.flags, asked.settings
     choice = await choose(store)
-    request = _request(flags, settings, asked.text, choice.session)
+    request = _request(flags, settings, asked.text, asked.attached, choice.session)
     if settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
-    otherwise = _request(flags, settings, asked.text, None) if choice.is_own else None
+    otherwise = _request(flags, settings, asked.text, asked.attached, None) if choice.is_own else None
     return await showing.run(request, choice.note, otherwise, store, asked.environ)
 
 
-def _request(flags: RunFlags, settings: Settings, text: str, session: Session | None) -> RunRequest:
+def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None) -> RunRequest:
     timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
     request = RunRequest(
         prompt=text,
@@ -163,6 +167,9 @@ def _request(flags: RunFlags, settings: Settings, text: str, session: Session | 
         sandbox_mode=flags.sandbox_mode,
         allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
         max_turns=flags.max_turns,
+        effort=flags.effort,
+        images=files.images,
+        output_schema=files.output_schema,
         timeout_s=timeout_s or None,
         ephemeral=flags.ephemeral,
         verbose=flags.verbose,

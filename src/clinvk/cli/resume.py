@@ -39,7 +39,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     words = _words(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, words.prompt)
-    check(flags, settings)
+    files = check(flags, settings)
     choice = asyncio.run(_chosen(flags, words, environ, notes))
     if not choice:
         notes.say("nothing was chosen")
@@ -55,7 +55,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     async def choose(store: SessionStore) -> Choice:
         return choice
 
-    return run(Asked(flags, settings, text, environ, notes), choose)
+    return run(Asked(flags, settings, text, environ, notes, files), choose)
 
 
 def _words(flags: ResumeFlags) -> _Words:

@@ -16,7 +16,10 @@ from clinvk.request import RunRequest
 from clinvk.runtime.handover import Handover, handover
 from clinvk.session import Session
 
-_OF_A_PROMPT = ("system_prompt", "max_turns", "allowed_tools", "add_dir", "timeout", "output_format", "no_stdin")
+_OF_A_PROMPT = (
+    *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image", "output_schema", "effort", "timeout"),
+    *("output_format", "no_stdin"),
+)
 _WORDS = ("approval_mode", "sandbox_mode", "allowed_tools")
 
 

@@ -20,6 +20,7 @@ from clinvk.dialects.base import (
     NotCancellable,
     WrongMediaType,
 )
+from clinvk.dialects.conversation import image_of
 from clinvk.dialects.records import Tags
 from clinvk.errors import (
     AgentFailed,
@@ -39,11 +40,12 @@ from clinvk.errors import (
     Unsupported,
 )
 from clinvk.events import RunFailed, RunFinished, StopReason, Usage
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.request import ApprovalMode, Effort, RunRequest, SandboxMode
 from clinvk.result import RunResult
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 _Seconds = Annotated[float, Meta(gt=0, le=604_800)]
+_StopText = Annotated[str, Meta(min_length=1)]
 
 
 class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +58,10 @@ class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     backend: Annotated[
         str | None,
         Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
+    ] = None
+    images: Annotated[
+        Annotated[list[str], Meta(max_length=100)] | None,
+        Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
     ] = None
     model: Annotated[
         str | None,
@@ -88,7 +94,20 @@ class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = None
     max_turns: Annotated[_Count | None, Meta(description="Requests to the model, at most; 0 is no limit.")] = None
     max_tokens: Annotated[_Count | None, Meta(description="Advice only: no agent CLI has such a limit.")] = None
-    effort: Annotated[str | None, Meta(description="The CLI's own word for how hard to think.")] = None
+    effort: Annotated[
+        Effort | Literal[""] | None, Meta(description="How hard to think; a CLI gets the nearest that it has.")
+    ] = None
+    thinking: Annotated[bool | None, Meta(description="Give the model's thinking, in a stream, where the CLI can.")] = (
+        None
+    )
+    stop: Annotated[
+        Annotated[list[_StopText], Meta(max_length=100)] | None,
+        Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
+    ] = None
+    output_schema: Annotated[
+        dict[str, object] | None,
+        Meta(description="JSON Schema of the answer, which is then JSON and nothing else, and given whole."),
+    ] = None
     system_prompt: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
     session_id: Annotated[
         str | None,
@@ -128,6 +147,10 @@ class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     model: Annotated[str | None, Meta(description="The model, as the agent names it.")] = None
     cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
     stop_reason: Annotated[StopReason | None, Meta(description="Why a run that did not fail ended.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    structured_output: Annotated[
+        object, Meta(description="The answer as JSON, with `output_schema`; `output` has it as text.")
+    ] = None
     stderr: Annotated[str | None, Meta(description="The agent's stderr, when `verbose`.")] = None
 
 
@@ -193,7 +216,6 @@ _ARGUMENTS = (
     "workdir",
     "add_dirs",
     "allowed_tools",
-    "effort",
     "system_prompt",
     "session_id",
     "extra",
@@ -243,6 +265,12 @@ class Rest:
                 max_turns=asked.max_turns,
                 max_tokens=asked.max_tokens,
                 effort=asked.effort or None,
+                thinking=bool(asked.thinking),
+                stop=tuple(asked.stop or ()),
+                images=tuple(
+                    image_of(source, None, f"images[{index}]") for index, source in enumerate(asked.images or ())
+                ),
+                output_schema=asked.output_schema,
                 extra=tuple(asked.extra or ()),
                 timeout_s=asked.timeout_secs,
                 ephemeral=bool(asked.ephemeral),
@@ -264,6 +292,7 @@ class Rest:
         """Give the answer of a run that has ended."""
         ending = result.ending
         failed = ending if isinstance(ending, RunFailed) else None
+        finished = ending if isinstance(ending, RunFinished) else None
         answer = PromptAnswer(
             session_id=facts.session_id,
             backend=facts.backend,
@@ -276,7 +305,9 @@ class Rest:
             error_code=failed.code if failed else None,
             model=(result.started.model if result.started else None) or facts.model,
             cost_usd=ending.cost_usd,
-            stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
+            stop_reason=finished.stop_reason if finished else None,
+            stop_sequence=finished.stop_sequence if finished else None,
+            structured_output=finished.structured_output if finished else None,
             stderr=result.stderr if call.request.verbose else None,
         )
         return _encoder.encode(answer)

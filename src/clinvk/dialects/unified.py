@@ -105,6 +105,10 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_reason: StopReason
     turn_count: Annotated[int | None, Meta(description="Requests to the model, where the agent told it.")] = None
     cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    structured_output: Annotated[
+        object, Meta(description="The answer as JSON, with `output_schema`; the messages have it as text.")
+    ] = None
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -234,7 +238,15 @@ class UnifiedEncoder:
 
     def _done(self, event: RunFinished, at: float) -> Done:
         duration = round(max(0.0, at - self._facts.started_at), 3)
-        return Done(event.usage or Usage(), duration, event.stop_reason, event.turns, event.cost_usd)
+        return Done(
+            event.usage or Usage(),
+            duration,
+            event.stop_reason,
+            event.turns,
+            event.cost_usd,
+            event.stop_sequence,
+            event.structured_output,
+        )
 
     def _usage(self, usage: Usage | None, at: float) -> bytes:
         return self._line(UsageLine, usage, at) if usage else b""
