@@ -1,0 +1,143 @@
+"""The real Codex as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agents.machine import Machine
+from serving import serving
+
+pytestmark = pytest.mark.timeout(120)
+
+CONFIG = """\
+model = "{model}"
+model_provider = "clinvk"
+check_for_update_on_startup = false
+
+[model_providers.clinvk]
+name = "clinvk"
+base_url = "http://127.0.0.1:{port}/openai/v1"
+wire_api = "responses"
+env_key = "CLINVK_KEY"
+requires_openai_auth = false
+supports_websockets = false
+request_max_retries = 0
+stream_max_retries = 0
+
+[analytics]
+enabled = false
+
+[feedback]
+enabled = false
+
+[features]
+plugins = false
+"""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Codex in a home of its own, beside that of the agents."""
+
+    machine: Machine
+    home: Path
+
+    async def ask(self, prompt: str, port: int, model: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Run one prompt; `more` comes before it."""
+        return await asyncio.to_thread(self._run, prompt, port, model, more)
+
+    def _run(self, prompt: str, port: int, model: str, more: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        folder = self.home / ".codex"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(CONFIG.format(model=model, port=port))
+        return subprocess.run(
+            ["codex", "exec", "--json", "--skip-git-repo-check", "--sandbox=read-only", *more, prompt],
+            cwd=self.machine.project,
+            env={"PATH": self.machine.env["PATH"], "HOME": str(self.home), "CLINVK_KEY": "not-needed"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+
+@pytest.fixture
+def client(machine: Machine) -> Client:
+    """Codex as a client of the server of a test."""
+    return Client(machine, machine.home.parent / "client")
+
+
+class Usage(msgspec.Struct):
+    """The tokens of a turn."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Item(msgspec.Struct):
+    """What happened in a turn."""
+
+    type: str
+    text: str = ""
+
+
+class Printed(msgspec.Struct):
+    """A line of what Codex prints."""
+
+    type: str
+    item: Item | None = None
+    usage: Usage | None = None
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> list[Printed]:
+    """Give what Codex printed of a turn that it completed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [msgspec.json.decode(text, type=Printed) for text in done.stdout.splitlines()]
+
+
+def items(done: subprocess.CompletedProcess[str]) -> list[Item]:
+    """Give what happened in it, without what Codex warns of."""
+    return [line.item for line in printed(done) if line.item and line.item.type != "error"]
+
+
+@pytest.mark.parametrize("model", ["claude", "gemini", "codex"])
+async def test_codex_completes_a_turn(client: Client, machine: Machine, model: str) -> None:
+    async with serving(machine.env) as served:
+        done = await client.ask("as a client [[words=3]]", served.port, model)
+    assert items(done) == [Item("agent_message", "word1 word2 word3")]
+    last = printed(done)[-1]
+    assert last.type == "turn.completed"
+    assert last.usage
+    assert min(last.usage.input_tokens, last.usage.output_tokens) > 0
+    assert machine.requests("as a client")
+
+
+async def test_codex_goes_on_with_a_conversation(client: Client, machine: Machine) -> None:
+    async with serving(machine.env) as served:
+        await client.ask("the first [[words=2]]", served.port, "claude")
+        done = await client.ask("the second [[words=3]]", served.port, "claude", "resume", "--last")
+    assert items(done) == [Item("agent_message", "word1 word2 word3")]
+    told = json.dumps(machine.requests("the second")[-1])
+    assert told.index("the first") < told.index("word1 word2") < told.index("the second")
+
+
+async def test_codex_shows_the_thinking_of_the_model(client: Client, machine: Machine) -> None:
+    thinks = ("-c", 'model_reasoning_summary="auto"', "-c", "model_supports_reasoning_summaries=true")
+    async with serving(machine.env) as served:
+        done = await client.ask("thinking [[think=3 words=2]]", served.port, "claude", *thinks)
+    assert [item.type for item in items(done)] == ["reasoning", "agent_message"]
+
+
+async def test_codex_is_told_why_the_agent_failed(client: Client, machine: Machine) -> None:
+    async with serving(machine.env) as served:
+        done = await client.ask("as a client [[error=429]]", served.port, "claude")
+    assert done.returncode != 0
+    assert "turn.failed" in done.stdout
+    assert "429" in done.stdout

@@ -1,0 +1,301 @@
+"""The Responses API, driven by the unmodified OpenAI SDK over a real socket, with a scripted agent behind it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError, OpenAI
+from openai.types.responses import Response
+from pydantic import BaseModel
+
+from polling import until
+from scripted import Scripted
+from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for
+from serving import Served, serving
+
+
+class Answer(BaseModel):
+    """What a structured answer is parsed into."""
+
+    city: str
+
+
+@asynccontextmanager
+async def clients(scripted: Scripted) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
+    async with (
+        serving(scripted.env) as served,
+        AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+        ) as client,
+    ):
+        yield client, served
+
+
+def thinks(*thoughts: str) -> list[Step]:
+    """Give the lines by which Claude Code tells the thinking of a model."""
+    events: list[dict[str, object]] = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        *(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": thought}}
+            for thought in thoughts
+        ),
+        {"type": "content_block_stop", "index": 0},
+    ]
+    return [line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None})) for event in events]
+
+
+async def test_a_response_is_created(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with clients(scripted) as (client, _):
+        response = await client.responses.create(model="claude", input="hi", instructions="be brief")
+    assert response.output_text == "hello world"
+    assert (response.status, response.model, response.instructions) == ("completed", "claude", "be brief")
+    assert response.usage
+    assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens) == (12, 5, 17)
+    assert response.usage.input_tokens_details.cached_tokens == 2
+    assert response._request_id  # pyright: ignore[reportPrivateUsage]  # how the SDK tells it
+    Response.model_validate(response.model_dump())
+
+
+async def test_the_client_that_is_not_async_works_too(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+
+    def ask(port: int) -> tuple[str, list[str]]:
+        with OpenAI(base_url=f"http://127.0.0.1:{port}/openai/v1", api_key="x", max_retries=0) as client:
+            response = client.responses.create(model="claude", input=[{"role": "user", "content": "hi"}])
+            with client.responses.create(model="claude", input="hi", stream=True) as stream:
+                return response.output_text, [event.type for event in stream]
+
+    async with serving(scripted.env) as served:
+        text, kinds = await asyncio.to_thread(ask, served.port)
+    assert (text, kinds[0], kinds[-1]) == ("hello", "response.created", "response.completed")
+
+
+async def test_events_come_in_the_order_of_the_vendor(scripted: Scripted) -> None:
+    scripted.play(claude_says("one", "two"))
+    async with clients(scripted) as (client, _):
+        stream = await client.responses.create(model="claude", input="hi", stream=True)
+        events = [event async for event in stream]
+    assert [event.type for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(10))
+
+
+async def test_a_piece_leaves_before_the_agent_goes_on(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("one", "two")
+    scripted.play([*says[:4], wait_for(tmp_path / "go"), *says[4:]])
+    texts: list[str] = []
+    async with clients(scripted) as (client, _):
+        async for event in await client.responses.create(model="claude", input="hi", stream=True):
+            if event.type == "response.output_text.delta":
+                texts.append(event.delta)
+                (tmp_path / "go").touch()
+    assert texts == ["one", "two"]
+
+
+async def test_the_helper_for_streams_gives_snapshots_and_the_final_response(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello ", "world"))
+    async with clients(scripted) as (client, _), client.responses.stream(model="claude", input="hi") as stream:
+        snapshots = [event.snapshot async for event in stream if event.type == "response.output_text.delta"]
+        final = await stream.get_final_response()
+    assert (snapshots, final.output_text) == (["hello ", "hello world"], "hello world")
+
+
+async def test_a_structured_answer_is_parsed(scripted: Scripted) -> None:
+    scripted.play(claude_says('{"city": "Paris"}'))
+    async with clients(scripted) as (client, _):
+        response = await client.responses.parse(model="claude", input="the capital of France?", text_format=Answer)
+        async with client.responses.stream(model="claude", input="and?", text_format=Answer) as stream:
+            final = await stream.get_final_response()
+    assert response.output_parsed == final.output_parsed == Answer(city="Paris")
+
+
+async def test_thinking_is_a_reasoning_item_before_the_answer(scripted: Scripted) -> None:
+    says = claude_says("hello")
+    scripted.play([*says[:2], *thinks("let me ", "think"), *says[2:]])
+    async with clients(scripted) as (client, _):
+        response = await client.responses.create(model="claude", input="hi", reasoning={"summary": "auto"})
+        plain = await client.responses.create(model="claude", input="hi")
+        async with client.responses.stream(model="claude", input="hi", reasoning={"summary": "auto"}) as stream:
+            kinds = [event.type async for event in stream]
+            final = await stream.get_final_response()
+        found = await client.responses.retrieve(response.id)
+    assert [item.type for item in response.output] == ["reasoning", "message"]
+    assert response.output[0].summary[0].text == "let me think"  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # a reasoning item
+    assert kinds.index("response.reasoning_summary_text.done") < kinds.index("response.output_text.delta")
+    assert [item.type for item in final.output] == ["reasoning", "message"]
+    assert [item.type for item in plain.output] == ["message"]
+    assert found == response
+
+
+async def test_a_response_is_retrieved_as_it_was(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        made = await client.responses.create(model="claude", input="hi", metadata={"a": "b"}, temperature=0.5)
+        async with client.responses.stream(model="claude", input="hi") as stream:
+            streamed = await stream.get_final_response()
+        assert await client.responses.retrieve(made.id) == made
+        assert (await client.responses.retrieve(streamed.id)).to_dict() == Response.to_dict(streamed) | {
+            "output": [item.to_dict() | {"content": [part]} for item in streamed.output for part in _parts(item)]
+        }
+
+
+def _parts(item: BaseModel) -> list[object]:
+    parts: list[dict[str, object]] = item.model_dump(mode="json")["content"]
+    return [{name: value for name, value in part.items() if name != "parsed"} for part in parts]
+
+
+@pytest.mark.parametrize("response_id", ["resp_nope", "resp_" + "0" * 32, "0" * 32])
+async def test_a_response_that_is_none_is_not_found(scripted: Scripted, response_id: str) -> None:
+    async with clients(scripted) as (client, _):
+        with pytest.raises(NotFoundError) as caught:
+            await client.responses.retrieve(response_id)
+        with pytest.raises(BadRequestError) as refused:
+            await client.responses.create(model="claude", input="hi", previous_response_id=response_id)
+    assert caught.value.type == "invalid_request_error"
+    assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
+
+
+async def test_a_response_that_was_not_stored_is_not_found(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        made = await client.responses.create(model="claude", input="hi", store=False)
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve(made.id)
+        with pytest.raises(BadRequestError):
+            await client.responses.create(model="claude", input="hi", previous_response_id=made.id)
+
+
+async def test_the_next_response_goes_on_in_the_session_of_the_previous(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
+    async with clients(scripted) as (client, served):
+        first = await client.responses.create(model="claude", input="my name is Ada")
+        second = await client.responses.create(model="claude", input="my name?", previous_response_id=first.id)
+        third = await client.responses.create(model="claude", input="sure?", previous_response_id=second.id)
+        listed = (await served.client.get("/api/v1/sessions")).json()
+    assert (second.previous_response_id, third.previous_response_id) == (first.id, second.id)
+    assert (listed["total"], listed["sessions"][0]["turn_count"]) == (1, 3)
+    calls = scripted.calls()
+    assert not any("11111111-1111-4111-8111-111111111111" in word for word in calls[0].argv)
+    for call in calls[1:]:
+        assert any("11111111-1111-4111-8111-111111111111" in word for word in call.argv)
+        assert b"Ada" not in (call.stdin or b"")
+
+
+async def test_a_response_that_others_went_on_from_already_is_told_again(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, served):
+        first = await client.responses.create(model="claude", input="my name is Ada")
+        await client.responses.create(model="claude", input="I like tea", previous_response_id=first.id)
+        other = await client.responses.create(model="claude", input="my name?", previous_response_id=first.id)
+        listed = (await served.client.get("/api/v1/sessions")).json()
+    assert other.output_text == "hello"
+    assert listed["total"] == 2
+    last = scripted.calls()[-1].stdin or b""
+    assert b"my name is Ada" in last
+    assert b"hello" in last
+    assert b"my name?" in last
+    assert b"tea" not in last
+
+
+async def test_another_backend_is_told_what_was_said_before(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        first = await client.responses.create(model="claude", input="my name is Ada")
+        await client.responses.create(model="claude", input="hm", previous_response_id=first.id, store=False)
+        with pytest.raises(APIStatusError):  # the scripted agent speaks as Claude Code does
+            await client.responses.create(model="gemini", input="my name?", previous_response_id=first.id)
+    ephemeral, gemini = scripted.calls()[1:3]
+    assert b"my name is Ada" in (ephemeral.stdin or b"")
+    assert gemini.name == "gemini"
+    assert b"my name is Ada" in (gemini.stdin or b"")
+
+
+async def test_a_response_in_the_background_is_asked_for_until_it_is_there(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("hello")
+    scripted.play([*says[:2], wait_for(tmp_path / "go"), *says[2:]])
+    async with clients(scripted) as (client, served):
+        begun = await client.responses.create(model="claude", input="hi", background=True)
+        assert (begun.status in ("queued", "in_progress"), begun.background, begun.output) == (True, True, [])
+        await until(lambda: bool(scripted.calls()))
+        assert (await client.responses.retrieve(begun.id)).status in ("queued", "in_progress")
+        with pytest.raises(BadRequestError, match="not complete"):
+            await client.responses.create(model="claude", input="hi", previous_response_id=begun.id)
+        (tmp_path / "go").touch()
+        await served.ended(begun.id.removeprefix("resp_"))
+        ended = await client.responses.retrieve(begun.id)
+    assert (ended.status, ended.output_text, ended.background) == ("completed", "hello", True)
+
+
+async def test_a_response_in_the_background_is_cancelled(scripted: Scripted) -> None:
+    scripted.play([*claude_says("hello")[:4], hang()])
+    async with clients(scripted) as (client, _):
+        begun = await client.responses.create(model="claude", input="hi", background=True)
+        await until(lambda: bool(scripted.calls()))
+        cancelled = await client.responses.cancel(begun.id)
+        again = await client.responses.cancel(begun.id)
+    assert (cancelled.status, again) == ("cancelled", cancelled)
+
+
+async def test_an_agent_that_fails_at_once_is_an_error_with_its_status(scripted: Scripted) -> None:
+    scripted.play([stderr("boom"), exits(9)])
+    async with clients(scripted) as (client, _):
+        for stream in (False, True):
+            with pytest.raises(InternalServerError) as caught:
+                await client.responses.create(model="claude", input="hi", stream=stream)
+            assert caught.value.response.headers["x-should-retry"] == "false"
+            assert "boom" in caught.value.message
+
+
+async def test_an_agent_that_fails_in_the_middle_ends_its_stream_as_failed(scripted: Scripted) -> None:
+    scripted.play([*claude_says("hal")[:4], stderr("boom"), exits(9)])
+    async with clients(scripted) as (client, _):
+        stream = await client.responses.create(model="claude", input="hi", stream=True)
+        events = [event async for event in stream]
+        last = events[-1]
+        assert last.type == "response.failed"
+        found = await client.responses.retrieve(last.response.id)
+    assert last.response.error
+    assert (last.response.error.code, last.response.output_text) == ("server_error", "hal")
+    assert found == last.response
+
+
+async def test_mistakes_are_errors_of_the_sdk_that_name_the_field(scripted: Scripted) -> None:
+    async with clients(scripted) as (client, served):
+        with pytest.raises(BadRequestError) as caught:
+            await client.responses.create(model="claude", input=[])
+        assert (caught.value.param, caught.value.type) == ("input", "invalid_request_error")
+        with pytest.raises(NotFoundError) as missing:
+            await client.responses.create(model="qwen/coder", input="hi")
+        assert missing.value.code == "model_not_found"
+        wrong = await served.client.put("/openai/v1/responses", json={})
+        assert (wrong.status_code, wrong.json()["error"]["type"]) == (405, "invalid_request_error")
+        streamed = await served.client.get(f"/openai/v1/responses/resp_{'0' * 32}", params={"stream": "true"})
+        assert (streamed.status_code, streamed.json()["error"]["param"]) == (400, "stream")
+    assert scripted.calls() == []
+
+
+async def test_tools_are_ignored_and_a_header_says_so(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        raw = await client.responses.with_raw_response.create(
+            model="claude",
+            input="hi",
+            tools=[{"type": "function", "name": "f", "parameters": {}, "strict": False}],
+        )
+    assert raw.headers["x-clinvk-ignored"] == "tools"
+    assert raw.headers["x-clinvk-session-id"]
+    assert raw.parse().output_text == "hello"
