@@ -344,6 +344,17 @@ def test_a_mistake_is_told_with_its_place_in_the_body(body: dict[str, object], f
     assert field in message
 
 
+def test_a_text_that_is_no_utf8_is_told_with_its_place() -> None:
+    with pytest.raises(InvalidRequest) as told:
+        Anthropic().parse(
+            b'{"model":"claude","messages":[{"role":"user","content":[{"type":"text","text":"\xff"}]}]}', {}
+        )
+    assert (told.value.field, told.value.message) == (
+        "messages[0].content[0]",
+        "messages[0].content[0] is not valid UTF-8",
+    )
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": "claude"}', b"\xff", b"[" * 100_000])
 def test_what_is_no_request_at_all_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):

@@ -34,7 +34,7 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str 
     except msgspec.DecodeError as error:
         raise InvalidRequest(_malformed(str(error), bytes(body))) from None
     except UnicodeDecodeError:
-        raise InvalidRequest(_not_utf8(bytes(body))) from None
+        raise InvalidRequest(f"{at} is not valid UTF-8" if at else _not_utf8(bytes(body)), at or None) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
 
