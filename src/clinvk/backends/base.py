@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from clinvk.elements import element, unused
 from clinvk.errors import AgentCrashed, InvalidRequest, NotResumable
 from clinvk.events import Event, RunFailed, TextDelta
 from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
@@ -238,7 +239,8 @@ def with_system_prompt(request: RunRequest) -> str:
     """Give the prompt with the system prompt before it, marked as such, for a CLI that cannot be given one."""
     if not request.system_prompt:
         return request.prompt
-    return f"<system_prompt>\n{request.system_prompt}\n</system_prompt>\n\n{request.prompt}"
+    name = unused("system_prompt", (request.system_prompt, request.prompt))
+    return f"{element(name, request.system_prompt)}\n\n{request.prompt}"
 
 
 def with_schema(prompt: str, request: RunRequest) -> str:

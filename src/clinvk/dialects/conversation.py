@@ -9,12 +9,12 @@ cache of the prompt holds.
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
-from xml.sax.saxutils import escape
 
 import msgspec
 
+from clinvk.elements import element, unused
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
 
@@ -31,8 +31,6 @@ _PREAMBLE = (
 )
 _GO_ON = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
 
-_QUOTED = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
-_OURS = re.compile(r"<[\s/]*turn(?:-(\d{1,18}))?\b", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 _MAGIC = (
@@ -189,7 +187,7 @@ def _text(content: Content, images: list[Image]) -> str:
 
 
 def _elements(turns: tuple[Turn, ...], images: list[Image]) -> str:
-    name = _unused_name(turns)
+    name = unused("turn", (text for turn in turns for text in _texts(turn)))
     elements = [_PREAMBLE.format(name=name)]
     for turn in turns:
         elements += _turn(turn, name, images)
@@ -200,30 +198,13 @@ def _elements(turns: tuple[Turn, ...], images: list[Image]) -> str:
 
 def _turn(turn: Turn, name: str, images: list[Image]) -> Iterator[str]:
     for outcome in turn.outcomes:
-        attributes = {"role": "tool", "result-of": outcome.call_id} | ({"error": "true"} if outcome.is_error else {})
-        yield _element(name, attributes, _text(outcome.content, images))
+        failed = {"error": "true"} if outcome.is_error else {}
+        yield element(name, _text(outcome.content, images), role="tool", result_of=outcome.call_id, **failed)
     if turn.content:
-        attributes = {"role": turn.role} | ({"name": turn.name} if turn.name else {})
-        yield _element(name, attributes, _text(turn.content, images))
+        named = {"name": turn.name} if turn.name else {}
+        yield element(name, _text(turn.content, images), role=turn.role, **named)
     for call in turn.calls:
-        yield _element(name, {"role": turn.role, "calls": call.name, "id": call.id}, call.arguments)
-
-
-def _element(name: str, attributes: dict[str, str], text: str) -> str:
-    said = "".join(f' {key}="{escape(value, _QUOTED)}"' for key, value in attributes.items())
-    return f"<{name}{said}>\n{text}\n</{name}>"
-
-
-def _unused_name(turns: Iterable[Turn]) -> str:
-    """Give the first of `turn`, `turn-2`, `turn-3`, … that begins no element in any of the texts."""
-    used: set[int] = set()
-    for turn in turns:
-        for text in _texts(turn):
-            used.update(int(number or 1) for number in _OURS.findall(text))
-    free = 1
-    while free in used:
-        free += 1
-    return "turn" if free == 1 else f"turn-{free}"
+        yield element(name, call.arguments, role=turn.role, calls=call.name, id=call.id)
 
 
 def _texts(turn: Turn) -> Iterator[str]:
