@@ -1,4 +1,4 @@
-"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs."""
+"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs; and `codex_way`."""
 
 import os
 import shutil
@@ -43,3 +43,17 @@ def machine(standin: Address, agent_path: str) -> Generator[Machine]:
         for process in left:
             process.kill()
         assert not left, f"processes left behind: {left}"
+
+
+@pytest.fixture(params=["app-server", "exec"])
+def codex_way(request: pytest.FixtureRequest, machine: Machine) -> str:
+    """The way in which Codex is run; `exec` by a Codex that has no server, which is found out at the first run."""
+    if request.param == "exec":
+        folder, real = machine.home.parent / "older", shutil.which("codex", path=machine.env["PATH"])
+        folder.mkdir()
+        refusal = "echo \"error: unrecognized subcommand 'app-server'\" >&2; exit 2"
+        script = f'#!/bin/sh\nif [ "$1 $2" = "app-server --config" ]; then {refusal}; fi\nexec "{real}" "$@"\n'
+        (folder / "codex").write_text(script)
+        (folder / "codex").chmod(0o755)
+        machine.env["PATH"] = f"{folder}:{machine.env['PATH']}"
+    return request.param

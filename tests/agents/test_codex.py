@@ -1,4 +1,4 @@
-"""The real Codex CLI through clinvk, against the stand-in model API."""
+"""The real Codex CLI through clinvk, against the stand-in model API, by each of its ways."""
 
 import json
 from base64 import b64decode
@@ -23,7 +23,7 @@ from clinvk.events import (
 from clinvk.request import Image, RunRequest
 from clinvk.result import RunResult
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
 
 PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
@@ -34,6 +34,23 @@ def ask(prompt: str) -> RunRequest:
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def told(events: list[Event]) -> list[Event]:
+    """The events with pieces of one text put together, and calls numbered: in this the ways differ."""
+    told: list[Event] = []
+    calls: dict[str, str] = {}
+    for event in events:
+        match event, told[-1:]:
+            case TextDelta(), [TextDelta(before)]:
+                told[-1] = TextDelta(before + event.text)
+            case ThinkingDelta(), [ThinkingDelta(before)]:
+                told[-1] = ThinkingDelta(before + event.text)
+            case ((ToolCall() | ToolResult()), _):
+                told.append(replace(event, id=calls.setdefault(event.id, f"call-{len(calls)}")))
+            case _:
+                told.append(event)
+    return told
 
 
 def records(machine: Machine) -> list[Path]:
@@ -54,7 +71,7 @@ async def conversation(machine: Machine, *requests: RunRequest) -> list[RunResul
 
 
 async def test_an_answer_comes_with_its_thread_and_tokens(machine: Machine) -> None:
-    started, *rest = await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]"))
+    started, *rest = told(await machine.events(ask("hello [[words=3 think=2 usage=100,20,30,10]]")))
     assert isinstance(started, RunStarted)
     assert started.backend_session_id
     assert rest == [
@@ -66,11 +83,11 @@ async def test_an_answer_comes_with_its_thread_and_tokens(machine: Machine) -> N
 
 async def test_a_command_and_its_output_are_told_between_the_messages(machine: Machine) -> None:
     prompt = 'go [[tool=shell cmd="echo hi; sleep 0.2; false" before="Let me look." say="Done."]]'
-    events = await machine.events(ask(prompt))
+    events = told(await machine.events(ask(prompt)))
     assert [event for event in events if not isinstance(event, RunStarted | RunFinished)] == [
         TextDelta("Let me look."),
-        ToolCall("item_1", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.2; false'"}),
-        ToolResult("item_1", "hi\n", is_error=True),
+        ToolCall("call-0", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.2; false'"}),
+        ToolResult("call-0", "hi\n", is_error=True),
         TextDelta("\n\nDone."),
     ]
 
@@ -79,11 +96,11 @@ async def test_a_command_and_its_output_are_told_between_the_messages(machine: M
 async def test_a_patch_writes_a_file(machine: Machine, model: str) -> None:
     path = machine.project / "made.txt"
     request = replace(ask(f"go [[tool=write path={path} content=made]]"), approval_mode="auto", model=model)
-    events = await machine.events(request)
+    events = told(await machine.events(request))
     assert path.read_text().strip() == "made"
     assert [event for event in events if isinstance(event, ToolCall | ToolResult)] == [
-        ToolCall("item_0", "file_change", {"changes": [{"path": str(path), "kind": "add"}]}),
-        ToolResult("item_0", f"add {path}"),
+        ToolCall("call-0", "file_change", {"changes": [{"path": str(path), "kind": "add"}]}),
+        ToolResult("call-0", f"add {path}"),
     ]
 
 

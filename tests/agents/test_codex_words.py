@@ -20,7 +20,7 @@ from agents.machine import Machine
 from clinvk.events import RunFinished
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
 
 MCP_SERVER = """\
 import json, pathlib, sys

@@ -59,21 +59,23 @@ class Scripted:
         measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **measured}
 
-    def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True) -> None:
+    def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True, server: bool = False) -> None:
         """Say what the agent does from its next start on; then it exits with 0.
 
         Args:
             steps: see `scripted.steps`.
             when: a text of the prompt for which this holds; None is any prompt. Later plays come first.
             reads: stdin is read to its end before the first step.
+            server: it is for `codex app-server`, which is refused where no play is; it takes the first turn it is asked
+                for, and exits when stdin is closed.
         """
-        self._plays.append([when, reads, [*steps]])
+        self._plays.append([when, reads, [*steps], server])
         beside = self.folder / "plays.tmp"
         beside.write_text(json.dumps(self._plays))
         beside.rename(self.folder / "plays.json")
 
     def calls(self) -> list[Call]:
-        """Give the starts of the agent so far, oldest first; `--version` does not count."""
+        """Give the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
     def grandchildren(self) -> list[int]:

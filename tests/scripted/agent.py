@@ -1,6 +1,7 @@
 """An agent CLI that plays a script. Installed under a CLI's name by `scripted.Scripted`; starts in milliseconds.
 
 Beside it lie `plays.json` (what to do, see `scripted.steps`), and what it writes: `calls.jsonl`, `PID.stdin`.
+Started as `app-server` it plays what is for that alone; where there is nothing, it is a CLI without one.
 Run with `-I -S`: it depends on nothing but the standard library, and imports little of that.
 """
 
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 
+THREAD = "01a20000-0000-7000-8000-000000000001"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -24,16 +26,47 @@ def record(**facts: object) -> None:
 def read_prompt() -> bytes:
     """Read stdin to its end and keep it."""
     prompt = sys.stdin.buffer.read()
-    path = os.path.join(FOLDER, f"{os.getpid()}.stdin")
-    with open(path + ".part", "wb") as file:
-        file.write(prompt)
-    os.rename(path + ".part", path)
+    keep(prompt)
     return prompt
 
 
-def choose(plays: list[tuple[str | None, bool, list[dict[str, object]]]]) -> list[dict[str, object]]:
+def keep(stdin: bytes) -> None:
+    """Keep what came on stdin."""
+    path = os.path.join(FOLDER, f"{os.getpid()}.stdin")
+    with open(path + ".part", "wb") as file:
+        file.write(stdin)
+    os.rename(path + ".part", path)
+
+
+def converse() -> bytes:
+    """Speak as `codex app-server` does until a turn is asked for, and keep all that was asked."""
+    asked = b""
+    for line in sys.stdin.buffer:
+        asked += line
+        message = json.loads(line)
+        if "id" in message:
+            result = answered(message["method"], message.get("params", {}))
+            write(1, json.dumps({"id": message["id"], "result": result}).encode() + b"\n")
+        if message["method"] == "turn/start":
+            keep(asked)
+            return line
+    sys.exit("no turn was asked for")
+
+
+def answered(method: str, params: dict[str, object]) -> dict[str, object]:
+    """Give what the server answers to a request."""
+    match method:
+        case "config/read":
+            return {"config": {}}
+        case "turn/start":
+            return {"turn": {"id": "turn", "status": "inProgress"}}
+        case _:
+            return {"thread": {"id": params.get("threadId", THREAD)}, "model": "codex-scripted"}
+
+
+def choose(plays: list[tuple[str | None, bool, list[dict[str, object]]]], serves: bool) -> list[dict[str, object]]:
     """Give the steps of the latest play that fits: one for any prompt, or one whose text is in it."""
-    prompt = None
+    prompt = converse() if serves else None
     for when, reads, steps in reversed(plays):
         if prompt is None and (reads or when is not None):
             prompt = read_prompt()
@@ -121,12 +154,17 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         write(1, b"9.9.9 (scripted)\n")
         return
-    record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
+    serves = sys.argv[1:2] == ["app-server"]
     with open(os.path.join(FOLDER, "plays.json"), encoding="utf-8") as file:
-        plays = json.load(file)
+        plays = [(when, reads, steps) for when, reads, steps, server in json.load(file) if server == serves]
+    if serves and not plays:
+        sys.exit("error: unrecognized subcommand 'app-server'")
+    record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
     try:
-        for step in choose(plays):
+        for step in choose(plays, serves):
             perform(step)
+        if serves:
+            sys.stdin.buffer.read()
     except BrokenPipeError:
         os._exit(141)
 

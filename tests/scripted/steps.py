@@ -173,6 +173,27 @@ def codex_says(*messages: str, session: str = "01a20000-0000-7000-8000-000000000
     )
 
 
+def codex_streams(*deltas: str, session: str = "01a20000-0000-7000-8000-000000000001") -> list[Step]:
+    """Answer as `codex app-server` 0.169.0 does, a notification for each delta: for a play that is for a server."""
+
+    def told(method: str, fields: dict[str, JSON]) -> JSON:
+        return {"method": method, "params": {"threadId": session, "turnId": "turn", **fields}}
+
+    tokens: JSON = {"inputTokens": 12, "cachedInputTokens": 2, "outputTokens": 5, "reasoningOutputTokens": 0}
+    empty: JSON = {"type": "agentMessage", "id": "msg", "text": ""}
+    full: JSON = {"type": "agentMessage", "id": "msg", "text": "".join(deltas)}
+    return _lines(
+        [
+            told("turn/started", {"turn": {"id": "turn", "status": "inProgress"}}),
+            told("item/started", {"item": empty}),
+            *(told("item/agentMessage/delta", {"itemId": "msg", "delta": delta}) for delta in deltas),
+            told("item/completed", {"item": full}),
+            told("thread/tokenUsage/updated", {"tokenUsage": {"total": tokens, "last": tokens}}),
+            told("turn/completed", {"turn": {"id": "turn", "status": "completed", "error": None}}),
+        ]
+    )
+
+
 def gemini_says(
     *deltas: str, session: str = "22222222-2222-4222-8222-222222222222", model: str = "gemini-scripted"
 ) -> list[Step]:

@@ -57,7 +57,8 @@ def launch(backend: str, words: Words, host: Host, model: str | None = None) -> 
 
 def model(launched: Launch | None) -> str | None:
     assert launched
-    return next((word.partition("=")[2] for word in launched.argv if word.startswith("--model=")), None)
+    argv = (launched.otherwise or launched).argv
+    return next((word.partition("=")[2] for word in argv if word.startswith("--model=")), None)
 
 
 def test_the_page_is_of_all_agents() -> None:

@@ -32,7 +32,8 @@ def answered(name: str, exit_code: int, text: str) -> Login:
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
 def test_every_flag_that_a_launch_can_have_is_tried(name: str) -> None:
-    used = {flag for launch in launches(BACKENDS[name], HANDLE) for flag in flags_in(launch.argv)}
+    ways = [way for launch in launches(BACKENDS[name], HANDLE) for way in (launch, launch.otherwise) if way]
+    used = {flag for way in ways for flag in flags_in(way.argv)}
     tried = {flag for trial in checkup(name).trials for flag in flags_in(trial.argv)}
     assert len(used) > 10
     assert used <= tried
@@ -43,7 +44,7 @@ def test_no_trial_has_a_prompt(name: str) -> None:
     for trial in checkup(name).trials:
         words = [word for word in trial.argv[1:] if not word.startswith("-")]
         assert not {"-p", "--prompt"} & set(trial.argv) or name == "claude"
-        assert all(word in ("exec", "resume", "fork", HANDLE) or "=" in word for word in words)
+        assert all(word in ("app-server", "exec", "resume", "fork", HANDLE) or "=" in word for word in words)
         assert "--help" in trial.argv or name == "claude"
 
 

@@ -22,7 +22,8 @@ def host(config: str = "", environ: dict[str, str] | None = None, at: str = "~/.
 
 
 def launched(request: RunRequest, resume: Resume | None = None, on: Host | None = None) -> Launch:
-    return Codex().launch(request, resume, on or host())
+    launch = Codex().launch(request, resume, on or host())
+    return launch.otherwise or launch
 
 
 def settings(launch: Launch) -> dict[str, str]:

@@ -10,14 +10,15 @@ from math import inf, isinf
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Backend, Launch
-from clinvk.errors import ClinvkError
+from clinvk.backends.base import Backend, Launch, NotSpoken
+from clinvk.errors import AgentCrashed, ClinvkError
 from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, gather
 from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
+from clinvk.runtime.fallback import ANSWER_WITHIN_S, Fallbacks
 from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder, state_of
@@ -49,6 +50,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     resume: Resume | None
     no_progress_s: float
+    fallbacks: Fallbacks
     check: Callable[[], None] | None = None
 
 
@@ -74,6 +76,7 @@ class AgentRun:
         self._now = self._loop.time
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
+        self._unspoken = ""
         self._kept = 0
         self._kept_at = self._now()
 
@@ -147,7 +150,19 @@ class AgentRun:
             place.leave()
 
     async def _run_agent(self, place: Place) -> None:
-        folder = private.PrivateFolder(self._assignment.launch, self._assignment.env)
+        """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way."""
+        launch = self._assignment.fallbacks.choose(self._assignment.path, self._assignment.launch)
+        try:
+            await self._run_process(place, launch)
+        except NotSpoken as exc:
+            if launch.otherwise is None:
+                raise AgentCrashed(f"{self._assignment.path} cannot be talked to: {exc}") from exc
+            self._unspoken = str(exc)
+            await self._run_process(place, launch.otherwise)
+
+    async def _run_process(self, place: Place, launch: Launch) -> None:
+        self._assignment = replace(self._assignment, launch=launch)
+        folder = private.PrivateFolder(launch, self._assignment.env)
         try:
             if folder.is_needed:
                 await finished(asyncio.to_thread(folder.write))
@@ -202,11 +217,16 @@ class AgentRun:
         return Limits(
             wall_s=self.request.timeout_s,
             silence_s=self._assignment.no_progress_s,
+            answer_s=ANSWER_WITHIN_S if self._assignment.launch.otherwise else None,
             turns=self._assignment.launch.counted_turns,
         )
 
     async def _listen(self, exchange: Exchange) -> Ending:
-        """Log what the agent says, until there is an ending."""
+        """Log what the agent says, until there is an ending.
+
+        Raises:
+            NotSpoken: there will be none, since its process does not speak what is expected.
+        """
         while True:
             if self._log.is_ahead:
                 exchange.rest(self._now())
@@ -216,6 +236,8 @@ class AgentRun:
                 await self._keep()
             if ending := exchange.ending or self._stopped_by or exchange.limit(self._now()):
                 return ending
+            if exchange.unspoken:
+                raise NotSpoken(exchange.unspoken)
             await self._wait(min(exchange.deadline(), self._keep_by()))
 
     async def _stop_agent(self, exchange: Exchange) -> None:
@@ -244,8 +266,13 @@ class AgentRun:
     async def _record(self, events: list[Event], size: int) -> None:
         for event in events:
             if isinstance(event, RunStarted):
+                self._note_fallback()
                 await self._recorder.started(event)
         self._log.extend(events, size)
+
+    def _note_fallback(self) -> None:
+        if self._unspoken:
+            self._assignment.fallbacks.note(self._assignment.path, self._unspoken)
 
     def _keep_by(self) -> float:
         """Give the time by which what was said is to be kept, also if nothing more is said."""

@@ -5,7 +5,7 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Channel
+from clinvk.backends.base import Channel, NotSpoken
 from clinvk.errors import AgentCrashed, TimedOut
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
 from clinvk.request import RunRequest
@@ -21,17 +21,22 @@ _DRAIN_S = 0.5
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run may go; 0 and None are no limit. Seconds count from the agent's start."""
+    """How far a run may go; 0 and None are no limit. Seconds count from the agent's start.
+
+    `answer_s` is how long it may take until a process is known to speak its channel's protocol.
+    """
 
     wall_s: float | None
     silence_s: float
+    answer_s: float | None
     turns: int | None
 
 
 class Exchange:
     """One run's side of a process: reads what it said, knows when it has been silent for too long.
 
-    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it.
+    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; `unspoken` is why
+    it does not speak its channel's protocol, where that has shown.
     """
 
     def __init__(self, process: Process, channel: Channel, run: str, request: RunRequest, limits: Limits) -> None:
@@ -40,6 +45,8 @@ class Exchange:
         self.activity = Activity()
         self.raw = b""
         self.bytes_read = 0
+        self.unspoken = ""
+        self._spoke = False
         self._is_up = False
         self._early: list[Event] = []
         self._channel = channel
@@ -66,6 +73,8 @@ class Exchange:
         if self.process.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
         self._look_at_exit(told, now)
+        if now >= self._answer_deadline():
+            self.unspoken = f"it did not answer within {self._limits.answer_s:g} s"
         return self._in_order(told, said)
 
     def _in_order(self, told: list[Event], said: list[Event]) -> list[Event]:
@@ -99,27 +108,34 @@ class Exchange:
 
     def deadline(self) -> float:
         """Give the time at which to look again if nothing happens."""
-        times = [self._wall_deadline(), self._progress_deadline()]
+        times = [self._wall_deadline(), self._progress_deadline(), self._answer_deadline()]
         if self._gone_at is not None:
             times.append(self._gone_at + (LINGER_S if self.process.exit_code is None else _DRAIN_S))
         return min(times)
 
     def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
         events: list[Event] = []
-        for delivery in deliveries:
-            if self.ending or self._out_of_turns():
-                break
-            if isinstance(delivery, bytes):
-                self.process.write(delivery, close=False)
-                continue
-            event = delivery[1]
-            if self.activity.feed(event):
-                self._progress_at = now
-            if isinstance(event, RunFinished | RunFailed):
-                self._end(event)
-            else:
-                events.append(event)
+        try:
+            for delivery in deliveries:
+                if self.ending or self._out_of_turns():
+                    break
+                self._spoke = True
+                self._take(delivery, events, now)
+        except NotSpoken as exc:
+            self.unspoken = str(exc)
         return events
+
+    def _take(self, delivery: tuple[str, Event] | bytes, events: list[Event], now: float) -> None:
+        if isinstance(delivery, bytes):
+            self.process.write(delivery, close=False)
+            return
+        event = delivery[1]
+        if self.activity.feed(event):
+            self._progress_at = now
+        if isinstance(event, RunFinished | RunFailed):
+            self._end(event)
+        else:
+            events.append(event)
 
     def _look_at_exit(self, events: list[Event], now: float) -> None:
         process = self.process
@@ -139,6 +155,10 @@ class Exchange:
 
     def _end(self, ending: Ending) -> None:
         self.ending = self.ending or ending
+        self.process.write(b"", close=True)  # a long-lived process has no other run: now it exits
+
+    def _answer_deadline(self) -> float:
+        return self._started_at + self._limits.answer_s if self._limits.answer_s and not self._spoke else inf
 
     def _wall_deadline(self) -> float:
         return self._started_at + self._limits.wall_s if self._limits.wall_s else inf

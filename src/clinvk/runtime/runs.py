@@ -20,6 +20,7 @@ from clinvk.result import RunResult
 from clinvk.runtime import executables, marks, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.cleanup import finished
+from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Slots
@@ -125,6 +126,7 @@ class LocalRuns:
         self._hosts: dict[str, Host] = {}
         self._environments: dict[str, Mapping[str, str]] = {}
         self._paths: dict[str, str] = {}
+        self._fallbacks = Fallbacks()
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
@@ -239,6 +241,7 @@ class LocalRuns:
             env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
+            fallbacks=self._fallbacks,
             check=partial(self._admit_dirs, request) if self._admit_dirs else None,
         )
 

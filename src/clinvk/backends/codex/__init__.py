@@ -1,4 +1,4 @@
-"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.169. One run is one `codex exec`.
+"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.169. One run is one `codex app-server` or `codex exec`.
 
 Model names and what they are for are those of `codex debug models` in both versions; `balanced` is left to the CLI,
 whose default is the user's or the newest model for everyday work.
@@ -15,6 +15,7 @@ import msgspec
 from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
 from clinvk.backends.codex import extra
+from clinvk.backends.codex.app_server import ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.fence import Fence, fence
 from clinvk.backends.codex.instructions import knows_instructions
@@ -77,17 +78,17 @@ class Codex:
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Say how to run `codex exec` for this request."""
+        """Say how to run Codex for this request: by its server where that honours it, else by `codex exec`."""
         _check_texts(request)
         held = fence(request, host)
         untold = _untold(request, resume, held, host)
         prompt = told(request, resume, untold)
         _check_prompt(prompt)
         extra.check(request.extra, held.is_open)
-        files = {**held.files, **_files(request), **({_UNTOLD: untold.encode()} if untold else {})}
         config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
         if request.literal:
             config |= unmentioned(prompt)
+        settings = _settings(config)
         argv = (
             self.executable,
             *held.approval,
@@ -97,22 +98,34 @@ class Codex:
             *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
-            *_settings(config),
+            *settings,
             *(_continued(resume) if resume else ()),
         )
         _check_length(argv, held)
-        return Launch(
+        files = {**held.files, **({_UNTOLD: untold.encode()} if untold else {})}
+        by_exec = Launch(
             argv=argv,
             env=held.env,
             cwd=request.workdir,
-            files=files,
+            files={**files, **_files(request)},
             counted_turns=request.max_turns or None,
             asks_again=not is_native(request) and not request.ephemeral,
+        )
+        if held.has_rules or not extra.server_takes(request.extra):
+            return by_exec
+        return msgspec.structs.replace(
+            by_exec,
+            argv=(self.executable, "app-server", *request.extra, *settings),
+            files=files,
+            long_lived=True,
+            opening=_opening(request, resume, held, host),
+            otherwise=by_exec,
         )
 
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine of one process."""
-        return ExecChannel(launch.files.get(_UNTOLD, b"").decode())
+        untold = launch.files.get(_UNTOLD, b"").decode()
+        return AppServerChannel(launch.opening, untold) if launch.opening else ExecChannel(untold)
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""
@@ -130,8 +143,27 @@ class Codex:
         return _OURS.match(model.lower()) is not None
 
 
+def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> dict[str, object]:
+    """Give the parameters of the thread; what is in none of them is in the settings, as with `exec`."""
+    place = request.workdir or host.resolve("")
+    opening: dict[str, object] = {"cwd": place, "approvalPolicy": "never"}
+    if held.mode:
+        opening["sandbox"] = held.mode
+    if held.directories:
+        opening[ROOTS] = [place, *held.directories]
+    if model := _model(request):
+        opening["model"] = model
+    if request.ephemeral:
+        opening["ephemeral"] = True
+    return {**opening, "threadId": conversation(resume, "codex")} if resume else opening
+
+
+def _model(request: RunRequest) -> str | None:
+    return _ALIASES.get(request.model, request.model) if request.model else None
+
+
 def _options(request: RunRequest) -> list[str]:
-    model = _ALIASES.get(request.model, request.model) if request.model else None
+    model = _model(request)
     return [
         *([f"--cd={request.workdir}"] if request.workdir else []),
         *([f"--model={model}"] if model else []),

@@ -31,9 +31,18 @@ def checkup(backend: Backend, host: Host) -> Checkup:
     """Say how to find out."""
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
-        trials=tuple(Trial((*launch.argv, "--help"), _lacking) for launch in _covering([*launches(backend, _HANDLE)])),
+        trials=tuple(_trial(launch) for launch in _covering(_ways(backend))),
         login=_by_provider(host) or Question((backend.executable, "login", "status"), _login, at_home=True),
     )
+
+
+def _ways(backend: Backend) -> list[Launch]:
+    """Give all launches, by `codex app-server` and by `codex exec`."""
+    return [way for launch in launches(backend, _HANDLE) for way in (launch.otherwise, launch) if way]
+
+
+def _trial(launch: Launch) -> Trial:
+    return Trial((*launch.argv, "--help"), _lacking_in_server if launch.otherwise else _lacking)
 
 
 def _covering(launches: list[Launch]) -> list[Launch]:
@@ -41,7 +50,7 @@ def _covering(launches: list[Launch]) -> list[Launch]:
     seen: set[tuple[str, ...]] = set()
     chosen: list[Launch] = []
     for launch in launches:
-        command = tuple(word for word in launch.argv if word in ("exec", "resume", "fork"))
+        command = tuple(word for word in launch.argv if word in ("app-server", "exec", "resume", "fork"))
         new = {(*command, flag) for flag in flags_in(launch.argv)} - seen
         if new:
             seen |= new
@@ -53,6 +62,11 @@ def _lacking(answer: Answer) -> tuple[str, ...] | None:
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
     return () if answer.exit_code == 0 else None
+
+
+def _lacking_in_server(answer: Answer) -> tuple[str, ...]:
+    """Nothing lacks where there is no server at all: then all goes by `codex exec`."""
+    return _lacking(answer) or ()
 
 
 def _login(answer: Answer) -> Login:

@@ -1,4 +1,4 @@
-"""Which extra flags a request may add to `codex exec`."""
+"""Which extra flags a request may add to Codex."""
 
 from clinvk.backends.base import refuse_extra
 from clinvk.errors import InvalidRequest
@@ -68,6 +68,8 @@ _HARMLESS_KEYS = (
 )
 _HARMLESS_SWITCHES = ("--oss", "--strict-config")
 _HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source")
+_SERVER_SWITCHES = ("--strict-config",)
+_SERVER_OPTIONS = ("--config", "--enable", "--disable")
 
 
 def check(extra: tuple[str, ...], is_open: bool) -> None:
@@ -83,6 +85,19 @@ def check(extra: tuple[str, ...], is_open: bool) -> None:
             _check_key(index, _value(spelt, index), is_open)
     if not is_open:
         _check_harmless(extra, spelt)
+
+
+def server_takes(extra: tuple[str, ...]) -> bool:
+    """Say whether `codex app-server` has all of these flags."""
+    spelt = iter([_spelt_out(argument) for argument in extra])
+    for argument in spelt:
+        flag, joined, _ = argument.partition("=")
+        if flag in _SERVER_OPTIONS:
+            if not joined:
+                next(spelt, None)
+        elif argument not in _SERVER_SWITCHES:
+            return False
+    return True
 
 
 def _spelt_out(argument: str) -> str:

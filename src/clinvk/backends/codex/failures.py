@@ -37,6 +37,22 @@ _WORDS = (
     ("stream disconnected", AgentOverloaded),
     ("context window", AgentRejected),
 )
+_KINDS = {
+    "unauthorized": AgentUnauthenticated,
+    "usageLimitExceeded": AgentRateLimited,
+    "rateLimitExceeded": AgentRateLimited,
+    "serverOverloaded": AgentOverloaded,
+    "internalServerError": AgentOverloaded,
+    "httpConnectionFailed": AgentOverloaded,
+    "responseStreamConnectionFailed": AgentOverloaded,
+    "responseStreamDisconnected": AgentOverloaded,
+    "contextWindowExceeded": AgentRejected,
+    "badRequest": AgentRejected,
+    "modelNotFound": AgentRejected,
+}
+"""What `codex app-server` names the failures whose message tells nothing."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(
     r"Reading (prompt|additional input) from stdin"
     r"|WARNING: proceeding, even though"
@@ -44,6 +60,13 @@ _NOISE = re.compile(
     r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
 )
 _UNKNOWN_THREAD = ("no rollout found for thread id", "missing source rollout")
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    http_status_code: int | None = None
+
+
+_KIND: msgspec.json.Decoder[str | dict[str, _Status]] = msgspec.json.Decoder(str | dict[str, _Status])
 
 
 def failed(message: str, exit_code: int | None = None) -> RunFailed:
@@ -57,6 +80,19 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
     return RunFailed(code, message, exit_code)
 
 
+def told(message: str, kind: bytes) -> RunFailed:
+    """Give the ending that an error of `codex app-server` means, by its message, else by the kind, which is JSON."""
+    if ending := _forgotten(message, 1):
+        return ending
+    ending = failed(message, 1)
+    names = parsed(_KIND, kind) or ""
+    if ending.code != AgentFailed.code or not names:
+        return ending
+    name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
+    code = agent_code(status.http_status_code) if status and status.http_status_code else None
+    return RunFailed(code or _KINDS.get(name, AgentFailed).code, message, 1)
+
+
 def hopeless(message: str) -> RunFailed | None:
     """Give the ending of a run whose login is refused, however often the CLI tries; None for what may yet succeed."""
     ending = failed(message.removeprefix(RETRYING).partition("(")[2].removesuffix(")"), exit_code=1)
@@ -65,7 +101,8 @@ def hopeless(message: str) -> RunFailed | None:
 
 def said(stderr: bytes) -> list[str]:
     """Give the lines of stderr without the CLI's usual noise."""
-    return [line.strip() for line in stderr.decode(errors="replace").splitlines() if not _NOISE.match(line)]
+    lines = _COLOUR.sub("", stderr.decode(errors="replace")).splitlines()
+    return [line.strip() for line in lines if not _NOISE.match(line)]
 
 
 def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
@@ -75,13 +112,19 @@ def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
     """
     lines = said(stderr)
     reason = " ".join(" ".join(lines).split())
-    if any(words in reason for words in _UNKNOWN_THREAD):
-        return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
+    if ending := _forgotten(reason, exit_code):
+        return ending
     if exit_code in (1, 2) and last_error:
         return failed(last_error, exit_code)
     if exit_code in (1, 2) and reason:
         return failed(reason.partition(" Usage: ")[0], exit_code)
     return crashed("codex", exit_code, "\n".join(lines).encode())
+
+
+def _forgotten(reason: str, exit_code: int) -> RunFailed | None:
+    if any(words in reason for words in _UNKNOWN_THREAD):
+        return RunFailed(SessionNotFound.code, f"codex does not know the conversation any more: {reason}", exit_code)
+    return None
 
 
 class _Told(msgspec.Struct):

@@ -1,0 +1,222 @@
+"""`codex app-server`: JSON-RPC lines, in which a message comes in the pieces that the model sent.
+
+Recorded with Codex 0.163.0 and 0.169.0. A run is `initialize`, then `thread/start` (or `thread/resume`, `thread/fork`),
+then `turn/start`, each after the answer to the one before. A process holds several threads, and tells of them and of
+those of their sub-agents in turn.
+
+It starts as fast as `codex exec` and takes as much memory (both 149 ms to the first text of a model that answers at
+once, 141 MB), because that is the same server inside; so each run goes through it that can, whether it is read in
+pieces or not. Two things it cannot: rules are in force, which `--ignore-rules` of `exec` alone leaves out, and it has
+not all of the flags of `exec`.
+
+A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
+names it, and so the settings are asked for it.
+"""
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+import msgspec
+
+from clinvk.backends.base import Delivery, NotSpoken, last_line, parsed
+from clinvk.backends.codex import failures, wire
+from clinvk.backends.codex.exec import is_native, told
+from clinvk.backends.codex.turn import TurnDecoder
+from clinvk.events import RunFailed, RunFinished
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+_PROVIDER = "openai"
+"""The model provider where no settings name one."""
+
+_UNWANTED = (
+    "account/rateLimits/updated",
+    "configWarning",
+    "item/commandExecution/outputDelta",
+    "item/fileChange/outputDelta",
+    "item/fileChange/patchUpdated",
+    "remoteControl/status/changed",
+    "thread/started",
+    "thread/status/changed",
+    "turn/diff/updated",
+)
+"""What is not read, and some of it is long."""
+
+ROOTS = "runtimeWorkspaceRoots"
+"""All that may be written; a parameter that is taken only from a client that asks for what is experimental."""
+
+_DECLINED = {"decision": "decline"}
+_ANSWERS: dict[str, dict[str, object]] = {
+    "item/commandExecution/requestApproval": {**_DECLINED},
+    "item/fileChange/requestApproval": {**_DECLINED},
+    "mcpServer/elicitation/request": {"action": "cancel"},
+}
+"""What the CLI is answered when it asks the user: nobody is there. `exec` cancels, too."""
+
+
+class _Conversation:
+    """A run, and how far it has come."""
+
+    def __init__(self, run: str, request: RunRequest, resume: Resume | None, prompt: str) -> None:
+        self.run = run
+        self.request = request
+        self.resume = resume
+        self.prompt = prompt
+        self.thread = ""
+        self.turn = ""
+        self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
+
+
+class AppServerChannel:
+    """One process. `opening` are the parameters of its threads: runs differ in thread and prompt alone."""
+
+    capacity = 16
+
+    def __init__(self, opening: dict[str, object], instructions: str = "") -> None:
+        self._opening = opening
+        self._instructions = instructions
+        self._numbers = count()
+        self._greeting: int | None = None
+        self._speaks = False
+        self._held: list[bytes] = []
+        self._waiting: dict[int, _Conversation] = {}
+        self._open: dict[str, _Conversation] = {}
+
+    def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
+        """Ask for the thread of a run, as soon as the process has answered; begin with a greeting."""
+        asked = self._open[run] = _Conversation(run, request, resume, told(request, resume, self._instructions))
+        place = {"cwd": self._opening["cwd"], "includeLayers": False}
+        first = self._ask("config/read", place, asked) if resume else None
+        message = first or self._ask_thread(asked, {})
+        if self._speaks:
+            return message
+        self._held.append(message)
+        return self._greet() if self._greeting is None else b""
+
+    def receive(self, line: bytes) -> Iterable[Delivery]:
+        """Take one line.
+
+        Raises:
+            NotSpoken: it is no message, and the process has not answered the greeting.
+        """
+        if notification := parsed(wire.NOTIFICATIONS, line):
+            yield from self._notified(notification)
+        elif (other := parsed(wire.OTHERS, line)) and (other.method or other.id is not None):
+            yield from self._heard(other)
+        elif not self._speaks:
+            raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
+
+    def interrupt(self, run: str) -> bytes | None:
+        """Give what ends the turn of a run. The tool that it is using is left running."""
+        conversation = self._open.get(run)
+        if conversation is None or not conversation.turn:
+            return None
+        return self._ask("turn/interrupt", {"threadId": conversation.thread, "turnId": conversation.turn})
+
+    def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
+        """Give the endings that the process did not tell.
+
+        Raises:
+            NotSpoken: it never answered the greeting.
+        """
+        if not self._speaks:
+            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
+        for conversation in [*self._open.values()]:
+            del self._open[conversation.run]
+            yield conversation.run, failures.exited(exit_code, stderr, conversation.decoder.last_error)
+
+    def complaint(self, stderr: bytes) -> str:
+        """Give the last line of stderr that is no noise."""
+        return last_line("\n".join(failures.said(stderr)))
+
+    def _notified(self, notification: wire.Notification) -> Iterator[Delivery]:
+        thread = notification.params.thread_id
+        conversation = next((found for found in self._open.values() if found.thread == thread), None)
+        if conversation is None:
+            return
+        for event in conversation.decoder.feed(notification):
+            yield conversation.run, event
+            if isinstance(event, RunFinished | RunFailed):
+                del self._open[conversation.run]
+                return
+
+    def _heard(self, other: wire.Other) -> Iterator[Delivery]:
+        if other.method:
+            if other.id is not None:
+                yield _answer(other.id, other.method)
+        elif other.id == self._greeting:
+            yield from self._greeted(other)
+        elif isinstance(other.id, int) and (conversation := self._waiting.pop(other.id, None)):
+            yield from self._answered(conversation, other)
+
+    def _greeted(self, other: wire.Other) -> Iterator[Delivery]:
+        if other.error:
+            raise NotSpoken(f"it refused the greeting: {other.error.message}")
+        self._speaks = True
+        yield b'{"method":"initialized"}\n' + b"".join(self._held)
+        self._held.clear()
+
+    def _answered(self, conversation: _Conversation, other: wire.Other) -> Iterator[Delivery]:
+        if conversation.run not in self._open:
+            return
+        if other.error:
+            del self._open[conversation.run]
+            yield conversation.run, conversation.decoder.failed(other.error.message)
+        elif other.result and other.result.config:
+            provider = other.result.config.model_provider or _PROVIDER
+            yield self._ask_thread(conversation, {"modelProvider": provider})
+        elif other.result and other.result.thread:
+            conversation.thread = other.result.thread.id
+            conversation.decoder.model = other.result.model
+            yield self._ask_turn(conversation)
+        elif other.result and other.result.turn:
+            conversation.turn = other.result.turn.id
+
+    def _greet(self) -> bytes:
+        self._greeting = next(self._numbers)
+        capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
+        if ROOTS in self._opening:
+            capabilities["experimentalApi"] = True
+        client = {"name": "clinvk", "version": "1"}
+        return _request(self._greeting, "initialize", {"clientInfo": client, "capabilities": capabilities})
+
+    def _ask_thread(self, conversation: _Conversation, more: dict[str, object]) -> bytes:
+        resume = conversation.resume
+        if resume is None:
+            return self._ask("thread/start", self._opening, conversation)
+        handle = {"threadId": resume.handle, "excludeTurns": True}
+        method = "thread/fork" if resume.fork else "thread/resume"
+        return self._ask(method, {**self._opening, **more, **handle}, conversation)
+
+    def _ask_turn(self, conversation: _Conversation) -> bytes:
+        request = conversation.request
+        images = (
+            {"type": "image", "url": f"data:{image.media_type};base64,{b64encode(image.data).decode()}"}
+            for image in request.images
+        )
+        params: dict[str, object] = {
+            "threadId": conversation.thread,
+            "input": [*images, {"type": "text", "text": conversation.prompt}],
+        }
+        if is_native(request):
+            params["outputSchema"] = request.output_schema
+        return self._ask("turn/start", params, conversation)
+
+    def _ask(self, method: str, params: dict[str, object], conversation: _Conversation | None = None) -> bytes:
+        number = next(self._numbers)
+        if conversation:
+            self._waiting[number] = conversation
+        return _request(number, method, params)
+
+
+def _request(number: int, method: str, params: dict[str, object]) -> bytes:
+    return msgspec.json.encode({"id": number, "method": method, "params": params}) + b"\n"
+
+
+def _answer(number: int | str, method: str) -> bytes:
+    """Answer a question of the CLI; what is not known is refused, so that it does not wait."""
+    if method in _ANSWERS:
+        return msgspec.json.encode({"id": number, "result": _ANSWERS[method]}) + b"\n"
+    error = {"code": -32601, "message": f"clinvk does not answer {method}"}
+    return msgspec.json.encode({"id": number, "error": error}) + b"\n"

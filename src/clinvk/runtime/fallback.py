@@ -1,0 +1,27 @@
+"""Agent CLIs that turn out not to speak their long-lived protocol: run another way, and known from then on."""
+
+import logging
+
+from clinvk.backends.base import Launch
+
+logger = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 10.0
+"""How long a process may take to say its first word, where the run can go another way."""
+
+
+class Fallbacks:
+    """Which programs were found not to speak it."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+
+    def choose(self, path: str, launch: Launch) -> Launch:
+        """Give how to start a program: as planned, unless it is known not to speak what is planned."""
+        return launch.otherwise if launch.otherwise and path in self._paths else launch
+
+    def note(self, path: str, why: str) -> None:
+        """A program that did not speak it has begun a run the other way: take that from now on."""
+        if path not in self._paths:
+            self._paths.add(path)
+            logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)
