@@ -240,7 +240,18 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("page", ["README.md", "docs/agents.md", "docs/sessions.md", "docs/server.md", "docs/rest.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/agents.md",
+        "docs/sessions.md",
+        "docs/server.md",
+        "docs/rest.md",
+        "docs/openai.md",
+        "docs/anthropic.md",
+    ],
+)
 def test_the_samples_of_a_page_do_what_it_says(page: str, tmp_path: Path, agents: list[Scripted]) -> None:
     with reading(tmp_path, agents) as reader:
         if page != "README.md":
