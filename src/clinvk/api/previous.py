@@ -27,9 +27,9 @@ async def after(store: SessionStore, request: RunRequest, previous: Previous) ->
     is_newest = turns[0].id == run.id
     if is_newest and session.backend_session_id and session.backend == request.backend and not request.ephemeral:
         return replace(request, session_id=session.id)
-    ids = [turn.id for turn in turns]
-    earlier = [said for turn in reversed(turns[ids.index(run.id) :]) for said in _said(turn)]
-    conversation = replace(previous.conversation, turns=(*earlier, *previous.conversation.turns))
+    earlier = [turn for turn in reversed(turns) if turn.created_at < run.created_at]
+    said = [turn for each in (*earlier, run) for turn in _said(each)]
+    conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
     again = told(conversation, field=previous.field)
     return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
 

@@ -1,6 +1,6 @@
 """OpenAI's Responses API: https://platform.openai.com/docs/api-reference/responses, as openai-py 3.57 speaks it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from msgspec.structs import asdict, replace
@@ -11,6 +11,7 @@ from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.openai_responses import bodies, kept
 from clinvk.dialects.openai_responses.answer import Response
 from clinvk.dialects.openai_responses.bodies import ResponseBody
+from clinvk.dialects.openai_responses.frames import Frame
 from clinvk.dialects.openai_responses.input import conversation
 from clinvk.dialects.openai_responses.output import Output
 from clinvk.errors import ClinvkError, InvalidRequest
@@ -45,13 +46,12 @@ class ResponsesEncoder:
 
     def feed(self, event: Event, at: float) -> bytes:
         """Give the bytes of one event of the run; before the first those with which the response begins."""
-        return b"".join(self._frames(event))
+        return b"".join([self._framed(frame) for frame in self._output.feed(event)])
 
-    def _frames(self, event: Event) -> Iterable[bytes]:
-        for frame in self._output.feed(event):
-            frame.sequence_number = self._number
-            self._number += 1
-            yield sse.frame(_encode(frame), event=str(frame.__struct_config__.tag))
+    def _framed(self, frame: Frame) -> bytes:
+        frame.sequence_number = self._number
+        self._number += 1
+        return sse.frame(_encode(frame), event=frame.kind)
 
 
 class OpenAIResponses:

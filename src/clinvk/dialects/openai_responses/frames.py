@@ -10,6 +10,11 @@ class Frame(msgspec.Struct, kw_only=True, tag_field="type"):
 
     sequence_number: int = 0
 
+    @property
+    def kind(self) -> str:
+        """The word that tells what it is."""
+        return str(self.__struct_config__.tag)
+
 
 class Created(Frame, kw_only=True, tag="response.created"):
     """The first event."""

@@ -1,6 +1,5 @@
 """What a run keeps of its response, and the response made again from that."""
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -73,5 +72,5 @@ def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
 def whole(output: Output, events: Iterable[Event]) -> Response:
     """Give the response that events grow it to."""
     for event in events:
-        deque(output.feed(event), maxlen=0)
+        output.feed(event)
     return output.response

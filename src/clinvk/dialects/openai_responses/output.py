@@ -1,6 +1,6 @@
 """What an agent says, as the items of a response and the events of its stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -86,8 +86,13 @@ class Output:
         self._items: list[Item] = []
         self._open: _Message | _Reasoning | None = None
 
-    def feed(self, event: Event) -> Iterator[frames.Frame]:
+    def feed(self, event: Event) -> Iterable[frames.Frame]:
         """Give the events of the stream that an event of the run becomes."""
+        if isinstance(event, TextDelta) and event.text and isinstance(self._open, _Message):
+            return (self._open.add(event.text),)  # by far the most common, and the same as below
+        return list(self._grow(event))
+
+    def _grow(self, event: Event) -> Iterator[frames.Frame]:
         if not self._has_begun:
             self._has_begun = True
             yield frames.Created(response=self.response)
