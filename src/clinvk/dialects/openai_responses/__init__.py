@@ -22,8 +22,10 @@ from clinvk.result import RunResult
 FIELDS = {
     **vendor.FIELDS,
     "effort": "reasoning.effort",
+    "images": "input",
     "max_tokens": "max_output_tokens",
     "output_schema": "text.format.schema",
+    "prompt": "input",
     "system_prompt": "instructions",
 }
 """What a field of a `RunRequest` is called by the client."""
