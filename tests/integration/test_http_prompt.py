@@ -7,11 +7,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clinvk.backends.base import Host, Launch
 from clinvk.config import BackendSettings, UnifiedFlags
+from clinvk.request import RunRequest
+from clinvk.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, ignore, letters, pause, spawn, stderr, touch, wait_for
 from serving import Served, serving
+from shell_backend import Shell
 
 GONE_WITHIN_S = 2
 """The promise is 1 s; a loaded test machine gets twice that."""
@@ -171,6 +175,33 @@ async def test_a_backend_that_is_not_installed_is_a_problem_that_says_how_to_ins
         response = await served.prompt()
     assert response.status_code == 404
     assert "install: npm install" in response.json()["detail"]
+
+
+class Faulty(Shell):
+    """A backend with a mistake in it."""
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        raise RuntimeError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("/api/v1/prompt", {"backend": "faulty", "prompt": "hi"}, ("code", "internal_error")),
+        ("/openai/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, ("type", "server_error")),
+    ],
+)
+async def test_a_mistake_inside_clinvk_is_a_500_that_keeps_it_to_the_log(
+    scripted: Scripted, path: str, asked: Line, told: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = {"faulty": Faulty("faulty")}
+    async with serving(scripted.env, registry=registry) as served:
+        response = await served.client.post(path, json={"model": "faulty", **asked} if "messages" in asked else asked)
+    body = response.json()
+    name, value = told
+    assert (response.status_code, body.get("error", body)[name]) == (500, value)
+    assert "a mistake" not in response.text
+    assert "a mistake" in caplog.text
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

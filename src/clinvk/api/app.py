@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from clinvk.api import surfaces
 from clinvk.api.cors import Cors
@@ -20,7 +21,7 @@ from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
 from clinvk.api.models import Models
 from clinvk.api.records import RunRecords
-from clinvk.api.reply import ClientGone, path_of, retry_headers
+from clinvk.api.reply import ClientGone, broken, path_of, retry_headers
 from clinvk.api.responses import Responses
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.sessions import Sessions
@@ -93,7 +94,23 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False
-    return Front(Cors(Gate(app, keys), settings.server), stopping)
+    return Front(Cors(Gate(_Shortcut(app), keys), settings.server), stopping)
+
+
+class _Shortcut:
+    """Leads what runs a prompt past the router, whose layers cost a short one a twentieth of its time."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+        self._endpoints = {
+            route.path: route.endpoint
+            for route in app.routes
+            if isinstance(route, Route) and isinstance(route.endpoint, RunEndpoint)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["method"] == "POST" else None
+        await (endpoint or self._app)(scope, receive, send)
 
 
 def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:
@@ -143,8 +160,7 @@ def _left(_: Request, __: Exception) -> Response:
 
 def _broken(request: Request, _: Exception) -> Response:
     """Answer a request that an error inside clinvk ended; the error itself goes on to the server's log."""
-    error = ClinvkError("clinvk itself failed; its log has the details under this request id")
-    return _refusal(request, error, {"x-should-retry": "false"} if request.state.dialect.is_model_api else None)
+    return _refusal(request, broken(), {"x-should-retry": "false"} if request.state.dialect.is_model_api else None)
 
 
 def _refusal(request: Request, error: ClinvkError, headers: Mapping[str, str] | None = None) -> Response:

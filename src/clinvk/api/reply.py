@@ -130,6 +130,11 @@ def retry_headers(error: ClinvkError) -> Iterable[Header]:
             return []
 
 
+def broken() -> ClinvkError:
+    """Give what is answered where an error inside clinvk ended a request; the error itself is for the server's log."""
+    return ClinvkError("clinvk itself failed; its log has the details under this request id")
+
+
 async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
     """Answer a request that gets no further, in the dialect of its path."""
     dialect: Dialect = scope["state"]["dialect"]

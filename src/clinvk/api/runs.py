@@ -24,9 +24,11 @@ from clinvk.api.reply import (
     ClientGone,
     Header,
     Reply,
+    broken,
     chunked,
     headers_of,
     read_body,
+    refuse,
     require_json,
     retry_headers,
     watch,
@@ -97,11 +99,15 @@ class RunEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end, or until its client leaves."""
-        visit = _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs))
+        reply = Reply(send, self.settings.server.write_timeout_secs)
         try:
-            await visit.serve()
+            await _Visit(self, scope, receive, reply).serve()
         except ClientGone as gone:
             logger.debug("client left: %s", gone)
+        except Exception:
+            if not reply.opened:
+                await refuse(broken(), scope, send, [NO_RETRY] if self.dialect.is_model_api else [])
+            raise
 
     async def admit(self, call: Call) -> RunRequest:
         """Complete a request from its session and the settings.

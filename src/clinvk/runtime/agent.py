@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from math import inf, isinf
+from math import inf
 
 import msgspec
 from msgspec.structs import replace
@@ -74,6 +74,8 @@ class AgentRun:
         self._changed = Wake()
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = inf
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
         self._unspoken = ""
@@ -115,7 +117,7 @@ class AgentRun:
 
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
-        return gather([entry.event async for batch in self._log.batches() for entry in batch])
+        return gather([entry.event for entry in await self._log.whole()])
 
     def wake(self) -> None:
         """Something that this run waits for has happened."""
@@ -147,6 +149,8 @@ class AgentRun:
             logger.exception("run %s failed inside clinvk", self.id)
             await self._end(RunFailed(ClinvkError.code, "clinvk itself failed; its log has the details"))
         finally:
+            if self._timer:
+                self._timer.cancel()
             place.leave()
 
     async def _run_agent(self, place: Place) -> None:
@@ -294,13 +298,19 @@ class AgentRun:
                 self._log.append(last)
 
     async def _wait(self, until: float) -> None:
-        """Wait until something has happened, or the loop's clock shows `until`."""
-        timer = None if isinf(until) else self._loop.call_at(until, self.wake)
-        try:
-            await self._changed.wait()
-        finally:
-            if timer:
-                timer.cancel()
+        """Wait until something has happened, or the loop's clock shows `until`; seldom less long.
+
+        A timer is set only where none rings before: deadlines move on with each line.
+        """
+        if until < self._rings_at:
+            if self._timer:
+                self._timer.cancel()
+            self._rings_at, self._timer = until, self._loop.call_at(until, self._ring)
+        await self._changed.wait()
+
+    def _ring(self) -> None:
+        self._rings_at = inf
+        self.wake()
 
 
 def _with_costs(ending: Ending, told: Ending | None) -> Ending:

@@ -1,5 +1,6 @@
 """The event log of a run: append-only, numbered, keeping the stream law; every answer is a view over it."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 
@@ -28,7 +29,8 @@ class _Follower:
 class EventLog:
     """The events of one run. `caught_up` is called when a reader has taken what made the log `is_ahead`.
 
-    A log that is not `held` has no owner who reads it: it is never ahead, and whoever looks on slows nobody down.
+    A log that is not `held` has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
+    down.
     """
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
@@ -37,6 +39,7 @@ class EventLog:
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
         self._followers: set[_Follower] = set()
+        self._waiters: list[asyncio.Future[None]] = []
         self._read = 0
         self._caught_up = caught_up
 
@@ -82,6 +85,15 @@ class EventLog:
         """Give the events after a number that are there."""
         return self._entries[number:]
 
+    async def whole(self) -> list[Logged]:
+        """Wait for the ending, then give all events. Whoever waits for all of them takes each as it comes."""
+        self.held = False
+        if not self.ending:
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(ended)
+            await ended
+        return self._entries
+
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
         """Give the events after number `after` to the ending, each time all that are there."""
         follower = _Follower(after)
@@ -106,6 +118,11 @@ class EventLog:
     def _tell(self) -> None:
         for follower in self._followers:
             follower.news.set()
+        if self.ending:
+            for ended in self._waiters:
+                if not ended.done():
+                    ended.set_result(None)
+            self._waiters.clear()
 
     def _is_done(self, follower: _Follower) -> bool:
         return self.ending is not None and follower.read >= len(self._entries)

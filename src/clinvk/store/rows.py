@@ -71,10 +71,6 @@ def to_json(value: object) -> bytes:
 
 
 def _plain(value: object) -> Value:
-    match value:
-        case str():
-            return readable(value)
-        case None | int() | float():
-            return value
-        case _:
-            return to_json(value).decode()
+    if value is None or isinstance(value, int | float):
+        return value
+    return readable(value) if isinstance(value, str) else to_json(value).decode()

@@ -215,7 +215,7 @@ class SqliteStore:
 
     async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         if self._writer.is_behind or not self._writer.is_open:
-            await self._writer.write(_nothing)
+            await self._writer.catch_up()
         try:
             return await self._readers.read(operation)
         except StoreUnavailable:
@@ -249,10 +249,6 @@ def _probe(db: "sqlite3.Connection") -> None:
     """Write what was there: there and back, as SQLite does not write what stays the same."""
     db.execute(_PROBE)
     db.execute(_PROBE)
-
-
-def _nothing(_: "sqlite3.Connection") -> None:
-    """To be asked is enough: it opens the database."""
 
 
 def _only(db: "sqlite3.Connection", prefix: str, kind: ids.Kind) -> str:

@@ -71,6 +71,7 @@ class Writer:
         self._owed: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -112,9 +113,10 @@ class Writer:
         self._ask(operation, must=False).done.add_done_callback(_log_failure)
 
     def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
-        """Ask for an operation that goes into the next transaction, or one soon where there is none.
+        """Ask for an operation that is carried out soon, or with what `catch_up` brings about.
 
-        A later operation of the same key takes its place, as `forget` does. Its failure is logged.
+        A later operation of the same key takes its place, as `forget` does: of most runs that end at once nothing is
+        left to do. Its failure is logged.
         """
         self.forget(key)
         job = self._later[key] = _Job(operation, must=False)
@@ -131,9 +133,15 @@ class Writer:
         """Whether something that is to be done `later` is not done."""
         return bool(self._later) or self._carries_later
 
+    async def catch_up(self) -> None:
+        """Open the database, and do what was to be done `later`."""
+        self._is_due = True
+        await self.write(_nothing)
+
     async def close(self) -> None:
         """Finish what was asked for, try what is owed once more, and close the connection."""
         while self._batch or self._waiting or self._later:
+            self._is_due = True
             if self._batch:
                 await asyncio.wait([self._batch])
             else:
@@ -149,20 +157,23 @@ class Writer:
 
     def _plan(self) -> None:
         """Start, or see to it that this happens: when the transaction before is done, or soon for what can wait."""
-        if self._batch:
-            return
-        if self._waiting:
+        if not self._batch and (self._waiting or self._is_due):
             self._start()
-        elif self._later and not self._timer:
-            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._start)
+        elif self._later and not self._timer and not self._is_due:
+            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
+
+    def _fall_due(self) -> None:
+        self._timer = None
+        self._is_due = bool(self._later)
+        self._plan()
 
     def _start(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        jobs = [job for job in (*self._later.values(), *self._waiting) if not job.done.cancelled()]
-        self._carries_later = bool(self._later)
-        self._later.clear()
+        later = [*self._later.values()] if self._is_due else []
+        jobs = [job for job in (*later, *self._waiting) if not job.done.cancelled()]
+        if self._is_due:
+            self._later.clear()
+            self._is_due = False
+        self._carries_later = bool(later)
         self._waiting.clear()
         if jobs:
             self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
@@ -253,6 +264,10 @@ def _try(job: _Job, connection: "sqlite3.Connection") -> ClinvkError | None:
     except ClinvkError as exc:
         return exc
     return None
+
+
+def _nothing(_: "sqlite3.Connection") -> None:
+    """To be asked is enough: it opens the database."""
 
 
 def _log_failure(done: "asyncio.Future[None]") -> None:
