@@ -1,6 +1,7 @@
 """OpenAI's own Python SDK, unmodified, against the server on a real socket with a scripted agent behind it."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import openai
 import pydantic
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
 from clinvk.api.keys import Keys
 from scripted import Scripted
@@ -37,7 +38,8 @@ def claude_fails(status: int, message: str = "it said no") -> list[Step]:
 
 def prompts(scripted: Scripted) -> list[str]:
     """Give the prompts that Claude Code was given so far."""
-    return [json.loads(call.stdin or b"")["message"]["content"][0]["text"] for call in scripted.calls()]
+    messages = [json.loads(call.stdin or b"")["message"]["content"] for call in scripted.calls()]
+    return [next(block["text"] for block in blocks if block["type"] == "text") for blocks in messages]
 
 
 async def test_a_chat_is_answered(scripted: Scripted) -> None:
@@ -139,6 +141,35 @@ async def test_a_conversation_reaches_the_agent_as_one_prompt(scripted: Scripted
     assert '<turn-2 role="user">\none\n</turn-2>\n\n<turn-2 role="assistant">\ntwo\n</turn-2>' in prompt
     assert prompt.endswith('<turn-2 role="user">\nthree </turn>\n</turn-2>')
     assert "be brief" not in prompt
+
+
+async def test_images_and_texts_of_files_reach_the_agent(scripted: Scripted) -> None:
+    scripted.play(claude_says("ok"))
+    image = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
+    text = base64.b64encode(b"in the file").decode()
+    content: list[ChatCompletionContentPartParam] = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},
+        {"type": "file", "file": {"filename": "a.txt", "file_data": f"data:text/plain;base64,{text}"}},
+    ]
+    async with serving(scripted.env) as served, client(served) as sdk:
+        await sdk.chat.completions.create(model="claude", messages=[{"role": "user", "content": content}])
+    assert prompts(scripted) == ["look\n[Image #1]\na.txt:\nin the file"]
+    blocks = json.loads(scripted.calls()[0].stdin or b"")["message"]["content"]
+    assert [block["source"] for block in blocks if block["type"] == "image"] == [
+        {"type": "base64", "media_type": "image/png", "data": image}
+    ]
+
+
+async def test_the_models_are_listed_and_looked_up(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, client(served) as sdk:
+        ids = [model.id async for model in sdk.models.list()]
+        one = await sdk.models.retrieve("claude/opus")
+        with pytest.raises(openai.NotFoundError) as told:
+            await sdk.models.retrieve("nobody/x")
+    assert {"claude", "codex", "gemini", "claude/opus"} <= set(ids)
+    assert (one.id, one.object, one.owned_by) == ("claude/opus", "model", "claude")
+    assert told.value.code == "model_not_found"
 
 
 async def test_the_older_completions_answer_a_text(scripted: Scripted) -> None:

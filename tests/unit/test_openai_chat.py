@@ -168,6 +168,16 @@ def test_a_conversation_is_told_with_its_tools_turn_by_turn() -> None:
     ]
 
 
+def test_a_message_without_words_is_no_turn() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "r"},
+    ]
+    assert parse(body(messages=messages)).request.prompt.count("<turn role=") == 3
+
+
 def test_an_image_goes_with_the_prompt_and_stands_at_its_place() -> None:
     content = ({"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": PNG_URL}})
     request = parse(body(messages=of_user(*content, {"type": "text", "text": "this?"}))).request
@@ -245,6 +255,11 @@ def test_no_tools_are_nothing_to_ignore() -> None:
             {"messages": of_user({"type": "file", "file": {"file_id": "f"}})},
             "messages[0].content[0].file.file_data",
             "nothing is uploaded here",
+        ),
+        (
+            {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": PNG_URL}]}]},
+            "messages[0].content[0]",
+            "is an image",
         ),
         ({"model": ""}, "model", "at least 1 character,"),
         ({"model": None}, "model", "must be a text"),
@@ -362,9 +377,9 @@ def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
 
 
 def test_an_error_names_the_clients_own_field() -> None:
-    status, said = OpenAIChat().error(Unsupported("not with this one", "output_schema"), "req")
+    status, said = OpenAIChat().error(Unsupported("output_schema is too much", "output_schema"), "req")
     assert (status, said.decode()) == (
         400,
-        '{"error":{"message":"not with this one","type":"invalid_request_error",'
+        '{"error":{"message":"response_format.json_schema.schema is too much","type":"invalid_request_error",'
         '"param":"response_format.json_schema.schema","code":"unsupported_option"}}',
     )

@@ -73,7 +73,7 @@ def told(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple
     """Give the status of an error, and what is told of it."""
     status, kind = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
     code = _CODES.get(type(error), error.code)
-    return status, ErrorObject(error.message, kind, _param(error, fields), code)
+    return status, ErrorObject(_message(error, fields), kind, _param(error, fields), code)
 
 
 def refusal(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, bytes]:
@@ -86,6 +86,15 @@ def broken_off(event: RunFailed) -> bytes:
     """Give the event that ends the stream of a run that failed after its answer had begun."""
     _, what = told(errors.failure(event.code, event.message))
     return sse.frame(_encoder.encode(ErrorAnswer(what)))
+
+
+def _message(error: ClinvkError, fields: Mapping[str, str]) -> str:
+    """Give the message; one that begins with the name of the field has the client's name of it."""
+    match error:
+        case InvalidRequest(field=str(field), message=message) if field in fields and message.startswith(f"{field} "):
+            return fields[field] + message.removeprefix(field)
+        case _:
+            return error.message
 
 
 def _param(error: ClinvkError, fields: Mapping[str, str]) -> str | None:

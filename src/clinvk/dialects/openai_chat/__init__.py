@@ -28,6 +28,7 @@ from clinvk.result import RunResult
 
 FIELDS = {
     **vendor.FIELDS,
+    "prompt": "messages",
     "effort": "reasoning_effort",
     "images": "messages",
     "system_prompt": "messages",

@@ -28,10 +28,18 @@ def conversation(messages: list[Message]) -> Conversation:
     for index, message in enumerate(messages):
         place = f"messages[{index}]"
         if message.role in ("system", "developer"):
-            system += (part for part in _content(message, place) if isinstance(part, str))
+            system += _texts(_content(message, place), place)
         else:
             turns.append(_turn(message, place))
     return Conversation(tuple(system), tuple(turns))
+
+
+def _texts(content: Content, place: str) -> Iterator[str]:
+    for index, part in enumerate(content):
+        if isinstance(part, Image):
+            where = f"{place}.content[{index}]"
+            raise InvalidRequest(f"{where} is an image, which the agent's system prompt cannot have", where)
+        yield part
 
 
 def _turn(message: Message, place: str) -> Turn:
@@ -65,7 +73,7 @@ def _calls(message: Message) -> Iterator[CallMade]:
 def _content(message: Message, place: str) -> Content:
     match message.content:
         case str(text):
-            return (text,)
+            return (text,) if text else ()
         case None if message.role in ("assistant", "function"):
             return ()
         case None:
