@@ -7,6 +7,11 @@ import msgspec
 import pytest
 
 from clinvk.api.openapi import document
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.base import Dialect
+from clinvk.dialects.openai_chat import OpenAIChat
+from clinvk.dialects.openai_completions import OpenAICompletions
+from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.dialects.rest import KINDS, PromptBody, Rest
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -116,3 +121,40 @@ def test_every_problem_has_a_place_on_the_page() -> None:
     assert isinstance(problems, list)
     told = {str(problem["code"]) for problem in problems if isinstance(problem, dict)}
     assert {"invalid_request", "unsupported_option", "backend_unavailable", "queue_full", "internal_error"} <= told
+
+
+MODEL_APIS = {
+    "/openai/v1/chat/completions": OpenAIChat(),
+    "/openai/v1/completions": OpenAICompletions(),
+    "/openai/v1/responses": OpenAIResponses(),
+    "/anthropic/v1/messages": Anthropic(),
+}
+
+
+@pytest.mark.parametrize(("path", "dialect"), MODEL_APIS.items())
+def test_the_examples_of_the_model_apis_are_requests(path: str, dialect: Dialect) -> None:
+    content = ("paths", path, "post", "requestBody", "content", "application/json", "examples")
+    for name in keys(*content):
+        assert dialect.parse(msgspec.json.encode(at(*content, name, "value")), {}).model == "claude"
+
+
+def test_the_schemas_of_the_model_apis_take_fields_that_they_do_not_list() -> None:
+    vendors = [name for name in keys("components", "schemas") if name.startswith(("OpenAI.", "Anthropic."))]
+    assert len(vendors) > 20
+    for name in vendors:
+        assert "additionalProperties" not in keys("components", "schemas", name), name
+
+
+@pytest.mark.parametrize(
+    ("path", "schema", "statuses"),
+    [
+        ("/openai/v1/chat/completions", "OpenAI.ErrorAnswer", "400 401 403 404 408 409 413 415 429 500 503 504"),
+        ("/anthropic/v1/messages", "Anthropic.ErrorAnswer", "400 401 402 403 404 408 409 413 415 429 500 504 529"),
+    ],
+)
+def test_errors_of_the_model_apis_are_those_of_their_vendor(path: str, schema: str, statuses: str) -> None:
+    told = keys("paths", path, "post", "responses")
+    assert told == ["200", *statuses.split()]
+    for status in told[1:]:
+        content = at("paths", path, "post", "responses", status, "content")
+        assert content == {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}

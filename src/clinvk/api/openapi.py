@@ -5,12 +5,14 @@ from inspect import cleandoc
 import msgspec
 
 from clinvk import __version__
+from clinvk.api import model_operations
 from clinvk.api.meta import Alive, BackendList, Health
 from clinvk.api.operations import (
     Json,
     Kinds,
     an_event,
     answer,
+    anything,
     body,
     by_id,
     located,
@@ -125,6 +127,7 @@ _TAGS = {
     "Prompts": "Run agents.",
     "Sessions": "Conversations that can be continued.",
     "Runs": "What ran and what runs.",
+    **model_operations.TAGS,
     "Server": "What the server can do, and how it is.",
 }
 
@@ -132,8 +135,9 @@ _TAGS = {
 def document() -> bytes:
     """Give the whole document as JSON."""
     schemas, components = msgspec.json.schema_components(
-        _TYPES, schema_hook=_anything, ref_template="#/components/schemas/{name}"
+        _TYPES, schema_hook=anything, ref_template="#/components/schemas/{name}"
     )
+    components |= model_operations.components()
     components["Event"] = {"description": "One line of a stream.", **schemas[_TYPES.index(unified.Line)]}
     return msgspec.json.encode(
         {
@@ -148,7 +152,7 @@ def document() -> bytes:
             "servers": [{"url": "/"}],
             "security": [{}, {"bearer": []}, {"header": []}],
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-            "paths": {**_prompts(), **_sessions(), **_runs(), **_server()},
+            "paths": {**_prompts(), **_sessions(), **_runs(), **model_operations.paths(), **_server()},
             "components": {
                 "schemas": {name: _tidied(schema) for name, schema in components.items()},
                 "securitySchemes": {
@@ -339,13 +343,6 @@ def _server() -> dict[str, Json]:
         "/openapi.json": {"get": operation("openapi", tag, "Get this document", {"200": whole}, _OPEN)},
         "/docs": {"get": operation("docs", tag, "Show this document as a page", {"200": page}, _OPEN)},
     }
-
-
-def _anything(type_: type) -> dict[str, Json]:
-    """Give the schema of `object`, which msgspec has none for: any JSON value."""
-    if type_ is object:
-        return {"description": "Any JSON value."}
-    raise NotImplementedError
 
 
 def _tidied(schema: dict[str, Json]) -> Json:

@@ -1,6 +1,7 @@
 """The building blocks of the OpenAPI document: operations, parameters, answers, problems."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,16 +14,30 @@ Kinds = tuple[type[ClinvkError], ...]
 _RETRIED = (QueueFull, ShuttingDown)
 
 
+class Errors(NamedTuple):
+    """How one API tells errors: the status of each kind, and the body."""
+
+    status: Callable[[type[ClinvkError]], int]
+    media_type: str
+    schema: Json
+
+
 def operation(
-    name: str, tag: str, summary: str, answers: Mapping[str, Json], problems: Kinds, **more: Json
+    name: str,
+    tag: str,
+    summary: str,
+    answers: Mapping[str, Json],
+    kinds: Kinds,
+    errors: Errors | None = None,
+    **more: Json,
 ) -> dict[str, Json]:
-    """Describe one method of one path."""
+    """Describe one method of one path, which fails in these kinds of ways; without `errors` with problem documents."""
     return {
         "operationId": name,
         "tags": [tag],
         "summary": summary,
         **more,
-        "responses": {**answers, **_problems(problems)},
+        "responses": {**answers, **_failures(kinds, errors or _PROBLEMS)},
     }
 
 
@@ -47,14 +62,14 @@ def by_id(what: str) -> Json:
     }
 
 
-def body(type_: type[msgspec.Struct], examples: dict[str, Json], required: bool) -> Json:
+def body(type_: type[msgspec.Struct], examples: dict[str, Json], required: bool, group: str = "") -> Json:
     """Describe a body of JSON."""
-    return {"required": required, "content": {"application/json": {"schema": ref(type_), "examples": examples}}}
+    return {"required": required, "content": {"application/json": {"schema": ref(type_, group), "examples": examples}}}
 
 
-def ref(type_: type[msgspec.Struct]) -> Json:
-    """Point to the schema of a struct."""
-    return {"$ref": f"#/components/schemas/{type_.__name__}"}
+def ref(type_: type[msgspec.Struct], group: str = "") -> Json:
+    """Point to the schema of a struct; in a `group`, such as `OpenAI.`, names are those of a vendor."""
+    return {"$ref": f"#/components/schemas/{group}{type_.__name__}"}
 
 
 def an_event() -> Json:
@@ -62,14 +77,21 @@ def an_event() -> Json:
     return {"$ref": "#/components/schemas/Event"}
 
 
-def answer(description: str, type_: type[msgspec.Struct]) -> dict[str, Json]:
+def answer(description: str, type_: type[msgspec.Struct], group: str = "") -> dict[str, Json]:
     """Describe an answer of JSON."""
-    return {**success(description), "content": {"application/json": {"schema": ref(type_)}}}
+    return {**success(description), "content": {"application/json": {"schema": ref(type_, group)}}}
 
 
 def success(description: str) -> dict[str, Json]:
     """Describe an answer that is no problem, without its content."""
     return {"description": description, "headers": _headers()}
+
+
+def anything(type_: type) -> dict[str, Json]:
+    """Give the schema of `object`, which msgspec has none for: any JSON value."""
+    if type_ is object:
+        return {"description": "Any JSON value."}
+    raise NotImplementedError
 
 
 def located(answer: dict[str, Json]) -> dict[str, Json]:
@@ -83,16 +105,16 @@ def _headers() -> dict[str, Json]:
     return {"x-request-id": {"description": "The id sent with the request, or one made for it.", "schema": schema}}
 
 
-def _problems(kinds: Kinds) -> dict[str, Json]:
+def _failures(kinds: Kinds, errors: Errors) -> dict[str, Json]:
     """Give the error responses by status; kinds that share one are told together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
-    for kind in (kind for kind in KINDS if kind in kinds):
-        by_status.setdefault(str(KINDS[kind][0]), []).append(kind)
+    for kind in dict.fromkeys((*(kind for kind in KINDS if kind in kinds), *kinds)):
+        by_status.setdefault(str(errors.status(kind)), []).append(kind)
     return {
         status: {
             "description": " ".join(f"`{kind.code}`: {sentence(kind)}" for kind in same),
             "headers": _retry_headers() if any(kind in _RETRIED for kind in same) else _headers(),
-            "content": {Rest.error_type: {"schema": ref(Problem)}},
+            "content": {errors.media_type: {"schema": errors.schema}},
         }
         for status, same in sorted(by_status.items())
     }
@@ -100,6 +122,13 @@ def _problems(kinds: Kinds) -> dict[str, Json]:
 
 def _retry_headers() -> dict[str, Json]:
     return {**_headers(), "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+
+
+def _status(kind: type[ClinvkError]) -> int:
+    return KINDS[kind][0]
+
+
+_PROBLEMS = Errors(_status, Rest.error_type, ref(Problem))
 
 
 def sentence(kind: type[ClinvkError]) -> str:

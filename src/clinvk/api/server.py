@@ -50,6 +50,8 @@ _ENDPOINTS = """\
   GET  /api/v1/sessions  the conversations that can be continued
   GET  /api/v1/runs      what ran and what runs, each with its events
   GET  /api/v1/backends  which agents there are
+  /openai/v1             base URL for clients of OpenAI's API
+  /anthropic             base URL for clients of Anthropic's API
   GET  /health           how the server is
   GET  /docs             all of it, to read and to try (/openapi.json)"""
 

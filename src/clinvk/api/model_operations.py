@@ -1,0 +1,302 @@
+"""The model APIs of OpenAI and Anthropic, for the OpenAPI document.
+
+Their schemas are named after the vendor, `OpenAI.ChatBody`, and take fields that they do not list.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from clinvk.api.operations import Errors, Json, Kinds, answer, anything, body, operation, parameters
+from clinvk.dialects import anthropic, openai_completions, openai_errors, openai_models, sse, vendor
+from clinvk.dialects.anthropic import answer as anthropic_answer
+from clinvk.dialects.anthropic import body as anthropic_body
+from clinvk.dialects.anthropic import errors as anthropic_errors
+from clinvk.dialects.anthropic import models as anthropic_models
+from clinvk.dialects.base import (
+    BodyTooLarge,
+    BodyTooSlow,
+    DirectoryNotAllowed,
+    ForeignOrigin,
+    KeyRefused,
+    PreviousNotFound,
+    WrongMediaType,
+)
+from clinvk.dialects.openai_chat import bodies as chat
+from clinvk.dialects.openai_responses import answer as response
+from clinvk.dialects.openai_responses import bodies as responses
+from clinvk.errors import (
+    AgentFailed,
+    AgentOverloaded,
+    AgentRateLimited,
+    AgentRejected,
+    AgentUnauthenticated,
+    AgentUnpaid,
+    BackendUnavailable,
+    ClinvkError,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    TimedOut,
+)
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES
+
+TAGS = {
+    "OpenAI": "The API of OpenAI: clients get `/openai/v1` as their base URL. `/v1` leads here as well.",
+    "Anthropic": "The API of Anthropic: clients get `/anthropic` as their base URL, or the server's own address.",
+}
+
+_OPENAI, _ANTHROPIC = "OpenAI.", "Anthropic."
+_TYPES = {
+    _OPENAI: (
+        chat.ChatBody,
+        chat.ChatAnswer,
+        openai_completions.CompletionBody,
+        openai_completions.CompletionAnswer,
+        responses.ResponseBody,
+        response.Response,
+        openai_models.ModelList,
+        openai_models.Model,
+        openai_errors.ErrorAnswer,
+    ),
+    _ANTHROPIC: (
+        anthropic_body.MessagesBody,
+        anthropic_answer.Message,
+        anthropic.TokenCount,
+        anthropic_models.ModelPage,
+        anthropic_models.Model,
+        anthropic_errors.ErrorAnswer,
+    ),
+}
+
+_GUARDED: Kinds = (KeyRefused, ShuttingDown, ClinvkError)
+_BODY: Kinds = (InvalidRequest, BodyTooSlow, BodyTooLarge, WrongMediaType)
+_MODEL: Kinds = (ModelNotFound, *_GUARDED)
+_RUN: Kinds = (
+    *_BODY,
+    DirectoryNotAllowed,
+    BackendUnavailable,
+    ModelNotFound,
+    SessionNotFound,
+    SessionBusy,
+    AgentRejected,
+    AgentUnauthenticated,
+    AgentUnpaid,
+    AgentRateLimited,
+    AgentOverloaded,
+    AgentFailed,
+    TimedOut,
+    QueueFull,
+    StoreUnavailable,
+    *_GUARDED,
+)
+
+
+def _told(kinds: Mapping[type[ClinvkError], tuple[int, str]], type_: type[msgspec.Struct], group: str) -> Errors:
+    def status(kind: type[ClinvkError]) -> int:
+        return next(kinds[known][0] for known in kind.__mro__ if known in kinds)
+
+    return Errors(status, "application/json", {"$ref": f"#/components/schemas/{group}{type_.__name__}"})
+
+
+_OPENAI_ERRORS = _told(openai_errors.KINDS, openai_errors.ErrorAnswer, _OPENAI)
+_ANTHROPIC_ERRORS = _told(anthropic_errors.KINDS, anthropic_errors.ErrorAnswer, _ANTHROPIC)
+
+
+def paths() -> dict[str, Json]:
+    """Give the operations by path and method."""
+    return {**_openai_runs(), **_openai_records(), **_anthropic_runs(), **_anthropic_models()}
+
+
+def components() -> dict[str, dict[str, Json]]:
+    """Give the schemas by name."""
+    found: dict[str, dict[str, Json]] = {}
+    for group, types in _TYPES.items():
+        _, schemas = msgspec.json.schema_components(
+            types, schema_hook=anything, ref_template=f"#/components/schemas/{group}{{name}}"
+        )
+        found |= {group + name: schema for name, schema in schemas.items()}
+    return found
+
+
+def _openai_runs() -> dict[str, Json]:
+    asked: Json = {"model": "claude", "messages": [{"role": "user", "content": "What does this project do?"}]}
+    responding: Json = {"model": "claude", "input": "What does this project do?"}
+    completing: Json = {"model": "claude", "prompt": "What does this project do?"}
+    return {
+        "/openai/v1/chat/completions": {
+            "post": _run("chatCompletion", "Answer a conversation", chat.ChatBody, chat.ChatAnswer, asked, _OPENAI)
+        },
+        "/openai/v1/responses": {
+            "post": _run(
+                "createResponse",
+                "Answer a conversation, or go on with one",
+                responses.ResponseBody,
+                response.Response,
+                responding,
+                _OPENAI,
+                (PreviousNotFound,),
+            )
+        },
+        "/openai/v1/completions": {
+            "post": _run(
+                "completion",
+                "Answer a text",
+                openai_completions.CompletionBody,
+                openai_completions.CompletionAnswer,
+                completing,
+                _OPENAI,
+            )
+        },
+    }
+
+
+def _openai_records() -> dict[str, Json]:
+    def get(name: str, summary: str, type_: type[msgspec.Struct], kinds: Kinds, *given: Json) -> dict[str, Json]:
+        told = {"200": answer("It is.", type_, _OPENAI)}
+        return operation(name, "OpenAI", summary, told, kinds, _OPENAI_ERRORS, parameters=[*given])
+
+    kept: Kinds = (InvalidRequest, RunNotFound, StoreUnavailable, *_GUARDED)
+    by_id = _by_id("response")
+    return {
+        "/openai/v1/responses/{id}": {
+            "get": get("getResponse", "Show a response that was stored", response.Response, kept, by_id)
+        },
+        "/openai/v1/responses/{id}/cancel": {
+            "post": get(
+                "cancelResponse",
+                "End a response that is being made",
+                response.Response,
+                (*kept, ForeignOrigin),
+                by_id,
+            )
+        },
+        "/openai/v1/models": {"get": get("listModels", "List the models", openai_models.ModelList, _GUARDED)},
+        "/openai/v1/models/{id}": {
+            "get": get("getModel", "Show a model", openai_models.Model, _MODEL, _by_id("model"))
+        },
+    }
+
+
+def _anthropic_runs() -> dict[str, Json]:
+    asked: dict[str, Json] = {"model": "claude", "messages": [{"role": "user", "content": "What does it do?"}]}
+    sent = anthropic_body.MessagesBody
+    count = operation(
+        "countTokens",
+        "Anthropic",
+        "Estimate the tokens of a message",
+        {"200": answer("About so many; no model is asked.", anthropic.TokenCount, _ANTHROPIC)},
+        (*_BODY, *_GUARDED),
+        _ANTHROPIC_ERRORS,
+        requestBody=body(sent, _example(asked), required=True, group=_ANTHROPIC),
+    )
+    message: Json = {**asked, "max_tokens": 1024}
+    return {
+        "/anthropic/v1/messages": {
+            "post": _run("createMessage", "Answer a conversation", sent, anthropic_answer.Message, message, _ANTHROPIC)
+        },
+        "/anthropic/v1/messages/count_tokens": {"post": count},
+    }
+
+
+def _anthropic_models() -> dict[str, Json]:
+    listed = {"200": answer("A part of the list.", anthropic_models.ModelPage, _ANTHROPIC)}
+    shown = {"200": answer("It is.", anthropic_models.Model, _ANTHROPIC)}
+    return {
+        "/anthropic/v1/models": {
+            "get": operation(
+                "listAnthropicModels",
+                "Anthropic",
+                "List the models",
+                listed,
+                (InvalidRequest, *_GUARDED),
+                _ANTHROPIC_ERRORS,
+                parameters=parameters(anthropic_models.ModelListing),
+            )
+        },
+        "/anthropic/v1/models/{id}": {
+            "get": operation(
+                "getAnthropicModel",
+                "Anthropic",
+                "Show a model",
+                shown,
+                _MODEL,
+                _ANTHROPIC_ERRORS,
+                parameters=[_by_id("model")],
+            )
+        },
+    }
+
+
+def _run(
+    name: str,
+    summary: str,
+    asked: type[msgspec.Struct],
+    told: type[msgspec.Struct],
+    example: Json,
+    group: str,
+    more: Kinds = (),
+) -> dict[str, Json]:
+    is_openai = group == _OPENAI
+    answered = answer("The agent has answered.", told, group)
+    headers = answered["headers"]
+    content = answered["content"]
+    assert isinstance(headers, dict)
+    assert isinstance(content, dict)
+    stream: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+    return operation(
+        name,
+        "OpenAI" if is_openai else "Anthropic",
+        summary,
+        {
+            "200": {
+                **answered,
+                "headers": {**headers, **_HEADERS},
+                "content": {**content, sse.MEDIA_TYPE: stream},
+            }
+        },
+        (*more, *_RUN),
+        _OPENAI_ERRORS if is_openai else _ANTHROPIC_ERRORS,
+        parameters=[*_GIVEN],
+        requestBody=body(asked, _example(example), required=True, group=group),
+    )
+
+
+def _example(value: Json) -> dict[str, Json]:
+    return {"minimal": {"summary": "Only what is needed", "value": value}}
+
+
+def _by_id(what: str) -> Json:
+    return {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": f"The id of the {what}.",
+        "schema": {"type": "string"},
+    }
+
+
+def _header(name: str, description: str, **schema: Json) -> Json:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+_GIVEN = (
+    _header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
+    _header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in."),
+    _header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=[*APPROVAL_MODES]),
+    _header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=[*SANDBOX_MODES]),
+    _header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking."),
+)
+_HEADERS: dict[str, Json] = {
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        "x-clinvk-run-id": "clinvk's id of this run.",
+        "x-clinvk-session-id": "The session that it is a turn of, if it is one.",
+        "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
+    }.items()
+}
