@@ -24,8 +24,13 @@ def unused(name: str, texts: Iterable[str]) -> str:
 
 def element(name: str, text: str, /, **attributes: str) -> str:
     """Give a text as an element, on lines of its own; an underscore in an attribute's name stands for a hyphen."""
+    return f"{opening(name, **attributes)}\n{text}\n</{name}>"
+
+
+def opening(name: str, /, **attributes: str) -> str:
+    """Give the tag that begins an element."""
     said = "".join(f' {key.replace("_", "-")}="{value.translate(_QUOTED)}"' for key, value in attributes.items())
-    return f"<{name}{said}>\n{text}\n</{name}>"
+    return f"<{name}{said}>"
 
 
 @cache

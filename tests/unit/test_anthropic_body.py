@@ -179,7 +179,7 @@ def test_an_image_stands_at_its_place() -> None:
                 "context": "From 1987.",
                 "source": {"type": "content", "content": [{"type": "text", "text": "It rains."}]},
             },
-            "<document title='The \"sky\"'>\nFrom 1987.\nIt rains.\n</document>",
+            '<document title="The &quot;sky&quot;">\nFrom 1987.\nIt rains.\n</document>',
         ),
         (
             {

@@ -7,8 +7,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from clinvk.api.openapi import document
-
 _MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
 _HEADERS = {
     "cache-control": "no-cache",
@@ -47,4 +45,6 @@ class Docs:
 
 @cache
 def _document() -> bytes:
+    from clinvk.api.openapi import document  # a twentieth of the start, for what few ask for
+
     return document()

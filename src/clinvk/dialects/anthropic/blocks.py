@@ -1,10 +1,10 @@
 """Blocks of the Messages API → what a conversation is made of."""
 
 from collections.abc import Iterator
-from xml.sax.saxutils import quoteattr
 
 import msgspec
 
+from clinvk import elements
 from clinvk.dialects import strict
 from clinvk.dialects.anthropic.body import (
     Blocks,
@@ -112,7 +112,7 @@ def _parts(block: _Block, place: str) -> Iterator[str | Image]:
 
 def _opening(**attributes: str | None) -> str:
     """Begin a document; that it ends at `</document>` is for the reader's eye, it is all one message."""
-    return "<document" + "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items() if value) + ">"
+    return elements.opening("document", **{name: value for name, value in attributes.items() if value})
 
 
 def _image(source: Source, place: str) -> Image:
