@@ -14,7 +14,7 @@ from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host, Launch
-from clinvk.config import BackendSettings, Settings
+from clinvk.config import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Dialect
 from clinvk.dialects.openai_chat import OpenAIChat
@@ -559,6 +559,19 @@ async def test_a_name_of_a_conversation_that_is_no_tag_does_as_well(scripted: Sc
         client = Chatting(served, "a chat of " + "x" * 150)
         first = (await client.say("u1"))["x-clinvk-session-id"]
         assert (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"] == first
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", RUNS)
+async def test_a_server_that_only_shows_commands_shows_them_here_too(
+    scripted: Scripted, path: str, stream: bool
+) -> None:
+    dry = UnifiedFlags(dry_run=True)
+    async with serving(scripted.env, store=MemoryStore(), unified_flags=dry) as served:
+        response = await served.client.post(path, json=asking(path, stream=stream))
+    assert response.status_code == 200
+    assert "claude -p" in response.text
+    assert scripted.calls() == []
 
 
 async def test_an_agent_that_says_nothing_and_dies_is_an_error_in_a_stream_too(scripted: Scripted) -> None:

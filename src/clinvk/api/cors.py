@@ -5,7 +5,6 @@ import re
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.reply import headers_of
 from clinvk.config import ServerSettings
 from clinvk.errors import ConfigError
 
@@ -47,7 +46,7 @@ class Cors(CORSMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer a preflight: that one never carries a key."""
-        origin = headers_of(scope).get("origin")
+        origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
         if origin is not None and self.is_allowed_origin(origin):
             scope["state"]["origin_named"] = origin in self._named
             await super().__call__(scope, receive, send)

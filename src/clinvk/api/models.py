@@ -67,5 +67,5 @@ class Models:
         """
         backend, _ = backends.resolve(name, "", self._registry)
         if backend not in {owner for _, owner in self._names()}:
-            raise ModelNotFound(f"no model {name!r}: no backend that can be used has it; GET models lists them")
+            raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
         return backend

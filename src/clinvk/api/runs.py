@@ -281,7 +281,7 @@ class _Visit:
             run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""
         )
         if not call.stream:
-            result = RunResult(text=command, started=started, ending=ending)
+            result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
             await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
             return
         encoder = self._dialect.encoder(call, facts)
