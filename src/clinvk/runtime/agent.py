@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Backend, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, ClinvkError
-from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted
+from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, gather
 from clinvk.runtime import private
+from clinvk.runtime.answers import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
 from clinvk.runtime.fallback import ANSWER_WITHIN_S, Fallbacks
@@ -39,7 +40,8 @@ KEEP_EVERY_S = 2.0
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """All that a run needs to go: what to start, in which environment, and what it continues.
 
-    `check` raises a `ClinvkError` where the agent must not be started after all: the queue may have taken hours.
+    `relaunch` says how to go on with the run's own conversation. `check` raises a `ClinvkError` where the agent must
+    not be started after all: the queue may have taken hours.
     """
 
     run_id: str
@@ -51,6 +53,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     resume: Resume | None
     no_progress_s: float
     fallbacks: Fallbacks
+    relaunch: Callable[[RunRequest, Resume], Launch]
     check: Callable[[], None] | None = None
 
 
@@ -79,6 +82,8 @@ class AgentRun:
         self._log = EventLog(self.wake)
         self._stopped_by: Ending | None = None
         self._unspoken = ""
+        self._handle: str | None = None
+        self._first: Ending | None = None
         self._kept = 0
         self._kept_at = self._now()
 
@@ -170,17 +175,24 @@ class AgentRun:
         try:
             if folder.is_needed:
                 await finished(asyncio.to_thread(folder.write))
-            process = self._spawn(folder)
-            try:
-                await self._recorder.spawned(self.started_at or 0.0)
-                await self._talk(process)
-                place.leave()
-            finally:
-                await self._spawner.sweep(process)
-                process.discard()
+            await self._run_in(folder, place)
+            if not self.ended:
+                await finished(asyncio.to_thread(folder.add, self._assignment.launch))
+                await self._run_in(folder, place)
         finally:
             if folder.path:
                 await finished(asyncio.to_thread(folder.remove))
+
+    async def _run_in(self, folder: private.PrivateFolder, place: Place) -> None:
+        process = self._spawn(folder)
+        try:
+            await self._recorder.spawned(self.started_at or 0.0)
+            await self._talk(process)
+            if self.ended:
+                place.leave()
+        finally:
+            await self._spawner.sweep(process)
+            process.discard()
 
     def _spawn(self, folder: private.PrivateFolder) -> Process:
         launch = self._assignment.launch
@@ -193,33 +205,66 @@ class AgentRun:
             self.wake,
             stderr_lines=self.request.verbose,
         )
-        self.started_at = time.time()
+        self.started_at = self.started_at or time.time()
         return process
 
     async def _talk(self, process: Process) -> None:
-        """Have the conversation, log its ending, and see to it that the process exits."""
+        """Have the conversation, log its ending, and see to it that the process exits.
+
+        Without an ending in the log the answer is to be asked for again, as the assignment then says.
+        """
         launch = self._assignment.launch
         channel = self._assignment.backend.channel(launch)
-        exchange = Exchange(process, channel, self.id, self.request, self._limits())
+        request = self._assignment.request
+        exchange = Exchange(process, channel, self.id, request, self._limits(), words_of(self.request))
         exchange.begin(self._assignment.resume, launch.long_lived, self._now())
         ending = await self._listen(exchange)
         if told := ending is exchange.ending:
             ending = await self._with_exit_code(ending, process)
         else:
             await self._stop_agent(exchange)
-            ending = _with_costs(ending, exchange.ending)
+            ending = _with_costs(ending, exchange.costs)
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=exchange.activity.turns)
         self.raw = exchange.raw
-        await self._end(ending)
+        if exchange.words:
+            await self._end_with(exchange.words, ending)
+        else:
+            await self._end(ending)
         if told and isinstance(ending, RunFinished):
             await self._exit(process, LINGER_S)
         if told and process.exit_code is None:
             await self._stop_agent(exchange)
 
+    async def _end_with(self, words: Words, ending: Ending) -> None:
+        """Log the rest of the text and the ending; or prepare to ask again for an answer that does not fit."""
+        if isinstance(words, Answer) and self.request.output_schema is not None:
+            judgement = await judged(words, ending, self.request.output_schema, self._spawner, self._assignment.env)
+            if judgement.fault and self._asks_again(judgement.fault, ending):
+                return
+            ending, rest = judgement.ending, judgement.rest
+        else:
+            rest = words.rest()
+        await self._record([*rest], 0)
+        await self._end(together(self._first, ending) if self._first else ending)
+
+    def _asks_again(self, fault: str, ending: Ending) -> bool:
+        """Prepare one more turn of the conversation, if there can be one."""
+        assignment = self._assignment
+        if self._first or self._stopped_by or not (assignment.launch.asks_again and self._handle):
+            return False
+        used = (assignment.resume.used if assignment.resume else Usage()) + (ending.usage or Usage())
+        resume = Resume(self._handle, used)
+        request = asking_again(assignment.request, fault)
+        launch = assignment.relaunch(request, resume)
+        self._first = ending
+        self._assignment = replace(assignment, request=request, resume=resume, launch=launch.otherwise or launch)
+        return True
+
     def _limits(self) -> Limits:
+        spent_s = time.time() - (self.started_at or 0.0) if self._first else 0.0
         return Limits(
-            wall_s=self.request.timeout_s,
+            wall_s=max(0.1, self.request.timeout_s - spent_s) if self.request.timeout_s else None,
             silence_s=self._assignment.no_progress_s,
             answer_s=ANSWER_WITHIN_S if self._assignment.launch.otherwise else None,
             turns=self._assignment.launch.counted_turns,
@@ -248,11 +293,13 @@ class AgentRun:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
         exchange.process.signal(self._assignment.launch.stop_signal)
         until = self._now() + STOP_GRACE_S
-        while exchange.process.exit_code is None and self._now() < until:
-            await self._wait(until)
+        while True:
             events = exchange.read(self._now())
             if not self._log.is_ahead:
                 await self._record(events, exchange.bytes_read)
+            if exchange.process.exit_code is not None or self._now() >= until:
+                return
+            await self._wait(until)
 
     async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
         """Wait for the exit code of an agent that told of its failure and is about to exit."""
@@ -269,7 +316,8 @@ class AgentRun:
 
     async def _record(self, events: list[Event], size: int) -> None:
         for event in events:
-            if isinstance(event, RunStarted):
+            if isinstance(event, RunStarted) and not self._first:
+                self._handle = event.backend_session_id or self._handle
                 self._note_fallback()
                 await self._recorder.started(event)
         self._log.extend(events, size)

@@ -10,6 +10,7 @@ from clinvk.errors import AgentCrashed, TimedOut
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
 from clinvk.request import RunRequest
 from clinvk.runtime.activity import Activity
+from clinvk.runtime.answers import Words
 from clinvk.runtime.process import MAX_LINE_BYTES, Process
 from clinvk.session import Resume
 
@@ -35,13 +36,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Exchange:
     """One run's side of a process: reads what it said, knows when it has been silent for too long.
 
-    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; `unspoken` is why
+    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; of a run that was
+    cut by a stop text it is None, and `costs` has what the agent told of its end all the same. `unspoken` is why
     it does not speak its channel's protocol, where that has shown.
     """
 
-    def __init__(self, process: Process, channel: Channel, run: str, request: RunRequest, limits: Limits) -> None:
+    def __init__(
+        self,
+        process: Process,
+        channel: Channel,
+        run: str,
+        request: RunRequest,
+        limits: Limits,
+        words: Words | None = None,
+    ) -> None:
         self.process = process
         self.ending: Ending | None = None
+        self.costs: Ending | None = None
+        self.words = words
         self.activity = Activity()
         self.raw = b""
         self.bytes_read = 0
@@ -94,6 +106,8 @@ class Exchange:
 
     def limit(self, now: float) -> Ending | None:
         """Give the ending of a run that has come to a limit."""
+        if self.words and self.words.matched is not None:
+            return RunFinished("stop_sequence", stop_sequence=self.words.matched)
         if self._out_of_turns():
             return RunFinished("max_turns")
         if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
@@ -134,6 +148,8 @@ class Exchange:
             self._progress_at = now
         if isinstance(event, RunFinished | RunFailed):
             self._end(event)
+        elif self.words:
+            events.extend(self.words.feed(event))
         else:
             events.append(event)
 
@@ -154,7 +170,9 @@ class Exchange:
         return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
 
     def _end(self, ending: Ending) -> None:
-        self.ending = self.ending or ending
+        self.costs = self.costs or ending
+        if self.words is None or self.words.matched is None:
+            self.ending = self.ending or ending
         self.process.write(b"", close=True)  # a long-lived process has no other run: now it exits
 
     def _answer_deadline(self) -> float:

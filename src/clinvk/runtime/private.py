@@ -32,7 +32,24 @@ class PrivateFolder:
             self._fill(self.path)
         except OSError as exc:
             self.remove()
-            raise ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})") from exc
+            raise _unwritten(exc) from exc
+
+    def add(self, launch: Launch) -> None:
+        """Add what another launch needs and is not there yet.
+
+        Raises:
+            ClinvkError: it cannot be written.
+        """
+        self._launch = launch
+        if self.path is None and not (launch.files or launch.links):
+            return
+        if self.path is None:
+            self.write()
+            return
+        try:
+            self._fill(self.path)
+        except OSError as exc:
+            raise _unwritten(exc) from exc
 
     def remove(self) -> None:
         """Remove the folder and all in it; what its links lead to stays."""
@@ -48,13 +65,20 @@ class PrivateFolder:
 
     def _fill(self, folder: str) -> None:
         for name, data in self._launch.files.items():
-            with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
+            if not os.path.lexists(os.path.join(folder, name)):
+                with open(os.open(_place(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(data)
         for name, target in self._launch.links.items():
+            if os.path.lexists(os.path.join(folder, name.rstrip("/"))):
+                continue
             leads_to = at_home(target, self._environ)
             if name.endswith("/"):
                 os.makedirs(leads_to, mode=0o700, exist_ok=True)
             os.symlink(leads_to, _place(folder, name.rstrip("/")))
+
+
+def _unwritten(exc: OSError) -> ClinvkError:
+    return ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})")
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:

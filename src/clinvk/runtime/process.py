@@ -259,7 +259,12 @@ class Exited(NamedTuple):
 
 
 async def run_tool(
-    spawner: Spawner, argv: Sequence[str], env: Mapping[str, str], timeout_s: float, cwd: str | None = None
+    spawner: Spawner,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    timeout_s: float,
+    cwd: str | None = None,
+    stdin: bytes = b"",
 ) -> Exited:
     """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
 
@@ -271,7 +276,7 @@ async def run_tool(
     process = spawner.spawn(argv, env, cwd, changed.set)
     lines: list[bytes] = []
     try:
-        process.write(b"", close=True)
+        process.write(stdin, close=True)
         async with asyncio.timeout(timeout_s):
             while process.exit_code is None or not process.at_eof:
                 await changed.wait()

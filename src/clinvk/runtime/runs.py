@@ -17,7 +17,7 @@ from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime import executables, marks, sessions
+from clinvk.runtime import executables, marks, schema, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
@@ -156,7 +156,7 @@ class LocalRuns:
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
-        return self._backend(request.backend).launch(request, resume, self._host(request.backend))
+        return self._launch(self._backend(request.backend), request, resume)
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run."""
@@ -224,7 +224,7 @@ class LocalRuns:
         resume = await sessions.resume(self._store, session)
         if resume != known:
             backend = self._backend(run.request.backend)
-            run.go_on_from(resume, backend.launch(run.request, resume, self._host(backend.name)))
+            run.go_on_from(resume, self._launch(backend, run.request, resume))
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
@@ -237,16 +237,22 @@ class LocalRuns:
             request=request,
             backend=backend,
             path=self._path(backend),
-            launch=backend.launch(request, resume, self._host(backend.name)),
+            launch=self._launch(backend, request, resume),
             env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             fallbacks=self._fallbacks,
+            relaunch=partial(self._launch, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs else None,
         )
 
+    def _launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+        return backend.launch(request, resume, self._host(backend.name))
+
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Give the request where its session is, the session, and what continues it."""
+        if request.output_schema is not None:
+            await schema.check(request.output_schema)
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)

@@ -1,0 +1,102 @@
+"""The answer of a run that has a schema: held back until it is known to fit."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.errors import AgentFailed
+from clinvk.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.request import RunRequest
+from clinvk.runtime import schema
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.stopping import Cutter
+
+
+class Answer:
+    """Passes events on, and keeps the text. What stands after the last tool call is the answer."""
+
+    matched = None
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._answer_at = 0
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return "".join(self._pieces[self._answer_at :])
+
+    def feed(self, event: Event) -> Iterator[Event]:
+        """Take an event and give what can be told."""
+        if isinstance(event, TextDelta):
+            self._pieces.append(event.text)
+            return
+        if isinstance(event, ToolCall):
+            self._answer_at = len(self._pieces)
+        yield event
+
+    def rest(self) -> Iterator[Event]:
+        """Give all the text."""
+        if text := "".join(self._pieces):
+            yield TextDelta(text)
+
+
+Words = Cutter | Answer
+
+
+def words_of(request: RunRequest) -> Words | None:
+    """Give what the text of a run goes through; None lets it pass."""
+    if request.output_schema is not None:
+        return Answer()
+    return Cutter(request.stop) if request.stop else None
+
+
+class Judgement(NamedTuple):
+    """How a run with a schema ended, the text that is left to tell, and where the answer does not fit, if so."""
+
+    ending: Ending
+    rest: tuple[Event, ...]
+    fault: str = ""
+
+
+async def judged(
+    answer: Answer, ending: Ending, form: schema.Json, spawner: Spawner, environ: Mapping[str, str]
+) -> Judgement:
+    """Look whether an answer fits its schema. One that is not whole is none, and told as it is."""
+    if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
+        return Judgement(ending, tuple(answer.rest()))
+    try:
+        value = schema.read(answer.text) if ending.structured_output is None else ending.structured_output
+        fault = await schema.mismatch(spawner, environ, form, value)
+    except ValueError as exc:
+        value, fault = None, str(exc)
+    if not fault:
+        text = msgspec.json.encode(value).decode()
+        return Judgement(replace(ending, structured_output=value), (TextDelta(text),))
+    message = f"the answer does not fit {schema.FIELD}: {fault}"
+    failed = RunFailed(AgentFailed.code, message, usage=ending.usage, cost_usd=ending.cost_usd)
+    return Judgement(failed, tuple(answer.rest()), fault)
+
+
+def asking_again(request: RunRequest, fault: str) -> RunRequest:
+    """Give the request that asks for the answer again, in a conversation that knows the schema.
+
+    It needs no private file: `fault`, which may quote the answer, names none.
+    """
+    prompt = (
+        f"Your answer does not fit the JSON Schema: {fault.replace('@', '(at)')}. Answer again, with one JSON value "
+        "that is valid against the schema, and with nothing else: no text around it, no code fence."
+    )
+    return replace(request, prompt=prompt, images=(), system_prompt=None, output_schema=None, literal=False)
+
+
+def together(first: Ending, last: Ending) -> Ending:
+    """Give the ending of a run with what both of its turns used."""
+    used = [ending.usage for ending in (first, last) if ending.usage]
+    costs = [ending.cost_usd for ending in (first, last) if ending.cost_usd is not None]
+    ending = replace(last, usage=sum(used[1:], used[0]) if used else None, cost_usd=sum(costs) if costs else None)
+    if isinstance(ending, RunFinished) and isinstance(first, RunFinished) and ending.turns is not None:
+        return replace(ending, turns=ending.turns + (first.turns or 0))
+    return ending

@@ -1,0 +1,221 @@
+"""Answers that are cut by a stop text, or have to fit a schema."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from clinvk.config import Settings, complete
+from clinvk.errors import InvalidRequest
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+from scripted import Scripted
+from scripted.steps import Step, claude_says, codex_says, gemini_says, hang, ignore, says, spawn
+
+INTEGER: dict[str, object] = {"type": "integer"}
+
+
+def runs(scripted: Scripted) -> LocalRuns:
+    return LocalRuns(Settings(), MemoryStore(), scripted.env)
+
+
+def ask(backend: str, workdir: Path, **options: object) -> RunRequest:
+    request = RunRequest(prompt="hi", backend=backend, workdir=str(workdir), **options)  # pyright: ignore[reportArgumentType]
+    return complete(request, Settings())
+
+
+async def events(scripted: Scripted, request: RunRequest) -> list[Event]:
+    async with runs(scripted) as running, running.run(request) as run:
+        return [logged.event async for logged in run.follow()]
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def without_end(steps: list[Step]) -> list[Step]:
+    """The steps without what tells the end of the run."""
+    return [step for step in steps if '"result"' not in str(step) and "turn.completed" not in str(step)]
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+async def test_a_stop_text_ends_the_agent_and_all_that_it_started(
+    scripted: Scripted, tmp_path: Path, backend: str
+) -> None:
+    pieces = ("one two ST", "OP three") if backend != "codex" else ("one two STOP three",)
+    scripted.play([spawn("setsid"), *without_end(says(backend, *pieces)), hang()])
+    told = await events(scripted, ask(backend, tmp_path, stop=("never", "STOP")))
+    assert text(told) == "one two "
+    ending = told[-1]
+    assert isinstance(ending, RunFinished)
+    assert (ending.stop_reason, ending.stop_sequence) == ("stop_sequence", "STOP")
+    assert scripted.alive() == []
+
+
+async def test_what_the_agent_tells_of_its_tokens_when_it_is_stopped_is_kept(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    """The ending may come together with the text: the answer is cut all the same."""
+    scripted.play([ignore(signal.SIGINT), *claude_says("one ", "STOP two")])
+    ending = (await events(scripted, ask("claude", tmp_path, stop=("STOP",))))[-1]
+    assert isinstance(ending, RunFinished)
+    assert (ending.stop_reason, ending.stop_sequence) == ("stop_sequence", "STOP")
+    assert ending.usage == Usage(12, 5, 2, 0)
+    assert ending.cost_usd == 0.01
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+async def test_what_was_held_back_is_told_at_the_end(scripted: Scripted, tmp_path: Path, backend: str) -> None:
+    scripted.play(says(backend, "it may ST"))
+    told = await events(scripted, ask(backend, tmp_path, stop=("STOP",)))
+    assert text(told) == "it may ST"
+    assert isinstance(told[-1], RunFinished)
+    assert (told[-1].stop_reason, told[-1].stop_sequence) == ("end_turn", None)
+
+
+async def test_what_was_held_back_is_told_of_a_run_that_is_cancelled(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([*without_end(claude_says("it may ST")), hang()])
+    async with runs(scripted) as running:
+        run = await running.start(ask("claude", tmp_path, stop=("STOP",)))
+        async for logged in run.follow():
+            if isinstance(logged.event, TextDelta):
+                break
+        await running.cancel(run.id)
+        assert (await run.result()).text == "it may ST"
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+async def test_an_answer_that_fits_is_told_whole_and_as_json(scripted: Scripted, tmp_path: Path, backend: str) -> None:
+    scripted.play(says(backend, "4", "2\n") if backend != "codex" else says(backend, "Let me see.", " 42\n"))
+    told = await events(scripted, ask(backend, tmp_path, output_schema=INTEGER))
+    assert [event.text for event in told if isinstance(event, TextDelta)] == ["42"]
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].structured_output == 42
+
+
+ANSWERS = {
+    "whole": '{"a": 1}',
+    "with space": ' \n{"a":1}\n',
+    "fenced": '```json\n{"a": 1}\n```',
+    "fenced in prose": 'Here:\n\n```\n{"a": 1}\n```\nThat is all.',
+    "last paragraph": 'I looked at it.\n\n{"a": 1}',
+    "in prose": 'The answer is {"a": 1}.',
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_the_json_in_an_answer_is_found(scripted: Scripted, tmp_path: Path, answer: str) -> None:
+    scripted.play(gemini_says(answer))
+    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object", "required": ["a"]}))
+    assert text(told) == '{"a":1}'
+
+
+async def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conversation(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(gemini_says('"no@thing"', session="22222222-2222-4222-8222-222222222222"))
+    scripted.play(gemini_says("7"), when="Answer again")
+    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    first, second = scripted.calls()
+    assert b"<json_schema>" in (first.stdin or b"")
+    assert "--resume=22222222-2222-4222-8222-222222222222" in second.argv
+    assert second.env["GEMINI_CLI_HOME"] == first.env["GEMINI_CLI_HOME"]
+    assert b"'no(at)thing' is not of type 'integer' (at $)" in (second.stdin or b"")
+    assert [type(event) for event in told] == [RunStarted, TextDelta, RunFinished]
+    assert text(told) == "7"
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].usage == Usage(24, 10, 4, 0), "that of both turns"
+    assert told[-1].turns == 2
+
+
+async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gemini_says("not", " json"))
+    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    assert len(scripted.calls()) == 2
+    assert text(told) == "not json"
+    assert isinstance(told[-1], RunFailed)
+    assert (told[-1].code, told[-1].message) == ("agent_failed", "the answer does not fit output_schema: it is no JSON")
+    assert told[-1].usage == Usage(24, 10, 4, 0)
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+async def test_an_agent_with_a_mode_for_schemas_is_not_asked_again(
+    scripted: Scripted, tmp_path: Path, backend: str
+) -> None:
+    scripted.play(says(backend, "[]"))
+    schema: dict[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
+    told = await events(scripted, ask(backend, tmp_path, output_schema=schema))
+    assert text(told) == "[]"
+    assert isinstance(told[-1], RunFailed)
+    assert "[] is not of type 'object'" in told[-1].message
+
+
+async def test_a_schema_that_codex_cannot_be_given_is_told_in_the_prompt(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(codex_says("nothing", session="01a20000-0000-7000-8000-000000000001"))
+    scripted.play(codex_says("5"), when="Answer again")
+    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
+    assert text(told) == "5"
+    again = scripted.calls()[-1]
+    assert again.argv[-2:] == ("resume", "01a20000-0000-7000-8000-000000000001")
+
+
+async def test_what_the_agent_does_meanwhile_streams_and_its_remarks_are_no_answer(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    remark, answer = gemini_says("[1] is what I look at."), gemini_says("3")
+    call: Step = {"line": json.dumps({"type": "tool_use", "tool_name": "x", "tool_id": "1", "parameters": {}})}
+    scripted.play([*without_end(remark), call, *answer[2:]])
+    told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
+    assert [type(event) for event in told] == [RunStarted, ToolCall, TextDelta, RunFinished]
+    assert text(told) == "3"
+
+
+async def test_an_answer_that_is_not_whole_is_told_as_it_is(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(without_end(gemini_says('{"a": ')))
+    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "object"}))
+    assert text(told) == '{"a": '
+    assert isinstance(told[-1], RunFailed)
+    assert told[-1].code == "agent_crashed"
+    assert len(scripted.calls()) == 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_schema_that_takes_for_ever_costs_a_run_and_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gemini_says(json.dumps("a" * 60)))
+    told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
+    assert isinstance(told[-1], RunFailed)
+    assert "more than 10 s" in told[-1].message
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"type": "nonsense"}, "'nonsense' is not valid"),
+        ({"properties": {"a": {"minimum": "x"}}}, "at $.properties.a.minimum"),
+        ({"$ref": "http://127.0.0.1:1/schema"}, "refers to nothing in it"),
+        ({"$ref": "file:///etc/passwd"}, "refers to nothing in it"),
+        ({"items": [{"$ref": "#/$defs/gone"}]}, "is not"),
+        ({"allOf": [{"$ref": "#/$defs/gone"}]}, "'#/$defs/gone' refers to nothing in it"),
+    ],
+)
+async def test_a_schema_that_is_none_is_refused_before_anything_runs(
+    scripted: Scripted, tmp_path: Path, schema: dict[str, object], why: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert refused.value.field == "output_schema"
+    assert why in refused.value.message
+    assert scripted.calls() == []
+
+
+async def test_a_reference_within_a_schema_is_followed(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gemini_says('{"next": {"next": {}}}'))
+    schema: dict[str, object] = {
+        "$ref": "#/$defs/node",
+        "$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}, "$ref": {"type": "string"}}}},
+    }
+    told = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert isinstance(told[-1], RunFinished)

@@ -1,0 +1,92 @@
+"""The answer is cut before the first stop text, however it comes in pieces."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from clinvk.events import Event, Progress, RunStarted, TextDelta, ThinkingDelta, ToolCall
+from clinvk.runtime.stopping import Cutter
+
+
+def _cut(stops: Sequence[str], events: Sequence[Event]) -> tuple[list[Event], str | None]:
+    cutter = Cutter(stops)
+    told = [event for given in events for event in cutter.feed(given)]
+    return [*told, *cutter.rest()], cutter.matched
+
+
+def _text(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def _pieces(text: str, chance: random.Random) -> list[Event]:
+    """The text in pieces, some of them empty."""
+    at = sorted(chance.choices(range(len(text) + 1), k=chance.randint(0, 12)))
+    return [TextDelta(text[start:end]) for start, end in zip([0, *at], [*at, len(text)], strict=True)]
+
+
+def _reference(stops: Sequence[str], text: str) -> tuple[str, str | None]:
+    """What a model that writes letter by letter would be stopped at."""
+    for end in range(1, len(text) + 1):
+        done = [stop for stop in stops if stop and text[:end].endswith(stop)]
+        if done:
+            longest = max(done, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_what_is_cut_does_not_depend_on_the_pieces(seed: int) -> None:
+    chance = random.Random(seed)
+    stops = ["".join(chance.choices("ab\n", k=chance.randint(0, 5))) for _ in range(chance.randint(1, 4))]
+    text = "".join(chance.choices("ab\n", k=chance.randint(0, 30)))
+    events, matched = _cut(stops, _pieces(text, chance))
+    assert (_text(events), matched) == _reference(stops, text)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_more_is_held_back_than_may_become_a_stop_text(seed: int) -> None:
+    chance = random.Random(seed)
+    stops = ["".join(chance.choices("ab", k=chance.randint(1, 4))) for _ in range(2)]
+    text = "".join(chance.choices("ab", k=20))
+    cutter = Cutter(stops)
+    given = told = ""
+    for letter in text:
+        given += letter
+        told += _text([*cutter.feed(TextDelta(letter))])
+        if cutter.matched:
+            break
+        held = given[len(told) :]
+        assert not held or any(stop.startswith(held) for stop in stops)
+        assert not any(stop[:k] == given[-k:] for stop in stops for k in range(len(held) + 1, len(stop)))
+
+
+def test_a_long_answer_full_of_false_starts_is_cut_in_no_time() -> None:
+    stop = "a" * 1000 + "b"
+    events, matched = _cut([stop], [TextDelta("a" * 10_000) for _ in range(100)])
+    assert (len(_text(events)), matched) == (1_000_000, None)
+
+
+def test_nothing_follows_a_stop_text() -> None:
+    events, matched = _cut(["STOP"], [TextDelta("yes STOP no"), ToolCall("1", "x", {}), TextDelta("more")])
+    assert (events, matched) == ([TextDelta("yes ")], "STOP")
+
+
+def test_thinking_is_not_cut() -> None:
+    events, matched = _cut(["STOP"], [ThinkingDelta("STOP here?"), TextDelta("no")])
+    assert (events, matched) == ([ThinkingDelta("STOP here?"), TextDelta("no")], None)
+
+
+def test_text_stays_before_the_tool_call_that_follows_it() -> None:
+    """A stop text does not reach over a tool call, but over a remark on progress."""
+    call = ToolCall("1", "x", {})
+    assert _cut(["STOP"], [TextDelta("a ST"), call, TextDelta("OP")]) == (
+        [TextDelta("a "), TextDelta("ST"), call, TextDelta("OP")],
+        None,
+    )
+    remark = Progress("retry", "again")
+    assert _cut(["STOP"], [TextDelta("a ST"), remark, TextDelta("OP")]) == ([TextDelta("a "), remark], "STOP")
+
+
+def test_the_start_of_a_run_passes() -> None:
+    assert _cut(["STOP"], [RunStarted(), TextDelta("S")]) == ([RunStarted(), TextDelta("S")], None)
