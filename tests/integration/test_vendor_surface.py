@@ -6,14 +6,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import anthropic
 import httpx
+import openai
 import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint
 from clinvk.backends import BACKENDS
-from clinvk.backends.base import Host, Launch
+from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Dialect
@@ -592,3 +596,70 @@ async def test_an_answer_that_is_there_is_whole(scripted: Scripted) -> None:
     assert response.text.count('"hello"') == 3
     assert response.text.count('"role":"assistant"') == 1
     assert response.text.endswith("data: [DONE]\n\n")
+
+
+# The vendors' own libraries
+
+
+def openai_client(served: Served, max_retries: int = 2) -> AsyncOpenAI:
+    return AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=max_retries
+    )
+
+
+def anthropic_client(served: Served, base: str = "/anthropic") -> AsyncAnthropic:
+    return AsyncAnthropic(base_url=f"http://127.0.0.1:{served.port}{base}", api_key="not-needed")
+
+
+async def test_openais_library_lists_models_and_finds_each(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served, openai_client(served) as client:
+        ids = [model.id async for model in client.models.list()]
+        found = [(await client.models.retrieve(id_)).id for id_ in ids]
+        with pytest.raises(openai.NotFoundError) as raised:
+            await client.models.retrieve("qwen/coder")
+    assert found == ids
+    assert {"claude", "codex", "gemini", "claude/opus"} <= set(ids)
+    assert (raised.value.code, bool(raised.value.request_id)) == ("model_not_found", True)
+
+
+@pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "", "/v1"])
+async def test_anthropics_library_lists_models_page_by_page_and_finds_each(scripted: Scripted, base: str) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served, anthropic_client(served, base) as client:
+        ids = [model.id async for model in client.models.list(limit=3)]
+        found = [(await client.models.retrieve(id_)).id for id_ in ids]
+        with pytest.raises(anthropic.NotFoundError) as raised:
+            await client.models.retrieve("qwen/coder")
+    assert found == ids
+    assert ids == [name for backend in BACKENDS.values() for name in (backend.name, *_known(backend))]
+    assert raised.value.request_id
+
+
+def _known(backend: Backend) -> list[str]:
+    return [f"{backend.name}/{model}" for model in backend.models]
+
+
+@pytest.mark.parametrize(
+    ("script", "times"), [(failed("agent_overloaded"), 2), (CALL + failed("agent_overloaded"), 1), ("exit 3\n", 1)]
+)
+async def test_the_libraries_ask_again_only_where_nothing_can_have_been_done(
+    tmp_path: Path, script: str, times: int
+) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    script = f"echo >> {tmp_path}/asked\n{script}"
+    said = [{"role": "user", "content": script}]
+    async with serving(env, SHELL, store=MemoryStore()) as served, openai_client(served, 1) as client:
+        with pytest.raises(openai.InternalServerError):
+            await client.chat.completions.create(model="shell", messages=said)  # pyright: ignore[reportArgumentType, reportCallIssue]  # a dict is what users write
+    assert (tmp_path / "asked").read_text().count("\n") == times
+
+
+async def test_a_key_that_is_wrong_is_what_the_libraries_call_it(scripted: Scripted) -> None:
+    async with (
+        serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served,
+        openai_client(served) as theirs,
+        anthropic_client(served) as others,
+    ):
+        with pytest.raises(openai.AuthenticationError):
+            await theirs.models.list()
+        with pytest.raises(anthropic.AuthenticationError):
+            await others.models.list()
