@@ -1,8 +1,8 @@
 """The approval and sandbox words hold in Codex, against the model and against hostile settings.
 
 The user's folder and the project do all they can to reopen a sandbox: sandbox words and permission profiles of their
-own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. The
-model then calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests
+own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. (Where
+there are rules Codex is run by `exec`, so that there are none where it is to be run by its server.) The model then calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests
 of the other words prove something.
 """
 
@@ -47,8 +47,10 @@ ALL_MARKS = {
 class Battlefield:
     """A machine whose settings are hostile; what they run leaves a mark in `marks`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, way: str) -> None:
         self.machine = machine
+        self._has_rules = way == "exec"
+        self._client = {"exec": "codex_exec", "app-server": "clinvk"}[way]
         self.marks = machine.outside / "marks"
         self.marks.mkdir()
         self._server = machine.outside / "server.py"
@@ -75,6 +77,7 @@ class Battlefield:
         result = await self.machine.run(replace(request, sandbox_mode=sandbox, approval_mode=approval))
         assert isinstance(result.ending, RunFinished), result.ending
         assert result.text.startswith("RESULTS "), result.text
+        assert f"'originator': '{self._client}'" in str(self.machine.exchanges(prompt)[-1]["headers"])
         return {mark.name for mark in self.marks.iterdir()}
 
     def clear(self) -> None:
@@ -143,8 +146,10 @@ class Battlefield:
         self._poison(self.config.parent, "user")
 
     def _poison(self, folder: Path, who: str) -> None:
-        (folder / "rules").mkdir(parents=True)
-        (folder / "rules" / "default.rules").write_text(RULES)
+        folder.mkdir(exist_ok=True)
+        if self._has_rules:
+            (folder / "rules").mkdir()
+            (folder / "rules" / "default.rules").write_text(RULES)
         hook = {"type": "command", "command": f"touch {self.marks}/{who}-hook"}
         (folder / "hooks.json").write_text(json.dumps({"hooks": {"SessionStart": [{"hooks": [hook]}]}}))
         config = folder / "config.toml"
@@ -181,8 +186,8 @@ class Battlefield:
 
 
 @pytest.fixture
-def field(machine: Machine) -> Generator[Battlefield]:
-    field = Battlefield(machine)
+def field(machine: Machine, codex_way: str) -> Generator[Battlefield]:
+    field = Battlefield(machine, codex_way)
     yield field
     field.clear()
 

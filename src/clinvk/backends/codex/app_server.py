@@ -19,6 +19,7 @@ from itertools import count
 
 import msgspec
 
+from clinvk import __version__
 from clinvk.backends.base import Delivery, NotSpoken, last_line, parsed
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
@@ -84,15 +85,14 @@ class AppServerChannel:
         self._open: dict[str, _Conversation] = {}
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Ask for the thread of a run, as soon as the process has answered; begin with a greeting."""
+        """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
+        greeting = self._greet() if self._greeting is None else b""
         asked = self._open[run] = _Conversation(run, request, resume, told(request, resume, self._instructions))
-        place = {"cwd": self._opening["cwd"], "includeLayers": False}
-        first = self._ask("config/read", place, asked) if resume else None
-        message = first or self._ask_thread(asked, {})
+        message = self._ask_settings(asked) if resume else self._ask_thread(asked, {})
         if self._speaks:
             return message
         self._held.append(message)
-        return self._greet() if self._greeting is None else b""
+        return greeting
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Take one line.
@@ -178,8 +178,11 @@ class AppServerChannel:
         capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
         if ROOTS in self._opening:
             capabilities["experimentalApi"] = True
-        client = {"name": "clinvk", "version": "1"}
+        client = {"name": "clinvk", "version": __version__}
         return _request(self._greeting, "initialize", {"clientInfo": client, "capabilities": capabilities})
+
+    def _ask_settings(self, conversation: _Conversation) -> bytes:
+        return self._ask("config/read", {"cwd": self._opening["cwd"], "includeLayers": False}, conversation)
 
     def _ask_thread(self, conversation: _Conversation, more: dict[str, object]) -> bytes:
         resume = conversation.resume

@@ -185,7 +185,8 @@ class _Known:
 
     def has_rules(self) -> bool:
         """Say whether the user or a project, trusted or not, has any."""
-        folders = (settings.folder(self._host, str(self._workdir)), *(f"{place}/.codex" for place in self._places))
+        projects = (PurePath(place, ".codex") for place in self._places)
+        folders = (settings.folder(self._host, str(self._workdir)), *projects)
         return any(self._host.find(f"{folder}/rules", "*.rules") for folder in folders)
 
     def distrust(self) -> dict[str, str]:

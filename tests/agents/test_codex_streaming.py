@@ -1,0 +1,171 @@
+"""What the server of Codex gives beyond `codex exec`, and that both know the same conversations."""
+
+import asyncio
+import json
+
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
+from clinvk.request import RunRequest, SandboxMode
+from clinvk.result import RunResult
+from clinvk.runtime import sessions
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+
+pytestmark = pytest.mark.timeout(120)
+
+
+BY_EXEC = ("--color=never",)
+
+
+def ask(prompt: str) -> RunRequest:
+    return RunRequest(prompt=prompt, backend="codex")
+
+
+def deltas(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, TextDelta)]
+
+
+def clients(machine: Machine, text: str) -> set[str]:
+    """As whom Codex asked its model: `clinvk` is its server."""
+    entries = [json.loads(json.dumps(entry["headers"])) for entry in machine.exchanges(text)]
+    return {headers["originator"] for headers in entries}
+
+
+async def result(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[RunResult, str | None]:
+    async with runs.run(machine.completed(request)) as run:
+        return await run.result(), run.session_id
+
+
+@pytest.mark.parametrize("sandbox", ["default", "read-only", "workspace", "full"])
+async def test_text_and_thinking_come_as_the_model_sends_them(machine: Machine, sandbox: SandboxMode) -> None:
+    events = await machine.events(replace(ask("x [[words=3 think=2]]"), sandbox_mode=sandbox))
+    assert deltas(events) == ["word1 ", "word2 ", "word3"]
+    assert [event.text for event in events if isinstance(event, ThinkingDelta)] == ["think1 ", "think2 "]
+    assert isinstance(events[0], RunStarted)
+    assert events[0].model == "gpt-5.5"
+
+
+async def test_a_piece_comes_before_the_model_has_sent_the_next(machine: Machine) -> None:
+    async with machine.runs() as runs, runs.run(machine.completed(ask("x [[words=3 delay=0.3]]"))) as run:
+        at = [logged.at async for logged in run.follow() if isinstance(logged.event, TextDelta)]
+    assert len(at) == 3
+    assert at[1] - at[0] > 0.2
+    assert at[2] - at[1] > 0.2
+
+
+async def test_a_message_that_is_told_again_after_a_cut_is_given_once(machine: Machine) -> None:
+    events = await machine.events(ask("x [[drop=2 times=1 words=4]]"))
+    assert deltas(events) == ["word1 ", "word2 ", "word3 ", "word4"]
+    assert isinstance(events[-1], RunFinished)
+
+
+@pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
+@pytest.mark.parametrize("where", [".codex", "../home/.codex"])
+async def test_rules_are_left_out_by_exec_alone(machine: Machine, sandbox: SandboxMode, where: str) -> None:
+    rules = machine.project / where / "rules" / "default.rules"
+    rules.parent.mkdir(parents=True)
+    rules.write_text('prefix_rule(pattern=["touch"], decision="allow")\n')
+    prompt = f'x [[tool=shell cmd="touch {machine.outside}/out"]]'
+    await machine.run(replace(ask(prompt), sandbox_mode=sandbox))
+    assert clients(machine, "x [[") == {"codex_exec"}
+    assert not list(machine.outside.iterdir())
+
+
+async def test_a_flag_that_the_server_lacks_is_given_to_exec(machine: Machine) -> None:
+    for extra in (("--color=never",), ("-c", 'model_verbosity="low"')):
+        await machine.run(replace(ask(f"x {extra}"), extra=extra))
+    assert clients(machine, "--color") == {"codex_exec"}
+    assert clients(machine, "model_verbosity") == {"clinvk"}
+    assert '"verbosity": "low"' in json.dumps(machine.requests("model_verbosity"))
+
+
+async def conversation(machine: Machine, *turns: RunRequest) -> list[RunResult]:
+    results: list[RunResult] = []
+    session: str | None = None
+    async with machine.runs() as runs:
+        for turn in turns:
+            told, session = await result(machine, runs, replace(turn, session_id=session))
+            results.append(told)
+    return results
+
+
+async def test_a_conversation_goes_from_one_way_to_the_other_and_back(machine: Machine) -> None:
+    """Each turn is counted alone, and thinks as hard as it says, or as the settings do: not as the turn before."""
+    results = await conversation(
+        machine,
+        replace(ask("one [[info usage=100,20,30,10]]"), effort="high"),
+        replace(ask("two [[info usage=200,50,40,5]]"), extra=BY_EXEC),
+        replace(ask("three [[info usage=7,6,5,4]]"), effort="low"),
+        ask("four [[info usage=8,6,5,4]]"),
+        replace(ask("five [[info usage=9,6,5,4]]"), extra=BY_EXEC),
+    )
+    assert [told.usage.input_tokens for told in results if told.usage] == [100, 200, 7, 8, 9]
+    asked = [body for word in ("one", "two", "three", "four", "five") for body in machine.requests(f"{word} [[")]
+    efforts = ("high", "medium", "low", "medium", "medium")
+    assert [f'"effort": "{effort}"' in json.dumps(body) for effort, body in zip(efforts, asked, strict=True)] == [
+        True
+    ] * 5
+    assert "one [[" in json.dumps(asked[-1])
+    assert clients(machine, "four [[") == {"clinvk"}
+
+
+async def test_a_turn_without_a_model_has_that_of_the_settings(machine: Machine) -> None:
+    await conversation(machine, replace(ask("one"), model="gpt-5.6-sol"), ask("two"))
+    assert machine.requests("one")[0]["model"] == "gpt-5.6-sol"
+    assert machine.requests("two")[-1]["model"] == "gpt-5.5"
+
+
+async def test_a_fork_branches_off_and_counts_its_own_tokens(machine: Machine) -> None:
+    store = MemoryStore()
+    async with LocalRuns(machine.settings, store, machine.env) as runs:
+        _, session = await result(machine, runs, ask("one [[words=1 usage=100,20,30,10]]"))
+        assert session
+        fork = await sessions.fork(store, session, "f" * 32)
+        forked, _ = await result(machine, runs, replace(ask("two [[words=1 usage=7,6,5,4]]"), session_id=fork.id))
+        again, _ = await result(machine, runs, replace(ask("three [[words=1]]"), session_id=session))
+    assert forked.usage == Usage(7, 5, 6, 4)
+    assert forked.started
+    assert again.started
+    assert forked.started.backend_session_id != again.started.backend_session_id
+    assert "one [[" in json.dumps(machine.requests("two [[")[0])
+    assert "two [[" not in json.dumps(machine.requests("three [[")[0])
+
+
+async def test_a_run_that_is_left_ends_its_tool_too(machine: Machine) -> None:
+    prompt = 'x [[tool=shell cmd="sleep 77"]]'
+    async with machine.runs() as runs, runs.run(machine.completed(ask(prompt))) as run:
+        async for logged in run.follow():
+            if isinstance(logged.event, ToolCall):
+                break
+    assert isinstance((await run.result()).ending, RunFailed)
+    assert not machine.left()
+
+
+async def test_runs_beside_each_other_keep_apart(machine: Machine) -> None:
+    async with machine.runs() as runs:
+        both = await asyncio.gather(
+            *(result(machine, runs, ask(f"x [[words={count} delay=0.02]]")) for count in (3, 5))
+        )
+    assert [told.text for told, _ in both] == ["word1 word2 word3", "word1 word2 word3 word4 word5"]
+
+
+async def test_a_setting_that_makes_no_sense_is_told(machine: Machine) -> None:
+    config = machine.home / ".codex" / "config.toml"
+    config.write_text(f'sandbox_mode = "nonsense"\n{config.read_text()}')
+    told = await machine.run(ask("x"))
+    assert told.error
+    assert "unknown variant `nonsense`" in told.error.message
+    assert not machine.exchanges("x")
+
+
+async def test_a_project_that_is_a_git_repository_is_not_trusted_behind_the_users_back(machine: Machine) -> None:
+    (machine.project / ".git").mkdir()
+    config = machine.home / ".codex" / "config.toml"
+    before = config.read_bytes()
+    await machine.run(replace(ask("x"), approval_mode="auto"))
+    await machine.run(replace(ask("x"), sandbox_mode="workspace"))
+    assert clients(machine, "x") == {"clinvk"}
+    assert config.read_bytes() == before

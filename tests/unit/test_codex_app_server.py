@@ -1,0 +1,649 @@
+"""What `codex app-server` prints, as events, and what it is told: recordings of the CLI, and lines made by hand."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.base import Delivery, Host, Launch, NotSpoken, describe
+from clinvk.backends.codex import Codex
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.session import Resume
+
+RECORDINGS = Path(__file__).parent / "recordings" / "codex_server"
+CASES = sorted(path.stem for path in RECORDINGS.glob("*.stdout"))
+HELLO = RunRequest(prompt="hello", backend="codex", workdir="/p")
+THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+HOST = Host(env={"HOME": "/h"})
+SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+NOISE = (
+    b"not json",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"method":"of/the/future","params":{"threadId":"x"}}',
+    b'{"method":"item/completed","params":{"threadId":"x","item":{"type":"ofTheFuture","id":"y"}}}',
+    b'{"method":"item/agentMessage/delta","params":{"threadId":"of-another","itemId":"m","delta":"not ours"}}',
+    b'{"id":99,"result":{}}',
+    b'{"id":"x","error":{"message":"m"}}',
+    b"\xff\xfe",
+    b'{"method":"error","x":' + b"[" * 100_000,
+)
+
+
+def launched(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -> Launch:
+    launch = Codex().launch(request, resume, host)
+    assert launch.otherwise
+    return launch
+
+
+class Message(msgspec.Struct):
+    """What is written to the process."""
+
+    id: int | str | None = None
+    method: str = ""
+    params: dict[str, object] = {}
+    result: dict[str, object] | None = None
+    error: dict[str, object] | None = None
+
+
+class Process:
+    """A channel, and all that it gave."""
+
+    def __init__(self, request: RunRequest = HELLO, resume: Resume | None = None, runs: int = 1) -> None:
+        self.channel = Codex().channel(launched(request, resume))
+        self.events: list[tuple[str, Event]] = []
+        self.sent = b"".join(self.channel.start(f"r{index}", request, resume) for index in range(runs))
+
+    def hear(self, *lines: bytes) -> "Process":
+        for line in lines:
+            self.take(self.channel.receive(line))
+        return self
+
+    def take(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            if isinstance(delivery, bytes):
+                self.sent += delivery
+            else:
+                self.events.append(delivery)
+
+    def up(self) -> "Process":
+        """It has answered, and begun a turn."""
+        thread = {"thread": {"id": "t"}, "model": "m"}
+        return self.hear(
+            answer(0), answer(1, thread), answer(2, {"turn": {"id": "u"}}), note("turn/started", turn=TURN)
+        )
+
+    @property
+    def told(self) -> list[Event]:
+        return [event for _, event in self.events]
+
+    @property
+    def said(self) -> list[Message]:
+        return [msgspec.json.decode(line, type=Message) for line in self.sent.splitlines()]
+
+    def asked(self, method: str) -> dict[str, object]:
+        """Give the parameters of a request."""
+        return next(message.params for message in self.said if message.method == method)
+
+
+TURN = {"id": "u", "status": "inProgress"}
+STARTED = RunStarted("m", "t")
+
+
+def answer(number: int, result: object = None) -> bytes:
+    return msgspec.json.encode({"id": number, "result": result or {}})
+
+
+def refusal(number: int, message: str) -> bytes:
+    return msgspec.json.encode({"id": number, "error": {"code": -32600, "message": message}})
+
+
+def note(method: str, **params: object) -> bytes:
+    return msgspec.json.encode({"method": method, "params": {"threadId": "t", **params}})
+
+
+def item(kind: str, **fields: object) -> bytes:
+    return note(f"item/{kind}", item={"id": "i", **fields})
+
+
+def ended(status: str = "completed", error: object = None) -> bytes:
+    return note("turn/completed", turn={"id": "u", "status": status, "error": error})
+
+
+def tokens(total: int, last: int) -> bytes:
+    usage = {"total": {"inputTokens": total, "cachedInputTokens": 3}, "last": {"inputTokens": last}}
+    return note("thread/tokenUsage/updated", tokenUsage=usage)
+
+
+def played(case: str, request: RunRequest = HELLO, resume: Resume | None = None, noise: bool = False) -> list[Event]:
+    """Feed a recording to a channel, with noise between its lines once it has answered."""
+    process = Process(request, resume)
+    first, *rest = (RECORDINGS / f"{case}.stdout").read_bytes().splitlines()
+    process.hear(first)
+    for line in rest:
+        process.hear(*(NOISE if noise else ()), line)
+    return process.told
+
+
+def text(*pieces: str) -> list[Event]:
+    return [TextDelta(piece) for piece in pieces]
+
+
+def finished(input_tokens: int, output_tokens: int, cached: int, reasoning: int = 0) -> RunFinished:
+    return RunFinished(usage=Usage(input_tokens, output_tokens, cached, reasoning))
+
+
+def started(thread: str, model: str = "gpt-5.5") -> RunStarted:
+    return RunStarted(model, thread)
+
+
+CUT = "stream disconnected before completion: Transport error: network error: error decoding response body"
+BUSY = "We\u2019re currently experiencing high demand, which may cause temporary errors."
+EXPECTED: dict[str, list[Event]] = {
+    "drop": [
+        started("01a213c6-698c-7a40-91e0-c6dea303b75a"),
+        *text("word1 "),
+        Progress("retry", f"Reconnecting... 1/1 ({CUT})"),
+        RunFailed("agent_overloaded", CUT, 1),
+    ],
+    "drop_then_ok": [
+        started("01a213c6-f445-7ef1-87fa-2610f239f21d"),
+        *text("word1 ", "word2 "),
+        Progress("retry", f"Reconnecting... 1/1 ({CUT})"),
+        *text("word3 ", "word4"),
+        finished(9988, 4, 7),
+    ],
+    "err400": [
+        started("01a213c6-61b1-7463-8498-5e0ea050cae0"),
+        RunFailed("agent_rejected", "bad request (stand-in)", 1),
+    ],
+    "err401": [
+        started("01a213c6-6288-78e1-bc92-7d03e65f9693"),
+        RunFailed(
+            "agent_unauthenticated",
+            "unexpected status 401 Unauthorized: invalid api key (stand-in), url: http://127.0.0.1:1/v1/responses",
+            1,
+        ),
+    ],
+    "err429": [
+        started("01a213c6-638f-7003-8963-ce4388e6416a"),
+        RunFailed("agent_rate_limited", "exceeded retry limit, last status: 429 Too Many Requests", 1),
+    ],
+    "err500": [
+        started("01a213c6-64f4-7f01-b9e7-aebef08113dd"),
+        Progress("retry", f"Reconnecting... 1/1 ({BUSY})"),
+        RunFailed("agent_overloaded", BUSY, 1),
+    ],
+    "err500_then_ok": [
+        started("01a213c6-f612-7993-8a32-51f0d964efb1"),
+        Progress("retry", f"Reconnecting... 1/1 ({BUSY})"),
+        *text("word1 ", "word2"),
+        finished(9989, 2, 7),
+    ],
+    "fork": [
+        started("01a213c6-5ab0-7463-8391-2fafe5450f19"),
+        *text("word1"),
+        finished(9, 5, 6, 4),
+    ],
+    "interrupted": [
+        started("01a213c6-70ed-7623-be2f-2c3714eddcd7"),
+        ToolCall("call_945fdc29575d4156ac7c", "command_execution", {"command": "/bin/bash -lc 'sleep 30'"}),
+        RunFailed("cancelled", "codex interrupted the turn", 1, Usage(9988, 8, 7)),
+    ],
+    "mcp": [
+        started("01a213c6-6f53-7823-8e88-580618bb63ac"),
+        ToolCall("call_dc9a732269e040ac9b8b", "mcp__x__echo", {"text": "hello"}),
+        ToolResult("call_dc9a732269e040ac9b8b", "hello"),
+        ToolCall("call_bb91eda6363647bab825", "mcp__x__boom", {}),
+        ToolResult("call_bb91eda6363647bab825", "it broke", is_error=True),
+        *text(
+            "RESULTS ",
+            '[{"type":"function_call_output","output":"Wall ',
+            "time: ",
+            "0.0032 ",
+            'seconds\\nOutput:\\n{\\"a\\":1}"},'
+            '{"type":"function_call_output","output":[{"type":"input_text","text":"Wall ',
+            "time: ",
+            "0.0027 ",
+            'seconds\\nOutput:"},{"type":"input_text","text":"it ',
+            'broke"}]}]',
+        ),
+        finished(30245, 25, 21),
+    ],
+    "midstream": [
+        started("01a213c6-6cb5-75e3-a52f-47e7f2f9f446"),
+        *text("word1 "),
+        Progress("retry", "Reconnecting... 1/1 (stream disconnected before completion: Overloaded (stand-in))"),
+        RunFailed("agent_overloaded", "stream disconnected before completion: Overloaded (stand-in)", 1),
+    ],
+    "patch": [
+        started("01a213c6-5f4f-7bd3-be77-704d87b9f077"),
+        ToolCall("call_c6749969435c448ba020", "file_change", {"changes": [{"path": "/p/made.txt", "kind": "add"}]}),
+        ToolResult("call_c6749969435c448ba020", "add /p/made.txt"),
+        *text("ok"),
+        finished(20410, 9, 14),
+    ],
+    "patch_refused": [
+        started("01a213c6-60bf-77b0-a5ca-f64d1718f164"),
+        *text("ok"),
+        finished(20105, 9, 14),
+    ],
+    "resume": [
+        started("01a213c6-58b6-77b1-bd3f-c48d828c7838"),
+        *text("model=gpt-5.5 ", "prompts=2 ", "tools=13"),
+        finished(7, 5, 6, 4),
+    ],
+    "resume_missing": [
+        RunFailed(
+            "session_not_found",
+            f"codex does not know the conversation any more: no rollout found for thread id {UNKNOWN}",
+            1,
+        ),
+    ],
+    "shell": [
+        started("01a213c6-5cce-7b13-83ae-4b4d1eb99f8f"),
+        *text("Let ", "me ", "look."),
+        ToolCall(
+            "call_7f06148c7c694b368e9c", "command_execution", {"command": "/bin/bash -lc 'echo hi; sleep 0.2; false'"}
+        ),
+        ToolResult("call_7f06148c7c694b368e9c", "hi\n", is_error=True),
+        *text("\n\nDone."),
+        finished(400, 80, 100, 10),
+    ],
+    "text": [
+        started("01a213c6-58b6-77b1-bd3f-c48d828c7838"),
+        *text("word1 ", "word2 ", "word3"),
+        finished(100, 30, 20, 10),
+    ],
+    "think": [
+        started("01a213c6-5bca-7b42-85e0-77e0f55d9677"),
+        ThinkingDelta("think1 "),
+        ThinkingDelta("think2 "),
+        *text("word1 ", "word2"),
+        finished(9990, 4, 7, 2),
+    ],
+    "unknown_model": [
+        started("01a213c6-6e50-7a61-9ede-930667c37f01", "foo"),
+        Progress(
+            "warning",
+            "Model metadata for `foo` not found. Defaulting to fallback metadata; "
+            "this can degrade performance and cause issues.",
+        ),
+        *text("word1"),
+        finished(10423, 1, 7),
+    ],
+    "v163_drop_then_ok": [
+        started("01a213c6-a634-78c3-a47a-5a357a7c3b57"),
+        *text("word1 ", "word2 "),
+        Progress("retry", f"Reconnecting... 1/1 ({CUT})"),
+        *text("word3 ", "word4"),
+        finished(9978, 4, 7),
+    ],
+}
+RESUMED = {"resume": Resume(THREAD), "fork": Resume(THREAD, fork=True), "resume_missing": Resume(THREAD)}
+
+
+def test_every_recording_is_used() -> None:
+    assert {*CASES} == {*EXPECTED, "two_threads", "schema"}
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("case", EXPECTED)
+def test_a_recording_becomes_events(case: str, noise: bool) -> None:
+    assert played(case, resume=RESUMED.get(case), noise=noise) == EXPECTED[case]
+
+
+def test_threads_of_one_process_keep_apart() -> None:
+    process = Process(runs=2)
+    process.hear(*(RECORDINGS / "two_threads.stdout").read_bytes().splitlines())
+    for run, usage in (("r0", Usage(100, 30, 20, 10)), ("r1", Usage(7, 5, 6, 4))):
+        events = [event for of, event in process.events if of == run]
+        assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "word1 word2 word3 word4"
+        assert isinstance(events[0], RunStarted)
+        assert events[-1] == RunFinished(usage=usage)
+
+
+def test_an_answer_by_a_schema_is_given_as_json() -> None:
+    finished = played("schema", replace(HELLO, output_schema=SCHEMA))[-1]
+    assert isinstance(finished, RunFinished)
+    assert finished.structured_output == {"a": "b"}
+
+
+def turned(*lines: bytes) -> list[Event]:
+    """Give the events of a turn that has begun, without its start."""
+    first, *rest = Process().up().hear(*lines).told
+    assert first == STARTED
+    return rest
+
+
+def delta(text: str, item: str = "i") -> bytes:
+    return note("item/agentMessage/delta", itemId=item, delta=text)
+
+
+def thought(text: str, part: int = 0, item: str = "i") -> bytes:
+    return note("item/reasoning/summaryTextDelta", itemId=item, delta=text, summaryIndex=part)
+
+
+def trouble(message: str, will_retry: bool, details: str | None = None, info: object = None) -> bytes:
+    error = {"message": message, "additionalDetails": details, "codexErrorInfo": info}
+    return note("error", error=error, willRetry=will_retry)
+
+
+def test_a_message_that_comes_whole_alone_is_given_whole() -> None:
+    assert turned(item("completed", type="agentMessage", text="all")) == [TextDelta("all")]
+
+
+def test_of_a_message_in_full_only_what_its_pieces_lacked_is_given() -> None:
+    full = item("completed", type="agentMessage", text="one two")
+    assert turned(delta("one"), full) == [TextDelta("one"), TextDelta(" two")]
+
+
+def test_messages_are_a_blank_line_apart() -> None:
+    first = item("completed", type="agentMessage", text="one")
+    assert turned(delta("one"), first, delta("two", "j")) == [TextDelta("one"), TextDelta("\n\ntwo")]
+
+
+def test_a_message_that_comes_out_otherwise_after_a_cut_is_another() -> None:
+    lines = (delta("one two"), trouble("Reconnecting... 1/5", will_retry=True), delta("one", "j"), delta(" three", "j"))
+    assert [event for event in turned(*lines) if isinstance(event, TextDelta)] == text("one two", "\n\none three")
+
+
+def test_parts_of_a_summary_are_a_blank_line_apart_and_not_told_twice() -> None:
+    whole = item("completed", type="reasoning", summary=["a b", "c"])
+    lines = (thought("a "), thought("b"), thought("c", part=1), whole, thought("d", item="j"))
+    assert turned(*lines) == [ThinkingDelta(text) for text in ("a ", "b", "\n\nc", "\n\nd")]
+
+
+def test_a_summary_that_comes_whole_is_given_whole() -> None:
+    assert turned(item("completed", type="reasoning", summary=["a", "b"])) == [ThinkingDelta("a\n\nb")]
+
+
+def test_a_warning_before_the_turn_has_begun_comes_after_its_start() -> None:
+    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.hear(note("warning", message="odd"))
+    assert process.told == []
+    assert process.hear(note("turn/started", turn=TURN)).told == [STARTED, Progress("warning", "odd")]
+
+
+def test_a_plan_is_progress() -> None:
+    steps = [{"step": "one", "status": "completed"}, {"step": "two", "status": "inProgress"}]
+    assert turned(note("turn/plan/updated", plan=steps)) == [Progress("plan", "1/2 done; next: two")]
+
+
+def test_a_declined_command_is_a_failed_one() -> None:
+    fields = {"type": "commandExecution", "command": "rm x", "status": "declined"}
+    assert turned(item("completed", **fields)) == [
+        ToolCall("i", "command_execution", {"command": "rm x"}),
+        ToolResult("i", "declined", is_error=True),
+    ]
+
+
+def test_a_search_is_called_when_its_query_is_known() -> None:
+    empty = item("started", type="webSearch", query="")
+    done = item("completed", type="webSearch", query="q", action={"type": "search"})
+    assert turned(empty, done) == [ToolCall("i", "web_search", {"query": "q"}), ToolResult("i", '{"type":"search"}')]
+
+
+def test_a_sub_agent_is_named_as_exec_names_it() -> None:
+    fields = {"type": "collabAgentToolCall", "prompt": "go", "receiverThreadIds": ["s"]}
+    line = item("completed", tool="spawnAgent", agentsStates={"s": {"status": "running"}}, **fields)
+    assert turned(line) == [
+        ToolCall("i", "spawn_agent", {"prompt": "go", "receiver_thread_ids": ["s"]}),
+        ToolResult("i", '{"s":{"status":"running"}}'),
+    ]
+
+
+def test_tokens_are_those_of_the_turn_however_often_they_are_told() -> None:
+    (ending,) = turned(tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
+    assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0))
+
+
+def test_a_turn_that_tells_no_tokens_has_none() -> None:
+    assert turned(ended()) == [RunFinished()]
+
+
+@pytest.mark.parametrize(
+    ("message", "info", "code"),
+    [
+        ("odd", None, "agent_failed"),
+        ("odd", "unauthorized", "agent_unauthenticated"),
+        ("odd", "usageLimitExceeded", "agent_rate_limited"),
+        ("odd", "serverOverloaded", "agent_overloaded"),
+        ("odd", "contextWindowExceeded", "agent_rejected"),
+        ("odd", {"httpConnectionFailed": {"httpStatusCode": None}}, "agent_overloaded"),
+        ("odd", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}, "agent_unauthenticated"),
+        ("odd", {"ofTheFuture": {"httpStatusCode": 429}}, "agent_rate_limited"),
+        ("odd", {"activeTurnNotSteerable": {"turnKind": "review"}}, "agent_failed"),
+        ("odd", {"ofTheFuture": "x"}, "agent_failed"),
+        ("odd", {}, "agent_failed"),
+        ("unexpected status 429 Too Many Requests", "other", "agent_rate_limited"),
+    ],
+)
+def test_a_failure_has_the_code_of_its_message_or_of_its_kind(message: str, info: object, code: str) -> None:
+    failure = {"message": message, "codexErrorInfo": info}
+    assert turned(ended("failed", failure)) == [RunFailed(code, message, 1)]
+
+
+def test_a_failure_keeps_the_tokens_that_were_used() -> None:
+    *_, ending = turned(tokens(100, 30), ended("failed", {"message": "odd"}))
+    assert ending == RunFailed("agent_failed", "odd", 1, Usage(input_tokens=30))
+
+
+def test_a_failed_turn_without_an_error_has_the_last_that_was_told() -> None:
+    assert turned(trouble("odd", will_retry=False), ended("failed")) == [RunFailed("agent_failed", "odd", 1)]
+
+
+def test_nothing_follows_an_ending() -> None:
+    assert turned(ended(), delta("more"), ended("failed")) == [RunFinished()]
+
+
+def test_nothing_is_asked_before_the_greeting_is_answered() -> None:
+    process = Process()
+    assert [message.method for message in process.said] == ["initialize"]
+    process.hear(note("configWarning", summary="x"))
+    assert [message.method for message in process.said] == ["initialize"]
+    process.hear(answer(0))
+    assert [message.method for message in process.said] == ["initialize", "initialized", "thread/start"]
+
+
+def test_a_thread_begins_with_what_the_launch_says_and_the_turn_with_the_prompt() -> None:
+    request = replace(HELLO, model="fast", prompt="/x -é\n", ephemeral=True)
+    process = Process(request).up()
+    assert process.asked("thread/start") == launched(request).opening
+    assert process.asked("thread/start") == {
+        "cwd": "/p",
+        "approvalPolicy": "never",
+        "model": "gpt-6-luna",
+        "ephemeral": True,
+    }
+    assert process.asked("turn/start") == {"threadId": "t", "input": [{"type": "text", "text": "/x -é\n"}]}
+
+
+@pytest.mark.parametrize(("fork", "method"), [(False, "thread/resume"), (True, "thread/fork")])
+def test_a_thread_goes_on_with_the_provider_of_the_settings(fork: bool, method: str) -> None:
+    """By which it has model and effort of the settings too, as with `exec`."""
+    for config, provider in (({"model_provider": "own"}, "own"), ({"model_provider": None}, "openai"), ({}, "openai")):
+        process = Process(replace(HELLO, system_prompt="sys"), Resume(THREAD, fork=fork)).hear(answer(0))
+        assert process.asked("config/read") == {"cwd": "/p", "includeLayers": False}
+        process.hear(answer(1, {"config": config}), answer(2, {"thread": {"id": "t"}}))
+        params = process.asked(method)
+        assert (params["threadId"], params["modelProvider"], params["cwd"]) == (THREAD, provider, "/p")
+        assert process.asked("turn/start")["input"] == [
+            {"type": "text", "text": "<system_prompt>\nsys\n</system_prompt>\n\nhello"}
+        ]
+
+
+def test_images_come_before_the_prompt_and_a_schema_with_it() -> None:
+    request = replace(HELLO, images=(Image("image/png", b"png"),), output_schema=SCHEMA)
+    params = Process(request).up().asked("turn/start")
+    assert params["input"] == [
+        {"type": "image", "url": "data:image/png;base64,cG5n"},
+        {"type": "text", "text": "hello"},
+    ]
+    assert params["outputSchema"] == SCHEMA
+    assert launched(request).files == {}
+
+
+WORDS: dict[tuple[ApprovalMode, SandboxMode], str | None] = {
+    ("default", "default"): None,
+    ("auto", "default"): "workspace-write",
+    ("none", "default"): "danger-full-access",
+    **{(approval, "read-only"): "read-only" for approval in APPROVAL_MODES if approval != "always"},
+    **{(approval, "workspace"): "workspace-write" for approval in APPROVAL_MODES if approval != "always"},
+    **{(approval, "full"): "danger-full-access" for approval in APPROVAL_MODES if approval != "always"},
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_the_words_choose_the_sandbox_of_the_thread_and_the_settings_of_exec(
+    words: tuple[ApprovalMode, SandboxMode],
+) -> None:
+    launch = launched(replace(HELLO, approval_mode=words[0], sandbox_mode=words[1]))
+    assert launch.otherwise
+    assert launch.opening.get("sandbox") == WORDS[words]
+    assert launch.opening["approvalPolicy"] == "never"
+    by_exec = [
+        word for flag, word in zip(launch.otherwise.argv, launch.otherwise.argv[1:], strict=False) if flag == "--config"
+    ]
+    assert launch.argv == ("codex", "app-server", *(part for word in by_exec for part in ("--config", word)))
+    assert (launch.env, launch.cwd) == (launch.otherwise.env, launch.otherwise.cwd)
+
+
+def test_all_words_are_tried() -> None:
+    assert len(WORDS) == (len(APPROVAL_MODES) - 1) * len(SANDBOX_MODES)
+
+
+def test_added_directories_can_be_written_where_anything_can() -> None:
+    request = replace(HELLO, add_dirs=("/d", "/e"), sandbox_mode="workspace")
+    process = Process(request).up()
+    assert process.asked("thread/start")["runtimeWorkspaceRoots"] == ["/p", "/d", "/e"]
+    assert '"experimentalApi":true' in process.sent.decode()
+    assert "experimentalApi" not in Process().sent.decode()
+    assert "runtimeWorkspaceRoots" not in launched(replace(request, sandbox_mode="read-only")).opening
+
+
+@pytest.mark.parametrize("folder", ["~/.codex", "/p/.codex", "/.codex"])
+@pytest.mark.parametrize("sandbox", SANDBOX_MODES)
+def test_rules_are_followed_only_where_exec_would_follow_them(folder: str, sandbox: SandboxMode) -> None:
+    host = Host(env={"HOME": "/h"}, find=lambda place, pattern: [pattern] if place == f"{folder}/rules" else [])
+    launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), None, host)
+    assert ("exec" in launch.argv) == ("--ignore-rules" in launch.argv) == (sandbox in ("read-only", "workspace"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "serves"),
+    [
+        (("-c", "model_verbosity=low"), True),
+        (("-cmodel_verbosity=low", "--config=web_search=live"), True),
+        (("--enable", "x", "--disable=y", "--strict-config"), True),
+        (("--color", "never"), False),
+        (("-c", "a=1", "--oss"), False),
+        (("--profile=x",), False),
+        (("-p", "x"), False),
+    ],
+)
+def test_extra_flags_go_to_the_server_where_it_has_them(extra: tuple[str, ...], serves: bool) -> None:
+    launch = Codex().launch(replace(HELLO, sandbox_mode="full", extra=extra), None, HOST)
+    assert (launch.otherwise is not None) == serves
+    begin = 2 if serves else launch.argv.index("--skip-git-repo-check") + 1
+    assert launch.argv[begin : begin + len(extra)] == extra
+
+
+def test_a_dry_run_shows_what_holds_the_agent() -> None:
+    shown = describe(launched(replace(HELLO, sandbox_mode="read-only"), Resume(THREAD)), 5)
+    assert "codex app-server --config" in shown
+    assert f'"sandbox":"read-only","threadId":"{THREAD}"}}' in shown
+    assert shown.endswith("# prompt: 5 bytes on stdin")
+
+
+@pytest.mark.parametrize(
+    ("method", "result"),
+    [
+        ("item/commandExecution/requestApproval", {"decision": "decline"}),
+        ("item/fileChange/requestApproval", {"decision": "decline"}),
+        ("mcpServer/elicitation/request", {"action": "cancel"}),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 7, "a"])
+def test_what_nobody_can_be_asked_is_declined(method: str, result: dict[str, object], number: int | str) -> None:
+    """Its numbers are its own: they may be those of our questions."""
+    process = Process().up()
+    process.hear(msgspec.json.encode({"id": number, "method": method, "params": {"threadId": "t"}}))
+    assert process.said[-1] == Message(id=number, result=result)
+
+
+def test_a_question_that_is_not_known_is_refused() -> None:
+    process = Process().up().hear(b'{"id":3,"method":"item/tool/call","params":{}}')
+    assert process.said[-1].error == {"code": -32601, "message": "clinvk does not answer item/tool/call"}
+
+
+def test_a_thread_that_is_refused_fails_its_run_alone() -> None:
+    process = Process(runs=2).hear(answer(0), refusal(1, "failed to load configuration: x"))
+    assert process.events == [("r0", RunFailed("agent_failed", "failed to load configuration: x", 1))]
+    process.hear(answer(2, {"thread": {"id": "t"}}), note("turn/started", turn=TURN))
+    assert process.events[-1] == ("r1", RunStarted(None, "t"))
+
+
+def test_a_turn_is_interrupted_by_its_id() -> None:
+    process = Process()
+    assert process.channel.interrupt("r0") is None
+    process.up()
+    told = process.channel.interrupt("r0")
+    assert told
+    assert msgspec.json.decode(told, type=Message).params == {"threadId": "t", "turnId": "u"}
+    assert process.channel.interrupt("another") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Usage: codex [OPTIONS] [PROMPT]",
+        b'{"type":"thread.started","thread_id":"x"}',
+        b"{}",
+        b'"text"',
+        refusal(0, "no such method"),
+    ],
+)
+def test_a_process_that_answers_otherwise_does_not_speak_it(line: bytes) -> None:
+    with pytest.raises(NotSpoken):
+        Process().hear(line)
+
+
+def test_a_process_that_exits_before_it_answers_does_not_speak_it() -> None:
+    with pytest.raises(NotSpoken, match=r"exited with code 2: error: unrecognized subcommand$"):
+        Process().take(Process().channel.closed(2, b"error: unrecognized subcommand\n"))
+
+
+def test_a_process_that_exits_later_has_crashed() -> None:
+    process = Process().up()
+    process.take(process.channel.closed(137, b""))
+    (_, ending) = process.told
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_crashed", 137)
+    assert list(process.channel.closed(137, b"")) == []
+
+
+def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise() -> None:
+    noise = b"\x1b[2m2026-01-02T03:04:05.678Z\x1b[0m \x1b[31mERROR\x1b[0m codex_app_server: x\n"
+    assert Process().channel.complaint(b"the login is odd\n" + noise) == "the login is odd"
