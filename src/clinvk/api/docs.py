@@ -1,12 +1,13 @@
 """The OpenAPI document and the page that shows it; the page asks no other host for anything."""
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+_ASSETS = Path(__file__).parent / "assets"
 _MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
 _HEADERS = {
     "cache-control": "no-cache",
@@ -21,8 +22,7 @@ class Docs:
     """The endpoints. The page's files are read when this is made, the document is put together when it is asked for."""
 
     def __init__(self) -> None:
-        folder = files("clinvk.api") / "assets"
-        self._files = {name: (folder / name).read_bytes() for name in _MEDIA_TYPES}
+        self._files = {name: (_ASSETS / name).read_bytes() for name in _MEDIA_TYPES}
 
     async def openapi(self, _: Request) -> Response:
         """Answer `GET /openapi.json`."""

@@ -98,7 +98,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     flags = socket.AI_PASSIVE
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    name = host.encode() if host.isascii() else host  # bytes, since a text would bring in all of IDNA
+    found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             sock = socket.socket(family, kind, protocol)

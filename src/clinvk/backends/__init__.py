@@ -1,13 +1,13 @@
 """The registry of agent CLIs: one entry each."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from clinvk.backends.base import Backend
 from clinvk.backends.claude import Claude
 from clinvk.backends.codex import Codex
 from clinvk.backends.gemini import Gemini
 from clinvk.errors import BackendUnavailable, ModelNotFound
+from clinvk.nearest import nearest
 
 _ALL: tuple[Backend, ...] = (Claude(), Codex(), Gemini())
 BACKENDS = {backend.name: backend for backend in _ALL}
@@ -21,8 +21,8 @@ def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
     """
     if name in registry:
         return registry[name]
-    near = get_close_matches(name, registry, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, registry)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise BackendUnavailable(f"no backend {name!r}; have {', '.join(registry)}{hint}")
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from clinvk.cli.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, Command, help_of, members
 from clinvk.cli.flags import Flags, add_global
 from clinvk.errors import InvalidRequest
+from clinvk.nearest import nearest
 
 _KEPT_WORDS = ("parallel", "chain", "compare")
 """Words that people who know clinvk type as a command: one of them is not sent to an agent by mistake."""
@@ -102,8 +102,8 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     flag = unknown[0].split("=", 1)[0]
     fields = msgspec.structs.fields(command.flags)
     known = [f"--{field.name.strip('_').replace('_', '-')}" for field in fields if field.name != "words"]
-    if near := get_close_matches(flag, known, n=1):
-        raise InvalidRequest(f"no flag {flag!r}; did you mean {near[0]}?")
+    if near := nearest(flag, known):
+        raise InvalidRequest(f"no flag {flag!r}; did you mean {near}?")
     if not name:
         raise InvalidRequest(f"no flag {flag!r}; see clinvk help; a prompt that begins with - stands after --")
     hint = "; a value that begins with - stands after --" if "VALUE" in command.words else ""
@@ -114,15 +114,15 @@ def _refuse_near_commands(word: str) -> None:
     """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake."""
     if not word or len(word.split()) != 1 or len(word) > 20:
         return
-    near = get_close_matches(word.lower(), (*FIRST_WORDS, *_KEPT_WORDS), n=1, cutoff=0.8)
+    near = nearest(word.lower(), (*FIRST_WORDS, *_KEPT_WORDS), likeness=0.8)
     if near:
-        hint = f"did you mean {near[0]!r}? " if near[0] in FIRST_WORDS else ""
+        hint = f"did you mean {near!r}? " if near in FIRST_WORDS else ""
         raise InvalidRequest(f"no command {word!r}; {hint}as a prompt it stands after --: clinvk -- {word}")
 
 
 def _nearest(word: str, among: Collection[str]) -> str:
-    near = get_close_matches(word, among, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(word, among)
+    return f"did you mean {near!r}? " if near else ""
 
 
 def is_utf8(text: str) -> bool:

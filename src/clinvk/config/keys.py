@@ -1,7 +1,6 @@
 """The keys of the settings as people write them: dotted, checked against the structs, with the nearest one named."""
 
 from collections.abc import Collection, Iterator
-from difflib import get_close_matches
 from functools import cache
 from typing import get_args, get_origin
 
@@ -11,6 +10,7 @@ from msgspec import inspect
 from clinvk.config import BackendSettings, Settings
 from clinvk.config.given import Given
 from clinvk.errors import ConfigError
+from clinvk.nearest import nearest
 
 
 def split(dotted: str) -> tuple[str, ...]:
@@ -95,8 +95,8 @@ def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
 
 def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Make the error of a word that is none of those there are."""
-    near = get_close_matches(name.lower(), among, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name.lower(), among)
+    hint = f"did you mean {near!r}? " if near else ""
     value = "" if given.value is None or "=" in what else f" (= {given.written!r})"
     place = f"{given.place}: " if given.place else ""
     return ConfigError(f"{place}{what}{value}; {hint}allowed: {', '.join(among)}")

@@ -4,7 +4,6 @@ msgspec finds the mistake; its messages speak of Python types, so they are put i
 """
 
 import re
-from difflib import get_close_matches
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import inspect
 
 from clinvk.errors import InvalidRequest
+from clinvk.nearest import nearest
 
 T = TypeVar("T")
 
@@ -85,8 +85,8 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
 
 
 def _unknown(word: str, place: str, name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    near = nearest(name, known, likeness=0.7)
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
     return f"unknown {word} {place!r}; {hint}"
 
 
