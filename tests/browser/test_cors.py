@@ -1,0 +1,66 @@
+"""A web page of another origin in a real browser: it can use the server where its origin is allowed, else not."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chromium import NAMES, Page, browsing, executable
+from clinvk.api.keys import Keys
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+from standin.document import JSON
+
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
+]
+
+ASK = """fetch(%s, {method: 'POST',
+  headers: {'content-type': 'application/json', 'authorization': 'Bearer k', 'x-stainless-lang': 'js'},
+  body: JSON.stringify({model: 'claude', stream: true, messages: [{role: 'user', content: 'hi'}]}),
+}).then(async (answer) => [answer.status, answer.headers.get('x-clinvk-run-id'), await answer.text()],
+        (error) => [0, null, String(error)])"""
+
+
+async def _empty_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def page_of(host: str) -> AsyncGenerator[Page]:
+    """Open an empty page of this host, which leads to a server of its own on this machine."""
+    pages = await asyncio.start_server(_empty_page, "127.0.0.1", 0)
+    async with pages, browsing() as page:
+        port: int = pages.sockets[0].getsockname()[1]
+        await page.call("Page.navigate", url=f"http://{host}:{port}/")
+        await page.until(f"location.host === '{host}:{port}' && document.readyState === 'complete'")
+        yield page
+
+
+async def asked(scripted: Scripted, host: str) -> JSON:
+    """Give what a page of this host sees of an answer: status, a header and the text; or why it sees nothing."""
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env, keys=Keys(["k"])) as served, page_of(host) as page:
+        url = f"http://127.0.0.1:{served.port}/openai/v1/chat/completions"
+        return await page.evaluate(ASK % json.dumps(url))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_a_page_of_this_machine_asks_with_its_key_and_reads_the_stream(scripted: Scripted, host: str) -> None:
+    answer = await asked(scripted, host)
+    assert isinstance(answer, list)
+    status, run_id, text = answer
+    assert (status, len(str(run_id)), "hello" in str(text)) == (200, 32, True)
+
+
+async def test_a_page_of_another_origin_reads_nothing_and_starts_no_agent(scripted: Scripted) -> None:
+    """Browsers resolve what ends in `.localhost` to this machine, but it is an origin like any other."""
+    assert await asked(scripted, "foreign.localhost") == [0, None, "TypeError: Failed to fetch"]
+    assert scripted.calls() == []
