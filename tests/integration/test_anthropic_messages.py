@@ -191,6 +191,33 @@ async def test_an_answer_of_a_schema_is_parsed_by_the_sdk(scripted: Scripted) ->
     assert message.parsed_output == Weather(city="Oslo", degrees=3)
 
 
+async def test_the_answer_is_cut_at_a_stop_sequence(scripted: Scripted) -> None:
+    scripted.play([*claude_says("one ", "two ST", "OP three")[:-1], hang()])
+    async with (
+        serving(scripted.env) as served,
+        sdk(served) as client,
+        client.messages.stream(model="claude", max_tokens=1024, messages=ASKED, stop_sequences=["STOP"]) as stream,
+    ):
+        message = await stream.get_final_message()
+    (block,) = message.content
+    assert block.type == "text"
+    assert (block.text, message.stop_reason, message.stop_sequence) == ("one two ", "stop_sequence", "STOP")
+
+
+async def test_a_schema_that_is_none_is_told_with_its_field(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served, sdk(served) as client:
+        with pytest.raises(anthropic.BadRequestError) as told:
+            await client.messages.create(
+                model="claude",
+                max_tokens=1024,
+                messages=ASKED,
+                output_config={"format": {"type": "json_schema", "schema": {"type": 5}}},
+            )
+    assert told.value.api_message
+    assert "output_config.format.schema" in told.value.api_message
+    assert not scripted.calls()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("status", "answered", "kind", "type_"),
