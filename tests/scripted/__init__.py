@@ -78,6 +78,10 @@ class Scripted:
         """Give the starts of the agent so far, oldest first; `--version` and a refused server do not count."""
         return [self._call(entry) for entry in self._records() if "argv" in entry]
 
+    def refusals(self) -> int:
+        """Give how often it was started as a server that it is not."""
+        return sum("refused" in entry for entry in self._records())
+
     def grandchildren(self) -> list[int]:
         """Give the pids of all grandchildren that were ever started."""
         return [pid for entry in self._records() if "grandchild" in entry and isinstance(pid := entry["pid"], int)]

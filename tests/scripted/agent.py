@@ -158,6 +158,7 @@ def main() -> None:
     with open(os.path.join(FOLDER, "plays.json"), encoding="utf-8") as file:
         plays = [(when, reads, steps) for when, reads, steps, server in json.load(file) if server == serves]
     if serves and not plays:
+        record(refused=True)
         sys.exit("error: unrecognized subcommand 'app-server'")
     record(name=os.path.basename(sys.argv[0]), argv=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())
     try:

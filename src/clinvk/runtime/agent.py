@@ -19,7 +19,7 @@ from clinvk.runtime import private
 from clinvk.runtime.answers import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
-from clinvk.runtime.fallback import ANSWER_WITHIN_S, Fallbacks
+from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder, state_of
@@ -266,7 +266,7 @@ class AgentRun:
         return Limits(
             wall_s=max(0.1, self.request.timeout_s - spent_s) if self.request.timeout_s else None,
             silence_s=self._assignment.no_progress_s,
-            answer_s=ANSWER_WITHIN_S if self._assignment.launch.otherwise else None,
+            answer_s=self._assignment.fallbacks.answer_within_s if self._assignment.launch.otherwise else None,
             turns=self._assignment.launch.counted_turns,
         )
 

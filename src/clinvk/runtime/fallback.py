@@ -6,14 +6,12 @@ from clinvk.backends.base import Launch
 
 logger = logging.getLogger(__name__)
 
-ANSWER_WITHIN_S = 10.0
-"""How long a process may take to say its first word, where the run can go another way."""
-
 
 class Fallbacks:
-    """Which programs were found not to speak it."""
+    """Which programs were found not to speak it, or not within `answer_within_s` of their start."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_within_s: float = 10.0) -> None:
+        self.answer_within_s = answer_within_s
         self._paths: set[str] = set()
 
     def choose(self, path: str, launch: Launch) -> Launch:

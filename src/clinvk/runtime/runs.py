@@ -117,6 +117,7 @@ class LocalRuns:
     ) -> None:
         server = settings.server
         self.spawner = Spawner(marks.choose())
+        self.fallbacks = Fallbacks()
         self._settings = settings
         self._store = store
         self._registry = registry
@@ -126,7 +127,6 @@ class LocalRuns:
         self._hosts: dict[str, Host] = {}
         self._environments: dict[str, Mapping[str, str]] = {}
         self._paths: dict[str, str] = {}
-        self._fallbacks = Fallbacks()
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
@@ -241,7 +241,7 @@ class LocalRuns:
             env=self._environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
-            fallbacks=self._fallbacks,
+            fallbacks=self.fallbacks,
             relaunch=partial(self._launch, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs else None,
         )

@@ -1,0 +1,144 @@
+"""Codex by its server, and by `exec` where there is no server: found out once, and without a run being lost."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.config import Settings, complete
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.request import RunRequest
+from clinvk.runtime.fallback import Fallbacks
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+from polling import until
+from scripted import Scripted
+from scripted.steps import codex_says, codex_streams, exits, hang, line, spawn
+
+THREAD = "01a20000-0000-7000-8000-000000000001"
+REQUEST = complete(RunRequest(prompt="hello", backend="codex", workdir="/"), Settings())
+BY_EXEC = [RunStarted(backend_session_id=THREAD), TextDelta("by exec"), RunFinished(usage=Usage(12, 5, 2), turns=1)]
+
+
+def local_runs(scripted: Scripted) -> LocalRuns:
+    return LocalRuns(Settings(), MemoryStore(), scripted.env)
+
+
+async def events(runs: LocalRuns, request: RunRequest = REQUEST) -> list[Event]:
+    async with runs.run(request) as run:
+        return [logged.event async for logged in run.follow()]
+
+
+def instead_of_a_server(scripted: Scripted, script: str) -> None:
+    """Another program stands where Codex is expected: it has `exec`, and this for all else."""
+    codex = scripted.folder / "codex"
+    codex.rename(scripted.folder / "codex-of-exec")
+    codex.write_text(f'#!/bin/sh\ncase "$*" in app-server*) {script};; *) exec "$0-of-exec" "$@";; esac\n')
+    codex.chmod(0o755)
+
+
+async def test_pieces_come_from_the_server_which_then_exits_by_itself(scripted: Scripted) -> None:
+    scripted.play(codex_streams("one ", "two"), server=True)
+    async with local_runs(scripted) as runs:
+        begun = time.monotonic()
+        told = await events(runs, replace(REQUEST, prompt="say it"))
+    assert time.monotonic() - begun < 5  # it need not be stopped
+    assert told == [
+        RunStarted("codex-scripted", THREAD),
+        TextDelta("one "),
+        TextDelta("two"),
+        RunFinished(usage=Usage(12, 5, 2), turns=1),
+    ]
+    (call,) = scripted.calls()
+    assert call.argv[0] == "app-server"
+    assert b'"text":"say it"' in (call.stdin or b"")
+
+
+async def test_a_codex_without_a_server_is_noticed_once(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    scripted.play(codex_says("by exec"))
+    async with local_runs(scripted) as runs:
+        with caplog.at_level(logging.WARNING, "clinvk.runtime.fallback"):
+            assert [await events(runs) for _ in range(3)] == [BY_EXEC] * 3
+    assert (scripted.refusals(), len(scripted.calls())) == (1, 3)
+    assert [record.message for record in caplog.records] == [
+        f"{scripted.folder}/codex does not speak its long-lived protocol: it exited with code 1: "
+        "error: unrecognized subcommand 'app-server'; it is run one-shot from now on"
+    ]
+
+
+async def test_runs_that_find_it_out_together_all_have_their_answer(scripted: Scripted) -> None:
+    scripted.play(codex_says("by exec"))
+    async with local_runs(scripted) as runs:
+        assert await asyncio.gather(*(events(runs) for _ in range(8))) == [BY_EXEC] * 8
+
+
+@pytest.mark.parametrize("script", ["echo Usage: codex; sleep 600", "exec codex-of-exec", "cat"])
+async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script: str) -> None:
+    """A program that prints what `exec` does, or its input, is no server either."""
+    instead_of_a_server(scripted, script)
+    scripted.play(codex_says("by exec"), reads=False)
+    async with local_runs(scripted) as runs:
+        begun = time.monotonic()
+        assert await events(runs) == BY_EXEC
+    assert time.monotonic() - begun < 8
+
+
+async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted) -> None:
+    instead_of_a_server(scripted, "sleep 600")
+    scripted.play(codex_says("by exec"))
+    async with local_runs(scripted) as runs:
+        runs.fallbacks = Fallbacks(answer_within_s=0.5)
+        assert await events(runs) == BY_EXEC
+        runs.fallbacks.answer_within_s = 600
+        assert await events(runs) == BY_EXEC
+
+
+async def test_what_fails_both_ways_is_told_by_exec_and_not_remembered(scripted: Scripted) -> None:
+    scripted.play([exits(2)])
+    async with local_runs(scripted) as runs:
+        for _ in range(2):
+            (ending,) = await events(runs)
+            assert isinstance(ending, RunFailed)
+            assert ending.exit_code == 2
+    assert scripted.refusals() == 2
+
+
+async def test_a_run_that_is_left_before_the_server_answers_is_not_begun_by_exec(scripted: Scripted) -> None:
+    instead_of_a_server(scripted, f"touch {scripted.folder}/up; exec sleep 600")
+    scripted.play(codex_says("by exec"))
+    async with local_runs(scripted) as runs, runs.run(REQUEST) as run:
+        await until((scripted.folder / "up").exists)
+    assert run.state == "cancelled"
+    assert scripted.calls() == []
+
+
+async def test_a_server_that_dies_in_its_turn_has_crashed_and_is_not_asked_again(scripted: Scripted) -> None:
+    scripted.play([*codex_streams("one")[:3], exits(3)], server=True)
+    scripted.play(codex_says("by exec"))
+    async with local_runs(scripted) as runs:
+        started, delta, ending = await events(runs)
+    assert (started, delta) == (RunStarted("codex-scripted", THREAD), TextDelta("one"))
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_crashed", 3)
+    assert len(scripted.calls()) == 1
+
+
+async def test_nothing_of_a_server_is_left_when_its_run_is(scripted: Scripted) -> None:
+    scripted.play([*codex_streams("one")[:3], spawn("all"), hang()], server=True)
+    async with local_runs(scripted) as runs, runs.run(REQUEST) as run:
+        async for logged in run.follow():
+            if isinstance(logged.event, TextDelta):
+                await until(scripted.grandchildren)
+                break
+    assert run.state == "cancelled"
+    assert scripted.alive() == []
+
+
+async def test_noise_between_the_messages_is_nothing(scripted: Scripted) -> None:
+    noise = [line("noise"), line('{"method":"of/the/future"}'), line("{")]
+    scripted.play([step for told in codex_streams("one ", "two") for step in (*noise, told)], server=True)
+    async with local_runs(scripted) as runs:
+        told = await events(runs)
+    assert "".join(event.text for event in told if isinstance(event, TextDelta)) == "one two"
