@@ -531,6 +531,15 @@ async def test_what_a_client_asks_about_a_conversation_leaves_it_alone(scripted:
     assert await sessions_of(store) == [(("chat:c-1",), 2)]
 
 
+async def test_a_chat_that_its_client_does_not_keep_is_not_kept_here(scripted: Scripted) -> None:
+    scripted.play(claude_says("a1"))
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        for name in ("local:fGq1", ""):
+            assert "x-clinvk-session-id" not in await Chatting(served, name).say("u1")
+    assert await store.count() == 0
+
+
 async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"), when="u1")
     scripted.play(claude_says("a2"), when="u2")

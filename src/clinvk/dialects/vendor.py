@@ -4,7 +4,7 @@ Their bodies are read with unknown fields ignored at every level: clients add ne
 `msgspec.json.Decoder`s over structs that do not forbid them, and `strict.decode` explains what does not fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +31,9 @@ NEW_SESSION = "new"
 
 CHATS = ("x-openwebui-chat-id",)
 """Headers with a client's own name of its conversation."""
+
+_TEMPORARY = "local:"
+"""How Open WebUI's names of chats begin that nobody is to keep."""
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -71,7 +74,7 @@ def asked(headers: Mapping[str, str]) -> Asked:
     session_id = _value(headers, SESSION)
     return Asked(
         session_id=None if session_id in (None, NEW_SESSION) else session_id,
-        chat=next((headers[name][:_MAX_CHAT_CHARS] for name in CHATS if headers.get(name)), ""),
+        chat=next((name[:_MAX_CHAT_CHARS] for name in _names(headers) if not name.startswith(_TEMPORARY)), ""),
         keeps=session_id == NEW_SESSION,
         workdir=_value(headers, WORKDIR),
         approval_mode=_word(headers, APPROVAL, APPROVAL_MODES),
@@ -145,6 +148,10 @@ def thought(event: Event, call: Call) -> str:
 
 def _shown(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+
+
+def _names(headers: Mapping[str, str]) -> Iterator[str]:
+    return (name for header in CHATS if (name := headers.get(header, "").strip()))
 
 
 def _value(headers: Mapping[str, str], name: str) -> str | None:
