@@ -254,7 +254,8 @@ def test_rlimits_are_the_marks_on_linux() -> None:
 
 
 async def test_a_helper_program_gives_code_and_output() -> None:
-    assert await run_tool(spawner(), ("sh", "-c", "echo out; echo err >&2; exit 3"), ENV, 10) == (3, b"out", b"err\n")
+    program = "printf 'out\\n\\n\\0\\rend\\n'; echo err >&2; exit 3"
+    assert await run_tool(spawner(), ("sh", "-c", program), ENV, 10) == (3, b"out\n\n\0\rend\n", b"err\n")
 
 
 async def test_a_helper_program_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ class Spawner:
         cwd: str | None,
         wake: Callable[[], None],
         stderr_lines: bool = False,
+        raw: bool = False,
     ) -> "Process":
         """Start a process; `wake` is called whenever it printed something or is gone.
+
+        Its stdout is taken in lines; with `raw` as it comes.
 
         Raises:
             BackendUnavailable: the program cannot be started.
@@ -61,7 +64,7 @@ class Spawner:
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         with self._marks.marking(number):
             spawned = _popen(argv, env, cwd)
-        return Process(spawned, number, wake, stderr_lines)
+        return Process(spawned, number, wake, stderr_lines, raw)
 
     async def sweep(self, process: "Process") -> None:
         """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
@@ -98,7 +101,9 @@ class Process:
     `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
     """
 
-    def __init__(self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool) -> None:
+    def __init__(
+        self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool, raw: bool
+    ) -> None:
         self.number = number
         self.pid = spawned.popen.pid
         self.exit_code: int | None = None
@@ -108,7 +113,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._lines: list[bytes] = []
         self._waiting_bytes = 0
-        self._splitter = LineSplitter(MAX_LINE_BYTES)
+        self._splitter = None if raw else LineSplitter(MAX_LINE_BYTES)
         self._stderr = bytearray()
         self._stderr_splitter = LineSplitter(STDERR_TAIL_BYTES) if stderr_lines else None
         self._stderr_lines: list[bytes] = []
@@ -122,7 +127,7 @@ class Process:
 
     @property
     def at_eof(self) -> bool:
-        """Whether stdout is closed and every line was taken."""
+        """Whether stdout is closed and all of it was taken."""
         return self._out not in self._open and not self._lines
 
     @property
@@ -131,7 +136,7 @@ class Process:
         return bytes(self._stderr)
 
     def take(self) -> list[bytes]:
-        """Give the lines of stdout that came since the last call."""
+        """Give the lines of stdout that came since the last call, or if it was spawned with `raw` the pieces."""
         lines, self._lines, self._waiting_bytes = self._lines, [], 0
         if not self._reading and self._out in self._open:
             self._reading = True
@@ -166,7 +171,7 @@ class Process:
         if chunk is None:
             return
         try:
-            lines = self._splitter.feed(chunk) if chunk else self._splitter.end()
+            lines = self._parted(chunk)
         except LineTooLong:
             self.too_long = True
             lines, chunk = [], b""
@@ -179,6 +184,11 @@ class Process:
             self._loop.remove_reader(self._out)
         if lines or not chunk:
             self._wake()
+
+    def _parted(self, chunk: bytes) -> list[bytes]:
+        if self._splitter:
+            return self._splitter.feed(chunk) if chunk else self._splitter.end()
+        return [chunk] if chunk else []
 
     def _read_stderr(self) -> None:
         chunk = _read(self._err)
@@ -266,23 +276,23 @@ async def run_tool(
     cwd: str | None = None,
     stdin: bytes = b"",
 ) -> Exited:
-    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
+    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed. All it prints is kept.
 
     Raises:
         BackendUnavailable: the program cannot be started.
         TimeoutError: it took too long.
     """
     changed = asyncio.Event()
-    process = spawner.spawn(argv, env, cwd, changed.set)
-    lines: list[bytes] = []
+    process = spawner.spawn(argv, env, cwd, changed.set, raw=True)
+    pieces: list[bytes] = []
     try:
         process.write(stdin, close=True)
         async with asyncio.timeout(timeout_s):
             while process.exit_code is None or not process.at_eof:
                 await changed.wait()
                 changed.clear()
-                lines += process.take()
-        return Exited(process.exit_code, b"\n".join(lines), process.stderr)
+                pieces += process.take()
+        return Exited(process.exit_code, b"".join(pieces), process.stderr)
     finally:
         await spawner.sweep(process)
         process.discard()
