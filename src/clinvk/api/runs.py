@@ -216,7 +216,8 @@ class _Visit:
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
-        async with self._begun(call) as run:
+        runs = endpoint.runs
+        async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
             if call.respond_async:
                 await self._accept(call, run)
                 return
@@ -227,16 +228,6 @@ class _Visit:
                 await self._stream(call, run)
             else:
                 await self._whole(call, run)
-
-    @asynccontextmanager
-    async def _begun(self, call: Call) -> AsyncGenerator[Run]:
-        """Begin the run; leaving this context ends it, unless it is detached."""
-        runs = self._endpoint.runs
-        if call.detach:
-            yield await runs.start(call.request)
-            return
-        async with runs.run(call.request) as run:
-            yield run
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Say where the run is to be found, and leave it to itself."""
@@ -356,6 +347,12 @@ def _headers(call: Call, run: Run) -> list[Header]:
     if call.ignored:
         headers.append((b"x-clinvk-ignored", ", ".join(call.ignored).encode()))
     return headers
+
+
+@asynccontextmanager
+async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
+    """Begin a run that leaving this context does not end."""
+    yield await runs.start(request)
 
 
 def facts_of(run: Run) -> Facts:
