@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend, Capabilities
-from clinvk.config import BackendSettings, Settings
+from clinvk.config import Settings
 from clinvk.runtime import executables
 
 AskVersion = Callable[[Backend, str], Awaitable[str | None]]
@@ -58,7 +58,7 @@ class Inventory:
             self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
 
     def _info(self, backend: Backend) -> BackendInfo:
-        own = self._settings.backends.get(backend.name, BackendSettings())
+        own = self._settings.backend(backend.name)
         path = executables.find(backend, self._settings, self._environ)
         return BackendInfo(
             name=backend.name,

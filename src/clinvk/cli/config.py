@@ -12,7 +12,7 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.secrets import hidden
 from clinvk.cli.settings import trace_of
-from clinvk.config import BackendSettings, Settings, keys
+from clinvk.config import Settings, keys
 from clinvk.config.changing import change_to, changed, without
 from clinvk.config.given import Given
 from clinvk.config.loading import home, settings_file, trace
@@ -160,7 +160,7 @@ def _flat(settings: Settings) -> list[Setting]:
 
 def _value(settings: Settings, name: tuple[str, ...]) -> object:
     is_of_agent = name[0] == "backends"
-    value: object = settings.backends.get(name[1], BackendSettings()) if is_of_agent else settings
+    value: object = settings.backend(name[1]) if is_of_agent else settings
     for key in name[2:] if is_of_agent else name:
         value = getattr(value, key)
     return value

@@ -116,13 +116,17 @@ class Settings(_Section, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     parallel: ParallelSettings = ParallelSettings()
 
+    def backend(self, name: str) -> BackendSettings:
+        """Give the settings of a backend, the built-in ones where there are none."""
+        return self.backends.get(name, BackendSettings())
+
 
 def complete(request: RunRequest, settings: Settings) -> RunRequest:
     """Fill what the request left open from the settings of its backend, then from the unified ones.
 
     `extra_flags` of the settings come before the request's own.
     """
-    own = settings.backends.get(request.backend, BackendSettings())
+    own = settings.backend(request.backend)
     unified = settings.unified_flags
     return msgspec.structs.replace(
         request,

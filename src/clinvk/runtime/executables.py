@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clinvk.backends.base import Backend, Host
-from clinvk.config import BackendSettings, Settings
+from clinvk.config import Settings
 from clinvk.errors import BackendUnavailable, ClinvkError
 from clinvk.runtime import private
 from clinvk.runtime.process import Spawner, run_tool
@@ -24,7 +24,7 @@ def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> st
 
     `backends.<name>.executable` of the settings is a path, or another name to look for on PATH.
     """
-    own = settings.backends.get(backend.name, BackendSettings())
+    own = settings.backend(backend.name)
     name = own.executable or backend.executable
     path = {**environ, **own.env}.get("PATH", os.defpath)
     found = shutil.which(name, path=path)
@@ -37,7 +37,7 @@ def check_enabled(backend: Backend, settings: Settings) -> None:
     Raises:
         BackendUnavailable: it is disabled.
     """
-    if not settings.backends.get(backend.name, BackendSettings()).enabled:
+    if not settings.backend(backend.name).enabled:
         raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
 
 
@@ -47,7 +47,7 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
     Raises:
         BackendUnavailable: it is not installed; says how to install it.
     """
-    own = settings.backends.get(backend.name, BackendSettings())
+    own = settings.backend(backend.name)
     if path := find(backend, settings, environ):
         return path
     where = f"{own.executable!r} (backends.{backend.name}.executable)" if own.executable else repr(backend.executable)
@@ -56,7 +56,7 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Give the environment that a backend's CLI is started in: what clinvk has, and what its settings add."""
-    return without_secrets({**environ, **settings.backends.get(backend, BackendSettings()).env})
+    return without_secrets({**environ, **settings.backend(backend).env})
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:

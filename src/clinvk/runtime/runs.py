@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.config import BackendSettings, Settings
+from clinvk.config import Settings
 from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
@@ -261,7 +261,7 @@ class LocalRuns:
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
         """Give the extra flags without those of the settings, which may hold secrets."""
-        settings = self._settings.backends.get(request.backend, BackendSettings()).extra_flags
+        settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
 
     def _backend(self, name: str) -> Backend:

@@ -28,7 +28,7 @@ class Agent(NamedTuple):
 
 async def look(backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> Agent:
     """Look at one agent CLI. Its model is not asked, and its own files are left as they are."""
-    own = settings.backends.get(backend.name, BackendSettings())
+    own = settings.backend(backend.name)
     if not own.enabled:
         return _judged(backend.name, False, "skipped", f"disabled (backends.{backend.name}.enabled: false)")
     try:
