@@ -48,13 +48,14 @@ static void stream(int lines, int interval_us) {
     }
 }
 
-int main(void) {
+int main(int count, char **words) {
     long long began = now_ns();
     char prompt[4096], answer[1024];
     size_t length = 0;
     ssize_t got;
     int lines, interval_us;
 
+    if (count > 1 && strcmp(words[1], "app-server") == 0) return 2; /* clinvk then takes `exec` */
     alarm(AT_MOST_S); /* whatever becomes of its parent */
     while (length < sizeof prompt - 1 && (got = read(0, prompt + length, sizeof prompt - 1 - length)) > 0) length += got;
     prompt[length] = 0;

@@ -19,6 +19,7 @@ _SCRIPT = """\
 # The prompt: a name of 12 digits, and the seconds that the answer takes.
 here=${0%/*}
 if [ "$1" = --version ]; then echo '9.9.9 (echo)'; exit; fi
+if [ "$1" = app-server ]; then exit 2; fi
 thread= before=
 for word do
     case $word in --resume=*) thread=${word#--resume=} ;; esac
