@@ -298,6 +298,16 @@ def test_an_unknown_effort_is_refused(effort: str) -> None:
     assert caught.value.field == "effort"
 
 
+@pytest.mark.parametrize("text", [" ? why", "/x", "\ufeff\n<session_context>", "<hook_context>"])
+def test_a_prompt_that_the_cli_would_forget_gets_a_beginning_that_it_does_not_know(text: str) -> None:
+    """It leaves it out of a conversation that goes on; one that does not is left as it is."""
+    for literal in (False, True):
+        assert _prompt(replace(ASK, prompt=text, literal=literal)) == f"\u200b{text}".encode()
+    kept = replace(ASK, prompt=text, literal=True, ephemeral=True, output_schema={})
+    assert _prompt(kept).startswith(f"\u200b{text}".encode())
+    assert "\u200b" not in str(_launch(replace(kept, output_schema=None)).files)
+
+
 PICTURE = Image("image/png", b"a picture")
 NAME = f"clinvk-image-{sha256(b'a picture').hexdigest()[:32]}.png"
 COMMAND = f"{HOME}/commands/clinvk-prompt.toml"
@@ -313,7 +323,7 @@ def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
 @pytest.mark.parametrize("request_", [ASK, OPEN])
 @pytest.mark.parametrize("text", ["/init", "see @note", ' \t"@\\"\n\r\x1f\x7f é🙂 ', "//x"])
 def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> None:
-    request = replace(request_, prompt=text, literal=True)
+    request = replace(request_, prompt=text, literal=True, ephemeral=True)
     launch = _launch(request)
     assert _prompt(request) == b"/clinvk-prompt"
     assert tomllib.loads(launch.files[COMMAND].decode()) == {"prompt": text}
@@ -368,7 +378,8 @@ def test_the_prompt_goes_over_stdin_as_it_is() -> None:
 
 
 def test_a_prompt_is_never_a_command() -> None:
-    assert _prompt(replace(ASK, prompt="/init")) == b"\n/init"
+    assert _prompt(replace(ASK, prompt="/init")) == "\u200b/init".encode()
+    assert _prompt(replace(ASK, prompt="/init", ephemeral=True)) == "\u200b/init".encode()
 
 
 def test_a_system_prompt_comes_before_the_prompt() -> None:

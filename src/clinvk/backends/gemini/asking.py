@@ -6,8 +6,11 @@ but for three marks: `{{args}}`, `!{…}` runs a program and `@{…}` puts a fil
 brace comes out of a file, so that no mark is left and the model gets every character.
 
 A prompt on stdin that begins with `/` is a command too, the CLI's own (`/init` writes a file) or one of the user's or
-the project's, which may run programs: a newline before it makes it a prompt. Images are files in a folder of their own,
-which the CLI is given as one of its directories; the names come of their bytes, so that no file is there by chance.
+the project's, which may run programs. And in a conversation that goes on, the CLI leaves out earlier prompts that begin
+with `/`, `?` or a mark of its own, spaces aside. A space without width before them prevents both.
+
+Images are files in a folder of their own, which the CLI is given as one of its directories; the names come of their
+bytes, so that no file is there by chance.
 """
 
 import re
@@ -22,12 +25,16 @@ FOLDER = "attached"
 
 _COMMAND = "clinvk-prompt"
 _BRACE = "clinvk-brace.txt"
+_NO_WIDTH = "\u200b"
+_FORGOTTEN = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
 _MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
 
 
 def told(request: RunRequest) -> str:
     """Give all that the model is to be told."""
-    return with_schema(with_system_prompt(request), request)
+    text = with_schema(with_system_prompt(request), request)
+    is_exact = request.literal and request.ephemeral and request.output_schema is None
+    return text if is_exact or not _FORGOTTEN.match(text) else _NO_WIDTH + text
 
 
 def stdin(request: RunRequest) -> bytes:
@@ -35,8 +42,6 @@ def stdin(request: RunRequest) -> bytes:
     text = told(request)
     if is_command(request, text):
         return f"/{_COMMAND}".encode()
-    if text.startswith("/"):
-        text = "\n" + text
     return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
 
 
