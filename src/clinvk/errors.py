@@ -35,10 +35,12 @@ from typing import ClassVar
 class ClinvkError(Exception):
     """The root of the tree; by itself an error inside clinvk.
 
-    `message` is one sentence: what failed, the value, what is allowed.
+    `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body that it is
+    about, e.g. `tasks[2].prompt`.
     """
 
     code: ClassVar[str] = "internal_error"
+    field: str | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -46,7 +48,7 @@ class ClinvkError(Exception):
 
 
 class InvalidRequest(ClinvkError):
-    """The request cannot be run as it was asked. `field` is the place in the body, e.g. `tasks[2].prompt`."""
+    """The request cannot be run as it was asked."""
 
     code = "invalid_request"
 
@@ -71,6 +73,7 @@ class BackendUnavailable(ClinvkError):
     """The backend is unknown, disabled, or its CLI is not installed."""
 
     code = "backend_unavailable"
+    field = "backend"
 
 
 class ModelNotFound(BackendUnavailable):
@@ -83,6 +86,7 @@ class SessionError(ClinvkError):
     """A session cannot be used as it was asked."""
 
     code = "session_error"
+    field = "session_id"
 
 
 class SessionNotFound(SessionError):
@@ -193,6 +197,13 @@ class AgentCrashed(AgentFailed):
     """The agent's process ended, or stopped making sense, before it reported how the run ended."""
 
     code = "agent_crashed"
+
+
+def placed(error: ClinvkError, at: str) -> ClinvkError:
+    """Say of an error that it is one of a part, which stands `at` a place of the body."""
+    error.field = f"{at}.{error.field}" if error.field else at
+    error.message = f"{at}: {error.message}"
+    return error
 
 
 def failure(code: str, message: str) -> ClinvkError:

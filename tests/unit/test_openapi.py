@@ -12,7 +12,8 @@ from clinvk.dialects.base import Dialect
 from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.dialects.rest import KINDS, PromptBody, Rest
+from clinvk.dialects.prompt_body import PromptBody
+from clinvk.dialects.rest import KINDS, Rest
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from clinvk.dialects.base import Call
-from clinvk.dialects.rest import PromptBody, Rest
+from clinvk.dialects.prompt_body import PromptBody
+from clinvk.dialects.rest import Rest
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 

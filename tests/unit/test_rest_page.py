@@ -9,8 +9,9 @@ import pytest
 
 from clinvk.api.openapi import document
 from clinvk.dialects import unified
+from clinvk.dialects.prompt_body import PromptBody
 from clinvk.dialects.records import RunListing, RunView, SessionListing, SessionView
-from clinvk.dialects.rest import PromptAnswer, PromptBody, Rest
+from clinvk.dialects.rest import PromptAnswer, Rest
 from clinvk.record import RunState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()

@@ -34,6 +34,7 @@ from clinvk.dialects.base import (
     NotCancellable,
     WrongMediaType,
 )
+from clinvk.dialects.prompt_body import PromptBody
 from clinvk.dialects.records import (
     Deleted,
     Following,
@@ -47,7 +48,7 @@ from clinvk.dialects.records import (
     SessionPatch,
     SessionView,
 )
-from clinvk.dialects.rest import KINDS, Accepted, Problem, PromptAnswer, PromptBody
+from clinvk.dialects.rest import KINDS, Accepted, Problem, PromptAnswer
 from clinvk.errors import (
     AgentFailed,
     AmbiguousId,

@@ -1,7 +1,7 @@
 """The REST dialect, clinvk's own: `POST /api/v1/prompt`, problem documents (RFC 9457), NDJSON streams."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -20,8 +20,7 @@ from clinvk.dialects.base import (
     NotCancellable,
     WrongMediaType,
 )
-from clinvk.dialects.conversation import image_of
-from clinvk.dialects.records import Tags
+from clinvk.dialects.prompt_body import PromptBody, request_of
 from clinvk.errors import (
     AgentFailed,
     AmbiguousId,
@@ -40,96 +39,8 @@ from clinvk.errors import (
     Unsupported,
 )
 from clinvk.events import RunFailed, RunFinished, StopReason, Usage
-from clinvk.request import ApprovalMode, Effort, RunRequest, SandboxMode
+from clinvk.request import RunRequest
 from clinvk.result import RunResult
-
-_Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
-_Seconds = Annotated[float, Meta(gt=0, le=604_800)]
-_StopText = Annotated[str, Meta(min_length=1)]
-
-
-class PromptBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One prompt for one agent.
-
-    A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
-    """
-
-    prompt: Annotated[str, Meta(description="What the agent shall do.", examples=["What does this project do?"])]
-    backend: Annotated[
-        str | None,
-        Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
-    ] = None
-    images: Annotated[
-        Annotated[list[str], Meta(max_length=100)] | None,
-        Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
-    ] = None
-    model: Annotated[
-        str | None,
-        Meta(description="A model name of the CLI, or fast/quick, balanced/default, best/powerful.", examples=["fast"]),
-    ] = None
-    workdir: Annotated[
-        str | None,
-        Meta(description="Absolute path of an existing directory that the agent works in.", examples=["/srv/project"]),
-    ] = None
-    add_dirs: Annotated[
-        list[str] | None, Meta(description="Absolute paths of further directories that the agent may use.")
-    ] = None
-    approval_mode: Annotated[
-        ApprovalMode | Literal[""] | None,
-        Meta(description="auto: edits unasked; none: acts unasked; always: asks for everything."),
-    ] = None
-    sandbox_mode: Annotated[
-        SandboxMode | Literal[""] | None,
-        Meta(description="read-only: writes nothing; workspace: in its directories only; full: anywhere."),
-    ] = None
-    allowed_tools: Annotated[
-        list[str] | None, Meta(description="The agent's own tool names that it may use; null is all.")
-    ] = None
-    ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation, here or in the CLI.")] = (
-        None
-    )
-    output_format: Annotated[
-        Literal["", "default", "text", "json", "stream-json"] | None,
-        Meta(description="stream-json answers with a stream of events, the others with one JSON object."),
-    ] = None
-    max_turns: Annotated[_Count | None, Meta(description="Requests to the model, at most; 0 is no limit.")] = None
-    max_tokens: Annotated[_Count | None, Meta(description="Advice only: no agent CLI has such a limit.")] = None
-    effort: Annotated[
-        Effort | Literal[""] | None, Meta(description="How hard to think; a CLI gets the nearest that it has.")
-    ] = None
-    thinking: Annotated[bool | None, Meta(description="Give the model's thinking, in a stream, where the CLI can.")] = (
-        None
-    )
-    stop: Annotated[
-        Annotated[list[_StopText], Meta(max_length=100)] | None,
-        Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
-    ] = None
-    output_schema: Annotated[
-        dict[str, object] | None,
-        Meta(description="JSON Schema of the answer, which is then JSON and nothing else, and given whole."),
-    ] = None
-    system_prompt: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
-    session_id: Annotated[
-        str | None,
-        Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
-    ] = None
-    detach: Annotated[
-        bool | None,
-        Meta(
-            description="The run goes on when its client leaves. With the header `prefer: respond-async` the answer "
-            "does not wait for it."
-        ),
-    ] = None
-    timeout_secs: Annotated[
-        _Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
-    ] = None
-    verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
-    dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
-    extra: Annotated[list[str] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
-    tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
-    metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
-        None
-    )
 
 
 class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -210,19 +121,6 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
 }
 """Status and title of each kind of error; a class that is not listed is what its nearest ancestor is."""
 
-_ARGUMENTS = (
-    "backend",
-    "model",
-    "workdir",
-    "add_dirs",
-    "allowed_tools",
-    "system_prompt",
-    "session_id",
-    "extra",
-    "tags",
-)
-"""What may end up on a command line, which cannot carry a NUL; the prompt goes over stdin."""
-
 _body = msgspec.json.Decoder(PromptBody)
 _encoder = msgspec.json.Encoder()
 
@@ -243,42 +141,9 @@ class Rest:
             InvalidRequest: names the field.
         """
         asked = strict.decode(body, _body)
-        if not asked.prompt.strip():
-            raise InvalidRequest("prompt is empty", "prompt")
-        if not asked.backend and not asked.session_id:
-            raise InvalidRequest("backend is missing", "backend")
-        if asked.backend and not asked.backend.strip():
-            raise InvalidRequest("backend is empty", "backend")
-        _refuse_nul(asked)
         return Call(
-            request=RunRequest(
-                prompt=asked.prompt,
-                backend=asked.backend or "",
-                model=asked.model or None,
-                system_prompt=asked.system_prompt or None,
-                session_id=asked.session_id or None,
-                workdir=asked.workdir or None,
-                add_dirs=tuple(asked.add_dirs or ()),
-                approval_mode=asked.approval_mode or None,
-                sandbox_mode=asked.sandbox_mode or None,
-                allowed_tools=None if asked.allowed_tools is None else tuple(asked.allowed_tools),
-                max_turns=asked.max_turns,
-                max_tokens=asked.max_tokens,
-                effort=asked.effort or None,
-                thinking=bool(asked.thinking),
-                stop=tuple(asked.stop or ()),
-                images=tuple(
-                    image_of(source, None, f"images[{index}]") for index, source in enumerate(asked.images or ())
-                ),
-                output_schema=asked.output_schema,
-                extra=tuple(asked.extra or ()),
-                timeout_s=asked.timeout_secs,
-                ephemeral=bool(asked.ephemeral),
-                verbose=bool(asked.verbose),
-                tags=tuple(asked.tags or ()),
-                metadata=asked.metadata or {},
-            ),
-            stream=_wants_stream(asked.output_format, headers),
+            request=request_of(asked, asked.backend, asked.session_id),
+            stream=wants_stream(asked.output_format, headers),
             dry_run=bool(asked.dry_run),
             detach=bool(asked.detach),
             respond_async=bool(asked.detach) and _prefers_async(headers),
@@ -290,27 +155,7 @@ class Rest:
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
         """Give the answer of a run that has ended."""
-        ending = result.ending
-        failed = ending if isinstance(ending, RunFailed) else None
-        finished = ending if isinstance(ending, RunFinished) else None
-        answer = PromptAnswer(
-            session_id=facts.session_id,
-            backend=facts.backend,
-            exit_code=result.exit_code,
-            duration_ms=round(facts.duration_s * 1000),
-            output=result.text,
-            token_usage=result.usage or Usage(),
-            run_id=facts.run_id,
-            error=failed.message if failed else None,
-            error_code=failed.code if failed else None,
-            model=(result.started.model if result.started else None) or facts.model,
-            cost_usd=ending.cost_usd,
-            stop_reason=finished.stop_reason if finished else None,
-            stop_sequence=finished.stop_sequence if finished else None,
-            structured_output=finished.structured_output if finished else None,
-            stderr=result.stderr if call.request.verbose else None,
-        )
-        return _encoder.encode(answer)
+        return _encoder.encode(answered(call.request, result, facts))
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
         """Give the answer of a run that goes on behind the client's back."""
@@ -326,33 +171,34 @@ class Rest:
             detail=error.message,
             code=error.code,
             request_id=request_id,
-            field=_field(error),
+            field=error.field,
             candidates=error.candidates if isinstance(error, AmbiguousId) else (),
         )
         return status, _encoder.encode(problem)
 
 
-def _field(error: ClinvkError) -> str | None:
-    match error:
-        case InvalidRequest(field=field):
-            return field
-        case BackendUnavailable():
-            return "backend"
-        case SessionError():
-            return "session_id"
-        case _:
-            return None
-
-
-def _refuse_nul(asked: PromptBody) -> None:
-    for name in _ARGUMENTS:
-        value: str | list[str] | None = getattr(asked, name)
-        if isinstance(value, str) and "\0" in value:
-            raise InvalidRequest(f"{name} has a NUL character", name)
-        if isinstance(value, list):
-            for index, item in enumerate(value):
-                if "\0" in item:
-                    raise InvalidRequest(f"{name}[{index}] has a NUL character", f"{name}[{index}]")
+def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnswer:
+    """Say what came of a prompt."""
+    ending = result.ending
+    failed = ending if isinstance(ending, RunFailed) else None
+    finished = ending if isinstance(ending, RunFinished) else None
+    return PromptAnswer(
+        session_id=facts.session_id,
+        backend=facts.backend,
+        exit_code=result.exit_code,
+        duration_ms=round(facts.duration_s * 1000),
+        output=result.text,
+        token_usage=result.usage or Usage(),
+        run_id=facts.run_id,
+        error=failed.message if failed else None,
+        error_code=failed.code if failed else None,
+        model=(result.started.model if result.started else None) or facts.model,
+        cost_usd=ending.cost_usd,
+        stop_reason=finished.stop_reason if finished else None,
+        stop_sequence=finished.stop_sequence if finished else None,
+        structured_output=finished.structured_output if finished else None,
+        stderr=result.stderr if request.verbose else None,
+    )
 
 
 def _prefers_async(headers: Mapping[str, str]) -> bool:
@@ -361,7 +207,7 @@ def _prefers_async(headers: Mapping[str, str]) -> bool:
     return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
 
 
-def _wants_stream(output_format: str | None, headers: Mapping[str, str]) -> bool:
+def wants_stream(output_format: str | None, headers: Mapping[str, str]) -> bool:
     """Let the body decide; a body that is silent leaves it to the `accept` header."""
     if output_format in (None, "", "default"):
         return unified.MEDIA_TYPE in headers.get("accept", "").lower()
