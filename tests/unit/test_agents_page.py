@@ -10,7 +10,7 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES
 from clinvk.errors import Unsupported
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 TITLES = {"claude": "Claude Code", "codex": "Codex", "gemini": "Gemini CLI"}
@@ -117,3 +117,15 @@ def test_the_page_has_what_a_models_alias_stands_for(backend: str, alias: str) -
     (said,) = (row[column] for row in body if row[0] == f"`{backend}`")
     stands_for = model(launch(backend, ("default", "default"), USER, alias))
     assert said == (f"`{stands_for}`" if stands_for else "its own default")
+
+
+@pytest.mark.parametrize("backend", TITLES)
+def test_the_page_has_what_an_effort_is_to_each_agent(backend: str) -> None:
+    head, *body = rows(section("Effort"))
+    assert head[1:] == [f"`{effort}`" for effort in EFFORTS]
+    (said,) = (row[1:] for row in body if row[0] == f"`{backend}`")
+    for effort, word in zip(EFFORTS, said, strict=True):
+        asked = RunRequest(prompt="hello", workdir="/work", effort=effort)
+        launched = BACKENDS[backend].launch(asked, None, USER)
+        told = " ".join([*(launched.otherwise or launched).argv, *map(bytes.decode, launched.files.values())]).lower()
+        assert re.search(rf"effort\W+{word}\b|thinkinglevel\W+{word}\b", told)
