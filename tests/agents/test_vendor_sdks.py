@@ -1,0 +1,375 @@
+"""The official Python SDKs of OpenAI and Anthropic, unmodified, with the real CLIs behind the server."""
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anthropic
+import openai
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from anthropic.types import Message, MessageParam
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel
+
+from agents.machine import Machine
+from serving import Served, serving
+from standin.document import Record
+
+CLIS = ("claude", "codex", "gemini")
+FREE = {"x-clinvk-approval-mode": "none", "x-clinvk-sandbox-mode": "full"}
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Both SDKs as clients of one server, as users make them: nothing but the address is changed."""
+
+    served: Served
+    openai: AsyncOpenAI
+    anthropic: AsyncAnthropic
+
+    async def runs(self) -> int:
+        """Give how many runs there were."""
+        return (await self.served.client.get("/api/v1/runs")).json()["total"]
+
+
+@asynccontextmanager
+async def clients(machine: Machine, max_retries: int = 0) -> AsyncGenerator[Clients]:
+    async with serving(machine.env, default_workdir=str(machine.project)) as served:
+        base = f"http://127.0.0.1:{served.port}"
+        async with (
+            AsyncOpenAI(base_url=f"{base}/openai/v1", api_key="not-needed", max_retries=max_retries) as first,
+            AsyncAnthropic(base_url=f"{base}/anthropic", api_key="not-needed", max_retries=max_retries) as second,
+        ):
+            yield Clients(served, first, second)
+
+
+def to_chat(text: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+def to_claude(text: str) -> list[MessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+def text_of(message: Message) -> str:
+    return "".join(block.text for block in message.content if block.type == "text")
+
+
+def picture() -> str:
+    """A PNG of one red pixel, in base64."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head, pixel = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0), zlib.compress(b"\0\xff\0\0")
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+    return base64.b64encode(data).decode()
+
+
+def told(machine: Machine, text: str) -> str:
+    """Give what reached the model with this text, as JSON."""
+    found: list[Record] = machine.requests(text)
+    assert found, f"nothing with {text!r} reached the model"
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "read", "written", "thought"),
+    [("claude", 100, 30, 0), ("codex", 100, 30, 10), ("gemini", 110, 35, 10)],
+    ids=CLIS,
+)
+async def test_an_answer_is_whole_with_the_tokens_that_it_took(
+    machine: Machine, backend: str, read: int, written: int, thought: int
+) -> None:
+    """Claude Code tells no tokens of thinking; Gemini asks beforehand which model to take (10 and 5 tokens)."""
+    prompt = "[[words=3 usage=100,20,30,10]]"
+    async with clients(machine) as sdk:
+        chat, response, message = await asyncio.gather(
+            sdk.openai.chat.completions.create(model=backend, messages=to_chat(prompt)),
+            sdk.openai.responses.create(model=backend, input=prompt),
+            sdk.anthropic.messages.create(model=backend, max_tokens=1024, messages=to_claude(prompt)),
+        )
+    assert chat.choices[0].message.content == response.output_text == text_of(message) == "word1 word2 word3"
+    assert (chat.choices[0].finish_reason, response.status, message.stop_reason) == ("stop", "completed", "end_turn")
+    assert chat.model == response.model == message.model == backend
+    used, spent = chat.usage, response.usage
+    assert used
+    assert used.prompt_tokens_details
+    assert used.completion_tokens_details
+    assert spent
+    assert (used.prompt_tokens, used.completion_tokens, used.total_tokens) == (read, written, read + written)
+    assert (spent.input_tokens, spent.output_tokens, spent.total_tokens) == (read, written, read + written)
+    assert used.prompt_tokens_details.cached_tokens == spent.input_tokens_details.cached_tokens == 20
+    assert used.completion_tokens_details.reasoning_tokens == spent.output_tokens_details.reasoning_tokens == thought
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (read - 20, 20, written)
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_the_stream_helpers_gather_what_comes_piece_by_piece(machine: Machine, backend: str) -> None:
+    prompt = "[[words=3 usage=100,20,30,10]]"
+
+    async def chat(sdk: Clients) -> tuple[list[str], str | None, int]:
+        async with sdk.openai.chat.completions.stream(
+            model=backend, messages=to_chat(prompt), stream_options={"include_usage": True}
+        ) as stream:
+            pieces = [event.delta async for event in stream if event.type == "content.delta" and event.delta]
+        whole = await stream.get_final_completion()
+        assert whole.usage
+        return pieces, whole.choices[0].message.content, whole.usage.completion_tokens
+
+    async def respond(sdk: Clients) -> tuple[list[str], str | None, int]:
+        async with sdk.openai.responses.stream(model=backend, input=prompt) as stream:
+            pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+            whole = await stream.get_final_response()
+        assert whole.usage
+        return pieces, whole.output_text, whole.usage.output_tokens
+
+    async def message(sdk: Clients) -> tuple[list[str], str | None, int]:
+        async with sdk.anthropic.messages.stream(model=backend, max_tokens=1024, messages=to_claude(prompt)) as stream:
+            pieces = [text async for text in stream.text_stream]
+            whole = await stream.get_final_message()
+        return pieces, text_of(whole), whole.usage.output_tokens
+
+    async with clients(machine) as sdk:
+        got = await asyncio.gather(chat(sdk), respond(sdk), message(sdk))
+    written = 35 if backend == "gemini" else 30
+    assert got == [(["word1 ", "word2 ", "word3"], "word1 word2 word3", written)] * 3
+
+
+async def test_the_clients_may_be_those_that_block(machine: Machine) -> None:
+    def ask(port: int, backend: str) -> list[str | None]:
+        base = f"http://127.0.0.1:{port}"
+        prompt = "[[words=2]]"
+        with (
+            OpenAI(base_url=f"{base}/openai/v1", api_key="not-needed") as first,
+            Anthropic(base_url=f"{base}/anthropic/v1", api_key="not-needed") as second,
+        ):
+            chunks = first.chat.completions.create(model=backend, messages=to_chat(prompt), stream=True)
+            streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            response = first.responses.create(model=backend, input=prompt)
+            message = second.messages.create(model=backend, max_tokens=1024, messages=to_claude(prompt))
+        return [streamed, response.output_text, text_of(message)]
+
+    async with clients(machine) as sdk:
+        got = await asyncio.gather(*(asyncio.to_thread(ask, sdk.served.port, backend) for backend in CLIS))
+    assert got == [["word1 word2"] * 3] * 3
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_what_the_model_refuses_is_raised_as_the_error_of_its_status(machine: Machine, backend: str) -> None:
+    async def failed(sdk: Clients, status: int) -> list[type[BaseException]]:
+        prompt = f"[[error={status}]]"
+        errors = await asyncio.gather(
+            sdk.openai.chat.completions.create(model=backend, messages=to_chat(prompt)),
+            sdk.openai.responses.create(model=backend, input=prompt, stream=True),
+            sdk.anthropic.messages.create(model=backend, max_tokens=9, messages=to_claude(prompt), stream=True),
+            return_exceptions=True,
+        )
+        return [type(error) for error in errors if isinstance(error, BaseException)]
+
+    async with clients(machine) as sdk:
+        got = await asyncio.gather(*(failed(sdk, status) for status in (401, 429, 500)))
+    assert got == [
+        [openai.AuthenticationError, openai.AuthenticationError, anthropic.AuthenticationError],
+        [openai.RateLimitError, openai.RateLimitError, anthropic.RateLimitError],
+        [openai.InternalServerError, openai.InternalServerError, anthropic.OverloadedError],
+    ]
+
+
+@pytest.mark.parametrize(("backend", "times"), [("claude", 2), ("codex", 1), ("gemini", 1)])
+async def test_a_run_whose_model_only_refused_is_asked_for_again(machine: Machine, backend: str, times: int) -> None:
+    """The SDK's second run is answered: the CLI of the first one had given up after `times` requests."""
+    async with clients(machine, max_retries=2) as sdk:
+        chat = await sdk.openai.chat.completions.create(
+            model=backend, messages=to_chat(f"[[error=429 times={times} words=2]]")
+        )
+        assert await sdk.runs() == 2
+    assert chat.choices[0].message.content == "word1 word2"
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_run_that_has_acted_is_not_asked_for_again(machine: Machine, backend: str) -> None:
+    """The agent dies by what its own tool does."""
+    prompt = '[[tool=shell cmd="echo once >>acted; kill -9 $PPID" words=5]]'
+    async with clients(machine, max_retries=2) as sdk:
+        with pytest.raises(anthropic.InternalServerError, match="agent_crashed"):
+            await sdk.anthropic.messages.create(
+                model=backend, max_tokens=9, messages=to_claude(prompt), extra_headers=FREE
+            )
+        assert await sdk.runs() == 1
+    assert (machine.project / "acted").read_text() == "once\n"
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_turns_and_pictures_reach_the_model(machine: Machine, backend: str) -> None:
+    data = picture()
+    async with clients(machine) as sdk:
+        await asyncio.gather(
+            sdk.openai.chat.completions.create(
+                model=backend,
+                messages=[
+                    {"role": "developer", "content": "be brief"},
+                    {"role": "user", "content": "one"},
+                    {"role": "assistant", "content": "two"},
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "a chat [[words=2]]"},
+                            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+                        ],
+                    },
+                ],
+            ),
+            sdk.openai.responses.create(
+                model=backend,
+                instructions="be brief",
+                input=[
+                    {"role": "user", "content": "one"},
+                    {"role": "assistant", "content": "two"},
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "input_text", "text": "a response [[words=2]]"},
+                            {"type": "input_image", "image_url": f"data:image/png;base64,{data}", "detail": "auto"},
+                        ],
+                    },
+                ],
+            ),
+            sdk.anthropic.messages.create(
+                model=backend,
+                max_tokens=100,
+                system="be brief",
+                messages=[
+                    {"role": "user", "content": "one"},
+                    {"role": "assistant", "content": "two"},
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": "a message [[words=2]]"},
+                            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+                        ],
+                    },
+                ],
+            ),
+        )
+    for text in ("a chat", "a response", "a message"):
+        reached = told(machine, text)
+        assert "be brief" in reached
+        assert data in reached
+        assert reached.index("\\none\\n") < reached.index("\\ntwo\\n") < reached.index(f"{text} [[")
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_a_session_is_told_only_what_is_new(machine: Machine, backend: str) -> None:
+    async with clients(machine) as sdk:
+        first = await sdk.anthropic.messages.with_raw_response.create(
+            model=backend,
+            max_tokens=9,
+            messages=to_claude("one [[words=1]]"),
+            extra_headers={"x-clinvk-session-id": "new"},
+        )
+        session = first.headers["x-clinvk-session-id"]
+        more: list[ChatCompletionMessageParam] = [
+            *to_chat("one [[words=1]]"),
+            {"role": "assistant", "content": "word1"},
+            *to_chat("two [[words=2]]"),
+        ]
+        second = await sdk.openai.chat.completions.create(
+            model=backend, messages=more, extra_headers={"x-clinvk-session-id": session}
+        )
+        response = await sdk.openai.responses.create(model=backend, input="three [[words=3]]")
+        last = await sdk.openai.responses.create(
+            model=backend, input="four [[words=4]]", previous_response_id=response.id
+        )
+    assert second.choices[0].message.content == "word1 word2"
+    assert last.output_text == "word1 word2 word3 word4"
+    assert told(machine, "two [[").count("one [[") == 1
+    assert told(machine, "four [[").count("three [[") == 1
+
+
+class Person(BaseModel):
+    """What the answers are parsed into."""
+
+    name: str
+    age: int
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_the_parse_helpers_give_an_object_of_the_schema(machine: Machine, backend: str) -> None:
+    answer = '{"name": "Ann", "age": 5}'
+    prompt = f"[[call StructuredOutput {answer}]]" if backend == "claude" else f"[[say='{answer}']]"
+    async with clients(machine) as sdk:
+        chat, response, message = await asyncio.gather(
+            sdk.openai.chat.completions.parse(model=backend, messages=to_chat(prompt), response_format=Person),
+            sdk.openai.responses.parse(model=backend, input=prompt, text_format=Person),
+            sdk.anthropic.messages.parse(
+                model=backend, max_tokens=99, messages=to_claude(prompt), output_format=Person
+            ),
+        )
+    parsed = [chat.choices[0].message.parsed, response.output_parsed, message.parsed_output]
+    assert parsed == [Person(name="Ann", age=5)] * 3
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_an_answer_ends_before_a_stop_text(machine: Machine, backend: str) -> None:
+    prompt = "[[words=400 delay=0.05]]"
+    async with clients(machine) as sdk:
+        chat, message = await asyncio.gather(
+            sdk.openai.chat.completions.create(model=backend, messages=to_chat(prompt), stop=["word3"]),
+            sdk.anthropic.messages.create(
+                model=backend, max_tokens=99, messages=to_claude(prompt), stop_sequences=["none", "word3"]
+            ),
+        )
+    assert chat.choices[0].message.content == text_of(message) == "word1 word2 "
+    assert chat.choices[0].finish_reason == "stop"
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "word3")
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+async def test_the_models_thinking_is_told_where_it_is_asked_for(machine: Machine, backend: str) -> None:
+    """Gemini CLI keeps it to itself."""
+    prompt = "[[think=3 words=2]]"
+    async with clients(machine) as sdk:
+        chat, response, message, silent = await asyncio.gather(
+            sdk.openai.chat.completions.create(model=backend, messages=to_chat(prompt), reasoning_effort="high"),
+            sdk.openai.responses.create(model=backend, input=prompt, reasoning={"effort": "high", "summary": "auto"}),
+            sdk.anthropic.messages.create(
+                model=backend,
+                max_tokens=4096,
+                messages=to_claude(prompt),
+                thinking={"type": "enabled", "budget_tokens": 2000},
+            ),
+            sdk.anthropic.messages.create(model=backend, max_tokens=4096, messages=to_claude(prompt)),
+        )
+    thought = "think1 think2 think3 "
+    assert (chat.choices[0].message.model_extra or {})["reasoning_content"] == thought
+    reasoning = response.output[0]
+    assert reasoning.type == "reasoning"
+    assert reasoning.summary[0].text == thought
+    block = message.content[0]
+    assert block.type == "thinking"
+    assert block.thinking == thought
+    assert [block.type for block in silent.content] == ["text"]
+
+
+async def test_each_model_that_is_listed_answers(machine: Machine) -> None:
+    async with clients(machine) as sdk:
+        listed = [model.id async for model in sdk.openai.models.list()]
+        paged = [model.id async for model in sdk.anthropic.models.list(limit=3)]
+        named = [name for name in listed if name in CLIS or name.startswith("claude/")]
+        answers = await asyncio.gather(
+            *(sdk.openai.chat.completions.create(model=name, messages=to_chat("[[words=1]]")) for name in named)
+        )
+    assert sorted(listed) == sorted(paged)
+    assert {*CLIS, "claude/opus"} <= set(named)
+    assert {answer.choices[0].message.content for answer in answers} == {"word1"}
