@@ -386,6 +386,22 @@ def test_a_warning_before_the_turn_has_begun_comes_after_its_start() -> None:
     assert process.hear(note("turn/started", turn=TURN)).told == [STARTED, Progress("warning", "odd")]
 
 
+def test_the_tokens_of_former_turns_that_a_resumed_thread_tells_are_not_the_runs() -> None:
+    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}), tokens(100, 100))
+    process.hear(note("turn/started", turn=TURN), tokens(130, 30), ended())
+    assert process.told == [STARTED, RunFinished(usage=Usage(input_tokens=30))]
+
+
+def test_a_turn_whose_start_is_not_told_starts_with_its_first_piece() -> None:
+    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    assert process.hear(delta("one")).told == [STARTED, TextDelta("one")]
+
+
+def test_the_end_of_another_turn_ends_nothing() -> None:
+    other = note("turn/completed", turn={"id": "another", "status": "completed"})
+    assert turned(other, delta("one"), ended()) == [TextDelta("one"), RunFinished()]
+
+
 def test_a_plan_is_progress() -> None:
     steps = [{"step": "one", "status": "completed"}, {"step": "two", "status": "inProgress"}]
     assert turned(note("turn/plan/updated", plan=steps)) == [Progress("plan", "1/2 done; next: two")]

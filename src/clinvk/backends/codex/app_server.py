@@ -68,6 +68,12 @@ class _Conversation:
         self.turn = ""
         self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
 
+    def is_of_another_turn(self, notification: wire.Notification) -> bool:
+        """Say whether the end is told of a turn that the CLI began by itself."""
+        if not isinstance(notification, wire.TurnCompleted) or not self.turn:
+            return False
+        return notification.params.turn.id != self.turn
+
 
 class AppServerChannel:
     """One process. `opening` are the parameters of its threads: runs differ in thread and prompt alone."""
@@ -133,7 +139,7 @@ class AppServerChannel:
     def _notified(self, notification: wire.Notification) -> Iterator[Delivery]:
         thread = notification.params.thread_id
         conversation = next((found for found in self._open.values() if found.thread == thread), None)
-        if conversation is None:
+        if conversation is None or conversation.is_of_another_turn(notification):
             return
         for event in conversation.decoder.feed(notification):
             yield conversation.run, event

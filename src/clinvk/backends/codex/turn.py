@@ -80,12 +80,16 @@ class TurnDecoder:
         return self._after - self._before if self._after and self._before else None
 
     def feed(self, told: wire.Notification) -> Iterable[Event]:
-        """Take what is said of the thread. Before its turn has started, it is held back."""
-        for event in self._events(told):
-            if self._started or isinstance(event, RunFailed):
-                yield event
-            else:
-                self._early.append(event)
+        """Take what is said of the thread. What is said before its turn has begun comes after the start."""
+        if self._started:
+            yield from self._events(told)
+        elif isinstance(told, wire.Warned):
+            self._early += self._events(told)
+        elif not isinstance(told, wire.TokensCounted):  # which is of former turns
+            self._started = True
+            yield RunStarted(self.model, told.params.thread_id)
+            yield from self._early
+            yield from self._events(told)
 
     def failed(self, message: str, kind: bytes = b"null") -> RunFailed:
         """Give the ending by an error of the CLI; its process would go on."""
@@ -108,8 +112,8 @@ class TurnDecoder:
 
     def _state(self, told: wire.State) -> Iterator[Event]:
         match told:
-            case wire.TurnStarted(params=of):
-                yield from self._start(of.thread_id)
+            case wire.TurnStarted():
+                pass
             case wire.PlanUpdated(params=of):
                 yield _plan(of.plan)
             case wire.TokensCounted(params=of):
@@ -118,12 +122,6 @@ class TurnDecoder:
                 yield Progress("warning", of.message)
             case wire.TurnCompleted(params=of):
                 yield self._ending(of.turn)
-
-    def _start(self, thread: str) -> Iterator[Event]:
-        if not self._started:
-            self._started = True
-            yield RunStarted(self.model, thread)
-            yield from self._early
 
     def _begun(self, item: wire.Item) -> Iterator[Event]:
         match item:
@@ -176,9 +174,8 @@ class TurnDecoder:
 
     def _count(self, tokens: wire.TokenUsage) -> None:
         """Learn from the first count how many there were before: it tells the last request alone, too."""
-        if self._started:
-            self._before = self._before or tokens.total.usage - tokens.last.usage
-            self._after = tokens.total.usage
+        self._before = self._before or tokens.total.usage - tokens.last.usage
+        self._after = tokens.total.usage
 
     def _trouble(self, error: wire.Failure, will_retry: bool) -> Iterator[Event]:
         """The error that ends a turn is repeated by its end."""
