@@ -151,6 +151,9 @@ async def test_a_stop_text_cuts_the_answer_and_ends_the_agent(machine: Machine, 
     ending = events[-1]
     assert isinstance(ending, RunFinished)
     assert (ending.stop_reason, ending.stop_sequence) == ("stop_sequence", "word7 ")
+    if backend == "claude":  # the others tell tokens at the end alone
+        assert ending.usage
+        assert ending.usage.input_tokens > 0
 
 
 @pytest.mark.parametrize("backend", AGENTS)

@@ -114,6 +114,7 @@ GOLDEN: dict[str, list[Event]] = {
         failed(
             "agent_overloaded",
             "API Error: Connection to the API was lost (ECONNRESET). This is usually temporary — try again.",
+            Usage(input_tokens=19005, cached_tokens=7),
         ),
     ],
     "midstream": [
@@ -174,7 +175,7 @@ GOLDEN: dict[str, list[Event]] = {
     "sig_INT": [
         RunStarted(OPUS, "2aea240e-8493-4b0f-90d0-7898be2ed611"),
         *words(*(f"word{number} " for number in range(1, 24))),
-        failed("cancelled", "claude was interrupted"),
+        failed("cancelled", "claude was interrupted", Usage(input_tokens=19006, cached_tokens=7)),
     ],
     "sigtool_INT": [
         RunStarted(OPUS, "840a26c3-ad6f-4798-9911-3a1c26945cbf"),
@@ -456,6 +457,23 @@ def test_tokens_of_all_models_count_and_cached_ones_once() -> None:
     ending = decode([INIT, line(type="result", subtype="success", num_turns=1, **usage)])[-1]
     assert isinstance(ending, RunFinished)
     assert ending.usage == Usage(input_tokens=36, output_tokens=4, cached_tokens=10)
+
+
+def test_of_an_answer_that_was_interrupted_the_tokens_of_the_streams_count() -> None:
+    asked = {"input_tokens": 3, "cache_read_input_tokens": 5, "cache_creation_input_tokens": None, "output_tokens": 1}
+    streams: list[dict[str, object]] = [
+        {"type": "message_start", "message": {"id": "1", "usage": asked}},
+        {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}},
+        {"type": "message_start", "message": {"id": "2", "usage": asked}},
+        {"type": "message_delta", "delta": {}, "usage": None},
+    ]
+    lines = [line(type="stream_event", event=event) for event in streams]
+    interrupted = line(
+        type="result", subtype="error_during_execution", is_error=True, terminal_reason="aborted_streaming"
+    )
+    ending = decode([INIT, *lines, interrupted])[-1]
+    assert isinstance(ending, RunFailed)
+    assert ending.usage == Usage(input_tokens=16, output_tokens=9, cached_tokens=10)
 
 
 def test_a_compacted_conversation_is_a_success_though_no_model_was_asked() -> None:

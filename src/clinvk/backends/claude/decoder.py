@@ -7,14 +7,27 @@ is known whether it is the answer or the reason of a failure.
 
 from collections.abc import Iterable, Iterator
 
+from msgspec.structs import replace
+
 from clinvk.backends.base import Prose, crashed, last_line, parsed
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten
+from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, tokens
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
-from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, ThinkingDelta, ToolCall, ToolResult
+from clinvk.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 
 _SYNTHETIC = "<synthetic>"
+_NONE = wire.TokenCounts()
 _ANSWER_TOOL = "StructuredOutput"
 """The tool by which the model answers a JSON schema: its input is `Result.structured_output`."""
 
@@ -35,6 +48,7 @@ class ClaudeDecoder:
         self._open_calls: set[str] = set()
         self._own_words: list[str] = []
         self._error: str | None = None
+        self._streamed = Usage()
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Take one line; may give the ending."""
@@ -82,8 +96,10 @@ class ClaudeDecoder:
             case wire.MessageStart(message=message):
                 self._begin(message.id)
                 self._cut = True
-            case wire.MessageDelta():
+                self._streamed += replace(tokens(message.usage or _NONE), output_tokens=0)
+            case wire.MessageDelta(usage=used):
                 self._cut = False
+                self._streamed += Usage(output_tokens=tokens(used or _NONE).output_tokens)
             case wire.BlockStart(content_block=wire.BlockType(type="text")):
                 self._text.open_block()
             case wire.BlockStart(content_block=wire.BlockType(type="thinking")):
@@ -158,7 +174,7 @@ class ClaudeDecoder:
             if denial.tool_use_id in self._open_calls:
                 self._open_calls.discard(denial.tool_use_id)
                 yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
-        end = ending(line, self._error, asked=line.num_turns > 0 or self._compacted)
+        end = ending(line, self._error, asked=line.num_turns > 0 or self._compacted, streamed=self._streamed)
         if isinstance(end, RunFinished):
             yield from self._last_words(line)
         yield end

@@ -37,24 +37,28 @@ _CODES = {
 }
 
 
-def ending(result: Result, error: str | None, asked: bool) -> Ending:
+def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> Ending:
     """Say how the run ended.
 
     `error` is the kind of failure that Claude Code named beside its own message; `asked` is false where no model
-    was asked, because Claude Code took the prompt for a command of its own or a hook stopped it.
+    was asked, because Claude Code took the prompt for a command of its own or a hook stopped it. `streamed` are the
+    tokens that the model API told in its streams: of an answer that it interrupts, Claude Code tells none.
     """
+    used = usage(result)
+    if used == Usage():
+        used = streamed
     if result.subtype == "error_max_turns":
-        return _finished(result, "max_turns")
+        return _finished(result, "max_turns", used)
     if result.is_error or result.subtype.startswith("error"):
-        return _failed(result, _code(result, error), _message(result))
+        return _failed(result, _code(result, error), _message(result), used)
     if not asked:
         said = f"{result.result!r}" if result.result else "nothing"
         why = (
             f"claude took the prompt for a command of its own and answered {said} without asking the model; "
             "with a space before its '/' the prompt is text"
         )
-        return _failed(result, InvalidRequest.code, why)
-    return _finished(result, _STOP_REASONS.get(result.stop_reason, "end_turn"))
+        return _failed(result, InvalidRequest.code, why, used)
+    return _finished(result, _STOP_REASONS.get(result.stop_reason, "end_turn"), used)
 
 
 def usage(result: Result) -> Usage:
@@ -62,30 +66,31 @@ def usage(result: Result) -> Usage:
     counts: list[ModelCounts | TokenCounts] = [*(result.model_usage or {}).values()]
     if not counts and result.usage:
         counts.append(result.usage)
-    return sum(map(_usage, counts), Usage())
+    return sum(map(tokens, counts), Usage())
 
 
-def _usage(counts: ModelCounts | TokenCounts) -> Usage:
-    cached = counts.cache_read_input_tokens
+def tokens(counts: ModelCounts | TokenCounts) -> Usage:
+    """Give tokens as all agents have them: the cached ones are a part of the input."""
+    cached = counts.cache_read_input_tokens or 0
     return Usage(
-        input_tokens=counts.input_tokens + cached + counts.cache_creation_input_tokens,
-        output_tokens=counts.output_tokens,
+        input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
+        output_tokens=counts.output_tokens or 0,
         cached_tokens=cached,
     )
 
 
-def _finished(result: Result, stop_reason: StopReason) -> RunFinished:
+def _finished(result: Result, stop_reason: StopReason, used: Usage) -> RunFinished:
     return RunFinished(
         stop_reason=stop_reason,
-        usage=usage(result),
+        usage=used,
         cost_usd=result.total_cost_usd,
         structured_output=result.structured_output,
         turns=result.num_turns,
     )
 
 
-def _failed(result: Result, code: str, message: str) -> RunFailed:
-    return RunFailed(code, message, usage=usage(result), cost_usd=result.total_cost_usd)
+def _failed(result: Result, code: str, message: str, used: Usage) -> RunFailed:
+    return RunFailed(code, message, usage=used, cost_usd=result.total_cost_usd)
 
 
 def _aborted(result: Result) -> bool:

@@ -18,16 +18,26 @@ class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking_delta"):
     thinking: str
 
 
-class MessageId(msgspec.Struct, frozen=True):
-    """The head of a message."""
+class TokenCounts(msgspec.Struct, frozen=True):
+    """Tokens of one message, or of the main conversation, which may lag the model's."""
+
+    input_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    output_tokens: int | None = 0
+
+
+class MessageHead(msgspec.Struct, frozen=True):
+    """The head of a message, with the tokens that were asked."""
 
     id: str = ""
+    usage: TokenCounts | None = None
 
 
 class MessageStart(msgspec.Struct, frozen=True, tag="message_start"):
     """A response of the model begins."""
 
-    message: MessageId
+    message: MessageHead
 
 
 class BlockType(msgspec.Struct, frozen=True):
@@ -49,7 +59,9 @@ class BlockDelta(msgspec.Struct, frozen=True, tag="content_block_delta"):
 
 
 class MessageDelta(msgspec.Struct, frozen=True, tag="message_delta"):
-    """A response of the model has come whole."""
+    """A response of the model has come whole; of its tokens those of the answer count."""
+
+    usage: TokenCounts | None = None
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -127,15 +139,6 @@ class User(_Line, frozen=True, kw_only=True, tag="user"):
     """Results of tools."""
 
     message: Results
-
-
-class TokenCounts(msgspec.Struct, frozen=True):
-    """Tokens of the main conversation; may lag the model's."""
-
-    input_tokens: int = 0
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int = 0
-    output_tokens: int = 0
 
 
 class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
