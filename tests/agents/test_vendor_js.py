@@ -1,0 +1,119 @@
+"""The SDKs of OpenAI and Anthropic for JavaScript, unmodified, with the real CLIs behind the server."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents.machine import Machine
+from serving import serving
+from standin.document import Record
+
+SCRIPTS = Path(__file__).parent / "js"
+CLIS = ("claude", "codex", "gemini")
+TOKENS = {"claude": (100, 30, 0), "codex": (100, 30, 10), "gemini": (110, 35, 10)}
+"""Tokens read, written and of thinking: Claude Code tells none of these, Gemini first asks which model to take."""
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def printed(machine: Machine, agent_path: str, name: str, model: str) -> Record:
+    """Run a script where a project's own script would lie, beside its `node_modules`; give what it printed."""
+    folder = machine.home.parent / "client"
+    folder.mkdir()
+    (folder / "node_modules").symlink_to(Path(agent_path.partition(":")[0]).parent)
+    shutil.copy(SCRIPTS / name, folder)
+    async with serving(machine.env, default_workdir=str(machine.project)) as served:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["node", name, f"http://127.0.0.1:{served.port}", model],
+            cwd=folder,
+            env={"PATH": machine.env["PATH"], "HOME": str(folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    told: Record = json.loads(done.stdout)
+    return told
+
+
+def refusals(names: list[str], key: str, words: list[str], overloaded: int) -> list[Record]:
+    """Give what is seen of the errors of a model that answers 401, 429 and 500."""
+    return [
+        {"name": name, "status": status, key: word, "named": True}
+        for name, status, word in zip(names, (401, 429, overloaded), words, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_openais_sdk_gets_what_it_expects(machine: Machine, agent_path: str, backend: str) -> None:
+    told = await printed(machine, agent_path, "openai.mjs", backend)
+    read, written, thought = TOKENS[backend]
+    assert told["chat"] == {
+        "text": "word1 word2 word3",
+        "reason": "stop",
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": 20},
+            "completion_tokens_details": {"reasoning_tokens": thought},
+        },
+    }
+    assert told["pieces"] == ["word1 ", "word2 ", "word3"]
+    assert told["helper"] == {"text": "word1 word2 word3", "tokens": read + written}
+    assert told["response"] == {
+        "kinds": [
+            *("response.created", "response.in_progress"),
+            *("response.output_item.added", "response.content_part.added"),
+            *["response.output_text.delta"] * 3,
+            *("response.output_text.done", "response.content_part.done", "response.output_item.done"),
+            "response.completed",
+        ],
+        "text": "word1 word2 word3",
+        "tokens": read + written,
+    }
+    names = ["AuthenticationError", "RateLimitError", "InternalServerError"]
+    codes = ["agent_unauthenticated", "rate_limit_exceeded", "agent_overloaded"]
+    assert told["errors"] == refusals(names, "code", codes, 503)
+    assert isinstance(told["models"], list)
+    assert {*CLIS, "claude/opus"} <= {*map(str, told["models"])}
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_anthropics_sdk_gets_what_it_expects(machine: Machine, agent_path: str, backend: str) -> None:
+    told = await printed(machine, agent_path, "anthropic.mjs", backend)
+    read, written, thought = TOKENS[backend]
+    usage: Record = {
+        "input_tokens": read - 20,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 20,
+        "output_tokens": written,
+    }
+    assert told["message"] == {
+        "content": [{"type": "text", "text": "word1 word2 word3"}],
+        "stop_reason": "end_turn",
+        "usage": {**usage, "output_tokens_details": {"thinking_tokens": thought}} if thought else usage,
+    }
+    assert told["helper"] == {
+        "pieces": ["word1 ", "word2 ", "word3"],
+        "text": "word1 word2 word3",
+        "tokens": written,
+    }
+    assert told["kinds"] == [
+        *("message_start", "content_block_start"),
+        *["content_block_delta"] * 3,
+        *("content_block_stop", "message_delta", "message_stop"),
+    ]
+    names = ["AuthenticationError", "RateLimitError", "OverloadedError"]
+    types = ["authentication_error", "rate_limit_error", "overloaded_error"]
+    assert told["errors"] == refusals(names, "type", types, 529)
+    assert told["count"] == 100
+    assert isinstance(told["models"], list)
+    assert {*CLIS, "claude/opus"} <= {*map(str, told["models"])}
