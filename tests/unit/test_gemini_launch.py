@@ -309,15 +309,20 @@ def test_a_prompt_that_the_cli_would_forget_gets_a_beginning_that_it_does_not_kn
 
 
 PICTURE = Image("image/png", b"a picture")
-NAME = f"clinvk-image-{sha256(b'a picture').hexdigest()[:32]}.png"
-COMMAND = f"{HOME}/commands/clinvk-prompt.toml"
+NAME = f"clinvk-{sha256(b'a picture').hexdigest()[:32]}.png"
+
+
+def _command(launch: Launch) -> tuple[str, str]:
+    """Give the name and the text of the command that holds the prompt."""
+    ((path, text),) = ((path, text) for path, text in launch.files.items() if path.startswith(f"{HOME}/commands/"))
+    return path.removeprefix(f"{HOME}/commands/").removesuffix(".toml"), tomllib.loads(text.decode())["prompt"]
 
 
 @pytest.mark.parametrize("text", ["hello", "  a\n", "say !{x} @", "// no"])
 def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
     request = replace(ASK, prompt=text.replace("@", "").replace("//", "\\"), literal=True)
     assert _prompt(request) == request.prompt.encode()
-    assert COMMAND not in _launch(request).files
+    assert not any(path.startswith(f"{HOME}/commands/") for path in _launch(request).files)
 
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
@@ -325,8 +330,9 @@ def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
 def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> None:
     request = replace(request_, prompt=text, literal=True, ephemeral=True)
     launch = _launch(request)
-    assert _prompt(request) == b"/clinvk-prompt"
-    assert tomllib.loads(launch.files[COMMAND].decode()) == {"prompt": text}
+    name, told = _command(launch)
+    assert _prompt(request) == f"/{name}".encode()
+    assert told == text
     assert f"{HOME}/commands" not in launch.links
     assert not any(name.startswith("attached/") for name in launch.files)
 
@@ -334,7 +340,7 @@ def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> 
 @pytest.mark.parametrize("text", ["@ if (!{a}) @{b} !@{c} {{args}} {{{args}}} @!{{args}}", "@{{args}}", "@@{@{!{"])
 def test_no_mark_of_a_command_is_left_in_data_and_none_of_it_is_lost(text: str) -> None:
     launch = _launch(replace(ASK, prompt=text, literal=True))
-    command = str(tomllib.loads(launch.files[COMMAND].decode())["prompt"])
+    _, command = _command(launch)
     assert launch.files["attached/clinvk-brace.txt"] == b"{"
     assert f"--include-directories={PRIVATE}/attached" in launch.argv
     rest = command.replace("@{clinvk-brace.txt}", " ")
@@ -350,7 +356,7 @@ def test_an_image_is_a_private_file_that_the_prompt_names(request_: RunRequest) 
     assert f"--include-directories={PRIVATE}/attached" in launch.argv
     assert _prompt(request) == f"hello\n@{NAME}".encode()
     literal = _launch(replace(request, literal=True))
-    assert tomllib.loads(literal.files[COMMAND].decode()) == {"prompt": f"hello@{{{NAME}}}"}
+    assert _command(literal)[1] == f"hello@{{{NAME}}}"
     assert literal.files[f"attached/{NAME}"] == b"a picture"
 
 

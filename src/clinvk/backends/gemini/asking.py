@@ -9,8 +9,8 @@ A prompt on stdin that begins with `/` is a command too, the CLI's own (`/init` 
 the project's, which may run programs. And in a conversation that goes on, the CLI leaves out earlier prompts that begin
 with `/`, `?` or a mark of its own, spaces aside. A space without width before them prevents both.
 
-Images are files in a folder of their own, which the CLI is given as one of its directories; the names come of their
-bytes, so that no file is there by chance.
+Images are files in a folder of their own, which the CLI is given as one of its directories. Names come of what is
+named, so that the project has none of them.
 """
 
 import re
@@ -23,7 +23,6 @@ from clinvk.request import Image, RunRequest
 COMMANDS = "home/.gemini/commands"
 FOLDER = "attached"
 
-_COMMAND = "clinvk-prompt"
 _BRACE = "clinvk-brace.txt"
 _NO_WIDTH = "\u200b"
 _FORGOTTEN = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
@@ -41,7 +40,7 @@ def stdin(request: RunRequest) -> bytes:
     """Give what the CLI reads from stdin: the prompt, or the name of the command that holds it."""
     text = told(request)
     if is_command(request, text):
-        return f"/{_COMMAND}".encode()
+        return f"/{_named(text.encode(errors='replace'))}".encode()
     return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
 
 
@@ -55,7 +54,8 @@ def files(request: RunRequest) -> dict[str, bytes]:
         if plain != text:
             attached[_BRACE] = b"{"
         prompt = plain + "".join(f"@{{{_name(image)}}}" for image in request.images)
-        made[f"{COMMANDS}/{_COMMAND}.toml"] = f"prompt = {toml.string(prompt)}\n".encode(errors="replace")
+        command = _named(text.encode(errors="replace"))
+        made[f"{COMMANDS}/{command}.toml"] = f"prompt = {toml.string(prompt)}\n".encode(errors="replace")
     return made | {f"{FOLDER}/{name}": data for name, data in attached.items()}
 
 
@@ -70,4 +70,8 @@ def is_command(request: RunRequest, text: str) -> bool:
 
 
 def _name(image: Image) -> str:
-    return f"clinvk-image-{sha256(image.data).hexdigest()[:32]}.{kind_of(image)}"
+    return f"{_named(image.data)}.{kind_of(image)}"
+
+
+def _named(data: bytes) -> str:
+    return f"clinvk-{sha256(data).hexdigest()[:32]}"
