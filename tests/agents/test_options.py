@@ -197,14 +197,12 @@ async def test_an_answer_that_does_not_fit_is_asked_for_once_more(
     assert "/who @x" in sent, "the conversation is the same"
 
 
-@pytest.mark.parametrize("backend", AGENTS)
-async def test_each_effort_reaches_the_model(machine: Machine, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "place"), [("claude", "output_config"), ("codex", "reasoning")])
+async def test_each_effort_reaches_the_model(machine: Machine, backend: str, place: str) -> None:
     for effort in EFFORTS:
         await machine.run(ask(backend, f"effort-{effort} [[words=1]]", effort=effort))
         (body,) = machine.requests(f"effort-{effort} ")
-        if backend == "codex":
-            told = record(body, "reasoning")["effort"]
-            assert told == {"none": "low", "minimal": "low"}.get(effort, effort)
+        assert record(body, place)["effort"] == {"none": "low", "minimal": "low"}.get(effort, effort)
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
