@@ -23,7 +23,7 @@ _CACHED_STATEMENTS = 256
 _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _LEAST_FREE_BYTES = 256 * 1024
-_OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "sessions", "owners", "workspace"})
+_OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "keys.json", "sessions", "owners", "workspace", "worktrees"})
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
 

@@ -1,0 +1,388 @@
+"""git worktrees: a tree of files and a branch of its own for an agent, from the HEAD of where the user works.
+
+They live in `worktrees/` of the clinvk home, outside every project. One that its agent left as it was is removed; one
+that it changed stays, until its changes are applied to the tree that it was made from, or discarded. Which there are is
+written down nowhere: a worktree is a folder there that its repository knows as one.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import AsyncGenerator, Mapping, MutableSequence, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.checks import Check, run_check
+from clinvk.runtime.cleanup import finished
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import repository
+from clinvk.runtime.worktrees.folders import Facts, Folders, Place, remove_tree
+from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed
+from clinvk.runtime.worktrees.look import Look, looked
+from clinvk.runtime.worktrees.words import Applied, Change, ChangedFile, Listed, Outcome, State, Worktree
+
+__all__ = ["Applied", "Change", "ChangedFile", "Listed", "Outcome", "State", "Worktree", "Worktrees"]
+
+logger = logging.getLogger(__name__)
+
+DIFF_BYTES = 1024 * 1024
+"""How much of a diff is told."""
+
+_MADE_WITHIN_S = 60.0
+_REMOVED_WITHIN_S = 300.0
+_ATTEMPTS = 3
+_LOOKS_AT_ONCE = 4
+
+
+class Worktrees:
+    """All worktrees of a clinvk home, of whatever repository.
+
+    One that was made is held until it is left. Where this process dies before, its lock is free, and so others see
+    that nobody works in it.
+    """
+
+    def __init__(self, spawner: Spawner, home: str | os.PathLike[str], environ: Mapping[str, str]) -> None:
+        self._spawner = spawner
+        self._environ = environ
+        self._folders = Folders(home)
+        self._held: dict[str, int] = {}
+        self._kept: dict[str, bool] = {}
+
+    @asynccontextmanager
+    async def isolated(self, directory: str, label: str) -> AsyncGenerator[Worktree]:
+        """Make a worktree, and leave it at the end.
+
+        Raises:
+            InvalidRequest, ClinvkError: as `make`.
+        """
+        worktree = await self.make(directory, label)
+        try:
+            yield worktree
+        finally:
+            await self.leave(worktree)
+
+    async def make(self, directory: str, label: str) -> Worktree:
+        """Make a worktree from the HEAD of the repository that holds a directory.
+
+        Args:
+            directory: where the agent was to work; in the worktree it works in the same sub-directory.
+            label: whose it is; its id begins so.
+
+        Raises:
+            InvalidRequest: there can be none; the field is `isolation`.
+            ClinvkError: git failed, e.g. for lack of room.
+        """
+        git = Git(self._spawner, self._environ, directory)
+        source = await repository.source(git, directory)
+        facts = Facts(
+            repository=source.top,
+            common=source.common,
+            name=os.path.basename(source.top) or "root",
+            inside=source.inside,
+            base=source.base,
+            submodules=source.submodules,
+            made_at=time.time(),
+        )
+        made: list[Place] = []
+        try:
+            await finished(self._claim(label, facts, made))
+            (place,) = made
+            await finished(_register(git, place), _MADE_WITHIN_S)
+            await git.out("-C", str(place.root), "reset", "--hard", "--quiet")
+            await asyncio.to_thread(_settle, place)
+        except BaseException:
+            for place in made:
+                await self._give_up(place)
+            raise
+        return Worktree(
+            id=place.id,
+            path=str(place.workdir),
+            root=str(place.root),
+            branch=place.branch,
+            base=facts.base,
+            repository=facts.repository,
+            warnings=source.warnings,
+        )
+
+    async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Outcome:
+        """Look at what was done in a worktree; call it when the agent has ended, and before the worktree is left.
+
+        Raises:
+            ClinvkError: git cannot look.
+        """
+        async with self._look(await self._place(worktree.id)) as look:
+            diff, size = b"", 0
+            if look.files:
+                await look.write_patch()
+                diff, size = await asyncio.to_thread(_beginning, look.patch, max_diff_bytes)
+        kept = self._kept[worktree.id] = look.is_changed
+        return Outcome(
+            diff=diff.decode(errors="replace"),
+            diff_bytes=size,
+            is_cut=len(diff) < size,
+            files=look.files,
+            branch=worktree.branch,
+            kept=kept,
+            warnings=look.warnings,
+        )
+
+    async def check(self, worktree: Worktree, command: str, timeout_s: float) -> Check:
+        """Run a command over what was done in a worktree; then its files are as before, ignored ones apart.
+
+        Raises:
+            ClinvkError: git cannot look, or the files cannot be put back.
+        """
+        async with self._look(await self._place(worktree.id)) as look:
+            try:
+                return await run_check(self._spawner, command, worktree.path, self._environ, timeout_s)
+            finally:
+                if not look.warnings:  # what git could not read it could not put back
+                    await finished(look.restore(), _REMOVED_WITHIN_S)
+
+    async def leave(self, worktree: Worktree) -> None:
+        """Let go of a worktree. It is removed if it is as it was, by its outcome or else by a look; or else kept."""
+        await finished(self._leave(worktree.id), _REMOVED_WITHIN_S)
+
+    async def list(self, directory: str | None = None) -> Sequence[Listed]:
+        """Give the worktrees that are there, the oldest first.
+
+        What the death of a clinvk left over is removed if nothing was changed in it.
+
+        Args:
+            directory: only those of the repository that holds it; None is all.
+
+        Raises:
+            InvalidRequest: the directory is in no repository.
+        """
+        common = None
+        if directory is not None:
+            _, common, _ = await repository.find(Git(self._spawner, self._environ, directory), directory)
+        slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+        async def one(own: str) -> Listed | None:
+            async with slots:
+                return await self._listed(own, common)
+
+        ids = await asyncio.to_thread(self._folders.ids)
+        found = await asyncio.gather(*(one(own) for own in ids))
+        return sorted((listed for listed in found if listed), key=lambda listed: (listed.made_at, listed.id))
+
+    async def find(self, reference: str) -> str:
+        """Give the id that a word stands for: an id, the beginning of one, or a branch.
+
+        Raises:
+            InvalidRequest: there is none, or several.
+        """
+        return await asyncio.to_thread(self._folders.find, reference)
+
+    async def apply(self, own: str, keep: bool = False, dry_run: bool = False) -> Applied:
+        """Bring the changes of a worktree into the tree that it was made from, all or none; then remove it.
+
+        Args:
+            own: its id.
+            keep: do not remove it.
+            dry_run: only see whether they fit.
+
+        Raises:
+            InvalidRequest: it is in use, there is nothing to apply, or it does not fit; nothing was changed.
+            ClinvkError: git failed.
+        """
+        async with self._holding(own):
+            place = await self._place(own)
+            async with self._look(place) as look:
+                if not look.files:
+                    raise InvalidRequest(f"worktree {own} has no changes to apply")
+                await look.write_patch()
+                target = Git(self._spawner, self._environ, place.facts.repository)
+                await repository.apply(target, look.patch, own, place.facts.repository, dry_run)
+            if removed := not (keep or dry_run or look.warnings):
+                await finished(self._remove(place, with_commits=True), _REMOVED_WITHIN_S)
+        return Applied(
+            id=own, repository=place.facts.repository, files=look.files, removed=removed, warnings=look.warnings
+        )
+
+    async def discard(self, own: str) -> None:
+        """Remove a worktree with its branch and all that was done in it.
+
+        Raises:
+            InvalidRequest: it is in use.
+            ClinvkError: it cannot be removed.
+        """
+        async with self._holding(own):
+            await finished(self._remove(await self._place(own), with_commits=True), _REMOVED_WITHIN_S)
+
+    async def _claim(self, label: str, facts: Facts, made: MutableSequence[Place]) -> None:
+        place, lock = await asyncio.to_thread(self._folders.make, label, facts)
+        self._held[place.id] = lock
+        made.append(place)
+
+    async def _give_up(self, place: Place) -> None:
+        """Remove what was begun; what cannot be is found and removed by the next who lists worktrees."""
+        try:
+            await finished(self._remove(place), _REMOVED_WITHIN_S)
+        except (ClinvkError, TimeoutError) as exc:
+            logger.warning("worktree %s could not be removed: %s", place.id, exc)
+        finally:
+            self._let_go(place.id)
+
+    async def _place(self, own: str) -> Place:
+        if place := await asyncio.to_thread(self._folders.read, own):
+            return place
+        raise InvalidRequest(f"no worktree {own!r}; clinvk worktrees list shows them")
+
+    @asynccontextmanager
+    async def _holding(self, own: str) -> AsyncGenerator[None]:
+        lock = await asyncio.to_thread(self._folders.hold, own)
+        if lock is None:
+            raise InvalidRequest(f"worktree {own} is in use: its agent is at work")
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    @asynccontextmanager
+    async def _look(self, place: Place) -> AsyncGenerator[Look]:
+        admin = await asyncio.to_thread(repository.registered, place.facts.common, place.root)
+        if admin is None or not await asyncio.to_thread(place.root.is_dir):
+            raise ClinvkError(f"{place.facts.repository} knows no worktree {str(place.root)!r} any more")
+        git = Git(self._spawner, self._environ, str(place.root))
+        await git.guard(GIT_DIR=str(admin), GIT_WORK_TREE=str(place.root))
+        async with looked(git, place) as look:
+            yield look
+
+    async def _leave(self, own: str) -> None:
+        if own not in self._held:
+            return
+        place = await self._place(own)
+        try:
+            if await self._is_changed(place):
+                await asyncio.to_thread(self._folders.keep, own)
+            else:
+                await self._remove(place)
+        finally:
+            self._let_go(own)
+
+    async def _is_changed(self, place: Place) -> bool:
+        if place.id in self._kept:
+            return self._kept.pop(place.id)
+        try:
+            async with self._look(place) as look:
+                return look.is_changed
+        except ClinvkError:  # better kept than lost
+            return True
+
+    async def _remove(self, place: Place, with_commits: bool = False) -> None:
+        """Remove a worktree; a branch with commits of its own goes only `with_commits`."""
+        await asyncio.to_thread(remove_tree, place.root)
+        if await asyncio.to_thread(os.path.isdir, place.facts.common):
+            git = Git(self._spawner, self._environ, place.facts.common)
+            await git.guard(GIT_DIR=place.facts.common)
+            await repository.forget(git, place, with_commits)
+        await asyncio.to_thread(self._folders.remove, place.id)
+
+    def _let_go(self, own: str) -> None:
+        if (lock := self._held.pop(own, None)) is not None:
+            os.close(lock)
+
+    async def _listed(self, own: str, common: str | None) -> Listed | None:
+        """Give one; None where it is of another repository, or where nobody could want it: then it is removed."""
+        lock = await asyncio.to_thread(self._folders.share, own)
+        try:
+            place = await asyncio.to_thread(self._folders.read, own)
+            if place and common not in (None, place.facts.common):
+                return None
+            if place is None or lock is None:
+                return _listing(place, "in use") if place else None
+            listed = await self._seen(place)
+        finally:
+            if lock is not None:
+                os.close(lock)
+        if listed is None:
+            await self._sweep(own)
+        return listed
+
+    async def _seen(self, place: Place) -> Listed | None:
+        """Look at one that nobody uses."""
+        is_there = await asyncio.to_thread(place.root.is_dir)
+        try:
+            async with self._look(place) as look:
+                files, problem, is_changed = look.files, "; ".join(look.warnings), look.is_changed
+        except ClinvkError as exc:
+            return _listing(place, "broken", problem=exc.message) if is_there else None
+        if is_changed:
+            return _listing(place, "changed", files, problem)
+        return _listing(place, "unchanged") if await asyncio.to_thread(self._folders.is_kept, place.id) else None
+
+    async def _sweep(self, own: str) -> None:
+        """Remove what the death of a clinvk left over, or a worktree that was removed with git."""
+        lock = await asyncio.to_thread(self._folders.hold, own, 0)
+        if lock is None:
+            return
+        try:
+            await self._remove(await self._place(own))
+        finally:
+            os.close(lock)
+
+
+async def _register(git: Git, place: Place) -> None:
+    """Make the worktree, yet without files.
+
+    git may fail where it makes one while another, the last, is removed: then its folder for all is gone.
+    """
+    made = ("--no-checkout", "--quiet", "--no-track", "-B", place.branch, str(place.root), place.facts.base)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            await git.out("worktree", "add", *made)
+        except GitFailed:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _settle(place: Place) -> None:
+    """Keep the index that the worktree begins with, and see to the directory to work in.
+
+    Raises:
+        InvalidRequest: in the commit it is no directory.
+        ClinvkError: something cannot be written.
+    """
+    try:
+        admin = repository.registered(place.facts.common, place.root)
+        shutil.copy2((admin or place.root) / "index", place.folder / "index")
+        if Path(os.path.realpath(place.workdir)).is_relative_to(os.path.realpath(place.root)):
+            place.workdir.mkdir(parents=True, exist_ok=True)
+            return
+    except (FileExistsError, NotADirectoryError):
+        pass
+    except OSError as exc:
+        raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
+    raise InvalidRequest(
+        f"{place.facts.inside!r} is no directory in the commit {place.facts.base[:12]} of {place.facts.repository}",
+        ISOLATION,
+    )
+
+
+def _listing(place: Place, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:
+    return Listed(
+        id=place.id,
+        repository=place.facts.repository,
+        path=str(place.workdir),
+        branch=place.branch,
+        base=place.facts.base,
+        made_at=place.facts.made_at,
+        state=state,
+        files=files,
+        problem=problem,
+    )
+
+
+def _beginning(file: Path, most: int) -> tuple[bytes, int]:
+    """Give the beginning of a file, in whole lines, and the size of the file."""
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        read = opened.read(most)
+    return (read if size <= most else read[: read.rfind(b"\n") + 1]), size

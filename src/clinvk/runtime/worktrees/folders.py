@@ -1,0 +1,220 @@
+"""The folders of worktrees in a clinvk home, each with what it was made from, and a lock.
+
+    worktrees/claude-3f9c2a1b/
+        lock             held by who makes or changes the worktree, and while an agent works in it, however that ends
+        worktree.json    what it was made from: never changed
+        kept             is there once an agent was done and the worktree stayed
+        index            git's index as the worktree began
+        NAME/            the worktree, with the name of the repository's folder
+
+All of this blocks.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from clinvk.errors import ClinvkError, InvalidRequest
+
+FOLDER = "worktrees"
+
+_LABEL_CHARS = 40
+_LOCKED_WITHIN_S = 5.0
+_LOOK_AGAIN_S = 0.02
+_FACTS = "worktree.json"
+_KEPT = "kept"
+_LOCK = "lock"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worktree was made from.
+
+    Attributes:
+        repository: the top of the tree that it was made from.
+        common: the folder of the repository itself, which all its worktrees share.
+        name: the name of the worktree's own folder.
+        inside: the sub-directory to work in, empty for the top.
+        base: the commit.
+        submodules: the places in the tree where another repository would be.
+        made_at: in seconds since 1970.
+    """
+
+    repository: str
+    common: str
+    name: str
+    inside: str
+    base: str
+    submodules: tuple[str, ...]
+    made_at: float
+
+
+class Place(NamedTuple):
+    """A worktree and where it is."""
+
+    id: str
+    folder: Path
+    facts: Facts
+
+    @property
+    def root(self) -> Path:
+        """The top of its tree."""
+        return self.folder / self.facts.name
+
+    @property
+    def branch(self) -> str:
+        """The branch that was made for it."""
+        return f"clinvk/{self.id}"
+
+    @property
+    def workdir(self) -> Path:
+        """Where its agent works."""
+        return self.root / self.facts.inside
+
+
+class Folders:
+    """The folders of all worktrees."""
+
+    def __init__(self, home: str | os.PathLike[str]) -> None:
+        self.path = Path(home).absolute() / FOLDER
+
+    def make(self, label: str, facts: Facts) -> tuple[Place, int]:
+        """Make the folder of a worktree, locked from its first moment; give it and the lock.
+
+        Raises:
+            ClinvkError: it cannot be made.
+        """
+        own = f"{_slug(label)}-{os.urandom(4).hex()}"
+        hidden = self.path / f".{own}"
+        try:
+            os.makedirs(hidden, mode=0o700)
+            lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (hidden / _FACTS).write_bytes(msgspec.json.encode(facts))
+            os.rename(hidden, self.path / own)
+        except OSError as exc:
+            raise ClinvkError(f"cannot make a worktree in {str(self.path)!r}: {exc.strerror}") from exc
+        return Place(own, self.path / own, facts), lock
+
+    def ids(self) -> list[str]:
+        """Give the ids of all."""
+        try:
+            return sorted(name for name in os.listdir(self.path) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def find(self, reference: str) -> str:
+        """Give the id that a word stands for: the id, its beginning, or the branch.
+
+        Raises:
+            InvalidRequest: there is none, or several.
+        """
+        wanted = reference.removeprefix("clinvk/")
+        ids = self.ids()
+        found = [own for own in ids if own == wanted] or [own for own in ids if wanted and own.startswith(wanted)]
+        if not found:
+            raise InvalidRequest(f"no worktree {reference!r}; clinvk worktrees list shows them")
+        if len(found) > 1:
+            raise InvalidRequest(f"{reference!r} is the beginning of several worktrees: {', '.join(sorted(found))}")
+        return found[0]
+
+    def hold(self, own: str, within_s: float = _LOCKED_WITHIN_S) -> int | None:
+        """Take the lock of a worktree, to change it; None where another has it all the time, or it is gone."""
+        return self._locked(own, fcntl.LOCK_EX, within_s)
+
+    def share(self, own: str) -> int | None:
+        """Take the lock of a worktree, to look at it; None where it is in use or gone."""
+        return self._locked(own, fcntl.LOCK_SH, 0)
+
+    def read(self, own: str) -> Place | None:
+        """Give a worktree; None where there is none.
+
+        Raises:
+            ClinvkError: that cannot be read.
+        """
+        file = self.path / own / _FACTS
+        try:
+            return Place(own, self.path / own, msgspec.json.decode(file.read_bytes(), type=Facts))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, msgspec.DecodeError) as exc:
+            raise ClinvkError(f"{file} cannot be read: {exc}") from exc
+
+    def keep(self, own: str) -> None:
+        """Say that an agent was done and the worktree stayed."""
+        (self.path / own / _KEPT).touch(mode=0o600)
+
+    def is_kept(self, own: str) -> bool:
+        """Say whether that was said."""
+        return (self.path / own / _KEPT).exists()
+
+    def remove(self, own: str) -> None:
+        """Remove a folder and all in it.
+
+        Raises:
+            ClinvkError: something in it cannot be removed.
+        """
+        remove_tree(self.path / own)
+
+    def _locked(self, own: str, how: int, within_s: float) -> int | None:
+        try:
+            lock = os.open(self.path / own / _LOCK, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        deadline = time.monotonic() + within_s
+        while not _take(lock, how):
+            if time.monotonic() >= deadline:
+                os.close(lock)
+                return None
+            time.sleep(_LOOK_AGAIN_S)
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)
+        return None
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, also what is in folders that must not be written to; what links lead to stays.
+
+    Raises:
+        ClinvkError: something in it cannot be removed.
+    """
+    try:
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            _open_up(path)
+            shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise ClinvkError(f"cannot remove {exc.filename!r}: {exc.strerror}") from exc
+
+
+def _open_up(path: Path) -> None:
+    """Let the owner into all folders: those of Go's modules, for one, are read-only."""
+    os.chmod(path, stat.S_IRWXU)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, stat.S_IRWXU)
+
+
+def _take(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _slug(label: str) -> str:
+    """Give what of a label may stand in the name of a branch and of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower())[:_LABEL_CHARS].strip("-") or "agent"

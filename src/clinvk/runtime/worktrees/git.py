@@ -1,0 +1,163 @@
+"""git, run so that a repository nobody vouched for runs nothing of its own.
+
+What the user's and the machine's settings of git say holds. Of the repository's own (`.git/config` and what it
+includes) nothing that names a program does: no hook, no file system monitor, no filter, and no transport. Diffs are
+made by plumbing, which knows no pager, no external diff and no textconv. Tried with git 2.47.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.runtime.checks import environment
+from clinvk.runtime.process import Exited, Spawner, run_tool
+
+ISOLATION = "isolation"
+"""The field of a request that asks for a worktree."""
+
+_WITHIN_S = 300.0
+_TRUSTED = frozenset({b"system", b"global"})
+_PROGRAM = re.compile(rb"(filter\..*)\.(clean|smudge|process)|hook\..*\.(command|event)", re.DOTALL)
+
+_FIXED: dict[bytes, bytes] = {
+    b"core.hooksPath": b"/dev/null",
+    b"core.fsmonitor": b"false",
+    b"core.splitIndex": b"false",
+    b"core.safecrlf": b"false",
+    b"core.filesRefLockTimeout": b"10000",
+    b"core.packedRefsTimeout": b"10000",
+    b"submodule.recurse": b"false",
+    b"protocol.allow": b"never",
+    b"gc.auto": b"0",
+    b"maintenance.auto": b"false",
+    b"advice.addEmbeddedRepo": b"false",
+}
+_VARIABLES = {
+    "LC_ALL": "C",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+}
+
+
+class GitFailed(ClinvkError):
+    """git ended with an error; `said` is what it wrote on stderr."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+class Git:
+    """Runs git in one place, guarded.
+
+    `disabled` are the filters of the repository's own settings, which are not run; `is_sparse` is whether a part of
+    the files may be left out of the tree.
+    """
+
+    def __init__(self, spawner: Spawner, environ: Mapping[str, str], cwd: str) -> None:
+        self.disabled: tuple[str, ...] = ()
+        self.is_sparse = False
+        self._spawner = spawner
+        self._environ = environ
+        self._cwd = cwd
+        self._env: Mapping[str, str] = {}
+
+    async def guard(self, **env: str) -> None:
+        """Find what the repository's own settings would run, and turn it off. Nothing else is run before.
+
+        Args:
+            env: `GIT_DIR` and the like, for all that follows; without them the directory decides.
+
+        Raises:
+            InvalidRequest: git is missing or too old.
+            ClinvkError: git cannot be run here.
+        """
+        self._env = {**environment(self._environ), **_VARIABLES, **env, **_configured(_FIXED)}
+        settings = _settings(await self.out("config", "--list", "--show-scope", "-z"))
+        if not any(setting.scope == b"command" for setting in settings):
+            raise InvalidRequest("worktrees need git 2.31 or later", ISOLATION)
+        self.is_sparse = any(setting.key == b"core.sparsecheckout" for setting in settings)
+        off = _turned_off(settings)
+        self.disabled = tuple(sorted(_text(key)[7:-9] for key in off if key.endswith(b".required")))
+        self._env = {**self._env, **_configured({**_FIXED, **off})}
+
+    async def out(
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", within_s: float = _WITHIN_S
+    ) -> bytes:
+        """Give what a command of git prints.
+
+        Raises:
+            GitFailed: it ends with an error.
+            ClinvkError: it cannot be run, or takes too long.
+        """
+        done = await self.run(*arguments, env=env, stdin=stdin, within_s=within_s)
+        if done.exit_code:
+            said = words(done.stderr)
+            raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said)
+        return done.stdout
+
+    async def run(
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", within_s: float = _WITHIN_S
+    ) -> Exited:
+        """Run a command of git, whatever it ends with.
+
+        Raises:
+            ClinvkError: it cannot be run, or takes too long.
+        """
+        argv = ("git", "--no-pager", *arguments)
+        try:
+            return await run_tool(self._spawner, argv, {**self._env, **(env or {})}, within_s, self._cwd, stdin)
+        except BackendUnavailable as exc:
+            raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
+        except TimeoutError:
+            raise ClinvkError(f"git {arguments[0]} took over {within_s:g} s") from None
+
+
+def words(said: bytes) -> str:
+    """Give what git said, on one line and without its prefixes."""
+    lines = said.decode(errors="replace").splitlines()
+    parts = (re.sub(r"^(fatal|error|warning): ", "", line.strip()) for line in lines if not line.startswith("hint:"))
+    return "; ".join(dict.fromkeys(part for part in parts if part))[:1000]
+
+
+class _Setting(NamedTuple):
+    scope: bytes
+    key: bytes
+    value: bytes
+
+
+def _settings(listed: bytes) -> Sequence[_Setting]:
+    """Read `git config --list --show-scope -z`: scope, NUL, key, line feed, value, NUL; a bare key has no value."""
+    parts = listed.split(b"\0")
+    pairs = zip(parts[::2], parts[1::2], strict=False)
+    return [_Setting(scope, *(entry.split(b"\n", 1) if b"\n" in entry else (entry, b""))) for scope, entry in pairs]
+
+
+def _turned_off(settings: Sequence[_Setting]) -> dict[bytes, bytes]:
+    """Give what to set so that the programs of the repository's own settings are not run, but the user's are."""
+    trusted = {setting.key: setting.value for setting in settings if setting.scope in _TRUSTED}
+    off: dict[bytes, bytes] = {}
+    for setting in settings:
+        found = _PROGRAM.fullmatch(setting.key)
+        if found and setting.scope not in _TRUSTED and setting.value != trusted.get(setting.key):
+            off[setting.key] = trusted.get(setting.key, b"")
+            if found[1]:
+                off[found[1] + b".required"] = b"false"
+    return off
+
+
+def _configured(settings: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Give the variables that set something for one command. Names with `=` in them can only be set so."""
+    numbered = list(enumerate(settings.items()))
+    return {
+        "GIT_CONFIG_COUNT": str(len(numbered)),
+        **{f"GIT_CONFIG_KEY_{number}": _text(key) for number, (key, _) in numbered},
+        **{f"GIT_CONFIG_VALUE_{number}": _text(value) for number, (_, value) in numbered},
+    }
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")

@@ -1,0 +1,134 @@
+"""What is different in a worktree: a look at all its files that changes nothing in it, nor in its repository.
+
+The agent may have done anything to the worktree's own `.git` and index. So the look begins with the index that the
+worktree began with, names the repository itself, and keeps what it reads in a folder that is removed afterwards.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from clinvk.errors import ClinvkError
+from clinvk.runtime.cleanup import finished
+from clinvk.runtime.worktrees.folders import Facts, Place, remove_tree
+from clinvk.runtime.worktrees.git import Git, GitFailed, words
+from clinvk.runtime.worktrees.words import Change, ChangedFile
+
+_CHANGES: dict[bytes, Change] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
+_REPOSITORY = b"160000"
+_DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
+_PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+
+
+class Look:
+    """What was found."""
+
+    def __init__(self, git: Git, facts: Facts, folder: Path, env: Mapping[str, str]) -> None:
+        self.files: tuple[ChangedFile, ...] = ()
+        self.warnings: tuple[str, ...] = ()
+        self.patch = folder / "patch"
+        self._git = git
+        self._facts = facts
+        self._env = env
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is anything that would be lost."""
+        return bool(self.files or self.warnings)
+
+    async def take(self, added: bytes) -> None:
+        """Look; `added` are names of files to look at though they are ignored."""
+        add = ("add", "--sparse") if self._git.is_sparse else ("add",)
+        done = await self._git.run(*add, "--all", "--ignore-errors", "--", *self._places(), env=self._env)
+        said = [words(done.stderr)] if done.exit_code else []
+        if added:
+            names = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+            await self._git.run(*add, *names, env={**self._env, "GIT_LITERAL_PATHSPECS": "1"}, stdin=added)
+        raw = await self._listed()
+        self.files = tuple(ChangedFile(path, change) for change, path, _ in _read(raw))
+        inner = [path for change, path, is_repository in _read(raw) if is_repository and change != "deleted"]
+        said += [f"{path} is a repository of its own: its files are not in the diff" for path in inner]
+        self.warnings = tuple(said)
+
+    async def write_patch(self) -> None:
+        """Write the whole patch to the file `patch`."""
+        await self._git.out(*_PATCH, f"--output={self.patch}", self._facts.base, "--", env=self._env)
+
+    async def restore(self) -> None:
+        """Make the files as they were at the look. What is ignored stays as it is."""
+        await self._git.out("checkout-index", "--all", "--force", "--quiet", env=self._env)
+        await self._git.out("clean", "-d", "--force", "--quiet", env=self._env)
+
+    def _places(self) -> tuple[str, ...]:
+        """Say where to look: everywhere but in submodules, where git would run what *their* settings name."""
+        return (":(top)", *(f":(exclude,top,literal){path}" for path in self._facts.submodules))
+
+    async def _listed(self) -> bytes:
+        return await self._git.out(*_DIFF, "--raw", "-z", "--no-renames", self._facts.base, "--", env=self._env)
+
+
+@asynccontextmanager
+async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
+    """Look at a worktree; what is needed for that lies in its folder until the end. `git` knows repository and tree.
+
+    Raises:
+        ClinvkError: git cannot look.
+    """
+    apart = await asyncio.to_thread(_prepared, place.folder)
+    env = {
+        "GIT_INDEX_FILE": str(apart / "index"),
+        "GIT_OBJECT_DIRECTORY": str(apart / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(place.facts.common, "objects")),
+    }
+    try:
+        look = Look(git, place.facts, apart, env)
+        await look.take(await _added_by_agent(git, place))
+        yield look
+    finally:
+        await finished(asyncio.to_thread(remove_tree, apart))
+
+
+def _prepared(folder: Path) -> Path:
+    apart = Path(tempfile.mkdtemp(prefix="look-", dir=folder))
+    (apart / "objects").mkdir()
+    try:
+        shutil.copy2(folder / "index", apart / "index")
+    except OSError as exc:
+        remove_tree(apart)
+        raise ClinvkError(f"{exc.filename}: {exc.strerror}") from exc
+    return apart
+
+
+async def _added_by_agent(git: Git, place: Place) -> bytes:
+    """Give the names of the new files that the agent gave to git: it may have wanted ignored ones."""
+    try:
+        listed = await git.out(*_DIFF, "--name-only", "-z", "--diff-filter=A", place.facts.base, "--")
+    except GitFailed:  # it broke its own index
+        return b""
+    return await asyncio.to_thread(_files_of, os.fsencode(place.root), listed)
+
+
+def _files_of(root: bytes, listed: bytes) -> bytes:
+    names = [name for name in listed.split(b"\0") if name and _is_file(os.path.join(root, name))]
+    return b"".join(name + b"\0" for name in names)
+
+
+def _is_file(path: bytes) -> bool:
+    return os.path.islink(path) or os.path.isfile(path)
+
+
+def _read(raw: bytes) -> Iterator[tuple[Change, str, bool]]:
+    """Read `--raw -z`: change, path, and whether a repository is there and no file."""
+    fields = raw.split(b"\0")
+    for about, path in zip(fields[::2], fields[1::2], strict=False):
+        before, after, _, _, letter = about[1:].split(b" ")
+        yield _CHANGES.get(letter[:1], "modified"), path.decode(errors="replace"), _REPOSITORY in (before, after)
+
+
+def _quoted(path: str) -> str:
+    """Quote a path for a list with colons between: git reads a quoted one as a string of C."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,640 @@
+"""Worktrees: each agent its own files, whatever the repository and the agent do."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.marks import RlimitMarks
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import ChangedFile, Worktree, Worktrees
+from polling import until
+from repositories import Repository
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "inner/b.bin": b"\0\1\2", ".gitignore": "*.log\n"})
+    return repository
+
+
+@pytest.fixture
+def worktrees(repository: Repository) -> Worktrees:
+    """The worktrees of a clinvk home."""
+    return another(repository)
+
+
+def another(repository: Repository, **env: str) -> Worktrees:
+    """The same, as another process sees them."""
+    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    return Worktrees(Spawner(marks), home(repository), {**repository.env, **env})
+
+
+def home(repository: Repository) -> Path:
+    return repository.home / ".clinvk"
+
+
+def left_over(repository: Repository) -> list[str]:
+    """Give all that is there of worktrees: folders, what git knows, branches."""
+    folder = home(repository) / "worktrees"
+    folders = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
+
+
+async def changed(worktrees: Worktrees, repository: Repository, **files: str | bytes) -> Worktree:
+    """Make a worktree that an agent has changed and left."""
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        for name, content in (files or {"a.txt": "two\n"}).items():
+            file = Path(worktree.root, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return worktree
+
+
+async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_directory(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    base = repository.git("rev-parse", "HEAD").strip()
+    async with worktrees.isolated(str(repository.path / "inner"), "Claude Code #1") as worktree:
+        root = Path(worktree.root)
+        assert worktree.id.startswith("claude-code-1-")
+        assert (worktree.branch, worktree.base, worktree.warnings) == (f"clinvk/{worktree.id}", base, ())
+        assert worktree.path == str(root / "inner")
+        assert worktree.repository == str(repository.path)
+        assert root == home(repository) / "worktrees" / worktree.id / "project"
+        assert (root / "a.txt").read_text() == "one\n"
+        assert repository.git("symbolic-ref", "HEAD", cwd=root).strip() == f"refs/heads/{worktree.branch}"
+        assert repository.git("status", "--porcelain", cwd=root) == ""
+
+
+async def test_a_worktree_that_is_as_it_was_is_removed_with_its_branch(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        outcome = await worktrees.outcome(worktree)
+        assert (outcome.kept, outcome.files, outcome.diff, outcome.diff_bytes) == (False, (), "", 0)
+    assert left_over(repository) == []
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.path, "ignored.log").touch()
+    assert left_over(repository) == []
+
+
+async def test_the_outcome_has_what_was_added_changed_and_deleted_and_its_diff_can_be_applied(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    odd = "-dash\nline ä"
+    async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
+        root = Path(worktree.root)
+        (root / "a.txt").write_bytes(b"two\r\n\n\nlast")
+        (root / "inner" / "b.bin").unlink()
+        (root / "new" / "deep").mkdir(parents=True)
+        (root / "new" / "deep" / odd).write_bytes(bytes(range(256)))
+        (root / "run.sh").write_text("#!/bin/sh\n")
+        (root / "run.sh").chmod(0o755)
+        outcome = await worktrees.outcome(worktree)
+    assert outcome.files == (
+        ChangedFile("a.txt", "modified"),
+        ChangedFile("inner/b.bin", "deleted"),
+        ChangedFile(f"new/deep/{odd}", "added"),
+        ChangedFile("run.sh", "added"),
+    )
+    assert (outcome.kept, outcome.is_cut, outcome.warnings) == (True, False, ())
+    assert outcome.diff_bytes == len(outcome.diff.encode())
+    (tmp_path / "patch").write_bytes(outcome.diff.encode())
+    repository.git("apply", str(tmp_path / "patch"))
+    assert repository.files() == {
+        "a.txt": b"two\r\n\n\nlast",
+        f"new/deep/{odd}": bytes(range(256)),
+        "run.sh": b"#!/bin/sh\n",
+        ".gitignore": b"*.log\n",
+    }
+    assert os.access(repository.path / "run.sh", os.X_OK)
+
+
+async def test_what_the_agent_committed_and_what_it_forced_upon_git_is_in_the_outcome(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        root = Path(worktree.root)
+        (root / "a.txt").write_text("two\n")
+        (root / "kept.log").write_text("in spite of .gitignore\n")
+        repository.git("switch", "--quiet", "--create", "elsewhere", cwd=root)
+        repository.git("add", "--force", "--all", cwd=root)
+        repository.git("commit", "--quiet", "-m", "mine", cwd=root)
+        (root / "other.log").touch()
+        outcome = await worktrees.outcome(worktree)
+    assert outcome.files == (ChangedFile("a.txt", "modified"), ChangedFile("kept.log", "added"))
+    assert len(await worktrees.list()) == 1
+
+
+async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktrees: Worktrees) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, "new").write_text("".join(f"{number:09}\n" for number in range(1000)))
+        outcome = await worktrees.outcome(worktree, max_diff_bytes=2000)
+    assert outcome.is_cut
+    assert 1900 < len(outcome.diff) <= 2000
+    assert outcome.diff.endswith("\n")
+    assert outcome.diff_bytes > 11000
+
+
+async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    repository.write("a.txt", "not committed\n")
+    for number in range(5):
+        repository.write(f"new{number}", "")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert Path(worktree.root, "a.txt").read_text() == "one\n"
+        (warning,) = worktree.warnings
+    assert "uncommitted changes" in warning
+    assert warning.endswith("are not in it: a.txt, new0, new1 and 3 more")
+    assert repository.git("status", "--porcelain").count("\n") == 6
+
+
+async def test_a_worktree_begins_with_a_detached_head_and_with_another_worktree(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    first = repository.git("rev-parse", "HEAD").strip()
+    repository.commit(**{"a.txt": "two\n"})
+    repository.git("worktree", "add", "--quiet", "--detach", str(tmp_path / "mine"), first)
+    async with worktrees.isolated(str(tmp_path / "mine"), "agent") as worktree:
+        assert worktree.base == first
+        assert worktree.repository == str(tmp_path / "mine")
+        Path(worktree.root, "new").touch()
+    await worktrees.apply(worktree.id)
+    assert (tmp_path / "mine" / "new").exists()
+    assert repository.worktrees() == [str(tmp_path / "mine")]
+
+
+async def test_a_directory_that_is_not_in_the_commit_is_there_and_empty(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    repository.write("build/here.log", "")
+    async with worktrees.isolated(str(repository.path / "build"), "agent") as worktree:
+        assert list(Path(worktree.path).iterdir()) == []
+
+
+async def test_no_repository_no_tree_and_no_commit_are_refused_in_the_field_that_asks(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    repository.git("init", "--quiet", "--bare", str(tmp_path / "bare"))
+    repository.git("init", "--quiet", str(tmp_path / "empty"))
+    refused = {
+        tmp_path / "plain": "is in no git repository",
+        tmp_path / "bare": "is a bare git repository",
+        repository.path / ".git": "is inside the .git folder",
+        tmp_path / "empty": "has no commit yet",
+    }
+    for directory, said in refused.items():
+        with pytest.raises(InvalidRequest, match=said) as error:
+            await worktrees.make(str(directory), "agent")
+        assert error.value.field == "isolation"
+    assert left_over(repository) == []
+
+
+async def test_a_machine_without_git_is_told(repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="worktrees need git") as error:
+        await another(repository, PATH=str(tmp_path)).make(str(repository.path), "agent")
+    assert error.value.field == "isolation"
+
+
+async def test_a_repository_whose_tree_is_elsewhere_is_refused(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    inner = Repository(repository.path / "vendor", repository.home)
+    inner.commit(x="x")
+    inner.git("config", "core.worktree", str(repository.path))
+    with pytest.raises(InvalidRequest, match="has its tree elsewhere"):
+        await worktrees.make(str(inner.path), "agent")
+
+
+async def test_variables_that_lead_git_elsewhere_are_not_heeded(repository: Repository, tmp_path: Path) -> None:
+    other = Repository(tmp_path / "other", repository.home)
+    misled = another(repository, GIT_DIR=str(other.path / ".git"), GIT_WORK_TREE=str(other.path), GIT_INDEX_FILE="x")
+    worktree = await changed(misled, repository)
+    assert worktree.repository == str(repository.path)
+    await misled.apply(worktree.id)
+    assert repository.files()["a.txt"] == b"two\n"
+
+
+def program(tmp_path: Path, name: str) -> str:
+    """Give a program that leaves a trace and otherwise does what a filter does."""
+    path = tmp_path / "programs" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\nexec cat\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def traces(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.glob("ran-*"))
+
+
+def make_hostile(repository: Repository, tmp_path: Path) -> None:
+    """Let a repository name a program wherever git would run one; a part of it by an included file."""
+    included = repository.path / ".git" / "more"
+    for key in ("core.fsmonitor", "core.pager", "diff.external", "diff.odd.command", "diff.odd.textconv"):
+        repository.git("config", "--file", str(included), key, program(tmp_path, key))
+    for key in ("filter.a=b.smudge", "filter.a=b.clean", "filter.long.process", "core.sshCommand", "core.editor"):
+        repository.git("config", "--file", str(included), key, program(tmp_path, key.replace("=", "")))
+    repository.git("config", "--file", str(included), "filter.a=b.required", "true")
+    repository.git("config", "include.path", "more")
+    for name in ("worktree", "add", "diff-index", "apply", "status"):
+        repository.git("config", f"alias.{name}", f"!{program(tmp_path, f'alias-{name}')}")
+    hooks = repository.path / ".git" / "hooks"
+    hooks.mkdir(exist_ok=True)
+    for name in ("post-checkout", "reference-transaction", "post-index-change", "pre-commit", "applypatch-msg"):
+        (hooks / name).symlink_to(program(tmp_path, name))
+
+
+async def test_a_repository_runs_nothing_of_its_own(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    repository.commit(**{".gitattributes": "*.txt filter=a=b diff=odd\n*.bin filter=long\n"})
+    make_hostile(repository, tmp_path)
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/b.bin": b"\0two", "c.txt": "new\n"})
+    outcome = await worktrees.outcome(worktree)
+    assert "+two" in outcome.diff
+    assert "filter" in " ".join(worktree.warnings)
+    assert len(await worktrees.list(str(repository.path))) == 1
+    assert (await worktrees.check(worktree, "rm c.txt", 10)).passed
+    applied = await worktrees.apply(worktree.id)
+    assert [file.path for file in applied.files] == ["a.txt", "c.txt", "inner/b.bin"]
+    await worktrees.discard((await changed(worktrees, repository)).id)
+    assert traces(tmp_path) == []
+    repository.git("status")
+    assert traces(tmp_path) != []  # else the repository was not hostile
+
+
+async def test_a_filter_of_the_users_own_settings_is_run(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    repository.commit(**{".gitattributes": "*.txt filter=mine\n"})
+    repository.git("config", "--global", "filter.mine.smudge", program(tmp_path, "smudge"))
+    repository.git("config", "filter.mine.smudge", program(tmp_path, "other"))
+    async with worktrees.isolated(str(repository.path), "agent"):
+        assert traces(tmp_path) == ["ran-smudge"]
+
+
+async def test_what_the_agent_makes_of_its_git_file_and_of_submodules_is_not_believed(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    inner = Repository(repository.path / "module", repository.home)
+    inner.commit(x="x")
+    repository.git("-c", "advice.addEmbeddedRepo=false", "add", "module")
+    repository.commit()
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert worktree.warnings == ("submodules are empty in the worktree: module",)
+        root = Path(worktree.root)
+        Path(root, "a.txt").write_text("two\n")
+        Path(root, ".git").unlink()
+        for place in (root, root / "module", root / "fresh"):
+            place.mkdir(exist_ok=True)
+            repository.git("init", "--quiet", cwd=place)
+            repository.git("config", "core.fsmonitor", program(tmp_path, "fsmonitor"), cwd=place)
+            (place / "own").write_text("own\n")
+            (place / ".gitattributes").write_text("* filter=own\n")
+            repository.git("add", "own", cwd=place)
+            repository.git("commit", "-qm", "own", cwd=place)
+            repository.git("config", "filter.own.clean", program(tmp_path, "filter"), cwd=place)
+            (place / "own").write_text("changed\n")
+        for trace in tmp_path.glob("ran-*"):
+            trace.unlink()
+        outcome = await worktrees.outcome(worktree)
+    assert traces(tmp_path) == []
+    assert [file.path for file in outcome.files] == [".gitattributes", "a.txt", "fresh", "own"]
+    assert outcome.warnings == ("fresh is a repository of its own: its files are not in the diff",)
+    assert left_over(repository) != []
+
+
+async def test_a_link_out_of_the_tree_is_told_as_a_link_and_what_it_leads_to_stays(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("precious\n")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, "link").symlink_to(outside)
+        outcome = await worktrees.outcome(worktree)
+        assert (await worktrees.check(worktree, "ln -s ../../../../outside other; test -e link/precious", 10)).passed
+    assert outcome.files == (ChangedFile("link", "added"),)
+    assert "precious" not in outcome.diff
+    await worktrees.discard(worktree.id)
+    assert (outside / "precious").read_text() == "precious\n"
+
+
+async def test_a_directory_that_is_a_link_in_the_commit_does_not_lead_out(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    (repository.path / "sub").symlink_to(tmp_path)
+    repository.commit()
+    (repository.path / "sub").unlink()
+    (repository.path / "sub").mkdir()
+    for directory in ("sub", "sub/deeper"):
+        (repository.path / directory).mkdir(exist_ok=True)
+        with pytest.raises(InvalidRequest, match=f"'{directory}' is no directory in the commit"):
+            await worktrees.make(str(repository.path / directory), "agent")
+    assert not (tmp_path / "deeper").exists()
+    assert left_over(repository) == []
+
+
+async def test_sixteen_worktrees_of_a_repository_are_made_changed_and_left_at_once(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async def work(number: int) -> tuple[Worktree, str]:
+        async with worktrees.isolated(str(repository.path), f"agent {number}") as worktree:
+            if number % 2:
+                Path(worktree.path, f"new{number}").write_text(f"{number}\n")
+            return worktree, (await worktrees.outcome(worktree)).diff
+
+    done = await asyncio.gather(*(work(number) for number in range(16)))
+    assert all((f"+{number}\n" in diff) == bool(number % 2) for number, (_, diff) in enumerate(done))
+    kept = sorted(worktree.root for worktree, diff in done if diff)
+    assert sorted(repository.worktrees()) == kept
+    listed = await worktrees.list()
+    assert [len(item.files) for item in listed] == [1] * 8
+    await asyncio.gather(*(worktrees.discard(item.id) for item in listed))
+    assert left_over(repository) == []
+
+
+async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_discarded(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.worktrees.folders._LOCKED_WITHIN_S", 0.1)
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.path, "new").touch()
+        other = another(repository)
+        assert [item.state for item in await other.list()] == ["in use"]
+        for change in (other.apply, other.discard):
+            with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
+                await change(worktree.id)
+    assert [item.state for item in await other.list()] == ["changed"]
+
+
+CRASH = """
+import asyncio, os, sys
+from pathlib import Path
+from clinvk.runtime.marks import choose
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import Worktrees
+
+async def main():
+    worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
+    await worktrees.make(sys.argv[2], "unchanged")
+    changed = await worktrees.make(sys.argv[2], "changed")
+    Path(changed.path, "new").touch()
+    Path(sys.argv[1], "ready").touch()
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_removed(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    command = [sys.executable, "-c", CRASH, str(home(repository)), str(repository.path)]
+    process = subprocess.Popen(command, env=repository.env)
+    try:
+        await until(lambda: (home(repository) / "ready").exists(), 20)
+        assert [item.state for item in await worktrees.list()] == ["in use", "in use"]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (left,) = await worktrees.list()
+    assert (left.state, left.files) == ("changed", (ChangedFile("new", "added"),))
+    assert repository.worktrees() == [left.path]
+    await worktrees.apply(left.id)
+    assert left_over(repository) == []
+    assert (repository.path / "new").exists()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05, 0.08, 0.12, 0.2])
+async def test_making_one_can_be_cancelled_at_any_moment(
+    repository: Repository, worktrees: Worktrees, after_s: float
+) -> None:
+    making = asyncio.create_task(worktrees.make(str(repository.path), "agent"))
+    await asyncio.wait([making], timeout=after_s)
+    making.cancel()
+    with suppress(asyncio.CancelledError):
+        await worktrees.leave(await making)
+    assert left_over(repository) == []
+
+
+async def test_leaving_one_that_was_not_looked_at_looks_and_keeps_what_was_changed(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    worktree = await changed(worktrees, repository)
+    (listed,) = await another(repository).list()
+    assert (listed.id, listed.state, listed.path) == (worktree.id, "changed", worktree.path)
+    assert listed.files == (ChangedFile("a.txt", "modified"),)
+
+
+async def test_the_list_can_be_of_one_repository_alone(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    other = Repository(tmp_path / "other", repository.home)
+    other.commit(**{"a.txt": "other\n"})
+    mine = await changed(worktrees, repository)
+    theirs = await changed(worktrees, other)
+    assert [item.id for item in await worktrees.list()] == [mine.id, theirs.id]
+    assert [item.id for item in await worktrees.list(str(repository.path / "inner"))] == [mine.id]
+    assert [item.id for item in await worktrees.list(theirs.path)] == [theirs.id]
+
+
+async def test_one_that_was_changed_back_stays_until_it_is_discarded(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_text("one\n")
+    assert [item.state for item in await worktrees.list()] == ["unchanged"]
+    with pytest.raises(InvalidRequest, match="has no changes to apply"):
+        await worktrees.apply(worktree.id)
+    await worktrees.discard(worktree.id)
+    assert left_over(repository) == []
+
+
+async def test_one_that_was_removed_with_git_is_not_listed(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    repository.git("worktree", "remove", "--force", worktree.root)
+    assert await worktrees.list() == []
+    assert left_over(repository) == []
+
+
+async def test_one_whose_repository_is_gone_is_told_and_can_be_discarded(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    worktree = await changed(worktrees, repository)
+    repository.path.rename(repository.path.with_name("moved"))
+    (listed,) = await worktrees.list()
+    assert (listed.state, listed.problem) == (
+        "broken",
+        f"{repository.path} knows no worktree '{worktree.root}' any more",
+    )
+    with pytest.raises(ClinvkError, match="knows no worktree"):
+        await worktrees.apply(worktree.id)
+    assert Path(worktree.root, "a.txt").read_text() == "two\n"
+    await worktrees.discard(worktree.id)
+    assert await worktrees.list() == []
+
+
+async def test_applying_brings_the_changes_into_the_tree_uncommitted_and_removes_the_worktree(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    repository.write("mine", "not committed\n")
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/b.bin": b"\0\xff", "-new": "n\n"})
+    await worktrees.apply(worktree.id, dry_run=True)
+    assert repository.files()["a.txt"] == b"one\n"
+    applied = await worktrees.apply(worktree.id)
+    assert (applied.repository, applied.removed, len(applied.files)) == (str(repository.path), True, 3)
+    assert repository.files() == {
+        "a.txt": b"two\n",
+        "inner/b.bin": b"\0\xff",
+        "-new": b"n\n",
+        "mine": b"not committed\n",
+        ".gitignore": b"*.log\n",
+    }
+    assert repository.git("diff", "--cached") == ""
+    assert left_over(repository) == []
+
+
+async def test_an_applied_worktree_can_be_kept(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    assert not (await worktrees.apply(worktree.id, keep=True)).removed
+    assert Path(worktree.root, "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.txt", "a.txt: patch does not apply"), ("zz", "zz: already exists in working directory")],
+)
+async def test_changes_that_do_not_fit_change_nothing(
+    repository: Repository, worktrees: Worktrees, name: str, said: str
+) -> None:
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b": "new\n", "zz": "new\n"})
+    repository.write(name, "other\n")
+    before = repository.files()
+    for dry_run in (True, False):
+        with pytest.raises(InvalidRequest, match=f"does not fit .*nothing was changed: .*{said}"):
+            await worktrees.apply(worktree.id, dry_run=dry_run)
+    assert repository.files() == before
+    assert [item.id for item in await worktrees.list()] == [worktree.id]
+
+
+async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(repository: Repository, worktrees: Worktrees) -> None:
+    async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
+        root = Path(worktree.root)
+        (root / "new").write_text("new\n")
+        (root / "a.txt").unlink()
+        before = await worktrees.outcome(worktree)
+        command = "cat ../new; rm ../new; echo x >../a.txt; echo x >b.bin; mkdir built; touch built/x x.log; exit 3"
+        done = await worktrees.check(worktree, command, 15)
+        assert (done.passed, done.exit_code, done.output) == (False, 3, "new\n")
+        assert await worktrees.outcome(worktree) == before
+        assert not (root / "inner" / "built").exists()
+
+
+async def test_a_check_of_what_was_left_as_it_was_does_not_keep_it(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        await worktrees.outcome(worktree)
+        assert (await worktrees.check(worktree, "touch built", 15)).passed
+    assert left_over(repository) == []
+
+
+async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, worktrees: Worktrees) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        repository.git("init", "--quiet", "fresh", cwd=Path(worktree.root))
+        Path(worktree.root, "fresh", "work").write_text("work\n")
+        outcome = await worktrees.outcome(worktree)
+        assert (await worktrees.check(worktree, "true", 15)).passed
+    assert outcome.kept
+    assert outcome.warnings == ("'fresh/' does not have a commit checked out",)
+    assert Path(worktree.root, "fresh", "work").exists()
+
+
+async def test_folders_that_must_not_be_written_to_are_removed_all_the_same(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        locked = Path(worktree.root, "x.log")
+        (locked / "inner").mkdir(parents=True)
+        (locked / "inner" / "file").touch()
+        for folder in (locked / "inner", locked):
+            folder.chmod(0o500)
+    assert left_over(repository) == []
+
+
+async def test_a_discarded_worktree_goes_with_its_commits_but_not_a_branch_in_use(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    first, second = [await changed(worktrees, repository), await changed(worktrees, repository)]
+    for worktree in (first, second):
+        repository.git("commit", "-qam", "mine", cwd=Path(worktree.root))
+    repository.git("switch", "--quiet", "--ignore-other-worktrees", second.branch)
+    for worktree in (first, second):
+        await worktrees.discard(worktree.id)
+    assert repository.branches() == [second.branch, "main"]
+    assert repository.worktrees() == []
+
+
+async def test_one_is_found_by_its_beginning_and_by_its_branch(repository: Repository, worktrees: Worktrees) -> None:
+    one, other = [await changed(worktrees, repository), await changed(worktrees, repository)]
+    assert await worktrees.find(one.branch) == one.id
+    assert await worktrees.find(one.id[:-1]) == one.id
+    with pytest.raises(InvalidRequest, match=f"several worktrees: .*{other.id}"):
+        await worktrees.find("agent")
+    for reference in ("nothing", "", "clinvk/", "../.."):
+        with pytest.raises(InvalidRequest, match="no worktree"):
+            await worktrees.find(reference)
+
+
+async def test_a_sparse_tree_stays_sparse_and_what_is_left_out_is_no_change(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    repository.commit(**{"other/c": "c\n"})
+    repository.git("sparse-checkout", "set", "--cone", "inner")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert not Path(worktree.root, "other").exists()
+        assert not (await worktrees.outcome(worktree)).kept
+        for name in ("fresh/new", "other/c"):
+            Path(worktree.root, name).parent.mkdir()
+            Path(worktree.root, name).touch()
+        files = (ChangedFile("fresh/new", "added"), ChangedFile("other/c", "modified"))
+        assert (await worktrees.outcome(worktree)).files == files
+        assert (await worktrees.check(worktree, "rm fresh/new; echo >other/d", 15)).passed
+        assert (await worktrees.outcome(worktree)).files == files
+
+
+async def test_a_submodule_can_have_worktrees_of_its_own(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    outer = Repository(tmp_path / "outer", repository.home)
+    outer.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository.path), "module")
+    outer.commit()
+    worktree = await changed(worktrees, Repository(outer.path / "module", repository.home, make=False))
+    assert worktree.repository == str(outer.path / "module")
+    await worktrees.apply(worktree.id)
+    assert (outer.path / "module" / "a.txt").read_text() == "two\n"
+
+
+async def test_an_odd_place_is_no_obstacle(repository: Repository, tmp_path: Path) -> None:
+    moved = Repository(tmp_path / "a:b \"c' [d]*", tmp_path / "home: x")
+    moved.commit(**{"a.txt": "one\n"})
+    worktrees = another(moved)
+    worktree = await changed(worktrees, moved)
+    await worktrees.apply(worktree.id)
+    assert moved.files() == {"a.txt": b"two\n"}
+    assert left_over(moved) == []
