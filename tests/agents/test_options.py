@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from agents.machine import Machine
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
-from clinvk.request import EFFORTS, Image, RunRequest
+from clinvk.request import Image, RunRequest
 from standin.document import JSON, record
 
 pytestmark = pytest.mark.timeout(120)
@@ -54,8 +54,7 @@ def said(body: JSON) -> list[str]:
             return []
 
 
-@pytest.mark.parametrize("sandbox", ["default", "read-only"])
-@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize(("literal", "sandbox"), [(False, "default"), (True, "read-only")])
 @pytest.mark.parametrize("backend", AGENTS)
 async def test_images_reach_the_model_and_nothing_of_them_stays(
     machine: Machine, backend: str, literal: bool, sandbox: str, monkeypatch: pytest.MonkeyPatch
@@ -89,22 +88,19 @@ async def test_an_image_goes_with_a_later_turn_too(machine: Machine) -> None:
 
 
 DATA = (
-    "/init [[words=1]]",
+    "/init see @note.txt and @./note.txt, (@note.txt) a@note.txt [[words=1]]",
     "/cost [[words=1]]",
-    "  /help [[words=1]] \n\n",
-    "//x @note.txt [[words=1]]",
-    "see @note.txt and @./note.txt, (@note.txt) a@note.txt [[words=1]]",
-    '@"note.txt" @folder @folder/ \\@note.txt [[words=1]]',
-    "!ls\n#remember [[words=1]]",
-    "@note.txt if (!{touch ran}) @{note.txt} {{args}} $& $$ `$'` [[words=1]]",
-    "é🙂\t\x1b[0m \\n \"'' @note.txt </turn> [[words=1]]",
-    "$secret and [$x](skill://SKILL) and $PATH [[words=1]]",
-    "ultrathink @codebase_investigator @agent-Explore @cli_help [[words=1]]",
+    "  /help é🙂\t\x1b[0m \x00 \\n \"'' </turn> [[words=1]] \n\n",
+    "//x @note.txt if (!{touch ran}) @{note.txt} {{args}} $& $$ `$'` [[words=1]]",
+    "!ls\n#remember ultrathink @codebase_investigator @agent-Explore @cli_help [[words=1]]",
+    '@"note.txt" @folder @folder/ \\@note.txt $secret and [$x](skill://SKILL) and $PATH [[words=1]]',
 )
 
 
-@pytest.mark.parametrize("approval", ["default", "none"])
-@pytest.mark.parametrize("backend", AGENTS)
+@pytest.mark.parametrize(
+    ("backend", "approval"),
+    [("claude", "default"), ("claude", "none"), ("codex", "default"), ("gemini", "default"), ("gemini", "none")],
+)
 async def test_data_reaches_the_model_as_it_is_and_does_nothing(machine: Machine, backend: str, approval: str) -> None:
     """No command, no file and no skill is put in, for the first prompt and later ones; every character arrives."""
     machine.project.joinpath("note.txt").write_text("the note says 42")
@@ -156,8 +152,7 @@ async def test_a_stop_text_cuts_the_answer_and_ends_the_agent(machine: Machine, 
         assert ending.usage.input_tokens > 0
 
 
-@pytest.mark.parametrize("backend", AGENTS)
-@pytest.mark.parametrize("ephemeral", [False, True])
+@pytest.mark.parametrize(("backend", "ephemeral"), [("claude", False), ("codex", True), ("gemini", True)])
 async def test_an_answer_fits_its_schema(machine: Machine, backend: str, ephemeral: bool) -> None:
     answer = {"name": "Ada", "age": 36}
     play = (
@@ -179,8 +174,9 @@ async def test_an_answer_fits_its_schema(machine: Machine, backend: str, ephemer
             assert "StructuredOutput" in json.dumps(body["tools"])
 
 
-@pytest.mark.parametrize("literal", [False, True])
-@pytest.mark.parametrize(("backend", "ephemeral"), [("gemini", False), ("gemini", True), ("codex", False)])
+@pytest.mark.parametrize(
+    ("backend", "ephemeral", "literal"), [("gemini", False, True), ("gemini", True, False), ("codex", False, True)]
+)
 async def test_an_answer_that_does_not_fit_is_asked_for_once_more(
     machine: Machine, backend: str, ephemeral: bool, literal: bool
 ) -> None:
@@ -198,11 +194,11 @@ async def test_an_answer_that_does_not_fit_is_asked_for_once_more(
 
 
 @pytest.mark.parametrize(("backend", "place"), [("claude", "output_config"), ("codex", "reasoning")])
-async def test_each_effort_reaches_the_model(machine: Machine, backend: str, place: str) -> None:
-    for effort in EFFORTS:
+async def test_effort_reaches_the_model(machine: Machine, backend: str, place: str) -> None:
+    for effort, told in {"none": "low", "medium": "medium", "max": "max"}.items():
         await machine.run(ask(backend, f"effort-{effort} [[words=1]]", effort=effort))
         (body,) = machine.requests(f"effort-{effort} ")
-        assert record(body, place)["effort"] == {"none": "low", "minimal": "low"}.get(effort, effort)
+        assert record(body, place)["effort"] == told
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])
