@@ -57,6 +57,8 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("config set default_backend ", ["claude", "codex", "gemini"], []),
     ("config set server.host ", [], ["server.port", "claude"]),
     ("config show --js", ["--json"], ["--port"]),
+    ("worktrees ", ["list", "apply", "discard"], ["show"]),
+    ("worktrees apply --k", ["--keep"], ["--yes"]),
     ("serve --po", ["--port"], ["--json"]),
     ("help con", ["config"], []),
     ("help config ", ["show", "set"], []),

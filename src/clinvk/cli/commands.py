@@ -7,25 +7,31 @@ from typing import NamedTuple
 
 from clinvk.cli import help as texts
 from clinvk.cli.flags import (
+    ApplyFlags,
     CleanFlags,
     DeleteFlags,
     ExportFlags,
     Flags,
     JsonFlags,
+    KeyFlags,
     ListFlags,
     PromptFlags,
     ResumeFlags,
     ServeFlags,
     TagFlags,
+    WorktreesFlags,
+    add_apply,
     add_clean,
     add_delete,
     add_export,
     add_json,
+    add_key,
     add_list,
     add_prompt,
     add_resume,
     add_serve,
     add_tag,
+    add_worktrees,
 )
 
 
@@ -70,7 +76,13 @@ COMMANDS = {
     "sessions tag": Command(texts.SESSIONS_TAG, ("ID", "TAG?..."), TagFlags, add_tag, "sessions_changes:tag"),
     "sessions rename": Command(texts.SESSIONS_RENAME, ("ID", "TITLE"), JsonFlags, add_json, "sessions_changes:rename"),
     "sessions export": Command(texts.SESSIONS_EXPORT, ("ID",), ExportFlags, add_export, "sessions_export:export"),
+    "worktrees list": Command(texts.WORKTREES_LIST, (), WorktreesFlags, add_worktrees, "worktrees:list_all"),
+    "worktrees apply": Command(texts.WORKTREES_APPLY, ("ID",), ApplyFlags, add_apply, "worktrees:apply"),
+    "worktrees discard": Command(texts.WORKTREES_DISCARD, ("ID...",), DeleteFlags, add_delete, "worktrees:discard"),
     "serve": Command(texts.SERVE, (), ServeFlags, add_serve, "serve:serve"),
+    "keys create": Command(texts.KEYS_CREATE, ("NAME",), KeyFlags, add_key, "keys:create"),
+    "keys list": Command(texts.KEYS_LIST, (), JsonFlags, add_json, "keys:list_all"),
+    "keys revoke": Command(texts.KEYS_REVOKE, ("NAME",), start="keys:revoke"),
     "config show": Command(texts.CONFIG_SHOW, (), JsonFlags, add_json, "config:show"),
     "config get": Command(texts.CONFIG_GET, ("KEY",), JsonFlags, add_json, "config:get"),
     "config set": Command(texts.CONFIG_SET, ("KEY", "VALUE"), start="config:set_key"),
@@ -81,7 +93,7 @@ COMMANDS = {
     "help": Command(texts.HELP, ("COMMAND?", "COMMAND?")),
 }
 
-GROUPS = {"sessions": texts.SESSIONS, "config": texts.CONFIG}
+GROUPS = {"sessions": texts.SESSIONS, "worktrees": texts.WORKTREES, "keys": texts.KEYS, "config": texts.CONFIG}
 """The first words of commands of two."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))

@@ -72,6 +72,18 @@ class ServeFlags(Flags, frozen=True, kw_only=True):
 
     host: str | None = None
     port: int | None = None
+    insecure: bool = False
+
+
+class KeyFlags(Flags, frozen=True, kw_only=True):
+    """What `keys create` takes besides."""
+
+    backends: list[str] | None = None
+    allow_dir: tuple[str, ...] = ()
+    rate: float | None = None
+    burst: int | None = None
+    tokens_per_day: int | None = None
+    cost_per_day: float | None = None
 
 
 class JsonFlags(Flags, frozen=True, kw_only=True):
@@ -120,6 +132,18 @@ class ExportFlags(JsonFlags, frozen=True, kw_only=True):
     output: str | None = None
 
 
+class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `worktrees list` takes besides."""
+
+    here: bool = False
+
+
+class ApplyFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `worktrees apply` takes besides."""
+
+    keep: bool = False
+
+
 class OneOf:
     """Reads one of some words."""
 
@@ -140,6 +164,18 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--port", "-p", type=_whole(65535), metavar="N", help="port to listen on (default: server.port, 8080)"
     )
+    own.add_argument("--insecure", action="store_true", help="ask for no API key, whoever reaches the address")
+
+
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `keys create`."""
+    own = parser.add_argument_group("flags for what the key may do (default: all)")
+    own.add_argument("--backends", action="append", metavar="A,B", help="run only these agents")
+    own.add_argument("--allow-dir", action="append", metavar="DIR", help="work in DIR or below (repeatable)")
+    own.add_argument("--rate", type=_amount, metavar="N", help="N requests a second")
+    own.add_argument("--burst", type=_whole(least=1), metavar="N", help="so many at once (default: those of a second)")
+    own.add_argument("--tokens-per-day", type=_whole(least=1), metavar="N", help="N tokens a day, in and out (UTC)")
+    own.add_argument("--cost-per-day", type=_amount, metavar="USD", help="so many US dollars a day (UTC)")
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -237,6 +273,20 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
+def add_worktrees(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `worktrees list`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--here", action="store_true", help="only those of this repository (--workdir: of that one)")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_apply(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `worktrees apply`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--keep", action="store_true", help="do not remove the worktree")
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
 def add_global(parser: argparse.ArgumentParser) -> None:
     """Add the flags of every command."""
     group = parser.add_argument_group("flags for every command")
@@ -256,11 +306,12 @@ def add_global(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--help", "-h", action="store_true", help="show help")
 
 
-def _whole(most: int | None = None) -> Callable[[str], int]:
-    allowed = "a whole number, 0 or more" if most is None else f"a whole number from 0 to {most}"
+def _whole(most: int | None = None, least: int = 0) -> Callable[[str], int]:
+    allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
 
     def read_number(text: str) -> int:
-        if not (text.isascii() and text.isdecimal()) or len(text) > 18 or (most is not None and int(text) > most):
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 18
+        if not is_number or int(text) < least or (most is not None and int(text) > most):
             raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
         return int(text)
 
@@ -275,3 +326,13 @@ def _seconds(text: str) -> float:
     if not (0 <= seconds < math.inf):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
     return seconds
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not (0 < amount < math.inf):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return amount

@@ -16,7 +16,9 @@ commands:
   PROMPT                    run one prompt: an argument, stdin, or both
   resume [ID] [PROMPT]      go on with a conversation
   sessions COMMAND          list, show, delete, clean, fork, tag, rename, export
+  worktrees COMMAND         list, apply, discard what agents did in worktrees
   serve                     serve the REST API
+  keys COMMAND              create, list, revoke the API keys of the server
   config show               show the settings, and where each comes from
   config get KEY            print one setting
   config set KEY VALUE      change one in the settings file (config unset KEY)
@@ -161,6 +163,49 @@ examples:
 """,
 )
 
+WORKTREES = Help(
+    "clinvk worktrees list | apply | discard",
+    "The git worktrees in which agents changed something.",
+    """\
+commands:
+  worktrees list            list them, with the number of changed files
+  worktrees apply ID        bring the changes of one into your tree
+  worktrees discard ID...   remove some, with what was done in them
+
+An agent that is isolated works in a worktree of its own, on the branch
+clinvk/ID, in worktrees/ID/ of the clinvk home. One without changes is removed
+when the agent has ended. ID may be its beginning, or the branch. Help for
+each: clinvk help worktrees apply
+""",
+)
+
+WORKTREES_LIST = Help(
+    "clinvk worktrees list [flags]",
+    "List worktrees, the oldest first: in use, changed, unchanged, or broken: one that\ncannot be looked at.",
+    """\
+examples:
+  clinvk worktrees list
+  clinvk worktrees list --here --json
+""",
+)
+
+WORKTREES_APPLY = Help(
+    "clinvk worktrees apply [flags] ID",
+    "Bring the changes of a worktree into the tree that it was made from, not\n"
+    "committed, and remove it. Where they do not fit, nothing is changed. --dry-run\n"
+    "only tries.",
+    """\
+examples:
+  clinvk worktrees apply --dry-run claude-3f9c2a1b
+  clinvk worktrees apply claude-3f9c2a1b
+""",
+)
+
+WORKTREES_DISCARD = Help(
+    "clinvk worktrees discard [flags] ID...",
+    "Remove worktrees with their branches and all that was done in them. On a terminal\nit asks first.",
+)
+
 SERVE = Help(
     "clinvk serve [flags]",
     "Serve the agents on this machine over HTTP. Ctrl-C lets running requests\n"
@@ -171,9 +216,47 @@ examples:
   clinvk serve --port 3000 --backend codex
 
 --backend, --model and --workdir are what a request gets that names none.
-Whoever can reach the address can run agents as you: think before you give
---host 0.0.0.0.
+Whoever can reach the address can run agents as you. Where that is more than
+this machine, as with --host 0.0.0.0, an API key is asked for: one of yours
+(clinvk keys create NAME, CLINVK_API_KEYS), or one that is made for this start
+and printed on stderr. --insecure asks for none.
 """,
+)
+
+KEYS = Help(
+    "clinvk keys create NAME | list | revoke NAME",
+    "The API keys that clinvk serve asks for. Servers that run follow within seconds.",
+    """\
+commands:
+  keys create NAME          make a key, and show it this once
+  keys list                 list them: what each may do, and when it was used
+  keys revoke NAME          take one away
+
+Once there is a key, each request must carry one. Only digests are kept, in
+keys.json of the clinvk home. Help for each: clinvk help keys create
+""",
+)
+
+KEYS_CREATE = Help(
+    "clinvk keys create [flags] NAME",
+    "Make an API key and print it, as the last line of stdout. It cannot be shown\nagain. NAME is for people and logs.",
+    """\
+examples:
+  clinvk keys create ana
+  clinvk keys create ci --backends codex --allow-dir /srv/ci --rate 2
+  clinvk keys create guest --tokens-per-day 1000000 --cost-per-day 5
+
+What a key has used of its day is counted when a run ends; one that is under
+way when it is used up goes on.
+""",
+)
+
+KEYS_LIST = Help("clinvk keys list [flags]", "List the keys, without the keys themselves.")
+
+KEYS_REVOKE = Help(
+    "clinvk keys revoke [flags] NAME",
+    "Take a key away: requests with it are refused from then on, and so are its runs\n"
+    "that wait. After the last one the server lets nobody in.",
 )
 
 CONFIG = Help(

@@ -1,0 +1,186 @@
+"""`clinvk worktrees`: listed, applied and discarded."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
+from clinvk.cli.table import width
+from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
+from clinvk.runtime.marks import RlimitMarks
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import ChangedFile, Worktree, Worktrees
+from repositories import Repository
+
+T = TypeVar("T")
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def repository(clinvk: Clinvk) -> Repository:
+    """A repository in the folder of the command; its user is that of the command."""
+    repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "one\n", "inner/b": "b\n"})
+    return repository
+
+
+def left(repository: Repository, **files: str) -> Worktree:
+    """Leave a worktree that an agent has changed."""
+    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+
+    async def make() -> Worktree:
+        worktrees = Worktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
+        async with worktrees.isolated(str(repository.path), "claude") as worktree:
+            for name, content in (files or {"a.txt": "two\n"}).items():
+                Path(worktree.root, name).write_text(content)
+        return worktree
+
+    return asyncio.run(make())
+
+
+def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
+    """Run a command of `worktrees` with --json; give what it prints."""
+    done = clinvk.run("worktrees", *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return msgspec.json.decode(done.stdout, type=kind)
+
+
+def listed(clinvk: Clinvk, *arguments: str) -> list[str]:
+    """Give the ids that `worktrees list` prints, in its order."""
+    return [item.id for item in told(clinvk, WorktreeList, "list", *arguments).worktrees]
+
+
+def test_the_list_is_a_table_with_what_was_changed(clinvk: Clinvk, repository: Repository) -> None:
+    first = left(repository)
+    second = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    done = clinvk.run("worktrees", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert head == ["ID", "STATE", "FILES", "MADE", "REPOSITORY"]
+    assert [row[:3] for row in rows] == [[first.id, "changed", "1"], [second.id, "changed", "2"]]
+    assert all(row[-1] == str(repository.path) for row in rows)
+    with on_terminal(clinvk, "worktrees", "list", columns=60) as terminal:
+        assert terminal.ended() == 0
+    assert max(map(width, terminal.read.decode().splitlines())) <= 60
+
+
+def test_the_list_as_json_has_all_that_is_known(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    (item,) = told(clinvk, WorktreeList, "list").worktrees
+    assert (item.id, item.state, item.branch, item.base) == (worktree.id, "changed", worktree.branch, worktree.base)
+    assert (item.repository, item.path, item.problem) == (str(repository.path), worktree.path, None)
+    assert item.files == (ChangedFile("a.txt", "modified"),)
+    assert item.made_at.endswith("Z")
+
+
+def test_the_list_of_here_is_of_one_repository_and_needs_one(clinvk: Clinvk, repository: Repository) -> None:
+    other = Repository(clinvk.folder / "other", repository.home)
+    other.commit(**{"a.txt": "one\n"})
+    mine, theirs = left(repository), left(other)
+    assert listed(clinvk) == [mine.id, theirs.id]
+    assert listed(clinvk, "-w", str(repository.path / "inner")) == [mine.id]
+    done = clinvk.run("worktrees", "list", "--here")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is in no git repository" in done.stderr
+
+
+def test_without_worktrees_the_list_is_empty_and_a_note_says_so(clinvk: Clinvk) -> None:
+    done = clinvk.run("worktrees", "list")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("clinvk: no worktrees: ")
+    assert listed(clinvk) == []
+
+
+def test_one_that_cannot_be_looked_at_is_listed_with_the_reason(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    repository.path.rename(clinvk.folder / "moved")
+    done = clinvk.run("worktrees", "list")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1].split()[:2] == [worktree.id, "broken"]
+    assert done.stderr.startswith(f"clinvk: {worktree.id}: {repository.path} knows no worktree")
+
+
+def test_applying_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    tried = clinvk.run("worktrees", "apply", "--dry-run", worktree.id[:-2])
+    assert tried.stdout.startswith(f"would apply {worktree.id} to ")
+    assert repository.files()["a.txt"] == b"one\n"
+    done = clinvk.run("worktrees", "apply", worktree.branch)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"applied {worktree.id} to {repository.path}, uncommitted\n  modified      a.txt\n  added         new\n"
+    )
+    assert repository.files()["a.txt"] == b"two\n"
+    assert listed(clinvk) == []
+    assert repository.branches() == ["main"]
+
+
+def test_applying_as_json_tells_what_came_where(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    done = told(clinvk, AppliedWorktree, "apply", worktree.id, "--keep")
+    assert done == AppliedWorktree(
+        id=worktree.id,
+        repository=str(repository.path),
+        files=(ChangedFile("a.txt", "modified"),),
+        removed=False,
+        dry_run=False,
+    )
+    assert listed(clinvk) == [worktree.id]
+
+
+def test_changes_that_do_not_fit_are_1_and_change_nothing(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    repository.write("a.txt", "three\n")
+    done = clinvk.run("worktrees", "apply", worktree.id)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing was changed: " in done.stderr
+    assert "a.txt: patch does not apply" in done.stderr
+    assert repository.files()["a.txt"] == b"three\n"
+    assert listed(clinvk) == [worktree.id]
+
+
+def test_discarding_removes_some_and_a_dry_run_none(clinvk: Clinvk, repository: Repository) -> None:
+    first, second, third = (left(repository) for _ in range(3))
+    assert clinvk.run("worktrees", "discard", "--dry-run", first.id).stdout == f"would discard {first.id}\n"
+    done = told(clinvk, Discarded, "discard", first.id, second.branch, first.id)
+    assert done == Discarded([first.id, second.id], False)
+    assert listed(clinvk) == [third.id]
+    assert repository.branches() == [third.branch, "main"]
+
+
+@pytest.mark.parametrize(("typed", "is_gone"), [("y", True), ("", False)])
+def test_on_a_terminal_it_asks_before_it_discards(
+    clinvk: Clinvk, repository: Repository, typed: str, is_gone: bool
+) -> None:
+    worktree = left(repository)
+    with on_terminal(clinvk, "worktrees", "discard", worktree.id) as terminal:
+        terminal.until(f"discard {worktree.id} (changed files: 1)? [y/N] ")
+        terminal.type(f"{typed}\r".encode())
+        assert terminal.ended() == (0 if is_gone else 7)
+    assert listed(clinvk) == ([] if is_gone else [worktree.id])
+
+
+@pytest.mark.parametrize("command", ["apply", "discard"])
+def test_a_word_that_is_no_worktree_is_1_and_nothing_happens(
+    clinvk: Clinvk, repository: Repository, command: str
+) -> None:
+    left(repository)
+    left(repository)
+    for word, said in (("nothing", "no worktree 'nothing'"), ("claude", "is the beginning of several worktrees")):
+        done = clinvk.run("worktrees", command, word)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+    assert len(listed(clinvk)) == 2
+
+
+def test_a_machine_without_git_is_told(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    done = clinvk.run("worktrees", "apply", worktree.id, env={"PATH": str(clinvk.folder)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("clinvk: worktrees need git: ")
