@@ -181,7 +181,7 @@ each: clinvk help worktrees apply
 
 WORKTREES_LIST = Help(
     "clinvk worktrees list [flags]",
-    "List worktrees, the oldest first: in use, changed, unchanged, or broken: one that\ncannot be looked at.",
+    "List worktrees, the oldest first: in use, changed, unchanged, or broken (where\nclinvk cannot look).",
     """\
 examples:
   clinvk worktrees list
@@ -203,7 +203,7 @@ examples:
 
 WORKTREES_DISCARD = Help(
     "clinvk worktrees discard [flags] ID...",
-    "Remove worktrees with their branches and all that was done in them. On a terminal\nit asks first.",
+    "Remove worktrees with their branches and all that was done in them. On a\nterminal it asks first.",
 )
 
 SERVE = Help(
