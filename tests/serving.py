@@ -75,9 +75,9 @@ async def serving(
     port: int = sockets[0].getsockname()[1]
     async with (
         nullcontext(store) if store else SqliteStore(home(environ)) as kept,
-        opened(settings, environ, sockets, kept, keys or Keys(), registry) as (front, runs),
+        opened(settings, environ, sockets, kept, keys or Keys(), registry) as served,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", limits=httpx.Limits(max_keepalive_connections=0)
         ) as client,
     ):
-        yield Served(port, front, runs, client)
+        yield Served(port, served.front, served.runs, client)

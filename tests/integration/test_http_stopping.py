@@ -103,7 +103,7 @@ def until(condition: Callable[[], object], within_s: float = 10) -> None:
 Start = Callable[..., Process]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_stops_without_its_grace_and_with_exit_code_0(server: Start, number: signal.Signals) -> None:
     process = server(grace_s=60)
     assert process.client.get("/health").status_code == 200
@@ -148,6 +148,32 @@ def test_a_running_request_is_finished_while_others_are_refused(
     assert response.status_code == 200
     last = json.loads(response.text.splitlines()[-1])
     assert last.get("output") == "onetwo" or last["type"] == "done"
+    assert process.end() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("path", "begins"),
+    [
+        ("/api/v1/prompt", '{"type":"/docs#shutting_down"'),
+        ("/openai/v1/chat/completions", '{"error":{"message":"the server is stopping'),
+        ("/anthropic/v1/messages", '{"type":"error","error":{"type":"overloaded_error"'),
+    ],
+)
+def test_what_comes_while_the_server_stops_is_told_in_its_dialect_to_come_again(
+    server: Start, scripted: Scripted, path: str, begins: str
+) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    process = server(grace_s=60)
+    answer = process.prompt()
+    until(scripted.calls)
+    process.stop()
+    until(lambda: process.client.get("/health/ready").status_code == 503)
+    refused = process.client.post(path, json={})
+    assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+    assert int(refused.headers["retry-after"]) > 0
+    assert refused.text.startswith(begins)
+    process.stop()
+    answer.get()
     assert process.end() == (0, "")
 
 

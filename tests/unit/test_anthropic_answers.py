@@ -216,7 +216,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.NotResumable("x"), 400, "invalid_request_error"),
         (errors.AmbiguousId("x", ()), 400, "invalid_request_error"),
         (errors.QueueFull("x", 1), 529, "overloaded_error"),
-        (errors.ShuttingDown("x"), 529, "overloaded_error"),
+        (errors.ShuttingDown("x"), 503, "overloaded_error"),
         (errors.StoreUnavailable("x"), 500, "api_error"),
         (errors.TimedOut("x"), 504, "timeout_error"),
         (errors.Cancelled("x"), 500, "api_error"),

@@ -150,7 +150,7 @@ def test_the_schemas_of_the_model_apis_take_fields_that_they_do_not_list() -> No
     ("path", "schema", "statuses"),
     [
         ("/openai/v1/chat/completions", "OpenAI.ErrorAnswer", "400 401 403 404 408 409 413 415 429 500 503 504"),
-        ("/anthropic/v1/messages", "Anthropic.ErrorAnswer", "400 401 402 403 404 408 409 413 415 429 500 504 529"),
+        ("/anthropic/v1/messages", "Anthropic.ErrorAnswer", "400 401 402 403 404 408 409 413 415 429 500 503 504 529"),
     ],
 )
 def test_errors_of_the_model_apis_are_those_of_their_vendor(path: str, schema: str, statuses: str) -> None:

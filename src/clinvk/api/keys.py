@@ -22,6 +22,10 @@ class Keys:
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = tuple({_digest(key.encode()) for key in keys})
 
+    def take(self, other: "Keys") -> None:
+        """Take the keys of another in place of these."""
+        self._digests = other._digests
+
     def __bool__(self) -> bool:
         """Say whether a key is asked for."""
         return bool(self._digests)

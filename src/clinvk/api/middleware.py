@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
+_LAST: Header = (b"connection", b"close")
 _SLASHES = re.compile(r"/{2,}")
 _TWICE = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
 _PROBED = frozenset(
@@ -32,12 +33,14 @@ class Front:
 
     Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
     `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
-    is refused, health checks apart.
+    is refused, health checks apart; where the server `hands_over` to a next one it is served, as the last request of
+    its connection.
     """
 
     def __init__(self, app: ASGIApp, stopping: asyncio.Event) -> None:
         self.active = 0
         self.stopping = stopping
+        self.hands_over = False
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,12 +53,12 @@ class Front:
         request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         scope["path"] = path
         scope.setdefault("state", {}).update(request_id=request_id, dialect=surfaces.dialect_of(path, headers))
-        log = _Entry(scope, send)
+        log = _Entry(scope, send, is_last=self.hands_over)
         self.active += 1
         try:
-            if self.stopping.is_set() and path not in _OPEN_WHILE_STOPPING:
+            if self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING:
                 error = ShuttingDown("the server is stopping and takes no new requests")
-                await refuse(error, scope, log.send, [(b"connection", b"close")])
+                await refuse(error, scope, log.send, [_LAST])
             elif log.is_probe:
                 await Response()(scope, receive, log.send)
             else:
@@ -73,9 +76,10 @@ def _tidied(path: str) -> str:
 
 
 class _Entry:
-    """A line of the access log; also puts the request id on the answer."""
+    """A line of the access log; also puts the request id on the answer, and ends the connection after its last."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, is_last: bool) -> None:
+        self._more: list[Header] = [_LAST] if is_last else []
         self.is_probe = scope["method"] == "HEAD" and scope["path"] in _PROBED
         self._scope = scope
         self._send = send
@@ -86,7 +90,7 @@ class _Entry:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._ids()]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._ids(), *self._more]}
         else:
             self._bytes += len(message.get("body", b""))
         await self._send(message)

@@ -3,25 +3,28 @@
 import asyncio
 import gc
 import logging
-import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
 import uvicorn
 import uvloop
+from msgspec.structs import replace
 
 from clinvk import __version__
-from clinvk.api import cors, keys
+from clinvk.api import activation, cors, keys
 from clinvk.api.app import create_app
 from clinvk.api.inventory import Inventory
 from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
 from clinvk.api.protections import refuse_unenforced
 from clinvk.api.protocol import Protocol
+from clinvk.api.reloading import Prepare, Reload
+from clinvk.api.stopping import heeded
 from clinvk.api.upkeep import tended
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
@@ -36,13 +39,13 @@ from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
 
 Announce = Callable[[str], None]
+Load = Callable[[], Settings]
 
 SERVER_ERROR = 5
 """The exit code of a server that could not listen."""
 
 _A_LONG_TIME_S = 10 * 365 * 86_400
 _CLOSE_WITHIN_S = 2
-_LOOK_EVERY_S = 0.05
 _GARBAGE_AFTER = 10_000
 """Objects after which the collector looks for cycles: what a few dozen prompts make. The usual 700 cost a twelfth."""
 _ENDPOINTS = """\
@@ -56,11 +59,12 @@ _ENDPOINTS = """\
   GET  /docs             all of it, to read and to try (/openapi.json)"""
 
 
-def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then give the exit code.
+def serve(settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, then give the exit code.
 
     The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
-    once. `announce` gets what a person should read when the server is up.
+    once. SIGHUP reads the keys anew, and limits and log level from the settings that `load` gives. `announce` gets
+    what a person should read when the server is up. Sockets of a service manager go before host and port.
 
     Raises:
         ConfigError: a setting asks for what cannot be given.
@@ -74,12 +78,16 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce) ->
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = runner.run(_read_keys(settings, environ))
+        sockets = activation.inherited(environ)
+        if is_inherited := bool(sockets):
+            host, port = sockets[0].getsockname()[:2]
+            settings = replace(settings, server=replace(server, host=host, port=port))
         try:
-            sockets = listen(server.host, server.port)
+            sockets = sockets or listen(server.host, server.port)
         except OSError as exc:
             print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
             return SERVER_ERROR
-        runner.run(_serve(settings, environ, sockets, taken, announce))
+        runner.run(_serve(settings, environ, sockets, taken, announce, load or (lambda: settings), is_inherited))
     return 0
 
 
@@ -87,6 +95,10 @@ def _log_to_stderr(verbose: bool) -> None:
     """Log what an operator should know; each request only when asked."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("clinvk").setLevel(logging.INFO)
+    _set_log_level(verbose)
+
+
+def _set_log_level(verbose: bool) -> None:
     logging.getLogger("clinvk.api.middleware").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
@@ -122,27 +134,72 @@ async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
 
 
 async def _serve(
-    settings: Settings, environ: Mapping[str, str], sockets: list[socket.socket], taken: Keys, announce: Announce
+    settings: Settings,
+    environ: Mapping[str, str],
+    sockets: list[socket.socket],
+    taken: Keys,
+    announce: Announce,
+    load: Load,
+    is_inherited: bool,
 ) -> None:
-    async with (
-        SqliteStore(home(environ)) as store,
-        opened(settings, environ, sockets, store, taken) as served,
-        tended(store, settings.session.retention_days),
-    ):
-        announce(greeting(settings.server, sockets, has_keys=bool(taken)))
-        await _stopped(served, settings.server.shutdown_grace_secs)
+    with heeded() as signals:
+        async with (
+            SqliteStore(home(environ)) as store,
+            opened(settings, environ, sockets, store, taken) as served,
+            tended(store, settings.session.retention_days),
+        ):
+            reload = Reload(load, list(_renewed(environ, taken, served)))
+
+            async def reload_as_told() -> None:
+                activation.notify(environ, *activation.reloading())
+                await reload()
+                activation.notify(environ, "READY=1")
+
+            where = greeting(settings.server, sockets, has_keys=bool(taken))
+            announce(where)
+            activation.notify(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
+            await signals.stopped(reload_as_told)
+            activation.notify(environ, "STOPPING=1", "STATUS=finishing what runs")
+            served.front.stopping.set()
+            if is_inherited:
+                served.hand_over()
+            await signals.drained(lambda: served.is_busy, settings.server.shutdown_grace_secs)
+
+
+def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Iterator[Prepare]:
+    """Give what SIGHUP renews."""
+
+    async def log_level(settings: Settings) -> Callable[[], None]:
+        return partial(_set_log_level, settings.unified_flags.verbose)
+
+    async def keys_taken(settings: Settings) -> Callable[[], None]:
+        fresh = await _read_keys(settings, environ)
+        if taken and not fresh:
+            raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
+        return partial(taken.take, fresh)
+
+    async def run_limits(settings: Settings) -> Callable[[], None]:
+        return partial(served.runs.resize, settings.server)
+
+    yield from (log_level, keys_taken, run_limits)
 
 
 class Served(NamedTuple):
-    """A server that is up: its outermost application, and the runs behind it."""
+    """A server that is up: its outermost application, the runs behind it, and what listens for it."""
 
     front: Front
     runs: LocalRuns
+    server: "Server"
 
     @property
     def is_busy(self) -> bool:
         """Whether a request or a run is under way; a detached run has no request."""
         return bool(self.front.active or self.runs.busy or self.runs.queued)
+
+    def hand_over(self) -> None:
+        """Leave new connections to the next server, which gets the same sockets; they wait there until it is up."""
+        self.front.hands_over = True
+        self.server.stop_listening()
 
 
 @asynccontextmanager
@@ -171,32 +228,12 @@ async def opened(
                 gc.collect()
                 gc.freeze()  # what is there now stays: the collector need not look at it again and again
                 gc.set_threshold(_GARBAGE_AFTER)
-                yield Served(front, runs)
+                yield Served(front, runs, server)
                 learning.cancel()
             server.should_exit = True
     finally:
         for sock in sockets:
             sock.close()
-
-
-async def _stopped(served: Served, grace_s: float) -> None:
-    """Wait for a signal, then until nothing is under way, `grace_s` have passed, or a second signal came."""
-    stopping, at_once = served.front.stopping, asyncio.Event()
-
-    def stop() -> None:
-        if stopping.is_set():
-            at_once.set()
-        stopping.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            loop.add_signal_handler(number, stop)
-    await stopping.wait()
-    until = loop.time() + grace_s
-    while served.is_busy and not at_once.is_set() and loop.time() < until:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(at_once.wait(), _LOOK_EVERY_S)
 
 
 class Server(uvicorn.Server):
@@ -224,6 +261,11 @@ class Server(uvicorn.Server):
         """Start, then say so."""
         await super().startup(sockets=sockets)
         self._on_started()
+
+    def stop_listening(self) -> None:
+        """Accept no more connections; those that there are stay."""
+        for server in self.servers:
+            server.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

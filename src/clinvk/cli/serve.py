@@ -7,6 +7,7 @@ from contextlib import suppress
 from clinvk.cli.flags import ServeFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory, settings_of
+from clinvk.config import Settings
 from clinvk.errors import InvalidRequest
 
 
@@ -23,12 +24,17 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
         "server.port": flags.port,
         "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
     }
-    settings = settings_of(flags, environ, more)
-    if flags.model is not None:
-        settings = settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model})
+
+    def load() -> Settings:
+        settings = settings_of(flags, environ, more)
+        if flags.model is None:
+            return settings
+        return settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model})
+
+    settings = load()
     from clinvk.api import server
 
-    return server.serve(settings, environ, _announce)
+    return server.serve(settings, environ, _announce, load)
 
 
 def _announce(text: str) -> None:

@@ -15,7 +15,12 @@ from clinvk.runtime.process import Spawner, run_tool
 _HELPERS = ("bwrap", "socat")
 _VERSION_WITHIN_S = 20.0
 
-SECRETS = ("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+SECRETS = (
+    "CLINVK_API_KEYS",
+    "CLINVK_API_KEYS_GOPASS_PATH",
+    *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+)
 """Variables that are for clinvk alone."""
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk import backends
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.config import Settings
+from clinvk.config import ServerSettings, Settings
 from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
@@ -141,6 +141,10 @@ class LocalRuns:
     def queued(self) -> int:
         """Runs that wait for one."""
         return self._slots.queued
+
+    def resize(self, server: ServerSettings) -> None:
+        """Take other limits on how many run at once, and how many wait."""
+        self._slots.resize(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()

@@ -35,6 +35,11 @@ class Slots:
         self._queues: dict[str, deque[Place]] = {}
         self._members: set[Place] = set()
 
+    def resize(self, total: int, per_backend: int, max_queued: int) -> None:
+        """Let more or fewer run and wait from now on; whoever has a place keeps it."""
+        self._total, self._per_backend, self._max_queued = total, per_backend, max_queued
+        self._serve()
+
     @property
     def busy(self) -> int:
         """Slots that are held."""

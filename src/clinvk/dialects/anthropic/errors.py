@@ -17,7 +17,7 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     errors.RunNotFound: (404, "not_found_error"),
     errors.AmbiguousId: (400, "invalid_request_error"),
     errors.QueueFull: (529, "overloaded_error"),
-    errors.ShuttingDown: (529, "overloaded_error"),
+    errors.ShuttingDown: (503, "overloaded_error"),
     errors.TimedOut: (504, "timeout_error"),
     errors.AgentUnauthenticated: (401, "authentication_error"),
     errors.AgentRateLimited: (429, "rate_limit_error"),
