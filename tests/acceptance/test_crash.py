@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, and a stop: what a client was told is there afterwards, and nothing is left under way."""
+"""`kill -9` at any moment, and a stop: what a client was told is there afterwards, and no agent is left at work."""
 
 import asyncio
 import json
@@ -141,7 +141,7 @@ async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> 
                 await asyncio.sleep(chance.uniform(0, 0.6))
                 server.kill()
                 await work
-    echo.end()
+    until(lambda: echo.alive() == [])
     assert len(clients.told.answers) > KILLS
     with Server(echo) as server:
         await _look(server.up().url)
@@ -198,6 +198,7 @@ async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
         async with SqliteStore(home) as store:
             await until_told(lambda: _has_said(store, run_id))
         server.kill()
+    until(lambda: echo.alive() == [])
     with Server(echo) as server:
         client = server.up().client
         run = client.get(f"/api/v1/runs/{run_id}").json()
@@ -222,7 +223,7 @@ def test_a_session_of_a_killed_server_is_gone_on_with_by_one_that_runs(echo: Ech
         until(lambda: last in echo.prompts())
         assert other.up().prompt(f"{echo.name()} 0", backend="", session_id=session).status_code == 409
         one.kill()
-        echo.end()
+        until(lambda: echo.alive() == [])
         again = echo.name()
         assert other.prompt(f"{again} 0", backend="", session_id=session).json()["output"] == answer(again, turn=3)
         states = [run["state"] for run in other.client.get("/api/v1/runs").json()["runs"]]
@@ -268,18 +269,16 @@ def test_a_killed_command_line_leaves_a_session_that_can_be_continued(echo: Echo
         assert _listed(clinvk)[0]["status"] == "active"
         process.kill()
         process.wait()
-    assert echo.alive()
+    until(lambda: echo.alive() == [])
     if next_start == "server":
         with Server(echo) as server:
             (session,) = server.up().client.get("/api/v1/sessions").json()["sessions"]
             (run,) = server.client.get("/api/v1/runs").json()["runs"]
             assert (session["status"], run["state"]) == ("paused", "interrupted")
-            echo.end()
             answered = server.prompt(f"{second} 0", session_id=session["id"]).json()["output"]
     else:
         (session,) = _listed(clinvk)
         assert session["status"] == "paused"
-        echo.end()
         answered = json.loads(clinvk.run("resume", string(session, "id"), f"{second} 0").stdout)["content"]
     assert answered == answer(second, turn=2)
     assert _listed(clinvk)[0]["turn_count"] == 2

@@ -8,30 +8,30 @@ does not hold a process that leaves the tree with an emptied environment.
 """
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
+from clinvk.runtime import remains
+
 MARK_VARIABLE = "CLINVK_PROCESS_ID"
-_RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
-_STEP = 10**9
-_GONE_WITHIN_S = 5.0
+Roots = Mapping[int, int]
+"""Agent processes: number to pid, 0 when it has exited."""
 
 
 class Marks(Protocol):
-    """A way to mark agent processes and to find all that came of them."""
+    """A way to mark agent processes and to find all that came of them. `kind` tells the guardian which."""
 
+    kind: str
     server: int
 
     def marking(self, number: int) -> AbstractContextManager[None]:
         """A context: what is spawned inside carries the mark of agent process `number`."""
         ...
 
-    def find(self, roots: Mapping[int, int]) -> set[int]:
-        """Give the pids alive of all that came of the agent processes `roots`: number to pid, 0 when it has exited."""
+    def find(self, roots: Roots | None) -> set[int]:
+        """Give the pids alive of all that came of the agent processes `roots`; None is all of this clinvk."""
         ...
 
     def alive(self, pids: set[int]) -> set[int]:
@@ -49,6 +49,8 @@ def choose() -> Marks:
 class RlimitMarks:
     """The mark in a resource limit. All spawning happens on one thread, which has the mark for that moment."""
 
+    kind = "rlimit"
+
     def __init__(self, server: int) -> None:
         self.server = server
 
@@ -58,7 +60,7 @@ class RlimitMarks:
 
         try:
             with self.marking(0):
-                return resource.prlimit(os.getpid(), _RTTIME)[0] == self._mark(0)
+                return resource.prlimit(os.getpid(), remains.RTTIME)[0] == remains.mark(self.server, 0)
         except (OSError, ValueError):
             return False
 
@@ -67,36 +69,26 @@ class RlimitMarks:
         """Mark what is spawned inside."""
         import resource
 
-        soft, hard = resource.getrlimit(_RTTIME)
-        resource.setrlimit(_RTTIME, (self._mark(number), hard))
+        soft, hard = resource.getrlimit(remains.RTTIME)
+        resource.setrlimit(remains.RTTIME, (remains.mark(self.server, number), hard))
         try:
             yield
         finally:
-            resource.setrlimit(_RTTIME, (soft, hard))
+            resource.setrlimit(remains.RTTIME, (soft, hard))
 
-    def find(self, roots: Mapping[int, int]) -> set[int]:
-        """Find all that carry a mark, and the children of those: a clinvk among them marks its own agents anew."""
-        import resource
-
-        marks = {self._mark(number) for number in roots}
-        found: set[int] = set()
-        for pid in _pids():
-            with suppress(OSError, ValueError):
-                if resource.prlimit(pid, _RTTIME)[0] in marks:
-                    found.add(pid)
-        found.discard(os.getpid())
-        return self.alive(found | _descendants(found)) if found else found
+    def find(self, roots: Roots | None) -> set[int]:
+        """Find all that carry a mark, and the children of those."""
+        return remains.marked(self.server, roots)
 
     def alive(self, pids: set[int]) -> set[int]:
         """Look at the state of each."""
-        return {pid for pid in pids if (stat := _stat(pid)) and stat[0] not in "ZX"}
-
-    def _mark(self, number: int) -> int:
-        return self.server * _STEP + number % _STEP
+        return remains.alive(pids)
 
 
 class TreeMarks:
     """The mark in the environment, and the process tree. Weaker: see the module."""
+
+    kind = "tree"
 
     def __init__(self, server: int) -> None:
         self.server = server
@@ -106,18 +98,21 @@ class TreeMarks:
         """The environment carries the mark; nothing to do."""
         yield
 
-    def find(self, roots: Mapping[int, int]) -> set[int]:
-        """Find all with the variable, the roots, and their descendants."""
+    def find(self, roots: Roots | None) -> set[int]:
+        """Find all with the variable, the roots, and their descendants; a guardian is left."""
         import psutil
 
-        wanted = {label(self.server, number) for number in roots}
         found: set[int] = set()
+        guardians: set[int] = set()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.pid in roots.values() or process.environ().get(MARK_VARIABLE) in wanted:
-                    found.update((process.pid, *(child.pid for child in process.children(recursive=True))))
-        found.discard(os.getpid())
-        return self.alive(found)
+                server, _, number = process.environ().get(MARK_VARIABLE, "").partition("-")
+                if number == str(remains.GUARDIAN):
+                    guardians.add(process.pid)
+                elif server == str(self.server) and (roots is None or number in map(str, roots)):
+                    found.add(process.pid)
+        found.update(roots.values() if roots else ())
+        return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
 
     def alive(self, pids: set[int]) -> set[int]:
         """Look at the state of each."""
@@ -129,64 +124,18 @@ def label(server: int, number: int) -> str:
     return f"{server}-{number}"
 
 
-def kill(marks: Marks, roots: Mapping[int, int]) -> None:
-    """End all that came of the agent processes `roots`. Blocks: run it in a thread.
-
-    Each is stopped before any is killed, since a stopped process cannot fork, and the search is
-    repeated until it finds nothing new; then all are killed, and waited for. What became another user's cannot be
-    ended, and is left.
-    """
-    stopped: set[int] = set()
-    untouchable: set[int] = set()
-    deadline = time.monotonic() + _GONE_WITHIN_S
-    while found := (marks.find(roots) | marks.alive(stopped)) - untouchable:
-        fresh = found - stopped
-        stopped |= fresh
-        untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
-        if not fresh:
-            for pid in found:
-                _send(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.001)
-
-
-def _send(pid: int, number: int) -> bool:
-    """Send a signal; say whether we may."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        return False
-    return True
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Give state and parent of a process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return None
-    return fields[0].decode(), int(fields[1])
+def kill(marks: Marks, roots: Roots | None) -> None:
+    """End all that came of the agent processes `roots`; None is all of this clinvk. Blocks: run it in a thread."""
+    remains.end(lambda: marks.find(roots), marks.alive)
 
 
 def _descendants(roots: set[int]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        if stat := _stat(pid):
-            children.setdefault(stat[1], []).append(pid)
+    import psutil
+
     found: set[int] = set()
-    pending = list(roots)
-    while pending:
-        fresh = [child for child in children.get(pending.pop(), []) if child not in found]
-        found.update(fresh)
-        pending += fresh
+    for pid in roots:
+        with suppress(psutil.Error):
+            found.update(child.pid for child in psutil.Process(pid).children(recursive=True))
     return found
 
 

@@ -21,6 +21,7 @@ from clinvk.runtime import executables, marks, schema, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
+from clinvk.runtime.guarding import Guard
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Slots
@@ -116,7 +117,8 @@ class LocalRuns:
         admit_dirs: Callable[[RunRequest], None] | None = None,
     ) -> None:
         server = settings.server
-        self.spawner = Spawner(marks.choose())
+        chosen = marks.choose()
+        self.spawner = Spawner(chosen)
         self.fallbacks = Fallbacks()
         self._settings = settings
         self._store = store
@@ -131,6 +133,7 @@ class LocalRuns:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._closing = False
+        self._guard = Guard(chosen)
 
     @property
     def busy(self) -> int:
@@ -147,6 +150,7 @@ class LocalRuns:
         self._slots.resize(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
 
     async def __aenter__(self) -> Self:
+        self._guard.start()
         await self._group.__aenter__()
         return self
 
@@ -155,7 +159,12 @@ class LocalRuns:
         self._closing = True
         for run in self._live.values():
             run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
-        await self._group.__aexit__(None, None, None)
+        try:
+            await self._group.__aexit__(None, None, None)
+        except BaseException:
+            self._guard.alarm()
+            raise
+        self._guard.dismiss()
 
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""

@@ -1,0 +1,113 @@
+"""The guardian of this clinvk: started, watched, and sent away when nothing is left to be ended."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from clinvk.runtime import guardian
+from clinvk.runtime.marks import MARK_VARIABLE, Marks, RlimitMarks, label
+from clinvk.runtime.remains import GUARDIAN
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_AFTER_S = 1.0
+"""How old a guardian has to be for the next one to be started as soon as it is gone."""
+
+
+class Guard:
+    """Sees to it that there is a guardian from `start` on.
+
+    Then either `dismiss`, when nothing is left of any agent, or `alarm`, which is what the end of this process does by
+    itself. All are done on the loop, and take it a millisecond at most.
+    """
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch: socket.socket | None = None
+        self._started_at = 0.0
+        self._again: asyncio.TimerHandle | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The guardian's pid; None while there is none."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start a guardian, and another whenever it is gone. It is at work when it has read its program."""
+        self._again = None
+        self._started_at = time.monotonic()
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = _spawn(self._marks, theirs.fileno())
+        except OSError as exc:
+            ours.close()
+            self._lacks(f"no guardian can be started: {exc}")
+            return
+        finally:
+            theirs.close()
+        self._watch = ours
+        asyncio.get_running_loop().add_reader(ours, self._gone)
+
+    def dismiss(self) -> None:
+        """Send the guardian away; it looks at nothing any more."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        self._close()
+
+    def alarm(self) -> None:
+        """Let the guardian end what is left."""
+        if self._process:
+            threading.Thread(target=self._process.wait, daemon=True).start()
+        self._close()
+
+    def _gone(self) -> None:
+        assert self._process
+        code = self._process.wait()
+        self._close()
+        self._lacks(f"the guardian has ended ({code}); another is started")
+
+    def _lacks(self, why: str) -> None:
+        logger.warning(why)
+        wait_s = max(0.0, self._started_at + _AGAIN_AFTER_S - time.monotonic())
+        self._again = asyncio.get_running_loop().call_later(wait_s, self.start)
+
+    def _close(self) -> None:
+        if self._again:
+            self._again.cancel()
+        if self._watch:
+            asyncio.get_running_loop().remove_reader(self._watch)
+            self._watch.close()
+        self._process = self._watch = self._again = None
+
+
+def _spawn(marks: Marks, stdin: int) -> "subprocess.Popen[bytes]":
+    """Start a guardian. Its session is its own, and none of clinvk's pipes, environment and directories is."""
+    libraries = {name: value for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if (value := os.environ.get(name))}
+    with marks.marking(GUARDIAN):
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, marks.kind, str(marks.server), *_folders(marks)],
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
+            start_new_session=True,
+        )
+
+
+def _folders(marks: Marks) -> list[str]:
+    """Say where the modules are that a search needs besides Python's own."""
+    if marks.kind == RlimitMarks.kind:
+        return []
+    found = importlib.util.find_spec("psutil")
+    assert found
+    assert found.origin
+    return [os.path.dirname(os.path.dirname(found.origin))]

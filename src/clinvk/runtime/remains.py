@@ -1,0 +1,121 @@
+"""What is left of agent processes on this machine, and its end.
+
+The guardian is made of this alone, and there is one for each clinvk: imports are few, to keep it small and quick to
+start.
+"""
+
+import os
+import resource
+import signal
+import time
+
+# Not from `collections.abc` and `typing`, whose import costs more than all the rest of this module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+
+RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
+STEP = 10**9
+GUARDIAN = 0
+"""The number of a guardian among the processes of a clinvk: it is ended with none of them, nor with what is around."""
+_GONE_WITHIN_S = 5.0
+
+
+def mark(server: int, number: int) -> int:
+    """Give the limit that the agent process `number` of a clinvk has, and all that came of it."""
+    return server * STEP + number % STEP
+
+
+def marked(server: int, numbers: "Container[int] | None") -> set[int]:
+    """Find all with the mark of a clinvk and one of these agent processes (None: any), and the children of those.
+
+    A clinvk among them marks its own agents anew. Its guardian is left: it sees to those that are nobody's children.
+    """
+    found = {
+        pid
+        for pid, one, number in _marks(_pids())
+        if one == server and number != GUARDIAN and (numbers is None or number in numbers)
+    }
+    if not found:
+        return found
+    below = descendants(found)
+    found |= below - {pid for pid, _, number in _marks(below) if number == GUARDIAN}
+    return alive(found - {os.getpid()})
+
+
+def _marks(pids: set[int]) -> "Iterator[tuple[int, int, int]]":
+    """Give those that carry a mark, with clinvk and number."""
+    for pid in pids:
+        try:
+            limit = resource.prlimit(pid, RTTIME)[0]
+        except (OSError, ValueError):
+            continue
+        if limit >= 10**8 * STEP:
+            yield (pid, *divmod(limit, STEP))
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Give those of the processes that are still there, zombies apart."""
+    return {pid for pid in pids if (stat := _stat(pid)) and stat[0] not in "ZX"}
+
+
+def descendants(roots: set[int]) -> set[int]:
+    """Give the children of processes, and theirs."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        if stat := _stat(pid):
+            children.setdefault(stat[1], []).append(pid)
+    found: set[int] = set()
+    pending = list(roots)
+    while pending:
+        fresh = [child for child in children.get(pending.pop(), []) if child not in found]
+        found.update(fresh)
+        pending += fresh
+    return found
+
+
+def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]") -> None:
+    """End all that is found. Blocks: run it in a thread.
+
+    Each is stopped before any is killed, since a stopped process cannot fork, and the search is
+    repeated until it finds nothing new; then all are killed, and waited for. What became another user's cannot be
+    ended, and is left.
+    """
+    stopped: set[int] = set()
+    untouchable: set[int] = set()
+    deadline = time.monotonic() + _GONE_WITHIN_S
+    while found := (find() | alive(stopped)) - untouchable:
+        fresh = found - stopped
+        stopped |= fresh
+        untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
+        if not fresh:
+            for pid in found:
+                _send(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+
+
+def _send(pid: int, number: int) -> bool:
+    """Send a signal; say whether we may."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
+
+
+def _pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """Give state and parent of a process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    return fields[0].decode(), int(fields[1])

@@ -1,0 +1,178 @@
+"""`kill -9` of clinvk: nothing that its agents have started lives on, however it hides, and nothing else is touched."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.server import Server
+from scripted import Scripted
+from scripted.steps import Step, claude_says, hang, spawn, touch, wait_for
+
+BEGUN = claude_says("begun ")[:4]
+HIDING: list[Step] = [spawn("plain"), spawn("setsid"), spawn("double-fork"), spawn("env-i"), spawn("all")]
+KILLS = 12
+
+
+def guardians(pid: int) -> list[psutil.Process]:
+    """Give the guardians of a clinvk."""
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if _is_guardian(child)]
+
+
+def guardian(pid: int) -> psutil.Process:
+    """Give the one guardian of a clinvk, once it can be relied upon to be there."""
+    until(lambda: len(guardians(pid)) == 1)
+    return guardians(pid)[0]
+
+
+def _is_guardian(process: psutil.Process) -> bool:
+    try:
+        return any(word.endswith("/guardian.py") for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def gone(process: psutil.Process) -> bool:
+    """Say whether a process has exited; who waits for it does not matter."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.timeout(120)
+def test_nothing_that_agents_started_outlives_a_server_that_is_killed_at_any_moment(scripted: Scripted) -> None:
+    chance = random.Random(6)
+    scripted.play([*HIDING[:2], *BEGUN, *HIDING[2:], hang()])
+    for number in range(KILLS):
+        with Server(scripted) as server:
+            if number % 4 == 3:  # killed while it comes up
+                time.sleep(chance.uniform(0, 0.5))
+            else:
+                server.up()
+                for _ in range(3):
+                    server.detached("hello")
+                time.sleep(chance.uniform(0, 0.4))
+            guarding = guardians(server.process.pid)
+            server.kill()
+        until(lambda guarding=guarding: all(map(gone, guarding)))
+        assert scripted.alive() == [], number
+    assert len(scripted.grandchildren()) > KILLS, "hardly an agent has come as far as to start something"
+
+
+def test_nothing_that_agents_started_outlives_a_killed_server_under_which_they_were_long_at_work(
+    scripted: Scripted,
+) -> None:
+    scripted.play([*BEGUN, *HIDING, hang()])
+    with Server(scripted) as server:
+        for _ in range(4):
+            server.up().detached("hello")
+        until(lambda: len(scripted.grandchildren()) == 20)
+        guarding = guardian(server.process.pid)
+        assert len(scripted.alive()) == 24
+        server.kill()
+    until(lambda: gone(guarding))
+    assert scripted.alive() == []
+
+
+def test_nothing_that_an_agent_started_outlives_a_killed_command_line(clinvk: Clinvk) -> None:
+    clinvk.agent.play([*BEGUN, *HIDING, hang()])
+    with clinvk.started("-o", "text", "hello") as process:
+        until(lambda: len(clinvk.agent.grandchildren()) == 5)
+        guarding = guardian(process.pid)
+        process.kill()
+        stdout, _ = process.communicate(timeout=15)  # to the end: what is left holds nothing of the terminal's
+    assert stdout == b"begun "
+    until(lambda: gone(guarding))
+    assert clinvk.agent.alive() == []
+
+
+def test_the_agents_of_another_server_go_on(scripted: Scripted, tmp_path: Path) -> None:
+    go, up = tmp_path / "go", tmp_path / "up"
+    scripted.play([*BEGUN, spawn("all"), hang()], when="one")
+    scripted.play([*claude_says("x")[:4], touch(up), wait_for(go), *claude_says("x")[4:]], when="other")
+    with Server(scripted) as one, Server(scripted) as other:
+        run_id = other.up().detached("other")["run_id"]
+        one.up().detached("one")
+        until(lambda: len(scripted.grandchildren()) == 1 and up.exists())
+        guarding = guardian(one.process.pid)
+        one.kill()
+        until(lambda: gone(guarding))
+        assert [call.pid for call in scripted.calls() if call.stdin == b"other"] == scripted.alive()
+        assert not gone(guardian(other.process.pid))
+        go.touch()
+        until(lambda: other.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "finished")
+
+
+def test_a_guardian_has_a_session_of_its_own_and_minds_no_signal(scripted: Scripted) -> None:
+    scripted.play([*BEGUN, spawn("all"), hang()])
+    with Server(scripted) as server:
+        server.up().detached("hello")
+        until(lambda: len(scripted.grandchildren()) == 1)
+        guarding = guardian(server.process.pid)
+        assert os.getsid(guarding.pid) == guarding.pid
+        until(lambda: _is_at_work(guarding.pid))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.killpg(guarding.pid, number)
+        server.kill()
+        until(lambda: gone(guarding))
+    assert scripted.alive() == []
+
+
+def _is_at_work(pid: int) -> bool:
+    """Say whether a process ignores the hangup, which a program does not that has just been started."""
+    ignored = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1)
+
+
+def test_a_guardian_that_was_killed_is_replaced(scripted: Scripted) -> None:
+    scripted.play([*BEGUN, spawn("all"), hang()])
+    with Server(scripted) as server:
+        server.up().detached("hello")
+        first = guardian(server.process.pid)
+        first.kill()
+        until(lambda: [found for found in guardians(server.process.pid) if found.pid != first.pid] != [])
+        assert len(scripted.alive()) >= 1
+        second = guardian(server.process.pid)
+        until(lambda: len(scripted.grandchildren()) == 1)
+        server.kill()
+        until(lambda: gone(second))
+    assert scripted.alive() == []
+
+
+def test_a_guardian_is_small_and_holds_nothing_of_clinvk(scripted: Scripted) -> None:
+    with Server(scripted, {"CLINVK_API_KEYS": "sk-secret"}) as server:
+        guarding = guardian(server.up().process.pid)
+        until(lambda: _is_at_work(guarding.pid))
+        assert guarding.environ().keys() - {"LD_LIBRARY_PATH"} == {"CLINVK_PROCESS_ID"}
+        assert guarding.cwd() == "/"
+        files = {int(fd.name): os.readlink(fd) for fd in Path(f"/proc/{guarding.pid}/fd").iterdir()}
+        assert files.pop(0).startswith("socket:")
+        assert files == {1: os.devnull, 2: os.devnull}
+        assert guarding.memory_info().rss < 20 * 1024 * 1024
+
+
+def test_a_guardian_ends_with_a_server_that_ends(scripted: Scripted) -> None:
+    with Server(scripted) as server:
+        guarding = guardian(server.up().process.pid)
+        assert server.stop() == 0
+        assert gone(guarding)
+
+
+def test_a_guardian_ends_with_a_command_line_that_ends(clinvk: Clinvk) -> None:
+    go = clinvk.folder / "go"
+    clinvk.agent.play([wait_for(go), *claude_says("x")])
+    with clinvk.started("-o", "text", "hello") as process:
+        guarding = guardian(process.pid)
+        go.touch()
+        assert process.wait(15) == 0
+        assert gone(guarding)

@@ -1,0 +1,130 @@
+"""The guardian with each kind of marks, and beside the sweep of a clinvk around it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.runtime import marks
+from clinvk.runtime.guarding import Guard
+from clinvk.runtime.process import Spawner
+from polling import until
+
+ENV = {"PATH": os.environ["PATH"]}
+OUTER = """
+import asyncio, subprocess, sys, time
+from clinvk.runtime.guarding import Guard
+from clinvk.runtime.marks import RlimitMarks
+
+async def main():
+    own = RlimitMarks(int(sys.argv[1]))
+    Guard(own).start()
+    with own.marking(1):
+        subprocess.run(["sh", "-c", sys.argv[2]])
+    time.sleep(300)
+
+asyncio.run(main())
+"""
+
+
+def number() -> int:
+    """Give a number of a clinvk that no other test has."""
+    return 10**8 + int.from_bytes(os.urandom(4)) % 10**8
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(params=[marks.RlimitMarks, marks.TreeMarks])
+def own(request: pytest.FixtureRequest) -> marks.Marks:
+    return request.param(number())
+
+
+@pytest.fixture
+def agent(own: marks.Marks) -> Generator["subprocess.Popen[bytes]"]:
+    """A process that carries a mark."""
+    with own.marking(1):
+        environ = {**ENV, marks.MARK_VARIABLE: marks.label(own.server, 1)}
+        process = subprocess.Popen(["sleep", "300"], env=environ, start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, agent: "subprocess.Popen[bytes]") -> None:
+    guard = Guard(own)
+    guard.start()
+    assert agent.poll() is None
+    guard.alarm()
+    assert await asyncio.to_thread(agent.wait, 15) == -9
+
+
+async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
+    own: marks.Marks, agent: "subprocess.Popen[bytes]"
+) -> None:
+    guard = Guard(own)
+    guard.start()
+    pid = guard.pid
+    guard.dismiss()
+    assert pid
+    assert not psutil.pid_exists(pid)
+    assert agent.poll() is None
+
+
+async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
+    own: marks.Marks, agent: "subprocess.Popen[bytes]"
+) -> None:
+    guard = Guard(own)
+    guard.start()
+    assert await asyncio.to_thread(own.find, None) == {agent.pid}
+    guard.dismiss()
+
+
+async def test_a_guardian_that_ends_by_itself_is_replaced(own: marks.Marks, caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard(own)
+    guard.start()
+    first = guard.pid
+    assert first
+    psutil.Process(first).kill()
+    await until(lambda: guard.pid not in (first, None))
+    assert "the guardian has ended (-9); another is started" in caplog.text
+    guard.dismiss()
+
+
+async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    python = sys.executable
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    guard = Guard(marks.RlimitMarks(number()))
+    guard.start()
+    assert guard.pid is None
+    assert "no guardian can be started" in caplog.text
+    monkeypatch.setattr(sys, "executable", python)
+    await until(lambda: guard.pid)
+    guard.dismiss()
+
+
+async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_path: Path) -> None:
+    """The sweep of the clinvk around ends the one inside and leaves its guardian, which nothing else would do for."""
+    spawner = Spawner(marks.RlimitMarks(number()))
+    escaped = tmp_path / "pid"
+    hide = f"(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ > {escaped}; exec sleep 300\") &' &)"
+    argv = [sys.executable, "-c", OUTER, str(number()), hide]
+    process = spawner.spawn(argv, ENV, None, lambda: None)
+    await until(lambda: escaped.exists() and escaped.read_text().strip(), within_s=15)
+    pid = int(escaped.read_text())
+    assert alive(pid)
+    await spawner.sweep(process)
+    assert not alive(process.pid)
+    await until(lambda: not alive(pid))
+    process.discard()
