@@ -2,8 +2,9 @@
 
 The user's folder and the project do all they can to reopen a sandbox: sandbox words and permission profiles of their
 own, rules that allow commands, notify programs, hooks that were trusted, MCP servers whose tools were approved. (Where
-there are rules Codex is run by `exec`, so that there are none where it is to be run by its server.) The model then calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests
-of the other words prove something.
+there are rules Codex is run by `exec`, so that there are none where it is to be run by its server.) The model then
+calls every tool that could write. What counts is the disk; with `full` all of it acts, so that the tests of the other
+words prove something.
 """
 
 import json

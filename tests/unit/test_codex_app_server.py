@@ -369,6 +369,13 @@ def test_a_message_that_comes_out_otherwise_after_a_cut_is_another() -> None:
     assert [event for event in turned(*lines) if isinstance(event, TextDelta)] == text("one two", "\n\none three")
 
 
+def test_a_message_after_a_cut_and_a_command_is_one_of_its_own() -> None:
+    cut = trouble("Reconnecting... 1/5", will_retry=True)
+    command = item("completed", type="commandExecution", command="ls", exitCode=0, status="completed")
+    told = turned(delta("Let me"), cut, command, delta("Let me see", "j"))
+    assert [event for event in told if isinstance(event, TextDelta)] == text("Let me", "\n\nLet me see")
+
+
 def test_parts_of_a_summary_are_a_blank_line_apart_and_not_told_twice() -> None:
     whole = item("completed", type="reasoning", summary=["a b", "c"])
     lines = (thought("a "), thought("b"), thought("c", part=1), whole, thought("d", item="j"))

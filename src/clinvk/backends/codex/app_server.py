@@ -47,10 +47,9 @@ _UNWANTED = (
 ROOTS = "runtimeWorkspaceRoots"
 """All that may be written; a parameter that is taken only from a client that asks for what is experimental."""
 
-_DECLINED = {"decision": "decline"}
 _ANSWERS: dict[str, dict[str, object]] = {
-    "item/commandExecution/requestApproval": {**_DECLINED},
-    "item/fileChange/requestApproval": {**_DECLINED},
+    "item/commandExecution/requestApproval": {"decision": "decline"},
+    "item/fileChange/requestApproval": {"decision": "decline"},
     "mcpServer/elicitation/request": {"action": "cancel"},
 }
 """What the CLI is answered when it asks the user: nobody is there. `exec` cancels, too."""

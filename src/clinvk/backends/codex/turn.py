@@ -49,6 +49,10 @@ class Telling:
         self._item = ""
         return news
 
+    def go_on(self) -> None:
+        """The model has gone on to something else: nothing will be told again."""
+        self._cut = False
+
     def cut(self) -> None:
         """The stream broke: the item that is open will be told again, under another id."""
         if self._item:
@@ -146,6 +150,8 @@ class TurnDecoder:
         call = item.tool().call()
         if call and item.id not in self._called:
             self._called.add(item.id)
+            self._text.go_on()
+            self._thinking.go_on()
             yield call
 
     def _say(self, item: str, text: str, whole: bool) -> Iterator[TextDelta]:
