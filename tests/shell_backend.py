@@ -1,4 +1,4 @@
-"""A backend whose agent is a shell: the prompt is its script, each line that it prints is one of our events."""
+"""A backend whose agent is a shell that runs a script; each line that it prints is one of our events."""
 
 from collections.abc import Iterable
 
@@ -29,15 +29,16 @@ class _Events:
 
 
 class Shell:
-    """Runs the prompt with `sh`."""
+    """Runs the prompt with `sh`, or a script whatever the prompt is."""
 
     executable = "sh"
     install = "it is there"
     models: tuple[str, ...] = ()
     capabilities = Capabilities()
 
-    def __init__(self, name: str = "shell") -> None:
+    def __init__(self, name: str = "shell", script: str | None = None) -> None:
         self.name = name
+        self._script = script
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         files = bool(request.metadata.get("files"))
@@ -50,7 +51,7 @@ class Shell:
         )
 
     def channel(self, launch: Launch) -> Channel:
-        return OneShotChannel(_Events(), lambda request: request.prompt.encode())
+        return OneShotChannel(_Events(), lambda request: (self._script or request.prompt).encode())
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)

@@ -1,0 +1,88 @@
+"""What the OpenAPI document says of requests and answers holds: schemathesis makes them from it, the same each time.
+
+The checks of schemathesis judge the answers: no failure of the server, and status, media type, headers and body as the
+document has them.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
+# (schemathesis leaves its types open.)
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import schemathesis.openapi
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from schemathesis.generation import GenerationMode
+
+from answering import Answering
+from clinvk.api.openapi import document
+from serving import serving
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+DOCUMENT = schemathesis.openapi.from_dict(json.loads(document()))
+RUNS = (
+    "/openai/v1/chat/completions",
+    "/openai/v1/completions",
+    "/openai/v1/responses",
+    "/anthropic/v1/messages",
+    "/anthropic/v1/messages/count_tokens",
+    "/api/v1/prompt",
+)
+RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+EXAMPLES = 40
+WITHIN_S = 10
+
+
+def send(method: str, path: str, mode: GenerationMode, url: str) -> None:
+    """Send examples of an operation and check what comes back."""
+
+    def check(case: Case) -> None:
+        case.call_and_validate(base_url=url, checks=CHECKS, timeout=WITHIN_S)
+
+    examples = DOCUMENT[path][method].as_strategy(generation_mode=mode)
+    always = settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    always(given(examples)(check))()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        *(("POST", path, mode) for path in RUNS for mode in (RIGHT, WRONG)),
+        ("GET", "/openai/v1/models", RIGHT),
+        ("GET", "/openai/v1/models/{id}", RIGHT),
+        ("GET", "/openai/v1/responses/{id}", RIGHT),
+        ("POST", "/openai/v1/responses/{id}/cancel", RIGHT),
+        ("GET", "/anthropic/v1/models", RIGHT),
+        ("GET", "/anthropic/v1/models", WRONG),
+        ("GET", "/anthropic/v1/models/{id}", RIGHT),
+    ],
+)
+async def test_answers_are_what_the_document_says(tmp_path: Path, method: str, path: str, mode: GenerationMode) -> None:
+    agents = Answering(tmp_path)
+    async with serving(agents.env, agents.registry) as served:
+        await asyncio.to_thread(send, method, path, mode, f"http://127.0.0.1:{served.port}")
