@@ -8,8 +8,6 @@ from clinvk.events import RunFinished, StopReason, Usage
 
 DONE = b"data: [DONE]\n\n"
 
-MAX_STOPS = 4
-
 _FINISH_REASONS: dict[StopReason, str] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -67,14 +65,12 @@ def finish_reason(ending: RunFinished) -> str:
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Read `stop`.
+    """Read `stop`. OpenAI takes four texts, but clients of other servers send more.
 
     Raises:
-        InvalidRequest: there are too many, or one is empty.
+        InvalidRequest: one is empty.
     """
     texts = [stop] if isinstance(stop, str) else stop or []
-    if len(texts) > MAX_STOPS:
-        raise InvalidRequest(f"stop has {len(texts)} texts; at most {MAX_STOPS} are allowed", "stop")
     if "" in texts:
         raise InvalidRequest("stop has an empty text", "stop")
     return tuple(texts)

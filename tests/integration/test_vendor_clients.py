@@ -1,0 +1,202 @@
+"""What programs send that speak OpenAI's API by themselves, replayed byte by byte, and what they read of the answers.
+
+The requests are those of Open WebUI, Continue and Cline, as their sources make them.
+"""
+
+import json
+from collections.abc import Mapping
+
+import httpx
+import pytest
+
+from clinvk.api.keys import Keys
+from scripted import Scripted
+from scripted.steps import claude_says, exits
+from serving import Served, serving
+from standin.document import JSON
+
+KEY = "sk-of-some-length"
+WEBUI = {
+    "Authorization": f"Bearer {KEY}",
+    "Content-Type": "application/json",
+    "X-OpenWebUI-User-Name": "Ann%20Lee",
+    "X-OpenWebUI-User-Id": "1f0c",
+    "X-OpenWebUI-User-Email": "ann@example.com",
+    "X-OpenWebUI-User-Role": "admin",
+    "X-OpenWebUI-Chat-Id": "0b9e6c2a-5f7d-4c39-9a11-6f3f8d7b2c10",
+}
+CONTINUE = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", "api-key": KEY, "x-api-key": KEY}
+CLINE = {
+    "Authorization": f"Bearer {KEY}",
+    "Content-Type": "application/json",
+    "User-Agent": "OpenAI/JS 4.83.0",
+    "X-Stainless-Lang": "js",
+    "X-Stainless-Retry-Count": "0",
+    "HTTP-Referer": "https://cline.bot",
+    "X-Title": "Cline",
+}
+
+
+async def post(served: Served, path: str, headers: Mapping[str, str], body: JSON) -> httpx.Response:
+    return await served.client.post(f"/openai/v1/{path}", content=json.dumps(body).encode(), headers={**headers})
+
+
+def events(response: httpx.Response) -> list[JSON]:
+    """Read a stream as these clients do: line by line, to `[DONE]`, leaving out what begins with a colon."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n") if line and not line.startswith(":")]
+    assert {line[:6] for line in lines} == {"data: "}
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def text_of(chunks: list[JSON]) -> str:
+    """Give what such a client shows."""
+    text = ""
+    for chunk in chunks:
+        match chunk:
+            case {"choices": [{"delta": {"content": str(piece)}}]} | {"choices": [{"text": str(piece)}]}:
+                text += piece
+            case _:
+                continue
+    return text
+
+
+def used(chunks: list[JSON]) -> list[tuple[JSON, JSON]]:
+    """Give the tokens that are told in a stream, each time."""
+    found: list[tuple[JSON, JSON]] = []
+    for chunk in chunks:
+        match chunk:
+            case {"usage": {"prompt_tokens": read, "completion_tokens": written}}:
+                found.append((read, written))
+            case _:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("headers", [WEBUI, CONTINUE, CLINE], ids=["open-webui", "continue", "cline"])
+async def test_a_client_finds_the_models_with_its_key_and_is_told_where_it_is_wrong(
+    scripted: Scripted, headers: dict[str, str]
+) -> None:
+    """Open WebUI checks a connection so: it reads `data[].id`, and `error` of what is no 200."""
+    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+        listed = await served.client.get("/openai/v1/models", headers=headers)
+        wrong = {name: value.replace(KEY, "wrong") for name, value in headers.items()}
+        refused = await served.client.get("/openai/v1/models", headers=wrong)
+    assert listed.status_code == 200
+    assert {"claude", "codex", "gemini"} <= {model["id"] for model in listed.json()["data"]}
+    assert all(model.get("name", "") is not None for model in listed.json()["data"])
+    assert refused.status_code == 401
+    assert refused.json()["error"]["message"]
+
+
+async def test_open_webui_streams_a_chat_and_asks_for_its_title(scripted: Scripted) -> None:
+    scripted.play(claude_says("Hello ", "Ann"))
+    scripted.play(claude_says('{"title": "Greetings"}'), when="### Task:")
+    chat: JSON = {
+        "stream": True,
+        "model": "claude",
+        "messages": [
+            {"role": "system", "content": "You are at Ann's."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "hello"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+                ],
+            },
+        ],
+        "params": {},
+        "features": {"web_search": False, "memory": False},
+        "variables": {"{{USER_NAME}}": "Ann Lee"},
+        "stream_options": {"include_usage": True},
+        "logit_bias": {},
+    }
+    title: JSON = {
+        "model": "claude",
+        "messages": [{"role": "user", "content": "### Task:\nGenerate a concise, 3-5 word title with an emoji"}],
+        "stream": False,
+        "max_completion_tokens": 1000,
+    }
+    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+        streamed = await post(served, "chat/completions", WEBUI, chat)
+        titled = await post(served, "chat/completions", WEBUI, title)
+        sessions = (await served.client.get("/api/v1/sessions", headers=WEBUI)).json()
+    assert text_of(events(streamed)) == "Hello Ann"
+    assert used(events(streamed)) == [(12, 5)]
+    assert titled.json()["choices"][0]["message"]["content"] == '{"title": "Greetings"}'
+    assert [session["turn_count"] for session in sessions["sessions"]] == [1]
+
+
+async def test_open_webui_shows_the_error_of_an_agent(scripted: Scripted) -> None:
+    scripted.play([exits(3)])
+    body: JSON = {"stream": True, "model": "claude", "messages": [{"role": "user", "content": "hello"}]}
+    async with serving(scripted.env) as served:
+        failed = await post(served, "chat/completions", WEBUI, body)
+    assert failed.status_code == 500
+    assert "claude" in failed.json()["error"]["message"]
+
+
+async def test_continue_chats_with_both_headers_for_its_key(scripted: Scripted) -> None:
+    scripted.play(claude_says("Use a ", "map."))
+    body: JSON = {
+        "messages": [
+            {"role": "system", "content": "You are in an editor."},
+            {"role": "user", "content": [{"type": "text", "text": "faster?"}]},
+            {"role": "assistant", "content": " "},
+            {"role": "user", "content": "again, please"},
+        ],
+        "model": "claude",
+        "max_tokens": 4096,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "stop": ["<|im_end|>", "<|endoftext|>", "\n\n\n", "/src/", "#- coding: utf-8", "```"],
+    }
+    async with serving(scripted.env, keys=Keys((KEY,))) as served:
+        answered = [
+            await post(served, "chat/completions", {**CONTINUE, name: "not-needed"}, body)
+            for name in ("x-api-key", "Authorization")
+        ]
+    for response in answered:
+        assert text_of(events(response)) == "Use a map."
+        assert used(events(response)) == [(12, 5)]
+
+
+async def test_continue_completes_code_by_the_older_api(scripted: Scripted) -> None:
+    """Its stop texts are more than OpenAI takes."""
+    scripted.play(claude_says("return a", " + b\n\n\ndef"))
+    body: JSON = {
+        "prompt": "def add(a, b):\n",
+        "model": "claude",
+        "max_tokens": 256,
+        "temperature": 0.01,
+        "stream": True,
+        "stop": ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<|endoftext|>", "\n\n\n"],
+    }
+    async with serving(scripted.env) as served:
+        response = await post(served, "completions", CONTINUE, body)
+        fim = await post(served, "fim/completions", CONTINUE, {**body, "suffix": "\n"})
+    assert text_of(events(response)) == "return a + b"
+    assert (fim.status_code, fim.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_cline_streams_with_its_tokens_at_the_end(scripted: Scripted) -> None:
+    scripted.play(claude_says("<attempt_completion>", "done</attempt_completion>"))
+    body: JSON = {
+        "model": "claude",
+        "messages": [
+            {"role": "system", "content": "You are Cline, a highly skilled software engineer."},
+            {"role": "user", "content": [{"type": "text", "text": "<task>\nhello\n</task>"}]},
+            {"role": "assistant", "content": "<read_file>a</read_file>"},
+            {"role": "user", "content": [{"type": "text", "text": "[read_file for 'a'] Result:\n1"}]},
+        ],
+        "temperature": 0,
+        "reasoning_effort": "medium",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    async with serving(scripted.env) as served:
+        chunks = events(await post(served, "chat/completions", CLINE, body))
+    assert text_of(chunks) == "<attempt_completion>done</attempt_completion>"
+    assert used(chunks) == [(12, 5)]
