@@ -6,6 +6,7 @@ import msgspec
 
 from clinvk.events import StopReason, Usage
 
+RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 
 
@@ -39,3 +40,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     error_message: str | None = None
     output: str = ""
+
+    @property
+    def kind(self) -> RunKind:
+        """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
+        return msgspec.convert(self.request.get("kind", "prompt"), RunKind)

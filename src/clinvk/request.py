@@ -21,6 +21,21 @@ class Image(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The place of a run in an orchestration.
+
+    Attributes:
+        run_id: the run that stands for the whole.
+        index: which part it is, from 0.
+        base: the directory of whose repository `workdir` is a worktree; empty where the agent works in it itself.
+    """
+
+    run_id: str
+    index: int
+    name: str = ""
+    base: str = ""
+
+
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
@@ -47,6 +62,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
         warm: a process that was started ahead may answer.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
+        part: where it is a part of an orchestration.
     """
 
     prompt: str
@@ -74,3 +90,4 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verbose: bool = False
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}
+    part: PartOf | None = None

@@ -20,9 +20,12 @@ from serving import Served, serving
 ITEM = [
     "id",
     "state",
+    "kind",
     "backend",
     "session_id",
     "parent_id",
+    "index",
+    "name",
     "prompt",
     "workdir",
     "model",
@@ -65,7 +68,7 @@ async def test_a_run_is_kept_with_what_was_asked_and_what_came_of_it(scripted: S
     async with serving(scripted.env) as served:
         answer = (await served.prompt(workdir=str(tmp_path), sandbox_mode="read-only", model="opus")).json()
         told = (await get(served, f"/{answer['run_id'][:6]}")).json()
-    assert list(told) == [*ITEM, "output", "request"]
+    assert list(told) == [*ITEM, "output", "request", "total_runs", "runs"]
     assert (told["id"], told["session_id"]) == (answer["run_id"], answer["session_id"])
     assert (told["state"], told["exit_code"], told["stop_reason"]) == ("finished", 0, "end_turn")
     assert (told["prompt"], told["output"], told["workdir"]) == ("hi", "hello world", str(tmp_path))

@@ -9,7 +9,9 @@ import pytest
 
 from clinvk.api.openapi import document
 from clinvk.dialects import unified
-from clinvk.dialects.prompt_body import PromptBody
+from clinvk.dialects.batch.answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer, PartAnswer
+from clinvk.dialects.batch.bodies import ChainBody, CompareBody, ParallelBody, PartBody, chain, compare, parallel
+from clinvk.dialects.prompt_body import Asked, PromptBody
 from clinvk.dialects.records import RunListing, RunView, SessionListing, SessionView
 from clinvk.dialects.rest import PromptAnswer, Rest
 from clinvk.record import RunState
@@ -89,8 +91,53 @@ def test_no_problem_is_explained_that_cannot_come() -> None:
 
 
 def test_the_bodies_of_the_samples_are_prompts() -> None:
-    bodies = [body for body in re.findall(r"-d '(.*)'$", PAGE, re.MULTILINE) if '"prompt"' in body]
+    bodies = [body for body in samples("prompt") if '"prompt"' in body]
     assert len(bodies) >= 4
     for body in bodies:
         if '"many"' not in body:
             assert Rest().parse(body.encode(), {}).request.prompt
+
+
+def test_the_bodies_of_the_samples_are_plans() -> None:
+    plans = [
+        *(parallel(msgspec.json.decode(body, type=ParallelBody)) for body in samples("parallel")),
+        *(chain(msgspec.json.decode(body, type=ChainBody)) for body in samples("chain")),
+        *(compare(msgspec.json.decode(body, type=CompareBody)) for body in samples("compare")),
+    ]
+    assert {plan.kind for plan in plans} == {"parallel", "chain", "compare"}
+
+
+def samples(endpoint: str) -> list[str]:
+    """Give the bodies that the samples send to an endpoint."""
+    return re.findall(rf"^curl [^\n]*/api/v1/{endpoint}(?: [^\n]*\n)+?    -d '(.*)'$", PAGE, re.MULTILINE)
+
+
+def told(header: str) -> list[str]:
+    """Give all fields that the first cells of the table below a header name, those of a second in a row included."""
+    table = PAGE.partition(f"| {header} | |\n")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+def test_each_field_of_the_bodies_for_several_agents_is_explained() -> None:
+    of_parallel, of_chain, of_compare = (
+        PAGE.partition(f"\n### {title}\n")[2].partition("\n### ")[0] for title in ("Parallel", "Chain", "Compare")
+    )
+    for name in ParallelBody.__struct_fields__:
+        assert f"| `{name}` |" in of_parallel
+    for name in ChainBody.__struct_fields__:
+        assert f"| `{name}` |" in of_chain
+    for name in set(CompareBody.__struct_fields__) - set(Asked.__struct_fields__):
+        assert f"| `{name}` |" in of_compare
+    for kind, text in ((ParallelAnswer, of_parallel), (ChainAnswer, of_chain), (CompareAnswer, of_compare)):
+        for name in kind.__struct_fields__:
+            assert f"`{name}`" in text or f'"{name}"' in text, name
+    for name in set(JudgeAnswer.__struct_fields__) - set(PromptAnswer.__struct_fields__):
+        assert f"`{name}`" in of_compare
+
+
+def test_each_field_of_a_part_and_its_result_is_explained() -> None:
+    assert set(told("field of a part")) == set(PartBody.__struct_fields__) - set(PromptBody.__struct_fields__)
+    results = set(PartAnswer.__struct_fields__) - set(PromptAnswer.__struct_fields__) - {"diff_is_cut"}
+    assert set(told("field of a result")) == results
+    assert "`diff_is_cut`" in PAGE

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from typing import get_args
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api import surfaces
+from clinvk.api.batch import BatchEndpoint
 from clinvk.api.cors import Cors
 from clinvk.api.counting import Counting
 from clinvk.api.docs import Docs
@@ -35,6 +37,8 @@ from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError
+from clinvk.orchestrate.live import Orchestrations
+from clinvk.plan import Kind
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
 
@@ -46,6 +50,7 @@ def create_app(
     environ: Mapping[str, str],
     runs: Runs,
     store: SessionStore,
+    orchestrations: Orchestrations,
     inventory: Inventory,
     keys: Keys,
     registry: Mapping[str, Backend] = BACKENDS,
@@ -55,15 +60,18 @@ def create_app(
     docs = Docs()
     status = Status(store, inventory)
     sessions = Sessions(store, settings.server, registry)
-    records = RunRecords(runs, store, registry)
+    records = RunRecords(runs, store, orchestrations, registry)
     viewers = Viewers(runs, store, settings.server, stopping)
     models = Models(inventory, registry)
 
     def run(dialect: Dialect) -> RunEndpoint:
         return RunEndpoint(dialect, runs, store, settings, environ, registry)
 
+    prompts = run(Rest())
+    batches = {kind: BatchEndpoint(kind, prompts, orchestrations, environ, registry) for kind in get_args(Kind)}
     routes = [
-        Route("/api/v1/prompt", run(Rest()), methods=["POST"]),
+        Route("/api/v1/prompt", prompts, methods=["POST"]),
+        *(Route(f"/api/v1/{kind}", batch, methods=["POST"]) for kind, batch in batches.items()),
         Route("/api/v1/sessions", sessions.all),
         Route("/api/v1/sessions/{id}", sessions.one, methods=["GET", "PATCH", "DELETE"]),
         Route("/api/v1/sessions/{id}/messages", sessions.messages),

@@ -24,16 +24,29 @@ from clinvk.api.operations import (
 )
 from clinvk.dialects import sse, unified
 from clinvk.dialects.base import (
+    BackendNotAllowed,
     BodyTooLarge,
     BodyTooSlow,
+    BudgetSpent,
     DirectoryNotAllowed,
     ForeignOrigin,
+    HostRefused,
     KeyRefused,
     MethodNotAllowed,
     NoSuchPath,
     NotCancellable,
+    RateLimited,
     WrongMediaType,
 )
+from clinvk.dialects.batch.answers import (
+    ChainAnswer,
+    ChainSummary,
+    CompareAnswer,
+    CompareSummary,
+    ParallelAnswer,
+    ParallelSummary,
+)
+from clinvk.dialects.batch.bodies import ChainBody, CompareBody, ParallelBody
 from clinvk.dialects.prompt_body import PromptBody
 from clinvk.dialects.records import (
     Deleted,
@@ -69,7 +82,9 @@ _PROBLEMS: Kinds = (
     InvalidRequest,
     KeyRefused,
     ForeignOrigin,
+    HostRefused,
     DirectoryNotAllowed,
+    BackendNotAllowed,
     NoSuchPath,
     BackendUnavailable,
     SessionNotFound,
@@ -83,13 +98,15 @@ _PROBLEMS: Kinds = (
     BodyTooLarge,
     WrongMediaType,
     Unsupported,
+    RateLimited,
+    BudgetSpent,
     ClinvkError,
     AgentFailed,
     QueueFull,
     ShuttingDown,
     StoreUnavailable,
 )
-_OPEN: Kinds = (ClinvkError, ShuttingDown)
+_OPEN: Kinds = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
 _GUARDED: Kinds = (KeyRefused, *_OPEN)
 _STORED: Kinds = (InvalidRequest, StoreUnavailable, *_GUARDED)
 _SESSION: Kinds = (SessionNotFound, AmbiguousId, *_STORED)
@@ -98,7 +115,10 @@ _BODY: Kinds = (BodyTooSlow, BodyTooLarge, WrongMediaType)
 _PROMPT: Kinds = (
     *_SESSION,
     *_BODY,
+    ForeignOrigin,
     DirectoryNotAllowed,
+    BackendNotAllowed,
+    BudgetSpent,
     BackendUnavailable,
     SessionBusy,
     NotResumable,
@@ -110,6 +130,15 @@ _PROMPT: Kinds = (
 _TYPES = (
     PromptBody,
     PromptAnswer,
+    ParallelBody,
+    ParallelAnswer,
+    ParallelSummary,
+    ChainBody,
+    ChainAnswer,
+    ChainSummary,
+    CompareBody,
+    CompareAnswer,
+    CompareSummary,
     Accepted,
     unified.Line,
     SessionList,
@@ -126,6 +155,7 @@ _TYPES = (
 )
 _TAGS = {
     "Prompts": "Run agents.",
+    "Several agents": "Run them together, and get one answer or one stream.",
     "Sessions": "Conversations that can be continued.",
     "Runs": "What ran and what runs.",
     **model_operations.TAGS,
@@ -153,7 +183,7 @@ def document() -> bytes:
             "servers": [{"url": "/"}],
             "security": [{}, {"bearer": []}, {"header": []}],
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-            "paths": {**_prompts(), **_sessions(), **_runs(), **model_operations.paths(), **_server()},
+            "paths": {**_prompts(), **_batches(), **_sessions(), **_runs(), **model_operations.paths(), **_server()},
             "components": {
                 "schemas": {name: _tidied(schema) for name, schema in components.items()},
                 "securitySchemes": {
@@ -203,6 +233,72 @@ def _prompts() -> dict[str, Json]:
         requestBody=body(PromptBody, examples, required=True),
     )
     return {"/api/v1/prompt": {"post": post}}
+
+
+def _batches() -> dict[str, Json]:
+    prompts: list[Json] = [
+        {"backend": "claude", "prompt": "Name a prime."},
+        {"backend": "codex", "prompt": "Name another."},
+    ]
+    steps: list[Json] = [prompts[0], {"backend": "codex", "prompt": "Is this one: {{previous}}?"}]
+    edits: Json = {
+        "prompt": "Fix the parser",
+        "backends": ["claude", "codex"],
+        "approval_mode": "auto",
+        "isolation": "worktree",
+        "check": "make test",
+        "judge": {"backend": "gemini"},
+    }
+    return {
+        "/api/v1/parallel": _batch(
+            "parallel",
+            "Run tasks at the same time",
+            (ParallelBody, ParallelAnswer, ParallelSummary),
+            {"tasks": {"summary": "Two tasks", "value": {"tasks": prompts, "max_parallel": 2}}},
+        ),
+        "/api/v1/chain": _batch(
+            "chain",
+            "Run steps one after the other, each with what those before it answered",
+            (ChainBody, ChainAnswer, ChainSummary),
+            {"steps": {"summary": "Two steps", "value": {"steps": steps}}},
+        ),
+        "/api/v1/compare": _batch(
+            "compare",
+            "Run one prompt with several backends, side by side",
+            (CompareBody, CompareAnswer, CompareSummary),
+            {
+                "minimal": {"summary": "Two answers", "value": {"prompt": "hello", "backends": ["claude", "codex"]}},
+                "edits": {"summary": "Two changes, each in a worktree, checked and judged", "value": edits},
+            },
+        ),
+    }
+
+
+def _batch(
+    name: str,
+    summary: str,
+    types: tuple[type[msgspec.Struct], type[msgspec.Struct], type[msgspec.Struct]],
+    examples: dict[str, Json],
+) -> Json:
+    asked, told, last = types
+    either: Json = {"anyOf": [an_event(), ref(last)]}
+    answered = success("All have been run, or as many as should be. How each went is told by its `exit_code`.")
+    answered["content"] = {
+        "application/json": {"schema": ref(told)},
+        unified.MEDIA_TYPE: {"schema": either, "x-stream": "One event a line, of all runs as they happen."},
+        sse.MEDIA_TYPE: {"schema": either, "x-stream": "The same, one event in each `data`."},
+    }
+    post = operation(
+        name,
+        "Several agents",
+        summary,
+        {"200": answered},
+        (*_PROMPT, RunNotFound) if name == "chain" else _PROMPT,
+        description="Refused whole, before anything runs, where a part of it cannot be run. The header `accept` asks "
+        "for a stream, whose last event is the answer. A client that leaves ends all of its agents.",
+        requestBody=body(asked, examples, required=True),
+    )
+    return {"post": post}
 
 
 def _sessions() -> dict[str, Json]:
@@ -297,7 +393,7 @@ def _runs() -> dict[str, Json]:
             )
         },
         "/api/v1/runs/{id}": {
-            "get": operation("getRun", tag, "Show a run", {"200": shown}, _RUN, parameters=[run]),
+            "get": operation("getRun", tag, "Show a run, with its parts", {"200": shown}, _RUN, parameters=[run]),
         },
         "/api/v1/runs/{id}/events": {
             "get": operation(
@@ -314,7 +410,7 @@ def _runs() -> dict[str, Json]:
             "post": operation(
                 "cancelRun",
                 tag,
-                "End a run that is under way here",
+                "End a run that is under way here, with all of its parts",
                 {"200": shown},
                 (*_RUN, ForeignOrigin, NotCancellable),
                 parameters=[run],

@@ -11,6 +11,7 @@ from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend
 from clinvk.dialects import records, strict
 from clinvk.dialects.base import NotCancellable
+from clinvk.orchestrate.live import Orchestrations
 from clinvk.record import RunRecord
 from clinvk.runtime.runs import Runs
 from clinvk.store import UNDER_WAY, RunQuery, SessionStore
@@ -19,8 +20,15 @@ from clinvk.store import UNDER_WAY, RunQuery, SessionStore
 class RunRecords:
     """The endpoints below `/api/v1/runs`, events apart. Where a path has an id, a unique prefix of it will do."""
 
-    def __init__(self, runs: Runs, store: SessionStore, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        store: SessionStore,
+        orchestrations: Orchestrations,
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+    ) -> None:
         self._runs = runs
+        self._orchestrations = orchestrations
         self._store = store
         self._registry = registry
 
@@ -29,9 +37,11 @@ class RunRecords:
         asked = strict.parameters(request.scope["query_string"], records.RunListing)
         check_backend(asked.backend, self._registry)
         session = await self._store.session(asked.session_id) if asked.session_id else None
+        parent = await self._store.run(asked.parent_id) if asked.parent_id else None
         page = await self._store.runs(
             RunQuery(
                 session_id=session.id if session else None,
+                parent_id=parent.id if parent else None,
                 backend=asked.backend,
                 state=asked.state,
                 limit=asked.limit,
@@ -43,17 +53,30 @@ class RunRecords:
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs/{id}`."""
-        return document(records.run_view(await self._store.run(request.path_params["id"])))
+        return await self._shown(request.path_params["id"])
 
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
         refuse_foreign(request.scope)
         run = await self._store.run(request.path_params["id"])
         live = self._runs.live(run.id)
-        if not live or live.state not in UNDER_WAY:
+        if whole := self._orchestrations.live(run.id):
+            await whole.cancel()
+        elif live and live.state in UNDER_WAY:
+            await self._runs.cancel(run.id)
+        else:
             raise NotCancellable(_why_not(await self._store.run(run.id)))
-        await self._runs.cancel(run.id)
-        return document(records.run_view(await self._store.run(run.id)))
+        return await self._shown(run.id)
+
+    async def _shown(self, reference: str) -> Response:
+        """Show a run, with its parts where it has some: the first ones, since a list begins with the newest."""
+        run = await self._store.run(reference)
+        if run.kind == "prompt":
+            return document(records.run_view(run))
+        page = await self._store.runs(RunQuery(parent_id=run.id, limit=records.SHOWN_PARTS))
+        if (over := page.total - records.SHOWN_PARTS) > 0:
+            page = await self._store.runs(RunQuery(parent_id=run.id, limit=records.SHOWN_PARTS, offset=over))
+        return document(records.run_view(run, page.items, page.total))
 
 
 def _why_not(run: RunRecord) -> str:

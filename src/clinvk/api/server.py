@@ -32,6 +32,7 @@ from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.errors import ConfigError
+from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
@@ -50,6 +51,7 @@ _GARBAGE_AFTER = 10_000
 """Objects after which the collector looks for cycles: what a few dozen prompts make. The usual 700 cost a twelfth."""
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
+  POST /api/v1/parallel  run several at once; /chain one after the other, /compare one prompt with several agents
   GET  /api/v1/sessions  the conversations that can be continued
   GET  /api/v1/runs      what ran and what runs, each with its events
   GET  /api/v1/backends  which agents there are
@@ -220,7 +222,9 @@ async def opened(
         async with asyncio.TaskGroup() as group:
             async with LocalRuns(settings, store, environ, registry, Workdirs(settings, environ).admit) as runs:
                 inventory = Inventory(settings, environ, runs.version, registry)
-                front = create_app(settings, environ, runs, store, inventory, taken, registry)
+                most_at_once = settings.server.max_concurrent_runs
+                orchestrations = Orchestrations(runs, store, runs.spawner, environ, most_at_once)
+                front = create_app(settings, environ, runs, store, orchestrations, inventory, taken, registry)
                 server = Server(front, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 learning = group.create_task(inventory.learn())

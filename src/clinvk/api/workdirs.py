@@ -43,11 +43,13 @@ class Workdirs:
     def admit(self, request: RunRequest) -> None:
         """Judge the directories of a settled request again, right before its agent is started.
 
+        Of one that works in a worktree it is the directory that this was made from: clinvk itself made it.
+
         Raises:
             DirectoryNotAllowed, InvalidRequest: as `settle`.
         """
         self._admitted_beside(request)
-        workdir = request.workdir or _here()
+        workdir = (request.part and request.part.base) or request.workdir or _here()
         if request.session_id:
             self._judged_of_session(workdir)
         else:

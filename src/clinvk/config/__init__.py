@@ -23,7 +23,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class UnifiedFlags(_Section, frozen=True, kw_only=True):
-    """What every run starts from; 0 is no limit."""
+    """What every run starts from; 0 is no limit, but of `max_depth`, where it lets no agent run another."""
 
     approval_mode: ApprovalMode = "default"
     sandbox_mode: SandboxMode = "default"
@@ -32,6 +32,7 @@ class UnifiedFlags(_Section, frozen=True, kw_only=True):
     max_turns: NonNegative = 0
     max_tokens: NonNegative = 0
     command_timeout_secs: NonNegative = 0
+    max_depth: NonNegative = 2
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):

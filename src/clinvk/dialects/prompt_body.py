@@ -12,7 +12,7 @@ from clinvk.errors import InvalidRequest
 from clinvk.request import ApprovalMode, Effort, RunRequest, SandboxMode
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
-_Seconds = Annotated[float, Meta(gt=0, le=604_800)]
+Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 _StopText = Annotated[str, Meta(min_length=1)]
 
 
@@ -70,7 +70,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     system_prompt: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
     timeout_secs: Annotated[
-        _Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
+        Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
     ] = None
     verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None

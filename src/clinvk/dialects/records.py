@@ -10,11 +10,15 @@ from msgspec.structs import asdict, replace
 
 from clinvk.dialects import strict
 from clinvk.events import StopReason, Usage
-from clinvk.record import RunRecord, RunState
+from clinvk.record import RunKind, RunRecord, RunState
+from clinvk.request import PartOf
 from clinvk.session import MAX_TAG_CHARS, MAX_TAGS, MAX_TITLE_CHARS, Session, SessionStatus, as_tag, as_title
 
 LISTED_CHARS = 1000
 """How much of a prompt a list shows."""
+
+SHOWN_PARTS = 1000
+"""How many of its parts a run of several agents shows; the list of runs gives all."""
 
 Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS)]
 _Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
@@ -120,9 +124,12 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="32 hex digits.")]
     state: Annotated[RunState, Meta(description="interrupted: clinvk died during the run.")]
-    backend: str
+    kind: Annotated[RunKind, Meta(description="One prompt, or several agents together.")]
+    backend: Annotated[str, Meta(description="Empty for several agents together.")]
     session_id: Annotated[str | None, Meta(description="The session it is a turn of; null for one that keeps none.")]
-    parent_id: str | None
+    parent_id: Annotated[str | None, Meta(description="The run of several agents together that it is a part of.")]
+    index: Annotated[int | None, Meta(description="Which part of it, from 0; the judge comes after all.")]
+    name: Annotated[str | None, Meta(description="What the caller named that part.")]
     prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters; empty if ephemeral.")]
     workdir: str
     model: str | None
@@ -142,6 +149,8 @@ class RunView(RunItem, frozen=True, kw_only=True):
 
     output: Annotated[str, Meta(description="The answer, once the run has ended; empty if ephemeral.")]
     request: Annotated[dict[str, object], Meta(description="What else was asked, settings included.")]
+    total_runs: Annotated[int, Meta(description="How many parts have been begun; 0 for one prompt.")]
+    runs: Annotated[list[RunItem], Meta(description=f"The parts, in their order, at most {SHOWN_PARTS}.")]
 
 
 class RunList(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +168,7 @@ class RunListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     session_id: Annotated[str | None, Meta(description="Only the turns of this session; a unique prefix will do.")] = (
         None
     )
+    parent_id: Annotated[str | None, Meta(description="Only the parts of this run; a unique prefix will do.")] = None
     backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
     state: Annotated[RunState | None, Meta(description="Only those in this state.")] = None
     limit: _Limit = 100
@@ -210,12 +220,16 @@ def session_item(session: Session) -> SessionView:
 
 def run_item(run: RunRecord) -> RunItem:
     """Show a run in a list."""
+    part = msgspec.convert(run.request.get("part"), PartOf | None)
     return RunItem(
         id=run.id,
         state=run.state,
+        kind=run.kind,
         backend=run.backend,
         session_id=run.session_id,
         parent_id=run.parent_id,
+        index=part.index if part else None,
+        name=(part.name or None) if part else None,
         prompt=run.prompt[:LISTED_CHARS],
         workdir=run.workdir,
         model=run.model,
@@ -231,11 +245,12 @@ def run_item(run: RunRecord) -> RunItem:
     )
 
 
-def run_view(run: RunRecord) -> RunView:
-    """Show a run."""
+def run_view(run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0) -> RunView:
+    """Show a run; of `total` parts those that are given."""
     fields = asdict(run_item(run))
     fields["prompt"] = run.prompt
-    return RunView(**fields, output=run.output, request=run.request)
+    shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
+    return RunView(**fields, output=run.output, request=run.request, total_runs=total, runs=shown)
 
 
 def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:

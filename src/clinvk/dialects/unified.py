@@ -30,8 +30,6 @@ MEDIA_TYPE = "application/x-ndjson"
 PULSE = b" "
 """Before a line of JSON a space means nothing to any parser; an empty line would stop many."""
 
-_encoder = msgspec.json.Encoder()
-
 
 class Init(msgspec.Struct, frozen=True):
     """The agent is up."""
@@ -111,11 +109,26 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
+class Tag(msgspec.Struct, frozen=True):
+    """Which part of an orchestration an event is of; None where it is of none, or the caller gave none."""
+
+    index: int | None = None
+    step: int | None = None
+    name: str | None = None
+    id: str | None = None
+
+
 class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     backend: Annotated[str, Meta(description="Name of the agent CLI.", examples=["claude"])]
     session_id: Annotated[str | None, Meta(description="The session; absent for a run that keeps none.")] = None
     timestamp: Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
-    sequence: Annotated[int, Meta(description="Position in this stream, from 1.", ge=1)]
+    sequence: Annotated[
+        int, Meta(description="Position in the stream of this run, from 1.", ge=1)
+    ]
+    index: Annotated[int | None, Meta(description="Of an orchestration: the task, step or backend, from 0.")] = None
+    step: Annotated[int | None, Meta(description="Of a chain: the step, from 1.")] = None
+    name: Annotated[str | None, Meta(description="Of an orchestration: the name that the caller gave the part.")] = None
+    id: Annotated[str | None, Meta(description="Of an orchestration: the id that the caller gave the part.")] = None
 
 
 class InitLine(_Line, frozen=True, kw_only=True, tag="init"):
@@ -185,6 +198,10 @@ Line = (
 )
 
 
+_UNTAGGED = Tag()
+_encoder = msgspec.json.Encoder()
+
+
 class UnifiedEncoder:
     """Gives the lines of one run. `facts.started_at` is where the duration counts from; `sequence` is the last line's.
 
@@ -192,9 +209,10 @@ class UnifiedEncoder:
     feed all events of a log sets `sequence` before the next.
     """
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, tag: Tag = _UNTAGGED) -> None:
         self.sequence = 0
         self._facts = facts
+        self._tag = tag
         self._tool_names: dict[str, str] = {}
         self._second = -1
         self._second_text = ""
@@ -258,6 +276,10 @@ class UnifiedEncoder:
             session_id=self._facts.session_id,
             timestamp=self._timestamp(at),
             sequence=self.sequence,
+            index=self._tag.index,
+            step=self._tag.step,
+            name=self._tag.name,
+            id=self._tag.id,
             content=content,  # pyright: ignore[reportArgumentType]  # each call pairs a line with its content
         )
         return _encoder.encode(line) + b"\n"

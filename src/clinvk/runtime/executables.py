@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from clinvk import policy
 from clinvk.backends.base import Backend, Host
 from clinvk.config import Settings
 from clinvk.errors import BackendUnavailable, ClinvkError
@@ -60,8 +61,9 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 
 
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Give the environment that a backend's CLI is started in: what clinvk has, and what its settings add."""
-    return without_secrets({**environ, **settings.backend(backend).env})
+    """Give the environment that a backend's CLI is started in: what clinvk has, what its settings add, its depth."""
+    depth = str(policy.depth(environ) + 1)
+    return without_secrets({**environ, **settings.backend(backend).env, policy.DEPTH_VARIABLE: depth})
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:

@@ -67,6 +67,7 @@ class Recorder:
             state="queued",
             created_at=time.time(),
             session_id=session.id if session else None,
+            parent_id=request.part.run_id if request.part else None,
             workdir=request.workdir or "",
             model=request.model,
             request=_options(request),

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from msgspec.structs import replace
 
-from clinvk import backends
+from clinvk import backends, policy
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import ServerSettings, Settings
 from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
@@ -280,6 +280,7 @@ class LocalRuns:
     def _backend(self, name: str) -> Backend:
         backend = backends.named(name, self._registry)
         executables.check_enabled(backend, self._settings)
+        policy.refuse_depth(self._environ, self._settings.unified_flags.max_depth)
         return backend
 
     def _path(self, backend: Backend) -> str:

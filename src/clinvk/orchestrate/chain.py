@@ -1,0 +1,45 @@
+"""Steps one after the other, each with what those before it answered."""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from clinvk.orchestrate.performing import Performing
+from clinvk.orchestrate.template import expand, unknown_steps
+from clinvk.plan import Chain, Part, PartResult
+
+
+async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...]:
+    """Run the steps that are not done; give the results of all that ran, the earlier ones first."""
+    results = list(chain.done)
+    for index, part in enumerate(chain.parts[len(results) :], len(results)):
+        result = await performing.perform(index, _filled(chain, part, results))
+        results.append(replace(result, part=part))
+        if performing.stopped or (result.error and chain.stop_on_failure):
+            break
+    return tuple(results)
+
+
+def _filled(chain: Chain, part: Part, results: list[PartResult]) -> Part:
+    """Give a step with its prompt filled in, in the directory of the one before if it follows it."""
+    previous = results[-1] if results else None
+    told = {result.part.name: _answer(result) for result in results if result.part.name}
+    prompt = expand(part.request.prompt, _answer(previous) if previous else "", told, chain.input)
+    request = replace(part.request, prompt=prompt)
+    if part.follows and previous and previous.workdir:
+        request = replace(request, workdir=previous.workdir)
+    return replace(part, request=request)
+
+
+def _answer(result: PartResult) -> str:
+    """Give what a step answered; what a dry run shows instead is no answer."""
+    return "" if result.part.dry_run else result.result.text
+
+
+def warnings(chain: Chain) -> Iterator[str]:
+    """Name the places of the prompts that look as if they led to an earlier step, but do not."""
+    earlier: frozenset[str] = frozenset()
+    for index, part in enumerate(chain.parts):
+        for place in unknown_steps(part.request.prompt, earlier):
+            yield f"steps[{index}].prompt: {place} names no earlier step, and stays as it is"
+        earlier |= {part.name}

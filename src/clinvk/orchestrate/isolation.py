@@ -1,0 +1,116 @@
+"""Parts in git worktrees of their own: what they changed, and what a check says about it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from clinvk.errors import Cancelled, ClinvkError
+from clinvk.plan import Change, ChangedFile, Check, Part, PartResult
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import Worktree, Worktrees, repository
+from clinvk.runtime.worktrees.git import Git
+
+CHECK_WITHIN_S = 600.0
+"""How long a check may take where the part has no time limit."""
+
+_T = TypeVar("_T")
+
+
+class Grounds:
+    """The repositories that worktrees can be made from. Each directory is looked at once."""
+
+    def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
+        self._spawner = spawner
+        self._environ = environ
+        self._fit: set[str] = set()
+
+    async def check(self, directory: str) -> None:
+        """Look whether a worktree can be made from a directory.
+
+        Raises:
+            InvalidRequest, ClinvkError: it cannot; the field is `isolation`.
+        """
+        if directory not in self._fit:
+            await repository.source(Git(self._spawner, self._environ, directory), directory)
+            self._fit.add(directory)
+
+
+class Isolation:
+    """The worktrees of one orchestration; `check` is a command, or empty."""
+
+    def __init__(self, worktrees: Worktrees, check: str) -> None:
+        self._worktrees = worktrees
+        self._check = check
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin no checks any more, and end those that run."""
+        self._stopping.set()
+
+    @asynccontextmanager
+    async def worktree(self, part: Part) -> AsyncGenerator[Worktree]:
+        """Make a worktree for a part. At the end it is removed, unless something was changed in it.
+
+        Raises:
+            InvalidRequest, ClinvkError: none can be made.
+        """
+        label = part.name or part.id or part.request.backend
+        async with self._worktrees.isolated(part.request.workdir or "", label) as worktree:
+            yield worktree
+
+    async def judged(self, worktree: Worktree, result: PartResult) -> PartResult:
+        """Tell what a part did in its worktree, and what the check says about it."""
+        change = Change(
+            diff="",
+            is_cut=False,
+            files=(),
+            branch=worktree.branch,
+            path=worktree.path,
+            kept=True,
+            warnings=worktree.warnings,
+        )
+        try:
+            check = await self._checked(worktree, result)
+            outcome = await self._worktrees.outcome(worktree)
+        except ClinvkError as exc:
+            warning = f"what was changed cannot be told: {exc.message}"
+            return replace(result, change=replace(change, warnings=(*worktree.warnings, warning)))
+        change = replace(
+            change,
+            diff=outcome.diff,
+            is_cut=outcome.is_cut,
+            files=tuple(ChangedFile(file.path, file.change) for file in outcome.files),
+            kept=outcome.kept,
+            warnings=(*worktree.warnings, *outcome.warnings),
+        )
+        return replace(result, change=change, check=check)
+
+    async def _checked(self, worktree: Worktree, result: PartResult) -> Check | None:
+        """Run the check, over whatever the agent left, unless all is to end."""
+        if not self._check or result.is_cancelled:
+            return None
+        timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
+        try:
+            told = await self._unless_stopped(self._worktrees.check(worktree, self._check, timeout_s))
+        except Cancelled:
+            return None
+        return Check(passed=told.passed, exit_code=told.exit_code, output=told.output)
+
+    async def _unless_stopped(self, work: Coroutine[None, None, _T]) -> _T:
+        """Do the work to its end, or until all is to end.
+
+        Raises:
+            Cancelled: it is.
+        """
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work)
+            stopping = group.create_task(self._stopping.wait())
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            working.cancel()
+        if working.cancelled():
+            raise Cancelled("the check was ended")
+        return working.result()

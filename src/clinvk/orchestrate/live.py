@@ -1,0 +1,174 @@
+"""Orchestrations under way: begun with a record of their own, driven by whoever asked, ended as a whole."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+
+from clinvk.config.loading import home
+from clinvk.events import RunFinished
+from clinvk.orchestrate import chain, judge, parallel
+from clinvk.orchestrate.admission import Admit, admitted
+from clinvk.orchestrate.isolation import Grounds, Isolation
+from clinvk.orchestrate.keeping import Keeping
+from clinvk.orchestrate.performing import Observer, Performing
+from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict
+from clinvk.policy import may_edit
+from clinvk.runtime.cleanup import finished
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.runs import Runs
+from clinvk.runtime.worktrees import Worktrees
+from clinvk.store import SessionStore
+
+_MAX_JUDGED = 26
+
+
+class Orchestrations:
+    """Those of this process.
+
+    `most_at_once` is how many parts of one may run at the same time; `spawner` starts git and checks, in `environ`.
+    """
+
+    def __init__(
+        self, runs: Runs, store: SessionStore, spawner: Spawner, environ: Mapping[str, str], most_at_once: int
+    ) -> None:
+        self._runs = runs
+        self._store = store
+        self._spawner = spawner
+        self._environ = environ
+        self._worktrees = Worktrees(spawner, home(environ), environ)
+        self._most_at_once = most_at_once
+        self._live: dict[str, Orchestration] = {}
+
+    async def admitted(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
+        """Give a plan with every request completed by `admit`; `require` raises where a backend's CLI is not there.
+
+        Raises:
+            ClinvkError: a part cannot be run; its `field` says which, and why.
+        """
+        return await admitted(plan, admit, require, self._runs, Grounds(self._spawner, self._environ))
+
+    @asynccontextmanager
+    async def begun(self, plan: Plan, asked: Plan) -> "AsyncGenerator[Orchestration]":
+        """Begin one, whose parts are admitted; `asked` is the same as it was before that. Leaving it ends its agents.
+
+        One that shall but be shown is no run, and has no id.
+
+        Raises:
+            StoreUnavailable: it cannot be kept.
+        """
+        isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "")
+        keeping = Keeping(self._store, plan, asked)
+        one = Orchestration(keeping.run_id, plan, self._runs, isolation, self._most_at_once)
+        if all(part.dry_run for part in plan.parts):
+            one.id = ""
+            yield one
+            return
+        await keeping.begin()
+        self._live[one.id] = one
+        try:
+            yield one
+        finally:
+            try:
+                await finished(keeping.ended(one.summary, one.stopped))
+            finally:
+                del self._live[one.id]
+                one.over.set()
+
+    def live(self, run_id: str) -> "Orchestration | None":
+        """Give one that is under way here."""
+        return self._live.get(run_id)
+
+
+class Orchestration:
+    """One under way. `summary` is there when it has been driven to its end, `over` is set when that is kept."""
+
+    def __init__(self, run_id: str, plan: Plan, runs: Runs, isolation: Isolation, most_at_once: int) -> None:
+        self.id = run_id
+        self.plan = plan
+        self.summary: Summary | None = None
+        self.over = asyncio.Event()
+        self.stopped = ""
+        self._runs = runs
+        self._isolation = isolation
+        self._most_at_once = most_at_once
+        self._performing: Performing | None = None
+
+    async def drive(self, observer: Observer | None = None) -> Summary:
+        """Run all parts to their end; `observer` hears of them meanwhile. Who cancels this ends all agents."""
+        began = time.monotonic()
+        self._performing = performing = Performing(self._runs, self.id, self._isolation, observer)
+        if self.stopped:
+            await performing.stop(self.stopped)
+        verdict: Verdict | None = None
+        match self.plan:
+            case Parallel() as plan:
+                at_once = min(plan.max_parallel or 1, self._most_at_once)
+                results = await parallel.perform(performing, plan.parts, at_once, bool(plan.fail_fast))
+            case Chain() as plan:
+                results = await chain.perform(performing, plan)
+            case Compare() as plan:
+                at_once = 1 if plan.sequential else min(len(plan.parts), self._most_at_once)
+                results = await parallel.perform(performing, plan.parts, at_once)
+                verdict = await _judged(performing, plan, results)
+        self.summary = Summary(
+            run_id=self.id,
+            plan=self.plan,
+            results=results,
+            duration_s=time.monotonic() - began,
+            warnings=tuple(warnings(self.plan)),
+            verdict=verdict,
+        )
+        return self.summary
+
+    async def cancel(self) -> None:
+        """Cancel what runs and what waits, and wait until that is over; whoever drives it gets a summary."""
+        self.stopped = "the whole was cancelled"
+        if self._performing:
+            await self._performing.stop(self.stopped)
+        await self.over.wait()
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """Say what is allowed, but hardly meant."""
+    match plan:
+        case Parallel(parts=parts, max_parallel=at_once) if at_once != 1:
+            yield from _shared(parts, "tasks")
+        case Compare(parts=parts, sequential=False):
+            yield from _shared(parts, "backends")
+        case Chain():
+            yield from chain.warnings(plan)
+        case _:
+            pass
+
+
+def _shared(parts: tuple[Part, ...], what: str) -> Iterator[str]:
+    """Name directories in which several agents may change files at once."""
+    editing: dict[str, list[int]] = {}
+    for index, part in enumerate(parts):
+        if part.isolation == "none" and not part.dry_run and may_edit(part.request):
+            editing.setdefault(part.request.workdir or "", []).append(index)
+    for directory, indices in editing.items():
+        if len(indices) > 1:
+            yield (
+                f"{len(indices)} {what} may change files in {directory!r} at the same time, and undo each other's "
+                "work; isolation: worktree gives each a tree of its own"
+            )
+
+
+async def _judged(performing: Performing, plan: Compare, results: tuple[PartResult, ...]) -> Verdict | None:
+    """Let the judge speak, where there is one and something to compare."""
+    answers = [result for result in results if not result.error and not result.part.dry_run]
+    if plan.judge is None or not judge.FEWEST <= len(answers) <= _MAX_JUDGED or performing.stopped:
+        return None
+    random.SystemRandom().shuffle(answers)
+    bench = judge.asked(plan, plan.judge, answers)
+    told = await performing.perform(len(plan.parts), Part(request=bench.request, name="judge"))
+    best, reasons = None, ""
+    if isinstance(told.result.ending, RunFinished):
+        try:
+            best, reasons = judge.ruling(bench, told.result.ending.structured_output)
+        except ValueError as exc:
+            reasons = str(exc)
+    return Verdict(best=best, reasons=reasons, order=bench.order, told=told)

@@ -1,0 +1,116 @@
+"""The parts of an orchestration under way: each run in its place, heard as it happens, and ended with the whole."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import describe
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
+from clinvk.events import Logged
+from clinvk.orchestrate.isolation import Isolation
+from clinvk.plan import Part, PartResult, described, not_run
+from clinvk.request import PartOf
+from clinvk.runtime.runs import Run, Runs
+
+_TRY_AGAIN_S = 0.5
+
+
+class Observer(Protocol):
+    """Hears of the parts while they run. Whoever makes it wait slows the agent down that it hears of."""
+
+    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+        """Take events of a part's run, in their order; the first come when the run has left the queue or failed."""
+        ...
+
+    async def ended(self, result: PartResult) -> None:
+        """Take how a part went; of one whose agent was not started there were no events."""
+        ...
+
+
+class Performing:
+    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun.
+
+    `stopped` is why; empty until then.
+    """
+
+    def __init__(self, runs: Runs, run_id: str, isolation: Isolation, observer: Observer | None) -> None:
+        self.stopped = ""
+        self._runs = runs
+        self._run_id = run_id
+        self._isolation = isolation
+        self._observer = observer
+        self._under_way: set[str] = set()
+
+    async def stop(self, why: str) -> None:
+        """Cancel what runs, and wait until its agents are gone."""
+        self.stopped = self.stopped or why
+        self._isolation.stop()
+        async with asyncio.TaskGroup() as group:
+            for run_id in tuple(self._under_way):
+                group.create_task(self._runs.cancel(run_id))
+
+    async def perform(self, index: int, part: Part) -> PartResult:
+        """Run a part to its end. What keeps it from running is told in its result."""
+        try:
+            if self.stopped:
+                raise Cancelled(f"not run: {self.stopped}")
+            result = await self._performed(index, part)
+        except ClinvkError as exc:
+            result = not_run(index, part, exc)
+        if self._observer:
+            await self._observer.ended(result)
+        return result
+
+    async def _performed(self, index: int, part: Part) -> PartResult:
+        request = part.request
+        if not request.prompt.strip():
+            raise InvalidRequest("prompt is empty", "prompt")
+        if part.dry_run:
+            launch = await self._runs.plan(request)
+            return described(index, part, describe(launch, len(request.prompt.encode())))
+        if part.isolation == "none":
+            return await self._run_in_turn(index, part, "")
+        base = request.workdir or ""
+        async with self._isolation.worktree(part) as worktree:
+            moved = replace(part, request=replace(request, workdir=worktree.path))
+            result = await self._run_in_turn(index, moved, base)
+            result = await self._isolation.judged(worktree, replace(result, part=part))
+        return result if result.change and result.change.kept else replace(result, workdir=base)
+
+    async def _run_in_turn(self, index: int, part: Part, base: str) -> PartResult:
+        """Run a part, waiting for a place in the queue where others have taken all of them."""
+        while True:
+            try:
+                return await self._run(index, part, base)
+            except QueueFull:
+                if self.stopped:
+                    raise
+                await asyncio.sleep(_TRY_AGAIN_S)
+
+    async def _run(self, index: int, part: Part, base: str) -> PartResult:
+        place = PartOf(self._run_id, index, part.name, base)
+        async with self._runs.run(replace(part.request, part=place)) as run:
+            self._under_way.add(run.id)
+            try:
+                if self.stopped:
+                    await self._runs.cancel(run.id)
+                if self._observer:
+                    async for batch in run.batches():
+                        await self._observer.heard(index, part, run, batch)
+                result = await run.result()
+            finally:
+                self._under_way.discard(run.id)
+        started_at = run.started_at or run.created_at
+        return PartResult(
+            index=index,
+            part=part,
+            result=replace(result, said=()),
+            run_id=run.id,
+            session_id=run.session_id,
+            model=run.request.model,
+            workdir=run.request.workdir or "",
+            duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
+        )

@@ -1,0 +1,32 @@
+"""The prompts of a chain are templates: three kinds of places, and nothing else that looks like one."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+_PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))\}\}")
+
+
+def expand(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
+    """Fill the places of a template. What is filled in is not looked at again; a place that leads nowhere stays.
+
+    `{{previous}}` is the answer of the step before, `{{steps.NAME}}` that of an earlier step (of several with one name
+    the last), `{{input}}` what was `given` with the chain.
+    """
+
+    def filling(place: re.Match[str]) -> str:
+        match place["word"]:
+            case "previous":
+                return previous
+            case "input":
+                return place[0] if given is None else given
+            case _:
+                return steps.get(place["step"], place[0])
+
+    return _PLACE.sub(filling, template)
+
+
+def unknown_steps(template: str, earlier: frozenset[str]) -> Iterator[str]:
+    """Give the places that name a step, but none of the earlier ones."""
+    for place in _PLACE.finditer(template):
+        if place["step"] is not None and place["step"] not in earlier:
+            yield place[0]

@@ -1,0 +1,513 @@
+"""Several agents with one request over HTTP: parallel, chain and compare."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.api.batch import BatchEndpoint
+from clinvk.store.memory import MemoryStore
+from echo import Echo, answer
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, exits, hang, says, spawn, touch, wait_for
+from serving import Served, serving
+
+
+async def post(served: Served, kind: str, body: object, **headers: str) -> httpx.Response:
+    return await served.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
+
+
+def batch_endpoints(served: Served) -> list[BatchEndpoint]:
+    found: list[BatchEndpoint] = []
+    here: object = served.front
+    while here is not None:
+        for route in getattr(here, "routes", []):
+            if isinstance(route.endpoint, BatchEndpoint):
+                found.append(route.endpoint)
+        here = getattr(here, "app", getattr(here, "_app", None))
+    return found
+
+
+def agents_alive(scripted: Scripted) -> set[int]:
+    """Give the agents that were started for a prompt, and their grandchildren; the server asks for versions as well."""
+    return {call.pid for call in scripted.calls()}.union(scripted.grandchildren()).intersection(scripted.alive())
+
+
+def task(prompt: str, **fields: object) -> dict[str, object]:
+    return {"backend": "claude", "prompt": prompt, **fields}
+
+
+async def test_the_results_of_tasks_come_in_their_order(tmp_path: Path) -> None:
+    echo = Echo(tmp_path)
+    names = [echo.name() for _ in range(4)]
+    tasks = [task(f"{name} {seconds}\n", id=f"t{name}") for name, seconds in zip(names, (0.3, 0, 0.1, 0), strict=True)]
+    async with serving(echo.env) as served:
+        response = await post(served, "parallel", {"tasks": tasks, "max_parallel": 4})
+    told = response.json()
+    assert response.status_code == 200, told
+    assert [told[key] for key in ("total_tasks", "completed", "failed")] == [4, 4, 0]
+    assert [result["output"] for result in told["results"]] == [answer(name) for name in names]
+    assert [(result["index"], result["id"]) for result in told["results"]] == [
+        (index, f"t{name}") for index, name in enumerate(names)
+    ]
+    assert list(told)[:5] == ["total_tasks", "completed", "failed", "total_duration_ms", "results"]
+    assert "warnings" not in told
+
+
+async def test_a_task_that_fails_is_told_in_its_place_and_the_others_go_on(scripted: Scripted) -> None:
+    scripted.play([*claude_says("half")[:4], exits(9)], when="two")
+    scripted.play(claude_says("fine"), when="one")
+    async with serving(scripted.env) as served:
+        body = {"tasks": [task("one"), task("two"), task("one")], "max_parallel": 1}
+        told = (await post(served, "parallel", body)).json()
+    assert [told[key] for key in ("total_tasks", "completed", "failed")] == [3, 2, 1]
+    one, two, _ = told["results"]
+    assert (one["exit_code"], one["output"], one["token_usage"]["output_tokens"]) == (0, "fine", 5)
+    assert (two["exit_code"], two["output"], two["error_code"]) == (9, "half", "agent_crashed")
+    assert two["error"]
+
+
+async def test_fail_fast_ends_what_runs_and_begins_nothing_more(scripted: Scripted, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    scripted.play([wait_for(begun), exits(9)], when="fail")
+    scripted.play([*claude_says("so far")[:4], touch(begun), hang()], when="slow")
+    async with serving(scripted.env) as served:
+        tasks = [task("slow"), task("fail"), task("never"), task("never")]
+        told = (await post(served, "parallel", {"tasks": tasks, "max_parallel": 2, "fail_fast": True})).json()
+    assert [told[key] for key in ("total_tasks", "completed", "failed", "cancelled")] == [4, 0, 4, 3]
+    slow, fail, *never = told["results"]
+    assert (slow["error_code"], slow["output"]) == ("cancelled", "so far")
+    assert fail["error_code"] == "agent_crashed"
+    assert [(result["index"], result["error_code"]) for result in never] == [(2, "cancelled"), (3, "cancelled")]
+    assert never[0]["error"] == "not run: tasks[1] failed, and fail_fast ends the others"
+    assert [call.stdin for call in scripted.calls()].count(b"never") == 0
+    assert not agents_alive(scripted)
+
+
+@pytest.mark.parametrize(("asked", "slots", "most"), [(2, 16, 2), (8, 3, 3), (None, 16, 3)])
+async def test_no_more_agents_run_at_once_than_was_asked_for_or_the_server_has_slots(
+    scripted: Scripted, tmp_path: Path, asked: int | None, slots: int, most: int
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    body = {"tasks": [task("x") for _ in range(most + 2)], "max_parallel": asked}
+    async with serving(scripted.env, max_concurrent_runs=slots) as served:
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: len(scripted.calls()) == most)
+        assert (served.runs.busy, served.runs.queued) == (most, 0)
+        go.touch()
+        assert (await answering).json()["completed"] == most + 2
+
+
+async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")], when="other")
+    scripted.play(claude_says("x"), when="task")
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+        other = asyncio.create_task(served.prompt(prompt="other"))
+        await until(lambda: served.runs.busy)
+        answering = asyncio.create_task(post(served, "parallel", {"tasks": [task("task"), task("task")]}))
+        go.touch()
+        assert (await answering).json()["completed"] == 2
+        assert (await other).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "field", "words"),
+    [
+        ("parallel", {}, "tasks", "tasks is missing"),
+        ("parallel", {"tasks": []}, "tasks", "tasks must be a list of 1 to 100000 items"),
+        ("parallel", {"tasks": [task("a"), task("b"), {**task("c"), "promt": ""}]}, "tasks[2].promt", "did you mean"),
+        ("parallel", {"tasks": [task("a"), task(" ")]}, "tasks[1].prompt", "tasks[1]: prompt is empty"),
+        ("parallel", {"tasks": [task("a"), {"prompt": "b"}]}, "tasks[1].backend", "tasks[1]: backend is missing"),
+        ("parallel", {"tasks": [task("a", max_turns="x")]}, "tasks[0].max_turns", "must be a whole number"),
+        ("parallel", {"tasks": [task("a", workdir="/nowhere")]}, "tasks[0].workdir", "'/nowhere' does not exist"),
+        ("parallel", {"tasks": [task("a", detach=True)]}, "tasks[0].detach", "detach is for a prompt alone"),
+        ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
+        ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
+        ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),
+        ("chain", {}, "steps", "steps is missing"),
+        ("chain", {"steps": []}, "steps", "steps must be a list"),
+        ("chain", {"steps": [task("a", sandbox_mod="x")]}, "steps[0].sandbox_mod", "did you mean 'sandbox_mode'?"),
+        ("compare", {"prompt": "x"}, "backends", "backends is missing"),
+        ("compare", {"prompt": "x", "backends": []}, "backends", "backends must be a list of 1 to 100 items"),
+        ("compare", {"prompt": " ", "backends": ["claude"]}, "prompt", "prompt is empty"),
+        ("compare", {"prompt": "x", "backends": ["claude", " "]}, "backends[1]", "backends[1] is empty"),
+        ("compare", {"prompt": "x", "backends": ["claude"], "check": "true"}, "check", "isolation must be 'worktree'"),
+        ("compare", {"prompt": "x", "backends": ["claude"], "backend": "x"}, "backend", "did you mean 'backends'?"),
+        ("compare", {"prompt": "x", "backends": ["claude"], "workdir": "/nowhere"}, "workdir", "does not exist"),
+        (
+            "compare",
+            {"prompt": "x", "backends": ["claude"], "judge": {"backend": "claude", "modl": "x"}},
+            "judge.modl",
+            "did you mean 'model'?",
+        ),
+    ],
+)
+async def test_a_request_with_a_fault_is_refused_whole(
+    scripted: Scripted, kind: str, body: object, field: str, words: str
+) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await post(served, kind, body)
+        kept = (await served.client.get("/api/v1/runs")).json()["total"]
+    problem = response.json()
+    assert (response.status_code, problem["code"], problem["field"]) == (400, "invalid_request", field), problem
+    assert words in problem["detail"]
+    assert (kept, scripted.calls()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "field"),
+    [
+        ("parallel", {"tasks": [task("a"), {"backend": "clod", "prompt": "b"}]}, "tasks[1].backend"),
+        ("parallel", {"tasks": [task("a"), {"backend": "gemini", "prompt": "b"}]}, "tasks[1].backend"),
+        ("compare", {"prompt": "a", "backends": ["claude", "gemini"]}, "backends[1].backend"),
+        ("compare", {"prompt": "a", "backends": ["claude"], "judge": {"backend": "gemini"}}, "judge.backend"),
+    ],
+)
+async def test_a_backend_that_is_not_there_is_an_error_before_anything_runs(
+    scripted: Scripted, kind: str, body: object, field: str
+) -> None:
+    (scripted.folder / "gemini").unlink()
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await post(served, kind, body)
+    assert (response.status_code, response.json()["field"]) == (404, field), response.json()
+    assert scripted.calls() == []
+
+
+async def test_what_an_agent_cannot_honour_is_refused_before_anything_runs(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        tasks = [task("a"), task("b", backend="codex", allowed_tools=["x"])]
+        response = await post(served, "parallel", {"tasks": tasks})
+    assert (response.status_code, response.json()["field"]) == (422, "tasks[1].allowed_tools"), response.json()
+    assert scripted.calls() == []
+
+
+async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        body = {"tasks": [task("a"), task("b", backend="codex")], "dry_run": True}
+        told = (await post(served, "parallel", body)).json()
+        chain = (await post(served, "chain", {"steps": [task("a"), task("{{previous}}x")], "dry_run": True})).json()
+        compared = (await post(served, "compare", {"prompt": "x", "backends": ["gemini"], "dry_run": True})).json()
+        kept = (await served.client.get("/api/v1/runs")).json()["total"]
+    claude, codex = told["results"]
+    assert " claude " in claude["output"]
+    assert " codex " in codex["output"]
+    assert [result["exit_code"] for result in told["results"]] == [0, 0]
+    assert "run_id" not in told
+    assert chain["completed_steps"] == 2
+    assert " gemini " in compared["results"][0]["output"]
+    assert (kept, scripted.calls()) == (0, [])
+
+
+def lines_of(response: httpx.Response) -> list[dict[str, object]]:
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+async def test_a_stream_has_every_event_of_every_task_with_its_task_then_the_summary(scripted: Scripted) -> None:
+    scripted.play(claude_says("a", "b"), when="one")
+    scripted.play([exits(9)], when="two")
+    scripted.play(says("codex", "c"), when="three")
+    tasks = [task("one", id="x"), task("two", name="y"), task("three", backend="codex")]
+    async with serving(scripted.env) as served:
+        response = await post(served, "parallel", {"tasks": tasks}, accept="application/x-ndjson")
+        whole = (await post(served, "parallel", {"tasks": tasks})).json()
+    assert response.headers["content-type"] == "application/x-ndjson"
+    *events, summary = lines_of(response)
+    of = [[event for event in events if event["index"] == index] for index in range(3)]
+    assert [event["type"] for event in of[0]] == ["init", "message", "message", "token_usage", "done"]
+    assert [event["sequence"] for event in of[0]] == [1, 2, 3, 4, 5]
+    assert {event["id"] for event in of[0]} == {"x"}
+    assert [(event["type"], event["name"]) for event in of[1]] == [("error", "y")]
+    assert of[2][0]["backend"] == "codex"
+    assert summary["type"] == "summary"
+    assert summary["run_id"] == response.headers["x-clinvk-run-id"]
+    assert {*summary} == {"type", *whole}
+    assert summary["completed"] == whole["completed"] == 2
+
+
+async def test_events_come_as_they_happen(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    steps = claude_says("early ", "late")
+    scripted.play([*steps[:4], wait_for(go), *steps[4:]])
+    async with (
+        serving(scripted.env) as served,
+        served.client.stream(
+            "POST", "/api/v1/chain", json={"steps": [task("x")]}, headers={"accept": "text/event-stream"}
+        ) as response,
+    ):
+        assert response.headers["content-type"].startswith("text/event-stream")
+        seen: list[dict[str, object]] = []
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                seen.append(json.loads(line.removeprefix("data: ")))
+                if seen[-1]["type"] == "message":
+                    go.touch()
+    assert [event["type"] for event in seen] == ["init", "message", "message", "token_usage", "done", "summary"]
+    assert {event["step"] for event in seen[:-1]} == {1}
+    assert seen[-1]["completed_steps"] == 1
+
+
+async def test_a_part_that_was_not_run_has_a_lone_error_in_the_stream(scripted: Scripted) -> None:
+    scripted.play([exits(9)])
+    async with serving(scripted.env) as served:
+        body = {"tasks": [task("one"), task("two")], "max_parallel": 1, "fail_fast": True}
+        *events, _ = lines_of(await post(served, "parallel", body, accept="application/x-ndjson"))
+    last = [event for event in events if event["index"] == 1]
+    assert [event["type"] for event in last] == ["error"]
+    assert last[0]["content"]["code"] == "cancelled"  # pyright: ignore[reportIndexIssue]
+
+
+async def test_an_orchestration_is_a_run_with_those_of_its_parts_below_it(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    scripted.play([exits(9)], when="two")
+    async with serving(scripted.env) as served:
+        told = (await post(served, "parallel", {"tasks": [task("one", name="n"), task("two")]})).json()
+        tree = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).json()
+        part = (await served.client.get(f"/api/v1/runs/{told['results'][0]['run_id']}")).json()
+        parts = (await served.client.get(f"/api/v1/runs?parent_id={told['run_id'][:8]}")).json()
+        events = await served.client.get(
+            f"/api/v1/runs/{told['run_id']}/events?", headers={"accept": "application/x-ndjson"}
+        )
+    assert (tree["kind"], tree["state"], tree["total_runs"], tree["exit_code"]) == ("parallel", "failed", 2, 1)
+    assert [run["id"] for run in tree["runs"]] == [result["run_id"] for result in told["results"]]
+    assert [(run["index"], run["name"], run["state"]) for run in tree["runs"]] == [
+        (0, "n", "finished"),
+        (1, None, "failed"),
+    ]
+    assert tree["error"].startswith("1 of 2 failed, the first with: ")
+    assert tree["token_usage"] == part["token_usage"]
+    assert (part["kind"], part["parent_id"], part["total_runs"]) == ("prompt", told["run_id"], 0)
+    assert parts["total"] == 2
+    assert [event["type"] for event in lines_of(events)] == ["init", "token_usage", "error"]
+
+
+async def test_the_whole_can_be_cancelled(scripted: Scripted) -> None:
+    scripted.play([*claude_says("so far")[:4], spawn("setsid"), hang()])
+    async with serving(scripted.env) as served:
+        body = {"tasks": [task("x") for _ in range(5)], "max_parallel": 2}
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: len(scripted.grandchildren()) == 2)
+        listed = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+        whole = next(run["id"] for run in listed if run["kind"] == "parallel")
+        cancelled = (await served.client.post(f"/api/v1/runs/{whole}/cancel")).json()
+        assert not agents_alive(scripted)
+        told = (await answering).json()
+        again = await served.client.post(f"/api/v1/runs/{whole}/cancel")
+    assert (cancelled["state"], cancelled["error_code"]) == ("cancelled", "cancelled")
+    assert [result["error_code"] for result in told["results"]] == ["cancelled"] * 5
+    assert [result["output"] for result in told["results"][:2]] == ["so far"] * 2
+    assert (again.status_code, again.json()["code"]) == (409, "run_not_cancellable")
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_a_client_that_leaves_ends_all_agents(scripted: Scripted, accept: str) -> None:
+    scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
+    async with serving(scripted.env) as served:
+        body = json.dumps({"tasks": [task("x") for _ in range(5)], "max_parallel": 3}).encode()
+        head = f"POST /api/v1/parallel HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\n"
+        head += "content-type: application/json\r\n"
+        _, writer = await served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        await until(lambda: len(scripted.grandchildren()) == 3)
+        writer.close()
+        await until(lambda: not scripted.alive())
+        await until(lambda: not served.front.active)
+        runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+    assert {run["state"] for run in runs} == {"cancelled"}
+    assert len(runs) == 4
+
+
+async def test_several_agents_that_may_edit_one_tree_at_once_are_warned_of(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x"))
+    edits = {"approval_mode": "auto", "workdir": str(tmp_path)}
+    async with serving(scripted.env) as served:
+
+        async def warnings(*tasks: dict[str, object], **body: object) -> list[str]:
+            return (await post(served, "parallel", {"tasks": tasks, **body})).json().get("warnings", [])
+
+        assert "2 tasks may change files in" in (await warnings(task("a", **edits), task("b", **edits)))[0]
+        assert await warnings(task("a", **edits), task("b", **edits), max_parallel=1) == []
+        assert await warnings(task("a", **edits), task("b", workdir=str(tmp_path))) == []
+        assert await warnings(task("a", **edits), task("b", **{**edits, "sandbox_mode": "read-only"})) == []
+
+
+async def test_a_task_has_its_own_time_limit(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()], when="slow")
+    scripted.play(claude_says("x"), when="quick")
+    async with serving(scripted.env) as served:
+        told = (await post(served, "parallel", {"tasks": [task("slow", timeout_secs=0.3), task("quick")]})).json()
+    assert [result.get("error_code") for result in told["results"]] == ["timed_out", None]
+
+
+async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env) as served:
+        for endpoint in batch_endpoints(served):
+            endpoint.prompts.tick_s = 0.05
+        async with served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response:
+            pieces = response.aiter_raw()
+            assert (await anext(pieces)).strip() == b""
+            go.touch()
+            rest = b"".join([piece async for piece in pieces])
+    assert json.loads(rest)["completed"] == 1
+
+
+def prompts_of(scripted: Scripted) -> list[str]:
+    return [(call.stdin or b"").decode().strip() for call in scripted.calls()]
+
+
+async def test_a_step_gets_what_those_before_it_answered_and_nothing_is_expanded_twice(scripted: Scripted) -> None:
+    hostile = "{{input}} {{steps.first}} {{previous}}"
+    scripted.play(claude_says(hostile), when="one")
+    scripted.play(claude_says("second"), when="two")
+    scripted.play(claude_says("third"), when="three")
+    steps = [
+        task("one [{{previous}}] {{ previous }} {{x}} ${{steps.later}}", name="first"),
+        task("two <{{previous}}>", name="later"),
+        task("three {{steps.first}}|{{steps.later}}|{{input}}|{{previous}}|{{steps.none}}"),
+    ]
+    async with serving(scripted.env) as served:
+        told = (await post(served, "chain", {"steps": steps, "input": "given {{previous}}"})).json()
+    assert prompts_of(scripted) == [
+        "one [] {{ previous }} {{x}} ${{steps.later}}",
+        f"two <{hostile}>",
+        f"three {hostile}|second|given {{{{previous}}}}|second|{{{{steps.none}}}}",
+    ]
+    assert [told[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, 3, 0]
+    assert [(result["step"], result.get("name"), result["output"]) for result in told["results"]] == [
+        (1, "first", hostile),
+        (2, "later", "second"),
+        (3, None, "third"),
+    ]
+    assert told["warnings"] == [
+        "steps[0].prompt: {{steps.later}} names no earlier step, and stays as it is",
+        "steps[2].prompt: {{steps.none}} names no earlier step, and stays as it is",
+    ]
+
+
+async def test_without_an_input_its_place_stays_as_it_is(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        await post(served, "chain", {"steps": [task("a {{input}}")]})
+    assert prompts_of(scripted) == ["a {{input}}"]
+
+
+@pytest.mark.parametrize(("stop", "ran"), [(None, 3), (False, 3), (True, 2)])
+async def test_a_chain_goes_on_after_a_step_that_failed_unless_it_shall_stop(
+    scripted: Scripted, stop: bool | None, ran: int
+) -> None:
+    scripted.play(claude_says("fine"))
+    scripted.play([*claude_says("half")[:4], exits(9)], when="two")
+    async with serving(scripted.env) as served:
+        body = {"steps": [task("one"), task("two"), task("three {{previous}}")], "stop_on_failure": stop}
+        told = (await post(served, "chain", body)).json()
+    assert [told[key] for key in ("total_steps", "completed_steps", "failed_step")] == [3, ran - 1, 2]
+    assert [result["step"] for result in told["results"]] == [1, 2, 3][:ran]
+    assert prompts_of(scripted) == ["one", "two", "three half"][:ran]
+
+
+async def test_a_step_whose_prompt_comes_out_empty_is_not_run(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        told = (await post(served, "chain", {"steps": [task("{{previous}}")]})).json()
+    assert (told["failed_step"], told["results"][0]["error"]) == (1, "prompt is empty")
+    assert scripted.calls() == []
+
+
+async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(claude_says("x"))
+    steps = [task("one", workdir=str(tmp_path)), task("two"), task("three", workdir="/")]
+    async with serving(scripted.env) as served:
+        await post(served, "chain", {"steps": steps, "pass_working_dir": True})
+        await post(served, "chain", {"steps": steps})
+    own = str(Path.cwd())
+    assert [call.cwd for call in scripted.calls()] == [str(tmp_path), str(tmp_path), "/", str(tmp_path), own, "/"]
+
+
+async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted: Scripted) -> None:
+    scripted.play(claude_says("first"), when="one")
+    scripted.play([exits(9)], when="two")
+    steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]
+    async with serving(scripted.env) as served:
+        body = {"steps": steps, "stop_on_failure": True, "input": "i"}
+        failed = (await post(served, "chain", body)).json()
+        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        scripted.play(claude_says("second"), when="two")
+        scripted.play(claude_says("third"), when="three")
+        told = (await post(served, "chain", {"resume_from": again["run_id"][:10]})).json()
+        finished = await post(served, "chain", {"resume_from": told["run_id"]})
+        unknown = await post(served, "chain", {"resume_from": "f" * 32})
+        prompt = (await served.prompt(prompt="one")).json()
+        no_chain = await post(served, "chain", {"resume_from": prompt["run_id"]})
+        both = await post(served, "chain", {"resume_from": told["run_id"], "steps": steps})
+    assert (failed["failed_step"], again["failed_step"], told["failed_step"]) == (2, 2, 0)
+    assert prompts_of(scripted)[:5] == ["one", "two first", "two first", "two first", "three second i"]
+    assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
+    assert told["results"][0]["run_id"] == failed["results"][0]["run_id"]
+    assert (finished.status_code, finished.json()["field"]) == (400, "resume_from")
+    assert "there is no step to go on from" in finished.json()["detail"]
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
+    assert (no_chain.status_code, no_chain.json()["field"]) == (400, "resume_from")
+    assert (both.status_code, both.json()["field"]) == (400, "steps")
+
+
+async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scripted: Scripted) -> None:
+    scripted.play(claude_says("first"), when="one")
+    scripted.play(claude_says("second"), when="two")
+    scripted.play([hang()], when="three")
+    async with serving(scripted.env) as served:
+        steps = [task("one", workdir="/"), task("two"), task("three")]
+        answering = asyncio.create_task(post(served, "chain", {"steps": steps, "pass_working_dir": True}))
+        await until(lambda: len(scripted.calls()) == 3)
+        chain = next(run for run in (await served.client.get("/api/v1/runs")).json()["runs"] if run["kind"] == "chain")
+        under_way = await post(served, "chain", {"resume_from": chain["id"]})
+        await served.client.post(f"/api/v1/runs/{chain['id']}/cancel")
+        cancelled = (await answering).json()
+        scripted.play(claude_says("third"), when="three")
+        told = (await post(served, "chain", {"resume_from": chain["id"]})).json()
+    assert (under_way.status_code, under_way.json()["field"]) == (400, "resume_from")
+    assert [result.get("error_code") for result in cancelled["results"]] == [None, None, "cancelled"]
+    assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
+    assert [call.cwd for call in scripted.calls()][-1] == "/"
+
+
+async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted) -> None:
+    scripted.play([exits(9)])
+    async with serving(scripted.env) as served:
+        told = (await post(served, "chain", {"steps": [task("secret", ephemeral=True)]})).json()
+        again = await post(served, "chain", {"resume_from": told["run_id"]})
+        kept = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).text
+    assert (again.status_code, again.json()["field"]) == (400, "resume_from")
+    assert "secret" not in kept
+
+
+async def test_one_prompt_is_compared_side_by_side(scripted: Scripted) -> None:
+    for backend in ("claude", "codex", "gemini"):
+        scripted.play(says(backend, f"by {backend}"), when="x")
+    scripted.play(says("claude", "by claude"))
+    async with serving(scripted.env) as served:
+        backends = ["claude", {"backend": "claude", "model": "opus", "name": "big"}]
+        told = (await post(served, "compare", {"prompt": "x", "backends": backends, "model": "fast"})).json()
+    assert list(told)[:4] == ["prompt", "backends", "total_duration_ms", "results"]
+    assert (told["prompt"], told["backends"]) == ("x", ["claude", "claude"])
+    assert [(result["index"], result["backend"], result.get("name")) for result in told["results"]] == [
+        (0, "claude", None),
+        (1, "claude", "big"),
+    ]
+
+
+async def test_backends_are_run_one_after_the_other_if_they_shall(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env) as served:
+        body = {"prompt": "x", "backends": ["claude"] * 3, "sequential": True}
+        answering = asyncio.create_task(post(served, "compare", body))
+        await until(lambda: scripted.calls())
+        assert (served.runs.busy, served.runs.queued) == (1, 0)
+        go.touch()
+        assert len((await answering).json()["results"]) == 3
