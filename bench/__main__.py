@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench.dialects import dialects
 from bench.memory import memory
 from bench.persisting import persisted
 from bench.report import Figure, table
@@ -23,6 +24,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "persisted": persisted,
     "store": store,
     "streaming": streaming,
+    "dialects": dialects,
     "memory": memory,
     "startup": startup,
     "health": health,

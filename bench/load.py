@@ -45,13 +45,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class TimeStreams(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Read streams until each has given `enough`. The times are those from a line's writing to its reading."""
+    """Read streams until each has given `enough`. The times are those from a line's writing to its reading.
+
+    Lines without `piece` do not count: some APIs tell at the end again what they have told.
+    """
 
     port: int
     path: str
     body: str
     streams: int
     enough: str
+    piece: str = ""
 
 
 class TimePipes(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -160,10 +164,11 @@ async def ask(job: Ask) -> Times:
 
 
 class Delays:
-    """The delays of the lines of one stream, from their writing to now."""
+    """The delays of the lines of one stream that have `piece` in them, from their writing to now."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece: str = "") -> None:
         self.delays_ms: list[float] = []
+        self._piece = piece.encode()
         self._open = b""
 
     def feed(self, data: bytes) -> None:
@@ -171,15 +176,15 @@ class Delays:
         at = now_ns()
         *lines, self._open = (self._open + data).split(b"\n")
         for line in lines:
-            if found := _WRITTEN.search(line):
+            if self._piece in line and (found := _WRITTEN.search(line)):
                 self.delays_ms.append((at - int(found[1])) / 1e6)
 
 
 class StreamReader(asyncio.Protocol):
     """A connection that reads one stream; `done` says whether enough of it has come."""
 
-    def __init__(self, enough: bytes) -> None:
-        self.delays = Delays()
+    def __init__(self, enough: bytes, piece: str) -> None:
+        self.delays = Delays(piece)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._enough = enough
         self._tail = b""
@@ -197,12 +202,14 @@ class StreamReader(asyncio.Protocol):
             self.done.set_exception(RuntimeError(f"a stream ended early: {self._tail.decode(errors='replace')}"))
 
 
-async def read_streams(port: int, data: bytes, streams: int, enough: str) -> list[StreamReader]:
+async def read_streams(port: int, data: bytes, streams: int, enough: str, piece: str = "") -> list[StreamReader]:
     """Open streams at once, and read until each has given `enough`."""
     loop = asyncio.get_running_loop()
     readers: list[StreamReader] = []
     for _ in range(streams):
-        transport, reader = await loop.create_connection(lambda: StreamReader(enough.encode()), "127.0.0.1", port)
+        transport, reader = await loop.create_connection(
+            lambda: StreamReader(enough.encode(), piece), "127.0.0.1", port
+        )
         transport.write(data)
         readers.append(reader)
     async with asyncio.timeout(_PATIENCE_S):
@@ -213,7 +220,7 @@ async def read_streams(port: int, data: bytes, streams: int, enough: str) -> lis
 async def time_streams(job: TimeStreams) -> Times:
     """Do the job."""
     began = time.perf_counter()
-    readers = await read_streams(job.port, request(job.path, job.body), job.streams, job.enough)
+    readers = await read_streams(job.port, request(job.path, job.body), job.streams, job.enough, job.piece)
     return times(began, [delay for reader in readers for delay in reader.delays.delays_ms])
 
 

@@ -9,8 +9,8 @@ from bench.workplace import BenchBroken, Workplace
 
 _STREAMS = (1, 16)
 _INTERVAL_US = 5000
-_ADDED_P50_MS = 0.1
-_ADDED_P99_MS = 2.0
+ADDED_P50_MS = 0.1
+ADDED_P99_MS = 2.0
 
 
 def streaming(place: Workplace) -> list[Figure]:
@@ -45,7 +45,7 @@ def _streaming(place: Workplace, server: Server, relay: Server, streams: int) ->
             _figure(f"{name}, p99", [t.p99_ms for t in ours], peer_name, [t.p99_ms for t in peer], p99),
         ]
 
-    return figures("pipe read directly", pipe, _ADDED_P50_MS, _ADDED_P99_MS) + figures("bare uvicorn", relayed)
+    return figures("pipe read directly", pipe, ADDED_P50_MS, ADDED_P99_MS) + figures("bare uvicorn", relayed)
 
 
 def _figure(name: str, ours: list[float], peer_name: str, peer: list[float], budget: Budget | None) -> Figure:
