@@ -14,6 +14,7 @@ from standin.process import Address, running
 
 MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
+    ("clinvk/runtime/bounds.py", {"around", "open"}),
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "head", "host", "read", "resolve"}),
     ("clinvk/runtime/runs.py", {"_path"}),

@@ -10,20 +10,25 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clinvk.config import AgentSettings
 from clinvk.runtime import marks
+from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.process import Spawner
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
+UNBOUND = Bounds(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
+from clinvk.config import AgentSettings
+from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.marks import RlimitMarks
 
 async def main():
     own = RlimitMarks(int(sys.argv[1]))
-    Guard(own).start()
+    Guard(own, Bounds(AgentSettings(), 0)).start()
     with own.marking(1):
         subprocess.run(["sh", "-c", sys.argv[2]])
     time.sleep(300)
@@ -61,7 +66,7 @@ def agent(own: marks.Marks) -> Generator["subprocess.Popen[bytes]"]:
 
 
 async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, agent: "subprocess.Popen[bytes]") -> None:
-    guard = Guard(own)
+    guard = Guard(own, UNBOUND)
     guard.start()
     assert agent.poll() is None
     guard.alarm()
@@ -71,7 +76,7 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
 async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
     own: marks.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = Guard(own)
+    guard = Guard(own, UNBOUND)
     guard.start()
     pid = guard.pid
     guard.dismiss()
@@ -83,14 +88,14 @@ async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
 async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
     own: marks.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
-    guard = Guard(own)
+    guard = Guard(own, UNBOUND)
     guard.start()
     assert await asyncio.to_thread(own.find, None) == {agent.pid}
     guard.dismiss()
 
 
 async def test_a_guardian_that_ends_by_itself_is_replaced(own: marks.Marks, caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard(own)
+    guard = Guard(own, UNBOUND)
     guard.start()
     first = guard.pid
     assert first
@@ -105,7 +110,7 @@ async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
 ) -> None:
     python = sys.executable
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    guard = Guard(marks.RlimitMarks(number()))
+    guard = Guard(marks.RlimitMarks(number()), UNBOUND)
     guard.start()
     assert guard.pid is None
     assert "no guardian can be started" in caplog.text

@@ -33,7 +33,7 @@ from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.errors import ConfigError
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.runtime import marks
+from clinvk.runtime import bounds, marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
@@ -77,6 +77,7 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce, lo
     if not settings.server.host:
         raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     Workdirs(settings, environ).check_default()
+    bounds.check(settings.agents)
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = runner.run(_read_keys(settings, environ))

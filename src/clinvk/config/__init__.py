@@ -49,6 +49,15 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     env: dict[str, str] = {}
 
 
+class AgentSettings(_Section, frozen=True, kw_only=True):
+    """What each agent process may use of the machine, with what it starts; 0 is no limit."""
+
+    max_memory_mb: NonNegative = 0
+    max_cpu_secs: NonNegative = 0
+    max_open_files: NonNegative = 0
+    cgroup: bool = False
+
+
 class SessionSettings(_Section, frozen=True, kw_only=True):
     """How conversations are kept."""
 
@@ -112,6 +121,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = UnifiedFlags()
     backends: dict[str, BackendSettings] = {}
+    agents: AgentSettings = AgentSettings()
     session: SessionSettings = SessionSettings()
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()

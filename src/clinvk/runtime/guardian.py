@@ -1,8 +1,8 @@
 """The guardian: a small process that outlives a killed clinvk, and ends what its agents have started.
 
-`clinvk.runtime.guarding` runs it as `python -I -S guardian.py KIND SERVER [FOLDER…]`: the kind and the number of the
-marks, and where the modules of others are. Its stdin is a socket whose other end clinvk alone holds: the end of that is
-the end of clinvk, whatever killed it.
+`clinvk.runtime.guarding` runs it as `python -I -S guardian.py KIND SERVER CGROUP [FOLDER…]`: the kind and the number of
+the marks, the cgroup of the agents or nothing, and where the modules of others are. Its stdin is a socket whose other
+end clinvk alone holds: the end of that is the end of clinvk, whatever killed it.
 """
 
 import os
@@ -14,28 +14,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def main(kind: str, server: int) -> None:
+def main(kind: str, server: int, cgroup: str) -> None:
     """Wait for the end of clinvk, then end all that its agents have left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end = _prepared(kind, server)
+    end = _prepared(kind, server, cgroup)
     os.read(0, 1)
     end()
 
 
-def _prepared(kind: str, server: int) -> "Callable[[], None]":
+def _prepared(kind: str, server: int, cgroup: str) -> "Callable[[], None]":
     """Bring in what the search needs before it is needed: by then another clinvk may be installed here."""
     from clinvk.runtime import remains
 
-    if kind == "rlimit":
-        return lambda: remains.end(lambda: remains.marked(server, None), remains.alive)
-    from clinvk.runtime import marks
+    find: Callable[[], set[int]] = lambda: remains.marked(server, None)  # noqa: E731
+    alive = remains.alive
+    if kind != "rlimit":
+        from clinvk.runtime.marks import TreeMarks
 
-    tree = marks.TreeMarks(server)
-    tree.find(None)
-    return lambda: marks.kill(tree, None)
+        tree = TreeMarks(server)
+        tree.find(None)
+        find, alive = lambda: tree.find(None), tree.alive
+
+    def end() -> None:
+        if cgroup:
+            remains.end_cgroup(cgroup)
+        remains.end(find, alive)
+
+    return end
 
 
 if __name__ == "__main__":
-    sys.path += [os.path.abspath(f"{__file__}/../../.."), *sys.argv[3:]]
-    main(sys.argv[1], int(sys.argv[2]))
+    sys.path += [os.path.abspath(f"{__file__}/../../.."), *sys.argv[4:]]
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

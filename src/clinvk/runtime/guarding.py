@@ -1,7 +1,6 @@
 """The guardian of this clinvk: started, watched, and sent away when nothing is left to be ended."""
 
 import asyncio
-import importlib.util
 import logging
 import os
 import socket
@@ -11,6 +10,7 @@ import threading
 import time
 
 from clinvk.runtime import guardian
+from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.marks import MARK_VARIABLE, Marks, RlimitMarks, label
 from clinvk.runtime.remains import GUARDIAN
 
@@ -27,8 +27,9 @@ class Guard:
     itself. All are done on the loop, and take it a millisecond at most.
     """
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, bounds: Bounds) -> None:
         self._marks = marks
+        self._bounds = bounds
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: socket.socket | None = None
         self._started_at = 0.0
@@ -45,7 +46,7 @@ class Guard:
         self._started_at = time.monotonic()
         ours, theirs = socket.socketpair()
         try:
-            self._process = _spawn(self._marks, theirs.fileno())
+            self._process = _spawn(self._marks, self._bounds.cgroup, theirs.fileno())
         except OSError as exc:
             ours.close()
             self._lacks(f"no guardian can be started: {exc}")
@@ -88,12 +89,12 @@ class Guard:
         self._process = self._watch = self._again = None
 
 
-def _spawn(marks: Marks, stdin: int) -> "subprocess.Popen[bytes]":
+def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
     """Start a guardian. Its session is its own, and none of clinvk's pipes, environment and directories is."""
     libraries = {name: value for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if (value := os.environ.get(name))}
     with marks.marking(GUARDIAN):
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, marks.kind, str(marks.server), *_folders(marks)],
+            [sys.executable, "-I", "-S", guardian.__file__, marks.kind, str(marks.server), cgroup, *_folders(marks)],
             stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -107,7 +108,6 @@ def _folders(marks: Marks) -> list[str]:
     """Say where the modules are that a search needs besides Python's own."""
     if marks.kind == RlimitMarks.kind:
         return []
-    found = importlib.util.find_spec("psutil")
-    assert found
-    assert found.origin
-    return [os.path.dirname(os.path.dirname(found.origin))]
+    import psutil
+
+    return [os.path.dirname(os.path.dirname(psutil.__file__))]

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
 from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, label
@@ -35,8 +36,9 @@ _SWEEP_EVERY_S = 0.02
 class Spawner:
     """Starts marked processes, and ends what is left of them."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, bounds: Bounds | None = None) -> None:
         self._marks = marks
+        self._bounds = bounds
         self._count = 0
         self._condemned: dict[int, tuple[int, asyncio.Future[None]]] = {}
         self._search: asyncio.Task[None] | None = None
@@ -63,7 +65,7 @@ class Spawner:
         number = self._count
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         with self._marks.marking(number):
-            spawned = _popen(argv, env, cwd)
+            spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
         return Process(spawned, number, wake, stderr_lines, raw)
 
     async def sweep(self, process: "Process") -> None:
@@ -84,7 +86,7 @@ class Spawner:
             await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
             condemned, self._condemned = self._condemned, {}
             try:
-                await asyncio.to_thread(kill, self._marks, {number: pid for number, (pid, _) in condemned.items()})
+                await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in condemned.items()})
             except Exception:
                 logger.exception("what is left of ended agents cannot be searched for")
             self._searched_at = time.monotonic()
@@ -92,6 +94,11 @@ class Spawner:
                 if not gone.done():
                     gone.set_result(None)
         self._search = None
+
+    def _end(self, roots: Mapping[int, int]) -> None:
+        if self._bounds:
+            self._bounds.end(roots)
+        kill(self._marks, roots)
 
 
 class Process:

@@ -96,6 +96,22 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
             time.sleep(0.001)
 
 
+def end_cgroup(folder: str) -> None:
+    """End all in a cgroup and in those below it, and remove them. Blocks: run it in a thread."""
+    try:
+        with open(f"{folder}/cgroup.kill", "w") as file:
+            file.write("1")
+    except OSError:  # it is gone
+        return
+    deadline = time.monotonic() + _GONE_WITHIN_S
+    while os.path.exists(folder) and time.monotonic() < deadline:
+        for inner, _, _ in os.walk(folder, topdown=False):
+            try:
+                os.rmdir(inner)
+            except OSError:  # somebody is still ending in it
+                time.sleep(0.001)
+
+
 def _send(pid: int, number: int) -> bool:
     """Send a signal; say whether we may."""
     try:

@@ -19,6 +19,7 @@ from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime import executables, marks, schema, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
+from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
@@ -118,7 +119,8 @@ class LocalRuns:
     ) -> None:
         server = settings.server
         chosen = marks.choose()
-        self.spawner = Spawner(chosen)
+        self._bounds = Bounds(settings.agents, chosen.server)
+        self.spawner = Spawner(chosen, self._bounds)
         self.fallbacks = Fallbacks()
         self._settings = settings
         self._store = store
@@ -133,7 +135,7 @@ class LocalRuns:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._closing = False
-        self._guard = Guard(chosen)
+        self._guard = Guard(chosen, self._bounds)
 
     @property
     def busy(self) -> int:
@@ -150,6 +152,7 @@ class LocalRuns:
         self._slots.resize(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
 
     async def __aenter__(self) -> Self:
+        self._bounds.open()
         self._guard.start()
         await self._group.__aenter__()
         return self
@@ -164,6 +167,7 @@ class LocalRuns:
         except BaseException:
             self._guard.alarm()
             raise
+        await asyncio.to_thread(self._bounds.close)
         self._guard.dismiss()
 
     async def plan(self, request: RunRequest) -> Launch:

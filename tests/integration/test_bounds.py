@@ -1,0 +1,162 @@
+"""Limits and cgroups of agent processes."""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.config import AgentSettings
+from clinvk.errors import BackendUnavailable, ConfigError
+from clinvk.runtime import bounds
+from clinvk.runtime.bounds import Bounds
+from clinvk.runtime.guarding import Guard
+from clinvk.runtime.marks import RlimitMarks
+from clinvk.runtime.process import Exited, Spawner, run_tool
+from polling import until
+
+ENV = {"PATH": os.environ["PATH"]}
+PYTHON = (sys.executable, "-I", "-S", "-c")
+FORGETS_ITS_MARK = """
+import os, resource, sys, time
+resource.setrlimit(15, (-1, -1))
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open(sys.argv[1], "w").write(f"{os.getpid()}\\n")
+        time.sleep(300)
+    os._exit(0)
+time.sleep(300)
+"""
+
+
+def marks() -> RlimitMarks:
+    """Give marks that no other test has."""
+    return RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+
+
+async def done(agents: AgentSettings, *argv: str) -> Exited:
+    """Run a command to its end, within bounds."""
+    own = marks()
+    return await run_tool(Spawner(own, Bounds(agents, own.server)), argv, ENV, 15)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_process_and_what_it_starts_have_the_limits() -> None:
+    agents = AgentSettings(max_memory_mb=500, max_cpu_secs=70, max_open_files=123)
+    told = await done(agents, "sh", "-c", "(setsid sh -c 'ulimit -d; ulimit -S -t; ulimit -H -t; ulimit -n' &) | cat")
+    assert told == (0, b"512000\n70\n71\n123\n", b"")
+
+
+def test_a_process_without_bounds_is_started_without_a_shell() -> None:
+    argv = ("claude", "-p")
+    assert Bounds(AgentSettings(), 1).around(argv, 1) is argv
+
+
+async def test_the_arguments_come_through_as_they_are() -> None:
+    words = ("", "-n", "a b", "$HOME", "`id`", "'", '"', "\\", "*", "a\nb", "ü")
+    told = await done(AgentSettings(max_open_files=100), "printf", "%s|", *words)
+    assert told == (0, "".join(f"{word}|" for word in words).encode(), b"")
+
+
+async def test_the_shell_becomes_the_agent() -> None:
+    told = await done(AgentSettings(max_open_files=100), "sh", "-c", "echo $$ $PPID")
+    assert told.stdout.split()[1] == str(os.getpid()).encode()
+
+
+async def test_a_process_that_takes_more_memory_than_it_may_fails() -> None:
+    script = f"bytearray({300 * 1024 * 1024})"
+    assert (await done(AgentSettings(), *PYTHON, script)).exit_code == 0
+    told = await done(AgentSettings(max_memory_mb=200), *PYTHON, script)
+    assert told.exit_code == 1
+    assert b"MemoryError" in told.stderr
+
+
+async def test_a_process_that_works_longer_than_it_may_is_ended() -> None:
+    told = await done(AgentSettings(max_cpu_secs=1), *PYTHON, "while True: pass")
+    assert told.exit_code == 128 + signal.SIGXCPU
+
+
+async def test_a_limit_above_what_clinvk_may_itself_is_that() -> None:
+    told = await done(AgentSettings(max_open_files=10**9), "sh", "-c", "ulimit -n")
+    assert told == (0, f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n".encode(), b"")
+
+
+async def test_a_program_that_is_not_there_is_told_with_its_name() -> None:
+    with pytest.raises(BackendUnavailable, match="cannot start '/nowhere/claude'"):
+        await done(AgentSettings(max_open_files=100), "/nowhere/claude")
+
+
+@pytest.fixture
+def divided() -> Generator[tuple[RlimitMarks, Bounds] | None]:
+    """Bounds with a cgroup; None where clinvk has none to divide, and says so."""
+    own = marks()
+    made = Bounds(AgentSettings(cgroup=True), own.server)
+    try:
+        made.open()
+    except ConfigError as exc:
+        refusal = exc.message
+        yield None
+        assert refusal.startswith("agents.cgroup: ")
+        return
+    yield own, made
+    made.close()
+    assert not os.path.exists(made.cgroup)
+
+
+async def test_a_process_that_forgets_its_mark_is_ended_with_its_cgroup(
+    divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
+) -> None:
+    if divided is None:
+        return
+    own, made = divided
+    spawner = Spawner(own, made)
+    told = tmp_path / "pid"
+    process = spawner.spawn([*PYTHON, FORGETS_ITS_MARK, str(told)], ENV, None, lambda: None)
+    await until(lambda: told.exists() and told.read_text().endswith("\n"))
+    pid = int(told.read_text())
+    assert Path(f"/proc/{pid}/cgroup").read_text().rstrip().endswith(f"/clinvk-{own.server}/1")
+    await spawner.sweep(process)
+    assert not alive(pid)
+    assert os.listdir(made.cgroup) == [name for name in os.listdir(made.cgroup) if "." in name]
+    process.discard()
+
+
+async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path) -> None:
+    if divided is None:
+        return
+    own, made = divided
+    guard = Guard(own, made)
+    guard.start()
+    told = tmp_path / "pid"
+    process = Spawner(own, made).spawn([*PYTHON, FORGETS_ITS_MARK, str(told)], ENV, None, lambda: None)
+    await until(lambda: told.exists() and told.read_text().endswith("\n"))
+    guard.alarm()
+    await until(lambda: not alive(int(told.read_text())) and process.exit_code is not None)
+    await until(lambda: not os.path.exists(made.cgroup))
+    process.discard()
+
+
+def test_where_no_cgroup_can_be_made_it_is_said_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bounds, "_own_cgroup", lambda: str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"agents\.cgroup: No such file .*nowhere/clinvk-.*Delegate=yes"):
+        bounds.check(AgentSettings(cgroup=True))
+
+
+def test_a_folder_that_is_no_cgroup_is_refused_and_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bounds, "_own_cgroup", lambda: str(tmp_path))
+    with pytest.raises(ConfigError, match=r"agents\.cgroup: .*cgroup\.procs"):
+        bounds.check(AgentSettings(cgroup=True))
+    assert os.listdir(tmp_path) == []
