@@ -3,6 +3,7 @@
 import pytest
 
 from acceptance.command import Clinvk
+from clinvk.cli.commands import FIRST_WORDS
 from scripted.steps import claude_says
 
 
@@ -73,7 +74,7 @@ WRONG = [
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
-    (["help", "me"], "no command 'me'; have resume, sessions, serve, config, doctor, completion, version, help"),
+    (["help", "me"], f"no command 'me'; have {', '.join(FIRST_WORDS)}"),
     (["help", "serve", "now"], "serve has no command 'now'"),
     (["doctr"], "no command 'doctr'; did you mean 'doctor'? as a prompt it stands after --: clinvk -- doctr"),
 ]

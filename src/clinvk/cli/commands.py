@@ -12,24 +12,29 @@ from clinvk.cli.flags import (
     DeleteFlags,
     ExportFlags,
     Flags,
+    InstallFlags,
     JsonFlags,
     KeyFlags,
     ListFlags,
     PromptFlags,
     ResumeFlags,
     ServeFlags,
+    ServiceFlags,
     TagFlags,
     WorktreesFlags,
     add_apply,
     add_clean,
     add_delete,
     add_export,
+    add_install,
     add_json,
     add_key,
     add_list,
     add_prompt,
     add_resume,
     add_serve,
+    add_service,
+    add_status,
     add_tag,
     add_worktrees,
 )
@@ -80,6 +85,12 @@ COMMANDS = {
     "worktrees apply": Command(texts.WORKTREES_APPLY, ("ID",), ApplyFlags, add_apply, "worktrees:apply"),
     "worktrees discard": Command(texts.WORKTREES_DISCARD, ("ID...",), DeleteFlags, add_delete, "worktrees:discard"),
     "serve": Command(texts.SERVE, (), ServeFlags, add_serve, "serve:serve"),
+    "service install": Command(texts.SERVICE_INSTALL, ("MANAGER?",), InstallFlags, add_install, "service:install"),
+    "service uninstall": Command(
+        texts.SERVICE_UNINSTALL, ("MANAGER?",), ServiceFlags, add_service, "service:uninstall"
+    ),
+    "service status": Command(texts.SERVICE_STATUS, ("MANAGER?",), ServiceFlags, add_status, "service:status"),
+    "service print": Command(texts.SERVICE_PRINT, ("MANAGER?",), InstallFlags, add_install, "service:show"),
     "keys create": Command(texts.KEYS_CREATE, ("NAME",), KeyFlags, add_key, "keys:create"),
     "keys list": Command(texts.KEYS_LIST, (), JsonFlags, add_json, "keys:list_all"),
     "keys revoke": Command(texts.KEYS_REVOKE, ("NAME",), start="keys:revoke"),
@@ -93,7 +104,13 @@ COMMANDS = {
     "help": Command(texts.HELP, ("COMMAND?", "COMMAND?")),
 }
 
-GROUPS = {"sessions": texts.SESSIONS, "worktrees": texts.WORKTREES, "keys": texts.KEYS, "config": texts.CONFIG}
+GROUPS = {
+    "sessions": texts.SESSIONS,
+    "worktrees": texts.WORKTREES,
+    "service": texts.SERVICE,
+    "keys": texts.KEYS,
+    "config": texts.CONFIG,
+}
 """The first words of commands of two."""
 
 FIRST_WORDS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))

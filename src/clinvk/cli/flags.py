@@ -97,6 +97,22 @@ class JsonFlags(Flags, frozen=True, kw_only=True):
         return self.json or self.output_format == "json"
 
 
+class ServiceFlags(JsonFlags, frozen=True, kw_only=True):
+    """What the commands of `service` take besides."""
+
+    system: bool = False
+    user: bool = False
+
+
+class InstallFlags(ServiceFlags, frozen=True, kw_only=True):
+    """What `service install` and `service print` take besides."""
+
+    run_as: str | None = None
+    host: str | None = None
+    port: int | None = None
+    socket: bool = False
+
+
 class ListFlags(JsonFlags, frozen=True, kw_only=True):
     """What `sessions list` takes besides."""
 
@@ -176,6 +192,29 @@ def add_key(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--burst", type=_whole(least=1), metavar="N", help="so many at once (default: those of a second)")
     own.add_argument("--tokens-per-day", type=_whole(least=1), metavar="N", help="N tokens a day, in and out (UTC)")
     own.add_argument("--cost-per-day", type=_amount, metavar="USD", help="so many US dollars a day (UTC)")
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all commands of `service`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--system", action="store_true", help="a service of this machine (the default for root)")
+    own.add_argument("--user", action="store_true", help="a service of your own (the default for others)")
+
+
+def add_install(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `service install` and `service print`."""
+    add_service(parser)
+    own = parser.add_argument_group("flags for what is served")
+    own.add_argument("--run-as", metavar="USER", help="with --system: whose agents run (default: who called sudo)")
+    own.add_argument("--host", help="address to listen on (default: server.host)")
+    own.add_argument("--port", "-p", type=_whole(65535), metavar="N", help="port to listen on (default: server.port)")
+    own.add_argument("--socket", action="store_true", help="let systemd listen: a restart loses no request")
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `service status`."""
+    add_service(parser)
+    add_json(parser)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ commands:
   sessions COMMAND          list, show, delete, clean, fork, tag, rename, export
   worktrees COMMAND         list, apply, discard what agents did in worktrees
   serve                     serve the REST API
+  service COMMAND           install, uninstall, status, print
   keys COMMAND              create, list, revoke the API keys of the server
   config show               show the settings, and where each comes from
   config get KEY            print one setting
@@ -220,6 +221,57 @@ Whoever can reach the address can run agents as you. Where that is more than
 this machine, as with --host 0.0.0.0, an API key is asked for: one of yours
 (clinvk keys create NAME, CLINVK_API_KEYS), or one that is made for this start
 and printed on stderr. --insecure asks for none.
+""",
+)
+
+SERVICE = Help(
+    "clinvk service install | uninstall | status | print [systemd | launchd]",
+    "The server as a service, which starts by itself and is restarted when it ends.",
+    """\
+commands:
+  service install           write the service's files, enable and start it
+  service uninstall         stop it, and remove its files
+  service status            tell whether it is installed and runs
+  service print             print the files that install writes
+
+systemd is meant on Linux, launchd on macOS; print shows either anywhere.
+Help for each: clinvk help service install
+""",
+)
+
+SERVICE_INSTALL = Help(
+    "clinvk service install [flags] [systemd | launchd]",
+    "Write, enable and start a service that runs clinvk serve. Done again, it only\n"
+    "changes what differs. --dry-run shows files and commands, and does nothing.",
+    """\
+examples:
+  clinvk service install
+  sudo clinvk service install --system --run-as ana --port 8080
+  sudo clinvk service install --socket
+
+The settings are read first: with wrong ones nothing is installed. --config is
+passed on, and --workdir is the directory that it starts in (default: workspace
+in ~/.clinvk). Variables for the agents, such as API keys, stand in the file
+~/.clinvk/service.env, which is for systemd alone.
+""",
+)
+
+SERVICE_UNINSTALL = Help(
+    "clinvk service uninstall [flags] [systemd | launchd]",
+    "Stop the service and remove its files; sessions and settings stay.",
+)
+
+SERVICE_STATUS = Help(
+    "clinvk service status [flags] [systemd | launchd]",
+    "Tell whether the service is installed, starts by itself, and runs: then the exit\ncode is 0, else 1.",
+)
+
+SERVICE_PRINT = Help(
+    "clinvk service print [flags] [systemd | launchd]",
+    "Print the files that install writes, and do nothing.",
+    """\
+example:
+  clinvk service print systemd --system --run-as clinvk
 """,
 )
 

@@ -8,6 +8,7 @@ from clinvk.cli.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, help_of, 
 from clinvk.cli.flags import OneOf
 from clinvk.config import keys
 
+MANAGERS = ("systemd", "launchd")
 SHELLS = ("bash", "zsh", "fish")
 _ALIASES = ("fast", "balanced", "best")
 
@@ -57,6 +58,7 @@ def grammar() -> Grammar:
     after |= {group: {word: _about(f"{group} {word}") for word in members(group)} for group in GROUPS}
     after |= {"help": after[""], **{f"help {group}": after[group] for group in GROUPS}}
     after["completion"] = dict.fromkeys(SHELLS, "")
+    after |= {f"service {word}": dict.fromkeys(MANAGERS, "") for word in members("service")}
     found = dict(keys.all_keys(BACKENDS))
     dotted = {name: ".".join(name) for name in found}
     return Grammar(

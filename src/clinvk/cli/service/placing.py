@@ -1,0 +1,74 @@
+"""The files of the service on the disk."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from clinvk.cli.service.plan import Account
+from clinvk.errors import ClinvkError
+
+
+def differs(path: Path, text: str) -> bool:
+    """Say whether a file has another text, or is not there."""
+    try:
+        return path.read_bytes() != text.encode()
+    except OSError:
+        return True
+
+
+def check_writable(paths: Iterable[Path]) -> None:
+    """Refuse what could not be written or removed, before anything is.
+
+    Raises:
+        ClinvkError: says which folder.
+    """
+    for path in paths:
+        folder = next(parent for parent in path.parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ClinvkError(f"{path} cannot be written: {folder} is another user's; as root, or with --user")
+
+
+def write(path: Path, text: str) -> None:
+    """Put a file in place as a whole; everybody may read it.
+
+    Raises:
+        ClinvkError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text)
+        beside.chmod(0o644)
+        beside.replace(path)
+    except OSError as exc:
+        beside.unlink(missing_ok=True)
+        raise ClinvkError(f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files.
+
+    Raises:
+        ClinvkError: one cannot be.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise ClinvkError(f"{path} cannot be removed: {exc.strerror}") from exc
+
+
+def make_folder(path: Path, account: Account) -> None:
+    """Make the directory that the service starts in; what is missing of it becomes the account's own.
+
+    Raises:
+        ClinvkError: it cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700)
+            if os.geteuid() == 0:
+                os.chown(folder, account.uid, account.gid)
+    except OSError as exc:
+        raise ClinvkError(f"{path} cannot be made: {exc.strerror}") from exc

@@ -1,0 +1,219 @@
+"""The files by which systemd and launchd run the server: what is in them, as those read it."""
+
+import plistlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinvk.cli.flags import InstallFlags
+from clinvk.cli.service.launchd import Launchd
+from clinvk.cli.service.plan import Account, Plan, planned
+from clinvk.cli.service.systemd import Systemd
+from clinvk.config import ServerSettings, Settings
+from clinvk.errors import ConfigError, InvalidRequest
+
+ANA = Account("ana", 1000, 1000, Path("/home/ana"), for_machine=True)
+OWN = ANA._replace(for_machine=False)
+
+
+def plan(**changes: Any) -> Plan:
+    """What is served, unless a test says otherwise."""
+    return Plan(
+        argv=("/usr/bin/true", "serve", "--port", "8080"),
+        folder=Path("/home/ana/.clinvk/workspace"),
+        env={"PATH": "/opt/agents/bin:/usr/bin"},
+        secrets=Path("/home/ana/.clinvk/service.env"),
+        settings=Settings(server=ServerSettings(shutdown_grace_secs=40)),
+        is_activated=False,
+        warnings=(),
+    )._replace(**changes)
+
+
+def unit(text: str) -> dict[str, list[str]]:
+    """Read a unit: the values of each `Section.Key`."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line:
+            key, separator, value = line.partition("=")
+            assert separator, line
+            found.setdefault(f"{section}.{key}", []).append(value)
+    return found
+
+
+def words(line: str) -> list[str]:
+    """Read a command line as systemd does: quotes, then specifiers and variables."""
+    found, word, quoted, started = list[str](), "", False, False
+    chars = iter(line)
+    for char in chars:
+        if char == '"':
+            quoted, started = not quoted, True
+        elif char == "\\":
+            word += next(chars)
+        elif char == " " and not quoted:
+            found.append(word)
+            word, started = "", False
+        else:
+            word += char
+    return [text.replace("%%", "%").replace("$$", "$") for text in [*found, *([word] if word or started else [])]]
+
+
+def test_the_unit_of_a_machine_has_the_names_and_keys_that_its_users_know() -> None:
+    files = Systemd(ANA).files(plan())
+    assert list(files) == [Path("/etc/systemd/system/clinvk.service")]
+    read = unit(files[Path("/etc/systemd/system/clinvk.service")])
+    known = {
+        "Unit.After": "network.target",
+        "Service.Type": "simple",
+        "Service.User": "ana",
+        "Service.ExecStart": "/usr/bin/true serve --port 8080",
+        "Service.Restart": "always",
+        "Service.RestartSec": "5",
+        "Service.RestartPreventExitStatus": "3",
+        "Service.WorkingDirectory": "-/home/ana/.clinvk/workspace",
+        "Service.Environment": "PATH=/opt/agents/bin:/usr/bin",
+        "Service.NoNewPrivileges": "yes",
+        "Service.ProtectSystem": "full",
+        "Install.WantedBy": "multi-user.target",
+    }
+    assert {key: read[key] for key in known} == {key: [value] for key, value in known.items()}
+
+
+def test_the_unit_lets_the_server_stop_its_agents_itself() -> None:
+    """SIGTERM for all would end the agents at once, and a shorter time than the grace the server."""
+    read = unit(next(iter(Systemd(ANA).files(plan()).values())))
+    assert read["Service.KillMode"] == ["mixed"]
+    assert int(read["Service.TimeoutStopSec"][0]) >= 40 + 5
+    assert read["Service.OOMPolicy"] == ["continue"]
+
+
+def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> None:
+    files = Systemd(OWN).files(plan())
+    read = unit(files[Path("/home/ana/.config/systemd/user/clinvk.service")])
+    assert read["Install.WantedBy"] == ["default.target"]
+    assert "Service.User" not in read
+    assert not [key for key in read if key.startswith(("Service.Protect", "Service.Private"))]
+
+
+@pytest.mark.parametrize(("host", "listen"), [("0.0.0.0", "0.0.0.0:8080"), ("::1", "[::1]:8080")])
+def test_with_a_socket_systemd_listens_where_the_settings_say(host: str, listen: str) -> None:
+    settings = Settings(server=ServerSettings(host=host))
+    service, socket = (unit(text) for text in Systemd(OWN).files(plan(is_activated=True, settings=settings)).values())
+    assert socket["Socket.ListenStream"] == [listen]
+    assert "Socket.Accept" not in socket
+    assert service["Unit.Requires"] == ["clinvk.socket"]
+
+
+def test_a_socket_needs_an_address_and_systemd() -> None:
+    named = plan(is_activated=True, settings=Settings(server=ServerSettings(host="localhost")))
+    with pytest.raises(InvalidRequest, match="'localhost'"):
+        Systemd(OWN).files(named)
+    with pytest.raises(InvalidRequest, match="--socket is for systemd"):
+        Launchd(OWN).files(named)
+
+
+ODD = ("/opt/a b/clinvk", "serve", "--config", '/home/ana/100% "mine"/$HOME\\x.yaml')
+
+
+def test_odd_paths_arrive_as_they_are() -> None:
+    odd = plan(argv=ODD, env={"PATH": "/opt/a b:/50%"}, folder=Path("/srv/50% of it"))
+    read = unit(next(iter(Systemd(ANA).files(odd).values())))
+    assert words(read["Service.ExecStart"][0]) == list(ODD)
+    assert read["Service.Environment"] == ['"PATH=/opt/a b:/50%%"']
+    assert read["Service.WorkingDirectory"] == ["-/srv/50%% of it"]
+
+
+@pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
+@pytest.mark.parametrize("is_activated", [False, True], ids=["alone", "with a socket"])
+def test_every_line_is_one_that_systemd_knows(tmp_path: Path, account: Account, is_activated: bool) -> None:
+    """Where systemd is installed it is asked; its manual is the list for the rest."""
+    files = Systemd(account._replace(name="root")).files(plan(is_activated=is_activated))
+    for path, text in files.items():
+        (tmp_path / path.name).write_text(text)
+        assert set(unit(text)) <= KNOWN
+    if verify := shutil.which("systemd-analyze"):
+        command = [verify, *([] if account.for_machine else ["--user"]), "verify", "--man=no", "--recursive-errors=no"]
+        env = {"SYSTEMD_UNIT_PATH": f"{tmp_path}:/usr/lib/systemd/system", "XDG_RUNTIME_DIR": str(tmp_path)}
+        found = [str(tmp_path / path.name) for path in files]
+        done = subprocess.run([*command, *found], env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+KNOWN = {
+    *(f"Unit.{key}" for key in ("Description", "After", "Requires")),
+    *(f"Socket.{key}" for key in ("ListenStream", "Backlog", "NoDelay")),
+    "Install.WantedBy",
+    *(f"Service.{key}" for key in ("Type", "User", "ExecStart", "ExecReload", "WorkingDirectory", "Environment")),
+    *(f"Service.{key}" for key in ("EnvironmentFile", "Restart", "RestartSec", "RestartPreventExitStatus")),
+    *(f"Service.{key}" for key in ("KillMode", "TimeoutStopSec", "NotifyAccess", "OOMPolicy", "LimitNOFILE")),
+    *(f"Service.{key}" for key in ("NoNewPrivileges", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality")),
+    *(f"Service.{key}" for key in ("ProtectSystem", "ProtectKernelModules")),
+}
+
+
+def test_the_property_list_is_the_launch_agent_that_its_users_know() -> None:
+    files = Launchd(OWN).files(plan(env={"PATH": "/opt/<a> & b"}))
+    assert list(files) == [Path("/home/ana/Library/LaunchAgents/com.clinvk.server.plist")]
+    read = plistlib.loads(next(iter(files.values())).encode())
+    assert (read["Label"], read["RunAtLoad"], read["KeepAlive"]) == ("com.clinvk.server", True, True)
+    assert read["ProgramArguments"] == ["/usr/bin/true", "serve", "--port", "8080"]
+    assert read["EnvironmentVariables"] == {"PATH": "/opt/<a> & b"}
+    assert read["WorkingDirectory"] == "/home/ana/.clinvk/workspace"
+    assert read["ExitTimeOut"] > 40
+    assert "UserName" not in read
+
+
+def test_the_property_list_of_a_machine_names_its_user() -> None:
+    ((path, text),) = Launchd(ANA).files(plan()).items()
+    assert path == Path("/Library/LaunchDaemons/com.clinvk.server.plist")
+    assert plistlib.loads(text.encode())["UserName"] == "ana"
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Account:
+    for folder in ("bin", ".local/bin", "else"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("bin/claude", ".local/bin/codex", "else/cat"):
+        (tmp_path / name).touch(mode=0o755)
+    return ANA._replace(home=tmp_path)
+
+
+def test_the_path_has_the_folders_of_the_agents_and_no_others(account: Account) -> None:
+    found = planned(InstallFlags(), {"PATH": f"{account.home}/else:{account.home}/bin:relative"}, account)
+    folders = found.env["PATH"].split(":")
+    assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
+    assert not {f"{account.home}/else", "relative"}.intersection(folders)
+    assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
+    assert found.warnings == ()
+
+
+def test_what_is_served_follows_the_flags_and_the_account(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
+    flags = InstallFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
+    found = planned(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
+    arguments = ["serve", "--host", "0.0.0.0", "--port", "3000", "--config", str(tmp_path / "own.yaml")]
+    assert list(found.argv)[-7:] == arguments
+    assert (found.folder, found.secrets) == (tmp_path, Path("/srv/clinvk/service.env"))
+    assert found.env["CLINVK_HOME"] == "/srv/clinvk"
+    assert found.settings.server.shutdown_grace_secs == 7
+
+
+def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> None:
+    found = planned(InstallFlags(), {"CLINVK_API_KEYS": "very-secret"}, account)
+    assert any("CLINVK_API_KEYS is not written" in warning for warning in found.warnings)
+    assert "very-secret" not in "".join(Systemd(account).files(found).values())
+
+
+def test_wrong_settings_are_refused_before_there_is_a_service(account: Account) -> None:
+    with pytest.raises(ConfigError, match="portt"):
+        planned(InstallFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
+
+
+def test_a_line_end_in_a_path_cannot_begin_a_line_of_the_unit(account: Account) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        planned(InstallFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)
