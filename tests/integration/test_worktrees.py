@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +36,14 @@ def worktrees(repository: Repository) -> Worktrees:
     return another(repository)
 
 
+@pytest.fixture
+def small_files() -> Generator[Callable[[], None]]:
+    """Gives what lets no process write a file of more than 1 MiB, until the end of the test."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def another(repository: Repository, **env: str) -> Worktrees:
     """The same, as another process sees them."""
     marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
@@ -47,7 +57,7 @@ def home(repository: Repository) -> Path:
 def left_over(repository: Repository) -> list[str]:
     """Give all that is there of worktrees: folders, what git knows, branches."""
     folder = home(repository) / "worktrees"
-    folders = [path.name for path in folder.iterdir()] if folder.exists() else []
+    folders = [path.name for path in folder.glob("*") if path.name != ".lock"]
     return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
 
 
@@ -145,6 +155,17 @@ async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktree
     assert 1900 < len(outcome.diff) <= 2000
     assert outcome.diff.endswith("\n")
     assert outcome.diff_bytes > 11000
+
+
+async def test_without_a_diff_the_files_are_told_and_why_there_is_none(
+    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, "a.txt").write_text("a line\n" * 300_000)
+        small_files()
+        outcome = await worktrees.outcome(worktree)
+    assert (outcome.files, outcome.diff, outcome.kept) == ((ChangedFile("a.txt", "modified"),), "", True)
+    assert outcome.warnings == ("there is no diff: git diff-index failed: exit code 153",)
 
 
 async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
@@ -368,10 +389,42 @@ async def test_sixteen_worktrees_of_a_repository_are_made_changed_and_left_at_on
     assert left_over(repository) == []
 
 
+WORK = """
+import asyncio, os, sys
+from pathlib import Path
+from clinvk.runtime.marks import choose
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import Worktrees
+
+async def main():
+    worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
+
+    async def work(number):
+        async with worktrees.isolated(sys.argv[2], "agent") as worktree:
+            if number % 2:
+                Path(worktree.path, "new").touch()
+            assert (await worktrees.outcome(worktree)).kept == bool(number % 2)
+        if number % 2:
+            await worktrees.discard(worktree.id)
+
+    await asyncio.gather(*map(work, range(4)))
+
+asyncio.run(main())
+"""
+
+
+async def test_several_processes_make_and_remove_worktrees_of_a_repository_at_once(repository: Repository) -> None:
+    command = [sys.executable, "-c", WORK, str(home(repository)), str(repository.path)]
+    processes = [subprocess.Popen(command, env=repository.env, stderr=subprocess.PIPE) for _ in range(3)]
+    said = [process.communicate(timeout=50)[1].decode() for process in processes]
+    assert said == ["", "", ""]
+    assert left_over(repository) == []
+
+
 async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_discarded(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.folders._LOCKED_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees._FREE_WITHIN_S", 0.1)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.path, "new").touch()
         other = another(repository)
@@ -532,6 +585,33 @@ async def test_changes_that_do_not_fit_change_nothing(
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
+async def test_what_cannot_be_written_leaves_the_files_as_they_were(
+    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+) -> None:
+    repository.commit(**{"gone/x": "x\n", "kind": "file\n"})
+    (repository.path / "link").symlink_to("a.txt")
+    repository.commit()
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        root = Path(worktree.root)
+        for name in ("gone/x", "kind", "link"):
+            (root / name).unlink()
+        for folder in ("kind", "made"):
+            (root / folder).mkdir()
+            (root / folder / "y").write_text("y\n")
+        (root / "link").write_text("no link any more\n")
+        (root / "a.txt").write_text("two\n")
+        (root / "zz").write_bytes(bytes(2 * 2**20))
+    before = repository.files()
+    small_files()
+    with pytest.raises(ClinvkError, match="git apply failed"):
+        await worktrees.apply(worktree.id)
+    assert repository.files() == before
+    assert repository.git("status", "--porcelain") == ""
+    assert not (repository.path / "made").exists()
+    assert os.readlink(repository.path / "link") == "a.txt"
+    assert [item.id for item in await worktrees.list()] == [worktree.id]
+
+
 async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(repository: Repository, worktrees: Worktrees) -> None:
     async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
         root = Path(worktree.root)
@@ -552,6 +632,27 @@ async def test_a_check_of_what_was_left_as_it_was_does_not_keep_it(
         await worktrees.outcome(worktree)
         assert (await worktrees.check(worktree, "touch built", 15)).passed
     assert left_over(repository) == []
+
+
+async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Repository, worktrees: Worktrees) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, "a.txt").unlink()
+        for name in ("a.txt", "other"):
+            os.mkfifo(Path(worktree.root, name))
+        outcome = await worktrees.outcome(worktree)
+    assert outcome.files == ()
+    assert outcome.warnings == ("a.txt: can only add regular files, symbolic links or git-directories",)
+    assert [item.state for item in await worktrees.list()] == ["changed"]
+
+
+async def test_a_worktree_that_the_agent_took_away_is_no_failure_to_leave(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        repository.git("worktree", "remove", "--force", worktree.root)
+        with pytest.raises(ClinvkError, match="knows no worktree"):
+            await worktrees.outcome(worktree)
+    assert await worktrees.list() == []
 
 
 async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, worktrees: Worktrees) -> None:

@@ -128,17 +128,17 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
         InvalidRequest: a word stands for no worktree, or one is in use; those before it were removed.
     """
     settings_of(flags, environ, {})
-    worktrees = _worktrees(environ)
 
     async def wanted() -> list[str]:
-        return list(dict.fromkeys([await worktrees.find(word) for word in flags.words]))
+        return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
     ids = asyncio.run(wanted())
-    if not (flags.yes or flags.dry_run) and os.isatty(0) and not _agreed(ids, asyncio.run(worktrees.list())):
+    if not (flags.yes or flags.dry_run) and os.isatty(0) and not _agreed(ids, asyncio.run(_worktrees(environ).list())):
         notes.say("nothing was discarded")
         return exits.CANCELLED
 
     async def discarded() -> None:
+        worktrees = _worktrees(environ)
         for own in ids:
             await worktrees.discard(own)
 

@@ -8,9 +8,8 @@ written down nowhere: a worktree is a folder there that its repository knows as 
 import asyncio
 import logging
 import os
-import shutil
 import time
-from collections.abc import AsyncGenerator, Mapping, MutableSequence, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableSequence, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.folders import Facts, Folders, Place, remove_tree
-from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed
+from clinvk.runtime.worktrees.git import Git, GitFailed
 from clinvk.runtime.worktrees.look import Look, looked
 from clinvk.runtime.worktrees.words import Applied, Change, ChangedFile, Listed, Outcome, State, Worktree
 
@@ -33,7 +32,8 @@ DIFF_BYTES = 1024 * 1024
 
 _MADE_WITHIN_S = 60.0
 _REMOVED_WITHIN_S = 300.0
-_ATTEMPTS = 3
+_FREE_WITHIN_S = 5.0
+_LOOK_AGAIN_S = 0.02
 _LOOKS_AT_ONCE = 4
 
 
@@ -50,6 +50,7 @@ class Worktrees:
         self._folders = Folders(home)
         self._held: dict[str, int] = {}
         self._kept: dict[str, bool] = {}
+        self._changing = asyncio.Lock()
 
     @asynccontextmanager
     async def isolated(self, directory: str, label: str) -> AsyncGenerator[Worktree]:
@@ -90,9 +91,10 @@ class Worktrees:
         try:
             await finished(self._claim(label, facts, made))
             (place,) = made
-            await finished(_register(git, place), _MADE_WITHIN_S)
+            async with self._alone():
+                await finished(repository.register(git, place), _MADE_WITHIN_S)
             await git.out("-C", str(place.root), "reset", "--hard", "--quiet")
-            await asyncio.to_thread(_settle, place)
+            await asyncio.to_thread(repository.settle, place)
         except BaseException:
             for place in made:
                 await self._give_up(place)
@@ -114,11 +116,14 @@ class Worktrees:
             ClinvkError: git cannot look.
         """
         async with self._look(await self._place(worktree.id)) as look:
-            diff, size = b"", 0
-            if look.files:
-                await look.write_patch()
-                diff, size = await asyncio.to_thread(_beginning, look.patch, max_diff_bytes)
-        kept = self._kept[worktree.id] = look.is_changed
+            kept = self._kept[worktree.id] = look.is_changed
+            diff, size, warnings = b"", 0, look.warnings
+            try:
+                if look.files:
+                    await look.write_patch()
+                    diff, size = await asyncio.to_thread(_beginning, look.patch, max_diff_bytes)
+            except GitFailed as exc:  # a file of several GB, for one, is too much for git
+                warnings = (*warnings, f"there is no diff: {exc.message}")
         return Outcome(
             diff=diff.decode(errors="replace"),
             diff_bytes=size,
@@ -126,7 +131,7 @@ class Worktrees:
             files=look.files,
             branch=worktree.branch,
             kept=kept,
-            warnings=look.warnings,
+            warnings=warnings,
         )
 
     async def check(self, worktree: Worktree, command: str, timeout_s: float) -> Check:
@@ -143,8 +148,18 @@ class Worktrees:
                     await finished(look.restore(), _REMOVED_WITHIN_S)
 
     async def leave(self, worktree: Worktree) -> None:
-        """Let go of a worktree. It is removed if it is as it was, by its outcome or else by a look; or else kept."""
-        await finished(self._leave(worktree.id), _REMOVED_WITHIN_S)
+        """Let go of a worktree. It is removed if it is as it was, by its outcome or else by a look; or else kept.
+
+        What cannot be looked at or removed is kept.
+        """
+        if worktree.id not in self._held:
+            return
+        try:
+            await finished(self._leave(worktree.id), _REMOVED_WITHIN_S)
+        except (ClinvkError, TimeoutError) as exc:
+            logger.warning("worktree %s stays: %s", worktree.id, exc)
+        finally:
+            self._let_go(worktree.id)
 
     async def list(self, directory: str | None = None) -> Sequence[Listed]:
         """Give the worktrees that are there, the oldest first.
@@ -197,7 +212,7 @@ class Worktrees:
                     raise InvalidRequest(f"worktree {own} has no changes to apply")
                 await look.write_patch()
                 target = Git(self._spawner, self._environ, place.facts.repository)
-                await repository.apply(target, look.patch, own, place.facts.repository, dry_run)
+                await repository.apply(target, look, place, dry_run)
             if removed := not (keep or dry_run or look.warnings):
                 await finished(self._remove(place, with_commits=True), _REMOVED_WITHIN_S)
         return Applied(
@@ -235,13 +250,25 @@ class Worktrees:
 
     @asynccontextmanager
     async def _holding(self, own: str) -> AsyncGenerator[None]:
-        lock = await asyncio.to_thread(self._folders.hold, own)
+        lock = await _waited(lambda: self._folders.hold(own), _FREE_WITHIN_S)
         if lock is None:
             raise InvalidRequest(f"worktree {own} is in use: its agent is at work")
         try:
             yield
         finally:
             os.close(lock)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None]:
+        """Let no other clinvk change which worktrees there are."""
+        async with self._changing:
+            lock = await _waited(self._folders.hold_all, _MADE_WITHIN_S)
+            if lock is None:
+                raise ClinvkError(f"another clinvk has been changing worktrees for {_MADE_WITHIN_S:g} s")
+            try:
+                yield
+            finally:
+                os.close(lock)
 
     @asynccontextmanager
     async def _look(self, place: Place) -> AsyncGenerator[Look]:
@@ -254,16 +281,11 @@ class Worktrees:
             yield look
 
     async def _leave(self, own: str) -> None:
-        if own not in self._held:
-            return
         place = await self._place(own)
-        try:
-            if await self._is_changed(place):
-                await asyncio.to_thread(self._folders.keep, own)
-            else:
-                await self._remove(place)
-        finally:
-            self._let_go(own)
+        if await self._is_changed(place):
+            await asyncio.to_thread(self._folders.keep, own)
+        else:
+            await self._remove(place)
 
     async def _is_changed(self, place: Place) -> bool:
         if place.id in self._kept:
@@ -280,7 +302,8 @@ class Worktrees:
         if await asyncio.to_thread(os.path.isdir, place.facts.common):
             git = Git(self._spawner, self._environ, place.facts.common)
             await git.guard(GIT_DIR=place.facts.common)
-            await repository.forget(git, place, with_commits)
+            async with self._alone():
+                await repository.forget(git, place, with_commits)
         await asyncio.to_thread(self._folders.remove, place.id)
 
     def _let_go(self, own: str) -> None:
@@ -318,7 +341,7 @@ class Worktrees:
 
     async def _sweep(self, own: str) -> None:
         """Remove what the death of a clinvk left over, or a worktree that was removed with git."""
-        lock = await asyncio.to_thread(self._folders.hold, own, 0)
+        lock = await asyncio.to_thread(self._folders.hold, own)
         if lock is None:
             return
         try:
@@ -327,43 +350,14 @@ class Worktrees:
             os.close(lock)
 
 
-async def _register(git: Git, place: Place) -> None:
-    """Make the worktree, yet without files.
-
-    git may fail where it makes one while another, the last, is removed: then its folder for all is gone.
-    """
-    made = ("--no-checkout", "--quiet", "--no-track", "-B", place.branch, str(place.root), place.facts.base)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            await git.out("worktree", "add", *made)
-        except GitFailed:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            return
-
-
-def _settle(place: Place) -> None:
-    """Keep the index that the worktree begins with, and see to the directory to work in.
-
-    Raises:
-        InvalidRequest: in the commit it is no directory.
-        ClinvkError: something cannot be written.
-    """
-    try:
-        admin = repository.registered(place.facts.common, place.root)
-        shutil.copy2((admin or place.root) / "index", place.folder / "index")
-        if Path(os.path.realpath(place.workdir)).is_relative_to(os.path.realpath(place.root)):
-            place.workdir.mkdir(parents=True, exist_ok=True)
-            return
-    except (FileExistsError, NotADirectoryError):
-        pass
-    except OSError as exc:
-        raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
-    raise InvalidRequest(
-        f"{place.facts.inside!r} is no directory in the commit {place.facts.base[:12]} of {place.facts.repository}",
-        ISOLATION,
-    )
+async def _waited(take: Callable[[], int | None], within_s: float) -> int | None:
+    """Take a lock as soon as it is free; None where it is not in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        lock = await asyncio.to_thread(take)
+        if lock is not None or time.monotonic() > deadline:
+            return lock
+        await asyncio.sleep(_LOOK_AGAIN_S)
 
 
 def _listing(place: Place, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:

@@ -1,5 +1,6 @@
 """The folders of worktrees in a clinvk home, each with what it was made from, and a lock.
 
+    worktrees/.lock      held by who changes which worktrees there are
     worktrees/claude-3f9c2a1b/
         lock             held by who makes or changes the worktree, and while an agent works in it, however that ends
         worktree.json    what it was made from: never changed
@@ -15,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +26,10 @@ from clinvk.errors import ClinvkError, InvalidRequest
 FOLDER = "worktrees"
 
 _LABEL_CHARS = 40
-_LOCKED_WITHIN_S = 5.0
-_LOOK_AGAIN_S = 0.02
 _FACTS = "worktree.json"
 _KEPT = "kept"
 _LOCK = "lock"
+_LOCK_OF_ALL = ".lock"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,13 +123,28 @@ class Folders:
             raise InvalidRequest(f"{reference!r} is the beginning of several worktrees: {', '.join(sorted(found))}")
         return found[0]
 
-    def hold(self, own: str, within_s: float = _LOCKED_WITHIN_S) -> int | None:
-        """Take the lock of a worktree, to change it; None where another has it all the time, or it is gone."""
-        return self._locked(own, fcntl.LOCK_EX, within_s)
+    def hold(self, own: str) -> int | None:
+        """Take the lock of a worktree, to change it; None where another has it, or it is gone."""
+        return self._locked(own, fcntl.LOCK_EX)
 
     def share(self, own: str) -> int | None:
         """Take the lock of a worktree, to look at it; None where it is in use or gone."""
-        return self._locked(own, fcntl.LOCK_SH, 0)
+        return self._locked(own, fcntl.LOCK_SH)
+
+    def hold_all(self) -> int | None:
+        """Take the lock for changing which worktrees there are; None where another has it.
+
+        git reads of worktrees that are being made at the same time, and fails on what is half written.
+
+        Raises:
+            ClinvkError: there cannot be one.
+        """
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            lock = os.open(self.path / _LOCK_OF_ALL, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise ClinvkError(f"cannot lock {str(self.path)!r}: {exc.strerror}") from exc
+        return _taken(lock, fcntl.LOCK_EX)
 
     def read(self, own: str) -> Place | None:
         """Give a worktree; None where there is none.
@@ -162,21 +176,16 @@ class Folders:
         """
         remove_tree(self.path / own)
 
-    def _locked(self, own: str, how: int, within_s: float) -> int | None:
+    def _locked(self, own: str, how: int) -> int | None:
         try:
             lock = os.open(self.path / own / _LOCK, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        deadline = time.monotonic() + within_s
-        while not _take(lock, how):
-            if time.monotonic() >= deadline:
-                os.close(lock)
-                return None
-            time.sleep(_LOOK_AGAIN_S)
-        if os.fstat(lock).st_nlink:
-            return lock
-        os.close(lock)
-        return None
+        taken = _taken(lock, how)
+        if taken is not None and not os.fstat(taken).st_nlink:  # it was removed meanwhile
+            os.close(taken)
+            return None
+        return taken
 
 
 def remove_tree(path: Path) -> None:
@@ -207,12 +216,13 @@ def _open_up(path: Path) -> None:
                 os.chmod(inner, stat.S_IRWXU)
 
 
-def _take(lock: int, how: int) -> bool:
+def _taken(lock: int, how: int) -> int | None:
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        os.close(lock)
+        return None
+    return lock
 
 
 def _slug(label: str) -> str:

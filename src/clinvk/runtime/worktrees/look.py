@@ -25,11 +25,16 @@ _PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-p
 
 
 class Look:
-    """What was found."""
+    """What was found: the changed files, their names as they are, and what could not be looked at.
+
+    `folder` is removed in the end, and all in it.
+    """
 
     def __init__(self, git: Git, facts: Facts, folder: Path, env: Mapping[str, str]) -> None:
         self.files: tuple[ChangedFile, ...] = ()
+        self.names: tuple[bytes, ...] = ()
         self.warnings: tuple[str, ...] = ()
+        self.folder = folder
         self.patch = folder / "patch"
         self._git = git
         self._facts = facts
@@ -48,9 +53,10 @@ class Look:
         if added:
             names = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
             await self._git.run(*add, *names, env={**self._env, "GIT_LITERAL_PATHSPECS": "1"}, stdin=added)
-        raw = await self._listed()
-        self.files = tuple(ChangedFile(path, change) for change, path, _ in _read(raw))
-        inner = [path for change, path, is_repository in _read(raw) if is_repository and change != "deleted"]
+        found = [*_read(await self._listed())]
+        self.names = tuple(name for name, _, _ in found)
+        self.files = tuple(ChangedFile(_shown(name), change) for name, change, _ in found)
+        inner = [_shown(name) for name, change, is_repository in found if is_repository and change != "deleted"]
         said += [f"{path} is a repository of its own: its files are not in the diff" for path in inner]
         self.warnings = tuple(said)
 
@@ -121,12 +127,16 @@ def _is_file(path: bytes) -> bool:
     return os.path.islink(path) or os.path.isfile(path)
 
 
-def _read(raw: bytes) -> Iterator[tuple[Change, str, bool]]:
-    """Read `--raw -z`: change, path, and whether a repository is there and no file."""
+def _read(raw: bytes) -> Iterator[tuple[bytes, Change, bool]]:
+    """Read `--raw -z`: name, change, and whether a repository is there and no file."""
     fields = raw.split(b"\0")
-    for about, path in zip(fields[::2], fields[1::2], strict=False):
+    for about, name in zip(fields[::2], fields[1::2], strict=False):
         before, after, _, _, letter = about[1:].split(b" ")
-        yield _CHANGES.get(letter[:1], "modified"), path.decode(errors="replace"), _REPOSITORY in (before, after)
+        yield name, _CHANGES.get(letter[:1], "modified"), _REPOSITORY in (before, after)
+
+
+def _shown(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def _quoted(path: str) -> str:

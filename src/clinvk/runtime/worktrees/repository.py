@@ -2,15 +2,23 @@
 
 import asyncio
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.errors import InvalidRequest
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, words
+from clinvk.runtime.worktrees.look import Look
+from clinvk.runtime.worktrees.saved import Saved
 
 _REPOSITORY = b"160000"
+_APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
+_APPLIED_WITHIN_S = 600.0
+_ATTEMPTS = 3
+_TRY_AGAIN_S = 0.05
 _NAMED = 3
 
 
@@ -88,21 +96,75 @@ async def source(git: Git, directory: str) -> Source:
     return Source(top, common, inside, base, modules, tuple(warnings))
 
 
-async def apply(git: Git, patch: Path, own: str, top: str, dry_run: bool) -> None:
-    """Apply a patch to the tree of `top`, where `git` runs.
+async def register(git: Git, place: Place) -> None:
+    """Make the worktree, yet without files.
+
+    git may fail where the user or an agent makes or removes one at the same moment.
+    """
+    made = ("--no-checkout", "--quiet", "--no-track", "-B", place.branch, str(place.root), place.facts.base)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            await git.out("worktree", "add", *made)
+        except GitFailed:
+            if attempt == _ATTEMPTS:
+                raise
+            await asyncio.sleep(_TRY_AGAIN_S)
+        else:
+            return
+
+
+def settle(place: Place) -> None:
+    """Keep the index that the worktree begins with, and see to the directory to work in.
+
+    Raises:
+        InvalidRequest: in the commit it is no directory.
+        ClinvkError: something cannot be written.
+    """
+    try:
+        admin = registered(place.facts.common, place.root)
+        shutil.copy2((admin or place.root) / "index", place.folder / "index")
+        if Path(os.path.realpath(place.workdir)).is_relative_to(os.path.realpath(place.root)):
+            place.workdir.mkdir(parents=True, exist_ok=True)
+            return
+    except (FileExistsError, NotADirectoryError):
+        pass
+    except OSError as exc:
+        raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
+    raise InvalidRequest(
+        f"{place.facts.inside!r} is no directory in the commit {place.facts.base[:12]} of {place.facts.repository}",
+        ISOLATION,
+    )
+
+
+async def apply(git: Git, look: Look, place: Place, dry_run: bool) -> None:
+    """Apply the patch of a look to the tree that the worktree was made from, where `git` runs.
 
     Raises:
         InvalidRequest: the tree is gone, or the patch does not fit; nothing was changed.
-        ClinvkError: git failed.
+        ClinvkError: it could not be written; what was changed is as before.
     """
+    top = place.facts.repository
     if not await asyncio.to_thread(os.path.isdir, top):
-        raise InvalidRequest(f"the tree of worktree {own} is gone: {top!r}")
-    found, _, _ = await find(git, top)
-    how = ("--whitespace=nowarn", "--no-ignore-whitespace", *(("--check",) if dry_run else ()))
+        raise InvalidRequest(f"the tree of worktree {place.id} is gone: {top!r}")
+    await find(git, top)
     try:
-        await git.out("apply", *how, "--", str(patch))
+        await git.out(*_APPLY, "--check", str(look.patch))
     except GitFailed as exc:
-        raise InvalidRequest(f"worktree {own} does not fit {found}, nothing was changed: {exc.said}") from exc
+        raise InvalidRequest(f"worktree {place.id} does not fit {top}, nothing was changed: {exc.said}") from exc
+    if not dry_run:
+        saved = await asyncio.to_thread(Saved, top, look.names, look.folder / "saved")
+        await finished(_written(git, look.patch, saved), _APPLIED_WITHIN_S)
+
+
+async def _written(git: Git, patch: Path, saved: Saved) -> None:
+    try:
+        await git.out(*_APPLY, str(patch))
+    except ClinvkError:
+        try:
+            await asyncio.to_thread(saved.restore)
+        except OSError as exc:
+            raise ClinvkError(f"files were changed in part, and cannot be put back: {exc}") from exc
+        raise
 
 
 async def forget(git: Git, place: Place, with_commits: bool) -> None:
