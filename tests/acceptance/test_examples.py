@@ -1,0 +1,108 @@
+"""The examples run as they stand, against the installed server, and print what the agent answered."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acceptance.server import Server
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, exits
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+PROGRAMS = {".py": sys.executable, ".mjs": "node", ".sh": "sh"}
+FIRST, SECOND = ("It runs ", "agents."), ("More ", "of it.")
+TOKENS = {
+    "openai_chat.py": "(12 tokens read, 5 written)",
+    "openai_chat.mjs": "(12 tokens read, 5 written)",
+    "anthropic_messages.py": "(10 tokens read, 5 written)",
+    "anthropic_messages.mjs": "(10 tokens read, 5 written)",
+}
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name != "demo.py")
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a user would have the examples in JavaScript: beside the packages that they need."""
+    agents = Path(os.environ.get("CLINVK_TEST_AGENTS", REPOSITORY / ".agents")).absolute()
+    (tmp_path / "node_modules").symlink_to(agents / "node_modules")
+    for name in NAMES:
+        shutil.copy(EXAMPLES / name, tmp_path)
+    return tmp_path
+
+
+def run(folder: Path, name: str, url: str, *arguments: str, key: str = "") -> "subprocess.CompletedProcess[str]":
+    node = shutil.which("node")
+    assert node, "no `node` on PATH: the examples in JavaScript need it"
+    path = os.pathsep.join([str(Path(node).parent), "/usr/bin", "/bin"])
+    env = {"PATH": path, "HOME": str(folder), "CLINVK_URL": url, **({"CLINVK_KEY": key} if key else {})}
+    command = [PROGRAMS[Path(name).suffix], name, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_an_example_prints_the_answer_and_its_tokens(scripted: Scripted, folder: Path, name: str) -> None:
+    scripted.play(claude_says(*FIRST))
+    with Server(scripted).up() as server:
+        done = run(folder, name, server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "It runs agents.\n" in done.stdout
+    assert done.stdout.endswith(f"{TOKENS[name]}\n")
+
+
+@pytest.mark.parametrize("name", ["openai_chat.py", "prompt.mjs"])
+def test_an_example_goes_on_with_a_session(scripted: Scripted, folder: Path, name: str) -> None:
+    scripted.play(claude_says(*FIRST))
+    scripted.play(claude_says(*SECOND), when="next?")
+    with Server(scripted).up() as server:
+        done = run(folder, name, server.url)
+        turns = [session["turn_count"] for session in server.client.get("/api/v1/sessions").json()["sessions"]]
+    assert done.stdout.startswith("It runs agents.\nMore of it.\n")
+    assert turns == [2]
+    assert b"It runs" not in (scripted.calls()[1].stdin or b"")
+
+
+def test_the_example_for_curl_prints_what_each_api_answers(scripted: Scripted, folder: Path) -> None:
+    scripted.play(claude_says(*FIRST))
+    with Server(scripted).up() as server:
+        done = run(folder, "prompt.sh", server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    below = dict(itertools.pairwise(lines))
+    assert json.loads(below["clinvk's own API, one JSON object:"])["output"] == "It runs agents."
+    assert json.loads(below["OpenAI's API:"])["choices"][0]["message"]["content"] == "It runs agents."
+    assert json.loads(below["Anthropic's API:"])["content"][0]["text"] == "It runs agents."
+    assert '"type":"done"' in done.stdout
+    assert "event: response.completed" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_takes_agent_and_key_from_its_user(scripted: Scripted, folder: Path, name: str) -> None:
+    scripted.play(codex_says("".join(FIRST)))
+    with Server(scripted, {"CLINVK_API_KEYS": "one-key,a-key-of-some-length"}).up() as server:
+        done = run(folder, name, server.url, "codex", key="a-key-of-some-length")
+        refused = run(folder, name, server.url, "codex")
+    assert done.returncode == 0, done.stderr
+    assert "It runs agents." in done.stdout
+    assert {call.name for call in scripted.calls()} == {"codex"}
+    assert refused.returncode != 0
+    assert "API key" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_fails_where_the_agent_does(scripted: Scripted, folder: Path, name: str) -> None:
+    scripted.play([exits(3)])
+    with Server(scripted).up() as server:
+        done = run(folder, name, server.url)
+    assert done.returncode != 0
+    assert "claude" in done.stdout + done.stderr
