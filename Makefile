@@ -81,5 +81,5 @@ lock:
 	cd $(CLIS) && npm install --package-lock-only --ignore-scripts
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(AGENTS) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(DEMO) $(AGENTS) .coverage .coverage.* .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
