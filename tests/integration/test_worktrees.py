@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,17 @@ async def test_a_machine_without_git_is_told(repository: Repository, tmp_path: P
     assert error.value.field == "isolation"
 
 
+async def test_a_git_that_does_not_take_settings_from_variables_is_refused(
+    repository: Repository, tmp_path: Path
+) -> None:
+    old = tmp_path / "old" / "git"
+    old.parent.mkdir()
+    old.write_text(f'#!/bin/sh\nunset GIT_CONFIG_COUNT\nexec {shutil.which("git")} "$@"\n')
+    old.chmod(0o755)
+    with pytest.raises(InvalidRequest, match=r"need git 2\.34 or later"):
+        await another(repository, PATH=f"{old.parent}:{os.environ['PATH']}").make(str(repository.path), "agent")
+
+
 async def test_a_repository_whose_tree_is_elsewhere_is_refused(
     repository: Repository, worktrees: Worktrees, tmp_path: Path
 ) -> None:
@@ -270,6 +282,8 @@ def make_hostile(repository: Repository, tmp_path: Path) -> None:
     for key in ("filter.a=b.smudge", "filter.a=b.clean", "filter.long.process", "core.sshCommand", "core.editor"):
         repository.git("config", "--file", str(included), key, program(tmp_path, key.replace("=", "")))
     repository.git("config", "--file", str(included), "filter.a=b.required", "true")
+    for key, value in (("command", program(tmp_path, "hook")), ("event", "post-checkout")):
+        repository.git("config", "--file", str(included), f"hook.own.{key}", value)
     repository.git("config", "include.path", "more")
     for name in ("worktree", "add", "diff-index", "apply", "status"):
         repository.git("config", f"alias.{name}", f"!{program(tmp_path, f'alias-{name}')}")
@@ -492,6 +506,30 @@ async def test_leaving_one_that_was_not_looked_at_looks_and_keeps_what_was_chang
     (listed,) = await another(repository).list()
     assert (listed.id, listed.state, listed.path) == (worktree.id, "changed", worktree.path)
     assert listed.files == (ChangedFile("a.txt", "modified"),)
+
+
+async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    folder = home(repository) / "worktrees"
+    (folder / "notes.txt").write_text("mine\n")
+    (folder / "odd").mkdir()
+    (folder / "odd" / "worktree.json").write_text("{")
+    (folder / "odd" / "lock").touch()
+    assert [item.id for item in await worktrees.list()] == [worktree.id]
+    for name in ("notes.txt", "odd"):
+        with pytest.raises(InvalidRequest, match=f"no worktree '{name}'|is in use"):
+            await worktrees.discard(name)
+        assert (folder / name).exists()
+
+
+async def test_a_tree_that_cannot_be_filled_is_removed_and_the_reason_told(
+    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+) -> None:
+    repository.commit(large=bytes(2 * 2**20))
+    small_files()
+    with pytest.raises(ClinvkError, match="git reset failed"):
+        await worktrees.make(str(repository.path), "agent")
+    assert left_over(repository) == []
 
 
 async def test_the_list_can_be_of_one_repository_alone(

@@ -93,7 +93,7 @@ class Worktrees:
             (place,) = made
             async with self._alone():
                 await finished(repository.register(git, place), _MADE_WITHIN_S)
-            await git.out("-C", str(place.root), "reset", "--hard", "--quiet")
+            await git.out("reset", "--hard", "--quiet", cwd=str(place.root))
             await asyncio.to_thread(repository.settle, place)
         except BaseException:
             for place in made:

@@ -147,18 +147,12 @@ class Folders:
         return _taken(lock, fcntl.LOCK_EX)
 
     def read(self, own: str) -> Place | None:
-        """Give a worktree; None where there is none.
-
-        Raises:
-            ClinvkError: that cannot be read.
-        """
-        file = self.path / own / _FACTS
+        """Give a worktree; None where there is none, or something else."""
+        folder = self.path / own
         try:
-            return Place(own, self.path / own, msgspec.json.decode(file.read_bytes(), type=Facts))
-        except (FileNotFoundError, NotADirectoryError):
+            return Place(own, folder, msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts))
+        except (OSError, msgspec.DecodeError):
             return None
-        except (OSError, msgspec.DecodeError) as exc:
-            raise ClinvkError(f"{file} cannot be read: {exc}") from exc
 
     def keep(self, own: str) -> None:
         """Say that an agent was done and the worktree stayed."""

@@ -72,20 +72,20 @@ class Git:
             env: `GIT_DIR` and the like, for all that follows; without them the directory decides.
 
         Raises:
-            InvalidRequest: git is missing or too old.
+            InvalidRequest: git is missing, or so old that it takes no settings from variables.
             ClinvkError: git cannot be run here.
         """
         self._env = {**environment(self._environ), **_VARIABLES, **env, **_configured(_FIXED)}
         settings = _settings(await self.out("config", "--list", "--show-scope", "-z"))
         if not any(setting.scope == b"command" for setting in settings):
-            raise InvalidRequest("worktrees need git 2.31 or later", ISOLATION)
+            raise InvalidRequest("worktrees need git 2.34 or later", ISOLATION)
         self.is_sparse = any(setting.key == b"core.sparsecheckout" for setting in settings)
         off = _turned_off(settings)
         self.disabled = tuple(sorted(_text(key)[7:-9] for key in off if key.endswith(b".required")))
         self._env = {**self._env, **_configured({**_FIXED, **off})}
 
     async def out(
-        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", within_s: float = _WITHIN_S
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: str | None = None
     ) -> bytes:
         """Give what a command of git prints.
 
@@ -93,27 +93,27 @@ class Git:
             GitFailed: it ends with an error.
             ClinvkError: it cannot be run, or takes too long.
         """
-        done = await self.run(*arguments, env=env, stdin=stdin, within_s=within_s)
+        done = await self.run(*arguments, env=env, stdin=stdin, cwd=cwd)
         if done.exit_code:
             said = words(done.stderr)
             raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said)
         return done.stdout
 
     async def run(
-        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", within_s: float = _WITHIN_S
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: str | None = None
     ) -> Exited:
-        """Run a command of git, whatever it ends with.
+        """Run a command of git, whatever it ends with; `cwd` is for this one.
 
         Raises:
             ClinvkError: it cannot be run, or takes too long.
         """
         argv = ("git", "--no-pager", *arguments)
         try:
-            return await run_tool(self._spawner, argv, {**self._env, **(env or {})}, within_s, self._cwd, stdin)
+            return await run_tool(self._spawner, argv, {**self._env, **(env or {})}, _WITHIN_S, cwd or self._cwd, stdin)
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
-            raise ClinvkError(f"git {arguments[0]} took over {within_s:g} s") from None
+            raise ClinvkError(f"git {arguments[0]} took over {_WITHIN_S:g} s") from None
 
 
 def words(said: bytes) -> str:
