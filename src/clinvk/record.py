@@ -19,6 +19,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         request: the request as it was run, without prompt, images and empty fields.
         output: the answer, as far as it came.
         error_code: a `ClinvkError.code`.
+        key_name: the API key that it was asked for with; empty where none was asked for.
     """
 
     id: str
@@ -40,8 +41,24 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     error_message: str | None = None
     output: str = ""
+    key_name: str = ""
 
     @property
     def kind(self) -> RunKind:
         """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
+
+
+class UsageOfDay(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runs that began on one day have used, by key, backend and model; `day` is UTC, as `2026-11-25`.
+
+    `key_name` and `model` are empty for runs without.
+    """
+
+    day: str
+    key_name: str
+    backend: str
+    model: str
+    runs: int
+    usage: Usage
+    cost_usd: float

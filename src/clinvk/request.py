@@ -63,6 +63,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         warm: a process that was started ahead may answer.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
         part: where it is a part of an orchestration.
+        key_name: the API key that it came with; empty where none was asked for.
     """
 
     prompt: str
@@ -91,3 +92,4 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}
     part: PartOf | None = None
+    key_name: str = ""

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.protections import refuse_unenforced
+from clinvk.api import doors
 from clinvk.backends import BACKENDS
 from clinvk.config.loading import load
 from scripted import Scripted
@@ -109,7 +109,7 @@ class Reader:
                 assert block.text == self.printed.replace(f":{self.port}\n", ":8080\n")
             case "yaml":
                 (self.home / "sample.yaml").write_text(block.text)
-                refuse_unenforced(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS))
+                doors.check(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
             case language:
                 pytest.fail(f"{block.place}: no rule for a block of language {language!r}")
 

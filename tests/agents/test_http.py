@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_ends_the_agent_and_its_tool(machine: Machine
             "sandbox_mode": "full",
         }
     ).encode()
-    head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n"
+    head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n"
     async with serving(machine.env) as served:
         await versions(served)  # an agent that is asked for its version is a process too
         _, writer = await served.raw(head.encode() + b"content-type: application/json\r\n\r\n" + data)

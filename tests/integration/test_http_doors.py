@@ -105,7 +105,8 @@ async def test_without_keys_any_key_is_taken(scripted: Scripted) -> None:
 
 async def test_a_large_body_without_a_key_is_refused_before_it_is_read(scripted: Scripted) -> None:
     head = (
-        "POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9999999\r\n\r\n{"
+        "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
+        "content-type: application/json\r\ncontent-length: 9999999\r\n\r\n{"
     )
     async with serving(scripted.env, store=MemoryStore(), keys=KEYS) as served:
         reader, writer = await served.raw(head.encode())

@@ -203,7 +203,7 @@ async def test_a_viewer_that_leaves_does_not_end_the_run(scripted: Scripted, tmp
     async with serving(scripted.env) as served:
         run = await served.detached()
         reader, writer = await served.raw(
-            f"GET /api/v1/runs/{run['run_id']}/events HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+            f"GET /api/v1/runs/{run['run_id']}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         )
         await reader.readuntil(b'"one"')
         writer.close()

@@ -257,7 +257,10 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(scripted: Script
 
 async def test_a_body_that_does_not_come_is_given_up(scripted: Scripted) -> None:
     async with serving(scripted.env, read_timeout_secs=1) as served:
-        head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON_TYPE}\r\ncontent-length: 99\r\n\r\n{{"
+        head = (
+            "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
+            f"content-type: {JSON_TYPE}\r\ncontent-length: 99\r\n\r\n{{"
+        )
         reader, writer = await served.raw(head.encode())
         assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
         writer.close()
@@ -324,7 +327,8 @@ async def ask(served: Served, **fields: object) -> tuple[asyncio.StreamReader, a
     """Send a prompt over a connection of its own, and do not wait for the answer."""
     data = json.dumps(body(**fields)).encode()
     head = (
-        f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON_TYPE}\r\ncontent-length: {len(data)}\r\n\r\n"
+        "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-type: {JSON_TYPE}\r\ncontent-length: {len(data)}\r\n\r\n"
     )
     return await served.raw(head.encode() + data)
 

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 from starlette.types import Message
 
+from clinvk.api.grants import Grants
+from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.viewers import Viewers
 from clinvk.config import ServerSettings, Settings
@@ -25,6 +27,7 @@ from shell_backend import DONE, TEXT, Shell
 ENV = {"PATH": os.environ["PATH"], "HOME": "/"}
 REGISTRY = {"shell": Shell()}
 TICK_S = 0.03
+STATE = {"request_id": "q", "key_name": ""}
 
 
 class Client:
@@ -75,8 +78,18 @@ class Client:
         await viewers(scope, self.receive, self.send)
 
     async def ask(self, runs: LocalRuns, settings: Settings, hold_s: float = 60) -> None:
-        endpoint = RunEndpoint(Rest(), runs, MemoryStore(), settings, ENV, REGISTRY, tick_s=TICK_S, hold_s=hold_s)
-        scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": {"request_id": "q"}}
+        endpoint = RunEndpoint(
+            Rest(),
+            runs,
+            MemoryStore(),
+            settings,
+            ENV,
+            Grants(Keys(), MemoryStore()),
+            REGISTRY,
+            tick_s=TICK_S,
+            hold_s=hold_s,
+        )
+        scope = {"type": "http", "headers": [(b"content-type", b"application/json")], "state": STATE}
         await endpoint(scope, self.receive, self.send)
 
 

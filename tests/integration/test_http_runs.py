@@ -166,7 +166,10 @@ async def test_an_id_of_a_run_that_is_unknown_ambiguous_or_none_is_told(scripted
 
 def asked(**fields: object) -> bytes:
     body = json.dumps({"backend": "claude", "prompt": "hi", **fields}).encode()
-    head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = (
+        "POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}"
+    )
     return f"{head}\r\n\r\n".encode() + body
 
 

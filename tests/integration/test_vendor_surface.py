@@ -14,6 +14,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from starlette.types import Receive, Scope, Send
 
+from clinvk.api.grants import Grants
 from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint
 from clinvk.backends import BACKENDS
@@ -337,10 +338,12 @@ async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Script
 
 
 def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float) -> httpx.AsyncClient:
-    answer = RunEndpoint(dialect, runs, MemoryStore(), Settings(), {}, SHELL, tick_s=0.03, hold_s=hold_s)
+    answer = RunEndpoint(
+        dialect, runs, MemoryStore(), Settings(), {}, Grants(Keys(), MemoryStore()), SHELL, tick_s=0.03, hold_s=hold_s
+    )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer({**scope, "state": {"request_id": "q", "dialect": dialect}}, receive, send)
+        await answer({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)
 
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://clinvk")
 

@@ -12,11 +12,9 @@ import pytest
 from clinvk import __version__
 from clinvk.api import server
 from clinvk.api.openapi import document
-from clinvk.api.protections import refuse_unenforced
 from clinvk.backends import BACKENDS
-from clinvk.config import ServerSettings, Settings
+from clinvk.config import ServerSettings
 from clinvk.config.keys import all_keys
-from clinvk.errors import ConfigError
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,11 +25,6 @@ CONFIGURATION = (REPOSITORY / "docs" / "configuration.md").read_text()
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-REFUSED = {
-    "rate_limit_enabled": True,
-    "trusted_proxies": ("10.0.0.1",),
-    "allowed_hosts": ("x",),
-}
 
 
 class _Api(msgspec.Struct):
@@ -102,16 +95,6 @@ def test_the_readme_names_the_word_that_one_agent_refuses() -> None:
     assert "(Codex cannot: it refuses this word)" in README
 
 
-@pytest.mark.parametrize("key", [field.name for field in msgspec.structs.fields(ServerSettings)])
-def test_a_setting_is_refused_exactly_if_the_page_on_the_server_says_so(key: str) -> None:
-    is_named = f"`server.{key}`" in SERVER.partition("### Not there yet")[2].partition("```")[0]
-    assert is_named == (key in REFUSED)
-    if is_named:
-        changed = msgspec.convert({key: REFUSED[key]}, ServerSettings)
-        with pytest.raises(ConfigError, match=key):
-            refuse_unenforced(Settings(server=changed))
-
-
 def marked(mark: str) -> set[str]:
     """Give the keys at which the page on the configuration has this mark."""
     return set(re.findall(rf"^\| `([a-z_.<>]+)` \|[^|]*\| \*{mark}\*[;:]", CONFIGURATION, re.MULTILINE))
@@ -124,15 +107,11 @@ def attributes() -> set[str]:
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
-def test_the_page_on_the_configuration_marks_each_key_that_is_refused() -> None:
-    assert marked("refused") == {f"server.{key}" for key in REFUSED}
-
-
 def test_the_page_on_the_configuration_marks_each_key_that_nothing_reads() -> None:
     """`max_tokens` is read, to be carried by a request to its backend; none has a use for it."""
     keys = {".".join(keys) for keys, _ in all_keys(["<name>"])}
     read = attributes()
-    unread = {key for key in keys if key.rpartition(".")[2] not in read} - marked("refused")
+    unread = {key for key in keys if key.rpartition(".")[2] not in read}
     assert marked("no effect") == unread | {"unified_flags.max_tokens"}
     backends = (REPOSITORY / "src" / "clinvk" / "backends").rglob("*.py")
     assert not [path for path in backends if "request.max_tokens" in path.read_text()]

@@ -9,16 +9,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api import surfaces
 from clinvk.api.batch import BatchEndpoint
 from clinvk.api.cors import Cors
 from clinvk.api.counting import Counting
 from clinvk.api.docs import Docs
+from clinvk.api.doors import Doors
 from clinvk.api.gate import Gate
+from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
-from clinvk.api.keys import Keys
 from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
 from clinvk.api.models import Models
@@ -27,7 +28,10 @@ from clinvk.api.reply import ClientGone, broken, path_of, retry_headers
 from clinvk.api.responses import Responses
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.sessions import Sessions
+from clinvk.api.templates import Templates
+from clinvk.api.usage import UsageEndpoint
 from clinvk.api.viewers import Viewers
+from clinvk.api.watching import Watching
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
@@ -52,20 +56,22 @@ def create_app(
     store: SessionStore,
     orchestrations: Orchestrations,
     inventory: Inventory,
-    keys: Keys,
+    doors: Doors,
+    grants: Grants,
+    watching: Watching,
     registry: Mapping[str, Backend] = BACKENDS,
 ) -> Front:
     """Put the application together; runs, store and inventory stay their owner's to open and close."""
     stopping = asyncio.Event()
     docs = Docs()
-    status = Status(store, inventory)
+    status = Status(store, inventory, doors.warning)
     sessions = Sessions(store, settings.server, registry)
     records = RunRecords(runs, store, orchestrations, registry)
     viewers = Viewers(runs, store, settings.server, stopping)
     models = Models(inventory, registry)
 
     def run(dialect: Dialect) -> RunEndpoint:
-        return RunEndpoint(dialect, runs, store, settings, environ, registry)
+        return RunEndpoint(dialect, runs, store, settings, environ, grants, registry)
 
     prompts = run(Rest())
     batches = {kind: BatchEndpoint(kind, prompts, orchestrations, environ, registry) for kind in get_args(Kind)}
@@ -80,6 +86,7 @@ def create_app(
         Route("/api/v1/runs/{id}", records.one),
         Route("/api/v1/runs/{id}/events", viewers, methods=["GET"]),
         Route("/api/v1/runs/{id}/cancel", records.cancel, methods=["POST"]),
+        Route("/api/v1/usage", UsageEndpoint(store, registry).all),
         Route("/api/v1/backends", status.backends),
         *_openai(run, models, Responses(runs, store, viewers)),
         *_anthropic(run, models, settings.server),
@@ -92,6 +99,10 @@ def create_app(
         Route("/docs", docs.page),
         Route("/docs/{name}", docs.asset),
     ]
+    if metrics := watching.metrics:
+        from clinvk.api.metrics import Exposition
+
+        routes.append(Route("/metrics", Exposition(metrics, runs, store, lambda: front.active).show))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -102,7 +113,13 @@ def create_app(
         },
     )
     app.router.redirect_slashes = False
-    return Front(Cors(Gate(Shortcut(app), keys), settings.server), stopping)
+    templates = Templates(routes)
+    inner: ASGIApp = Cors(Gate(Shortcut(app), doors), settings.server)
+    if watching.tracing:
+        inner = watching.tracing.traced(inner, templates)
+    answered = watching.metrics.requests_by(templates.of) if watching.metrics else None
+    front = Front(inner, stopping, answered)
+    return front
 
 
 class Shortcut:

@@ -94,15 +94,15 @@ class BatchEndpoint:
                 plan = bodies.compare(strict.decode(body, _compare))
         return settled(plan, self.prompts.settings)
 
-    async def admitted(self, plan: Plan) -> Plan:
-        """Complete all of a plan from the settings, or refuse it whole.
+    async def admitted(self, plan: Plan, key_name: str) -> Plan:
+        """Complete all of a plan from the settings, or refuse it whole; `key_name` is the key that it came with.
 
         Raises:
             ClinvkError: a part cannot be run; its field says which.
         """
 
         async def admit(request: RunRequest) -> RunRequest:
-            return await self.prompts.admit(Call(request=request))
+            return await self.prompts.admit(Call(request=request), key_name)
 
         return await self.orchestrations.admitted(plan, admit, self._require)
 
@@ -144,7 +144,7 @@ class _Visit:
             self._stream = answers.stream_of(headers)
             asked = await self._endpoint.asked(body)
             del body
-            plan = await self._endpoint.admitted(asked)
+            plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
             async with self._endpoint.orchestrations.begun(plan, asked) as one:
                 self._has_begun = True
                 await self._answer(one)

@@ -2,31 +2,50 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.keys import Keys
+from clinvk.api.doors import Doors
 from clinvk.api.reply import Header, headers_of, refuse
 from clinvk.dialects.base import KeyRefused
+from clinvk.errors import ClinvkError
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
 _OPEN_BELOW = "/docs/"
+_UNCOUNTED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
+_NOBODY = "nobody"
+"""The address of a client that has none, as on a socket in the file system."""
 
 
 class Gate:
-    """Lets a request pass that carries an API key, or needs none."""
+    """Lets a request pass that is meant for this server, is not one too many, and carries an API key or needs none.
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    The name of its key is in the state for those behind, empty where it has none.
+    """
+
+    def __init__(self, app: ASGIApp, doors: Doors) -> None:
         self.app = app
-        self._keys = keys
+        self._keys, self._hosts, self._limits, self._proxies, _ = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before its body is read."""
-        if not self._keys or _is_open(scope) or self._keys.admit(headers_of(scope)):
+        try:
+            self._admit(scope)
+        except ClinvkError as error:
+            await refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
+        else:
             await self.app(scope, receive, send)
-            return
-        error = KeyRefused(
-            "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, and it must be valid"
-        )
-        await refuse(error, scope, send, _CHALLENGE)
+
+    def _admit(self, scope: Scope) -> None:
+        if self._proxies:
+            self._proxies.apply(scope)
+        key = self._keys.find(headers_of(scope)) if self._keys else None
+        scope["state"]["key_name"] = key.name if key else ""
+        if scope["path"] not in _UNCOUNTED:
+            self._limits.take(scope["client"][0] if scope["client"] else _NOBODY, key)
+        self._hosts.check(scope)
+        if self._keys and not key and not _is_open(scope):
+            raise KeyRefused(
+                "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, and it must be valid"
+            )
 
 
 def _is_open(scope: Scope) -> bool:

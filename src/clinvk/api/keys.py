@@ -1,61 +1,185 @@
-"""API keys: where they come from, and whether a request carries one."""
+"""API keys: where they come from, and whose a request carries."""
 
-import hashlib
+import asyncio
 import hmac
+import logging
 import re
-from collections.abc import Iterable, Mapping
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 
+from clinvk.api.key_file import PREFIX, Key, KeyFile, digest_of
 from clinvk.config import Settings
+from clinvk.config.loading import home
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.runtime.process import Spawner, run_tool
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "CLINVK_API_KEYS"
 
 GOPASS_WITHIN_S = 30.0
+LOOK_EVERY_S = 2.0
+NOTE_EVERY_S = 60.0
 _KEY = re.compile(r"[!-+\--~]+")
 """Visible ASCII without the comma that stands between two keys: what a header can carry as it is."""
 
+_FOUND_BY = 16
+_START = "start:1"
+
 
 class Keys:
-    """The keys that are taken; without any, everybody is let in. Only their digests are kept."""
+    """The keys that are taken. A key is asked for if there are any, or were any when the server started.
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._digests = tuple({_digest(key.encode()) for key in keys})
+    Of the keys only the digests are kept. A key is found by the first half of its digest, and decided on by all of
+    it: how long the first takes tells of the digest of what was sent, and nothing of the keys that there are.
+    """
 
-    def take(self, other: "Keys") -> None:
-        """Take the keys of another in place of these."""
-        self._digests = other._digests
+    def __init__(self, keys: Iterable[Key | str] = (), filed: Iterable[Key] | None = None) -> None:
+        """`keys` are those that stay, `filed` those of the file, None where there is none; a text is a key's own."""
+        self.used: dict[str, float] = {}
+        """When keys of the file were used, since it was last kept there."""
+        self._staying = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
+        self._required = bool(self._staying)
+        self._named: dict[str, Key] = {}
+        self._found: dict[str, Key] = {}
+        self.take_filed(filed)
 
     def __bool__(self) -> bool:
         """Say whether a key is asked for."""
-        return bool(self._digests)
+        return self._required
 
-    def admit(self, headers: Mapping[str, str]) -> bool:
-        """Say whether one of the keys is in `authorization` or `x-api-key`.
+    def take_filed(self, filed: Iterable[Key] | None) -> None:
+        """Take the keys of the file in the place of those that were in it; a door that was locked stays so."""
+        self._required = self._required or filed is not None
+        keys = (*self._staying, *(filed or ()))
+        self._named = {key.name: key for key in keys}
+        self._found = {key.digest[:_FOUND_BY]: key for key in keys}
+        self._filed = frozenset(key.name for key in filed or ())
 
-        Every key that is given is held against every key that there is, so that the time tells nothing.
-        """
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = [token.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
-        digests = [_digest(key.encode("latin-1")) for key in given]
-        return bool(sum(hmac.compare_digest(one, other) for one in digests for other in self._digests))
+    def take(self, other: "Keys") -> None:
+        """Take the keys of another in the place of all these; a key that was made for this start stays."""
+        if other or not self.is_made:
+            self._staying, self._filed = other._staying, other._filed
+            self._named, self._found = other._named, other._found
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its key was made for one start of the server, which had none."""
+        return any(key.name == _START for key in self._staying)
+
+    def named(self, name: str) -> Key | None:
+        """Give the key of this name; None also where it was revoked."""
+        return self._named.get(name)
+
+    def find(self, headers: Mapping[str, str]) -> Key | None:
+        """Give the key that is in `authorization` or `x-api-key`; one that is valid is enough."""
+        authorization, own = headers.get("authorization"), headers.get("x-api-key")
+        key = None
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            key = self._of(token.strip()) if scheme.lower() == "bearer" else None
+        if key is None and own:
+            key = self._of(own.strip())
+        if key and key.name in self._filed:
+            self.used[key.name] = time.time()
+        return key
+
+    def _of(self, text: str) -> Key | None:
+        digest = digest_of(text)
+        key = self._found.get(digest[:_FOUND_BY])
+        return key if key and hmac.compare_digest(key.digest, digest) else None
+
+
+def start_key() -> tuple[str, Keys]:
+    """Make a key for one start of the server; give it, and the keys that are it alone."""
+    text = PREFIX + secrets.token_urlsafe(32)
+    return text, Keys([_key(_START, text)])
 
 
 async def read(
     settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_WITHIN_S
 ) -> Keys:
-    """Read the keys: `CLINVK_API_KEYS`, else what gopass keeps under `server.api_keys_gopass_path`.
+    """Read the keys: `CLINVK_API_KEYS`, else what gopass keeps under `server.api_keys_gopass_path`; and the file.
 
     Raises:
         ConfigError: there are none where there should be, or one that no header could carry.
     """
+    staying: list[Key] = []
     if (text := environ.get(VARIABLE)) is not None:
-        return _keys(text, VARIABLE, f"{VARIABLE} is set, but has no key in it; unset it to serve without keys")
-    if path := settings.server.api_keys_gopass_path:
+        if_none = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
+        staying = _keys(text, "env", VARIABLE, if_none)
+    elif path := settings.server.api_keys_gopass_path:
         place = f"gopass entry {path!r} (server.api_keys_gopass_path)"
         text = await _gopass(path, place, environ, spawner, gopass_within_s)
-        return _keys(text, place, f"{place} has no key in it")
-    return Keys()
+        staying = _keys(text, "gopass", place, f"{place} has no key in it")
+    file = KeyFile(home(environ))
+    filed = await asyncio.to_thread(file.read)
+    if filed == () and not staying:
+        raise ConfigError(
+            f"{file.path} has no key in it; clinvk keys create NAME makes one, and without the file none is asked for"
+        )
+    return Keys(staying, filed)
+
+
+@asynccontextmanager
+async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) -> AsyncGenerator[None]:
+    """Inside this context, let the keys follow the file, and keep in it when they were used."""
+    async with asyncio.TaskGroup() as group:
+        tending = group.create_task(_tend(keys, file, look_every_s))
+        yield
+        tending.cancel()
+    await _note(keys, file)
+
+
+async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
+    stamp, note_at = None, time.monotonic() + NOTE_EVERY_S
+    while True:
+        found = await asyncio.to_thread(file.stamp)
+        if found != stamp:
+            stamp = found
+            await _follow(keys, file)
+        if time.monotonic() >= note_at:
+            await _note(keys, file)
+            note_at = time.monotonic() + NOTE_EVERY_S
+        await asyncio.sleep(look_every_s)
+
+
+async def _follow(keys: Keys, file: KeyFile) -> None:
+    """Take what the file says; where it cannot be read, what was taken stays."""
+    try:
+        filed = await asyncio.to_thread(file.read)
+    except ConfigError as exc:
+        logger.warning("API keys stay as they were: %s", exc.message)
+    else:
+        keys.take_filed(filed)
+
+
+async def _note(keys: Keys, file: KeyFile) -> None:
+    """Keep in the file when its keys were used; what cannot be kept is no reason to stop."""
+    if not keys.used:
+        return
+    used, keys.used = keys.used, {}
+    try:
+        await asyncio.to_thread(file.note, used)
+    except ConfigError as exc:
+        logger.warning("when API keys were used last is not kept: %s", exc.message)
+
+
+def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:
+    keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
+    if not keys:
+        raise ConfigError(if_none)
+    for number, key in enumerate(keys, 1):
+        if not _KEY.fullmatch(key):
+            raise ConfigError(f"{place}: key {number} has characters other than visible ASCII, or spaces inside")
+    return [_key(f"{source}:{number}", key) for number, key in enumerate(keys, 1)]
+
+
+def _key(name: str, text: str) -> Key:
+    """Make a key that is not from the file; a name with a colon is none that the file can have."""
+    return Key(name=name, digest=digest_of(text))
 
 
 async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, within_s: float) -> str:
@@ -69,17 +193,3 @@ async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Sp
         said = " ".join(answer.stderr.decode(errors="replace").split()) or "it does not say why"
         raise ConfigError(f"{place} cannot be read: gopass exited with {answer.exit_code}: {said:.300}")
     return answer.stdout.decode(errors="replace")
-
-
-def _keys(text: str, place: str, if_none: str) -> Keys:
-    keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
-    if not keys:
-        raise ConfigError(if_none)
-    for number, key in enumerate(keys, 1):
-        if not _KEY.fullmatch(key):
-            raise ConfigError(f"{place}: key {number} has characters other than visible ASCII, or spaces inside")
-    return Keys(keys)
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

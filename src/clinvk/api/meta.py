@@ -42,7 +42,7 @@ class StoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the server is: ok; degraded (no backend is available); unhealthy (sessions cannot be kept)."""
 
     status: Literal["ok", "degraded", "unhealthy"]
@@ -51,6 +51,7 @@ class Health(msgspec.Struct, frozen=True):
     uptime_ms: int
     backends: list[BackendHealth]
     session_store: StoreHealth
+    warnings: Annotated[list[str], Meta(description="What an operator should know, as that the door is open.")] = []
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -62,9 +63,11 @@ class Alive(msgspec.Struct, frozen=True):
 class Status:
     """The endpoints that tell of one server, which came up when this was made."""
 
-    def __init__(self, store: SessionStore, inventory: Inventory) -> None:
+    def __init__(self, store: SessionStore, inventory: Inventory, warning: str) -> None:
+        """`warning` is told with the health; empty for none."""
         self._store = store
         self._inventory = inventory
+        self._warnings = [warning] if warning else []
         self._since = time.monotonic()
         self._trouble = ""
 
@@ -98,6 +101,7 @@ class Status:
             uptime_ms=int(uptime_s * 1000),
             backends=backends,
             session_store=store,
+            warnings=self._warnings,
         )
 
     async def _store_health(self) -> StoreHealth:

@@ -14,12 +14,16 @@ from clinvk.dialects.anthropic import body as anthropic_body
 from clinvk.dialects.anthropic import errors as anthropic_errors
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.base import (
+    BackendNotAllowed,
     BodyTooLarge,
     BodyTooSlow,
+    BudgetSpent,
     DirectoryNotAllowed,
     ForeignOrigin,
+    HostRefused,
     KeyRefused,
     PreviousNotFound,
+    RateLimited,
     WrongMediaType,
 )
 from clinvk.dialects.openai_chat import bodies as chat
@@ -74,12 +78,15 @@ _TYPES = {
     ),
 }
 
-_GUARDED: Kinds = (KeyRefused, ShuttingDown, ClinvkError)
+_GUARDED: Kinds = (KeyRefused, HostRefused, RateLimited, ShuttingDown, ClinvkError)
 _BODY: Kinds = (InvalidRequest, BodyTooSlow, BodyTooLarge, WrongMediaType)
 _MODEL: Kinds = (ModelNotFound, *_GUARDED)
 _RUN: Kinds = (
     *_BODY,
+    ForeignOrigin,
     DirectoryNotAllowed,
+    BackendNotAllowed,
+    BudgetSpent,
     BackendUnavailable,
     ModelNotFound,
     SessionNotFound,

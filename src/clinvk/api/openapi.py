@@ -24,14 +24,18 @@ from clinvk.api.operations import (
 )
 from clinvk.dialects import sse, unified
 from clinvk.dialects.base import (
+    BackendNotAllowed,
     BodyTooLarge,
     BodyTooSlow,
+    BudgetSpent,
     DirectoryNotAllowed,
     ForeignOrigin,
+    HostRefused,
     KeyRefused,
     MethodNotAllowed,
     NoSuchPath,
     NotCancellable,
+    RateLimited,
     WrongMediaType,
 )
 from clinvk.dialects.batch.answers import (
@@ -78,7 +82,9 @@ _PROBLEMS: Kinds = (
     InvalidRequest,
     KeyRefused,
     ForeignOrigin,
+    HostRefused,
     DirectoryNotAllowed,
+    BackendNotAllowed,
     NoSuchPath,
     BackendUnavailable,
     SessionNotFound,
@@ -92,13 +98,15 @@ _PROBLEMS: Kinds = (
     BodyTooLarge,
     WrongMediaType,
     Unsupported,
+    RateLimited,
+    BudgetSpent,
     ClinvkError,
     AgentFailed,
     QueueFull,
     ShuttingDown,
     StoreUnavailable,
 )
-_OPEN: Kinds = (ClinvkError, ShuttingDown)
+_OPEN: Kinds = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
 _GUARDED: Kinds = (KeyRefused, *_OPEN)
 _STORED: Kinds = (InvalidRequest, StoreUnavailable, *_GUARDED)
 _SESSION: Kinds = (SessionNotFound, AmbiguousId, *_STORED)
@@ -107,7 +115,10 @@ _BODY: Kinds = (BodyTooSlow, BodyTooLarge, WrongMediaType)
 _PROMPT: Kinds = (
     *_SESSION,
     *_BODY,
+    ForeignOrigin,
     DirectoryNotAllowed,
+    BackendNotAllowed,
+    BudgetSpent,
     BackendUnavailable,
     SessionBusy,
     NotResumable,

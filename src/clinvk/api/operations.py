@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk.dialects.base import BudgetSpent, RateLimited
 from clinvk.dialects.rest import KINDS, Problem, Rest
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Kinds = tuple[type[ClinvkError], ...]
 
-_RETRIED = (QueueFull, ShuttingDown)
+_RETRIED = (RateLimited, BudgetSpent, QueueFull, ShuttingDown)
 
 
 class Errors(NamedTuple):

@@ -1,24 +1,152 @@
-"""HTTP/1.1 as uvicorn speaks it, for clients that offer to speak something else."""
+"""HTTP/1.1 as uvicorn speaks it, for clients that offer to speak something else, and for those that never finish."""
 
+import asyncio
 import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+MAX_HEAD_BYTES = 64 * 1024
+"""What a request may have before its body: uvicorn's parser has no limit of its own."""
+
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _END_OF_HEAD = b"\r\n\r\n"
+_TOO_LATE = b"408 Request Timeout"
+_TOO_LARGE = b"431 Request Header Fields Too Large"
 
 
 class Protocol(HttpToolsProtocol):
-    """Hides the offer of an upgrade from the parser.
+    """Hides the offer of an upgrade from the parser, and ends connections on which nothing gets finished.
 
     Java's HTTP client offers h2c with every request over plain HTTP. httptools takes such a request to have
     no body, so that a prompt would be lost; and no upgrade is ever made here.
+
+    A head, and what is left of a body once its answer was given, must be there within `read_timeout_s`. A client that
+    takes nothing of what it is sent for `write_timeout_s` is cut off; 0 is no limit. Bodies that are read have their
+    own limit where they are read.
     """
+
+    read_timeout_s: float = 0
+    write_timeout_s: float = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin; a client that asks nothing is idle."""
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._in_head = self._in_body = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+        self._be_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what waits."""
+        self._unset_keepalive_if_required()
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        is_head = not self.cycle or self.cycle.response_complete
-        if is_head and _OFFER.search(data):
-            head, end, rest = data.partition(_END_OF_HEAD)
-            data = _OFFER.sub(b"\r\nx-upgrd:", head) + end + rest  # of the same length: a body may be taken for a head
+        was_body = self._in_body
+        if (not self.cycle or self.cycle.response_complete) and not was_body:
+            if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
+                self._end_with(_TOO_LARGE)
+                return
+            if _OFFER.search(data):
+                head, end, rest = data.partition(_END_OF_HEAD)
+                data = _OFFER.sub(b"\r\nx-upgrd:", head) + end + rest  # of the same length: a body may look so too
         super().data_received(data)
+        if self._in_head or not self.cycle or self.cycle.response_complete:
+            self._await_rest(was_body, len(data))
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a head."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a head."""
+        self._in_head, self._in_body = False, True
+        self._head_bytes = 0
+        if self._deadline:
+            self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a body."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or see to it that the last bytes of a connection leave."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_rest()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection on which nothing was asked, also where its client does not take what it was sent."""
+        super().timeout_keep_alive_handler()
+        self._watch_rest()
+
+    def pause_writing(self) -> None:
+        """Notice that the client does not take what it is sent as fast as it comes."""
+        super().pause_writing()
+        self._watch_rest()
+
+    def resume_writing(self) -> None:
+        """Notice that it does."""
+        super().resume_writing()
+        if self._stuck:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _await_rest(self, was_body: bool, size: int) -> None:
+        """Give a client its time to finish what it has begun: a head, or a body that was answered already."""
+        if was_body and not (self._in_head or self._in_body):
+            self._stop_waiting()
+            self._be_idle()
+            return
+        if not self._in_body:
+            self._head_bytes += size
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._end_with(_TOO_LARGE)
+                return
+        if not self._deadline and self.read_timeout_s:
+            self._deadline = self.loop.call_later(self.read_timeout_s, self._end_with, _TOO_LATE)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _be_idle(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _end_with(self, status: bytes) -> None:
+        """End the connection, with a status where no other answer is under way on it."""
+        if self.transport.is_closing():
+            return
+        if self.cycle and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        if not self._in_body:
+            self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+        self.transport.close()
+        self._watch_rest()
+
+    def _watch_rest(self) -> None:
+        if not self._stuck and self.write_timeout_s:
+            self._look(left=0)
+
+    def _look(self, left: int) -> None:
+        """Cut a client off that has taken nothing since it was last looked at, when `left` bytes were left."""
+        now_left = self.transport.get_write_buffer_size()
+        if now_left and left and now_left >= left:
+            self.transport.abort()
+        elif now_left:
+            self._stuck = self.loop.call_later(self.write_timeout_s, self._look, now_left)
+
+
+def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
+    """Give the protocol with limits: uvicorn makes one for each connection, and has no place for them."""
+    return type("TimedProtocol", (Protocol,), {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s})

@@ -1,6 +1,7 @@
 """Reading a request and answering it, down at the ASGI level, where a leaving client is noticed."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from urllib.parse import quote
 
@@ -8,7 +9,15 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, Dialect, ForeignOrigin, WrongMediaType
+from clinvk.dialects.base import (
+    BodyTooLarge,
+    BodyTooSlow,
+    BudgetSpent,
+    Dialect,
+    ForeignOrigin,
+    RateLimited,
+    WrongMediaType,
+)
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Header = tuple[bytes, bytes]
@@ -122,6 +131,10 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 def retry_headers(error: ClinvkError) -> Iterable[Header]:
     """Give the headers that tell when to try again, where that helps."""
     match error:
+        case BudgetSpent():
+            return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode()), NO_RETRY]
+        case RateLimited():
+            return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode())]
         case QueueFull():
             return [(b"retry-after", str(round(error.retry_after_s)).encode())]
         case ShuttingDown():

@@ -14,8 +14,9 @@ from typing import NoReturn
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
-from clinvk import backends
+from clinvk import backends, logs
 from clinvk.api import chats, previous
+from clinvk.api.grants import Grants
 from clinvk.api.reply import (
     NO_BUFFERING,
     NO_RETRY,
@@ -84,6 +85,7 @@ class RunEndpoint:
         store: SessionStore,
         settings: Settings,
         environ: Mapping[str, str],
+        grants: Grants,
         registry: Mapping[str, Backend] = backends.BACKENDS,
         tick_s: float = TICK_S,
         hold_s: float = HOLD_S,
@@ -93,6 +95,7 @@ class RunEndpoint:
         self.store = store
         self.settings = settings
         self.workdirs = Workdirs(settings, environ)
+        self.grants = grants
         self.tick_s = tick_s
         self.hold_s = hold_s
         self._registry = registry
@@ -109,14 +112,14 @@ class RunEndpoint:
                 await refuse(broken(), scope, send, [NO_RETRY] if self.dialect.is_model_api else [])
             raise
 
-    async def admit(self, call: Call) -> RunRequest:
-        """Complete a request from its session and the settings.
+    async def admit(self, call: Call, key_name: str) -> RunRequest:
+        """Complete a request from its session and the settings; `key_name` is the key that it came with.
 
         Raises:
             BackendUnavailable: there is no such backend.
             SessionNotFound, AmbiguousId: there is no such session, or several.
             PreviousNotFound: the run that it goes on from is not there.
-            InvalidRequest: a directory cannot be worked in.
+            InvalidRequest: a directory cannot be worked in, or the key may not do this.
         """
         request = call.request
         session = await self.store.session(request.session_id) if request.session_id else None
@@ -126,6 +129,9 @@ class RunEndpoint:
             request, session = await self._placed(call, self._resolved(request), session)
         backends.named(request.backend, self._registry)
         request = self.workdirs.settle(complete(request, self.settings), session)
+        if session:
+            request = replace(request, workdir=session.working_dir or None)
+        request = await self.grants.admit(request, key_name)
         return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
 
     def _resolved(self, request: RunRequest) -> RunRequest:
@@ -212,12 +218,13 @@ class _Visit:
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
         self._is_stream = call.stream
-        call = replace(call, request=await endpoint.admit(call))
+        call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
         runs = endpoint.runs
         async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
+            logs.note(run_id=run.id)
             if call.respond_async:
                 await self._accept(call, run)
                 return

@@ -2,30 +2,32 @@
 
 import asyncio
 import gc
-import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import uvicorn
 import uvloop
 from msgspec.structs import replace
 
-from clinvk import __version__
-from clinvk.api import activation, cors, keys
+from clinvk import __version__, logs
+from clinvk.api import activation, keys
+from clinvk.api import doors as entrance
 from clinvk.api.app import create_app
+from clinvk.api.doors import Doors
+from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
+from clinvk.api.key_file import KeyFile
 from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
-from clinvk.api.protections import refuse_unenforced
-from clinvk.api.protocol import Protocol
+from clinvk.api.protocol import timed
 from clinvk.api.reloading import Prepare, Reload
 from clinvk.api.stopping import heeded
 from clinvk.api.upkeep import tended
+from clinvk.api.watching import Watching, watched
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
@@ -33,6 +35,7 @@ from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.errors import ConfigError
 from clinvk.orchestrate.live import Orchestrations
+from clinvk.request import RunRequest
 from clinvk.runtime import bounds, marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
@@ -61,19 +64,26 @@ _ENDPOINTS = """\
   GET  /docs             all of it, to read and to try (/openapi.json)"""
 
 
-def serve(settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load | None = None) -> int:
+def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    announce: Announce,
+    load: Load | None = None,
+    insecure: bool = False,
+) -> int:
     """Serve until SIGINT or SIGTERM, then give the exit code.
 
     The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
     once. SIGHUP reads the keys anew, and limits and log level from the settings that `load` gives. `announce` gets
-    what a person should read when the server is up. Sockets of a service manager go before host and port.
+    what a person should read when the server is up. Sockets of a service manager go before host and port. Where other
+    machines reach the server and there are no keys, one is made and printed on stderr, unless it shall be `insecure`.
 
     Raises:
         ConfigError: a setting asks for what cannot be given.
     """
-    _log_to_stderr(settings.unified_flags.verbose)
-    refuse_unenforced(settings)
-    cors.check(settings.server)
+    logs.to_stderr(settings.log.format)
+    _adjust_logs(settings)
+    entrance.check(settings.server)
     if not settings.server.host:
         raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     Workdirs(settings, environ).check_default()
@@ -90,19 +100,18 @@ def serve(settings: Settings, environ: Mapping[str, str], announce: Announce, lo
         except OSError as exc:
             print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
             return SERVER_ERROR
+        if not taken and not insecure:
+            taken = entrance.locked(settings.server, sockets, _to_stderr)
         runner.run(_serve(settings, environ, sockets, taken, announce, load or (lambda: settings), is_inherited))
     return 0
 
 
-def _log_to_stderr(verbose: bool) -> None:
-    """Log what an operator should know; each request only when asked."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("clinvk").setLevel(logging.INFO)
-    _set_log_level(verbose)
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _set_log_level(verbose: bool) -> None:
-    logging.getLogger("clinvk.api.middleware").setLevel(logging.INFO if verbose else logging.WARNING)
+def _adjust_logs(settings: Settings) -> None:
+    logs.adjust(settings.log.level, settings.log.requests or settings.unified_flags.verbose)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -147,8 +156,9 @@ async def _serve(
 ) -> None:
     with heeded() as signals:
         async with (
-            SqliteStore(home(environ)) as store,
-            opened(settings, environ, sockets, store, taken) as served,
+            watched(settings) as watching,
+            SqliteStore(home(environ), committed=watching.committed) as store,
+            opened(settings, environ, sockets, store, taken, watching) as served,
             tended(store, settings.session.retention_days),
         ):
             reload = Reload(load, list(_renewed(environ, taken, served)))
@@ -173,26 +183,30 @@ def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Itera
     """Give what SIGHUP renews."""
 
     async def log_level(settings: Settings) -> Callable[[], None]:
-        return partial(_set_log_level, settings.unified_flags.verbose)
+        return partial(_adjust_logs, settings)
 
     async def keys_taken(settings: Settings) -> Callable[[], None]:
         fresh = await _read_keys(settings, environ)
-        if taken and not fresh:
+        if taken and not fresh and not taken.is_made:
             raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
         return partial(taken.take, fresh)
+
+    async def limits(settings: Settings) -> Callable[[], None]:
+        return partial(served.doors.limits.renew, settings.server)
 
     async def run_limits(settings: Settings) -> Callable[[], None]:
         return partial(served.runs.resize, settings.server)
 
-    yield from (log_level, keys_taken, run_limits)
+    yield from (log_level, keys_taken, limits, run_limits)
 
 
 class Served(NamedTuple):
-    """A server that is up: its outermost application, the runs behind it, and what listens for it."""
+    """A server that is up: its outermost application, the runs behind it, what listens for it, and its doors."""
 
     front: Front
     runs: LocalRuns
     server: "Server"
+    doors: Doors
 
     @property
     def is_busy(self) -> bool:
@@ -212,6 +226,7 @@ async def opened(
     sockets: list[socket.socket],
     store: SessionStore,
     taken: Keys,
+    watching: Watching,
     registry: Mapping[str, Backend] = BACKENDS,
 ) -> AsyncGenerator[Served]:
     """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
@@ -221,11 +236,24 @@ async def opened(
     started = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
-            async with LocalRuns(settings, store, environ, registry, Workdirs(settings, environ).admit) as runs:
+            doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
+            workdirs = Workdirs(settings, environ)
+
+            def admit(request: RunRequest) -> None:
+                grants.judge(request)
+                workdirs.admit(request)
+
+            async with (
+                keys.tended(taken, KeyFile(home(environ))),
+                grants.tended(),
+                LocalRuns(settings, store, environ, registry, admit, watching.watches) as runs,
+            ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 most_at_once = settings.server.max_concurrent_runs
                 orchestrations = Orchestrations(runs, store, runs.spawner, environ, most_at_once)
-                front = create_app(settings, environ, runs, store, orchestrations, inventory, taken, registry)
+                front = create_app(
+                    settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
+                )
                 server = Server(front, settings.server, started.set)
                 group.create_task(server.serve(sockets))
                 learning = group.create_task(inventory.learn())
@@ -233,7 +261,7 @@ async def opened(
                 gc.collect()
                 gc.freeze()  # what is there now stays: the collector need not look at it again and again
                 gc.set_threshold(_GARBAGE_AFTER)
-                yield Served(front, runs, server)
+                yield Served(front, runs, server, doors)
                 learning.cancel()
             server.should_exit = True
     finally:
@@ -249,7 +277,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 front,
                 loop="none",
-                http=Protocol,
+                http=timed(settings.read_timeout_secs, settings.write_timeout_secs),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -282,11 +310,8 @@ def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: b
     """Say where the server listens and what it offers."""
     port: int = sockets[0].getsockname()[1]
     lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
-    if not has_keys and not all(ip_address(sock.getsockname()[0]).is_loopback for sock in sockets):
-        lines.append(
-            f"warning: {settings.host or 'this address'} is open to other machines, and whoever reaches it can run "
-            "agents as this user: no API key is asked for (CLINVK_API_KEYS)"
-        )
+    if not has_keys and (warning := entrance.open_to_others(settings, sockets)):
+        lines.append(f"warning: {warning}")
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = load()
     from clinvk.api import server
 
-    return server.serve(settings, environ, _announce, load)
+    return server.serve(settings, environ, _announce, load, flags.insecure)
 
 
 def _announce(text: str) -> None:

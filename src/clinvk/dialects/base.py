@@ -54,10 +54,38 @@ class ForeignOrigin(InvalidRequest):
     code = "foreign_origin"
 
 
+class HostRefused(InvalidRequest):
+    """The header `host` names another server: a web page may have given its own name this address."""
+
+    code = "host_refused"
+
+
 class DirectoryNotAllowed(InvalidRequest):
-    """The settings keep agents out of the directory."""
+    """The settings, or the limits of the API key, keep agents out of the directory."""
 
     code = "directory_not_allowed"
+
+
+class BackendNotAllowed(InvalidRequest):
+    """The API key may not run this backend."""
+
+    code = "backend_not_allowed"
+
+
+class RateLimited(InvalidRequest):
+    """The client has sent too many requests; try again after `retry_after_s`."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(RateLimited):
+    """The API key has used up its tokens or dollars of the day."""
+
+    code = "budget_spent"
 
 
 class NotCancellable(InvalidRequest):

@@ -8,16 +8,20 @@ from msgspec import Meta
 
 from clinvk.dialects import strict, unified
 from clinvk.dialects.base import (
+    BackendNotAllowed,
     BodyTooLarge,
     BodyTooSlow,
+    BudgetSpent,
     Call,
     DirectoryNotAllowed,
     Facts,
     ForeignOrigin,
+    HostRefused,
     KeyRefused,
     MethodNotAllowed,
     NoSuchPath,
     NotCancellable,
+    RateLimited,
     WrongMediaType,
 )
 from clinvk.dialects.prompt_body import PromptBody, request_of
@@ -98,13 +102,17 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     InvalidRequest: (400, "Invalid request"),
     KeyRefused: (401, "API key needed"),
     ForeignOrigin: (403, "Foreign web page"),
+    HostRefused: (403, "Meant for another server"),
     DirectoryNotAllowed: (403, "Directory not allowed"),
+    BackendNotAllowed: (403, "Backend not allowed"),
     NoSuchPath: (404, "No such path"),
     MethodNotAllowed: (405, "Method not allowed"),
     BodyTooSlow: (408, "Body too slow"),
     BodyTooLarge: (413, "Body too large"),
     WrongMediaType: (415, "Body not declared as JSON"),
     Unsupported: (422, "Option not supported by the backend"),
+    RateLimited: (429, "Too many requests"),
+    BudgetSpent: (429, "Budget used up"),
     BackendUnavailable: (404, "Backend not available"),
     SessionNotFound: (404, "No such session"),
     RunNotFound: (404, "No such run"),

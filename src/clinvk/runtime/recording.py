@@ -71,6 +71,7 @@ class Recorder:
             workdir=request.workdir or "",
             model=request.model,
             request=_options(request),
+            key_name=request.key_name,
         )
 
     @property
@@ -157,7 +158,7 @@ class Recorder:
 
 def _options(request: RunRequest) -> dict[str, object]:
     """Give what was asked beside the prompt, for the record."""
-    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None)
+    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="")
     options = msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
     del options["prompt"]
     return options

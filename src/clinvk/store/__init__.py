@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.events import Logged
-from clinvk.record import RunRecord, RunState
+from clinvk.record import RunRecord, RunState, UsageOfDay
 from clinvk.session import Session, SessionStatus
 
 MIN_PREFIX = 4
@@ -170,4 +170,15 @@ class SessionStore(Protocol):
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Give the kept events of a run after number `after`, at most `limit`; none where there is no such run."""
+        ...
+
+    async def size(self) -> int:
+        """Give the bytes that the store takes on disk; 0 where it takes none."""
+        ...
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        """Give what the runs that have ended used, from a day on, in order of days; None is any key.
+
+        What was used stays used when runs are deleted. Runs of several agents together count as their parts.
+        """
         ...

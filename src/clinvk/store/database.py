@@ -23,7 +23,9 @@ _CACHED_STATEMENTS = 256
 _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
 _LEAST_FREE_BYTES = 256 * 1024
-_OURS = frozenset({FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "keys.json", "sessions", "owners", "workspace", "worktrees"})
+_OURS = frozenset(
+    {FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "keys.json", "sessions", "owners", "workspace", "worktrees"}
+)
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
 
@@ -72,6 +74,14 @@ class Database:
             connection.execute("PRAGMA query_only = ON")
             connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
             return connection
+
+    def size(self) -> int:
+        """Give the bytes of the file and of what SQLite keeps beside it."""
+        size = 0
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+            with suppress(FileNotFoundError):
+                size += os.stat(self.home / name).st_size
+        return size
 
     def identity(self) -> tuple[int, int] | None:
         """Tell this database file from one that was put in its place; None where there is none."""

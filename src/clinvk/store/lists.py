@@ -9,7 +9,8 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from clinvk.record import RunRecord
+from clinvk.events import Usage
+from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, search
 from clinvk.store.rows import RUNS, SESSIONS, Table, Value, readable
@@ -35,6 +36,12 @@ _IN_ORDER = {
 }
 _SESSION = SESSIONS.select("WHERE key = ?")
 _RUN = RUNS.select("WHERE key = ?")
+
+_USAGE = (
+    "SELECT day, key_name, backend, model, runs, cost_usd,"
+    " input_tokens, output_tokens, cached_tokens, reasoning_tokens FROM usage"
+    " WHERE day >= ?1 AND (?2 IS NULL OR key_name = ?2) ORDER BY day, key_name, backend, model"
+)
 
 _T = TypeVar("_T", Session, RunRecord)
 
@@ -82,6 +89,16 @@ def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
         keys = _merged(connection, "runs", "", groups, query.limit, query.offset)
         total = sum(group.total for group in groups)
     return Page(_items(connection, RUNS, _RUN, keys), total)
+
+
+def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
+    """Give what runs used, by day, key, backend and model."""
+    return [
+        UsageOfDay(
+            day=day, key_name=key, backend=backend, model=model, runs=runs, cost_usd=cost_usd, usage=Usage(*tokens)
+        )
+        for day, key, backend, model, runs, cost_usd, *tokens in connection.execute(_USAGE, (first_day, key_name))
+    ]
 
 
 def _kind(query: SessionQuery) -> tuple[str, str]:

@@ -1,14 +1,15 @@
 """A store that lives and dies with its process."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from clinvk.errors import SessionBusy
-from clinvk.events import Logged
-from clinvk.record import RunRecord
+from clinvk.events import Logged, Usage
+from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session, retagged
 from clinvk.store import MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
@@ -23,6 +24,7 @@ class MemoryStore:
         self._runs: dict[str, RunRecord] = {}
         self._events: dict[str, list[Logged]] = {}
         self._holders: dict[str, str] = {}
+        self._usage: dict[tuple[str, str, str, str], UsageOfDay] = {}
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it."""
@@ -50,6 +52,7 @@ class MemoryStore:
         """Keep the end of a run with its last events, and release its session."""
         if run.id not in self._runs:
             raise ids.missing(run.id, "run")
+        self._count(run)
         self._change(run, session)
         await self.append(run.id, events)
 
@@ -121,6 +124,34 @@ class MemoryStore:
         """Give the kept events of a run after number `after`, at most `limit`."""
         later = (event for event in self._events.get(run_id, []) if event.number > after)
         return list(islice(later, limit))
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        """Give what the runs that have ended used, from a day on, in order of days."""
+        return [
+            item
+            for _, item in sorted(self._usage.items())
+            if item.day >= first_day and key_name in (None, item.key_name)
+        ]
+
+    async def size(self) -> int:
+        """Give the bytes that the store takes on disk."""
+        return 0
+
+    def _count(self, run: RunRecord) -> None:
+        if self._runs[run.id].ended_at is not None or run.ended_at is None or not run.backend:
+            return
+        day = datetime.fromtimestamp(run.created_at, UTC).date().isoformat()
+        key = (day, run.key_name, run.backend, run.model or "")
+        before = self._usage.get(key)
+        self._usage[key] = UsageOfDay(
+            day=day,
+            key_name=run.key_name,
+            backend=run.backend,
+            model=run.model or "",
+            runs=(before.runs if before else 0) + 1,
+            usage=(before.usage if before else Usage()) + (run.usage or Usage()),
+            cost_usd=(before.cost_usd if before else 0.0) + (run.cost_usd or 0.0),
+        )
 
     def _change(self, run: RunRecord, session: Session | None) -> None:
         self._runs[run.id] = run

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from clinvk.errors import StoreUnavailable
 from clinvk.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
-from clinvk.record import RunRecord
+from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, earlier, ids, lists, search, turns
 from clinvk.store.chunks import Chunk
@@ -65,13 +65,19 @@ class SqliteStore:
 
     The file is opened when something is asked for, and opened again after it could not be used: there is no state
     of failure to get out of. The first to open it marks as interrupted what processes that died have left.
-    `patience_s` is how long it waits for another program to let go of the database.
+    `patience_s` is how long it waits for another program to let go of the database. `committed` is told how many
+    seconds each transaction that wrote something took, in a thread of its own.
     """
 
-    def __init__(self, home: str | os.PathLike[str], patience_s: float = 10) -> None:
+    def __init__(
+        self,
+        home: str | os.PathLike[str],
+        patience_s: float = 10,
+        committed: Callable[[float], None] | None = None,
+    ) -> None:
         self._database = Database(home, patience_s)
         self._owners = Owners(self._database.home)
-        self._writer = Writer(self._database, self._recovered)
+        self._writer = Writer(self._database, self._recovered, committed=committed)
         self._readers = Readers(self._database)
         self._new = 0
 
@@ -190,6 +196,14 @@ class SqliteStore:
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Give the kept events of a run after number `after`, at most `limit`."""
         return await self._read(lambda db: _events(db, run_id, after, limit))
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        """Give what the runs that have ended used, from a day on, in order of days."""
+        return await self._read(lambda db: lists.usage(db, first_day, key_name))
+
+    async def size(self) -> int:
+        """Give the bytes that the store takes on disk."""
+        return await self._readers.call(self._database.size)
 
     async def recover(self) -> int:
         """Mark as interrupted what was under way in processes that died since; give the number of runs."""

@@ -20,7 +20,7 @@ from clinvk.store.rows import RUNS, SESSIONS
 if TYPE_CHECKING:
     import sqlite3
 
-_RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt")
+_RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name")
 _RUN_CHANGES = tuple(name for name in RUNS.columns if name not in _RUN_MADE_WITH)
 _SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
 _DESCRIPTION = ("title", "tags")

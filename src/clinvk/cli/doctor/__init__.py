@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-from clinvk.api.protections import refuse_unenforced
+from clinvk.api import doors
 from clinvk.backends import BACKENDS
 from clinvk.cli import exits
 from clinvk.cli.doctor import agents, machine
@@ -76,7 +76,7 @@ def _settings(
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
     checks += [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
     try:
-        refuse_unenforced(settings)
+        doors.check(settings.server)
     except ConfigError as exc:
         checks.append(Check(section, "serve", "warning", f"clinvk serve does not start: {exc.message}"))
     return checks

@@ -1,0 +1,65 @@
+"""All that stands between the network and the requests, as the settings have it."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from clinvk.api import cors, hosts
+from clinvk.api.hosts import Hosts
+from clinvk.api.keys import Keys, start_key
+from clinvk.api.limits import Limits
+from clinvk.api.proxies import Proxies
+from clinvk.config import ServerSettings
+
+_MADE = """\
+clinvk: {host} is open to other machines and no API key is set, so that one was made, for this start alone.
+clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. API key:
+{key}"""
+
+
+class Doors(NamedTuple):
+    """Who is let in, and how often; `warning` is what those should know who look at how the server is."""
+
+    keys: Keys
+    hosts: Hosts
+    limits: Limits
+    proxies: Proxies
+    warning: str = ""
+
+
+def check(settings: ServerSettings) -> None:
+    """Look at the settings before the first request comes.
+
+    Raises:
+        ConfigError: one cannot be meant.
+    """
+    cors.check(settings)
+    hosts.check(settings)
+    Proxies(settings)
+
+
+async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:
+    """Put the doors of a server together that listens there."""
+    own = await asyncio.to_thread(hosts.names_of_machine, sockets)
+    warning = open_to_others(settings, sockets) if not keys else ""
+    return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), warning)
+
+
+def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> Keys:
+    """Give the keys of a server that has none: one that is made for this start, where other machines reach it."""
+    if not open_to_others(settings, sockets):
+        return Keys()
+    text, keys = start_key()
+    tell(_MADE.format(host=settings.host, key=text))
+    return keys
+
+
+def open_to_others(settings: ServerSettings, sockets: Sequence[socket.socket]) -> str:
+    """Say what it means that no key is asked for; empty where only this machine reaches the server."""
+    if all(map(hosts.is_loopback, sockets)):
+        return ""
+    return (
+        f"{settings.host} is open to other machines, and whoever reaches it can run agents as this user: "
+        "no API key is asked for"
+    )

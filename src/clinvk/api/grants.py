@@ -1,0 +1,153 @@
+"""What a key may do: its backends, its directories, and what it may use in a day."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.api.key_file import Key, Limits
+from clinvk.api.keys import Keys
+from clinvk.dialects.base import BackendNotAllowed, BudgetSpent, DirectoryNotAllowed, KeyRefused
+from clinvk.errors import StoreUnavailable
+from clinvk.policy import Directories
+from clinvk.request import RunRequest
+from clinvk.store import SessionStore
+
+REFRESH_EVERY_S = 2.0
+_FRESH_FOR_S = 1.0
+_DAY_S = 86_400
+
+
+class _Spent(msgspec.Struct, frozen=True):
+    """What a key had used of a day when it was looked at."""
+
+    day: str
+    tokens: int
+    cost_usd: float
+    at: float
+
+
+class Grants:
+    """Holds requests against the key that they came with, `RunRequest.key_name`; one without a key may do all.
+
+    What a key has used of its day is what the store knows of the runs that have ended, looked at every few seconds:
+    runs that are under way when it is used up go on.
+    """
+
+    def __init__(self, keys: Keys, store: SessionStore) -> None:
+        self._keys = keys
+        self._store = store
+        self._spent: dict[str, _Spent] = {}
+
+    async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
+        """Judge a settled request that came with a key; give it with that, and the directories that were judged.
+
+        Raises:
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
+            StoreUnavailable: what the key has used is not known.
+        """
+        if not key_name:
+            return request
+        request = replace(request, key_name=key_name)
+        key = self._key(key_name)
+        if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
+            spent = self._spent.get(key.name)
+            if spent is None or spent.day != today() or time.monotonic() - spent.at > _FRESH_FOR_S:
+                await self._look(key.name)
+        if key.limits.workdirs:
+            request = _resolved(request)
+        self.judge(request)
+        return request
+
+    def judge(self, request: RunRequest) -> None:
+        """Judge a request again, right before its agent is started.
+
+        Raises:
+            KeyRefused: its key was revoked.
+            BackendNotAllowed: the key may not run this backend.
+            DirectoryNotAllowed: its agents may not work there.
+            BudgetSpent: the key has used what it may in a day.
+        """
+        if not request.key_name:
+            return
+        key = self._key(request.key_name)
+        limits = key.limits
+        if limits.backends and request.backend not in limits.backends:
+            raise BackendNotAllowed(
+                f"backend {request.backend!r} is not one that this API key may run; it may run "
+                f"{', '.join(limits.backends)}",
+                "backend",
+            )
+        _judge_directories(request, limits)
+        spent = self._spent.get(key.name)
+        if spent is None or spent.day != today():
+            return
+        if limits.tokens_per_day and spent.tokens >= limits.tokens_per_day:
+            raise _all_spent(f"{limits.tokens_per_day} tokens")
+        if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
+            raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+
+    @asynccontextmanager
+    async def tended(self, every_s: float = REFRESH_EVERY_S) -> AsyncGenerator[None]:
+        """Inside this context, keep what `judge` knows up to date."""
+        async with asyncio.TaskGroup() as group:
+            tending = group.create_task(self._tend(every_s))
+            yield
+            tending.cancel()
+
+    async def _tend(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            for name in tuple(self._spent):
+                try:
+                    await self._look(name)
+                except StoreUnavailable:
+                    break  # the next request is told; what runs cannot be counted
+
+    async def _look(self, name: str) -> None:
+        day = today()
+        used = await self._store.usage(day, name)
+        tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
+        self._spent[name] = _Spent(day, tokens, sum(item.cost_usd for item in used), time.monotonic())
+
+    def _key(self, name: str) -> Key:
+        if not (key := self._keys.named(name)):
+            raise KeyRefused("the API key of this request has been revoked")
+        return key
+
+
+def today() -> str:
+    """Give the day, UTC, as `2026-11-25`."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def _resolved(request: RunRequest) -> RunRequest:
+    """Give a request with the paths that are judged, so that these are what is used."""
+    workdir = os.path.realpath(request.workdir) if request.workdir else None
+    return replace(request, workdir=workdir, add_dirs=tuple(map(os.path.realpath, request.add_dirs)))
+
+
+def _judge_directories(request: RunRequest, limits: Limits) -> None:
+    """Hold the directories of a request against those of its key; of a worktree, what it was made from."""
+    if not limits.workdirs:
+        return
+    allowed = Directories(allowed=tuple(map(os.path.realpath, limits.workdirs)))
+    workdir = (request.part and request.part.base) or request.workdir or "/"
+    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
+    for field, path in (("workdir", workdir), *beside):
+        if allowed.refusal(os.path.realpath(path)):
+            raise DirectoryNotAllowed(
+                f"{field} {path!r} is in none of the directories of this API key: {', '.join(limits.workdirs)}", field
+            )
+
+
+def _all_spent(what: str) -> BudgetSpent:
+    return BudgetSpent(
+        f"this API key has used up its {what} of the day; the next day begins at midnight, UTC",
+        _DAY_S - time.time() % _DAY_S,
+    )

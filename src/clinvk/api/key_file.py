@@ -1,0 +1,177 @@
+"""The file of API keys in the clinvk home: who may come in and what with, but no key, only the digests of them.
+
+A digest is a plain SHA-256: a key has 256 random bits, so that there is nothing to guess. All of this blocks.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from clinvk.config import saving
+from clinvk.errors import ConfigError, InvalidRequest
+
+FILE = "keys.json"
+PREFIX = "clinvk_"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+_Positive = Annotated[float, Meta(gt=0)]
+_Whole = Annotated[int, Meta(gt=0)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a key may do; None and empty lists are no limit but that of the settings.
+
+    Attributes:
+        backends: the only ones that it may run.
+        workdirs: its agents work in these directories, or below.
+        rate_rps: requests a second; `burst` may come at once.
+        tokens_per_day: input and output tokens of the runs that began on one day, UTC; more runs are refused then.
+        cost_usd_per_day: the same of what agents told that these cost.
+    """
+
+    backends: tuple[str, ...] = ()
+    workdirs: tuple[str, ...] = ()
+    rate_rps: _Positive | None = None
+    burst: _Whole | None = None
+    tokens_per_day: _Whole | None = None
+    cost_usd_per_day: _Positive | None = None
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One key; times are seconds since the epoch, `digest` is hexadecimal."""
+
+    name: str
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    created_at: float = 0.0
+    last_used: float | None = None
+    limits: Limits = Limits()
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: tuple[Key, ...]
+
+
+def digest_of(key: str) -> str:
+    """Give what is kept of a key."""
+    return hashlib.sha256(key.encode("latin-1")).hexdigest()
+
+
+class KeyFile:
+    """The keys in one clinvk home. Each change leaves the file whole, and loses none that others make meanwhile."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / FILE
+
+    def stamp(self) -> tuple[int, ...]:
+        """Tell one content of the file from another without reading it; empty for no file."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def read(self) -> tuple[Key, ...] | None:
+        """Give the keys; None where there is no file.
+
+        Raises:
+            ConfigError: it cannot be read, says what it should not, or others may write in it.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                self._refuse_others(os.fstat(file.fileno()))
+                return _decoded(file.read().decode(errors="replace"), self.path)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise ConfigError(f"{self.path}: the API keys cannot be read: {exc.strerror}") from exc
+
+    def create(self, name: str, limits: Limits) -> str:
+        """Add a key with a name of its own; give it. It can be had this once only.
+
+        Raises:
+            InvalidRequest: the name is taken, or cannot be one.
+            ConfigError: the file cannot be used.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(f"{name!r} cannot be the name of a key: letters, digits, and . _ - after the first")
+        key = PREFIX + secrets.token_urlsafe(32)
+        made = Key(name=name, digest=digest_of(key), created_at=round(time.time(), 3), limits=limits)
+
+        def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+            if any(known.name == name for known in keys):
+                raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
+            return (*keys, made)
+
+        self._change(add)
+        return key
+
+    def revoke(self, name: str) -> None:
+        """Take a key away.
+
+        Raises:
+            InvalidRequest: there is none of this name.
+            ConfigError: the file cannot be used.
+        """
+
+        def remove(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+            left = tuple(key for key in keys if key.name != name)
+            if len(left) == len(keys):
+                known = ", ".join(key.name for key in keys) or "none"
+                raise InvalidRequest(f"no key {name!r}; have {known}")
+            return left
+
+        if self.read() is None:
+            raise InvalidRequest(f"no key {name!r}; there is no file {self.path}")
+        self._change(remove)
+
+    def note(self, used: Mapping[str, float]) -> None:
+        """Keep when keys were used last.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        self._change(
+            lambda keys: tuple(
+                replace(key, last_used=max(key.last_used or 0.0, used[key.name])) if key.name in used else key
+                for key in keys
+            )
+        )
+
+    def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) -> None:
+        def edit(text: str) -> str:
+            keys = change(_decoded(text, self.path) if text else ())
+            return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
+
+        self.read()
+        saving.change(self.path, edit, make_folder=True)
+
+    def _refuse_others(self, status: os.stat_result) -> None:
+        """Refuse a file in which somebody else may write a key of theirs, or read which there are."""
+        if status.st_uid not in (os.geteuid(), 0):
+            raise ConfigError(f"{self.path}: belongs to another user; API keys are taken from a file of one's own")
+        if status.st_mode & _OTHERS and status.st_uid:
+            raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
+
+
+def _decoded(text: str, path: Path) -> tuple[Key, ...]:
+    try:
+        keys = msgspec.json.decode(text, type=_Content).keys
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"{path}: is no file of API keys: {exc}") from exc
+    if twice := {key.name for key in keys if not _NAME.fullmatch(key.name)}:
+        raise ConfigError(f"{path}: {twice.pop()!r} cannot be the name of a key")
+    if len({key.name for key in keys}) < len(keys):
+        raise ConfigError(f"{path}: two keys have the same name")
+    return keys

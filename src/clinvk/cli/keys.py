@@ -1,0 +1,140 @@
+"""`clinvk keys`: the API keys that the server asks for."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from clinvk import backends
+from clinvk.api.key_file import Key, KeyFile, Limits
+from clinvk.cli import times
+from clinvk.cli.flags import Flags, JsonFlags, KeyFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell, tell_json
+from clinvk.cli.sessions import columns
+from clinvk.cli.settings import directory
+from clinvk.cli.table import Column, table
+from clinvk.config.loading import home
+from clinvk.config.values import split_list
+from clinvk.dialects import records
+from clinvk.errors import InvalidRequest
+
+_COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("MAY DO", 8))
+
+
+class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A key in a list; times are RFC 3339."""
+
+    name: str
+    created_at: str
+    last_used: str | None
+    limits: Limits
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    """All keys of the file, the oldest first."""
+
+    keys: list[KeyItem]
+
+
+def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Make a key and print it.
+
+    Raises:
+        InvalidRequest: the name is taken or cannot be one, or a limit cannot be meant.
+        BackendUnavailable: one of the backends does not exist.
+        ConfigError: the file of keys cannot be used.
+    """
+    name = flags.words[0]
+    limits = _limits(flags)
+    if flags.dry_run:
+        notes.say(f"would make a key {name!r}: {_may(limits)}")
+        return 0
+    file = KeyFile(home(environ))
+    key = file.create(name, limits)
+    notes.say(f"made key {name!r}: {_may(limits)}; it is shown this once only")
+    tell(key)
+    return 0
+
+
+def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print the keys.
+
+    Raises:
+        ConfigError: the file of keys cannot be used.
+    """
+    keys = KeyFile(home(environ)).read() or ()
+    if flags.wants_json:
+        tell_json(KeyList([_item(key) for key in keys]))
+    elif keys:
+        tell("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
+    else:
+        notes.say("no keys yet: clinvk keys create NAME makes one")
+    return 0
+
+
+def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Take a key away.
+
+    Raises:
+        InvalidRequest: there is none of this name.
+        ConfigError: the file of keys cannot be used.
+    """
+    name = flags.words[0]
+    file = KeyFile(home(environ))
+    if flags.dry_run:
+        notes.say(f"would revoke key {name!r}")
+        return 0
+    file.revoke(name)
+    notes.say(f"revoked key {name!r}")
+    if not file.read():
+        notes.say(f"no key is left, so that nobody is let in; without {file.path} no key of it is asked for")
+    return 0
+
+
+def _limits(flags: KeyFlags) -> Limits:
+    names = split_list(flags.backends or ())
+    for name in names:
+        backends.named(name)
+    if flags.burst and not flags.rate:
+        raise InvalidRequest("--burst needs --rate")
+    return Limits(
+        backends=tuple(dict.fromkeys(names)),
+        workdirs=tuple(os.path.realpath(directory(path, "--allow-dir")) for path in flags.allow_dir),
+        rate_rps=flags.rate,
+        burst=flags.burst,
+        tokens_per_day=flags.tokens_per_day,
+        cost_usd_per_day=flags.cost_per_day,
+    )
+
+
+def _item(key: Key) -> KeyItem:
+    return KeyItem(
+        name=key.name,
+        created_at=records.time(key.created_at),
+        last_used=records.time(key.last_used) if key.last_used else None,
+        limits=key.limits,
+    )
+
+
+def _row(key: Key, now: float) -> Sequence[str]:
+    used = times.ago(key.last_used, now) if key.last_used else "never"
+    return key.name, times.ago(key.created_at, now), used, _may(key.limits)
+
+
+def _may(limits: Limits) -> str:
+    return "; ".join(_words(limits)) or "all"
+
+
+def _words(limits: Limits) -> Iterator[str]:
+    if limits.backends:
+        yield ", ".join(limits.backends)
+    if limits.workdirs:
+        yield f"in {', '.join(limits.workdirs)}"
+    if limits.rate_rps:
+        yield f"{limits.rate_rps:g} requests/s" + (f", {limits.burst} at once" if limits.burst else "")
+    if limits.tokens_per_day:
+        yield f"{limits.tokens_per_day:,} tokens/day"
+    if limits.cost_usd_per_day:
+        yield f"{limits.cost_usd_per_day:g} USD/day"

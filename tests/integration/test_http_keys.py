@@ -1,0 +1,421 @@
+"""What a key may do, how often a client may ask, and whose request it is, over real sockets."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from starlette.requests import Request
+
+from clinvk.api.doors import doors, locked
+from clinvk.api.inventory import Inventory
+from clinvk.api.key_file import KeyFile, Limits
+from clinvk.api.keys import Keys
+from clinvk.api.meta import Status
+from clinvk.backends.base import Backend
+from clinvk.config import ServerSettings, Settings
+from clinvk.config.loading import home
+from clinvk.session import Session
+from clinvk.store.memory import MemoryStore
+from polling import until
+from records import AT
+from scripted import Scripted
+from scripted.steps import claude_says, wait_for
+from serving import Served, serving
+
+PROMPT = {"backend": "claude", "prompt": "hi"}
+
+
+async def made(scripted: Scripted, limits: Limits | None = None) -> tuple[str, Keys]:
+    """Make a key `ana` with limits; give it, and the keys of the server."""
+    file = KeyFile(home(scripted.env))
+    text = await asyncio.to_thread(file.create, "ana", limits or Limits())
+    return text, Keys((), await asyncio.to_thread(file.read))
+
+
+async def also(scripted: Scripted, keys: Keys) -> str:
+    """Make another key, without limits."""
+    file = KeyFile(home(scripted.env))
+    text = await asyncio.to_thread(file.create, "ben", Limits())
+    keys.take_filed(await asyncio.to_thread(file.read))
+    return text
+
+
+def limited(
+    scripted: Scripted, keys: Keys | None = None, proxies: tuple[str, ...] = ()
+) -> AbstractAsyncContextManager[Served]:
+    """Serve two requests at once, and then one a second."""
+    return serving(
+        scripted.env,
+        store=MemoryStore(),
+        keys=keys,
+        rate_limit_enabled=True,
+        rate_limit_rps=1,
+        rate_limit_burst=2,
+        trusted_proxies=proxies,
+    )
+
+
+async def asked(served: Served, key: str, path: str = "/api/v1/prompt", **body: object) -> httpx.Response:
+    return await served.client.post(path, json={**PROMPT, **body}, headers={"x-api-key": key})
+
+
+async def answered(status: int, ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Ask until the answer has this status: the server looks after its keys every two seconds."""
+    async with asyncio.timeout(10):
+        while True:
+            if (response := await ask()).status_code == status:
+                return response
+            await asyncio.sleep(0.05)
+
+
+# How often
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/api/v1/sessions", ("code", "rate_limited")),
+        ("/openai/v1/models", ("error", "type", "rate_limit_error")),
+        ("/v1/models", ("error", "code", "rate_limit_exceeded")),
+        ("/anthropic/v1/models", ("error", "type", "rate_limit_error")),
+    ],
+)
+async def test_one_request_too_many_is_refused_in_the_words_of_the_api(
+    scripted: Scripted, path: str, code: tuple[str, ...]
+) -> None:
+    async with limited(scripted) as served:
+        answers = [await served.client.get(path) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].headers["retry-after"] == "1"
+    assert answers[2].headers["x-request-id"]
+    told = answers[2].json()
+    *places, word = code
+    for place in places:
+        told = told[place]
+    assert told == word
+
+
+async def test_health_counts_but_what_supervisors_ask_does_not(scripted: Scripted) -> None:
+    async with limited(scripted) as served:
+        supervised = [await served.client.get(f"/health/{name}") for name in ("live", "ready") * 5]
+        health = [await served.client.get("/health") for _ in range(3)]
+        live = await served.client.get("/health/live")
+    assert {answer.status_code for answer in supervised} == {200}
+    assert [answer.status_code for answer in health] == [200, 200, 429]
+    assert live.status_code == 200
+
+
+async def test_wrong_keys_are_counted_and_after_too_many_a_right_one_is_not_told(scripted: Scripted) -> None:
+    async with limited(scripted, Keys(["right"])) as served:
+        statuses = [
+            (await served.client.get("/api/v1/sessions", headers={"x-api-key": key})).status_code
+            for key in ("wrong", "false", "right")
+        ]
+    assert statuses == [401, 401, 429]
+
+
+async def test_a_key_has_its_own_rate_where_the_settings_limit_nobody(scripted: Scripted) -> None:
+    key, keys = await made(scripted, Limits(rate_rps=0.01, burst=1))
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        headers = {"authorization": f"Bearer {key}"}
+        answers = [await served.client.get("/api/v1/sessions", headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert 90 <= int(answers[1].headers["retry-after"]) <= 100
+
+
+async def test_behind_a_trusted_proxy_each_client_is_counted_for_itself(scripted: Scripted) -> None:
+    async with limited(scripted, proxies=("127.0.0.1",)) as served:
+        statuses = [
+            (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": address})).status_code
+            for address in ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2", "spoofed, 203.0.113.1")
+        ]
+    assert statuses == [200, 200, 429, 200, 429]
+
+
+async def test_what_a_client_says_of_itself_makes_it_no_other(scripted: Scripted) -> None:
+    async with limited(scripted) as served:
+        statuses = [
+            (await served.client.get("/api/v1/runs", headers={"x-forwarded-for": f"203.0.113.{n}"})).status_code
+            for n in range(3)
+        ]
+    assert statuses == [200, 200, 429]
+
+
+# What
+
+
+@pytest.mark.parametrize("path", ["/api/v1/prompt", "/openai/v1/chat/completions", "/anthropic/v1/messages"])
+async def test_a_key_runs_the_backends_that_it_may(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("x"))
+    key, keys = await made(scripted, Limits(backends=("claude",)))
+    message = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+    bodies = [PROMPT if path.startswith("/api") else {"model": name, **message} for name in ("claude", "codex")]
+    bodies[1] = {**PROMPT, "backend": "codex"} if path.startswith("/api") else bodies[1]
+    async with serving(scripted.env, keys=keys) as served:
+        may, may_not = [await served.client.post(path, json=body, headers={"x-api-key": key}) for body in bodies]
+    assert (may.status_code, may_not.status_code) == (200, 403), (may.text, may_not.text)
+    assert "'codex' is not one that this API key may run; it may run claude" in may_not.text
+    assert len(scripted.calls()) == 1
+
+
+async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x"))
+    (tmp_path / "mine" / "in").mkdir(parents=True)
+    (tmp_path / "mine" / "out").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "mine" / "in")
+    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    fine = ["mine", "mine/in", "link", "mine/in/../in"]
+    out = ["", "mine/out", "mine/..", "mine/in/../..", "minemine"]
+    (tmp_path / "minemine").mkdir()
+    async with serving(scripted.env, keys=keys) as served:
+        for path in fine:
+            assert (await asked(served, key, workdir=f"{tmp_path}/{path}")).status_code == 200
+        for path in out:
+            refused = await asked(served, key, workdir=f"{tmp_path}/{path}")
+            assert (refused.status_code, refused.json()["field"]) == (403, "workdir"), path
+        beside = await asked(served, key, workdir=f"{tmp_path}/mine", add_dirs=[f"{tmp_path}/mine/in", str(tmp_path)])
+        nothing = await asked(served, key)
+    assert (beside.status_code, beside.json()["field"]) == (403, "add_dirs[1]")
+    assert (nothing.status_code, nothing.json()["code"]) == (403, "directory_not_allowed")
+    assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
+
+
+async def test_a_key_does_not_go_on_with_a_session_of_elsewhere(scripted: Scripted, tmp_path: Path) -> None:
+    store = MemoryStore()
+    (tmp_path / "mine").mkdir()
+    for number, place in enumerate((str(tmp_path), "")):
+        await store.create(
+            Session(
+                id=f"{number}" * 32,
+                backend="claude",
+                created_at=AT,
+                last_used=AT,
+                working_dir=place,
+                initial_prompt="p",
+                backend_session_id="h",
+            )
+        )
+    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    async with serving(scripted.env, store=store, keys=keys) as served:
+        for number in range(2):
+            refused = await asked(served, key, session_id=f"{number}" * 32)
+            assert (refused.status_code, refused.json()["code"]) == (403, "directory_not_allowed")
+    assert scripted.calls() == []
+
+
+@pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
+async def test_a_key_may_with_several_agents_at_once_what_it_may_with_one(scripted: Scripted, kind: str) -> None:
+    key, keys = await made(scripted, Limits(backends=("claude",)))
+    both = [{**PROMPT, "backend": name} for name in ("claude", "codex")]
+    bodies = {
+        "parallel": {"tasks": both},
+        "chain": {"steps": both},
+        "compare": {"prompt": "hi", "backends": ["claude", "codex"]},
+    }
+    async with serving(scripted.env, keys=keys) as served:
+        refused = await served.client.post(f"/api/v1/{kind}", json=bodies[kind], headers={"x-api-key": key})
+    assert (refused.status_code, refused.json()["code"]) == (403, "backend_not_allowed")
+    assert scripted.calls() == []
+
+
+# How much
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"), [(Limits(tokens_per_day=5), "5 tokens"), (Limits(cost_usd_per_day=0.01), "0.01 US dollars")]
+)
+async def test_a_key_that_has_used_its_day_runs_nothing_more_until_the_next(
+    scripted: Scripted, limits: Limits, said: str
+) -> None:
+    scripted.play(claude_says("x"))
+    key, keys = await made(scripted, limits)
+    other = await also(scripted, keys)
+    async with serving(scripted.env, keys=keys) as served:
+        first = await asked(served, key)
+        session = first.json()["session_id"]
+        deleted = await served.client.delete(f"/api/v1/sessions/{session}", headers={"x-api-key": key})
+        second = await answered(429, lambda: asked(served, key, dry_run=True))
+        vendor = await served.client.post(
+            "/openai/v1/chat/completions",
+            json={"model": "claude", "messages": [{"role": "user", "content": "hi"}]},
+            headers={"x-api-key": key},
+        )
+        unlimited = await asked(served, other)
+        looked = await served.client.get("/api/v1/runs", headers={"x-api-key": key})
+    assert (first.status_code, deleted.status_code) == (200, 200)
+    assert (second.status_code, second.json()["code"]) == (429, "budget_spent")
+    assert f"used up its {said} of the day" in second.json()["detail"]
+    assert 0 < int(second.headers["retry-after"]) <= 86_400
+    assert (vendor.status_code, vendor.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert vendor.headers["x-should-retry"] == "false"
+    assert (unlimited.status_code, looked.status_code) == (200, 200)
+
+
+async def test_a_budget_that_is_used_up_while_a_run_waits_keeps_its_agent_from_starting(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    key, keys = await made(scripted, Limits(tokens_per_day=5))
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
+        first = asyncio.create_task(asked(served, key))
+        await until(scripted.calls)
+        rest = [asyncio.create_task(asked(served, key)) for _ in range(5)]
+        await until(lambda: served.runs.queued == 5)
+        (tmp_path / "go").touch()
+        answers = await asyncio.gather(first, *rest)
+    assert answers[0].status_code == 200
+    assert {answer.status_code for answer in answers[1:]} <= {200, 429}
+
+
+async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    key, keys = await made(scripted)
+    store = MemoryStore()
+    async with serving(scripted.env, store=store, keys=keys) as served:
+        run = (await asked(served, key)).json()["run_id"]
+    kept = await store.run(run)
+    (used,) = await store.usage("2000-01-01", "ana")
+    assert (kept.key_name, "key_name" in kept.request) == ("ana", False)
+    assert (used.runs, used.usage, used.backend) == (1, kept.usage, "claude")
+
+
+# While the server runs
+
+
+async def test_a_key_that_is_made_locks_the_door_and_one_that_is_revoked_opens_it_no_more(scripted: Scripted) -> None:
+    file = KeyFile(home(scripted.env))
+
+    async def look(key: str = "") -> httpx.Response:
+        return await served.client.get("/api/v1/runs", headers={"x-api-key": key} if key else {})
+
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        assert (await look()).status_code == 200
+        key = await asyncio.to_thread(file.create, "ana", Limits())
+        await answered(401, look)
+        assert (await look(key)).status_code == 200
+        await asyncio.to_thread(file.revoke, "ana")
+        await answered(401, lambda: look(key))
+        await asyncio.to_thread(file.path.unlink)
+        assert (await look()).status_code == 401
+
+
+async def test_a_file_that_gets_damaged_changes_nothing(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    key, keys = await made(scripted)
+    path = KeyFile(home(scripted.env)).path
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        await asyncio.to_thread(path.write_text, "{")
+        await until(lambda: "API keys stay as they were" in caplog.text)
+        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+        assert (await served.client.get("/api/v1/runs")).status_code == 401
+
+
+async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(scripted: Scripted) -> None:
+    key, keys = await made(scripted)
+    before = time.time()
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+    [kept] = await asyncio.to_thread(KeyFile(home(scripted.env)).read) or []
+    assert kept.last_used
+    assert before <= kept.last_used <= time.time()
+
+
+async def test_a_run_that_waits_is_not_started_once_its_key_is_revoked(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    key, keys = await made(scripted)
+    other = await also(scripted, keys)
+    async with serving(scripted.env, store=MemoryStore(), keys=keys, max_concurrent_runs=1) as served:
+        first = asyncio.create_task(asked(served, other))
+        await until(scripted.calls)
+        waiting = asyncio.create_task(asked(served, key))
+        await until(lambda: served.runs.queued == 1)
+        await asyncio.to_thread(KeyFile(home(scripted.env)).revoke, "ana")
+        await until(lambda: keys.named("ana") is None)
+        (tmp_path / "go").touch()
+        answers = await asyncio.gather(first, waiting)
+    assert [answer.status_code for answer in answers] == [200, 401]
+    assert len(scripted.calls()) == 1
+
+
+async def test_an_agent_sees_neither_the_file_of_keys_nor_the_key(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    key, keys = await made(scripted)
+    async with serving(scripted.env, keys=keys) as served:
+        assert (await asked(served, key)).status_code == 200
+    (call,) = scripted.calls()
+    assert key not in str(call.env) + str(call.argv)
+
+
+# For whom
+
+
+async def test_a_page_that_rebinds_its_name_gets_nothing_not_even_health(scripted: Scripted) -> None:
+    headers = {"host": "evil.example", "origin": "http://evil.example"}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        answers = [
+            await served.client.request(method, path, headers=headers)
+            for method, path in (("POST", "/api/v1/prompt"), ("GET", "/api/v1/sessions"), ("GET", "/health"))
+        ]
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(403, "host_refused")}
+    assert scripted.calls() == []
+
+
+async def test_a_foreign_page_starts_nothing_also_where_no_key_is_asked_for(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post("/api/v1/prompt", json=PROMPT, headers={"origin": "https://evil.example"})
+    assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
+    assert scripted.calls() == []
+
+
+async def test_a_name_of_the_settings_is_answered(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), allowed_hosts=("agents.example.com",)) as served:
+        response = await served.client.get("/health", headers={"host": "agents.example.com"})
+    assert response.status_code == 200
+
+
+# Open to others
+
+
+def test_a_server_that_others_reach_gets_a_key_for_this_start() -> None:
+    told: list[str] = []
+    with open_to_others() as sock:
+        keys = locked(ServerSettings(host="0.0.0.0"), [sock], told.append)
+    (text,) = told
+    key = text.splitlines()[-1]
+    assert "0.0.0.0 is open to other machines" in text
+    assert keys
+    assert keys.find({"x-api-key": key})
+    assert not keys.find({"x-api-key": key[:-1]})
+
+
+async def test_a_door_that_is_open_to_others_is_told_with_the_health(scripted: Scripted) -> None:
+    with open_to_others() as sock:
+        found = await doors(ServerSettings(host="0.0.0.0"), Keys(), [sock])
+        locked_up = await doors(ServerSettings(host="0.0.0.0"), Keys(["k"]), [sock])
+
+    async def version(_: Backend, __: str) -> str | None:
+        return None
+
+    status = Status(MemoryStore(), Inventory(Settings(), scripted.env, version), found.warning)
+    told = msgspec.json.decode((await status.health(Request({"type": "http"}))).body, type=dict[str, object])
+    assert told["warnings"] == [found.warning]
+    assert "whoever reaches it can run agents as this user" in found.warning
+    assert locked_up.warning == ""
+
+
+async def test_a_server_of_this_machine_alone_has_nothing_to_warn_of(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        assert "warnings" not in (await served.client.get("/health")).json()
+
+
+@contextmanager
+def open_to_others() -> Generator[socket.socket]:
+    """A socket that is bound and not listening: nobody can connect."""
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        yield sock

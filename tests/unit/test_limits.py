@@ -1,0 +1,145 @@
+"""Token buckets, and whose bucket a request is taken from."""
+
+import pytest
+
+from clinvk.api.key_file import Key
+from clinvk.api.key_file import Limits as KeyLimits
+from clinvk.api.limits import Buckets, Limits
+from clinvk.config import ServerSettings
+from clinvk.dialects.base import RateLimited
+
+ON = ServerSettings(rate_limit_enabled=True, rate_limit_rps=2, rate_limit_burst=3)
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def passes(limits: Limits, address: str = "192.0.2.1", key: Key | None = None) -> bool:
+    try:
+        limits.take(address, key)
+    except RateLimited:
+        return False
+    return True
+
+
+def key(name: str = "ana", **limits: object) -> Key:
+    return Key(name=name, digest="0" * 64, limits=KeyLimits(**limits))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_burst_passes_then_what_the_rate_allows(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    assert [buckets.take("a", 2, 3) for _ in range(3)] == [0, 0, 0]
+    assert buckets.take("a", 2, 3) == pytest.approx(0.5)
+    clock.now += 0.5
+    assert buckets.take("a", 2, 3) == 0
+    assert buckets.take("a", 2, 3) == pytest.approx(0.5)
+
+
+def test_a_bucket_never_holds_more_than_the_burst(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    clock.now += 3600
+    assert [buckets.take("a", 2, 3) == 0 for _ in range(5)] == [True] * 3 + [False] * 2
+
+
+def test_over_an_hour_a_client_that_never_rests_gets_the_rate_and_the_burst_once(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    passed = 0
+    for _ in range(36_000):
+        passed += not buckets.take("a", 2, 3)
+        clock.now += 0.1
+    assert 7200 <= passed <= 7203
+
+
+def test_a_refusal_costs_nothing(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    for _ in range(1000):
+        buckets.take("a", 2, 3)
+    clock.now += 0.5
+    assert buckets.take("a", 2, 3) == 0
+
+
+def test_clients_that_were_quiet_are_forgotten_and_none_that_was_not(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    for number in range(1000):
+        buckets.take(f"c{number}", 10, 20)
+    clock.now += 181
+    assert [buckets.take("busy", 0.001, 1) for _ in range(1)] == [0]
+    assert len(buckets) == 1
+    clock.now += 181
+    assert buckets.take("other", 10, 20) == 0
+    assert buckets.take("busy", 0.001, 1) > 0
+
+
+def test_nobody_is_limited_where_limits_are_off(clock: Clock) -> None:
+    assert all(passes(Limits(ServerSettings(), clock)) for _ in range(100))
+
+
+def test_each_address_has_a_bucket_and_an_ipv6_network_counts_as_one(clock: Clock) -> None:
+    limits = Limits(ON, clock)
+    assert [passes(limits) for _ in range(4)] == [True, True, True, False]
+    assert passes(limits, "192.0.2.2")
+    assert [passes(limits, f"2001:db8::{n}") for n in range(4)] == [True, True, True, False]
+    assert passes(limits, "2001:db8:0:1::1")
+    assert not passes(limits, "::ffff:192.0.2.1")
+
+
+def test_each_key_has_a_bucket_wherever_it_comes_from(clock: Clock) -> None:
+    limits = Limits(ON, clock)
+    assert [passes(limits, f"192.0.2.{n}", key()) for n in range(4)] == [True, True, True, False]
+    assert passes(limits, "192.0.2.9", key("ben"))
+
+
+def test_guesses_at_keys_use_up_the_bucket_of_their_address(clock: Clock) -> None:
+    limits = Limits(ON, clock)
+    assert [passes(limits) for _ in range(4)][-1] is False
+    assert not passes(limits, key=key())
+
+
+def test_a_key_with_a_rate_of_its_own_is_held_to_that_alone_whatever_the_settings_say(clock: Clock) -> None:
+    for settings in (ServerSettings(), ON):
+        limits = Limits(settings, clock)
+        own = key(rate_rps=0.5, burst=5)
+        assert [passes(limits, key=own) for _ in range(6)] == [True] * 5 + [False]
+        clock.now += 2
+        assert passes(limits, key=own)
+
+
+def test_a_rate_without_a_burst_lets_a_second_of_it_come_at_once(clock: Clock) -> None:
+    for rate, burst in ((0.1, 1), (2.5, 3)):
+        limits = Limits(ServerSettings(), clock)
+        assert [passes(limits, key=key(rate_rps=rate)) for _ in range(burst + 1)] == [True] * burst + [False]
+
+
+def test_the_refusal_says_how_long_to_wait_and_which_limit_it_was(clock: Clock) -> None:
+    limits = Limits(ON, clock)
+    for _ in range(3):
+        limits.take("192.0.2.1", None)
+    with pytest.raises(
+        RateLimited, match=r"from this address \(server\.rate_limit_rps\): 2 a second, 3 at once"
+    ) as told:
+        limits.take("192.0.2.1", None)
+    assert told.value.retry_after_s == pytest.approx(0.5)
+    own = key(rate_rps=0.5, burst=1)
+    limits.take("192.0.2.1", own)
+    with pytest.raises(RateLimited, match=r"of this API key: 0\.5 a second, 1 at once"):
+        limits.take("192.0.2.1", own)
+
+
+def test_other_settings_hold_from_then_on(clock: Clock) -> None:
+    limits = Limits(ON, clock)
+    limits.renew(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1))
+    assert [passes(limits) for _ in range(2)] == [True, False]
+    limits.renew(ServerSettings())
+    assert passes(limits)
