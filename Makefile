@@ -78,6 +78,7 @@ lock:
 	$(COMPILE) pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
 	$(COMPILE) --no-deps examples/requirements-demo.in >>examples/requirements-demo.txt
+	printf 'hatchling\n' | $(COMPILE) pyproject.toml - >packaging/requirements.txt
 	cd $(CLIS) && npm install --package-lock-only --ignore-scripts
 
 clean:

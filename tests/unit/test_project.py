@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 LOCKS = (
     ROOT / "tests" / "requirements.txt",
     ROOT / "examples" / "requirements-demo.txt",
+    ROOT / "packaging" / "requirements.txt",
     ROOT / "tests" / "agents" / "clis" / "package-lock.json",
 )
 PUBLIC = {
@@ -90,8 +91,8 @@ def test_each_locked_requirement_has_hashes(lock: Path) -> None:
 
 
 def test_each_locked_package_of_node_has_a_checksum_and_the_cli_versions_are_exact() -> None:
-    wanted = json.loads((LOCKS[2].with_name("package.json")).read_text())["dependencies"]
-    packages = json.loads(LOCKS[2].read_text())["packages"]
+    wanted = json.loads((LOCKS[-1].with_name("package.json")).read_text())["dependencies"]
+    packages = json.loads(LOCKS[-1].read_text())["packages"]
     del packages[""]
     assert not [name for name, package in packages.items() if "integrity" not in package]
     assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted

@@ -1,0 +1,282 @@
+"""What is in packaging/ fits clinvk: samples for proxies and containers, and the page that leads through them.
+
+The files were run by hand as well: both proxies in front of a server that streams, and the steps of the Dockerfile in
+order. Here they are read by small parsers of their own, so that nothing need be installed.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from clinvk.backends import BACKENDS
+from clinvk.cli import arguments
+from clinvk.config import ServerSettings
+from clinvk.config.loading import load
+
+ROOT = Path(__file__).parents[2]
+PACKAGING = ROOT / "packaging"
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+DEFAULTS = ServerSettings()
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d+)([smh]?)", text)
+    assert found, text
+    return int(found[1]) * _UNITS[found[2]]
+
+
+@dataclass
+class Directive:
+    """A line of nginx or Caddy: its words, and what is between its braces."""
+
+    words: list[str]
+    inner: list["Directive"]
+
+    def all(self, name: str) -> list[list[str]]:
+        """Give the arguments of each directive of this name inside."""
+        return [directive.words[1:] for directive in self.inner if directive.words[0] == name]
+
+    def one(self, *words: str) -> list[str]:
+        """Give what follows these words, which begin exactly one directive inside."""
+        (found,) = [d.words[len(words) :] for d in self.inner if d.words[: len(words)] == [*words]]
+        return found
+
+    def block(self, *words: str) -> "Directive":
+        """Give the block that begins with these words."""
+        (found,) = [directive for directive in self.inner if directive.words[: len(words)] == [*words]]
+        return found
+
+
+def nginx() -> Directive:
+    """Read the sample: words, quoted or not; `;` and braces end what they belong to."""
+    text = re.sub(r"(^|\s)#.*", "", (PACKAGING / "nginx.conf").read_text())
+    tokens = re.findall(r"'[^']*'|\"[^\"]*\"|[{};](?!\w)|(?:\$\{\w+\}|[^\s;{}'\"])+", text)
+    stack, words = [Directive([], [])], list[str]()
+    for token in tokens:
+        if token in (";", "{"):
+            stack[-1].inner.append(Directive(words, []))
+            if token == "{":
+                stack.append(stack[-1].inner[-1])
+            words = []
+        elif token == "}":
+            assert not words
+            stack.pop()
+        else:
+            words.append(token.strip("'\""))
+    assert len(stack) == 1
+    return stack[0]
+
+
+def caddy() -> Directive:
+    """Read the sample: a line is a directive, a brace at its end opens a block."""
+    stack = [Directive([], [])]
+    for line in (PACKAGING / "Caddyfile").read_text().splitlines():
+        words = shlex.split(line, comments=True)
+        if words == ["}"]:
+            stack.pop()
+        elif words:
+            opens = words[-1] == "{"
+            stack[-1].inner.append(Directive(words[:-1] if opens else words, []))
+            if opens:
+                stack.append(stack[-1].inner[-1])
+    assert len(stack) == 1
+    return stack[0]
+
+
+@pytest.fixture
+def secure() -> Directive:
+    """The server of nginx that speaks TLS."""
+    (found,) = [block for block in nginx().inner if block.words == ["server"] and ["443", "ssl"] in block.all("listen")]
+    return found
+
+
+def test_nginx_passes_streams_on_as_they_come_and_does_not_cut_them(secure: Directive) -> None:
+    assert secure.one("proxy_buffering") == ["off"]
+    assert secure.one("gzip") == ["off"]
+    assert secure.one("proxy_http_version") == ["1.1"]
+    assert secure.one("proxy_set_header", "Connection") == [""]
+    for wait in ("proxy_read_timeout", "proxy_send_timeout"):
+        assert seconds(secure.one(wait)[0]) > max(DEFAULTS.request_timeout_secs, DEFAULTS.no_progress_timeout_secs)
+
+
+def test_nginx_closes_idle_connections_before_clinvk_does() -> None:
+    assert seconds(nginx().block("upstream", "clinvk").one("keepalive_timeout")[0]) < DEFAULTS.idle_timeout_secs
+
+
+def test_nginx_tells_name_and_client_and_lets_no_client_tell_another(secure: Directive) -> None:
+    assert secure.one("proxy_set_header", "Host") == ["$host"]
+    assert secure.one("proxy_set_header", "X-Forwarded-For") == ["$remote_addr"]
+    assert secure.one("proxy_set_header", "X-Forwarded-Proto") == ["$scheme"]
+    assert secure.one("proxy_set_header", "Forwarded") == [""]
+
+
+def test_nginx_takes_the_bodies_that_clinvk_takes(secure: Directive) -> None:
+    assert secure.one("client_max_body_size") == [f"{DEFAULTS.max_request_body_bytes // 2**20}m"]
+
+
+def test_nginx_limits_requests_but_no_probes(secure: Directive) -> None:
+    assert secure.block("location", "/").all("limit_req")
+    assert not secure.block("location", "/health/").all("limit_req")
+    assert secure.one("limit_req_status") == ["429"]
+
+
+def test_nginx_logs_no_prompt_no_query_and_no_key(secure: Directive) -> None:
+    assert secure.one("access_log") == ["/var/log/nginx/clinvk.log", "clinvk"]
+    logged = set(re.findall(r"\$\{?(\w+)", " ".join(nginx().one("log_format", "clinvk"))))
+    assert logged == {
+        *("remote_addr", "remote_user", "time_iso8601", "request_method", "uri", "status", "body_bytes_sent"),
+        *("request_time", "upstream_header_time", "upstream_http_x_request_id", "http_user_agent"),
+    }
+
+
+def test_nginx_leads_plain_http_to_tls_and_keeps_the_metrics_in(secure: Directive) -> None:
+    plain = next(block for block in nginx().inner if block.words == ["server"] and block is not secure)
+    assert plain.one("return") == ["308", "https://$host$request_uri"]
+    assert secure.block("location", "=", "/metrics").one("return") == ["404"]
+    assert secure.one("ssl_protocols") == ["TLSv1.2", "TLSv1.3"]
+
+
+def test_caddy_passes_streams_on_and_closes_idle_connections_first() -> None:
+    site = caddy().block("clinvk.example.com")
+    proxy = site.block("reverse_proxy", "127.0.0.1:8080")
+    transport = proxy.block("transport", "http")
+    assert proxy.one("flush_interval") == ["-1"]
+    assert not site.all("encode")
+    assert transport.one("versions") == ["1.1"]
+    assert seconds(transport.one("keepalive")[0]) < DEFAULTS.idle_timeout_secs
+    assert seconds(transport.one("read_timeout")[0]) > DEFAULTS.no_progress_timeout_secs
+    assert proxy.one("header_up") == ["-Forwarded"]
+
+
+def test_caddy_takes_the_same_bodies_logs_no_keys_and_keeps_the_metrics_in() -> None:
+    site = caddy().block("clinvk.example.com")
+    assert site.block("request_body").one("max_size") == [str(DEFAULTS.max_request_body_bytes)]
+    fields = site.block("log").block("format", "filter").block("fields")
+    assert fields.one("request>headers>Authorization") == ["delete"]
+    assert fields.one("request>headers>X-Api-Key") == ["delete"]
+    assert fields.one("request>uri") == ["regexp", r"\?.*", ""]
+    assert site.one("respond") == ["/metrics", "404"]
+
+
+def steps() -> Iterator[tuple[str, str]]:
+    """Read the Dockerfile: the instructions and what follows them."""
+    text = re.sub(r"^#.*\n", "", (PACKAGING / "Dockerfile").read_text(), flags=re.MULTILINE)
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.strip():
+            word, _, rest = line.partition(" ")
+            yield word, rest.strip()
+
+
+def last(word: str) -> str:
+    """Give the latest instruction of a kind: that of the image."""
+    return [rest for kind, rest in steps() if kind == word][-1]
+
+
+def test_nothing_in_the_image_runs_as_root_and_tini_is_its_first_process() -> None:
+    assert last("USER") == "clinvk"
+    assert [word for word, _ in steps()][-5:] == ["VOLUME", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"]
+    assert msgspec.json.decode(last("ENTRYPOINT")) == ["tini", "--", "clinvk"]
+    assert arguments.read(msgspec.json.decode(last("CMD"), type=list[str])).command == "serve"
+    assert re.search(r"\btini\b", [rest for word, rest in steps() if word == "RUN"][-2])
+
+
+def test_the_image_looks_after_its_health_with_what_it_has() -> None:
+    options, _, command = last("HEALTHCHECK").partition(" CMD ")
+    program, flag, source = msgspec.json.decode(command, type=list[str])
+    assert (program, flag) == ("python3", "-c")
+    compile(source, "HEALTHCHECK", "exec")
+    assert f":{last('EXPOSE')}/health/live" in source
+    assert "--interval=" in options
+
+
+def test_the_variables_of_the_image_are_settings() -> None:
+    named = dict(re.findall(r"(\w+)=(\S+)", last("ENV")))
+    settings = load(None, {**named, "HOME": "/nowhere"}, {}, BACKENDS)
+    assert (settings.server.host, settings.server.default_workdir) == ("0.0.0.0", "/work")
+    assert str(settings.server.port) == last("EXPOSE")
+
+
+def test_each_agent_that_can_be_installed_is_in_the_image_unless_the_build_says_otherwise() -> None:
+    given = next(rest for word, rest in steps() if word == "ARG" and rest.startswith("AGENTS="))
+    wanted = {backend.install.rpartition(" ")[2] for backend in BACKENDS.values()}
+    assert set(shlex.split(given.partition("=")[2])[0].split()) == wanted
+
+
+def test_the_dockerfile_copies_only_what_is_there_and_not_ignored() -> None:
+    taken = {
+        line[1:] for line in (PACKAGING / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    sources = {name for word, rest in steps() if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
+    assert sources == taken
+    assert all((ROOT / name).exists() for name in sources)
+
+
+COMPOSE = yaml.safe_load((PACKAGING / "compose.yaml").read_text())
+SERVICE = COMPOSE["services"]["clinvk"]
+
+
+def test_the_container_is_stopped_later_than_clinvk_stops() -> None:
+    assert seconds(SERVICE["stop_grace_period"]) >= DEFAULTS.shutdown_grace_secs + 10
+
+
+def test_the_container_is_for_this_machine_and_starts_only_with_a_key() -> None:
+    assert SERVICE["ports"] == [f"127.0.0.1:8080:{last('EXPOSE')}"]
+    assert SERVICE["environment"]["CLINVK_API_KEYS"].startswith("${CLINVK_API_KEYS:?")
+    assert SERVICE["environment"]["CLINVK_SERVER__ALLOWED_HOSTS"].startswith("clinvk,${CLINVK_DOMAIN:-")
+    assert SERVICE["cap_drop"] == ["ALL"]
+    assert SERVICE["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_container_is_built_by_the_dockerfile_and_keeps_what_it_should() -> None:
+    build = SERVICE["build"]
+    assert (PACKAGING / build["context"] / build["dockerfile"]).resolve() == PACKAGING / "Dockerfile"
+    known = {rest.partition("=")[0] for word, rest in steps() if word == "ARG"}
+    assert set(build["args"]) <= known
+    kept = {volume.rpartition(":")[2] for volume in SERVICE["volumes"]}
+    assert kept == set(msgspec.json.decode(last("VOLUME"), type=list[str]))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", DEPLOY, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Give the arguments of each `clinvk` that the page calls."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    found = [re.search(r"(?:^|\bsudo |\bclinvk )clinvk ((?:service|keys|doctor|serve)\b.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+def test_the_page_calls_clinvk_as_it_can_be_called() -> None:
+    assert len(commands()) >= 6
+    for words in commands():
+        assert arguments.read(words).command
+
+
+def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
+    for text in blocks("yaml"):
+        (tmp_path / "config.yaml").write_text(text)
+        load(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, {}, BACKENDS)
+    assert blocks("yaml")
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
+def test_the_settings_that_a_sample_asks_for_are_settings(name: str, tmp_path: Path) -> None:
+    (asked,) = re.findall(r"^#   (server: \{.*\})$", (PACKAGING / name).read_text(), re.MULTILINE)
+    (tmp_path / "config.yaml").write_text(asked)
+    settings = load(str(tmp_path / "config.yaml"), {"HOME": str(tmp_path)}, {}, BACKENDS)
+    assert settings.server.allowed_hosts == ("clinvk.example.com",)
+    assert settings.server.trusted_proxies == ("127.0.0.1",)
+
+
+def test_the_page_names_each_file_of_the_folder() -> None:
+    ours = {"Dockerfile", "compose.yaml", "nginx.conf", "Caddyfile"}
+    assert {name for name in ours if f"(../packaging/{name})" not in DEPLOY} == set()
+    assert all((PACKAGING / name).exists() for name in ours)
