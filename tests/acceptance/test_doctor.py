@@ -228,3 +228,12 @@ def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:
     done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
     assert "CLINVK_SERVER_PORT says nothing to clinvk; did you mean CLINVK_SERVER__PORT?" in done.stdout
     assert done.stdout.count("says nothing") == 1
+
+
+def test_a_cgroup_that_the_settings_ask_for_is_tried(clinvk: Clinvk) -> None:
+    """The machine decides whether there can be one: then a prompt runs, and else neither does."""
+    clinvk.settings("agents: {cgroup: true}\n")
+    code, report = doctor(clinvk)
+    is_refused = clinvk.run("--no-stdin", "hello").returncode == 3
+    assert (code, report["usable"]) == ((3, False) if is_refused else (0, True))
+    assert any("agents.cgroup: " in message for _, message in said(report, "invalid")) == is_refused

@@ -167,7 +167,8 @@ class LocalRuns:
         except BaseException:
             self._guard.alarm()
             raise
-        await asyncio.to_thread(self._bounds.close)
+        if self._bounds.cgroup:
+            await asyncio.to_thread(self._bounds.close)
         self._guard.dismiss()
 
     async def plan(self, request: RunRequest) -> Launch:

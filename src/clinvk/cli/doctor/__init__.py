@@ -17,7 +17,7 @@ from clinvk.config import Settings
 from clinvk.config.keys import all_keys
 from clinvk.config.loading import home, settings_file
 from clinvk.errors import ConfigError
-from clinvk.runtime import marks
+from clinvk.runtime import bounds, marks
 from clinvk.runtime.process import Spawner
 
 _INVALID = exits.of_code(ConfigError.code)
@@ -32,6 +32,10 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     errors: list[ConfigError] = []
     settings = trace_of(flags, environ, {}, errors.append).settings
+    try:
+        bounds.check(settings.agents)
+    except ConfigError as exc:
+        errors.append(exc)
     found = asyncio.run(_look(flags, settings, environ, errors))
     if flags.wants_json:
         tell_json(found)
