@@ -10,6 +10,7 @@ import httpx
 from clinvk.api.keys import Keys
 from clinvk.api.middleware import Front
 from clinvk.api.server import listen, opened
+from clinvk.api.watching import watched
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import BackendSettings, ServerSettings, Settings, UnifiedFlags
@@ -74,8 +75,9 @@ async def serving(
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]
     async with (
-        nullcontext(store) if store else SqliteStore(home(environ)) as kept,
-        opened(settings, environ, sockets, kept, keys or Keys(), registry) as served,
+        watched(settings, registry) as watching,
+        nullcontext(store) if store else SqliteStore(home(environ), committed=watching.committed) as kept,
+        opened(settings, environ, sockets, kept, keys or Keys(), watching, registry) as served,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", limits=httpx.Limits(max_keepalive_connections=0)
         ) as client,

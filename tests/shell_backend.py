@@ -33,6 +33,7 @@ class Shell:
 
     executable = "sh"
     install = "it is there"
+    vendor = "shell"
     models: tuple[str, ...] = ()
     capabilities = Capabilities()
 

@@ -383,7 +383,7 @@ async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Sc
 
 
 async def test_each_route_is_in_the_openapi_document_with_its_methods(scripted: Scripted) -> None:
-    async with serving(scripted.env) as served:
+    async with serving(scripted.env, metrics_enabled=True) as served:
         document = (await served.client.get("/openapi.json")).json()
         cors = served.front.app
     assert isinstance(cors, Cors)

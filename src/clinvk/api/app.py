@@ -29,7 +29,7 @@ from clinvk.api.responses import Responses
 from clinvk.api.runs import RunEndpoint
 from clinvk.api.sessions import Sessions
 from clinvk.api.templates import Templates
-from clinvk.api.usage import UsageEndpoint
+from clinvk.api.usage import UsageRecords
 from clinvk.api.viewers import Viewers
 from clinvk.api.watching import Watching
 from clinvk.backends import BACKENDS
@@ -86,7 +86,7 @@ def create_app(
         Route("/api/v1/runs/{id}", records.one),
         Route("/api/v1/runs/{id}/events", viewers, methods=["GET"]),
         Route("/api/v1/runs/{id}/cancel", records.cancel, methods=["POST"]),
-        Route("/api/v1/usage", UsageEndpoint(store, registry).all),
+        Route("/api/v1/usage", UsageRecords(store, registry).all),
         Route("/api/v1/backends", status.backends),
         *_openai(run, models, Responses(runs, store, viewers)),
         *_anthropic(run, models, settings.server),

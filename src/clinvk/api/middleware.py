@@ -5,17 +5,26 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clinvk import logs
 from clinvk.api import surfaces
 from clinvk.api.reply import Header, headers_of, path_of, refuse
 from clinvk.errors import ShuttingDown
 
 logger = logging.getLogger(__name__)
 
+Answered = Callable[[str, str, int | None, float], None]
+"""Is told of an answer: method, path, status (None: the client left before it had one), and how many seconds it took."""
+
+_LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ALSO = {"run_id": ", run %(run_id)s", "key": ", key %(key)s"}
+_SELDOM_TOLD = ("/health", "/metrics")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
 _LAST: Header = (b"connection", b"close")
 _SLASHES = re.compile(r"/{2,}")
@@ -34,14 +43,15 @@ class Front:
     Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
     `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
     is refused, health checks apart; where the server `hands_over` to a next one it is served, as the last request of
-    its connection.
+    its connection. `answered` is told of each answer.
     """
 
-    def __init__(self, app: ASGIApp, stopping: asyncio.Event) -> None:
+    def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: Answered | None = None) -> None:
         self.active = 0
         self.stopping = stopping
         self.hands_over = False
         self.app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -53,6 +63,7 @@ class Front:
         request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         scope["path"] = path
         scope.setdefault("state", {}).update(request_id=request_id, dialect=surfaces.dialect_of(path, headers))
+        logs.note(request_id=request_id)
         log = _Entry(scope, send, is_last=self.hands_over)
         self.active += 1
         try:
@@ -65,7 +76,9 @@ class Front:
                 await self.app(scope, receive, log.send)
         finally:
             self.active -= 1
-            log.write()
+            seconds = log.write()
+            if self._answered:
+                self._answered(scope["method"], path, log.status or None, seconds)
 
 
 def _tidied(path: str) -> str:
@@ -84,12 +97,12 @@ class _Entry:
         self._scope = scope
         self._send = send
         self._began = time.monotonic()
-        self._status = 0
+        self.status = 0
         self._bytes = 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._ids(), *self._more]}
         else:
             self._bytes += len(message.get("body", b""))
@@ -102,19 +115,27 @@ class _Entry:
         ids: list[Header] = [(b"x-request-id", request_id)]
         return [*ids, (b"request-id", request_id)] if state["dialect"].is_model_api else ids
 
-    def write(self) -> None:
-        if self.is_probe:
-            return
-        level = logging.DEBUG if self._scope["path"].startswith("/health") else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
-        logger.log(
-            level,
-            "%s %s %s, %d bytes in %.1f ms, request %s",
-            self._scope["method"],
-            path_of(self._scope),
-            self._status or "gone",
-            self._bytes,
-            (time.monotonic() - self._began) * 1000,
-            self._scope["state"]["request_id"],
-        )
+    def write(self) -> float:
+        """Write the line; give how many seconds the answer took."""
+        seconds = time.monotonic() - self._began
+        level = logging.DEBUG if self._scope["path"].startswith(_SELDOM_TOLD) else logging.INFO
+        if self.is_probe or not logger.isEnabledFor(level):
+            return seconds
+        state, client = self._scope["state"], self._scope["client"]
+        fields: dict[str, object] = {
+            "method": self._scope["method"],
+            "path": path_of(self._scope),
+            "status": self.status or "gone",
+            "bytes": self._bytes,
+            "duration_ms": round(seconds * 1000, 1),
+            "request_id": state["request_id"],
+        }
+        line = _LINE
+        for name, value in (("run_id", logs.noted().get("run_id")), ("key", state.get("key_name"))):
+            if value:
+                fields[name] = value
+                line += _ALSO[name]
+        if client:
+            fields["client"] = client[0]
+        logger.log(level, line, fields)
+        return seconds

@@ -62,6 +62,7 @@ from clinvk.dialects.records import (
     SessionView,
 )
 from clinvk.dialects.rest import KINDS, Accepted, Problem, PromptAnswer
+from clinvk.dialects.usage import UsageList, UsageListing
 from clinvk.errors import (
     AgentFailed,
     AmbiguousId,
@@ -148,6 +149,7 @@ _TYPES = (
     MessageList,
     RunList,
     RunView,
+    UsageList,
     Problem,
     BackendList,
     Health,
@@ -430,10 +432,33 @@ def _server() -> dict[str, Json]:
     whole["content"] = {"application/json": {"schema": {"type": "object"}}}
     page = success("The page.")
     page["content"] = {"text/html": {"schema": {"type": "string"}}}
+    counted = success("All metrics.")
+    counted["content"] = {"text/plain": {"schema": {"type": "string"}}}
     backends = {"200": answer("All backends.", BackendList)}
     alive: dict[str, Json] = {"200": answer("It does.", Alive)}
     return {
         "/api/v1/backends": {"get": operation("listBackends", tag, "List the agent CLIs", backends, _GUARDED)},
+        "/api/v1/usage": {
+            "get": operation(
+                "listUsage",
+                tag,
+                "Tell what runs have used, by day, key, backend and model",
+                {"200": answer("Sums of the runs that have ended.", UsageList)},
+                _STORED,
+                description="What runs have used is told also when they have been deleted.",
+                parameters=parameters(UsageListing),
+            )
+        },
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                tag,
+                "Give metrics in the text format of Prometheus",
+                {"200": counted},
+                (NoSuchPath, *_GUARDED),
+                description="There only with the setting `server.metrics_enabled`.",
+            )
+        },
         "/health": health("health", "Tell how the server is", "Sessions cannot be kept."),
         "/health/ready": health("ready", "Tell whether prompts should be sent here", "They should not."),
         "/health/live": {"get": operation("live", tag, "Tell that the process answers", alive, ())},

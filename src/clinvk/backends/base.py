@@ -144,12 +144,14 @@ class Channel(Protocol):
 class Backend(Protocol):
     """An agent CLI, pure: a request in, what to run out.
 
-    `models` are names known to work, best known first; `install` is the command that brings the CLI.
+    `models` are names known to work, best known first; `install` is the command that brings the CLI; `vendor` is
+    whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`).
     """
 
     name: str
     executable: str
     install: str
+    vendor: str
     models: tuple[str, ...]
     capabilities: Capabilities
 

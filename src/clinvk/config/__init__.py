@@ -13,6 +13,9 @@ from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 OutputFormat = Literal["text", "json", "stream-json"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("text", "json", "stream-json")
 
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -107,6 +110,21 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     default_workdir: str = ""
 
 
+class LogSettings(_Section, frozen=True, kw_only=True):
+    """What `clinvk serve` writes to stderr. `requests` is a line for each request and run, `prompts` what was asked."""
+
+    format: LogFormat = "console"
+    level: LogLevel = "info"
+    requests: bool = False
+    prompts: bool = False
+
+
+class TracingSettings(_Section, frozen=True, kw_only=True):
+    """OpenTelemetry; where to and how is told by its own variables, `OTEL_…`."""
+
+    enabled: bool = False
+
+
 class ParallelSettings(_Section, frozen=True, kw_only=True):
     """`clinvk parallel`."""
 
@@ -125,6 +143,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     session: SessionSettings = SessionSettings()
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     parallel: ParallelSettings = ParallelSettings()
 
     def backend(self, name: str) -> BackendSettings:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from math import inf
 
 import msgspec
 from msgspec.structs import replace
 
+from clinvk import logs
 from clinvk.backends.base import Backend, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, ClinvkError
 from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted, Usage
@@ -105,6 +106,16 @@ class AgentRun:
         return self._log.ending is not None
 
     @property
+    def ending(self) -> Ending | None:
+        """How it ended, once it has."""
+        return self._log.ending
+
+    @property
+    def entries(self) -> Sequence[Logged]:
+        """All that happened so far."""
+        return self._log.since(0)
+
+    @property
     def session_id(self) -> str | None:
         """The session that this run is a turn of; None for an ephemeral run."""
         return self._recorder.session.id if self._recorder.session else None
@@ -140,6 +151,7 @@ class AgentRun:
 
     async def drive(self, place: Place) -> None:
         """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
+        logs.note(run_id=self.id)
         try:
             while not place.held and not self._stopped_by:
                 await self._wait(inf)

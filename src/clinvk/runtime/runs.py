@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol, Self
@@ -25,7 +25,8 @@ from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
-from clinvk.runtime.slots import Slots
+from clinvk.runtime.slots import Occupancy, Slots
+from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
 from clinvk.store import SessionStore
 
@@ -97,6 +98,11 @@ class Runs(Protocol):
         """Give a run that is queued or under way here."""
         ...
 
+    @property
+    def occupancy(self) -> Occupancy:
+        """Who holds slots and who waits, by backend."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
@@ -106,7 +112,7 @@ class LocalRuns:
     """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
 
     `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
-    its request: what was admitted to the queue may lead elsewhere once the queue has moved.
+    its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class LocalRuns:
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
         admit_dirs: Callable[[RunRequest], None] | None = None,
+        watches: Sequence[Watch] = (),
     ) -> None:
         server = settings.server
         chosen = marks.choose()
@@ -126,6 +133,7 @@ class LocalRuns:
         self._store = store
         self._registry = registry
         self._admit_dirs = admit_dirs
+        self._watches = watches
         self._environ = environ
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._hosts: dict[str, Host] = {}
@@ -146,6 +154,11 @@ class LocalRuns:
     def queued(self) -> int:
         """Runs that wait for one."""
         return self._slots.queued
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Who holds slots and who waits, by backend."""
+        return self._slots.occupancy(self._registry)
 
     def resize(self, server: ServerSettings) -> None:
         """Take other limits on how many run at once, and how many wait."""
@@ -226,9 +239,12 @@ class LocalRuns:
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finished(run.drive(place))  # what was begun in the store is ended there
             raise
+        watching = [watch(run) for watch in self._watches]
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
         task.add_done_callback(lambda _: (self._live.pop(run.id), self._tasks.pop(run.id)))
+        for over in watching:
+            task.add_done_callback(lambda _, over=over: over())
         return run, task
 
     async def _until_gone(self, session: Session) -> None:

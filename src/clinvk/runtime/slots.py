@@ -1,7 +1,8 @@
 """How many runs go at once, in all and for each backend, and who is next."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from clinvk.errors import QueueFull
 
@@ -21,6 +22,15 @@ class Place:
     def leave(self) -> None:
         """Give the place up, queued or held. Leaving twice is fine."""
         self._slots.left(self)
+
+
+class Occupancy(NamedTuple):
+    """How many hold slots and how many wait, by backend; and how many may, in all."""
+
+    running: dict[str, int]
+    queued: dict[str, int]
+    slots: int
+    queue_slots: int
 
 
 class Slots:
@@ -49,6 +59,15 @@ class Slots:
     def queued(self) -> int:
         """Places in the queue."""
         return len(self._members) - self.busy
+
+    def occupancy(self, backends: Iterable[str]) -> Occupancy:
+        """Give what is so at the moment, of these backends."""
+        running = {backend: self._held.get(backend, 0) for backend in backends}
+        queued = dict.fromkeys(running, 0)
+        for place in self._members:
+            if not place.held and place.backend in queued:
+                queued[place.backend] += 1
+        return Occupancy(running, queued, self._total, self._max_queued)
 
     def enter(self, backend: str, granted: Callable[[], None]) -> Place:
         """Take a slot, or a place in the queue; `granted` is called once it is a slot.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,11 +54,16 @@ class Writer:
     """
 
     def __init__(
-        self, database: Database, opened: "Callable[[sqlite3.Connection], None]", max_owed: int = _MAX_OWED
+        self,
+        database: Database,
+        opened: "Callable[[sqlite3.Connection], None]",
+        max_owed: int = _MAX_OWED,
+        committed: Callable[[float], None] | None = None,
     ) -> None:
         """`opened` is the first thing that is done with a connection, before any transaction.
 
-        `max_owed` is how many operations that must happen are kept in memory while they cannot.
+        `max_owed` is how many operations that must happen are kept in memory while they cannot. `committed` is told,
+        in the writer's thread, how many seconds each transaction that wrote something took.
         """
         self.trouble: StoreUnavailable | None = None
         self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
@@ -68,6 +74,7 @@ class Writer:
         self._later: dict[str, _Job] = {}
         self._carries_later = False
         self._max_owed = max_owed
+        self._committed = committed
         self._owed: deque[_Job] = deque()
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -200,6 +207,7 @@ class Writer:
 
     def _commit(self, jobs: Sequence[_Job]) -> Exception | None:
         """Carry out jobs in one transaction; give what they failed with, all together."""
+        began = time.monotonic()
         try:
             with self._database.translated(), transaction(self._connected()) as connection:
                 before = connection.total_changes
@@ -210,6 +218,8 @@ class Writer:
             return exc
         if has_written:
             self.trouble = None
+            if self._committed:
+                self._committed(time.monotonic() - began)
         return None
 
     def _fail(self, jobs: Sequence[_Job], error: Exception | None) -> None:

@@ -28,6 +28,7 @@ class Claude:
     name = "claude"
     executable = "claude"
     install = "npm install -g @anthropic-ai/claude-code"
+    vendor = "anthropic"
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     capabilities = Capabilities()
 

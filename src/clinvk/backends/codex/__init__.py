@@ -66,6 +66,7 @@ class Codex:
     name = "codex"
     executable = "codex"
     install = "npm install -g @openai/codex"
+    vendor = "openai"
     models: tuple[str, ...] = (
         "gpt-6.1-sol",
         "gpt-6-astra",

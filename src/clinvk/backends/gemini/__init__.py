@@ -66,6 +66,7 @@ class Gemini:
     name = "gemini"
     executable = "gemini"
     install = "npm install -g @google/gemini-cli"
+    vendor = "gcp.gemini"
     models: tuple[str, ...] = (
         "pro",
         "flash",

@@ -1,0 +1,128 @@
+"""`GET /api/v1/usage`: what runs have used, summed up by day, key, backend and model."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import asdict
+
+from clinvk.errors import InvalidRequest
+from clinvk.events import Usage
+from clinvk.record import UsageOfDay
+
+ASPECTS = ("day", "key", "backend", "model")
+
+DAYS = 30
+"""How many days are told where none are asked for, today included."""
+
+_Day = Annotated[str, Meta(examples=["2026-11-25"])]
+
+
+class UsageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters."""
+
+    since: Annotated[str, Meta(description=f"The first day, UTC; default {DAYS - 1} days ago.")] = ""
+    until: Annotated[str, Meta(description="The last day, UTC; default today.")] = ""
+    key: Annotated[str | None, Meta(description="Only runs that were asked for with the API key of this name.")] = None
+    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
+    model: Annotated[str | None, Meta(description="Only those of this model.")] = None
+    group_by: Annotated[str, Meta(description="What to tell apart, with commas: some of day, key, backend, model.")] = (
+        "day,key,backend,model"
+    )
+
+
+class Used(msgspec.Struct, frozen=True, kw_only=True):
+    """What some runs have used."""
+
+    runs: Annotated[int, Meta(description="How many have ended.")]
+    token_usage: Usage
+    cost_usd: Annotated[float, Meta(description="As far as their agents told it.")]
+
+
+class UsageItem(Used, frozen=True, kw_only=True):
+    """What the runs of a day, key, backend and model have used; null stands for all of them."""
+
+    day: Annotated[_Day | None, Meta(description="UTC; that on which the runs began.")]
+    key: Annotated[str | None, Meta(description="The name of the API key; empty where none was asked for.")]
+    backend: str | None
+    model: Annotated[str | None, Meta(description="Empty where neither request nor agent named one.")]
+
+
+class UsageList(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs have used, in order of days."""
+
+    since: _Day
+    until: _Day
+    usage: list[UsageItem]
+    total: Used
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What was asked for, checked: days as `2026-11-25`, both included, and what to tell apart."""
+
+    since: str
+    until: str
+    apart: frozenset[str]
+
+
+def span(asked: UsageListing, today: date) -> Span:
+    """Check what was asked.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    until = _day("until", asked.until, today)
+    since = _day("since", asked.since, date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS)))
+    if since > until:
+        raise InvalidRequest(f"since {since} is after until {until}", "since")
+    return Span(since.isoformat(), until.isoformat(), _apart(asked.group_by))
+
+
+def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> UsageList:
+    """Sum up rows."""
+    found: dict[tuple[str | None, ...], _Sum] = {}
+    total = _Sum()
+    for row in rows:
+        if row.day > span.until or asked.backend not in (None, row.backend) or asked.model not in (None, row.model):
+            continue
+        values = (("day", row.day), ("key", row.key_name), ("backend", row.backend), ("model", row.model))
+        group = tuple(value if name in span.apart else None for name, value in values)
+        found.setdefault(group, _Sum()).add(row)
+        total.add(row)
+    items = [
+        UsageItem(day=group[0], key=group[1], backend=group[2], model=group[3], **asdict(used.told()))
+        for group, used in found.items()
+    ]
+    return UsageList(since=span.since, until=span.until, usage=items, total=total.told())
+
+
+class _Sum:
+    def __init__(self) -> None:
+        self._runs = 0
+        self._usage = Usage()
+        self._cost_usd = 0.0
+
+    def add(self, row: UsageOfDay) -> None:
+        self._runs += row.runs
+        self._usage += row.usage
+        self._cost_usd += row.cost_usd
+
+    def told(self) -> Used:
+        return Used(runs=self._runs, token_usage=self._usage, cost_usd=round(self._cost_usd, 6))
+
+
+def _day(name: str, given: str, default: date) -> date:
+    try:
+        return date.fromisoformat(given) if given else default
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a day such as 2026-11-25, got {given!r}", name) from None
+
+
+def _apart(given: str) -> frozenset[str]:
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in ASPECTS:
+            raise InvalidRequest(f"group_by has {name!r}; it must be of {', '.join(ASPECTS)}", "group_by")
+    return frozenset(names)

@@ -1,0 +1,118 @@
+"""What a server writes to stderr: lines for people, or a JSON object a line.
+
+A message whose values have names, as `logger.info("%(method)s %(path)s", {...})`, has them as fields in JSON too. What
+is `noted` of the request or run that is being served is a field of each line that comes of it.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+
+import msgspec
+
+from clinvk.config import LogFormat, LogLevel
+
+_LEVELS: Mapping[LogLevel, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_OF_REQUESTS = ("clinvk.api.middleware", "clinvk.api.journal")
+"""Where a line comes from for each request, and for each run."""
+
+_noted: ContextVar[Mapping[str, str]] = ContextVar("noted", default=MappingProxyType({}))
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def note(**fields: str) -> None:
+    """Put fields on all lines that come of what the present task does from here on."""
+    _noted.set({**_noted.get(), **fields})
+
+
+def noted() -> Mapping[str, str]:
+    """Give the fields of all lines of the present task."""
+    return _noted.get()
+
+
+def to_stderr(form: LogFormat) -> None:
+    """Write lines of this form to stderr, unless logging leads elsewhere already."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.basicConfig(handlers=[handler])
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells of these
+
+
+def adjust(level: LogLevel, requests: bool) -> None:
+    """Say what is told: what is of this level or above, and, whatever that is, each request and run."""
+    least = _LEVELS[level]
+    logging.getLogger("clinvk").setLevel(least)
+    for name in _OF_REQUESTS:
+        told = min(least, logging.INFO) if requests or least == logging.DEBUG else max(least, logging.WARNING)
+        logging.getLogger(name).setLevel(told)
+
+
+class TextLines(logging.Formatter):
+    """Lines for people. What is in a message cannot look like another line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = _Clock("%Y-%m-%d %H:%M:%S", time.localtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line, with the lines of a traceback indented below it."""
+        message = record.getMessage()
+        shown = message if message.isprintable() else _escaped(message)
+        at = self._clock.show(record.created)
+        line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {shown}"
+        trace = f"\n{self.formatException(record.exc_info)}".replace("\n", "\n  ") if record.exc_info else ""
+        return line + trace
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line: time (RFC 3339, UTC), level, logger and message, then the fields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = _Clock("%Y-%m-%dT%H:%M:%S", time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        line: dict[str, object] = {
+            "time": f"{self._clock.show(record.created)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_noted.get(),
+        }
+        if isinstance(record.args, dict):
+            line.update(record.args)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        try:
+            return _encoder.encode(line).decode()
+        except UnicodeEncodeError:  # a lone surrogate, as in the name of a file that is no UTF-8
+            return _encoder.encode({name: _escaped(str(value)) for name, value in line.items()}).decode()
+
+
+class _Clock:
+    """Writes times, each second once."""
+
+    def __init__(self, form: str, broken_down: Callable[[float], time.struct_time]) -> None:
+        self._form = form
+        self._broken_down = broken_down
+        self._second = -1
+        self._shown = ""
+
+    def show(self, at: float) -> str:
+        second = int(at)
+        if second != self._second:
+            self._second, self._shown = second, time.strftime(self._form, self._broken_down(second))
+        return self._shown
+
+
+def _escaped(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,41 @@
+"""What those are told who count and trace runs: that one has begun, and that it is over."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from clinvk.events import Ending, Logged, TextDelta, ThinkingDelta
+from clinvk.request import RunRequest
+
+
+class Watched(Protocol):
+    """A run as it is watched; times are seconds since the epoch. `entries` is all that happened so far."""
+
+    id: str
+    request: RunRequest
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that it is a turn of."""
+        ...
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, once it has."""
+        ...
+
+    @property
+    def entries(self) -> Sequence[Logged]:
+        """Its events, in their order."""
+        ...
+
+
+Watch = Callable[[Watched], Callable[[], None]]
+"""Called when a run has begun; what it gives is called when that is over. Both in the context of its request."""
+
+
+def first_word_at(run: Watched) -> float | None:
+    """Give when the first piece of the answer, or of the thinking before it, was there; None where there was none."""
+    return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)
