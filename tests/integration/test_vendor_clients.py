@@ -1,6 +1,7 @@
-"""What programs send that speak OpenAI's API by themselves, replayed byte by byte, and what they read of the answers.
+"""What programs send that speak OpenAI's API by themselves, and what they read of the answers.
 
-The requests are those of Open WebUI, Continue and Cline, as their sources make them.
+The requests are those of Open WebUI and of Continue's editor extension as their sources make them, and those that the
+command lines of Continue (1.5.47) and Cline (3.0.65) were seen to send.
 """
 
 import json
@@ -29,12 +30,19 @@ CONTINUE = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"
 CLINE = {
     "Authorization": f"Bearer {KEY}",
     "Content-Type": "application/json",
-    "User-Agent": "OpenAI/JS 4.83.0",
-    "X-Stainless-Lang": "js",
-    "X-Stainless-Retry-Count": "0",
-    "HTTP-Referer": "https://cline.bot",
-    "X-Title": "Cline",
+    "User-Agent": "ai-sdk/openai-compatible/3.0.37 ai-sdk/provider-utils/5.0.30 runtime/bun/1.3.13",
 }
+
+TOOLS: JSON = [
+    {
+        "type": "function",
+        "function": {
+            "name": "read_file",
+            "description": "Read a file",
+            "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+        },
+    }
+]
 
 
 async def post(served: Served, path: str, headers: Mapping[str, str], body: JSON) -> httpx.Response:
@@ -163,6 +171,25 @@ async def test_continue_chats_with_both_headers_for_its_key(scripted: Scripted) 
         assert used(events(response)) == [(12, 5)]
 
 
+async def test_continues_command_line_offers_tools_and_is_answered_without(scripted: Scripted) -> None:
+    scripted.play(claude_says("Use a ", "map."))
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "User-Agent": "ls/JS 5.23.2"}
+    body: JSON = {
+        "model": "claude",
+        "messages": [
+            {"role": "system", "content": "You are an agent in the Continue CLI."},
+            {"role": "user", "content": "faster?"},
+        ],
+        "stream": True,
+        "tools": TOOLS,
+        "stream_options": {"include_usage": True},
+    }
+    async with serving(scripted.env) as served:
+        response = await post(served, "chat/completions", headers, body)
+    assert text_of(events(response)) == "Use a map."
+    assert response.headers["x-clinvk-ignored"] == "tools"
+
+
 async def test_continue_completes_code_by_the_older_api(scripted: Scripted) -> None:
     """Its stop texts are more than OpenAI takes."""
     scripted.play(claude_says("return a", " + b\n\n\ndef"))
@@ -182,21 +209,32 @@ async def test_continue_completes_code_by_the_older_api(scripted: Scripted) -> N
 
 
 async def test_cline_streams_with_its_tokens_at_the_end(scripted: Scripted) -> None:
-    scripted.play(claude_says("<attempt_completion>", "done</attempt_completion>"))
+    scripted.play(claude_says("It is ", "done."))
     body: JSON = {
         "model": "claude",
         "messages": [
             {"role": "system", "content": "You are Cline, a highly skilled software engineer."},
-            {"role": "user", "content": [{"type": "text", "text": "<task>\nhello\n</task>"}]},
-            {"role": "assistant", "content": "<read_file>a</read_file>"},
-            {"role": "user", "content": [{"type": "text", "text": "[read_file for 'a'] Result:\n1"}]},
+            {"role": "user", "content": '<user_input mode="act">hello</user_input>'},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "read_file", "arguments": '{"path":"a"}'}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "what is in a"},
         ],
-        "temperature": 0,
+        "tools": TOOLS,
+        "tool_choice": "auto",
         "reasoning_effort": "medium",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     async with serving(scripted.env) as served:
-        chunks = events(await post(served, "chat/completions", CLINE, body))
-    assert text_of(chunks) == "<attempt_completion>done</attempt_completion>"
+        response = await post(served, "chat/completions", CLINE, body)
+    chunks = events(response)
+    assert text_of(chunks) == "It is done."
     assert used(chunks) == [(12, 5)]
+    assert response.headers["x-clinvk-ignored"] == "tools"
+    told = (scripted.calls()[0].stdin or b"").decode()
+    assert told.index("hello") < told.index("read_file") < told.index("what is in a")
