@@ -212,6 +212,31 @@ async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path)
     child.process.discard()
 
 
+@pytest.mark.timeout(60)
+async def test_what_goes_on_in_a_child_each_moment_is_ended(tmp_path: Path) -> None:
+    """When it is looked at, it has gone, and its child is younger than the list of all processes."""
+    for number in range(5):
+        beat = tmp_path / str(number)
+        runner = (
+            "import os, time\n"
+            "until = time.time() + 15\n"
+            f"beat = os.open({str(beat)!r}, os.O_CREAT | os.O_WRONLY)\n"
+            "while time.time() < until:\n"
+            "    if os.fork():\n"
+            "        os._exit(0)\n"
+            "    os.pwrite(beat, b'%d' % os.getpid(), 0)\n"
+        )
+        own = spawner()
+        child = Child(own, "env", "-i", sys.executable, "-I", "-S", "-c", runner)
+        await until(lambda beat=beat: beat.exists() and beat.stat().st_size)
+        await child.until(lambda process=child.process: process.exit_code is not None)
+        await own.sweep(child.process)
+        seen = beat.read_bytes()
+        await asyncio.sleep(0.1)
+        assert beat.read_bytes() == seen
+        child.process.discard()
+
+
 async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:
     own = spawner()
     one, other = Child(own, "sleep", "300"), Child(own, "sleep", "300")

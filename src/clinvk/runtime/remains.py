@@ -12,13 +12,15 @@ import time
 # Not from `collections.abc` and `typing`, whose import costs more than all the rest of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container
 
 RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
 STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk: it is ended with none of them, nor with what is around."""
 _GONE_WITHIN_S = 5.0
+_LOOKS = 50
+"""How often a search begins again because something went while it looked."""
 
 
 def mark(server: int, number: int) -> int:
@@ -31,27 +33,41 @@ def marked(server: int, numbers: "Container[int] | None") -> set[int]:
 
     A clinvk among them marks its own agents anew. Its guardian is left: it sees to those that are nobody's children.
     """
-    found = {
-        pid
-        for pid, one, number in _marks(_pids())
-        if one == server and number != GUARDIAN and (numbers is None or number in numbers)
-    }
+    found: set[int] = set()
+    for _ in range(_LOOKS):
+        marks, is_whole = _marks(_pids())
+        found = {
+            pid
+            for pid, one, number in marks
+            if one == server and number != GUARDIAN and (numbers is None or number in numbers)
+        }
+        if found or is_whole:
+            break
     if not found:
         return found
     below = descendants(found)
-    found |= below - {pid for pid, _, number in _marks(below) if number == GUARDIAN}
+    found |= below - {pid for pid, _, number in _marks(below)[0] if number == GUARDIAN}
     return alive(found - {os.getpid()})
 
 
-def _marks(pids: set[int]) -> "Iterator[tuple[int, int, int]]":
-    """Give those that carry a mark, with clinvk and number."""
-    for pid in pids:
+def _marks(pids: set[int]) -> tuple[list[tuple[int, int, int]], bool]:
+    """Give those that carry a mark, with clinvk and number; and whether all were still there to be looked at.
+
+    One that has gone since it was listed may have left a child that was not listed. The newest come first: those hide.
+    """
+    marks: list[tuple[int, int, int]] = []
+    is_whole = True
+    for pid in sorted(pids, reverse=True):
         try:
             limit = resource.prlimit(pid, RTTIME)[0]
+        except ProcessLookupError:
+            is_whole = False
+            continue
         except (OSError, ValueError):
             continue
         if limit >= 10**8 * STEP:
-            yield (pid, *divmod(limit, STEP))
+            marks.append((pid, *divmod(limit, STEP)))
+    return marks, is_whole
 
 
 def alive(pids: set[int]) -> set[int]:
