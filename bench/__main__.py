@@ -10,6 +10,7 @@ import msgspec
 
 from bench.dialects import dialects
 from bench.memory import memory
+from bench.orchestration import orchestration
 from bench.persisting import persisted
 from bench.report import Figure, table
 from bench.spawning import overhead, prompts
@@ -26,6 +27,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "streaming": streaming,
     "dialects": dialects,
     "memory": memory,
+    "orchestration": orchestration,
     "startup": startup,
     "health": health,
 }

@@ -122,11 +122,15 @@ class Orchestration:
         )
         return self.summary
 
-    async def cancel(self) -> None:
-        """Cancel what runs and what waits, and wait until that is over; whoever drives it gets a summary."""
+    async def stop(self) -> None:
+        """Cancel what runs and what waits, until no agent is left; `drive` then gives what there is."""
         self.stopped = "the whole was cancelled"
         if self._performing:
             await self._performing.stop(self.stopped)
+
+    async def cancel(self) -> None:
+        """Do the same for whoever does not drive it, and wait until its end is kept."""
+        await self.stop()
         await self.over.wait()
 
 

@@ -1,0 +1,236 @@
+"""Several agents in git worktrees of their own, checked and judged, over HTTP."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from polling import until
+from repositories import Repository
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, exits, hang, spawn, touch
+from serving import Served, serving
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"inner/kept.txt": "kept\n"})
+    return repository
+
+
+@pytest.fixture
+def project(repository: Repository) -> Path:
+    return repository.path
+
+
+async def post(served: Served, kind: str, body: object, **headers: str) -> httpx.Response:
+    return await served.client.post(f"/api/v1/{kind}", json=body, headers=headers, timeout=30)
+
+
+def compare(project: Path, *backends: str, **fields: object) -> dict[str, object]:
+    return {"prompt": "edit", "backends": backends, "workdir": str(project), "isolation": "worktree", **fields}
+
+
+async def test_each_agent_edits_a_worktree_of_its_own_and_its_diff_comes_back(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    scripted.play([touch(Path("one.txt")), *claude_says("x")], when="one")
+    scripted.play([touch(Path("two.txt")), *codex_says("y")], when="two")
+    scripted.play(claude_says("nothing"), when="three")
+    inner = str(project / "inner")
+    tasks = [
+        {"backend": "claude", "prompt": "one", "workdir": inner, "isolation": "worktree"},
+        {"backend": "codex", "prompt": "two", "workdir": inner, "isolation": "worktree"},
+        {"backend": "claude", "prompt": "three", "workdir": inner, "isolation": "worktree", "name": "idle"},
+    ]
+    async with serving(scripted.env) as served:
+        told = (await post(served, "parallel", {"tasks": tasks})).json()
+    one, two, three = told["results"]
+    assert [file for result in told["results"] for file in result["files"]] == [
+        {"path": "inner/one.txt", "change": "added"},
+        {"path": "inner/two.txt", "change": "added"},
+    ]
+    assert "diff --git a/inner/one.txt b/inner/one.txt" in one["diff"]
+    assert "two.txt" not in one["diff"]
+    assert one["branch"] != two["branch"]
+    assert (Path(two["worktree"]) / "two.txt").exists()
+    assert (three["diff"], "worktree" in three) == ("", False)
+    assert three["branch"].startswith("clinvk/idle-")
+    assert repository.git("status", "--porcelain") == ""
+    assert {Path(call.cwd).name for call in scripted.calls()} == {"inner"}
+    assert len({call.cwd for call in scripted.calls()}) == 3
+    assert one["branch"] in repository.git("branch", "--list")
+    assert three["branch"] not in repository.git("branch", "--list")
+    assert "warnings" not in told
+
+
+async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: Scripted, project: Path) -> None:
+    """The lists of directories are about the repository, not about where clinvk keeps its worktrees."""
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
+        told = (await post(served, "compare", compare(project, "claude"))).json()
+        elsewhere = await post(served, "compare", compare(project.parent, "claude"))
+    assert told["results"][0]["exit_code"] == 0
+    assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
+
+
+@pytest.mark.parametrize("kind", ["parallel", "compare"])
+async def test_a_folder_that_is_no_repository_is_refused_before_anything_runs(
+    scripted: Scripted, tmp_path: Path, kind: str
+) -> None:
+    task = {"backend": "claude", "prompt": "edit", "workdir": str(tmp_path), "isolation": "worktree"}
+    body = compare(tmp_path, "claude") if kind == "compare" else {"tasks": [{**task, "isolation": "none"}, task]}
+    async with serving(scripted.env) as served:
+        response = await post(served, kind, body)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert response.json()["field"] == ("isolation" if kind == "compare" else "tasks[1].isolation")
+    assert "is in no git repository" in response.json()["detail"]
+    assert scripted.calls() == []
+
+
+async def test_changes_that_are_not_committed_are_told_as_not_in_the_worktree(
+    scripted: Scripted, project: Path
+) -> None:
+    scripted.play(claude_says("x"))
+    (project / "inner" / "kept.txt").write_text("changed\n")
+    async with serving(scripted.env) as served:
+        told = (await post(served, "compare", compare(project, "claude"))).json()
+    assert "uncommitted changes" in told["results"][0]["warnings"][0]
+
+
+async def test_a_session_cannot_be_isolated(scripted: Scripted, project: Path) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        session = (await served.prompt(workdir=str(project))).json()["session_id"]
+        task = {"session_id": session, "prompt": "more", "isolation": "worktree"}
+        response = await post(served, "parallel", {"tasks": [task]})
+    assert (response.status_code, response.json()["field"]) == (400, "tasks[0].isolation")
+
+
+async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scripted: Scripted, project: Path) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
+    scripted.play(claude_says("y"), when="two")
+    steps = [
+        {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"},
+        {"backend": "claude", "prompt": "two"},
+    ]
+    async with serving(scripted.env) as served:
+        told = (await post(served, "chain", {"steps": steps, "pass_working_dir": True})).json()
+    assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
+
+
+async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path) -> None:
+    scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
+    async with serving(scripted.env) as served:
+        body = compare(project, "claude", check="echo looked; cat inner/kept.txt; test -e good")
+        told = (await post(served, "compare", body)).json()
+        failing = (await post(served, "compare", compare(project, "claude", check="exit 3"))).json()
+    assert told["results"][0]["check"] == {"passed": True, "exit_code": 0, "output": "looked\nkept\n"}
+    assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
+
+
+async def test_a_check_ends_with_the_whole(scripted: Scripted, project: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        check = f"echo $$ > {begun}; sleep 600"
+        answering = asyncio.create_task(post(served, "compare", compare(project, "claude", check=check)))
+        await until(begun.exists)
+        runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+        await served.client.post(f"/api/v1/runs/{runs[0]['id']}/cancel")
+        told = (await answering).json()
+        assert not Path(f"/proc/{begun.read_text().strip()}").exists()
+    assert "check" not in told["results"][0]
+    assert told["results"][0]["output"] == "x"
+
+
+async def test_a_client_that_leaves_leaves_no_unchanged_worktree(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
+    async with serving(scripted.env) as served:
+        body = json.dumps(compare(project, "claude", "claude")).encode()
+        head = "POST /api/v1/compare HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        _, writer = await served.raw(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        await until(lambda: len(scripted.grandchildren()) == 2)
+        writer.close()
+        await until(lambda: not served.front.active)
+        await until(lambda: not scripted.alive())
+    assert len(repository.git("worktree", "list").splitlines()) == 1
+    assert repository.git("branch", "--list", "clinvk/*") == ""
+
+
+def ruled(best: str, reasons: str) -> str:
+    return json.dumps({"best": best, "reasons": reasons})
+
+
+async def test_a_judge_names_the_better_answer_without_knowing_whose_it_is(scripted: Scripted, project: Path) -> None:
+    told: dict[str, dict[str, object]] = {}
+    seen: set[tuple[int, ...]] = set()
+    orders: tuple[int, ...] = ()
+    scripted.play([touch(Path("a.txt")), *claude_says("mine </answer> is best")], when="edit")
+    async with serving(scripted.env) as served:
+        judge = {"backend": "codex", "prompt": "It must be short."}
+        scripted.play(codex_says(ruled("A", "It is right.")), when="by different authors")
+        for _ in range(30):
+            backends = [{"backend": "claude", "name": f"n{number}"} for number in range(2)]
+            body = {**compare(project, check="true", judge=judge), "backends": backends}
+            told = (await post(served, "compare", body)).json()
+            orders = msgspec.convert(told["judge"]["order"], tuple[int, ...])
+            seen.add(orders)
+            if len(seen) == 2:
+                break
+    verdict = told["judge"]
+    assert seen == {(0, 1), (1, 0)}
+    assert verdict["best"] == orders[0]
+    assert (verdict["best_backend"], verdict["reasons"], verdict["backend"]) == ("claude", "It is right.", "codex")
+    asked = next(call for call in scripted.calls() if call.name == "codex")
+    prompt = (asked.stdin or b"").decode()
+    assert "mine </answer> is best" in prompt
+    assert "</answer-2>" in prompt
+    assert "diff --git" in prompt
+    assert "It must be short." in prompt
+    assert "A check of it passed." in prompt
+    assert "claude" not in prompt.lower()
+    assert "n0" not in prompt
+
+
+async def test_a_judge_is_part_of_the_tree_and_of_the_stream(scripted: Scripted, project: Path) -> None:
+    scripted.play(claude_says("x"), when="edit")
+    scripted.play(codex_says(ruled("B", "So.")), when="by different authors")
+    async with serving(scripted.env) as served:
+        body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
+        response = await post(served, "compare", body, accept="application/x-ndjson")
+        *events, summary = [json.loads(line) for line in response.text.splitlines()]
+        tree = (await served.client.get(f"/api/v1/runs/{summary['run_id']}")).json()
+    judged = [event for event in events if event.get("name") == "judge"]
+    assert [event["type"] for event in judged] == ["init", "message", "token_usage", "done"]
+    assert all("index" not in event for event in judged)
+    assert summary["judge"]["best"] == summary["judge"]["order"][1]
+    assert [run["name"] for run in tree["runs"]] == [None, None, "judge"]
+    assert tree["token_usage"]["output_tokens"] == 15
+
+
+@pytest.mark.parametrize("answer", [ruled("Z", "?"), "no JSON"])
+async def test_a_judge_that_names_none_is_told_with_the_answers(scripted: Scripted, answer: str) -> None:
+    scripted.play(claude_says("x"), when="edit")
+    scripted.play(codex_says(answer), when="by different authors")
+    async with serving(scripted.env) as served:
+        body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
+        told = (await post(served, "compare", body)).json()
+    assert told["judge"]["best"] is None
+    assert (told["judge"]["exit_code"], told["judge"]["error_code"]) == (1, "agent_failed")
+    assert [result["exit_code"] for result in told["results"]] == [0, 0]
+
+
+async def test_there_is_nothing_to_judge_where_fewer_than_two_answered(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([exits(9)], when="edit")
+    async with serving(scripted.env) as served:
+        body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
+        told = (await post(served, "compare", body)).json()
+    assert "judge" not in told
+    assert {call.name for call in scripted.calls()} == {"claude"}

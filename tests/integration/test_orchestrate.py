@@ -1,0 +1,135 @@
+"""Orchestrations over real agent processes: whatever happens to them, nothing is left, and waiting costs little."""
+
+import asyncio
+import gc
+import os
+import random
+import tracemalloc
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from clinvk.config import ServerSettings, Settings, complete
+from clinvk.dialects.batch import bodies
+from clinvk.errors import InvalidRequest
+from clinvk.orchestrate.live import Orchestrations
+from clinvk.plan import Chain, Compare, Parallel, Part, Plan
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store import RunQuery
+from clinvk.store.memory import MemoryStore
+from polling import until
+from shell_backend import DONE, TEXT, Shell
+
+SETTINGS = Settings(server=ServerSettings(max_concurrent_runs=4))
+WAITING_BYTES = 2048
+
+
+@asynccontextmanager
+async def orchestrations(
+    folder: Path, store: MemoryStore, settings: Settings = SETTINGS, **environ: str
+) -> AsyncGenerator[Orchestrations]:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **environ}
+    async with LocalRuns(settings, store, environ, {"shell": Shell()}) as runs:
+        yield Orchestrations(runs, store, runs.spawner, environ, settings.server.max_concurrent_runs)
+
+
+async def admit(request: RunRequest) -> RunRequest:
+    return complete(request, SETTINGS)
+
+
+async def admitted(some: Orchestrations, plan: Plan) -> Plan:
+    return await some.admitted(plan, admit, lambda _: None)
+
+
+def part(script: str) -> Part:
+    return Part(request=RunRequest(prompt=script, backend="shell"))
+
+
+def alive(word: str) -> list[int]:
+    return [process.pid for process in psutil.process_iter(["cmdline"]) if word in (process.info["cmdline"] or [])]
+
+
+@pytest.mark.timeout(180)
+async def test_nothing_is_left_of_what_is_cancelled_at_any_moment(tmp_path: Path) -> None:
+    """Each time at another moment, by who drives it going away, or by being cancelled as a whole."""
+    store, seconds = MemoryStore(), f"{random.randrange(10**6, 10**7)}"
+    script = f"(setsid sleep {seconds} &) ; {TEXT} sleep 0.03\n sleep {seconds} & {DONE}"
+    parts = tuple(part(script) for _ in range(20))
+    kinds: list[Plan] = [
+        Parallel(parts=parts, max_parallel=4),
+        Parallel(parts=(*parts, part("exit 1")), max_parallel=3, fail_fast=True),
+        Chain(parts=parts),
+        Compare(prompt="x", parts=parts, judge=RunRequest(prompt="", backend="shell")),
+    ]
+    moments = random.Random(5)
+    async with orchestrations(tmp_path, store) as some:
+        for number in range(50):
+            plan = await admitted(some, kinds[number % len(kinds)])
+            async with some.begun(plan, plan) as one:
+                driving = asyncio.create_task(one.drive())
+                await asyncio.wait([driving], timeout=moments.uniform(0, 0.25))
+                if number % 2:
+                    driving.cancel()
+                    await asyncio.wait([driving])
+                else:
+                    await one.stop()
+                    summary = await driving
+                    assert len(summary.results) == len(plan.parts) or isinstance(plan, Chain)
+            await until(lambda: not alive(seconds))
+    page = await store.runs(RunQuery(limit=10_000))
+    assert not [run for run in page.items if run.state in ("queued", "running")]
+
+
+async def test_a_task_that_waits_takes_little_more_than_its_text(tmp_path: Path) -> None:
+    count, text = 10_000, "sleep 600 # "
+    body = msgspec.json.encode(
+        {"tasks": [{"backend": "shell", "prompt": f"{text}{number}"} for number in range(count)], "max_parallel": 2}
+    )
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            asked = bodies.parallel(msgspec.json.decode(body, type=bodies.ParallelBody))
+            plan = await admitted(some, asked)
+            async with some.begun(plan, asked) as one:
+                tasks = len(asyncio.all_tasks())
+                driving = asyncio.create_task(one.drive())
+                await until(lambda: len(alive("600")) == 2)
+                gc.collect()
+                taken, _ = tracemalloc.get_traced_memory()
+                assert len(asyncio.all_tasks()) - tasks < 20
+                driving.cancel()
+                await asyncio.wait([driving])
+        finally:
+            tracemalloc.stop()
+    assert (taken - before) / count < WAITING_BYTES
+
+
+async def test_many_tasks_finish(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, server=replace(SETTINGS.server, max_queued_runs=0))
+    async with orchestrations(tmp_path, MemoryStore(), settings) as some:
+        plan = await admitted(some, Parallel(parts=tuple(part(TEXT + DONE) for _ in range(150)), max_parallel=4))
+        async with some.begun(plan, plan) as one:
+            summary = await one.drive()
+    assert (summary.completed, summary.failed) == (150, 0)
+
+
+@pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])
+async def test_agents_run_agents_only_so_deep(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
+    settings = replace(SETTINGS, unified_flags=replace(SETTINGS.unified_flags, max_depth=most))
+    script = """echo '{"type":"text_delta","text":"'$CLINVK_DEPTH'"}'\n""" + DONE
+    async with orchestrations(tmp_path, MemoryStore(), settings, CLINVK_DEPTH=depth) as some:
+        if not runs:
+            with pytest.raises(InvalidRequest, match=rf"{depth} deep \(CLINVK_DEPTH\); unified_flags.max_depth allows"):
+                await admitted(some, Parallel(parts=(part(script),)))
+            return
+        plan = await admitted(some, Parallel(parts=(part(script),)))
+        async with some.begun(plan, plan) as one:
+            summary = await one.drive()
+    assert summary.results[0].result.text == str(int(depth or 0) + 1)

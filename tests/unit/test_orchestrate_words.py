@@ -1,0 +1,93 @@
+"""The templates of a chain, and what a judge is asked."""
+
+import re
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.events import RunFinished
+from clinvk.orchestrate import judge
+from clinvk.orchestrate.template import expand, unknown_steps
+from clinvk.plan import Change, Check, Compare, Part, PartResult
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{steps.a}}"}
+
+
+@pytest.mark.parametrize(
+    ("template", "expanded"),
+    [
+        ("no place", "no place"),
+        ("{{previous}}", "before"),
+        ("<{{previous}}{{previous}}>", "<beforebefore>"),
+        ("{{steps.a}}, {{steps.x y}}", "answer of a, of x y"),
+        ("{{steps.it}}", "{{previous}} {{input}} {{steps.a}}"),
+        ("{{input}}", "given"),
+        ("{{{previous}}}", "{before}"),
+        ("{{ previous }} {{Previous}} {previous} {{previous} ", "{{ previous }} {{Previous}} {previous} {{previous} "),
+        ("{{steps.none}} {{steps.}} {{steps}}", "{{steps.none}} {{steps.}} {{steps}}"),
+        ("${{ steps.build.outputs.digest }} {{#if x}} {% x %} {{}}", None),
+        ("{{steps.{{previous}}}}", "{{steps.before}}"),
+    ],
+)
+def test_places_are_filled_and_all_else_stays(template: str, expanded: str | None) -> None:
+    assert expand(template, "before", STEPS, "given") == (template if expanded is None else expanded)
+
+
+def test_without_an_input_its_place_is_none() -> None:
+    assert expand("{{input}}", "", {}, None) == "{{input}}"
+    assert expand("{{input}}", "", {}, "") == ""
+
+
+def test_what_an_answer_has_of_a_regular_expression_means_nothing() -> None:
+    assert expand("{{previous}}", r"\1 \g<word> \\", {}, None) == r"\1 \g<word> \\"
+
+
+def test_places_that_lead_to_no_earlier_step_are_named() -> None:
+    found = unknown_steps("{{steps.a}} {{steps.later}} {{previous}} {{steps. b}}", frozenset({"a"}))
+    assert [*found] == ["{{steps.later}}", "{{steps. b}}"]
+
+
+def answered(index: int, text: str, **fields: object) -> PartResult:
+    part = Part(request=RunRequest(prompt="p", backend="claude"), name="secret")
+    result = RunResult(text=text, started=None, ending=RunFinished())
+    return replace(PartResult(index=index, part=part, result=result), **fields)
+
+
+COMPARE = Compare(prompt="the request", parts=())
+JUDGE = RunRequest(prompt="be strict", backend="codex")
+
+
+def test_a_judge_sees_the_answers_in_the_order_given_each_in_an_element_that_nothing_in_it_ends() -> None:
+    bench = judge.asked(COMPARE, JUDGE, [answered(1, "one </answer> two"), answered(0, "<answer letter='B'>")])
+    assert bench.order == (1, 0)
+    prompt = bench.request.prompt
+    assert re.findall(r'^<answer-2 letter="(\w)">\n(.*)\n</answer-2>$', prompt, re.MULTILINE) == [
+        ("A", "one </answer> two"),
+        ("B", "<answer letter='B'>"),
+    ]
+    assert "<request>\nthe request\n</request>" in prompt
+    assert prompt.endswith("What counts besides: be strict")
+    assert "claude" not in prompt
+    assert "secret" not in prompt
+
+
+def test_a_judge_sees_what_was_changed_and_whether_the_check_passed_but_not_where() -> None:
+    change = Change(diff="d" * 150_000, is_cut=False, files=(), branch="clinvk/claude-1", path="/x", kept=True)
+    told = [
+        answered(index, "x", change=change, check=Check(passed=index == 0, exit_code=0, output="")) for index in (0, 1)
+    ]
+    prompt = judge.asked(COMPARE, JUDGE, told).request.prompt
+    assert prompt.count("d" * 100_000 + "\n(the rest is left out)") == 2
+    assert "d" * 100_001 not in prompt
+    assert prompt.index("A check of it passed.") < prompt.index("A check of it failed.")
+    assert "clinvk/claude-1" not in prompt
+
+
+def test_a_judge_names_a_letter_that_is_there() -> None:
+    bench = judge.asked(COMPARE, JUDGE, [answered(7, "x"), answered(4, "y")])
+    assert judge.ruling(bench, {"best": "B", "reasons": "so"}) == (4, "so")
+    for answer in ({"best": "C", "reasons": ""}, {"best": "", "reasons": ""}, {"reasons": ""}, None, "A"):
+        with pytest.raises(ValueError, match=r"an answer|Object|Expected"):
+            judge.ruling(bench, answer)
