@@ -1,0 +1,223 @@
+"""Clients that never finish: what they have begun is ended, and nobody else notices.
+
+Each limit is a second here. What is held against it is that the connection ends, not when.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterable
+
+import psutil
+import pytest
+
+from clinvk.api.keys import Keys
+from clinvk.api.protocol import MAX_HEAD_BYTES
+from clinvk.session import Session
+from clinvk.store.memory import MemoryStore
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, hang, pause
+from serving import Served, serving
+
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
+LIST = b"GET /api/v1/sessions?limit=1000 HTTP/1.1\r\nhost: localhost\r\n"
+PROMPT = json.dumps({"backend": "claude", "prompt": "hi", "output_format": "stream-json"}).encode()
+WITHIN_S = 15
+
+
+async def drip(writer: asyncio.StreamWriter, pieces: Iterable[bytes]) -> None:
+    """Send pieces, one every tenth of a second, until the other end has had enough."""
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+    except ConnectionError:
+        pass
+
+
+async def answer_to(served: Served, pieces: Iterable[bytes], at_once: bytes = b"") -> bytes:
+    """Drip pieces into a connection; give all that came back until it was ended."""
+    reader, writer = await served.raw(at_once)
+    dripping = asyncio.create_task(drip(writer, pieces))
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        dripping.cancel()
+        writer.close()
+
+
+def endlessly(piece: bytes) -> Iterable[bytes]:
+    return iter(lambda: piece, b"")
+
+
+DRIPS = [
+    ("a head, a byte at a time", b"", [bytes([byte]) for byte in HEAD] + [b"x: y\r\n"] * 1000),
+    ("a line of a head at a time", HEAD, endlessly(b"x-a: b\r\n")),
+    ("empty lines before a head", b"", endlessly(b"\r\n")),
+    ("a first line without an end", b"GET /", endlessly(b"a")),
+    ("half a head, then nothing", HEAD, ()),
+    ("a second head after an answer", HEAD + b"\r\n" + HEAD, endlessly(b"x-a: b\r\n")),
+]
+
+
+@pytest.mark.parametrize(("at_once", "pieces"), [drip[1:] for drip in DRIPS], ids=[drip[0] for drip in DRIPS])
+async def test_a_head_that_does_not_come_in_time_ends_its_connection(
+    scripted: Scripted, at_once: bytes, pieces: Iterable[bytes]
+) -> None:
+    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as served:
+        told = await answer_to(served, pieces, at_once)
+    assert told.rpartition(b"HTTP/1.1 ")[2].startswith(b"408 ")
+
+
+async def test_a_connection_on_which_nothing_is_asked_is_closed(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), idle_timeout_secs=1) as served:
+        assert await answer_to(served, ()) == b""
+        assert (await answer_to(served, (), HEAD + b"\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_rest_of_a_body_that_was_refused_need_not_be_awaited(scripted: Scripted) -> None:
+    head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"]), read_timeout_secs=1) as served:
+        told = await answer_to(served, endlessly(b"x"), head)
+    assert told.startswith(b"HTTP/1.1 401 ")
+    assert told.count(b"HTTP/1.1") == 1
+
+
+async def test_a_refused_body_that_does_come_leaves_the_connection_for_the_next_request(scripted: Scripted) -> None:
+    head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n"
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        reader, writer = await served.raw(head + b"x" * 1000)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        await drip(writer, [b"x" * 33_000] * 3)
+        writer.write(HEAD + b"connection: close\r\n\r\n")
+        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+    assert b"HTTP/1.1 200 OK" in told
+
+
+@pytest.mark.parametrize("limit", ["declared", "chunked"])
+async def test_a_body_that_drips_is_refused_when_its_time_is_over(scripted: Scripted, limit: str) -> None:
+    head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    more = b"content-length: 100000\r\n\r\n" if limit == "declared" else b"transfer-encoding: chunked\r\n\r\n"
+    piece = b"x" if limit == "declared" else b"1\r\nx\r\n"
+    async with serving(scripted.env, store=MemoryStore(), read_timeout_secs=1) as served:
+        told = await answer_to(served, endlessly(piece), head + more)
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in told
+
+
+LARGE = [
+    ("one long line", [HEAD + b"x: " + b"a" * MAX_HEAD_BYTES]),
+    ("many lines", [HEAD + b"x: y\r\n" * MAX_HEAD_BYTES]),
+    ("a long path", [b"GET /" + b"a" * MAX_HEAD_BYTES]),
+    ("in pieces", [HEAD, *[b"x: " + b"a" * 4000 + b"\r\n"] * 20]),
+    ("whole, with its end", [HEAD + b"x: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n"]),
+]
+
+
+@pytest.mark.parametrize("pieces", [pieces for _, pieces in LARGE], ids=[name for name, _ in LARGE])
+async def test_a_head_that_is_too_large_is_refused_before_its_end(scripted: Scripted, pieces: list[bytes]) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        told = await answer_to(served, pieces[1:], pieces[0])
+        assert (await served.client.get("/health/live")).status_code == 200
+    assert told.startswith(b"HTTP/1.1 431 ") or told == b""  # what is not read when a connection ends may take it along
+
+
+async def test_a_large_head_that_is_small_enough_is_fine(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.get("/health/live", headers={"x-large": "a" * (MAX_HEAD_BYTES - 1000)})
+    assert response.status_code == 200
+
+
+async def test_an_endless_head_behind_a_request_that_runs_ends_both(scripted: Scripted) -> None:
+    scripted.play([hang()])
+    head = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        _, writer = await served.raw(head + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT)
+        await until(scripted.calls)
+        await drip(writer, [HEAD, *[b"x: " + b"a" * 8000 + b"\r\n"] * 20])
+        await until(lambda: not served.runs.busy)
+        writer.close()
+
+
+@pytest.mark.parametrize("last", [b"", b"connection: close\r\n"], ids=["kept open", "closed after the answer"])
+async def test_a_client_that_takes_nothing_is_cut_off(scripted: Scripted, last: bytes) -> None:
+    request = LIST + last + b"\r\n"
+    async with serving(scripted.env, store=await full(), write_timeout_secs=1) as served:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", served.port))
+            sock.sendall(request * (1 if last else 5))
+            await until(lambda: connections(served))
+            await until(lambda: not connections(served))
+
+
+async def test_a_client_that_takes_little_by_little_gets_all_however_long_it_takes(scripted: Scripted) -> None:
+    request = LIST + b"connection: close\r\n\r\n"
+    async with serving(scripted.env, store=await full(), write_timeout_secs=1) as served:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, ("127.0.0.1", served.port))
+            await loop.sock_sendall(sock, request)
+            took, size, pauses = 0, 1, 0
+            while size:
+                size = len(await loop.sock_recv(sock, 1_000_000))
+                took += size
+                if took >= (pauses + 1) * 3_000_000:
+                    pauses += 1
+                    await asyncio.sleep(0.5)
+    assert took > SESSIONS * LONG
+    assert pauses >= 3
+
+
+def connections(served: Served) -> list[object]:
+    """Give the connections of the server to others than its own client."""
+    found = psutil.Process().net_connections("tcp")
+    return [one for one in found if one.laddr and one.laddr.port == served.port and one.status == "ESTABLISHED"]
+
+
+SESSIONS = 160
+LONG = 60_000
+
+
+async def full() -> MemoryStore:
+    """Give a store whose list of sessions is longer than what lies between two ends of a connection."""
+    store = MemoryStore()
+    for number in range(SESSIONS):
+        await store.create(
+            Session(
+                id=f"{number:032x}",
+                backend="claude",
+                created_at=1.0,
+                last_used=1.0,
+                working_dir="/" + "d" * LONG,
+                initial_prompt="p",
+            )
+        )
+    return store
+
+
+async def test_a_stream_outlasts_every_limit_as_long_as_it_goes_on(scripted: Scripted) -> None:
+    first, *rest = claude_says("a", "b")
+    scripted.play([first, pause(2.5), *rest])
+    async with serving(
+        scripted.env, store=MemoryStore(), read_timeout_secs=1, write_timeout_secs=1, idle_timeout_secs=1
+    ) as served:
+        response = await served.prompt(output_format="stream-json")
+    assert json.loads(response.text.splitlines()[-1])["type"] == "done"
+
+
+async def test_others_are_served_while_many_are_slow(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        slow = [await served.raw(HEAD[:number]) for number in range(1, 41) for _ in range(5)]
+        for _ in range(20):
+            assert (await served.client.get("/health/live", timeout=5)).status_code == 200
+        for _, writer in slow:
+            writer.close()
