@@ -19,6 +19,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 
 from agents.machine import Machine
+from polling import until
 from serving import Served, serving
 from standin.document import Record
 
@@ -318,6 +319,55 @@ async def test_the_parse_helpers_give_an_object_of_the_schema(machine: Machine, 
         )
     parsed = [chat.choices[0].message.parsed, response.output_parsed, message.parsed_output]
     assert parsed == [Person(name="Ann", age=5)] * 3
+
+
+async def test_the_stream_helpers_parse_what_they_gathered(machine: Machine) -> None:
+    prompt = """[[say='{"name": "Ann", "age": 5}']]"""
+    async with clients(machine) as sdk:
+        async with sdk.openai.chat.completions.stream(
+            model="codex", messages=to_chat(prompt), response_format=Person
+        ) as chat_stream:
+            chat = await chat_stream.get_final_completion()
+        async with sdk.openai.responses.stream(model="codex", input=prompt, text_format=Person) as response_stream:
+            response = await response_stream.get_final_response()
+        async with sdk.anthropic.messages.stream(
+            model="codex", max_tokens=99, messages=to_claude(prompt), output_format=Person
+        ) as message_stream:
+            message = await message_stream.get_final_message()
+    parsed = [chat.choices[0].message.parsed, response.output_parsed, message.parsed_output]
+    assert parsed == [Person(name="Ann", age=5)] * 3
+
+
+async def test_a_model_that_breaks_off_ends_each_stream_with_an_error(machine: Machine) -> None:
+    prompt = "[[drop=2 words=5]]"
+    seen: list[str] = []
+    async with clients(machine) as sdk:
+        with pytest.raises(openai.APIError) as of_chat:
+            async with sdk.openai.chat.completions.stream(model="codex", messages=to_chat(prompt)) as chat_stream:
+                seen += [event.delta async for event in chat_stream if event.type == "content.delta"]
+        with pytest.raises(anthropic.APIStatusError) as of_message:
+            async with sdk.anthropic.messages.stream(
+                model="codex", max_tokens=99, messages=to_claude(prompt)
+            ) as message_stream:
+                seen += [text async for text in message_stream.text_stream]
+        async with sdk.openai.responses.stream(model="codex", input=prompt) as response_stream:
+            events = [event async for event in response_stream]
+    assert of_chat.value.code == of_message.value.error_code == "agent_overloaded"
+    last = events[-1]
+    assert last.type == "response.failed"
+    assert last.response.output_text == "word1 word2 "
+    assert last.response.error
+
+
+async def test_a_response_in_the_background_is_asked_for_and_ended(machine: Machine) -> None:
+    async with clients(machine) as sdk:
+        begun = await sdk.openai.responses.create(model="codex", input="[[words=400 delay=0.1]]", background=True)
+        await until(lambda: bool(machine.requests("words=400")), within_s=60)
+        running = await sdk.openai.responses.retrieve(begun.id)
+        ended = await sdk.openai.responses.cancel(begun.id)
+        kept = await sdk.openai.responses.retrieve(begun.id)
+    assert begun.status in ("queued", "in_progress")
+    assert (running.status, ended.status, kept.status) == ("in_progress", "cancelled", "cancelled")
 
 
 @pytest.mark.parametrize("backend", CLIS)
