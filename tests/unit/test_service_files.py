@@ -3,6 +3,7 @@
 import plistlib
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from clinvk.cli.flags import InstallFlags
 from clinvk.cli.service.launchd import Launchd
 from clinvk.cli.service.plan import Account, Plan, planned
 from clinvk.cli.service.systemd import Systemd
-from clinvk.config import ServerSettings, Settings
+from clinvk.config import AgentSettings, ServerSettings, Settings
 from clinvk.errors import ConfigError, InvalidRequest
 
 ANA = Account("ana", 1000, 1000, Path("/home/ana"), for_machine=True)
@@ -100,6 +101,14 @@ def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> N
     assert not [key for key in read if key.startswith(("Service.Protect", "Service.Private"))]
 
 
+@pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
+def test_no_line_keeps_the_sandboxes_of_agents_from_starting(account: Account) -> None:
+    """Each of these does, as was tried."""
+    read = unit(next(iter(Systemd(account).files(plan()).values())))
+    refused = ("ProtectKernelTunables", "ProtectKernelLogs", "RestrictNamespaces", "RestrictSUIDSGID", "PrivateTmp")
+    assert not set(read).intersection(f"Service.{key}" for key in refused)
+
+
 @pytest.mark.parametrize(("host", "listen"), [("0.0.0.0", "0.0.0.0:8080"), ("::1", "[::1]:8080")])
 def test_with_a_socket_systemd_listens_where_the_settings_say(host: str, listen: str) -> None:
     settings = Settings(server=ServerSettings(host=host))
@@ -151,7 +160,7 @@ KNOWN = {
     *(f"Service.{key}" for key in ("Type", "User", "ExecStart", "ExecReload", "WorkingDirectory", "Environment")),
     *(f"Service.{key}" for key in ("EnvironmentFile", "Restart", "RestartSec", "RestartPreventExitStatus")),
     *(f"Service.{key}" for key in ("KillMode", "TimeoutStopSec", "NotifyAccess", "OOMPolicy", "LimitNOFILE")),
-    *(f"Service.{key}" for key in ("NoNewPrivileges", "RestrictRealtime", "RestrictSUIDSGID", "LockPersonality")),
+    *(f"Service.{key}" for key in ("NoNewPrivileges", "RestrictRealtime", "LockPersonality", "Delegate")),
     *(f"Service.{key}" for key in ("ProtectSystem", "ProtectKernelModules")),
 }
 
@@ -189,7 +198,7 @@ def test_the_path_has_the_folders_of_the_agents_and_no_others(account: Account) 
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
     assert not {f"{account.home}/else", "relative"}.intersection(folders)
     assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
-    assert found.warnings == ()
+    assert not [text for text in found.warnings if "no agent" in text]
 
 
 def test_what_is_served_follows_the_flags_and_the_account(account: Account, tmp_path: Path) -> None:
@@ -201,6 +210,24 @@ def test_what_is_served_follows_the_flags_and_the_account(account: Account, tmp_
     assert (found.folder, found.secrets) == (tmp_path, Path("/srv/clinvk/service.env"))
     assert found.env["CLINVK_HOME"] == "/srv/clinvk"
     assert found.settings.server.shutdown_grace_secs == 7
+
+
+@pytest.mark.parametrize(("mode", "is_named"), [(0o700, True), (0o755, False)])
+def test_a_clinvk_that_the_account_cannot_reach_is_named(
+    account: Account, monkeypatch: pytest.MonkeyPatch, mode: int, is_named: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr("sys.executable", f"{folder}/python")
+        monkeypatch.setattr("sys.argv", [f"{folder}/clinvk"])
+        Path(folder).chmod(mode)
+        warnings = planned(InstallFlags(), {}, account).warnings
+    assert any(f"ana may not enter {folder}, where {folder}/clinvk is" in text for text in warnings) == is_named
+
+
+def test_agents_with_cgroups_of_their_own_get_them_from_systemd() -> None:
+    settings = Settings(agents=AgentSettings(cgroup=True))
+    assert unit(next(iter(Systemd(ANA).files(plan(settings=settings)).values())))["Service.Delegate"] == ["yes"]
+    assert "Service.Delegate" not in unit(next(iter(Systemd(ANA).files(plan()).values())))
 
 
 def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> None:

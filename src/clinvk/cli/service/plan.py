@@ -130,7 +130,20 @@ def _has_any(folder: str, names: tuple[str, ...]) -> bool:
 def _warnings(account: Account, environ: Mapping[str, str], found: list[str], secrets: Path) -> Iterator[str]:
     if not found:
         yield f"no agent is on PATH, nor where {account.name} would have one; install one, then do this again"
+    programs = (_clinvk()[0], sys.executable, os.path.realpath(sys.executable))
+    if closed := next(((path, folder) for path in programs if (folder := _closed_to(account, path))), None):
+        yield f"{account.name} may not enter {closed[1]}, where {closed[0]} is: install clinvk elsewhere, as in /opt"
     if account.uid == 0:
         yield "agents will run as root; --run-as NAME gives the service a user of its own"
     if _KEYS in environ:
         yield f"{_KEYS} is not written into the service's files; put it into {secrets}, or use clinvk keys"
+
+
+def _closed_to(account: Account, path: str) -> Path | None:
+    """Give the folder on the way to a file that the account may not enter, as far as modes tell."""
+    for folder in reversed(Path(path).parents):
+        found = folder.stat()
+        bit = 0o100 if found.st_uid == account.uid else 0o010 if found.st_gid == account.gid else 0o001
+        if account.uid and not found.st_mode & bit:
+            return folder
+    return None

@@ -14,15 +14,16 @@ _OF_USER = Path(".config/systemd/user")
 _STOP_BEYOND_GRACE_S = 20
 _INVALID_SETTINGS = 3
 
-_HARDENED = ("NoNewPrivileges=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes")
+_HARDENED = ("NoNewPrivileges=yes", "RestrictRealtime=yes", "LockPersonality=yes")
 """What agents, their tools and their sandboxes do not notice."""
 
 _HARDENED_FOR_MACHINE = ("ProtectSystem=full", "ProtectKernelModules=yes")
 """More of it. In a user's own service it would put agents into a user namespace, where ssh refuses its own settings.
 
-Left out are ProtectKernelTunables, ProtectKernelLogs, ProtectProc and RestrictNamespaces, with which the sandboxes of
-Claude Code and Codex cannot be made; PrivateTmp, since /tmp is a place to work in; MemoryDenyWriteExecute, which
-Node.js does not survive; and ProtectHome and ProtectSystem=strict, since agents write where the projects are.
+Left out are ProtectKernelTunables, ProtectKernelLogs, RestrictNamespaces and RestrictSUIDSGID, with each of which
+bubblewrap, and so the sandboxes of Claude Code and Codex, does not start (tried with systemd 257 and bubblewrap 0.12);
+PrivateTmp, since /tmp is a place to work in; MemoryDenyWriteExecute, which Node.js does not survive; ProtectHome and
+ProtectSystem=strict, since agents write where the projects are; and ProtectControlGroups, which `agents.cgroup` needs.
 """
 
 
@@ -110,6 +111,8 @@ class Systemd:
             f"TimeoutStopSec={plan.settings.server.shutdown_grace_secs + _STOP_BEYOND_GRACE_S}",
         )
         yield from ("NotifyAccess=main", "OOMPolicy=continue", "LimitNOFILE=65536")
+        if plan.settings.agents.cgroup:
+            yield "Delegate=yes"
         yield from (*_HARDENED, *(_HARDENED_FOR_MACHINE if for_machine else ()))
         yield from ("", "[Install]", f"WantedBy={'multi-user.target' if for_machine else 'default.target'}")
 
