@@ -186,7 +186,7 @@ async def test_a_judge_names_the_better_answer_without_knowing_whose_it_is(scrip
                 break
     verdict = told["judge"]
     assert seen == {(0, 1), (1, 0)}
-    assert verdict["best"] == orders[0]
+    assert verdict["best"] == next(iter(orders))
     assert (verdict["best_backend"], verdict["reasons"], verdict["backend"]) == ("claude", "It is right.", "codex")
     asked = next(call for call in scripted.calls() if call.name == "codex")
     prompt = (asked.stdin or b"").decode()
