@@ -17,6 +17,7 @@ from bench.spawning import overhead, prompts
 from bench.startup import health, startup
 from bench.store import store
 from bench.streaming import streaming
+from bench.watching import watching
 from bench.workplace import BenchBroken, Workplace, workplace
 
 _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
@@ -26,6 +27,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "store": store,
     "streaming": streaming,
     "dialects": dialects,
+    "watching": watching,
     "memory": memory,
     "orchestration": orchestration,
     "startup": startup,

@@ -13,7 +13,7 @@ from clinvk.api.server import listen, opened
 from clinvk.api.watching import watched
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
-from clinvk.config import BackendSettings, ServerSettings, Settings, UnifiedFlags
+from clinvk.config import BackendSettings, LogSettings, ServerSettings, Settings, TracingSettings, UnifiedFlags
 from clinvk.config.loading import home
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
@@ -64,6 +64,8 @@ async def serving(
     unified_flags: UnifiedFlags | None = None,
     store: SessionStore | None = None,
     keys: Keys | None = None,
+    log: LogSettings | None = None,
+    tracing: bool = False,
     **server: object,
 ) -> AsyncGenerator[Served]:
     """Serve with these settings of `server`; without a store, with that of the environment's home."""
@@ -71,6 +73,8 @@ async def serving(
         server=ServerSettings(**server),  # pyright: ignore[reportArgumentType]  # a wrong name or type fails the test
         backends=backends or {},
         unified_flags=unified_flags or UnifiedFlags(),
+        log=log or LogSettings(),
+        tracing=TracingSettings(enabled=tracing),
     )
     sockets = listen("127.0.0.1", 0)
     port: int = sockets[0].getsockname()[1]

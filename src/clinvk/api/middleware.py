@@ -18,7 +18,7 @@ from clinvk.errors import ShuttingDown
 logger = logging.getLogger(__name__)
 
 Answered = Callable[[str, str, int | None, float], None]
-"""Is told of an answer: method, path, status (None: the client left before it had one), and how many seconds it took."""
+"""Is told of an answer: method, path, status (None: the client left before it had one), and the seconds it took."""
 
 _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
 

@@ -1,4 +1,4 @@
-"""The templates of paths, as `/api/v1/runs/{id}`: what requests are counted and traced by, so that ids are no labels."""
+"""Templates of paths, as `/api/v1/runs/{id}`: what requests are counted and traced by, so that ids are no labels."""
 
 import re
 from collections.abc import Iterable

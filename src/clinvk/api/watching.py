@@ -1,5 +1,6 @@
 """How those who operate the server watch it: the log, metrics, traces. What is off is not imported."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +46,7 @@ async def watched(settings: Settings, registry: Mapping[str, Backend] = backends
         metrics = Metrics()
         watches.append(counting(metrics))
     if settings.tracing.enabled:
-        tracing = _tracing({name: backend.vendor for name, backend in registry.items()})
+        tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
         watches.append(tracing.watch)
     try:
         yield Watching(tuple(watches), metrics, tracing)

@@ -1,0 +1,280 @@
+"""What an operator sees of a server: metrics, lines of the log, what was used."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clinvk.api.key_file import KeyFile, Limits
+from clinvk.api.keys import Keys
+from clinvk.config import LogSettings
+from clinvk.config.loading import home
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, codex_says, wait_for
+from serving import Served, serving
+from shell_backend import FAILED, TEXT, Shell
+
+
+async def samples(served: Served, key: str = "") -> dict[str, float]:
+    """Give the value of each metric, by name and labels."""
+    response = await served.client.get("/metrics", headers={"x-api-key": key} if key else {})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = [line.rpartition(" ") for line in response.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+async def key_of(scripted: Scripted) -> tuple[str, Keys]:
+    file = KeyFile(home(scripted.env))
+    text = await asyncio.to_thread(file.create, "ana", Limits())
+    return text, Keys((), await asyncio.to_thread(file.read))
+
+
+async def test_a_prompt_is_counted_with_its_tokens_cost_and_times(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env, metrics_enabled=True) as served:
+        await served.prompt()
+        told = await samples(served)
+        while not told.get('clinvk_runs_total{backend="claude",outcome="finished"}'):
+            told = await samples(served)
+    of_claude = '{backend="claude"}'
+    assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="200"}'] == 1
+    assert told['clinvk_tokens_total{backend="claude",type="cached"}'] == 2
+    assert told['clinvk_tokens_total{backend="claude",type="output"}'] == 5
+    assert told[f"clinvk_cost_usd_total{of_claude}"] == 0.01
+    waited = told[f"clinvk_run_queue_seconds_sum{of_claude}"]
+    first_word = told[f"clinvk_time_to_first_token_seconds_sum{of_claude}"]
+    assert 0 <= waited < first_word <= waited + told[f"clinvk_run_duration_seconds_sum{of_claude}"]
+    assert told["clinvk_store_write_seconds_count"] >= 2
+    assert told["clinvk_store_bytes"] > 4096
+    assert (told["clinvk_store_sessions"], told["clinvk_store_up"]) == (1, 1)
+
+
+async def test_what_goes_and_what_waits_is_told_by_backend(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    async with serving(scripted.env, metrics_enabled=True, max_concurrent_runs=1) as served:
+        runs = [await served.detached() for _ in range(3)]
+        told = await samples(served)
+        (tmp_path / "go").touch()
+        for run in runs:
+            await served.ended(run["run_id"])
+        after = await samples(served)
+    assert told['clinvk_runs_running{backend="claude"}'] == 1
+    assert told['clinvk_runs_queued{backend="claude"}'] == 2
+    assert told['clinvk_runs_queued{backend="codex"}'] == 0
+    assert (told["clinvk_slots"], told["clinvk_http_requests_active"]) == (1, 1)
+    assert after['clinvk_runs_running{backend="claude"}'] == after['clinvk_runs_queued{backend="claude"}'] == 0
+
+
+async def test_a_failure_is_counted_by_its_code(tmp_path: Path) -> None:
+    async with serving(
+        {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, {"shell": Shell()}, metrics_enabled=True
+    ) as served:
+        await served.prompt(backend="shell", prompt=TEXT + FAILED)
+        told = await samples(served)
+        while 'clinvk_runs_total{backend="shell",outcome="agent_failed"}' not in told:
+            told = await samples(served)
+    assert told['clinvk_runs_total{backend="shell",outcome="agent_failed"}'] == 1
+
+
+async def test_requests_are_counted_by_template_and_what_leads_nowhere_as_one(scripted: Scripted) -> None:
+    async with serving(scripted.env, metrics_enabled=True) as served:
+        for number in range(3):
+            await served.client.get(f"/api/v1/runs/abcd{number}")
+            await served.client.get(f"/nothing/{number}")
+            await served.client.request("PROPFIND", f"/v1/models/a/{number}")
+        told = await samples(served)
+    requests = {name.partition("{")[2][:-1]: value for name, value in told.items() if "http_requests_total" in name}
+    assert requests == {
+        'method="GET",route="/api/v1/runs/{id}",status="404"': 3,
+        'method="GET",route="none",status="404"': 3,
+        'method="other",route="/v1/models/{id:path}",status="405"': 3,
+    }
+
+
+async def test_a_client_that_leaves_before_its_answer_is_counted_as_gone(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([wait_for(tmp_path / "never"), *claude_says("x")])
+    body = b'{"backend":"claude","prompt":"hi"}'
+    head = f"POST /api/v1/prompt HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    async with serving(scripted.env, metrics_enabled=True, allowed_hosts=("x",)) as served:
+        _, writer = await served.raw(head.encode() + b"\r\n\r\n" + body)
+        await until(lambda: bool(scripted.calls()))
+        writer.close()
+        await until(lambda: not served.front.active)
+        told = await samples(served)
+    assert told['clinvk_http_requests_total{method="POST",route="/api/v1/prompt",status="gone"}'] == 1
+
+
+async def test_metrics_need_a_key_where_keys_are_asked_for(scripted: Scripted) -> None:
+    text, keys = await key_of(scripted)
+    async with serving(scripted.env, keys=keys, metrics_enabled=True) as served:
+        assert (await served.client.get("/metrics")).status_code == 401
+        assert (await samples(served, text))["clinvk_store_up"] == 1
+
+
+async def test_there_are_no_metrics_unless_they_are_asked_for(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        assert (await served.client.get("/metrics")).status_code == 404
+
+
+async def test_a_stream_is_as_immediate_with_everything_on(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    said = claude_says("one", "two")
+    first = next(index for index, step in enumerate(said) if "one" in str(step))
+    scripted.play([*said[: first + 1], wait_for(tmp_path / "go"), *said[first + 1 :]])
+    async with serving(
+        scripted.env, metrics_enabled=True, log=LogSettings(requests=True, format="json"), tracing=True
+    ) as served:
+        body = {"backend": "claude", "prompt": "hi", "output_format": "stream-json"}
+        async with served.client.stream("POST", "/api/v1/prompt", json=body) as response:
+            lines = response.aiter_lines()
+            while "one" not in await anext(lines):
+                pass
+            (tmp_path / "go").touch()
+            assert "two" in "".join([line async for line in lines])
+
+
+async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    text, keys = await key_of(scripted)
+    scripted.play(claude_says("an answer"))
+    with caplog.at_level(logging.INFO, "clinvk"):
+        async with serving(scripted.env, keys=keys) as served:
+            headers = {"x-api-key": text, "x-request-id": "q1"}
+            body = {"backend": "claude", "prompt": "a secret"}
+            answer = (await served.client.post("/api/v1/prompt?token=x", json=body, headers=headers)).json()
+    request, run = (fields_of(caplog, name) for name in ("clinvk.api.middleware", "clinvk.api.journal"))
+    assert (request["method"], request["path"], request["status"]) == ("POST", "/api/v1/prompt", 200)
+    assert request["run_id"] == run["run_id"] == answer["run_id"]
+    assert request["key"] == run["key"] == "ana"
+    assert request["request_id"] == "q1"
+    assert (run["outcome"], run["session_id"]) == ("finished", answer["session_id"])
+    assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (12, 5, 0.01)
+    assert "secret" not in caplog.text
+    assert "an answer" not in caplog.text
+    assert text not in caplog.text
+
+
+@pytest.mark.parametrize("prompts", [True, False])
+async def test_prompts_are_in_the_log_where_they_are_asked_for(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture, prompts: bool
+) -> None:
+    scripted.play(claude_says("x"))
+    with caplog.at_level(logging.INFO, "clinvk.api.journal"):
+        async with serving(scripted.env, log=LogSettings(prompts=prompts)) as served:
+            await served.prompt(prompt="line 1\nline 2")
+    assert fields_of(caplog, "clinvk.api.journal").get("prompt") == ("line 1\nline 2" if prompts else None)
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.journal"]
+    assert "\n" not in message
+
+
+def fields_of(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, object]:
+    """Give the fields of the only line of a logger."""
+    (line,) = [record for record in caplog.records if record.name == name]
+    assert isinstance(line.args, dict)
+    return {str(key): value for key, value in line.args.items()}
+
+
+async def test_what_runs_used_is_told_by_day_key_backend_and_model(scripted: Scripted) -> None:
+    text, keys = await key_of(scripted)
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, keys=keys) as served:
+        headers = {"x-api-key": text}
+        for backend in ("claude", "claude", "codex"):
+            scripted.play(claude_says("x") if backend == "claude" else codex_says("x"))
+            await served.client.post("/api/v1/prompt", json={"backend": backend, "prompt": "hi"}, headers=headers)
+        whole = (await served.client.get("/api/v1/usage", headers=headers)).json()
+        grouped = (await served.client.get("/api/v1/usage?group_by=key", headers=headers)).json()
+        narrowed = (await served.client.get("/api/v1/usage?backend=codex&key=ana", headers=headers)).json()
+        others = (await served.client.get("/api/v1/usage?key=ben", headers=headers)).json()
+    claude, codex = whole["usage"]
+    assert (claude["key"], claude["backend"], claude["model"], claude["runs"]) == (
+        "ana",
+        "claude",
+        "claude-scripted",
+        2,
+    )
+    assert claude["token_usage"] == {
+        "input_tokens": 24,
+        "output_tokens": 10,
+        "cached_tokens": 4,
+        "reasoning_tokens": 0,
+    }
+    assert (claude["cost_usd"], claude["day"]) == (0.02, whole["until"])
+    assert (codex["backend"], codex["runs"]) == ("codex", 1)
+    assert whole["total"]["runs"] == 3
+    assert [(item["key"], item["day"], item["backend"], item["runs"]) for item in grouped["usage"]] == [
+        ("ana", None, None, 3)
+    ]
+    assert [item["backend"] for item in narrowed["usage"]] == ["codex"]
+    assert (others["usage"], others["total"]["runs"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("since=yesterday", "since must be a day such as 2026-11-25, got 'yesterday'"),
+        ("until=2026-02-30", "until must be a day such as 2026-11-25, got '2026-02-30'"),
+        ("since=2026-02-02&until=2026-02-01", "since 2026-02-02 is after until 2026-02-01"),
+        ("group_by=day,modle", "group_by has 'modle'; it must be of day, key, backend, model"),
+        ("backend=cloud", "no backend 'cloud'"),
+        ("moddel=x", "unknown parameter 'moddel'; did you mean 'model'?"),
+    ],
+)
+async def test_a_mistake_in_what_is_asked_of_the_usage_is_explained(scripted: Scripted, query: str, said: str) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.get(f"/api/v1/usage?{query}")
+    assert response.status_code == 400
+    assert said in response.json()["detail"]
+
+
+async def test_the_first_day_that_there_is_can_be_asked_for(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        told = (await served.client.get("/api/v1/usage?until=0001-01-05")).json()
+    assert (told["since"], told["usage"]) == ("0001-01-01", [])
+
+
+def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Start a server, and let it stop when it is up; `stderr` tells all that it imported."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "clinvk", "serve", "--port", "0"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPROFILEIMPORTTIME": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout
+    up = program.stdout.readline()
+    if up:
+        program.send_signal(signal.SIGTERM)
+    told, said = program.communicate()
+    return subprocess.CompletedProcess(program.args, program.returncode, up + told, said)
+
+
+def test_what_is_off_is_not_imported(tmp_path: Path) -> None:
+    done = started(tmp_path)
+    assert done.returncode == 0
+    assert "clinvk.api.server" in done.stderr
+    assert "prometheus_client" not in done.stderr
+    assert "opentelemetry" not in done.stderr
+
+
+def test_traces_without_opentelemetry_are_refused_at_the_start(tmp_path: Path) -> None:
+    missing = tmp_path / "modules" / "opentelemetry"
+    missing.mkdir(parents=True)
+    (missing / "__init__.py").write_text("raise ModuleNotFoundError('no', name='opentelemetry')\n")
+    done = started(tmp_path, CLINVK_TRACING__ENABLED="true", PYTHONPATH=str(missing.parent))
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == (
+        "clinvk: tracing.enabled is true, but OpenTelemetry is not installed; `pip install 'clinvk[otel]'` brings it"
+    )

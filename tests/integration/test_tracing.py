@@ -1,0 +1,135 @@
+"""Traces, as a collector gets them over HTTP from a real server."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from clinvk.api.key_file import KeyFile, Limits
+from clinvk.api.keys import Keys
+from clinvk.config.loading import home
+from collector import Collector, attributes_of
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import Served, serving
+from shell_backend import CALL, DONE, FAILED, TEXT, Shell
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+BROKEN_TOOL = """echo '{"type":"tool_result","id":"1","output":"no","is_error":true}'\n"""
+OK, ERROR = 0, 2
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Generator[Collector]:
+    with Collector().running() as running:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.url)
+        yield running
+
+
+@asynccontextmanager
+async def shell(tmp_path: Path) -> AsyncGenerator[Served]:
+    """Serve a shell, traced; leaving it sends what there is to the collector."""
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    async with serving(env, {"shell": Shell()}, tracing=True) as served:
+        yield served
+
+
+async def test_a_prompt_is_a_span_of_its_request_and_one_of_its_run_below_the_callers(
+    scripted: Scripted, collector: Collector
+) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env, tracing=True) as served:
+        answer = (
+            await served.client.post(
+                "/api/v1/prompt",
+                json={"backend": "claude", "prompt": "a secret", "model": "opus"},
+                headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "q1"},
+            )
+        ).json()
+    request, run = collector.named("POST /api/v1/prompt"), collector.named("invoke_agent claude")
+    assert {span.trace_id.hex() for span in (request, run)} == {TRACE}
+    assert request.parent_span_id.hex() == PARENT
+    assert run.parent_span_id == request.span_id
+    assert request.start_time_unix_nano <= run.start_time_unix_nano < run.end_time_unix_nano
+    told = attributes_of(request.attributes)
+    assert (told["http.route"], told["http.request.method"]) == ("/api/v1/prompt", "POST")
+    assert (told["http.response.status_code"], told["clinvk.request.id"]) == (200, "q1")
+    attributes = attributes_of(run.attributes)
+    assert attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert attributes == {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "anthropic",
+        "gen_ai.agent.name": "claude",
+        "gen_ai.request.model": "opus",
+        "gen_ai.response.model": "claude-scripted",
+        "gen_ai.response.finish_reasons": ["end_turn"],
+        "gen_ai.conversation.id": answer["session_id"],
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.cache_read.input_tokens": 2,
+        "gen_ai.usage.reasoning.output_tokens": 0,
+        "clinvk.cost_usd": 0.01,
+        "clinvk.run.id": answer["run_id"],
+    }
+    assert [event.name for event in run.events] == ["agent started", "first word"]
+    assert collector.resource["service.name"] == "clinvk"
+    assert b"secret" not in b"".join(span.SerializeToString() for span in collector.spans)
+
+
+async def test_a_tool_is_a_span_below_its_run(tmp_path: Path, collector: Collector) -> None:
+    async with shell(tmp_path) as served:
+        await served.client.post(
+            "/api/v1/prompt", json={"backend": "shell", "prompt": CALL + BROKEN_TOOL + TEXT + DONE}
+        )
+    tool, run = collector.named("execute_tool Bash"), collector.named("invoke_agent shell")
+    assert tool.parent_span_id == run.span_id
+    assert run.start_time_unix_nano <= tool.start_time_unix_nano <= tool.end_time_unix_nano <= run.end_time_unix_nano
+    assert attributes_of(tool.attributes) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "Bash",
+        "gen_ai.tool.call.id": "1",
+        "error.type": "tool_error",
+    }
+    assert (tool.status.code, run.status.code) == (ERROR, OK)
+
+
+async def test_a_run_that_fails_is_an_error_and_its_request_is_none(tmp_path: Path, collector: Collector) -> None:
+    async with shell(tmp_path) as served:
+        response = await served.client.post("/api/v1/prompt", json={"backend": "shell", "prompt": FAILED})
+    assert response.status_code == 200
+    run, request = collector.named("invoke_agent shell"), collector.named("POST /api/v1/prompt")
+    assert (run.status.code, request.status.code) == (ERROR, OK)
+    assert attributes_of(run.attributes)["error.type"] == "agent_failed"
+
+
+async def test_runs_of_several_agents_are_below_one_request(tmp_path: Path, collector: Collector) -> None:
+    tasks = [{"backend": "shell", "prompt": TEXT + DONE}] * 2
+    async with shell(tmp_path) as served:
+        whole = (await served.client.post("/api/v1/parallel", json={"tasks": tasks})).json()
+    request = collector.named("POST /api/v1/parallel")
+    runs = [span for span in collector.spans if span.name == "invoke_agent shell"]
+    assert [run.parent_span_id for run in runs] == [request.span_id] * 2
+    assert [attributes_of(run.attributes)["clinvk.run.parent_id"] for run in runs] == [whole["run_id"]] * 2
+
+
+async def test_a_detached_run_belongs_to_the_trace_of_its_request(tmp_path: Path, collector: Collector) -> None:
+    async with shell(tmp_path) as served:
+        run = await served.detached(backend="shell", prompt=TEXT + DONE)
+        await served.ended(run["run_id"])
+    assert collector.named("invoke_agent shell").trace_id == collector.named("POST /api/v1/prompt").trace_id
+
+
+async def test_paths_are_told_by_template_and_the_key_by_name(scripted: Scripted, collector: Collector) -> None:
+    file = KeyFile(home(scripted.env))
+    text = await asyncio.to_thread(file.create, "ana", Limits())
+    keys = Keys((), await asyncio.to_thread(file.read))
+    async with serving(scripted.env, keys=keys, tracing=True) as served:
+        await served.client.get("/api/v1/runs/abcdef", headers={"x-api-key": text})
+        await served.client.get("/nothing/of/the/kind", headers={"x-api-key": text})
+        await served.client.get("/health")
+    assert {span.name for span in collector.spans} == {"GET /api/v1/runs/{id}", "GET"}
+    assert attributes_of(collector.named("GET /api/v1/runs/{id}").attributes)["clinvk.key.name"] == "ana"
+    assert text.encode() not in b"".join(span.SerializeToString() for span in collector.spans)

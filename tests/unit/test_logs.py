@@ -1,0 +1,113 @@
+"""The lines of the server's log, for people and as JSON."""
+
+import contextvars
+import json
+import logging
+import sys
+from collections.abc import Generator
+
+import pytest
+
+from clinvk import logs
+from clinvk.config import LogLevel
+
+FORGED = "all is well\n2026-11-25 18:00:00,000 INFO clinvk: forged\x1b[2J\u2028"
+
+
+def record(message: str, *args: object, trouble: bool = False) -> logging.LogRecord:
+    made = logging.LogRecord(
+        "clinvk.x", logging.WARNING, __file__, 1, message, args, sys.exc_info() if trouble else None
+    )
+    made.created, made.msecs = 1_795_630_732.049, 49.0
+    return made
+
+
+def in_json(*args: object, trouble: bool = False) -> dict[str, object]:
+    line = logs.JsonLines().format(record(str(args[0]), *args[1:], trouble=trouble))
+    assert "\n" not in line
+    return json.loads(line)
+
+
+def test_a_line_for_people_has_time_level_logger_and_message() -> None:
+    line = logs.TextLines().format(record("%s runs", 3))
+    assert line.partition(" ")[2][13:] == "WARNING clinvk.x: 3 runs"
+    assert line[19:23] == ",049"
+
+
+def test_a_line_of_json_has_the_time_in_utc() -> None:
+    told = in_json("%s runs", 3)
+    assert told == {
+        "time": "2026-11-25T18:18:52.049Z",
+        "level": "warning",
+        "logger": "clinvk.x",
+        "message": "3 runs",
+    }
+
+
+def test_values_with_names_are_fields() -> None:
+    told = in_json("%(method)s took %(duration_ms).1f ms", {"method": "GET", "duration_ms": 1.5, "status": 200})
+    assert told["message"] == "GET took 1.5 ms"
+    assert (told["method"], told["duration_ms"], told["status"]) == ("GET", 1.5, 200)
+
+
+def test_what_is_noted_is_on_the_lines_of_the_task_and_of_no_other() -> None:
+    def told() -> dict[str, object]:
+        logs.note(request_id="q")
+        logs.note(run_id="r")
+        return in_json("x")
+
+    inside = contextvars.copy_context().run(told)
+    assert (inside["request_id"], inside["run_id"]) == ("q", "r")
+    assert "request_id" not in in_json("x")
+
+
+@pytest.mark.parametrize("form", [logs.TextLines, logs.JsonLines])
+def test_no_message_can_look_like_another_line(form: type[logging.Formatter]) -> None:
+    line = form().format(record("the agent said %s", FORGED))
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+def test_a_traceback_is_below_its_line_and_in_a_field() -> None:
+    try:
+        raise ValueError("odd\n2026-11-25 INFO forged")
+    except ValueError:
+        first, *rest = logs.TextLines().format(record("broke", trouble=True)).split("\n")
+        told = in_json("broke", trouble=True)
+    assert first.endswith(": broke")
+    assert rest
+    assert all(line.startswith("  ") for line in rest)
+    assert "ValueError: odd" in str(told["exception"])
+
+
+def test_a_lone_surrogate_does_not_lose_the_line() -> None:
+    assert in_json("no file %s", "a\udcffb")["message"] == "no file a\\udcffb"
+
+
+@pytest.fixture
+def levels() -> Generator[None]:
+    names = ("clinvk", "clinvk.api.middleware", "clinvk.api.journal")
+    before = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("levels")
+@pytest.mark.parametrize(
+    ("level", "requests", "others", "of_requests"),
+    [
+        ("info", False, logging.INFO, logging.WARNING),
+        ("info", True, logging.INFO, logging.INFO),
+        ("error", True, logging.ERROR, logging.INFO),
+        ("error", False, logging.ERROR, logging.ERROR),
+        ("debug", False, logging.DEBUG, logging.DEBUG),
+    ],
+)
+def test_requests_are_told_when_asked_for_whatever_the_level(
+    level: LogLevel, requests: bool, others: int, of_requests: int
+) -> None:
+    logs.adjust(level, requests)
+    assert logging.getLogger("clinvk.store").getEffectiveLevel() == others
+    for name in ("clinvk.api.middleware", "clinvk.api.journal"):
+        assert logging.getLogger(name).getEffectiveLevel() == of_requests

@@ -1,0 +1,136 @@
+"""What is counted has few labels, is documented, and is what the dashboard shows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from clinvk.events import RunFailed, RunFinished, Usage
+from clinvk.metrics import Metrics, Standing
+
+REPOSITORY = Path(__file__).parents[2]
+DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
+PAGE = (REPOSITORY / "docs" / "watching.md").read_text()
+STANDING = Standing(
+    requests=2,
+    running={"claude": 1, "codex": 0},
+    queued={"claude": 3, "codex": 0},
+    slots=16,
+    queue_slots=100,
+    sessions=7,
+    store_bytes=4096,
+)
+NAME = re.compile(r"\b((?:clinvk|process)_[a-z_]+)")
+
+
+def everything() -> Metrics:
+    metrics = Metrics()
+    metrics.count_request("POST", "/api/v1/prompt", 200, 0.3)
+    metrics.count_run("claude", RunFinished(usage=Usage(100, 30, 40, 10), cost_usd=0.5))
+    metrics.time_run("claude", 0.02, 0.7, 3.0)
+    metrics.time_commit(0.002)
+    return metrics
+
+
+def samples(metrics: Metrics, standing: Standing = STANDING) -> dict[str, float]:
+    """Give the value of each line, by name and labels."""
+    lines = metrics.generate(standing).decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_tokens_are_in_one_type_each() -> None:
+    told = samples(everything())
+    tokens = {name[43:-2]: value for name, value in told.items() if name.startswith("clinvk_tokens_total{")}
+    assert tokens == {"input": 60, "cached": 40, "output": 20, "reasoning": 10}
+    assert told['clinvk_cost_usd_total{backend="claude"}'] == 0.5
+
+
+def test_runs_are_told_apart_by_how_they_ended() -> None:
+    metrics = Metrics()
+    for ending in (RunFinished(), RunFinished(), RunFailed("cancelled", ""), RunFailed("agent_rate_limited", "no")):
+        metrics.count_run("codex", ending)
+    told = samples(metrics)
+    assert told['clinvk_runs_total{backend="codex",outcome="finished"}'] == 2
+    assert told['clinvk_runs_total{backend="codex",outcome="cancelled"}'] == 1
+    assert told['clinvk_runs_total{backend="codex",outcome="agent_rate_limited"}'] == 1
+
+
+def test_a_run_without_a_word_has_no_first_one() -> None:
+    metrics = Metrics()
+    metrics.time_run("codex", 1.5, None, 3)
+    told = samples(metrics)
+    assert 'clinvk_time_to_first_token_seconds_count{backend="codex"}' not in told
+    assert told['clinvk_run_queue_seconds_sum{backend="codex"}'] == 1.5
+    assert told['clinvk_run_duration_seconds_sum{backend="codex"}'] == 3
+
+
+@pytest.mark.parametrize(("method", "label"), [("GET", "GET"), ("BREW", "other"), ('"} 1\nx', "other")])
+def test_a_client_cannot_make_a_label_of_its_own(method: str, label: str) -> None:
+    metrics = Metrics()
+    metrics.count_request(method, "none", None, 0.1)
+    assert samples(metrics)[f'clinvk_http_requests_total{{method="{label}",route="none",status="gone"}}'] == 1
+
+
+def test_what_is_so_at_the_moment_is_told_anew_each_time() -> None:
+    metrics = everything()
+    before = samples(metrics)
+    assert before['clinvk_runs_queued{backend="claude"}'] == 3
+    assert (before["clinvk_store_up"], before["clinvk_store_sessions"], before["clinvk_store_bytes"]) == (1, 7, 4096)
+    after = samples(
+        metrics,
+        Standing(requests=0, running={}, queued={"claude": 0}, slots=1, queue_slots=1, sessions=None, store_bytes=0),
+    )
+    assert after['clinvk_runs_queued{backend="claude"}'] == 0
+    assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)
+
+
+def exposed() -> set[str]:
+    """Give the names of our metrics, as they are asked for, histograms by their bare names."""
+    families = re.findall(r"^# TYPE (\S+) ", everything().generate(STANDING).decode(), re.MULTILINE)
+    return {name for name in families if name.startswith("clinvk_")}
+
+
+def test_the_dashboard_shows_each_metric_and_asks_for_none_that_is_not_there() -> None:
+    shown = {re.sub("_bucket$", "", name) for name in NAME.findall(" ".join(expressions()))}
+    assert {name for name in shown if name.startswith("clinvk_")} == exposed()
+    of_process = {name.partition("{")[0] for name in samples(everything()) if name.startswith("process_")}
+    assert {name for name in shown if name.startswith("process_")} <= of_process
+
+
+def test_the_dashboard_asks_for_labels_that_are_there() -> None:
+    told = everything().generate(STANDING).decode()
+    known = set(re.findall(r'[{,]([a-z]+)="', told)) | {"instance", "job"}
+    asked = re.findall(r"by \(([^)]*)\)", " ".join(expressions()))
+    assert {label.strip() for labels in asked for label in labels.split(",")} <= known
+    assert set(re.findall(r"[{,] ?([a-z]+)=~|[{,] ?([a-z]+)!~", " ".join(expressions()))) <= {
+        ("instance", ""),
+        ("job", ""),
+        ("", "outcome"),
+    }
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in json.loads(DASHBOARD)["panels"] for target in panel.get("targets", [])]
+
+
+def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD)["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])}
+        assert not taken & cells, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+def test_the_page_explains_each_metric_with_its_labels() -> None:
+    table = PAGE.partition("| metric | labels | |\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \| (.*?) \|", table, re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", labels)) for cell, labels in rows for name in re.findall(r"`(\w+)`", cell)}
+    found: dict[str, set[str]] = {name: set() for name in exposed()}
+    for line in samples(everything()):
+        name = re.sub("_(bucket|count|sum)$", "", line.partition("{")[0])
+        if name in found:
+            found[name] |= set(re.findall(r'[{,]([a-z]+)="', line)) - {"le"}
+    assert told == found
