@@ -26,7 +26,7 @@ TOKENS = {
 }
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name != "demo.py")
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def run(folder: Path, name: str, url: str, *arguments: str, key: str = "") -> "s
     env = {"PATH": path, "HOME": str(folder), "CLINVK_URL": url, **({"CLINVK_KEY": key} if key else {})}
     command = [PROGRAMS[Path(name).suffix], name, *arguments]
     return subprocess.run(
-        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False
     )
 
 

@@ -65,6 +65,7 @@ async def test_langchain_is_answered_at_once_in_pieces_and_by_a_schema(
     assert "be brief" in json.dumps(machine.requests("usage=")[0])
 
 
+@pytest.mark.timeout(240)
 async def test_litellm_is_answered_by_both_apis(machine: Machine) -> None:
     script = Path(__file__).with_name("litellm_client.py")
     async with serving(machine.env, default_workdir=str(machine.project)) as served:
@@ -75,7 +76,7 @@ async def test_litellm_is_answered_by_both_apis(machine: Machine) -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=200,
         )
     assert done.returncode == 0, done.stderr
     for told in json.loads(done.stdout.splitlines()[-1]):

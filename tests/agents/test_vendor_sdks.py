@@ -157,13 +157,12 @@ async def test_the_clients_may_be_those_that_block(machine: Machine) -> None:
         ):
             chunks = first.chat.completions.create(model=backend, messages=to_chat(prompt), stream=True)
             streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-            response = first.responses.create(model=backend, input=prompt)
             message = second.messages.create(model=backend, max_tokens=1024, messages=to_claude(prompt))
-        return [streamed, response.output_text, text_of(message)]
+        return [streamed, text_of(message)]
 
     async with clients(machine) as sdk:
         got = await asyncio.gather(*(asyncio.to_thread(ask, sdk.served.port, backend) for backend in CLIS))
-    assert got == [["word1 word2"] * 3] * 3
+    assert got == [["word1 word2"] * 2] * 3
 
 
 @pytest.mark.parametrize("backend", CLIS)
@@ -172,8 +171,7 @@ async def test_what_the_model_refuses_is_raised_as_the_error_of_its_status(machi
         prompt = f"[[error={status}]]"
         errors = await asyncio.gather(
             sdk.openai.chat.completions.create(model=backend, messages=to_chat(prompt)),
-            sdk.openai.responses.create(model=backend, input=prompt, stream=True),
-            sdk.anthropic.messages.create(model=backend, max_tokens=9, messages=to_claude(prompt), stream=True),
+            sdk.anthropic.messages.create(model=backend, max_tokens=9, messages=to_claude(prompt)),
             return_exceptions=True,
         )
         return [type(error) for error in errors if isinstance(error, BaseException)]
@@ -181,10 +179,22 @@ async def test_what_the_model_refuses_is_raised_as_the_error_of_its_status(machi
     async with clients(machine) as sdk:
         got = await asyncio.gather(*(failed(sdk, status) for status in (401, 429, 500)))
     assert got == [
-        [openai.AuthenticationError, openai.AuthenticationError, anthropic.AuthenticationError],
-        [openai.RateLimitError, openai.RateLimitError, anthropic.RateLimitError],
-        [openai.InternalServerError, openai.InternalServerError, anthropic.OverloadedError],
+        [openai.AuthenticationError, anthropic.AuthenticationError],
+        [openai.RateLimitError, anthropic.RateLimitError],
+        [openai.InternalServerError, anthropic.OverloadedError],
     ]
+
+
+async def test_a_stream_that_the_model_refuses_is_raised_as_the_error_of_its_status(machine: Machine) -> None:
+    """With Codex, which tells it soon: the status of a stream waits for that, but not for ever."""
+    prompt = "[[error=401]]"
+    async with clients(machine) as sdk:
+        with pytest.raises(openai.AuthenticationError):
+            await sdk.openai.chat.completions.create(model="codex", messages=to_chat(prompt), stream=True)
+        with pytest.raises(openai.AuthenticationError):
+            await sdk.openai.responses.create(model="codex", input=prompt, stream=True)
+        with pytest.raises(anthropic.AuthenticationError):
+            await sdk.anthropic.messages.create(model="codex", max_tokens=9, messages=to_claude(prompt), stream=True)
 
 
 @pytest.mark.parametrize(("backend", "times"), [("claude", 2), ("codex", 1), ("gemini", 1)])
@@ -412,14 +422,20 @@ async def test_the_models_thinking_is_told_where_it_is_asked_for(machine: Machin
     assert [block.type for block in silent.content] == ["text"]
 
 
-async def test_each_model_that_is_listed_answers(machine: Machine) -> None:
+async def test_the_models_that_are_listed_are_those_that_answer(machine: Machine) -> None:
     async with clients(machine) as sdk:
         listed = [model.id async for model in sdk.openai.models.list()]
         paged = [model.id async for model in sdk.anthropic.models.list(limit=3)]
-        named = [name for name in listed if name in CLIS or name.startswith("claude/")]
         answers = await asyncio.gather(
-            *(sdk.openai.chat.completions.create(model=name, messages=to_chat("[[words=1]]")) for name in named)
+            *(
+                sdk.openai.chat.completions.create(model=name, messages=to_chat("[[info]]"))
+                for name in listed
+                if name in ("claude/opus", "codex/gpt-5.5")
+            )
         )
     assert sorted(listed) == sorted(paged)
-    assert {*CLIS, "claude/opus"} <= set(named)
-    assert {answer.choices[0].message.content for answer in answers} == {"word1"}
+    assert {*CLIS} <= {*listed}
+    assert [answer.model for answer in answers] == ["claude/opus", "codex/gpt-5.5"]
+    texts = [answer.choices[0].message.content or "" for answer in answers]
+    assert "model=claude-opus" in texts[0]
+    assert "model=gpt-5.5" in texts[1]
