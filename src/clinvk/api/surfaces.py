@@ -15,8 +15,8 @@ _OF_OPENAI = ("/v1/chat/", "/v1/completions", "/v1/responses")
 
 
 def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
-    """Give the format of a tidied path; below `/v1`, which two vendors share, the path or else a header tells."""
-    match path.split("/", 2)[1]:
+    """Give the format of a tidied path, or of `*`; below `/v1`, which two vendors share, path or header tells."""
+    match path.partition("/")[2].partition("/")[0]:
         case "openai":
             return OPENAI
         case "anthropic":

@@ -1,0 +1,65 @@
+"""`clinvk keys`, and the server that asks for the keys it makes."""
+
+import json
+
+from acceptance.command import Clinvk
+from acceptance.server import Server
+from scripted import Scripted
+from scripted.steps import claude_says
+
+
+def test_the_new_key_is_the_last_line_of_stdout_and_never_shown_again(clinvk: Clinvk) -> None:
+    made = clinvk.run(
+        "keys", "create", "ana", "--backends", "claude,codex", "--rate", "2.5", "--tokens-per-day", "1000"
+    )
+    assert made.returncode == 0
+    key = made.stdout.splitlines()[-1]
+    assert key.startswith("clinvk_")
+    listed, shown = clinvk.run("keys", "list"), clinvk.run("keys", "list", "--json")
+    (item,) = json.loads(shown.stdout)["keys"]
+    assert (item["name"], item["last_used"]) == ("ana", None)
+    assert item["limits"] == {"backends": ["claude", "codex"], "rate_rps": 2.5, "tokens_per_day": 1000}
+    assert "claude, codex; 2.5 requests/s; 1,000 tokens/day" in listed.stdout
+    assert key not in listed.stdout + shown.stdout + listed.stderr + made.stderr
+
+
+def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> None:
+    for words in (
+        ["a b"],
+        ["a", "--backends", "qwen"],
+        ["a", "--allow-dir", "/no/such/place"],
+        ["a", "--burst", "3"],
+        ["a", "--rate", "0"],
+        ["a", "--cost-per-day", "nan"],
+        ["a", "--tokens-per-day", "0"],
+    ):
+        done = clinvk.run("keys", "create", *words)
+        assert done.returncode in (1, 2)
+        assert done.stdout == ""
+    assert json.loads(clinvk.run("keys", "list", "--json").stdout) == {"keys": []}
+
+
+def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:
+    assert clinvk.run("keys", "create", "ana", "--dry-run").stdout == ""
+    assert clinvk.run("keys", "create", "ana").returncode == 0
+    assert clinvk.run("keys", "revoke", "ana", "--dry-run").returncode == 0
+    assert len(json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]) == 1
+
+
+def test_a_file_without_keys_keeps_the_server_from_starting(clinvk: Clinvk) -> None:
+    clinvk.run("keys", "create", "ana")
+    assert clinvk.run("keys", "revoke", "ana").returncode == 0
+    done = clinvk.run("serve", "--port", "0")
+    assert done.returncode == 3
+    assert "has no key in it" in done.stderr
+
+
+def test_a_server_asks_for_the_key_that_was_made(clinvk: Clinvk, scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    key = clinvk.run("keys", "create", "ana").stdout.splitlines()[-1]
+    with Server(scripted) as server:
+        server.up()
+        body = {"backend": "claude", "prompt": "hi"}
+        without = server.client.post("/api/v1/prompt", json=body)
+        answer = server.client.post("/api/v1/prompt", json=body, headers={"authorization": f"Bearer {key}"})
+    assert (without.status_code, answer.status_code) == (401, 200)
