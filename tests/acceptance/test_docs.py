@@ -11,6 +11,7 @@ and 3000, and 127.0.0.1 for 0.0.0.0, lest a test opens a port to others. The age
 it would do.
 """
 
+import base64
 import itertools
 import json
 import os
@@ -40,6 +41,8 @@ ANSWER = ("It works, ", "says the agent.")
 PROBLEM = '"type":"/docs#'
 """How a refusal begins; a sample that gets one is followed by it."""
 WITHIN_S = 60
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""What a reader has at hand as `picture.png`."""
 
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 SERVE = re.compile(r"(?:(?P<variables>(?:\w+=\S+ )*)clinvk (?P<arguments>serve(?: --[a-z-]+ \S+)*)\n)")
@@ -71,6 +74,7 @@ class Reader:
         self.home, self.project, self.programs = folder / "home", folder / "project", folder / "venv" / "bin"
         for place in (self.home, self.project):
             place.mkdir()
+        (self.project / "picture.png").write_bytes(base64.b64decode(PICTURE))
         _make_venv(folder / "venv")
         node = shutil.which("node")
         assert node, "no `node` on PATH: the samples in JavaScript need it"
@@ -102,7 +106,7 @@ class Reader:
                 self.run(sys.executable, "-c", self.here(block.text))
                 assert "".join(ANSWER) in self.printed
             case "json":
-                assert shape(json.loads(block.text)) == shape(json.loads(self.printed))
+                assert shape(json.loads(block.text)) == shape(json.loads(self.printed)), self.printed
             case "jsonl":
                 assert shapes(block.text) == shapes(self.printed)
             case "text":
