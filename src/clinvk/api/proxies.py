@@ -35,14 +35,15 @@ class Proxies:
         peer = _address(scope["client"][0]) if scope["client"] else None
         if peer is None or not self._trusts(peer):
             return
-        forwarded = list(_elements(_lines(scope["headers"], b"forwarded")))
+        headers = headers_of(scope)
+        forwarded = list(_elements(_lines(scope["headers"], b"forwarded"))) if "forwarded" in headers else []
         chain = [address.strip() for address in ",".join(_lines(scope["headers"], b"x-forwarded-for")).split(",")]
         told = [self._first(chain[-_MOST_HOPS:], peer)] if chain != [""] else []
         if forwarded:
             told.append(self._first([element.get("for", "") for element in forwarded[-_MOST_HOPS:]], peer))
         if told and all(client == told[0] for client in told):  # else one of them is the client's own
             scope["client"] = (str(told[0]), 0)
-        proto = headers_of(scope).get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
+        proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
         if proto.lower() in _SCHEMES:
             scope["scheme"] = proto.lower()
 
