@@ -33,7 +33,7 @@ from clinvk.api import doors
 from clinvk.backends import BACKENDS
 from clinvk.config.loading import load
 from scripted import Scripted
-from scripted.steps import says
+from scripted.steps import codex_streams, says
 from standin.document import JSON
 
 REPOSITORY = Path(__file__).parents[2]
@@ -224,6 +224,8 @@ def agents(tmp_path: Path) -> Generator[list[Scripted]]:
         (tmp_path / name).mkdir()
         agent = Scripted(tmp_path / name, [name])
         agent.play(says(name, *ANSWER))
+        if name == "codex":
+            agent.play(codex_streams(*ANSWER), server=True)
         found.append(agent)
     yield found
     for agent in found:
