@@ -57,7 +57,7 @@ WRONG = [
     (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
     (["serv"], "no command 'serv'; did you mean 'serve'? as a prompt it stands after --: clinvk -- serv"),
     (["Help"], "no command 'Help'; did you mean 'help'? as a prompt it stands after --: clinvk -- Help"),
-    (["parallel"], "no command 'parallel'; as a prompt it stands after --: clinvk -- parallel"),
+    (["paralel"], "no command 'paralel'; did you mean 'parallel'? as a prompt it stands after --: clinvk -- paralel"),
     (["sesions"], "no command 'sesions'; did you mean 'sessions'? as a prompt it stands after --: clinvk -- sesions"),
     (["sessions"], f"sessions needs one of {', '.join(SESSIONS)}; see clinvk help sessions"),
     (["sessions", "lst"], f"no command 'sessions lst'; did you mean 'list'? have {', '.join(SESSIONS)}"),

@@ -11,9 +11,6 @@ from clinvk.cli.flags import Flags, add_global
 from clinvk.errors import InvalidRequest
 from clinvk.nearest import nearest
 
-_KEPT_WORDS = ("parallel", "chain", "compare")
-"""Words that people who know clinvk type as a command: one of them is not sent to an agent by mistake."""
-
 _F = TypeVar("_F", bound=Flags)
 
 
@@ -114,10 +111,11 @@ def _refuse_near_commands(word: str) -> None:
     """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake."""
     if not word or len(word.split()) != 1 or len(word) > 20:
         return
-    near = nearest(word.lower(), (*FIRST_WORDS, *_KEPT_WORDS), likeness=0.8)
+    near = nearest(word.lower(), FIRST_WORDS, likeness=0.8)
     if near:
-        hint = f"did you mean {near!r}? " if near in FIRST_WORDS else ""
-        raise InvalidRequest(f"no command {word!r}; {hint}as a prompt it stands after --: clinvk -- {word}")
+        raise InvalidRequest(
+            f"no command {word!r}; did you mean {near!r}? as a prompt it stands after --: clinvk -- {word}"
+        )
 
 
 def _nearest(word: str, among: Collection[str]) -> str:

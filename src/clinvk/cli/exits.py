@@ -5,6 +5,8 @@
 2  the backend is not available           7  cancelled
 3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it
 4  no such session, or it cannot be used
+
+2 is also a file of tasks or steps that cannot be read, or is not as it must be.
 """
 
 from clinvk.errors import (
@@ -21,6 +23,7 @@ from clinvk.errors import (
 from clinvk.events import Ending, RunFailed
 
 FAILED = 1
+INVALID_FILE = 2
 CANCELLED = 7
 _LOWEST_OF_AGENTS = 8
 

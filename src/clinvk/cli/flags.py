@@ -11,11 +11,13 @@ from typing import Literal
 import msgspec
 
 from clinvk.config import OUTPUT_FORMATS, OutputFormat
+from clinvk.plan import Isolation
 from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Effort, SandboxMode
 from clinvk.session import SESSION_STATUSES, SessionStatus
 
 ExportFormat = Literal["json", "markdown"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("json", "markdown")
+ISOLATIONS: tuple[Isolation, ...] = ("none", "worktree")
 
 _JSON_HELP = "print JSON, for programs (-o json says so too)"
 
@@ -158,6 +160,49 @@ class ApplyFlags(JsonFlags, frozen=True, kw_only=True):
     """What `worktrees apply` takes besides."""
 
     keep: bool = False
+
+
+class TogetherFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `parallel`, `chain` and `compare` take besides."""
+
+    quiet: bool = False
+
+
+class ParallelFlags(TogetherFlags, frozen=True, kw_only=True):
+    """What `parallel` takes besides."""
+
+    file: str | None = None
+    max_parallel: int | None = None
+    fail_fast: bool = False
+    isolation: Isolation | None = None
+
+
+class ChainFlags(TogetherFlags, frozen=True, kw_only=True):
+    """What `chain` takes besides."""
+
+    file: str | None = None
+    resume_from: str | None = None
+
+
+class CompareFlags(RunFlags, frozen=True, kw_only=True):
+    """What `compare` takes besides."""
+
+    json: bool = False
+    quiet: bool = False
+
+    backends: list[str] | None = None
+    all_backends: bool = False
+    sequential: bool = False
+    isolation: Isolation | None = None
+    diff: bool = False
+    check: str | None = None
+    judge: str | None = None
+    judge_prompt: str | None = None
+
+    @property
+    def wants_json(self) -> bool:
+        """As that of `JsonFlags`."""
+        return self.json or self.output_format == "json"
 
 
 class OneOf:
@@ -324,6 +369,48 @@ def add_apply(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("flags")
     own.add_argument("--keep", action="store_true", help="do not remove the worktree")
     own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def add_parallel(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `parallel`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--file", "-f", metavar="FILE", help="the tasks: JSON, YAML, JSON Lines (default, and -: stdin)")
+    own.add_argument("--max-parallel", type=_whole(least=1), metavar="N", help="at most N agents at once")
+    own.add_argument("--fail-fast", action="store_true", help="the first failure ends the others")
+    _add_isolation(own.add_argument, "a task")
+    _add_together(own.add_argument)
+
+
+def add_chain(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `chain`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--file", "-f", metavar="FILE", help="the steps: JSON, YAML, JSON Lines (default, and -: stdin)")
+    own.add_argument("--resume-from", metavar="ID", help="go on with a chain at its first step that is not finished")
+    _add_together(own.add_argument)
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `compare`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--backends", action="append", metavar="A,B", help="the agents")
+    own.add_argument("--all-backends", action="store_true", help="all that are installed and enabled")
+    own.add_argument("--sequential", action="store_true", help="one after the other")
+    _add_isolation(own.add_argument, "an agent")
+    own.add_argument("--diff", action="store_true", help="show what each changed, or how the answers differ")
+    own.add_argument("--check", metavar="CMD", help="shell command that is run in each worktree; 0 is passed")
+    own.add_argument("--judge", metavar="NAME", help="one more agent, which names the best answer")
+    own.add_argument("--judge-prompt", metavar="TEXT", help="what counts for it besides")
+    _add_together(own.add_argument)
+    _add_run(parser)
+
+
+def _add_isolation(add: Callable[..., object], whose: str) -> None:
+    add("--isolation", type=OneOf(ISOLATIONS), metavar="WHERE", help=f"worktree: {whose} has a git worktree of its own")
+
+
+def _add_together(add: Callable[..., object]) -> None:
+    add("--quiet", "-q", action="store_true", help="no progress, no answers: the table alone")
+    add("--json", action="store_true", help=_JSON_HELP)
 
 
 def add_global(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,9 @@ commands:
   PROMPT                    run one prompt: an argument, stdin, or both
   resume [ID] [PROMPT]      go on with a conversation
   sessions COMMAND          list, show, delete, clean, fork, tag, rename, export
+  parallel                  run several tasks at once, from a file
+  chain                     run steps one after the other, from a file
+  compare PROMPT            give one prompt to several agents
   worktrees COMMAND         list, apply, discard what agents did in worktrees
   serve                     serve the REST API
   service COMMAND           install, uninstall, status, print
@@ -205,6 +208,70 @@ examples:
 WORKTREES_DISCARD = Help(
     "clinvk worktrees discard [flags] ID...",
     "Remove worktrees with their branches and all that was done in them. On a\nterminal it asks first.",
+)
+
+PARALLEL = Help(
+    "clinvk parallel [flags]",
+    "Run tasks of a file, or of stdin, several at once; print the answers and a table\nin the order of the tasks.",
+    """\
+examples:
+  clinvk parallel -f tasks.yaml
+  clinvk parallel -f tasks.json --max-parallel 8 --fail-fast --json
+  producer-of-json-lines | clinvk parallel --isolation worktree
+
+tasks.yaml:
+  max_parallel: 2
+  tasks:
+    - {backend: claude, prompt: "review src/a.py", name: review}
+    - {backend: codex, prompt: "find dead code", sandbox_mode: read-only}
+
+The file may be a list of tasks, too, or one JSON object a line. A task takes
+what a prompt does over HTTP (docs/rest.md), and id, name, meta, isolation.
+--backend, --model and --workdir are for tasks that name none. output_dir:
+PATH beside the tasks gets summary.json and a JSON file a task.
+
+exit codes: 0 all succeeded, 1 a task failed, 2 no such file or agent, or the
+file is not as it must be, 7 Ctrl-C: what was done until then is told.
+""",
+)
+
+CHAIN = Help(
+    "clinvk chain [flags]",
+    "Run steps of a file, or of stdin, one after the other; the first that fails ends\nthe chain.",
+    """\
+examples:
+  clinvk chain -f steps.yaml
+  clinvk chain --resume-from 5bb1b8f1
+
+steps.yaml:
+  pass_working_dir: true
+  steps:
+    - {name: plan, backend: claude, prompt: "plan the fix of issue 12"}
+    - {backend: codex, prompt: "do this: {{previous}}", approval_mode: auto}
+
+{{previous}} in a prompt is the answer of the step before, {{steps.NAME}} that
+of an earlier step, {{input}} the text beside the steps; all other braces stay.
+A step takes what a task of clinvk parallel does. stop_on_failure: false goes
+on after a failure. --resume-from takes the id that a chain tells when it ends
+early. Exit codes are those of clinvk parallel.
+""",
+)
+
+COMPARE = Help(
+    "clinvk compare [flags] --backends A,B PROMPT\n       clinvk compare [flags] --all-backends PROMPT",
+    "Give one prompt to several agents, and show what each answers.",
+    """\
+examples:
+  clinvk compare --backends claude,codex "explain this repository"
+  clinvk compare --all-backends --judge claude "name three risks" --json
+  clinvk compare --all-backends --isolation worktree --check "make test" \\
+      --approval-mode auto --diff "fix the failing test"
+
+The prompt is an argument, stdin, or both, as for clinvk PROMPT. The judge does
+not know who gave which answer. What agents changed in worktrees stays there:
+see clinvk worktrees. Exit codes: 0 all succeeded, 1 one failed, 2 one is not
+available (--all-backends leaves it out, and says so), 7 Ctrl-C.
+""",
 )
 
 SERVE = Help(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ import msgspec
 from clinvk.cli import exits
 from clinvk.cli.notes import Notes
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
+from clinvk.cli.signals import on_signals
 from clinvk.cli.stdout import ReaderGone, Stdout
 from clinvk.config import Settings
 from clinvk.errors import Cancelled, SessionError, SessionNotFound
@@ -62,7 +62,7 @@ class Showing:
             ClinvkError: nothing was run.
         """
         try:
-            with _signals_cancel(), _told_what_is_not_kept(self._notes):
+            with _signals_cancel(), told_what_is_not_kept(self._notes):
                 async with LocalRuns(self._settings, store, environ) as runs:
                     if lost := await self._played(runs, request, note, is_attempt=otherwise is not None):
                         assert otherwise is not None
@@ -169,32 +169,18 @@ def _tokens(usage: Usage) -> str:
 
 @contextmanager
 def _signals_cancel() -> Generator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short.
-
-    A signal that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
-    """
-    loop = asyncio.get_running_loop()
+    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short."""
     task = asyncio.current_task()
     assert task is not None
 
     def cancel() -> None:
         if task.cancelling():
             # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
-            loop.call_later(_FORCE_AFTER_S, task.cancel)
+            asyncio.get_running_loop().call_later(_FORCE_AFTER_S, task.cancel)
         task.cancel()
 
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    for number in numbers:
-        loop.add_signal_handler(number, cancel)
-    try:
+    with on_signals(cancel):
         yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 class _Unkept(logging.Handler):
@@ -209,12 +195,14 @@ class _Unkept(logging.Handler):
 
 
 @contextmanager
-def _told_what_is_not_kept(notes: Notes) -> Generator[None]:
+def told_what_is_not_kept(notes: Notes) -> Generator[None]:
     """Tell the user what the runtime logs of the store."""
-    logger = logging.getLogger("clinvk.runtime.recording")
+    loggers = [logging.getLogger(name) for name in ("clinvk.runtime.recording", "clinvk.orchestrate.keeping")]
     handler = _Unkept(notes)
-    logger.addHandler(handler)
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)

@@ -42,6 +42,17 @@ def prompt_from(argument: str | None, fd: int | None, note: Note, patience_s: fl
     return prompt
 
 
+def all_of(fd: int, what: str, note: Note) -> bytes:
+    """Read all that stands on stdin; a note says what it waits for where nothing comes for a while.
+
+    Raises:
+        InvalidRequest: it cannot be read.
+    """
+    if not os.isatty(fd) and not _has_news(fd, PATIENCE_S):
+        note(f"waiting for {what} on stdin")
+    return _bytes(fd)
+
+
 def _context(fd: int, note: Note, patience_s: float) -> str:
     if not _is_redirected(fd):
         return ""
@@ -74,15 +85,19 @@ def _has_news(fd: int, within_s: float) -> bool:
 
 
 def _read(fd: int) -> str:
-    chunks: list[bytes] = []
-    while chunk := _read_some(fd):
-        chunks.append(chunk)
     try:
-        return b"".join(chunks).decode()
+        return _bytes(fd).decode()
     except UnicodeDecodeError as exc:
         raise InvalidRequest(
             f"stdin is not UTF-8 text: byte 0x{exc.object[exc.start]:02x} at position {exc.start}"
         ) from None
+
+
+def _bytes(fd: int) -> bytes:
+    chunks: list[bytes] = []
+    while chunk := _read_some(fd):
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _read_some(fd: int) -> bytes:

@@ -1,0 +1,74 @@
+"""`clinvk chain`: steps of a file, one after the other."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.cli import exits, task_files
+from clinvk.cli.flags import ChainFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.orchestrating import Job, given, run, unplaced
+from clinvk.cli.orchestration_view import View
+from clinvk.cli.sessions_store import real_directory
+from clinvk.cli.settings import settings_of
+from clinvk.cli.task_parts import filled, grounded
+from clinvk.dialects.batch import bodies
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.orchestrate.resuming import resumed
+from clinvk.plan import Chain, Plan
+from clinvk.store import SessionStore
+
+_decoder = msgspec.json.Decoder(bodies.ChainBody)
+
+
+def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Run the steps of a file or of stdin, or those that a chain has left; give the exit code.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    settings = settings_of(flags, environ, {})
+    notes = notes if settings.output.color else Notes(environ, color=False)
+    base = real_directory(flags.workdir)
+    view = View(flags, settings, environ, notes, has_answers=not flags.quiet)
+    try:
+        make, refused = _left(flags) if flags.resume_from is not None else _asked(view, flags, base)
+        return run(Job(settings, environ, notes, make, refused, view.teller, view.told))
+    except task_files.InvalidFile as exc:
+        notes.error(exc.message)
+        return exits.INVALID_FILE
+
+
+_Made = tuple[Callable[[SessionStore], Awaitable[Plan]], Callable[[ClinvkError], ClinvkError]]
+"""What makes the plan, and what says of an error where it was asked for."""
+
+
+def _left(flags: ChainFlags) -> _Made:
+    reference = flags.resume_from or ""
+    if flags.file is not None:
+        raise InvalidRequest("--resume-from goes on with the steps of its chain: it excludes --file")
+
+    async def make(store: SessionStore) -> Plan:
+        return await resumed(store, reference)
+
+    return make, unplaced
+
+
+def _asked(view: View, flags: ChainFlags, base: str) -> _Made:
+    file = task_files.read(flags.file, "steps", view.notes.say)
+    body = file.decode(_decoder)
+    if body.resume_from is not None:
+        raise file.placed(InvalidRequest("resume_from is a flag here: clinvk chain --resume-from ID", "resume_from"))
+    try:
+        plan = _plan(body, flags, base, view)
+    except InvalidRequest as exc:
+        raise file.placed(exc) from exc
+    return given(plan), file.refused
+
+
+def _plan(body: bodies.ChainBody, flags: ChainFlags, base: str, view: View) -> Chain:
+    steps = None if body.steps is None else filled(body.steps, "steps", base, flags, view.settings)
+    stop_on_failure = True if body.stop_on_failure is None else body.stop_on_failure
+    plan = bodies.chain(replace(body, steps=steps, stop_on_failure=stop_on_failure))
+    return replace(plan, parts=grounded(plan.parts, base))

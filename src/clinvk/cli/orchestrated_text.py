@@ -1,0 +1,168 @@
+"""What `parallel`, `chain` and `compare` print for people: the answers, what was changed, and a table. Pure."""
+
+from collections.abc import Iterator, Sequence
+from difflib import unified_diff
+from itertools import zip_longest
+
+from clinvk.cli.progress import label, status
+from clinvk.cli.sessions_text import tokens
+from clinvk.cli.table import Column, Style, cut, one_line, table, width
+from clinvk.cli.times import duration
+from clinvk.plan import Chain, Compare, PartResult, Summary
+
+_TITLE_LEAST = 12
+_PIPED_TITLE = 100
+_COLUMN_LEAST = 36
+_BETWEEN = "  │  "
+_COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
+_PLAIN = "\x1b[0m"
+
+
+def answers(summary: Summary) -> Iterator[str]:
+    """Give the answers, each below its head."""
+    for result in summary.results:
+        yield head(summary, result)
+        yield result.result.text.strip("\n")
+        if result.error:
+            yield f"({status(result)}: {one_line(result.error.message)})"
+        yield ""
+
+
+def side_by_side(summary: Summary, most: int) -> list[str]:
+    """Give the answers in columns that fit the terminal; nothing where there is not room for them."""
+    number = len(summary.results)
+    wide = (most - len(_BETWEEN) * (number - 1)) // number
+    if number < 2 or wide < _COLUMN_LEAST:
+        return []
+    cells = [[cut(head(summary, result), wide), *_column(result, wide)] for result in summary.results]
+    rows = zip_longest(*cells, fillvalue="")
+    return [*(_BETWEEN.join(cell + " " * (wide - width(cell)) for cell in row).rstrip() for row in rows), ""]
+
+
+def _column(result: PartResult, wide: int) -> Iterator[str]:
+    for line in result.result.text.strip("\n").split("\n"):
+        yield from wrapped(line, wide)
+    if result.error:
+        yield from wrapped(f"({status(result)}: {one_line(result.error.message)})", wide)
+
+
+def wrapped(line: str, wide: int) -> list[str]:
+    """Break a line where it has spaces, so that its pieces fit; a longer word is broken anywhere."""
+    pieces: list[str] = []
+    rest = harmless(line.expandtabs(4)).rstrip()
+    while (fits := _fitting(rest, wide)) < len(rest):
+        space = rest.rfind(" ", 0, fits + 1)
+        end = space if space > fits // 3 else fits
+        pieces.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return [*pieces, rest]
+
+
+def _fitting(text: str, wide: int) -> int:
+    """Give how many characters take `wide` cells or fewer, but one at least."""
+    room = wide
+    for at, char in enumerate(text):
+        room -= width(char)
+        if room < 0:
+            return max(1, at)
+    return len(text)
+
+
+def harmless(text: str) -> str:
+    """Give a text without what would steer the terminal; lines and tabs stay."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def head(summary: Summary, result: PartResult) -> str:
+    """Give the line above what is of a part."""
+    return f"── {one_line(label(summary.plan, result.index, result.part))} ──"
+
+
+def differences(summary: Summary) -> Iterator[str]:
+    """Give what each part changed in its worktree; where none had one, how each answer differs from the first."""
+    changed = [result for result in summary.results if result.change]
+    for result in changed:
+        yield f"{head(summary, result)} changes"
+        yield (result.change.diff.rstrip("\n") if result.change else "") or "(none)"
+        if result.change and result.change.is_cut:
+            yield "(the rest is left out)"
+        yield ""
+    if not changed:
+        yield from _of_answers(summary)
+
+
+def _of_answers(summary: Summary) -> Iterator[str]:
+    answered = [result for result in summary.results if result.error is None]
+    for other in answered[1:]:
+        first = answered[0]
+        one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
+        lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
+        yield "\n".join(lines) or f"{one} and {two} answer the same"
+        yield ""
+
+
+def overview(summary: Summary, most: int | None, style: Style | None, show_tokens: bool) -> list[str]:
+    """Give the table of all parts, its head first, and what is to be said of the whole; `most` is the width."""
+    columns = [
+        Column("STEP" if isinstance(summary.plan, Chain) else "INDEX", to_right=True),
+        Column("BACKEND"),
+        Column("STATUS"),
+        Column("DURATION", to_right=True),
+    ]
+    has_changes = any(result.change for result in summary.results)
+    has_checks = any(result.check for result in summary.results)
+    columns += [Column("FILES", to_right=True)] if has_changes else []
+    columns += [Column("CHECK")] if has_checks else []
+    columns.append(Column("TITLE", _TITLE_LEAST))
+    rows = [_row(summary, result, most, has_changes, has_checks) for result in summary.results]
+    return [*table(columns, rows, most, style), *_totals(summary, show_tokens)]
+
+
+def colored(shown: str, text: str) -> str:
+    """Color a status; the `Style` of a terminal that may have colors."""
+    color = _COLORS.get(text)
+    return f"{color}{shown}{_PLAIN}" if color else shown
+
+
+def _row(summary: Summary, result: PartResult, most: int | None, has_changes: bool, has_checks: bool) -> Sequence[str]:
+    is_chain = isinstance(summary.plan, Chain)
+    check = result.check
+    cells = [
+        str(result.index + 1 if is_chain else result.index),
+        result.part.request.backend,
+        status(result),
+        duration(result.duration_s) if result.run_id else "",
+    ]
+    cells += [str(len(result.change.files)) if result.change else ""] if has_changes else []
+    cells += ["" if check is None else "passed" if check.passed else "failed"] if has_checks else []
+    title = one_line(_title(summary, result))
+    return [*cells, title if most else title[:_PIPED_TITLE]]
+
+
+def _title(summary: Summary, result: PartResult) -> str:
+    """Say what a part is about; in a comparison, where all have one prompt, what came of it."""
+    if isinstance(summary.plan, Compare):
+        return result.error.message if result.error else result.result.text.strip()
+    return result.part.name or result.part.id or result.part.request.prompt.strip()
+
+
+def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
+    total = len(summary.plan.parts)
+    what = {"parallel": "task", "chain": "step", "compare": "backend"}[summary.plan.kind]
+    counts = [f"{summary.completed:,} done"]
+    failed = summary.failed - summary.cancelled
+    counts += [f"{failed:,} failed"] if failed else []
+    counts += [f"{summary.cancelled:,} cancelled"] if summary.cancelled else []
+    not_run = total - len(summary.results)
+    counts += [f"{not_run:,} not run"] if not_run else []
+    used = f"; {tokens(summary.usage)} tokens" if show_tokens else ""
+    yield f"{total:,} {what}{'' if total == 1 else 's'}: {', '.join(counts)} in {duration(summary.duration_s)}{used}"
+    if verdict := summary.verdict:
+        best = verdict.best
+        if best is None:
+            said = verdict.told.error.message if verdict.told.error else verdict.reasons
+            yield f"the judge failed: {one_line(said)}"
+        else:
+            letters = ", ".join(f"{chr(ord('A') + at)} is [{index}]" for at, index in enumerate(verdict.order))
+            yield f"best: {label(summary.plan, best, summary.plan.parts[best])} ({letters})"
+            yield one_line(verdict.reasons)

@@ -1,0 +1,189 @@
+"""Several agents from the command line: admitted, driven, watched, and ended by Ctrl-C."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from clinvk import backends, policy
+from clinvk.cli import exits
+from clinvk.cli.notes import Notes
+from clinvk.cli.progress import Teller
+from clinvk.cli.sessions_store import opened
+from clinvk.cli.showing import told_what_is_not_kept
+from clinvk.cli.signals import on_signals
+from clinvk.config import Settings, complete
+from clinvk.errors import ClinvkError
+from clinvk.orchestrate.admission import settled
+from clinvk.orchestrate.live import Orchestration, Orchestrations
+from clinvk.plan import Compare, Parallel, Plan, Summary
+from clinvk.request import RunRequest
+from clinvk.runtime import executables
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store import SessionStore
+
+
+class Job(NamedTuple):
+    """What a command is to run.
+
+    Attributes:
+        make: gives the plan as it was asked.
+        placed: says of an error of a part where it was asked for.
+        teller: gives what tells of the plan while it is under way, and calls what it is given to end all agents.
+        told: tells what came of it.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    notes: Notes
+    make: Callable[[SessionStore], Awaitable[Plan]]
+    placed: Callable[[ClinvkError], ClinvkError]
+    teller: Callable[[Plan, Callable[[], None]], Teller]
+    told: Callable[[Summary], None]
+
+
+def given(plan: Plan) -> Callable[[SessionStore], Awaitable[Plan]]:
+    """Make a plan of which all is known without the store."""
+
+    async def make(store: SessionStore) -> Plan:
+        return plan
+
+    return make
+
+
+def unplaced(error: ClinvkError) -> ClinvkError:
+    """Leave an error of a plan that stands in no file as it is."""
+    return error
+
+
+def run(job: Job) -> int:
+    """Run it to its end; give the exit code. When it returns, all agents are gone.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    policy.refuse_depth(job.environ, job.settings.unified_flags.max_depth)
+    logging.getLogger("clinvk").addHandler(logging.NullHandler())
+    return asyncio.run(_run(job))
+
+
+async def _run(job: Job) -> int:
+    try:
+        async with opened(job.environ) as store:
+            asked = settled(await job.make(store), job.settings)
+            at_once = _at_once(asked)
+            async with _Watched(_with_room(job.settings, at_once), store, job.environ) as runs:
+                orchestrations = Orchestrations(runs, store, runs.spawner, job.environ, at_once)
+                plan = await _admitted(job, asked, orchestrations, store)
+                driving = _Driving(job, runs)
+                with told_what_is_not_kept(job.notes):
+                    async with orchestrations.begun(plan, asked) as one:
+                        summary = await driving.drive(one)
+    except asyncio.CancelledError:
+        job.notes.error("cancelled")
+        return exits.CANCELLED
+    job.told(summary)
+    return exits.CANCELLED if driving.is_stopped else _exit_code(summary)
+
+
+class _Watched(LocalRuns):
+    """`Runs` that tell of each part of an orchestration when it begins: its agent may be silent for a while."""
+
+    teller: Teller | None = None
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
+        """Run a prompt; leaving the context ends the run."""
+        async with super().run(request) as run:
+            if self.teller and request.part:
+                self.teller.begun(request.part.index, run)
+            yield run
+
+    def kill(self) -> None:
+        """End all agents without a grace; their runs have no ending."""
+        for task in self._tasks.values():
+            task.cancel()
+
+
+class _Driving:
+    """Drives an orchestration to its end, which the first signal brings forward; another kills the agents."""
+
+    def __init__(self, job: Job, runs: _Watched) -> None:
+        self.is_stopped = False
+        self._job = job
+        self._runs = runs
+
+    async def drive(self, one: Orchestration) -> Summary:
+        """Drive it. What is stopped has a summary too; what is killed raises `CancelledError`."""
+        task = asyncio.current_task()
+        assert task is not None
+        stop = asyncio.Event()
+
+        def signalled() -> None:
+            if stop.is_set():
+                self._runs.kill()
+                task.cancel()
+            else:
+                self._job.notes.say("ending all agents; once more kills them")
+                stop.set()
+
+        teller = self._runs.teller = self._job.teller(one.plan, stop.set)
+        async with asyncio.TaskGroup() as group:
+            beside = (group.create_task(teller.show()), group.create_task(self._cancel(one, stop)))
+            try:
+                with on_signals(signalled):
+                    return await one.drive(teller)
+            finally:
+                for each in beside:
+                    each.cancel()
+
+    async def _cancel(self, one: Orchestration, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.is_stopped = True
+        await one.cancel()
+
+
+async def _admitted(job: Job, asked: Plan, orchestrations: Orchestrations, store: SessionStore) -> Plan:
+    """Complete all of a plan from the settings, or refuse it whole."""
+
+    async def admit(request: RunRequest) -> RunRequest:
+        session = await store.session(request.session_id) if request.session_id else None
+        if session:
+            backend = request.backend or session.backend
+            workdir = request.workdir or session.working_dir or None
+            request = replace(request, session_id=session.id, backend=backend, workdir=workdir)
+        backends.named(request.backend)
+        request = complete(request, job.settings)
+        return replace(request, timeout_s=request.timeout_s or job.settings.unified_flags.command_timeout_secs or None)
+
+    def require(backend: str) -> None:
+        executables.require(backends.named(backend), job.settings, job.environ)
+
+    try:
+        return await orchestrations.admitted(asked, admit, require)
+    except ClinvkError as exc:
+        raise job.placed(exc) from exc
+
+
+def _at_once(plan: Plan) -> int:
+    match plan:
+        case Parallel(max_parallel=most):
+            return most or 1
+        case Compare(parts=parts):
+            return len(parts)
+        case _:
+            return 1
+
+
+def _with_room(settings: Settings, at_once: int) -> Settings:
+    """Give settings under which as many agents run as were asked for: what limits a server is not meant for this."""
+    server = replace(settings.server, max_concurrent_runs=at_once, max_concurrent_per_backend=at_once)
+    return replace(settings, server=server)
+
+
+def _exit_code(summary: Summary) -> int:
+    judge_failed = summary.verdict is not None and summary.verdict.best is None
+    return exits.FAILED if summary.failed or judge_failed else 0

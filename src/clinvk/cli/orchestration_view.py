@@ -1,0 +1,111 @@
+"""How `parallel`, `chain` and `compare` tell: while they are under way, and when they are over."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from clinvk.cli import orchestrated_text as text
+from clinvk.cli.flags import CompareFlags, TogetherFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.orchestrated import outcome
+from clinvk.cli.output import tell, tell_json
+from clinvk.cli.progress import Lines, Silence, Teller, label, status
+from clinvk.cli.sessions import columns, has_colors
+from clinvk.config import Settings
+from clinvk.plan import Chain, Compare, Plan, Summary
+
+_ERRORS_SHOWN = 20
+
+
+class View(NamedTuple):
+    """What is to be told, and how.
+
+    Attributes:
+        has_answers: the answers stand before the table.
+        has_differences: so does what was changed.
+    """
+
+    flags: TogetherFlags | CompareFlags
+    settings: Settings
+    environ: Mapping[str, str]
+    notes: Notes
+    has_answers: bool
+    has_differences: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether each event is printed, one a line."""
+        return self.flags.output_format == "stream-json" and not self.flags.json
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self.notes.is_terminal and self.environ.get("TERM", "dumb") != "dumb"
+
+    def teller(self, plan: Plan, stop: Callable[[], None]) -> Teller:
+        """Give what tells of a plan while it is under way; `stop` ends all agents."""
+        if self.is_stream:
+            from clinvk.cli.orchestration_lines import JsonLines
+
+            return JsonLines(plan, stop)
+        if self.flags.quiet or all(part.dry_run for part in plan.parts):
+            return Silence()
+        if self.is_live:
+            from clinvk.cli.progress_live import Display
+
+            return Display(plan, self.settings.output.color)
+        return Silence() if self.flags.wants_json else Lines(plan, self.notes)
+
+    def told(self, summary: Summary) -> None:
+        """Tell what came of it: on stdout what was asked for, on stderr what is to be known besides."""
+        if self.is_stream:
+            from clinvk.cli.orchestration_lines import last_line
+
+            tell(last_line(summary))
+        elif self.flags.wants_json:
+            tell_json(outcome(summary))
+        else:
+            self._tell(summary)
+        self._remark(summary)
+
+    def _tell(self, summary: Summary) -> None:
+        most = columns()
+        shows_commands = all(part.dry_run for part in summary.plan.parts)
+        lines: list[str] = []
+        if self.has_answers or shows_commands:
+            is_wide = most is not None and isinstance(summary.plan, Compare) and not shows_commands
+            beside = text.side_by_side(summary, most) if is_wide and most else []
+            lines += beside or text.answers(summary)
+        if self.has_differences:
+            lines += text.differences(summary)
+        if most is not None:
+            lines = [text.harmless(line) for line in lines]
+        if not shows_commands:
+            style = text.colored if self.settings.output.color and has_colors(self.environ) else None
+            lines += text.overview(summary, most, style, self.settings.output.show_tokens)
+        tell("\n".join(lines).rstrip("\n"))
+
+    def _remark(self, summary: Summary) -> None:
+        plan, notes = summary.plan, self.notes
+        for warning in summary.warnings:
+            notes.say(f"warning: {warning}")
+        for result in summary.results:
+            who = label(plan, result.index, result.part)
+            for warning in result.change.warnings if result.change else ():
+                notes.say(f"{who}: {warning}")
+            if result.change and result.change.kept:
+                notes.say(
+                    f"{who}: its changes are kept: clinvk worktrees apply {result.change.branch.partition('/')[2]}"
+                )
+        if self.flags.quiet or self.is_live or self.flags.wants_json or self.is_stream:
+            self._tell_errors(summary)
+        is_unfinished = isinstance(plan, Chain) and summary.completed < len(plan.parts)
+        if is_unfinished and summary.run_id and not any(part.request.ephemeral for part in plan.parts):
+            notes.say(f"to go on at the step that is not finished: clinvk chain --resume-from {summary.run_id[:12]}")
+
+    def _tell_errors(self, summary: Summary) -> None:
+        """Say why parts failed, where no line has said it."""
+        failed = [(result, result.error) for result in summary.results if result.error and not result.is_cancelled]
+        for result, error in failed[:_ERRORS_SHOWN]:
+            self.notes.error(f"{label(summary.plan, result.index, result.part)}: {status(result)}: {error.message}")
+        if (more := len(failed) - _ERRORS_SHOWN) > 0:
+            self.notes.error(f"{more:,} more failed")

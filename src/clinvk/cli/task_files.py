@@ -1,0 +1,194 @@
+"""Files of tasks or steps: JSON, YAML or JSON Lines, read as one body of JSON; each mistake has its line and column.
+
+What a body may hold is what it may hold over HTTP: `clinvk.dialects.batch.bodies`.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from clinvk.cli.places import Place, in_json, in_text
+from clinvk.cli.stdin import Note, all_of
+from clinvk.dialects import strict
+from clinvk.errors import ClinvkError, InvalidRequest
+
+T = TypeVar("T")
+
+_BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
+_PARTS = re.compile(r"[^.\[\]]+")
+_LINES_OF_JSON = (".jsonl", ".ndjson")
+_YAML = (".yaml", ".yml")
+
+
+class InvalidFile(InvalidRequest):
+    """A file of tasks or steps that cannot be read, or is not as it must be."""
+
+
+class TaskFile(NamedTuple):
+    """A file as one body of JSON; `find` gives the place in the file of what stands at a path of the body."""
+
+    name: str
+    body: bytes
+    find: Callable[[Sequence[str]], Place]
+
+    def decode(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """Give what the file holds.
+
+        Raises:
+            InvalidFile: it does not fit; names the place and the field.
+        """
+        try:
+            return strict.decode(self.body, decoder)
+        except InvalidRequest as exc:
+            raise self.placed(exc) from exc
+
+    def placed(self, error: ClinvkError) -> InvalidFile:
+        """Say of an error where in the file it is."""
+        place = self.find(_PARTS.findall(error.field or ""))
+        return _wrong(self.name, place, error.message, error.field)
+
+    def refused(self, error: ClinvkError) -> ClinvkError:
+        """Say of why a plan is refused where in the file it is, if it is in the file at all."""
+        if not error.field:
+            return error
+        if isinstance(error, InvalidRequest):
+            return self.placed(error)
+        error.message = self.placed(error).message
+        return error
+
+
+def read(path: str | None, field: str, note: Note) -> TaskFile:
+    """Read a file, or stdin where `path` is None or `-`; `field` is what a list is called in a body.
+
+    Raises:
+        InvalidFile: it cannot be read, or is none of the formats.
+        InvalidRequest: stdin is a terminal.
+    """
+    is_stdin = path in (None, "-")
+    name = "stdin" if is_stdin else str(path)
+    text = _text(name, _stdin(field, note, path) if is_stdin else _bytes(str(path)))
+    return parse(text, name, field)
+
+
+def parse(text: str, name: str, field: str) -> TaskFile:
+    """Take the text of a file, whose format is told by its name, or else by how it begins.
+
+    Raises:
+        InvalidFile: it is none of the formats.
+    """
+    suffix = Path(name).suffix.lower()
+    if not text.strip():
+        raise InvalidFile(f"{name}: is empty; {_wanted(field)}")
+    if suffix in _YAML:
+        return _yaml(text, name, field)
+    if suffix in _LINES_OF_JSON or (suffix != ".json" and _is_lines(text, field)):
+        return _lines(text, name, field)
+    return _json(text, name, field) if suffix == ".json" or text.lstrip()[0] in "{[" else _yaml(text, name, field)
+
+
+def _stdin(field: str, note: Note, path: str | None) -> bytes:
+    if path is None and os.isatty(0):
+        raise InvalidRequest(f"no {field}: --file FILE names them, or - to type them here")
+    return all_of(0, f"the {field}", note)
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidFile(f"{path}: cannot be read: {why}") from exc
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        before = data[: exc.start].decode(errors="replace")
+        what = f"is not UTF-8 text: byte 0x{data[exc.start]:02x}"
+        raise _wrong(name, in_text(before, len(before)), what) from None
+
+
+def _json(text: str, name: str, field: str) -> TaskFile:
+    body = text.encode()
+    _check_json(body, text, name, 0)
+    return _bodied(name, body, field, lambda path: in_json(text, path))
+
+
+def _check_json(line: bytes, text: str, name: str, start: int) -> None:
+    """Refuse what is no JSON; it stands at `start` of the text."""
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except msgspec.DecodeError as exc:
+        found = _BYTE.search(str(exc))
+        at = len(line[: int(found["at"])].decode(errors="ignore")) if found else len(line.decode().rstrip())
+        what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
+        raise _wrong(name, in_text(text, start + at), f"is not valid JSON: {what}") from None
+    except RecursionError:
+        raise _wrong(name, in_text(text, start), "is nested too deeply") from None
+
+
+def _is_lines(text: str, field: str) -> bool:
+    """Say whether a text is one JSON object a line: so is one object that has no `field`."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        found = msgspec.json.decode(first)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return isinstance(found, dict) and (bool(rest) or field not in found)
+
+
+def _lines(text: str, name: str, field: str) -> TaskFile:
+    starts: list[int] = []
+    found: list[bytes] = []
+    at = 0
+    for line in text.split("\n"):
+        if line.strip():
+            starts.append(at + len(line) - len(line.lstrip()))
+            found.append(line.strip().encode())
+            _check_json(found[-1], text, name, starts[-1])
+        at += len(line) + 1
+
+    def find(path: Sequence[str]) -> Place:
+        number = int(path[0]) if path else 0
+        row = in_text(text, starts[number])
+        inside = in_json(found[number].decode(), path[1:])
+        return Place(row.line, row.column + inside.column - 1)
+
+    return _bodied(name, b"[" + b",".join(found) + b"]", field, find)
+
+
+def _yaml(text: str, name: str, field: str) -> TaskFile:
+    from clinvk.cli.task_yaml import NotYaml, load  # the reader of YAML takes longer than that of JSON
+
+    try:
+        body, find = load(text)
+    except NotYaml as exc:
+        raise _wrong(name, exc.place, str(exc)) from exc
+    return _bodied(name, body, field, find)
+
+
+def _bodied(name: str, body: bytes, field: str, find: Callable[[Sequence[str]], Place]) -> TaskFile:
+    """Put a bare list into the body that it stands for."""
+    first = body.lstrip()[:1]
+    if first == b"{":
+        return TaskFile(name, body, find)
+    if first != b"[":
+        raise _wrong(name, find(()), _wanted(field))
+
+    def find_in_list(path: Sequence[str]) -> Place:
+        return find(path[1:])
+
+    return TaskFile(name, b'{"%s":%s}' % (field.encode(), body), find_in_list)
+
+
+def _wanted(field: str) -> str:
+    return f"it must have {field!r}, or be a list of {field}, as JSON, YAML or one JSON object a line"
+
+
+def _wrong(name: str, place: Place, message: str, field: str | None = None) -> InvalidFile:
+    return InvalidFile(f"{name}:{place.line}:{place.column}: {message}", field)

@@ -1,0 +1,169 @@
+"""`clinvk chain`: steps of a file, one after the other."""
+
+import json
+
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.terminal import on_terminal
+from clinvk.cli.orchestrated import ChainOutcome
+from scripted.steps import claude_says, exits, says, stderr, wait_for
+
+pytestmark = pytest.mark.timeout(60)
+
+STEPS = """\
+input: a town
+steps:
+  - name: plan
+    backend: claude
+    prompt: first of {{input}} {{other}}
+  - backend: codex
+    prompt: then {{previous}}
+  - {backend: claude, prompt: "last {{steps.plan}} and {{previous}}"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(clinvk: Clinvk) -> None:
+    (clinvk.folder / "steps.yaml").write_text(STEPS)
+    clinvk.agent.play(claude_says("the {{previous}} plan"), when="first")
+    clinvk.agent.play(says("codex", "the deed"), when="then")
+    clinvk.agent.play(claude_says("the end"), when="last")
+
+
+def told(clinvk: Clinvk, *arguments: str, code: int = 0) -> ChainOutcome:
+    done = clinvk.run("chain", "--json", *arguments)
+    assert done.returncode == code, done.stderr
+    return msgspec.json.decode(done.stdout, type=ChainOutcome)
+
+
+def breaks(clinvk: Clinvk, when: str) -> None:
+    clinvk.agent.play([stderr("boom\n"), exits(3)], when=when)
+
+
+def test_each_step_gets_what_those_before_it_answered_and_nothing_is_expanded_twice(clinvk: Clinvk) -> None:
+    done = clinvk.run("chain", "-f", "steps.yaml")
+    assert done.returncode == 0
+    *answers, _, _, _, third, totals = done.stdout.splitlines()
+    assert answers[:2] == ["── step 1 claude plan ──", "the {{previous}} plan"]
+    assert answers[-2:] == ["the end", ""]
+    assert third.split()[:3] == ["3", "claude", "done"]
+    assert totals.startswith("3 steps: 3 done in ")
+    prompts = clinvk.prompts
+    assert prompts[0] == "first of a town {{other}}"
+    assert "then the {{previous}} plan" in prompts[-2]
+    assert prompts[-1] == "last the {{previous}} plan and the deed"
+
+
+def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
+    breaks(clinvk, "then")
+    done = clinvk.run("chain", "-f", "steps.yaml", "--json")
+    assert done.returncode == 1
+    outcome = json.loads(done.stdout)
+    assert (outcome["total_steps"], outcome["completed_steps"], outcome["failed_step"]) == (3, 1, 2)
+    assert outcome["total_duration_seconds"] > 0
+    first, second = outcome["results"]
+    assert (first["step"], first["name"], first["backend"], first["output"]) == (
+        1,
+        "plan",
+        "claude",
+        "the {{previous}} plan",
+    )
+    assert (second["step"], second["name"], second["exit_code"]) == (2, "", 1)
+    assert "boom" in second["error"]
+    assert {"duration_seconds", "exit_code"} <= set(first)
+
+
+def test_it_stops_at_the_first_failure_unless_the_file_says_otherwise(clinvk: Clinvk) -> None:
+    breaks(clinvk, "then")
+    assert [result.step for result in told(clinvk, "-f", "steps.yaml", code=1).results] == [1, 2]
+    (clinvk.folder / "on.yaml").write_text("stop_on_failure: false\n" + STEPS)
+    outcome = told(clinvk, "-f", "on.yaml", code=1)
+    assert [result.step for result in outcome.results] == [1, 2, 3]
+    assert (outcome.completed_steps, outcome.failed_step) == (2, 2)
+
+
+def test_a_chain_that_failed_goes_on_at_the_step_that_is_not_finished(clinvk: Clinvk) -> None:
+    breaks(clinvk, "then")
+    done = clinvk.run("chain", "-f", "steps.yaml")
+    assert done.returncode == 1
+    *_, hint = done.stderr.splitlines()
+    before = len(clinvk.agent.calls())
+    clinvk.agent.play(says("codex", "the deed"), when="then")
+    (clinvk.folder / "elsewhere").mkdir()
+    outcome = told(clinvk, "-w", "elsewhere", "--resume-from", hint.rpartition("--resume-from ")[2])
+    assert [(result.step, result.output) for result in outcome.results] == [
+        (1, "the {{previous}} plan"),
+        (2, "the deed"),
+        (3, "the end"),
+    ]
+    assert {call.cwd for call in clinvk.agent.calls()[before:]} == {str(clinvk.folder)}
+    assert not any("first of" in prompt for prompt in clinvk.prompts[before:])
+    again = clinvk.run("chain", "--resume-from", outcome.run_id)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "there is no step to go on from" in again.stderr
+
+
+def test_a_chain_that_was_interrupted_tells_how_to_go_on(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")], when="last")
+    with clinvk.started("chain", "-f", "steps.yaml", "-q") as process:
+        until(lambda: any(prompt.startswith("last") for prompt in clinvk.prompts))
+        process.terminate()
+        stdout, stderr = process.communicate()
+    assert process.returncode == 7
+    assert [line.split()[:3] for line in stdout.decode().splitlines()[1:4]] == [
+        ["1", "claude", "done"],
+        ["2", "codex", "done"],
+        ["3", "claude", "cancelled"],
+    ]
+    *_, hint = stderr.decode().splitlines()
+    clinvk.agent.play(claude_says("the end"), when="last")
+    outcome = told(clinvk, "--resume-from", hint.rpartition("--resume-from ")[2])
+    assert outcome.completed_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--resume-from", "0" * 32], 1, "no run "),
+        (["--resume-from", "x", "-f", "steps.yaml"], 1, "--resume-from goes on with the steps of its chain"),
+        (["-f", "nothing.yaml"], 2, "nothing.yaml: cannot be read: No such file or directory"),
+        (["-f", "wrong.yaml"], 2, "wrong.yaml:3:5: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
+        (["-f", "resumed.yaml"], 2, "resumed.yaml:1:1: resume_from is a flag here: clinvk chain --resume-from ID"),
+    ],
+)
+def test_what_cannot_be_run_is_told_and_starts_no_agent(
+    clinvk: Clinvk, arguments: list[str], code: int, said: str
+) -> None:
+    (clinvk.folder / "wrong.yaml").write_text("steps:\n  - backend: claude\n    promt: x\n")
+    (clinvk.folder / "resumed.yaml").write_text("resume_from: abc\n")
+    done = clinvk.run("chain", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert clinvk.agent.calls() == []
+
+
+def test_a_name_that_leads_nowhere_is_warned_of(clinvk: Clinvk) -> None:
+    steps = [{"backend": "claude", "prompt": "first {{steps.nowhere}}"}]
+    done = clinvk.run("chain", "-q", stdin=json.dumps(steps).encode())
+    assert done.returncode == 0
+    assert done.stderr == (
+        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} names no earlier step, and stays as it is\n"
+    )
+
+
+def test_a_dry_run_shows_the_commands_of_all_steps(clinvk: Clinvk) -> None:
+    done = clinvk.run("chain", "--dry-run", "-f", "steps.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
+    assert clinvk.agent.calls() == []
+
+
+def test_on_a_terminal_a_line_a_step_is_drawn(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "go"), *says("codex", "the deed")], when="then")
+    with on_terminal(clinvk, "chain", "-f", "steps.yaml") as terminal:
+        terminal.until("1 done, 1 running, 1 waiting")
+        (clinvk.folder / "go").touch()
+        assert terminal.ended() == 0
+    assert b"3 steps: 3 done in " in terminal.plain()

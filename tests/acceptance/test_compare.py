@@ -1,0 +1,181 @@
+"""`clinvk compare`: one prompt for several agents."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
+from clinvk.cli.orchestrated import CompareOutcome
+from clinvk.cli.table import width
+from repositories import Repository
+from scripted.steps import claude_says, exits, says, stderr
+
+pytestmark = pytest.mark.timeout(60)
+
+LONG = "words that are wrapped where a column ends, and not before it"
+
+
+@pytest.fixture(autouse=True)
+def agents(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says(f"one\ntwo\n\nthree {LONG}"), when="ask")
+    clinvk.agent.play(claude_says("same"), when="same")
+
+
+def codex_alone(clinvk: Clinvk) -> None:
+    """Let `codex` be the only agent that is installed."""
+    for name in ("claude", "gemini"):
+        (clinvk.agent.folder / name).unlink()
+    clinvk.agent.play(says("codex", "codex answers"), when="ask")
+
+
+def told(clinvk: Clinvk, *arguments: str, code: int = 0) -> CompareOutcome:
+    done = clinvk.run("compare", "--json", *arguments)
+    assert done.returncode == code, done.stderr
+    return msgspec.json.decode(done.stdout, type=CompareOutcome)
+
+
+def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
+    done = clinvk.run("compare", "--backends", "claude,codex", "--json", "ask")
+    assert done.returncode == 1  # Codex cannot speak like Claude Code
+    outcome = json.loads(done.stdout)
+    assert (outcome["prompt"], outcome["backends"]) == ("ask", ["claude", "codex"])
+    assert outcome["total_duration_seconds"] > 0
+    first, second = outcome["results"]
+    assert (first["backend"], first["model"], first["exit_code"]) == ("claude", "claude-scripted", 0)
+    assert first["output"].startswith("one\ntwo")
+    assert (second["backend"], second["exit_code"]) == ("codex", 1)
+    assert second["error"]
+    assert "duration_seconds" in second
+
+
+def test_in_a_pipe_answers_stand_below_each_other_and_on_a_wide_terminal_side_by_side(clinvk: Clinvk) -> None:
+    arguments = ("compare", "--backends", "claude,claude", "ask")
+    done = clinvk.run(*arguments)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"── [0] claude ──\none\ntwo\n\nthree {LONG}\n\n── [1] claude ──\none\n")
+    with on_terminal(clinvk, *arguments, columns=90) as terminal:
+        assert terminal.ended() == 0
+    lines = terminal.read.rpartition(b"\x1b[2K")[2].decode().splitlines()
+    assert lines[0].split("  │  ") == ["── [0] claude ──".ljust(42), "── [1] claude ──"]
+    assert lines[1].split("  │  ") == ["one".ljust(42), "one"]
+    assert lines[4].split("  │  ") == [
+        "three words that are wrapped where a".ljust(42),
+        "three words that are wrapped where a",
+    ]
+    assert max(map(width, lines[:6])) <= 90
+
+
+def test_the_differences_of_the_answers_are_shown(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("same"), when="same")
+    done = clinvk.run("compare", "--backends", "claude,claude", "--diff", "same")
+    assert "[0] claude and [1] claude answer the same\n" in done.stdout
+
+
+def test_all_backends_are_those_that_are_there_and_the_others_are_told(clinvk: Clinvk) -> None:
+    codex_alone(clinvk)
+    clinvk.settings("backends: {gemini: {enabled: false}}\n")
+    done = clinvk.run("compare", "--all-backends", "--json", "ask")
+    assert done.returncode == 0
+    assert msgspec.json.decode(done.stdout, type=CompareOutcome).backends == ["codex"]
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("clinvk: leaving out claude: backend 'claude' is not installed")
+    assert lines[1].startswith("clinvk: leaving out gemini: backend 'gemini' is disabled")
+    (clinvk.agent.folder / "codex").unlink()
+    done = clinvk.run("compare", "--all-backends", "ask")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--backends", "codex,claude", "ask"], 2, "backend 'claude' is not installed"),
+        (["--backends", "codex,nope", "ask"], 2, "no backend 'nope'; have claude, codex, gemini"),
+        (["--backends", "codex", "--judge", "claude", "ask"], 2, "judge: backend 'claude' is not installed"),
+        (["ask"], 1, "compare needs --backends A,B or --all-backends, and not both"),
+        (["--backends", "codex", "--all-backends", "ask"], 1, "and not both"),
+        (["--backends", ",", "ask"], 1, "--backends"),
+        (["-b", "codex", "ask"], 1, "not --backend"),
+        (["--backends", "codex", "--check", "true", "ask"], 1, "it needs --isolation worktree"),
+        (["--backends", "codex", "--judge-prompt", "x", "ask"], 1, "--judge-prompt needs --judge"),
+        (["--backends", "codex", "--isolation", "worktree", "ask"], 1, "is in no git repository"),
+        (["--backends", "codex", ""], 1, "the prompt is empty"),
+    ],
+)
+def test_what_cannot_be_run_is_told_and_starts_no_agent(
+    clinvk: Clinvk, arguments: list[str], code: int, said: str
+) -> None:
+    codex_alone(clinvk)
+    done = clinvk.run("compare", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert clinvk.agent.calls() == []
+
+
+def test_the_prompt_comes_from_stdin_too_and_flags_reach_each_agent(clinvk: Clinvk) -> None:
+    arguments = ("--backends", "claude,claude", "-m", "opus", "--effort", "high", "--sequential")
+    done = clinvk.run("compare", "-q", *arguments, "ask", stdin=b"context")
+    assert done.returncode == 0
+    assert clinvk.prompts == ["ask\n\n<stdin>\ncontext\n</stdin>"] * 2
+    for call in clinvk.agent.calls():
+        assert {"--model=opus", "--effort=high"} <= set(call.argv)
+
+
+def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("the answer"), when="ask")
+    clinvk.agent.play(claude_says('{"best": "A", "reasons": "it is\\nshorter"}'), when="Judge the answers")
+    arguments = ("--backends", "claude,claude", "--judge", "claude", "--judge-prompt", "brevity", "ask")
+    outcome = told(clinvk, *arguments)
+    assert outcome.judge
+    best = outcome.judge.order[0]
+    assert (outcome.judge.best, outcome.judge.best_backend, outcome.judge.backend) == (best, "claude", "claude")
+    assert outcome.judge.reasons == "it is\nshorter"
+    assert any("What counts besides: brevity" in prompt for prompt in clinvk.prompts)
+    done = clinvk.run("compare", "-q", *arguments)
+    *_, named, reasons = done.stdout.splitlines()
+    assert named in ("best: [0] claude (A is [0], B is [1])", "best: [1] claude (A is [1], B is [0])")
+    assert reasons == "it is shorter"
+
+
+def test_a_judge_that_fails_is_1_and_the_answers_are_told(clinvk: Clinvk) -> None:
+    clinvk.agent.play([stderr("no opinion\n"), exits(3)], when="Judge the answers")
+    done = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "same")
+    assert done.returncode == 1
+    assert "── [1] claude ──\nsame\n" in done.stdout
+    assert "no opinion" in done.stdout.splitlines()[-1]
+    assert "clinvk: judge (claude): failed after " in done.stderr
+
+
+def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinvk) -> None:
+    repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "a\n"})
+    arguments = ("--backends", "claude,claude", "--isolation", "worktree", "-w", "project")
+    outcome = told(clinvk, *arguments, "--check", "test -f a.txt && echo fine", "ask")
+    for result in outcome.results:
+        assert result.check
+        assert (result.check.passed, result.check.output) == (True, "fine\n")
+        assert (result.diff, result.files, result.worktree) == ("", (), "")
+    done = clinvk.run("compare", *arguments, "--check", "false", "--diff", "ask")
+    assert done.returncode == 0
+    assert [line.split()[4:7] for line in done.stdout.splitlines() if line.split()[1:3] == ["claude", "done"]] == [
+        ["s", "0", "failed"]
+    ] * 2
+    assert done.stdout.count("changes\n(none)\n") == 2
+    assert repository.worktrees() == []
+
+
+def test_one_that_fails_is_1_and_the_others_answers_are_told(clinvk: Clinvk) -> None:
+    clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
+    done = clinvk.run("compare", "--backends", "claude", "-q", "bad")
+    assert done.returncode == 1
+    assert "boom" in done.stdout
+    assert done.stderr.startswith("clinvk: [0] claude: failed: ")
+
+
+def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
+    done = clinvk.run("compare", "--all-backends", "--dry-run", "ask")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
+    assert clinvk.agent.calls() == []

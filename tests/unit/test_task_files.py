@@ -1,0 +1,153 @@
+"""Files of tasks: every format gives the same body, and every mistake its line and column."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk.cli.places import in_json
+from clinvk.cli.task_files import InvalidFile, TaskFile, parse, read
+from clinvk.dialects.batch.bodies import ParallelBody
+from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
+
+TASKS = [{"backend": "claude", "prompt": "one\ntwo"}, {"backend": "codex", "prompt": "é", "max_turns": 3}]
+DECODER = msgspec.json.Decoder(ParallelBody)
+AS_YAML = """\
+# what is to be done
+tasks:
+  - backend: claude
+    prompt: |-
+      one
+      two
+  - {backend: codex, prompt: é, max_turns: 3}
+"""
+WITH_ANCHOR = """\
+defaults: &defaults {backend: claude}
+tasks:
+  - <<: *defaults
+    prompt: x
+"""
+
+
+def body(text: str, name: str = "stdin") -> ParallelBody:
+    return parse(text, name, "tasks").decode(DECODER)
+
+
+def wrong(text: str, name: str = "stdin") -> str:
+    with pytest.raises(InvalidFile) as caught:
+        body(text, name)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("stdin", json.dumps({"tasks": TASKS})),
+        ("stdin", json.dumps({"tasks": TASKS}, indent="\t")),
+        ("stdin", json.dumps(TASKS)),
+        ("stdin", "\n" + json.dumps(TASKS, indent=2)),
+        ("stdin", "\n".join(map(json.dumps, TASKS)) + "\n\n"),
+        ("stdin", "\r\n".join(map(json.dumps, TASKS))),
+        ("t.jsonl", "\n\n".join(map(json.dumps, TASKS))),
+        ("t.json", json.dumps(TASKS)),
+        ("stdin", AS_YAML),
+        ("t.yml", AS_YAML),
+        ("t.yaml", json.dumps({"tasks": TASKS})),
+        ("t.txt", '- {backend: claude, prompt: "one\\ntwo"}\n- {backend: codex, prompt: é, max_turns: 3}\n'),
+    ],
+)
+def test_every_format_gives_the_same_tasks(name: str, text: str) -> None:
+    assert body(text, name) == msgspec.convert({"tasks": TASKS}, ParallelBody)
+
+
+def test_one_object_alone_is_a_task_unless_it_has_tasks() -> None:
+    assert [task.prompt for task in body('{"backend": "claude", "prompt": "x"}').tasks] == ["x"]
+    assert [task.prompt for task in body('{"tasks": [{"backend": "claude", "prompt": "x"}]}').tasks] == ["x"]
+
+
+def test_yaml_merges_what_an_anchor_names() -> None:
+    file = parse(WITH_ANCHOR, "t.yaml", "tasks")
+    assert json.loads(file.body)["tasks"] == [{"backend": "claude", "prompt": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"tasks": [\n  {"backend": "claude", "promt": "x"}]}', "stdin:2:25: unknown field 'tasks[0].promt'; did you"),
+        ('[{"prompt": "x"},\n {"prompt": 3}]', "stdin:2:3: tasks[1].prompt must be a text, got 3"),
+        ('[{"backend": "claude", "prompt": "x"},\n\n  {"backend": "claude"}]', "stdin:3:3: tasks[1].prompt is missing"),
+        ('[{"prompt": "x"}\n {"prompt": "x"}]', "stdin:2:2: is not valid JSON: expected ',' or ']'"),
+        ('[{"prompt": "é", x}]', "stdin:1:18: is not valid JSON: "),
+        ('[{"prompt": "é"},\n', "stdin:1:18: is not valid JSON: it ends too early"),
+        ("3", "stdin:1:1: it must have 'tasks', or be a list of tasks"),
+        (
+            '{"max_parallel": 2, "tasks": [{"prompt": "x"}], "max_paralel": 3}',
+            "stdin:1:49: unknown field 'max_paralel'",
+        ),
+        (
+            '{"max_parallel": 0, "tasks": [{"prompt": "x"}]}',
+            "stdin:1:2: max_parallel must be a whole number at least 1",
+        ),
+        ('{"tasks": []}', "stdin:1:2: tasks must be a list of 1 to "),
+        ("[]", "stdin:1:1: tasks must be a list of 1 to "),
+        (" \n", "stdin: is empty; it must have 'tasks'"),
+        ("- backend: claude\n  promt: x\n", "stdin:2:3: unknown field 'tasks[0].promt'; did you mean 'prompt'?"),
+        ("tasks:\n- {prompt: é, verbose: 3}\n", "stdin:2:15: tasks[0].verbose must be true or false, got 3"),
+        ("tasks:\n- {prompt: a}\n- {backend: b}\n", "stdin:3:3: tasks[1].prompt is missing"),
+        ("tasks:\n- prompt: 'é\n", "stdin:3:1: is not valid YAML: found unexpected end of stream"),
+        ("tasks:\n\t- prompt: x\n", "stdin:2:1: is not valid YAML: found character "),
+        ("tasks:\n- prompt: a\n  prompt: b\n", "stdin:3:3: 'prompt' stands twice"),
+        ("tasks: &a\n- *a\n", "stdin:1:1: is nested too deeply, or in itself"),
+        ("tasks: !!python/object:os.system []\n", "stdin:1:8: is not valid YAML: could not determine a constructor"),
+        ("# nothing\n", "stdin:1:1: has no content"),
+        ("tasks: [{prompt: yes}]\n", "stdin:1:10: tasks[0].prompt must be a text, got true"),
+        ("--- \na: 1\n--- \nb: 1\n", "stdin:3:1: is not valid YAML: "),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_column_and_field(text: str, said: str) -> None:
+    assert wrong(text).startswith(said)
+
+
+def test_a_mistake_in_json_lines_has_the_line_of_the_file() -> None:
+    good = '{"backend": "claude", "prompt": "x"}'
+    assert wrong(f'{good}\n\n  {{"backend": "claude", "promt": "x"}}\n').startswith(
+        "stdin:3:25: unknown field 'tasks[1]"
+    )
+    assert wrong(f"{good}\n{good} x\n").startswith("stdin:2:39: is not valid JSON: ")
+    assert wrong(f'{good}\n{{"backend": "claude"\n').startswith("stdin:2:21: is not valid JSON: it ends too early")
+
+
+def test_of_a_key_that_json_has_twice_the_last_counts_and_is_told() -> None:
+    assert in_json('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
+
+
+def test_an_error_of_the_plan_gets_its_place_and_stays_what_it_is() -> None:
+    file = parse("- prompt: x\n- backend: nope\n  prompt: x\n", "t.yaml", "tasks")
+    unavailable = BackendUnavailable("tasks[1]: no backend 'nope'")
+    unavailable.field = "tasks[1].backend"
+    assert file.refused(unavailable) is unavailable
+    assert unavailable.message == "t.yaml:2:3: tasks[1]: no backend 'nope'"
+    refused = file.refused(InvalidRequest("tasks[0]: no", "tasks[0].prompt"))
+    assert (type(refused), refused.message) == (InvalidFile, "t.yaml:1:3: tasks[0]: no")
+    elsewhere = ClinvkError("the disk is full")
+    assert file.refused(elsewhere).message == "the disk is full"
+
+
+def test_a_file_is_read_and_one_that_cannot_be_says_why(tmp_path: Path) -> None:
+    def from_file(path: Path) -> TaskFile:
+        return read(str(path), "tasks", print)
+
+    file = tmp_path / "t.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(TASKS).encode())
+    assert len(from_file(file).decode(DECODER).tasks) == 2
+    file.write_bytes(b'[{"prompt": "\xc3\xa9\n\xff"}]')
+    for path, said in (
+        (file, f"{file}:2:1: is not UTF-8 text: byte 0xff"),
+        (tmp_path, f"{tmp_path}: cannot be read: Is"),
+    ):
+        with pytest.raises(InvalidFile) as caught:
+            from_file(path)
+        assert caught.value.message.startswith(said)
+    with pytest.raises(InvalidFile, match="cannot be read: No such file or directory"):
+        from_file(tmp_path / "nothing.json")
