@@ -1,29 +1,34 @@
 """What Prometheus is told. This module brings in its client, so that it is imported where metrics are asked for only.
 
 All labels are of few values: no model, key, path or session is one. `packaging/grafana-dashboard.json` shows them.
+What is counted is kept in plain numbers, as the client's own, with a lock each, would cost a prompt four times as much.
 """
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 
 import msgspec
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
 )
+from prometheus_client.registry import Collector
 
 from clinvk import __version__
-from clinvk.events import Ending, RunFailed, RunFinished, Usage
+from clinvk.events import Ending, RunFailed, RunFinished
+
+_Labels = tuple[str, ...]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
-_WAITING_S = (0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-_WORKING_S = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,76 +47,19 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics:
-    """Everything that is counted. `generate` may be called from another thread than the rest."""
+    """Everything that is counted: on one thread, but for `time_commit` and `generate`, which may be on others."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        disable_created_metrics()
-        ProcessCollector(registry=registry)
-        Info("clinvk_build", "The version of clinvk.", registry=registry).info({"version": __version__})
-        self._requests = Counter(
-            "clinvk_http_requests",
-            "Answered requests by method, template of the path, and status (gone: the client left before).",
-            ("method", "route", "status"),
-            registry=registry,
-        )
-        self._request_seconds = Histogram(
-            "clinvk_http_request_duration_seconds",
-            "From a request to the end of its answer, a stream's too.",
-            ("method", "route"),
-            buckets=_WORKING_S,
-            registry=registry,
-        )
-        self._active = Gauge("clinvk_http_requests_active", "Requests under way.", registry=registry)
-        self._runs = Counter(
-            "clinvk_runs",
-            "Ended runs by backend and outcome: finished, or the code of the error.",
-            ("backend", "outcome"),
-            registry=registry,
-        )
-        self._run_seconds = Histogram(
-            "clinvk_run_duration_seconds",
-            "From the agent's start to its end.",
-            ("backend",),
-            buckets=_WORKING_S,
-            registry=registry,
-        )
-        self._queue_seconds = Histogram(
-            "clinvk_run_queue_seconds",
-            "How long runs waited until their agent was started.",
-            ("backend",),
-            buckets=_WAITING_S,
-            registry=registry,
-        )
-        self._first_word_seconds = Histogram(
-            "clinvk_time_to_first_token_seconds",
-            "From the request for a run, queue included, to the first piece of its answer or thinking.",
-            ("backend",),
-            buckets=_WAITING_S,
-            registry=registry,
-        )
-        self._tokens = Counter(
-            "clinvk_tokens",
-            "Tokens of ended runs, each in one type: input (not cached), cached, output (not reasoning), reasoning.",
-            ("backend", "type"),
-            registry=registry,
-        )
-        self._cost = Counter(
-            "clinvk_cost_usd", "What agents say that ended runs cost, in US dollars.", ("backend",), registry=registry
-        )
-        self._running = Gauge("clinvk_runs_running", "Runs that hold a slot.", ("backend",), registry=registry)
-        self._queued = Gauge("clinvk_runs_queued", "Runs that wait for a slot.", ("backend",), registry=registry)
-        self._slots = Gauge("clinvk_slots", "Runs that may go at once.", registry=registry)
-        self._queue_slots = Gauge("clinvk_queue_slots", "Runs that may wait.", registry=registry)
-        self._store_up = Gauge("clinvk_store_up", "1 where sessions can be kept, else 0.", registry=registry)
-        self._sessions = Gauge("clinvk_store_sessions", "Sessions that are kept.", registry=registry)
-        self._store_bytes = Gauge("clinvk_store_bytes", "The database with its journal.", registry=registry)
-        self._commit_seconds = Histogram(
-            "clinvk_store_write_seconds",
-            "How long transactions that write took.",
-            buckets=_QUICK_S,
-            registry=registry,
-        )
+        self._process = ProcessCollector(registry=None)
+        self._requests: Counter[_Labels] = Counter()
+        self._runs: Counter[_Labels] = Counter()
+        self._tokens: Counter[_Labels] = Counter()
+        self._cost_usd: dict[_Labels, float] = {}
+        self._request_seconds = _Times(_WORKING_S)
+        self._run_seconds = _Times(_WORKING_S)
+        self._queue_seconds = _Times(_WAITING_S)
+        self._first_word_seconds = _Times(_WAITING_S)
+        self._commit_seconds = _Times(_QUICK_S)
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
         """Give what counts a request, by its method, the template of its path, its status, and its seconds."""
@@ -120,43 +68,144 @@ class Metrics:
     def count_request(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count an answered request; None as `status` is a client that left before."""
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, "gone" if status is None else str(status)).inc()
-        self._request_seconds.labels(method, route).observe(seconds)
+        self._requests[method, route, "gone" if status is None else str(status)] += 1
+        self._request_seconds.take((method, route), seconds)
 
     def count_run(self, backend: str, ending: Ending) -> None:
         """Count a run that has ended, and what it used."""
-        self._runs.labels(backend, _outcome(ending)).inc()
+        self._runs[backend, _outcome(ending)] += 1
         if usage := ending.usage:
-            for type_, tokens in _parts(usage):
-                if tokens > 0:
-                    self._tokens.labels(backend, type_).inc(tokens)
+            self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
+            self._tokens[backend, "cached"] += usage.cached_tokens
+            self._tokens[backend, "output"] += max(0, usage.output_tokens - usage.reasoning_tokens)
+            self._tokens[backend, "reasoning"] += usage.reasoning_tokens
         if ending.cost_usd and ending.cost_usd > 0:
-            self._cost.labels(backend).inc(ending.cost_usd)
+            self._cost_usd[backend,] = self._cost_usd.get((backend,), 0.0) + ending.cost_usd
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
         """Take down how long a run waited, took to its first word (None: it said none), and went."""
-        self._queue_seconds.labels(backend).observe(queued_s)
-        self._run_seconds.labels(backend).observe(seconds)
+        self._queue_seconds.take((backend,), queued_s)
+        self._run_seconds.take((backend,), seconds)
         if first_word_s is not None:
-            self._first_word_seconds.labels(backend).observe(first_word_s)
+            self._first_word_seconds.take((backend,), first_word_s)
 
     def time_commit(self, seconds: float) -> None:
-        """Take down how long a transaction took. From any thread."""
-        self._commit_seconds.observe(seconds)
+        """Take down how long a transaction took. From one thread."""
+        self._commit_seconds.take((), seconds)
 
     def generate(self, standing: Standing) -> bytes:
         """Give all of it in the text format of Prometheus."""
-        self._active.set(standing.requests)
-        for gauge, by_backend in ((self._running, standing.running), (self._queued, standing.queued)):
-            for backend, count in by_backend.items():
-                gauge.labels(backend).set(count)
-        self._slots.set(standing.slots)
-        self._queue_slots.set(standing.queue_slots)
-        self._store_up.set(standing.sessions is not None)
-        if standing.sessions is not None:
-            self._sessions.set(standing.sessions)
-        self._store_bytes.set(standing.store_bytes)
-        return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        registry.register(self._process)
+        registry.register(_Snapshot([*self._counted(), *_standing(standing)]))
+        return generate_latest(registry)
+
+    def _counted(self) -> Iterator[Metric]:
+        backend = ("backend",)
+        yield _counter(
+            "clinvk_http_requests",
+            "Answered requests by method, template of the path, and status (gone: the client left before).",
+            ("method", "route", "status"),
+            self._requests,
+        )
+        yield self._request_seconds.told(
+            "clinvk_http_request_duration_seconds",
+            "From a request to the end of its answer, a stream's too.",
+            ("method", "route"),
+        )
+        yield _counter(
+            "clinvk_runs",
+            "Ended runs by backend and outcome: finished, or the code of the error.",
+            ("backend", "outcome"),
+            self._runs,
+        )
+        yield self._run_seconds.told("clinvk_run_duration_seconds", "From the agent's start to its end.", backend)
+        yield self._queue_seconds.told(
+            "clinvk_run_queue_seconds", "How long runs waited until their agent was started.", backend
+        )
+        yield self._first_word_seconds.told(
+            "clinvk_time_to_first_token_seconds",
+            "From the request for a run, queue included, to the first piece of its answer or thinking.",
+            backend,
+        )
+        yield _counter(
+            "clinvk_tokens",
+            "Tokens of ended runs, each in one type: input (not cached), cached, output (not reasoning), reasoning.",
+            ("backend", "type"),
+            self._tokens,
+        )
+        yield _counter(
+            "clinvk_cost_usd", "What agents say that ended runs cost, in US dollars.", backend, self._cost_usd
+        )
+        yield self._commit_seconds.told("clinvk_store_write_seconds", "How long transactions that write took.", ())
+
+
+class _Times:
+    """A histogram for each combination of labels."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts: dict[_Labels, list[int]] = {}
+        self._sums: dict[_Labels, float] = {}
+
+    def take(self, labels: _Labels, seconds: float) -> None:
+        counts = self._counts.get(labels)
+        if counts is None:
+            self._sums[labels] = 0.0
+            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def told(self, name: str, help_: str, names: Sequence[str]) -> Metric:
+        family = HistogramMetricFamily(name, help_, labels=names)
+        for labels, counts in list(self._counts.items()):
+            below, buckets = 0, list[tuple[str, float]]()
+            for bound, count in zip((*self._bounds, inf), list(counts), strict=True):
+                below += count
+                buckets.append((repr(bound) if bound < inf else "+Inf", below))
+            family.add_metric(labels, buckets, self._sums[labels])
+        return family
+
+
+class _Snapshot(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _standing(standing: Standing) -> Iterator[Metric]:
+    info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
+    info.add_metric((), {"version": __version__})
+    yield info
+    yield _gauge("clinvk_http_requests_active", "Requests under way.", standing.requests)
+    yield _gauge_by_backend("clinvk_runs_running", "Runs that hold a slot.", standing.running)
+    yield _gauge_by_backend("clinvk_runs_queued", "Runs that wait for a slot.", standing.queued)
+    yield _gauge("clinvk_slots", "Runs that may go at once.", standing.slots)
+    yield _gauge("clinvk_queue_slots", "Runs that may wait.", standing.queue_slots)
+    yield _gauge("clinvk_store_up", "1 where sessions can be kept, else 0.", int(standing.sessions is not None))
+    if standing.sessions is not None:
+        yield _gauge("clinvk_store_sessions", "Sessions that are kept.", standing.sessions)
+    yield _gauge("clinvk_store_bytes", "The database with its journal.", standing.store_bytes)
+
+
+def _counter(name: str, help_: str, names: Sequence[str], values: Mapping[_Labels, float]) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=names)
+    for labels, value in list(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(name: str, help_: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_, value)
+
+
+def _gauge_by_backend(name: str, help_: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=("backend",))
+    for backend, value in values.items():
+        family.add_metric((backend,), value)
+    return family
 
 
 def _outcome(ending: Ending) -> str:
@@ -165,12 +214,3 @@ def _outcome(ending: Ending) -> str:
             return "finished"
         case RunFailed(code=code):
             return code
-
-
-def _parts(usage: Usage) -> tuple[tuple[str, int], ...]:
-    return (
-        ("input", usage.input_tokens - usage.cached_tokens),
-        ("cached", usage.cached_tokens),
-        ("output", usage.output_tokens - usage.reasoning_tokens),
-        ("reasoning", usage.reasoning_tokens),
-    )

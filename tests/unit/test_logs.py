@@ -1,6 +1,8 @@
 """The lines of the server's log, for people and as JSON."""
 
+import asyncio
 import contextvars
+import io
 import json
 import logging
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 from clinvk import logs
 from clinvk.config import LogLevel
+from polling import until
 
 FORGED = "all is well\n2026-11-25 18:00:00,000 INFO clinvk: forged\x1b[2J\u2028"
 
@@ -82,6 +85,56 @@ def test_a_traceback_is_below_its_line_and_in_a_field() -> None:
 
 def test_a_lone_surrogate_does_not_lose_the_line() -> None:
     assert in_json("no file %s", "a\udcffb")["message"] == "no file a\\udcffb"
+
+
+def together() -> tuple[logging.Logger, io.StringIO]:
+    """Make a logger of its own, and what its lines go to."""
+    written = io.StringIO()
+    handler = logs.Together(written)
+    handler.setFormatter(logs.JsonLines())
+    logger = logging.Logger("x")
+    logger.addHandler(handler)
+    return logger, written
+
+
+def messages(written: io.StringIO) -> list[object]:
+    return [json.loads(line)["message"] for line in written.getvalue().splitlines()]
+
+
+async def test_lines_are_written_soon_and_together_each_with_the_fields_of_its_own_task() -> None:
+    logger, written = together()
+
+    async def tell(request_id: str) -> None:
+        logs.note(request_id=request_id)
+        logger.info("hello")
+
+    await asyncio.gather(tell("one"), tell("two"))
+    assert written.getvalue() == ""
+    await until(lambda: bool(written.getvalue()))
+    assert [json.loads(line)["request_id"] for line in written.getvalue().splitlines()] == ["one", "two"]
+    logger.info("later")
+    await until(lambda: messages(written) == ["hello", "hello", "later"])
+
+
+async def test_a_warning_is_written_at_once_after_what_came_before_it() -> None:
+    logger, written = together()
+    logger.info("first")
+    await asyncio.to_thread(logger.warning, "second")
+    assert messages(written) == ["first", "second"]
+
+
+def test_without_a_loop_nothing_waits() -> None:
+    logger, written = together()
+    logger.info("x")
+    assert messages(written) == ["x"]
+
+
+async def test_a_faulty_message_loses_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, written = together()
+    logger.info("%d", "no number")
+    logger.error("x")
+    assert messages(written) == ["x"]
+    assert "no number" in capsys.readouterr().err
 
 
 @pytest.fixture

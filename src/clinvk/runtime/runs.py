@@ -242,10 +242,13 @@ class LocalRuns:
         watching = [watch(run) for watch in self._watches]
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
-        task.add_done_callback(lambda _: (self._live.pop(run.id), self._tasks.pop(run.id)))
-        for over in watching:
-            task.add_done_callback(lambda _, over=over: over())
+        task.add_done_callback(lambda _: self._over(run, watching))
         return run, task
+
+    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]]) -> None:
+        del self._live[run.id], self._tasks[run.id]
+        for over in watching:
+            over()
 
     async def _until_gone(self, session: Session) -> None:
         """Wait for an agent that has told the end of a run in this session, and is about to exit."""
