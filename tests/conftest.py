@@ -21,7 +21,10 @@ MAY_BLOCK = (
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
     ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),
-    ("clinvk/api/workdirs.py", {"_here", "check", "_own", "_judged", "_directories", "_check_same"}),
+    (
+        "clinvk/api/workdirs.py",
+        {"_here", "check", "_own", "resolved", "_built_in", "_both", "_directories", "_check_same"},
+    ),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),
     ("coverage/collector.py", {"lock_data", "unlock_data"}),
     ("coverage/control.py", {"_should_trace", "_check_include_omit_etc"}),

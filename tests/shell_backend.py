@@ -7,6 +7,7 @@ import msgspec
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed, last_line
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event
+from clinvk.policy.flags import Flags
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -36,6 +37,8 @@ class Shell:
     vendor = "shell"
     models: tuple[str, ...] = ()
     capabilities = Capabilities()
+    safe_flags: Flags = {}
+    folders: tuple[str, ...] = ()
 
     def __init__(self, name: str = "shell", script: str | None = None) -> None:
         self.name = name

@@ -421,12 +421,14 @@ async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
     scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play(claude_says("x"))
-    steps = [task("one", workdir=str(tmp_path)), task("two"), task("three", workdir="/")]
+    third = tmp_path / "third"
+    third.mkdir()
+    steps = [task("one", workdir=str(tmp_path)), task("two"), task("three", workdir=str(third))]
     async with serving(scripted.env) as served:
         await post(served, "chain", {"steps": steps, "pass_working_dir": True})
         await post(served, "chain", {"steps": steps})
-    own = str(Path.cwd())
-    assert [call.cwd for call in scripted.calls()] == [str(tmp_path), str(tmp_path), "/", str(tmp_path), own, "/"]
+    first, last, own = str(tmp_path), str(third), str(Path.cwd())
+    assert [call.cwd for call in scripted.calls()] == [first, first, last, first, own, last]
 
 
 async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted: Scripted) -> None:
@@ -456,12 +458,12 @@ async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted
     assert (both.status_code, both.json()["field"]) == (400, "steps")
 
 
-async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scripted: Scripted) -> None:
+async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("first"), when="one")
     scripted.play(claude_says("second"), when="two")
     scripted.play([hang()], when="three")
     async with serving(scripted.env) as served:
-        steps = [task("one", workdir="/"), task("two"), task("three")]
+        steps = [task("one", workdir=str(tmp_path)), task("two"), task("three")]
         answering = asyncio.create_task(post(served, "chain", {"steps": steps, "pass_working_dir": True}))
         await until(lambda: len(scripted.calls()) == 3)
         chain = next(run for run in (await served.client.get("/api/v1/runs")).json()["runs"] if run["kind"] == "chain")
@@ -473,7 +475,7 @@ async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scri
     assert (under_way.status_code, under_way.json()["field"]) == (400, "resume_from")
     assert [result.get("error_code") for result in cancelled["results"]] == [None, None, "cancelled"]
     assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
-    assert [call.cwd for call in scripted.calls()][-1] == "/"
+    assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
 
 
 async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted) -> None:

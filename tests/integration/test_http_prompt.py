@@ -146,9 +146,9 @@ REFUSED = [
     ({"sandbox_mod": "read-only"}, 400, "sandbox_mod", "did you mean 'sandbox_mode'?"),
     ({"workdir": "relative"}, 400, "workdir", "must be an absolute path, got 'relative'"),
     ({"workdir": "/no/such/place"}, 400, "workdir", "'/no/such/place' does not exist"),
-    ({"workdir": "/etc/passwd"}, 400, "workdir", "is not a directory"),
+    ({"workdir": __file__}, 400, "workdir", "is not a directory"),
     ({"workdir": "/" + "x" * 5000}, 400, "workdir", "cannot be used"),
-    ({"add_dirs": ["/", "nowhere"]}, 400, "add_dirs[1]", "must be an absolute path, got 'nowhere'"),
+    ({"add_dirs": ["/tmp", "nowhere"]}, 400, "add_dirs[1]", "must be an absolute path, got 'nowhere'"),
     ({"session_id": "f" * 32}, 404, "session_id", "no session"),
     ({"max_turns": "many"}, 400, "max_turns", 'got "many"'),
 ]

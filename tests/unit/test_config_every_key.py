@@ -22,6 +22,8 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
     words = keys.words_of(kind)
     if name == ("default_backend",):
         return ("codex", "codex"), ("gemini", "gemini")
+    if name == ("policy", "allowed_backends"):
+        return ("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
         return (str(other).lower(), other), ("yes" if other else "off", other)
@@ -36,7 +38,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 
 
 def wrong(name: Name, kind: object) -> str:
-    if name == ("default_backend",) or keys.words_of(kind):
+    if name in (("default_backend",), ("policy", "allowed_backends")) or keys.words_of(kind):
         return "nonsense"
     if kind is str or keys.is_list(kind):
         return "relative" if name[-1] in PATHS else ""

@@ -1,8 +1,12 @@
-"""Which directories an agent is let into."""
+"""Which directories an agent is let into, and which of its flags a request may send."""
 
 import pytest
 
-from clinvk.policy import Directories
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Backend, Host
+from clinvk.policy import BuiltIn, Directories
+from clinvk.policy.flags import Flags, NotListed, listed
+from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
 CASES = [
     ((), (), "/anywhere", True),
@@ -40,3 +44,101 @@ def test_without_lists_there_is_nothing_to_hold_a_path_against() -> None:
     assert not Directories()
     assert Directories(allowed=("/",))
     assert Directories(blocked=("/etc",))
+
+
+HOME = "/home/ana"
+BUILT_IN = BuiltIn(
+    private=(f"{HOME}/.clinvk", f"{HOME}/.claude"),
+    kept=(f"{HOME}/.clinvk/workspace",),
+    temporary=("/tmp", "/run/user/1000/tmp"),
+    own=("/usr/lib/service",),
+)
+
+NEVER = [
+    *("/", "/home", "/Users", "/var", "/var/lib"),
+    *("/etc", "/etc/ssl", "/ETC", "/usr", "/usr/bin", "/usr/local/bin", "/proc/1", "/sys/fs", "/dev/shm", "/boot"),
+    *("/root/.ssh", "/home/ben/.ssh", f"{HOME}/.ssh/keys", f"{HOME}/.SSH", f"{HOME}/.\N{LATIN SMALL LETTER LONG S}sh"),
+    *("/home/ben/.aws", f"{HOME}/.gnupg", f"{HOME}/.kube/x", "/tmp/copy/.ssh", "/srv/ben/.docker"),
+    *(f"{HOME}/.config/gcloud", f"{HOME}/.config/gh/x", f"{HOME}/.local/share/keyrings", f"{HOME}/Library/Keychains"),
+    *(f"{HOME}/.clinvk", f"{HOME}/.clinvk/x", f"{HOME}/.claude", f"{HOME}/.claude/projects"),
+    *("/usr/lib/service/x", "/var/log/nginx", "/run/user/1000"),
+]
+FINE = [
+    *("/srv", "/srv/etc", "/home/ana", "/home/ana/project", "/opt/app", "/work", "/mnt/disk", "/var/www/site"),
+    *("/tmp", "/tmp/x", "/var/tmp/x", "/run/user/1000/tmp/x", "/usr/src/app", "/run/media/ana/disk", "/etcetera"),
+    *(f"{HOME}/.clinvk/workspace", f"{HOME}/.clinvk/workspace/x", "/usr/lib/service", "/home/ana/project/.claude/x"),
+    *(f"{HOME}/.config/app", f"{HOME}/.sshx", f"{HOME}/ssh", f"{HOME}/.local/share/app", "/var/lib/clinvk/project"),
+]
+
+
+@pytest.mark.parametrize("path", NEVER)
+def test_into_some_directories_no_agent_is_let(path: str) -> None:
+    refusal = BUILT_IN.refusal(path)
+    assert refusal
+    assert refusal.startswith("is never allowed: ")
+
+
+@pytest.mark.parametrize("path", FINE)
+def test_no_other_directory_is_blocked_by_itself(path: str) -> None:
+    assert BUILT_IN.refusal(path) is None
+
+
+FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--config": r"[a-z]+=\d+"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "spelt"),
+    [
+        (("--level", "low"), ("--level=low",)),
+        (("--level=high", "--quiet"), ("--level=high", "--quiet")),
+        (("-c", "a=1", "--config", "b=2"), ("-c", "a=1", "--config=b=2")),
+        ((), ()),
+    ],
+)
+def test_a_listed_flag_is_taken_with_a_value_that_fits(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
+    assert listed(extra, FLAGS) == spelt
+
+
+@pytest.mark.parametrize(
+    ("extra", "index"),
+    [
+        (("--other",), 0),
+        (("--quiet", "--level", "--quiet"), 2),
+        (("--quiet", "--level"), 1),
+        (("--quiet=1",), 0),
+        (("--level=low\n--other",), 0),
+        (("--level=low ",), 0),
+        (("--levels=low",), 0),
+        (("--LEVEL=low",), 0),
+        (("low",), 0),
+        (("--",), 0),
+        (("",), 0),
+        (("-c", "a=1;b"), 1),
+        (("-ca=1",), 0),
+    ],
+)
+def test_any_other_flag_or_value_is_refused_where_it_stands(extra: tuple[str, ...], index: int) -> None:
+    with pytest.raises(NotListed) as refused:
+        listed(extra, FLAGS)
+    assert refused.value.index == index
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("words", [("none", "default"), ("default", "read-only"), ("default", "workspace")])
+def test_each_safe_flag_of_a_backend_is_one_that_it_takes_under_all_words(
+    backend: Backend, words: tuple[ApprovalMode, SandboxMode]
+) -> None:
+    values = {
+        "--effort": "high",
+        "--thinking": "enabled",
+        "--betas": "a-1",
+        "--system-prompt": "-x",
+        "--color": "never",
+    }
+    settings = {"-c": "model_verbosity=low", "--config": "model_context_window=9"}
+    for flag, pattern in backend.safe_flags.items():
+        sent = (flag,) if pattern is None else (flag, {**values, **settings}.get(flag, "5"))
+        extra = listed(sent, backend.safe_flags)
+        request = RunRequest(prompt="p", workdir="/srv", approval_mode=words[0], sandbox_mode=words[1], extra=extra)
+        argv = backend.launch(request, None, Host(env={"HOME": "/home/ana"})).argv
+        assert "=".join(sent) in argv or " ".join(sent) in " ".join(argv), (flag, argv)

@@ -36,7 +36,7 @@ from clinvk.events import Logged, RunFailed, RunStarted, TextDelta
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations
 from clinvk.orchestrate.resuming import resumed
-from clinvk.plan import Chain, Kind, Part, PartResult, Plan
+from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import Run
@@ -104,6 +104,8 @@ class BatchEndpoint:
         async def admit(request: RunRequest) -> RunRequest:
             return await self.prompts.admit(Call(request=request), key_name)
 
+        if isinstance(plan, Compare) and plan.check:
+            self.prompts.allowance.check_command()
         return await self.orchestrations.admitted(plan, admit, self._require)
 
     async def _chain(self, body: bodies.ChainBody) -> Chain:

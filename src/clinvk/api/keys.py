@@ -13,6 +13,7 @@ from clinvk.api.key_file import PREFIX, Key, KeyFile, digest_of
 from clinvk.config import Settings
 from clinvk.config.loading import home
 from clinvk.errors import ClinvkError, ConfigError
+from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.process import Spawner, run_tool
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def _key(name: str, text: str) -> Key:
 
 async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, within_s: float) -> str:
     try:
-        answer = await run_tool(spawner, ("gopass", "show", "-o", path), environ, within_s)
+        answer = await run_tool(spawner, ("gopass", "show", "-o", path), without_secrets(environ), within_s)
     except ClinvkError as exc:
         raise ConfigError(f"{place} cannot be read: {exc.message}") from exc
     except TimeoutError:

@@ -15,6 +15,7 @@ from clinvk.dialects.anthropic import errors as anthropic_errors
 from clinvk.dialects.anthropic import models as anthropic_models
 from clinvk.dialects.base import (
     BackendNotAllowed,
+    BeyondPolicy,
     BodyTooLarge,
     BodyTooSlow,
     BudgetSpent,
@@ -86,6 +87,7 @@ _RUN: Kinds = (
     ForeignOrigin,
     DirectoryNotAllowed,
     BackendNotAllowed,
+    BeyondPolicy,
     BudgetSpent,
     BackendUnavailable,
     ModelNotFound,

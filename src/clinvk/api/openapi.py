@@ -25,6 +25,7 @@ from clinvk.api.operations import (
 from clinvk.dialects import sse, unified
 from clinvk.dialects.base import (
     BackendNotAllowed,
+    BeyondPolicy,
     BodyTooLarge,
     BodyTooSlow,
     BudgetSpent,
@@ -86,6 +87,7 @@ _PROBLEMS: Kinds = (
     HostRefused,
     DirectoryNotAllowed,
     BackendNotAllowed,
+    BeyondPolicy,
     NoSuchPath,
     BackendUnavailable,
     SessionNotFound,
@@ -119,6 +121,7 @@ _PROMPT: Kinds = (
     ForeignOrigin,
     DirectoryNotAllowed,
     BackendNotAllowed,
+    BeyondPolicy,
     BudgetSpent,
     BackendUnavailable,
     SessionBusy,

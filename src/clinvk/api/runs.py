@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from clinvk import backends, logs
 from clinvk.api import chats, previous
+from clinvk.api.allowance import Allowance
 from clinvk.api.grants import Grants
 from clinvk.api.reply import (
     NO_BUFFERING,
@@ -36,7 +37,7 @@ from clinvk.api.reply import (
 )
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
-from clinvk.config import Settings, complete
+from clinvk.config import Settings
 from clinvk.dialects.base import Call, Dialect, Encoder, Facts
 from clinvk.errors import (
     AgentOverloaded,
@@ -94,7 +95,8 @@ class RunEndpoint:
         self.runs = runs
         self.store = store
         self.settings = settings
-        self.workdirs = Workdirs(settings, environ)
+        self.workdirs = Workdirs(settings, environ, registry)
+        self.allowance = Allowance(settings, registry)
         self.grants = grants
         self.tick_s = tick_s
         self.hold_s = hold_s
@@ -119,7 +121,7 @@ class RunEndpoint:
             BackendUnavailable: there is no such backend.
             SessionNotFound, AmbiguousId: there is no such session, or several.
             PreviousNotFound: the run that it goes on from is not there.
-            InvalidRequest: a directory cannot be worked in, or the key may not do this.
+            InvalidRequest: a directory cannot be worked in, or the policy or the key does not allow this.
         """
         request = call.request
         session = await self.store.session(request.session_id) if request.session_id else None
@@ -128,7 +130,7 @@ class RunEndpoint:
         if self.dialect.is_model_api:
             request, session = await self._placed(call, self._resolved(request), session)
         backends.named(request.backend, self._registry)
-        request = self.workdirs.settle(complete(request, self.settings), session)
+        request = self.workdirs.settle(self.allowance.completed(request), session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
         request = await self.grants.admit(request, key_name)

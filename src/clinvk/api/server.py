@@ -36,7 +36,7 @@ from clinvk.config.loading import home
 from clinvk.errors import ConfigError
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.request import RunRequest
-from clinvk.runtime import bounds, marks
+from clinvk.runtime import bounds, executables, marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
@@ -237,7 +237,7 @@ async def opened(
     try:
         async with asyncio.TaskGroup() as group:
             doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
-            workdirs = Workdirs(settings, environ)
+            workdirs = Workdirs(settings, environ, registry)
 
             def admit(request: RunRequest) -> None:
                 grants.judge(request)
@@ -250,7 +250,8 @@ async def opened(
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 most_at_once = settings.server.max_concurrent_runs
-                orchestrations = Orchestrations(runs, store, runs.spawner, environ, most_at_once)
+                inherited = executables.inherited(settings, environ)
+                orchestrations = Orchestrations(runs, store, runs.spawner, inherited, most_at_once)
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
                 )

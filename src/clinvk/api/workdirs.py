@@ -3,30 +3,40 @@
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Backend
 from clinvk.config import Settings
 from clinvk.config.loading import home
 from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
-from clinvk.policy import Directories
+from clinvk.policy import BuiltIn, Directories
 from clinvk.request import RunRequest
+from clinvk.runtime.worktrees.folders import FOLDER
 from clinvk.session import Session
+
+_WORKSPACE = "workspace"
+_LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 
 class Workdirs:
     """Checks the directories that requests name, and gives one to those that name none.
 
-    Where the settings have lists of directories, the agent gets the path without symbolic links that was held
-    against them.
+    The agent gets the path without symbolic links that was held against the lists. To its own directory, which the
+    operator has chosen, the server does not apply those that are built in.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend] = BACKENDS
+    ) -> None:
         self._default = settings.server.default_workdir
         self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ
+        self._built_in = _built_in(settings, environ, registry)
 
     def check_default(self) -> None:
         """Look at `server.default_workdir` before the first request comes.
@@ -85,12 +95,14 @@ class Workdirs:
         return path
 
     def _judged(self, path: str, field: str, name: str) -> str:
-        """Hold a path against the lists; give what it leads to, or where there are no lists the path as it is."""
-        directories = self._directories()
-        if not directories:
+        """Hold a path against all lists; give what it leads to."""
+        if path in self._built_in.own and not any(self._lists):
             return path
-        real = os.path.realpath(path)
-        if refusal := directories.refusal(real):
+        try:
+            real = resolved(path)
+        except ValueError as exc:
+            raise InvalidRequest(f"{name} {path!r} can be no path: {exc}", field) from exc
+        if refusal := self._built_in.refusal(real) or self._directories().refusal(real):
             leads = "" if real == path else f" (which leads to {real!r})"
             raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
         return real
@@ -105,9 +117,56 @@ class Workdirs:
         own = _here()
         if own != "/":
             return own
-        workspace = home(self._environ) / "workspace"
+        workspace = home(self._environ) / _WORKSPACE
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(workspace)
+
+
+def resolved(path: str) -> str:
+    """Give an absolute path without symbolic links: by the kernel in one step, where the path is there.
+
+    Raises:
+        ValueError: no path has such characters.
+    """
+    try:
+        opened = os.open(path, _LOOK)
+    except OSError:
+        return os.path.realpath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{opened}")
+    except OSError:
+        return os.path.realpath(path)
+    finally:
+        os.close(opened)
+
+
+def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltIn:
+    """Give what no request is let into, with what of this machine belongs to it."""
+    try:
+        own = home(environ)
+    except ConfigError:  # a machine without homes
+        return BuiltIn()
+    here = {os.path.realpath(path) for path in (_here(), settings.server.default_workdir) if path}
+    folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
+    return BuiltIn(
+        private=_both(str(own), *folders),
+        kept=_both(*(str(own / name) for name in (_WORKSPACE, FOLDER))),
+        temporary=_both(tempfile.gettempdir()),
+        own=tuple(here if settings.server.default_workdir else here - {"/"}),
+    )
+
+
+def _opened(folder: str, environ: Mapping[str, str]) -> str:
+    """Give the path that a backend calls `~/…` or `$VARIABLE/…`; empty where there is none."""
+    first, slash, rest = folder.partition("/")
+    found = environ.get("HOME" if first == "~" else first.removeprefix("$"))
+    return f"{found}{slash}{rest}" if found else ""
+
+
+def _both(*paths: str) -> tuple[str, ...]:
+    """Give absolute paths as they are and as what they lead to."""
+    found = [path for path in paths if os.path.isabs(path)]
+    return tuple(dict.fromkeys([*found, *map(os.path.realpath, found)]))
 
 
 def _here() -> str:

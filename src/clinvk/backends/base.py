@@ -11,6 +11,7 @@ import msgspec
 from clinvk.elements import element, unused
 from clinvk.errors import AgentCrashed, InvalidRequest, NotResumable
 from clinvk.events import Event, RunFailed, TextDelta
+from clinvk.policy.flags import Flags
 from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
 from clinvk.session import Resume
 
@@ -145,7 +146,9 @@ class Backend(Protocol):
     """An agent CLI, pure: a request in, what to run out.
 
     `models` are names known to work, best known first; `install` is the command that brings the CLI; `vendor` is
-    whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`).
+    whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags` are those of
+    the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths that begin
+    with `~`, or with a variable as `$CODEX_HOME`.
     """
 
     name: str
@@ -154,6 +157,8 @@ class Backend(Protocol):
     vendor: str
     models: tuple[str, ...]
     capabilities: Capabilities
+    safe_flags: Flags
+    folders: tuple[str, ...]
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to start the CLI for this request.

@@ -53,12 +53,13 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
 
 
 class AgentSettings(_Section, frozen=True, kw_only=True):
-    """What each agent process may use of the machine, with what it starts; 0 is no limit."""
+    """What each agent process may use of the machine, with what it starts; 0 is no limit, no names are all of them."""
 
     max_memory_mb: NonNegative = 0
     max_cpu_secs: NonNegative = 0
     max_open_files: NonNegative = 0
     cgroup: bool = False
+    env_allow: tuple[str, ...] = ()
 
 
 class SessionSettings(_Section, frozen=True, kw_only=True):
@@ -110,6 +111,16 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     default_workdir: str = ""
 
 
+class PolicySettings(_Section, frozen=True, kw_only=True):
+    """What a request to the server may ask for, at most; an empty list is no limit."""
+
+    max_approval_mode: ApprovalMode = "none"
+    max_sandbox_mode: SandboxMode = "full"
+    allowed_backends: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] = ()
+    extra_flags: bool = True
+
+
 class LogSettings(_Section, frozen=True, kw_only=True):
     """What `clinvk serve` writes to stderr. `requests` is a line for each request and run, `prompts` what was asked."""
 
@@ -143,6 +154,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     session: SessionSettings = SessionSettings()
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()
+    policy: PolicySettings = PolicySettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     parallel: ParallelSettings = ParallelSettings()

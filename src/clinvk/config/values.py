@@ -34,6 +34,10 @@ def checked(
     value = _paths(given, converted(given, kind), environ)
     if given.keys == ("default_backend",) and value not in backends:
         raise keys.unknown(given, f"default_backend = {value!r}", str(value), backends)
+    if given.keys == ("policy", "allowed_backends"):
+        for name in msgspec.convert(value, tuple[str, ...]):
+            if name not in backends:
+                raise keys.unknown(given, f"policy.allowed_backends = {name!r}", name, backends)
     yield given.keys, value
 
 

@@ -67,9 +67,15 @@ class DirectoryNotAllowed(InvalidRequest):
 
 
 class BackendNotAllowed(InvalidRequest):
-    """The API key may not run this backend."""
+    """The policy of the server, or the API key, allows other backends only."""
 
     code = "backend_not_allowed"
+
+
+class BeyondPolicy(InvalidRequest):
+    """The request asks for more than the policy of the server allows."""
+
+    code = "beyond_policy"
 
 
 class RateLimited(InvalidRequest):

@@ -11,6 +11,7 @@ from clinvk import errors
 from clinvk.dialects import base, sse, vendor
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import RunFailed
+from clinvk.redaction import redacted
 
 KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     errors.ClinvkError: (500, "server_error"),
@@ -35,6 +36,7 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     base.HostRefused: (403, "permission_error"),
     base.DirectoryNotAllowed: (403, "permission_error"),
     base.BackendNotAllowed: (403, "permission_error"),
+    base.BeyondPolicy: (403, "permission_error"),
     base.RateLimited: (429, "rate_limit_error"),
     base.BudgetSpent: (429, "insufficient_quota"),
     base.NoSuchPath: (404, "invalid_request_error"),
@@ -98,9 +100,9 @@ def _message(error: ClinvkError, fields: Mapping[str, str]) -> str:
     """Give the message; one that begins with the name of the field has the client's name of it."""
     match error:
         case InvalidRequest(field=str(field), message=message) if field in fields and message.startswith(f"{field} "):
-            return fields[field] + message.removeprefix(field)
+            return redacted(fields[field] + message.removeprefix(field))
         case _:
-            return error.message
+            return redacted(error.message)
 
 
 def _param(error: ClinvkError, fields: Mapping[str, str]) -> str | None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 from clinvk.dialects import strict, unified
 from clinvk.dialects.base import (
     BackendNotAllowed,
+    BeyondPolicy,
     BodyTooLarge,
     BodyTooSlow,
     BudgetSpent,
@@ -43,6 +44,7 @@ from clinvk.errors import (
     Unsupported,
 )
 from clinvk.events import RunFailed, RunFinished, StopReason, Usage
+from clinvk.redaction import redacted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
@@ -105,6 +107,7 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     HostRefused: (403, "Meant for another server"),
     DirectoryNotAllowed: (403, "Directory not allowed"),
     BackendNotAllowed: (403, "Backend not allowed"),
+    BeyondPolicy: (403, "More than the policy allows"),
     NoSuchPath: (404, "No such path"),
     MethodNotAllowed: (405, "Method not allowed"),
     BodyTooSlow: (408, "Body too slow"),
@@ -176,7 +179,7 @@ class Rest:
             type=f"/docs#{error.code}",
             title=title,
             status=status,
-            detail=error.message,
+            detail=redacted(error.message),
             code=error.code,
             request_id=request_id,
             field=error.field,

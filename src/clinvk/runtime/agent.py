@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from clinvk import logs
 from clinvk.backends.base import Backend, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, ClinvkError
-from clinvk.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.redaction import redacted, secrets_in
 from clinvk.request import RunRequest
 from clinvk.result import RunResult, gather
 from clinvk.runtime import private
@@ -327,8 +328,10 @@ class AgentRun:
             process.take()
 
     async def _record(self, events: list[Event], size: int) -> None:
-        for event in events:
-            if isinstance(event, RunStarted) and not self._first:
+        for index, event in enumerate(events):
+            if isinstance(event, Progress):
+                events[index] = replace(event, message=self._redacted(event.message))
+            elif isinstance(event, RunStarted) and not self._first:
                 self._handle = event.backend_session_id or self._handle
                 self._note_fallback()
                 await self._recorder.started(event)
@@ -350,12 +353,18 @@ class AgentRun:
 
     async def _end(self, ending: Ending) -> None:
         if not self._log.ending:
+            if isinstance(ending, RunFailed):
+                ending = replace(ending, message=self._redacted(ending.message))
             last = self._log.mended(ending)
             try:
                 await self._recorder.ended(ending, [*self._log.since(self._kept), *last], self._log.text)
             finally:
                 self.ended_at = time.time()
                 self._log.append(last)
+
+    def _redacted(self, text: str) -> str:
+        """Give what an agent says of its troubles without keys, those of its environment included."""
+        return redacted(text, secrets_in(self._assignment.env))
 
     async def _wait(self, until: float) -> None:
         """Wait until something has happened, or the loop's clock shows `until`; seldom less long.

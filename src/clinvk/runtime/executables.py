@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from clinvk import policy
@@ -18,11 +19,17 @@ _VERSION_WITHIN_S = 20.0
 
 SECRETS = (
     "CLINVK_API_KEYS",
-    "CLINVK_API_KEYS_GOPASS_PATH",
+    *("CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
     *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
 )
-"""Variables that are for clinvk alone."""
+"""Variables that are for clinvk alone, in whichever case."""
+
+_NEEDED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
+    *("CLINVK_HOME", policy.DEPTH_VARIABLE),
+)
+"""What hardly a program does without, and a clinvk that an agent starts: none of it is a secret."""
 
 
 def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
@@ -63,12 +70,21 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Give the environment that a backend's CLI is started in: what clinvk has, what its settings add, its depth."""
     depth = str(policy.depth(environ) + 1)
-    return without_secrets({**environ, **settings.backend(backend).env, policy.DEPTH_VARIABLE: depth})
+    own = settings.backend(backend).env
+    return without_secrets({**inherited(settings, environ), **own, policy.DEPTH_VARIABLE: depth})
+
+
+def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give what of an environment agents may have: where `agents.env_allow` names variables, these and a few more."""
+    if not settings.agents.env_allow:
+        return environ
+    allowed = (*_NEEDED, *settings.agents.env_allow)
+    return {name: value for name, value in environ.items() if any(fnmatchcase(name, word) for word in allowed)}
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Give an environment without what is for clinvk alone."""
-    return {name: value for name, value in environ.items() if name not in SECRETS}
+    return {name: value for name, value in environ.items() if name.upper() not in SECRETS}
 
 
 def host(environ: Mapping[str, str]) -> Host:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.backends.base import Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, command, stdin
+from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, stdin
 from clinvk.backends.claude.posture import posture
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.request import RunRequest
@@ -31,6 +31,8 @@ class Claude:
     vendor = "anthropic"
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     capabilities = Capabilities()
+    safe_flags = SAFE_FLAGS
+    folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to start `claude -p` for this request.

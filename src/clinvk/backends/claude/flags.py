@@ -13,6 +13,7 @@ import msgspec
 from clinvk.backends.base import PRIVATE, conversation, effort_of
 from clinvk.backends.claude.posture import Posture
 from clinvk.errors import InvalidRequest
+from clinvk.policy.flags import Flags
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -67,6 +68,18 @@ _HARMLESS = {
     "--disable-slash-commands": False,
 }
 """Flags that no approval, sandbox or tool word forbids, and whether they take a value."""
+
+SAFE_FLAGS: Flags = {
+    "--effort": "[a-z]+",
+    "--max-budget-usd": r"\d+(\.\d+)?",
+    "--max-thinking-tokens": r"\d+",
+    "--thinking": "[a-z]+",
+    "--betas": r"[\w.,-]+",
+    "--system-prompt": "(?s:.+)",
+    "--exclude-dynamic-system-prompt-sections": None,
+    "--disable-slash-commands": None,
+}
+"""Those of them that choose no model either: for requests of anybody."""
 
 
 def command(

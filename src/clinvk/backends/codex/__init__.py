@@ -77,6 +77,8 @@ class Codex:
         "gpt-5.5",
     )
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
+    safe_flags = extra.SAFE_FLAGS
+    folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to run Codex for this request: by its server where that honours it, else by `codex exec`."""

@@ -2,6 +2,7 @@
 
 from clinvk.backends.base import refuse_extra
 from clinvk.errors import InvalidRequest
+from clinvk.policy.flags import Flags
 
 _LONG = {
     "-a": "--ask-for-approval",
@@ -68,6 +69,18 @@ _HARMLESS_KEYS = (
 )
 _HARMLESS_SWITCHES = ("--oss", "--strict-config")
 _HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source")
+_SAFE_SETTINGS = (
+    '(model_reasoning_effort|model_reasoning_summary|model_verbosity)=("[a-z]+"|[a-z]+)'
+    r"|(model_auto_compact_token_limit|model_context_window|tool_output_token_limit)=\d+"
+)
+SAFE_FLAGS: Flags = {
+    "-c": _SAFE_SETTINGS,
+    "--config": _SAFE_SETTINGS,
+    "--color": "always|never|auto",
+    "--strict-config": None,
+}
+"""The harmless ones that choose no model and no service either: for requests of anybody."""
+
 _SERVER_SWITCHES = ("--strict-config",)
 _SERVER_OPTIONS = ("--config", "--enable", "--disable")
 

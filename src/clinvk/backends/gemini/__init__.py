@@ -29,7 +29,7 @@ from clinvk.backends.base import (
 )
 from clinvk.backends.gemini import asking, home
 from clinvk.backends.gemini.decoder import GeminiDecoder
-from clinvk.backends.gemini.flags import check_extra
+from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
 from clinvk.backends.gemini.words import Leave, grants, leave, limits
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.errors import InvalidRequest, Unsupported
@@ -79,6 +79,8 @@ class Gemini:
         "gemini-2.5-pro",
     )
     capabilities = Capabilities()
+    safe_flags = SAFE_FLAGS
+    folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
         """Say how to start the CLI for this request."""

@@ -5,6 +5,7 @@ The CLI reads its flags with yargs, for which `--output-format`, `--outputFormat
 """
 
 from clinvk.errors import InvalidRequest
+from clinvk.policy.flags import Flags
 
 _GOVERNED = {
     "acp": "clinvk runs one prompt a process",
@@ -50,6 +51,8 @@ _LETTERS = {
     "y": "yolo",
 }
 _HARMLESS = ("--debug", "--raw-output", "--screen-reader", "-d")
+SAFE_FLAGS: Flags = {"--raw-output": None, "--screen-reader": None}
+"""Those for requests of anybody: what is told for debugging is not for all eyes."""
 
 
 def check_extra(extra: tuple[str, ...], *, open_words: bool) -> None:

@@ -6,6 +6,7 @@ from clinvk import errors
 from clinvk.dialects import base, vendor
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import RunFailed
+from clinvk.redaction import redacted
 
 KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     errors.ClinvkError: (500, "api_error"),
@@ -29,6 +30,7 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     base.HostRefused: (403, "permission_error"),
     base.DirectoryNotAllowed: (403, "permission_error"),
     base.BackendNotAllowed: (403, "permission_error"),
+    base.BeyondPolicy: (403, "permission_error"),
     base.RateLimited: (429, "rate_limit_error"),
     base.NoSuchPath: (404, "not_found_error"),
     base.MethodNotAllowed: (405, "invalid_request_error"),
@@ -92,7 +94,8 @@ def _told(error: ClinvkError) -> tuple[int, ErrorObject]:
 
 def _message(error: ClinvkError) -> str:
     """Give the message, which has to name the field: the API has no other place for it."""
+    message = redacted(error.message)
     if not isinstance(error, InvalidRequest) or error.field is None:
-        return error.message
+        return message
     field = FIELDS.get(error.field, error.field)
-    return error.message if field in error.message else f"{field}: {error.message}"
+    return message if field in message else f"{field}: {message}"

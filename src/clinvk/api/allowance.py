@@ -1,0 +1,108 @@
+"""What requests over HTTP may ask for at most: `policy` of the settings, held against each of them."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import Backend
+from clinvk.config import Settings, complete
+from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
+from clinvk.policy.flags import NotListed, listed
+from clinvk.policy.words import APPROVAL, SANDBOX, reach, within
+from clinvk.request import RunRequest
+
+
+class Allowance:
+    """Holds requests to the policy, and completes them within it.
+
+    What a request names and may not have is refused, never cut down silently: its client would take it for done. What
+    it leaves open is as the settings say, or stricter where the policy is.
+    """
+
+    def __init__(self, settings: Settings, registry: Mapping[str, Backend]) -> None:
+        policy = settings.policy
+        self._settings = settings
+        self._policy = policy
+        self._registry = registry
+        self._approval = within(APPROVAL, policy.max_approval_mode)
+        self._sandbox = within(SANDBOX, policy.max_sandbox_mode)
+        self._is_any_word = self._approval == APPROVAL and self._sandbox == SANDBOX
+
+    def completed(self, asked: RunRequest) -> RunRequest:
+        """Give a request, whose backend there is, completed from the settings.
+
+        Raises:
+            BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
+        """
+        allowed = self._policy.allowed_backends
+        if allowed and asked.backend not in allowed:
+            raise BackendNotAllowed(
+                f"backend {asked.backend!r} is not one that requests may run; allowed are {', '.join(allowed)} "
+                "(policy.allowed_backends)",
+                "backend",
+            )
+        if asked.model and self._policy.allowed_models:
+            self._check_model(asked.backend, asked.model)
+        if asked.extra:
+            asked = replace(asked, extra=self._flags(asked))
+        request = complete(asked, self._settings)
+        return request if self._is_any_word else self._held(asked, request)
+
+    def check_command(self) -> None:
+        """Refuse a command of the shell: it runs unasked and in no sandbox.
+
+        Raises:
+            BeyondPolicy: the policy allows no such thing.
+        """
+        if not self._is_any_word:
+            raise BeyondPolicy(
+                "check is a command that runs unasked and in no sandbox; it is allowed with "
+                "policy.max_approval_mode none and policy.max_sandbox_mode full only",
+                "check",
+            )
+
+    def _check_model(self, backend: str, model: str) -> None:
+        names = (model, f"{backend}/{model}")
+        allowed = self._policy.allowed_models
+        if not any(fnmatchcase(name, pattern) for pattern in allowed for name in names):
+            raise BeyondPolicy(
+                f"model {model!r:.200} is not one that requests may choose; allowed are {', '.join(allowed)} "
+                "(policy.allowed_models)",
+                "model",
+            )
+
+    def _flags(self, asked: RunRequest) -> tuple[str, ...]:
+        """Give the extra flags of a request; those of the settings, which come to them, are not held to a list."""
+        if not self._policy.extra_flags:
+            raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
+        try:
+            return listed(asked.extra, self._registry[asked.backend].safe_flags)
+        except NotListed as exc:
+            raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
+
+    def _held(self, asked: RunRequest, request: RunRequest) -> RunRequest:
+        if request.approval_mode not in self._approval:
+            if asked.approval_mode:
+                raise _beyond("approval_mode", asked.approval_mode, self._approval)
+            request = replace(request, approval_mode=self._approval[-1])
+        if request.sandbox_mode not in self._sandbox:
+            if asked.sandbox_mode:
+                raise _beyond("sandbox_mode", asked.sandbox_mode, self._sandbox)
+            request = replace(request, sandbox_mode=self._sandbox[-1])
+        if reach(request.approval_mode, request.sandbox_mode) in self._sandbox:
+            return request
+        if asked.approval_mode or asked.sandbox_mode:
+            raise BeyondPolicy(
+                "approval_mode 'none' with sandbox_mode 'default' is no sandbox at all; allowed with 'none' are "
+                "read-only, workspace (policy.max_sandbox_mode)",
+                "approval_mode" if asked.approval_mode else "sandbox_mode",
+            )
+        return replace(request, sandbox_mode="workspace")
+
+
+def _beyond(field: str, word: str, allowed: tuple[str, ...]) -> BeyondPolicy:
+    return BeyondPolicy(
+        f"{field} {word!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
+        field,
+    )

@@ -1,0 +1,151 @@
+"""What a request over HTTP may ask for, as the settings have it."""
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.api.allowance import Allowance
+from clinvk.backends import BACKENDS
+from clinvk.config import BackendSettings, PolicySettings, Settings, UnifiedFlags
+from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
+from clinvk.errors import InvalidRequest
+from clinvk.policy.words import APPROVAL, SANDBOX
+from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+
+ASKED = RunRequest(prompt="p", backend="claude")
+
+
+def allowance(policy: PolicySettings | None = None, **settings: object) -> Allowance:
+    made = Settings(policy=policy or PolicySettings(), **settings)  # pyright: ignore[reportArgumentType]  # as given
+    return Allowance(made, BACKENDS)
+
+
+def refused(held: Allowance, asked: RunRequest) -> InvalidRequest:
+    with pytest.raises((BeyondPolicy, BackendNotAllowed)) as caught:
+        held.completed(asked)
+    return caught.value
+
+
+def test_the_order_of_looseness_has_every_word() -> None:
+    assert set(APPROVAL) == set(APPROVAL_MODES)
+    assert set(SANDBOX) == set(SANDBOX_MODES)
+
+
+@pytest.mark.parametrize("approval", APPROVAL)
+@pytest.mark.parametrize("sandbox", SANDBOX)
+def test_without_a_policy_every_word_may_be_asked_for(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+    request = allowance().completed(replace(ASKED, approval_mode=approval, sandbox_mode=sandbox, model="any"))
+    assert (request.approval_mode, request.sandbox_mode, request.model) == (approval, sandbox, "any")
+
+
+@pytest.mark.parametrize("most", APPROVAL)
+@pytest.mark.parametrize("word", APPROVAL)
+def test_an_approval_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
+    most: ApprovalMode, word: ApprovalMode
+) -> None:
+    held = allowance(PolicySettings(max_approval_mode=most))
+    asked = replace(ASKED, approval_mode=word)
+    if APPROVAL.index(word) <= APPROVAL.index(most):
+        assert held.completed(asked).approval_mode == word
+    else:
+        error = refused(held, asked)
+        assert error.field == "approval_mode"
+        allowed = ", ".join(APPROVAL[: APPROVAL.index(most) + 1])
+        assert error.message.endswith(f"allowed are {allowed} (policy.max_approval_mode)")
+
+
+@pytest.mark.parametrize("most", SANDBOX)
+@pytest.mark.parametrize("word", SANDBOX)
+def test_a_sandbox_word_up_to_the_loosest_is_taken_and_a_looser_one_refused(
+    most: SandboxMode, word: SandboxMode
+) -> None:
+    held = allowance(PolicySettings(max_sandbox_mode=most))
+    asked = replace(ASKED, sandbox_mode=word)
+    if SANDBOX.index(word) <= SANDBOX.index(most):
+        assert held.completed(asked).sandbox_mode == word
+    else:
+        assert refused(held, asked).field == "sandbox_mode"
+
+
+def test_a_word_that_is_left_open_is_that_of_the_settings_or_the_loosest_allowed() -> None:
+    loose = UnifiedFlags(approval_mode="none", sandbox_mode="full")
+    strict = UnifiedFlags(approval_mode="always", sandbox_mode="read-only")
+    policy = PolicySettings(max_approval_mode="auto", max_sandbox_mode="workspace")
+    for unified, words in ((loose, ("auto", "workspace")), (strict, ("always", "read-only"))):
+        request = allowance(policy, unified_flags=unified).completed(ASKED)
+        assert (request.approval_mode, request.sandbox_mode) == words
+
+
+def test_acting_unasked_in_no_sandbox_counts_as_full() -> None:
+    held = allowance(PolicySettings(max_sandbox_mode="default"))
+    for words in ({"approval_mode": "none"}, {"approval_mode": "none", "sandbox_mode": "default"}):
+        assert refused(held, replace(ASKED, **words)).field == "approval_mode"
+    assert held.completed(replace(ASKED, approval_mode="none", sandbox_mode="workspace")).approval_mode == "none"
+    unasked = allowance(PolicySettings(max_sandbox_mode="default"), unified_flags=UnifiedFlags(approval_mode="none"))
+    assert unasked.completed(ASKED).sandbox_mode == "workspace"
+    assert refused(unasked, replace(ASKED, sandbox_mode="default")).field == "sandbox_mode"
+
+
+def test_only_the_allowed_backends_may_be_named() -> None:
+    held = allowance(PolicySettings(allowed_backends=("codex",)))
+    error = refused(held, ASKED)
+    assert (error.code, error.field) == ("backend_not_allowed", "backend")
+    assert "allowed are codex (policy.allowed_backends)" in error.message
+    assert held.completed(replace(ASKED, backend="codex")).backend == "codex"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model", "may"),
+    [
+        (("haiku",), "haiku", True),
+        (("haiku",), "opus", False),
+        (("haiku",), "Haiku", False),
+        (("claude/*",), "opus", True),
+        (("codex/*",), "opus", False),
+        (("claude-*-4",), "claude-haiku-4", True),
+        (("claude-*-4",), "claude-haiku-4\n", False),
+        (("opus", "hai*"), "haiku", True),
+    ],
+)
+def test_only_the_allowed_models_may_be_named(patterns: tuple[str, ...], model: str, may: bool) -> None:
+    held = allowance(PolicySettings(allowed_models=patterns))
+    asked = replace(ASKED, model=model)
+    if may:
+        assert held.completed(asked).model == model
+    else:
+        assert refused(held, asked).field == "model"
+
+
+def test_the_model_of_the_settings_is_the_operators_choice() -> None:
+    held = allowance(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
+    assert held.completed(ASKED).model == "opus"
+
+
+def test_flags_of_a_request_are_held_to_the_list_and_those_of_the_settings_are_not() -> None:
+    own = {"claude": BackendSettings(extra_flags=("--agents={}",), approval_mode="none")}
+    held = allowance(backends=own)
+    assert held.completed(replace(ASKED, extra=("--effort", "low"))).extra == ("--agents={}", "--effort=low")
+    error = refused(held, replace(ASKED, extra=("--effort=low", "--agents={}")))
+    assert error.field == "extra[1]"
+    assert "allowed: --effort" in error.message
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("extra", [("--add-dir=/etc",), ("--yolo",), ("--dangerously-skip-permissions",), ("-y",)])
+def test_no_flag_that_loosens_anything_is_taken_even_where_nothing_is_guarded(
+    backend: str, extra: tuple[str, ...]
+) -> None:
+    asked = RunRequest(prompt="p", backend=backend, approval_mode="none", sandbox_mode="full", extra=extra)
+    assert refused(allowance(), asked).field == "extra[0]"
+
+
+def test_flags_can_be_switched_off() -> None:
+    held = allowance(PolicySettings(extra_flags=False))
+    assert refused(held, replace(ASKED, extra=("--effort=low",))).field == "extra"
+    assert held.completed(ASKED).extra == ()
+
+
+def test_a_check_needs_that_everything_is_allowed() -> None:
+    allowance().check_command()
+    for policy in (PolicySettings(max_approval_mode="auto"), PolicySettings(max_sandbox_mode="default")):
+        with pytest.raises(BeyondPolicy):
+            allowance(policy).check_command()

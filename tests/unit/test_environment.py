@@ -1,0 +1,48 @@
+"""Which variables agents inherit."""
+
+import pytest
+
+from clinvk.config import AgentSettings, BackendSettings, Settings
+from clinvk.runtime import executables
+
+ENVIRON = {
+    "PATH": "/bin",
+    "HOME": "/home/ana",
+    "LC_ALL": "C",
+    "CLINVK_HOME": "/h",
+    "ANTHROPIC_API_KEY": "a",
+    "DATABASE_PASSWORD": "d",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CLINVK_API_KEYS", "CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
+        *("CLINVK_server__api_keys_gopass_path", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"),
+    ],
+)
+def test_what_is_for_clinvk_alone_is_not_inherited_nor_given_by_a_setting(name: str) -> None:
+    own = {"claude": BackendSettings(env={name: "b"})}
+    found = executables.environment("claude", Settings(backends=own), {**ENVIRON, name: "a"})
+    assert name not in found
+    assert found == {**ENVIRON, "CLINVK_DEPTH": "1"}
+
+
+def test_only_the_named_variables_are_inherited_besides_what_programs_need() -> None:
+    settings = Settings(
+        agents=AgentSettings(env_allow=("ANTHROPIC_*",)), backends={"claude": BackendSettings(env={"MINE": "m"})}
+    )
+    found = executables.environment("claude", settings, ENVIRON)
+    kept = {name: value for name, value in ENVIRON.items() if name != "DATABASE_PASSWORD"}
+    assert found == {**kept, "MINE": "m", "CLINVK_DEPTH": "1"}
+
+
+def test_a_variable_for_clinvk_alone_cannot_be_allowed() -> None:
+    settings = Settings(agents=AgentSettings(env_allow=("*",)))
+    assert "CLINVK_API_KEYS" not in executables.environment("claude", settings, {**ENVIRON, "CLINVK_API_KEYS": "k"})
+
+
+def test_a_nested_clinvk_is_still_counted_when_variables_are_named() -> None:
+    settings = Settings(agents=AgentSettings(env_allow=("X",)))
+    assert executables.environment("claude", settings, {**ENVIRON, "CLINVK_DEPTH": "1"})["CLINVK_DEPTH"] == "2"

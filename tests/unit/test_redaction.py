@@ -1,0 +1,149 @@
+"""What is hidden in texts that people read, and what is not."""
+
+import logging
+import random
+import string
+
+import msgspec
+import pytest
+
+from clinvk.dialects import openai_errors
+from clinvk.dialects.anthropic import errors as anthropic_errors
+from clinvk.dialects.rest import Rest
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.logs import JsonLines, TextLines
+from clinvk.redaction import HIDDEN, MOST_CHARS, redacted, secrets_in
+
+SEED = 20261125
+_WORD = string.ascii_letters + string.digits
+SHAPES = [
+    *(("sk-ant-api03-", _WORD + "-_", 93), ("sk-ant-oat01-", _WORD + "-_", 93), ("sk-proj-", _WORD + "-_", 120)),
+    *(("sk-", _WORD, 48), ("sess-", _WORD, 40), ("AIza", _WORD + "-_", 35), ("ya29.", _WORD + "-_", 60)),
+    *(("GOCSPX-", _WORD, 28), ("1//0", _WORD + "-_", 60), ("ghp_", _WORD, 36), ("gho_", _WORD, 36)),
+    *(("github_pat_", _WORD + "_", 82), ("glpat-", _WORD + "-_", 20), ("AKIA", string.ascii_uppercase, 16)),
+    *(("xoxb-", string.digits + "-", 40), ("xai-", _WORD, 80), ("gsk_", _WORD, 52), ("hf_", _WORD, 34)),
+    *(("npm_", _WORD, 36), ("clinvk_", _WORD + "-_", 43)),
+]
+AROUND = [
+    *("{}", "Incorrect API key provided: {}.", "key={}&x=1", 'body {{"key": "{}"}}', "'{}'", "--api-key={}"),
+    *("first line\n{}\nlast line", "(see {})", "\t{}", "[{}]", "https://h/path?api={}", "\\n{}", "€{}"),
+]
+NAMES = [
+    *("x-api-key", "api_key", "apikey", "API key", "ANTHROPIC_API_KEY", "access_token", "refresh-token", "id_token"),
+    *("client_secret", "aws_secret_access_key", "password", "passphrase", "authorization", "cookie"),
+]
+GIVEN = ["{}: {}", "{}={}", '"{}": "{}"', "{}:{}", "'{}' : '{}'", '\\"{}\\":\\"{}\\"', "{} = {}"]
+
+
+def _cases() -> list[tuple[str, str]]:
+    """Make texts, each with the secret in it."""
+    chance = random.Random(SEED)
+
+    def some(alphabet: str, size: int) -> str:
+        return "".join(chance.choices(alphabet, k=size))
+
+    cases = [
+        (around.format(secret), secret)
+        for start, alphabet, size in SHAPES
+        for around in chance.sample(AROUND, 5)
+        for secret in [start + some(alphabet, size - 1) + some(_WORD if size != 16 else alphabet, 1)]
+    ]
+    for name in NAMES:
+        for given in GIVEN:
+            secret = some(_WORD, chance.randint(8, 60))
+            cases.append((given.format(name, secret), secret))
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        for around in ("{} {}", "authorization: {} {}", '"Authorization":"{} {}"', "got `{} {}`"):
+            secret = some(_WORD + "-._~+/", chance.randint(8, 90)) + some(_WORD, 2)
+            cases.append((around.format(scheme, secret), secret))
+    for _ in range(20):
+        secret = some(_WORD + "!$*-", chance.randint(4, 30))
+        cases.append((f"proxy http://ana:{secret}@proxy.example:3128 refused", secret))
+        token = f"eyJ{some(_WORD, 30)}.{some(_WORD + '-_', 80)}.{some(_WORD, 43)}"
+        cases.append((f"token {token} has expired", token))
+    return cases
+
+
+CASES = _cases()
+PLAIN = [
+    "POST /api/v1/prompt 200 in 12 ms, 300 bytes, key ana",
+    "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, and it must be valid",
+    "Invalid API key · Fix external API key",
+    "unexpected status 401 Unauthorized: Missing bearer or basic authentication in header",
+    "bearer authentication is asked for",
+    "task-force-with-a-very-long-name-and-more, risk-adjusted-and-so-on-and-on",
+    "input_tokens: 123456789, max_tokens=100000000",
+    "http://127.0.0.1:8080/a/b@c, mail to ana@example.com",
+    "the run was cancelled",
+    "extra flag '--effort' must have a value that matches [a-z]+, got ''",
+    "no session '0123456789abcdef0123456789abcdef'",
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), CASES)
+def test_a_secret_is_hidden_and_what_is_around_it_stays(text: str, secret: str) -> None:
+    told = redacted(text)
+    assert secret not in told
+    assert HIDDEN in told
+    assert not any(secret[at : at + 8] in told for at in range(len(secret) - 8)), f"seed {SEED}: {told!r}"
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_a_private_key_is_hidden() -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNza\nQyNTUx==\n-----END OPENSSH PRIVATE KEY-----"
+    assert redacted(f"got: {key!s}") == f"got: {HIDDEN}"
+
+
+def test_a_text_is_cut_where_nobody_reads_on() -> None:
+    assert redacted("é" * (MOST_CHARS + 5)) == "é" * MOST_CHARS + "… (5 characters left out)"
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "sk-", "api_key", "bearer ", "://a:", "-----BEGIN PRIVATE KEY-----", "eyJa.", "key= "]
+)
+def test_no_text_takes_long(text: str) -> None:
+    """A pattern that looks back again and again would take minutes for these, and the test its whole time."""
+    redacted(text * 100_000)
+
+
+def test_the_secrets_of_an_environment_are_known_by_the_names_of_their_variables() -> None:
+    environ = {"MY_TOKEN": "plain-looking", "MY_TOKEN_2": "plain-looking-too", "KEY": "short", "HOME": "/home/ana/work"}
+    known = secrets_in(environ)
+    assert known == ["plain-looking-too", "plain-looking"]
+    assert redacted("plain-looking-too, plain-looking, /home/ana/work", known) == f"{HIDDEN}, {HIDDEN}, /home/ana/work"
+
+
+@pytest.mark.parametrize("error", [ClinvkError, InvalidRequest])
+def test_no_error_of_any_api_tells_a_secret(error: type[ClinvkError]) -> None:
+    for text, secret in CASES[::7]:
+        made = error(f"workdir {text!r} is wrong")
+        made.field = "workdir"
+        for _, body in (Rest().error(made, "r"), openai_errors.refusal(made), anthropic_errors.refusal(made, "r")):
+            assert msgspec.json.decode(body)
+            assert secret not in body.decode()
+
+
+@pytest.mark.parametrize("form", [TextLines, JsonLines])
+def test_no_line_of_the_log_tells_a_secret(form: type[TextLines] | type[JsonLines]) -> None:
+    formatter = form()
+    for text, secret in CASES[::3]:
+        for message, arguments in ((text.replace("%", "%%"), ()), ("%(path)s", ({"path": text, "more": text},))):
+            record = logging.LogRecord("clinvk", logging.INFO, "x", 1, message, arguments, None)
+            line = formatter.format(record)
+            assert secret not in line
+            assert HIDDEN in line
+            assert form is TextLines or msgspec.json.decode(line)
+
+
+@pytest.mark.parametrize("form", [TextLines, JsonLines])
+def test_no_traceback_tells_a_secret(form: type[TextLines] | type[JsonLines]) -> None:
+    try:
+        raise ValueError("sk-ant-api03-0123456789abcdef")
+    except ValueError as exc:
+        found = (type(exc), exc, exc.__traceback__)
+    record = logging.LogRecord("clinvk", logging.ERROR, "x", 1, "failed", (), found)
+    assert "0123456789abcdef" not in form().format(record)
