@@ -1,4 +1,4 @@
-"""What a server writes to stderr: lines for people, or a JSON object a line.
+"""What a server writes to stderr, without keys and passwords: lines for people, or a JSON object a line.
 
 A message whose values have names, as `logger.info("%(method)s %(path)s", {...})`, has them as fields in JSON too. What
 is `noted` of the request or run that is being served is a field of each line that comes of it.
@@ -17,6 +17,7 @@ from typing import TextIO
 import msgspec
 
 from clinvk.config import LogFormat, LogLevel
+from clinvk.redaction import MOST_CHARS, redacted
 
 _LEVELS: Mapping[LogLevel, int] = {
     "debug": logging.DEBUG,
@@ -116,12 +117,12 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Give the line, with the lines of a traceback indented below it."""
-        message = record.getMessage()
+        message = redacted(record.getMessage())
         shown = message if message.isprintable() else _escaped(message)
         at = self._clock.show(record.created)
         line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {shown}"
-        trace = f"\n{self.formatException(record.exc_info)}".replace("\n", "\n  ") if record.exc_info else ""
-        return line + trace
+        trace = redacted(f"\n{self.formatException(record.exc_info)}") if record.exc_info else ""
+        return line + trace.replace("\n", "\n  ")
 
 
 class JsonLines(logging.Formatter):
@@ -144,6 +145,10 @@ class JsonLines(logging.Formatter):
             line.update(record.args)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        texts = {name: value for name, value in line.items() if isinstance(value, str)}
+        whole = "\n".join(texts.values())
+        if len(whole) > MOST_CHARS or redacted(whole) != whole:  # seldom: so one look is enough for all of them
+            line.update((name, redacted(value)) for name, value in texts.items())
         try:
             return _encoder.encode(line).decode()
         except UnicodeEncodeError:  # a lone surrogate, as in the name of a file that is no UTF-8
