@@ -211,6 +211,15 @@ def test_wrong_usage_is_1(clinvk: Clinvk) -> None:
     assert b"no tasks: --file FILE names them, or - to type them here" in terminal.plain()
 
 
+def test_agents_that_may_edit_one_directory_at_once_are_warned_of_before_they_start(clinvk: Clinvk) -> None:
+    tasks = [task("one", approval_mode="auto"), task("one", approval_mode="auto"), task("one")]
+    done = clinvk.run("parallel", stdin=json.dumps(tasks).encode())
+    assert done.stderr.splitlines()[0] == (
+        f"clinvk: warning: 2 tasks may change files in '{clinvk.folder}' at the same time, and undo each other's work; "
+        "isolation: worktree gives each a tree of its own"
+    )
+
+
 def test_an_agent_too_deep_inside_of_agents_is_refused(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", stdin=json.dumps(TWO).encode(), env={"CLINVK_DEPTH": "3"})
     assert (done.returncode, done.stdout) == (1, "")

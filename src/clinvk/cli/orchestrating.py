@@ -18,7 +18,7 @@ from clinvk.cli.signals import on_signals
 from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
-from clinvk.orchestrate.live import Orchestration, Orchestrations
+from clinvk.orchestrate.live import Orchestration, Orchestrations, warnings
 from clinvk.plan import Compare, Parallel, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
@@ -78,6 +78,8 @@ async def _run(job: Job) -> int:
             async with _Watched(_with_room(job.settings, at_once), store, job.environ) as runs:
                 orchestrations = Orchestrations(runs, store, runs.spawner, job.environ, at_once)
                 plan = await _admitted(job, asked, orchestrations, store)
+                for warning in warnings(plan):
+                    job.notes.say(f"warning: {warning}")
                 driving = _Driving(job, runs)
                 with told_what_is_not_kept(job.notes):
                     async with orchestrations.begun(plan, asked) as one:

@@ -86,8 +86,6 @@ class View(NamedTuple):
 
     def _remark(self, summary: Summary) -> None:
         plan, notes = summary.plan, self.notes
-        for warning in summary.warnings:
-            notes.say(f"warning: {warning}")
         for result in summary.results:
             who = label(plan, result.index, result.part)
             for warning in result.change.warnings if result.change else ():

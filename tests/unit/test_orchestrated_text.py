@@ -1,0 +1,129 @@
+"""What several agents did, as text: columns that fit, tables that tell, a display that fits its terminal."""
+
+import time
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from clinvk.cli.orchestrated_text import answers, overview, side_by_side, wrapped
+from clinvk.cli.progress_live import Display
+from clinvk.cli.table import width
+from clinvk.errors import Cancelled, TimedOut
+from clinvk.events import RunFailed, RunFinished
+from clinvk.plan import Chain, Change, Check, Compare, Parallel, Part, PartResult, Plan, Summary, not_run
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+
+WIDE = "日本語のとても長い答え " * 5
+
+
+def part(name: str = "", backend: str = "claude") -> Part:
+    return Part(request=RunRequest(prompt="do it", backend=backend), name=name)
+
+
+def done(index: int, text: str, name: str = "") -> PartResult:
+    result = RunResult(text=text, started=None, ending=RunFinished())
+    return PartResult(index=index, part=part(name), result=result, run_id="r", duration_s=1.25)
+
+
+def failed(index: int, code: str) -> PartResult:
+    result = RunResult(text="", started=None, ending=RunFailed(code, f"it\nis {code}"))
+    return PartResult(index=index, part=part(), result=result, run_id="r")
+
+
+def summary(plan: Plan, *results: PartResult) -> Summary:
+    return Summary(run_id="r", plan=plan, results=results, duration_s=2.5)
+
+
+def compared(*results: PartResult) -> Summary:
+    return summary(Compare(prompt="do it", parts=tuple(result.part for result in results)), *results)
+
+
+@pytest.mark.parametrize(
+    "text", [WIDE, "x" * 200, "short", "", "a word " * 30, "tab\tbed \x1b[31m", "é" * 50 + " " + "x" * 50]
+)
+@pytest.mark.parametrize("wide", [3, 10, 37])
+def test_a_line_is_broken_so_that_it_fits_and_loses_nothing_but_spaces(text: str, wide: int) -> None:
+    pieces = wrapped(text, wide)
+    assert all(width(piece) <= wide for piece in pieces)
+    assert "".join(pieces).replace(" ", "") == text.replace("\t", "").replace("\x1b", "?").replace(" ", "")
+
+
+def test_answers_stand_side_by_side_only_where_there_is_room() -> None:
+    both = compared(done(0, f"{WIDE}\nend"), done(1, "one\ntwo"))
+    lines = side_by_side(both, 80)
+    assert all(width(line) <= 80 for line in lines)
+    assert all("│" in line for line in lines[:-1])
+    assert side_by_side(both, 70) == []
+    assert side_by_side(compared(done(0, "alone")), 200) == []
+
+
+def test_a_failure_is_told_below_what_was_said_until_then() -> None:
+    assert [*answers(compared(failed(0, "agent_failed")))] == [
+        "── [0] claude ──",
+        "",
+        "(failed: it is agent_failed)",
+        "",
+    ]
+
+
+def test_the_table_has_a_word_for_each_way_to_end() -> None:
+    results = (
+        done(0, "x", "first"),
+        failed(1, "agent_failed"),
+        failed(2, TimedOut.code),
+        not_run(3, part(), Cancelled("not run")),
+    )
+    plan = Parallel(parts=tuple(result.part for result in results))
+    head, *rows, totals = overview(summary(plan, *results), None, None, show_tokens=True)
+    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "TITLE"]
+    assert [row[16:].strip() for row in rows] == [
+        "done          1.2 s  first",
+        "failed        0.0 s  do it",
+        "timed out     0.0 s  do it",
+        "cancelled            do it",
+    ]
+    assert totals == "4 tasks: 1 done, 2 failed, 1 cancelled in 2.5 s; 0 in, 0 out tokens"
+
+
+def test_the_table_of_isolated_agents_counts_files_and_tells_what_the_check_said() -> None:
+    change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
+    result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
+    head, row, _ = overview(compared(result), None, None, show_tokens=False)
+    assert head.split() == ["INDEX", "BACKEND", "STATUS", "DURATION", "FILES", "CHECK", "TITLE"]
+    assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
+
+
+def test_a_chain_that_ended_early_says_how_many_steps_were_not_run() -> None:
+    plan = Chain(parts=(part(), part(), part()))
+    assert overview(summary(plan, done(0, "x")), None, None, show_tokens=False)[-1] == (
+        "3 steps: 1 done, 2 not run in 2.5 s"
+    )
+
+
+async def test_the_display_fits_its_terminal_however_many_parts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "12")
+    display = Display(Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), color=False)
+    for index in (0, 1, 3):
+        await display.ended(done(index, WIDE, f"n{index}"))
+    console = Console(width=60, height=12, color_system=None)
+    with console.capture() as drawn:
+        console.print(display.drawn())
+    lines = drawn.get().splitlines()
+    assert len(lines) <= 12
+    assert max(map(width, lines)) <= 60
+    assert [line.split()[0] for line in lines[1:-1]] == [f"[{index}]" for index in range(9)]
+    assert [line.split()[3] for line in lines[1:6]] == ["done", "done", "waiting", "done", "waiting"]
+    assert lines[-1].strip() == "3 done, 997 waiting"
+
+
+async def test_drawing_takes_no_longer_with_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "30")
+    display = Display(Parallel(parts=(part(),) * 50_000), color=False)
+    for index in range(40_000):
+        await display.ended(done(index, "x"))
+    began = time.process_time()
+    display.drawn()
+    assert time.process_time() - began < 1
