@@ -256,6 +256,7 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
         "docs/rest.md",
         "docs/openai.md",
         "docs/anthropic.md",
+        "docs/watching.md",
     ],
 )
 def test_the_samples_of_a_page_do_what_it_says(page: str, tmp_path: Path, agents: list[Scripted]) -> None:

@@ -67,6 +67,27 @@ async def test_only_the_owner_may_read_what_is_made(home: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
+async def test_its_size_is_that_of_all_its_files(home: Path) -> None:
+    async with SqliteStore(home) as store:
+        assert await store.size() == 0
+        await turn(store, session())
+        assert await store.size() == sum(file.stat().st_size for file in home.glob("clinvk.db*")) > 0
+
+
+async def test_each_transaction_that_writes_is_timed_and_none_that_does_not(home: Path) -> None:
+    taken: list[float] = []
+    async with SqliteStore(home, committed=taken.append) as store:
+        await turn(store, session())
+        count = len(taken)
+        await store.sessions(SessionQuery())
+        with pytest.raises(SessionNotFound):
+            await store.describe("0" * 32, "title", None)
+        assert len(taken) == count
+        await turn(store, session())
+    assert len(taken) > count > 0
+    assert all(0 < seconds < 10 for seconds in taken)
+
+
 async def test_a_file_that_others_may_read_is_closed_to_them(home: Path) -> None:
     await kept(home)
     (home / "config.yaml").write_text("")

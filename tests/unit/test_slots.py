@@ -84,3 +84,14 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
         enter(slots, "claude", granted, "c")
     assert refused.value.retry_after_s > 0
     assert slots.queued == 1
+
+
+def test_what_runs_and_what_waits_is_told_by_backend() -> None:
+    granted: list[str] = []
+    slots = Slots(total=2, per_backend=1, max_queued=9)
+    for backend in ("claude", "claude", "claude", "codex"):
+        enter(slots, backend, granted, backend)
+    told = slots.occupancy(["claude", "codex", "gemini"])
+    assert told.running == {"claude": 1, "codex": 1, "gemini": 0}
+    assert told.queued == {"claude": 2, "codex": 0, "gemini": 0}
+    assert (told.slots, told.queue_slots) == (2, 9)

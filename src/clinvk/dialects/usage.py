@@ -6,7 +6,6 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import asdict
 
 from clinvk.errors import InvalidRequest
 from clinvk.events import Usage
@@ -92,25 +91,45 @@ def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> Usag
         found.setdefault(group, _Sum()).add(row)
         total.add(row)
     items = [
-        UsageItem(day=group[0], key=group[1], backend=group[2], model=group[3], **asdict(used.told()))
+        UsageItem(
+            day=group[0],
+            key=group[1],
+            backend=group[2],
+            model=group[3],
+            runs=used.runs,
+            token_usage=used.usage,
+            cost_usd=used.cost_usd,
+        )
         for group, used in found.items()
     ]
-    return UsageList(since=span.since, until=span.until, usage=items, total=total.told())
+    whole = Used(runs=total.runs, token_usage=total.usage, cost_usd=total.cost_usd)
+    return UsageList(since=span.since, until=span.until, usage=items, total=whole)
 
 
 class _Sum:
     def __init__(self) -> None:
-        self._runs = 0
-        self._usage = Usage()
+        self.runs = 0
+        self._tokens = (0, 0, 0, 0)
         self._cost_usd = 0.0
 
     def add(self, row: UsageOfDay) -> None:
-        self._runs += row.runs
-        self._usage += row.usage
+        used, (input_, output, cached, reasoning) = row.usage, self._tokens
+        self.runs += row.runs
         self._cost_usd += row.cost_usd
+        self._tokens = (
+            input_ + used.input_tokens,
+            output + used.output_tokens,
+            cached + used.cached_tokens,
+            reasoning + used.reasoning_tokens,
+        )
 
-    def told(self) -> Used:
-        return Used(runs=self._runs, token_usage=self._usage, cost_usd=round(self._cost_usd, 6))
+    @property
+    def usage(self) -> Usage:
+        return Usage(*self._tokens)
+
+    @property
+    def cost_usd(self) -> float:
+        return round(self._cost_usd, 6)
 
 
 def _day(name: str, given: str, default: date) -> date:
