@@ -28,7 +28,8 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
         other = not value_of(Settings(), name)
         return (str(other).lower(), other), ("yes" if other else "off", other)
     if words:
-        one, two = [word for word in words if word != value_of(Settings(), name)][:2]
+        others = [word for word in words if word != value_of(Settings(), name)]
+        one, two = others[0], others[-1]
         return (one, one), (two, two)
     if keys.is_list(kind):
         return ("/a,/b", ("/a", "/b")), ('["/c,d"]', ("/c,d",))
