@@ -11,6 +11,7 @@ from clinvk.policy.flags import Flags
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
+NO_FLAGS: Flags = {}
 TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""
 CALL = """echo '{"type":"tool_call","id":"1","name":"Bash","input":{}}'\n"""
 RESULT = """echo '{"type":"tool_result","id":"1","output":"ok"}'\n"""
@@ -37,7 +38,7 @@ class Shell:
     vendor = "shell"
     models: tuple[str, ...] = ()
     capabilities = Capabilities()
-    safe_flags: Flags = {}
+    safe_flags = NO_FLAGS
     folders: tuple[str, ...] = ()
 
     def __init__(self, name: str = "shell", script: str | None = None) -> None:

@@ -17,13 +17,17 @@ IDS = [".".join(name) for name, _ in KEYS]
 PATHS = ("default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes")
 
 
+OF_BACKENDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+    ("default_backend",): (("codex", "codex"), ("gemini", "gemini")),
+    ("policy", "allowed_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
+}
+
+
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Give two values that are no default, as text and as what they mean."""
     words = keys.words_of(kind)
-    if name == ("default_backend",):
-        return ("codex", "codex"), ("gemini", "gemini")
-    if name == ("policy", "allowed_backends"):
-        return ("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))
+    if name in OF_BACKENDS:
+        return OF_BACKENDS[name]
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
         return (str(other).lower(), other), ("yes" if other else "off", other)
@@ -39,7 +43,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 
 
 def wrong(name: Name, kind: object) -> str:
-    if name in (("default_backend",), ("policy", "allowed_backends")) or keys.words_of(kind):
+    if name in OF_BACKENDS or keys.words_of(kind):
         return "nonsense"
     if kind is str or keys.is_list(kind):
         return "relative" if name[-1] in PATHS else ""

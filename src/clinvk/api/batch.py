@@ -64,7 +64,7 @@ class BatchEndpoint:
     ) -> None:
         self.prompts = prompts
         self.orchestrations = orchestrations
-        self._kind = kind
+        self._kind: Kind = kind
         self._environ = environ
         self._registry = registry
 
@@ -84,15 +84,7 @@ class BatchEndpoint:
             InvalidRequest: names the field.
             RunNotFound, AmbiguousId: there is no such chain to go on from.
         """
-        plan: Plan
-        match self._kind:
-            case "parallel":
-                plan = bodies.parallel(strict.decode(body, _parallel))
-            case "chain":
-                plan = await self._chain(strict.decode(body, _chain))
-            case "compare":
-                plan = bodies.compare(strict.decode(body, _compare))
-        return settled(plan, self.prompts.settings)
+        return settled(await self._read(body), self.prompts.settings)
 
     async def admitted(self, plan: Plan, key_name: str) -> Plan:
         """Complete all of a plan from the settings, or refuse it whole; `key_name` is the key that it came with.
@@ -107,6 +99,15 @@ class BatchEndpoint:
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
         return await self.orchestrations.admitted(plan, admit, self._require)
+
+    async def _read(self, body: bytes) -> Plan:
+        match self._kind:
+            case "parallel":
+                return bodies.parallel(strict.decode(body, _parallel))
+            case "chain":
+                return await self._chain(strict.decode(body, _chain))
+            case "compare":
+                return bodies.compare(strict.decode(body, _compare))
 
     async def _chain(self, body: bodies.ChainBody) -> Chain:
         if not body.resume_from:

@@ -28,7 +28,9 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
     ]
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = None
+    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
+        None
+    )
     n: Annotated[int | None, Meta(description="Answers; only 1 is possible.")] = None
     best_of: Annotated[int | None, Meta(description="Answers to choose from; only 1 is possible.")] = None
     echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None

@@ -111,7 +111,9 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(description="The conversation, the oldest message first.")]
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     stream_options: StreamOptions | None = None
-    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = None
+    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
+        None
+    )
     n: Annotated[int | None, Meta(description="Answers; only 1 is possible.")] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     max_completion_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
