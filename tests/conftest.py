@@ -23,7 +23,7 @@ MAY_BLOCK = (
     ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),
     (
         "clinvk/api/workdirs.py",
-        {"_here", "check", "_own", "resolved", "_built_in", "_both", "_directories", "_check_same"},
+        {"_here", "check", "_own", "_resolved", "_looked_up", "_built_in", "_both", "_directories", "_check_same"},
     ),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),
     ("coverage/collector.py", {"lock_data", "unlock_data"}),

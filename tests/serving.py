@@ -13,7 +13,15 @@ from clinvk.api.server import listen, opened
 from clinvk.api.watching import watched
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
-from clinvk.config import BackendSettings, LogSettings, ServerSettings, Settings, TracingSettings, UnifiedFlags
+from clinvk.config import (
+    BackendSettings,
+    LogSettings,
+    PolicySettings,
+    ServerSettings,
+    Settings,
+    TracingSettings,
+    UnifiedFlags,
+)
 from clinvk.config.loading import home
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
@@ -66,6 +74,7 @@ async def serving(
     keys: Keys | None = None,
     log: LogSettings | None = None,
     tracing: bool = False,
+    policy: PolicySettings | None = None,
     **server: object,
 ) -> AsyncGenerator[Served]:
     """Serve with these settings of `server`; without a store, with that of the environment's home."""
@@ -74,6 +83,7 @@ async def serving(
         backends=backends or {},
         unified_flags=unified_flags or UnifiedFlags(),
         log=log or LogSettings(),
+        policy=policy or PolicySettings(),
         tracing=TracingSettings(enabled=tracing),
     )
     sockets = listen("127.0.0.1", 0)

@@ -98,10 +98,7 @@ class Workdirs:
         """Hold a path against all lists; give what it leads to."""
         if path in self._built_in.own and not any(self._lists):
             return path
-        try:
-            real = resolved(path)
-        except ValueError as exc:
-            raise InvalidRequest(f"{name} {path!r} can be no path: {exc}", field) from exc
+        real = _resolved(path, field, name)
         if refusal := self._built_in.refusal(real) or self._directories().refusal(real):
             leads = "" if real == path else f" (which leads to {real!r})"
             raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
@@ -122,20 +119,29 @@ class Workdirs:
         return str(workspace)
 
 
-def resolved(path: str) -> str:
-    """Give an absolute path without symbolic links: by the kernel in one step, where the path is there.
+def _resolved(path: str, field: str, name: str) -> str:
+    """Give an absolute path without symbolic links.
 
     Raises:
-        ValueError: no path has such characters.
+        InvalidRequest: it cannot be told where the path leads, or no path has such characters.
     """
+    try:
+        return _looked_up(path) or os.path.realpath(path)
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidRequest(f"{name} {path!r} cannot be used: {why}", field) from exc
+
+
+def _looked_up(path: str) -> str:
+    """Let the kernel tell what is under a path, in one step; empty where it does not."""
     try:
         opened = os.open(path, _LOOK)
     except OSError:
-        return os.path.realpath(path)
+        return ""
     try:
         return os.readlink(f"/proc/self/fd/{opened}")
-    except OSError:
-        return os.path.realpath(path)
+    except OSError:  # no Linux
+        return ""
     finally:
         os.close(opened)
 
@@ -179,7 +185,7 @@ def _here() -> str:
 def _check_same(request: RunRequest, session: Session) -> None:
     """Refuse another directory than the session's: the agents bind a conversation to the one it began in."""
     asked, bound = request.workdir, session.working_dir
-    if asked and bound and os.path.realpath(asked) != os.path.realpath(bound):
+    if asked and bound and _resolved(asked, "workdir", "workdir") != os.path.realpath(bound):
         raise InvalidRequest(
             f"workdir is {asked!r}, but session {session.id!r} works in {bound!r}; leave workdir out", "workdir"
         )

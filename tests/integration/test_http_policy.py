@@ -1,0 +1,179 @@
+"""What requests may ask for, in every API, over real sockets; and that errors tell no keys."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clinvk.config import BackendSettings, PolicySettings
+from clinvk.store.memory import MemoryStore
+from scripted import Scripted
+from scripted.steps import claude_says, exits, stderr
+from serving import Served, serving
+from standin.document import JSON
+
+ASKED: dict[str, JSON] = {"backend": "claude", "prompt": "hi"}
+STRICT = PolicySettings(
+    max_approval_mode="auto", max_sandbox_mode="workspace", allowed_backends=("claude",), allowed_models=("haiku",)
+)
+SECRET = "sk-ant-api03-0123456789abcdefghij"
+REFUSED: list[tuple[dict[str, JSON], str]] = [
+    ({"approval_mode": "none"}, "approval_mode"),
+    ({"sandbox_mode": "full"}, "sandbox_mode"),
+    ({"sandbox_mode": "default"}, "sandbox_mode"),
+    ({"model": "opus"}, "model"),
+    ({"backend": "codex"}, "backend"),
+    ({"extra": ["--effort=low", "--add-dir=/"]}, "extra[1]"),
+    ({"workdir": "/etc"}, "workdir"),
+    ({"add_dirs": ["/tmp", "/"]}, "add_dirs[1]"),
+]
+
+
+async def sent(served: Served, path: str, body: JSON, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    return await served.client.post(path, json=body, headers=headers)
+
+
+@pytest.mark.parametrize(("fields", "field"), REFUSED)
+async def test_what_is_beyond_the_policy_is_refused_in_a_prompt_and_in_each_part_of_several(
+    scripted: Scripted, fields: dict[str, JSON], field: str
+) -> None:
+    async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
+        part: JSON = {**ASKED, **fields}
+        answers = {
+            field: await sent(served, "/api/v1/prompt", part),
+            f"tasks[1].{field}": await sent(served, "/api/v1/parallel", {"tasks": [ASKED, part]}),
+            f"steps[1].{field}": await sent(served, "/api/v1/chain", {"steps": [ASKED, part], "dry_run": True}),
+        }
+    for place, answer in answers.items():
+        told = answer.json()
+        assert (answer.status_code, told["field"]) == (403, place), told
+        assert "allowed" in told["detail"]
+    assert scripted.calls() == []
+
+
+MODEL_APIS: list[tuple[str, dict[str, JSON]]] = [
+    ("/openai/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    ("/openai/v1/responses", {"input": "hi"}),
+    ("/openai/v1/completions", {"prompt": "hi"}),
+    ("/anthropic/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), MODEL_APIS)
+@pytest.mark.parametrize(
+    ("model", "headers", "field"),
+    [
+        ("claude", {"x-clinvk-approval-mode": "none"}, "x-clinvk-approval-mode"),
+        ("claude", {"x-clinvk-sandbox-mode": "full"}, "x-clinvk-sandbox-mode"),
+        ("claude", {"x-clinvk-workdir": "/etc"}, "x-clinvk-workdir"),
+        ("claude", {"x-clinvk-workdir": "/proc/self/root/usr/bin"}, "x-clinvk-workdir"),
+        ("claude/opus", {}, "model"),
+        ("codex", {}, "backend"),
+    ],
+)
+async def test_the_apis_of_the_vendors_refuse_it_in_their_own_words(
+    scripted: Scripted, path: str, body: dict[str, JSON], model: str, headers: dict[str, str], field: str
+) -> None:
+    async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
+        answer = await sent(served, path, {**body, "model": model}, headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (403, "permission_error"), error
+    assert error.get("param", field) == field
+    assert field in error["message"]
+    assert scripted.calls() == []
+
+
+async def test_what_is_left_open_is_held_to_the_policy(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    loose = {"claude": BackendSettings(approval_mode="none", sandbox_mode="full")}
+    policy = PolicySettings(max_approval_mode="default", max_sandbox_mode="read-only")
+    async with serving(scripted.env, backends=loose, policy=policy) as served:
+        assert (await served.prompt()).status_code == 200
+        assert (await served.prompt(extra=["--effort", "low"])).status_code == 200
+    strict, with_flag = (call.argv for call in scripted.calls())
+    assert "--permission-mode=default" in strict
+    assert "--tools=Read,Grep,Glob" in strict
+    assert "--effort=low" in with_flag
+
+
+async def test_a_check_over_http_needs_that_everything_is_allowed(scripted: Scripted) -> None:
+    body: JSON = {"prompt": "hi", "backends": ["claude"], "isolation": "worktree", "check": "true"}
+    async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
+        answer = await sent(served, "/api/v1/compare", body)
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "beyond_policy", "check")
+
+
+@pytest.mark.parametrize("place", [".ssh", ".aws/x", ".gnupg", ".clinvk", ".clinvk/keys", ".claude", ".codex/sessions"])
+@pytest.mark.parametrize(("allowed", "blocked"), [((), ()), ((), ("/srv/mine",)), (("/",), ())])
+async def test_no_list_opens_what_is_blocked_by_itself(
+    scripted: Scripted, tmp_path: Path, place: str, allowed: tuple[str, ...], blocked: tuple[str, ...]
+) -> None:
+    folder = Path(scripted.env["HOME"], place)
+    folder.mkdir(parents=True, exist_ok=True)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    async with serving(
+        scripted.env, store=MemoryStore(), allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked
+    ) as served:
+        for path in (str(folder), str(link), f"{tmp_path}/../{tmp_path.name}/link/"):
+            for fields in ({"workdir": path}, {"add_dirs": [path]}):
+                answer = await served.prompt(**fields)
+                assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
+    assert scripted.calls() == []
+
+
+async def test_the_temporary_folder_and_the_workspace_are_fine(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x"))
+    workspace = Path(scripted.env["HOME"], ".clinvk/workspace")
+    workspace.mkdir(parents=True)
+    async with serving(scripted.env) as served:
+        for path in (tmp_path, workspace):
+            assert (await served.prompt(workdir=str(path))).status_code == 200
+    assert [call.cwd for call in scripted.calls()] == [os.path.realpath(tmp_path), os.path.realpath(workspace)]
+
+
+async def test_an_agent_gets_the_path_that_was_judged(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    async with serving(scripted.env) as served:
+        await served.prompt(workdir=str(tmp_path / "link"), add_dirs=[str(tmp_path / "link")])
+    (call,) = scripted.calls()
+    real = os.path.realpath(tmp_path / "real")
+    assert call.cwd == real
+    assert f"--add-dir={real}" in call.argv
+
+
+async def test_no_error_tells_a_key_that_was_sent_or_that_an_agent_told(scripted: Scripted) -> None:
+    own = {"claude": BackendSettings(env={"GATEWAY_TOKEN": "plain-looking-words"})}
+    scripted.play([stderr(f"401 for {SECRET}, Bearer abcdefgh12345678, plain-looking-words"), exits(3)])
+    async with serving(scripted.env, backends=own) as served:
+        answers = [
+            await served.prompt(workdir=f"relative/{SECRET}"),
+            await served.prompt(extra=[f"--api-key={SECRET}"]),
+            await sent(served, "/openai/v1/chat/completions", {"model": f"{SECRET}/x", "messages": []}),
+            await served.prompt(),
+            await served.prompt(output_format="stream-json", verbose=True),
+            await sent(served, MODEL_APIS[0][0], {"model": "claude", **MODEL_APIS[0][1]}),
+            await sent(served, MODEL_APIS[3][0], {"model": "claude", **MODEL_APIS[3][1]}),
+            await served.client.get("/api/v1/runs"),
+            await served.client.get("/api/v1/sessions"),
+        ]
+    for answer in answers:
+        for secret in (SECRET, "abcdefgh12345678", "plain-looking-words"):
+            assert secret not in answer.text, answer.url
+    assert "401 for [redacted], Bearer [redacted], [redacted]" in answers[3].json()["error"]
+    assert "[redacted]" in answers[0].json()["detail"]
+
+
+async def test_agents_inherit_what_the_settings_name(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    environ = {**scripted.env, "CLINVK_API_KEYS": "k", "LISTEN_FDS": "1", "ANTHROPIC_API_KEY": "fake"}
+    async with serving(environ) as served:
+        await served.prompt()
+    (call,) = scripted.calls()
+    assert "CLINVK_API_KEYS" not in call.env
+    assert "LISTEN_FDS" not in call.env
+    assert call.env["ANTHROPIC_API_KEY"] == "fake"
