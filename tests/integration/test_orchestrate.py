@@ -18,12 +18,13 @@ from clinvk.config import ServerSettings, Settings, complete
 from clinvk.dialects.batch import bodies
 from clinvk.errors import InvalidRequest
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.plan import Chain, Compare, Parallel, Part, Plan
+from clinvk.plan import Chain, Compare, Parallel, Part, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from polling import until
+from repositories import Repository
 from shell_backend import DONE, TEXT, Shell
 
 SETTINGS = Settings(server=ServerSettings(max_concurrent_runs=4))
@@ -133,3 +134,48 @@ async def test_agents_run_agents_only_so_deep(tmp_path: Path, depth: str, most: 
         async with some.begun(plan, plan) as one:
             summary = await one.drive()
     assert summary.results[0].result.text == str(int(depth or 0) + 1)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> str:
+    repository = Repository(tmp_path / "project", tmp_path)
+    repository.commit(**{"inner/kept.txt": "kept\n"})
+    return str(repository.path)
+
+
+def isolated(script: str, workdir: str) -> Part:
+    return Part(request=RunRequest(prompt=script, backend="shell", workdir=workdir), isolation="worktree")
+
+
+async def driven(some: Orchestrations, asked: Plan) -> Summary:
+    plan = await admitted(some, asked)
+    async with some.begun(plan, asked) as one:
+        return await one.drive()
+
+
+async def test_a_check_that_cannot_look_is_told_in_its_result_and_the_others_are_checked(
+    tmp_path: Path, project: str
+) -> None:
+    scripts = (f'rm -rf "$PWD"; {TEXT}{DONE}', f"touch made; {TEXT}{DONE}")
+    parts = tuple(isolated(script, project) for script in scripts)
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        summary = await driven(some, Compare(prompt="x", parts=parts, check="test -e made"))
+    removed, made = summary.results
+    assert (removed.error, removed.check) == (None, None)
+    assert removed.change
+    assert [warning.partition(":")[0] for warning in removed.change.warnings] == [
+        "the check could not be run",
+        "what was changed cannot be told",
+    ]
+    assert made.check
+    assert made.check.passed
+
+
+async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, project: str) -> None:
+    parts = (isolated(f"touch made; {TEXT}{DONE}", project),)
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        summary = await driven(some, Compare(prompt="x", parts=parts, check="x" * 10**6))
+    (result,) = summary.results
+    assert result.change
+    assert "the check could not be run" in result.change.warnings[0]
+    assert [file.path for file in result.change.files] == ["made"]

@@ -74,17 +74,21 @@ class Isolation:
         )
         try:
             check = await self._checked(worktree, result)
+        except ClinvkError as exc:
+            check, warning = None, f"the check could not be run: {exc.message}"
+            change = replace(change, warnings=(*change.warnings, warning))
+        try:
             outcome = await self._worktrees.outcome(worktree)
         except ClinvkError as exc:
             warning = f"what was changed cannot be told: {exc.message}"
-            return replace(result, change=replace(change, warnings=(*worktree.warnings, warning)))
+            return replace(result, change=replace(change, warnings=(*change.warnings, warning)), check=check)
         change = replace(
             change,
             diff=outcome.diff,
             is_cut=outcome.is_cut,
             files=tuple(ChangedFile(file.path, file.change) for file in outcome.files),
             kept=outcome.kept,
-            warnings=(*worktree.warnings, *outcome.warnings),
+            warnings=(*change.warnings, *outcome.warnings),
         )
         return replace(result, change=change, check=check)
 
@@ -104,13 +108,24 @@ class Isolation:
 
         Raises:
             Cancelled: it is.
+            ClinvkError: as the work, by itself: what a task of a group raises leaves that in a group of errors.
         """
+
+        async def told() -> _T | ClinvkError:
+            try:
+                return await work
+            except ClinvkError as exc:
+                return exc
+
         async with asyncio.TaskGroup() as group:
-            working = group.create_task(work)
+            working = group.create_task(told())
             stopping = group.create_task(self._stopping.wait())
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             working.cancel()
         if working.cancelled():
             raise Cancelled("the check was ended")
-        return working.result()
+        result = working.result()
+        if isinstance(result, ClinvkError):
+            raise result
+        return result
