@@ -1,6 +1,6 @@
 """A backend whose agent is a shell that runs a script; each line that it prints is one of our events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -60,6 +60,9 @@ class Shell:
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
         return ("sh",)
+
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        return ()
 
     def claims(self, model: str) -> bool:
         return False

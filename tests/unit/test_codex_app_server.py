@@ -629,13 +629,39 @@ def test_a_thread_that_is_refused_fails_its_run_alone() -> None:
 
 
 def test_a_turn_is_interrupted_by_its_id() -> None:
-    process = Process()
-    assert process.channel.interrupt("r0") is None
-    process.up()
+    process = Process().up()
     told = process.channel.interrupt("r0")
     assert told
     assert msgspec.json.decode(told, type=Message).params == {"threadId": "t", "turnId": "u"}
     assert process.channel.interrupt("another") is None
+
+
+def test_a_run_that_is_interrupted_before_its_thread_is_there_asks_no_model() -> None:
+    process = Process()
+    assert process.channel.interrupt("r0") == b""
+    process.hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
+    assert not [message for message in process.said if message.method == "turn/start"]
+
+
+def test_a_turn_that_is_interrupted_before_it_has_an_id_is_interrupted_once_it_has() -> None:
+    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    assert process.channel.interrupt("r0") == b""
+    process.hear(answer(2, {"turn": {"id": "u"}}))
+    assert process.asked("turn/interrupt") == {"threadId": "t", "turnId": "u"}
+
+
+def test_the_tools_of_a_run_carry_its_thread() -> None:
+    process = Process().up()
+    assert process.channel.tools_of("r0") == ("CODEX_THREAD_ID", "t")
+    process.hear(ended())
+    assert process.channel.tools_of("r0") is None
+
+
+def test_a_process_that_was_killed_before_it_answered_may_speak_it() -> None:
+    process = Process()
+    process.take(process.channel.closed(137, b""))
+    assert [event.code for event in process.told if isinstance(event, RunFailed)] == ["agent_crashed"]
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ async def opened(
             async with (
                 keys.tended(taken, KeyFile(home(environ))),
                 grants.tended(),
-                LocalRuns(settings, store, environ, registry, admit, watching.watches) as runs,
+                LocalRuns(settings, store, environ, registry, admit, watching.watches, keeps_warm=True) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 most_at_once = settings.server.max_concurrent_runs

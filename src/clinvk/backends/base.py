@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from signal import SIGTERM
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -90,7 +90,13 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
         asks_again: an answer that does not fit the schema is asked for again, in the same conversation, by a process
             that has this launch's private folder.
-        warm_key: what a process started ahead must have in common; None is never started ahead.
+        warm: how a process that is kept carries the run; None where none may. One that was started with an equal
+            `warm`, its `continuing` aside, is as good as another.
+        continuing: the arguments that name the conversation to go on with.
+        reads: files that the process reads by itself when it starts; one that has changed since is not as good.
+        takes_up: the conversations that a kept process can go on with: those that it `held` since its own runs, also
+            that for which it was `started`, or any for which it is `asked`.
+        once: a kept process serves no second run.
     """
 
     argv: tuple[str, ...]
@@ -104,13 +110,21 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: int = SIGTERM
     counted_turns: int | None = None
     asks_again: bool = False
-    warm_key: tuple[str, ...] | None = None
+    warm: "Launch | None" = None
+    continuing: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    takes_up: Literal["held", "started", "asked"] = "asked"
+    once: bool = False
 
 
 class Channel(Protocol):
     """The protocol with one agent process, as a state machine without I/O. `capacity` is its runs at once."""
 
     capacity: int
+
+    def greet(self) -> bytes:
+        """Give what to write to a process before any run, so that it gets ready; nothing where it takes only one."""
+        ...
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Begin a run: give what to write to the process's stdin."""
@@ -127,7 +141,11 @@ class Channel(Protocol):
         ...
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give the bytes that stop a run; None: the process must be signalled."""
+        """Give the bytes that stop a run, also one whose turn is yet to begin; None: the process must be signalled."""
+        ...
+
+    def tools_of(self, run: str) -> tuple[str, str] | None:
+        """Give the variable that the tools of a run have in their environment, where the CLI leaves them running."""
         ...
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
@@ -183,6 +201,10 @@ class Backend(Protocol):
 
     def claims(self, model: str) -> bool:
         """Say whether a model of this name is this backend's."""
+        ...
+
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        """Give the files in which the CLI keeps a conversation, which change when it goes on."""
         ...
 
 

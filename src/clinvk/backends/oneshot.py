@@ -36,6 +36,10 @@ class OneShotChannel:
         self._run = ""
         self._ended = False
 
+    def greet(self) -> bytes:
+        """A one-shot process is told its prompt and nothing else."""
+        return b""
+
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the prompt as the CLI reads it from stdin."""
         self._run = run
@@ -53,6 +57,10 @@ class OneShotChannel:
 
     def interrupt(self, run: str) -> bytes | None:
         """One-shot processes are signalled."""
+        return None
+
+    def tools_of(self, run: str) -> tuple[str, str] | None:
+        """Nothing: they end with the process."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:

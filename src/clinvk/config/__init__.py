@@ -62,6 +62,16 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
     env_allow: tuple[str, ...] = ()
 
 
+class WarmSettings(_Section, frozen=True, kw_only=True):
+    """The agent processes that `clinvk serve` keeps; `prestart` are backends whose first one starts with the server."""
+
+    enabled: bool = True
+    max_processes: NonNegative = 4
+    max_memory_mb: NonNegative = 2048
+    idle_secs: Positive = 600
+    prestart: tuple[str, ...] = ()
+
+
 class SessionSettings(_Section, frozen=True, kw_only=True):
     """How conversations are kept."""
 
@@ -151,6 +161,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     unified_flags: UnifiedFlags = UnifiedFlags()
     backends: dict[str, BackendSettings] = {}
     agents: AgentSettings = AgentSettings()
+    warm: WarmSettings = WarmSettings()
     session: SessionSettings = SessionSettings()
     output: OutputSettings = OutputSettings()
     server: ServerSettings = ServerSettings()

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk import logs
-from clinvk.backends.base import Backend, Launch, NotSpoken
+from clinvk.backends.base import Backend, Host, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, ClinvkError
 from clinvk.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.redaction import redacted, secrets_in
@@ -19,12 +19,15 @@ from clinvk.request import RunRequest
 from clinvk.result import RunResult, gather
 from clinvk.runtime import private
 from clinvk.runtime.answers import Answer, Words, asking_again, judged, together, words_of
+from clinvk.runtime.carrier import CarriedSeat
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import LINGER_S, Exchange, Limits
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.log import EventLog
+from clinvk.runtime.pool import Pool, Wanted
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder, state_of
+from clinvk.runtime.seat import Alone
 from clinvk.runtime.slots import Place
 from clinvk.runtime.wake import Wake
 from clinvk.session import Resume
@@ -35,6 +38,12 @@ STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
 
 
+INTERRUPTED_WITHIN_S = 1.0
+"""How long a process that carries other runs too may take to end a turn."""
+
+_PATIENCE = 3
+"""How many times longer a process may take to answer that was not up when the run came: it is not asked in vain."""
+
 KEEP_EVERY_S = 2.0
 """How much of what a running agent said may be lost when clinvk dies."""
 
@@ -43,12 +52,13 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """All that a run needs to go: what to start, in which environment, and what it continues.
 
     `relaunch` says how to go on with the run's own conversation. `check` raises a `ClinvkError` where the agent must
-    not be started after all: the queue may have taken hours.
+    not be started after all: the queue may have taken hours. `pool` has processes that may carry the run.
     """
 
     run_id: str
     request: RunRequest
     backend: Backend
+    host: Host
     launch: Launch
     path: str
     env: Mapping[str, str]
@@ -57,6 +67,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: Fallbacks
     relaunch: Callable[[RunRequest, Resume], Launch]
     check: Callable[[], None] | None = None
+    pool: Pool | None = None
 
 
 class AgentRun:
@@ -173,6 +184,8 @@ class AgentRun:
 
     async def _run_agent(self, place: Place) -> None:
         """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way."""
+        if await self._run_carried(place):
+            return
         launch = self._assignment.fallbacks.choose(self._assignment.path, self._assignment.launch)
         try:
             await self._run_process(place, launch)
@@ -181,6 +194,87 @@ class AgentRun:
                 raise AgentCrashed(f"{self._assignment.path} cannot be talked to: {exc}") from exc
             self._unspoken = str(exc)
             await self._run_process(place, launch.otherwise)
+
+    async def _run_carried(self, place: Place) -> bool:
+        """Have a process of the pool carry the run; False: it is to have its own, and nothing was told yet."""
+        assignment = self._assignment
+        pool, launch = assignment.pool, assignment.launch.warm
+        if pool is None:
+            return False
+        if not (launch and self._may_share and assignment.fallbacks.is_spoken(assignment.path)):
+            return self._goes_alone(pool)
+        if assignment.check:
+            assignment.check()
+        wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
+        seat = await pool.seat(wanted, assignment.resume, self.id, self.wake)
+        if seat is None:
+            return self._goes_alone(pool)
+        is_whole = False
+        try:
+            is_whole = await self._talk_carried(seat, pool, launch)
+            if self.ended:
+                place.leave()
+        finally:
+            kept = seat.is_told and not self.request.ephemeral and isinstance(self.ending, RunFinished)
+            await pool.left(seat, trusted=is_whole, kept=kept)
+        return self.ended or self._goes_alone(pool)
+
+    @property
+    def _may_share(self) -> bool:
+        """Whether the run can be carried: what a shared process writes to stderr is nobody's."""
+        return self.request.warm and not self.request.verbose
+
+    def _goes_alone(self, pool: Pool) -> bool:
+        """Let the pool know that the run's conversation goes on in a process of its own."""
+        if self._assignment.resume and not self._assignment.resume.fork:
+            pool.forget(self._assignment.resume.handle)
+        return False
+
+    async def _talk_carried(self, seat: CarriedSeat, pool: Pool, launch: Launch) -> bool:
+        """Have the conversation and log its ending; say whether the process is as good as before.
+
+        Without an ending in the log the process was lost, or does not speak, before it had told anything.
+        """
+        self.started_at = time.time()
+        await self._recorder.spawned(self.started_at)
+        limits = self._limits(launch, patience=1 if seat.carrier.is_ready else _PATIENCE)
+        exchange = Exchange(seat, self._assignment.request, limits, words_of(self.request))
+        was_ready = seat.carrier.is_ready
+        exchange.begin(self._assignment.resume, self._now())
+        try:
+            ending = await self._listen(exchange)
+        except NotSpoken as exc:
+            pool.distrust(seat)
+            if seat.is_refused or not was_ready:
+                self._unspoken = str(exc)
+            return False
+        told = ending is exchange.ending
+        if seat.is_lost:
+            pool.distrust(seat)
+            if told and not self._has_told:
+                return False
+        seat.is_told = told and not seat.is_lost
+        if not told:
+            await self._interrupt(exchange, seat)
+            ending = _with_costs(ending, exchange.costs)
+        await self._finish(exchange, ending)
+        return seat.is_told or (seat.is_over and not seat.is_lost and not exchange.activity.open_calls)
+
+    @property
+    def _has_told(self) -> bool:
+        """Whether anything but the start was told: then the run cannot begin anew."""
+        return any(not isinstance(entry.event, RunStarted) for entry in self.entries)
+
+    async def _interrupt(self, exchange: Exchange, seat: CarriedSeat) -> None:
+        """Have the process end the turn, and keep what it still says."""
+        if not seat.carrier.stop(self.id):
+            return
+        until = self._now() + INTERRUPTED_WITHIN_S
+        while not seat.is_over and not seat.is_lost and self._now() < until:
+            await self._wait(until)
+        events = exchange.read(self._now())
+        if not self._log.is_ahead:
+            await self._record(events, exchange.bytes_read)
 
     async def _run_process(self, place: Place, launch: Launch) -> None:
         self._assignment = replace(self._assignment, launch=launch)
@@ -228,15 +322,23 @@ class AgentRun:
         """
         launch = self._assignment.launch
         channel = self._assignment.backend.channel(launch)
-        request = self._assignment.request
-        exchange = Exchange(process, channel, self.id, request, self._limits(), words_of(self.request))
-        exchange.begin(self._assignment.resume, launch.long_lived, self._now())
+        seat = Alone(self.id, process, channel, launch.long_lived)
+        exchange = Exchange(seat, self._assignment.request, self._limits(launch), words_of(self.request))
+        exchange.begin(self._assignment.resume, self._now())
         ending = await self._listen(exchange)
         if told := ending is exchange.ending:
             ending = await self._with_exit_code(ending, process)
         else:
-            await self._stop_agent(exchange)
+            await self._stop_agent(exchange, process)
             ending = _with_costs(ending, exchange.costs)
+        await self._finish(exchange, ending)
+        if told and isinstance(ending, RunFinished):
+            await self._exit(process, LINGER_S)
+        if told and process.exit_code is None:
+            await self._stop_agent(exchange, process)
+
+    async def _finish(self, exchange: Exchange, ending: Ending) -> None:
+        """Log the ending; or prepare to ask again."""
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=exchange.activity.turns)
         self.raw = exchange.raw
@@ -244,10 +346,6 @@ class AgentRun:
             await self._end_with(exchange.words, ending)
         else:
             await self._end(ending)
-        if told and isinstance(ending, RunFinished):
-            await self._exit(process, LINGER_S)
-        if told and process.exit_code is None:
-            await self._stop_agent(exchange)
 
     async def _end_with(self, words: Words, ending: Ending) -> None:
         """Log the rest of the text and the ending; or prepare to ask again for an answer that does not fit."""
@@ -274,13 +372,13 @@ class AgentRun:
         self._assignment = replace(assignment, request=request, resume=resume, launch=launch.otherwise or launch)
         return True
 
-    def _limits(self) -> Limits:
+    def _limits(self, launch: Launch, patience: int = 1) -> Limits:
         spent_s = time.time() - (self.started_at or 0.0) if self._first else 0.0
         return Limits(
             wall_s=max(0.1, self.request.timeout_s - spent_s) if self.request.timeout_s else None,
             silence_s=self._assignment.no_progress_s,
-            answer_s=self._assignment.fallbacks.answer_within_s if self._assignment.launch.otherwise else None,
-            turns=self._assignment.launch.counted_turns,
+            answer_s=self._assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
+            turns=launch.counted_turns,
         )
 
     async def _listen(self, exchange: Exchange) -> Ending:
@@ -302,15 +400,15 @@ class AgentRun:
                 raise NotSpoken(exchange.unspoken)
             await self._wait(min(exchange.deadline(), self._keep_by()))
 
-    async def _stop_agent(self, exchange: Exchange) -> None:
+    async def _stop_agent(self, exchange: Exchange, process: Process) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
-        exchange.process.signal(self._assignment.launch.stop_signal)
+        process.signal(self._assignment.launch.stop_signal)
         until = self._now() + STOP_GRACE_S
         while True:
             events = exchange.read(self._now())
             if not self._log.is_ahead:
                 await self._record(events, exchange.bytes_read)
-            if exchange.process.exit_code is not None or self._now() >= until:
+            if process.exit_code is not None or self._now() >= until:
                 return
             await self._wait(until)
 

@@ -88,6 +88,11 @@ class Bounds:
         return os.path.join(self.cgroup, str(number))
 
 
+def are_per_process(agents: AgentSettings) -> bool:
+    """Say whether a process of several runs would reach limits that were meant for one."""
+    return bool(agents.max_memory_mb or agents.max_cpu_secs or agents.max_open_files)
+
+
 def check(agents: AgentSettings) -> None:
     """Find out whether agents can have the bounds that the settings ask for.
 

@@ -5,13 +5,14 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import Channel, NotSpoken
+from clinvk.backends.base import NotSpoken
 from clinvk.errors import AgentCrashed, TimedOut
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
 from clinvk.request import RunRequest
 from clinvk.runtime.activity import Activity
 from clinvk.runtime.answers import Words
-from clinvk.runtime.process import MAX_LINE_BYTES, Process
+from clinvk.runtime.process import MAX_LINE_BYTES
+from clinvk.runtime.seat import Seat
 from clinvk.session import Resume
 
 LINGER_S = 5.0
@@ -41,16 +42,8 @@ class Exchange:
     it does not speak its channel's protocol, where that has shown.
     """
 
-    def __init__(
-        self,
-        process: Process,
-        channel: Channel,
-        run: str,
-        request: RunRequest,
-        limits: Limits,
-        words: Words | None = None,
-    ) -> None:
-        self.process = process
+    def __init__(self, seat: Seat, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
+        self.seat = seat
         self.ending: Ending | None = None
         self.costs: Ending | None = None
         self.words = words
@@ -61,28 +54,26 @@ class Exchange:
         self._spoke = False
         self._is_up = False
         self._early: list[Event] = []
-        self._channel = channel
-        self._run = run
         self._request = request
         self._limits = limits
         self._started_at = self._progress_at = 0.0
         self._gone_at: float | None = None
 
-    def begin(self, resume: Resume | None, long_lived: bool, now: float) -> None:
+    def begin(self, resume: Resume | None, now: float) -> None:
         """Send the prompt."""
         self._started_at = self._progress_at = now
-        self.process.write(self._channel.start(self._run, self._request, resume), close=not long_lived)
+        self.seat.begin(self._request, resume)
 
     def read(self, now: float) -> list[Event]:
         """Give the events that came, in lines of `bytes_read` bytes, without the ending."""
         self.bytes_read = 0
-        said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.take_stderr()]
+        said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.seat.hear_stderr()]
         told: list[Event] = []
-        for line in self.process.take():
+        for line, deliveries in self.seat.hear():
             self.raw = line if line.startswith(b"{") else self.raw
             self.bytes_read += len(line)
-            told += self._observed(self._channel.receive(line), now)
-        if self.process.too_long:
+            told += self._observed(deliveries, now)
+        if self.seat.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
         self._look_at_exit(told, now)
         if now >= self._answer_deadline():
@@ -110,7 +101,7 @@ class Exchange:
             return RunFinished("stop_sequence", stop_sequence=self.words.matched)
         if self._out_of_turns():
             return RunFinished("max_turns")
-        if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
+        if self._gone_at is not None and self.seat.exit_code is None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_deadline():
             return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._last_words()}")
@@ -124,7 +115,7 @@ class Exchange:
         """Give the time at which to look again if nothing happens."""
         times = [self._wall_deadline(), self._progress_deadline(), self._answer_deadline()]
         if self._gone_at is not None:
-            times.append(self._gone_at + (LINGER_S if self.process.exit_code is None else _DRAIN_S))
+            times.append(self._gone_at + (LINGER_S if self.seat.exit_code is None else _DRAIN_S))
         return min(times)
 
     def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
@@ -141,7 +132,7 @@ class Exchange:
 
     def _take(self, delivery: tuple[str, Event] | bytes, events: list[Event], now: float) -> None:
         if isinstance(delivery, bytes):
-            self.process.write(delivery, close=False)
+            self.seat.write(delivery)
             return
         event = delivery[1]
         if self.activity.feed(event):
@@ -154,16 +145,16 @@ class Exchange:
             events.append(event)
 
     def _look_at_exit(self, events: list[Event], now: float) -> None:
-        process = self.process
-        if self.ending or (process.exit_code is None and not process.at_eof):
+        seat = self.seat
+        if self.ending or (seat.exit_code is None and not seat.at_eof):
             return
         self._gone_at = self._gone_at or now
-        if process.exit_code is not None and (process.at_eof or now >= self._gone_at + _DRAIN_S):
-            events += self._observed(self._channel.closed(process.exit_code, process.stderr), now)
+        if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + _DRAIN_S):
+            events += self._observed(seat.closed(), now)
 
     def _last_words(self) -> str:
         """Tell the end of stderr: where a CLI asks its model again and again, only that says why."""
-        last = self._channel.complaint(self.process.stderr)
+        last = self.seat.complaint()
         return f"; its last words on stderr: {last[:_LAST_WORDS]}" if last else ""
 
     def _out_of_turns(self) -> bool:
@@ -173,10 +164,11 @@ class Exchange:
         self.costs = self.costs or ending
         if self.words is None or self.words.matched is None:
             self.ending = self.ending or ending
-        self.process.write(b"", close=True)  # a long-lived process has no other run: now it exits
+        self.seat.finish()
 
     def _answer_deadline(self) -> float:
-        return self._started_at + self._limits.answer_s if self._limits.answer_s and not self._spoke else inf
+        waits = self._limits.answer_s and not (self._spoke or self.seat.is_answered)
+        return self._started_at + (self._limits.answer_s or 0.0) if waits else inf
 
     def _wall_deadline(self) -> float:
         return self._started_at + self._limits.wall_s if self._limits.wall_s else inf

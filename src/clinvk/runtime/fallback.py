@@ -18,6 +18,10 @@ class Fallbacks:
         """Give how to start a program: as planned, unless it is known not to speak what is planned."""
         return launch.otherwise if launch.otherwise and path in self._paths else launch
 
+    def is_spoken(self, path: str) -> bool:
+        """Say whether nothing is known against a program."""
+        return path not in self._paths
+
     def note(self, path: str, why: str) -> None:
         """A program that did not speak it has begun a run the other way: take that from now on."""
         if path not in self._paths:

@@ -9,7 +9,7 @@ does not hold a process that leaves the tree with an emptied environment.
 
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
@@ -127,6 +127,39 @@ def label(server: int, number: int) -> str:
 def kill(marks: Marks, roots: Roots | None) -> None:
     """End all that came of the agent processes `roots`; None is all of this clinvk. Blocks: run it in a thread."""
     remains.end(lambda: marks.find(roots), marks.alive)
+
+
+def kill_with(marks: Marks, number: int, variable: tuple[str, str]) -> None:
+    """End what came of an agent process and has a variable in its environment, with its children. Blocks."""
+    wanted = f"{variable[0]}={variable[1]}".encode()
+
+    def find() -> set[int]:
+        found = {pid for pid in marks.find({number: 0}) if wanted in _environment(pid).split(b"\0")}
+        return marks.alive(found | _descendants(found)) if found else found
+
+    remains.end(find, marks.alive)
+
+
+def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
+    """Give the resident bytes of agent processes and of all that came of them, by number. Blocks."""
+    return {number: sum(map(_resident, marks.find({number: 0}))) for number in numbers}
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:  # gone, another user's, or a system without /proc
+        return b""
+
+
+def _resident(pid: int) -> int:
+    import psutil
+
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _descendants(roots: set[int]) -> set[int]:

@@ -12,7 +12,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
-from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, label
+from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, kill_with, label, resident
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,11 @@ class Spawner:
             spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
         return Process(spawned, number, wake, stderr_lines, raw)
 
+    @property
+    def spawned(self) -> int:
+        """How many processes were started so far."""
+        return self._count
+
     async def sweep(self, process: "Process") -> None:
         """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
 
@@ -80,6 +85,14 @@ class Spawner:
         if self._search is None:
             self._search = loop.create_task(self._search_all())
         await finished(gone)
+
+    async def end_tools(self, process: "Process", variable: tuple[str, str]) -> None:
+        """End what came of a process and has a variable in its environment, with its children; the process goes on."""
+        await asyncio.to_thread(kill_with, self._marks, process.number, variable)
+
+    async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
+        """Give the resident bytes of processes and of all that came of them, by number."""
+        return await asyncio.to_thread(resident, self._marks, numbers)
 
     async def _search_all(self) -> None:
         while self._condemned:

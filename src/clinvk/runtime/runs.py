@@ -12,17 +12,18 @@ from msgspec.structs import replace
 
 from clinvk import backends, policy
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.config import ServerSettings, Settings
+from clinvk.config import ServerSettings, Settings, complete
 from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime import executables, marks, schema, sessions
+from clinvk.runtime import bounds, executables, marks, schema, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
+from clinvk.runtime.pool import Pool, Wanted
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Occupancy, Slots
@@ -113,6 +114,7 @@ class LocalRuns:
 
     `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
     its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
+    With `keeps_warm` agent processes are kept for further runs, as the settings allow.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class LocalRuns:
         registry: Mapping[str, Backend] = backends.BACKENDS,
         admit_dirs: Callable[[RunRequest], None] | None = None,
         watches: Sequence[Watch] = (),
+        keeps_warm: bool = False,
     ) -> None:
         server = settings.server
         chosen = marks.choose()
@@ -144,6 +147,8 @@ class LocalRuns:
         self._group = asyncio.TaskGroup()
         self._closing = False
         self._guard = Guard(chosen, self._bounds)
+        keeps_warm = keeps_warm and settings.warm.enabled and not bounds.are_per_process(settings.agents)
+        self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 
     @property
     def busy(self) -> int:
@@ -168,6 +173,9 @@ class LocalRuns:
         self._bounds.open()
         self._guard.start()
         await self._group.__aenter__()
+        if self.pool:
+            await self.pool.__aenter__()
+            self._group.create_task(self._prestart(self.pool))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -177,6 +185,8 @@ class LocalRuns:
             run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
         try:
             await self._group.__aexit__(None, None, None)
+            if self.pool:
+                await self.pool.__aexit__(None, None, None)
         except BaseException:
             self._guard.alarm()
             raise
@@ -263,6 +273,19 @@ class LocalRuns:
             backend = self._backend(run.request.backend)
             run.go_on_from(resume, self._launch(backend, run.request, resume))
 
+    async def _prestart(self, pool: Pool) -> None:
+        """Start what the settings want to be there for the first run."""
+        for name in self._settings.warm.prestart:
+            try:
+                backend = self._backend(name)
+                request = RunRequest(prompt="", backend=name, workdir=self._settings.server.default_workdir or None)
+                launch = self._launch(backend, complete(request, self._settings), None).warm
+                if launch:
+                    env = self._environment(name)
+                    await pool.prestart(Wanted(backend, self._host(name), self._path(backend), env, launch))
+            except ClinvkError as exc:
+                logger.warning("no process of %s is started ahead: %s", name, exc.message)
+
     def _refuse_when_closing(self) -> None:
         if self._closing:
             raise ShuttingDown("clinvk is stopping and takes no new runs")
@@ -273,6 +296,7 @@ class LocalRuns:
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
+            host=self._host(backend.name),
             path=self._path(backend),
             launch=self._launch(backend, request, resume),
             env=self._environment(backend.name),
@@ -281,6 +305,7 @@ class LocalRuns:
             fallbacks=self.fallbacks,
             relaunch=partial(self._launch, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs else None,
+            pool=self.pool,
         )
 
     def _launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:

@@ -1,16 +1,21 @@
-"""Claude Code, one process a prompt: `claude -p` with stream-json on stdout.
+"""Claude Code: `claude -p` with stream-json on stdout, one process a prompt or one a conversation.
 
 Written against 2.1.197 (https://code.claude.com/docs/en/cli-reference); tests/unit/recordings/claude holds what it
 prints. `posture` says how the approval and sandbox words become flags, `flags` builds the command, `decoder` reads
-the stream, whose lines are in `wire`.
+the stream, whose lines are in `wire`; `conversing` is the protocol with a process that stays.
 """
 
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from clinvk.backends.base import Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.claude.conversing import ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, stdin
+from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
 from clinvk.backends.claude.posture import posture
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.request import RunRequest
@@ -42,11 +47,21 @@ class Claude:
             InvalidRequest: a malformed option, or an `extra` flag that would override what clinvk sets.
         """
         argv, files, env = command(request, resume, posture(request, host))
-        return Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
+        alone = Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
+        kept = replace(
+            alone,
+            argv=streamed(argv),
+            long_lived=True,
+            continuing=continuing(argv),
+            reads=tuple(_read_at_start(request, host)),
+            takes_up="started",
+            once=bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra),
+        )
+        return replace(alone, warm=kept)
 
     def channel(self, launch: Launch) -> Channel:
         """Make the channel of one process. SIGINT ends it and its tools, which SIGTERM would leave behind."""
-        return OneShotChannel(ClaudeDecoder(), stdin)
+        return ConversationChannel() if launch.long_lived else OneShotChannel(ClaudeDecoder(), stdin)
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""
@@ -63,3 +78,20 @@ class Claude:
         """Say whether this is a Claude model: claude-*, or a family's name such as `sonnet` or `opus[1m]`."""
         name = model.lower()
         return name.startswith("claude") or name.partition("[")[0] in _FAMILIES
+
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        """Give the transcript."""
+        return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
+
+
+def _folder(host: Host) -> str:
+    return host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
+
+
+def _read_at_start(request: RunRequest, host: Host) -> Iterator[str]:
+    """Give the instructions and settings that a process started now would find."""
+    workdir = PurePath(host.resolve(request.workdir or ""))
+    yield from (f"{_folder(host)}/{name}" for name in ("CLAUDE.md", "settings.json"))
+    for place in (workdir, *workdir.parents):
+        yield from (str(place / name) for name in ("CLAUDE.md", "CLAUDE.local.md"))
+    yield from (str(workdir / name) for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))

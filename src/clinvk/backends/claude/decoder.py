@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Prose, crashed, last_line, parsed
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, tokens
+from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, since, tokens
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.events import (
@@ -33,9 +33,11 @@ _ANSWER_TOOL = "StructuredOutput"
 
 
 class ClaudeDecoder:
-    """The decoder of one `claude -p`."""
+    """The decoder of one prompt. `before` is how the one before it in the same process ended, whose costs it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: wire.Result | None = None) -> None:
+        self.result: wire.Result | None = None
+        self._before = before
         self._started = False
         self._spoke = False
         self._compacted = False
@@ -174,7 +176,9 @@ class ClaudeDecoder:
             if denial.tool_use_id in self._open_calls:
                 self._open_calls.discard(denial.tool_use_id)
                 yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
-        end = ending(line, self._error, asked=line.num_turns > 0 or self._compacted, streamed=self._streamed)
+        self.result = line
+        own = since(line, self._before) if self._before else line
+        end = ending(own, self._error, asked=line.num_turns > 0 or self._compacted, streamed=self._streamed)
         if isinstance(end, RunFinished):
             yield from self._last_words(line)
         yield end

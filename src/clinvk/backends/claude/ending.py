@@ -1,5 +1,7 @@
 """How a run of Claude Code ended: its `result` line as a `RunFinished` or `RunFailed`."""
 
+from msgspec.structs import replace
+
 from clinvk.backends.claude.wire import ModelCounts, Result, TokenCounts
 from clinvk.errors import (
     AgentFailed,
@@ -67,6 +69,25 @@ def usage(result: Result) -> Usage:
     if not counts and result.usage:
         counts.append(result.usage)
     return sum(map(tokens, counts), Usage())
+
+
+def since(result: Result, before: Result) -> Result:
+    """Give a result without what the one before it in the same process has told: both count from its start."""
+    cost = None if result.total_cost_usd is None else max(0.0, result.total_cost_usd - (before.total_cost_usd or 0.0))
+    counted = before.model_usage or {}
+    used = {
+        name: _less(counts, counted.get(name, ModelCounts())) for name, counts in (result.model_usage or {}).items()
+    }
+    return replace(result, total_cost_usd=cost, model_usage=used)
+
+
+def _less(counts: ModelCounts, before: ModelCounts) -> ModelCounts:
+    return ModelCounts(
+        counts.input_tokens - before.input_tokens,
+        counts.output_tokens - before.output_tokens,
+        counts.cache_read_input_tokens - before.cache_read_input_tokens,
+        counts.cache_creation_input_tokens - before.cache_creation_input_tokens,
+    )
 
 
 def tokens(counts: ModelCounts | TokenCounts) -> Usage:

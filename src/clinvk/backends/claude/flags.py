@@ -39,6 +39,9 @@ MAX_ARGUMENT_BYTES = 128_000
 """Linux takes 131071 bytes an argument, the flag's name included."""
 
 _SYSTEM_PROMPT = "system-prompt.md"
+_STREAM = "--input-format=stream-json"
+_OUTPUT = 5
+"""The arguments before those of the request."""
 
 # fmt: off
 _OURS = (
@@ -92,7 +95,7 @@ def command(
     """
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
     if _in_blocks(request):
-        argv.append("--input-format=stream-json")
+        argv.append(_STREAM)
     argv += _word_flags(words)
     argv += _option_flags(request, resume)
     argv += _directory_flags(request, words)
@@ -106,13 +109,16 @@ def command(
 
 
 def stdin(request: RunRequest) -> bytes:
-    """Give the prompt as `claude -p` reads it: plain text, or one message of blocks.
+    """Give the prompt as a `claude -p` of its own reads it: plain text, or one message of blocks."""
+    return message(request) if _in_blocks(request) else request.prompt.encode(errors="replace")
+
+
+def message(request: RunRequest) -> bytes:
+    """Give the prompt as a line of `--input-format=stream-json`.
 
     Only in the last block, and only if that is text, does Claude Code look for a command of its own and for files to
     read (`@path`). Of a block that is empty the model learns nothing.
     """
-    if not _in_blocks(request):
-        return request.prompt.encode(errors="replace")
     images = [
         {
             "type": "image",
@@ -127,6 +133,16 @@ def stdin(request: RunRequest) -> bytes:
     prompt = {"type": "text", "text": request.prompt.encode(errors="replace").decode()}
     content = [*images, prompt, *([{"type": "text", "text": ""}] if request.literal else [])]
     return msgspec.json.encode({"type": "user", "message": {"role": "user", "content": content}}) + b"\n"
+
+
+def streamed(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the command that reads messages for as long as stdin is open."""
+    return argv if _STREAM in argv else (*argv[:_OUTPUT], _STREAM, *argv[_OUTPUT:])
+
+
+def continuing(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the arguments that name the conversation to go on with."""
+    return tuple(word for word in argv if word.startswith("--resume=") or word == "--fork-session")
 
 
 def _in_blocks(request: RunRequest) -> bool:

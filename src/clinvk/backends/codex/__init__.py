@@ -8,13 +8,14 @@ system prompt comes before the prompt. Its totals of tokens begin, in a fork, wi
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
-from clinvk.backends.codex import extra
+from clinvk.backends.codex import extra, settings
 from clinvk.backends.codex.app_server import ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.fence import Fence, fence
@@ -52,6 +53,9 @@ _MAX_ARGUMENT_BYTES = 131_071
 
 _MAX_PROMPT_CHARACTERS = 1_048_576
 """What Codex takes as a prompt; it counts code points."""
+
+_THREAD = "threadId"
+"""The parameter that names the thread."""
 
 _UNTOLD = "AGENTS.md"
 """The private file with what goes before the prompt."""
@@ -91,7 +95,7 @@ class Codex:
         config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
         if request.literal:
             config |= unmentioned(prompt)
-        settings = _settings(config)
+        words = _settings(config)
         argv = (
             self.executable,
             *held.approval,
@@ -101,7 +105,7 @@ class Codex:
             *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
-            *settings,
+            *words,
             *(_continued(resume) if resume else ()),
         )
         _check_length(argv, held)
@@ -116,14 +120,16 @@ class Codex:
         )
         if held.has_rules or not extra.server_takes(request.extra):
             return by_exec
-        return msgspec.structs.replace(
+        by_server = msgspec.structs.replace(
             by_exec,
-            argv=(self.executable, "app-server", *request.extra, *settings),
+            argv=(self.executable, "app-server", *request.extra, *words),
             files=files,
             long_lived=True,
             opening=_opening(request, resume, held, host),
-            otherwise=by_exec,
         )
+        opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}
+        kept = msgspec.structs.replace(by_server, opening=opening, reads=_read_at_start(request, host))
+        return msgspec.structs.replace(by_server, otherwise=by_exec, warm=kept)
 
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine of one process."""
@@ -145,6 +151,10 @@ class Codex:
         """Say whether a model is OpenAI's by its name."""
         return _OURS.match(model.lower()) is not None
 
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        """Give the thread's rollout."""
+        return host.find(f"{settings.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
+
 
 def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> dict[str, object]:
     """Give the parameters of the thread; what is in none of them is in the settings, as with `exec`."""
@@ -158,7 +168,13 @@ def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host
         opening["model"] = model
     if request.ephemeral:
         opening["ephemeral"] = True
-    return {**opening, "threadId": conversation(resume, "codex")} if resume else opening
+    return {**opening, _THREAD: conversation(resume, "codex")} if resume else opening
+
+
+def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
+    """Give the settings that a server started now would find; a thread looks for its instructions itself."""
+    folder = settings.folder(host, host.resolve(request.workdir or ""))
+    return tuple(f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md"))
 
 
 def _model(request: RunRequest) -> str | None:

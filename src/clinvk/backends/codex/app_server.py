@@ -24,6 +24,7 @@ from clinvk.backends.base import Delivery, NotSpoken, last_line, parsed
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
+from clinvk.errors import Cancelled
 from clinvk.events import RunFailed, RunFinished
 from clinvk.request import RunRequest
 from clinvk.session import Resume
@@ -65,6 +66,7 @@ class _Conversation:
         self.prompt = prompt
         self.thread = ""
         self.turn = ""
+        self.is_dropped = False
         self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
@@ -89,9 +91,18 @@ class AppServerChannel:
         self._waiting: dict[int, _Conversation] = {}
         self._open: dict[str, _Conversation] = {}
 
+    def greet(self) -> bytes:
+        """Say who asks, and of what nothing is to be told."""
+        self._greeting = next(self._numbers)
+        capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
+        if ROOTS in self._opening:
+            capabilities["experimentalApi"] = True
+        client = {"name": "clinvk", "version": __version__}
+        return _request(self._greeting, "initialize", {"clientInfo": client, "capabilities": capabilities})
+
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
-        greeting = self._greet() if self._greeting is None else b""
+        greeting = self.greet() if self._greeting is None else b""
         asked = self._open[run] = _Conversation(run, request, resume, told(request, resume, self._instructions))
         message = self._ask_settings(asked) if resume else self._ask_thread(asked, {})
         if self._speaks:
@@ -113,19 +124,25 @@ class AppServerChannel:
             raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give what ends the turn of a run. The tool that it is using is left running."""
+        """Give what ends the turn of a run, once it has begun. The tool that it is using is left running."""
         conversation = self._open.get(run)
-        if conversation is None or not conversation.turn:
+        if conversation is None:
             return None
-        return self._ask("turn/interrupt", {"threadId": conversation.thread, "turnId": conversation.turn})
+        conversation.is_dropped = True
+        return self._ask_end(conversation) if conversation.turn else b""
+
+    def tools_of(self, run: str) -> tuple[str, str] | None:
+        """Give the variable with the thread, which an interrupt leaves running what it runs."""
+        conversation = self._open.get(run)
+        return ("CODEX_THREAD_ID", conversation.thread) if conversation and conversation.thread else None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Give the endings that the process did not tell.
 
         Raises:
-            NotSpoken: it never answered the greeting.
+            NotSpoken: it ended by itself and never answered the greeting.
         """
-        if not self._speaks:
+        if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
             raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
         for conversation in [*self._open.values()]:
             del self._open[conversation.run]
@@ -172,19 +189,20 @@ class AppServerChannel:
             provider = other.result.config.model_provider or _PROVIDER
             yield self._ask_thread(conversation, {"modelProvider": provider})
         elif other.result and other.result.thread:
-            conversation.thread = other.result.thread.id
-            conversation.decoder.model = other.result.model
-            yield self._ask_turn(conversation)
+            yield from self._opened(conversation, other.result.thread.id, other.result.model)
         elif other.result and other.result.turn:
             conversation.turn = other.result.turn.id
+            if conversation.is_dropped:
+                yield self._ask_end(conversation)
 
-    def _greet(self) -> bytes:
-        self._greeting = next(self._numbers)
-        capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
-        if ROOTS in self._opening:
-            capabilities["experimentalApi"] = True
-        client = {"name": "clinvk", "version": __version__}
-        return _request(self._greeting, "initialize", {"clientInfo": client, "capabilities": capabilities})
+    def _opened(self, conversation: _Conversation, thread: str, model: str | None) -> Iterator[Delivery]:
+        conversation.thread = thread
+        conversation.decoder.model = model
+        if conversation.is_dropped:
+            del self._open[conversation.run]
+            yield conversation.run, RunFailed(Cancelled.code, "codex was interrupted before the turn", exit_code=1)
+        else:
+            yield self._ask_turn(conversation)
 
     def _ask_settings(self, conversation: _Conversation) -> bytes:
         return self._ask("config/read", {"cwd": self._opening["cwd"], "includeLayers": False}, conversation)
@@ -210,6 +228,9 @@ class AppServerChannel:
         if is_native(request):
             params["outputSchema"] = request.output_schema
         return self._ask("turn/start", params, conversation)
+
+    def _ask_end(self, conversation: _Conversation) -> bytes:
+        return self._ask("turn/interrupt", {"threadId": conversation.thread, "turnId": conversation.turn})
 
     def _ask(self, method: str, params: dict[str, object], conversation: _Conversation | None = None) -> bytes:
         number = next(self._numbers)

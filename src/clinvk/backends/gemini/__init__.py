@@ -1,4 +1,4 @@
-"""Gemini CLI, one process a prompt: `gemini -o stream-json` with the prompt on stdin.
+"""Gemini CLI: `gemini -o stream-json` with the prompt on stdin, one process a prompt, or `gemini --acp` for many.
 
 Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and what clinvk does about it:
 
@@ -14,10 +14,13 @@ other folder it would not act unasked. The flag comes too late for the project's
 servers and allowed tools: the CLI has read its settings by then, and takes those only where `trustedFolders.json` or
 `GEMINI_CLI_TRUST_WORKSPACE` already said so. The project's `.env`, with any variable, and its skills do act.
 
-In either case the CLI runs in a home of its own; where it may act unasked, that is as the user's.
+In every case the CLI runs in a home of its own; where it may act unasked, that is as the user's.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from clinvk.backends.base import (
     PRIVATE,
@@ -30,7 +33,8 @@ from clinvk.backends.base import (
 from clinvk.backends.gemini import asking, home
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.words import Leave, grants, leave, limits
+from clinvk.backends.gemini.protocol import ProtocolChannel
+from clinvk.backends.gemini.words import Leave, grants, leave, limits, settled
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.errors import InvalidRequest, Unsupported
 from clinvk.request import RunRequest
@@ -49,6 +53,7 @@ _ALIASES = {
     "best": "pro",
     "powerful": "pro",
 }
+_ALONE = "--output-format=stream-json"
 _QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
 """Without a relaunch a signal reaches the process that works; on a plain terminal the CLI complains of its colours."""
 
@@ -91,18 +96,19 @@ class Gemini:
         asked = asking.files(request)
         own = (f"--include-directories={folder}" for folder in asking.directories(asked))
         return Launch(
-            argv=(self.executable, *_arguments(request, resume, allowed, host), *own, *request.extra),
+            argv=(self.executable, _ALONE, *_arguments(request, resume, allowed, host), *own, *request.extra),
             env={**_QUIET, **env},
             cwd=request.workdir,
             files=files | asked,
             links=links,
             counted_turns=request.max_turns or None,
             asks_again=True,
+            warm=_kept(self.executable, request, resume, allowed, host),
         )
 
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine for one process of this launch."""
-        return OneShotChannel(GeminiDecoder(), asking.stdin)
+        return ProtocolChannel(launch.opening) if launch.opening else OneShotChannel(GeminiDecoder(), asking.stdin)
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""
@@ -118,6 +124,37 @@ class Gemini:
     def claims(self, model: str) -> bool:
         """Say whether a model of this name is this backend's."""
         return model.lower().startswith(("gemini", "auto-gemini"))
+
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        """Give the files of a conversation."""
+        return home.conversation_files(handle, host)
+
+
+def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch | None:
+    """Say how a process for many prompts carries this one; None where it could not do so in the same way.
+
+    It has neither the CLI's own words for files and commands in a prompt, nor a conversation that it did not begin; and
+    what nobody is there to allow it would do in part: there the rules leave it nothing to ask, and the user's cannot.
+    """
+    if allowed.asks or request.extra or request.output_schema is not None or not asking.is_plain(request):
+        return None
+    if (resume and resume.fork) or (not allowed.open and allowed.only is None and home.has_rules(host)):
+        return None
+    rules = settled(allowed)
+    files, links, env = _surroundings(msgspec.structs.replace(request, literal=False), None, rules, host)
+    place = request.workdir or host.resolve("")
+    return Launch(
+        argv=(executable, "--acp", *_arguments(request, None, rules, host)),
+        env={**_QUIET, **env},
+        cwd=request.workdir,
+        files=files,
+        links=links,
+        long_lived=True,
+        opening={"cwd": place, "mcpServers": []},
+        counted_turns=request.max_turns or None,
+        reads=home.read_at_start(place, host),
+        takes_up="held",
+    )
 
 
 def _check(request: RunRequest) -> None:
@@ -137,7 +174,7 @@ def _check(request: RunRequest) -> None:
 
 
 def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> list[str]:
-    arguments = ["--output-format=stream-json", f"--approval-mode={'yolo' if allowed.open else 'default'}"]
+    arguments = [f"--approval-mode={'yolo' if allowed.open else 'default'}"]
     if allowed.open:
         arguments.append("--skip-trust")
     if request.model:

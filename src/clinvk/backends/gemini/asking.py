@@ -14,6 +14,7 @@ named, so that the project has none of them.
 """
 
 import re
+from base64 import b64encode
 from hashlib import sha256
 
 from clinvk.backends import toml
@@ -42,6 +43,20 @@ def stdin(request: RunRequest) -> bytes:
     if is_command(request, text):
         return f"/{_named(text.encode(errors='replace'))}".encode()
     return "\n".join([text, *(f"@{_name(image)}" for image in request.images)]).encode(errors="replace")
+
+
+def parts(request: RunRequest) -> list[dict[str, object]]:
+    """Give the prompt as the CLI takes it over its protocol, where text is text."""
+    images: list[dict[str, object]] = [
+        {"type": "image", "mimeType": image.media_type, "data": b64encode(image.data).decode()}
+        for image in request.images
+    ]
+    return [{"type": "text", "text": told(request).encode(errors="replace").decode()}, *images]
+
+
+def is_plain(request: RunRequest) -> bool:
+    """Say whether the prompt means the same over the protocol: no file is named in it, and no command begins it."""
+    return (request.literal or "@" not in request.prompt) and not told(request).strip().startswith(("/", "$"))
 
 
 def files(request: RunRequest) -> dict[str, bytes]:

@@ -81,7 +81,7 @@ _STOPS: dict[str, StopReason] = {
 _BROKEN_OFF = "Loop detected, stopping execution"
 """A warning, after which the CLI asks no more and reports success."""
 
-_NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
+NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
 """Of both the CLI says nothing; a model that answers with nothing it reports as an error."""
 
 _WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
@@ -156,7 +156,7 @@ class GeminiDecoder:
         if self._failure:
             code = agent_code(_STATUSES.get(exit_code))
             return msgspec.structs.replace(self._failure, code=code, exit_code=exit_code)
-        said = _readable(stderr.decode(errors="replace"))
+        said = readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and said:
             if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
                 lost = f"gemini does not know the conversation any more: {said}"
@@ -189,8 +189,8 @@ class GeminiDecoder:
         if not event.error and (self._stop != "end_turn" or (event.status == "success" and self._answered)):
             return RunFinished(self._stop, usage)
         if event.status == "success":
-            return RunFailed(AgentFailed.code, self._told or _NOTHING, usage=usage)
-        status, message = _cause(error.message or self._told or "gemini reported a failure and no reason")
+            return RunFailed(AgentFailed.code, self._told or NOTHING, usage=usage)
+        status, message = cause(error.message or self._told or "gemini reported a failure and no reason")
         failure = RunFailed(agent_code(status), message, usage=usage)
         if status:
             return failure
@@ -212,7 +212,7 @@ def _usage(stats: _Stats | None) -> Usage | None:
     return Usage(stats.input_tokens, output, stats.cached, output - stats.output_tokens)
 
 
-def _cause(message: str) -> tuple[int | None, str]:
+def cause(message: str) -> tuple[int | None, str]:
     """Give the HTTP status and the readable text in an error message, in which JSON may lie in JSON."""
     wrapped = _WRAPPED.fullmatch(message)
     inner, advice = wrapped.groups() if wrapped else (message, "")
@@ -227,7 +227,7 @@ def _api_error(text: str) -> _Status | None:
     return told.error if told and told.error.message else None
 
 
-def _readable(stderr: str) -> str:
+def readable(stderr: str) -> str:
     """Give what stderr says beside the CLI's usual noise, stack traces and the text of its help."""
     said, _, _ = stderr.partition("\nUsage: gemini")
     lines = (_REPORT.sub(":", line).strip() for line in said.splitlines() if not _NOISE.match(line))

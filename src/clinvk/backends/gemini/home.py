@@ -120,6 +120,19 @@ def conversation_files(conversation: str, host: Host) -> Sequence[str]:
     return host.find(folder, f"{name}l") or host.find(folder, name)
 
 
+def has_rules(host: Host) -> bool:
+    """Say whether the user has rules of his own for tools."""
+    settings = _user_settings(user_folder(host), host)
+    named = any(_get(settings, path) for path in ("policyPaths", "adminPolicyPaths"))
+    return named or bool(host.find(f"{user_folder(host)}/policies", "*.toml"))
+
+
+def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
+    """Give the variables and settings that a process started now would find beside its home."""
+    folders = (user_folder(host), "~", workdir, f"{workdir}/.gemini")
+    return (*(f"{folder}/.env" for folder in folders), f"{workdir}/.gemini/settings.json")
+
+
 def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
     """Give the files and links of a home in which neither the project nor the user opens what `leave` closes.
 

@@ -76,6 +76,13 @@ def leave(request: RunRequest) -> Leave:
     return Leave(only=_both(named, (*_UNASKED, *EDITS, "web_fetch") if edits else _UNASKED))
 
 
+def settled(leave: Leave) -> Leave:
+    """Give what comes to the same where the CLI would ask somebody: only the tools that need nobody's leave."""
+    if leave.open or leave.only is not None:
+        return leave
+    return Leave(only=(*_UNASKED, *EDITS, "web_fetch") if leave.edits else _UNASKED)
+
+
 def _named(tools: tuple[str, ...] | None) -> tuple[str, ...] | None:
     for index, tool in enumerate(tools or ()):
         if not _TOOL_NAME.fullmatch(tool):

@@ -1,0 +1,265 @@
+"""A kept agent process: up before a run comes, there when it has gone, and of several runs at once where it can."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from clinvk.backends.base import Channel, Delivery, Launch, NotSpoken
+from clinvk.errors import AgentCrashed, AgentFailed
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted
+from clinvk.request import RunRequest
+from clinvk.runtime.private import PrivateFolder
+from clinvk.runtime.process import MAX_LINE_BYTES, Process
+from clinvk.session import Resume
+
+_MOST_WAITING_BYTES = 64 * 1024 * 1024
+"""How much may wait for a run whose reader is behind. Reading on is what the other runs need."""
+
+_REST_BYTES = 1024 * 1024
+"""The same where there are no others: then it is the process that waits."""
+
+_DRAIN_S = 0.5
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Files with size and time of change."""
+
+
+class Held(NamedTuple):
+    """A conversation that a process has in its memory, and its record on disk as it was a while after the last turn."""
+
+    since: float
+    stamp: Stamp | None = None
+
+
+class Carrier:
+    """A process that stays, and the seats in it.
+
+    Attributes:
+        is_retiring: it takes no more runs, and is to be ended once it is empty.
+        is_ready: it has said something.
+        served: runs that have left it.
+        opened: set once it was started, or could not be.
+        held: the conversations it can go on with, by the agent's id.
+        outdated: those of which it has an earlier state.
+        memory: what it and its children take, in bytes, as last measured.
+    """
+
+    def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, changed: Callable[[], None]) -> None:
+        self.launch = launch
+        self.channel = channel
+        self.folder = folder
+        self.seats: dict[str, CarriedSeat] = {}
+        self.held: dict[str, Held] = {}
+        self.outdated: set[str] = set()
+        self.opened = asyncio.Event()
+        self.is_retiring = False
+        self.is_ready = False
+        self.is_gone = False
+        self.served = 0
+        self.memory = self.memory_at_first = 0
+        self._loop = asyncio.get_running_loop()
+        self.since = self.idle_since = self._loop.time()
+        self._changed = changed
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The process; it was started."""
+        assert self._process
+        return self._process
+
+    def carry(self, process: Process) -> None:
+        """Take the process that was started for this, and have it get ready."""
+        self._process = process
+        process.write(self.channel.greet(), close=False)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started and has not gone."""
+        return self._process is not None and not self.is_gone
+
+    @property
+    def room(self) -> int:
+        """Runs that it can take at this moment."""
+        return 0 if self.is_retiring or self.is_gone else self.channel.capacity - len(self.seats)
+
+    def sit(self, run: str, wake: Callable[[], None]) -> "CarriedSeat":
+        """Give a run a seat."""
+        seat = self.seats[run] = CarriedSeat(run, self, wake)
+        return seat
+
+    def leave(self, run: str) -> None:
+        """Take a seat back."""
+        if self.seats.pop(run, None):
+            self.served += 1
+            self.idle_since = self._loop.time()
+
+    def retire(self) -> None:
+        """Take no more runs."""
+        self.is_retiring = True
+
+    def pump(self) -> None:
+        """Hand what the process has said to those it is for; called whenever it has said something or is gone."""
+        if self.is_gone or self._process is None or self._rests():
+            return
+        process = self._process
+        for line in process.take():
+            self.is_ready = True
+            self._deliver(line, lambda line=line: self.channel.receive(line))
+        if process.too_long:
+            self._fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
+        if process.exit_code is not None:
+            if process.at_eof:
+                self._exited()
+            else:
+                self._loop.call_later(_DRAIN_S, self._exited)
+        elif process.at_eof:
+            self._fail("the agent closed its output")
+        self._changed()
+
+    def _rests(self) -> bool:
+        """Say whether reading waits for the one run that is read too slowly."""
+        return self.channel.capacity == 1 and any(seat.waiting_bytes > _REST_BYTES for seat in self.seats.values())
+
+    def _deliver(self, line: bytes, told: Callable[[], Iterable[Delivery]]) -> None:
+        if self.channel.capacity == 1:
+            for seat in self.seats.values():
+                seat.put(line)
+        try:
+            for delivery in told():
+                if isinstance(delivery, bytes):
+                    self.process.write(delivery, close=False)
+                elif seat := self.seats.get(delivery[0]):
+                    seat.put(line, delivery[1])
+                    self._note(seat, delivery[1])
+        except NotSpoken as exc:
+            self.retire()
+            for seat in self.seats.values():
+                seat.refuse(str(exc))
+        for seat in self.seats.values():
+            seat.is_answered = True
+
+    def _note(self, seat: "CarriedSeat", event: Event) -> None:
+        if isinstance(event, RunStarted) and event.backend_session_id:
+            seat.conversation = event.backend_session_id
+        elif seat.waiting_bytes > _MOST_WAITING_BYTES and not seat.is_over:
+            seat.put(b"", RunFailed(AgentFailed.code, "whoever reads this run is too far behind", exit_code=1))
+            self.stop(seat.run)
+
+    def stop(self, run: str) -> bool:
+        """Have a run end; say whether the process can be told so."""
+        data = self.channel.interrupt(run)
+        if data:
+            self.process.write(data, close=False)
+        return data is not None
+
+    def _exited(self) -> None:
+        if self.is_gone or self._process is None:
+            return
+        for line in self._process.take():
+            self._deliver(line, lambda line=line: self.channel.receive(line))
+        code, stderr = self._process.exit_code or 0, self._process.stderr
+        for seat in self.seats.values():
+            seat.is_lost = not seat.is_over
+        self._deliver(b"", lambda: self.channel.closed(code, stderr))
+        self._lose(f"the agent's process exited with code {code}")
+
+    def _fail(self, why: str) -> None:
+        for seat in self.seats.values():
+            seat.is_lost = not seat.is_over
+        self._lose(why)
+
+    def _lose(self, why: str) -> None:
+        self.is_gone = True
+        self.retire()
+        for seat in self.seats.values():
+            if not seat.is_over and not seat.is_refused:
+                seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
+        self._changed()
+
+
+class CarriedSeat:
+    """A run's seat in a process that stays.
+
+    Attributes:
+        is_over: the ending has come.
+        is_told: the run ended as the process said, and nobody stopped it.
+        is_lost: the process went before it told how the run ended.
+        is_answered: it has said something since the run began.
+        conversation: the agent's id of the run's conversation, once told.
+    """
+
+    exit_code = None
+    at_eof = False
+    too_long = False
+
+    def __init__(self, run: str, carrier: Carrier, wake: Callable[[], None]) -> None:
+        self.run = run
+        self.carrier = carrier
+        self.is_over = self.is_lost = self.is_answered = self.is_told = False
+        self.conversation: str | None = None
+        self.waiting_bytes = 0
+        self._wake = wake
+        self._waiting: list[tuple[bytes, list[Delivery]]] = []
+        self._refused = ""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the process turned out not to speak its protocol."""
+        return bool(self._refused)
+
+    def begin(self, request: RunRequest, resume: Resume | None) -> None:
+        """Give the prompt to the process."""
+        self.is_answered = False
+        self.carrier.process.write(self.carrier.channel.start(self.run, request, resume), close=False)
+
+    def put(self, line: bytes, event: Event | None = None) -> None:
+        """Keep a line, or one more event of the same line, until the run looks."""
+        if self.is_over:
+            return
+        if not self._waiting or self._waiting[-1][0] is not line:
+            self._waiting.append((line, []))
+            self.waiting_bytes += len(line)
+        if event is not None:
+            self._waiting[-1][1].append((self.run, event))
+            self.is_over = isinstance(event, RunFinished | RunFailed)
+        self._wake()
+
+    def refuse(self, why: str) -> None:
+        """Have the run learn that the process does not speak its protocol."""
+        self._refused = why
+        self._wake()
+
+    def hear(self) -> list[tuple[bytes, Iterable[Delivery]]]:
+        """Give what came since the last call.
+
+        Raises:
+            NotSpoken: the process does not speak its protocol.
+        """
+        if self._refused:
+            raise NotSpoken(self._refused)
+        heard: list[tuple[bytes, Iterable[Delivery]]] = [*self._waiting]
+        rested, self.waiting_bytes = self.waiting_bytes > _REST_BYTES, 0
+        self._waiting.clear()
+        if rested:
+            self.carrier.pump()
+        return heard
+
+    def hear_stderr(self) -> list[bytes]:
+        """Nothing: nobody knows whose line is whose."""
+        return []
+
+    def closed(self) -> Iterable[Delivery]:
+        """Nothing: the process is not the run's own."""
+        return ()
+
+    def write(self, data: bytes) -> None:
+        """Nothing is left to answer: the process was answered when it asked."""
+        raise AssertionError(data)
+
+    def complaint(self) -> str:
+        """Give the line of stderr that says best what troubles the agent."""
+        return self.carrier.channel.complaint(self.carrier.process.stderr)
+
+    def finish(self) -> None:
+        """The process stays."""

@@ -1,0 +1,306 @@
+"""Kept processes: which carries a run, what a run leaves in them, and what becomes of them when they fail."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from clinvk.config import Settings, WarmSettings
+from clinvk.events import RunFailed, RunFinished, RunStarted, ToolCall
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store.memory import MemoryStore
+from lasting_backend import Lasting
+
+ENV = {"PATH": os.environ["PATH"]}
+WARM = WarmSettings(max_processes=3)
+
+
+class Server:
+    """`LocalRuns` that keeps processes of one backend."""
+
+    def __init__(self, backend: Lasting, warm: WarmSettings = WARM) -> None:
+        self.runs = LocalRuns(Settings(warm=warm), MemoryStore(), ENV, {"lasting": backend}, keeps_warm=True)
+
+    async def __aenter__(self) -> "Server":
+        await self.runs.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.runs.__aexit__(*error)
+
+    async def ask(self, prompt: str, session: str | None = None, **options: object) -> RunResult:
+        result, _ = await self.asked(prompt, session, **options)
+        return result
+
+    async def asked(self, prompt: str, session: str | None = None, **options: object) -> tuple[RunResult, str | None]:
+        async with self.runs.run(request(prompt, session, **options)) as run:
+            return await run.result(), run.session_id
+
+    @property
+    def processes(self) -> int:
+        assert self.runs.pool
+        return self.runs.pool.standing.processes
+
+    @property
+    def misses(self) -> int:
+        assert self.runs.pool
+        return self.runs.pool.standing.misses
+
+
+def request(prompt: str, session: str | None = None, **options: object) -> RunRequest:
+    return replace(RunRequest(prompt=prompt, backend="lasting", session_id=session), **options)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def begun(run: Run, kind: type = RunStarted) -> None:
+    async for logged in run.follow():
+        if isinstance(logged.event, kind):
+            return
+
+
+def sleeping(run: str) -> bool:
+    """Whether a tool of a run is at work."""
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "sleep" and process.environ().get("RUN") == run:
+                return True
+        except psutil.Error:
+            continue
+    return False
+
+
+async def test_runs_of_one_kind_share_a_process(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        told = [(await server.ask("pid")).text for _ in range(3)]
+        assert len(set(told)) == 1
+        assert (server.processes, server.misses) == (1, 1)
+
+
+async def test_runs_that_come_at_once_share_the_one_that_is_just_starting(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        told = await asyncio.gather(*(server.ask("pid") for _ in range(5)))
+        assert len({result.text for result in told}) == 1
+
+
+async def test_more_runs_than_a_process_takes_get_another(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=2)) as server, AsyncExitStack() as stack:
+        for _ in range(2):
+            await begun(await stack.enter_async_context(server.runs.run(request("wait"))))
+        assert (await server.ask("say hi")).text == "hi"
+        assert server.processes >= 2
+
+
+async def test_another_command_or_directory_is_another_process(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        told = [await server.ask("pid"), await server.ask("pid", model="m"), await server.ask("pid", workdir="/")]
+        assert len({result.text for result in told}) == 3
+
+
+async def test_a_run_that_wants_none_gets_a_process_of_its_own(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        for option in ({"warm": False}, {"verbose": True}):
+            told = await server.ask("pid", **option)
+            assert told.started
+            assert told.started.backend_session_id == "h-alone"
+        assert server.processes == 0
+
+
+async def test_none_is_kept_where_the_settings_say_so(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(enabled=False)) as server:
+        assert server.runs.pool is None
+        assert (await server.ask("say hi")).text == "hi"
+    async with Server(Lasting(tmp_path), WarmSettings(max_processes=0)) as server:
+        assert (await server.ask("say hi")).text == "hi"
+        assert server.processes == 0
+
+
+async def test_nothing_is_left_after_the_end(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        pid = int((await server.ask("pid")).text)
+        assert psutil.pid_exists(pid)
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_follow_up_goes_to_the_process_that_holds_the_conversation(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        first, session = await server.asked("pid")
+        second, _ = await server.asked("recall", session)
+        third, _ = await server.asked("pid", session)
+        assert second.text == "pid"
+        assert third.text == first.text
+
+
+async def test_a_conversation_is_not_seen_by_others(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        await server.ask("say secret")
+        assert (await server.ask("recall")).text == ""
+
+
+async def test_a_process_of_one_ephemeral_run_is_gone_with_it(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        pid = int((await server.ask("pid", ephemeral=True)).text)
+        await until(lambda: not psutil.pid_exists(pid))
+
+
+async def test_after_its_first_use_one_is_ready(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        await server.ask("say x", ephemeral=True)
+        assert server.runs.pool
+        await until(lambda: server.runs.pool is not None and server.runs.pool.standing.ready == 1)
+        await server.ask("say y", ephemeral=True)
+        assert server.runs.pool.standing.hits == 1
+
+
+async def test_a_run_that_had_told_nothing_when_its_process_died_begins_anew(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        await server.ask("say x")
+        result = await server.ask("die")
+        assert result.text == "alone"
+        assert isinstance(result.ending, RunFinished)
+
+
+async def test_a_run_that_had_told_something_when_its_process_died_fails(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        result = await server.ask("speak_and_die half")
+        assert isinstance(result.ending, RunFailed)
+        assert result.ending.code == "agent_crashed"
+        assert result.text == "half"
+        assert (await server.ask("say x")).text in ("x",)
+
+
+async def test_a_process_that_is_killed_while_it_is_idle_is_replaced(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        pid = int((await server.ask("pid")).text)
+        os.kill(pid, signal.SIGKILL)
+        told = await server.ask("pid")
+        assert told.text.isdigit()
+        assert int(told.text) != pid
+
+
+async def test_one_that_dies_fails_its_own_runs_alone(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait", model="other")) as other:
+        await begun(other)
+        await server.ask("die")
+        assert other.state == "running"
+
+
+async def test_garbage_between_lines_is_nobodys(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        assert isinstance((await server.ask("garbage")).ending, RunFinished)
+
+
+async def test_a_process_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        server.runs.fallbacks.answer_within_s = 0.5
+        pid = int((await server.ask("pid")).text)
+        os.kill(pid, signal.SIGSTOP)
+        result = await server.ask("say x")
+        assert result.text == "x"
+        await until(lambda: not psutil.pid_exists(pid))
+
+
+async def test_a_cli_that_does_not_speak_it_is_noticed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Server(Lasting(tmp_path, mode="mute")) as server:
+        assert [(await server.ask("say x")).text for _ in range(3)] == ["x"] * 3
+    assert sum("does not speak" in record.message for record in caplog.records) == 1
+
+
+async def test_a_cancelled_run_leaves_no_tool_and_harms_nobody(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tool")) as other:
+        await begun(other, ToolCall)
+        async with server.runs.run(request("tool")) as run:
+            await begun(run, ToolCall)
+            await until(lambda: sleeping(run.id))
+            await server.runs.cancel(run.id)
+        assert not sleeping(run.id)
+        assert sleeping(other.id)
+        assert other.state == "running"
+        await server.runs.cancel(other.id)
+        assert not sleeping(other.id)
+
+
+async def test_a_process_with_an_interrupted_tool_takes_no_more_runs(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as other:
+        await begun(other)
+        pid = (await server.ask("pid")).text
+        async with server.runs.run(request("tool")) as run:
+            await begun(run, ToolCall)
+        assert (await server.ask("pid")).text != pid
+        assert other.state == "running"
+
+
+async def test_a_cancelled_run_without_a_tool_leaves_the_process_to_others(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        pid = (await server.ask("pid")).text
+        async with server.runs.run(request("wait")) as run:
+            await begun(run)
+        assert (await server.ask("pid")).text == pid
+
+
+async def test_no_more_are_kept_than_the_settings_allow(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(max_processes=2)) as server:
+        for number in range(5):
+            await server.ask("say x", model=f"m{number}")
+            assert server.processes <= 3  # one may be leaving
+        await until(lambda: server.processes <= 2)
+
+
+async def test_what_takes_too_much_memory_goes(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(max_memory_mb=1)) as server:
+        assert (await server.ask("say x")).text == "x"
+        await until(lambda: server.processes == 0)
+
+
+async def test_what_is_idle_for_long_goes(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
+        await server.ask("say x")
+        await until(lambda: server.processes == 0)
+
+
+async def test_what_dies_at_its_start_is_not_started_again_and_again(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, mode="brittle")) as server:
+        assert (await server.ask("say x")).text == "x"
+        before = server.runs.spawner.spawned
+        await asyncio.sleep(0.5)
+        assert server.runs.spawner.spawned - before <= 2
+
+
+async def test_a_backend_is_started_with_the_server_where_the_settings_say_so(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
+        await until(lambda: server.runs.pool is not None and server.runs.pool.standing.ready == 1)
+
+
+async def test_a_conversation_that_went_on_elsewhere_is_not_taken_up_where_it_was(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        first, session = await server.asked("pid")
+        await server.asked("say alone", session, warm=False)
+        assert (await server.ask("pid", session)).text != first.text
+
+
+async def test_limits_of_the_run_hold(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        result = await server.ask("wait", timeout_s=0.3)
+        assert isinstance(result.ending, RunFailed)
+        assert result.ending.code == "timed_out"
+        cut = await server.ask("say one STOP two", stop=("STOP",))
+        assert cut.text == "one "
+
+
+async def test_a_slow_reader_holds_up_nobody(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request(f"long {6 * 1024 * 1024}")) as slow:
+        await until(lambda: slow.state == "finished" or bool(slow.raw) or slow.started_at is not None)
+        assert (await server.ask("say x")).text == "x"
+        assert len((await slow.result()).text) == 6 * 1024 * 1024

@@ -1,0 +1,174 @@
+"""A backend whose agent stays: it takes prompts as lines of JSON, any number at once, and does what they say.
+
+A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves `sleep 77` running), `die`, `garbage`,
+`freeze` (the whole process stops), `linger` (does not end when its stdin does). `alone` is another way to run it.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.backends.base import Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
+from clinvk.backends.oneshot import OneShotChannel
+from clinvk.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.request import RunRequest
+from clinvk.session import Resume
+
+AGENT = r"""
+import json, os, signal, subprocess, sys, threading, time
+memory, stops, lock = {}, {}, threading.Lock()
+def out(**message):
+    with lock:
+        sys.stdout.write(json.dumps(message) + "\n"); sys.stdout.flush()
+def tell(run, **event): out(run=run, event=event)
+def work(run, prompt, handle):
+    told = memory.setdefault(handle, [])
+    tell(run, type="run_started", backend_session_id=handle)
+    word, _, rest = prompt.partition(" ")
+    if word == "say": tell(run, type="text_delta", text=rest)
+    if word == "pid": tell(run, type="text_delta", text=str(os.getpid()))
+    if word == "recall": tell(run, type="text_delta", text=",".join(told))
+    told.append(prompt)
+    if word == "die": os.kill(os.getpid(), signal.SIGKILL)
+    if word == "speak_and_die": tell(run, type="text_delta", text=rest); os.kill(os.getpid(), signal.SIGKILL)
+    if word == "garbage": sys.stdout.buffer.write(b"\xff\x00{" * 10 + b"\n"); sys.stdout.flush()
+    if word == "freeze": os.kill(os.getpid(), signal.SIGSTOP)
+    if word == "long": tell(run, type="text_delta", text="x" * int(rest))
+    if word == "tool":
+        subprocess.Popen(["setsid", "sleep", "77"], env={**os.environ, "RUN": run}, stdin=subprocess.DEVNULL,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        tell(run, type="tool_call", id="1", name="sleep", input={})
+    if word in ("wait", "tool"):
+        stops[run].wait()
+        tell(run, type="run_failed", code="cancelled", message="interrupted")
+    else: tell(run, type="run_finished")
+if sys.argv[1] == "alone":
+    prompt = sys.stdin.read()
+    stops["alone"] = threading.Event()
+    if prompt.split()[0] in ("die", "freeze", "speak_and_die"): prompt = "say alone"
+    work("alone", prompt, "h-alone"); sys.exit(0)
+if sys.argv[1] == "mute": print("usage: agent alone", file=sys.stderr); sys.exit(2)
+if sys.argv[1] == "brittle": sys.exit(0)
+for line in sys.stdin:
+    message = json.loads(line)
+    run = message.get("run")
+    if run is None: out(ready=True)
+    elif message.get("stop"): stops[run].set()
+    else:
+        stops[run] = threading.Event()
+        threading.Thread(target=work, args=(run, message["prompt"], message.get("handle") or "h-" + run), daemon=True).start()
+"""
+
+
+class _Told(msgspec.Struct):
+    run: str = ""
+    event: Event | None = None
+    ready: bool = False
+
+
+_LINES = msgspec.json.Decoder(_Told)
+
+
+class _Alone:
+    def feed(self, line: bytes) -> Iterable[Event]:
+        told = parsed(_LINES, line)
+        if told and told.event:
+            yield told.event
+
+    def closed(self, exit_code: int, stderr: bytes) -> Event:
+        return crashed("agent", exit_code, stderr)
+
+    def complaint(self, stderr: bytes) -> str:
+        return ""
+
+
+class LastingChannel:
+    """One process."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._open: list[str] = []
+        self._speaks = False
+
+    def greet(self) -> bytes:
+        return b"{}\n"
+
+    def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
+        self._open.append(run)
+        told = {"run": run, "prompt": request.prompt, "handle": resume.handle if resume else None}
+        return msgspec.json.encode(told) + b"\n"
+
+    def receive(self, line: bytes) -> Iterable[Delivery]:
+        told = parsed(_LINES, line)
+        if told is None:
+            return
+        self._speaks = True
+        if told.event:
+            yield told.run, told.event
+            if isinstance(told.event, RunFinished | RunFailed) and told.run in self._open:
+                self._open.remove(told.run)
+
+    def interrupt(self, run: str) -> bytes | None:
+        return msgspec.json.encode({"run": run, "stop": True}) + b"\n"
+
+    def tools_of(self, run: str) -> tuple[str, str] | None:
+        return ("RUN", run)
+
+    def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
+        if not self._speaks and exit_code < 128:
+            raise NotSpoken(f"it exited with code {exit_code}")
+        for run in self._open:
+            yield run, crashed("agent", exit_code, stderr)
+        self._open.clear()
+
+    def complaint(self, stderr: bytes) -> str:
+        return ""
+
+
+class Lasting:
+    """The backend; `mode` is `lasting`, or a process that does not do what it should (`mute`, `brittle`)."""
+
+    name = "lasting"
+    executable = sys.executable
+    install = "it is there"
+    vendor = "lasting"
+    models: tuple[str, ...] = ()
+    capabilities = Capabilities()
+
+    def __init__(self, folder: Path, capacity: int = 8, mode: str = "lasting") -> None:
+        self._capacity = capacity
+        self._mode = mode
+        self._script = folder / "agent.py"
+        self._script.write_text(AGENT)
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        alone = Launch(argv=(self.executable, "-IS", str(self._script), "alone"), cwd=request.workdir)
+        kept = replace(
+            alone,
+            argv=(self.executable, "-IS", str(self._script), self._mode, *([request.model] if request.model else [])),
+            long_lived=True,
+            takes_up="started" if self._capacity == 1 else "asked",
+            once=self._capacity == 1 and request.ephemeral,
+        )
+        return replace(alone, warm=kept)
+
+    def channel(self, launch: Launch) -> Channel:
+        if launch.long_lived:
+            return LastingChannel(self._capacity)
+        return OneShotChannel(_Alone(), lambda request: request.prompt.encode())
+
+    def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
+        return ("true",)
+
+    def claims(self, model: str) -> bool:
+        return False
+
+    def records(self, handle: str, host: Host) -> Sequence[str]:
+        return ()
+
+
+def text_of(events: Iterable[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))

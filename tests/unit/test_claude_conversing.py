@@ -1,0 +1,175 @@
+"""What a `claude -p` that stays prints and is told: recordings of 2.1.197, and lines made by hand."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk.backends.base import Delivery, Host, NotSpoken
+from clinvk.backends.claude import Claude
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
+from clinvk.request import Image, RunRequest
+from clinvk.session import Resume
+
+RECORDINGS = Path(__file__).parent / "recordings" / "claude_stream"
+HELLO = RunRequest(prompt="hello", backend="claude", workdir="/p")
+HANDLE = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
+
+
+class Process:
+    """A channel, and all that it gave."""
+
+    def __init__(self) -> None:
+        launch = Claude().launch(HELLO, None, Host()).warm
+        assert launch
+        self.channel = Claude().channel(launch)
+        self.events: list[tuple[str, Event]] = []
+        self.sent: list[bytes] = []
+
+    def hear(self, *lines: bytes) -> None:
+        for line in lines:
+            self.take(*self.channel.receive(line))
+
+    def take(self, *deliveries: Delivery) -> None:
+        for delivery in deliveries:
+            if isinstance(delivery, bytes):
+                self.sent.append(delivery)
+            else:
+                self.events.append(delivery)
+
+    def play(self, case: str, runs: int) -> None:
+        """Hear a recording; each run begins when the one before has ended."""
+        numbers = iter(range(runs))
+        self.channel.start(f"r{next(numbers)}", HELLO, None)
+        for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
+            ended = len(self.endings)
+            self.hear(line)
+            if len(self.endings) > ended and (number := next(numbers, None)) is not None:
+                self.channel.start(f"r{number}", HELLO, None)
+
+    @property
+    def endings(self) -> list[RunFinished | RunFailed]:
+        return [event for _, event in self.events if isinstance(event, RunFinished | RunFailed)]
+
+    def of(self, run: str) -> list[Event]:
+        return [event for told, event in self.events if told == run]
+
+
+def test_each_turn_has_its_own_events_tokens_and_costs() -> None:
+    """The process counts from its start: 14823 tokens, then 29683."""
+    process = Process()
+    process.play("turns", 3)
+    assert [type(event) for event in process.of("r0")] == [RunStarted, TextDelta, TextDelta, RunFinished]
+    assert [type(event) for event in process.of("r1")] == [
+        RunStarted,
+        *[ThinkingDelta] * 2,
+        *[TextDelta] * 2,
+        RunFinished,
+    ]
+    assert process.endings[0].usage == Usage(14823, 2, 7)
+    assert process.endings[1].usage == Usage(14860, 4, 7)
+    assert process.endings[1].cost_usd == pytest.approx(0.0743685)
+
+
+def test_a_turn_that_fails_does_as_in_a_process_of_its_own_and_costs_nothing() -> None:
+    process = Process()
+    process.play("turns", 3)
+    failed = process.endings[2]
+    assert isinstance(failed, RunFailed)
+    assert (failed.code, failed.exit_code, failed.cost_usd) == ("agent_rejected", 1, 0.0)
+
+
+def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
+    process = Process()
+    process.play("interrupted", 2)
+    assert any(isinstance(event, ToolCall) for event in process.of("r0"))
+    assert [ending.code if isinstance(ending, RunFailed) else "" for ending in process.endings] == ["cancelled", ""]
+    assert not any(isinstance(event, ToolCall) for event in process.of("r1"))
+
+
+def test_an_interrupt_is_for_the_run_that_goes() -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    told = process.channel.interrupt("r0")
+    assert told
+    assert msgspec.json.decode(told)["request"] == {"subtype": "interrupt"}
+    assert process.channel.interrupt("another") is None
+
+
+def test_who_asks_for_leave_is_denied_it() -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"can_use_tool","input":{}}}')
+    answer = msgspec.json.decode(process.sent[0])["response"]
+    assert (answer["request_id"], answer["response"]["behavior"]) == ("q", "deny")
+
+
+def test_what_is_not_known_is_refused_so_that_it_does_not_wait() -> None:
+    process = Process()
+    process.hear(b'{"type":"control_request","request_id":"q","request":{"subtype":"of_the_future"}}')
+    assert msgspec.json.decode(process.sent[0])["response"]["subtype"] == "error"
+
+
+def test_nothing_is_told_before_there_is_a_run() -> None:
+    process = Process()
+    process.hear(b'{"type":"control_response","response":{}}', b'{"type":"system","subtype":"init","session_id":"x"}')
+    assert process.events == []
+
+
+@pytest.mark.parametrize("line", [b"error: unknown option '--input-format'", b"[]", b"\xff"])
+def test_a_process_that_prints_something_else_first_does_not_speak_it(line: bytes) -> None:
+    with pytest.raises(NotSpoken):
+        Process().hear(line)
+
+
+def test_a_process_that_ends_by_itself_and_said_nothing_does_not_speak_it() -> None:
+    with pytest.raises(NotSpoken, match="no such flag"):
+        list(Process().channel.closed(1, b"no such flag\n"))
+
+
+@pytest.mark.parametrize("heard", [(), (b'{"type":"control_response","response":{}}',)])
+def test_a_process_that_is_killed_fails_its_run(heard: tuple[bytes, ...]) -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    process.hear(*heard)
+    process.take(*process.channel.closed(137, b""))
+    assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"]
+
+
+def test_a_process_that_is_killed_between_runs_fails_none() -> None:
+    process = Process()
+    process.play("turns", 3)
+    told = len(process.events)
+    process.take(*process.channel.closed(137, b""))
+    assert len(process.events) == told
+
+
+def test_the_command_differs_from_that_of_one_prompt_in_how_it_reads_alone() -> None:
+    request = msgspec.structs.replace(HELLO, sandbox_mode="read-only", system_prompt="s", model="opus")
+    launch = Claude().launch(request, Resume(HANDLE), Host())
+    assert launch.warm
+    assert [word for word in launch.warm.argv if word not in launch.argv] == ["--input-format=stream-json"]
+    assert [word for word in launch.argv if word not in launch.warm.argv] == []
+    assert launch.warm.files == launch.files
+    assert launch.warm.continuing == (f"--resume={HANDLE}",)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        msgspec.structs.replace(HELLO, ephemeral=True),
+        msgspec.structs.replace(HELLO, max_turns=3),
+        msgspec.structs.replace(HELLO, output_schema={"type": "object"}),
+    ],
+)
+def test_what_counts_or_holds_for_a_whole_process_is_for_one_run(request_: RunRequest) -> None:
+    launch = Claude().launch(request_, None, Host()).warm
+    assert launch
+    assert launch.once
+
+
+def test_images_and_text_are_a_message() -> None:
+    request = msgspec.structs.replace(HELLO, images=(Image("image/png", b"x"),))
+    sent = Process().channel.start("r0", request, None)
+    content = msgspec.json.decode(sent)["message"]["content"]
+    assert [block["type"] for block in content] == ["image", "text"]

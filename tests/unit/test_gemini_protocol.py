@@ -1,0 +1,263 @@
+"""What `gemini --acp` prints, as events, and what it is told: recordings of 0.61.0, and lines made by hand."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk.backends.base import Delivery, Host, Launch, NotSpoken
+from clinvk.backends.gemini import Gemini
+from clinvk.errors import NotResumable
+from clinvk.events import (
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import Image, RunRequest
+from clinvk.session import Resume
+
+RECORDINGS = Path(__file__).parent / "recordings" / "gemini_acp"
+HOST = Host(env={"HOME": "/h"})
+HELLO = RunRequest(prompt="hello", backend="gemini", workdir="/p", model="gemini-2.5-flash", thinking=True)
+NOISE = (
+    b"not json",
+    b"{",
+    b"[]",
+    b"\xff",
+    b'{"jsonrpc":"2.0","method":"of/the/future","params":{}}',
+    b'{"id":99,"result":{}}',
+)
+
+
+def kept(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -> Launch | None:
+    return Gemini().launch(request, resume, host).warm
+
+
+class Process:
+    """A channel, and all that it gave."""
+
+    def __init__(self) -> None:
+        launch = kept(HELLO)
+        assert launch
+        self.channel = Gemini().channel(launch)
+        self.events: list[tuple[str, Event]] = []
+        self.sent = self.channel.greet()
+
+    def start(self, run: str, handle: str | None = None, request: RunRequest = HELLO) -> None:
+        self.sent += self.channel.start(run, request, Resume(handle) if handle else None)
+
+    def hear(self, *lines: bytes) -> "Process":
+        for line in lines:
+            self.take(*self.channel.receive(line))
+        return self
+
+    def take(self, *deliveries: Delivery) -> None:
+        for delivery in deliveries:
+            if isinstance(delivery, bytes):
+                self.sent += delivery
+            else:
+                self.events.append(delivery)
+
+    def play(self, case: str, runs: int, noise: bool = False) -> "Process":
+        """Hear a recording; each run goes on with the conversation of the one before when that has ended."""
+        numbers = iter(range(runs))
+        self.start(f"r{next(numbers)}")
+        for line in (RECORDINGS / f"{case}.stdout").read_bytes().splitlines():
+            ended = len(self.endings)
+            self.hear(*(NOISE if noise else ()), line)
+            if len(self.endings) > ended and (number := next(numbers, None)) is not None:
+                self.start(f"r{number}", self.session)
+        return self
+
+    def up(self) -> "Process":
+        """It has answered, and begun a session."""
+        self.start("r0")
+        return self.hear(
+            b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s","models":{"currentModelId":"m"}}}'
+        )
+
+    @property
+    def session(self) -> str:
+        return next(event.backend_session_id or "" for _, event in self.events if isinstance(event, RunStarted))
+
+    @property
+    def endings(self) -> list[RunFinished | RunFailed]:
+        return [event for _, event in self.events if isinstance(event, RunFinished | RunFailed)]
+
+    @property
+    def asked(self) -> list[str]:
+        return [msgspec.json.decode(line).get("method", "") for line in self.sent.splitlines()]
+
+    def of(self, run: str) -> list[Event]:
+        return [event for told, event in self.events if told == run]
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_turns_of_a_conversation_have_their_own_events(noise: bool) -> None:
+    process = Process().play("turns", 4, noise)
+    assert [type(event) for event in process.of("r0")] == [
+        RunStarted,
+        *[ThinkingDelta] * 2,
+        *[TextDelta] * 2,
+        RunFinished,
+    ]
+    assert process.of("r1") == [
+        RunStarted("gemini-2.5-flash", process.session),
+        TextDelta("word1 "),
+        TextDelta("word2"),
+        RunFinished("end_turn", Usage(6795, 2)),
+    ]
+
+
+def test_a_failure_of_the_model_api_has_the_code_and_the_exit_code_of_a_process_of_its_own() -> None:
+    process = Process().play("turns", 4)
+    failures = [ending for ending in process.endings if isinstance(ending, RunFailed)]
+    assert [(failed.code, failed.exit_code) for failed in failures] == [
+        ("agent_rejected", 144),
+        ("agent_unauthenticated", 145),
+    ]
+    assert isinstance(process.of("r2")[0], RunStarted)
+
+
+def test_tools_are_told_by_name_with_what_is_shown_of_them() -> None:
+    process = Process().play("tools", 2)
+    calls = [event for _, event in process.events if isinstance(event, ToolCall)]
+    assert [call.name for call in calls] == ["run_shell_command", "write_file"]
+    assert calls[0].input == {"command": "echo hi"}
+    results = [event for _, event in process.events if isinstance(event, ToolResult)]
+    assert [result.id for result in results] == [call.id for call in calls]
+
+
+def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
+    process = Process().play("interrupted", 2)
+    assert [type(ending) for ending in process.endings] == [RunFailed, RunFinished]
+    assert not [event for event in process.of("r1") if isinstance(event, ToolCall | ToolResult)]
+
+
+def test_sessions_side_by_side_keep_apart() -> None:
+    process = Process()
+    process.start("r0")
+    process.start("r1")
+    process.hear(*(RECORDINGS / "two_sessions.stdout").read_bytes().splitlines())
+    for run in ("r0", "r1"):
+        assert "".join(event.text for event in process.of(run) if isinstance(event, TextDelta)) == "word1 word2 word3"
+        assert isinstance(process.of(run)[-1], RunFinished)
+
+
+def test_nothing_but_the_greeting_is_said_before_that_is_answered() -> None:
+    process = Process()
+    process.start("r0")
+    assert process.asked == ["initialize"]
+    process.hear(b'{"id":0,"result":{}}')
+    assert process.asked == ["initialize", "session/new"]
+
+
+def test_a_conversation_that_is_not_held_cannot_go_on() -> None:
+    with pytest.raises(NotResumable):
+        Process().start("r0", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
+
+
+def test_who_asks_for_leave_is_denied_it_and_the_tool_is_told() -> None:
+    process = Process().up()
+    tool = {"toolCallId": "write_file__1", "kind": "edit", "title": "t", "locations": [{"path": "/p/x"}]}
+    params = {"sessionId": "s", "toolCall": tool, "options": [{"optionId": "proceed_once", "kind": "allow_once"}]}
+    process.hear(msgspec.json.encode({"id": 7, "method": "session/request_permission", "params": params}))
+    assert msgspec.json.decode(process.sent.splitlines()[-1])["result"] == {"outcome": {"outcome": "cancelled"}}
+    assert process.of("r0")[1:] == [
+        ToolCall("write_file__1", "write_file", {"file_path": "/p/x"}),
+        ToolResult("write_file__1", "not permitted", is_error=True),
+    ]
+
+
+def test_what_is_not_known_is_refused_so_that_it_does_not_wait() -> None:
+    process = Process().up().hear(b'{"id":7,"method":"fs/read_text_file","params":{"sessionId":"s"}}')
+    assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
+
+
+def test_a_change_of_mode_is_no_part_of_the_answer() -> None:
+    update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "[MODE_UPDATE] autoEdit"}}
+    note = {"method": "session/update", "params": {"sessionId": "s", "update": update}}
+    process = Process().up().hear(msgspec.json.encode(note))
+    assert not [event for event in process.of("r0") if isinstance(event, TextDelta)]
+
+
+def test_a_turn_without_an_answer_fails() -> None:
+    process = Process().up().hear(b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    assert isinstance(process.endings[0], RunFailed)
+
+
+def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -> None:
+    process = Process()
+    process.start("r0")
+    assert process.channel.interrupt("r0") == b""
+    process.hear(b'{"id":0,"result":{}}', b'{"id":1,"result":{"sessionId":"s"}}')
+    assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["cancelled"]
+    assert "session/prompt" not in process.asked
+
+
+@pytest.mark.parametrize("code", [1, 42])
+def test_a_process_that_ends_by_itself_before_it_answered_does_not_speak_it(code: int) -> None:
+    with pytest.raises(NotSpoken):
+        list(Process().channel.closed(code, b"Unknown argument: acp"))
+
+
+def test_a_refused_greeting_says_that_it_is_not_spoken() -> None:
+    with pytest.raises(NotSpoken):
+        Process().hear(b'{"id":0,"error":{"code":-32601,"message":"no"}}')
+
+
+def test_a_process_that_is_killed_fails_all_its_runs() -> None:
+    process = Process().up()
+    process.start("r1")
+    process.take(*process.channel.closed(137, b""))
+    assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"] * 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        msgspec.structs.replace(HELLO, approval_mode="always"),
+        msgspec.structs.replace(HELLO, output_schema={"type": "object"}),
+        msgspec.structs.replace(HELLO, prompt="see @file"),
+        msgspec.structs.replace(HELLO, prompt="/memory", literal=True, ephemeral=True),
+        msgspec.structs.replace(HELLO, prompt="$x"),
+        msgspec.structs.replace(HELLO, extra=("--debug",)),
+    ],
+)
+def test_what_it_could_not_do_in_the_same_way_gets_a_process_of_its_own(request_: RunRequest) -> None:
+    assert kept(request_) is None
+
+
+def test_rules_of_the_users_get_a_process_of_its_own_where_they_would_count() -> None:
+    host = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ["/h/x.toml"] if folder.endswith("policies") else [])
+    assert kept(HELLO, host=host) is None
+    assert kept(msgspec.structs.replace(HELLO, sandbox_mode="read-only"), host=host)
+
+
+def test_without_a_word_it_has_the_tools_that_nobody_needs_to_allow() -> None:
+    """Over the protocol more tools are there, and some of what they do is not asked for."""
+    launch = kept(HELLO)
+    assert launch
+    rules = launch.files["limits.toml"].decode()
+    assert 'toolName = ["*"]\ndecision = "deny"' in rules
+    assert "run_shell_command" not in rules
+    assert "write_file" not in rules
+
+
+def test_text_that_is_data_and_images_go_as_they_are() -> None:
+    request = msgspec.structs.replace(HELLO, prompt="a @b", literal=True, images=(Image("image/png", b"x"),))
+    assert kept(request)
+    process = Process().up()
+    process.start("r1", "s", request)
+    prompt = msgspec.json.decode(process.sent.splitlines()[-1])["params"]["prompt"]
+    assert prompt == [{"type": "text", "text": "a @b"}, {"type": "image", "mimeType": "image/png", "data": "eA=="}]
+
+
+def test_prompts_of_one_kind_share_a_process() -> None:
+    assert kept(HELLO) == kept(msgspec.structs.replace(HELLO, prompt="another", literal=True))
