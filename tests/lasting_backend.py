@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
+from clinvk.backends.base import Capabilities, Channel, Delivery, Flags, Host, Launch, NotSpoken, crashed, parsed
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.request import RunRequest
 from clinvk.session import Resume
+
+NO_FLAGS: Flags = {}
 
 AGENT = r"""
 import json, os, signal, subprocess, sys, threading, time
@@ -59,7 +61,8 @@ for line in sys.stdin:
     elif message.get("stop"): stops[run].set()
     else:
         stops[run] = threading.Event()
-        threading.Thread(target=work, args=(run, message["prompt"], message.get("handle") or "h-" + run), daemon=True).start()
+        handle = message.get("handle") or "h-" + run
+        threading.Thread(target=work, args=(run, message["prompt"], handle), daemon=True).start()
 """
 
 
@@ -136,6 +139,7 @@ class Lasting:
     install = "it is there"
     vendor = "lasting"
     models: tuple[str, ...] = ()
+    safe_flags = NO_FLAGS
     capabilities = Capabilities()
 
     def __init__(self, folder: Path, capacity: int = 8, mode: str = "lasting") -> None:

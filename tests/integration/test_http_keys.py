@@ -401,7 +401,8 @@ async def test_a_door_that_is_open_to_others_is_told_with_the_health(scripted: S
     async def version(_: Backend, __: str) -> str | None:
         return None
 
-    status = Status(MemoryStore(), Inventory(Settings(), scripted.env, version), found.warning)
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
+    status = Status(runs, MemoryStore(), Inventory(Settings(), scripted.env, version), found.warning)
     told = msgspec.json.decode((await status.health(Request({"type": "http"}))).body, type=dict[str, object])
     assert told["warnings"] == [found.warning]
     assert "whoever reaches it can run agents as this user" in found.warning

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from clinvk.result import RunResult
 from clinvk.runtime.runs import LocalRuns, Run
 from clinvk.store.memory import MemoryStore
 from lasting_backend import Lasting
+from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
 WARM = WarmSettings(max_processes=3)
@@ -57,12 +57,6 @@ class Server:
 
 def request(prompt: str, session: str | None = None, **options: object) -> RunRequest:
     return replace(RunRequest(prompt=prompt, backend="lasting", session_id=session), **options)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 async def begun(run: Run, kind: type = RunStarted) -> None:

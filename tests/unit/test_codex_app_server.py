@@ -696,3 +696,43 @@ def test_a_process_that_exits_later_has_crashed() -> None:
 def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise() -> None:
     noise = b"\x1b[2m2026-01-02T03:04:05.678Z\x1b[0m \x1b[31mERROR\x1b[0m codex_app_server: x\n"
     assert Process().channel.complaint(b"the login is odd\n" + noise) == "the login is odd"
+
+
+def staying(ephemeral: bool = False) -> Process:
+    """A process that is kept, in the middle of a turn."""
+    process = Process()
+    kept = launched(replace(HELLO, ephemeral=ephemeral)).warm
+    assert kept
+    process.channel = Codex().channel(kept)
+    process.sent = process.channel.start("r0", HELLO, None)
+    return process.up()
+
+
+def test_a_process_that_stays_closes_the_thread_before_the_run_has_ended() -> None:
+    process = staying().hear(ended())
+    assert process.told == [STARTED]
+    assert process.asked("thread/archive") == {"threadId": "t"}
+    process.hear(answer(3))
+    assert process.told == [STARTED]
+    assert process.asked("thread/unarchive") == {"threadId": "t"}
+    process.hear(answer(4))
+    assert process.told == [STARTED, RunFinished()]
+
+
+@pytest.mark.parametrize("refused", [3, 4])
+def test_a_thread_that_cannot_be_closed_ends_its_run_all_the_same(refused: int) -> None:
+    process = staying().hear(ended())
+    for number in (3, 4):
+        process.hear(refusal(number, "no") if number == refused else answer(number))
+    assert process.told == [STARTED, RunFinished()]
+
+
+def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:
+    process = staying(ephemeral=True).hear(ended())
+    assert process.told == [STARTED, RunFinished()]
+
+
+def test_a_process_that_dies_while_it_closes_a_thread_has_told_how_the_run_ended() -> None:
+    process = staying().hear(ended())
+    process.take(process.channel.closed(137, b""))
+    assert process.told == [STARTED, RunFinished()]

@@ -64,7 +64,7 @@ def create_app(
     """Put the application together; runs, store and inventory stay their owner's to open and close."""
     stopping = asyncio.Event()
     docs = Docs()
-    status = Status(store, inventory, doors.warning)
+    status = Status(runs, store, inventory, doors.warning)
     sessions = Sessions(store, settings.server, registry)
     records = RunRecords(runs, store, orchestrations, registry)
     viewers = Viewers(runs, store, settings.server, stopping)

@@ -14,6 +14,7 @@ from clinvk import __version__
 from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
+from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,17 @@ class StoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
+class WarmHealth(msgspec.Struct, frozen=True):
+    """The agent processes that are up for prompts to come."""
+
+    processes: int
+    ready: Annotated[int, Meta(description="Those of them that a prompt can go to at once.")]
+    runs: Annotated[int, Meta(description="Runs that they are at work for.")]
+    hits: Annotated[int, Meta(description="Runs that found one, since the server came up.")]
+    misses: Annotated[int, Meta(description="Runs for which one was started, or that got a process of their own.")]
+    memory_mb: int
+
+
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the server is: ok; degraded (no backend is available); unhealthy (sessions cannot be kept)."""
 
@@ -51,6 +63,7 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     uptime_ms: int
     backends: list[BackendHealth]
     session_store: StoreHealth
+    warm: Annotated[WarmHealth | None, Meta(description="Absent where no agent processes are kept.")] = None
     warnings: Annotated[list[str], Meta(description="What an operator should know, as that the door is open.")] = []
 
 
@@ -63,8 +76,9 @@ class Alive(msgspec.Struct, frozen=True):
 class Status:
     """The endpoints that tell of one server, which came up when this was made."""
 
-    def __init__(self, store: SessionStore, inventory: Inventory, warning: str) -> None:
+    def __init__(self, runs: Runs, store: SessionStore, inventory: Inventory, warning: str) -> None:
         """`warning` is told with the health; empty for none."""
+        self._runs = runs
         self._store = store
         self._inventory = inventory
         self._warnings = [warning] if warning else []
@@ -101,6 +115,7 @@ class Status:
             uptime_ms=int(uptime_s * 1000),
             backends=backends,
             session_store=store,
+            warm=WarmHealth(**msgspec.structs.asdict(warm)) if (warm := self._runs.warm) else None,
             warnings=self._warnings,
         )
 

@@ -73,6 +73,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
     ] = None
     verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
+    warm: Annotated[
+        bool | None, Meta(description="false: an agent process of its own, not one that was up before. Default true.")
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
     extra: Annotated[list[str] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
     tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
@@ -156,6 +159,7 @@ def request_of(asked: Asked, backend: str | None, session_id: str | None) -> Run
         extra=tuple(asked.extra or ()),
         timeout_s=asked.timeout_secs,
         ephemeral=bool(asked.ephemeral),
+        warm=asked.warm is not False,
         verbose=bool(asked.verbose),
         tags=tuple(asked.tags or ()),
         metadata=asked.metadata or {},

@@ -19,6 +19,10 @@ _REST_BYTES = 1024 * 1024
 """The same where there are no others: then it is the process that waits."""
 
 _DRAIN_S = 0.5
+"""How long output is read on after the exit, where something else holds the pipe open."""
+
+_LINGER_S = 5.0
+"""How long a process may take to exit after it closed its output."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Files with size and time of change."""
@@ -40,7 +44,6 @@ class Carrier:
         served: runs that have left it.
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
-        outdated: those of which it has an earlier state.
         memory: what it and its children take, in bytes, as last measured.
     """
 
@@ -50,7 +53,6 @@ class Carrier:
         self.folder = folder
         self.seats: dict[str, CarriedSeat] = {}
         self.held: dict[str, Held] = {}
-        self.outdated: set[str] = set()
         self.opened = asyncio.Event()
         self.is_retiring = False
         self.is_ready = False
@@ -61,6 +63,7 @@ class Carrier:
         self.since = self.idle_since = self._loop.time()
         self._changed = changed
         self._process: Process | None = None
+        self._is_closed = False
 
     @property
     def process(self) -> Process:
@@ -113,8 +116,9 @@ class Carrier:
                 self._exited()
             else:
                 self._loop.call_later(_DRAIN_S, self._exited)
-        elif process.at_eof:
-            self._fail("the agent closed its output")
+        elif process.at_eof and not self._is_closed:
+            self._is_closed = True
+            self._loop.call_later(_LINGER_S, self._stays)
         self._changed()
 
     def _rests(self) -> bool:
@@ -142,6 +146,7 @@ class Carrier:
     def _note(self, seat: "CarriedSeat", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
             seat.conversation = event.backend_session_id
+            seat.tools = self.channel.tools_of(seat.run)
         elif seat.waiting_bytes > _MOST_WAITING_BYTES and not seat.is_over:
             seat.put(b"", RunFailed(AgentFailed.code, "whoever reads this run is too far behind", exit_code=1))
             self.stop(seat.run)
@@ -163,6 +168,10 @@ class Carrier:
             seat.is_lost = not seat.is_over
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
         self._lose(f"the agent's process exited with code {code}")
+
+    def _stays(self) -> None:
+        if self.process.exit_code is None and not self.is_gone:
+            self._fail("the agent closed its output but did not exit")
 
     def _fail(self, why: str) -> None:
         for seat in self.seats.values():
@@ -186,6 +195,7 @@ class CarriedSeat:
         is_told: the run ended as the process said, and nobody stopped it.
         is_lost: the process went before it told how the run ended.
         is_answered: it has said something since the run began.
+        tools: the variable that what it leaves at work has in its environment.
         conversation: the agent's id of the run's conversation, once told.
     """
 
@@ -198,6 +208,7 @@ class CarriedSeat:
         self.carrier = carrier
         self.is_over = self.is_lost = self.is_answered = self.is_told = False
         self.conversation: str | None = None
+        self.tools: tuple[str, str] | None = None
         self.waiting_bytes = 0
         self._wake = wake
         self._waiting: list[tuple[bytes, list[Delivery]]] = []

@@ -167,12 +167,11 @@ class Pool:
         One that is not `trusted` takes no more runs, and what the run left at work in it is ended.
         """
         carrier = seat.carrier
-        tools = carrier.channel.tools_of(seat.run)
         if not seat.is_over:
             carrier.stop(seat.run)
         carrier.leave(seat.run)
         profile = self._profile_of(carrier)
-        if seat.conversation and (kept or carrier.launch.takes_up == "asked"):
+        if seat.conversation and kept and carrier.launch.takes_up != "asked":
             carrier.held[seat.conversation] = Held(time.monotonic())
         is_done = carrier.channel.capacity == 1 and not (kept and seat.conversation)
         if not trusted or is_done or carrier.launch.once or carrier.served >= _MOST_RUNS:
@@ -181,8 +180,8 @@ class Pool:
             profile.failures = 0
         if carrier.is_retiring and not carrier.seats:
             await finished(self._ended(carrier, patient=trusted))
-        elif not trusted and tools:
-            await finished(self._spawner.end_tools(carrier.process, tools))
+        elif not trusted and seat.tools and carrier.is_up:
+            await finished(self._spawner.end_tools(carrier.process, seat.tools))
         self._changed.set()
 
     def distrust(self, seat: CarriedSeat) -> None:
@@ -196,7 +195,6 @@ class Pool:
         for carrier in self._carriers():
             if carrier is but or not carrier.held.pop(handle, None):
                 continue
-            carrier.outdated.add(handle)
             if carrier.channel.capacity == 1:
                 carrier.retire()
                 self._changed.set()
@@ -227,11 +225,7 @@ class Pool:
             return holder
         if takes_up != "asked":
             return None
-        return _best(
-            carrier
-            for carrier in profile.carriers
-            if carrier.room and _is_new(carrier) and resume.handle not in (*carrier.held, *carrier.outdated)
-        )
+        return _best(carrier for carrier in profile.carriers if carrier.room and _is_new(carrier))
 
     async def _holder(self, profile: _Profile, handle: str) -> Carrier | None:
         holder = next((carrier for carrier in profile.carriers if carrier.room and handle in carrier.held), None)

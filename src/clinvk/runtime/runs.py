@@ -23,7 +23,7 @@ from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
-from clinvk.runtime.pool import Pool, Wanted
+from clinvk.runtime.pool import Pool, Standing, Wanted
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.slots import Occupancy, Slots
@@ -104,6 +104,11 @@ class Runs(Protocol):
         """Who holds slots and who waits, by backend."""
         ...
 
+    @property
+    def warm(self) -> Standing | None:
+        """The agent processes that are kept; None where none are."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
@@ -164,6 +169,11 @@ class LocalRuns:
     def occupancy(self) -> Occupancy:
         """Who holds slots and who waits, by backend."""
         return self._slots.occupancy(self._registry)
+
+    @property
+    def warm(self) -> Standing | None:
+        """The agent processes that are kept; None where none are."""
+        return self.pool.standing if self.pool else None
 
     def resize(self, server: ServerSettings) -> None:
         """Take other limits on how many run at once, and how many wait."""
@@ -309,6 +319,8 @@ class LocalRuns:
         )
 
     def _launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+        if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
+            request = replace(request, workdir=executables.resolve(""))
         return backend.launch(request, resume, self._host(backend.name))
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:

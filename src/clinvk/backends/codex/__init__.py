@@ -134,7 +134,9 @@ class Codex:
     def channel(self, launch: Launch) -> Channel:
         """Make the state machine of one process."""
         untold = launch.files.get(_UNTOLD, b"").decode()
-        return AppServerChannel(launch.opening, untold) if launch.opening else ExecChannel(untold)
+        if not launch.opening:
+            return ExecChannel(untold)
+        return AppServerChannel(launch.opening, untold, stays=launch.otherwise is None)
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""

@@ -9,6 +9,10 @@ once, 141 MB), because that is the same server inside; so each run goes through 
 pieces or not. Two things it cannot: rules are in force, which `--ignore-rules` of `exec` alone leaves out, and it has
 not all of the flags of `exec`.
 
+A process that stays keeps each thread open for itself, and whoever else would go on with it is refused ("already has an
+active writer"); `thread/unsubscribe` does not change that, and there is nothing to close a thread. To archive it does,
+and it is taken out of the archive at once: only then a run of such a process has ended.
+
 A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
 names it, and so the settings are asked for it.
 """
@@ -67,6 +71,8 @@ class _Conversation:
         self.thread = ""
         self.turn = ""
         self.is_dropped = False
+        self.ending: RunFinished | RunFailed | None = None
+        self.is_archived = False
         self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
@@ -81,7 +87,8 @@ class AppServerChannel:
 
     capacity = 16
 
-    def __init__(self, opening: dict[str, object], instructions: str = "") -> None:
+    def __init__(self, opening: dict[str, object], instructions: str = "", stays: bool = False) -> None:
+        self._closes = stays and not opening.get("ephemeral")
         self._opening = opening
         self._instructions = instructions
         self._numbers = count()
@@ -146,7 +153,8 @@ class AppServerChannel:
             raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
         for conversation in [*self._open.values()]:
             del self._open[conversation.run]
-            yield conversation.run, failures.exited(exit_code, stderr, conversation.decoder.last_error)
+            gone = failures.exited(exit_code, stderr, conversation.decoder.last_error)
+            yield conversation.run, conversation.ending or gone
 
     def complaint(self, stderr: bytes) -> str:
         """Give the last line of stderr that is no noise."""
@@ -155,13 +163,29 @@ class AppServerChannel:
     def _notified(self, notification: wire.Notification) -> Iterator[Delivery]:
         thread = notification.params.thread_id
         conversation = next((found for found in self._open.values() if found.thread == thread), None)
-        if conversation is None or conversation.is_of_another_turn(notification):
+        if conversation is None or conversation.ending or conversation.is_of_another_turn(notification):
             return
         for event in conversation.decoder.feed(notification):
-            yield conversation.run, event
             if isinstance(event, RunFinished | RunFailed):
-                del self._open[conversation.run]
+                yield self._end(conversation, event)
                 return
+            yield conversation.run, event
+
+    def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
+        """Tell the ending, where others may go on with the thread; else see to that first."""
+        if not self._closes or not conversation.thread:
+            del self._open[conversation.run]
+            return conversation.run, ending
+        conversation.ending = ending
+        return self._ask("thread/archive", {"threadId": conversation.thread}, conversation)
+
+    def _closed(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
+        """The thread has gone to the archive, or has come back from it."""
+        if conversation.is_archived:
+            del self._open[conversation.run]
+            return conversation.run, ending
+        conversation.is_archived = True
+        return self._ask("thread/unarchive", {"threadId": conversation.thread}, conversation)
 
     def _heard(self, other: wire.Other) -> Iterator[Delivery]:
         if other.method:
@@ -182,7 +206,11 @@ class AppServerChannel:
     def _answered(self, conversation: _Conversation, other: wire.Other) -> Iterator[Delivery]:
         if conversation.run not in self._open:
             return
-        if other.error:
+        if conversation.ending:
+            if other.result and other.result.turn:
+                return  # which has ended before it was said to have begun
+            yield self._closed(conversation, conversation.ending)
+        elif other.error:
             del self._open[conversation.run]
             yield conversation.run, conversation.decoder.failed(other.error.message)
         elif other.result and other.result.config:

@@ -1,0 +1,142 @@
+"""Kept processes of the real CLIs: what a run through one is like, and what is left of one that is stopped."""
+
+import asyncio
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from agents.machine import Machine
+from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store.memory import MemoryStore
+
+pytestmark = pytest.mark.timeout(120)
+
+BACKENDS = ("claude", "codex", "gemini")
+
+
+def keeping(machine: Machine) -> LocalRuns:
+    return LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True)
+
+
+def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:
+    return RunRequest(prompt=prompt, backend=backend, session_id=session)
+
+
+async def told(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str | None]:
+    async with runs.run(machine.completed(request)) as run:
+        return [logged.event async for logged in run.follow()], run.session_id
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def ready(runs: LocalRuns) -> None:
+    async with asyncio.timeout(60):
+        while not (runs.pool and runs.pool.standing.ready):
+            await asyncio.sleep(0.05)  # noqa: ASYNC110 - what is ready tells nobody
+
+
+async def at_work(run: Run) -> None:
+    async for logged in run.follow():
+        if isinstance(logged.event, ToolCall):
+            return
+
+
+def sleeping(seconds: int) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.cmdline() == ["sleep", str(seconds)]:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_kept_process_tells_what_one_of_its_own_tells(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        cold, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), warm=False, model=MODELS[backend]))
+        await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+        await ready(runs)
+        warm, _ = await told(machine, runs, replace(ask(backend, "x [[words=3]]"), model=MODELS[backend]))
+        assert runs.pool
+        assert runs.pool.standing.hits == 1
+    assert [type(event) for event in warm] == [type(event) for event in cold]
+    assert text(warm) == text(cold)
+    ends = [events[-1] for events in (cold, warm)]
+    assert all(isinstance(end, RunFinished) and end.turns == 1 for end in ends)
+
+
+MODELS = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_conversation_goes_on_and_nobody_else_sees_it(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        _, session = await told(machine, runs, ask(backend, "the first prompt"))
+        second, _ = await told(machine, runs, ask(backend, "second [[info]]", session))
+        other, _ = await told(machine, runs, ask(backend, "other [[info]]"))
+        assert "prompts=2" in text(second)
+        assert "prompts=1" in text(other)
+        third, _ = await told(machine, runs, replace(ask(backend, "third [[info]]", session), warm=False))
+        assert "prompts=3" in text(third)
+        fourth, _ = await told(machine, runs, ask(backend, "fourth [[info]]", session))
+        assert "prompts=4" in text(fourth)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) -> None:
+    seconds = 7100 + BACKENDS.index(backend)
+    request = replace(ask(backend, f'x [[tool=shell cmd="sleep {seconds}"]]'), approval_mode="none")
+    async with keeping(machine) as runs, runs.run(machine.completed(replace(request, prompt="y [[hang=60]]"))) as other:
+        async with runs.run(machine.completed(request)) as run:
+            await at_work(run)
+            async with asyncio.timeout(10):
+                while not sleeping(seconds):
+                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - a tool of somebody else's
+            await runs.cancel(run.id)
+            over = time.monotonic()
+        assert isinstance((await run.result()).ending, RunFailed)
+        while sleeping(seconds) and time.monotonic() < over + 2:
+            await asyncio.sleep(0.05)
+        assert not sleeping(seconds)
+        assert other.state == "running"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_process_that_is_killed_is_replaced(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        await told(machine, runs, ask(backend, "x"))
+        await ready(runs)
+        for process in machine.left():
+            os.kill(process.pid, signal.SIGKILL)
+        events, _ = await told(machine, runs, ask(backend, "again [[words=2]]"))
+        assert text(events) == "word1 word2"
+    assert not machine.left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        for word in ("one", "two"):
+            events, _ = await told(machine, runs, replace(ask(backend, f"{word} [[info]]"), ephemeral=True))
+            assert "prompts=1" in text(events)
+    kept = [path for path in machine.home.rglob("*.jsonl") if "one [[info" in path.read_text(errors="replace")]
+    assert [path for path in kept if path.name != "history.jsonl"] == []
+
+
+async def test_instructions_that_have_changed_since_a_process_was_started_are_read(machine: Machine) -> None:
+    async with keeping(machine) as runs:
+        await told(machine, runs, ask("claude", "x"))
+        await ready(runs)
+        (machine.project / "CLAUDE.md").write_text("say marmalade\n")
+        await told(machine, runs, ask("claude", "with instructions"))
+    assert "marmalade" in str(machine.requests("with instructions")[0])
