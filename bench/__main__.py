@@ -17,6 +17,7 @@ from bench.spawning import overhead, prompts
 from bench.startup import health, startup
 from bench.store import store
 from bench.streaming import streaming
+from bench.warm import warm
 from bench.watching import watching
 from bench.workplace import BenchBroken, Workplace, workplace
 
@@ -32,6 +33,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "orchestration": orchestration,
     "startup": startup,
     "health": health,
+    "warm": warm,
 }
 
 

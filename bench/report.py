@@ -6,13 +6,14 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["at most", "added", "ratio"]
+Kind = Literal["at most", "added", "ratio", "share"]
 
 
 class Budget(msgspec.Struct, frozen=True):
     """What a figure may be.
 
-    `at most` bounds the figure itself, `added` what it is over its peer, `ratio` is the least share of its peer.
+    `at most` bounds the figure itself, `added` what it is over its peer, `ratio` is the least share of its peer, and
+    `share` the greatest.
     """
 
     kind: Kind
@@ -52,6 +53,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
                 return median(self.ours) <= bound
             case Budget(kind="added", bound=bound):
                 return self.added <= bound
+            case Budget(kind="share", bound=bound):
+                return self.ratio <= bound
             case Budget(bound=bound):
                 return self.ratio >= bound
 
@@ -76,6 +79,8 @@ def _words(figure: Figure) -> str:
             return ""
         case Budget(kind="ratio", bound=bound):
             return f"ratio ≥ {bound:g}"
+        case Budget(kind="share", bound=bound):
+            return f"ratio ≤ {bound:g}"
         case Budget(kind="added", bound=bound):
             return f"added ≤ {bound:g} {figure.unit}"
         case Budget(bound=bound):

@@ -1,6 +1,7 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +99,9 @@ class Machine:
         return self.model_api.requests(text)
 
     def runs(self, settings: Settings | None = None) -> LocalRuns:
-        """Give `Runs` over the real CLIs, to be entered."""
-        return LocalRuns(settings or self.settings, MemoryStore(), self.env)
+        """Give `Runs` over the real CLIs, to be entered; `CLINVK_TEST_WARM=1` has them keep processes."""
+        keeps_warm = os.environ.get("CLINVK_TEST_WARM") == "1"
+        return LocalRuns(settings or self.settings, MemoryStore(), self.env, keeps_warm=keeps_warm)
 
     def completed(self, request: RunRequest) -> RunRequest:
         """Complete a request as the front ends do; its directory is the project where it names none."""

@@ -1,9 +1,7 @@
 """Kept processes of the real CLIs: what a run through one is like, and what is left of one that is stopped."""
 
-import asyncio
 import os
 import signal
-import time
 
 import psutil
 import pytest
@@ -14,6 +12,7 @@ from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns, Run
 from clinvk.store.memory import MemoryStore
+from polling import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,9 +37,7 @@ def text(events: list[Event]) -> str:
 
 
 async def ready(runs: LocalRuns) -> None:
-    async with asyncio.timeout(60):
-        while not (runs.pool and runs.pool.standing.ready):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - what is ready tells nobody
+    await until(lambda: runs.warm is not None and runs.warm.ready, within_s=60)
 
 
 async def at_work(run: Run) -> None:
@@ -99,15 +96,10 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
     async with keeping(machine) as runs, runs.run(machine.completed(replace(request, prompt="y [[hang=60]]"))) as other:
         async with runs.run(machine.completed(request)) as run:
             await at_work(run)
-            async with asyncio.timeout(10):
-                while not sleeping(seconds):
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - a tool of somebody else's
+            await until(lambda: sleeping(seconds))
             await runs.cancel(run.id)
-            over = time.monotonic()
         assert isinstance((await run.result()).ending, RunFailed)
-        while sleeping(seconds) and time.monotonic() < over + 2:
-            await asyncio.sleep(0.05)
-        assert not sleeping(seconds)
+        await until(lambda: not sleeping(seconds), within_s=2)
         assert other.state == "running"
 
 

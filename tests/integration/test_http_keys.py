@@ -20,6 +20,7 @@ from clinvk.api.meta import Status
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
+from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from polling import until

@@ -158,6 +158,18 @@ def test_nothing_but_the_greeting_is_said_before_that_is_answered() -> None:
     assert process.asked == ["initialize", "session/new"]
 
 
+def test_sessions_are_begun_one_after_the_other() -> None:
+    process = Process()
+    for run in ("r0", "r1", "r2"):
+        process.start(run)
+    process.hear(b'{"id":0,"result":{}}')
+    assert process.asked.count("session/new") == 1
+    process.hear(b'{"id":1,"result":{"sessionId":"a"}}')
+    assert process.asked.count("session/new") == 2
+    process.hear(b'{"id":2,"error":{"code":1,"message":"no"}}')
+    assert process.asked.count("session/new") == 3
+
+
 def test_a_conversation_that_is_not_held_cannot_go_on() -> None:
     with pytest.raises(NotResumable):
         Process().start("r0", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")

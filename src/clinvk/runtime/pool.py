@@ -28,10 +28,10 @@ from clinvk.session import Resume
 
 logger = logging.getLogger(__name__)
 
-_MOST_RUNS = 50
+_MOST_RUNS = 100
 """After so many a process goes: what it keeps of each run adds up."""
 
-_REPLACE_AT = 40
+_REPLACE_AT = 80
 """From so many on another is made ready."""
 
 _GROWN = 4
@@ -389,9 +389,14 @@ class Pool:
                 there += 1
 
     def _spares(self, profile: _Profile, now: float) -> int:
-        """Give how many are to be ready: one, or for processes of one run as many as came of late."""
+        """Give how many are to be ready: one, or for processes of one run as many as came of late.
+
+        While there are runs enough to keep all processors at work, a spare would only take from them what it gives.
+        """
         if _is_shared(profile):
             return 1
+        if sum(bool(carrier.seats) for carrier in profile.carriers) >= (os.cpu_count() or 1):
+            return 0
         recent = sum(1 for at in profile.taken if now - at < _RECENT_S)
         return max(1, min(recent, self._settings.max_processes))
 

@@ -2,13 +2,15 @@
 
 A run is `session/new` and a `session/prompt`, or another prompt in a session that the process holds. A process holds
 any number of sessions, which go on side by side. `session/load` is not used: within the minute in which a session was
-begun it fails, and damages the record.
+begun it fails, and damages the record. Sessions are begun one after the other: of several at once some wait for a lock
+file of the CLI's own, longer each time it looks, up to a minute.
 
 It tells less than `-o stream-json`: of a tool's input what it shows of it, of tokens neither cached ones nor those of
 thinking; and it tells the thinking itself, which is passed on where it was asked for.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import count
 
@@ -210,6 +212,8 @@ class ProtocolChannel:
         self._speaks = False
         self._waiting: list[bytes] = []
         self._asked: dict[int, _Turn] = {}
+        self._begins: _Turn | None = None
+        self._queue: deque[_Turn] = deque()
         self._open: dict[str, _Turn] = {}
         self._models: dict[str, str | None] = {}
 
@@ -227,7 +231,7 @@ class ProtocolChannel:
         greeting = self.greet() if self._greeting is None else b""
         turn = self._open[run] = _Turn(run, request)
         if resume is None:
-            asked = self._ask("session/new", self._opening, turn)
+            asked = self._ask_session(turn)
         elif resume.handle in self._models:
             turn.session = resume.handle
             asked = self._ask_prompt(turn)
@@ -313,6 +317,10 @@ class ProtocolChannel:
 
     def _answered(self, turn: _Turn, message: _Message) -> Iterator[Delivery]:
         result = message.result
+        if turn is self._begins:
+            self._begins = None
+            if self._queue:
+                yield self._ask_session(self._queue.popleft())
         if message.error or result is None:
             if turn.session:
                 yield from self._begun(turn)
@@ -339,6 +347,14 @@ class ProtocolChannel:
         if not turn.is_started:
             turn.is_started = True
             yield turn.run, RunStarted(self._models[turn.session], turn.session)
+
+    def _ask_session(self, turn: _Turn) -> bytes:
+        """Ask for a session, or have the turn wait until those before it have theirs."""
+        if self._begins:
+            self._queue.append(turn)
+            return b""
+        self._begins = turn
+        return self._ask("session/new", self._opening, turn)
 
     def _ask_prompt(self, turn: _Turn) -> bytes:
         return self._ask("session/prompt", {"sessionId": turn.session, "prompt": asking.parts(turn.request)}, turn)
