@@ -21,6 +21,7 @@ from clinvk.config import (
     Settings,
     TracingSettings,
     UnifiedFlags,
+    WarmSettings,
 )
 from clinvk.config.loading import home
 from clinvk.runtime.runs import LocalRuns
@@ -75,10 +76,15 @@ async def serving(
     log: LogSettings | None = None,
     tracing: bool = False,
     policy: PolicySettings | None = None,
+    keeps_warm: bool = False,
     **server: object,
 ) -> AsyncGenerator[Served]:
-    """Serve with these settings of `server`; without a store, with that of the environment's home."""
+    """Serve with these settings of `server`; without a store, with that of the environment's home.
+
+    Agents are not kept, since those of scripts serve one prompt.
+    """
     settings = Settings(
+        warm=WarmSettings(enabled=keeps_warm),
         server=ServerSettings(**server),  # pyright: ignore[reportArgumentType]  # a wrong name or type fails the test
         backends=backends or {},
         unified_flags=unified_flags or UnifiedFlags(),

@@ -118,7 +118,9 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.execve(
-                Clinvk.command, [Clinvk.command, "serve", "--port", "0"], {**agent.env, "HOME": str(agent.folder)}
+                Clinvk.command,
+                [Clinvk.command, "serve", "--port", "0"],
+                {**agent.env, "HOME": str(agent.folder), "CLINVK_WARM__ENABLED": "false"},
             )
         self.said = ""
 
