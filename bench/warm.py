@@ -18,6 +18,7 @@ _PACE = {"claude": 1.0, "codex": 3.0, "gemini": 10.0}
 _LATER_TURN_MS = 60
 _CLIENTS = 8
 _READY_WITHIN_S = 60
+_CONFIG = "warm: {kept_backends: [claude, codex, gemini]}\n"
 _MODEL = {"claude": "sonnet", "codex": "gpt-5.5", "gemini": "gemini-2.5-flash"}
 """Gemini CLI would ask another model which to take."""
 
@@ -38,7 +39,7 @@ def warm(place: Workplace) -> list[Figure]:
     """Time the first token and later turns, and count prompts, kept and started."""
     figures: list[Figure] = []
     for cli in CLIS:
-        with agents(place) as machine, serving(machine) as server:
+        with agents(place) as machine, serving(machine, _CONFIG) as server:
             figures += _of(cli, machine, server)
     return figures
 

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.config import WarmSettings
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns, Run
@@ -20,7 +21,8 @@ BACKENDS = ("claude", "codex", "gemini")
 
 
 def keeping(machine: Machine) -> LocalRuns:
-    return LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True)
+    settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS))
+    return LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=True)
 
 
 def ask(backend: str, prompt: str, session: str | None = None) -> RunRequest:

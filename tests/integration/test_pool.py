@@ -27,6 +27,7 @@ class Server:
     """`LocalRuns` that keeps processes of one backend."""
 
     def __init__(self, backend: Lasting, warm: WarmSettings = WARM) -> None:
+        warm = replace(warm, kept_backends=("lasting",))
         self.runs = LocalRuns(Settings(warm=warm), MemoryStore(), ENV, {"lasting": backend}, keeps_warm=True)
 
     async def __aenter__(self) -> "Server":

@@ -235,6 +235,7 @@ def test_a_process_that_is_killed_fails_all_its_runs() -> None:
     "request_",
     [
         msgspec.structs.replace(HELLO, approval_mode="always"),
+        msgspec.structs.replace(HELLO, approval_mode="none"),
         msgspec.structs.replace(HELLO, output_schema={"type": "object"}),
         msgspec.structs.replace(HELLO, prompt="see @file"),
         msgspec.structs.replace(HELLO, prompt="/memory", literal=True, ephemeral=True),

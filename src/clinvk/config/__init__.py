@@ -63,9 +63,13 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
 
 
 class WarmSettings(_Section, frozen=True, kw_only=True):
-    """The agent processes that `clinvk serve` keeps; `prestart` are backends whose first one starts with the server."""
+    """The agent processes that `clinvk serve` keeps, of which backends, and for which one starts with the server.
+
+    Of Gemini CLI a kept process tells less than one of its own; that is for the user to choose.
+    """
 
     enabled: bool = True
+    kept_backends: tuple[str, ...] = ("claude", "codex")
     max_processes: NonNegative = 4
     max_memory_mb: NonNegative = 2048
     idle_secs: Positive = 600

@@ -285,7 +285,7 @@ class LocalRuns:
 
     async def _prestart(self, pool: Pool) -> None:
         """Start what the settings want to be there for the first run."""
-        for name in self._settings.warm.prestart:
+        for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
             try:
                 backend = self._backend(name)
                 request = RunRequest(prompt="", backend=name, workdir=self._settings.server.default_workdir or None)
@@ -315,7 +315,7 @@ class LocalRuns:
             fallbacks=self.fallbacks,
             relaunch=partial(self._launch, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs else None,
-            pool=self.pool,
+            pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
 
     def _launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:

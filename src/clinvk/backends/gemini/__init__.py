@@ -133,12 +133,19 @@ class Gemini:
 def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch | None:
     """Say how a process for many prompts carries this one; None where it could not do so in the same way.
 
-    It has neither the CLI's own words for files and commands in a prompt, nor a conversation that it did not begin; and
-    what nobody is there to allow it would do in part: there the rules leave it nothing to ask, and the user's cannot.
+    It runs no hooks, which may be all that holds an agent that acts unasked. It has neither the CLI's own words for
+    files and commands in a prompt, nor a conversation that it did not begin; and what nobody is there to allow it would
+    do in part: there the rules leave it nothing to ask, and the user's cannot.
     """
-    if allowed.asks or request.extra or request.output_schema is not None or not asking.is_plain(request):
+    if (
+        allowed.open
+        or allowed.asks
+        or request.extra
+        or request.output_schema is not None
+        or not asking.is_plain(request)
+    ):
         return None
-    if (resume and resume.fork) or (not allowed.open and allowed.only is None and home.has_rules(host)):
+    if (resume and resume.fork) or (allowed.only is None and home.has_rules(host)):
         return None
     rules = settled(allowed)
     files, links, env = _surroundings(msgspec.structs.replace(request, literal=False), None, rules, host)
