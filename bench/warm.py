@@ -111,7 +111,11 @@ def _ask(server: Server, place: Workplace, cli: str, *, warm: bool, session: str
 def _pace(server: Server, place: Workplace, cli: str, *, warm: bool) -> float:
     """Give prompts a second, several clients at once."""
     count = max(_CLIENTS, round((200 if warm and cli != "claude" else 24) * place.scale))
+
+    def one(_: int) -> None:
+        _ask(server, place, cli, warm=warm)
+
     began = time.perf_counter()
     with ThreadPoolExecutor(_CLIENTS) as clients:
-        list(clients.map(lambda _: _ask(server, place, cli, warm=warm), range(count)))
+        list(clients.map(one, range(count)))
     return count / (time.perf_counter() - began)

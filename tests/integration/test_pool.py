@@ -106,8 +106,7 @@ async def test_another_command_or_directory_is_another_process(tmp_path: Path) -
 
 async def test_a_run_that_wants_none_gets_a_process_of_its_own(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        for option in ({"warm": False}, {"verbose": True}):
-            told = await server.ask("pid", **option)
+        for told in (await server.ask("pid", warm=False), await server.ask("pid", verbose=True)):
             assert told.started
             assert told.started.backend_session_id == "h-alone"
         assert server.processes == 0
