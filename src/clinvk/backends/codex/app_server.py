@@ -89,6 +89,7 @@ class AppServerChannel:
 
     def __init__(self, opening: dict[str, object], instructions: str = "", stays: bool = False) -> None:
         self._closes = stays and not opening.get("ephemeral")
+        self._provider: dict[str, object] = {}
         self._opening = opening
         self._instructions = instructions
         self._numbers = count()
@@ -111,7 +112,8 @@ class AppServerChannel:
         """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
         greeting = self.greet() if self._greeting is None else b""
         asked = self._open[run] = _Conversation(run, request, resume, told(request, resume, self._instructions))
-        message = self._ask_settings(asked) if resume else self._ask_thread(asked, {})
+        is_known = self._provider or not resume
+        message = self._ask_thread(asked, self._provider) if is_known else self._ask_settings(asked)
         if self._speaks:
             return message
         self._held.append(message)
@@ -214,8 +216,8 @@ class AppServerChannel:
             del self._open[conversation.run]
             yield conversation.run, conversation.decoder.failed(other.error.message)
         elif other.result and other.result.config:
-            provider = other.result.config.model_provider or _PROVIDER
-            yield self._ask_thread(conversation, {"modelProvider": provider})
+            self._provider = {"modelProvider": other.result.config.model_provider or _PROVIDER}
+            yield self._ask_thread(conversation, self._provider)
         elif other.result and other.result.thread:
             yield from self._opened(conversation, other.result.thread.id, other.result.model)
         elif other.result and other.result.turn:
