@@ -133,6 +133,28 @@ async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path
     assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
 
 
+async def test_a_check_over_http_gets_no_credential_of_the_server(scripted: Scripted, project: Path) -> None:
+    scripted.play(claude_says("x"))
+    environ = {**scripted.env, "ANTHROPIC_API_KEY": "sk-1", "DATABASE_URL": "postgres://me:sk-2@x", "LC_ALL": "C"}
+    async with serving(environ) as served:
+        told = (await post(served, "compare", compare(project, "claude", check="env; exit 0"))).json()
+    names = {line.partition("=")[0] for line in told["results"][0]["check"]["output"].splitlines()}
+    assert {"PATH", "HOME", "LC_ALL"} <= names
+    assert not names & {"ANTHROPIC_API_KEY", "DATABASE_URL"}
+    assert "sk-" not in told["results"][0]["check"]["output"]
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+async def test_a_check_is_refused_where_lists_hold_directories(
+    scripted: Scripted, project: Path, tmp_path: Path, is_allowed: bool
+) -> None:
+    allowed, blocked = ((str(project),), ()) if is_allowed else ((), (str(tmp_path / "elsewhere"),))
+    async with serving(scripted.env, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked) as served:
+        answer = await post(served, "compare", compare(project, "claude", check="true"))
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "beyond_policy", "check")
+    assert scripted.calls() == []
+
+
 async def test_a_check_ends_with_the_whole(scripted: Scripted, project: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     scripted.play(claude_says("x"))

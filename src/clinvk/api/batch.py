@@ -98,6 +98,7 @@ class BatchEndpoint:
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
+            self.prompts.grants.check_command(key_name)
         return await self.orchestrations.admitted(plan, admit, self._require)
 
     async def _read(self, body: bytes) -> Plan:

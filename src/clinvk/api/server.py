@@ -250,8 +250,8 @@ async def opened(
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 most_at_once = settings.server.max_concurrent_runs
-                inherited = executables.inherited(settings, environ)
-                orchestrations = Orchestrations(runs, store, runs.spawner, inherited, most_at_once)
+                needed = executables.needed(environ)
+                orchestrations = Orchestrations(runs, store, runs.spawner, needed, most_at_once)
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
                 )
