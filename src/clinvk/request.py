@@ -60,7 +60,6 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         extra: flags for the CLI itself, each an argument.
         timeout_s: seconds from the agent's start, not in the queue.
         ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
-        warm: a process that was started ahead may answer.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
         part: where it is a part of an orchestration.
         key_name: the API key that it came with; empty where none was asked for.
@@ -87,7 +86,6 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: tuple[str, ...] = ()
     timeout_s: float | None = None
     ephemeral: bool = False
-    warm: bool = True
     verbose: bool = False
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}

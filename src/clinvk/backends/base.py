@@ -90,7 +90,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
         asks_again: an answer that does not fit the schema is asked for again, in the same conversation, by a process
             that has this launch's private folder.
-        warm_key: what a process started ahead must have in common; None is never started ahead.
     """
 
     argv: tuple[str, ...]
@@ -104,7 +103,6 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: int = SIGTERM
     counted_turns: int | None = None
     asks_again: bool = False
-    warm_key: tuple[str, ...] | None = None
 
 
 class Channel(Protocol):
