@@ -169,6 +169,26 @@ async def test_a_response_that_is_none_is_not_found(scripted: Scripted, response
     assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"prompt": 1}, "prompt"),
+        ({"input": " "}, "input"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    ],
+)
+async def test_a_mistake_is_told_under_the_name_that_the_client_gave_it(
+    scripted: Scripted, wrong: dict[str, object], param: str
+) -> None:
+    async with serving(scripted.env) as served:
+        body = {"model": "claude", "input": "hi", **wrong}
+        response = await served.client.post("/openai/v1/responses", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["message"].startswith(param) or "effort" in error["message"]
+
+
 async def test_a_response_that_was_not_stored_is_not_found(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):

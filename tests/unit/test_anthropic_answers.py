@@ -256,7 +256,7 @@ def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, sta
     ],
 )
 def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, message: str) -> None:
-    _, body = Anthropic().error(error, "req_1")
+    _, body = Anthropic().error(base.renamed(error, Anthropic.fields), "req_1")
     assert msgspec.json.decode(body)["error"]["message"] == message
 
 

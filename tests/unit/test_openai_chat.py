@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.base import Call, Facts, renamed
 from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.errors import InvalidRequest, Unsupported
 from clinvk.events import (
@@ -376,7 +376,8 @@ def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
 
 
 def test_an_error_names_the_clients_own_field() -> None:
-    status, said = OpenAIChat().error(Unsupported("output_schema is too much", "output_schema"), "req")
+    error = renamed(Unsupported("output_schema is too much", "output_schema"), OpenAIChat.fields)
+    status, said = OpenAIChat().error(error, "req")
     assert (status, said.decode()) == (
         400,
         '{"error":{"message":"response_format.json_schema.schema is too much","type":"invalid_request_error",'

@@ -38,7 +38,7 @@ from clinvk.api.reply import (
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
-from clinvk.dialects.base import Call, Dialect, Encoder, Facts
+from clinvk.dialects.base import Call, Dialect, Encoder, Facts, renamed
 from clinvk.errors import (
     AgentOverloaded,
     AgentRateLimited,
@@ -164,6 +164,7 @@ class _Visit:
         self._scope = scope
         self._receive = receive
         self._reply = reply
+        self._call: Call | None = None
         self._run: Run | None = None
         self._is_stream = False
         self._more: list[Header] = []
@@ -179,7 +180,8 @@ class _Visit:
             ClientGone: its client left, and what it had asked for was ended.
         """
         try:
-            await self._answer(await self._read())
+            self._call = await self._read()
+            await self._answer(self._call)
         except ClinvkError as error:
             await self._refuse(error)
         except asyncio.CancelledError:
@@ -297,6 +299,8 @@ class _Visit:
             await self._reply.open(200, self._dialect.result_type)
 
     async def _refuse(self, error: ClinvkError) -> None:
+        if self._call:  # what is wrong from here on is wrong with the request that was made of the body
+            error = renamed(error, self._dialect.fields)
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, self._dialect.error_type, body, [*retry_headers(error), *self._more])
 

@@ -176,9 +176,10 @@ class Dialect(Protocol):
     """A wire format, pure.
 
     `stream_type`, `result_type` and `error_type` are media types. `pulse` is what keeps a quiet stream
-    alive: bytes that its readers skip, wherever they stand between two events. `is_model_api` is said of a format that
-    imitates a model's API: the model names the backend too, an agent that fails makes the request fail, and `encoder`
-    and `result` know of no run that failed before it said anything.
+    alive: bytes that its readers skip, wherever they stand between two events. `fields` is what clients call a field of
+    a `RunRequest`, where that is another name. `is_model_api` is said of a format that imitates a model's API: the
+    model names the backend too, an agent that fails makes the request fail, and `encoder` and `result` know of no run
+    that failed before it said anything.
     """
 
     is_model_api: bool
@@ -186,6 +187,7 @@ class Dialect(Protocol):
     result_type: str
     error_type: str
     pulse: bytes
+    fields: Mapping[str, str]
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request body. The names of `headers` are in lower case.
@@ -210,3 +212,18 @@ class Dialect(Protocol):
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of a request that could not be run."""
         ...
+
+
+def renamed(error: ClinvkError, fields: Mapping[str, str]) -> ClinvkError:
+    """Give an error about a field of a `RunRequest` the client's name of it, also where its message begins with it.
+
+    What `Dialect.parse` raises has the client's names already, which may be those of other fields of the request.
+    """
+    match error:
+        case InvalidRequest(field=str(field)) if field in fields:
+            error.field = fields[field]
+            if error.message.startswith(f"{field} "):
+                error.message = error.field + error.message.removeprefix(field)
+        case _:
+            pass
+    return error

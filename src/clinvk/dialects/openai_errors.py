@@ -3,8 +3,6 @@
 `code` is OpenAI's own word where it has one, which clients look for, and else clinvk's.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 
 from clinvk import errors
@@ -77,16 +75,16 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
-def told(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, ErrorObject]:
+def told(error: ClinvkError) -> tuple[int, ErrorObject]:
     """Give the status of an error, and what is told of it."""
     status, kind = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
     code = _CODES.get(type(error), error.code)
-    return status, ErrorObject(_message(error, fields), kind, _param(error, fields), code)
+    return status, ErrorObject(redacted(error.message), kind, _param(error), code)
 
 
-def refusal(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, bytes]:
+def refusal(error: ClinvkError) -> tuple[int, bytes]:
     """Give status and body of an error."""
-    status, what = told(error, fields)
+    status, what = told(error)
     return status, _encoder.encode(ErrorAnswer(what))
 
 
@@ -96,19 +94,10 @@ def broken_off(event: RunFailed) -> bytes:
     return sse.frame(_encoder.encode(ErrorAnswer(what)))
 
 
-def _message(error: ClinvkError, fields: Mapping[str, str]) -> str:
-    """Give the message; one that begins with the name of the field has the client's name of it."""
-    match error:
-        case InvalidRequest(field=str(field), message=message) if field in fields and message.startswith(f"{field} "):
-            return redacted(fields[field] + message.removeprefix(field))
-        case _:
-            return redacted(error.message)
-
-
-def _param(error: ClinvkError, fields: Mapping[str, str]) -> str | None:
+def _param(error: ClinvkError) -> str | None:
     match error:
         case InvalidRequest(field=str(field)):
-            return fields.get(field, field)
+            return field
         case errors.BackendUnavailable():
             return "model"
         case errors.SessionError() | errors.AmbiguousId():

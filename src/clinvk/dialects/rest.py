@@ -144,6 +144,7 @@ class Rest:
     result_type = "application/json"
     error_type = "application/problem+json"
     pulse = unified.PULSE
+    fields: Mapping[str, str] = {}
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a prompt body.

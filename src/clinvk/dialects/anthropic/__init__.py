@@ -39,6 +39,15 @@ class Anthropic:
     result_type = "application/json"
     error_type = "application/json"
     pulse = PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "prompt": "messages",
+        "images": "messages",
+        "system_prompt": "system",
+        "stop": "stop_sequences",
+        "effort": "output_config.effort",
+        "output_schema": "output_config.format.schema",
+    }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request for a message.

@@ -3,7 +3,7 @@
 import msgspec
 
 from clinvk import errors
-from clinvk.dialects import base, vendor
+from clinvk.dialects import base
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import RunFailed
 from clinvk.redaction import redacted
@@ -39,17 +39,6 @@ KINDS: dict[type[ClinvkError], tuple[int, str]] = {
     base.WrongMediaType: (415, "invalid_request_error"),
 }
 """Status and type of each kind of error; a class that is not listed is what its nearest ancestor is."""
-
-FIELDS = {
-    **vendor.FIELDS,
-    "prompt": "messages",
-    "images": "messages",
-    "system_prompt": "system",
-    "stop": "stop_sequences",
-    "effort": "output_config.effort",
-    "output_schema": "output_config.format.schema",
-}
-"""What a field of a `RunRequest` is called by the client."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -97,5 +86,4 @@ def _message(error: ClinvkError) -> str:
     message = redacted(error.message)
     if not isinstance(error, InvalidRequest) or error.field is None:
         return message
-    field = FIELDS.get(error.field, error.field)
-    return message if field in message else f"{field}: {message}"
+    return message if error.field in message else f"{error.field}: {message}"
