@@ -478,6 +478,25 @@ async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scri
     assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
 
 
+async def test_the_finished_steps_of_a_chain_that_goes_on_are_not_looked_at_again(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    """What they needed may be gone: here the directory of the first."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    scripted.play(claude_says("first"), when="one")
+    scripted.play([exits(9)], when="two")
+    async with serving(scripted.env) as served:
+        steps = [task("one", workdir=str(gone)), task("two", workdir=str(tmp_path))]
+        failed = (await post(served, "chain", {"steps": steps})).json()
+        gone.rmdir()
+        scripted.play(claude_says("second"), when="two")
+        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        shown = (await post(served, "chain", {"resume_from": failed["run_id"], "dry_run": True})).json()
+    assert [result["output"] for result in told["results"]] == ["first", "second"]
+    assert "run_id" not in shown
+
+
 async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted) -> None:
     scripted.play([exits(9)])
     async with serving(scripted.env) as served:

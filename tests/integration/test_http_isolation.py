@@ -123,6 +123,25 @@ async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scr
     assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
 
 
+@pytest.mark.parametrize("isolation", ["none", "worktree"])
+async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
+    scripted: Scripted, project: Path, isolation: str
+) -> None:
+    """Not by the server's own, which it never sees: here that is no repository, and outside what is allowed."""
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
+    scripted.play(claude_says("y"), when="two")
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    second = {"backend": "claude", "prompt": "two", "isolation": isolation}
+    third = {"backend": "claude", "prompt": "two"}
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
+        body = {"steps": [first, second, third], "pass_working_dir": True}
+        told = (await post(served, "chain", body)).json()
+    assert [result.get("error") for result in told["results"]] == [None, None, None]
+    made, second_in, third_in = (call.cwd for call in scripted.calls())
+    assert (second_in == made) == (isolation == "none")
+    assert third_in == made
+
+
 async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
     async with serving(scripted.env) as served:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import time
 import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -119,6 +120,27 @@ async def test_many_tasks_finish(tmp_path: Path) -> None:
         async with some.begun(plan, plan) as one:
             summary = await one.drive()
     assert (summary.completed, summary.failed) == (150, 0)
+
+
+async def test_others_have_their_turn_while_many_parts_are_admitted(tmp_path: Path) -> None:
+    turns: list[int] = []
+
+    async def slow(request: RunRequest) -> RunRequest:
+        until_s = time.monotonic() + 0.006
+        while time.monotonic() < until_s:
+            pass
+        return complete(request, SETTINGS)
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        turning = asyncio.create_task(other())
+        await some.admitted(Parallel(parts=tuple(part(TEXT + DONE) for _ in range(20))), slow, lambda _: None)
+        turning.cancel()
+    assert len(turns) >= 19
 
 
 @pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])

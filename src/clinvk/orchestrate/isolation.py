@@ -1,7 +1,7 @@
 """Parts in git worktrees of their own: what they changed, and what a check says about it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -9,33 +9,12 @@ from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError
 from clinvk.plan import Change, ChangedFile, Check, Part, PartResult
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktree, Worktrees, repository
-from clinvk.runtime.worktrees.git import Git
+from clinvk.runtime.worktrees import Worktree, Worktrees
 
 CHECK_WITHIN_S = 600.0
 """How long a check may take where the part has no time limit."""
 
 _T = TypeVar("_T")
-
-
-class Grounds:
-    """The repositories that worktrees can be made from. Each directory is looked at once."""
-
-    def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
-        self._spawner = spawner
-        self._environ = environ
-        self._fit: set[str] = set()
-
-    async def check(self, directory: str) -> None:
-        """Look whether a worktree can be made from a directory.
-
-        Raises:
-            InvalidRequest, ClinvkError: it cannot; the field is `isolation`.
-        """
-        if directory not in self._fit:
-            await repository.source(Git(self._spawner, self._environ, directory), directory)
-            self._fit.add(directory)
 
 
 class Isolation:

@@ -10,7 +10,7 @@ from clinvk.config.loading import home
 from clinvk.events import RunFinished
 from clinvk.orchestrate import chain, judge, parallel
 from clinvk.orchestrate.admission import Admit, admitted
-from clinvk.orchestrate.isolation import Grounds, Isolation
+from clinvk.orchestrate.isolation import Isolation
 from clinvk.orchestrate.keeping import Keeping
 from clinvk.orchestrate.performing import Observer, Performing
 from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict
@@ -35,8 +35,6 @@ class Orchestrations:
     ) -> None:
         self._runs = runs
         self._store = store
-        self._spawner = spawner
-        self._environ = environ
         self._worktrees = Worktrees(spawner, home(environ), environ)
         self._most_at_once = most_at_once
         self._live: dict[str, Orchestration] = {}
@@ -47,7 +45,7 @@ class Orchestrations:
         Raises:
             ClinvkError: a part cannot be run; its `field` says which, and why.
         """
-        return await admitted(plan, admit, require, self._runs, Grounds(self._spawner, self._environ))
+        return await admitted(plan, admit, require, self._runs, self._worktrees)
 
     @asynccontextmanager
     async def begun(self, plan: Plan, asked: Plan) -> "AsyncGenerator[Orchestration]":

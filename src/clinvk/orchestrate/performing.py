@@ -52,19 +52,22 @@ class Performing:
             for run_id in tuple(self._under_way):
                 group.create_task(self._runs.cancel(run_id))
 
-    async def perform(self, index: int, part: Part) -> PartResult:
-        """Run a part to its end. What keeps it from running is told in its result."""
+    async def perform(self, index: int, part: Part, base: str = "") -> PartResult:
+        """Run a part to its end. What keeps it from running is told in its result.
+
+        `base` is what the worktree was made from that its directory is, as `PartOf` has it.
+        """
         try:
             if self.stopped:
                 raise Cancelled(f"not run: {self.stopped}")
-            result = await self._performed(index, part)
+            result = await self._performed(index, part, base)
         except ClinvkError as exc:
             result = not_run(index, part, exc)
         if self._observer:
             await self._observer.ended(result)
         return result
 
-    async def _performed(self, index: int, part: Part) -> PartResult:
+    async def _performed(self, index: int, part: Part, base: str) -> PartResult:
         request = part.request
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
@@ -72,13 +75,13 @@ class Performing:
             launch = await self._runs.plan(request)
             return described(index, part, describe(launch, len(request.prompt.encode())))
         if part.isolation == "none":
-            return await self._run_in_turn(index, part, "")
-        base = request.workdir or ""
+            return await self._run_in_turn(index, part, base)
+        directory = request.workdir or ""
         async with self._isolation.worktree(part) as worktree:
             moved = replace(part, request=replace(request, workdir=worktree.path))
-            result = await self._run_in_turn(index, moved, base)
+            result = await self._run_in_turn(index, moved, base or directory)
             result = await self._isolation.judged(worktree, replace(result, part=part))
-        return result if result.change and result.change.kept else replace(result, workdir=base)
+        return result if result.change and result.change.kept else replace(result, workdir=directory)
 
     async def _run_in_turn(self, index: int, part: Part, base: str) -> PartResult:
         """Run a part, waiting for a place in the queue where others have taken all of them."""

@@ -64,18 +64,19 @@ async def _finished(store: SessionStore, record: RunRecord, steps: list[Part]) -
         for run in page.items:
             place = msgspec.convert(run.request, _Place).part
             if place and place.index < len(steps):
-                found.setdefault(place.index, _result(place.index, steps[place.index], run))
+                found.setdefault(place.index, _result(place, steps[place.index], run))
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
             return found
         record = await store.run(before)
 
 
-def _result(index: int, part: Part, run: RunRecord) -> PartResult:
+def _result(place: PartOf, part: Part, run: RunRecord) -> PartResult:
+    asked = replace(part.request, backend=run.backend, workdir=place.base or run.workdir)
     ending = RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd)
     return PartResult(
-        index=index,
-        part=replace(part, request=replace(part.request, backend=run.backend)),
+        index=place.index,
+        part=replace(part, request=asked),
         result=RunResult(text=run.output, started=RunStarted(run.model), ending=ending),
         run_id=run.id,
         session_id=run.session_id,

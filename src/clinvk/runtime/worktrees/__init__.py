@@ -109,6 +109,14 @@ class Worktrees:
             warnings=source.warnings,
         )
 
+    async def examine(self, directory: str) -> None:
+        """Look whether a worktree can be made from a directory.
+
+        Raises:
+            InvalidRequest, ClinvkError: as `make`.
+        """
+        await repository.source(Git(self._spawner, self._environ, directory), directory)
+
     async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Outcome:
         """Look at what was done in a worktree; call it when the agent has ended, and before the worktree is left.
 
