@@ -17,7 +17,7 @@ from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime import executables, marks, schema, sessions
+from clinvk.runtime import executables, marks, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
@@ -25,6 +25,7 @@ from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
+from clinvk.runtime.schema import Schemas
 from clinvk.runtime.slots import Occupancy, Slots
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
@@ -129,6 +130,7 @@ class LocalRuns:
         self._bounds = Bounds(settings.agents, chosen.server)
         self.spawner = Spawner(chosen, self._bounds)
         self.fallbacks = Fallbacks()
+        self._schemas = Schemas(self.spawner, environ)
         self._settings = settings
         self._store = store
         self._registry = registry
@@ -289,7 +291,7 @@ class LocalRuns:
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Give the request where its session is, the session, and what continues it."""
         if request.output_schema is not None:
-            await schema.check(request.output_schema)
+            await self._schemas.check(request.output_schema)
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)
