@@ -5,9 +5,13 @@ import json
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from clinvk.api.batch import BatchEndpoint
+from clinvk.record import RunRecord
+from clinvk.request import PartOf
+from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from echo import Echo, answer
 from polling import until
@@ -351,9 +355,52 @@ async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -
         async with served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response:
             pieces = response.aiter_raw()
             assert (await anext(pieces)).strip() == b""
+            run_id = response.headers["x-clinvk-run-id"]
             go.touch()
             rest = b"".join([piece async for piece in pieces])
-    assert json.loads(rest)["completed"] == 1
+    assert (json.loads(rest)["completed"], json.loads(rest)["run_id"]) == (1, run_id)
+
+
+class Faulty(MemoryStore):
+    """A store with a fault that shows at the second run of a part."""
+
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
+        place = msgspec.convert(run.request.get("part"), PartOf | None)
+        if place and place.index == 1:
+            raise RuntimeError("a fault")
+        return await super().begin(run, session, must_exist)
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+async def test_a_stream_that_clinvk_cannot_go_on_with_ends_with_an_error_of_no_part(
+    scripted: Scripted, accept: str
+) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, store=Faulty()) as served:
+        response = await post(served, "chain", {"steps": [task("one"), task("two")]}, accept=accept)
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if "{" in line]
+    *_, done, last = map(json.loads, lines)
+    assert done["type"] == "done"
+    assert (last["type"], last["content"]["code"], "index" in last) == ("error", "internal_error", False)
+    assert "clinvk itself failed" in last["content"]["message"]
+    assert "a fault" not in response.text
+
+
+async def test_an_answer_that_clinvk_cannot_give_though_it_is_kept_alive_is_an_error(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env, store=Faulty()) as served:
+        for endpoint in batch_endpoints(served):
+            endpoint.prompts.tick_s = 0.05
+        steps = {"steps": [task("one"), task("two")]}
+        async with served.client.stream("POST", "/api/v1/chain", json=steps) as response:
+            pieces = response.aiter_raw()
+            await anext(pieces)
+            go.touch()
+            rest = b"".join([piece async for piece in pieces])
+    assert (response.status_code, json.loads(rest)["status"]) == (200, 500)
 
 
 def prompts_of(scripted: Scripted) -> list[str]:
