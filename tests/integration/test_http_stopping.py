@@ -168,10 +168,14 @@ def test_what_comes_while_the_server_stops_is_told_in_its_dialect_to_come_again(
     until(scripted.calls)
     process.stop()
     until(lambda: process.client.get("/health/ready").status_code == 503)
-    refused = process.client.post(path, json={})
+    page = {"origin": "http://localhost:3000"}
+    asked = process.client.options(path, headers={**page, "access-control-request-method": "POST"})
+    refused = process.client.post(path, json={}, headers=page)
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.text.startswith(begins)
+    for answer_to_page in (asked, refused):
+        assert answer_to_page.headers["access-control-allow-origin"] == page["origin"]
     process.stop()
     answer.get()
     assert process.end() == (0, "")
