@@ -30,7 +30,6 @@ from clinvk.api.reply import (
     chunked,
     headers_of,
     read_body,
-    refuse,
     require_json,
     retry_headers,
     watch,
@@ -109,10 +108,6 @@ class RunEndpoint:
             await _Visit(self, scope, receive, reply).serve()
         except ClientGone as gone:
             logger.debug("client left: %s", gone)
-        except Exception:
-            if not reply.opened:
-                await refuse(broken(), scope, send, [NO_RETRY] if self.dialect.is_model_api else [])
-            raise
 
     async def admit(self, call: Call, key_name: str) -> RunRequest:
         """Complete a request from its session and the settings; `key_name` is the key that it came with.
@@ -166,6 +161,7 @@ class _Visit:
         self._reply = reply
         self._call: Call | None = None
         self._run: Run | None = None
+        self._encoder: Encoder | None = None
         self._is_stream = False
         self._more: list[Header] = []
         self._watch: asyncio.TimerHandle | None = None
@@ -180,16 +176,27 @@ class _Visit:
             ClientGone: its client left, and what it had asked for was ended.
         """
         try:
-            self._call = await self._read()
-            await self._answer(self._call)
-        except ClinvkError as error:
-            await self._refuse(error)
+            await self._serve()
         except asyncio.CancelledError:
             if self._left and self._task and not self._task.uncancel():
                 raise self._left from None
             raise
         finally:
             self._stop_watching()
+
+    async def _serve(self) -> None:
+        try:
+            self._call = await self._read()
+            await self._answer(self._call)
+        except ClinvkError as error:
+            await self._refuse(error)
+        except ClientGone:
+            raise
+        except Exception:
+            if not self._reply.ended:
+                self._more += [NO_RETRY] if self._dialect.is_model_api else []
+                await self._refuse(broken())
+            raise
 
     async def _read(self) -> Call:
         """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
@@ -222,7 +229,7 @@ class _Visit:
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
         self._is_stream = call.stream
-        call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
+        call = self._call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
@@ -250,16 +257,15 @@ class _Visit:
         await self._reply.whole(202, self._dialect.result_type, body, headers)
 
     async def _stream(self, call: Call, run: Run) -> None:
-        encoder: Encoder | None = None
         held: list[Logged] = []
         async for batch in run.batches():
-            if encoder is None:
+            if (encoder := self._encoder) is None:
                 if self._dialect.is_model_api:
                     held += batch
                     if not (batch := self._released(held)):
                         continue
                 self._raise_if_never_started(run, batch[0].event)
-                encoder = self._dialect.encoder(call, facts_of(run))
+                encoder = self._encoder = self._dialect.encoder(call, facts_of(run))
                 await self._open()
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
@@ -286,7 +292,7 @@ class _Visit:
             result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
             await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
             return
-        encoder = self._dialect.encoder(call, facts)
+        encoder = self._encoder = self._dialect.encoder(call, facts)
         await self._open()
         at = time.time()
         await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
@@ -301,8 +307,20 @@ class _Visit:
     async def _refuse(self, error: ClinvkError) -> None:
         if self._call:  # what is wrong from here on is wrong with the request that was made of the body
             error = renamed(error, self._dialect.fields)
+        if self._is_stream and self._reply.opened:
+            await self._reply.end(self._broken_off(error))
+            return
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, self._dialect.error_type, body, [*retry_headers(error), *self._more])
+
+    def _broken_off(self, error: ClinvkError) -> bytes:
+        """Give what ends a stream that has begun and cannot go on."""
+        encoder = self._encoder
+        if encoder is None:
+            assert self._call
+            assert self._run, "a stream is opened for a run"
+            encoder = self._dialect.encoder(self._call, facts_of(self._run))
+        return encoder.feed(RunFailed(error.code, error.message), time.time())
 
     def _raise_if_never_started(self, run: Run, event: Event) -> None:
         """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""

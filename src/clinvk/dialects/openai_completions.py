@@ -82,7 +82,7 @@ class OpenAICompletions:
     result_type = "application/json"
     error_type = "application/json"
     pulse = sse.PULSE
-    fields = vendor.FIELDS
+    fields: Mapping[str, str] = vendor.FIELDS
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request body.
