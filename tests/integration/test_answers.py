@@ -135,6 +135,29 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conver
     assert told[-1].turns == 2
 
 
+async def test_an_answer_that_is_quoted_to_its_agent_names_no_skill(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
+    scripted.play(codex_says("5"), when="Answer again")
+    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
+    assert text(told) == "5"
+    assert b"'use (dollar)deploy' is not of type 'integer' (at $)" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_an_answer_to_a_literal_prompt_is_quoted_literally(scripted: Scripted, tmp_path: Path) -> None:
+    """Codex is told that what it names is no skill; Gemini gets its text as a command of clinvk's own."""
+    scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
+    scripted.play(codex_says("5"), when="Answer again")
+    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER, literal=True))
+    assert text(told) == "5"
+    again = scripted.calls()[-1]
+    assert b"'use $deploy' is not" in (again.stdin or b"")
+    assert 'skills.config=[{name = "deploy", enabled = false}]' in again.argv
+
+    scripted.play(gemini_says('"no@thing"', session="22222222-2222-4222-8222-222222222222"))
+    scripted.play(gemini_says("7"), when="/clinvk-")
+    assert text(await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER, literal=True))) == "7"
+
+
 async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says("not", " json"))
     told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))

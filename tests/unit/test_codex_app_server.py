@@ -641,16 +641,21 @@ def test_a_turn_is_interrupted_by_its_id() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"Usage: codex [OPTIONS] [PROMPT]",
         b'{"type":"thread.started","thread_id":"x"}',
         b"{}",
-        b'"text"',
         refusal(0, "no such method"),
     ],
 )
 def test_a_process_that_answers_otherwise_does_not_speak_it(line: bytes) -> None:
     with pytest.raises(NotSpoken):
         Process().hear(line)
+
+
+def test_a_banner_before_the_answer_is_nothing_and_told_where_none_comes() -> None:
+    process = Process().hear(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
+    assert process.events == []
+    with pytest.raises(NotSpoken, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
+        process.take(process.channel.closed(2, b""))
 
 
 def test_a_process_that_exits_before_it_answers_does_not_speak_it() -> None:

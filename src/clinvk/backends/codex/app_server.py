@@ -85,6 +85,7 @@ class AppServerChannel:
         self._numbers = count()
         self._greeting: int | None = None
         self._speaks = False
+        self._banner = ""
         self._held: list[bytes] = []
         self._waiting: dict[int, _Conversation] = {}
         self._open: dict[str, _Conversation] = {}
@@ -103,14 +104,16 @@ class AppServerChannel:
         """Take one line.
 
         Raises:
-            NotSpoken: it is no message, and the process has not answered the greeting.
+            NotSpoken: it is JSON and no message, and the process has not answered the greeting.
         """
         if notification := parsed(wire.NOTIFICATIONS, line):
             yield from self._notified(notification)
         elif (other := parsed(wire.OTHERS, line)) and (other.method or other.id is not None):
             yield from self._heard(other)
         elif not self._speaks:
-            raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
+            self._banner = self._banner or line[:80].decode(errors="replace")
+            if line.startswith(b"{"):
+                raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
 
     def interrupt(self, run: str) -> bytes | None:
         """Give what ends the turn of a run. The tool that it is using is left running."""
@@ -126,7 +129,7 @@ class AppServerChannel:
             NotSpoken: it never answered the greeting.
         """
         if not self._speaks:
-            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
+            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or self._banner}")
         for conversation in [*self._open.values()]:
             del self._open[conversation.run]
             yield conversation.run, failures.exited(exit_code, stderr, conversation.decoder.last_error)
