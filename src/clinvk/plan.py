@@ -25,6 +25,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         id, name, meta: the caller's own, for the caller.
         dry_run: nothing is run; the command is the answer.
         follows: it works where the step before did, also where that was a worktree.
+        is_judge: it is none of those that were asked for: it says which of their answers is the best.
     """
 
     request: RunRequest
@@ -34,6 +35,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     isolation: Isolation = "none"
     follows: bool = False
+    is_judge: bool = False
 
 
 class Parallel(msgspec.Struct, frozen=True, kw_only=True):

@@ -274,4 +274,5 @@ async def test_there_is_nothing_to_judge_where_fewer_than_two_answered(scripted:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
         told = (await post(served, "compare", body)).json()
     assert "judge" not in told
+    assert told["warnings"][-1] == "nothing was judged: 0 of 2 answered, and a judge needs 2 answers"
     assert {call.name for call in scripted.calls()} == {"claude"}

@@ -201,3 +201,12 @@ async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, pr
     assert result.change
     assert "the check could not be run" in result.change.warnings[0]
     assert [file.path for file in result.change.files] == ["made"]
+
+
+async def test_answers_that_are_too_many_for_a_judge_are_told_as_not_judged(tmp_path: Path) -> None:
+    parts = tuple(part(TEXT + DONE) for _ in range(27))
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = Compare(prompt="x", parts=parts, judge=RunRequest(prompt="", backend="shell"))
+        summary = await driven(some, plan)
+    assert (summary.verdict, summary.completed) == (None, 27)
+    assert summary.warnings[-1] == "nothing was judged: 27 answered, and a judge takes 26 answers at most"

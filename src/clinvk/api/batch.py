@@ -225,6 +225,9 @@ class _Lines:
         self._lines = PartLines(plan)
         self._turn = asyncio.Lock()
 
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Do nothing: the events tell it."""
+
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Write events of a run."""
         for data in chunked(map(self._framed, self._lines.heard(index, part, batch, partial(facts_of, run)))):

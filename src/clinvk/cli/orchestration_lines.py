@@ -28,7 +28,7 @@ class JsonLines:
     async def show(self) -> None:
         """Do nothing: each event is printed at once."""
 
-    def begun(self, index: int, run: Run) -> None:
+    def begun(self, index: int, part: Part, run: Run) -> None:
         """Do nothing: the events tell it."""
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:

@@ -21,6 +21,10 @@ _TRY_AGAIN_S = 0.5
 class Observer(Protocol):
     """Hears of the parts while they run. Whoever makes it wait slows the agent down that it hears of."""
 
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Take that a part's run is there; it may wait in the queue, and then be silent for a while."""
+        ...
+
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Take events of a part's run, in their order; the first come when the run has left the queue or failed."""
         ...
@@ -101,6 +105,7 @@ class Performing:
                 if self.stopped:
                     await self._runs.cancel(run.id)
                 if self._observer:
+                    self._observer.begun(index, part, run)
                     async for batch in run.batches():
                         await self._observer.heard(index, part, run, batch)
                 result = await run.result()

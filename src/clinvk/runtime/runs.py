@@ -211,6 +211,11 @@ class LocalRuns:
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
             await asyncio.wait([self._tasks[run_id]])
 
+    def kill(self) -> None:
+        """End all agents without a grace; their runs have no ending."""
+        for task in self._tasks.values():
+            task.cancel()
+
     async def version(self, backend: Backend, path: str) -> str | None:
         """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
         return await executables.version(self.spawner, path, self._environment(backend.name))

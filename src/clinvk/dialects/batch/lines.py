@@ -14,7 +14,7 @@ class PartLines:
     """Gives the lines of all parts of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._is_chain = isinstance(plan, Chain)
         self._encoders: dict[int, UnifiedEncoder] = {}
 
     def heard(self, index: int, part: Part, batch: Iterable[Logged], facts: Callable[[], Facts]) -> Iterator[bytes]:
@@ -36,9 +36,7 @@ class PartLines:
         return b"".join(encoder.feed(event, at) for event in events)
 
     def _tag(self, index: int, part: Part) -> Tag:
-        if index >= len(self._plan.parts):
-            return Tag(name=part.name)
-        return tag_of(index, part, isinstance(self._plan, Chain))
+        return Tag(name=part.name) if part.is_judge else tag_of(index, part, self._is_chain)
 
 
 def broken_off(run_id: str, error: ClinvkError, at: float) -> bytes:
