@@ -613,6 +613,25 @@ async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: S
     assert b"another answer" in (scripted.calls()[1].stdin or b"")
 
 
+@pytest.mark.parametrize("changed", [("v1", "a1", "u2", "a2"), ("u1", "b1", "u2", "a2"), ("u1", "a1", "v2", "a2")])
+async def test_a_conversation_that_its_user_has_changed_before_the_same_answer_is_told_anew(
+    scripted: Scripted, changed: tuple[str, ...]
+) -> None:
+    scripted.play(claude_says("a1"), when="u1")
+    scripted.play(claude_says("a2"), when="u2")
+    scripted.play(claude_says("a3"), when="u3")
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        client = Chatting(served, "c-1")
+        await client.say("u1")
+        first = (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"]
+        second = (await client.say(*changed, "u3"))["x-clinvk-session-id"]
+    assert first != second
+    assert await store.count() == 2
+    for text in changed:
+        assert text.encode() in (scripted.calls()[2].stdin or b"")
+
+
 async def test_another_backend_is_told_the_whole_of_a_conversation(scripted: Scripted) -> None:
     scripted.play(claude_says("a1"))
     store = MemoryStore()

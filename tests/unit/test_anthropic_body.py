@@ -247,7 +247,7 @@ def test_a_session_that_goes_on_gets_what_is_new_alone() -> None:
 
 def test_the_session_of_claude_code_is_not_one_of_ours() -> None:
     made = call({"x-claude-code-session-id": "0b6a1c1e-6a0e-4f4e-9d43-9b1a3c1b1f6f"})
-    assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, "", True)
+    assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, None, True)
 
 
 @pytest.mark.parametrize("choice", ["any", "tool"])

@@ -144,7 +144,7 @@ class RunEndpoint:
         if call.previous:
             request = await previous.after(self.store, request, call.previous)
         elif call.chat:
-            request = await chats.placed(self.store, request, call)
+            request = await chats.placed(self.store, request, call.chat)
         if request.session_id and session is None:
             session = await self.store.session(request.session_id)
         return request, session

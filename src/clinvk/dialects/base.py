@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from clinvk.dialects.conversation import Conversation
+from clinvk.dialects.conversation import Conversation, Told
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -118,6 +118,33 @@ class Previous(msgspec.Struct, frozen=True):
     conversation: Conversation
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat in which something was said after the assistant's last turn.
+
+    Attributes:
+        digest: of the turns before that one, which it answers.
+        answer: what that one said.
+        latest: what came after it alone, for a session that has all the rest.
+    """
+
+    digest: str
+    answer: str
+    latest: Told
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation that its client keeps under a name of its own, and sends whole each time.
+
+    Attributes:
+        digest: of all its turns.
+        answered: what a session must have to go on with it; None where it begins, or ends with an answer.
+    """
+
+    name: str
+    digest: str
+    answered: Answered | None = None
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a body asks: the run, and how it wants to be answered.
 
@@ -128,9 +155,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         include_usage: a stream tells the tokens at its end.
         shows_work: what the agent does with its own tools shows as its thinking, which `request.thinking` asks for.
         ignored: fields of the body whose client should know that they have no effect.
-        chat: the client's own name of its conversation, of which it sends all each time; empty where it has none.
-        answer: the assistant's last turn in it; empty where it begins.
-        latest: the request with what came after that alone, for a session that ended with this answer.
+        chat: the client's own conversation that this is of; None where it names none.
         previous: the run that it goes on from; None where it begins, or names a session.
     """
 
@@ -143,9 +168,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     shows_work: bool = False
     ignored: tuple[str, ...] = ()
-    chat: str = ""
-    answer: str = ""
-    latest: RunRequest | None = None
+    chat: Chat | None = None
     previous: Previous | None = None
 
 

@@ -8,8 +8,9 @@ cache of the prompt holds.
 
 import base64
 import binascii
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -39,6 +40,8 @@ _MAGIC = (
     (re.compile(rb"GIF8[79]a"), "image/gif"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
 )
+
+_encode = msgspec.json.Encoder().encode
 
 
 class CallMade(msgspec.Struct, frozen=True):
@@ -102,9 +105,17 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
     return Told(prompt, system or None, tuple(images))
 
 
-def last_answer(conversation: Conversation) -> Turn | None:
-    """Give the assistant's last turn."""
-    return next((turn for turn in reversed(conversation.turns) if turn.role == "assistant"), None)
+def last_answer(turns: Sequence[Turn]) -> int | None:
+    """Give where the assistant's last turn stands."""
+    return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
+
+
+def digest(turns: Iterable[Turn]) -> str:
+    """Give a text that only these turns have."""
+    told = hashlib.sha256()
+    for turn in turns:
+        told.update(_encode(turn))
+    return told.hexdigest()
 
 
 def image_of(source: str, media_type: str | None, field: str) -> Image:
@@ -162,8 +173,8 @@ def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str
 
 
 def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    return turns[answers[-1] + 1 :] if answers else turns
+    at = last_answer(turns)
+    return turns if at is None else turns[at + 1 :]
 
 
 def _asks(turn: Turn) -> bool:

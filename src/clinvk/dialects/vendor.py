@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.dialects.base import Call
-from clinvk.dialects.conversation import Conversation, last_answer, told
+from clinvk.dialects.base import Answered, Call, Chat
+from clinvk.dialects.conversation import Conversation, digest, last_answer, told
 from clinvk.errors import InvalidRequest
 from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
@@ -103,19 +103,22 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
         sandbox_mode=asked.sandbox_mode,
         thinking=request.thinking or asked.shows_work,
     )
-    made = Call(request=request, shows_work=asked.shows_work)
-    if asked.session_id or not asked.chat:
+    chat = _chat(asked.chat, conversation, field) if asked.chat and not asked.session_id else None
+    return Call(request=request, shows_work=asked.shows_work, chat=chat)
+
+
+def _chat(name: str, conversation: Conversation, field: str) -> Chat:
+    turns = conversation.turns
+    made = Chat(name=name, digest=digest(turns))
+    at = last_answer(turns)
+    if at is None or at == len(turns) - 1:
         return made
-    answer = last_answer(conversation)
-    if answer is None or conversation.turns[-1] is answer:
-        return replace(made, chat=asked.chat)
-    last = told(conversation, only_last=True, field=field)
-    return replace(
-        made,
-        chat=asked.chat,
-        answer="".join(part for part in answer.content if isinstance(part, str)),
-        latest=replace(request, prompt=last.prompt, images=last.images),
+    answered = Answered(
+        digest=digest(turns[:at]),
+        answer="".join(part for part in turns[at].content if isinstance(part, str)),
+        latest=told(conversation, only_last=True, field=field),
     )
+    return replace(made, answered=answered)
 
 
 def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:
