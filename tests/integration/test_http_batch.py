@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from clinvk.api.app import Later
 from clinvk.api.batch import BatchEndpoint
 from clinvk.record import RunRecord
 from clinvk.request import PartOf
@@ -29,8 +30,9 @@ def batch_endpoints(served: Served) -> list[BatchEndpoint]:
     here: object = served.front
     while here is not None:
         for route in getattr(here, "routes", []):
-            if isinstance(route.endpoint, BatchEndpoint):
-                found.append(route.endpoint)
+            made: object = route.endpoint.endpoint if isinstance(route.endpoint, Later) else None
+            if isinstance(made, BatchEndpoint):
+                found.append(made)
         here = getattr(here, "app", getattr(here, "_app", None))
     return found
 
