@@ -34,6 +34,7 @@ _GO_ON = "The last turn is yours and not finished: go on exactly where it stops,
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
+_MARK = re.compile(r"\[Image #\d+\]")
 _MAGIC = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
@@ -116,6 +117,11 @@ def digest(turns: Iterable[Turn]) -> str:
     for turn in turns:
         told.update(_encode(turn))
     return told.hexdigest()
+
+
+def without_images(prompt: str) -> str:
+    """Give a prompt as it is told where its images are not there any more."""
+    return _MARK.sub("[an image that was not kept]", prompt)
 
 
 def image_of(source: str, media_type: str | None, field: str) -> Image:
