@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from clinvk.api.app import Later
 from clinvk.api.batch import BatchEndpoint
+from clinvk.events import Logged
 from clinvk.record import RunRecord
 from clinvk.request import PartOf
 from clinvk.session import Session
@@ -119,6 +121,25 @@ async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: 
         go.touch()
         assert (await answering).json()["completed"] == 2
         assert (await other).status_code == 200
+
+
+async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+        other = asyncio.create_task(served.prompt(prompt="other"))
+        await until(lambda: scripted.calls())
+        answering = asyncio.create_task(post(served, "parallel", {"tasks": [task("task")]}))
+        whole: list[str] = []
+        while not whole:
+            runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+            whole = [run["id"] for run in runs if run["kind"] == "parallel"]
+        await served.client.post(f"/api/v1/runs/{whole[0]}/cancel")
+        told = (await answering).json()
+        go.touch()
+        await other
+    assert [result["error_code"] for result in told["results"]] == ["cancelled"]
+    assert len(scripted.calls()) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,6 +310,25 @@ async def test_an_orchestration_is_a_run_with_those_of_its_parts_below_it(script
     assert (part["kind"], part["parent_id"], part["total_runs"]) == ("prompt", told["run_id"], 0)
     assert parts["total"] == 2
     assert [event["type"] for event in lines_of(events)] == ["init", "token_usage", "error"]
+
+
+class Slow(MemoryStore):
+    """A store that takes its time to keep the end of a whole."""
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        if run.kind != "prompt":
+            await asyncio.sleep(0.3)
+        await super().end(run, session, events)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_who_has_the_answer_finds_the_whole_ended(scripted: Scripted, accept: str) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, store=Slow()) as served:
+        answer = await post(served, "parallel", {"tasks": [task("one")]}, accept=accept)
+        run_id = json.loads(answer.text.splitlines()[-1])["run_id"]
+        run = (await served.client.get(f"/api/v1/runs/{run_id}")).json()
+    assert run["state"] == "finished"
 
 
 async def test_the_whole_can_be_cancelled(scripted: Scripted) -> None:

@@ -39,7 +39,7 @@ from clinvk.events import Logged
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations
 from clinvk.orchestrate.resuming import resumed
-from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan
+from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import Run
@@ -149,7 +149,8 @@ class _Visit:
             del body
             plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
             async with self._endpoint.orchestrations.begun(plan, asked) as self._one:
-                await self._answer(self._one)
+                summary = await self._driven(self._one)
+            await self._end(summary)
         except ClinvkError as error:
             await self._refuse(error)
         except Exception:
@@ -167,17 +168,21 @@ class _Visit:
         self._stream = answers.stream_of(headers)
         return await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
 
-    async def _answer(self, one: Orchestration) -> None:
+    async def _driven(self, one: Orchestration) -> Summary:
         if not self._stream:
-            summary = await one.drive()
-            await self._reply.whole(200, Rest.result_type, answers.whole(summary), self._headers())
-            return
+            return await one.drive()
         await self._open()
         lines = _Lines(self._reply, one.plan, self._framed)
         if self._is_sse:
             await self._reply.write(sse.OPENING)
-        summary = await one.drive(lines)
-        await self._reply.end(self._framed(answers.last_line(summary)))
+        return await one.drive(lines)
+
+    async def _end(self, summary: Summary) -> None:
+        """Give the answer, or the last line of the stream; the end of the whole is kept by then."""
+        if self._stream:
+            await self._reply.end(self._framed(answers.last_line(summary)))
+        else:
+            await self._reply.whole(200, Rest.result_type, answers.whole(summary), self._headers())
 
     async def _open(self) -> None:
         if self._stream:

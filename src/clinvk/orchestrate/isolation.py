@@ -1,20 +1,17 @@
 """Parts in git worktrees of their own: what they changed, and what a check says about it."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError
+from clinvk.orchestrate.stopping import Stopping
 from clinvk.plan import Change, ChangedFile, Check, Part, PartResult
 from clinvk.runtime.worktrees import Worktree, Worktrees
 
 CHECK_WITHIN_S = 600.0
 """How long a check may take where the part has no time limit."""
-
-_T = TypeVar("_T")
 
 
 class Isolation:
@@ -23,11 +20,6 @@ class Isolation:
     def __init__(self, worktrees: Worktrees, check: str) -> None:
         self._worktrees = worktrees
         self._check = check
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """Begin no checks any more, and end those that run."""
-        self._stopping.set()
 
     @asynccontextmanager
     async def worktree(self, part: Part) -> AsyncGenerator[Worktree]:
@@ -40,8 +32,8 @@ class Isolation:
         async with self._worktrees.isolated(part.request.workdir or "", label) as worktree:
             yield worktree
 
-    async def judged(self, worktree: Worktree, result: PartResult) -> PartResult:
-        """Tell what a part did in its worktree, and what the check says about it."""
+    async def judged(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> PartResult:
+        """Tell what a part did in its worktree, and what the check says about it, which ends with the whole."""
         change = Change(
             diff="",
             is_cut=False,
@@ -52,7 +44,7 @@ class Isolation:
             warnings=worktree.warnings,
         )
         try:
-            check = await self._checked(worktree, result)
+            check = await self._checked(worktree, result, stopping)
         except ClinvkError as exc:
             check, warning = None, f"the check could not be run: {exc.message}"
             change = replace(change, warnings=(*change.warnings, warning))
@@ -71,40 +63,13 @@ class Isolation:
         )
         return replace(result, change=change, check=check)
 
-    async def _checked(self, worktree: Worktree, result: PartResult) -> Check | None:
+    async def _checked(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> Check | None:
         """Run the check, over whatever the agent left, unless all is to end."""
         if not self._check or result.is_cancelled:
             return None
         timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
         try:
-            told = await self._unless_stopped(self._worktrees.check(worktree, self._check, timeout_s))
+            told = await stopping.unless(self._worktrees.check(worktree, self._check, timeout_s))
         except Cancelled:
             return None
         return Check(passed=told.passed, exit_code=told.exit_code, output=told.output)
-
-    async def _unless_stopped(self, work: Coroutine[None, None, _T]) -> _T:
-        """Do the work to its end, or until all is to end.
-
-        Raises:
-            Cancelled: it is.
-            ClinvkError: as the work, by itself: what a task of a group raises leaves that in a group of errors.
-        """
-
-        async def told() -> _T | ClinvkError:
-            try:
-                return await work
-            except ClinvkError as exc:
-                return exc
-
-        async with asyncio.TaskGroup() as group:
-            working = group.create_task(told())
-            stopping = group.create_task(self._stopping.wait())
-            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            working.cancel()
-        if working.cancelled():
-            raise Cancelled("the check was ended")
-        result = working.result()
-        if isinstance(result, ClinvkError):
-            raise result
-        return result

@@ -11,11 +11,10 @@ from clinvk.backends.base import describe
 from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
 from clinvk.events import Logged
 from clinvk.orchestrate.isolation import Isolation
+from clinvk.orchestrate.stopping import Stopping
 from clinvk.plan import Part, PartResult, described, not_run
 from clinvk.request import PartOf
 from clinvk.runtime.runs import Run, Runs
-
-_TRY_AGAIN_S = 0.5
 
 
 class Observer(Protocol):
@@ -35,23 +34,24 @@ class Observer(Protocol):
 
 
 class Performing:
-    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun.
-
-    `stopped` is why; empty until then.
-    """
+    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun."""
 
     def __init__(self, runs: Runs, run_id: str, isolation: Isolation, observer: Observer | None) -> None:
-        self.stopped = ""
         self._runs = runs
         self._run_id = run_id
         self._isolation = isolation
         self._observer = observer
+        self._stopping = Stopping()
         self._under_way: set[str] = set()
+
+    @property
+    def stopped(self) -> str:
+        """Why it was told to stop; empty until then."""
+        return self._stopping.why
 
     async def stop(self, why: str) -> None:
         """Cancel what runs, and wait until its agents are gone."""
-        self.stopped = self.stopped or why
-        self._isolation.stop()
+        self._stopping.begin(why)
         async with asyncio.TaskGroup() as group:
             for run_id in tuple(self._under_way):
                 group.create_task(self._runs.cancel(run_id))
@@ -84,7 +84,7 @@ class Performing:
         async with self._isolation.worktree(part) as worktree:
             moved = replace(part, request=replace(request, workdir=worktree.path))
             result = await self._run_in_turn(index, moved, base or directory)
-            result = await self._isolation.judged(worktree, replace(result, part=part))
+            result = await self._isolation.judged(worktree, replace(result, part=part), self._stopping)
         return result if result.change and result.change.kept else replace(result, workdir=directory)
 
     async def _run_in_turn(self, index: int, part: Part, base: str) -> PartResult:
@@ -93,9 +93,7 @@ class Performing:
             try:
                 return await self._run(index, part, base)
             except QueueFull:
-                if self.stopped:
-                    raise
-                await asyncio.sleep(_TRY_AGAIN_S)
+                await self._stopping.unless(self._runs.room(part.request.backend))
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
         place = PartOf(self._run_id, index, part.name, base)

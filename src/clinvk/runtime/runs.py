@@ -104,6 +104,10 @@ class Runs(Protocol):
         """Who holds slots and who waits, by backend."""
         ...
 
+    async def room(self, backend: str) -> None:
+        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
@@ -204,6 +208,10 @@ class LocalRuns:
     def live(self, run_id: str) -> Run | None:
         """Give a run that is queued or under way here."""
         return self._live.get(run_id)
+
+    async def room(self, backend: str) -> None:
+        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+        await self._slots.room(backend)
 
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
