@@ -217,7 +217,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.AmbiguousId("x", ()), 400, "invalid_request_error"),
         (errors.QueueFull("x", 1), 529, "overloaded_error"),
         (errors.ShuttingDown("x"), 503, "overloaded_error"),
-        (errors.StoreUnavailable("x"), 500, "api_error"),
+        (errors.StoreUnavailable("x"), 503, "overloaded_error"),
         (errors.TimedOut("x"), 504, "timeout_error"),
         (errors.Cancelled("x"), 500, "api_error"),
         (errors.AgentFailed("x"), 500, "api_error"),

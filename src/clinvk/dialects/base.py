@@ -1,10 +1,11 @@
 """What a wire format looks like to clinvk: a body in, a `Call` out; events in, bytes out."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from clinvk import errors
 from clinvk.dialects.conversation import Conversation, Told
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
@@ -104,6 +105,40 @@ class PreviousNotFound(InvalidRequest):
     """No run that can be gone on from has this id."""
 
     code = "previous_response_not_found"
+
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    ClinvkError: 500,
+    InvalidRequest: 400,
+    KeyRefused: 401,
+    ForeignOrigin: 403,
+    HostRefused: 403,
+    DirectoryNotAllowed: 403,
+    BackendNotAllowed: 403,
+    BeyondPolicy: 403,
+    NoSuchPath: 404,
+    errors.BackendUnavailable: 404,
+    errors.SessionNotFound: 404,
+    errors.RunNotFound: 404,
+    MethodNotAllowed: 405,
+    BodyTooSlow: 408,
+    errors.SessionBusy: 409,
+    BodyTooLarge: 413,
+    WrongMediaType: 415,
+    RateLimited: 429,
+    errors.QueueFull: 503,
+    errors.ShuttingDown: 503,
+    errors.StoreUnavailable: 503,
+    errors.TimedOut: 504,
+}
+"""The HTTP status of each kind of error, to which each dialect adds its own; see `nearest`."""
+
+_Word = TypeVar("_Word")
+
+
+def nearest(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Word]) -> _Word:
+    """Look a kind of error up: one that is not in a table is what its nearest ancestor is."""
+    return next(table[known] for known in kind.__mro__ if known in table)
 
 
 class Previous(msgspec.Struct, frozen=True):

@@ -10,9 +10,11 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from clinvk import errors
+from clinvk.dialects import base
 from clinvk.dialects.base import Answered, Call, Chat
 from clinvk.dialects.conversation import Conversation, digest, last_answer, told
-from clinvk.errors import InvalidRequest
+from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
 from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
@@ -22,6 +24,16 @@ APPROVAL = "x-clinvk-approval-mode"
 SANDBOX = "x-clinvk-sandbox-mode"
 EVENTS = "x-clinvk-events"
 HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **base.STATUSES,
+    errors.SessionError: 400,
+    errors.AmbiguousId: 400,
+    errors.AgentRejected: 400,
+    errors.AgentUnauthenticated: 401,
+    errors.AgentRateLimited: 429,
+}
+"""An agent that fails makes the request fail, as the model's own API would."""
 
 FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, "sandbox_mode": SANDBOX}
 """The header for each field of a `RunRequest` that only a header can give."""
