@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Prose, parsed
-from clinvk.backends.codex import failures, wire
+from clinvk.backends.base import Prose
+from clinvk.backends.codex import failures, items, wire
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import Cancelled
 from clinvk.events import (
@@ -18,8 +18,6 @@ from clinvk.events import (
     ThinkingDelta,
     Usage,
 )
-
-_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class Telling:
@@ -119,7 +117,7 @@ class TurnDecoder:
             case wire.TurnStarted():
                 pass
             case wire.PlanUpdated(params=of):
-                yield _plan(of.plan)
+                yield of.todo().progress()
             case wire.TokensCounted(params=of):
                 self._count(of.token_usage)
             case wire.Warned(params=of):
@@ -206,10 +204,4 @@ class TurnDecoder:
                 return self.failed(self.last_error or "codex ended the turn without success")
 
     def _structured(self) -> object:
-        return parsed(_ANSWER, self._message.encode()) if self._wants_json else None
-
-
-def _plan(steps: list[wire.Step]) -> Progress:
-    done = sum(step.status == "completed" for step in steps)
-    ahead = next((step.step for step in steps if step.status != "completed"), "")
-    return Progress("plan", f"{done}/{len(steps)} done" + (f"; next: {ahead}" if ahead else ""))
+        return items.structured(self._message) if self._wants_json else None
