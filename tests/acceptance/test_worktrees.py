@@ -12,9 +12,10 @@ from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
 from clinvk.cli.table import width
 from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
+from clinvk.plan import ChangedFile
 from clinvk.runtime.marks import RlimitMarks
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import ChangedFile, Worktree, Worktrees
+from clinvk.runtime.worktrees import Worktree, Worktrees
 from repositories import Repository
 
 T = TypeVar("T")

@@ -20,9 +20,10 @@ from clinvk.cli.table import Column, one_line, table
 from clinvk.cli.times import ago
 from clinvk.config.loading import home
 from clinvk.dialects import records
+from clinvk.plan import ChangedFile
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import ChangedFile, Listed, State, Worktrees
+from clinvk.runtime.worktrees import Listed, State, Worktrees
 
 _REPOSITORY_LEAST = 12
 _FILES_NAMED = 20

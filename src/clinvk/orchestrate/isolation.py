@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError
 from clinvk.orchestrate.stopping import Stopping
-from clinvk.plan import Change, ChangedFile, Check, Part, PartResult
+from clinvk.plan import Change, Check, Part, PartResult
 from clinvk.runtime.worktrees import Worktree, Worktrees
 
 CHECK_WITHIN_S = 600.0
@@ -34,34 +34,17 @@ class Isolation:
 
     async def judged(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> PartResult:
         """Tell what a part did in its worktree, and what the check says about it, which ends with the whole."""
-        change = Change(
-            diff="",
-            is_cut=False,
-            files=(),
-            branch=worktree.branch,
-            path=worktree.path,
-            kept=True,
-            warnings=worktree.warnings,
-        )
+        check, warnings = None, worktree.warnings
         try:
             check = await self._checked(worktree, result, stopping)
         except ClinvkError as exc:
-            check, warning = None, f"the check could not be run: {exc.message}"
-            change = replace(change, warnings=(*change.warnings, warning))
+            warnings += (f"the check could not be run: {exc.message}",)
         try:
-            outcome = await self._worktrees.outcome(worktree)
+            change = await self._worktrees.outcome(worktree)
         except ClinvkError as exc:
-            warning = f"what was changed cannot be told: {exc.message}"
-            return replace(result, change=replace(change, warnings=(*change.warnings, warning)), check=check)
-        change = replace(
-            change,
-            diff=outcome.diff,
-            is_cut=outcome.is_cut,
-            files=tuple(ChangedFile(file.path, file.change) for file in outcome.files),
-            kept=outcome.kept,
-            warnings=(*change.warnings, *outcome.warnings),
-        )
-        return replace(result, change=change, check=check)
+            warnings += (f"what was changed cannot be told: {exc.message}",)
+            change = Change(diff="", is_cut=False, files=(), branch=worktree.branch, path=worktree.path, kept=True)
+        return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
 
     async def _checked(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> Check | None:
         """Run the check, over whatever the agent left, unless all is to end."""
@@ -69,7 +52,6 @@ class Isolation:
             return None
         timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
         try:
-            told = await stopping.unless(self._worktrees.check(worktree, self._check, timeout_s))
+            return await stopping.unless(self._worktrees.check(worktree, self._check, timeout_s))
         except Cancelled:
             return None
-        return Check(passed=told.passed, exit_code=told.exit_code, output=told.output)
