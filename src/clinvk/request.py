@@ -13,6 +13,9 @@ APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
+MAX_STOPS = 100
+"""Texts of `stop`, at most: each piece of the answer is searched for each."""
+
 
 class Image(msgspec.Struct, frozen=True):
     """An image of a prompt: its bytes and media type, e.g. `image/png`."""

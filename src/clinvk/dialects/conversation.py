@@ -124,6 +124,17 @@ def without_images(prompt: str) -> str:
     return _MARK.sub("[an image that was not kept]", prompt)
 
 
+def system_text(part: str | Image, place: str) -> str:
+    """Give a part of what the system says, which can only be text; `place` is where it stands in the body.
+
+    Raises:
+        InvalidRequest: it is an image.
+    """
+    if isinstance(part, Image):
+        raise InvalidRequest(f"{place} is an image, which the agent's system prompt cannot have", place)
+    return part
+
+
 def image_of(source: str, media_type: str | None, field: str) -> Image:
     """Read an image from a data URL, or from base64; what its bytes are counts, not what they are said to be.
 

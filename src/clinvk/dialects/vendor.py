@@ -4,7 +4,7 @@ Their bodies are read with unknown fields ignored at every level: clients add ne
 `msgspec.json.Decoder`s over structs that do not forbid them, and `strict.decode` explains what does not fit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from clinvk.dialects.base import Answered, Call, Chat
 from clinvk.dialects.conversation import Conversation, digest, last_answer, told
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.request import APPROVAL_MODES, MAX_STOPS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 SESSION = "x-clinvk-session-id"
 WORKDIR = "x-clinvk-workdir"
@@ -99,8 +99,11 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
     """Make the call of a request that lacks its prompt and all that the headers say.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand. Or the model's name
+            is blank.
     """
+    if not (request.model or "").strip():
+        raise InvalidRequest("model is empty", "model")
     whole = told(conversation, only_last=asked.session_id is not None, field=field)
     request = replace(
         request,
@@ -131,6 +134,25 @@ def _chat(name: str, conversation: Conversation, field: str) -> Chat:
         latest=told(conversation, only_last=True, field=field),
     )
     return replace(made, answered=answered)
+
+
+def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
+    """Check the texts before which an answer ends. The vendors take few, but clients of other servers send more.
+
+    Raises:
+        InvalidRequest: one is empty, or there are more than `MAX_STOPS`.
+    """
+    if len(texts) > MAX_STOPS:
+        raise InvalidRequest(f"{field} has {len(texts)} texts; at most {MAX_STOPS} are allowed", field)
+    if "" in texts:
+        place = f"{field}[{texts.index('')}]"
+        raise InvalidRequest(f"{place} is empty", place)
+    return tuple(texts)
+
+
+def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
+    """Say what `Call.ignored` is for a request whose answer, of a schema, is given whole or not at all."""
+    return (field,) if request.stop and request.output_schema is not None else ()
 
 
 def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class OpenAIChat:
             stream=bool(asked.stream),
             model=asked.model,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            ignored=ignored,
+            ignored=(*ignored, *vendor.ignored_stop(request)),
         )
 
     def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
