@@ -37,7 +37,7 @@ from clinvk.api.reply import (
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
-from clinvk.dialects.base import Call, Dialect, Encoder, Facts, renamed
+from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, renamed
 from clinvk.errors import (
     AgentOverloaded,
     AgentRateLimited,
@@ -249,6 +249,7 @@ class _Visit:
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Say where the run is to be found, and leave it to itself."""
+        assert isinstance(self._dialect, Deferring), "no other format asks for it"
         body = self._dialect.accepted(call, facts_of(run), run.state)
         if self._dialect.is_model_api:
             await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))

@@ -1,7 +1,7 @@
 """What a wire format looks like to clinvk: a body in, a `Call` out; events in, bytes out."""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -263,12 +263,17 @@ class Dialect(Protocol):
         """Give the body of a run that has ended."""
         ...
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
-        ...
-
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of a request that could not be run."""
+        ...
+
+
+@runtime_checkable
+class Deferring(Dialect, Protocol):
+    """A wire format whose `Call` may have `respond_async`."""
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
         ...
 
 

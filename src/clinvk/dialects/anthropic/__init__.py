@@ -95,10 +95,6 @@ class Anthropic:
         )
         return _encoder.encode(message)
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give nothing: no body of this format asks for a run that goes on behind its client's back."""
-        return b""
-
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of an error."""
         return errors.refusal(error, request_id)

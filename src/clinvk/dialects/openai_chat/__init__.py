@@ -101,10 +101,6 @@ class OpenAIChat:
         )
         return _encoder.encode(answer)
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Never: no body of this API asks for a run that goes on by itself."""
-        raise AssertionError(state)
-
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of an error."""
         return openai_errors.refusal(error)
