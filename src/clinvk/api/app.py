@@ -36,10 +36,8 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.base import Dialect, MethodNotAllowed, NoSuchPath
-from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError
 from clinvk.plan import Kind
 from clinvk.runtime.runs import Runs
@@ -75,7 +73,7 @@ def create_app(
     def run(dialect: Dialect) -> RunEndpoint:
         return RunEndpoint(dialect, runs, store, settings, environ, grants, registry)
 
-    prompts = run(Rest())
+    prompts = run(surfaces.REST)
 
     def batch(kind: Kind) -> ASGIApp:
         from clinvk.api.batch import BatchEndpoint
@@ -164,7 +162,7 @@ class Shortcut:
 
 def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:
     runs = {
-        "/chat/completions": run(OpenAIChat()),
+        "/chat/completions": run(surfaces.OPENAI),
         "/completions": run(OpenAICompletions()),
         "/responses": run(OpenAIResponses()),
     }
