@@ -188,7 +188,7 @@ def _compared(body: CompareBody, entry: BackendBody, index: int) -> Part:
 
 
 def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
-    """Give the request of an agent that reads, and does nothing else."""
+    """Give the request of an agent that reads, and does nothing else; nobody goes on with its conversation."""
     return RunRequest(
         prompt=judge.prompt or "",
         backend=judge.backend,
@@ -197,5 +197,5 @@ def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
         sandbox_mode="read-only",
         approval_mode="default",
         timeout_s=judge.timeout_secs,
-        ephemeral=bool(body.ephemeral),
+        ephemeral=True,
     )
