@@ -142,6 +142,23 @@ async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
     assert third_in == made
 
 
+async def test_a_chain_goes_on_where_the_worktree_of_its_last_finished_step_was_made_from_if_that_is_gone(
+    scripted: Scripted, project: Path
+) -> None:
+    scripted.play(claude_says("x"), when="one")
+    scripted.play([exits(9)], when="two")
+    steps = [
+        {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"},
+        {"backend": "claude", "prompt": "two"},
+    ]
+    async with serving(scripted.env) as served:
+        failed = (await post(served, "chain", {"steps": steps, "pass_working_dir": True})).json()
+        scripted.play(claude_says("y"), when="two")
+        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+    assert [result["output"] for result in told["results"]] == ["x", "y"]
+    assert scripted.calls()[-1].cwd == str(project)
+
+
 async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
     async with serving(scripted.env) as served:

@@ -1,5 +1,8 @@
 """A chain that goes on from the first step that is not finished, as its record has it."""
 
+import asyncio
+import os
+
 import msgspec
 from msgspec.structs import replace
 
@@ -47,6 +50,8 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
         done.append(result)
     if len(done) == len(kept.steps):
         raise InvalidRequest(f"chain {record.id!r} is finished: there is no step to go on from", _FIELD)
+    if done:
+        done[-1] = await asyncio.to_thread(_where_there_is_something, done[-1])
     return Chain(
         parts=tuple(kept.steps),
         input=kept.input,
@@ -69,6 +74,11 @@ async def _finished(store: SessionStore, record: RunRecord, steps: list[Part]) -
         if not before:
             return found
         record = await store.run(before)
+
+
+def _where_there_is_something(result: PartResult) -> PartResult:
+    """Give a result with what its worktree was made from, where that is gone: unchanged, applied or discarded."""
+    return result if os.path.isdir(result.workdir) else replace(result, workdir=result.part.request.workdir or "")
 
 
 def _result(place: PartOf, part: Part, run: RunRecord) -> PartResult:
