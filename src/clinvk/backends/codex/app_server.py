@@ -24,7 +24,7 @@ from clinvk.backends.base import Delivery, NotSpoken, last_line, parsed
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
-from clinvk.events import RunFailed, RunFinished
+from clinvk.events import RunFailed, RunFinished, Usage
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -65,7 +65,7 @@ class _Conversation:
         self.prompt = prompt
         self.thread = ""
         self.turn = ""
-        self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
+        self.decoder = TurnDecoder(request.output_schema is not None, None if resume else Usage())
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
         """Say whether the end is told of a turn that the CLI began by itself."""

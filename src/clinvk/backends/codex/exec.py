@@ -74,7 +74,8 @@ class ExecDecoder:
                 usage = event.usage.usage - self._used if event.usage else None
                 yield RunFinished(usage=usage, structured_output=self._structured())
             case TurnFailed():
-                yield failures.failed(event.error.message)
+                reason = failures.stop_reason(event.error.message)
+                yield RunFinished(reason) if reason else failures.failed(event.error.message)
             case StreamError():
                 yield from self._error(event.message)
 
