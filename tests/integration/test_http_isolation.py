@@ -78,18 +78,31 @@ async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: S
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("kind", ["parallel", "compare"])
 async def test_a_folder_that_is_no_repository_is_refused_before_anything_runs(
-    scripted: Scripted, tmp_path: Path, kind: str
+    scripted: Scripted, tmp_path: Path, kind: str, dry_run: bool
 ) -> None:
     task = {"backend": "claude", "prompt": "edit", "workdir": str(tmp_path), "isolation": "worktree"}
     body = compare(tmp_path, "claude") if kind == "compare" else {"tasks": [{**task, "isolation": "none"}, task]}
     async with serving(scripted.env) as served:
-        response = await post(served, kind, body)
+        response = await post(served, kind, {**body, "dry_run": dry_run})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["field"] == ("isolation" if kind == "compare" else "tasks[1].isolation")
     assert "is in no git repository" in response.json()["detail"]
     assert scripted.calls() == []
+
+
+async def test_a_dry_run_says_that_the_agent_would_work_in_a_worktree(scripted: Scripted, project: Path) -> None:
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True, "dry_run": True}
+    async with serving(scripted.env) as served:
+        one, two = (await post(served, "chain", body)).json()["results"]
+        first["isolation"] = "none"
+        (plain,) = (await post(served, "parallel", {"tasks": [first], "dry_run": True})).json()["results"]
+    assert f"# for {project}: the same directory in a new git worktree" in one["output"]
+    assert f"# for {project}: the worktree of the step before, if it has one" in two["output"]
+    assert "worktree" not in plain["output"]
 
 
 async def test_changes_that_are_not_committed_are_told_as_not_in_the_worktree(

@@ -77,8 +77,8 @@ class _Admission:
         await self._runs.plan(request)
         if not part.dry_run:
             self._look_for(request.backend)
-            if part.isolation != "none":
-                await self._look_at(request.workdir or "")
+        if part.isolation != "none":
+            await self._look_at(request.workdir or "")
         return replace(part, request=request)
 
     def _look_for(self, backend: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -77,7 +77,8 @@ class Performing:
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
             launch = await self._runs.plan(request)
-            return described(index, part, describe(launch, len(request.prompt.encode())))
+            command = describe(launch, len(request.prompt.encode()))
+            return described(index, part, "\n".join([command, *_elsewhere(part)]))
         if part.isolation == "none":
             return await self._run_in_turn(index, part, base)
         directory = request.workdir or ""
@@ -120,3 +121,12 @@ class Performing:
             workdir=run.request.workdir or "",
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
+
+
+def _elsewhere(part: Part) -> Iterator[str]:
+    """Say where the agent would work, if not in the directory that its command shows."""
+    directory = part.request.workdir or "the directory"
+    if part.follows:
+        yield f"# for {directory}: the worktree of the step before, if it has one and leaves changes in it"
+    if part.isolation == "worktree":
+        yield f"# for {directory}: the same directory in a new git worktree, as HEAD has it"
