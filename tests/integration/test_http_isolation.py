@@ -136,6 +136,31 @@ async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scr
     assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
 
 
+async def test_a_chain_does_not_go_on_in_a_worktree_that_is_gone(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
+    scripted.play([exits(9)], when="two")
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True}
+    async with serving(scripted.env) as served:
+        failed = (await post(served, "chain", body)).json()
+        worktree = failed["results"][0]["worktree"]
+        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        assert [call.cwd for call in scripted.calls()[1:]] == [worktree, worktree]
+        repository.git("worktree", "remove", "--force", worktree)
+        runs = (await served.client.get("/api/v1/runs")).json()["total"]
+        for dry_run in (False, True):
+            refused = await post(served, "chain", {"resume_from": again["run_id"], "dry_run": dry_run})
+            assert (refused.status_code, refused.json()["field"]) == (400, "resume_from")
+            assert (
+                f"step 2 is to go on in a worktree that is gone, which was applied or discarded: {worktree!r}"
+                in (refused.json()["detail"])
+            )
+        assert (await served.client.get("/api/v1/runs")).json()["total"] == runs
+    assert len(scripted.calls()) == 3
+
+
 @pytest.mark.parametrize("isolation", ["none", "worktree"])
 async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
     scripted: Scripted, project: Path, isolation: str

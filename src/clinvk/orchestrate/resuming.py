@@ -6,7 +6,7 @@ import os
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.errors import InvalidRequest
+from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound
 from clinvk.events import RunFinished, RunStarted
 from clinvk.plan import Chain, Part, PartResult
 from clinvk.record import RunRecord
@@ -34,9 +34,14 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
 
     Raises:
         RunNotFound, AmbiguousId: as the store.
-        InvalidRequest: the run is no chain, has not ended, has nothing left to do, or kept nothing to go on from.
+        InvalidRequest: the run is no chain, has not ended, has nothing left to do, kept nothing to go on from, or is to
+            go on in a directory that is gone.
     """
-    record = await store.run(reference)
+    try:
+        record = await store.run(reference)
+    except (RunNotFound, AmbiguousId) as exc:
+        exc.field = _FIELD
+        raise
     if record.kind != "chain":
         raise InvalidRequest(f"run {record.id!r} is no chain", _FIELD)
     if record.state in UNDER_WAY:
@@ -44,14 +49,19 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
     kept = msgspec.convert(record.request, _Kept)
     if isinstance(kept.steps, int):
         raise InvalidRequest(f"chain {record.id!r} was ephemeral: none of it is kept", _FIELD)
-    finished = await _finished(store, record, kept.steps)
+    begun = await _begun(store, record)
     done: list[PartResult] = []
-    while (result := finished.get(len(done))) is not None:
-        done.append(result)
+    for index, step in enumerate(kept.steps):
+        place, run = begun.get(index, (None, None))
+        if place is None or run is None or run.state != "finished":
+            break
+        done.append(_result(place, step, run))
     if len(done) == len(kept.steps):
         raise InvalidRequest(f"chain {record.id!r} is finished: there is no step to go on from", _FIELD)
-    if done:
-        done[-1] = await asyncio.to_thread(_where_there_is_something, done[-1])
+    step = kept.steps[len(done)]
+    if done and step.follows:
+        _, tried = begun.get(len(done), (None, None))
+        done[-1] = await asyncio.to_thread(_followed, done[-1], step, tried)
     return Chain(
         parts=tuple(kept.steps),
         input=kept.input,
@@ -61,24 +71,38 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
     )
 
 
-async def _finished(store: SessionStore, record: RunRecord, steps: list[Part]) -> dict[int, PartResult]:
-    """Give the steps that are finished, those included that an earlier chain did which this one went on from."""
-    found: dict[int, PartResult] = {}
+async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartOf, RunRecord]]:
+    """Give the last run of each step, those included of an earlier chain that this one went on from."""
+    found: dict[int, tuple[PartOf, RunRecord]] = {}
     while True:
-        page = await store.runs(RunQuery(parent_id=record.id, state="finished", limit=_MOST_STEPS))
+        page = await store.runs(RunQuery(parent_id=record.id, limit=_MOST_STEPS))
         for run in page.items:
-            place = msgspec.convert(run.request, _Place).part
-            if place and place.index < len(steps):
-                found.setdefault(place.index, _result(place, steps[place.index], run))
+            if place := msgspec.convert(run.request, _Place).part:
+                found.setdefault(place.index, (place, run))
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
             return found
         record = await store.run(before)
 
 
-def _where_there_is_something(result: PartResult) -> PartResult:
-    """Give a result with what its worktree was made from, where that is gone: unchanged, applied or discarded."""
-    return result if os.path.isdir(result.workdir) else replace(result, workdir=result.part.request.workdir or "")
+def _followed(previous: PartResult, step: Part, tried: RunRecord | None) -> PartResult:
+    """Give a finished step with the directory that the next one follows: where that was `tried`, or else its own.
+
+    The two differ where the step left its worktree as it was: that was removed, and the next worked in what it was made
+    from. A step in a worktree of its own begins with what is committed, so it can do without one that is gone.
+
+    Raises:
+        InvalidRequest: the directory is gone.
+    """
+    workdir = tried.workdir if tried and step.isolation == "none" else previous.workdir
+    base = previous.part.request.workdir or ""
+    if not os.path.isdir(workdir) and step.isolation != "none":
+        workdir = base
+    if not os.path.isdir(workdir):
+        why = "which was applied or discarded" if tried else "which was unchanged, applied or discarded"
+        where = f"in a worktree that is gone, {why}" if workdir != base else "where nothing is any more"
+        raise InvalidRequest(f"step {previous.index + 2} is to go on {where}: {workdir!r}", _FIELD)
+    return replace(previous, workdir=workdir)
 
 
 def _result(place: PartOf, part: Part, run: RunRecord) -> PartResult:
