@@ -156,6 +156,18 @@ async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted
         ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
         ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
         ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),
+        (
+            "parallel",
+            {"tasks": [task("a", id="x"), task("b", name="x"), task("c", id="x")]},
+            "tasks[2].id",
+            "tasks[2]: id 'x' is that of tasks[0] already",
+        ),
+        (
+            "chain",
+            {"steps": [task("a"), task("b", name="x"), task("c", name="x")]},
+            "steps[2].name",
+            "steps[2]: name 'x' is that of steps[1] already",
+        ),
         ("chain", {}, "steps", "steps is missing"),
         ("chain", {"steps": []}, "steps", "steps must be a list"),
         ("chain", {"steps": [task("a", sandbox_mod="x")]}, "steps[0].sandbox_mod", "did you mean 'sandbox_mode'?"),
@@ -543,6 +555,7 @@ async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted
     assert (finished.status_code, finished.json()["field"]) == (400, "resume_from")
     assert "there is no step to go on from" in finished.json()["detail"]
     assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
+    assert unknown.json()["field"] == "resume_from"
     assert (no_chain.status_code, no_chain.json()["field"]) == (400, "resume_from")
     assert (both.status_code, both.json()["field"]) == (400, "steps")
 
