@@ -59,7 +59,7 @@ def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_appl
     applied, *others = [result.branch for result in outcome.results]
     assert clinvk(machine, "worktrees", "apply", applied).returncode == 0
     assert repository.files() == {"shared.txt": b"by claude\n", "claude.txt": b"by claude\n"}
-    assert clinvk(machine, "worktrees", "discard", *others).returncode == 0
+    assert clinvk(machine, "worktrees", "discard", "--yes", *others).returncode == 0
     assert repository.worktrees() == []
 
 

@@ -207,7 +207,8 @@ examples:
 
 WORKTREES_DISCARD = Help(
     "clinvk worktrees discard [flags] ID...",
-    "Remove worktrees with their branches and all that was done in them. On a\nterminal it asks first.",
+    "Remove worktrees with their branches and all that was done in them. On a\n"
+    "terminal it asks first; without one it needs --yes.",
 )
 
 PARALLEL = Help(
