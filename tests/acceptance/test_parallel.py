@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import msgspec
@@ -15,6 +16,7 @@ from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch
 
 pytestmark = pytest.mark.timeout(60)
 
+STYLE = re.compile(rb"\x1b\[[0-9;]*m")
 TWO = [{"backend": "claude", "prompt": "one", "name": "first"}, {"backend": "codex", "prompt": "two", "id": "t-2"}]
 
 
@@ -319,6 +321,21 @@ def test_stderr_on_a_dumb_terminal_gets_lines(clinvk: Clinvk) -> None:
     (clinvk.folder / "t.json").write_text(json.dumps(TWO))
     with on_terminal(clinvk, "parallel", "-f", "t.json", env={"TERM": "dumb"}) as terminal:
         assert terminal.ended() == 0
+@pytest.mark.parametrize(("env", "is_styled"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_what_is_drawn_has_no_style_where_no_color_is_wanted(
+    clinvk: Clinvk, env: dict[str, str], is_styled: bool
+) -> None:
+    clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
+    (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow")]))
+    with on_terminal(clinvk, "parallel", "-f", "t.json", env=env) as terminal:
+        terminal.until("so far")
+        terminal.until("1 running")
+        drawn = terminal.all_read
+        (clinvk.folder / "go").touch()
+        assert terminal.ended() == 0
+    assert [bool(STYLE.search(read)) for read in (drawn, terminal.all_read)] == [is_styled, is_styled]
+
+
     assert b"\x1b" not in terminal.read
     assert b"clinvk: [0] claude first: started" in terminal.read
 

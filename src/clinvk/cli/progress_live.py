@@ -71,7 +71,7 @@ class Display:
 
     def __init__(self, plan: Plan, color: bool) -> None:
         self._plan = plan
-        self._console = Console(file=sys.stderr, no_color=not color or None, highlight=False)
+        self._console = Console(file=sys.stderr, color_system="auto" if color else None, highlight=False)
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[int, Row]] = deque(maxlen=_KEPT)
         self._counts: dict[str, int] = {}
