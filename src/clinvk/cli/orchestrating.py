@@ -18,11 +18,13 @@ from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations, warnings
-from clinvk.plan import Compare, Parallel, Plan, Summary
+from clinvk.plan import Chain, Compare, Parallel, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
+
+_SHORT_DIGITS = 12
 
 
 class Job(NamedTuple):
@@ -83,6 +85,7 @@ async def _run(job: Job) -> int:
                 driving = _Driving(job, runs)
                 with told_what_is_not_kept(job.notes):
                     async with orchestrations.begun(plan, asked) as one:
+                        _tell_how_to_go_on(one, job.notes)
                         summary = await driving.drive(one)
     except asyncio.CancelledError:
         job.notes.error("cancelled")
@@ -152,6 +155,13 @@ async def _admitted(job: Job, asked: Plan, orchestrations: Orchestrations, store
         return await orchestrations.admitted(asked, admit, require)
     except ClinvkError as exc:
         raise job.placed(exc) from exc
+
+
+def _tell_how_to_go_on(one: Orchestration, notes: Notes) -> None:
+    """Give the id of a chain as it begins: of one that is killed nothing could tell it later."""
+    if isinstance(one.plan, Chain) and one.id and not any(part.request.ephemeral for part in one.plan.parts):
+        short = one.id[:_SHORT_DIGITS]
+        notes.say(f"chain {short}; if it is interrupted, clinvk chain --resume-from {short} goes on with it")
 
 
 def _at_once(plan: Plan) -> int:
