@@ -1,6 +1,7 @@
 """A server process: how it comes up, and how it stops without leaving an agent behind."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -292,8 +293,10 @@ def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start
     assert scripted.alive() == []
 
 
-def test_an_idle_server_is_small(server: Start) -> None:
-    """The budget is 40 MB; measured are 35."""
+def test_an_idle_server_is_small(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget is 40 MB; measured are just that, without what counts the lines that tests reach."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
     process = server()
     process.client.get("/health")
     assert psutil.Process(process.popen.pid).memory_info().rss < 45 * 1024 * 1024
