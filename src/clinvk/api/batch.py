@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import backends
+from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (
     NO_BUFFERING,
     ClientGone,
@@ -22,10 +23,8 @@ from clinvk.api.reply import (
     broken,
     chunked,
     headers_of,
-    read_body,
-    require_json,
+    read_json,
     retry_headers,
-    watch,
 )
 from clinvk.api.runs import RunEndpoint, facts_of
 from clinvk.backends.base import Backend
@@ -75,10 +74,9 @@ class BatchEndpoint:
         """Serve one request to its end, or until its client leaves."""
         visit = _Visit(self, scope, receive, Reply(send, self.prompts.settings.server.write_timeout_secs))
         try:
-            async with asyncio.TaskGroup() as group:
-                await visit.serve(group)
-        except* ClientGone as gone:
-            logger.debug("client left: %s", gone.exceptions[0])
+            await visit.serve()
+        except ClientGone as gone:
+            logger.debug("client left: %s", gone)
 
     async def asked(self, body: bytes) -> Plan:
         """Read a body.
@@ -139,34 +137,35 @@ class _Visit:
         self._stream = ""
         self._one: Orchestration | None = None
 
-    async def serve(self, group: asyncio.TaskGroup) -> None:
-        """Answer the request, watching in `group` for a client that leaves."""
-        watcher: asyncio.Task[None] | None = None
-        try:
-            body = await self._read()
-            watcher = group.create_task(watch(self._receive, self._reply, self._tick_s, self._keep_alive))
-            asked = await self._endpoint.asked(body)
-            del body
-            plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
-            async with self._endpoint.orchestrations.begun(plan, asked) as self._one:
-                summary = await self._driven(self._one)
-            await self._end(summary)
-        except ClinvkError as error:
-            await self._refuse(error)
-        except Exception:
-            if self._reply.opened and not self._reply.ended:
-                await self._refuse(broken())
-            raise
-        finally:
-            if watcher:
-                watcher.cancel()
+    async def serve(self) -> None:
+        """Answer the request.
 
-    async def _read(self) -> bytes:
-        server = self._endpoint.prompts.settings.server
-        headers = headers_of(self._scope)
-        require_json(headers)
-        self._stream = answers.stream_of(headers)
-        return await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
+        Raises:
+            ClientGone: its client left, and all of its agents were ended.
+        """
+        async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+            try:
+                await self._answer(leaving)
+            except ClinvkError as error:
+                await self._refuse(error)
+            except Exception:
+                if self._reply.opened and not self._reply.ended:
+                    await self._refuse(broken())
+                raise
+
+    async def _answer(self, leaving: Leaving) -> None:
+        asked = await self._asked(leaving)
+        plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
+        async with self._endpoint.orchestrations.begun(plan, asked) as self._one:
+            summary = await self._driven(self._one)
+        await self._end(summary)
+
+    async def _asked(self, leaving: Leaving) -> Plan:
+        """Read the request, then begin to watch. The body goes with this."""
+        self._stream = answers.stream_of(headers_of(self._scope))
+        body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
+        leaving.watch()
+        return await self._endpoint.asked(body)
 
     async def _driven(self, one: Orchestration) -> Summary:
         if not self._stream:

@@ -4,7 +4,6 @@ A run lives inside its request: a client that leaves, waiting or reading, queued
 asked for with `detach` goes on.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -18,6 +17,7 @@ from clinvk import backends, logs
 from clinvk.api import chats, previous
 from clinvk.api.allowance import Allowance
 from clinvk.api.grants import Grants
+from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (
     NO_BUFFERING,
     NO_RETRY,
@@ -29,10 +29,8 @@ from clinvk.api.reply import (
     broken,
     chunked,
     headers_of,
-    read_body,
-    require_json,
+    read_json,
     retry_headers,
-    watch,
 )
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
@@ -67,7 +65,6 @@ HOLD_S = 10.0
 """How long the status of an answer is held for what will tell it: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
-_WATCH_AFTER_S = 0.02
 
 _HARMLESS = {
     kind.code for kind in (AgentUnauthenticated, AgentRateLimited, AgentUnpaid, AgentOverloaded, AgentRejected)
@@ -164,10 +161,6 @@ class _Visit:
         self._encoder: Encoder | None = None
         self._is_stream = False
         self._more: list[Header] = []
-        self._watch: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._left: BaseException | None = None
 
     async def serve(self) -> None:
         """Answer the request.
@@ -175,56 +168,25 @@ class _Visit:
         Raises:
             ClientGone: its client left, and what it had asked for was ended.
         """
-        try:
-            await self._serve()
-        except asyncio.CancelledError:
-            if self._left and self._task and not self._task.uncancel():
-                raise self._left from None
-            raise
-        finally:
-            self._stop_watching()
+        async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+            try:
+                self._call = await self._read(leaving)
+                await self._answer(self._call)
+            except ClinvkError as error:
+                await self._refuse(error)
+            except ClientGone:
+                raise
+            except Exception:
+                if not self._reply.ended:
+                    self._more += [NO_RETRY] if self._dialect.is_model_api else []
+                    await self._refuse(broken())
+                raise
 
-    async def _serve(self) -> None:
-        try:
-            self._call = await self._read()
-            await self._answer(self._call)
-        except ClinvkError as error:
-            await self._refuse(error)
-        except ClientGone:
-            raise
-        except Exception:
-            if not self._reply.ended:
-                self._more += [NO_RETRY] if self._dialect.is_model_api else []
-                await self._refuse(broken())
-            raise
-
-    async def _read(self) -> Call:
-        """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
-        server = self._endpoint.settings.server
-        headers = headers_of(self._scope)
-        require_json(headers)
-        body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-        self._task = asyncio.current_task()
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching)
-        return self._dialect.parse(body, headers)
-
-    def _start_watching(self) -> None:
-        """Watch for a client that leaves. An answer that was there at once needs no watcher, which is not cheap."""
-        watching = watch(self._receive, self._reply, self._tick_s, self._keep_alive)
-        self._watcher = asyncio.get_running_loop().create_task(watching)
-        self._watcher.add_done_callback(self._watched)
-
-    def _watched(self, watcher: asyncio.Task[None]) -> None:
-        if not watcher.cancelled() and (left := watcher.exception()) and self._task:
-            self._left = left
-            self._task.cancel()
-
-    def _stop_watching(self) -> None:
-        if self._watch:
-            self._watch.cancel()
-        if self._watcher:
-            self._watcher.remove_done_callback(self._watched)
-            self._watcher.cancel()
+    async def _read(self, leaving: Leaving) -> Call:
+        """Read the request, then begin to watch. The body goes with this: a run may take an hour."""
+        body = await read_json(self._scope, self._receive, self._endpoint.settings.server)
+        leaving.watch()
+        return self._dialect.parse(body, headers_of(self._scope))
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
