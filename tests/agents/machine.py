@@ -1,6 +1,7 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Self
 import psutil
 from msgspec.structs import replace
 
+from acceptance.command import Clinvk
 from clinvk.config import Settings, complete
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -141,3 +143,19 @@ def _environment(home: Path, path: str, url: str) -> dict[str, str]:
         "GEMINI_API_KEY": "test-key",
         "GOOGLE_GEMINI_BASE_URL": url,
     }
+
+
+def clinvk(
+    machine: Machine, *arguments: str, stdin: str = "", within_s: float = 100
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command in the project."""
+    return subprocess.run(
+        [Clinvk.command, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=machine.project,
+        env=machine.env,
+        timeout=within_s,
+        check=False,
+    )

@@ -7,24 +7,11 @@ import subprocess
 import pytest
 
 from acceptance.command import Clinvk, until
-from agents.machine import Machine
+from agents.machine import Machine, clinvk
 
 CLIS = ("claude", "codex", "gemini")
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def clinvk(machine: Machine, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [Clinvk.command, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=machine.project,
-        env=machine.env,
-        timeout=100,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("backend", CLIS)
