@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bench import local
 from bench.report import Budget, Figure
 from bench.rounds import interleaved
-from bench.spawning import paced
+from bench.spawning import paced, paces
 from bench.workplace import Workplace
 from clinvk.events import Logged, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.record import RunRecord
@@ -40,24 +40,8 @@ def persisted(place: Workplace) -> list[Figure]:
         lambda: paced(time.process_time, lambda: local.prompts(place, _CLIENTS, count, lambda: SqliteStore(home))),
         lambda: paced(time.process_time, lambda: local.prompts(place, _CLIENTS, count)),
     )
-    name = f"prompts kept, LocalRuns, {_CLIENTS} at once"
-    return [
-        Figure(
-            name=name,
-            unit="/s",
-            ours=[pace.rate for pace in kept],
-            peer_name="kept nowhere",
-            peer=[pace.rate for pace in unkept],
-            budget=Budget("ratio", _SHARE_OF_UNKEPT),
-        ),
-        Figure(
-            name=f"{name}, own CPU of each",
-            unit="ms",
-            ours=[pace.cpu_ms for pace in kept],
-            peer_name="kept nowhere",
-            peer=[pace.cpu_ms for pace in unkept],
-        ),
-    ]
+    budget = Budget("ratio", _SHARE_OF_UNKEPT)
+    return paces(f"prompts kept, LocalRuns, {_CLIENTS} at once", kept, "kept nowhere", unkept, budget)
 
 
 async def _fill(home: Path, sessions: int) -> None:

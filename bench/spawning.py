@@ -69,28 +69,35 @@ def _prompts(place: Workplace, server: Server, prompt: Path, clients: int) -> li
         lambda: paced(lambda: server.cpu_s, lambda: _over_http(place, server, clients, count)),
     )
 
-    def figures(way: str, ours: list[Pace]) -> list[Figure]:
-        name = f"prompts, {way}, {clients} at once"
-        peer_name = "posix_spawn in C" if place.limit else "os.posix_spawn"
-        return [
-            Figure(
-                name=name,
-                unit="/s",
-                ours=[pace.rate for pace in ours],
-                peer_name=peer_name,
-                peer=[pace.rate for pace in limit],
-                budget=Budget("ratio", _SHARE_OF_LIMIT) if clients > 1 else None,
-            ),
-            Figure(
-                name=f"{name}, own CPU of each",
-                unit="ms",
-                ours=[pace.cpu_ms for pace in ours],
-                peer_name=peer_name,
-                peer=[pace.cpu_ms for pace in limit],
-            ),
-        ]
+    peer_name = "posix_spawn in C" if place.limit else "os.posix_spawn"
+    budget = Budget("ratio", _SHARE_OF_LIMIT) if clients > 1 else None
+    ways = {"LocalRuns": in_process, "HTTP": over_http}
+    return [
+        figure
+        for way, ours in ways.items()
+        for figure in paces(f"prompts, {way}, {clients} at once", ours, peer_name, limit, budget)
+    ]
 
-    return figures("LocalRuns", in_process) + figures("HTTP", over_http)
+
+def paces(name: str, ours: list[Pace], peer_name: str, peer: list[Pace], budget: Budget | None) -> list[Figure]:
+    """Give two figures of paces, that of the rate and that of the CPU time; the budget is the rate's."""
+    return [
+        Figure(
+            name=name,
+            unit="/s",
+            ours=[pace.rate for pace in ours],
+            peer_name=peer_name,
+            peer=[pace.rate for pace in peer],
+            budget=budget,
+        ),
+        Figure(
+            name=f"{name}, own CPU of each",
+            unit="ms",
+            ours=[pace.cpu_ms for pace in ours],
+            peer_name=peer_name,
+            peer=[pace.cpu_ms for pace in peer],
+        ),
+    ]
 
 
 def paced(cpu_s: Callable[[], float], prompts: Callable[[], Times]) -> Pace:

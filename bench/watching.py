@@ -5,7 +5,7 @@ from bench.load import Ask, Times
 from bench.report import Budget, Figure
 from bench.rounds import interleaved
 from bench.server import Server, serving
-from bench.spawning import Pace, paced
+from bench.spawning import Pace, paced, paces
 from bench.workplace import Workplace
 
 _CLIENTS = 16
@@ -19,24 +19,8 @@ def watching(place: Workplace) -> list[Figure]:
     count = place.some(_PROMPTS)
     with serving(place, "{}\n") as plain, serving(place, _WATCHED) as watched:
         off, on = interleaved(place.rounds, lambda: _pace(place, plain, count), lambda: _pace(place, watched, count))
-    name = f"prompts, watched, {_CLIENTS} at once"
-    return [
-        Figure(
-            name=name,
-            unit="/s",
-            ours=[pace.rate for pace in on],
-            peer_name="unwatched",
-            peer=[pace.rate for pace in off],
-            budget=Budget("ratio", _SHARE),
-        ),
-        Figure(
-            name=f"{name}, own CPU of each",
-            unit="ms",
-            ours=[pace.cpu_ms for pace in on],
-            peer_name="unwatched",
-            peer=[pace.cpu_ms for pace in off],
-        ),
-    ]
+    budget = Budget("ratio", _SHARE)
+    return paces(f"prompts, watched, {_CLIENTS} at once", on, "unwatched", off, budget)
 
 
 def _pace(place: Workplace, server: Server, count: int) -> Pace:

@@ -8,6 +8,15 @@ from copy import deepcopy
 from standin.document import JSON
 
 FUNCTION: dict[str, JSON] = {"name": "f", "arguments": "{}"}
+SCHEMA: dict[str, JSON] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$id": "http://a/b",
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/a"}, "b": {"items": {"$ref": "c#d"}, "pattern": "^a$"}},
+    "$defs": {"a": {"enum": ["x", 1]}, "c": {"$id": "c", "$defs": {"d": {"$anchor": "d", "minimum": 1}}}},
+}
+"""An empty object fits it."""
+
 CHAT: dict[str, JSON] = {
     "model": "claude",
     "stream": True,
@@ -18,7 +27,7 @@ CHAT: dict[str, JSON] = {
     "tool_choice": "auto",
     "functions": [{"name": "f"}],
     "function_call": "auto",
-    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     "reasoning_effort": "low",
     "thinking": {"type": "enabled"},
     "metadata": {"a": "b"},

@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Capabilities, Channel, Delivery, Flags, Host, Launch, NotSpoken, crashed, parsed
+from clinvk.backends.base import Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.policy.flags import Flags
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -139,7 +140,8 @@ class Lasting:
     install = "it is there"
     vendor = "lasting"
     models: tuple[str, ...] = ()
-    safe_flags = NO_FLAGS
+    safe_flags: Flags = NO_FLAGS
+    folders: tuple[str, ...] = ()
     capabilities = Capabilities()
 
     def __init__(self, folder: Path, capacity: int = 8, mode: str = "lasting") -> None:

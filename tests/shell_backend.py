@@ -38,7 +38,7 @@ class Shell:
     vendor = "shell"
     models: tuple[str, ...] = ()
     capabilities = Capabilities()
-    safe_flags = NO_FLAGS
+    safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
 
     def __init__(self, name: str = "shell", script: str | None = None) -> None:

@@ -25,6 +25,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         id, name, meta: the caller's own, for the caller.
         dry_run: nothing is run; the command is the answer.
         follows: it works where the step before did, also where that was a worktree.
+        is_judge: it is none of those that were asked for: it says which of their answers is the best.
     """
 
     request: RunRequest
@@ -34,6 +35,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     isolation: Isolation = "none"
     follows: bool = False
+    is_judge: bool = False
 
 
 class Parallel(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,19 +89,23 @@ class Compare(msgspec.Struct, frozen=True, kw_only=True):
 Plan = Parallel | Chain | Compare
 
 
+Alteration = Literal["added", "modified", "deleted", "type-changed"]
+
+
 class ChangedFile(msgspec.Struct, frozen=True):
     """A file that is not as it was; `path` begins at the top of the repository."""
 
     path: str
-    change: Literal["added", "modified", "deleted", "type-changed"]
+    change: Alteration
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent changed in a worktree of its own.
 
     Attributes:
-        diff: as `git diff` tells it, new files included.
+        diff: the patch from what it began with, for `git apply`: text that is no UTF-8 has signs in its place.
         is_cut: `diff` is the beginning only.
+        files: what was added, changed and deleted; new files count, ignored ones do not.
         path: where its agent worked in it.
         kept: one without changes is removed.
         warnings: what is in the agent's directory and not in the worktree, or could not be looked at.
@@ -115,7 +121,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command said about a worktree; `exit_code` is None where it did not end in time."""
+    """What the command said about a worktree.
+
+    Attributes:
+        passed: whether it ended with 0.
+        exit_code: 128 + n where signal n ended it; None where it did not end in time.
+        output: the last of what it printed on stdout and stderr, in that order of time.
+    """
 
     passed: bool
     exit_code: int | None

@@ -13,6 +13,9 @@ APPROVAL_MODES: tuple[ApprovalMode, ...] = ("default", "auto", "none", "always")
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("default", "read-only", "workspace", "full")
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
+MAX_STOPS = 100
+"""Texts of `stop`, at most: each piece of the answer is searched for each."""
+
 
 class Image(msgspec.Struct, frozen=True):
     """An image of a prompt: its bytes and media type, e.g. `image/png`."""
@@ -60,7 +63,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         extra: flags for the CLI itself, each an argument.
         timeout_s: seconds from the agent's start, not in the queue.
         ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
-        warm: a process that was started ahead may answer.
+        warm: a process that was up before may carry the run.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
         part: where it is a part of an orchestration.
         key_name: the API key that it came with; empty where none was asked for.

@@ -18,12 +18,16 @@ _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """The user's side. `mode` is how the terminal was set up when the command was started."""
+    """The user's side. `mode` is how the terminal was set up when the command was started.
+
+    `read` is what came since the last text that was waited for, `all_read` whatever came.
+    """
 
     def __init__(self, process: "subprocess.Popen[bytes]", leader: int, follower: int, mode: list[object]) -> None:
         self.process = process
         self.mode = mode
         self.read = b""
+        self.all_read = b""
         self._leader = leader
         self._follower = follower
 
@@ -63,7 +67,9 @@ class Terminal:
         if not select.select([self._leader], [], [], within_s)[0]:
             return False
         with suppress(OSError):
-            self.read += os.read(self._leader, 65536)
+            news = os.read(self._leader, 65536)
+            self.read += news
+            self.all_read += news
             return True
         return False
 

@@ -1,6 +1,7 @@
 """`clinvk chain`: steps of a file, one after the other."""
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -123,6 +124,26 @@ def test_a_chain_that_was_interrupted_tells_how_to_go_on(clinvk: Clinvk) -> None
     assert outcome.completed_steps == 3
 
 
+def test_a_chain_that_was_killed_goes_on_by_the_id_that_it_told_as_it_began(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")], when="then")
+    with clinvk.started("chain", "-f", "steps.yaml", "-q") as process:
+        until(lambda: any(prompt.startswith("then") for prompt in clinvk.prompts))
+        process.kill()
+        _, stderr = process.communicate()
+    (line,) = stderr.decode().splitlines()
+    found = re.fullmatch(
+        r"clinvk: chain ([0-9a-f]{12}); if it is interrupted, clinvk chain --resume-from \1 goes on with it", line
+    )
+    assert found
+    clinvk.agent.play(says("codex", "the deed"), when="then")
+    assert told(clinvk, "--resume-from", found[1]).completed_steps == 3
+    assert len([prompt for prompt in clinvk.prompts if prompt.startswith("first")]) == 1
+
+
+def test_a_chain_that_cannot_be_gone_on_with_tells_no_id(clinvk: Clinvk) -> None:
+    assert clinvk.run("chain", "-q", "--ephemeral", "-f", "steps.yaml").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -148,8 +169,8 @@ def test_a_name_that_leads_nowhere_is_warned_of(clinvk: Clinvk) -> None:
     steps = [{"backend": "claude", "prompt": "first {{steps.nowhere}}"}]
     done = clinvk.run("chain", "-q", stdin=json.dumps(steps).encode())
     assert done.returncode == 0
-    assert done.stderr == (
-        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} names no earlier step, and stays as it is\n"
+    assert done.stderr.splitlines()[0] == (
+        "clinvk: warning: steps[0].prompt: {{steps.nowhere}} names no earlier step, and stays as it is"
     )
 
 

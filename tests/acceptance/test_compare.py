@@ -148,6 +148,13 @@ def test_a_judge_that_fails_is_1_and_the_answers_are_told(clinvk: Clinvk) -> Non
     assert "clinvk: judge (claude): failed after " in done.stderr
 
 
+def test_a_judge_who_is_not_asked_is_told_of(clinvk: Clinvk) -> None:
+    done = clinvk.run("compare", "--backends", "claude,codex", "--judge", "claude", "ask")
+    assert done.returncode == 1  # Codex cannot speak like Claude Code
+    warned = "warning: nothing was judged: 1 of 2 answered, and a judge needs 2 answers"
+    assert done.stderr.count(warned) == 1
+
+
 def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})

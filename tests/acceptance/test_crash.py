@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -117,13 +118,21 @@ class Clients:
         self.told.titles[session] = title
 
 
+async def _is_none(client: httpx.AsyncClient, left: str) -> bool:
+    total: int = (await client.get(f"/api/v1/{left}")).json()["total"]
+    return total == 0
+
+
 async def _look(url: str) -> None:
-    """A server that has come up is well, and nothing is under way in it."""
+    """A server that has come up is well, and nothing is under way in it: at once, or when it has looked again.
+
+    A process that was killed while it started an agent may leave its lock to that for a moment.
+    """
     async with httpx.AsyncClient(base_url=url, timeout=15) as client:
         health = (await client.get("/health")).json()
         assert health["status"] == "ok", health
         for left in ("sessions?status=active", "runs?state=queued", "runs?state=running"):
-            assert (await client.get(f"/api/v1/{left}")).json()["total"] == 0, left
+            await until_told(partial(_is_none, client, left))
 
 
 @pytest.mark.timeout(120)

@@ -216,14 +216,6 @@ def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
         assert "is running there, ok" in message
 
 
-def test_a_protection_that_is_not_there_yet_is_told(clinvk: Clinvk) -> None:
-    clinvk.settings("server: {rate_limit_enabled: true}")
-    code, report = doctor(clinvk)
-    assert code == 0
-    assert said(report, "serve")[0][0] == "warning"
-    assert "server.rate_limit_enabled" in said(report, "serve")[0][1]
-
-
 def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:
     done = clinvk.run("doctor", env={"CLINVK_SERVER_PORT": "1", "CLINVK_DEFAULT_BACKEND": "claude"})
     assert "CLINVK_SERVER_PORT says nothing to clinvk; did you mean CLINVK_SERVER__PORT?" in done.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import msgspec
@@ -15,6 +16,7 @@ from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch
 
 pytestmark = pytest.mark.timeout(60)
 
+STYLE = re.compile(rb"\x1b\[[0-9;]*m")
 TWO = [{"backend": "claude", "prompt": "one", "name": "first"}, {"backend": "codex", "prompt": "two", "id": "t-2"}]
 
 
@@ -187,6 +189,10 @@ def test_an_agent_that_leads_the_output_folder_elsewhere_gets_nothing_there(clin
         ('[{"backend": "claude", "prompt": "x"},', "stdin:1:39: is not valid JSON: it ends too early"),
         ("- {backend: cluade, prompt: x}", "stdin:1:4: tasks[0]: no backend 'cluade'; have claude, codex, gemini"),
         ("- {backend: claude, prompt: x}\n- {prompt: ' '}", "stdin:2:4: tasks[1]: prompt is empty"),
+        (
+            "- {prompt: x, id: a}\n- {prompt: y, id: a}",
+            "stdin:2:15: tasks[1]: id 'a' is that of tasks[0] already",
+        ),
         ("- {prompt: x, workdir: nowhere}", "stdin:1:15: tasks[0]: workdir: no directory "),
         ("- {prompt: x, isolation: worktree}", "stdin:1:15: tasks[0]: "),
         ("- {backend: gemini, prompt: x, output_schema: {type: 3}}", "stdin:1:32: tasks[0]: "),
@@ -208,7 +214,7 @@ def test_wrong_usage_is_1(clinvk: Clinvk) -> None:
         assert (done.returncode, done.stdout) == (1, "")
     with on_terminal(clinvk, "parallel") as terminal:
         assert terminal.ended() == 1
-    assert b"no tasks: --file FILE names them, or - to type them here" in terminal.plain()
+    assert b"no tasks: --file FILE names them; --file - takes what you type here" in terminal.plain()
 
 
 def test_agents_that_may_edit_one_directory_at_once_are_warned_of_before_they_start(clinvk: Clinvk) -> None:
@@ -313,6 +319,21 @@ def test_on_a_terminal_a_line_a_task_is_drawn_and_goes_when_the_table_comes(clin
     assert lines[0] == "── [0] claude slow ──"
     assert [line.split()[0] for line in lines[-4:]] == ["INDEX", "0", "1", "2"]
     assert max(map(width, lines[-4:-1])) <= 60 + len("\x1b[32m\x1b[0m")
+
+
+@pytest.mark.parametrize(("env", "is_styled"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_what_is_drawn_has_no_style_where_no_color_is_wanted(
+    clinvk: Clinvk, env: dict[str, str], is_styled: bool
+) -> None:
+    clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
+    (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow")]))
+    with on_terminal(clinvk, "parallel", "-f", "t.json", env=env) as terminal:
+        terminal.until("so far")
+        terminal.until("1 running")
+        drawn = terminal.all_read
+        (clinvk.folder / "go").touch()
+        assert terminal.ended() == 0
+    assert [bool(STYLE.search(read)) for read in (drawn, terminal.all_read)] == [is_styled, is_styled]
 
 
 def test_stderr_on_a_dumb_terminal_gets_lines(clinvk: Clinvk) -> None:

@@ -53,6 +53,20 @@ class TestByItself:
         )
         assert handle_of_last(clinvk) == HANDLES[backend]
 
+    def test_what_several_agents_said_is_not_gone_on_with_by_itself_but_where_it_is_asked_for(
+        self, clinvk: Clinvk
+    ) -> None:
+        session = begun(clinvk)
+        clinvk.agent.play(claude_says("part", session=SECOND), when="ask")
+        clinvk.agent.play(claude_says('{"best": "A", "reasons": "so"}', session=SECOND), when="Judge the answers")
+        told = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "--json", "ask")
+        assert told.returncode == 0
+        parts = [result["session_id"] for result in json.loads(told.stdout)["results"]]
+        assert len(json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"]) == 3
+        assert json.loads(clinvk.run("second").stdout)["session_id"] == session
+        assert clinvk.run("resume", parts[0], "third").returncode == 0
+        assert json.loads(clinvk.run("fourth").stdout)["session_id"] == parts[0]
+
     def test_a_directory_is_the_same_by_a_symbolic_link(self, clinvk: Clinvk) -> None:
         (clinvk.folder / "real").mkdir()
         (clinvk.folder / "link").symlink_to("real")

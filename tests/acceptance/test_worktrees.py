@@ -12,9 +12,10 @@ from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
 from clinvk.cli.table import width
 from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
+from clinvk.plan import ChangedFile
 from clinvk.runtime.marks import RlimitMarks
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import ChangedFile, Worktree, Worktrees
+from clinvk.runtime.worktrees import Worktree, Worktrees
 from repositories import Repository
 
 T = TypeVar("T")
@@ -145,10 +146,13 @@ def test_changes_that_do_not_fit_are_1_and_change_nothing(clinvk: Clinvk, reposi
     assert listed(clinvk) == [worktree.id]
 
 
-def test_discarding_removes_some_and_a_dry_run_none(clinvk: Clinvk, repository: Repository) -> None:
+def test_discarding_removes_some_but_neither_in_a_dry_run_nor_unasked(clinvk: Clinvk, repository: Repository) -> None:
     first, second, third = (left(repository) for _ in range(3))
     assert clinvk.run("worktrees", "discard", "--dry-run", first.id).stdout == f"would discard {first.id}\n"
-    done = told(clinvk, Discarded, "discard", first.id, second.branch, first.id)
+    unasked = clinvk.run("worktrees", "discard", first.id)
+    assert (unasked.returncode, unasked.stdout) == (1, "")
+    assert unasked.stderr == "clinvk: discard needs --yes: there is no terminal to ask on\n"
+    done = told(clinvk, Discarded, "discard", "--yes", first.id, second.branch, first.id)
     assert done == Discarded([first.id, second.id], False)
     assert listed(clinvk) == [third.id]
     assert repository.branches() == [third.branch, "main"]

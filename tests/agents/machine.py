@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Self
 import psutil
 from msgspec.structs import replace
 
+from acceptance.command import Clinvk
 from clinvk.config import Settings, complete
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -143,3 +145,19 @@ def _environment(home: Path, path: str, url: str) -> dict[str, str]:
         "GEMINI_API_KEY": "test-key",
         "GOOGLE_GEMINI_BASE_URL": url,
     }
+
+
+def clinvk(
+    machine: Machine, *arguments: str, stdin: str = "", within_s: float = 100
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command in the project."""
+    return subprocess.run(
+        [Clinvk.command, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=machine.project,
+        env=machine.env,
+        timeout=within_s,
+        check=False,
+    )

@@ -107,6 +107,19 @@ async def test_an_error_of_the_model_api_fails_the_run_with_its_code(machine: Ma
     assert retried is (status in (429, 500))
 
 
+async def test_a_refusal_of_the_model_ends_the_run_with_the_text_there_was(machine: Machine) -> None:
+    result = await machine.run(ask("x [[stop=refusal words=2]]"))
+    assert isinstance(result.ending, RunFinished)
+    assert (result.ending.stop_reason, result.text) == ("refusal", "word1 word2")
+
+
+async def test_an_answer_cut_by_the_models_limit_goes_on_by_itself(machine: Machine) -> None:
+    result = await machine.run(ask("x [[stop=max_tokens words=2]]"))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "end_turn"
+    assert result.text.startswith("word1 word2\n\n")
+
+
 async def test_a_refused_login_does_not_wait_for_the_retries(machine: Machine) -> None:
     machine.env["CLAUDE_CODE_MAX_RETRIES"] = "10"
     result = await machine.run(ask("hello [[error=401]]"))

@@ -124,6 +124,18 @@ async def test_a_failing_model_api_is_told_by_its_code(machine: Machine, directi
     assert result.exit_code == 1
 
 
+async def test_an_answer_cut_by_the_models_limit_keeps_its_text_and_says_so(machine: Machine) -> None:
+    first, second = await conversation(
+        machine,
+        ask("one [[words=1 usage=100,20,30,10]]"),
+        ask("two [[words=2 stop=max_tokens usage=200,50,40,5]]"),
+    )
+    assert first.usage == Usage(100, 30, 20, 10)
+    assert isinstance(second.ending, RunFinished)
+    assert (second.ending.stop_reason, second.text) == ("max_tokens", "word1 word2")
+    assert second.usage in (None, Usage(200, 40, 50, 5))  # `exec` tells none
+
+
 async def test_a_failure_that_passes_is_progress_and_then_an_answer(machine: Machine) -> None:
     events = await machine.events(ask("x [[error=500 times=3 words=2]]"))
     assert [event.stage for event in events if isinstance(event, Progress)] == ["retry"]

@@ -1,13 +1,13 @@
 """The three real CLIs at once, each in a git worktree of one repository, through the installed `clinvk`."""
 
 import json
-import subprocess
+from functools import partial
 
 import msgspec
 import pytest
 
-from acceptance.command import Clinvk
 from agents.machine import Machine
+from agents.machine import clinvk as _clinvk
 from clinvk.cli.orchestrated import ParallelOutcome
 from clinvk.plan import ChangedFile
 from repositories import Repository
@@ -16,18 +16,8 @@ CLIS = ("claude", "codex", "gemini")
 
 pytestmark = pytest.mark.timeout(240)
 
-
-def clinvk(machine: Machine, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [Clinvk.command, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=machine.project,
-        env=machine.env,
-        timeout=200,
-        check=False,
-    )
+clinvk = partial(_clinvk, within_s=200)
+"""Runs three agents at once, each of which takes its time."""
 
 
 def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_applied(machine: Machine) -> None:
@@ -59,7 +49,7 @@ def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_appl
     applied, *others = [result.branch for result in outcome.results]
     assert clinvk(machine, "worktrees", "apply", applied).returncode == 0
     assert repository.files() == {"shared.txt": b"by claude\n", "claude.txt": b"by claude\n"}
-    assert clinvk(machine, "worktrees", "discard", *others).returncode == 0
+    assert clinvk(machine, "worktrees", "discard", "--yes", *others).returncode == 0
     assert repository.worktrees() == []
 
 

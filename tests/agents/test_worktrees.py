@@ -7,10 +7,11 @@ import pytest
 
 from agents.machine import Machine
 from clinvk.backends import BACKENDS
+from clinvk.plan import Change, ChangedFile
 from clinvk.request import RunRequest, SandboxMode
 from clinvk.runtime.marks import choose
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import ChangedFile, Outcome, Worktrees
+from clinvk.runtime.worktrees import Worktrees
 from repositories import Repository
 
 
@@ -24,7 +25,7 @@ async def test_each_agent_writes_in_its_own_worktree_and_reads_the_instructions_
     repository.commit(**dict.fromkeys(instructions, "The word of the day is quince.\n"))
     worktrees = Worktrees(Spawner(choose()), machine.home / ".clinvk", machine.env)
 
-    async def work(backend: str) -> tuple[Outcome, str | None]:
+    async def work(backend: str) -> tuple[Change, str | None]:
         async with worktrees.isolated(str(machine.project / "inner"), backend) as worktree:
             prompt = f"{backend}'s turn [[tool=write path={worktree.path}/{backend}.txt content=hello]] [[say=done]]"
             request = RunRequest(

@@ -283,6 +283,31 @@ async def test_sessions_are_listed_newest_first_in_pages(store: SessionStore) ->
     assert (len(page.items), page.total) == (2, 8)
 
 
+async def test_the_current_session_is_the_newest_in_which_a_prompt_was_run_by_itself(store: SessionStore) -> None:
+    whole = new_id()
+
+    async def kept(at: float, *parents: str | None, **fields: object) -> Session:
+        made = session(last_used=at, backend_session_id="handle", **fields)
+        if not parents:
+            await store.create(made)
+        for parent in parents:
+            await turn(store, made, created_at=at, parent_id=parent)
+        return made
+
+    assert await store.current("claude", "/home/user/project") is None
+    forked = await kept(AT + 1)
+    assert await store.current("claude", "/home/user/project") == forked
+    own = await kept(AT + 2, None, whole)
+    await kept(AT + 3, whole)
+    await kept(AT + 4, whole, whole)
+    await kept(AT + 5, None, working_dir="/elsewhere")
+    await kept(AT + 6, None, backend="codex")
+    await store.create(session(last_used=AT + 7))
+    current = await store.current("claude", "/home/user/project")
+    assert current is not None
+    assert current.id == own.id
+
+
 async def test_a_session_that_is_used_comes_to_the_front(store: SessionStore) -> None:
     old, young = session(tags=("t",)), session(last_used=AT + 5, tags=("t",))
     await store.create(old)

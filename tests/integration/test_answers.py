@@ -1,5 +1,6 @@
 """Answers that are cut by a stop text, or have to fit a schema."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from clinvk.config import Settings, complete
-from clinvk.errors import InvalidRequest
+from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
 from clinvk.request import RunRequest
+from clinvk.runtime import marks
+from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.schema import Schemas
 from clinvk.store.memory import MemoryStore
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_says, gemini_says, hang, ignore, says, spawn
@@ -131,6 +135,29 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conver
     assert told[-1].turns == 2
 
 
+async def test_an_answer_that_is_quoted_to_its_agent_names_no_skill(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
+    scripted.play(codex_says("5"), when="Answer again")
+    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER))
+    assert text(told) == "5"
+    assert b"'use (dollar)deploy' is not of type 'integer' (at $)" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_an_answer_to_a_literal_prompt_is_quoted_literally(scripted: Scripted, tmp_path: Path) -> None:
+    """Codex is told that what it names is no skill; Gemini gets its text as a command of clinvk's own."""
+    scripted.play(codex_says('"use $deploy"', session="01a20000-0000-7000-8000-000000000001"))
+    scripted.play(codex_says("5"), when="Answer again")
+    told = await events(scripted, ask("codex", tmp_path, output_schema=INTEGER, literal=True))
+    assert text(told) == "5"
+    again = scripted.calls()[-1]
+    assert b"'use $deploy' is not" in (again.stdin or b"")
+    assert 'skills.config=[{name = "deploy", enabled = false}]' in again.argv
+
+    scripted.play(gemini_says('"no@thing"', session="22222222-2222-4222-8222-222222222222"))
+    scripted.play(gemini_says("7"), when="/clinvk-")
+    assert text(await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER, literal=True))) == "7"
+
+
 async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says("not", " json"))
     told = await events(scripted, ask("gemini", tmp_path, output_schema=INTEGER))
@@ -219,3 +246,53 @@ async def test_a_reference_within_a_schema_is_followed(scripted: Scripted, tmp_p
     }
     told = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
     assert isinstance(told[-1], RunFinished)
+
+
+async def test_a_schema_that_only_the_answer_shows_to_have_no_end_fails_the_run_as_a_wrong_request(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    """The agent is not asked again, and what it said and used is kept."""
+    scripted.play(gemini_says('{"a": 1}'))
+    schema: dict[str, object] = {"properties": {"a": {"$ref": "#/properties/a"}}}
+    told = await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert isinstance(told[-1], RunFailed)
+    assert (told[-1].code, told[-1].usage) == ("invalid_request", Usage(12, 5, 2, 0))
+    assert told[-1].message == (
+        "output_schema is no JSON Schema: it is nested too deeply, or refers to itself without end"
+    )
+    assert text(told) == '{"a": 1}'
+    assert len(scripted.calls()) == 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_schema_that_takes_for_ever_to_look_at_holds_nothing_up(scripted: Scripted, tmp_path: Path) -> None:
+    """Each of 20 000 objects is compared with each."""
+    schema: dict[str, object] = {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "enum": [{"a": number} for number in range(20_000)],
+    }
+    loop = asyncio.get_running_loop()
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        loop.call_later(0.01, beat)
+
+    beat()
+    with pytest.raises(InvalidRequest, match="takes more than 10 s to look at"):
+        await events(scripted, ask("gemini", tmp_path, output_schema=schema))
+    assert beats > 100
+    assert scripted.calls() == []
+
+
+async def test_a_schema_is_looked_at_once() -> None:
+    """What its judge says where it cannot be started is for the log alone."""
+    environ: dict[str, str] = {}
+    schemas = Schemas(Spawner(marks.choose()), environ)
+    await schemas.check(INTEGER)
+    environ["PYTHONHOME"] = "/nowhere"
+    await schemas.check(dict(INTEGER))
+    with pytest.raises(ClinvkError) as failed:
+        await schemas.check({"type": "string"})
+    assert failed.value.message == "output_schema cannot be judged; the log has the details"

@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from clinvk.errors import InvalidRequest
-from clinvk.runtime.checks import OUTPUT_BYTES, Check, run_check
+from clinvk.plan import Check
+from clinvk.runtime.checks import OUTPUT_BYTES, run_check
 from clinvk.runtime.marks import RlimitMarks
 from clinvk.runtime.process import Spawner
 

@@ -74,7 +74,7 @@ async def test_runs_that_find_it_out_together_all_have_their_answer(scripted: Sc
         assert await asyncio.gather(*(events(runs) for _ in range(8))) == [BY_EXEC] * 8
 
 
-@pytest.mark.parametrize("script", ["echo Usage: codex; sleep 600", "exec codex-of-exec", "cat"])
+@pytest.mark.parametrize("script", ["exec codex-of-exec", "cat"])
 async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script: str) -> None:
     """A program that prints what `exec` does, or its input, is no server either."""
     instead_of_a_server(scripted, script)
@@ -85,14 +85,38 @@ async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script:
     assert time.monotonic() - begun < 8
 
 
-async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted) -> None:
-    instead_of_a_server(scripted, "sleep 600")
+@pytest.mark.parametrize("script", ["sleep 600", "echo Usage: codex; sleep 600"])
+async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted, script: str) -> None:
+    instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
         runs.fallbacks = Fallbacks(answer_within_s=0.5)
         assert await events(runs) == BY_EXEC
         runs.fallbacks.answer_within_s = 600
         assert await events(runs) == BY_EXEC
+
+
+@pytest.mark.timeout(60)
+async def test_both_processes_together_have_the_time_of_one_run(scripted: Scripted) -> None:
+    instead_of_a_server(scripted, "sleep 600")
+    scripted.play([hang()])
+    async with local_runs(scripted) as runs:
+        runs.fallbacks = Fallbacks(answer_within_s=5)
+        async with runs.run(replace(REQUEST, timeout_s=6)) as run:
+            result = await run.result()
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.message.startswith("timed out after 6 s")
+    assert run.started_at
+    assert run.ended_at
+    assert run.ended_at - run.started_at < 10
+
+
+async def test_a_banner_before_the_server_answers_is_nothing(scripted: Scripted) -> None:
+    instead_of_a_server(scripted, 'echo Welcome; echo; exec "$0-of-exec" "$@"')
+    scripted.play(codex_streams("one ", "two"), server=True)
+    async with local_runs(scripted) as runs:
+        told = await events(runs)
+    assert "".join(event.text for event in told if isinstance(event, TextDelta)) == "one two"
 
 
 async def test_what_fails_both_ways_is_told_by_exec_and_not_remembered(scripted: Scripted) -> None:

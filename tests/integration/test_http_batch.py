@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from clinvk.api.app import Later
 from clinvk.api.batch import BatchEndpoint
+from clinvk.events import Logged
+from clinvk.record import RunRecord
+from clinvk.request import PartOf
+from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from echo import Echo, answer
 from polling import until
@@ -25,8 +32,9 @@ def batch_endpoints(served: Served) -> list[BatchEndpoint]:
     here: object = served.front
     while here is not None:
         for route in getattr(here, "routes", []):
-            if isinstance(route.endpoint, BatchEndpoint):
-                found.append(route.endpoint)
+            made: object = route.endpoint.endpoint if isinstance(route.endpoint, Later) else None
+            if isinstance(made, BatchEndpoint):
+                found.append(made)
         here = getattr(here, "app", getattr(here, "_app", None))
     return found
 
@@ -115,6 +123,25 @@ async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: 
         assert (await other).status_code == 200
 
 
+async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
+        other = asyncio.create_task(served.prompt(prompt="other"))
+        await until(lambda: scripted.calls())
+        answering = asyncio.create_task(post(served, "parallel", {"tasks": [task("task")]}))
+        whole: list[str] = []
+        while not whole:
+            runs = (await served.client.get("/api/v1/runs?state=running")).json()["runs"]
+            whole = [run["id"] for run in runs if run["kind"] == "parallel"]
+        await served.client.post(f"/api/v1/runs/{whole[0]}/cancel")
+        told = (await answering).json()
+        go.touch()
+        await other
+    assert [result["error_code"] for result in told["results"]] == ["cancelled"]
+    assert len(scripted.calls()) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "field", "words"),
     [
@@ -129,6 +156,18 @@ async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: 
         ("parallel", {"tasks": [task("a")], "max_parallel": 0}, "max_parallel", "at least 1"),
         ("parallel", {"tasks": [task("a")], "output_dir": "x"}, "output_dir", "unknown field 'output_dir'"),
         ("parallel", {"tasks": [task("a", isolation="tree")]}, "tasks[0].isolation", "none, worktree"),
+        (
+            "parallel",
+            {"tasks": [task("a", id="x"), task("b", name="x"), task("c", id="x")]},
+            "tasks[2].id",
+            "tasks[2]: id 'x' is that of tasks[0] already",
+        ),
+        (
+            "chain",
+            {"steps": [task("a"), task("b", name="x"), task("c", name="x")]},
+            "steps[2].name",
+            "steps[2]: name 'x' is that of steps[1] already",
+        ),
         ("chain", {}, "steps", "steps is missing"),
         ("chain", {"steps": []}, "steps", "steps must be a list"),
         ("chain", {"steps": [task("a", sandbox_mod="x")]}, "steps[0].sandbox_mod", "did you mean 'sandbox_mode'?"),
@@ -285,6 +324,25 @@ async def test_an_orchestration_is_a_run_with_those_of_its_parts_below_it(script
     assert [event["type"] for event in lines_of(events)] == ["init", "token_usage", "error"]
 
 
+class Slow(MemoryStore):
+    """A store that takes its time to keep the end of a whole."""
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        if run.kind != "prompt":
+            await asyncio.sleep(0.3)
+        await super().end(run, session, events)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_who_has_the_answer_finds_the_whole_ended(scripted: Scripted, accept: str) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, store=Slow()) as served:
+        answer = await post(served, "parallel", {"tasks": [task("one")]}, accept=accept)
+        run_id = json.loads(answer.text.splitlines()[-1])["run_id"]
+        run = (await served.client.get(f"/api/v1/runs/{run_id}")).json()
+    assert run["state"] == "finished"
+
+
 async def test_the_whole_can_be_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("so far")[:4], spawn("setsid"), hang()])
     async with serving(scripted.env) as served:
@@ -351,9 +409,52 @@ async def test_a_long_answer_is_kept_alive(scripted: Scripted, tmp_path: Path) -
         async with served.client.stream("POST", "/api/v1/parallel", json={"tasks": [task("x")]}) as response:
             pieces = response.aiter_raw()
             assert (await anext(pieces)).strip() == b""
+            run_id = response.headers["x-clinvk-run-id"]
             go.touch()
             rest = b"".join([piece async for piece in pieces])
-    assert json.loads(rest)["completed"] == 1
+    assert (json.loads(rest)["completed"], json.loads(rest)["run_id"]) == (1, run_id)
+
+
+class Faulty(MemoryStore):
+    """A store with a fault that shows at the second run of a part."""
+
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
+        place = msgspec.convert(run.request.get("part"), PartOf | None)
+        if place and place.index == 1:
+            raise RuntimeError("a fault")
+        return await super().begin(run, session, must_exist)
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+async def test_a_stream_that_clinvk_cannot_go_on_with_ends_with_an_error_of_no_part(
+    scripted: Scripted, accept: str
+) -> None:
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env, store=Faulty()) as served:
+        response = await post(served, "chain", {"steps": [task("one"), task("two")]}, accept=accept)
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if "{" in line]
+    *_, done, last = map(json.loads, lines)
+    assert done["type"] == "done"
+    assert (last["type"], last["content"]["code"], "index" in last) == ("error", "internal_error", False)
+    assert "clinvk itself failed" in last["content"]["message"]
+    assert "a fault" not in response.text
+
+
+async def test_an_answer_that_clinvk_cannot_give_though_it_is_kept_alive_is_an_error(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env, store=Faulty()) as served:
+        for endpoint in batch_endpoints(served):
+            endpoint.prompts.tick_s = 0.05
+        steps = {"steps": [task("one"), task("two")]}
+        async with served.client.stream("POST", "/api/v1/chain", json=steps) as response:
+            pieces = response.aiter_raw()
+            await anext(pieces)
+            go.touch()
+            rest = b"".join([piece async for piece in pieces])
+    assert (response.status_code, json.loads(rest)["status"]) == (200, 500)
 
 
 def prompts_of(scripted: Scripted) -> list[str]:
@@ -454,6 +555,7 @@ async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted
     assert (finished.status_code, finished.json()["field"]) == (400, "resume_from")
     assert "there is no step to go on from" in finished.json()["detail"]
     assert (unknown.status_code, unknown.json()["code"]) == (404, "run_not_found")
+    assert unknown.json()["field"] == "resume_from"
     assert (no_chain.status_code, no_chain.json()["field"]) == (400, "resume_from")
     assert (both.status_code, both.json()["field"]) == (400, "steps")
 
@@ -476,6 +578,25 @@ async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scri
     assert [result.get("error_code") for result in cancelled["results"]] == [None, None, "cancelled"]
     assert [result["output"] for result in told["results"]] == ["first", "second", "third"]
     assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
+
+
+async def test_the_finished_steps_of_a_chain_that_goes_on_are_not_looked_at_again(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    """What they needed may be gone: here the directory of the first."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    scripted.play(claude_says("first"), when="one")
+    scripted.play([exits(9)], when="two")
+    async with serving(scripted.env) as served:
+        steps = [task("one", workdir=str(gone)), task("two", workdir=str(tmp_path))]
+        failed = (await post(served, "chain", {"steps": steps})).json()
+        gone.rmdir()
+        scripted.play(claude_says("second"), when="two")
+        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        shown = (await post(served, "chain", {"resume_from": failed["run_id"], "dry_run": True})).json()
+    assert [result["output"] for result in told["results"]] == ["first", "second"]
+    assert "run_id" not in shown
 
 
 async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted) -> None:

@@ -78,18 +78,31 @@ async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: S
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("kind", ["parallel", "compare"])
 async def test_a_folder_that_is_no_repository_is_refused_before_anything_runs(
-    scripted: Scripted, tmp_path: Path, kind: str
+    scripted: Scripted, tmp_path: Path, kind: str, dry_run: bool
 ) -> None:
     task = {"backend": "claude", "prompt": "edit", "workdir": str(tmp_path), "isolation": "worktree"}
     body = compare(tmp_path, "claude") if kind == "compare" else {"tasks": [{**task, "isolation": "none"}, task]}
     async with serving(scripted.env) as served:
-        response = await post(served, kind, body)
+        response = await post(served, kind, {**body, "dry_run": dry_run})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["field"] == ("isolation" if kind == "compare" else "tasks[1].isolation")
     assert "is in no git repository" in response.json()["detail"]
     assert scripted.calls() == []
+
+
+async def test_a_dry_run_says_that_the_agent_would_work_in_a_worktree(scripted: Scripted, project: Path) -> None:
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True, "dry_run": True}
+    async with serving(scripted.env) as served:
+        one, two = (await post(served, "chain", body)).json()["results"]
+        first["isolation"] = "none"
+        (plain,) = (await post(served, "parallel", {"tasks": [first], "dry_run": True})).json()["results"]
+    assert f"# for {project}: the same directory in a new git worktree" in one["output"]
+    assert f"# for {project}: the worktree of the step before, if it has one" in two["output"]
+    assert "worktree" not in plain["output"]
 
 
 async def test_changes_that_are_not_committed_are_told_as_not_in_the_worktree(
@@ -123,6 +136,67 @@ async def test_a_step_that_follows_works_on_with_what_the_one_before_changed(scr
     assert scripted.calls()[1].cwd == told["results"][0]["worktree"]
 
 
+async def test_a_chain_does_not_go_on_in_a_worktree_that_is_gone(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
+    scripted.play([exits(9)], when="two")
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True}
+    async with serving(scripted.env) as served:
+        failed = (await post(served, "chain", body)).json()
+        worktree = failed["results"][0]["worktree"]
+        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        assert [call.cwd for call in scripted.calls()[1:]] == [worktree, worktree]
+        repository.git("worktree", "remove", "--force", worktree)
+        runs = (await served.client.get("/api/v1/runs")).json()["total"]
+        for dry_run in (False, True):
+            refused = await post(served, "chain", {"resume_from": again["run_id"], "dry_run": dry_run})
+            assert (refused.status_code, refused.json()["field"]) == (400, "resume_from")
+            assert (
+                f"step 2 is to go on in a worktree that is gone, which was applied or discarded: {worktree!r}"
+                in (refused.json()["detail"])
+            )
+        assert (await served.client.get("/api/v1/runs")).json()["total"] == runs
+    assert len(scripted.calls()) == 3
+
+
+@pytest.mark.parametrize("isolation", ["none", "worktree"])
+async def test_a_step_that_follows_is_judged_by_the_directory_that_it_follows(
+    scripted: Scripted, project: Path, isolation: str
+) -> None:
+    """Not by the server's own, which it never sees: here that is no repository, and outside what is allowed."""
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="one")
+    scripted.play(claude_says("y"), when="two")
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"}
+    second = {"backend": "claude", "prompt": "two", "isolation": isolation}
+    third = {"backend": "claude", "prompt": "two"}
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
+        body = {"steps": [first, second, third], "pass_working_dir": True}
+        told = (await post(served, "chain", body)).json()
+    assert [result.get("error") for result in told["results"]] == [None, None, None]
+    made, second_in, third_in = (call.cwd for call in scripted.calls())
+    assert (second_in == made) == (isolation == "none")
+    assert third_in == made
+
+
+async def test_a_chain_goes_on_where_the_worktree_of_its_last_finished_step_was_made_from_if_that_is_gone(
+    scripted: Scripted, project: Path
+) -> None:
+    scripted.play(claude_says("x"), when="one")
+    scripted.play([exits(9)], when="two")
+    steps = [
+        {"backend": "claude", "prompt": "one", "workdir": str(project), "isolation": "worktree"},
+        {"backend": "claude", "prompt": "two"},
+    ]
+    async with serving(scripted.env) as served:
+        failed = (await post(served, "chain", {"steps": steps, "pass_working_dir": True})).json()
+        scripted.play(claude_says("y"), when="two")
+        told = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+    assert [result["output"] for result in told["results"]] == ["x", "y"]
+    assert scripted.calls()[-1].cwd == str(project)
+
+
 async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path) -> None:
     scripted.play([touch(Path("good")), *claude_says("x")], when="edit")
     async with serving(scripted.env) as served:
@@ -131,6 +205,28 @@ async def test_a_check_is_run_in_each_worktree(scripted: Scripted, project: Path
         failing = (await post(served, "compare", compare(project, "claude", check="exit 3"))).json()
     assert told["results"][0]["check"] == {"passed": True, "exit_code": 0, "output": "looked\nkept\n"}
     assert failing["results"][0]["check"] == {"passed": False, "exit_code": 3, "output": ""}
+
+
+async def test_a_check_over_http_gets_no_credential_of_the_server(scripted: Scripted, project: Path) -> None:
+    scripted.play(claude_says("x"))
+    environ = {**scripted.env, "ANTHROPIC_API_KEY": "sk-1", "DATABASE_URL": "postgres://me:sk-2@x", "LC_ALL": "C"}
+    async with serving(environ) as served:
+        told = (await post(served, "compare", compare(project, "claude", check="env; exit 0"))).json()
+    names = {line.partition("=")[0] for line in told["results"][0]["check"]["output"].splitlines()}
+    assert {"PATH", "HOME", "LC_ALL"} <= names
+    assert not names & {"ANTHROPIC_API_KEY", "DATABASE_URL"}
+    assert "sk-" not in told["results"][0]["check"]["output"]
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+async def test_a_check_is_refused_where_lists_hold_directories(
+    scripted: Scripted, project: Path, tmp_path: Path, is_allowed: bool
+) -> None:
+    allowed, blocked = ((str(project),), ()) if is_allowed else ((), (str(tmp_path / "elsewhere"),))
+    async with serving(scripted.env, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked) as served:
+        answer = await post(served, "compare", compare(project, "claude", check="true"))
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (403, "beyond_policy", "check")
+    assert scripted.calls() == []
 
 
 async def test_a_check_ends_with_the_whole(scripted: Scripted, project: Path, tmp_path: Path) -> None:
@@ -233,4 +329,5 @@ async def test_there_is_nothing_to_judge_where_fewer_than_two_answered(scripted:
         body = {"prompt": "edit", "backends": ["claude", "claude"], "judge": {"backend": "codex"}}
         told = (await post(served, "compare", body)).json()
     assert "judge" not in told
+    assert told["warnings"][-1] == "nothing was judged: 0 of 2 answered, and a judge needs 2 answers"
     assert {call.name for call in scripted.calls()} == {"claude"}

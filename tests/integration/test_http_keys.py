@@ -225,6 +225,26 @@ async def test_a_key_may_with_several_agents_at_once_what_it_may_with_one(script
     assert scripted.calls() == []
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(backends=("claude",)), Limits(workdirs=("/",)), Limits(tokens_per_day=9), Limits(cost_usd_per_day=1.0)],
+)
+async def test_a_key_that_is_held_to_something_runs_no_command(
+    scripted: Scripted, tmp_path: Path, limits: Limits
+) -> None:
+    """Whatever the key is held to, the shell is not. One without limits gets as far as to the missing repository."""
+    held, keys = await made(scripted, limits)
+    free = await also(scripted, keys)
+    place = {"workdir": str(tmp_path), "isolation": "worktree"}
+    body = {"prompt": "hi", "backends": ["claude"], **place, "check": "true"}
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        answers = [
+            await served.client.post("/api/v1/compare", json=body, headers={"x-api-key": key}) for key in (held, free)
+        ]
+    told = [(answer.status_code, answer.json()["code"], answer.json()["field"]) for answer in answers]
+    assert told == [(403, "beyond_policy", "check"), (400, "invalid_request", "isolation")]
+
+
 # How much
 
 

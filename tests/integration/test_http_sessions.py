@@ -47,7 +47,7 @@ def session(number: int, **fields: object) -> Session:
         backend="claude",
         created_at=1_700_000_000.0 + number,
         last_used=1_700_000_000.25 + number,
-        working_dir="/",
+        working_dir="/tmp",
         initial_prompt=f"prompt {number}",
         backend_session_id=HANDLE,
         status="completed",
@@ -289,7 +289,7 @@ async def test_a_session_is_continued_by_id_or_prefix_without_naming_its_backend
 UNFIT = [
     ({"backend": "codex"}, 400, "invalid_request", "is of backend 'claude', not 'codex'"),
     ({"ephemeral": True}, 400, "invalid_request", "cannot be ephemeral"),
-    ({"workdir": "/etc"}, 400, "invalid_request", "works in '/'; leave workdir out"),
+    ({"workdir": "/etc"}, 400, "invalid_request", "works in '/tmp'; leave workdir out"),
     ({"session_id": "00000"}, 409, "ambiguous_id", "is the beginning of several session ids"),
     ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
     ({"session_id": "xy"}, 404, "session_not_found", "'xy' is no session id"),

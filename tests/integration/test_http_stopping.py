@@ -1,6 +1,7 @@
 """A server process: how it comes up, and how it stops without leaving an agent behind."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -168,10 +169,14 @@ def test_what_comes_while_the_server_stops_is_told_in_its_dialect_to_come_again(
     until(scripted.calls)
     process.stop()
     until(lambda: process.client.get("/health/ready").status_code == 503)
-    refused = process.client.post(path, json={})
+    page = {"origin": "http://localhost:3000"}
+    asked = process.client.options(path, headers={**page, "access-control-request-method": "POST"})
+    refused = process.client.post(path, json={}, headers=page)
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.text.startswith(begins)
+    for answer_to_page in (asked, refused):
+        assert answer_to_page.headers["access-control-allow-origin"] == page["origin"]
     process.stop()
     answer.get()
     assert process.end() == (0, "")
@@ -288,8 +293,10 @@ def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start
     assert scripted.alive() == []
 
 
-def test_an_idle_server_is_small(server: Start) -> None:
-    """The budget is 40 MB; measured are 35."""
+def test_an_idle_server_is_small(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget is 40 MB; measured are just that, without what counts the lines that tests reach."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
     process = server()
     process.client.get("/health")
     assert psutil.Process(process.popen.pid).memory_info().rss < 45 * 1024 * 1024

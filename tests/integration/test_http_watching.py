@@ -148,7 +148,7 @@ async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
 ) -> None:
     text, keys = await key_of(scripted)
     scripted.play(claude_says("an answer"))
-    with caplog.at_level(logging.INFO, "clinvk"):
+    with caplog.at_level(logging.INFO, "clinvk.api.middleware"), caplog.at_level(logging.INFO, "clinvk.api.journal"):
         async with serving(scripted.env, keys=keys) as served:
             headers = {"x-api-key": text, "x-request-id": "q1"}
             body = {"backend": "claude", "prompt": "a secret"}

@@ -1,6 +1,7 @@
 """The Responses API, driven by the unmodified OpenAI SDK over a real socket, with a scripted agent behind it."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -8,13 +9,18 @@ from pathlib import Path
 
 import pytest
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError, OpenAI
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseInputImageParam, ResponseInputParam
 from pydantic import BaseModel
 
+from clinvk.record import RunRecord
+from clinvk.store import Page, RunQuery, SessionQuery
+from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for
 from serving import Served, serving
+
+PNG = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
 
 
 class Answer(BaseModel):
@@ -169,6 +175,26 @@ async def test_a_response_that_is_none_is_not_found(scripted: Scripted, response
     assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"prompt": 1}, "prompt"),
+        ({"input": " "}, "input"),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
+    ],
+)
+async def test_a_mistake_is_told_under_the_name_that_the_client_gave_it(
+    scripted: Scripted, wrong: dict[str, object], param: str
+) -> None:
+    async with serving(scripted.env) as served:
+        body = {"model": "claude", "input": "hi", **wrong}
+        response = await served.client.post("/openai/v1/responses", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["message"].startswith(param) or "effort" in error["message"]
+
+
 async def test_a_response_that_was_not_stored_is_not_found(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, _):
@@ -195,6 +221,30 @@ async def test_the_next_response_goes_on_in_the_session_of_the_previous(scripted
         assert b"Ada" not in (call.stdin or b"")
 
 
+class Counted(MemoryStore):
+    """Counts the runs that are read from its lists."""
+
+    read = 0
+
+    async def runs(self, query: RunQuery) -> Page[RunRecord]:
+        page = await super().runs(query)
+        self.read += len(page.items)
+        return page
+
+
+async def test_going_on_reads_no_more_than_the_newest_turn(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
+    store = Counted()
+    last: str | None = None
+    async with serving(scripted.env, store=store) as served:
+        for _ in range(4):
+            store.read = 0
+            body = {"model": "claude", "input": "hi", "previous_response_id": last}
+            last = (await served.client.post("/openai/v1/responses", json=body)).json()["id"]
+        assert (await store.sessions(SessionQuery())).total == 1
+    assert store.read == 1
+
+
 async def test_a_response_that_others_went_on_from_already_is_told_again(scripted: Scripted) -> None:
     scripted.play(claude_says("hello"))
     async with clients(scripted) as (client, served):
@@ -209,6 +259,27 @@ async def test_a_response_that_others_went_on_from_already_is_told_again(scripte
     assert b"hello" in last
     assert b"my name?" in last
     assert b"tea" not in last
+
+
+async def test_an_image_of_a_response_that_is_told_again_is_not_taken_for_one_that_comes_now(
+    scripted: Scripted,
+) -> None:
+    scripted.play(claude_says("hello"))
+
+    def seen(text: str) -> ResponseInputParam:
+        image: ResponseInputImageParam = {"type": "input_image", "image_url": PNG, "detail": "auto"}
+        return [{"role": "user", "content": [{"type": "input_text", "text": text}, image]}]
+
+    async with clients(scripted) as (client, _):
+        first = await client.responses.create(model="claude", input=seen("a cat"))
+        await client.responses.create(model="claude", input="hm", previous_response_id=first.id)
+        await client.responses.create(model="claude", input=seen("a dog"), previous_response_id=first.id)
+    blocks = json.loads(scripted.calls()[-1].stdin or b"")["message"]["content"]
+    prompt = "".join(block.get("text", "") for block in blocks)
+    assert "a cat\n[an image that was not kept]" in prompt
+    assert "a dog\n[Image #1]" in prompt
+    assert prompt.count("[Image #1]") == 1
+    assert sum(block["type"] == "image" for block in blocks) == 1
 
 
 async def test_another_backend_is_told_what_was_said_before(scripted: Scripted) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import time
 import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -121,6 +122,27 @@ async def test_many_tasks_finish(tmp_path: Path) -> None:
     assert (summary.completed, summary.failed) == (150, 0)
 
 
+async def test_others_have_their_turn_while_many_parts_are_admitted(tmp_path: Path) -> None:
+    turns: list[int] = []
+
+    async def slow(request: RunRequest) -> RunRequest:
+        until_s = time.monotonic() + 0.006
+        while time.monotonic() < until_s:
+            pass
+        return complete(request, SETTINGS)
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        turning = asyncio.create_task(other())
+        await some.admitted(Parallel(parts=tuple(part(TEXT + DONE) for _ in range(20))), slow, lambda _: None)
+        turning.cancel()
+    assert len(turns) >= 19
+
+
 @pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])
 async def test_agents_run_agents_only_so_deep(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
     settings = replace(SETTINGS, unified_flags=replace(SETTINGS.unified_flags, max_depth=most))
@@ -179,3 +201,12 @@ async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, pr
     assert result.change
     assert "the check could not be run" in result.change.warnings[0]
     assert [file.path for file in result.change.files] == ["made"]
+
+
+async def test_answers_that_are_too_many_for_a_judge_are_told_as_not_judged(tmp_path: Path) -> None:
+    parts = tuple(part(TEXT + DONE) for _ in range(27))
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = Compare(prompt="x", parts=parts, judge=RunRequest(prompt="", backend="shell"))
+        summary = await driven(some, plan)
+    assert (summary.verdict, summary.completed) == (None, 27)
+    assert summary.warnings[-1] == "nothing was judged: 27 answered, and a judge takes 26 answers at most"

@@ -46,14 +46,18 @@ RUNS = (
     "/api/v1/prompt",
 )
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+TAKES_NOTHING = "/openai/v1/models"
 EXAMPLES = 40
 WITHIN_S = 10
 
 
-def send(method: str, path: str, mode: GenerationMode, url: str) -> None:
-    """Send examples of an operation and check what comes back."""
+def send(method: str, path: str, mode: GenerationMode, url: str) -> int:
+    """Send examples of an operation and check what comes back; give how many there were."""
+    sent = 0
 
     def check(case: Case) -> None:
+        nonlocal sent
+        sent += 1
         case.call_and_validate(base_url=url, checks=CHECKS, timeout=WITHIN_S)
 
     examples = DOCUMENT[path][method].as_strategy(generation_mode=mode)
@@ -66,6 +70,7 @@ def send(method: str, path: str, mode: GenerationMode, url: str) -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     always(given(examples)(check))()
+    return sent
 
 
 @pytest.mark.timeout(120)
@@ -85,4 +90,5 @@ def send(method: str, path: str, mode: GenerationMode, url: str) -> None:
 async def test_answers_are_what_the_document_says(tmp_path: Path, method: str, path: str, mode: GenerationMode) -> None:
     agents = Answering(tmp_path)
     async with serving(agents.env, agents.registry) as served:
-        await asyncio.to_thread(send, method, path, mode, f"http://127.0.0.1:{served.port}")
+        sent = await asyncio.to_thread(send, method, path, mode, f"http://127.0.0.1:{served.port}")
+    assert sent == (1 if path == TAKES_NOTHING else EXAMPLES)

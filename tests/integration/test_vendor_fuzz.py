@@ -16,7 +16,7 @@ from serving import serving
 from standin.document import JSON
 
 BODIES: dict[str, JSON] = {
-    "/openai/v1/chat/completions": {**CHAT, "response_format": {"type": "text"}},
+    "/openai/v1/chat/completions": CHAT,
     "/openai/v1/completions": COMPLETION,
     "/openai/v1/responses": RESPONSE,
     "/anthropic/v1/messages": MESSAGE,

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anthropic
@@ -23,8 +24,13 @@ from clinvk.config import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Dialect
 from clinvk.dialects.openai_chat import OpenAIChat
+from clinvk.dialects.openai_completions import OpenAICompletions
+from clinvk.dialects.openai_responses import OpenAIResponses
+from clinvk.dialects.rest import Rest
+from clinvk.errors import ClinvkError, StoreUnavailable
+from clinvk.events import Logged, TextDelta
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.runs import LocalRuns, Run
 from clinvk.session import Resume
 from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
@@ -319,6 +325,57 @@ async def test_an_agent_that_fails_after_its_first_word_ends_the_stream_with_an_
     assert "no luck" in response.text.strip().rpartition("\n\n")[2]
 
 
+class Torn(LocalRuns):
+    """Runs whose events cannot be read any more once the agent has spoken."""
+
+    def __init__(self, error: Exception) -> None:
+        env = {"PATH": os.environ["PATH"], "HOME": "/"}
+        super().__init__(Settings(), MemoryStore(), env, SHELL)
+        self._error = error
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
+        async with super().run(request) as run:
+            read = run.batches
+
+            async def torn(after: int = 0) -> AsyncIterator[list[Logged]]:
+                async for batch in read(after):
+                    yield batch
+                    if any(isinstance(event, TextDelta) for _, _, event in batch):
+                        raise self._error
+
+            run.batches = torn
+            yield run
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), StoreUnavailable("the disk is full")])
+@pytest.mark.parametrize(
+    ("dialect", "path", "last"),
+    [
+        (OpenAIChat(), CHAT, 'data: {"error":{"message":"'),
+        (OpenAICompletions(), "/openai/v1/completions", 'data: {"error":{"message":"'),
+        (OpenAIResponses(), "/openai/v1/responses", 'event: response.failed\ndata: {"type":"response.failed"'),
+        (Anthropic(), MESSAGES, 'event: error\ndata: {"type":"error","error":{"type":"api_error"'),
+        (Rest(), "/api/v1/prompt", '{"type":"error","backend":"shell"'),
+    ],
+)
+async def test_an_error_inside_clinvk_ends_a_stream_that_has_begun_with_an_event_of_its_format(
+    error: Exception, dialect: Dialect, path: str, last: str
+) -> None:
+    script = TEXT + "exec sleep 60\n"
+    asked = asking(path, script, "shell", stream=True)
+    if isinstance(dialect, Rest):
+        asked = {"backend": "shell", "prompt": script, "output_format": "stream-json"}
+    async with Torn(error) as runs, endpoint(dialect, runs, 5, raises=False) as client:
+        response = await client.post(path, json=asked)
+    said = error.message if isinstance(error, ClinvkError) else "clinvk itself failed"
+    final = response.text.strip().rpartition("\n" if isinstance(dialect, Rest) else "\n\n")[2]
+    assert response.status_code == 200
+    assert "hello" in response.text
+    assert final.startswith(last)
+    assert said in final
+
+
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
 async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Scripted, path: str) -> None:
     scripted.play([wait_for(scripted.folder / "go"), *claude_says("x")])
@@ -337,7 +394,7 @@ async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Script
 # What takes long
 
 
-def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float) -> httpx.AsyncClient:
+def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True) -> httpx.AsyncClient:
     answer = RunEndpoint(
         dialect, runs, MemoryStore(), Settings(), {}, Grants(Keys(), MemoryStore()), SHELL, tick_s=0.03, hold_s=hold_s
     )
@@ -345,7 +402,7 @@ def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float) -> httpx.AsyncCli
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)
 
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://clinvk")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raises), base_url="http://clinvk")
 
 
 @pytest.mark.parametrize(
@@ -554,6 +611,25 @@ async def test_a_conversation_that_its_user_has_changed_is_told_anew(scripted: S
         third = (await client.say("u1", "another answer", "u2", "a2", "u3"))["x-clinvk-session-id"]
     assert first != second == third
     assert b"another answer" in (scripted.calls()[1].stdin or b"")
+
+
+@pytest.mark.parametrize("changed", [("v1", "a1", "u2", "a2"), ("u1", "b1", "u2", "a2"), ("u1", "a1", "v2", "a2")])
+async def test_a_conversation_that_its_user_has_changed_before_the_same_answer_is_told_anew(
+    scripted: Scripted, changed: tuple[str, ...]
+) -> None:
+    scripted.play(claude_says("a1"), when="u1")
+    scripted.play(claude_says("a2"), when="u2")
+    scripted.play(claude_says("a3"), when="u3")
+    store = MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        client = Chatting(served, "c-1")
+        await client.say("u1")
+        first = (await client.say("u1", "a1", "u2"))["x-clinvk-session-id"]
+        second = (await client.say(*changed, "u3"))["x-clinvk-session-id"]
+    assert first != second
+    assert await store.count() == 2
+    for text in changed:
+        assert text.encode() in (scripted.calls()[2].stdin or b"")
 
 
 async def test_another_backend_is_told_the_whole_of_a_conversation(scripted: Scripted) -> None:

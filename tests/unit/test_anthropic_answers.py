@@ -217,7 +217,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.AmbiguousId("x", ()), 400, "invalid_request_error"),
         (errors.QueueFull("x", 1), 529, "overloaded_error"),
         (errors.ShuttingDown("x"), 503, "overloaded_error"),
-        (errors.StoreUnavailable("x"), 500, "api_error"),
+        (errors.StoreUnavailable("x"), 503, "overloaded_error"),
         (errors.TimedOut("x"), 504, "timeout_error"),
         (errors.Cancelled("x"), 500, "api_error"),
         (errors.AgentFailed("x"), 500, "api_error"),
@@ -256,7 +256,7 @@ def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, sta
     ],
 )
 def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, message: str) -> None:
-    _, body = Anthropic().error(error, "req_1")
+    _, body = Anthropic().error(base.renamed(error, Anthropic.fields), "req_1")
     assert msgspec.json.decode(body)["error"]["message"] == message
 
 

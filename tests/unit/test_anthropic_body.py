@@ -229,6 +229,18 @@ def test_a_schema_of_the_answer_is_understood_where_it_stands_and_where_it_stood
     assert made.output_schema == schema
 
 
+def test_a_document_of_text_in_the_system_is_kept() -> None:
+    document = {"type": "document", "title": "t", "source": {"type": "text", "media_type": "text/plain", "data": "d"}}
+    assert request(system=[{"type": "text", "text": "a"}, document]).system_prompt == (
+        'a\n\n<document title="t">\nd\n</document>'
+    )
+
+
+def test_stop_sequences_have_no_effect_with_a_schema_and_that_is_told() -> None:
+    schema = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    assert call(stop_sequences=["x"], output_config=schema).ignored == ("stop_sequences",)
+
+
 def test_stop_sequences_are_passed_on() -> None:
     assert request(stop_sequences=["END", "\n\n"]).stop == ("END", "\n\n")
 
@@ -247,7 +259,7 @@ def test_a_session_that_goes_on_gets_what_is_new_alone() -> None:
 
 def test_the_session_of_claude_code_is_not_one_of_ours() -> None:
     made = call({"x-claude-code-session-id": "0b6a1c1e-6a0e-4f4e-9d43-9b1a3c1b1f6f"})
-    assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, "", True)
+    assert (made.request.session_id, made.chat, made.request.ephemeral) == (None, None, True)
 
 
 @pytest.mark.parametrize("choice", ["any", "tool"])
@@ -329,6 +341,12 @@ IMAGE: dict[str, object] = {"type": "image", "source": PNG_SOURCE}
         ({"max_tokens": "many"}, "max_tokens"),
         ({"stream": "yes"}, "stream"),
         ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
+        ({"stop_sequences": ["a"] * 101}, "stop_sequences"),
+        ({"system": [{"type": "text", "text": "a"}, IMAGE]}, "system[1]"),
+        (
+            {"messages": [{"role": "system", "content": [IMAGE]}, {"role": "user", "content": "hi"}]},
+            "messages[0].content[0]",
+        ),
         ({"stop_sequences": "a"}, "stop_sequences"),
         ({"thinking": {"budget_tokens": 5}}, "thinking.type"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),

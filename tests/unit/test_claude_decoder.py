@@ -228,6 +228,16 @@ GOLDEN: dict[str, list[Event]] = {
             "No conversation found with session ID: 00000000-0000-4000-8000-000000000000",
         )
     ],
+    "refusal": [
+        RunStarted(OPUS, "d1d27a71-8268-47bd-a750-98e71e759309"),
+        *words("word1 ", "word2"),
+        Progress(
+            "warning",
+            "API Error: Claude Code is unable to respond to this request, which appears to violate our Usage Policy "
+            "(https://www.anthropic.com/legal/aup). Try rephrasing the request in a new session or change your model.",
+        ),
+        RunFinished("refusal", Usage(14827, 2, 7), 0.0741535, None, 1),
+    ],
 }
 
 
@@ -443,6 +453,18 @@ def test_a_stop_reason_has_its_word(told: str | None, reason: str) -> None:
     ending = decode([INIT, line(type="result", subtype="success", num_turns=1, stop_reason=told)])[-1]
     assert isinstance(ending, RunFinished)
     assert ending.stop_reason == reason
+
+
+def test_a_refusal_of_which_claude_says_nothing_more_has_no_warning() -> None:
+    refused = line(type="result", subtype="success", is_error=True, num_turns=1, stop_reason="refusal", result="r")
+    assert [type(event) for event in decode([INIT, refused])] == [RunStarted, RunFinished]
+
+
+def test_an_interruption_after_a_refusal_is_an_interruption() -> None:
+    fields = {"is_error": True, "terminal_reason": "aborted_tools", "stop_reason": "refusal"}
+    ending = decode([INIT, line(type="result", subtype="error_during_execution", num_turns=1, **fields)])[-1]
+    assert isinstance(ending, RunFailed)
+    assert ending.code == "cancelled"
 
 
 def test_a_result_of_nulls_is_still_an_ending() -> None:

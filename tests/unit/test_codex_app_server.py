@@ -72,6 +72,7 @@ class Process:
 
     def __init__(self, request: RunRequest = HELLO, resume: Resume | None = None, runs: int = 1) -> None:
         self.channel = Codex().channel(launched(request, resume))
+        self.resumes = resume is not None
         self.events: list[tuple[str, Event]] = []
         self.sent = b"".join(self.channel.start(f"r{index}", request, resume) for index in range(runs))
 
@@ -87,12 +88,13 @@ class Process:
             else:
                 self.events.append(delivery)
 
-    def up(self) -> "Process":
-        """It has answered, and begun a turn."""
-        thread = {"thread": {"id": "t"}, "model": "m"}
-        return self.hear(
-            answer(0), answer(1, thread), answer(2, {"turn": {"id": "u"}}), note("turn/started", turn=TURN)
-        )
+    def up(self, *early: bytes) -> "Process":
+        """It has answered, and begun a turn; `early` is said of the thread before that."""
+        answers: list[object] = [{"thread": {"id": "t"}, "model": "m"}, {"turn": TURN}]
+        if self.resumes:
+            answers.insert(0, {"config": {}})
+        *threads, turn = [answer(number, result) for number, result in enumerate(answers, 1)]
+        return self.hear(answer(0), *threads, *early, turn, note("turn/started", turn=TURN))
 
     @property
     def told(self) -> list[Event]:
@@ -438,7 +440,8 @@ def test_a_sub_agent_is_named_as_exec_names_it() -> None:
 
 
 def test_tokens_are_those_of_the_turn_however_often_they_are_told() -> None:
-    (ending,) = turned(tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
+    told = (tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
+    ending = Process(resume=Resume(THREAD)).up().hear(*told).told[-1]
     assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0))
 
 
@@ -469,8 +472,29 @@ def test_a_failure_has_the_code_of_its_message_or_of_its_kind(message: str, info
 
 
 def test_a_failure_keeps_the_tokens_that_were_used() -> None:
-    *_, ending = turned(tokens(100, 30), ended("failed", {"message": "odd"}))
-    assert ending == RunFailed("agent_failed", "odd", 1, Usage(input_tokens=30))
+    *_, ending = turned(tokens(30, 30), ended("failed", {"message": "odd"}))
+    assert ending == RunFailed("agent_failed", "odd", 1, Usage(input_tokens=30, cached_tokens=3))
+
+
+@pytest.mark.parametrize(("told", "reason"), [("max_output_tokens", "max_tokens"), ("content_filter", "refusal")])
+def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reason: str) -> None:
+    failure = {"message": f"Incomplete response returned, reason: {told}", "codexErrorInfo": "other"}
+    *said, ending = turned(delta("wo"), trouble(failure["message"], will_retry=False), ended("failed", failure))
+    assert said == text("wo")
+    assert isinstance(ending, RunFinished)
+    assert ending.stop_reason == reason
+
+
+def test_an_answer_that_was_broken_off_for_another_reason_is_a_failure() -> None:
+    message = "Incomplete response returned, reason: one of tomorrow"
+    assert turned(ended("failed", {"message": message})) == [RunFailed("agent_failed", message, 1)]
+
+
+@pytest.mark.parametrize(("resume", "used"), [(None, Usage(90, cached_tokens=3)), (Resume(THREAD), Usage(50))])
+def test_the_tokens_of_an_answer_that_was_broken_off_are_in_the_total_alone(resume: Resume | None, used: Usage) -> None:
+    """What it tells as the last request is that of a former turn."""
+    earlier = (tokens(40, 40),) if resume else ()
+    assert Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told[-1] == RunFinished(usage=used)
 
 
 def test_a_failed_turn_without_an_error_has_the_last_that_was_told() -> None:
@@ -667,16 +691,21 @@ def test_a_process_that_was_killed_before_it_answered_may_speak_it() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"Usage: codex [OPTIONS] [PROMPT]",
         b'{"type":"thread.started","thread_id":"x"}',
         b"{}",
-        b'"text"',
         refusal(0, "no such method"),
     ],
 )
 def test_a_process_that_answers_otherwise_does_not_speak_it(line: bytes) -> None:
     with pytest.raises(NotSpoken):
         Process().hear(line)
+
+
+def test_a_banner_before_the_answer_is_nothing_and_told_where_none_comes() -> None:
+    process = Process().hear(b"Usage: codex [OPTIONS] [PROMPT]", b'"text"', b"")
+    assert process.events == []
+    with pytest.raises(NotSpoken, match=r"exited with code 2: Usage: codex \[OPTIONS\] \[PROMPT\]$"):
+        process.take(process.channel.closed(2, b""))
 
 
 def test_a_process_that_exits_before_it_answers_does_not_speak_it() -> None:

@@ -14,6 +14,7 @@ from clinvk.events import (
     RunFailed,
     RunFinished,
     RunStarted,
+    StopReason,
     TextDelta,
     ThinkingDelta,
     ToolCall,
@@ -414,6 +415,17 @@ def test_a_failed_turn_has_a_code_by_its_message(message: str, code: str) -> Non
     (ending,) = fed([msgspec.json.encode({"type": "turn.failed", "error": {"message": message}})])
     assert isinstance(ending, RunFailed)
     assert ending.code == code
+
+
+@pytest.mark.parametrize(("told", "reason"), [("max_output_tokens", "max_tokens"), ("content_filter", "refusal")])
+def test_an_answer_that_the_model_broke_off_ends_with_the_reason(told: str, reason: StopReason) -> None:
+    message = f"Incomplete response returned, reason: {told}"
+    lines = [
+        item("completed", type="agent_message", text="wo"),
+        msgspec.json.encode({"type": "error", "message": message}),
+        msgspec.json.encode({"type": "turn.failed", "error": {"message": message}}),
+    ]
+    assert fed(lines) == [TextDelta("wo"), RunFinished(reason)]
 
 
 def test_an_error_without_a_failed_turn_is_told_when_the_process_is_gone() -> None:

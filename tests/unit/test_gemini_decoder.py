@@ -144,21 +144,29 @@ def test_messages_around_a_tool_call_are_a_blank_line_apart() -> None:
     ],
 )
 def test_a_refusal_of_the_model_api_is_told_in_its_own_words(case: str, code: str, message: str) -> None:
-    assert _ending(case) == RunFailed(code, message)
+    assert _ending(case) == RunFailed(code, message, 1)
 
 
 def test_the_exit_code_tells_the_status_that_the_message_does_not() -> None:
     ending = _ending("maxattempts1_429")
     assert isinstance(ending, RunFailed)
-    assert (ending.code, ending.exit_code) == ("agent_rate_limited", 173)
+    assert (ending.code, ending.exit_code) == ("agent_rate_limited", 1)
     assert ending.message.startswith("rate limited (fake)\nPlease wait and try again later.")
+
+
+@pytest.mark.parametrize(("exit_code", "told"), [(1, 1), (41, 41), (143, 143), (145, 1), (173, 1), (255, 1)])
+def test_an_exit_code_that_is_but_a_cut_status_is_no_signal(exit_code: int, told: int) -> None:
+    result = b'{"type":"result","status":"error","error":{"type":"unknown","message":"[API Error: no]"}}'
+    (ending,) = _play([result], exit_code)
+    assert isinstance(ending, RunFailed)
+    assert ending.exit_code == told
 
 
 def test_json_inside_the_json_of_a_message_is_opened() -> None:
     inner = json.dumps({"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}})
     outer = json.dumps({"error": {"message": inner, "code": 503, "status": "Service Unavailable"}})
     result = {"type": "result", "status": "error", "error": {"type": "unknown", "message": f"[API Error: {outer}]"}}
-    assert _play([json.dumps(result).encode()], 247) == [RunFailed("agent_overloaded", "The model is overloaded.")]
+    assert _play([json.dumps(result).encode()], 247) == [RunFailed("agent_overloaded", "The model is overloaded.", 1)]
 
 
 def test_a_cut_stream_keeps_its_text() -> None:

@@ -81,6 +81,15 @@ async def test_gopass_is_asked_for_the_path_of_the_settings(tmp_path: Path) -> N
     assert all(taken.find({"x-api-key": key}) for key in ("k1", "k2", "k3"))
 
 
+async def test_gopass_gets_no_more_of_the_environment_than_agents_do(tmp_path: Path) -> None:
+    env = gopass(tmp_path, f"env >{tmp_path}/env; echo k1")
+    await read({**env, "LISTEN_FDS": "1", "NOTIFY_SOCKET": "/n", "GNUPGHOME": "/g"}, GOPASS)
+    given = (tmp_path / "env").read_text()
+    assert "GNUPGHOME=/g" in given
+    assert "LISTEN_FDS" not in given
+    assert "NOTIFY_SOCKET" not in given
+
+
 async def test_the_variable_beats_gopass_which_is_not_asked_then(tmp_path: Path) -> None:
     env = gopass(tmp_path, f"touch {tmp_path}/asked; echo k1")
     taken = await read({**env, "CLINVK_API_KEYS": "k9"}, GOPASS)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.base import Call, Facts, renamed
 from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.errors import InvalidRequest, Unsupported
 from clinvk.events import (
@@ -113,7 +113,9 @@ def test_every_field_reaches_the_request() -> None:
         approval_mode="auto",
         sandbox_mode="read-only",
     )
-    assert call == Call(request=request, model="claude", stream=True, include_usage=True, shows_work=True)
+    assert call == Call(
+        request=request, model="claude", stream=True, include_usage=True, shows_work=True, ignored=("stop",)
+    )
 
 
 def test_unknown_fields_are_ignored_at_every_level() -> None:
@@ -124,6 +126,11 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
     assert parse(body(messages=messages, verbosity="low", user=5, logit_bias={"1": 2})).request == RunRequest(
         prompt="hi", model="claude", system_prompt="s", literal=True, ephemeral=True
     )
+
+
+def test_stop_texts_have_no_effect_with_a_schema_and_that_is_told() -> None:
+    assert parse(body(stop="x", response_format={"type": "json_object"})).ignored == ("stop",)
+    assert parse(body(stop="x")).ignored == parse(body(response_format={"type": "json_object"})).ignored == ()
 
 
 def test_null_is_as_if_a_field_were_not_there() -> None:
@@ -262,10 +269,13 @@ def test_no_tools_are_nothing_to_ignore() -> None:
             "is an image",
         ),
         ({"model": ""}, "model", "at least 1 character,"),
+        ({"model": " "}, "model", "is empty"),
         ({"model": None}, "model", "must be a text"),
         ({"n": 2}, "n", "must be 1"),
         ({"n": 0}, "n", "must be 1"),
         ({"stop": ""}, "stop", "empty"),
+        ({"stop": ["a", ""]}, "stop[1]", "empty"),
+        ({"stop": ["a"] * 101}, "stop", "at most 100"),
         ({"stop": [1]}, "stop[0]", "must be a text"),
         ({"temperature": "hot"}, "temperature", "must be a number"),
         ({"modalities": ["audio"]}, "modalities", "['text']"),
@@ -376,7 +386,8 @@ def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
 
 
 def test_an_error_names_the_clients_own_field() -> None:
-    status, said = OpenAIChat().error(Unsupported("output_schema is too much", "output_schema"), "req")
+    error = renamed(Unsupported("output_schema is too much", "output_schema"), OpenAIChat.fields)
+    status, said = OpenAIChat().error(error, "req")
     assert (status, said.decode()) == (
         400,
         '{"error":{"message":"response_format.json_schema.schema is too much","type":"invalid_request_error",'

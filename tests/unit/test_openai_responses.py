@@ -10,7 +10,7 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.base import Call, Facts, KeyRefused, PreviousNotFound
+from clinvk.dialects.base import Call, Facts, KeyRefused, PreviousNotFound, renamed
 from clinvk.dialects.openai_responses import OpenAIResponses, kept
 from clinvk.errors import AgentRateLimited, InvalidRequest, Unsupported
 from clinvk.events import (
@@ -334,7 +334,7 @@ def test_only_the_id_of_a_response_is_one(text: str) -> None:
 
 def test_errors_have_the_shape_of_the_vendor_and_name_the_field_of_the_client() -> None:
     def told(error: InvalidRequest | AgentRateLimited) -> tuple[int, Json]:
-        status, body = DIALECT.error(error, "r")
+        status, body = DIALECT.error(renamed(error, DIALECT.fields), "r")
         return status, json.loads(body)["error"]
 
     status, error = told(Unsupported("no such effort", "effort"))

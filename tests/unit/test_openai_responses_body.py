@@ -118,6 +118,12 @@ def test_images_and_files_stand_where_they_were_put() -> None:
     assert [(image.media_type, image.data) for image in request.images] == [("image/png", PNG)]
 
 
+def test_a_file_of_text_in_what_the_system_says_is_kept() -> None:
+    file = {"type": "input_file", "filename": "a.txt", "file_data": TEXT_URL}
+    request = items({"role": "developer", "content": [file]}, {"role": "user", "content": "hi"}).request
+    assert request.system_prompt == "a.txt:\ngröße"
+
+
 def test_an_image_that_a_tool_gave_reaches_the_agent() -> None:
     request = items(
         {"type": "function_call", "call_id": "c", "name": "shot", "arguments": "{}"},
@@ -223,6 +229,7 @@ def test_fields_that_are_not_known_or_have_no_effect_are_accepted() -> None:
     [
         ({"model": ""}, "model"),
         ({"model": None}, "model"),
+        ({"model": "\t"}, "model"),
         ({"input": None}, "input"),
         ({"input": 3}, "input"),
         ({"input": ""}, "input"),
@@ -234,6 +241,10 @@ def test_fields_that_are_not_known_or_have_no_effect_are_accepted() -> None:
         ({"input": [{"type": 3}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"text": "x"}]}]}, "input[0].content[0].type"),
+        (
+            {"input": [{"role": "system", "content": [{"type": "input_image", "image_url": PNG_URL}]}]},
+            "input[0].content[0]",
+        ),
         ({"input": [user({"type": "input_text"})]}, "input[0].content[0].text"),
         ({"input": [user({"type": "input_audio"})]}, "input[0].content[0].type"),
         ({"input": [user({"type": "input_image", "file_id": "f"})]}, "input[0].content[0].image_url"),

@@ -13,7 +13,7 @@ from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.dialects.prompt_body import PromptBody
-from clinvk.dialects.rest import KINDS, Rest
+from clinvk.dialects.rest import STATUSES, Rest
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
@@ -92,7 +92,7 @@ def test_the_examples_of_a_prompt_are_prompts() -> None:
 
 def test_a_prompt_has_every_status_that_an_error_can_have() -> None:
     told = set(keys("paths", "/api/v1/prompt", "post", "responses"))
-    assert told == {"200", "202"} | {str(status) for status, _ in KINDS.values() if status not in (405, 504)}
+    assert told == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 504)}
 
 
 @pytest.mark.parametrize("status", ["400", "404", "413", "415", "422", "500", "503"])

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from clinvk.errors import QueueFull
@@ -95,3 +97,24 @@ def test_what_runs_and_what_waits_is_told_by_backend() -> None:
     assert told.running == {"claude": 1, "codex": 1, "gemini": 0}
     assert told.queued == {"claude": 2, "codex": 0, "gemini": 0}
     assert (told.slots, told.queue_slots) == (2, 9)
+
+
+async def test_who_waits_for_room_is_woken_by_whoever_leaves_and_by_other_limits() -> None:
+    slots = Slots(total=1, per_backend=1, max_queued=0)
+    place = enter(slots, "claude", [], "a")
+    for make_room in (place.leave, lambda: slots.resize(2, 2, 0)):
+        waiting = asyncio.create_task(slots.room("claude"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        make_room()
+        await waiting
+        enter(slots, "claude", [], "b")
+
+
+async def test_a_place_in_the_queue_is_room() -> None:
+    slots = Slots(total=1, per_backend=1, max_queued=1)
+    enter(slots, "claude", [], "a")
+    await slots.room("claude")
+    enter(slots, "claude", [], "b")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(slots.room("claude"), 0.01)

@@ -1,6 +1,7 @@
 """What the vendors' dialects share: clinvk's own headers, sessions, and what shows as thinking."""
 
 import pytest
+from msgspec.structs import replace
 
 from clinvk.dialects import vendor
 from clinvk.dialects.base import Call
@@ -69,7 +70,7 @@ def test_a_session_gets_only_what_it_does_not_have() -> None:
     request = call.request
     assert (request.prompt, request.images, request.session_id) == ("three", (), "abc")
     assert (request.system_prompt, request.ephemeral) == ("s", False)
-    assert (call.chat, call.latest) == ("", None)
+    assert call.chat is None
 
 
 def test_a_session_begins_where_the_client_says_so() -> None:
@@ -80,16 +81,33 @@ def test_a_session_begins_where_the_client_says_so() -> None:
 
 def test_a_chat_that_the_client_names_has_both_all_of_it_and_what_is_new() -> None:
     call = vendor.call(BARE, TALK, Asked(chat="c1"))
-    assert (call.chat, call.answer, call.request.ephemeral) == ("c1", "two", False)
+    assert call.chat
+    assert (call.chat.name, call.request.ephemeral) == ("c1", False)
     assert "one" in call.request.prompt
-    assert call.latest
-    assert (call.latest.prompt, call.latest.images, call.latest.system_prompt) == ("three", (), "s")
+    assert call.chat.answered
+    assert call.chat.answered.answer == "two"
+    assert (call.chat.answered.latest.prompt, call.chat.answered.latest.images) == ("three", ())
+
+
+def test_what_a_chat_was_told_before_its_last_answer_is_what_the_request_for_that_answer_told() -> None:
+    def digests(*turns: Turn) -> tuple[str, str]:
+        chat = vendor.call(BARE, Conversation((), turns), Asked(chat="c1")).chat
+        assert chat
+        return chat.digest, chat.answered.digest if chat.answered else ""
+
+    first, (_, answer, last) = TALK.turns[0], TALK.turns
+    begun, _ = digests(first)
+    whole, before = digests(first, answer, last)
+    assert begun == before != whole
+    for other in (replace(first, content=("one",)), replace(first, content=(IMAGE, "one")), replace(first, name="n")):
+        assert digests(other, answer, last)[1] != before
 
 
 @pytest.mark.parametrize("turns", [TALK.turns[:1], TALK.turns[:2]], ids=["begins", "ends with the answer"])
 def test_a_chat_with_nothing_after_an_answer_goes_on_in_no_session(turns: tuple[Turn, ...]) -> None:
     call = vendor.call(BARE, Conversation((), turns), Asked(chat="c1"))
-    assert (call.chat, call.answer, call.latest) == ("c1", "", None)
+    assert call.chat
+    assert (call.chat.name, call.chat.answered) == ("c1", None)
 
 
 def thought(event: Event, *, thinking: bool = False, shows_work: bool = False) -> str:

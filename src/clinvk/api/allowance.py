@@ -28,6 +28,7 @@ class Allowance:
         self._approval = within(APPROVAL, policy.max_approval_mode)
         self._sandbox = within(SANDBOX, policy.max_sandbox_mode)
         self._is_any_word = self._approval == APPROVAL and self._sandbox == SANDBOX
+        self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
 
     def completed(self, asked: RunRequest) -> RunRequest:
         """Give a request, whose backend there is, completed from the settings.
@@ -50,11 +51,17 @@ class Allowance:
         return request if self._is_any_word else self._held(asked, request)
 
     def check_command(self) -> None:
-        """Refuse a command of the shell: it runs unasked and in no sandbox.
+        """Refuse a command of the shell: it runs unasked, in no sandbox, and reads and writes wherever it likes.
 
         Raises:
-            BeyondPolicy: the policy allows no such thing.
+            BeyondPolicy: the policy allows no such thing, or there are lists of directories.
         """
+        if self._has_lists:
+            raise BeyondPolicy(
+                "check is a command that no list of directories holds back; it is allowed without "
+                "server.allowed_workdir_prefixes and server.blocked_workdir_prefixes only",
+                "check",
+            )
         if not self._is_any_word:
             raise BeyondPolicy(
                 "check is a command that runs unasked and in no sandbox; it is allowed with "

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import get_args
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, get_args
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,7 +13,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api import surfaces
-from clinvk.api.batch import BatchEndpoint
 from clinvk.api.cors import Cors
 from clinvk.api.counting import Counting
 from clinvk.api.docs import Docs
@@ -36,15 +36,15 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.base import Dialect, MethodNotAllowed, NoSuchPath
-from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError
-from clinvk.orchestrate.live import Orchestrations
 from clinvk.plan import Kind
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
 
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
@@ -54,7 +54,7 @@ def create_app(
     environ: Mapping[str, str],
     runs: Runs,
     store: SessionStore,
-    orchestrations: Orchestrations,
+    orchestrations: Callable[[], "Orchestrations"],
     inventory: Inventory,
     doors: Doors,
     grants: Grants,
@@ -73,11 +73,16 @@ def create_app(
     def run(dialect: Dialect) -> RunEndpoint:
         return RunEndpoint(dialect, runs, store, settings, environ, grants, registry)
 
-    prompts = run(Rest())
-    batches = {kind: BatchEndpoint(kind, prompts, orchestrations, environ, registry) for kind in get_args(Kind)}
+    prompts = run(surfaces.REST)
+
+    def batch(kind: Kind) -> ASGIApp:
+        from clinvk.api.batch import BatchEndpoint
+
+        return BatchEndpoint(kind, prompts, orchestrations(), environ, registry)
+
     routes = [
         Route("/api/v1/prompt", prompts, methods=["POST"]),
-        *(Route(f"/api/v1/{kind}", batch, methods=["POST"]) for kind, batch in batches.items()),
+        *(Route(f"/api/v1/{kind}", Later(partial(batch, kind)), methods=["POST"]) for kind in get_args(Kind)),
         Route("/api/v1/sessions", sessions.all),
         Route("/api/v1/sessions/{id}", sessions.one, methods=["GET", "PATCH", "DELETE"]),
         Route("/api/v1/sessions/{id}/messages", sessions.messages),
@@ -122,6 +127,22 @@ def create_app(
     return front
 
 
+class Later:
+    """An endpoint that is made for its first request: what runs several agents takes a megabyte, and few ask for it."""
+
+    def __init__(self, make: Callable[[], ASGIApp]) -> None:
+        self._make = make
+
+    @cached_property
+    def endpoint(self) -> ASGIApp:
+        """The endpoint itself."""
+        return self._make()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        await self.endpoint(scope, receive, send)
+
+
 class Shortcut:
     """Leads what runs a prompt past the router, whose layers cost a short one a twentieth of its time."""
 
@@ -141,7 +162,7 @@ class Shortcut:
 
 def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:
     runs = {
-        "/chat/completions": run(OpenAIChat()),
+        "/chat/completions": run(surfaces.OPENAI),
         "/completions": run(OpenAICompletions()),
         "/responses": run(OpenAIResponses()),
     }

@@ -6,37 +6,39 @@ All of it lives inside the request: a client that leaves ends all of its agents.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from clinvk import backends
+from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (
     NO_BUFFERING,
     ClientGone,
     Header,
     Reply,
+    broken,
     chunked,
     headers_of,
-    read_body,
-    require_json,
+    read_json,
     retry_headers,
-    watch,
 )
 from clinvk.api.runs import RunEndpoint, facts_of
 from clinvk.backends.base import Backend
 from clinvk.dialects import sse, strict, unified
-from clinvk.dialects.base import Call, Facts
+from clinvk.dialects.base import Call
 from clinvk.dialects.batch import answers, bodies
+from clinvk.dialects.batch.lines import PartLines, broken_off
 from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.events import Logged, RunFailed, RunStarted, TextDelta
+from clinvk.events import Logged
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations
 from clinvk.orchestrate.resuming import resumed
-from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan
+from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import Run
@@ -72,10 +74,9 @@ class BatchEndpoint:
         """Serve one request to its end, or until its client leaves."""
         visit = _Visit(self, scope, receive, Reply(send, self.prompts.settings.server.write_timeout_secs))
         try:
-            async with asyncio.TaskGroup() as group:
-                await visit.serve(group)
-        except* ClientGone as gone:
-            logger.debug("client left: %s", gone.exceptions[0])
+            await visit.serve()
+        except ClientGone as gone:
+            logger.debug("client left: %s", gone)
 
     async def asked(self, body: bytes) -> Plan:
         """Read a body.
@@ -98,6 +99,7 @@ class BatchEndpoint:
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
+            self.prompts.grants.check_command(key_name)
         return await self.orchestrations.admitted(plan, admit, self._require)
 
     async def _read(self, body: bytes) -> Plan:
@@ -133,96 +135,111 @@ class _Visit:
         self._receive = receive
         self._reply = reply
         self._stream = ""
-        self._has_begun = False
+        self._one: Orchestration | None = None
 
-    async def serve(self, group: asyncio.TaskGroup) -> None:
-        """Answer the request, watching in `group` for a client that leaves."""
-        server = self._endpoint.prompts.settings.server
-        headers = headers_of(self._scope)
-        watcher: asyncio.Task[None] | None = None
-        try:
-            require_json(headers)
-            body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-            watcher = group.create_task(watch(self._receive, self._reply, self._tick_s, self._keep_alive))
-            self._stream = answers.stream_of(headers)
-            asked = await self._endpoint.asked(body)
-            del body
-            plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
-            async with self._endpoint.orchestrations.begun(plan, asked) as one:
-                self._has_begun = True
-                await self._answer(one)
-        except ClinvkError as error:
-            await self._refuse(error)
-        finally:
-            if watcher:
-                watcher.cancel()
+    async def serve(self) -> None:
+        """Answer the request.
 
-    async def _answer(self, one: Orchestration) -> None:
-        headers: list[Header] = [(b"x-clinvk-run-id", one.id.encode())] if one.id else []
+        Raises:
+            ClientGone: its client left, and all of its agents were ended.
+        """
+        async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+            try:
+                await self._answer(leaving)
+            except ClinvkError as error:
+                await self._refuse(error)
+            except Exception:
+                if self._reply.opened and not self._reply.ended:
+                    await self._refuse(broken())
+                raise
+
+    async def _answer(self, leaving: Leaving) -> None:
+        asked = await self._asked(leaving)
+        plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
+        async with self._endpoint.orchestrations.begun(plan, asked) as self._one:
+            summary = await self._driven(self._one)
+        await self._end(summary)
+
+    async def _asked(self, leaving: Leaving) -> Plan:
+        """Read the request, then begin to watch. The body goes with this."""
+        self._stream = answers.stream_of(headers_of(self._scope))
+        body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
+        leaving.watch()
+        return await self._endpoint.asked(body)
+
+    async def _driven(self, one: Orchestration) -> Summary:
         if not self._stream:
-            summary = await one.drive()
-            await self._reply.whole(200, Rest.result_type, answers.whole(summary), headers)
-            return
-        await self._reply.open(200, self._stream, [NO_BUFFERING, *headers])
-        lines = _Lines(self._reply, one.plan, is_sse=self._stream == sse.MEDIA_TYPE)
-        if lines.is_sse:
+            return await one.drive()
+        await self._open()
+        lines = _Lines(self._reply, one.plan, self._framed)
+        if self._is_sse:
             await self._reply.write(sse.OPENING)
-        summary = await one.drive(lines)
-        await self._reply.end(lines.framed(answers.last_line(summary)))
+        return await one.drive(lines)
+
+    async def _end(self, summary: Summary) -> None:
+        """Give the answer, or the last line of the stream; the end of the whole is kept by then."""
+        if self._stream:
+            await self._reply.end(self._framed(answers.last_line(summary)))
+        else:
+            await self._reply.whole(200, Rest.result_type, answers.whole(summary), self._headers())
+
+    async def _open(self) -> None:
+        if self._stream:
+            await self._reply.open(200, self._stream, [NO_BUFFERING, *self._headers()])
+        else:
+            await self._reply.open(200, Rest.result_type, self._headers())
+
+    def _headers(self) -> list[Header]:
+        return [(b"x-clinvk-run-id", self._one.id.encode())] if self._one and self._one.id else []
 
     async def _refuse(self, error: ClinvkError) -> None:
+        if self._stream and self._reply.opened:
+            run_id = self._one.id if self._one else ""
+            await self._reply.end(self._framed(broken_off(run_id, error, time.time())))
+            return
         status, body = Rest().error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, Rest.error_type, body, retry_headers(error))
+
+    @property
+    def _is_sse(self) -> bool:
+        return self._stream == sse.MEDIA_TYPE
+
+    def _framed(self, lines: bytes) -> bytes:
+        """Give lines of JSON as the stream has them."""
+        return b"".join(map(sse.frame, lines.splitlines())) if self._is_sse else lines
 
     def _tick_s(self) -> float:
         return self._endpoint.prompts.tick_s
 
     async def _keep_alive(self) -> None:
         """Say 200 when the answer takes long; then send what means nothing."""
-        if not self._has_begun:
+        if not self._one:
             return
-        pulse = sse.PULSE if self._stream == sse.MEDIA_TYPE else unified.PULSE
+        pulse = sse.PULSE if self._is_sse else unified.PULSE
         if await self._reply.pulse(pulse, 2 * self._endpoint.prompts.tick_s):
-            await self._reply.open(200, self._stream or Rest.result_type)
+            await self._open()
 
 
 class _Lines:
-    """Writes the events of all parts into one stream, each with the part that it is of."""
+    """Writes the events of all parts into one stream, `framed` as that has them."""
 
-    def __init__(self, reply: Reply, plan: Plan, is_sse: bool) -> None:
-        self.is_sse = is_sse
+    def __init__(self, reply: Reply, plan: Plan, framed: Callable[[bytes], bytes]) -> None:
         self._reply = reply
-        self._plan = plan
-        self._encoders: dict[int, unified.UnifiedEncoder] = {}
+        self._framed = framed
+        self._lines = PartLines(plan)
         self._turn = asyncio.Lock()
+
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Do nothing: the events tell it."""
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Write events of a run."""
-        encoder = self._encoders.get(index)
-        if encoder is None:
-            encoder = self._encoders[index] = unified.UnifiedEncoder(facts_of(run), self._tag(index, part))
-        for data in chunked(self.framed(encoder.feed(event, at)) for _, at, event in batch):
+        for data in chunked(map(self._framed, self._lines.heard(index, part, batch, partial(facts_of, run)))):
             async with self._turn:
                 await self._reply.write(data)
 
     async def ended(self, result: PartResult) -> None:
         """Write what stands for the events of a part whose agent was not started."""
-        if self._encoders.pop(result.index, None):
-            return
-        request, ending = result.part.request, result.result.ending
-        facts = Facts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
-        encoder = unified.UnifiedEncoder(facts, self._tag(result.index, result.part))
-        shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
-        events = (ending,) if isinstance(ending, RunFailed) else shown
-        at = time.time()
-        async with self._turn:
-            await self._reply.write(b"".join(self.framed(encoder.feed(event, at)) for event in events))
-
-    def framed(self, lines: bytes) -> bytes:
-        """Give lines of JSON as this stream has them."""
-        return b"".join(map(sse.frame, lines.splitlines())) if self.is_sse else lines
-
-    def _tag(self, index: int, part: Part) -> unified.Tag:
-        if index >= len(self._plan.parts):
-            return unified.Tag(name=part.name)
-        return answers.tag_of(index, part, isinstance(self._plan, Chain))
+        if lines := self._lines.ended(result, time.time()):
+            async with self._turn:
+                await self._reply.write(self._framed(lines))

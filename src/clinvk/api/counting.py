@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from clinvk.api.reply import headers_of, read_body, require_json
+from clinvk.api.reply import headers_of, read_json
 from clinvk.config import ServerSettings
 from clinvk.dialects.anthropic import Anthropic
 
@@ -17,8 +17,5 @@ class Counting:
 
     async def estimate(self, request: Request) -> Response:
         """Answer `POST /anthropic/v1/messages/count_tokens`."""
-        headers = headers_of(request.scope)
-        require_json(headers)
-        limits = self._settings
-        body = await read_body(headers, request.receive, limits.max_request_body_bytes, limits.read_timeout_secs)
-        return Response(self._dialect.count(body, headers), media_type=self._dialect.result_type)
+        body = await read_json(request.scope, request.receive, self._settings)
+        return Response(self._dialect.count(body, headers_of(request.scope)), media_type=self._dialect.result_type)

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from clinvk.api.doors import Doors
 from clinvk.api.reply import Header, headers_of, refuse
 from clinvk.dialects.base import KeyRefused
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, ShuttingDown
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
 _OPEN_BELOW = "/docs/"
@@ -18,6 +18,7 @@ _NOBODY = "nobody"
 class Gate:
     """Lets a request pass that is meant for this server, is not one too many, and carries an API key or needs none.
 
+    Once the server stops none passes. It is here that this is told, so that pages of other origins can read it.
     The name of its key is in the state for those behind, empty where it has none.
     """
 
@@ -35,6 +36,8 @@ class Gate:
             await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
+        if scope["state"]["is_refused"]:
+            raise ShuttingDown("the server is stopping and takes no new requests")
         if self._proxies:
             self._proxies.apply(scope)
         key = self._keys.find(headers_of(scope)) if self._keys else None

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.api.key_file import Key, Limits
 from clinvk.api.keys import Keys
-from clinvk.dialects.base import BackendNotAllowed, BudgetSpent, DirectoryNotAllowed, KeyRefused
+from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
 from clinvk.errors import StoreUnavailable
 from clinvk.policy import Directories
 from clinvk.request import RunRequest
@@ -91,6 +91,23 @@ class Grants:
             raise _all_spent(f"{limits.tokens_per_day} tokens")
         if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
             raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+
+    def check_command(self, key_name: str) -> None:
+        """Refuse a command of the shell where the key is held to something: no command is.
+
+        Raises:
+            KeyRefused: its key was revoked.
+            BeyondPolicy: the key has limits.
+        """
+        if not key_name:
+            return
+        limits = self._key(key_name).limits
+        if limits.workdirs or limits.backends or limits.tokens_per_day or limits.cost_usd_per_day:
+            raise BeyondPolicy(
+                "check is a command that nothing of what this API key is held to holds back; it is allowed to keys "
+                "without backends, workdirs and budget only",
+                "check",
+            )
 
     @asynccontextmanager
     async def tended(self, every_s: float = REFRESH_EVERY_S) -> AsyncGenerator[None]:

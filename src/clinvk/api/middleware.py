@@ -12,8 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk import logs
 from clinvk.api import surfaces
-from clinvk.api.reply import Header, headers_of, path_of, refuse
-from clinvk.errors import ShuttingDown
+from clinvk.api.reply import Header, headers_of, path_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ class Front:
 
     Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
     `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
-    is refused, health checks apart; where the server `hands_over` to a next one it is served, as the last request of
-    its connection. `answered` is told of each answer.
+    is the last request of its connection, and the state says that the gate is to refuse it, health checks apart; where
+    the server `hands_over` to a next one it is served. `answered` is told of each answer.
     """
 
     def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: Answered | None = None) -> None:
@@ -62,16 +61,16 @@ class Front:
         path = _tidied(scope["path"])
         given = headers.get("x-request-id", "")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        is_refused = self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
-        scope.setdefault("state", {}).update(request_id=request_id, dialect=surfaces.dialect_of(path, headers))
+        scope.setdefault("state", {}).update(
+            request_id=request_id, dialect=surfaces.dialect_of(path, headers), is_refused=is_refused
+        )
         logs.note(request_id=request_id)
-        log = _Entry(scope, send, is_last=self.hands_over)
+        log = _Entry(scope, send, is_last=self.stopping.is_set())
         self.active += 1
         try:
-            if self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING:
-                error = ShuttingDown("the server is stopping and takes no new requests")
-                await refuse(error, scope, log.send, [_LAST])
-            elif log.is_probe:
+            if log.is_probe and not is_refused:
                 await Response()(scope, receive, log.send)
             else:
                 await self.app(scope, receive, log.send)

@@ -26,6 +26,7 @@ from clinvk.dialects.base import (
     PreviousNotFound,
     RateLimited,
     WrongMediaType,
+    nearest,
 )
 from clinvk.dialects.openai_chat import bodies as chat
 from clinvk.dialects.openai_responses import answer as response
@@ -106,15 +107,15 @@ _RUN: Kinds = (
 )
 
 
-def _told(kinds: Mapping[type[ClinvkError], tuple[int, str]], type_: type[msgspec.Struct], group: str) -> Errors:
+def _told(statuses: Mapping[type[ClinvkError], int], type_: type[msgspec.Struct], group: str) -> Errors:
     def status(kind: type[ClinvkError]) -> int:
-        return next(kinds[known][0] for known in kind.__mro__ if known in kinds)
+        return nearest(kind, statuses)
 
     return Errors(status, "application/json", {"$ref": f"#/components/schemas/{group}{type_.__name__}"})
 
 
-_OPENAI_ERRORS = _told(openai_errors.KINDS, openai_errors.ErrorAnswer, _OPENAI)
-_ANTHROPIC_ERRORS = _told(anthropic_errors.KINDS, anthropic_errors.ErrorAnswer, _ANTHROPIC)
+_OPENAI_ERRORS = _told(openai_errors.STATUSES, openai_errors.ErrorAnswer, _OPENAI)
+_ANTHROPIC_ERRORS = _told(anthropic_errors.STATUSES, anthropic_errors.ErrorAnswer, _ANTHROPIC)
 
 
 def paths() -> dict[str, Json]:

@@ -38,6 +38,7 @@ from clinvk.dialects.base import (
     NotCancellable,
     RateLimited,
     WrongMediaType,
+    nearest,
 )
 from clinvk.dialects.batch.answers import (
     ChainAnswer,
@@ -62,7 +63,7 @@ from clinvk.dialects.records import (
     SessionPatch,
     SessionView,
 )
-from clinvk.dialects.rest import KINDS, Accepted, Problem, PromptAnswer
+from clinvk.dialects.rest import STATUSES, TITLES, Accepted, Problem, PromptAnswer
 from clinvk.dialects.usage import UsageList, UsageListing
 from clinvk.errors import (
     AgentFailed,
@@ -477,5 +478,5 @@ def _tidied(schema: dict[str, Json]) -> Json:
 
 
 def _explained(kind: type[ClinvkError]) -> Json:
-    status, title = KINDS[kind]
+    status, title = nearest(kind, STATUSES), TITLES[kind]
     return {"code": kind.code, "status": status, "title": title, "description": sentence(kind)}

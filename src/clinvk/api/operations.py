@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.dialects.base import BudgetSpent, RateLimited
-from clinvk.dialects.rest import KINDS, Problem, Rest
+from clinvk.dialects.base import BudgetSpent, RateLimited, nearest
+from clinvk.dialects.rest import STATUSES, TITLES, Problem, Rest
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -109,7 +109,7 @@ def _headers() -> dict[str, Json]:
 def _failures(kinds: Kinds, errors: Errors) -> dict[str, Json]:
     """Give the error responses by status; kinds that share one are told together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
-    for kind in dict.fromkeys((*(kind for kind in KINDS if kind in kinds), *kinds)):
+    for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):
         by_status.setdefault(str(errors.status(kind)), []).append(kind)
     return {
         status: {
@@ -126,7 +126,7 @@ def _retry_headers() -> dict[str, Json]:
 
 
 def _status(kind: type[ClinvkError]) -> int:
-    return KINDS[kind][0]
+    return nearest(kind, STATUSES)
 
 
 _PROBLEMS = Errors(_status, Rest.error_type, ref(Problem))

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from clinvk.dialects.base import Previous, PreviousNotFound
-from clinvk.dialects.conversation import Turn, told
+from clinvk.dialects.conversation import Turn, told, without_images
 from clinvk.errors import RunNotFound
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
@@ -23,15 +23,20 @@ async def after(store: SessionStore, request: RunRequest, previous: Previous) ->
         PreviousNotFound: there is no such run, or nothing of it was kept.
     """
     run, session = await _found(store, previous)
-    turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
-    is_newest = turns[0].id == run.id
-    if is_newest and session.backend_session_id and session.backend == request.backend and not request.ephemeral:
+    can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
+    if can_go_on and await _is_newest(store, run):
         return replace(request, session_id=session.id)
+    turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
     earlier = [turn for turn in reversed(turns) if turn.created_at < run.created_at]
     said = [turn for each in (*earlier, run) for turn in _said(each)]
     conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
     again = told(conversation, field=previous.field)
     return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
+
+
+async def _is_newest(store: SessionStore, run: RunRecord) -> bool:
+    newest = (await store.runs(RunQuery(session_id=run.session_id, limit=1))).items
+    return [turn.id for turn in newest] == [run.id]
 
 
 async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Session]:
@@ -47,5 +52,6 @@ async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Se
 
 
 def _said(run: RunRecord) -> list[Turn]:
+    """Give the turns of a run. Its images were not kept, and those that come now have their numbers."""
     answer = [Turn("assistant", (run.output,))] if run.output else []
-    return [Turn("user", (run.prompt,)), *answer]
+    return [Turn("user", (without_images(run.prompt),)), *answer]

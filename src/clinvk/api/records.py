@@ -1,6 +1,7 @@
 """Records of runs over HTTP: listed, shown; and runs under way, cancelled."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,10 +12,12 @@ from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend
 from clinvk.dialects import records, strict
 from clinvk.dialects.base import NotCancellable
-from clinvk.orchestrate.live import Orchestrations
 from clinvk.record import RunRecord
 from clinvk.runtime.runs import Runs
 from clinvk.store import UNDER_WAY, RunQuery, SessionStore
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
 
 
 class RunRecords:
@@ -24,7 +27,7 @@ class RunRecords:
         self,
         runs: Runs,
         store: SessionStore,
-        orchestrations: Orchestrations,
+        orchestrations: Callable[[], "Orchestrations"],
         registry: Mapping[str, Backend] = backends.BACKENDS,
     ) -> None:
         self._runs = runs
@@ -60,7 +63,7 @@ class RunRecords:
         refuse_foreign(request.scope)
         run = await self._store.run(request.path_params["id"])
         live = self._runs.live(run.id)
-        if whole := self._orchestrations.live(run.id):
+        if run.kind != "prompt" and (whole := self._orchestrations().live(run.id)):
             await whole.cancel()
         elif live and live.state in UNDER_WAY:
             await self._runs.cancel(run.id)

@@ -2,13 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from clinvk.config import ServerSettings
 from clinvk.dialects.base import (
     BodyTooLarge,
     BodyTooSlow,
@@ -64,13 +65,10 @@ def path_of(scope: Scope) -> str:
     return quote(scope["path"])
 
 
-def require_json(headers: Mapping[str, str]) -> None:
+def _require_json(headers: Mapping[str, str]) -> None:
     """Refuse a body that does not say that it is JSON.
 
     A web page can make a browser send any text to this server without asking, but not with this media type.
-
-    Raises:
-        WrongMediaType: it says something else, or nothing.
     """
     said = headers.get("content-type", "")
     media_type = said.partition(";")[0].strip().lower()
@@ -97,14 +95,22 @@ def refuse_foreign(scope: Scope) -> None:
         raise ForeignOrigin(f"the header origin is {origin!r}; web pages of other origins may not do this")
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
-    """Read a request body; 0 is no limit.
+async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:
+    """Read the body of a request, which must say that it is JSON, within the limits of the settings.
 
     Raises:
-        BodyTooLarge: it has more bytes than `max_bytes`, declared or not.
-        BodyTooSlow: it was not there after `timeout_s`.
+        WrongMediaType: it says something else, or nothing.
+        BodyTooLarge: it has more bytes than `server.max_request_body_bytes`, declared or not.
+        BodyTooSlow: it was not there after `server.read_timeout_secs`.
         ClientGone: the client left before its end.
     """
+    headers = headers_of(scope)
+    _require_json(headers)
+    return await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
+
+
+async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """Read a body; 0 is no limit."""
     declared = headers.get("content-length", "")
     if max_bytes and declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
@@ -155,29 +161,6 @@ async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable
     fixed = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry_headers(error), *headers]})
     await send({"type": "http.response.body", "body": body})
-
-
-async def watch(
-    receive: Receive, reply: "Reply", wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
-) -> None:
-    """Notice that the client leaves before its answer has ended; call `quiet` each time `wait_s()` have passed.
-
-    Raises:
-        ClientGone: it left, or takes nothing any more.
-    """
-    while True:
-        try:
-            async with asyncio.timeout(reply.look_within(wait_s())):
-                message = await receive()
-        except TimeoutError:
-            reply.refuse_stuck()
-            if not reply.ended:
-                await quiet()
-        else:
-            if message["type"] == "http.disconnect":
-                if reply.ended:
-                    return
-                raise ClientGone("before the end of its answer")
 
 
 def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:

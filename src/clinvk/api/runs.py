@@ -4,7 +4,6 @@ A run lives inside its request: a client that leaves, waiting or reading, queued
 asked for with `detach` goes on.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -18,6 +17,7 @@ from clinvk import backends, logs
 from clinvk.api import chats, previous
 from clinvk.api.allowance import Allowance
 from clinvk.api.grants import Grants
+from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (
     NO_BUFFERING,
     NO_RETRY,
@@ -29,16 +29,13 @@ from clinvk.api.reply import (
     broken,
     chunked,
     headers_of,
-    read_body,
-    refuse,
-    require_json,
+    read_json,
     retry_headers,
-    watch,
 )
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
-from clinvk.dialects.base import Call, Dialect, Encoder, Facts
+from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, renamed
 from clinvk.errors import (
     AgentOverloaded,
     AgentRateLimited,
@@ -68,7 +65,6 @@ HOLD_S = 10.0
 """How long the status of an answer is held for what will tell it: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
-_WATCH_AFTER_S = 0.02
 
 _HARMLESS = {
     kind.code for kind in (AgentUnauthenticated, AgentRateLimited, AgentUnpaid, AgentOverloaded, AgentRejected)
@@ -109,10 +105,6 @@ class RunEndpoint:
             await _Visit(self, scope, receive, reply).serve()
         except ClientGone as gone:
             logger.debug("client left: %s", gone)
-        except Exception:
-            if not reply.opened:
-                await refuse(broken(), scope, send, [NO_RETRY] if self.dialect.is_model_api else [])
-            raise
 
     async def admit(self, call: Call, key_name: str) -> RunRequest:
         """Complete a request from its session and the settings; `key_name` is the key that it came with.
@@ -149,7 +141,7 @@ class RunEndpoint:
         if call.previous:
             request = await previous.after(self.store, request, call.previous)
         elif call.chat:
-            request = await chats.placed(self.store, request, call)
+            request = await chats.placed(self.store, request, call.chat)
         if request.session_id and session is None:
             session = await self.store.session(request.session_id)
         return request, session
@@ -164,13 +156,11 @@ class _Visit:
         self._scope = scope
         self._receive = receive
         self._reply = reply
+        self._call: Call | None = None
         self._run: Run | None = None
+        self._encoder: Encoder | None = None
         self._is_stream = False
         self._more: list[Header] = []
-        self._watch: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._left: BaseException | None = None
 
     async def serve(self) -> None:
         """Answer the request.
@@ -178,49 +168,30 @@ class _Visit:
         Raises:
             ClientGone: its client left, and what it had asked for was ended.
         """
-        try:
-            await self._answer(await self._read())
-        except ClinvkError as error:
-            await self._refuse(error)
-        except asyncio.CancelledError:
-            if self._left and self._task and not self._task.uncancel():
-                raise self._left from None
-            raise
-        finally:
-            self._stop_watching()
+        async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+            try:
+                self._call = await self._read(leaving)
+                await self._answer(self._call)
+            except ClinvkError as error:
+                await self._refuse(error)
+            except ClientGone:
+                raise
+            except Exception:
+                if not self._reply.ended:
+                    self._more += [NO_RETRY] if self._dialect.is_model_api else []
+                    await self._refuse(broken())
+                raise
 
-    async def _read(self) -> Call:
-        """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
-        server = self._endpoint.settings.server
-        headers = headers_of(self._scope)
-        require_json(headers)
-        body = await read_body(headers, self._receive, server.max_request_body_bytes, server.read_timeout_secs)
-        self._task = asyncio.current_task()
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching)
-        return self._dialect.parse(body, headers)
-
-    def _start_watching(self) -> None:
-        """Watch for a client that leaves. An answer that was there at once needs no watcher, which is not cheap."""
-        watching = watch(self._receive, self._reply, self._tick_s, self._keep_alive)
-        self._watcher = asyncio.get_running_loop().create_task(watching)
-        self._watcher.add_done_callback(self._watched)
-
-    def _watched(self, watcher: asyncio.Task[None]) -> None:
-        if not watcher.cancelled() and (left := watcher.exception()) and self._task:
-            self._left = left
-            self._task.cancel()
-
-    def _stop_watching(self) -> None:
-        if self._watch:
-            self._watch.cancel()
-        if self._watcher:
-            self._watcher.remove_done_callback(self._watched)
-            self._watcher.cancel()
+    async def _read(self, leaving: Leaving) -> Call:
+        """Read the request, then begin to watch. The body goes with this: a run may take an hour."""
+        body = await read_json(self._scope, self._receive, self._endpoint.settings.server)
+        leaving.watch()
+        return self._dialect.parse(body, headers_of(self._scope))
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
         self._is_stream = call.stream
-        call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
+        call = self._call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
@@ -240,6 +211,7 @@ class _Visit:
 
     async def _accept(self, call: Call, run: Run) -> None:
         """Say where the run is to be found, and leave it to itself."""
+        assert isinstance(self._dialect, Deferring), "no other format asks for it"
         body = self._dialect.accepted(call, facts_of(run), run.state)
         if self._dialect.is_model_api:
             await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))
@@ -248,16 +220,15 @@ class _Visit:
         await self._reply.whole(202, self._dialect.result_type, body, headers)
 
     async def _stream(self, call: Call, run: Run) -> None:
-        encoder: Encoder | None = None
         held: list[Logged] = []
         async for batch in run.batches():
-            if encoder is None:
+            if (encoder := self._encoder) is None:
                 if self._dialect.is_model_api:
                     held += batch
                     if not (batch := self._released(held)):
                         continue
                 self._raise_if_never_started(run, batch[0].event)
-                encoder = self._dialect.encoder(call, facts_of(run))
+                encoder = self._encoder = self._dialect.encoder(call, facts_of(run))
                 await self._open()
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
@@ -284,7 +255,7 @@ class _Visit:
             result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
             await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
             return
-        encoder = self._dialect.encoder(call, facts)
+        encoder = self._encoder = self._dialect.encoder(call, facts)
         await self._open()
         at = time.time()
         await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
@@ -297,8 +268,22 @@ class _Visit:
             await self._reply.open(200, self._dialect.result_type)
 
     async def _refuse(self, error: ClinvkError) -> None:
+        if self._call:  # what is wrong from here on is wrong with the request that was made of the body
+            error = renamed(error, self._dialect.fields)
+        if self._is_stream and self._reply.opened:
+            await self._reply.end(self._broken_off(error))
+            return
         status, body = self._dialect.error(error, self._scope["state"]["request_id"])
         await self._reply.whole(status, self._dialect.error_type, body, [*retry_headers(error), *self._more])
+
+    def _broken_off(self, error: ClinvkError) -> bytes:
+        """Give what ends a stream that has begun and cannot go on."""
+        encoder = self._encoder
+        if encoder is None:
+            assert self._call
+            assert self._run, "a stream is opened for a run"
+            encoder = self._dialect.encoder(self._call, facts_of(self._run))
+        return encoder.feed(RunFailed(error.code, error.message), time.time())
 
     def _raise_if_never_started(self, run: Run, event: Event) -> None:
         """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""

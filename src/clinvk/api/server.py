@@ -6,8 +6,8 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
-from typing import NamedTuple
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 import uvloop
@@ -34,13 +34,15 @@ from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.errors import ConfigError
-from clinvk.orchestrate.live import Orchestrations
 from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
 
 Announce = Callable[[str], None]
 Load = Callable[[], Settings]
@@ -250,8 +252,14 @@ async def opened(
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 most_at_once = settings.server.max_concurrent_runs
-                inherited = executables.inherited(settings, environ)
-                orchestrations = Orchestrations(runs, store, runs.spawner, inherited, most_at_once)
+                needed = executables.needed(environ)
+
+                @cache
+                def orchestrations() -> "Orchestrations":
+                    from clinvk.orchestrate.live import Orchestrations
+
+                    return Orchestrations(runs, store, runs.spawner, needed, most_at_once)
+
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
                 )

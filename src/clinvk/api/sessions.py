@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import document, headers_of, read_body, refuse_foreign, require_json
+from clinvk.api.reply import document, read_json, refuse_foreign
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings
 from clinvk.dialects import records, strict
@@ -80,10 +80,7 @@ class Sessions:
         )
 
     async def _describe(self, request: Request) -> Response:
-        headers = headers_of(request.scope)
-        require_json(headers)
-        limits = self._settings
-        body = await read_body(headers, request.receive, limits.max_request_body_bytes, limits.read_timeout_secs)
+        body = await read_json(request.scope, request.receive, self._settings)
         patch = records.patch(body)
         session = await self._store.session(request.path_params["id"])
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 
 from clinvk.errors import StoreUnavailable
 from clinvk.store.sqlite import SqliteStore
@@ -12,6 +13,9 @@ from clinvk.store.sqlite import SqliteStore
 logger = logging.getLogger(__name__)
 
 RECOVER_EVERY_S = 60.0
+_RECOVER_AGAIN_S = 1.0
+"""When it is done the second time: what a clinvk that was just killed had begun to start may have held its lock."""
+
 CLEAN_EVERY_S = 4 * 3600.0
 _DAY_S = 86_400
 _NAMED_FILES = 20
@@ -30,7 +34,7 @@ async def tended(
 
 async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:
     is_imported, clean_at, trouble = False, 0.0, ""
-    while True:
+    for pause_s in chain([min(_RECOVER_AGAIN_S, recover_every_s)], repeat(recover_every_s)):
         try:
             if not is_imported:
                 await _import(store)
@@ -47,7 +51,7 @@ async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float)
             trouble = exc.message
         except Exception:
             logger.exception("the store of sessions is not tended")
-        await asyncio.sleep(recover_every_s)
+        await asyncio.sleep(pause_s)
 
 
 async def _import(store: SqliteStore) -> None:

@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
-from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, chunked, headers_of, retry_headers, watch
+from clinvk.api.leaving import Leaving
+from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, chunked, headers_of, retry_headers
 from clinvk.api.runs import TICK_S, facts_of
 from clinvk.config import ServerSettings
 from clinvk.dialects import sse, strict, unified
@@ -56,10 +57,9 @@ class Viewers:
         """Serve one viewer, to the run's end or until it leaves."""
         visit = _Visit(self, scope, receive, Reply(send, self.settings.write_timeout_secs))
         try:
-            async with asyncio.TaskGroup() as group:
-                await visit.serve(group)
-        except* ClientGone as gone:
-            logger.debug("viewer left: %s", gone.exceptions[0])
+            await visit.serve()
+        except ClientGone as gone:
+            logger.debug("viewer left: %s", gone)
 
     async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
         """Give the events of a run of which another clinvk knows, or none any more, to its ending.
@@ -96,15 +96,18 @@ class _Visit:
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
         self._media_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
 
-    async def serve(self, group: asyncio.TaskGroup) -> None:
-        """Answer the request, watching in `group` for a viewer that leaves."""
-        watcher = group.create_task(watch(self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive))
-        try:
-            await self._answer()
-        except ClinvkError as error:
-            await self._refuse(error)
-        finally:
-            watcher.cancel()
+    async def serve(self) -> None:
+        """Answer the request.
+
+        Raises:
+            ClientGone: the viewer left.
+        """
+        async with Leaving(self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive) as leaving:
+            leaving.watch()
+            try:
+                await self._answer()
+            except ClinvkError as error:
+                await self._refuse(error)
 
     async def _answer(self) -> None:
         after = self._after()

@@ -11,12 +11,11 @@ from msgspec.structs import replace
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import Settings
-from clinvk.config.loading import home
+from clinvk.config.loading import WORKTREES, home
 from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
 from clinvk.policy import BuiltIn, Directories
 from clinvk.request import RunRequest
-from clinvk.runtime.worktrees.folders import FOLDER
 from clinvk.session import Session
 
 _WORKSPACE = "workspace"
@@ -156,7 +155,7 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
     folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
     return BuiltIn(
         private=_both(str(own), *folders),
-        kept=_both(*(str(own / name) for name in (_WORKSPACE, FOLDER))),
+        kept=_both(*(str(own / name) for name in (_WORKSPACE, WORKTREES))),
         temporary=_both(tempfile.gettempdir()),
         own=tuple(here if settings.server.default_workdir else here - {"/"}),
     )

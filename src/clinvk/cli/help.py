@@ -207,7 +207,8 @@ examples:
 
 WORKTREES_DISCARD = Help(
     "clinvk worktrees discard [flags] ID...",
-    "Remove worktrees with their branches and all that was done in them. On a\nterminal it asks first.",
+    "Remove worktrees with their branches and all that was done in them. On a\n"
+    "terminal it asks first; without one it needs --yes.",
 )
 
 PARALLEL = Help(
@@ -252,8 +253,8 @@ steps.yaml:
 {{previous}} in a prompt is the answer of the step before, {{steps.NAME}} that
 of an earlier step, {{input}} the text beside the steps; all other braces stay.
 A step takes what a task of clinvk parallel does. stop_on_failure: false goes
-on after a failure. --resume-from takes the id that a chain tells when it ends
-early. Exit codes are those of clinvk parallel.
+on after a failure. --resume-from takes the id that a chain tells on stderr as
+it begins. Exit codes are those of clinvk parallel.
 """,
 )
 
@@ -269,8 +270,9 @@ examples:
 
 The prompt is an argument, stdin, or both, as for clinvk PROMPT. The judge does
 not know who gave which answer. What agents changed in worktrees stays there:
-see clinvk worktrees. Exit codes: 0 all succeeded, 1 one failed, 2 one is not
-available (--all-backends leaves it out, and says so), 7 Ctrl-C.
+see clinvk worktrees. Exit codes: 0 all succeeded, whatever --check said; 1 an
+agent or the judge failed, 2 one is not available (--all-backends leaves it out,
+and says so), 7 Ctrl-C.
 """,
 )
 

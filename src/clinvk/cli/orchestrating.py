@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -19,11 +18,13 @@ from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations, warnings
-from clinvk.plan import Compare, Parallel, Plan, Summary
+from clinvk.plan import Chain, Compare, Parallel, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
+
+_SHORT_DIGITS = 12
 
 
 class Job(NamedTuple):
@@ -75,45 +76,31 @@ async def _run(job: Job) -> int:
         async with opened(job.environ) as store:
             asked = settled(await job.make(store), job.settings)
             at_once = _at_once(asked)
-            async with _Watched(_with_room(job.settings, at_once), store, job.environ) as runs:
+            async with LocalRuns(_with_room(job.settings, at_once), store, job.environ) as runs:
                 orchestrations = Orchestrations(runs, store, runs.spawner, job.environ, at_once)
                 plan = await _admitted(job, asked, orchestrations, store)
-                for warning in warnings(plan):
+                told = tuple(warnings(plan))
+                for warning in told:
                     job.notes.say(f"warning: {warning}")
                 driving = _Driving(job, runs)
                 with told_what_is_not_kept(job.notes):
                     async with orchestrations.begun(plan, asked) as one:
+                        _tell_how_to_go_on(one, job.notes)
                         summary = await driving.drive(one)
     except asyncio.CancelledError:
         job.notes.error("cancelled")
         return exits.CANCELLED
+    for warning in summary.warnings:
+        if warning not in told:
+            job.notes.say(f"warning: {warning}")
     job.told(summary)
     return exits.CANCELLED if driving.is_stopped else _exit_code(summary)
-
-
-class _Watched(LocalRuns):
-    """`Runs` that tell of each part of an orchestration when it begins: its agent may be silent for a while."""
-
-    teller: Teller | None = None
-
-    @asynccontextmanager
-    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
-        """Run a prompt; leaving the context ends the run."""
-        async with super().run(request) as run:
-            if self.teller and request.part:
-                self.teller.begun(request.part.index, run)
-            yield run
-
-    def kill(self) -> None:
-        """End all agents without a grace; their runs have no ending."""
-        for task in self._tasks.values():
-            task.cancel()
 
 
 class _Driving:
     """Drives an orchestration to its end, which the first signal brings forward; another kills the agents."""
 
-    def __init__(self, job: Job, runs: _Watched) -> None:
+    def __init__(self, job: Job, runs: LocalRuns) -> None:
         self.is_stopped = False
         self._job = job
         self._runs = runs
@@ -132,7 +119,7 @@ class _Driving:
                 self._job.notes.say("ending all agents; once more kills them")
                 stop.set()
 
-        teller = self._runs.teller = self._job.teller(one.plan, stop.set)
+        teller = self._job.teller(one.plan, stop.set)
         async with asyncio.TaskGroup() as group:
             beside = (group.create_task(teller.show()), group.create_task(self._cancel(one, stop)))
             try:
@@ -168,6 +155,13 @@ async def _admitted(job: Job, asked: Plan, orchestrations: Orchestrations, store
         return await orchestrations.admitted(asked, admit, require)
     except ClinvkError as exc:
         raise job.placed(exc) from exc
+
+
+def _tell_how_to_go_on(one: Orchestration, notes: Notes) -> None:
+    """Give the id of a chain as it begins: of one that is killed nothing could tell it later."""
+    if isinstance(one.plan, Chain) and one.id and not any(part.request.ephemeral for part in one.plan.parts):
+        short = one.id[:_SHORT_DIGITS]
+        notes.say(f"chain {short}; if it is interrupted, clinvk chain --resume-from {short} goes on with it")
 
 
 def _at_once(plan: Plan) -> int:

@@ -3,16 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from clinvk.cli.orchestrated import outcome
 from clinvk.cli.stdout import ReaderGone, Stdout
 from clinvk.dialects.base import Facts
-from clinvk.dialects.batch.answers import tag_of
-from clinvk.dialects.unified import Tag, UnifiedEncoder
-from clinvk.events import Logged, RunFailed, RunStarted, TextDelta
-from clinvk.plan import Chain, Part, PartResult, Plan, Summary
+from clinvk.dialects.batch.lines import PartLines
+from clinvk.events import Logged
+from clinvk.plan import Part, PartResult, Plan, Summary
 from clinvk.runtime.runs import Run
 
 
@@ -20,56 +20,44 @@ class JsonLines:
     """Prints events as they happen. Where nobody reads them any more, `stop` is called."""
 
     def __init__(self, plan: Plan, stop: Callable[[], None]) -> None:
-        self._plan = plan
         self._stop = stop
         self._stdout = Stdout(1)
         self._turn = asyncio.Lock()
-        self._encoders: dict[int, UnifiedEncoder] = {}
+        self._lines = PartLines(plan)
 
     async def show(self) -> None:
         """Do nothing: each event is printed at once."""
 
-    def begun(self, index: int, run: Run) -> None:
+    def begun(self, index: int, part: Part, run: Run) -> None:
         """Do nothing: the events tell it."""
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Print events of a run."""
-        encoder = self._encoders.get(index)
-        if encoder is None:
-            facts = Facts(
-                run_id=run.id,
-                backend=run.request.backend,
-                session_id=run.session_id,
-                model=run.request.model,
-                workdir=run.request.workdir or "",
-                started_at=run.started_at or run.created_at,
-            )
-            encoder = self._encoders[index] = UnifiedEncoder(facts, self._tag(index, part))
-        await self._print(b"".join(encoder.feed(event, at) for _, at, event in batch))
+        await self._print(b"".join(self._lines.heard(index, part, batch, partial(_facts_of, run))))
 
     async def ended(self, result: PartResult) -> None:
         """Print what stands for the events of a part whose agent was not started."""
-        if self._encoders.pop(result.index, None):
-            return
-        request, ending = result.part.request, result.result.ending
-        facts = Facts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
-        encoder = UnifiedEncoder(facts, self._tag(result.index, result.part))
-        shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
-        at = time.time()
-        events = (ending,) if isinstance(ending, RunFailed) else shown
-        await self._print(b"".join(encoder.feed(event, at) for event in events))
+        await self._print(self._lines.ended(result, time.time()))
 
     async def _print(self, lines: bytes) -> None:
+        if not lines:
+            return
         try:
             async with self._turn:
                 await self._stdout.write(lines)
         except ReaderGone:
             self._stop()
 
-    def _tag(self, index: int, part: Part) -> Tag:
-        if index >= len(self._plan.parts):
-            return Tag(name=part.name)
-        return tag_of(index, part, isinstance(self._plan, Chain))
+
+def _facts_of(run: Run) -> Facts:
+    return Facts(
+        run_id=run.id,
+        backend=run.request.backend,
+        session_id=run.session_id,
+        model=run.request.model,
+        workdir=run.request.workdir or "",
+        started_at=run.started_at or run.created_at,
+    )
 
 
 def last_line(summary: Summary) -> str:

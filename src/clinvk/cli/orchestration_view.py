@@ -52,7 +52,7 @@ class View(NamedTuple):
         if self.is_live:
             from clinvk.cli.progress_live import Display
 
-            return Display(plan, self.settings.output.color)
+            return Display(plan, color=self.settings.output.color and not self.environ.get("NO_COLOR"))
         return Silence() if self.flags.wants_json else Lines(plan, self.notes)
 
     def told(self, summary: Summary) -> None:

@@ -9,44 +9,28 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.times import duration
 from clinvk.errors import TimedOut
 from clinvk.events import Event, Logged, Progress, ThinkingDelta, ToolCall
+from clinvk.orchestrate.performing import Observer
 from clinvk.plan import Chain, Part, PartResult, Plan
 from clinvk.runtime.runs import Run
 
 _INPUT_SHOWN = 200
 
 
-class Teller(Protocol):
-    """An `Observer` of `clinvk.orchestrate` that tells of what it hears; `show` is under way until all has ended."""
+class Teller(Observer, Protocol):
+    """An observer that tells of what it hears; `show` is under way until all has ended."""
 
     async def show(self) -> None:
         """Tell of it until this is cancelled, or do nothing."""
         ...
 
-    def begun(self, index: int, run: Run) -> None:
-        """Take that a part's run has begun."""
-        ...
-
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Take events of a part's run."""
-        ...
-
-    async def ended(self, result: PartResult) -> None:
-        """Take how a part went."""
-        ...
-
 
 def label(plan: Plan, index: int, part: Part) -> str:
     """Say in a few words which part it is."""
-    if index >= len(plan.parts):
+    if part.is_judge:
         return f"judge ({part.request.backend})"
     number = f"step {index + 1}" if isinstance(plan, Chain) else f"[{index}]"
     about = part.name or part.id
     return f"{number} {part.request.backend}" + (f" {about}" if about else "")
-
-
-def part_of(plan: Plan, index: int, run: Run) -> Part:
-    """Give the part that a run is; that of a judge is none of the plan's."""
-    return plan.parts[index] if index < len(plan.parts) else Part(request=run.request)
 
 
 def status(result: PartResult) -> str:
@@ -87,9 +71,9 @@ class Lines:
     async def show(self) -> None:
         """Do nothing: each line is said at once."""
 
-    def begun(self, index: int, run: Run) -> None:
+    def begun(self, index: int, part: Part, run: Run) -> None:
         """Say so."""
-        self._notes.say(f"{label(self._plan, index, part_of(self._plan, index, run))}: started")
+        self._notes.say(f"{label(self._plan, index, part)}: started")
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Say what of it is worth a line."""
@@ -120,7 +104,7 @@ class Silence:
     async def show(self) -> None:
         """Do nothing."""
 
-    def begun(self, index: int, run: Run) -> None:
+    def begun(self, index: int, part: Part, run: Run) -> None:
         """Say nothing."""
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:

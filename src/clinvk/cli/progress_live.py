@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from clinvk.cli.progress import activity, label, part_of, status, tokens
+from clinvk.cli.progress import activity, label, status, tokens
 from clinvk.cli.table import one_line
 from clinvk.cli.times import duration
 from clinvk.events import Logged, TextDelta
@@ -71,7 +71,7 @@ class Display:
 
     def __init__(self, plan: Plan, color: bool) -> None:
         self._plan = plan
-        self._console = Console(file=sys.stderr, no_color=not color or None, highlight=False)
+        self._console = Console(file=sys.stderr, color_system="auto" if color else None, highlight=False)
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[int, Row]] = deque(maxlen=_KEPT)
         self._counts: dict[str, int] = {}
@@ -81,9 +81,9 @@ class Display:
             self._begin(result.index)
             self._end(result)
 
-    def begun(self, index: int, run: Run) -> None:
+    def begun(self, index: int, part: Part, run: Run) -> None:
         """Take that a part's run has begun."""
-        self._running[index] = _Running(part_of(self._plan, index, run), run)
+        self._running[index] = _Running(part, run)
         self._begin(index)
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:

@@ -108,12 +108,11 @@ def asked_for(session: Session) -> Choice:
 
 
 async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> Choice:
-    """Choose the newest session of the same agent in the same directory, if it is younger than sessions are kept."""
-    page = await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))
+    """Choose the current session of the same agent in the same directory, if it is younger than sessions are kept."""
+    session = await store.current(backend, workdir)
     now = time.time()
-    if not page.items or 0 < settings.retention_days * _DAY_S < now - page.items[0].last_used:
+    if session is None or 0 < settings.retention_days * _DAY_S < now - session.last_used:
         return Choice()
-    session = page.items[0]
     short, when = session.id[:_SHORT_DIGITS], ago(session.last_used, now)
     return Choice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
 

@@ -92,7 +92,7 @@ def parse(text: str, name: str, field: str) -> TaskFile:
 
 def _stdin(field: str, note: Note, path: str | None) -> bytes:
     if path is None and os.isatty(0):
-        raise InvalidRequest(f"no {field}: --file FILE names them, or - to type them here")
+        raise InvalidRequest(f"no {field}: --file FILE names them; --file - takes what you type here")
     return all_of(0, f"the {field}", note)
 
 

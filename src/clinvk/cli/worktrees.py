@@ -20,9 +20,11 @@ from clinvk.cli.table import Column, one_line, table
 from clinvk.cli.times import ago
 from clinvk.config.loading import home
 from clinvk.dialects import records
+from clinvk.errors import InvalidRequest
+from clinvk.plan import ChangedFile
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import ChangedFile, Listed, State, Worktrees
+from clinvk.runtime.worktrees import Listed, State, Worktrees
 
 _REPOSITORY_LEAST = 12
 _FILES_NAMED = 20
@@ -125,7 +127,8 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     """Remove worktrees with all that was done in them; on a terminal it asks.
 
     Raises:
-        InvalidRequest: a word stands for no worktree, or one is in use; those before it were removed.
+        InvalidRequest: a word stands for no worktree, or nobody can be asked; or one is in use, then those before it
+            were removed.
     """
     settings_of(flags, environ, {})
 
@@ -133,9 +136,12 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
     ids = asyncio.run(wanted())
-    if not (flags.yes or flags.dry_run) and os.isatty(0) and not _agreed(ids, asyncio.run(_worktrees(environ).list())):
-        notes.say("nothing was discarded")
-        return exits.CANCELLED
+    if not (flags.yes or flags.dry_run):
+        if not os.isatty(0):
+            raise InvalidRequest("discard needs --yes: there is no terminal to ask on")
+        if not _agreed(ids, asyncio.run(_worktrees(environ).list())):
+            notes.say("nothing was discarded")
+            return exits.CANCELLED
 
     async def discarded() -> None:
         worktrees = _worktrees(environ)

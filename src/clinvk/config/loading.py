@@ -15,6 +15,10 @@ from clinvk.errors import ConfigError
 __all__ = ["Given", "Trace", "home", "load", "settings_file", "trace"]
 
 
+WORKTREES = "worktrees"
+"""The folder of the home in which agents have git worktrees of their own."""
+
+
 class Trace(NamedTuple):
     """The settings, and where each that is no default comes from."""
 

@@ -1,11 +1,12 @@
 """What a wire format looks like to clinvk: a body in, a `Call` out; events in, bytes out."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from clinvk.dialects.conversation import Conversation
+from clinvk import errors
+from clinvk.dialects.conversation import Conversation, Told
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -106,6 +107,40 @@ class PreviousNotFound(InvalidRequest):
     code = "previous_response_not_found"
 
 
+STATUSES: Mapping[type[ClinvkError], int] = {
+    ClinvkError: 500,
+    InvalidRequest: 400,
+    KeyRefused: 401,
+    ForeignOrigin: 403,
+    HostRefused: 403,
+    DirectoryNotAllowed: 403,
+    BackendNotAllowed: 403,
+    BeyondPolicy: 403,
+    NoSuchPath: 404,
+    errors.BackendUnavailable: 404,
+    errors.SessionNotFound: 404,
+    errors.RunNotFound: 404,
+    MethodNotAllowed: 405,
+    BodyTooSlow: 408,
+    errors.SessionBusy: 409,
+    BodyTooLarge: 413,
+    WrongMediaType: 415,
+    RateLimited: 429,
+    errors.QueueFull: 503,
+    errors.ShuttingDown: 503,
+    errors.StoreUnavailable: 503,
+    errors.TimedOut: 504,
+}
+"""The HTTP status of each kind of error, to which each dialect adds its own; see `nearest`."""
+
+_Word = TypeVar("_Word")
+
+
+def nearest(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Word]) -> _Word:
+    """Look a kind of error up: one that is not in a table is what its nearest ancestor is."""
+    return next(table[known] for known in kind.__mro__ if known in table)
+
+
 class Previous(msgspec.Struct, frozen=True):
     """A run that a request goes on from, named by its client in `field`.
 
@@ -118,6 +153,33 @@ class Previous(msgspec.Struct, frozen=True):
     conversation: Conversation
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat in which something was said after the assistant's last turn.
+
+    Attributes:
+        digest: of the turns before that one, which it answers.
+        answer: what that one said.
+        latest: what came after it alone, for a session that has all the rest.
+    """
+
+    digest: str
+    answer: str
+    latest: Told
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation that its client keeps under a name of its own, and sends whole each time.
+
+    Attributes:
+        digest: of all its turns.
+        answered: what a session must have to go on with it; None where it begins, or ends with an answer.
+    """
+
+    name: str
+    digest: str
+    answered: Answered | None = None
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a body asks: the run, and how it wants to be answered.
 
@@ -128,9 +190,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         include_usage: a stream tells the tokens at its end.
         shows_work: what the agent does with its own tools shows as its thinking, which `request.thinking` asks for.
         ignored: fields of the body whose client should know that they have no effect.
-        chat: the client's own name of its conversation, of which it sends all each time; empty where it has none.
-        answer: the assistant's last turn in it; empty where it begins.
-        latest: the request with what came after that alone, for a session that ended with this answer.
+        chat: the client's own conversation that this is of; None where it names none.
         previous: the run that it goes on from; None where it begins, or names a session.
     """
 
@@ -143,9 +203,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     shows_work: bool = False
     ignored: tuple[str, ...] = ()
-    chat: str = ""
-    answer: str = ""
-    latest: RunRequest | None = None
+    chat: Chat | None = None
     previous: Previous | None = None
 
 
@@ -176,9 +234,10 @@ class Dialect(Protocol):
     """A wire format, pure.
 
     `stream_type`, `result_type` and `error_type` are media types. `pulse` is what keeps a quiet stream
-    alive: bytes that its readers skip, wherever they stand between two events. `is_model_api` is said of a format that
-    imitates a model's API: the model names the backend too, an agent that fails makes the request fail, and `encoder`
-    and `result` know of no run that failed before it said anything.
+    alive: bytes that its readers skip, wherever they stand between two events. `fields` is what clients call a field of
+    a `RunRequest`, where that is another name. `is_model_api` is said of a format that imitates a model's API: the
+    model names the backend too, an agent that fails makes the request fail, and `encoder` and `result` know of no run
+    that failed before it said anything.
     """
 
     is_model_api: bool
@@ -186,6 +245,7 @@ class Dialect(Protocol):
     result_type: str
     error_type: str
     pulse: bytes
+    fields: Mapping[str, str]
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request body. The names of `headers` are in lower case.
@@ -203,10 +263,30 @@ class Dialect(Protocol):
         """Give the body of a run that has ended."""
         ...
 
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of a request that could not be run."""
+        ...
+
+
+@runtime_checkable
+class Deferring(Dialect, Protocol):
+    """A wire format whose `Call` may have `respond_async`."""
+
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
         """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
         ...
 
-    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of a request that could not be run."""
-        ...
+
+def renamed(error: ClinvkError, fields: Mapping[str, str]) -> ClinvkError:
+    """Give an error about a field of a `RunRequest` the client's name of it, also where its message begins with it.
+
+    What `Dialect.parse` raises has the client's names already, which may be those of other fields of the request.
+    """
+    match error:
+        case InvalidRequest(field=str(field)) if field in fields:
+            error.field = fields[field]
+            if error.message.startswith(f"{field} "):
+                error.message = error.field + error.message.removeprefix(field)
+        case _:
+            pass
+    return error

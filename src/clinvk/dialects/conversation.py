@@ -8,8 +8,9 @@ cache of the prompt holds.
 
 import base64
 import binascii
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -33,12 +34,15 @@ _GO_ON = "The last turn is yours and not finished: go on exactly where it stops,
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
+_MARK = re.compile(r"\[Image #\d+\]")
 _MAGIC = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
     (re.compile(rb"GIF8[79]a"), "image/gif"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
 )
+
+_encode = msgspec.json.Encoder().encode
 
 
 class CallMade(msgspec.Struct, frozen=True):
@@ -102,9 +106,33 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
     return Told(prompt, system or None, tuple(images))
 
 
-def last_answer(conversation: Conversation) -> Turn | None:
-    """Give the assistant's last turn."""
-    return next((turn for turn in reversed(conversation.turns) if turn.role == "assistant"), None)
+def last_answer(turns: Sequence[Turn]) -> int | None:
+    """Give where the assistant's last turn stands."""
+    return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
+
+
+def digest(turns: Iterable[Turn]) -> str:
+    """Give a text that only these turns have."""
+    told = hashlib.sha256()
+    for turn in turns:
+        told.update(_encode(turn))
+    return told.hexdigest()
+
+
+def without_images(prompt: str) -> str:
+    """Give a prompt as it is told where its images are not there any more."""
+    return _MARK.sub("[an image that was not kept]", prompt)
+
+
+def system_text(part: str | Image, place: str) -> str:
+    """Give a part of what the system says, which can only be text; `place` is where it stands in the body.
+
+    Raises:
+        InvalidRequest: it is an image.
+    """
+    if isinstance(part, Image):
+        raise InvalidRequest(f"{place} is an image, which the agent's system prompt cannot have", place)
+    return part
 
 
 def image_of(source: str, media_type: str | None, field: str) -> Image:
@@ -162,8 +190,8 @@ def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str
 
 
 def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    return turns[answers[-1] + 1 :] if answers else turns
+    at = last_answer(turns)
+    return turns if at is None else turns[at + 1 :]
 
 
 def _asks(turn: Turn) -> bool:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from clinvk.dialects import vendor
 from clinvk.dialects.base import Call, Facts
 from clinvk.errors import InvalidRequest
 from clinvk.events import RunFinished, StopReason, Usage
@@ -65,15 +66,10 @@ def finish_reason(ending: RunFinished) -> str:
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Read `stop`. OpenAI takes four texts, but clients of other servers send more.
-
-    Raises:
-        InvalidRequest: one is empty.
-    """
-    texts = [stop] if isinstance(stop, str) else stop or []
-    if "" in texts:
-        raise InvalidRequest("stop has an empty text", "stop")
-    return tuple(texts)
+    """Read `stop`. Raises what `vendor.stops` raises."""
+    if stop == "":
+        raise InvalidRequest("stop is empty", "stop")
+    return vendor.stops([stop] if isinstance(stop, str) else stop or [])
 
 
 def only_one(**asked: int | None) -> None:

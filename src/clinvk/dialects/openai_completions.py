@@ -82,6 +82,7 @@ class OpenAICompletions:
     result_type = "application/json"
     error_type = "application/json"
     pulse = sse.PULSE
+    fields: Mapping[str, str] = vendor.FIELDS
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request body.
@@ -121,10 +122,6 @@ class OpenAICompletions:
             usage=usage_of(ending.usage),
         )
         return _encoder.encode(answer)
-
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Never: no body of this API asks for a run that goes on by itself."""
-        raise AssertionError(state)
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of an error."""

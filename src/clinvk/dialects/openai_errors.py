@@ -13,48 +13,26 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import RunFailed
 from clinvk.redaction import redacted
 
-KINDS: dict[type[ClinvkError], tuple[int, str]] = {
-    errors.ClinvkError: (500, "server_error"),
-    errors.InvalidRequest: (400, "invalid_request_error"),
-    errors.BackendUnavailable: (404, "invalid_request_error"),
-    errors.SessionError: (400, "invalid_request_error"),
-    errors.SessionNotFound: (404, "invalid_request_error"),
-    errors.SessionBusy: (409, "invalid_request_error"),
-    errors.RunNotFound: (404, "invalid_request_error"),
-    errors.AmbiguousId: (400, "invalid_request_error"),
-    errors.QueueFull: (503, "server_error"),
-    errors.ShuttingDown: (503, "server_error"),
-    errors.StoreUnavailable: (503, "server_error"),
-    errors.TimedOut: (504, "server_error"),
-    errors.AgentUnauthenticated: (401, "authentication_error"),
-    errors.AgentRateLimited: (429, "rate_limit_error"),
-    errors.AgentUnpaid: (429, "insufficient_quota"),
-    errors.AgentOverloaded: (503, "server_error"),
-    errors.AgentRejected: (400, "invalid_request_error"),
-    base.KeyRefused: (401, "authentication_error"),
-    base.ForeignOrigin: (403, "permission_error"),
-    base.HostRefused: (403, "permission_error"),
-    base.DirectoryNotAllowed: (403, "permission_error"),
-    base.BackendNotAllowed: (403, "permission_error"),
-    base.BeyondPolicy: (403, "permission_error"),
-    base.RateLimited: (429, "rate_limit_error"),
-    base.BudgetSpent: (429, "insufficient_quota"),
-    base.NoSuchPath: (404, "invalid_request_error"),
-    base.MethodNotAllowed: (405, "invalid_request_error"),
-    base.BodyTooSlow: (408, "invalid_request_error"),
-    base.BodyTooLarge: (413, "invalid_request_error"),
-    base.WrongMediaType: (415, "invalid_request_error"),
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **vendor.STATUSES,
+    errors.AgentUnpaid: 429,
+    errors.AgentOverloaded: 503,
 }
-"""Status and type of each kind of error; a class that is not listed is what its nearest ancestor is."""
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""What the API calls an error, by its status; of the others those of the client and those of the server have one."""
+
+_OF_CLIENT = "invalid_request_error"
+_QUOTA = "insufficient_quota"
 
 _CODES: dict[type[ClinvkError], str | None] = {
     errors.InvalidRequest: None,
     errors.BackendUnavailable: "model_not_found",
     errors.AgentRateLimited: "rate_limit_exceeded",
-    errors.AgentUnpaid: "insufficient_quota",
+    errors.AgentUnpaid: _QUOTA,
     base.KeyRefused: "invalid_api_key",
     base.RateLimited: "rate_limit_exceeded",
-    base.BudgetSpent: "insufficient_quota",
+    base.BudgetSpent: _QUOTA,
     base.NoSuchPath: "unknown_url",
     base.MethodNotAllowed: "method_not_supported",
 }
@@ -77,16 +55,17 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: ErrorObject
 
 
-def told(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, ErrorObject]:
+def told(error: ClinvkError) -> tuple[int, ErrorObject]:
     """Give the status of an error, and what is told of it."""
-    status, kind = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+    status = base.nearest(type(error), STATUSES)
     code = _CODES.get(type(error), error.code)
-    return status, ErrorObject(_message(error, fields), kind, _param(error, fields), code)
+    kind = _QUOTA if code == _QUOTA else _TYPES.get(status, "server_error" if status >= 500 else _OF_CLIENT)
+    return status, ErrorObject(redacted(error.message), kind, _param(error), code)
 
 
-def refusal(error: ClinvkError, fields: Mapping[str, str] = vendor.FIELDS) -> tuple[int, bytes]:
+def refusal(error: ClinvkError) -> tuple[int, bytes]:
     """Give status and body of an error."""
-    status, what = told(error, fields)
+    status, what = told(error)
     return status, _encoder.encode(ErrorAnswer(what))
 
 
@@ -96,19 +75,10 @@ def broken_off(event: RunFailed) -> bytes:
     return sse.frame(_encoder.encode(ErrorAnswer(what)))
 
 
-def _message(error: ClinvkError, fields: Mapping[str, str]) -> str:
-    """Give the message; one that begins with the name of the field has the client's name of it."""
-    match error:
-        case InvalidRequest(field=str(field), message=message) if field in fields and message.startswith(f"{field} "):
-            return redacted(fields[field] + message.removeprefix(field))
-        case _:
-            return redacted(error.message)
-
-
-def _param(error: ClinvkError, fields: Mapping[str, str]) -> str | None:
+def _param(error: ClinvkError) -> str | None:
     match error:
         case InvalidRequest(field=str(field)):
-            return fields.get(field, field)
+            return field
         case errors.BackendUnavailable():
             return "model"
         case errors.SessionError() | errors.AmbiguousId():

@@ -9,7 +9,7 @@ from msgspec import Meta
 from clinvk.dialects.conversation import image_of
 from clinvk.dialects.records import Tags
 from clinvk.errors import InvalidRequest
-from clinvk.request import ApprovalMode, Effort, RunRequest, SandboxMode
+from clinvk.request import MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
@@ -61,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         None
     )
     stop: Annotated[
-        Annotated[list[_StopText], Meta(max_length=100)] | None,
+        Annotated[list[_StopText], Meta(max_length=MAX_STOPS)] | None,
         Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
     ] = None
     output_schema: Annotated[

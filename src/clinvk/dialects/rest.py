@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects import strict, unified
+from clinvk.dialects import base, strict, unified
 from clinvk.dialects.base import (
     BackendNotAllowed,
     BeyondPolicy,
@@ -99,38 +99,46 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = ()
 
 
-KINDS: dict[type[ClinvkError], tuple[int, str]] = {
-    ClinvkError: (500, "Error inside clinvk"),
-    InvalidRequest: (400, "Invalid request"),
-    KeyRefused: (401, "API key needed"),
-    ForeignOrigin: (403, "Foreign web page"),
-    HostRefused: (403, "Meant for another server"),
-    DirectoryNotAllowed: (403, "Directory not allowed"),
-    BackendNotAllowed: (403, "Backend not allowed"),
-    BeyondPolicy: (403, "More than the policy allows"),
-    NoSuchPath: (404, "No such path"),
-    MethodNotAllowed: (405, "Method not allowed"),
-    BodyTooSlow: (408, "Body too slow"),
-    BodyTooLarge: (413, "Body too large"),
-    WrongMediaType: (415, "Body not declared as JSON"),
-    Unsupported: (422, "Option not supported by the backend"),
-    RateLimited: (429, "Too many requests"),
-    BudgetSpent: (429, "Budget used up"),
-    BackendUnavailable: (404, "Backend not available"),
-    SessionNotFound: (404, "No such session"),
-    RunNotFound: (404, "No such run"),
-    SessionError: (409, "Session cannot be used"),
-    SessionBusy: (409, "Session is busy"),
-    NotResumable: (409, "Session cannot be continued"),
-    AmbiguousId: (409, "Ambiguous id"),
-    NotCancellable: (409, "Run cannot be cancelled"),
-    AgentFailed: (502, "Agent failed before it started"),
-    QueueFull: (503, "Queue full"),
-    ShuttingDown: (503, "Server is stopping"),
-    StoreUnavailable: (503, "Sessions cannot be kept"),
-    TimedOut: (504, "Timed out"),
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **base.STATUSES,
+    Unsupported: 422,
+    SessionError: 409,
+    AmbiguousId: 409,
+    NotCancellable: 409,
+    AgentFailed: 502,
 }
-"""Status and title of each kind of error; a class that is not listed is what its nearest ancestor is."""
+
+TITLES: Mapping[type[ClinvkError], str] = {
+    ClinvkError: "Error inside clinvk",
+    InvalidRequest: "Invalid request",
+    KeyRefused: "API key needed",
+    ForeignOrigin: "Foreign web page",
+    HostRefused: "Meant for another server",
+    DirectoryNotAllowed: "Directory not allowed",
+    BackendNotAllowed: "Backend not allowed",
+    BeyondPolicy: "More than the policy allows",
+    NoSuchPath: "No such path",
+    MethodNotAllowed: "Method not allowed",
+    BodyTooSlow: "Body too slow",
+    BodyTooLarge: "Body too large",
+    WrongMediaType: "Body not declared as JSON",
+    Unsupported: "Option not supported by the backend",
+    RateLimited: "Too many requests",
+    BudgetSpent: "Budget used up",
+    BackendUnavailable: "Backend not available",
+    SessionNotFound: "No such session",
+    RunNotFound: "No such run",
+    SessionError: "Session cannot be used",
+    SessionBusy: "Session is busy",
+    NotResumable: "Session cannot be continued",
+    AmbiguousId: "Ambiguous id",
+    NotCancellable: "Run cannot be cancelled",
+    AgentFailed: "Agent failed before it started",
+    QueueFull: "Queue full",
+    ShuttingDown: "Server is stopping",
+    StoreUnavailable: "Sessions cannot be kept",
+    TimedOut: "Timed out",
+}
 
 _body = msgspec.json.Decoder(PromptBody)
 _encoder = msgspec.json.Encoder()
@@ -144,6 +152,7 @@ class Rest:
     result_type = "application/json"
     error_type = "application/problem+json"
     pulse = unified.PULSE
+    fields: Mapping[str, str] = {}
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a prompt body.
@@ -174,10 +183,10 @@ class Rest:
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give the problem document of a request that could not be run."""
-        status, title = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
+        status = base.nearest(type(error), STATUSES)
         problem = Problem(
             type=f"/docs#{error.code}",
-            title=title,
+            title=base.nearest(type(error), TITLES),
             status=status,
             detail=redacted(error.message),
             code=error.code,

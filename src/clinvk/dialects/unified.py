@@ -122,9 +122,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     backend: Annotated[str, Meta(description="Name of the agent CLI.", examples=["claude"])]
     session_id: Annotated[str | None, Meta(description="The session; absent for a run that keeps none.")] = None
     timestamp: Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
-    sequence: Annotated[
-        int, Meta(description="Position in the stream of this run, from 1.", ge=1)
-    ]
+    sequence: Annotated[int, Meta(description="Position in the stream of this run, from 1.", ge=1)]
     index: Annotated[int | None, Meta(description="Of an orchestration: the task, step or backend, from 0.")] = None
     step: Annotated[int | None, Meta(description="Of a chain: the step, from 1.")] = None
     name: Annotated[str | None, Meta(description="Of an orchestration: the name that the caller gave the part.")] = None

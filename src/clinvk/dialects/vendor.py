@@ -4,17 +4,19 @@ Their bodies are read with unknown fields ignored at every level: clients add ne
 `msgspec.json.Decoder`s over structs that do not forbid them, and `strict.decode` explains what does not fit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.dialects.base import Call
-from clinvk.dialects.conversation import Conversation, last_answer, told
-from clinvk.errors import InvalidRequest
+from clinvk import errors
+from clinvk.dialects import base
+from clinvk.dialects.base import Answered, Call, Chat
+from clinvk.dialects.conversation import Conversation, digest, last_answer, told
+from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.request import APPROVAL_MODES, MAX_STOPS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 SESSION = "x-clinvk-session-id"
 WORKDIR = "x-clinvk-workdir"
@@ -22,6 +24,16 @@ APPROVAL = "x-clinvk-approval-mode"
 SANDBOX = "x-clinvk-sandbox-mode"
 EVENTS = "x-clinvk-events"
 HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **base.STATUSES,
+    errors.SessionError: 400,
+    errors.AmbiguousId: 400,
+    errors.AgentRejected: 400,
+    errors.AgentUnauthenticated: 401,
+    errors.AgentRateLimited: 429,
+}
+"""An agent that fails makes the request fail, as the model's own API would."""
 
 FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, "sandbox_mode": SANDBOX}
 """The header for each field of a `RunRequest` that only a header can give."""
@@ -87,8 +99,11 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
     """Make the call of a request that lacks its prompt and all that the headers say.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand. Or the model's name
+            is blank.
     """
+    if not (request.model or "").strip():
+        raise InvalidRequest("model is empty", "model")
     whole = told(conversation, only_last=asked.session_id is not None, field=field)
     request = replace(
         request,
@@ -103,19 +118,41 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
         sandbox_mode=asked.sandbox_mode,
         thinking=request.thinking or asked.shows_work,
     )
-    made = Call(request=request, shows_work=asked.shows_work)
-    if asked.session_id or not asked.chat:
+    chat = _chat(asked.chat, conversation, field) if asked.chat and not asked.session_id else None
+    return Call(request=request, shows_work=asked.shows_work, chat=chat)
+
+
+def _chat(name: str, conversation: Conversation, field: str) -> Chat:
+    turns = conversation.turns
+    made = Chat(name=name, digest=digest(turns))
+    at = last_answer(turns)
+    if at is None or at == len(turns) - 1:
         return made
-    answer = last_answer(conversation)
-    if answer is None or conversation.turns[-1] is answer:
-        return replace(made, chat=asked.chat)
-    last = told(conversation, only_last=True, field=field)
-    return replace(
-        made,
-        chat=asked.chat,
-        answer="".join(part for part in answer.content if isinstance(part, str)),
-        latest=replace(request, prompt=last.prompt, images=last.images),
+    answered = Answered(
+        digest=digest(turns[:at]),
+        answer="".join(part for part in turns[at].content if isinstance(part, str)),
+        latest=told(conversation, only_last=True, field=field),
     )
+    return replace(made, answered=answered)
+
+
+def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
+    """Check the texts before which an answer ends. The vendors take few, but clients of other servers send more.
+
+    Raises:
+        InvalidRequest: one is empty, or there are more than `MAX_STOPS`.
+    """
+    if len(texts) > MAX_STOPS:
+        raise InvalidRequest(f"{field} has {len(texts)} texts; at most {MAX_STOPS} are allowed", field)
+    if "" in texts:
+        place = f"{field}[{texts.index('')}]"
+        raise InvalidRequest(f"{place} is empty", place)
+    return tuple(texts)
+
+
+def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
+    """Say what `Call.ignored` is for a request whose answer, of a schema, is given whole or not at all."""
+    return (field,) if request.stop and request.output_schema is not None else ()
 
 
 def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:

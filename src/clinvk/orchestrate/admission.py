@@ -1,22 +1,24 @@
 """A plan is refused whole, before anything runs: each part is completed and looked at first."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
 from clinvk.config import Settings
 from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, placed
-from clinvk.orchestrate.isolation import Grounds
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import Runs
+from clinvk.runtime.worktrees import Worktrees
 
 Admit = Callable[[RunRequest], Awaitable[RunRequest]]
 """Completes a request from the settings, or raises why it cannot be run."""
 
 _LIST = {"parallel": "tasks", "chain": "steps", "compare": "backends"}
-_AT_A_TIME = 100
+_TURN_S = 0.005
+"""After how long others have their turn: a plan may have thousands of parts."""
 
 
 def settled(plan: Plan, settings: Settings) -> Plan:
@@ -30,23 +32,24 @@ def settled(plan: Plan, settings: Settings) -> Plan:
     return replace(plan, max_parallel=plan.max_parallel or own.max_workers, fail_fast=fail_fast)
 
 
-async def admitted(plan: Plan, admit: Admit, require: Callable[[str], object], runs: Runs, grounds: Grounds) -> Plan:
+async def admitted(
+    plan: Plan, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees
+) -> Plan:
     """Give the plan with every request completed; `require` raises where the CLI of a backend is not there.
 
     Raises:
         ClinvkError: a part cannot be run; its `field` says which, and why.
     """
-    found: set[str] = set()
-    parts: list[Part] = []
-    for index, part in enumerate(plan.parts):
-        if index % _AT_A_TIME == _AT_A_TIME - 1:
-            await asyncio.sleep(0)  # others have their turn: a plan may have thousands of parts
+    admission = _Admission(admit, require, runs, worktrees)
+    done = plan.done if isinstance(plan, Chain) else ()
+    parts = [replace(plan.parts[result.index], request=result.part.request) for result in done]
+    began = time.monotonic()
+    for index in range(len(done), len(plan.parts)):
+        if time.monotonic() - began > _TURN_S:
+            await asyncio.sleep(0)
+            began = time.monotonic()
         try:
-            parts.append(replace(part, request=await _admitted(part, admit, runs)))
-            if not part.dry_run:
-                _require(parts[-1].request.backend, require, found)
-                if part.isolation != "none":
-                    await grounds.check(parts[-1].request.workdir or "")
+            parts.append(await admission.part(_where_it_follows(plan.parts[index], parts)))
         except ClinvkError as exc:
             raise _placed(exc, plan, index) from exc
     match plan:
@@ -56,12 +59,43 @@ async def admitted(plan: Plan, admit: Admit, require: Callable[[str], object], r
             return replace(plan, parts=tuple(parts), judge=await _judge(plan, admit, require, runs))
 
 
-async def _admitted(part: Part, admit: Admit, runs: Runs) -> RunRequest:
-    request = await admit(part.request)
-    if part.isolation != "none" and request.session_id:
-        raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
-    await runs.plan(request)
-    return request
+class _Admission:
+    """Completes parts one by one; CLIs and repositories are looked at once."""
+
+    def __init__(self, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees) -> None:
+        self._admit = admit
+        self._require = require
+        self._runs = runs
+        self._worktrees = worktrees
+        self._found: set[str] = set()
+        self._fit: set[str] = set()
+
+    async def part(self, part: Part) -> Part:
+        request = await self._admit(part.request)
+        if part.isolation != "none" and request.session_id:
+            raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")
+        await self._runs.plan(request)
+        if not part.dry_run:
+            self._look_for(request.backend)
+        if part.isolation != "none":
+            await self._look_at(request.workdir or "")
+        return replace(part, request=request)
+
+    def _look_for(self, backend: str) -> None:
+        if backend and backend not in self._found:
+            self._require(backend)
+            self._found.add(backend)
+
+    async def _look_at(self, directory: str) -> None:
+        if directory not in self._fit:
+            await self._worktrees.examine(directory)
+            self._fit.add(directory)
+
+
+def _where_it_follows(part: Part, before: list[Part]) -> Part:
+    """Give a part that follows in the directory of the one before; of a worktree, in what that is made from."""
+    followed = before[-1].request.workdir if part.follows and before else None
+    return replace(part, request=replace(part.request, workdir=followed)) if followed else part
 
 
 async def _judge(plan: Compare, admit: Admit, require: Callable[[str], object], runs: Runs) -> RunRequest | None:
@@ -75,13 +109,6 @@ async def _judge(plan: Compare, admit: Admit, require: Callable[[str], object], 
     except ClinvkError as exc:
         raise placed(exc, "judge") from exc
     return request
-
-
-def _require(backend: str, require: Callable[[str], object], found: set[str]) -> None:
-    """Look for each CLI but once."""
-    if backend and backend not in found:
-        require(backend)
-        found.add(backend)
 
 
 def _placed(error: ClinvkError, plan: Plan, index: int) -> ClinvkError:

@@ -13,7 +13,9 @@ async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...
     """Run the steps that are not done; give the results of all that ran, the earlier ones first."""
     results = list(chain.done)
     for index, part in enumerate(chain.parts[len(results) :], len(results)):
-        result = await performing.perform(index, _filled(chain, part, results))
+        filled = _filled(chain, part, results)
+        is_moved = filled.request.workdir != part.request.workdir
+        result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
         results.append(replace(result, part=part))
         if performing.stopped or (result.error and chain.stop_on_failure):
             break

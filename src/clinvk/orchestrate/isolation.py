@@ -1,41 +1,17 @@
 """Parts in git worktrees of their own: what they changed, and what a check says about it."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError
-from clinvk.plan import Change, ChangedFile, Check, Part, PartResult
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktree, Worktrees, repository
-from clinvk.runtime.worktrees.git import Git
+from clinvk.orchestrate.stopping import Stopping
+from clinvk.plan import Change, Check, Part, PartResult
+from clinvk.runtime.worktrees import Worktree, Worktrees
 
 CHECK_WITHIN_S = 600.0
 """How long a check may take where the part has no time limit."""
-
-_T = TypeVar("_T")
-
-
-class Grounds:
-    """The repositories that worktrees can be made from. Each directory is looked at once."""
-
-    def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
-        self._spawner = spawner
-        self._environ = environ
-        self._fit: set[str] = set()
-
-    async def check(self, directory: str) -> None:
-        """Look whether a worktree can be made from a directory.
-
-        Raises:
-            InvalidRequest, ClinvkError: it cannot; the field is `isolation`.
-        """
-        if directory not in self._fit:
-            await repository.source(Git(self._spawner, self._environ, directory), directory)
-            self._fit.add(directory)
 
 
 class Isolation:
@@ -44,11 +20,6 @@ class Isolation:
     def __init__(self, worktrees: Worktrees, check: str) -> None:
         self._worktrees = worktrees
         self._check = check
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """Begin no checks any more, and end those that run."""
-        self._stopping.set()
 
     @asynccontextmanager
     async def worktree(self, part: Part) -> AsyncGenerator[Worktree]:
@@ -61,71 +32,26 @@ class Isolation:
         async with self._worktrees.isolated(part.request.workdir or "", label) as worktree:
             yield worktree
 
-    async def judged(self, worktree: Worktree, result: PartResult) -> PartResult:
-        """Tell what a part did in its worktree, and what the check says about it."""
-        change = Change(
-            diff="",
-            is_cut=False,
-            files=(),
-            branch=worktree.branch,
-            path=worktree.path,
-            kept=True,
-            warnings=worktree.warnings,
-        )
+    async def judged(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> PartResult:
+        """Tell what a part did in its worktree, and what the check says about it, which ends with the whole."""
+        check, warnings = None, worktree.warnings
         try:
-            check = await self._checked(worktree, result)
+            check = await self._checked(worktree, result, stopping)
         except ClinvkError as exc:
-            check, warning = None, f"the check could not be run: {exc.message}"
-            change = replace(change, warnings=(*change.warnings, warning))
+            warnings += (f"the check could not be run: {exc.message}",)
         try:
-            outcome = await self._worktrees.outcome(worktree)
+            change = await self._worktrees.outcome(worktree)
         except ClinvkError as exc:
-            warning = f"what was changed cannot be told: {exc.message}"
-            return replace(result, change=replace(change, warnings=(*change.warnings, warning)), check=check)
-        change = replace(
-            change,
-            diff=outcome.diff,
-            is_cut=outcome.is_cut,
-            files=tuple(ChangedFile(file.path, file.change) for file in outcome.files),
-            kept=outcome.kept,
-            warnings=(*change.warnings, *outcome.warnings),
-        )
-        return replace(result, change=change, check=check)
+            warnings += (f"what was changed cannot be told: {exc.message}",)
+            change = Change(diff="", is_cut=False, files=(), branch=worktree.branch, path=worktree.path, kept=True)
+        return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
 
-    async def _checked(self, worktree: Worktree, result: PartResult) -> Check | None:
+    async def _checked(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> Check | None:
         """Run the check, over whatever the agent left, unless all is to end."""
         if not self._check or result.is_cancelled:
             return None
         timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
         try:
-            told = await self._unless_stopped(self._worktrees.check(worktree, self._check, timeout_s))
+            return await stopping.unless(self._worktrees.check(worktree, self._check, timeout_s))
         except Cancelled:
             return None
-        return Check(passed=told.passed, exit_code=told.exit_code, output=told.output)
-
-    async def _unless_stopped(self, work: Coroutine[None, None, _T]) -> _T:
-        """Do the work to its end, or until all is to end.
-
-        Raises:
-            Cancelled: it is.
-            ClinvkError: as the work, by itself: what a task of a group raises leaves that in a group of errors.
-        """
-
-        async def told() -> _T | ClinvkError:
-            try:
-                return await work
-            except ClinvkError as exc:
-                return exc
-
-        async with asyncio.TaskGroup() as group:
-            working = group.create_task(told())
-            stopping = group.create_task(self._stopping.wait())
-            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            working.cancel()
-        if working.cancelled():
-            raise Cancelled("the check was ended")
-        result = working.result()
-        if isinstance(result, ClinvkError):
-            raise result
-        return result

@@ -1,6 +1,6 @@
 """One more agent that names the better answer, blind to who gave which, and in shuffled order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +12,9 @@ from clinvk.request import RunRequest
 
 FEWEST = 2
 """Answers, below which there is nothing to compare."""
+
+MOST = 26
+"""Answers that are judged together: each has a letter."""
 
 _DIFF_CHARS = 100_000
 _TASK = (
@@ -37,8 +40,23 @@ class Bench(NamedTuple):
     order: tuple[int, ...]
 
 
+def answers(results: Sequence[PartResult]) -> Sequence[PartResult]:
+    """Give the results that are there to be judged."""
+    return [result for result in results if not result.error and not result.part.dry_run]
+
+
+def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
+    """Say why these answers were not judged, though they were to be."""
+    if compare.judge is None or all(part.dry_run for part in compare.parts):
+        return
+    if len(answers) < FEWEST:
+        yield f"nothing was judged: {len(answers)} of {len(compare.parts)} answered, and a judge needs {FEWEST} answers"
+    elif len(answers) > MOST:
+        yield f"nothing was judged: {len(answers)} answered, and a judge takes {MOST} answers at most"
+
+
 def asked(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) -> Bench:
-    """Give the judge's request; the answers, at most 26 of them, come in the order in which it shall see them."""
+    """Give the judge's request; the answers, `MOST` at most, come in the order in which it shall see them."""
     letters = [chr(ord("A") + number) for number in range(len(answers))]
     told = [_told(answer) for answer in answers]
     look_at = judge.prompt.strip()

@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from clinvk.config.loading import home
 from clinvk.events import RunFinished
 from clinvk.orchestrate import chain, judge, parallel
 from clinvk.orchestrate.admission import Admit, admitted
-from clinvk.orchestrate.isolation import Grounds, Isolation
+from clinvk.orchestrate.isolation import Isolation
 from clinvk.orchestrate.keeping import Keeping
 from clinvk.orchestrate.performing import Observer, Performing
 from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict
@@ -20,8 +20,6 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees import Worktrees
 from clinvk.store import SessionStore
-
-_MAX_JUDGED = 26
 
 
 class Orchestrations:
@@ -35,8 +33,6 @@ class Orchestrations:
     ) -> None:
         self._runs = runs
         self._store = store
-        self._spawner = spawner
-        self._environ = environ
         self._worktrees = Worktrees(spawner, home(environ), environ)
         self._most_at_once = most_at_once
         self._live: dict[str, Orchestration] = {}
@@ -47,7 +43,7 @@ class Orchestrations:
         Raises:
             ClinvkError: a part cannot be run; its `field` says which, and why.
         """
-        return await admitted(plan, admit, require, self._runs, Grounds(self._spawner, self._environ))
+        return await admitted(plan, admit, require, self._runs, self._worktrees)
 
     @asynccontextmanager
     async def begun(self, plan: Plan, asked: Plan) -> "AsyncGenerator[Orchestration]":
@@ -101,7 +97,7 @@ class Orchestration:
         self._performing = performing = Performing(self._runs, self.id, self._isolation, observer)
         if self.stopped:
             await performing.stop(self.stopped)
-        verdict: Verdict | None = None
+        said, verdict = tuple(warnings(self.plan)), None
         match self.plan:
             case Parallel() as plan:
                 at_once = min(plan.max_parallel or 1, self._most_at_once)
@@ -111,13 +107,15 @@ class Orchestration:
             case Compare() as plan:
                 at_once = 1 if plan.sequential else min(len(plan.parts), self._most_at_once)
                 results = await parallel.perform(performing, plan.parts, at_once)
-                verdict = await _judged(performing, plan, results)
+                answers = judge.answers(results)
+                verdict = await _judged(performing, plan, answers)
+                said += () if performing.stopped else tuple(judge.warnings(plan, answers))
         self.summary = Summary(
             run_id=self.id,
             plan=self.plan,
             results=results,
             duration_s=time.monotonic() - began,
-            warnings=tuple(warnings(self.plan)),
+            warnings=said,
             verdict=verdict,
         )
         return self.summary
@@ -161,14 +159,13 @@ def _shared(parts: tuple[Part, ...], what: str) -> Iterator[str]:
             )
 
 
-async def _judged(performing: Performing, plan: Compare, results: tuple[PartResult, ...]) -> Verdict | None:
+async def _judged(performing: Performing, plan: Compare, answers: Sequence[PartResult]) -> Verdict | None:
     """Let the judge speak, where there is one and something to compare."""
-    answers = [result for result in results if not result.error and not result.part.dry_run]
-    if plan.judge is None or not judge.FEWEST <= len(answers) <= _MAX_JUDGED or performing.stopped:
+    if plan.judge is None or not judge.FEWEST <= len(answers) <= judge.MOST or performing.stopped:
         return None
-    random.SystemRandom().shuffle(answers)
-    bench = judge.asked(plan, plan.judge, answers)
-    told = await performing.perform(len(plan.parts), Part(request=bench.request, name="judge"))
+    bench = judge.asked(plan, plan.judge, random.SystemRandom().sample(answers, len(answers)))
+    part = Part(request=bench.request, name="judge", is_judge=True)
+    told = await performing.perform(len(plan.parts), part)
     best, reasons = None, ""
     if isinstance(told.result.ending, RunFinished):
         try:

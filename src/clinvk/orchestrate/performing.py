@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -11,15 +11,18 @@ from clinvk.backends.base import describe
 from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
 from clinvk.events import Logged
 from clinvk.orchestrate.isolation import Isolation
+from clinvk.orchestrate.stopping import Stopping
 from clinvk.plan import Part, PartResult, described, not_run
 from clinvk.request import PartOf
 from clinvk.runtime.runs import Run, Runs
 
-_TRY_AGAIN_S = 0.5
-
 
 class Observer(Protocol):
     """Hears of the parts while they run. Whoever makes it wait slows the agent down that it hears of."""
+
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Take that a part's run is there; it may wait in the queue, and then be silent for a while."""
+        ...
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Take events of a part's run, in their order; the first come when the run has left the queue or failed."""
@@ -31,54 +34,59 @@ class Observer(Protocol):
 
 
 class Performing:
-    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun.
-
-    `stopped` is why; empty until then.
-    """
+    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun."""
 
     def __init__(self, runs: Runs, run_id: str, isolation: Isolation, observer: Observer | None) -> None:
-        self.stopped = ""
         self._runs = runs
         self._run_id = run_id
         self._isolation = isolation
         self._observer = observer
+        self._stopping = Stopping()
         self._under_way: set[str] = set()
+
+    @property
+    def stopped(self) -> str:
+        """Why it was told to stop; empty until then."""
+        return self._stopping.why
 
     async def stop(self, why: str) -> None:
         """Cancel what runs, and wait until its agents are gone."""
-        self.stopped = self.stopped or why
-        self._isolation.stop()
+        self._stopping.begin(why)
         async with asyncio.TaskGroup() as group:
             for run_id in tuple(self._under_way):
                 group.create_task(self._runs.cancel(run_id))
 
-    async def perform(self, index: int, part: Part) -> PartResult:
-        """Run a part to its end. What keeps it from running is told in its result."""
+    async def perform(self, index: int, part: Part, base: str = "") -> PartResult:
+        """Run a part to its end. What keeps it from running is told in its result.
+
+        `base` is what the worktree was made from that its directory is, as `PartOf` has it.
+        """
         try:
             if self.stopped:
                 raise Cancelled(f"not run: {self.stopped}")
-            result = await self._performed(index, part)
+            result = await self._performed(index, part, base)
         except ClinvkError as exc:
             result = not_run(index, part, exc)
         if self._observer:
             await self._observer.ended(result)
         return result
 
-    async def _performed(self, index: int, part: Part) -> PartResult:
+    async def _performed(self, index: int, part: Part, base: str) -> PartResult:
         request = part.request
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
             launch = await self._runs.plan(request)
-            return described(index, part, describe(launch, len(request.prompt.encode())))
+            command = describe(launch, len(request.prompt.encode()))
+            return described(index, part, "\n".join([command, *_elsewhere(part)]))
         if part.isolation == "none":
-            return await self._run_in_turn(index, part, "")
-        base = request.workdir or ""
+            return await self._run_in_turn(index, part, base)
+        directory = request.workdir or ""
         async with self._isolation.worktree(part) as worktree:
             moved = replace(part, request=replace(request, workdir=worktree.path))
-            result = await self._run_in_turn(index, moved, base)
-            result = await self._isolation.judged(worktree, replace(result, part=part))
-        return result if result.change and result.change.kept else replace(result, workdir=base)
+            result = await self._run_in_turn(index, moved, base or directory)
+            result = await self._isolation.judged(worktree, replace(result, part=part), self._stopping)
+        return result if result.change and result.change.kept else replace(result, workdir=directory)
 
     async def _run_in_turn(self, index: int, part: Part, base: str) -> PartResult:
         """Run a part, waiting for a place in the queue where others have taken all of them."""
@@ -86,9 +94,7 @@ class Performing:
             try:
                 return await self._run(index, part, base)
             except QueueFull:
-                if self.stopped:
-                    raise
-                await asyncio.sleep(_TRY_AGAIN_S)
+                await self._stopping.unless(self._runs.room(part.request.backend))
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
         place = PartOf(self._run_id, index, part.name, base)
@@ -98,6 +104,7 @@ class Performing:
                 if self.stopped:
                     await self._runs.cancel(run.id)
                 if self._observer:
+                    self._observer.begun(index, part, run)
                     async for batch in run.batches():
                         await self._observer.heard(index, part, run, batch)
                 result = await run.result()
@@ -114,3 +121,12 @@ class Performing:
             workdir=run.request.workdir or "",
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
+
+
+def _elsewhere(part: Part) -> Iterator[str]:
+    """Say where the agent would work, if not in the directory that its command shows."""
+    directory = part.request.workdir or "the directory"
+    if part.follows:
+        yield f"# for {directory}: the worktree of the step before, if it has one and leaves changes in it"
+    if part.isolation == "worktree":
+        yield f"# for {directory}: the same directory in a new git worktree, as HEAD has it"

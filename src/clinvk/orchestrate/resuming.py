@@ -1,9 +1,12 @@
 """A chain that goes on from the first step that is not finished, as its record has it."""
 
+import asyncio
+import os
+
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.errors import InvalidRequest
+from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound
 from clinvk.events import RunFinished, RunStarted
 from clinvk.plan import Chain, Part, PartResult
 from clinvk.record import RunRecord
@@ -31,9 +34,14 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
 
     Raises:
         RunNotFound, AmbiguousId: as the store.
-        InvalidRequest: the run is no chain, has not ended, has nothing left to do, or kept nothing to go on from.
+        InvalidRequest: the run is no chain, has not ended, has nothing left to do, kept nothing to go on from, or is to
+            go on in a directory that is gone.
     """
-    record = await store.run(reference)
+    try:
+        record = await store.run(reference)
+    except (RunNotFound, AmbiguousId) as exc:
+        exc.field = _FIELD
+        raise
     if record.kind != "chain":
         raise InvalidRequest(f"run {record.id!r} is no chain", _FIELD)
     if record.state in UNDER_WAY:
@@ -41,12 +49,19 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
     kept = msgspec.convert(record.request, _Kept)
     if isinstance(kept.steps, int):
         raise InvalidRequest(f"chain {record.id!r} was ephemeral: none of it is kept", _FIELD)
-    finished = await _finished(store, record, kept.steps)
+    begun = await _begun(store, record)
     done: list[PartResult] = []
-    while (result := finished.get(len(done))) is not None:
-        done.append(result)
+    for index, step in enumerate(kept.steps):
+        place, run = begun.get(index, (None, None))
+        if place is None or run is None or run.state != "finished":
+            break
+        done.append(_result(place, step, run))
     if len(done) == len(kept.steps):
         raise InvalidRequest(f"chain {record.id!r} is finished: there is no step to go on from", _FIELD)
+    step = kept.steps[len(done)]
+    if done and step.follows:
+        _, tried = begun.get(len(done), (None, None))
+        done[-1] = await asyncio.to_thread(_followed, done[-1], step, tried)
     return Chain(
         parts=tuple(kept.steps),
         input=kept.input,
@@ -56,26 +71,46 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
     )
 
 
-async def _finished(store: SessionStore, record: RunRecord, steps: list[Part]) -> dict[int, PartResult]:
-    """Give the steps that are finished, those included that an earlier chain did which this one went on from."""
-    found: dict[int, PartResult] = {}
+async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartOf, RunRecord]]:
+    """Give the last run of each step, those included of an earlier chain that this one went on from."""
+    found: dict[int, tuple[PartOf, RunRecord]] = {}
     while True:
-        page = await store.runs(RunQuery(parent_id=record.id, state="finished", limit=_MOST_STEPS))
+        page = await store.runs(RunQuery(parent_id=record.id, limit=_MOST_STEPS))
         for run in page.items:
-            place = msgspec.convert(run.request, _Place).part
-            if place and place.index < len(steps):
-                found.setdefault(place.index, _result(place.index, steps[place.index], run))
+            if place := msgspec.convert(run.request, _Place).part:
+                found.setdefault(place.index, (place, run))
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
             return found
         record = await store.run(before)
 
 
-def _result(index: int, part: Part, run: RunRecord) -> PartResult:
+def _followed(previous: PartResult, step: Part, tried: RunRecord | None) -> PartResult:
+    """Give a finished step with the directory that the next one follows: where that was `tried`, or else its own.
+
+    The two differ where the step left its worktree as it was: that was removed, and the next worked in what it was made
+    from. A step in a worktree of its own begins with what is committed, so it can do without one that is gone.
+
+    Raises:
+        InvalidRequest: the directory is gone.
+    """
+    workdir = tried.workdir if tried and step.isolation == "none" else previous.workdir
+    base = previous.part.request.workdir or ""
+    if not os.path.isdir(workdir) and step.isolation != "none":
+        workdir = base
+    if not os.path.isdir(workdir):
+        why = "which was applied or discarded" if tried else "which was unchanged, applied or discarded"
+        where = f"in a worktree that is gone, {why}" if workdir != base else "where nothing is any more"
+        raise InvalidRequest(f"step {previous.index + 2} is to go on {where}: {workdir!r}", _FIELD)
+    return replace(previous, workdir=workdir)
+
+
+def _result(place: PartOf, part: Part, run: RunRecord) -> PartResult:
+    asked = replace(part.request, backend=run.backend, workdir=place.base or run.workdir)
     ending = RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd)
     return PartResult(
-        index=index,
-        part=replace(part, request=replace(part.request, backend=run.backend)),
+        index=place.index,
+        part=replace(part, request=asked),
         result=RunResult(text=run.output, started=RunStarted(run.model), ending=ending),
         run_id=run.id,
         session_id=run.session_id,

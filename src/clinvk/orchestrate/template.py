@@ -9,8 +9,8 @@ _PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))
 def expand(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
     """Fill the places of a template. What is filled in is not looked at again; a place that leads nowhere stays.
 
-    `{{previous}}` is the answer of the step before, `{{steps.NAME}}` that of an earlier step (of several with one name
-    the last), `{{input}}` what was `given` with the chain.
+    `{{previous}}` is the answer of the step before, `{{steps.NAME}}` that of an earlier step, `{{input}}` what was
+    `given` with the chain.
     """
 
     def filling(place: re.Match[str]) -> str:

@@ -91,7 +91,10 @@ class Directories(msgspec.Struct, frozen=True):
 
 def containing(path: str, directories: Iterable[str]) -> str | None:
     """Give the first directory that is the path or above it: `/home/a` holds `/home/a/b`, but not `/home/ab`."""
-    return next((above for above in directories if path == above or path.startswith(above.rstrip("/") + "/")), None)
+    for above in directories:
+        if path.startswith(above) and (above.endswith("/") or path[len(above) : len(above) + 1] in ("", "/")):
+            return above
+    return None
 
 
 def _secret(folded: str) -> str | None:

@@ -373,9 +373,9 @@ class AgentRun:
         return True
 
     def _limits(self, launch: Launch, patience: int = 1) -> Limits:
-        spent_s = time.time() - (self.started_at or 0.0) if self._first else 0.0
         return Limits(
-            wall_s=max(0.1, self.request.timeout_s - spent_s) if self.request.timeout_s else None,
+            wall_s=self.request.timeout_s,
+            spent_s=time.time() - (self.started_at or time.time()),
             silence_s=self._assignment.no_progress_s,
             answer_s=self._assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
             turns=launch.counted_turns,

@@ -1,17 +1,21 @@
 """The answer of a run that has a schema: held back until it is known to fit."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.errors import AgentFailed
+from clinvk.errors import AgentFailed, InvalidRequest
 from clinvk.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.request import RunRequest
 from clinvk.runtime import schema
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.stopping import Cutter
+
+_MARK = re.compile(r"@|\$(?=[A-Za-z0-9_:-])")
+_SAID = {"@": "(at)", "$": "(dollar)"}
 
 
 class Answer:
@@ -72,6 +76,9 @@ async def judged(
         fault = await schema.mismatch(spawner, environ, form, value)
     except ValueError as exc:
         value, fault = None, str(exc)
+    except InvalidRequest as exc:
+        refused = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
+        return Judgement(refused, tuple(answer.rest()))
     if not fault:
         text = msgspec.json.encode(value).decode()
         return Judgement(replace(ending, structured_output=value), (TextDelta(text),))
@@ -83,13 +90,14 @@ async def judged(
 def asking_again(request: RunRequest, fault: str) -> RunRequest:
     """Give the request that asks for the answer again, in a conversation that knows the schema.
 
-    It needs no private file: `fault`, which may quote the answer, names none.
+    `fault` may quote the answer, which is data: where the prompt is not, no file and no skill in it is named.
     """
+    quoted = fault if request.literal else _MARK.sub(lambda found: _SAID[found[0]], fault)
     prompt = (
-        f"Your answer does not fit the JSON Schema: {fault.replace('@', '(at)')}. Answer again, with one JSON value "
+        f"Your answer does not fit the JSON Schema: {quoted}. Answer again, with one JSON value "
         "that is valid against the schema, and with nothing else: no text around it, no code fence."
     )
-    return replace(request, prompt=prompt, images=(), system_prompt=None, output_schema=None, literal=False)
+    return replace(request, prompt=prompt, images=(), system_prompt=None, output_schema=None)
 
 
 def together(first: Ending, last: Ending) -> Ending:

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-import msgspec
-
+from clinvk.plan import Check
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.process import Process, Spawner
 
@@ -13,20 +12,6 @@ OUTPUT_BYTES = 64 * 1024
 
 _DRAIN_S = 1.0
 """How long what it left behind may hold its output open."""
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a check.
-
-    Attributes:
-        passed: whether it ended with 0.
-        exit_code: 128 + n where signal n ended it; None where it did not end in time.
-        output: the last of what it printed on stdout and stderr, in that order of time.
-    """
-
-    passed: bool
-    exit_code: int | None
-    output: str
 
 
 async def run_check(

@@ -25,13 +25,15 @@ _DRAIN_S = 0.5
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How far a run may go; 0 and None are no limit. Seconds count from the agent's start.
 
-    `answer_s` is how long it may take until a process is known to speak its channel's protocol.
+    Of `wall_s` the run has used up `spent_s` in processes before this one. `answer_s` is how long it may take until a
+    process is known to speak its channel's protocol.
     """
 
     wall_s: float | None
     silence_s: float
     answer_s: float | None
     turns: int | None
+    spent_s: float = 0.0
 
 
 class Exchange:
@@ -171,7 +173,8 @@ class Exchange:
         return self._started_at + (self._limits.answer_s or 0.0) if waits else inf
 
     def _wall_deadline(self) -> float:
-        return self._started_at + self._limits.wall_s if self._limits.wall_s else inf
+        limits = self._limits
+        return self._started_at + max(0.1, limits.wall_s - limits.spent_s) if limits.wall_s else inf
 
     def _progress_deadline(self) -> float:
         waits = self._limits.silence_s and not self.activity.open_calls

@@ -78,8 +78,12 @@ def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, st
     """Give what of an environment agents may have: where `agents.env_allow` names variables, these and a few more."""
     if not settings.agents.env_allow:
         return environ
-    allowed = (*_NEEDED, *settings.agents.env_allow)
-    return {name: value for name, value in environ.items() if any(fnmatchcase(name, word) for word in allowed)}
+    return _named(environ, (*_NEEDED, *settings.agents.env_allow))
+
+
+def needed(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give what hardly a program does without: no credential is among it."""
+    return _named(environ, _NEEDED)
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -145,6 +149,10 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # gone since it was found
         return -1
+
+
+def _named(environ: Mapping[str, str], words: Sequence[str]) -> Mapping[str, str]:
+    return {name: value for name, value in environ.items() if any(fnmatchcase(name, word) for word in words)}
 
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:

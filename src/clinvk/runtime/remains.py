@@ -31,43 +31,66 @@ def mark(server: int, number: int) -> int:
 def marked(server: int, numbers: "Container[int] | None") -> set[int]:
     """Find all with the mark of a clinvk and one of these agent processes (None: any), and the children of those.
 
+    Those with the mark are stopped as soon as it is read: what starts a child and ends, again and again, would be gone
+    by the time that the search is over.
+
     A clinvk among them marks its own agents anew. Its guardian is left: it sees to those that are nobody's children.
     """
     found: set[int] = set()
+    dead: set[int] = set()
     for _ in range(_LOOKS):
-        marks, is_whole = _marks(_pids())
-        found = {
-            pid
-            for pid, one, number in marks
-            if one == server and number != GUARDIAN and (numbers is None or number in numbers)
-        }
-        if found or is_whole:
+        ours, is_whole = _stopped(server, numbers)
+        found = alive(ours)
+        if found or (is_whole and ours <= dead):
             break
+        dead |= ours  # what has died since it was listed may have left a child as well
     if not found:
         return found
     below = descendants(found)
-    found |= below - {pid for pid, _, number in _marks(below)[0] if number == GUARDIAN}
+    found |= {pid for pid in below if not _is_guardian(pid)}
     return alive(found - {os.getpid()})
 
 
-def _marks(pids: set[int]) -> tuple[list[tuple[int, int, int]], bool]:
-    """Give those that carry a mark, with clinvk and number; and whether all were still there to be looked at.
+def _is_guardian(pid: int) -> bool:
+    try:
+        own = _mark_of(pid)
+    except ProcessLookupError:
+        return False
+    return own is not None and own[1] == GUARDIAN
+
+
+def _stopped(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
+    """Stop those that carry a mark; give them, and whether all processes were still there to be looked at.
 
     One that has gone since it was listed may have left a child that was not listed. The newest come first: those hide.
     """
-    marks: list[tuple[int, int, int]] = []
+    ours: set[int] = set()
     is_whole = True
-    for pid in sorted(pids, reverse=True):
+    for pid in sorted(_pids() - {os.getpid()}, reverse=True):
         try:
-            limit = resource.prlimit(pid, RTTIME)[0]
+            own = _mark_of(pid)
         except ProcessLookupError:
             is_whole = False
             continue
-        except (OSError, ValueError):
-            continue
-        if limit >= 10**8 * STEP:
-            marks.append((pid, *divmod(limit, STEP)))
-    return marks, is_whole
+        if own and own[0] == server and own[1] != GUARDIAN and (numbers is None or own[1] in numbers):
+            _send(pid, signal.SIGSTOP)
+            ours.add(pid)
+    return ours, is_whole
+
+
+def _mark_of(pid: int) -> "tuple[int, int] | None":
+    """Give clinvk and number of a process; None where it has no mark, or does not let us see it.
+
+    Raises:
+        ProcessLookupError: it is not there any more.
+    """
+    try:
+        limit = resource.prlimit(pid, RTTIME)[0]
+    except ProcessLookupError:
+        raise
+    except (OSError, ValueError):
+        return None
+    return divmod(limit, STEP) if limit >= 10**8 * STEP else None
 
 
 def alive(pids: set[int]) -> set[int]:

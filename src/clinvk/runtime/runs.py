@@ -17,7 +17,7 @@ from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime import bounds, executables, marks, schema, sessions
+from clinvk.runtime import bounds, executables, marks, sessions
 from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
@@ -26,6 +26,7 @@ from clinvk.runtime.guarding import Guard
 from clinvk.runtime.pool import Pool, Standing, Wanted
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, new_session
+from clinvk.runtime.schema import Schemas
 from clinvk.runtime.slots import Occupancy, Slots
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
@@ -109,6 +110,10 @@ class Runs(Protocol):
         """The agent processes that are kept; None where none are."""
         ...
 
+    async def room(self, backend: str) -> None:
+        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
@@ -137,6 +142,7 @@ class LocalRuns:
         self._bounds = Bounds(settings.agents, chosen.server)
         self.spawner = Spawner(chosen, self._bounds)
         self.fallbacks = Fallbacks()
+        self._schemas = Schemas(self.spawner, environ)
         self._settings = settings
         self._store = store
         self._registry = registry
@@ -223,11 +229,20 @@ class LocalRuns:
         """Give a run that is queued or under way here."""
         return self._live.get(run_id)
 
+    async def room(self, backend: str) -> None:
+        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+        await self._slots.room(backend)
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         if run := self._live.get(run_id):
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
             await asyncio.wait([self._tasks[run_id]])
+
+    def kill(self) -> None:
+        """End all agents without a grace; their runs have no ending."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
@@ -326,7 +341,7 @@ class LocalRuns:
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Give the request where its session is, the session, and what continues it."""
         if request.output_schema is not None:
-            await schema.check(request.output_schema)
+            await self._schemas.check(request.output_schema)
         if not request.session_id:
             return request, None, None
         session = await self._store.session(request.session_id)

@@ -1,56 +1,99 @@
 """Schemas of answers: whether one is a schema, and whether an answer fits it.
 
-An answer is judged in a process of its own that has little time: some schemas take for ever, and so does a `pattern`
-that backtracks, during which Python would do nothing else.
+Both are judged in a process of its own that has little time: some schemas take for ever, and so does a `pattern` that
+backtracks, during which Python would do nothing else.
 """
 
 import asyncio
-import re
+import hashlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime import schema_process
 from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.schema_process import Task, Verdict
+
+logger = logging.getLogger(__name__)
 
 FIELD = "output_schema"
 
 _WITHIN_S = 10.0
-_MAX_FAULT = 500
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_AT_ONCE = 2
+_REMEMBERED = 128
+_FENCE = "```"
+_TAGS = ("", "json")
 
 Json = dict[str, object]
 
+_verdicts = msgspec.json.Decoder(Verdict)
 
-async def check(schema: Json) -> None:
-    """Look whether a schema is one.
 
-    Raises:
-        InvalidRequest: it is none, or refers to what is not in it.
-    """
-    fault = await asyncio.to_thread(_fault, schema)
-    if fault:
-        raise InvalidRequest(f"{FIELD} is no JSON Schema: {fault}", FIELD)
+class Schemas:
+    """Tells whether schemas are some, few at a time; one that is, is not looked at again."""
+
+    def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
+        self._spawner = spawner
+        self._environ = environ
+        self._good: dict[bytes, None] = {}
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def check(self, schema: Json) -> None:
+        """Look whether a schema is one.
+
+        Raises:
+            InvalidRequest: it is none, or refers to what is not in it.
+            ClinvkError: that cannot be found out.
+        """
+        task = _encoded(Task(schema))
+        digest = hashlib.sha256(task).digest()
+        if digest in self._good:
+            return
+        try:
+            async with self._turns:
+                await _verdict(self._spawner, self._environ, task)
+        except TimeoutError:
+            raise InvalidRequest(f"{FIELD} takes more than {_WITHIN_S:g} s to look at", FIELD) from None
+        self._good[digest] = None
+        if len(self._good) > _REMEMBERED:
+            del self._good[next(iter(self._good))]
 
 
 async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, answer: object) -> str:
     """Say where an answer does not fit a schema; empty where it does.
 
     Raises:
+        InvalidRequest: the schema shows to be none.
         ClinvkError: that cannot be found out.
     """
-    task = msgspec.json.encode((schema, answer))
-    judge = (sys.executable, "-P", "-m", __name__)
     try:
-        found = await run_tool(spawner, judge, environ, _WITHIN_S, stdin=task)
+        return (await _verdict(spawner, environ, _encoded(Task(schema, msgspec.json.encode(answer))))).answer
     except TimeoutError:
         return f"it takes more than {_WITHIN_S:g} s to compare it with the schema"
+
+
+def _encoded(task: Task) -> bytes:
+    try:
+        return msgspec.json.encode(task)
+    except RecursionError:
+        raise InvalidRequest(f"{FIELD} is no JSON Schema: it is nested too deeply", FIELD) from None
+
+
+async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> Verdict:
+    judge = (sys.executable, "-P", "-m", schema_process.__name__)
+    found = await run_tool(spawner, judge, environ, _WITHIN_S, stdin=task)
     if found.exit_code:
-        raise ClinvkError(
-            f"an answer cannot be compared with its schema: {found.stderr.decode(errors='replace')[-300:]}"
+        logger.error(
+            "the judge of schemas exited with code %s: %s", found.exit_code, found.stderr.decode(errors="replace")
         )
-    return found.stdout.decode(errors="replace")
+        raise ClinvkError(f"{FIELD} cannot be judged; the log has the details")
+    verdict = _verdicts.decode(found.stdout)
+    if verdict.schema:
+        raise InvalidRequest(f"{FIELD} is no JSON Schema: {verdict.schema}", FIELD)
+    return verdict
 
 
 def read(text: str) -> object:
@@ -69,62 +112,23 @@ def read(text: str) -> object:
 
 def _candidates(text: str) -> Iterator[str]:
     yield text
-    yield from reversed(_FENCED.findall(text))
+    yield from reversed([*_fenced(text)])
     yield text.rpartition("\n\n")[2]
     yield text[text.find("{") : text.rfind("}") + 1]
     yield text[text.find("[") : text.rfind("]") + 1]
 
 
-def _fault(schema: Json) -> str:
-    """Say why a schema is none; empty where it is one."""
-    from jsonschema import Draft202012Validator, SchemaError, validators  # only who has a schema waits for it
-
-    try:
-        validators.validator_for(schema, default=Draft202012Validator).check_schema(schema)
-    except SchemaError as error:
-        return f"{error.message[:_MAX_FAULT]} (at {error.json_path})"
-    except RecursionError:
-        return "it is nested too deeply"
-    return _lost_reference(schema)
-
-
-def _lost_reference(schema: Json) -> str:
-    """Say which reference leads nowhere: none is fetched from elsewhere."""
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
-
-    resolver = EMPTY_REGISTRY.with_resource("", DRAFT202012.create_resource(schema)).crawl().resolver()
-    for reference in _references(schema):
-        try:
-            resolver.lookup(reference)
-        except Unresolvable:
-            return f"{reference!r} refers to nothing in it"
-    return ""
-
-
-def _references(part: object) -> Iterator[str]:
-    if isinstance(part, dict):
-        for key, value in msgspec.convert(part, Json).items():
-            if key == "$ref" and isinstance(value, str):
-                yield value
-            else:
-                yield from _references(value)
-    elif isinstance(part, list):
-        for value in msgspec.convert(part, list[object]):
-            yield from _references(value)
-
-
-def _judge() -> None:
-    """Read schema and answer from stdin, and print where they do not agree."""
-    from jsonschema import Draft202012Validator, validators
-    from referencing.jsonschema import EMPTY_REGISTRY
-
-    schema, answer = msgspec.json.decode(sys.stdin.buffer.read())
-    validator = validators.validator_for(schema, default=Draft202012Validator)(schema, registry=EMPTY_REGISTRY)
-    error = next(validator.iter_errors(answer), None)
-    if error:
-        sys.stdout.write(f"{error.message[:_MAX_FAULT]} (at {error.json_path})")
-
-
-if __name__ == "__main__":
-    _judge()
+def _fenced(text: str) -> Iterator[str]:
+    """Give what stands between fences that say JSON or nothing. A fence begins or ends its line."""
+    tag: str | None = None
+    inside: list[str] = []
+    for line in text.split("\n"):
+        before, fence, after = line.rpartition(_FENCE)
+        if not fence or (before.strip() and after.strip() not in _TAGS):
+            inside.append(line)
+        elif tag is None:
+            tag, inside = after.strip(), []
+        else:
+            if tag in _TAGS:
+                yield "\n".join([*inside, before])
+            tag = None

@@ -1,5 +1,6 @@
 """How many runs go at once, in all and for each backend, and who is next."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -44,11 +45,13 @@ class Slots:
         self._held: dict[str, int] = {}
         self._queues: dict[str, deque[Place]] = {}
         self._members: set[Place] = set()
+        self._changed = asyncio.Event()
 
     def resize(self, total: int, per_backend: int, max_queued: int) -> None:
         """Let more or fewer run and wait from now on; whoever has a place keeps it."""
         self._total, self._per_backend, self._max_queued = total, per_backend, max_queued
         self._serve()
+        self._wake()
 
     @property
     def busy(self) -> int:
@@ -75,7 +78,7 @@ class Slots:
         Raises:
             QueueFull: no slot is free and the queue has no room.
         """
-        if not self._free(backend) and self.queued >= self._max_queued:
+        if not self._has_room(backend):
             raise QueueFull(f"{self.busy} runs are under way and {self.queued} wait; no more are taken", _RETRY_AFTER_S)
         place = Place(self, backend, self._arrived, granted)
         self._arrived += 1
@@ -92,6 +95,20 @@ class Slots:
         if place.held:
             self._held[place.backend] -= 1
         self._serve()
+        self._wake()
+
+    async def room(self, backend: str) -> None:
+        """Wait until `enter` would take a place; whoever enters before this goes on takes it away again."""
+        while not self._has_room(backend):
+            await self._changed.wait()
+
+    def _has_room(self, backend: str) -> bool:
+        return self._free(backend) or self.queued < self._max_queued
+
+    def _wake(self) -> None:
+        """Let all who wait for room look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _free(self, backend: str) -> bool:
         return self.busy < self._total and self._held.get(backend, 0) < self._per_backend

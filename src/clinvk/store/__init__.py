@@ -125,6 +125,13 @@ class SessionStore(Protocol):
         """List sessions."""
         ...
 
+    async def current(self, backend: str, working_dir: str) -> Session | None:
+        """Give the newest session that a next prompt may go on with by itself.
+
+        That is one that can be resumed, but not if all its runs were parts of several agents' work.
+        """
+        ...
+
     async def create(self, session: Session) -> None:
         """Insert a session without a run (a fork), `at_rest`. An id that is there already is a ValueError."""
         ...

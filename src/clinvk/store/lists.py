@@ -34,6 +34,10 @@ _IN_ORDER = {
     "runs": "SELECT created_at, key FROM runs WHERE ? = '' AND backend = ? AND state = ? AND ? = 0"
     " ORDER BY created_at DESC, key DESC",
 }
+_OF_PARTS = (
+    "SELECT count(*) > 0 AND count(*) = count(parent_id) FROM runs"
+    " WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
+)
 _SESSION = SESSIONS.select("WHERE key = ?")
 _RUN = RUNS.select("WHERE key = ?")
 
@@ -74,6 +78,16 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Sess
         keys = _merged(connection, kind, value, groups, query.limit, query.offset)
         total = sum(group.total for group in groups)
     return Page(_items(connection, SESSIONS, _SESSION, keys), total)
+
+
+def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
+    """Give the newest session of a directory that can be resumed, and whose runs were not all parts of a whole."""
+    kind, value = _kind(SessionQuery(working_dir=working_dir))
+    groups = [group for group in _groups(connection, kind, value) if group.backend == backend and group.resumable]
+    for key in _in_order(connection, kind, value, groups):
+        if not connection.execute(_OF_PARTS, (key,)).fetchone()[0]:
+            return _items(connection, SESSIONS, _SESSION, [key])[0]
+    return None
 
 
 def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
@@ -119,8 +133,13 @@ def _merged(
     connection: "sqlite3.Connection", kind: str, value: str, groups: list[_Group], limit: int, offset: int
 ) -> list[int]:
     """Give the keys of a page, read as far as it reaches."""
+    return list(islice(_in_order(connection, kind, value, groups), offset, offset + limit))
+
+
+def _in_order(connection: "sqlite3.Connection", kind: str, value: str, groups: list[_Group]) -> Iterator[int]:
+    """Give keys, the newest first; they are read as they are asked for."""
     ordered = [connection.execute(_IN_ORDER[kind], (value, *group[:3])) for group in groups]
-    return [key for _, key in islice(merge(*ordered, reverse=True), offset, offset + limit)]
+    return (key for _, key in merge(*ordered, reverse=True))
 
 
 def _selected_sessions(connection: "sqlite3.Connection", query: SessionQuery) -> tuple[list[int], int]:

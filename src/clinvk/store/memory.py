@@ -65,6 +65,12 @@ class MemoryStore:
         found = [session for session in self._sessions.values() if _is_asked_for(session, query)]
         return _page(found, lambda session: session.last_used, query.limit, query.offset)
 
+    async def current(self, backend: str, working_dir: str) -> Session | None:
+        """Give the newest session that a next prompt may go on with."""
+        query = SessionQuery(backend=backend, working_dir=working_dir, resumable=True, limit=len(self._sessions))
+        page = await self.sessions(query)
+        return next((session for session in page.items if not self._is_of_parts(session.id)), None)
+
     async def create(self, session: Session) -> None:
         """Insert a session without a run."""
         if session.id in self._sessions:
@@ -136,6 +142,10 @@ class MemoryStore:
     async def size(self) -> int:
         """Give the bytes that the store takes on disk."""
         return 0
+
+    def _is_of_parts(self, session_id: str) -> bool:
+        runs = [run for run in self._runs.values() if run.session_id == session_id]
+        return bool(runs) and all(run.parent_id for run in runs)
 
     def _count(self, run: RunRecord) -> None:
         if self._runs[run.id].ended_at is not None or run.ended_at is None or not run.backend:

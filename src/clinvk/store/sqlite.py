@@ -130,6 +130,10 @@ class SqliteStore:
         """List sessions."""
         return await self._read(lambda db: lists.sessions(db, query))
 
+    async def current(self, backend: str, working_dir: str) -> Session | None:
+        """Give the newest session that a next prompt may go on with."""
+        return await self._read(lambda db: lists.current(db, backend, working_dir))
+
     async def create(self, session: Session) -> None:
         """Insert a session without a run."""
         if not await self._writer.write(lambda db: turns.insert(db, at_rest(session))):

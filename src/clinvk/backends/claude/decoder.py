@@ -2,7 +2,7 @@
 
 Text and thinking are the pieces that the model API streamed; of what Claude Code then tells in full only what the
 pieces lacked (retold.py). What sub-agents say is not the answer. What Claude Code says itself is held back until it
-is known whether it is the answer or the reason of a failure.
+is known whether it is the answer or the reason of a failure or refusal.
 """
 
 from collections.abc import Iterable, Iterator
@@ -179,8 +179,13 @@ class ClaudeDecoder:
         self.result = line
         own = since(line, self._before) if self._before else line
         end = ending(own, self._error, asked=line.num_turns > 0 or self._compacted, streamed=self._streamed)
-        if isinstance(end, RunFinished):
-            yield from self._last_words(line)
+        match end:
+            case RunFinished(stop_reason="refusal"):  # of which Claude Code's own words are no part
+                yield from (Progress("warning", words) for words in self._own_words)
+            case RunFinished():
+                yield from self._last_words(line)
+            case RunFailed():
+                pass
         yield end
 
     def _last_words(self, line: wire.Result) -> Iterator[Event]:

@@ -44,14 +44,15 @@ def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> E
 
     `error` is the kind of failure that Claude Code named beside its own message; `asked` is false where no model
     was asked, because Claude Code took the prompt for a command of its own or a hook stopped it. `streamed` are the
-    tokens that the model API told in its streams: of an answer that it interrupts, Claude Code tells none.
+    tokens that the model API told in its streams: of an answer that it interrupts, Claude Code tells none. That the
+    model refused is an error to Claude Code, and to us a reason to stop.
     """
     used = usage(result)
     if used == Usage():
         used = streamed
     if result.subtype == "error_max_turns":
         return _finished(result, "max_turns", used)
-    if result.is_error or result.subtype.startswith("error"):
+    if result.subtype.startswith("error") or (result.is_error and result.stop_reason != "refusal"):
         return _failed(result, _code(result, error), _message(result), used)
     if not asked:
         said = f"{result.result!r}" if result.result else "nothing"

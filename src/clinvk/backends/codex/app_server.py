@@ -29,7 +29,7 @@ from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
 from clinvk.errors import Cancelled
-from clinvk.events import RunFailed, RunFinished
+from clinvk.events import RunFailed, RunFinished, Usage
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -73,7 +73,7 @@ class _Conversation:
         self.is_dropped = False
         self.ending: RunFinished | RunFailed | None = None
         self.is_archived = False
-        self.decoder = TurnDecoder(wants_json=request.output_schema is not None)
+        self.decoder = TurnDecoder(request.output_schema is not None, None if resume else Usage())
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
         """Say whether the end is told of a turn that the CLI began by itself."""
@@ -95,6 +95,7 @@ class AppServerChannel:
         self._numbers = count()
         self._greeting: int | None = None
         self._speaks = False
+        self._banner = ""
         self._held: list[bytes] = []
         self._waiting: dict[int, _Conversation] = {}
         self._open: dict[str, _Conversation] = {}
@@ -123,14 +124,16 @@ class AppServerChannel:
         """Take one line.
 
         Raises:
-            NotSpoken: it is no message, and the process has not answered the greeting.
+            NotSpoken: it is JSON and no message, and the process has not answered the greeting.
         """
         if notification := parsed(wire.NOTIFICATIONS, line):
             yield from self._notified(notification)
         elif (other := parsed(wire.OTHERS, line)) and (other.method or other.id is not None):
             yield from self._heard(other)
         elif not self._speaks:
-            raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
+            self._banner = self._banner or line[:80].decode(errors="replace")
+            if line.startswith(b"{"):
+                raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
 
     def interrupt(self, run: str) -> bytes | None:
         """Give what ends the turn of a run, once it has begun. The tool that it is using is left running."""
@@ -152,7 +155,7 @@ class AppServerChannel:
             NotSpoken: it ended by itself and never answered the greeting.
         """
         if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
-            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
+            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or self._banner}")
         for conversation in [*self._open.values()]:
             del self._open[conversation.run]
             gone = failures.exited(exit_code, stderr, conversation.decoder.last_error)

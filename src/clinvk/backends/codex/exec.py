@@ -25,6 +25,7 @@ from clinvk.backends.codex.items import (
     TurnFailed,
     TurnStarted,
     Warn,
+    structured,
 )
 from clinvk.backends.codex.strict import is_strict
 from clinvk.backends.oneshot import OneShotChannel
@@ -33,7 +34,6 @@ from clinvk.request import RunRequest
 from clinvk.session import Resume
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class ExecDecoder:
@@ -74,7 +74,8 @@ class ExecDecoder:
                 usage = event.usage.usage - self._used if event.usage else None
                 yield RunFinished(usage=usage, structured_output=self._structured())
             case TurnFailed():
-                yield failures.failed(event.error.message)
+                reason = failures.stop_reason(event.error.message)
+                yield RunFinished(reason) if reason else failures.failed(event.error.message)
             case StreamError():
                 yield from self._error(event.message)
 
@@ -89,7 +90,7 @@ class ExecDecoder:
     def _going_on(self, item: Item) -> Iterable[Event]:
         match item:
             case TodoList():
-                yield _plan(item)
+                yield item.progress()
             case AgentMessage() | Reasoning() | Warn():
                 pass
             case _:
@@ -107,7 +108,7 @@ class ExecDecoder:
             case Warn():
                 yield Progress("warning", item.message)
             case TodoList():
-                yield _plan(item)
+                yield item.progress()
             case _:
                 yield from self._call(item)
                 if item.id in self._called:
@@ -129,9 +130,7 @@ class ExecDecoder:
             yield Progress("retry", message)
 
     def _structured(self) -> object:
-        if not self._wants_json:
-            return None
-        return parsed(_ANSWER, self._message.encode())
+        return structured(self._message) if self._wants_json else None
 
 
 class ExecChannel(OneShotChannel):
@@ -160,9 +159,3 @@ def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
 def is_native(request: RunRequest) -> bool:
     """Say whether the request's schema is one that Codex can be given."""
     return request.output_schema is not None and is_strict(request.output_schema)
-
-
-def _plan(item: TodoList) -> Progress:
-    done = sum(todo.completed for todo in item.items)
-    ahead = next((todo.text for todo in item.items if not todo.completed), "")
-    return Progress("plan", f"{done}/{len(item.items)} done" + (f"; next: {ahead}" if ahead else ""))

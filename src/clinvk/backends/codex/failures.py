@@ -18,10 +18,14 @@ from clinvk.errors import (
     SessionNotFound,
     agent_code,
 )
-from clinvk.events import RunFailed
+from clinvk.events import RunFailed, StopReason
 
 RETRYING = "Reconnecting..."
 """How a message begins after which the CLI tries again."""
+
+_BROKEN_OFF = "Incomplete response returned, reason: "
+_REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
+"""Why the model broke its answer off, as the model API names it."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
 _WORDS = (
@@ -91,6 +95,11 @@ def told(message: str, kind: bytes) -> RunFailed:
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
     code = agent_code(status.http_status_code) if status and status.http_status_code else None
     return RunFailed(code or _KINDS.get(name, AgentFailed).code, message, 1)
+
+
+def stop_reason(message: str) -> StopReason | None:
+    """Give why the model broke its answer off, where this is what the message says: to the CLI that is a failure."""
+    return _REASONS.get(message.removeprefix(_BROKEN_OFF)) if message.startswith(_BROKEN_OFF) else None
 
 
 def hopeless(message: str) -> RunFailed | None:

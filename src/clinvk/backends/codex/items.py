@@ -6,7 +6,10 @@ The source is the CLI's output, recorded with 0.163.0 and 0.169.0, and for items
 
 import msgspec
 
-from clinvk.events import ToolCall, ToolResult, Usage
+from clinvk.backends.base import parsed
+from clinvk.events import Progress, ToolCall, ToolResult, Usage
+
+_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class AgentMessage(msgspec.Struct, tag="agent_message"):
@@ -38,6 +41,12 @@ class TodoList(msgspec.Struct, tag="todo_list"):
     """The agent's plan, in full each time."""
 
     items: list[Todo]
+
+    def progress(self) -> Progress:
+        """Say how far the agent is."""
+        done = sum(todo.completed for todo in self.items)
+        ahead = next((todo.text for todo in self.items if not todo.completed), "")
+        return Progress("plan", f"{done}/{len(self.items)} done" + (f"; next: {ahead}" if ahead else ""))
 
 
 class CommandExecution(msgspec.Struct, tag="command_execution"):
@@ -233,6 +242,11 @@ class StreamError(msgspec.Struct, tag="error"):
 Line = (
     ThreadStarted | TurnStarted | ItemStarted | ItemUpdated | ItemCompleted | TurnCompleted | TurnFailed | StreamError
 )
+
+
+def structured(message: str) -> object:
+    """Give the answer that a message is as JSON; None where it is none."""
+    return parsed(_ANSWER, message.encode())
 
 
 def _json(value: object) -> str:

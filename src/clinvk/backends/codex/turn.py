@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Prose, parsed
-from clinvk.backends.codex import failures, wire
+from clinvk.backends.base import Prose
+from clinvk.backends.codex import failures, items, wire
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import Cancelled
 from clinvk.events import (
@@ -18,8 +18,6 @@ from clinvk.events import (
     ThinkingDelta,
     Usage,
 )
-
-_ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class Telling:
@@ -62,7 +60,8 @@ class Telling:
 class TurnDecoder:
     """Turns what is said of a thread into the events of a run that is one turn of it."""
 
-    def __init__(self, wants_json: bool) -> None:
+    def __init__(self, wants_json: bool, before: Usage | None) -> None:
+        """`before` are the tokens of the thread's former turns, where they are known."""
         self.last_error = ""
         self.model: str | None = None
         self._wants_json = wants_json
@@ -75,7 +74,7 @@ class TurnDecoder:
         self._part = 0
         self._message = ""
         self._called: set[str] = set()
-        self._before: Usage | None = None
+        self._before = before
         self._after: Usage | None = None
 
     @property
@@ -89,7 +88,9 @@ class TurnDecoder:
             yield from self._events(told)
         elif isinstance(told, wire.Warned):
             self._early += self._events(told)
-        elif not isinstance(told, wire.TokensCounted):  # which is of former turns
+        elif isinstance(told, wire.TokensCounted):
+            self._before = told.params.token_usage.total.usage
+        else:
             self._started = True
             yield RunStarted(self.model, told.params.thread_id)
             yield from self._early
@@ -119,7 +120,7 @@ class TurnDecoder:
             case wire.TurnStarted():
                 pass
             case wire.PlanUpdated(params=of):
-                yield _plan(of.plan)
+                yield of.todo().progress()
             case wire.TokensCounted(params=of):
                 self._count(of.token_usage)
             case wire.Warned(params=of):
@@ -179,7 +180,10 @@ class TurnDecoder:
             yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
 
     def _count(self, tokens: wire.TokenUsage) -> None:
-        """Learn from the first count how many there were before: it tells the last request alone, too."""
+        """Where it is not known how many there were before, the first count tells: it has the last request alone, too.
+
+        Only of an answer that was broken off it has not, but an earlier request.
+        """
         self._before = self._before or tokens.total.usage - tokens.last.usage
         self._after = tokens.total.usage
 
@@ -200,16 +204,12 @@ class TurnDecoder:
                 return RunFinished(usage=self.usage, structured_output=self._structured())
             case "interrupted":
                 return RunFailed(Cancelled.code, "codex interrupted the turn", exit_code=1, usage=self.usage)
+            case _ if turn.error and (reason := failures.stop_reason(turn.error.message)):
+                return RunFinished(reason, usage=self.usage)
             case _ if turn.error:
                 return self.failed(turn.error.message, bytes(turn.error.codex_error_info))
             case _:
                 return self.failed(self.last_error or "codex ended the turn without success")
 
     def _structured(self) -> object:
-        return parsed(_ANSWER, self._message.encode()) if self._wants_json else None
-
-
-def _plan(steps: list[wire.Step]) -> Progress:
-    done = sum(step.status == "completed" for step in steps)
-    ahead = next((step.step for step in steps if step.status != "completed"), "")
-    return Progress("plan", f"{done}/{len(steps)} done" + (f"; next: {ahead}" if ahead else ""))
+        return items.structured(self._message) if self._wants_json else None

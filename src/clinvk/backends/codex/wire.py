@@ -186,6 +186,10 @@ class Plan(OfThread):
 
     plan: list[Step]
 
+    def todo(self) -> items.TodoList:
+        """Give it as `codex exec` would."""
+        return items.TodoList([items.Todo(step.step, step.status == "completed") for step in self.plan])
+
 
 class Failure(msgspec.Struct, rename="camel"):
     """Why something failed. `additional_details` says why the CLI tries again, `codex_error_info` names the kind."""

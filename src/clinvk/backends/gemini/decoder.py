@@ -86,7 +86,10 @@ NOTHING = "gemini reported success without an answer: a hook stopped it, or the 
 
 _WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
 _STATUSES = {status & 255: status for status in (*range(400, 432), 451, *range(500, 512), 529)}
-"""The CLI exits with the status that its model API answered, of which the system keeps eight bits."""
+"""The CLI exits with the status that its model API answered, of which the system keeps eight bits: 401 is 145.
+
+To anyone else that is the end by a signal, so it is told as 1.
+"""
 
 _EXITS = {
     41: AgentUnauthenticated.code,
@@ -152,10 +155,11 @@ class GeminiDecoder:
                 pass
 
     def closed(self, exit_code: int, stderr: bytes) -> Ending:
-        """Give the ending of a run of which the lines told none, or a failure without its cause."""
-        if self._failure:
-            code = agent_code(_STATUSES.get(exit_code))
-            return msgspec.structs.replace(self._failure, code=code, exit_code=exit_code)
+        """Give the ending of a run of which the lines told none, or a failure, whose cause the exit code may tell."""
+        if failure := self._failure:
+            status = _STATUSES.get(exit_code)
+            code = agent_code(status) if failure.code == AgentFailed.code else failure.code
+            return msgspec.structs.replace(failure, code=code, exit_code=1 if status else exit_code)
         said = readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and said:
             if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
@@ -191,11 +195,7 @@ class GeminiDecoder:
         if event.status == "success":
             return RunFailed(AgentFailed.code, self._told or NOTHING, usage=usage)
         status, message = cause(error.message or self._told or "gemini reported a failure and no reason")
-        failure = RunFailed(agent_code(status), message, usage=usage)
-        if status:
-            return failure
-        # The exit code may still tell what the message does not.
-        self._failure = failure
+        self._failure = RunFailed(agent_code(status), message, usage=usage)
         return None
 
 

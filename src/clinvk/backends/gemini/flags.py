@@ -51,8 +51,8 @@ _LETTERS = {
     "y": "yolo",
 }
 _HARMLESS = ("--debug", "--raw-output", "--screen-reader", "-d")
-SAFE_FLAGS: Flags = {"--raw-output": None, "--screen-reader": None}
-"""Those for requests of anybody: what is told for debugging is not for all eyes."""
+SAFE_FLAGS: Flags = {"--screen-reader": None}
+"""That for requests of anybody: what is told for debugging is not for all eyes, nor is a model's output as it came."""
 
 
 def check_extra(extra: tuple[str, ...], *, open_words: bool) -> None:

@@ -1,7 +1,7 @@
 """The Anthropic Messages API: `POST /v1/messages`, `POST /v1/messages/count_tokens`, and its lists and errors."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -39,6 +39,15 @@ class Anthropic:
     result_type = "application/json"
     error_type = "application/json"
     pulse = PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "prompt": "messages",
+        "images": "messages",
+        "system_prompt": "system",
+        "stop": "stop_sequences",
+        "effort": "output_config.effort",
+        "output_schema": "output_config.format.schema",
+    }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request for a message.
@@ -47,21 +56,20 @@ class Anthropic:
             InvalidRequest: names the field, or the header.
         """
         asked = strict.decode(body, _body)
-        if not asked.model.strip():
-            raise InvalidRequest("model is empty", "model")
         choice = asked.tool_choice.type if asked.tool_choice else None
-        ignored = vendor.ignored_tools(bool(asked.tools), choice, "tool_choice.type")
+        tools = vendor.ignored_tools(bool(asked.tools), choice, "tool_choice.type")
         request = RunRequest(
             prompt="",
             model=asked.model,
             max_tokens=asked.max_tokens,
-            stop=_stop(asked.stop_sequences or ()),
+            stop=vendor.stops(asked.stop_sequences or (), "stop_sequences"),
             thinking=_shows_thinking(asked.thinking),
             effort=_effort(asked),
             output_schema=_schema(asked),
             metadata=asked.metadata or {},
         )
         call = vendor.call(request, _conversation(asked), vendor.asked(headers))
+        ignored = (*tools, *vendor.ignored_stop(request, "stop_sequences"))
         return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -87,10 +95,6 @@ class Anthropic:
         )
         return _encoder.encode(message)
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give nothing: no body of this format asks for a run that goes on behind its client's back."""
-        return b""
-
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of an error."""
         return errors.refusal(error, request_id)
@@ -107,13 +111,6 @@ def _conversation(asked: MessagesBody) -> Conversation:
         else:
             turns.append(blocks.turn(message, place))
     return Conversation(tuple(system), tuple(turns))
-
-
-def _stop(texts: Sequence[str]) -> tuple[str, ...]:
-    for index, text in enumerate(texts):
-        if not text:
-            raise InvalidRequest(f"stop_sequences[{index}] is empty", f"stop_sequences[{index}]")
-    return tuple(texts)
 
 
 def _shows_thinking(thinking: Thinking | None) -> bool:

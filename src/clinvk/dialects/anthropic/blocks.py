@@ -18,7 +18,7 @@ from clinvk.dialects.anthropic.body import (
     ToolResultIn,
     ToolUseIn,
 )
-from clinvk.dialects.conversation import CallMade, Outcome, Turn, image_of
+from clinvk.dialects.conversation import CallMade, Outcome, Turn, image_of, system_text
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
 
@@ -63,13 +63,13 @@ def turn(message: MessageIn, place: str) -> Turn:
 
 
 def system(blocks: Blocks | None, place: str) -> tuple[str, ...]:
-    """Read the texts of a system; `place` is where they stand in the body.
+    """Read the texts of a system, documents among them; `place` is where they stand in the body.
 
     Raises:
-        InvalidRequest: names the field.
+        InvalidRequest: names the field, where one is no text.
     """
-    texts = (block.text for block, _ in _read(blocks, place) if isinstance(block, TextIn))
-    return tuple(text for text in texts if not text.startswith(_BILLING))
+    texts = ("\n".join(system_text(part, at) for part in _parts(block, at)) for block, at in _read(blocks, place))
+    return tuple(text for text in texts if text and not text.startswith(_BILLING))
 
 
 def _read(blocks: Blocks | None, place: str) -> Iterator[tuple[_Block, str]]:

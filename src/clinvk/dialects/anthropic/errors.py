@@ -1,5 +1,7 @@
 """Errors as the Messages API tells them: https://docs.claude.com/en/api/errors."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from clinvk import errors
@@ -8,48 +10,31 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import RunFailed
 from clinvk.redaction import redacted
 
-KINDS: dict[type[ClinvkError], tuple[int, str]] = {
-    errors.ClinvkError: (500, "api_error"),
-    errors.InvalidRequest: (400, "invalid_request_error"),
-    errors.BackendUnavailable: (404, "not_found_error"),
-    errors.SessionError: (400, "invalid_request_error"),
-    errors.SessionNotFound: (404, "not_found_error"),
-    errors.SessionBusy: (409, "conflict_error"),
-    errors.RunNotFound: (404, "not_found_error"),
-    errors.AmbiguousId: (400, "invalid_request_error"),
-    errors.QueueFull: (529, "overloaded_error"),
-    errors.ShuttingDown: (503, "overloaded_error"),
-    errors.TimedOut: (504, "timeout_error"),
-    errors.AgentUnauthenticated: (401, "authentication_error"),
-    errors.AgentRateLimited: (429, "rate_limit_error"),
-    errors.AgentUnpaid: (402, "billing_error"),
-    errors.AgentOverloaded: (529, "overloaded_error"),
-    errors.AgentRejected: (400, "invalid_request_error"),
-    base.KeyRefused: (401, "authentication_error"),
-    base.ForeignOrigin: (403, "permission_error"),
-    base.HostRefused: (403, "permission_error"),
-    base.DirectoryNotAllowed: (403, "permission_error"),
-    base.BackendNotAllowed: (403, "permission_error"),
-    base.BeyondPolicy: (403, "permission_error"),
-    base.RateLimited: (429, "rate_limit_error"),
-    base.NoSuchPath: (404, "not_found_error"),
-    base.MethodNotAllowed: (405, "invalid_request_error"),
-    base.BodyTooSlow: (408, "timeout_error"),
-    base.BodyTooLarge: (413, "request_too_large"),
-    base.WrongMediaType: (415, "invalid_request_error"),
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **vendor.STATUSES,
+    errors.QueueFull: 529,
+    errors.AgentUnpaid: 402,
+    errors.AgentOverloaded: 529,
 }
-"""Status and type of each kind of error; a class that is not listed is what its nearest ancestor is."""
 
-FIELDS = {
-    **vendor.FIELDS,
-    "prompt": "messages",
-    "images": "messages",
-    "system_prompt": "system",
-    "stop": "stop_sequences",
-    "effort": "output_config.effort",
-    "output_schema": "output_config.format.schema",
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
 }
-"""What a field of a `RunRequest` is called by the client."""
+"""What the API calls an error, by its status."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -88,8 +73,8 @@ def broken_off(event: RunFailed) -> bytes:
 
 
 def _told(error: ClinvkError) -> tuple[int, ErrorObject]:
-    status, type_ = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
-    return status, ErrorObject(type_, _message(error), Details(error.code))
+    status = base.nearest(type(error), STATUSES)
+    return status, ErrorObject(_TYPES[status], _message(error), Details(error.code))
 
 
 def _message(error: ClinvkError) -> str:
@@ -97,5 +82,4 @@ def _message(error: ClinvkError) -> str:
     message = redacted(error.message)
     if not isinstance(error, InvalidRequest) or error.field is None:
         return message
-    field = FIELDS.get(error.field, error.field)
-    return message if field in message else f"{field}: {message}"
+    return message if error.field in message else f"{error.field}: {message}"

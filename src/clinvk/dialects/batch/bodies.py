@@ -30,8 +30,13 @@ class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True
     `output_format` has no effect, and `detach` is refused: the whole is one answer, or one stream.
     """
 
-    id: Annotated[str | None, Meta(description="Comes back with the result and its events.")] = None
-    name: Annotated[str | None, Meta(description="Likewise; of a step, what `{{steps.NAME}}` means.")] = None
+    id: Annotated[
+        str | None, Meta(description="Comes back with the result and its events; no two tasks have the same.")
+    ] = None
+    name: Annotated[
+        str | None,
+        Meta(description="Comes back too; of a step, what `{{steps.NAME}}` means, so that no two have the same."),
+    ] = None
     meta: Annotated[dict[str, object] | None, Meta(description="Comes back with the result.")] = None
     isolation: _Where = None
 
@@ -111,6 +116,7 @@ def parallel(body: ParallelBody) -> Parallel:
     Raises:
         InvalidRequest: names the field.
     """
+    _refuse_twice([task.id for task in body.tasks], "tasks", "id")
     return Parallel(
         parts=_parts(body.tasks, "tasks", body.dry_run), max_parallel=body.max_parallel, fail_fast=body.fail_fast
     )
@@ -124,6 +130,7 @@ def chain(body: ChainBody) -> Chain:
     """
     if body.steps is None:
         raise InvalidRequest("steps is missing", "steps")
+    _refuse_twice([step.name for step in body.steps], "steps", "name")
     parts = _parts(body.steps, "steps", body.dry_run)
     if body.pass_working_dir:
         parts = tuple(replace(part, follows=index > 0 and _is_free(part)) for index, part in enumerate(parts))
@@ -151,6 +158,15 @@ def compare(body: CompareBody) -> Compare:
 
 def _parts(bodies: list[PartBody], where: str, dry_run: bool | None) -> tuple[Part, ...]:
     return tuple(_part(body, f"{where}[{index}]", dry_run) for index, body in enumerate(bodies))
+
+
+def _refuse_twice(names: list[str | None], at: str, field: str) -> None:
+    """Refuse a name that two parts have: nobody could tell which is meant."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name and (before := first.setdefault(name, index)) != index:
+            twice = InvalidRequest(f"{field} {name!r} is that of {at}[{before}] already", field)
+            raise placed(twice, f"{at}[{index}]")
 
 
 def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
@@ -188,7 +204,7 @@ def _compared(body: CompareBody, entry: BackendBody, index: int) -> Part:
 
 
 def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
-    """Give the request of an agent that reads, and does nothing else."""
+    """Give the request of an agent that reads, and does nothing else; nobody goes on with its conversation."""
     return RunRequest(
         prompt=judge.prompt or "",
         backend=judge.backend,
@@ -197,5 +213,5 @@ def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
         sandbox_mode="read-only",
         approval_mode="default",
         timeout_s=judge.timeout_secs,
-        ephemeral=bool(body.ephemeral),
+        ephemeral=True,
     )

@@ -26,16 +26,6 @@ from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
-FIELDS = {
-    **vendor.FIELDS,
-    "prompt": "messages",
-    "effort": "reasoning_effort",
-    "images": "messages",
-    "system_prompt": "messages",
-    "output_schema": "response_format.json_schema.schema",
-}
-"""What a field of a `RunRequest` is called by the client."""
-
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
 _NO_THINKING = ("none", "disabled")
 _body = msgspec.json.Decoder(ChatBody)
@@ -50,6 +40,14 @@ class OpenAIChat:
     result_type = "application/json"
     error_type = "application/json"
     pulse = sse.PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "prompt": "messages",
+        "effort": "reasoning_effort",
+        "images": "messages",
+        "system_prompt": "messages",
+        "output_schema": "response_format.json_schema.schema",
+    }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a request body.
@@ -81,7 +79,7 @@ class OpenAIChat:
             stream=bool(asked.stream),
             model=asked.model,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            ignored=ignored,
+            ignored=(*ignored, *vendor.ignored_stop(request)),
         )
 
     def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
@@ -103,13 +101,9 @@ class OpenAIChat:
         )
         return _encoder.encode(answer)
 
-    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Never: no body of this API asks for a run that goes on by itself."""
-        raise AssertionError(state)
-
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of an error."""
-        return openai_errors.refusal(error, FIELDS)
+        return openai_errors.refusal(error)
 
 
 class ChatEncoder:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of
+from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
 from clinvk.dialects.openai_chat.bodies import (
     AudioPart,
     FileData,
@@ -28,18 +28,11 @@ def conversation(messages: list[Message]) -> Conversation:
     for index, message in enumerate(messages):
         place = f"messages[{index}]"
         if message.role in ("system", "developer"):
-            system += _texts(_content(message, place), place)
+            content = _content(message, place)
+            system += (system_text(part, f"{place}.content[{at}]") for at, part in enumerate(content))
         else:
             turns.append(_turn(message, place))
     return Conversation(tuple(system), tuple(turns))
-
-
-def _texts(content: Content, place: str) -> Iterator[str]:
-    for index, part in enumerate(content):
-        if isinstance(part, Image):
-            where = f"{place}.content[{index}]"
-            raise InvalidRequest(f"{where} is an image, which the agent's system prompt cannot have", where)
-        yield part
 
 
 def _turn(message: Message, place: str) -> Turn:

@@ -19,17 +19,6 @@ from clinvk.events import Event, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
-FIELDS = {
-    **vendor.FIELDS,
-    "effort": "reasoning.effort",
-    "images": "input",
-    "max_tokens": "max_output_tokens",
-    "output_schema": "text.format.schema",
-    "prompt": "input",
-    "system_prompt": "instructions",
-}
-"""What a field of a `RunRequest` is called by the client."""
-
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,6 +53,15 @@ class OpenAIResponses:
     result_type = "application/json"
     error_type = "application/json"
     pulse = sse.PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "effort": "reasoning.effort",
+        "images": "input",
+        "max_tokens": "max_output_tokens",
+        "output_schema": "text.format.schema",
+        "prompt": "input",
+        "system_prompt": "instructions",
+    }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
         """Read a body.
@@ -111,7 +109,7 @@ class OpenAIResponses:
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give status and body of a request that could not be run."""
-        return openai_errors.refusal(error, FIELDS)
+        return openai_errors.refusal(error)
 
 
 def _begun(call: Call, facts: Facts) -> Response:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from clinvk.dialects import strict
-from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of
+from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
 
@@ -101,7 +101,7 @@ def _message(message: _Message, place: str, system: list[str], turns: list[Turn]
         case "user" | "assistant" as role:
             turns.append(Turn(role, content))
         case "system" | "developer":
-            system += [part for part in content if isinstance(part, str)]
+            system += [system_text(part, f"{place}.content[{index}]") for index, part in enumerate(content)]
         case _:
             raise InvalidRequest(f"{place}.role must be one of {_ROLES}, got {message.role!r}", f"{place}.role")
 

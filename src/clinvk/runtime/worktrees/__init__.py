@@ -14,16 +14,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.checks import Check, run_check
+from clinvk.plan import Change, ChangedFile, Check
+from clinvk.runtime.checks import run_check
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.folders import Facts, Folders, Place, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitFailed
 from clinvk.runtime.worktrees.look import Look, looked
-from clinvk.runtime.worktrees.words import Applied, Change, ChangedFile, Listed, Outcome, State, Worktree
+from clinvk.runtime.worktrees.words import Applied, Listed, State, Worktree
 
-__all__ = ["Applied", "Change", "ChangedFile", "Listed", "Outcome", "State", "Worktree", "Worktrees"]
+__all__ = ["Applied", "Listed", "State", "Worktree", "Worktrees"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,15 @@ class Worktrees:
             warnings=source.warnings,
         )
 
-    async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Outcome:
+    async def examine(self, directory: str) -> None:
+        """Look whether a worktree can be made from a directory.
+
+        Raises:
+            InvalidRequest, ClinvkError: as `make`.
+        """
+        await repository.source(Git(self._spawner, self._environ, directory), directory)
+
+    async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Change:
         """Look at what was done in a worktree; call it when the agent has ended, and before the worktree is left.
 
         Raises:
@@ -124,12 +133,12 @@ class Worktrees:
                     diff, size = await asyncio.to_thread(_beginning, look.patch, max_diff_bytes)
             except GitFailed as exc:  # a file of several GB, for one, is too much for git
                 warnings = (*warnings, f"there is no diff: {exc.message}")
-        return Outcome(
+        return Change(
             diff=diff.decode(errors="replace"),
-            diff_bytes=size,
             is_cut=len(diff) < size,
             files=look.files,
             branch=worktree.branch,
+            path=worktree.path,
             kept=kept,
             warnings=warnings,
         )

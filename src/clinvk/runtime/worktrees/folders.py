@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk.config.loading import WORKTREES
 from clinvk.errors import ClinvkError, InvalidRequest
-
-FOLDER = "worktrees"
 
 _LABEL_CHARS = 40
 _FACTS = "worktree.json"
@@ -81,7 +80,7 @@ class Folders:
     """The folders of all worktrees."""
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
-        self.path = Path(home).absolute() / FOLDER
+        self.path = Path(home).absolute() / WORKTREES
 
     def make(self, label: str, facts: Facts) -> tuple[Place, int]:
         """Make the folder of a worktree, locked from its first moment; give it and the lock.

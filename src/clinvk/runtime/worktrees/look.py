@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clinvk.errors import ClinvkError
+from clinvk.plan import Alteration, ChangedFile
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.worktrees.folders import Facts, Place, remove_tree
 from clinvk.runtime.worktrees.git import Git, GitFailed, words
-from clinvk.runtime.worktrees.words import Change, ChangedFile
 
-_CHANGES: dict[bytes, Change] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
+_CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
 _DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
 _PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
@@ -127,7 +127,7 @@ def _is_file(path: bytes) -> bool:
     return os.path.islink(path) or os.path.isfile(path)
 
 
-def _read(raw: bytes) -> Iterator[tuple[bytes, Change, bool]]:
+def _read(raw: bytes) -> Iterator[tuple[bytes, Alteration, bool]]:
     """Read `--raw -z`: name, change, and whether a repository is there and no file."""
     fields = raw.split(b"\0")
     for about, name in zip(fields[::2], fields[1::2], strict=False):

@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-Change = Literal["added", "modified", "deleted", "type-changed"]
+from clinvk.plan import ChangedFile
+
 State = Literal["in use", "changed", "unchanged", "broken"]
 
 
@@ -30,42 +31,13 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class ChangedFile(msgspec.Struct, frozen=True):
-    """A file that is not as it was; `path` begins at the top of the repository."""
-
-    path: str
-    change: Change
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent did in its worktree.
-
-    Attributes:
-        diff: the patch from the base, for `git apply`: text that is no UTF-8 has signs in its place.
-        diff_bytes: the size of the whole patch.
-        is_cut: `diff` is the beginning only.
-        files: what was added, changed and deleted; new files count, ignored ones do not.
-        branch: the branch of the worktree.
-        kept: whether the worktree stays: it does where something was changed.
-        warnings: what could not be looked at.
-    """
-
-    diff: str
-    diff_bytes: int
-    is_cut: bool
-    files: tuple[ChangedFile, ...]
-    branch: str
-    kept: bool
-    warnings: tuple[str, ...] = ()
-
-
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """A worktree that is there.
 
     Attributes:
         made_at: in seconds since 1970.
         state: `in use` is one whose agent is at work, `broken` one that cannot be looked at: `problem` says why.
-        files: as in `Outcome`; none while it is in use.
+        files: as in `Change`; none while it is in use.
     """
 
     id: str

@@ -1,0 +1,118 @@
+"""The process that judges schemas, and answers by them: `schema.py` starts it and waits for it.
+
+It reads the schema from stdin, with the answer after it or none, and prints a `Verdict`.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+_MAX_FAULT = 500
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_SAMPLES = (b"null", b"true", b"0", b'""', b"[]", b"{}")
+"""What a schema is tried with before an agent is asked."""
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """What is to be judged: an answer, as JSON, or the schema alone."""
+
+    schema: dict[str, object]
+    answer: bytes | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a schema is none, and where the answer does not fit it; empty where there is nothing to say."""
+
+    schema: str = ""
+    answer: str = ""
+
+
+def judged(task: Task) -> Verdict:
+    """Judge; what a schema trips its judge with is a fault of the schema."""
+    try:
+        if task.answer is not None:
+            return Verdict(answer=_mismatch(task.schema, task.answer))
+        return Verdict(schema=_fault(task.schema))
+    except RecursionError:
+        return Verdict(schema="it is nested too deeply, or refers to itself without end")
+    except Exception as exc:  # noqa: BLE001 - there is no list of what a validator raises
+        return Verdict(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT])
+
+
+def _validator(schema: dict[str, object]) -> "type[Validator]":
+    from jsonschema import Draft202012Validator, validators
+
+    return validators.validator_for(schema, default=Draft202012Validator)
+
+
+def _mismatch(schema: dict[str, object], answer: bytes) -> str:
+    from referencing.jsonschema import EMPTY_REGISTRY
+
+    validator = _validator(schema)(schema, registry=EMPTY_REGISTRY)
+    error = next(validator.iter_errors(msgspec.json.decode(answer)), None)
+    return f"{error.message[:_MAX_FAULT]} (at {error.json_path})" if error else ""
+
+
+def _fault(schema: dict[str, object]) -> str:
+    from jsonschema import SchemaError
+
+    dialect = schema.get("$schema", "")
+    if not isinstance(dialect, str):
+        return f"{dialect!r} is not of type 'string' (at $.$schema)"
+    try:
+        _validator(schema).check_schema(schema)
+        lost = _lost_reference(schema)
+    except SchemaError as error:
+        return f"{error.message[:_MAX_FAULT]} (at {error.json_path})"
+    if not lost:
+        for sample in _SAMPLES:
+            _mismatch(schema, sample)
+    return lost
+
+
+def _lost_reference(schema: dict[str, object]) -> str:
+    """Say which reference leads to no schema: none is fetched from elsewhere.
+
+    Raises:
+        SchemaError: what is referred to, where no schema is looked for, is none.
+    """
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY, specification_with
+
+    dialect = specification_with(str(schema.get("$schema", "")), default=DRAFT202012)
+    root = dialect.create_resource(schema)
+    waiting = [(EMPTY_REGISTRY.resolver_with_root(root), root)]
+    seen: set[int] = set()
+    while waiting:
+        resolver, part = waiting.pop()
+        if id(part.contents) in seen:
+            continue
+        seen.add(id(part.contents))
+        waiting += ((resolver.in_subresource(inner), inner) for inner in part.subresources())
+        for reference in _references(part.contents):
+            try:
+                found = resolver.lookup(reference)
+            except (Unresolvable, ValueError):
+                return f"{reference[:_MAX_FAULT]!r} refers to nothing in it"
+            if not isinstance(found.contents, dict | bool):
+                return f"{reference[:_MAX_FAULT]!r} refers to no schema"
+            if isinstance(found.contents, dict):
+                _validator(schema).check_schema(msgspec.convert(found.contents, dict[str, object]))
+            waiting.append((found.resolver, dialect.create_resource(found.contents)))
+    return ""
+
+
+def _references(part: object) -> list[str]:
+    if not isinstance(part, dict):
+        return []
+    keywords = msgspec.convert(part, dict[str, object])
+    return [value for name in _REFERENCES if isinstance(value := keywords.get(name), str)]
+
+
+if __name__ == "__main__":
+    _task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    sys.stdout.buffer.write(msgspec.json.encode(judged(_task)))

@@ -1,0 +1,116 @@
+"""Schemas are judged by their dialect, and the JSON in an answer is found."""
+
+import json
+import random
+import time
+
+import msgspec
+import pytest
+
+from bodies import SCHEMA, mutated
+from clinvk.runtime.schema import Json, read
+from clinvk.runtime.schema_process import Task, judged
+
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
+GOOD: dict[str, Json] = {
+    "a reference that is a value": {"enum": [{"$ref": "#/gone"}], "default": {"$ref": "http://a"}},
+    "a constant": {"const": {"$ref": "x"}},
+    "a property of that name": {"properties": {"$ref": {"type": "string"}}},
+    "relative to a nested id": {
+        "$id": "http://a/root",
+        "properties": {"x": {"$ref": "sub/one"}},
+        "$defs": {"one": {"$id": "sub/one", "$ref": "#/$defs/two", "$defs": {"two": {"type": "string"}}}},
+    },
+    "an anchor": {"$ref": "#here", "$defs": {"x": {"$anchor": "here", "type": "object"}}},
+    "an anchor of draft 7": {
+        "$schema": DRAFT_7,
+        "properties": {"a": {"$ref": "#here"}},
+        "definitions": {"x": {"$id": "#here", "type": "string"}},
+    },
+    "a dynamic reference": {"properties": {"a": {"$dynamicRef": "#here"}}, "$defs": {"x": {"$dynamicAnchor": "here"}}},
+    "a dialect that nobody knows": {"$schema": "urn:mine", "type": "object"},
+    "to itself, one level down": {"properties": {"next": {"$ref": "#"}}},
+}
+
+BAD: dict[str, tuple[Json, str]] = {
+    "a list as dialect": ({"$schema": []}, "at $.$schema"),
+    "a number as dialect": ({"$schema": 5}, "at $.$schema"),
+    "from elsewhere": ({"properties": {"a": {"$ref": "http://a/b"}}}, "'http://a/b' refers to nothing"),
+    "dynamically from elsewhere": ({"properties": {"a": {"$dynamicRef": "http://a/b"}}}, "refers to nothing"),
+    "no address at all": ({"properties": {"a": {"$ref": "http://["}}}, "refers to nothing"),
+    "to a list": ({"$ref": "#/allOf", "allOf": [{}]}, "refers to no schema"),
+    "no place in a list": ({"$ref": "#/allOf/x", "allOf": [{}]}, "refers to nothing"),
+    "lost where a reference leads": ({"$ref": "#/x", "x": {"$ref": "#/gone"}}, "'#/gone' refers to nothing"),
+    "to what is no schema": ({"$ref": "#/x", "x": {"type": "nonsense"}}, "'nonsense'"),
+    "to a text": ({"properties": {"a": {"$ref": "#/x"}}, "x": "text"}, "refers to no schema"),
+    "to itself": ({"$ref": "#"}, "refers to itself"),
+    "to itself, a way round": ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#"}}}, "refers to itself"),
+    "a broken pattern": ({"pattern": "("}, "'('"),
+}
+
+
+@pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD)
+def test_a_schema_is_taken(schema: Json) -> None:
+    assert judged(Task(schema)).schema == ""
+
+
+@pytest.mark.parametrize(("schema", "why"), BAD.values(), ids=BAD)
+def test_what_is_no_schema_is_told(schema: Json, why: str) -> None:
+    assert why in judged(Task(schema)).schema
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_broken_schema_is_told_in_the_words_of_schemas(seed: int) -> None:
+    """No error of Python shows: where it did, the judge would not have known what it met."""
+    try:
+        schema = msgspec.json.decode(mutated(SCHEMA, random.Random(seed)), type=Json)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    fault = judged(Task(schema)).schema
+    assert "Error:" not in fault
+    assert fault or judged(Task(schema, b"{}")).schema == ""
+
+
+def test_an_answer_is_judged_by_the_dialect_of_its_schema() -> None:
+    schema: Json = {"items": [{"type": "string"}]}
+    assert judged(Task({"$schema": DRAFT_7, **schema}, b"[1]")).answer == "1 is not of type 'string' (at $[0])"
+
+
+def test_an_answer_that_a_schema_has_no_end_for_is_a_fault_of_the_schema() -> None:
+    schema: Json = {"properties": {"a": {"$ref": "#/properties/a"}}}
+    assert judged(Task(schema, b'{"a":1}')).schema == "it is nested too deeply, or refers to itself without end"
+
+
+FENCED = {
+    "plain": "```\n1\n```",
+    "as JSON": "```json\n1\n```",
+    "the last of several": "```json\n2\n```\n\nor rather\n\n```json\n1\n```\nThat is it.",
+    "after other code": "```python\nx = 2\n```\ntext\n```\n1\n```",
+    "before other code": "```\n1\n```\nfrom\n```python\nx = 2\n```",
+    "at the end of a line": "Here: ```json\n1```",
+    "with the line ends of Windows": "```json\r\n1\r\n```\r\n.",
+}
+
+
+@pytest.mark.parametrize("text", FENCED.values(), ids=FENCED)
+def test_json_in_a_fence_is_read(text: str) -> None:
+    assert read(text) == 1
+
+
+def test_fences_within_a_string_do_not_end_it() -> None:
+    value = {"code": "```python\nx\n```"}
+    assert read(f"Look:\n```json\n{json.dumps(value)}\n```\n") == value
+
+
+def test_a_line_separator_of_unicode_ends_no_line() -> None:
+    assert read('```json\n"a\u2028b"\n```') == "a\u2028b"
+
+
+def test_a_long_answer_full_of_fences_is_read_in_no_time() -> None:
+    """A search that begins again at each fence takes minutes for these."""
+    began = time.process_time()
+    for text in ("```\n" * 300_001, "```json" + "\n" * 1_000_000, "``` " * 300_000):
+        with pytest.raises(ValueError, match="no JSON"):
+            read(text)
+    assert time.process_time() - began < 10
