@@ -18,13 +18,13 @@ _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
 
 
 class Server:
-    """A server on a free port; its home is the agent's, which serves one prompt. It is killed if it is still there.
+    """A server on a free port; its home is the agent's. It is killed at the end if it is still there.
 
     Entered it may not be up yet: `up` waits for that.
     """
 
     def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None) -> None:
-        self._env = {**agent.env, "CLINVK_WARM__ENABLED": "false", **(env or {})}
+        self._env = {**agent.env, **(env or {})}
         self._log = tempfile.NamedTemporaryFile(prefix="server-", suffix=".log", dir=agent.folder)  # noqa: SIM115
         self._client: httpx.Client | None = None
         self.process = subprocess.Popen(

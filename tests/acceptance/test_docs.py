@@ -80,6 +80,7 @@ class Reader:
         assert node, "no `node` on PATH: the samples in JavaScript need it"
         path = [self.programs, *(agent.folder for agent in agents), Path(node).parent, "/usr/bin", "/bin"]
         self.env = {
+            "CLINVK_WARM__MAX_PROCESSES": "0",  # the scripted agents serve one prompt
             "PATH": os.pathsep.join(map(str, path)),
             "HOME": str(self.home),
             "LANG": "C.UTF-8",

@@ -120,7 +120,7 @@ class Terminal:
             os.execve(
                 Clinvk.command,
                 [Clinvk.command, "serve", "--port", "0"],
-                {**agent.env, "HOME": str(agent.folder), "CLINVK_WARM__ENABLED": "false"},
+                {**agent.env, "HOME": str(agent.folder)},
             )
         self.said = ""
 

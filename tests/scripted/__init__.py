@@ -54,10 +54,12 @@ class Scripted:
     def env(self) -> dict[str, str]:
         """A scrubbed environment in which clinvk finds the agent; its home is the folder too.
 
-        It lets the coverage of a `clinvk` that a test starts be measured.
+        No agent is kept, since those of scripts serve one prompt. It lets the coverage of a `clinvk` that a test starts
+        be measured.
         """
         measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-        return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **measured}
+        kept = {"CLINVK_WARM__ENABLED": "false"}
+        return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8", **kept, **measured}
 
     def play(self, steps: Sequence[Step], *, when: str | None = None, reads: bool = True, server: bool = False) -> None:
         """Say what the agent does from its next start on; then it exits with 0.
