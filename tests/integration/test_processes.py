@@ -65,6 +65,33 @@ async def test_what_goes_in_comes_out_in_lines() -> None:
     child.process.discard()
 
 
+@BOTH_MARKS
+async def test_a_process_whose_memory_is_measured_goes_on(kind: Kind) -> None:
+    own = spawner(kind)
+    child = Child(own, "sh", "-c", "sleep 60 >/dev/null & cat")
+    sizes = await own.memory([child.process.number, 77])
+    assert sizes[child.process.number] > 0
+    assert sizes[77] == 0
+    child.process.write(b"on\n", close=True)
+    await child.end()
+    assert child.lines == [b"on"]
+    await own.sweep(child.process)
+    child.process.discard()
+
+
+@BOTH_MARKS
+async def test_what_has_a_variable_is_ended_and_the_rest_goes_on(kind: Kind) -> None:
+    own = spawner(kind)
+    child = Child(own, "sh", "-c", "X=1 sh -c 'echo $$; exec sleep 60' & sleep 60 & echo $!; cat")
+    await child.until(lambda: len(child.lines) == 2)
+    await own.end_tools(child.process, ("X", "1"))
+    assert sorted(alive(int(pid)) for pid in child.lines) == [False, True]
+    child.process.write(b"on\n", close=True)
+    await child.until(lambda: child.lines[-1] == b"on")
+    await own.sweep(child.process)
+    child.process.discard()
+
+
 async def test_a_prompt_larger_than_any_pipe_is_written_whole() -> None:
     child = Child(spawner(), "wc", "-c")
     child.process.write(b"x" * 5_000_000, close=True)

@@ -31,7 +31,14 @@ class Marks(Protocol):
         ...
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Give the pids alive of all that came of the agent processes `roots`; None is all of this clinvk."""
+        """Give the pids alive of all that came of the agent processes `roots`; None is all of this clinvk.
+
+        They are to be ended: some kinds stop each as soon as it is found.
+        """
+        ...
+
+    def look(self) -> Mapping[int, Collection[int]]:
+        """Give the pids of all that came of each agent process of this clinvk, by its number. They go on."""
         ...
 
     def alive(self, pids: set[int]) -> set[int]:
@@ -80,6 +87,10 @@ class RlimitMarks:
         """Find all that carry a mark, and the children of those."""
         return remains.marked(self.server, roots)
 
+    def look(self) -> Mapping[int, Collection[int]]:
+        """Find all that carry a mark."""
+        return remains.bearers(self.server)
+
     def alive(self, pids: set[int]) -> set[int]:
         """Look at the state of each."""
         return remains.alive(pids)
@@ -100,19 +111,31 @@ class TreeMarks:
 
     def find(self, roots: Roots | None) -> set[int]:
         """Find all with the variable, the roots, and their descendants; a guardian is left."""
+        bearers, guardians = self._bearers()
+        found: set[int] = set(roots.values() if roots else ())
+        for number, pids in bearers.items():
+            found |= pids if roots is None or number in roots else set()
+        return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
+
+    def look(self) -> Mapping[int, Collection[int]]:
+        """Find all with the variable, and their descendants."""
+        bearers, guardians = self._bearers()
+        return {number: (pids | _descendants(pids)) - guardians for number, pids in bearers.items()}
+
+    def _bearers(self) -> tuple[dict[int, set[int]], set[int]]:
+        """Give all with the variable by their number, and the guardians, of whichever clinvk."""
         import psutil
 
-        found: set[int] = set()
+        found: dict[int, set[int]] = {}
         guardians: set[int] = set()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 server, _, number = process.environ().get(MARK_VARIABLE, "").partition("-")
                 if number == str(remains.GUARDIAN):
                     guardians.add(process.pid)
-                elif server == str(self.server) and (roots is None or number in map(str, roots)):
-                    found.add(process.pid)
-        found.update(roots.values() if roots else ())
-        return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
+                elif server == str(self.server) and number.isdecimal():
+                    found.setdefault(int(number), set()).add(process.pid)
+        return found, guardians
 
     def alive(self, pids: set[int]) -> set[int]:
         """Look at the state of each."""
@@ -134,7 +157,7 @@ def kill_with(marks: Marks, number: int, variable: tuple[str, str]) -> None:
     wanted = f"{variable[0]}={variable[1]}".encode()
 
     def find() -> set[int]:
-        found = {pid for pid in marks.find({number: 0}) if wanted in _environment(pid).split(b"\0")}
+        found = {pid for pid in marks.look().get(number, ()) if wanted in _environment(pid).split(b"\0")}
         return marks.alive(found | _descendants(found)) if found else found
 
     remains.end(find, marks.alive)
@@ -142,7 +165,8 @@ def kill_with(marks: Marks, number: int, variable: tuple[str, str]) -> None:
 
 def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
     """Give the resident bytes of agent processes and of all that came of them, by number. Blocks."""
-    return {number: sum(map(_resident, marks.find({number: 0}))) for number in numbers}
+    found = marks.look()
+    return {number: sum(map(_resident, found.get(number, ()))) for number in numbers}
 
 
 def _environment(pid: int) -> bytes:

@@ -51,6 +51,19 @@ def marked(server: int, numbers: "Container[int] | None") -> set[int]:
     return alive(found - {os.getpid()})
 
 
+def bearers(server: int) -> "dict[int, set[int]]":
+    """Give who carries a mark of a clinvk, by the number of the agent process. They are left as they are."""
+    found: dict[int, set[int]] = {}
+    for pid in _pids() - {os.getpid()}:
+        try:
+            own = _mark_of(pid)
+        except ProcessLookupError:
+            continue
+        if own and own[0] == server and own[1] != GUARDIAN:
+            found.setdefault(own[1], set()).add(pid)
+    return found
+
+
 def _is_guardian(pid: int) -> bool:
     try:
         own = _mark_of(pid)
