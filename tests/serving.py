@@ -76,15 +76,15 @@ async def serving(
     log: LogSettings | None = None,
     tracing: bool = False,
     policy: PolicySettings | None = None,
-    keeps_warm: bool = False,
+    warm: WarmSettings | None = None,
     **server: object,
 ) -> AsyncGenerator[Served]:
     """Serve with these settings of `server`; without a store, with that of the environment's home.
 
-    Agents are not kept, since those of scripts serve one prompt.
+    Agents are kept where `warm` says so: those of scripts serve one prompt.
     """
     settings = Settings(
-        warm=WarmSettings(enabled=keeps_warm),
+        warm=warm or WarmSettings(enabled=False),
         server=ServerSettings(**server),  # pyright: ignore[reportArgumentType]  # a wrong name or type fails the test
         backends=backends or {},
         unified_flags=unified_flags or UnifiedFlags(),

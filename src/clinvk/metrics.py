@@ -31,10 +31,29 @@ _WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800
 _WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent processes of a backend that are kept for runs to come; hits and misses are counted since the start."""
+
+    processes: int
+    ready: int
+    runs: int
+    hits: int
+    misses: int
+    memory_bytes: int
+
+
+class Warm(msgspec.Struct, frozen=True, kw_only=True):
+    """Those of each backend of which any may be kept, and the limits that hold for all together; 0 bytes is none."""
+
+    backends: Mapping[str, Kept]
+    slots: int
+    memory_limit_bytes: int
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What is so at the moment: requests and runs under way, the limits, and what is kept.
 
-    `sessions` is None where the store cannot be used.
+    `sessions` is None where the store cannot be used; `warm` where no agent processes are kept.
     """
 
     requests: int
@@ -44,6 +63,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     queue_slots: int
     sessions: int | None
     store_bytes: int
+    warm: Warm | None
 
 
 class Metrics:
@@ -188,6 +208,32 @@ def _standing(standing: Standing) -> Iterator[Metric]:
     if standing.sessions is not None:
         yield _gauge("clinvk_store_sessions", "Sessions that are kept.", standing.sessions)
     yield _gauge("clinvk_store_bytes", "The database with its journal.", standing.store_bytes)
+    if standing.warm:
+        yield from _warm(standing.warm)
+
+
+def _warm(warm: Warm) -> Iterator[Metric]:
+    def of_each(value: Callable[[Kept], int]) -> dict[str, int]:
+        return {backend: value(kept) for backend, kept in warm.backends.items()}
+
+    def counted(name: str, help_: str, values: Mapping[str, int]) -> Metric:
+        return _counter(name, help_, ("backend",), {(backend,): value for backend, value in values.items()})
+
+    yield _gauge_by_backend("clinvk_warm_processes", "Kept agent processes.", of_each(lambda kept: kept.processes))
+    yield _gauge_by_backend(
+        "clinvk_warm_ready", "Those that a run can go to at once.", of_each(lambda kept: kept.ready)
+    )
+    yield _gauge_by_backend("clinvk_warm_runs", "Runs that they carry.", of_each(lambda kept: kept.runs))
+    yield _gauge_by_backend(
+        "clinvk_warm_memory_bytes",
+        "What they and all that they started take, as last measured.",
+        of_each(lambda kept: kept.memory_bytes),
+    )
+    yield counted("clinvk_warm_hits", "Runs that found a kept process.", of_each(lambda kept: kept.hits))
+    yield counted("clinvk_warm_misses", "Runs that found none.", of_each(lambda kept: kept.misses))
+    yield _gauge("clinvk_warm_slots", "Processes that may be kept.", warm.slots)
+    if warm.memory_limit_bytes:
+        yield _gauge("clinvk_warm_memory_limit_bytes", "What they may take together.", warm.memory_limit_bytes)
 
 
 def _counter(name: str, help_: str, names: Sequence[str], values: Mapping[_Labels, float]) -> Metric:

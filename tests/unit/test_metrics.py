@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from clinvk.events import RunFailed, RunFinished, Usage
-from clinvk.metrics import Metrics, Standing
+from clinvk.metrics import Kept, Metrics, Standing, Warm
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
@@ -20,6 +21,14 @@ STANDING = Standing(
     queue_slots=100,
     sessions=7,
     store_bytes=4096,
+    warm=Warm(
+        backends={
+            "claude": Kept(processes=2, ready=1, runs=1, hits=9, misses=3, memory_bytes=400_000_000),
+            "codex": Kept(processes=0, ready=0, runs=0, hits=0, misses=0, memory_bytes=0),
+        },
+        slots=4,
+        memory_limit_bytes=2**31,
+    ),
 )
 NAME = re.compile(r"\b((?:clinvk|process)_[a-z_]+)")
 
@@ -79,10 +88,42 @@ def test_what_is_so_at_the_moment_is_told_anew_each_time() -> None:
     assert (before["clinvk_store_up"], before["clinvk_store_sessions"], before["clinvk_store_bytes"]) == (1, 7, 4096)
     after = samples(
         metrics,
-        Standing(requests=0, running={}, queued={"claude": 0}, slots=1, queue_slots=1, sessions=None, store_bytes=0),
+        Standing(
+            requests=0,
+            running={},
+            queued={"claude": 0},
+            slots=1,
+            queue_slots=1,
+            sessions=None,
+            store_bytes=0,
+            warm=None,
+        ),
     )
     assert after['clinvk_runs_queued{backend="claude"}'] == 0
     assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)
+
+
+def test_kept_processes_are_told_by_backend_and_only_where_any_may_be() -> None:
+    told = samples(everything())
+    kept = {name: value for name, value in told.items() if name.startswith("clinvk_warm_")}
+    assert kept == {
+        'clinvk_warm_processes{backend="claude"}': 2,
+        'clinvk_warm_processes{backend="codex"}': 0,
+        'clinvk_warm_ready{backend="claude"}': 1,
+        'clinvk_warm_ready{backend="codex"}': 0,
+        'clinvk_warm_runs{backend="claude"}': 1,
+        'clinvk_warm_runs{backend="codex"}': 0,
+        'clinvk_warm_hits_total{backend="claude"}': 9,
+        'clinvk_warm_hits_total{backend="codex"}': 0,
+        'clinvk_warm_misses_total{backend="claude"}': 3,
+        'clinvk_warm_misses_total{backend="codex"}': 0,
+        'clinvk_warm_memory_bytes{backend="claude"}': 400_000_000,
+        'clinvk_warm_memory_bytes{backend="codex"}': 0,
+        "clinvk_warm_slots": 4,
+        "clinvk_warm_memory_limit_bytes": 2**31,
+    }
+    without = samples(everything(), replace(STANDING, warm=None))
+    assert not [name for name in without if name.startswith("clinvk_warm_")]
 
 
 def exposed() -> set[str]:

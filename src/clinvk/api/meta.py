@@ -14,11 +14,13 @@ from clinvk import __version__
 from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
+from clinvk.runtime.pool import Kept, Standing
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
 
+_MIB = 1024 * 1024
 _LEADING_PATH = re.compile(r"/.*?: ")
 
 
@@ -43,15 +45,21 @@ class StoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-class WarmHealth(msgspec.Struct, frozen=True):
-    """The agent processes that are up for prompts to come."""
+class KeptHealth(msgspec.Struct, frozen=True):
+    """The agent processes of a backend that are up for prompts to come."""
 
     processes: int
     ready: Annotated[int, Meta(description="Those of them that a prompt can go to at once.")]
     runs: Annotated[int, Meta(description="Runs that they are at work for.")]
     hits: Annotated[int, Meta(description="Runs that found one, since the server came up.")]
     misses: Annotated[int, Meta(description="Runs for which one was started, or that got a process of their own.")]
-    memory_mb: int
+    memory_mb: Annotated[int, Meta(description="As measured a few seconds ago.")]
+
+
+class WarmHealth(KeptHealth, frozen=True):
+    """The agent processes that are up for prompts to come: all, and by backend."""
+
+    backends: Annotated[dict[str, KeptHealth], Meta(description="Those of which processes may be kept.")]
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,7 +123,7 @@ class Status:
             uptime_ms=int(uptime_s * 1000),
             backends=backends,
             session_store=store,
-            warm=WarmHealth(**msgspec.structs.asdict(warm)) if (warm := self._runs.warm) else None,
+            warm=_warm(standing) if (standing := self._runs.warm) else None,
             warnings=self._warnings,
         )
 
@@ -132,6 +140,22 @@ class Status:
             return StoreHealth(available=False, session_count=0, error=_without_path(why))
         self._trouble = ""
         return StoreHealth(available=True, session_count=count)
+
+
+def _warm(standing: Standing) -> WarmHealth:
+    backends = {name: KeptHealth(**_numbers(kept)) for name, kept in standing.backends.items()}
+    return WarmHealth(**_numbers(standing), backends=backends)
+
+
+def _numbers(kept: Kept) -> dict[str, int]:
+    return {
+        "processes": kept.processes,
+        "ready": kept.ready,
+        "runs": kept.runs,
+        "hits": kept.hits,
+        "misses": kept.misses,
+        "memory_mb": kept.memory_bytes // _MIB,
+    }
 
 
 def _without_path(message: str) -> str:

@@ -12,6 +12,7 @@ from clinvk.errors import ConfigError
 
 _PATHS = frozenset({"executable", "default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes"})
 _RELATIVE_OK = frozenset({"executable"})
+_OF_BACKENDS = frozenset({("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")})
 _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
 """What YAML reads as true and false besides these, so that a variable takes what the file takes."""
 
@@ -34,10 +35,10 @@ def checked(
     value = _paths(given, converted(given, kind), environ)
     if given.keys == ("default_backend",) and value not in backends:
         raise keys.unknown(given, f"default_backend = {value!r}", str(value), backends)
-    if given.keys == ("policy", "allowed_backends"):
+    if given.keys in _OF_BACKENDS:
         for name in msgspec.convert(value, tuple[str, ...]):
             if name not in backends:
-                raise keys.unknown(given, f"policy.allowed_backends = {name!r}", name, backends)
+                raise keys.unknown(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
     yield given.keys, value
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Self
 
@@ -61,15 +61,15 @@ class Wanted(NamedTuple):
     launch: Launch
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The pool at this moment.
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Kept processes at this moment.
 
     Attributes:
         processes: those that are kept.
         ready: of these, those that a run can go to at once.
         runs: runs that they carry.
         hits, misses: runs that found a process, and runs that did not.
-        memory_mb: what they take, as last measured.
+        memory_bytes: what they take, as last measured.
     """
 
     processes: int
@@ -77,7 +77,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     hits: int
     misses: int
-    memory_mb: int
+    memory_bytes: int
+
+
+class Standing(Kept, frozen=True, kw_only=True):
+    """All of them, and those of each backend of which any may be kept; `memory_limit_bytes` is 0 for no limit."""
+
+    backends: Mapping[str, Kept]
+    slots: int
+    memory_limit_bytes: int
 
 
 class _Profile:
@@ -103,7 +111,8 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._measured_at = 0.0
-        self._hits = self._misses = 0
+        self._hits: Counter[str] = Counter()
+        self._misses: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -123,14 +132,25 @@ class Pool:
     @property
     def standing(self) -> Standing:
         """What there is at this moment."""
-        carriers = self._carriers()
+        backends = {name: self._standing_of(name) for name in self._settings.kept_backends}
+        numbers = [msgspec.structs.asdict(kept) for kept in backends.values()]
         return Standing(
+            **{name: sum(of_one[name] for of_one in numbers) for name in Kept.__struct_fields__},
+            backends=backends,
+            slots=self._settings.max_processes,
+            memory_limit_bytes=self._settings.max_memory_mb * _MIB,
+        )
+
+    def _standing_of(self, backend: str) -> Kept:
+        profiles = [profile for profile in self._profiles.values() if profile.wanted.backend.name == backend]
+        carriers = [carrier for profile in profiles for carrier in profile.carriers]
+        return Kept(
             processes=len(carriers),
             ready=sum(carrier.is_ready and carrier.room > 0 for carrier in carriers),
             runs=sum(len(carrier.seats) for carrier in carriers),
-            hits=self._hits,
-            misses=self._misses,
-            memory_mb=sum(carrier.memory for carrier in carriers) // _MIB,
+            hits=self._hits[backend],
+            misses=self._misses[backend],
+            memory_bytes=sum(carrier.memory for carrier in carriers),
         )
 
     async def seat(
@@ -142,9 +162,9 @@ class Pool:
         self._wake_in(_TICK_S)
         carrier = await self._standing_by(profile, resume)
         if carrier:
-            self._hits += 1
+            self._hits[wanted.backend.name] += 1
         else:
-            self._misses += 1
+            self._misses[wanted.backend.name] += 1
             carrier = self._fresh(profile, wanted.launch, resume)
         if carrier is None:
             return None

@@ -1,0 +1,64 @@
+"""What a server tells of the agent processes that it keeps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinvk.config import WarmSettings
+from lasting_backend import Lasting
+from polling import until
+from serving import Served, serving
+from shell_backend import Shell
+
+WARM = WarmSettings(kept_backends=("lasting",), max_processes=3, max_memory_mb=512)
+
+
+def environ(tmp_path: Path) -> Mapping[str, str]:
+    return {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+
+
+async def kept(served: Served) -> dict[str, object]:
+    told = (await served.client.get("/health")).json()
+    return told["warm"]
+
+
+async def samples(served: Served) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in (await served.client.get("/metrics")).text.splitlines()]
+    return {name: float(value) for name, _, value in lines if name.startswith("clinvk_warm_")}
+
+
+async def test_health_and_metrics_tell_of_the_kept_processes_of_each_backend(tmp_path: Path) -> None:
+    registry = {"lasting": Lasting(tmp_path), "shell": Shell()}
+    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
+        none = dict.fromkeys(("processes", "ready", "runs", "hits", "misses", "memory_mb"), 0)
+        assert await kept(served) == {**none, "backends": {"lasting": none}}
+        for _ in range(3):
+            await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
+        pool = served.runs.pool
+        assert pool
+        await until(lambda: pool.standing.memory_bytes > 0)
+        health, told = await kept(served), await samples(served)
+    assert health["backends"] == {"lasting": {name: health[name] for name in none}}
+    assert (health["processes"], health["ready"], health["runs"]) == (1, 1, 0)
+    assert (health["hits"], health["misses"]) == (2, 1)
+    of = '{backend="lasting"}'
+    assert told.pop(f"clinvk_warm_memory_bytes{of}") > 2**20
+    assert told == {
+        f"clinvk_warm_processes{of}": 1,
+        f"clinvk_warm_ready{of}": 1,
+        f"clinvk_warm_runs{of}": 0,
+        f"clinvk_warm_hits_total{of}": 2,
+        f"clinvk_warm_misses_total{of}": 1,
+        "clinvk_warm_slots": 3,
+        "clinvk_warm_memory_limit_bytes": 512 * 2**20,
+    }
+
+
+async def test_where_no_backend_may_be_kept_none_is_told(tmp_path: Path) -> None:
+    async with serving(environ(tmp_path), {"shell": Shell()}, warm=WarmSettings(kept_backends=())) as served:
+        assert (await kept(served))["backends"] == {}
+
+
+async def test_without_kept_processes_nothing_is_told_of_any(tmp_path: Path) -> None:
+    async with serving(environ(tmp_path), {"lasting": Lasting(tmp_path)}, metrics_enabled=True) as served:
+        assert "warm" not in (await served.client.get("/health")).json()
+        assert await samples(served) == {}
