@@ -12,6 +12,7 @@ from bench.dialects import dialects
 from bench.memory import memory
 from bench.orchestration import orchestration
 from bench.persisting import persisted
+from bench.queueing import queueing
 from bench.report import Figure, table
 from bench.spawning import overhead, prompts
 from bench.startup import health, startup
@@ -29,6 +30,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "streaming": streaming,
     "dialects": dialects,
     "watching": watching,
+    "queue": queueing,
     "memory": memory,
     "orchestration": orchestration,
     "startup": startup,

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import msgspec
 
 from bench.load import Ask, HoldStreams, Job, TimePipes, Times, TimeStreams
-from bench.processes import last_words, module, run, running
+from bench.processes import RUNS_FOR_S, last_words, module, run, running
 from bench.workplace import BenchBroken, Workplace
 
 PROMPT_PATH = "/api/v1/prompt"
+_BEYOND_S = 30
 
 
 def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
@@ -20,7 +21,8 @@ def prompt_body(place: Workplace, prompt: str, stream: bool = False) -> str:
 
 def timed(job: Ask | TimeStreams | TimePipes) -> Times:
     """Do a job to its end."""
-    return msgspec.json.decode(run(_command(job)), type=Times)
+    within_s = max(RUNS_FOR_S, job.within_s + _BEYOND_S) if isinstance(job, Ask) else RUNS_FOR_S
+    return msgspec.json.decode(run(_command(job), within_s=within_s), type=Times)
 
 
 @contextmanager

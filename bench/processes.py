@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.workplace import BenchBroken
 
 _PROJECT = Path(__file__).parent.parent
-_RUNS_FOR_S = 90
+RUNS_FOR_S = 90
 _ENDS_WITHIN_S = 10
 
 
@@ -29,7 +29,7 @@ def last_words(said: str) -> str:
     return " | ".join(said.strip().splitlines()[-3:])
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+def run(command: Sequence[str], env: Mapping[str, str] | None = None, within_s: float = RUNS_FOR_S) -> str:
     """Run a program to its end and give what it printed.
 
     Raises:
@@ -43,11 +43,11 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_RUNS_FOR_S,
+            timeout=within_s,
             check=False,
         )
     except subprocess.TimeoutExpired as exc:
-        raise BenchBroken(f"{command} took over {_RUNS_FOR_S} s") from exc
+        raise BenchBroken(f"{command} took over {within_s} s") from exc
     if done.returncode:
         raise BenchBroken(f"{command} exited with code {done.returncode}: {last_words(done.stderr)}")
     return done.stdout

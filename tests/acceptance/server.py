@@ -20,15 +20,16 @@ _LISTENS = re.compile(r"listens on (http://127\.0\.0\.1:\d+)")
 class Server:
     """A server on a free port; its home is the agent's. It is killed at the end if it is still there.
 
-    Entered it may not be up yet: `up` waits for that.
+    Entered it may not be up yet: `up` waits for that. `open_files` is the soft limit that it is started with.
     """
 
-    def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, agent: Scripted, env: Mapping[str, str] | None = None, open_files: int | None = None) -> None:
         self._env = {**agent.env, **(env or {})}
         self._log = tempfile.NamedTemporaryFile(prefix="server-", suffix=".log", dir=agent.folder)  # noqa: SIM115
         self._client: httpx.Client | None = None
+        limited = ("/bin/sh", "-c", f'ulimit -S -n {open_files} && exec "$0" "$@"') if open_files else ()
         self.process = subprocess.Popen(
-            [Clinvk.command, "serve", "--port", "0"],
+            [*limited, Clinvk.command, "serve", "--port", "0"],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

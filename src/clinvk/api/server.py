@@ -14,7 +14,7 @@ import uvloop
 from msgspec.structs import replace
 
 from clinvk import __version__, logs
-from clinvk.api import activation, keys
+from clinvk.api import activation, descriptors, keys
 from clinvk.api import doors as entrance
 from clinvk.api.app import create_app
 from clinvk.api.doors import Doors
@@ -90,6 +90,7 @@ def serve(
         raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     Workdirs(settings, environ).check_default()
     bounds.check(settings.agents)
+    descriptors.raise_limit()
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = runner.run(_read_keys(settings, environ))
