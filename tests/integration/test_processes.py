@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,39 @@ async def test_what_goes_on_in_a_child_each_moment_is_ended(tmp_path: Path) -> N
         await asyncio.sleep(0.1)
         assert beat.read_bytes() == seen
         child.process.discard()
+
+
+OTHER_GROUP = """
+import os, resource, signal
+from clinvk.runtime import remains
+
+SERVER = 987654321
+
+def become_ordinary(saved_group):
+    os.setgroups([])
+    os.setresgid(65534, 65534, saved_group)
+    os.setresuid(65534, 65534, 65534)
+
+ready, told = os.pipe()
+pid = os.fork()
+if pid == 0:
+    resource.setrlimit(remains.RTTIME, (remains.mark(SERVER, 7), resource.RLIM_INFINITY))
+    become_ordinary(saved_group=12345)
+    signal.alarm(10)
+    os.write(told, b".")
+    signal.pause()
+os.read(ready, 1)
+become_ordinary(saved_group=65534)
+remains.end(lambda: remains.marked(SERVER, {7}), remains.alive)
+print("alive" if remains.alive({pid}) else "ended")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another group")
+def test_what_runs_with_a_group_of_its_own_is_ended() -> None:
+    """As `ssh-agent` does, of which the kernel tells the limit to nobody who asks for it by its pid."""
+    done = subprocess.run([sys.executable, "-c", OTHER_GROUP], capture_output=True, text=True, timeout=15)
+    assert done.stdout.split() == ["ended"], done.stderr
 
 
 async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:

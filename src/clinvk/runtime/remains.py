@@ -101,9 +101,30 @@ def _mark_of(pid: int) -> "tuple[int, int] | None":
         limit = resource.prlimit(pid, RTTIME)[0]
     except ProcessLookupError:
         raise
+    except PermissionError:
+        limit = _told_limit(pid)
     except (OSError, ValueError):
         return None
     return divmod(limit, STEP) if limit >= 10**8 * STEP else None
+
+
+def _told_limit(pid: int) -> int:
+    """Read the limit of a process of ours of which the kernel tells it in `/proc` alone; 0 is none, or another user's.
+
+    So it is where a group is not ours, as in a setgid program: `ssh-agent` is one.
+
+    Raises:
+        ProcessLookupError: it is not there any more.
+    """
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            told = next((line.split()[3] for line in file if line.startswith(b"Max realtime timeout ")), b"")
+    except PermissionError:
+        return 0
+    except FileNotFoundError as exc:
+        raise ProcessLookupError from exc
+    return int(told) if told.isdigit() else 0
 
 
 def alive(pids: set[int]) -> set[int]:
