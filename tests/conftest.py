@@ -18,7 +18,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "head", "host", "read", "resolve"}),
     ("clinvk/runtime/runs.py", {"_path"}),
-    ("clinvk/runtime/pool.py", {"_stamps"}),
+    ("clinvk/runtime/stamps.py", {"stamps"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
     ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),

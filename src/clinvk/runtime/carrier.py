@@ -10,6 +10,7 @@ from clinvk.events import Event, RunFailed, RunFinished, RunStarted
 from clinvk.request import RunRequest
 from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import MAX_LINE_BYTES, Process
+from clinvk.runtime.stamps import Stamp
 from clinvk.session import Resume
 
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
@@ -23,9 +24,6 @@ _DRAIN_S = 0.5
 
 _LINGER_S = 5.0
 """How long a process may take to exit after it closed its output."""
-
-Stamp = tuple[tuple[str, int, int], ...]
-"""Files with size and time of change."""
 
 
 class Held(NamedTuple):

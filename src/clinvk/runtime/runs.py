@@ -18,13 +18,16 @@ from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime import bounds, executables, marks, sessions
-from clinvk.runtime.agent import STOP_GRACE_S, AgentRun, Assignment
+from clinvk.runtime.agent import AgentRun
+from clinvk.runtime.alone import STOP_GRACE_S
+from clinvk.runtime.assignment import Assignment
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
-from clinvk.runtime.pool import Pool, Standing, Wanted
+from clinvk.runtime.pool import Pool, Standing
 from clinvk.runtime.process import Spawner
+from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.schema import Schemas
 from clinvk.runtime.slots import Occupancy, Slots
@@ -40,17 +43,29 @@ __all__ = ["LocalRuns", "Logged", "Run", "Runs"]
 class Run(Protocol):
     """One prompt through one agent. Every answer and stream is a view over its event log.
 
-    `created_at` and the like are seconds since the epoch; `raw` is the last line of JSON that the agent printed;
-    `refusal` is why the agent could not be started, where that is the reason of the ending.
+    `created_at` and the like are seconds since the epoch; `refusal` is why the agent could not be started, where that
+    is the reason of the ending.
     """
 
     id: str
     request: RunRequest
     created_at: float
-    started_at: float | None
-    ended_at: float | None
-    raw: bytes
     refusal: ClinvkError | None
+
+    @property
+    def started_at(self) -> float | None:
+        """When it got an agent process."""
+        ...
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it was over."""
+        ...
+
+    @property
+    def raw(self) -> bytes:
+        """The last line of JSON that the agent printed."""
+        ...
 
     @property
     def state(self) -> str:

@@ -13,8 +13,16 @@ class Watched(Protocol):
     id: str
     request: RunRequest
     created_at: float
-    started_at: float | None
-    ended_at: float | None
+
+    @property
+    def started_at(self) -> float | None:
+        """When it got an agent process."""
+        ...
+
+    @property
+    def ended_at(self) -> float | None:
+        """When it was over."""
+        ...
 
     @property
     def session_id(self) -> str | None:

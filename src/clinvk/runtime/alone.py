@@ -1,0 +1,127 @@
+"""A run whose agent process is its own: started for it, and ended with all that it left."""
+
+import asyncio
+import time
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import Launch, NotSpoken
+from clinvk.errors import AgentCrashed
+from clinvk.events import Ending, RunFailed, RunFinished
+from clinvk.runtime import private
+from clinvk.runtime.cleanup import finished
+from clinvk.runtime.course import Course
+from clinvk.runtime.exchange import LINGER_S, Exchange
+from clinvk.runtime.process import Process
+from clinvk.runtime.seat import Alone
+from clinvk.runtime.slots import Place
+
+STOP_GRACE_S = 3.0
+"""How long an agent may take to stop by itself before it is killed."""
+
+
+async def go_alone(course: Course, place: Place) -> None:
+    """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way.
+
+    Raises:
+        ClinvkError: it cannot be started, or spoken to.
+    """
+    assignment = course.assignment
+    launch = assignment.fallbacks.choose(assignment.path, assignment.launch)
+    try:
+        await _Solo(course, place).run(launch)
+    except NotSpoken as exc:
+        if launch.otherwise is None:
+            raise AgentCrashed(f"{assignment.path} cannot be talked to: {exc}") from exc
+        course.unspoken = str(exc)
+        await _Solo(course, place).run(launch.otherwise)
+
+
+class _Solo:
+    """A run and its process, or a second one where the answer is asked for again."""
+
+    def __init__(self, course: Course, place: Place) -> None:
+        self._course = course
+        self._place = place
+
+    async def run(self, launch: Launch) -> None:
+        """Run to the ending, with the private folder that the launch wants."""
+        course = self._course
+        course.assignment = replace(course.assignment, launch=launch)
+        folder = private.PrivateFolder(launch, course.assignment.env)
+        try:
+            if folder.is_needed:
+                await finished(asyncio.to_thread(folder.write))
+            await self._run_in(folder)
+            if not course.ended:
+                await finished(asyncio.to_thread(folder.add, course.assignment.launch))
+                await self._run_in(folder)
+        finally:
+            if folder.path:
+                await finished(asyncio.to_thread(folder.remove))
+
+    async def _run_in(self, folder: private.PrivateFolder) -> None:
+        process = self._spawn(folder)
+        try:
+            await self._course.start(time.time())
+            await self._talk(process)
+            if self._course.ended:
+                self._place.leave()
+        finally:
+            await self._course.spawner.sweep(process)
+            process.discard()
+
+    def _spawn(self, folder: private.PrivateFolder) -> Process:
+        assignment = self._course.assignment
+        if assignment.check:
+            assignment.check()
+        return self._course.spawner.spawn(
+            [assignment.path, *map(folder.filled, assignment.launch.argv[1:])],
+            {**assignment.env, **{name: folder.filled(value) for name, value in assignment.launch.env.items()}},
+            assignment.launch.cwd,
+            self._course.wake,
+            stderr_lines=self._course.request.verbose,
+        )
+
+    async def _talk(self, process: Process) -> None:
+        """Have the conversation, log its ending, and see to it that the process exits.
+
+        Without an ending in the log the answer is to be asked for again, as the assignment then says.
+        """
+        course = self._course
+        launch = course.assignment.launch
+        seat = Alone(course.assignment.run_id, process, course.assignment.backend.channel(launch), launch.long_lived)
+        exchange = course.exchange(seat, launch)
+        ending = await course.listen(exchange)
+        if told := ending is exchange.ending:
+            ending = await self._with_exit_code(ending, process)
+        else:
+            await self._stop(exchange, process, launch)
+        await course.finish(exchange, ending)
+        if told and isinstance(ending, RunFinished):
+            await self._exit(process)
+        if told and process.exit_code is None:
+            await self._stop(exchange, process, launch)
+
+    async def _stop(self, exchange: Exchange, process: Process, launch: Launch) -> None:
+        """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
+        process.signal(launch.stop_signal)
+        until = self._course.now() + STOP_GRACE_S
+        while True:
+            await self._course.hear_out(exchange)
+            if process.exit_code is not None or self._course.is_hurried or self._course.now() >= until:
+                return
+            await self._course.wait(until)
+
+    async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
+        """Wait for the exit code of an agent that told of its failure and is about to exit."""
+        if not isinstance(ending, RunFailed) or ending.exit_code is not None:
+            return ending
+        await self._exit(process)
+        return replace(ending, exit_code=process.exit_code)
+
+    async def _exit(self, process: Process) -> None:
+        until = self._course.now() + LINGER_S
+        while process.exit_code is None and self._course.now() < until and not self._course.stopped_by:
+            await self._course.wait(until)
+            process.take()

@@ -1,0 +1,108 @@
+"""A run that a kept process carries."""
+
+import time
+
+from clinvk.backends.base import Launch, NotSpoken
+from clinvk.events import RunFinished, RunStarted
+from clinvk.runtime.carrier import CarriedSeat
+from clinvk.runtime.course import Course
+from clinvk.runtime.exchange import Exchange
+from clinvk.runtime.pool import Pool
+from clinvk.runtime.profiles import Wanted
+from clinvk.runtime.slots import Place
+
+_INTERRUPTED_WITHIN_S = 1.0
+"""How long a process may take to end a turn."""
+
+_PATIENCE = 3
+"""How many times longer a process may take to answer that was not up when the run came: it is not asked in vain."""
+
+
+async def carried(course: Course, place: Place) -> bool:
+    """Have a process of the pool carry the run; False: it is to have its own, and nothing was told yet.
+
+    Raises:
+        ClinvkError: the agent must not be started after all.
+    """
+    assignment = course.assignment
+    pool, launch = assignment.pool, assignment.launch.warm
+    if pool is None:
+        return False
+    if launch and _may_share(course) and assignment.fallbacks.is_spoken(assignment.path):
+        if assignment.check:
+            assignment.check()
+        wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
+        seat = await pool.seat(wanted, assignment.resume, assignment.run_id, course.wake)
+        if seat:
+            await _Ride(course, pool, seat).go(place, launch)
+    if not course.ended and assignment.resume and not assignment.resume.fork:
+        pool.forget(assignment.resume.handle)  # it goes on in a process of the run's own
+    return course.ended
+
+
+def _may_share(course: Course) -> bool:
+    """Whether the run can be carried: what a shared process writes to stderr is nobody's."""
+    return course.request.warm and not course.request.verbose
+
+
+class _Ride:
+    """A run in its seat."""
+
+    def __init__(self, course: Course, pool: Pool, seat: CarriedSeat) -> None:
+        self._course = course
+        self._pool = pool
+        self._seat = seat
+
+    async def go(self, place: Place, launch: Launch) -> None:
+        """Have the conversation, and give the seat back."""
+        course, seat = self._course, self._seat
+        is_whole = False
+        try:
+            is_whole = await self._talk(launch)
+            if course.ended:
+                place.leave()
+        finally:
+            kept = seat.is_told and not course.request.ephemeral and isinstance(course.log.ending, RunFinished)
+            await self._pool.left(seat, trusted=is_whole, kept=kept)
+
+    async def _talk(self, launch: Launch) -> bool:
+        """Have the conversation and log its ending; say whether the process is as good as before.
+
+        Without an ending in the log the process was lost, or does not speak, before it had told anything.
+        """
+        course, seat = self._course, self._seat
+        await course.start(time.time())
+        was_ready = seat.carrier.is_ready
+        exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
+        try:
+            ending = await course.listen(exchange)
+        except NotSpoken as exc:
+            self._pool.distrust(seat)
+            if seat.is_refused or not was_ready:
+                course.unspoken = str(exc)
+            return False
+        told = ending is exchange.ending
+        if seat.is_lost:
+            self._pool.distrust(seat)
+            if told and not self._has_told:
+                return False
+        seat.is_told = told and not seat.is_lost
+        if not told:
+            await self._interrupt(exchange)
+        await course.finish(exchange, ending)
+        return seat.is_told or (seat.is_over and not seat.is_lost and not exchange.activity.open_calls)
+
+    @property
+    def _has_told(self) -> bool:
+        """Whether anything but the start was told: then the run cannot begin anew."""
+        return any(not isinstance(entry.event, RunStarted) for entry in self._course.log.since(0))
+
+    async def _interrupt(self, exchange: Exchange) -> None:
+        """Have the process end the turn, and keep what it still says."""
+        course, seat = self._course, self._seat
+        if not seat.carrier.stop(seat.run):
+            return
+        until = course.now() + _INTERRUPTED_WITHIN_S
+        while not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:
+            await course.wait(until)
+        await course.hear_out(exchange)

@@ -1,0 +1,211 @@
+"""The course of a run, whichever process it has: what was told, what is kept of it, and when it is over."""
+
+import asyncio
+import time
+from math import inf
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import Launch, NotSpoken
+from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.redaction import redacted, secrets_in
+from clinvk.runtime.answers import Answer, Words, asking_again, judged, together, words_of
+from clinvk.runtime.assignment import Assignment
+from clinvk.runtime.exchange import Exchange, Limits
+from clinvk.runtime.log import EventLog
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.recording import Recorder
+from clinvk.runtime.seat import Seat
+from clinvk.runtime.wake import Wake
+from clinvk.session import Resume
+
+_KEEP_EVERY_S = 2.0
+"""How much of what a running agent said may be lost when clinvk dies."""
+
+
+class Course:
+    """What has become of a run so far.
+
+    Attributes:
+        assignment: what is to be done; another than at first when the answer is asked for again.
+        request: what was asked for.
+        stopped_by: the ending that somebody has asked for.
+        is_hurried: whoever did so gives the agent no time to stop by itself.
+        unspoken: why the CLI does not speak its long-lived protocol, where it was found not to.
+        raw: the last line of JSON that the agent printed.
+    """
+
+    def __init__(self, assignment: Assignment, spawner: Spawner, recorder: Recorder) -> None:
+        self.assignment = assignment
+        self.request = assignment.request
+        self.spawner = spawner
+        self.recorder = recorder
+        self.log = EventLog(self.wake)
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.raw = b""
+        self.stopped_by: Ending | None = None
+        self.is_hurried = False
+        self.unspoken = ""
+        self._changed = Wake()
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = inf
+        self._handle: str | None = None
+        self._first: Ending | None = None
+        self._kept = 0
+        self._kept_at = self.now()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the ending is in the log."""
+        return self.log.ending is not None
+
+    def wake(self) -> None:
+        """Something that this run waits for has happened."""
+        self._changed.set()
+
+    def stop(self, ending: Ending, at_once: bool = False) -> None:
+        """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""
+        self.stopped_by = self.stopped_by or ending
+        self.is_hurried = self.is_hurried or at_once
+        self.wake()
+
+    def close(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer:
+            self._timer.cancel()
+
+    async def wait(self, until: float) -> None:
+        """Wait until something has happened, or the loop's clock shows `until`; seldom less long.
+
+        A timer is set only where none rings before: deadlines move on with each line.
+        """
+        if until < self._rings_at:
+            self.close()
+            self._rings_at, self._timer = until, self._loop.call_at(until, self._ring)
+        await self._changed.wait()
+
+    def _ring(self) -> None:
+        self._rings_at = inf
+        self.wake()
+
+    async def start(self, at: float) -> None:
+        """The agent has a process since `at`, for the first time or again."""
+        self.started_at = self.started_at or at
+        await self.recorder.spawned(self.started_at)
+
+    def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
+        """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""
+        limits = Limits(
+            wall_s=self.request.timeout_s,
+            spent_s=time.time() - (self.started_at or time.time()),
+            silence_s=self.assignment.no_progress_s,
+            answer_s=self.assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
+            turns=launch.counted_turns,
+        )
+        exchange = Exchange(seat, self.assignment.request, limits, words_of(self.request))
+        exchange.begin(self.assignment.resume, self.now())
+        return exchange
+
+    async def listen(self, exchange: Exchange) -> Ending:
+        """Log what the agent says, until there is an ending.
+
+        Raises:
+            NotSpoken: there will be none, since its process does not speak what is expected.
+        """
+        while True:
+            if self.log.is_ahead:
+                exchange.rest(self.now())
+            else:
+                await self._record(exchange.read(self.now()), exchange.bytes_read)
+            if self.now() >= self._keep_by():
+                await self._keep()
+            if ending := exchange.ending or self.stopped_by or exchange.limit(self.now()):
+                return ending
+            if exchange.unspoken:
+                raise NotSpoken(exchange.unspoken)
+            await self.wait(min(exchange.deadline(), self._keep_by()))
+
+    async def hear_out(self, exchange: Exchange) -> None:
+        """Log what an agent still says that was asked to stop; what nobody has room for is dropped."""
+        events = exchange.read(self.now())
+        if not self.log.is_ahead:
+            await self._record(events, exchange.bytes_read)
+
+    async def finish(self, exchange: Exchange, ending: Ending) -> None:
+        """Log the ending; or prepare to ask again."""
+        if ending is not exchange.ending and exchange.costs:  # a run that was stopped: what it told costs all the same
+            ending = replace(ending, usage=exchange.costs.usage, cost_usd=exchange.costs.cost_usd)
+        if isinstance(ending, RunFinished) and ending.turns is None:
+            ending = replace(ending, turns=exchange.activity.turns)
+        self.raw = exchange.raw
+        if exchange.words:
+            await self._end_with(exchange.words, ending)
+        else:
+            await self.end(ending)
+
+    async def _end_with(self, words: Words, ending: Ending) -> None:
+        """Log the rest of the text and the ending; or prepare to ask again for an answer that does not fit."""
+        schema = self.request.output_schema
+        if isinstance(words, Answer) and schema is not None:
+            judgement = await judged(words, ending, schema, self.spawner, self.assignment.env)
+            if judgement.fault and self._asks_again(judgement.fault, ending):
+                return
+            ending, rest = judgement.ending, judgement.rest
+        else:
+            rest = words.rest()
+        await self._record([*rest], 0)
+        await self.end(together(self._first, ending) if self._first else ending)
+
+    def _asks_again(self, fault: str, ending: Ending) -> bool:
+        """Prepare one more turn of the conversation, if there can be one."""
+        assignment = self.assignment
+        if self._first or self.stopped_by or not (assignment.launch.asks_again and self._handle):
+            return False
+        used = (assignment.resume.used if assignment.resume else Usage()) + (ending.usage or Usage())
+        resume = Resume(self._handle, used)
+        request = asking_again(assignment.request, fault)
+        launch = assignment.relaunch(request, resume)
+        self._first = ending
+        self.assignment = replace(assignment, request=request, resume=resume, launch=launch.otherwise or launch)
+        return True
+
+    async def _record(self, events: list[Event], size: int) -> None:
+        for index, event in enumerate(events):
+            if isinstance(event, Progress):
+                events[index] = replace(event, message=self._redacted(event.message))
+            elif isinstance(event, RunStarted) and not self._first:
+                self._handle = event.backend_session_id or self._handle
+                if self.unspoken:
+                    self.assignment.fallbacks.note(self.assignment.path, self.unspoken)
+                await self.recorder.started(event)
+        self.log.extend(events, size)
+
+    def _keep_by(self) -> float:
+        """Give the time by which what was said is to be kept, also if nothing more is said."""
+        return self._kept_at + _KEEP_EVERY_S if self.log.count > self._kept else inf
+
+    async def _keep(self) -> None:
+        self._kept_at = self.now()
+        entries = self.log.since(self._kept)
+        if await self.recorder.append(entries):
+            self._kept += len(entries)
+
+    async def end(self, ending: Ending) -> None:
+        """Log the ending, and keep all."""
+        if self.ended:
+            return
+        if isinstance(ending, RunFailed):
+            ending = replace(ending, message=self._redacted(ending.message))
+        last = self.log.mended(ending)
+        try:
+            await self.recorder.ended(ending, [*self.log.since(self._kept), *last], self.log.text)
+        finally:
+            self.ended_at = time.time()
+            self.log.append(last)
+
+    def _redacted(self, text: str) -> str:
+        """Give what an agent says of its troubles without keys, those of its environment included."""
+        return redacted(text, secrets_in(self.assignment.env))

@@ -1,0 +1,95 @@
+"""What kept processes have in common that are as good as each other: all that is fixed at their start."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from clinvk.backends.base import Backend, Host, Launch
+from clinvk.runtime.carrier import Carrier
+from clinvk.runtime.stamps import stamps
+
+logger = logging.getLogger(__name__)
+
+MOST_RUNS = 100
+"""After so many a process goes: what it keeps of each run adds up."""
+
+_DAMPED_AT_MOST_S = 60.0
+
+
+class Wanted(NamedTuple):
+    """What a process of a run is started with; `launch` is the launch that stays."""
+
+    backend: Backend
+    host: Host
+    path: str
+    env: Mapping[str, str]
+    launch: Launch
+
+
+class Profile:
+    """Processes that are as good as each other.
+
+    Attributes:
+        wanted: what one is started with; its `continuing` is of no meaning.
+        taken: when runs have asked for one.
+        failures: how many have failed since a run went well.
+        not_before: none is started before that.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.carriers: list[Carrier] = []
+        self.taken: deque[float] = deque(maxlen=64)
+        self.failures = 0
+        self.not_before = 0.0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a process carries several runs at once."""
+        return self.wanted.launch.takes_up != "started"
+
+    @property
+    def launch(self) -> Launch:
+        """How one is started that has no conversation yet."""
+        return _without_conversation(self.wanted.launch)
+
+    def damp(self) -> None:
+        """One has failed: the next is not started at once, and later each time."""
+        self.failures += 1
+        self.not_before = time.monotonic() + min(_DAMPED_AT_MOST_S, 0.25 * 2.0**self.failures)
+        logger.warning("a kept process of %s failed, %d in a row", self.wanted.path, self.failures)
+
+
+def key(wanted: Wanted) -> object:
+    """Give what is equal for all of a profile, and for no other."""
+    launch = _without_conversation(wanted.launch)
+    fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening)
+    return (
+        wanted.path,
+        stamps((wanted.path,), wanted.env),
+        frozenset(wanted.env.items()),
+        msgspec.json.encode(fixed),
+        launch.once,
+        stamps(launch.reads, wanted.env),
+    )
+
+
+def can_begin(carrier: Carrier, most: int = MOST_RUNS) -> bool:
+    """Say whether a process can begin a conversation: one that holds a single one, its first."""
+    if carrier.channel.capacity == 1:
+        return not carrier.served and not carrier.seats and not carrier.launch.continuing
+    return carrier.served + len(carrier.seats) < most
+
+
+def best(carriers: Iterable[Carrier]) -> Carrier | None:
+    """Give one that is up before one that is just starting, and of those the one with most to do: others can go."""
+    return max(carriers, key=lambda carrier: (carrier.is_ready, carrier.served, len(carrier.seats)), default=None)
+
+
+def _without_conversation(launch: Launch) -> Launch:
+    argv = tuple(word for word in launch.argv if word not in launch.continuing)
+    return msgspec.structs.replace(launch, argv=argv, continuing=())

@@ -1,0 +1,197 @@
+"""How many processes are kept: what is idle for long goes, what is too much goes, and what is wanted is started."""
+
+import asyncio
+import logging
+import os
+import time
+
+from clinvk.config import WarmSettings
+from clinvk.runtime.carrier import Carrier, Held
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.profiles import Profile, can_begin
+from clinvk.runtime.stamps import Stamp, stamps
+from clinvk.runtime.stock import Stock
+from clinvk.runtime.wake import Wake
+
+logger = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+
+_REPLACE_AT = 80
+"""From so many runs on another process is made ready."""
+
+_GROWN = 4
+"""A process that takes so many times what it took at first is not kept."""
+
+_RECENT_S = 2.0
+"""Runs that came within this time say how many spares are wanted."""
+
+_SETTLES_S = 1.0
+"""After so long a CLI has written down all of a turn."""
+
+_TICK_S = 1.0
+_MEASURE_EVERY_S = 5.0
+_READY_WITHIN_S = 60.0
+
+
+class Upkeep:
+    """What is done beside the runs, as soon as it is due."""
+
+    def __init__(self, spawner: Spawner, settings: WarmSettings) -> None:
+        self.stock = Stock(spawner, self.wake)
+        self._spawner = spawner
+        self._settings = settings
+        self._changed = Wake()
+        self._timer: asyncio.TimerHandle | None = None
+        self._measured_at = 0.0
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._changed.set()
+
+    def look_soon(self) -> None:
+        """Something will be due."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.wake()
+
+    async def tend(self) -> None:
+        """Do what is due, until cancelled."""
+        try:
+            while True:
+                await self._keep_up()
+                if self.stock.profiles:
+                    self.look_soon()
+                await self._changed.wait()
+        finally:
+            if self._timer:
+                self._timer.cancel()
+
+    async def _keep_up(self) -> None:
+        try:
+            now = time.monotonic()
+            for key, profile in [*self.stock.profiles.items()]:
+                await self._clear(profile, now)
+                if not profile.carriers and (not profile.taken or now - profile.taken[-1] > self._settings.idle_secs):
+                    del self.stock.profiles[key]
+            self._bound_processes()
+            if now >= self._measured_at + _MEASURE_EVERY_S:
+                await self._bound_memory()
+                self._measured_at = now
+            self._refill(now)
+        except Exception:
+            logger.exception("kept processes are not tended")
+
+    async def _clear(self, profile: Profile, now: float) -> None:
+        """End what is to go of a profile, and remember the records of what is to stay."""
+        for carrier in [*profile.carriers]:
+            if not carrier.seats and self._is_done(carrier, now):
+                self.stock.end(carrier)
+            elif not carrier.seats:
+                await self._take_stamps(profile, carrier, now)
+
+    def _is_done(self, carrier: Carrier, now: float) -> bool:
+        if carrier.is_retiring or carrier.is_gone:
+            return True
+        if not carrier.is_ready and now > carrier.since + _READY_WITHIN_S:
+            return True
+        return now > carrier.idle_since + self._settings.idle_secs
+
+    async def _take_stamps(self, profile: Profile, carrier: Carrier, now: float) -> None:
+        for handle, held in [*carrier.held.items()]:
+            if held.stamp is None and now > held.since + _SETTLES_S:
+                stamp = await stamp_of(profile, handle)
+                if carrier.held.get(handle) == held:
+                    carrier.held[handle] = Held(held.since, stamp)
+
+    def make_room(self) -> bool:
+        """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""
+        kept = self.stock.kept
+        if len(kept) < self._settings.max_processes:
+            return True
+        idle = self.stock.idle
+        if idle:
+            self.stock.end(idle[0])
+        return bool(idle)
+
+    def _bound_processes(self) -> None:
+        carriers, idle = self.stock.carriers, self.stock.idle
+        shared = sum(carrier.channel.capacity > 1 and bool(carrier.seats) for carrier in carriers)
+        for carrier in idle[: max(0, len(idle) + shared - self._settings.max_processes)]:
+            self.stock.end(carrier)
+
+    async def _bound_memory(self) -> None:
+        """End what is idle longest while all take too much; what has seats takes no more runs."""
+        carriers = {carrier.process.number: carrier for carrier in self.stock.kept if carrier.is_up}
+        sizes = await self._spawner.memory([*carriers])
+        for number, size in sizes.items():
+            carrier = carriers[number]
+            carrier.memory = size
+            if carrier.is_ready and not carrier.memory_at_first:
+                carrier.memory_at_first = size
+            if carrier.memory_at_first and size > _GROWN * carrier.memory_at_first:
+                carrier.retire()
+        over = sum(sizes.values()) - self._settings.max_memory_mb * MIB if self._settings.max_memory_mb else 0
+        for carrier in sorted(carriers.values(), key=lambda carrier: (bool(carrier.seats), carrier.idle_since)):
+            if over <= 0:
+                return
+            over -= carrier.memory
+            carrier.retire()
+            if not carrier.seats:
+                self.stock.end(carrier)
+
+    def _refill(self, now: float) -> None:
+        """Start what is wanted and is not there, one after another, the profile used last first."""
+        profiles = [profile for profile in self.stock.profiles.values() if profile.taken]
+        for profile in sorted(profiles, key=lambda profile: -profile.taken[-1]):
+            if now - profile.taken[-1] > self._settings.idle_secs or now < profile.not_before:
+                continue
+            there = sum(1 for carrier in profile.carriers if carrier.room and can_begin(carrier, _REPLACE_AT))
+            while there < self._spares(profile, now) and self._has_place(profile, now):
+                self.stock.open(profile, profile.launch)
+                there += 1
+
+    def _spares(self, profile: Profile, now: float) -> int:
+        """Give how many are to be ready: one, or for processes of one run as many as came of late.
+
+        While there are runs enough to keep all processors at work, a spare would only take from them what it gives.
+        """
+        if profile.is_shared:
+            return 1
+        if sum(bool(carrier.seats) for carrier in profile.carriers) >= (os.cpu_count() or 1):
+            return 0
+        recent = sum(1 for at in profile.taken if now - at < _RECENT_S)
+        return max(1, min(recent, self._settings.max_processes))
+
+    def _has_place(self, profile: Profile, now: float) -> bool:
+        """Say whether a spare may be started; in the place of what is less likely to be wanted, if need be."""
+        kept = self.stock.kept
+        taken = sum(carrier.memory for carrier in kept)
+        typical = max((carrier.memory for carrier in kept), default=0)
+        if self._settings.max_memory_mb and taken + typical > self._settings.max_memory_mb * MIB:
+            return False
+        if len(kept) < self._settings.max_processes:
+            return True
+        fallow = [carrier for carrier in kept if not carrier.seats and self._is_fallow(carrier, profile, now)]
+        if fallow:
+            self.stock.end(min(fallow, key=lambda carrier: carrier.idle_since))
+        return bool(fallow)
+
+    def _is_fallow(self, carrier: Carrier, wanting: Profile, now: float) -> bool:
+        """Say whether a spare of a profile may take the place of an idle process.
+
+        Of two profiles only the one that was used last may; so that they do not end each other's in turn.
+        """
+        profile = self.stock.profile_of(carrier)
+        if profile is wanting:
+            return bool(carrier.served) and now - carrier.idle_since > _RECENT_S
+        return profile is None or not profile.taken or profile.taken[-1] < wanting.taken[-1]
+
+
+async def stamp_of(profile: Profile, handle: str) -> Stamp:
+    """Look at the record that a CLI keeps of a conversation."""
+    wanted = profile.wanted
+    return await asyncio.to_thread(lambda: stamps(wanted.backend.records(handle, wanted.host), wanted.env))
