@@ -6,7 +6,7 @@ What is counted is kept in plain numbers, as the client's own, with a lock each,
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 
 import msgspec
@@ -43,9 +43,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Warm(msgspec.Struct, frozen=True, kw_only=True):
-    """Those of each backend of which any may be kept, and the limits that hold for all together; 0 bytes is none."""
+    """Those of each backend of which any may be kept, and the limits that hold for all together; 0 bytes is none.
+
+    `one_shot` are backends whose program does not speak the protocol that staying needs.
+    """
 
     backends: Mapping[str, Kept]
+    one_shot: Collection[str]
     slots: int
     memory_limit_bytes: int
 
@@ -231,6 +235,11 @@ def _warm(warm: Warm) -> Iterator[Metric]:
     )
     yield counted("clinvk_warm_hits", "Runs that found a kept process.", of_each(lambda kept: kept.hits))
     yield counted("clinvk_warm_misses", "Runs that found none.", of_each(lambda kept: kept.misses))
+    yield _gauge_by_backend(
+        "clinvk_warm_one_shot",
+        "1 where the program does not speak the protocol that staying needs, else 0.",
+        {backend: int(backend in warm.one_shot) for backend in warm.backends},
+    )
     yield _gauge("clinvk_warm_slots", "Processes that may be kept.", warm.slots)
     if warm.memory_limit_bytes:
         yield _gauge("clinvk_warm_memory_limit_bytes", "What they may take together.", warm.memory_limit_bytes)

@@ -200,6 +200,69 @@ def test_a_store_that_is_none_is_a_problem_and_stays_as_it_is(clinvk: Clinvk) ->
     assert "newer clinvk" in said(doctor(clinvk)[1], "sessions")[0][1]
 
 
+KEPT = {"CLINVK_WARM__ENABLED": "true"}
+STAYS = 'case "$*" in *--input-format=stream-json*) if read -r asked; then %s; fi;; esac\n'
+ANSWERS = 'echo "$asked" >> %s; echo \'{"type":"control_response"}\'; exec sleep 77'
+
+
+def test_an_agent_that_can_stay_for_prompts_is_greeted_and_no_more(clinvk: Clinvk) -> None:
+    log = clinvk.folder / "log"
+    install(clinvk, "claude", STAYS % (ANSWERS % log) + VERSION + CLAUDE % TAKES_ALL)
+    report = json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout)
+    assert report["agents"] == ["claude"]
+    assert not any("does not speak" in message for _, message in said(report, "claude"))
+    (greeting,) = log.read_text().splitlines()
+    assert json.loads(greeting)["request"] == {"subtype": "initialize"}
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        ("echo older >&2; exit 2", "it exited with code 2: older"),
+        ("echo Welcome; exec sleep 77", "it printed 'Welcome'"),
+    ],
+    ids=["it ends", "it prints something else"],
+)
+def test_an_agent_that_cannot_stay_is_a_warning_and_can_be_used(clinvk: Clinvk, does: str, why: str) -> None:
+    install(clinvk, "claude", STAYS % does + VERSION + CLAUDE % TAKES_ALL)
+    report = json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout)
+    assert report["agents"] == ["claude"]
+    said_of_it = f"does not speak the protocol of a process that stays ({why}): each prompt starts it"
+    assert ("warning", said_of_it) in said(report, "claude")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            "warm: {max_processes: 6, prestart: [codex]}",
+            (
+                "ok",
+                "clinvk serve keeps processes of claude, codex: at most 6, of 2048 MB together; "
+                "not of gemini (warm.kept_backends)",
+            ),
+        ),
+        (
+            "warm: {kept_backends: [gemini, codex, claude], max_memory_mb: 0}",
+            ("ok", "clinvk serve keeps processes of gemini, codex, claude: at most 4"),
+        ),
+        ("warm: {enabled: false}", ("skipped", "each prompt starts its agent: warm.enabled: false")),
+        ("warm: {max_processes: 0}", ("skipped", "each prompt starts its agent: warm.max_processes: 0")),
+        ("warm: {kept_backends: []}", ("skipped", "each prompt starts its agent: warm.kept_backends: []")),
+        (
+            "agents: {max_open_files: 500}",
+            ("skipped", "each prompt starts its agent: limits as agents.max_memory_mb are of each run"),
+        ),
+    ],
+)
+def test_whether_processes_are_kept_is_told_and_of_which_agents(
+    clinvk: Clinvk, settings: str, told: tuple[str, str]
+) -> None:
+    clinvk.settings(settings)
+    env = {} if "enabled" in settings else KEPT
+    assert said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "warm") == [told]
+
+
 def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -213,7 +276,7 @@ def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
         status, message = next(told for _ in range(9) if (told := said(doctor(clinvk)[1], "port")[0])[0] == "ok")
         assert status == "ok"
         assert message.startswith(f"127.0.0.1:{port}: clinvk 0.")
-        assert "is running there, ok" in message
+        assert message.endswith("is running there, ok")
 
 
 def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:

@@ -43,9 +43,9 @@ def test_on_a_machine_that_is_set_up_all_can_be_used_and_nothing_is_asked_or_cha
     assert said(report, "codex")[0][1].endswith("asks standin, the provider of its config.toml, its key in STANDIN_KEY")
     assert said(report, "gemini")[0][1].endswith(", API key in GEMINI_API_KEY")
     assert [said(report, name)[0][0] for name in ("claude", "codex", "gemini")] == ["ok"] * 3
-    assert not any(
-        "does not tell" in message for name in ("claude", "codex", "gemini") for _, message in said(report, name)
-    )
+    told = [message for name in ("claude", "codex", "gemini") for _, message in said(report, name)]
+    assert not any("does not tell" in message or "does not speak" in message for message in told)
+    assert said(report, "warm")[0][0] == "ok"
     assert contents(machine) == before
     assert machine.exchanges() == []
 

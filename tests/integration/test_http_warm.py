@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.config import WarmSettings
+from clinvk.cli.doctor import machine
+from clinvk.config import ServerSettings, WarmSettings
 from lasting_backend import Lasting
 from polling import until
 from serving import Served, serving
@@ -30,7 +31,7 @@ async def test_health_and_metrics_tell_of_the_kept_processes_of_each_backend(tmp
     registry = {"lasting": Lasting(tmp_path), "shell": Shell()}
     async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
         none = dict.fromkeys(("processes", "ready", "runs", "hits", "misses", "memory_mb"), 0)
-        assert await kept(served) == {**none, "backends": {"lasting": none}}
+        assert await kept(served) == {**none, "backends": {"lasting": none}, "one_shot": []}
         for _ in range(3):
             await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
         pool = served.runs.pool
@@ -48,9 +49,21 @@ async def test_health_and_metrics_tell_of_the_kept_processes_of_each_backend(tmp
         f"clinvk_warm_runs{of}": 0,
         f"clinvk_warm_hits_total{of}": 2,
         f"clinvk_warm_misses_total{of}": 1,
+        f"clinvk_warm_one_shot{of}": 0,
         "clinvk_warm_slots": 3,
         "clinvk_warm_memory_limit_bytes": 512 * 2**20,
     }
+
+
+async def test_a_program_that_does_not_speak_its_protocol_is_told(tmp_path: Path) -> None:
+    registry = {"lasting": Lasting(tmp_path, mode="mute")}
+    async with serving(environ(tmp_path), registry, warm=WARM, metrics_enabled=True) as served:
+        answer = await served.prompt(backend="lasting", prompt="say x", ephemeral=True)
+        assert answer.json()["output"] == "x"
+        assert (await kept(served))["one_shot"] == ["lasting"]
+        assert (await samples(served))['clinvk_warm_one_shot{backend="lasting"}'] == 1
+        seen = await machine.check_port(ServerSettings(port=served.port))
+    assert seen.message.endswith("running there, ok, with 0 kept agent processes; it starts lasting for each prompt")
 
 
 async def test_where_no_backend_may_be_kept_none_is_told(tmp_path: Path) -> None:

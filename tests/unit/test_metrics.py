@@ -26,6 +26,7 @@ STANDING = Standing(
             "claude": Kept(processes=2, ready=1, runs=1, hits=9, misses=3, memory_bytes=400_000_000),
             "codex": Kept(processes=0, ready=0, runs=0, hits=0, misses=0, memory_bytes=0),
         },
+        one_shot=("codex",),
         slots=4,
         memory_limit_bytes=2**31,
     ),
@@ -119,6 +120,8 @@ def test_kept_processes_are_told_by_backend_and_only_where_any_may_be() -> None:
         'clinvk_warm_misses_total{backend="codex"}': 0,
         'clinvk_warm_memory_bytes{backend="claude"}': 400_000_000,
         'clinvk_warm_memory_bytes{backend="codex"}': 0,
+        'clinvk_warm_one_shot{backend="claude"}': 0,
+        'clinvk_warm_one_shot{backend="codex"}': 1,
         "clinvk_warm_slots": 4,
         "clinvk_warm_memory_limit_bytes": 2**31,
     }

@@ -60,6 +60,9 @@ class WarmHealth(KeptHealth, frozen=True):
     """The agent processes that are up for prompts to come: all, and by backend."""
 
     backends: Annotated[dict[str, KeptHealth], Meta(description="Those of which processes may be kept.")]
+    one_shot: Annotated[
+        tuple[str, ...], Meta(description="Those whose program does not speak the protocol that staying needs.")
+    ]
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,7 +147,7 @@ class Status:
 
 def _warm(standing: Standing) -> WarmHealth:
     backends = {name: KeptHealth(**_numbers(kept)) for name, kept in standing.backends.items()}
-    return WarmHealth(**_numbers(standing), backends=backends)
+    return WarmHealth(**_numbers(standing), backends=backends, one_shot=standing.one_shot)
 
 
 def _numbers(kept: Kept) -> dict[str, int]:

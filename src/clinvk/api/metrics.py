@@ -74,4 +74,9 @@ class Exposition:
 
 def _warm(standing: pool.Standing) -> Warm:
     backends = {name: Kept(**msgspec.structs.asdict(kept)) for name, kept in standing.backends.items()}
-    return Warm(backends=backends, slots=standing.slots, memory_limit_bytes=standing.memory_limit_bytes)
+    return Warm(
+        backends=backends,
+        one_shot=standing.one_shot,
+        slots=standing.slots,
+        memory_limit_bytes=standing.memory_limit_bytes,
+    )

@@ -194,7 +194,10 @@ class LocalRuns:
     @property
     def warm(self) -> Standing | None:
         """The agent processes that are kept; None where none are."""
-        return self.pool.standing if self.pool else None
+        if self.pool is None:
+            return None
+        one_shot = tuple(name for name, path in self._paths.items() if not self.fallbacks.is_spoken(path))
+        return replace(self.pool.standing, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
         """Take other limits on how many run at once, and how many wait."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from clinvk.api import doors
 from clinvk.backends import BACKENDS
 from clinvk.cli import exits
-from clinvk.cli.doctor import agents, machine
+from clinvk.cli.doctor import agents, kept, machine
 from clinvk.cli.doctor.report import Check, Report, lines, report
 from clinvk.cli.flags import JsonFlags
 from clinvk.cli.notes import Notes
@@ -75,6 +75,7 @@ def _settings(
     if not errors:
         file, _ = settings_file(flags.config, environ)
         checks.append(Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold"))
+        checks.append(kept.check(settings))
     if usable and settings.default_backend not in usable:
         other = f"{settings.default_backend} cannot be used; others need --backend"
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))

@@ -1,4 +1,4 @@
-"""The agent CLIs: found, answering, taking the flags that clinvk gives them, logged in."""
+"""The agent CLIs: found, answering, taking the flags that clinvk gives them, logged in, able to stay for prompts."""
 
 import asyncio
 import tempfile
@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 from clinvk.backends.base import PRIVATE, Backend
 from clinvk.backends.checkup import Answer, Checkable, Checkup, Login, Question, Trial
+from clinvk.cli.doctor import kept
 from clinvk.cli.doctor.report import Check, Status
 from clinvk.config import BackendSettings, Settings
 from clinvk.errors import ClinvkError
+from clinvk.request import RunRequest
 from clinvk.runtime import executables
+from clinvk.runtime.fallback import Fallbacks
+from clinvk.runtime.greeting import unspoken
 from clinvk.runtime.process import Spawner, run_tool
 
 _SECTION = "agents"
@@ -38,7 +42,7 @@ async def look(backend: Backend, settings: Settings, environ: Mapping[str, str],
     env = executables.environment(backend.name, settings, environ)
     # What a CLI writes at any start, it writes here.
     with tempfile.TemporaryDirectory(prefix="clinvk-doctor-", ignore_cleanup_errors=True) as folder:
-        return await _Look(backend, path, env, spawner, folder).agent()
+        return await _Look(backend, path, env, spawner, folder, kept.of(settings, backend.name)).agent()
 
 
 def _missing(error: ClinvkError, backend: Backend, own: BackendSettings) -> str:
@@ -53,12 +57,15 @@ def _judged(name: str, usable: bool, status: Status, message: str, remarks: Sequ
 class _Look:
     """One installed CLI; whatever is started is started at the same time."""
 
-    def __init__(self, backend: Backend, path: str, env: Mapping[str, str], spawner: Spawner, folder: str) -> None:
+    def __init__(
+        self, backend: Backend, path: str, env: Mapping[str, str], spawner: Spawner, folder: str, is_kept: bool
+    ) -> None:
         self._backend = backend
         self._path = path
         self._env = env
         self._spawner = spawner
         self._folder = folder
+        self._is_kept = is_kept
 
     async def agent(self) -> Agent:
         plan = self._plan()
@@ -68,7 +75,9 @@ class _Look:
             asked = group.create_task(executables.version(self._spawner, self._path, apart))
             tried = [group.create_task(self._lacking(trial, apart)) for trial in plan.trials]
             login = group.create_task(self._login(plan.login, apart))
-        return self._agent(asked.result(), [task.result() for task in tried], login.result(), plan.remarks)
+            unspoken = group.create_task(self._unspoken(apart))
+        remarks = [*plan.remarks, *unspoken.result()]
+        return self._agent(asked.result(), [task.result() for task in tried], login.result(), remarks)
 
     def _plan(self) -> Checkup:
         if isinstance(self._backend, Checkable):
@@ -91,6 +100,17 @@ class _Look:
         if None in lacking:
             remarks = ["it does not tell which flags it takes", *remarks]
         return _judged(name, True, "ok", f"{about}, {login.about}", remarks)
+
+    async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
+        """Say so where the CLI cannot be talked to as clinvk would; in an empty folder, as all that is started."""
+        request = RunRequest(prompt="", backend=self._backend.name, workdir=self._folder, ephemeral=True)
+        launch = self._backend.launch(request, None, executables.host(apart))
+        stays = launch if launch.long_lived else launch.warm if self._is_kept else None
+        if stays is None:
+            return []
+        channel = self._backend.channel(stays)
+        why = await unspoken(self._spawner, self._path, stays, channel, apart, Fallbacks().answer_within_s)
+        return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
 
     async def _lacking(self, trial: Trial, env: Mapping[str, str]) -> tuple[str, ...] | None:
         answer = await self._answer(trial.argv, env)

@@ -22,11 +22,19 @@ _ANSWERS_WITHIN_S = 2.0
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
+class _Warm(msgspec.Struct):
+    """What it says of the agent processes that it keeps."""
+
+    processes: int = 0
+    one_shot: list[str] = []
+
+
 class _Health(msgspec.Struct):
     """What `GET /health` of a clinvk says."""
 
     status: str
     version: str
+    warm: _Warm | None = None
 
 
 def check_home(home: Path) -> Check:
@@ -82,8 +90,16 @@ async def check_port(server: ServerSettings) -> Check:
             health = msgspec.json.decode(said.partition(b"\r\n\r\n")[2], type=_Health)
         except msgspec.DecodeError:
             return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
-        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {health.status}")
+        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {_told(health)}")
     return Check(_MACHINE, "port", "ok", f"{where} is free")
+
+
+def _told(health: _Health) -> str:
+    if health.warm is None:
+        return health.status
+    count = health.warm.processes
+    started = f"; it starts {', '.join(health.warm.one_shot)} for each prompt" if health.warm.one_shot else ""
+    return f"{health.status}, with {count} kept agent process{'' if count == 1 else 'es'}{started}"
 
 
 def _bind(host: str, port: int) -> None:

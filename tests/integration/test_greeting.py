@@ -1,0 +1,72 @@
+"""A program that is tried, whether it speaks the protocol of a process that stays: what it does, and what is left."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from clinvk.backends.base import PRIVATE, Host, Launch
+from clinvk.request import RunRequest
+from clinvk.runtime import marks
+from clinvk.runtime.greeting import unspoken
+from clinvk.runtime.process import Spawner
+from lasting_backend import Lasting
+
+
+async def tried(backend: Lasting, argv: Sequence[str] | None = None, within_s: float = 10) -> str | None:
+    launch = backend.launch(RunRequest(prompt=""), None, Host()).warm
+    assert launch
+    launch = replace(launch, argv=tuple(argv)) if argv else launch
+    return await tried_so(backend, launch, within_s)
+
+
+async def tried_so(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
+    channel = backend.channel(launch)
+    env = {"PATH": os.environ["PATH"]}
+    return await unspoken(Spawner(marks.choose()), launch.argv[0], launch, channel, env, within_s)
+
+
+def left() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_a_program_that_answers_the_greeting_speaks_and_is_ended(tmp_path: Path) -> None:
+    before = left()
+    assert await tried(Lasting(tmp_path)) is None
+    assert left() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("/bin/sh", "-c", "echo usage >&2; exit 64"), "it exited with code 64"),
+        (("/bin/sh", "-c", "echo '{'; echo hello"), "it exited with code 0"),
+        (("/no/where",), "cannot start '/no/where': No such file or directory"),
+    ],
+    ids=["it ends", "it prints something else", "it is not there"],
+)
+async def test_a_program_that_says_nothing_of_it_does_not_speak(
+    tmp_path: Path, argv: tuple[str, ...], why: str
+) -> None:
+    assert await tried(Lasting(tmp_path), argv) == why
+
+
+async def test_a_program_that_says_nothing_is_not_waited_for_and_ended(tmp_path: Path) -> None:
+    before = left()
+    said = await tried(Lasting(tmp_path), ("/bin/sh", "-c", "sleep 77 & exec sleep 77"), within_s=0.3)
+    assert said == "it does not answer within 0.3 s"
+    assert left() == before
+
+
+async def test_it_finds_its_private_files_which_are_gone_afterwards(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = f'echo "$FILE" > {seen}; cat "$FILE" >> {seen}'
+    launch = Launch(argv=("/bin/sh", "-c", script), env={"FILE": f"{PRIVATE}/x"}, files={"x": b"content"})
+    backend = Lasting(tmp_path)
+    assert await tried_so(backend, replace(launch, long_lived=True)) == "it exited with code 0"
+    file, content = seen.read_text().splitlines()
+    assert content == "content"
+    assert not Path(file).parent.exists()
