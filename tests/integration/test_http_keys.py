@@ -1,6 +1,7 @@
 """What a key may do, how often a client may ask, and whose request it is, over real sockets."""
 
 import asyncio
+import shutil
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -13,6 +14,7 @@ import pytest
 from starlette.requests import Request
 
 from clinvk.api.doors import doors, locked
+from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
 from clinvk.api.key_file import KeyFile, Limits
 from clinvk.api.keys import Keys
@@ -20,11 +22,13 @@ from clinvk.api.meta import Status
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
+from clinvk.dialects.base import BudgetSpent
+from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from polling import until
-from records import AT
+from records import AT, turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
 from serving import Served, serving
@@ -187,6 +191,26 @@ async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripte
     assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
 
 
+async def test_a_directory_of_a_key_that_leads_elsewhere_once_the_queue_has_moved_is_refused(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    place = tmp_path / "mine" / "in"
+    place.mkdir(parents=True)
+    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path / "mine"),)))
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
+        first = asyncio.create_task(asked(served, key, workdir=str(tmp_path / "mine")))
+        await until(scripted.calls)
+        waiting = asyncio.create_task(asked(served, key, workdir=str(place)))
+        await until(lambda: served.runs.queued == 1)
+        place.rmdir()
+        place.symlink_to(tmp_path)
+        (tmp_path / "go").touch()
+        answers = await asyncio.gather(first, waiting)
+    assert [answer.status_code for answer in answers] == [200, 403]
+    assert len(scripted.calls()) == 1
+
+
 async def test_a_key_does_not_go_on_with_a_session_of_elsewhere(scripted: Scripted, tmp_path: Path) -> None:
     store = MemoryStore()
     (tmp_path / "mine").mkdir()
@@ -278,20 +302,46 @@ async def test_a_key_that_has_used_its_day_runs_nothing_more_until_the_next(
     assert (unlimited.status_code, looked.status_code) == (200, 200)
 
 
-async def test_a_budget_that_is_used_up_while_a_run_waits_keeps_its_agent_from_starting(
+async def test_a_budget_that_is_used_up_while_runs_wait_keeps_their_agents_from_starting(
     scripted: Scripted, tmp_path: Path
 ) -> None:
-    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    scripted.play(claude_says("x"))
+    for name in ("first", "second"):
+        scripted.play([wait_for(tmp_path / name), *claude_says("x")], when=name)
     key, keys = await made(scripted, Limits(tokens_per_day=5))
+    other = await also(scripted, keys)
     async with serving(scripted.env, keys=keys, max_concurrent_runs=1) as served:
-        first = asyncio.create_task(asked(served, key))
+        begun = [asyncio.create_task(asked(served, key, prompt="first"))]
         await until(scripted.calls)
-        rest = [asyncio.create_task(asked(served, key)) for _ in range(5)]
-        await until(lambda: served.runs.queued == 5)
-        (tmp_path / "go").touch()
-        answers = await asyncio.gather(first, *rest)
-    assert answers[0].status_code == 200
-    assert {answer.status_code for answer in answers[1:]} <= {200, 429}
+        begun += [asyncio.create_task(asked(served, other, prompt="second"))]
+        await until(lambda: served.runs.queued == 1)
+        waiting = [asyncio.create_task(asked(served, key)) for _ in range(3)]
+        await until(lambda: served.runs.queued == 4)
+        (tmp_path / "first").touch()
+        await answered(429, lambda: asked(served, key, dry_run=True))
+        (tmp_path / "second").touch()
+        answers = await asyncio.gather(*begun, *waiting)
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429]
+    assert len(scripted.calls()) == 2
+
+
+async def test_what_a_key_has_used_is_looked_up_also_while_nobody_asks(scripted: Scripted) -> None:
+    _, keys = await made(scripted, Limits(tokens_per_day=5))
+    store = MemoryStore()
+    grants = Grants(keys, store)
+    request = await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
+    await turn(store, key_name="ana", created_at=time.time())
+
+    def is_refused() -> bool:
+        try:
+            grants.judge(request)
+        except BudgetSpent:
+            return True
+        return False
+
+    assert not is_refused()
+    async with grants.tended(every_s=0.01):
+        await until(is_refused)
 
 
 async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Scripted) -> None:
@@ -334,6 +384,32 @@ async def test_a_file_that_gets_damaged_changes_nothing(scripted: Scripted, capl
         await until(lambda: "API keys stay as they were" in caplog.text)
         assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
         assert (await served.client.get("/api/v1/runs")).status_code == 401
+
+
+async def test_a_file_that_could_not_be_read_is_read_as_soon_as_it_can(
+    scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where only its mode changes: a key that it has no more is let in no more."""
+    key, keys = await made(scripted)
+    path = KeyFile(home(scripted.env)).path
+    beside = KeyFile(tmp_path / "beside")
+
+    def replace_by_one_that_others_may_read() -> None:
+        beside.path.parent.mkdir()
+        shutil.copy(path, beside.path)
+        beside.revoke("ana")
+        beside.path.chmod(0o644)
+        beside.path.replace(path)
+
+    async def look() -> httpx.Response:
+        return await served.client.get("/api/v1/runs", headers={"x-api-key": key})
+
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        await asyncio.to_thread(replace_by_one_that_others_may_read)
+        await until(lambda: "others may read or write it" in caplog.text)
+        assert (await look()).status_code == 200
+        await asyncio.to_thread(path.chmod, 0o600)
+        await answered(401, look)
 
 
 async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(scripted: Scripted) -> None:
@@ -414,7 +490,7 @@ def test_a_server_that_others_reach_gets_a_key_for_this_start() -> None:
     assert not keys.find({"x-api-key": key[:-1]})
 
 
-async def test_a_door_that_is_open_to_others_is_told_with_the_health(scripted: Scripted) -> None:
+async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(scripted: Scripted) -> None:
     with open_to_others() as sock:
         found = await doors(ServerSettings(host="0.0.0.0"), Keys(), [sock])
         locked_up = await doors(ServerSettings(host="0.0.0.0"), Keys(["k"]), [sock])
@@ -424,10 +500,16 @@ async def test_a_door_that_is_open_to_others_is_told_with_the_health(scripted: S
 
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
     status = Status(runs, MemoryStore(), Inventory(Settings(), scripted.env, version), found.warning)
-    told = msgspec.json.decode((await status.health(Request({"type": "http"}))).body, type=dict[str, object])
-    assert told["warnings"] == [found.warning]
-    assert "whoever reaches it can run agents as this user" in found.warning
-    assert locked_up.warning == ""
+
+    async def warnings() -> object:
+        health = (await status.health(Request({"type": "http"}))).body
+        return msgspec.json.decode(health, type=dict[str, object]).get("warnings")
+
+    assert await warnings() == [found.warning()]
+    assert "whoever reaches it can run agents as this user" in found.warning()
+    assert locked_up.warning() == ""
+    found.keys.take(Keys(["k"]))
+    assert await warnings() is None
 
 
 async def test_a_server_of_this_machine_alone_has_nothing_to_warn_of(scripted: Scripted) -> None:

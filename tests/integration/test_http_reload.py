@@ -22,14 +22,14 @@ OLD, NEW = {"authorization": "Bearer old-key"}, {"authorization": "Bearer new-ke
 class Reloaded:
     """A server whose settings file and gopass entry a test changes."""
 
-    def __init__(self, agent: Scripted) -> None:
+    def __init__(self, agent: Scripted, **server: object) -> None:
         self._config = agent.folder / ".clinvk" / "config.yaml"
         self._entry = agent.folder / "entry"
         self._config.parent.mkdir()
         gopass = agent.folder / "gopass"
         gopass.write_text(f'#!/bin/sh\nexec cat "{self._entry}"\n')
         gopass.chmod(0o755)
-        self.settings(api_keys_gopass_path="entry", max_concurrent_runs=1)
+        self.settings(False, max_concurrent_runs=1, **server)
         self.keys("old-key")
         self.server = Server(agent)
 
@@ -53,7 +53,7 @@ class Reloaded:
 
 @pytest.fixture
 def reloaded(scripted: Scripted) -> Generator[Reloaded]:
-    reloaded = Reloaded(scripted)
+    reloaded = Reloaded(scripted, api_keys_gopass_path="entry")
     with reloaded.server as server:
         server.up()
         yield reloaded
@@ -64,6 +64,16 @@ def test_sighup_takes_other_keys_and_lets_the_old_ones_in_no_more(reloaded: Relo
     reloaded.keys("new-key")
     reloaded.reload()
     assert (reloaded.status(OLD), reloaded.status(NEW)) == (401, 200)
+
+
+def test_sighup_locks_a_door_that_stood_open_with_the_first_keys(scripted: Scripted) -> None:
+    reloaded = Reloaded(scripted)
+    with reloaded.server as server:
+        server.up()
+        assert reloaded.status({}) == 200
+        reloaded.settings(api_keys_gopass_path="entry")
+        reloaded.reload()
+        assert (reloaded.status({}), reloaded.status(OLD)) == (401, 200)
 
 
 def test_sighup_takes_the_log_level(reloaded: Reloaded) -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -118,6 +120,37 @@ def test_a_file_that_others_could_have_written_is_refused(file: KeyFile) -> None
         file.read()
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o640, 0o604])
+def test_a_file_that_others_may_write_or_read_is_refused(file: KeyFile, mode: int) -> None:
+    file.create("ana", Limits())
+    file.path.chmod(mode)
+    with pytest.raises(ConfigError, match="others may read or write it; chmod 600 it"):
+        file.read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o644, 0o664, 0o646])
+def test_what_root_has_put_there_may_be_read_by_others_but_not_written(mode: int) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = KeyFile(Path(folder))
+        file.create("ana", Limits())
+        file.path.chmod(mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError, match="others may write it") if mode & 0o022 else nullcontext():
+                assert names(file) == ["ana"]
+        finally:
+            os.seteuid(0)
+
+
+def test_a_file_that_is_gone_is_not_made_anew_to_keep_when_its_keys_were_used(file: KeyFile) -> None:
+    file.create("ana", Limits())
+    file.path.unlink()
+    file.note({"ana": 20.0})
+    assert not file.path.exists()
+
+
 def test_a_file_that_cannot_be_read_is_refused(file: KeyFile) -> None:
     file.path.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"the API keys cannot be read: Is a directory"):
@@ -146,8 +179,26 @@ def test_a_door_that_was_locked_stays_so_when_the_last_key_and_the_file_are_gone
     assert not keys.find({"x-api-key": text})
 
 
+def test_a_door_that_stood_open_is_locked_by_the_first_keys_of_a_reload(file: KeyFile) -> None:
+    keys = Keys()
+    keys.take(Keys(["k1"]))
+    assert keys
+    assert keys.find({"x-api-key": "k1"})
+
+
+def test_a_reload_does_not_bring_back_a_key_that_was_revoked_while_it_was_read(file: KeyFile) -> None:
+    text = file.create("ana", Limits())
+    keys, reloaded = Keys(["k1"], file.read()), Keys(["k2"], file.read())
+    file.revoke("ana")
+    keys.take_filed(file.read())
+    keys.take(reloaded)
+    assert not keys.find({"x-api-key": text})
+    assert not keys.find({"x-api-key": "k1"})
+    assert keys.find({"x-api-key": "k2"})
+
+
 def test_a_digest_that_begins_like_another_is_another(tmp_path: Path) -> None:
-    """A key is looked up by half of its digest."""
+    """A key is looked up by the beginning of its digest."""
     file = KeyFile(tmp_path)
     text = file.create("ana", Limits())
     content = json.loads((tmp_path / FILE).read_text())

@@ -19,13 +19,17 @@ clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. 
 
 
 class Doors(NamedTuple):
-    """Who is let in, and how often; `warning` is what those should know who look at how the server is."""
+    """Who is let in, and how often; `if_open` is what it means where no key is asked for, if it means anything."""
 
     keys: Keys
     hosts: Hosts
     limits: Limits
     proxies: Proxies
-    warning: str = ""
+    if_open: str
+
+    def warning(self) -> str:
+        """Say what those should know who look at how the server is: that it stands open, as long as it does."""
+        return "" if self.keys else self.if_open
 
 
 def check(settings: ServerSettings) -> None:
@@ -42,8 +46,8 @@ def check(settings: ServerSettings) -> None:
 async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:
     """Put the doors of a server together that listens there."""
     own = await asyncio.to_thread(hosts.names_of_machine, sockets)
-    warning = open_to_others(settings, sockets) if not keys else ""
-    return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), warning)
+    if_open = open_to_others(settings, sockets)
+    return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), if_open)
 
 
 def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> Keys:

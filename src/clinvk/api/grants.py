@@ -45,7 +45,7 @@ class Grants:
         self._spent: dict[str, _Spent] = {}
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
-        """Judge a settled request that came with a key; give it with that, and the directories that were judged.
+        """Judge a settled request that came with a key; give it with that.
 
         Raises:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
@@ -59,8 +59,6 @@ class Grants:
             spent = self._spent.get(key.name)
             if spent is None or spent.day != today() or time.monotonic() - spent.at > _FRESH_FOR_S:
                 await self._look(key.name)
-        if key.limits.workdirs:
-            request = _resolved(request)
         self.judge(request)
         return request
 
@@ -141,12 +139,6 @@ class Grants:
 def today() -> str:
     """Give the day, UTC, as `2026-11-25`."""
     return datetime.now(UTC).date().isoformat()
-
-
-def _resolved(request: RunRequest) -> RunRequest:
-    """Give a request with the paths that are judged, so that these are what is used."""
-    workdir = os.path.realpath(request.workdir) if request.workdir else None
-    return replace(request, workdir=workdir, add_dirs=tuple(map(os.path.realpath, request.add_dirs)))
 
 
 def _judge_directories(request: RunRequest, limits: Limits) -> None:

@@ -25,6 +25,7 @@ PREFIX = "clinvk_"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 _Positive = Annotated[float, Meta(gt=0)]
 _Whole = Annotated[int, Meta(gt=0)]
@@ -75,12 +76,12 @@ class KeyFile:
         self.path = home / FILE
 
     def stamp(self) -> tuple[int, ...]:
-        """Tell one content of the file from another without reading it; empty for no file."""
+        """Tell one content and one mode of the file from another without reading it; empty for no file."""
         try:
             status = os.stat(self.path)
         except OSError:
             return ()
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def read(self) -> tuple[Key, ...] | None:
         """Give the keys; None where there is no file.
@@ -137,7 +138,7 @@ class KeyFile:
         self._change(remove)
 
     def note(self, used: Mapping[str, float]) -> None:
-        """Keep when keys were used last.
+        """Keep when keys were used last; where the file is gone, nothing is kept.
 
         Raises:
             ConfigError: the file cannot be used.
@@ -152,17 +153,25 @@ class KeyFile:
     def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) -> None:
         def edit(text: str) -> str:
             keys = change(_decoded(text, self.path) if text else ())
+            if not (text or keys):
+                return ""
             return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
 
         self.read()
         saving.change(self.path, edit, make_folder=True)
 
     def _refuse_others(self, status: os.stat_result) -> None:
-        """Refuse a file in which somebody else may write a key of theirs, or read which there are."""
-        if status.st_uid not in (os.geteuid(), 0):
+        """Refuse a file in which somebody else may write a key of theirs, or read which there are.
+
+        What root has put there for this user may be read by others: else this user could not.
+        """
+        is_own = status.st_uid == os.geteuid()
+        if not is_own and status.st_uid != 0:
             raise ConfigError(f"{self.path}: belongs to another user; API keys are taken from a file of one's own")
-        if status.st_mode & _OTHERS and status.st_uid:
+        if is_own and status.st_mode & _OTHERS:
             raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
+        if status.st_mode & _WRITTEN_BY_OTHERS:
+            raise ConfigError(f"{self.path}: others may write it; chmod go-w it")
 
 
 def _decoded(text: str, path: Path) -> tuple[Key, ...]:

@@ -31,9 +31,9 @@ _START = "start:1"
 
 
 class Keys:
-    """The keys that are taken. A key is asked for if there are any, or were any when the server started.
+    """The keys that are taken. A key is asked for if there are any, or were any since the server started.
 
-    Of the keys only the digests are kept. A key is found by the first half of its digest, and decided on by all of
+    Of the keys only the digests are kept. A key is found by the beginning of its digest, and decided on by all of
     it: how long the first takes tells of the digest of what was sent, and nothing of the keys that there are.
     """
 
@@ -54,16 +54,24 @@ class Keys:
     def take_filed(self, filed: Iterable[Key] | None) -> None:
         """Take the keys of the file in the place of those that were in it; a door that was locked stays so."""
         self._required = self._required or filed is not None
-        keys = (*self._staying, *(filed or ()))
-        self._named = {key.name: key for key in keys}
-        self._found = {key.digest[:_FOUND_BY]: key for key in keys}
-        self._filed = frozenset(key.name for key in filed or ())
+        self._filed = {key.name: key for key in filed or ()}
+        self._look_up()
 
     def take(self, other: "Keys") -> None:
-        """Take the keys of another in the place of all these; a key that was made for this start stays."""
+        """Take the keys that stay of another in the place of these; one that was made for this start stays alone.
+
+        The door is locked if the other's is. Those of the file are followed anyway, and not taken back to where
+        they were when the other was read.
+        """
+        self._required = self._required or other._required
         if other or not self.is_made:
-            self._staying, self._filed = other._staying, other._filed
-            self._named, self._found = other._named, other._found
+            self._staying = other._staying
+            self._look_up()
+
+    def _look_up(self) -> None:
+        keys = (*self._staying, *self._filed.values())
+        self._named = {key.name: key for key in keys}
+        self._found = {key.digest[:_FOUND_BY]: key for key in keys}
 
     @property
     def is_made(self) -> bool:
@@ -135,26 +143,28 @@ async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) 
 
 
 async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
-    stamp, note_at = None, time.monotonic() + NOTE_EVERY_S
+    stamp, trouble, note_at = None, "", time.monotonic() + NOTE_EVERY_S
     while True:
         found = await asyncio.to_thread(file.stamp)
-        if found != stamp:
-            stamp = found
-            await _follow(keys, file)
+        if found != stamp or trouble:
+            stamp, before = found, trouble
+            trouble = await _follow(keys, file)
+            if trouble not in ("", before):
+                logger.warning("API keys stay as they were: %s", trouble)
         if time.monotonic() >= note_at:
             await _note(keys, file)
             note_at = time.monotonic() + NOTE_EVERY_S
         await asyncio.sleep(look_every_s)
 
 
-async def _follow(keys: Keys, file: KeyFile) -> None:
-    """Take what the file says; where it cannot be read, what was taken stays."""
+async def _follow(keys: Keys, file: KeyFile) -> str:
+    """Take what the file says; where it cannot be read, what was taken stays. Give why it cannot, or nothing."""
     try:
         filed = await asyncio.to_thread(file.read)
     except ConfigError as exc:
-        logger.warning("API keys stay as they were: %s", exc.message)
-    else:
-        keys.take_filed(filed)
+        return exc.message
+    keys.take_filed(filed)
+    return ""
 
 
 async def _note(keys: Keys, file: KeyFile) -> None:

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -87,12 +88,12 @@ class Alive(msgspec.Struct, frozen=True):
 class Status:
     """The endpoints that tell of one server, which came up when this was made."""
 
-    def __init__(self, runs: Runs, store: SessionStore, inventory: Inventory, warning: str) -> None:
-        """`warning` is told with the health; empty for none."""
+    def __init__(self, runs: Runs, store: SessionStore, inventory: Inventory, warning: Callable[[], str]) -> None:
+        """`warning` gives what is told with the health; empty for nothing."""
         self._runs = runs
         self._store = store
         self._inventory = inventory
-        self._warnings = [warning] if warning else []
+        self._warning = warning
         self._since = time.monotonic()
         self._trouble = ""
 
@@ -127,7 +128,7 @@ class Status:
             backends=backends,
             session_store=store,
             warm=_warm(standing) if (standing := self._runs.warm) else None,
-            warnings=self._warnings,
+            warnings=[warning] if (warning := self._warning()) else [],
         )
 
     async def _store_health(self) -> StoreHealth:
