@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -171,6 +173,27 @@ def test_what_cannot_be_started_is_told_as_the_caller_can_mend_it(tmp_path: Path
         asyncio.run(spawn(["cat"], str(tmp_path / "nowhere")))
     with pytest.raises(InvalidRequest, match="too long"):
         asyncio.run(spawn(["cat", "x" * 200_000]))
+
+
+@pytest.mark.parametrize("room", range(8))
+async def test_a_start_that_fails_for_want_of_descriptors_costs_none(room: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + 20, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for fd in taken[len(taken) - room :]:
+            os.close(fd)
+        with pytest.raises(BackendUnavailable, match="cannot start '/bin/true': Too many open files"):
+            spawner().spawn(["/bin/true"], ENV, None, lambda: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for fd in taken[: len(taken) - room]:
+        os.close(fd)
+    assert os.listdir("/proc/self/fd") == before
 
 
 HIDERS = {

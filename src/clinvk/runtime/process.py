@@ -329,8 +329,10 @@ class _Spawned(NamedTuple):
 
 def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spawned:
     """Start a process on pipes of our own: those of `Popen` are file objects, which cost more than the spawn's rest."""
-    pipes = [os.pipe() for _ in range(3)]
-    (child_in, stdin), (stdout, child_out), (stderr, child_err) = pipes
+    try:
+        (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes()
+    except OSError as exc:
+        raise _refusal(exc, argv[0], cwd) from exc
     try:
         popen = subprocess.Popen(
             argv,
@@ -352,6 +354,20 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
         os.set_blocking(ours, False)
     _widen(stdout)
     return _Spawned(popen, stdin, stdout, stderr)
+
+
+def _pipes() -> Sequence[tuple[int, int]]:
+    """Make three pipes, or none."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(3):
+            pipes.append(os.pipe())
+    except OSError:
+        for pipe in pipes:
+            for end in pipe:
+                os.close(end)
+        raise
+    return pipes
 
 
 def _widen(pipe: int) -> None:

@@ -1,11 +1,14 @@
 """The files of the service on the disk."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinvk.cli.service.plan import Account
 from clinvk.errors import ClinvkError
+
+_OWN = 0o700
 
 
 def differs(path: Path, text: str) -> bool:
@@ -67,8 +70,47 @@ def make_folder(path: Path, account: Account) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         for folder in reversed(missing):
-            folder.mkdir(mode=0o700)
             if os.geteuid() == 0:
-                os.chown(folder, account.uid, account.gid)
+                _make_for(account, folder)
+            else:
+                folder.mkdir(_OWN)
     except OSError as exc:
         raise ClinvkError(f"{path} cannot be made: {exc.strerror}") from exc
+
+
+def _make_for(account: Account, folder: Path) -> None:
+    """Make a folder as root: as the account would, else where nobody but root can lead it elsewhere meanwhile.
+
+    In a home a link may stand, or be put, in the place of any folder, and what it leads to would be given away.
+    """
+    try:
+        with _acting_as(account):
+            folder.mkdir(_OWN)
+    except PermissionError:
+        _require_of_root(folder.parent)
+        folder.mkdir(_OWN)
+        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+
+
+@contextmanager
+def _acting_as(account: Account) -> Generator[None]:
+    """Let root do only what an account may, inside this context. It is the whole process that changes."""
+    groups = os.getgroups()
+    try:
+        os.setgroups([account.gid])
+        os.setegid(account.gid)
+        os.seteuid(account.uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def _require_of_root(folder: Path) -> None:
+    for way in (folder, folder.resolve()):
+        for place in (way, *way.parents):
+            if place.lstat().st_uid != 0:
+                raise ClinvkError(
+                    f"{folder} is not the service's, and {place} on the way to it not root's: make the directory first"
+                )
