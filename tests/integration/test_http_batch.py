@@ -17,7 +17,7 @@ from clinvk.request import PartOf
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from echo import Echo, answer
-from polling import until
+from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, says, spawn, touch, wait_for
 from serving import Served, serving
@@ -300,6 +300,30 @@ async def test_a_part_that_was_not_run_has_a_lone_error_in_the_stream(scripted: 
     assert last[0]["content"]["code"] == "cancelled"  # pyright: ignore[reportIndexIssue]
 
 
+async def test_the_next_are_recorded_while_others_run_and_wait_for_their_turn(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    async with serving(scripted.env) as served:
+        body = {"tasks": [task("x") for _ in range(6)], "max_parallel": 2}
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: len(scripted.calls()) == 2)
+
+        async def states() -> list[str]:
+            runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+            return sorted(run["state"] for run in runs if run["kind"] == "prompt")
+
+        async def have_two_ready() -> bool:
+            return await states() == ["queued", "queued", "running", "running"]
+
+        await until_told(have_two_ready)
+        assert (served.runs.busy, served.runs.queued, len(scripted.calls())) == (2, 0, 2)
+        go.touch()
+        assert (await answering).json()["completed"] == 6
+        assert await states() == ["finished"] * 6
+
+
 async def test_an_orchestration_is_a_run_with_those_of_its_parts_below_it(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     scripted.play([exits(9)], when="two")
@@ -375,7 +399,7 @@ async def test_a_client_that_leaves_ends_all_agents(scripted: Scripted, accept: 
         await until(lambda: not served.front.active)
         runs = (await served.client.get("/api/v1/runs")).json()["runs"]
     assert {run["state"] for run in runs} == {"cancelled"}
-    assert len(runs) == 4
+    assert len(runs) == 6  # the whole, those that ran, and those that would have been next
 
 
 async def test_several_agents_that_may_edit_one_tree_at_once_are_warned_of(scripted: Scripted, tmp_path: Path) -> None:

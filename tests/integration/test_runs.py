@@ -338,6 +338,17 @@ async def test_a_store_with_a_fault_ends_neither_the_run_nor_another() -> None:
         assert (await healthy.result()).text == "hello"
 
 
+async def test_a_slot_is_free_when_its_agent_is_gone_before_its_end_is_kept() -> None:
+    store = LateStore()
+    async with local_runs(store, max_concurrent_runs=1) as runs, runs.run(ask(TEXT + DONE)) as first:
+        await store.asked.wait()
+        async with runs.run(ask(TEXT + DONE)) as second:
+            await second.begun()
+            assert (first.state, runs.busy) == ("running", 1)
+            store.may_answer.set()
+            assert (await second.result()).text == (await first.result()).text == "hello"
+
+
 async def test_nothing_starts_once_clinvk_is_closing(tmp_path: Path) -> None:
     store = SlowStore()
     runs = local_runs(store)
@@ -592,3 +603,17 @@ async def test_a_run_that_timed_out_tells_no_more_of_stderr_than_its_agents_comp
         script = "printf 'early\\n  late  \\n\\n' >&2; exec sleep 300"
         ending = (await events(runs, ask(script, timeout_s=0.5)))[-1]
         assert ending == RunFailed("timed_out", "timed out after 0.5 s; its last words on stderr: late")
+
+
+class LateStore(MemoryStore):
+    """A store that keeps the end of a run when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        self.asked.set()
+        await self.may_answer.wait()
+        await super().end(run, session, events)

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from clinvk.errors import QueueFull
-from clinvk.runtime.slots import Place, Slots
+from clinvk.runtime.slots import Place, Share, Slots
 
 
 def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:
@@ -118,3 +118,34 @@ async def test_a_place_in_the_queue_is_room() -> None:
     enter(slots, "claude", [], "b")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(slots.room("claude"), 0.01)
+
+
+def test_a_taken_share_holds_up_neither_others_nor_the_queue() -> None:
+    slots, share = Slots(total=3, per_backend=3, max_queued=0), Share(at_once=1)
+    first, second = (slots.enter("claude", lambda: None, share) for _ in range(2))
+    assert (first.held, second.held, slots.busy, slots.queued) == (True, False, 1, 0)
+    assert slots.enter("claude", lambda: None).held
+    assert slots.enter("codex", lambda: None, Share(at_once=1)).held
+    assert slots.occupancy(["claude", "codex"]).queued == {"claude": 0, "codex": 0}
+    first.leave()
+    assert second.held
+
+
+def test_whose_share_is_free_waits_for_a_slot_in_the_order_of_all() -> None:
+    granted: list[str] = []
+    slots, share = Slots(total=1, per_backend=1, max_queued=9), Share(at_once=1)
+    first = slots.enter("claude", lambda: None, share)
+    slots.enter("claude", lambda: granted.append("shared"), share)
+    other = slots.enter("claude", lambda: granted.append("other"))
+    assert slots.queued == 1
+    first.leave()
+    assert granted == ["shared"]
+    assert (slots.queued, other.held) == (1, False)
+
+
+def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
+    slots, share = Slots(total=3, per_backend=3, max_queued=9), Share(at_once=1)
+    first, left, last = (slots.enter("claude", lambda: None, share) for _ in range(3))
+    left.leave()
+    first.leave()
+    assert (last.held, left.held, slots.busy) == (True, False, 1)

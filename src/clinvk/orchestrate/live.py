@@ -18,6 +18,7 @@ from clinvk.policy import may_edit
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import Runs
+from clinvk.runtime.slots import Share
 from clinvk.runtime.worktrees import Worktrees
 from clinvk.store import SessionStore
 
@@ -94,19 +95,18 @@ class Orchestration:
     async def drive(self, observer: Observer | None = None) -> Summary:
         """Run all parts to their end; `observer` hears of them meanwhile. Who cancels this ends all agents."""
         began = time.monotonic()
-        self._performing = performing = Performing(self._runs, self.id, self._isolation, observer)
+        share = Share(self._at_once())
+        self._performing = performing = Performing(self._runs, self.id, self._isolation, share, observer)
         if self.stopped:
             await performing.stop(self.stopped)
         said, verdict = tuple(warnings(self.plan)), None
         match self.plan:
             case Parallel() as plan:
-                at_once = min(plan.max_parallel or 1, self._most_at_once)
-                results = await parallel.perform(performing, plan.parts, at_once, bool(plan.fail_fast))
+                results = await parallel.perform(performing, plan.parts, bool(plan.fail_fast))
             case Chain() as plan:
                 results = await chain.perform(performing, plan)
             case Compare() as plan:
-                at_once = 1 if plan.sequential else min(len(plan.parts), self._most_at_once)
-                results = await parallel.perform(performing, plan.parts, at_once)
+                results = await parallel.perform(performing, plan.parts)
                 answers = judge.answers(results)
                 verdict = await _judged(performing, plan, answers)
                 said += () if performing.stopped else tuple(judge.warnings(plan, answers))
@@ -119,6 +119,16 @@ class Orchestration:
             verdict=verdict,
         )
         return self.summary
+
+    def _at_once(self) -> int:
+        """Give how many parts may run at the same time."""
+        match self.plan:
+            case Parallel() as plan:
+                return min(plan.max_parallel or 1, self._most_at_once)
+            case Compare(sequential=False) as plan:
+                return min(len(plan.parts), self._most_at_once)
+            case Chain() | Compare():
+                return 1
 
     async def stop(self) -> None:
         """Cancel what runs and what waits, until no agent is left; `drive` then gives what there is."""

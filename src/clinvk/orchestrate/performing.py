@@ -15,17 +15,18 @@ from clinvk.orchestrate.stopping import Stopping
 from clinvk.plan import Part, PartResult, described, not_run
 from clinvk.request import PartOf
 from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.slots import Share
 
 
 class Observer(Protocol):
     """Hears of the parts while they run. Whoever makes it wait slows the agent down that it hears of."""
 
     def begun(self, index: int, part: Part, run: Run) -> None:
-        """Take that a part's run is there; it may wait in the queue, and then be silent for a while."""
+        """Take that a part's run has left the queue, or ended in it."""
         ...
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Take events of a part's run, in their order; the first come when the run has left the queue or failed."""
+        """Take events of a part's run, in their order."""
         ...
 
     async def ended(self, result: PartResult) -> None:
@@ -34,9 +35,13 @@ class Observer(Protocol):
 
 
 class Performing:
-    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun."""
+    """Runs parts, until it is told to stop: then those that run are cancelled, and no other is begun.
 
-    def __init__(self, runs: Runs, run_id: str, isolation: Isolation, observer: Observer | None) -> None:
+    `share` is how many of their agents run at once.
+    """
+
+    def __init__(self, runs: Runs, run_id: str, isolation: Isolation, share: Share, observer: Observer | None) -> None:
+        self.share = share
         self._runs = runs
         self._run_id = run_id
         self._isolation = isolation
@@ -63,13 +68,16 @@ class Performing:
         """
         try:
             if self.stopped:
-                raise Cancelled(f"not run: {self.stopped}")
+                raise self._not_run()
             result = await self._performed(index, part, base)
         except ClinvkError as exc:
             result = not_run(index, part, exc)
         if self._observer:
             await self._observer.ended(result)
         return result
+
+    def _not_run(self) -> Cancelled:
+        return Cancelled(f"not run: {self.stopped}")
 
     async def _performed(self, index: int, part: Part, base: str) -> PartResult:
         request = part.request
@@ -98,18 +106,21 @@ class Performing:
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
         place = PartOf(self._run_id, index, part.name, base)
-        async with self._runs.run(replace(part.request, part=place)) as run:
+        async with self._runs.run(replace(part.request, part=place), self.share) as run:
             self._under_way.add(run.id)
             try:
                 if self.stopped:
                     await self._runs.cancel(run.id)
                 if self._observer:
+                    await run.begun()
                     self._observer.begun(index, part, run)
                     async for batch in run.batches():
                         await self._observer.heard(index, part, run, batch)
                 result = await run.result()
             finally:
                 self._under_way.discard(run.id)
+        if run.started_at is None and self.stopped:
+            return replace(not_run(index, part, self._not_run()), run_id=run.id, session_id=run.session_id)
         started_at = run.started_at or run.created_at
         return PartResult(
             index=index,

@@ -1,5 +1,6 @@
 """One run: from its place in the queue, through an agent process, to its ending."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -38,6 +39,7 @@ class AgentRun:
         self.refusal: ClinvkError | None = None
         self._recorder = recorder
         self._course = Course(assignment, spawner, recorder)
+        self._queueing: asyncio.Future[None] | None = None
 
     def go_on_from(self, resume: Resume, launch: Launch) -> None:
         """Continue another state of the conversation than the run was made for; before it is driven."""
@@ -97,6 +99,12 @@ class AgentRun:
                 for logged in batch:
                     yield logged
 
+    async def begun(self) -> None:
+        """Wait until it leaves the queue: its turn has come, or it has ended before."""
+        if self.started_at is None and not self.ended:
+            self._queueing = self._queueing or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._queueing)
+
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
         return gather([entry.event for entry in await self._course.log.whole()])
@@ -121,6 +129,8 @@ class AgentRun:
         try:
             while not place.held and not course.stopped_by:
                 await course.wait(inf)
+            if self._queueing:
+                self._queueing.set_result(None)
             if course.stopped_by:
                 await course.end(course.stopped_by)
             elif not await carried(course, place):

@@ -43,6 +43,8 @@ class _Solo:
     def __init__(self, course: Course, place: Place) -> None:
         self._course = course
         self._place = place
+        self._process: Process | None = None
+        self._has_told = False
 
     async def run(self, launch: Launch) -> None:
         """Run to the ending, with the private folder that the launch wants."""
@@ -61,7 +63,7 @@ class _Solo:
                 await finished(asyncio.to_thread(folder.remove))
 
     async def _run_in(self, folder: private.PrivateFolder) -> None:
-        process = self._spawn(folder)
+        process = self._process = self._spawn(folder)
         try:
             await self._course.start(time.time())
             await self._talk(process)
@@ -79,9 +81,15 @@ class _Solo:
             [assignment.path, *map(folder.filled, assignment.launch.argv[1:])],
             {**assignment.env, **{name: folder.filled(value) for name, value in assignment.launch.env.items()}},
             assignment.launch.cwd,
-            self._course.wake,
+            self._woken,
             stderr_lines=self._course.request.verbose,
         )
+
+    def _woken(self) -> None:
+        """Wake the run. Its slot is free once its agent has told all and is gone, before all of that is kept."""
+        if self._has_told and self._process and self._process.exit_code is not None:
+            self._place.leave()
+        self._course.wake()
 
     async def _talk(self, process: Process) -> None:
         """Have the conversation, log its ending, and see to it that the process exits.
@@ -94,6 +102,8 @@ class _Solo:
         exchange = course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:
+            self._has_told = course.request.output_schema is None  # else the answer may be asked for again
+            self._woken()
             ending = await self._with_exit_code(ending, process)
         else:
             await self._stop(exchange, process, launch)

@@ -30,7 +30,7 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.schema import Schemas
-from clinvk.runtime.slots import Occupancy, Slots
+from clinvk.runtime.slots import Occupancy, Share, Slots
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
 from clinvk.store import SessionStore
@@ -85,6 +85,10 @@ class Run(Protocol):
         """Give the same, one by one."""
         ...
 
+    async def begun(self) -> None:
+        """Wait until it leaves the queue: its turn has come, or it has ended before."""
+        ...
+
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
         ...
@@ -97,8 +101,10 @@ class Runs(Protocol):
         """Say what would be started; raises what `run` would raise before the start (for a dry run)."""
         ...
 
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
+    def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt. `request` has its backend and is completed from the settings. Leaving it ends the run.
+
+        It waits for its turn among those with the same `share`, and is in the queue from then on.
 
         Raises:
             BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: before anything runs.
@@ -233,9 +239,9 @@ class LocalRuns:
         request, _, resume = await self._continued(request)
         return self._launch(self._backend(request.backend), request, resume)
 
-    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Run]:
+    def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run."""
-        return _Owned(self._begin(request))
+        return _Owned(self._begin(request, share))
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
@@ -266,7 +272,7 @@ class LocalRuns:
         """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
         return await executables.version(self.spawner, path, self._environment(backend.name))
 
-    async def _begin(self, request: RunRequest) -> tuple[AgentRun, asyncio.Task[None]]:
+    async def _begin(self, request: RunRequest, share: Share | None = None) -> tuple[AgentRun, asyncio.Task[None]]:
         request, session, resume = await self._continued(request)
         if session:
             await self._until_gone(session)
@@ -277,7 +283,7 @@ class LocalRuns:
         recorder = Recorder(self._store, assignment.run_id, told, session, resume, self._settings.session)
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
-        place = self._slots.enter(request.backend, run.wake)
+        place = self._slots.enter(request.backend, run.wake, share)
         try:
             await recorder.begin()
         except BaseException:

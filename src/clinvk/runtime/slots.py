@@ -10,11 +10,27 @@ from clinvk.errors import QueueFull
 _RETRY_AFTER_S = 5.0
 
 
+class Share:
+    """What some runs may have of the slots: `at_once`, at most. Those beyond it are not in the queue yet."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.held = 0
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether they have all of it."""
+        return self.held >= self.at_once
+
+
 class Place:
     """A run's place: in the queue at first, a slot once `held`."""
 
-    def __init__(self, slots: "Slots", backend: str, number: int, granted: Callable[[], None]) -> None:
+    def __init__(
+        self, slots: "Slots", backend: str, share: Share | None, number: int, granted: Callable[[], None]
+    ) -> None:
         self.backend = backend
+        self.share = share
         self.number = number
         self.held = False
         self.granted = granted
@@ -34,8 +50,12 @@ class Occupancy(NamedTuple):
     queue_slots: int
 
 
+_Line = tuple[str, Share | None]
+"""Those with one backend and one share are served in their order."""
+
+
 class Slots:
-    """Slots with a bounded queue: first come, first served, but a full backend holds up nobody else."""
+    """Slots with a bounded queue: first come, first served, but a full backend or share holds up nobody else."""
 
     def __init__(self, total: int, per_backend: int, max_queued: int) -> None:
         self._total = total
@@ -43,7 +63,7 @@ class Slots:
         self._max_queued = max_queued
         self._arrived = 0
         self._held: dict[str, int] = {}
-        self._queues: dict[str, deque[Place]] = {}
+        self._lines: dict[_Line, deque[Place]] = {}
         self._members: set[Place] = set()
         self._changed = asyncio.Event()
 
@@ -61,29 +81,31 @@ class Slots:
     @property
     def queued(self) -> int:
         """Places in the queue."""
-        return len(self._members) - self.busy
+        return sum(len(line) for line in self._queue().values())
 
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
         """Give what is so at the moment, of these backends."""
         running = {backend: self._held.get(backend, 0) for backend in backends}
         queued = dict.fromkeys(running, 0)
-        for place in self._members:
-            if not place.held and place.backend in queued:
-                queued[place.backend] += 1
+        for (backend, _), line in self._queue().items():
+            if backend in queued:
+                queued[backend] += len(line)
         return Occupancy(running, queued, self._total, self._max_queued)
 
-    def enter(self, backend: str, granted: Callable[[], None]) -> Place:
-        """Take a slot, or a place in the queue; `granted` is called once it is a slot.
+    def enter(
+        self, backend: str, granted: Callable[[], None], share: Share | None = None, may_wait: bool = True
+    ) -> Place:
+        """Take a slot, of the run's `share` where it has one, or a place in the queue; `granted` is called at the slot.
 
         Raises:
-            QueueFull: no slot is free and the queue has no room.
+            QueueFull: no slot is free and the queue has no room, or the run may not wait.
         """
-        if not self._has_room(backend):
+        if not (self._has_room(backend) if may_wait else self._free(backend)):
             raise QueueFull(f"{self.busy} runs are under way and {self.queued} wait; no more are taken", _RETRY_AFTER_S)
-        place = Place(self, backend, self._arrived, granted)
+        place = Place(self, backend, share, self._arrived, granted)
         self._arrived += 1
         self._members.add(place)
-        self._queues.setdefault(backend, deque()).append(place)
+        self._lines.setdefault((backend, share), deque()).append(place)
         self._serve()
         return place
 
@@ -94,6 +116,10 @@ class Slots:
         self._members.remove(place)
         if place.held:
             self._held[place.backend] -= 1
+            if place.share:
+                place.share.held -= 1
+        else:
+            self._step_out(place)
         self._serve()
         self._wake()
 
@@ -113,21 +139,25 @@ class Slots:
     def _free(self, backend: str) -> bool:
         return self.busy < self._total and self._held.get(backend, 0) < self._per_backend
 
-    def _grant(self, place: Place) -> None:
-        place.held = True
-        self._held[place.backend] = self._held.get(place.backend, 0) + 1
+    def _queue(self) -> dict[_Line, deque[Place]]:
+        """Give the lines of those that wait for a slot, and not for their share."""
+        return {key: line for key, line in self._lines.items() if not (key[1] and key[1].is_taken)}
 
     def _serve(self) -> None:
-        while place := self._next():
-            self._queues[place.backend].popleft()
-            self._grant(place)
-            place.granted()
+        while first := self._first():
+            self._step_out(first)
+            first.held = True
+            self._held[first.backend] = self._held.get(first.backend, 0) + 1
+            if first.share:
+                first.share.held += 1
+            first.granted()
 
-    def _next(self) -> Place | None:
-        first: Place | None = None
-        for backend, queue in self._queues.items():
-            while queue and queue[0] not in self._members:  # left while queued
-                queue.popleft()
-            if queue and self._free(backend) and (first is None or queue[0].number < first.number):
-                first = queue[0]
-        return first
+    def _first(self) -> Place | None:
+        heads = [line[0] for (backend, _), line in self._queue().items() if self._free(backend)]
+        return min(heads, key=lambda place: place.number, default=None)
+
+    def _step_out(self, place: Place) -> None:
+        line = self._lines[place.backend, place.share]
+        line.remove(place)
+        if not line:
+            del self._lines[place.backend, place.share]
