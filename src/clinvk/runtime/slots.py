@@ -1,7 +1,7 @@
 """How many runs go at once, in all and for each backend, and who is next."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ class Slots:
         self._max_queued = max_queued
         self._arrived = 0
         self._held: dict[str, int] = {}
-        self._queues: dict[str, deque[Place]] = {}
+        self._queues: dict[str, OrderedDict[int, Place]] = {}
         self._members: set[Place] = set()
         self._changed = asyncio.Event()
 
@@ -72,18 +72,18 @@ class Slots:
                 queued[place.backend] += 1
         return Occupancy(running, queued, self._total, self._max_queued)
 
-    def enter(self, backend: str, granted: Callable[[], None]) -> Place:
+    def enter(self, backend: str, granted: Callable[[], None], may_wait: bool = True) -> Place:
         """Take a slot, or a place in the queue; `granted` is called once it is a slot.
 
         Raises:
-            QueueFull: no slot is free and the queue has no room.
+            QueueFull: no slot is free and the queue has no room, or the run may not wait.
         """
-        if not self._has_room(backend):
+        if not (self._has_room(backend) if may_wait else self._free(backend)):
             raise QueueFull(f"{self.busy} runs are under way and {self.queued} wait; no more are taken", _RETRY_AFTER_S)
         place = Place(self, backend, self._arrived, granted)
         self._arrived += 1
         self._members.add(place)
-        self._queues.setdefault(backend, deque()).append(place)
+        self._queues.setdefault(backend, OrderedDict())[place.number] = place
         self._serve()
         return place
 
@@ -94,6 +94,8 @@ class Slots:
         self._members.remove(place)
         if place.held:
             self._held[place.backend] -= 1
+        else:
+            del self._queues[place.backend][place.number]
         self._serve()
         self._wake()
 
@@ -119,15 +121,11 @@ class Slots:
 
     def _serve(self) -> None:
         while place := self._next():
-            self._queues[place.backend].popleft()
+            del self._queues[place.backend][place.number]
             self._grant(place)
             place.granted()
 
     def _next(self) -> Place | None:
-        first: Place | None = None
-        for backend, queue in self._queues.items():
-            while queue and queue[0] not in self._members:  # left while queued
-                queue.popleft()
-            if queue and self._free(backend) and (first is None or queue[0].number < first.number):
-                first = queue[0]
-        return first
+        """Give who came first of those whose backend has a free slot."""
+        first = (next(iter(queue.values())) for backend, queue in self._queues.items() if queue and self._free(backend))
+        return min(first, key=lambda place: place.number, default=None)
