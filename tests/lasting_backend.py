@@ -1,7 +1,8 @@
 """A backend whose agent stays: it takes prompts as lines of JSON, any number at once, and does what they say.
 
-A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves `sleep 77` running), `die`, `garbage`,
-`freeze` (the whole process stops), `linger` (does not end when its stdin does). `alone` is another way to run it.
+A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves `sleep 77` running and waits), `leave`
+(leaves it and ends), `tick N` (as many pieces of text), `die`, `garbage`, `freeze` (the whole process stops), `deaf`
+(ends, and no stdin is read any more), `grow N` (keeps as many megabytes). `alone` is another way to run it.
 """
 
 import sys
@@ -20,9 +21,9 @@ from clinvk.session import Resume
 
 NO_FLAGS: Flags = {}
 
-AGENT = r"""
+AGENT = r"""#!{python} -IS
 import json, os, signal, subprocess, sys, threading, time
-memory, stops, lock = {}, {}, threading.Lock()
+memory, stops, lock, ballast = {}, {}, threading.Lock(), []
 def out(**message):
     with lock:
         sys.stdout.write(json.dumps(message) + "\n"); sys.stdout.flush()
@@ -40,10 +41,14 @@ def work(run, prompt, handle):
     if word == "garbage": sys.stdout.buffer.write(b"\xff\x00{" * 10 + b"\n"); sys.stdout.flush()
     if word == "freeze": os.kill(os.getpid(), signal.SIGSTOP)
     if word == "long": tell(run, type="text_delta", text="x" * int(rest))
-    if word == "tool":
+    if word == "tick":
+        for _ in range(int(rest)): tell(run, type="text_delta", text="."); time.sleep(0.01)
+    if word == "grow": ballast.append(b"x" * (int(rest) << 20))
+    if word in ("tool", "leave"):
         subprocess.Popen(["setsid", "sleep", "77"], env={**os.environ, "RUN": run}, stdin=subprocess.DEVNULL,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         tell(run, type="tool_call", id="1", name="sleep", input={})
+    if word == "leave": tell(run, type="tool_result", id="1", output="")
     if word in ("wait", "tool"):
         stops[run].wait()
         tell(run, type="run_failed", code="cancelled", message="interrupted")
@@ -64,6 +69,7 @@ for line in sys.stdin:
         stops[run] = threading.Event()
         handle = message.get("handle") or "h-" + run
         threading.Thread(target=work, args=(run, message["prompt"], handle), daemon=True).start()
+        if message["prompt"] == "deaf": time.sleep(600)
 """
 
 
@@ -92,8 +98,9 @@ class _Alone:
 class LastingChannel:
     """One process."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, tells_tools: bool) -> None:
         self.capacity = capacity
+        self._tells_tools = tells_tools
         self._open: list[str] = []
         self._speaks = False
 
@@ -119,7 +126,7 @@ class LastingChannel:
         return msgspec.json.encode({"run": run, "stop": True}) + b"\n"
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        return ("RUN", run)
+        return ("RUN", run) if self._tells_tools else None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         if not self._speaks and exit_code < 128:
@@ -133,10 +140,13 @@ class LastingChannel:
 
 
 class Lasting:
-    """The backend; `mode` is `lasting`, or a process that does not do what it should (`mute`, `brittle`)."""
+    """The backend; `mode` is `lasting`, or a process that does not do what it should (`mute`, `brittle`).
+
+    `tells_tools` is whether the tools of a run can be told from those of others, `pings` whether it is asked for signs
+    of life.
+    """
 
     name = "lasting"
-    executable = sys.executable
     install = "it is there"
     vendor = "lasting"
     models: tuple[str, ...] = ()
@@ -144,26 +154,45 @@ class Lasting:
     folders: tuple[str, ...] = ()
     capabilities = Capabilities()
 
-    def __init__(self, folder: Path, capacity: int = 8, mode: str = "lasting") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        capacity: int = 8,
+        mode: str = "lasting",
+        tells_tools: bool = True,
+        pings: bool = True,
+    ) -> None:
         self._capacity = capacity
         self._mode = mode
-        self._script = folder / "agent.py"
-        self._script.write_text(AGENT)
+        self._tells_tools = tells_tools
+        self._pings = pings
+        self._folder = folder
+        self.executable = str(folder / "agent")
+        self.install_agent()
+
+    def install_agent(self) -> None:
+        """Put the program where it belongs, in the place of the one that is there."""
+        fresh = self._folder / "fresh"
+        fresh.write_text(AGENT.replace("{python}", sys.executable))
+        fresh.chmod(0o755)
+        fresh.rename(self.executable)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        alone = Launch(argv=(self.executable, "-IS", str(self._script), "alone"), cwd=request.workdir)
+        alone = Launch(argv=(self.executable, "alone"), cwd=request.workdir)
         kept = replace(
             alone,
-            argv=(self.executable, "-IS", str(self._script), self._mode, *([request.model] if request.model else [])),
+            argv=(self.executable, self._mode, *([request.model] if request.model else [])),
             long_lived=True,
             takes_up="started" if self._capacity == 1 else "asked",
             once=self._capacity == 1 and request.ephemeral,
+            ping=b"{}\n" if self._pings else b"",
+            reads=(str(self._folder / "instructions"),),
         )
         return replace(alone, warm=kept)
 
     def channel(self, launch: Launch) -> Channel:
         if launch.long_lived:
-            return LastingChannel(self._capacity)
+            return LastingChannel(self._capacity, self._tells_tools)
         return OneShotChannel(_Alone(), lambda request: request.prompt.encode())
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:

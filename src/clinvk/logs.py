@@ -117,12 +117,11 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Give the line, with the lines of a traceback indented below it."""
-        message = redacted(record.getMessage())
-        shown = message if message.isprintable() else _escaped(message)
         at = self._clock.show(record.created)
-        line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {shown}"
-        trace = redacted(f"\n{self.formatException(record.exc_info)}") if record.exc_info else ""
-        return line + trace.replace("\n", "\n  ")
+        message = _printable(redacted(record.getMessage()))
+        line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {message}"
+        trace = redacted(self.formatException(record.exc_info)).split("\n") if record.exc_info else ()
+        return "\n  ".join([line, *map(_printable, trace)])
 
 
 class JsonLines(logging.Formatter):
@@ -169,6 +168,10 @@ class _Clock:
         if second != self._second:
             self._second, self._shown = second, time.strftime(self._form, self._broken_down(second))
         return self._shown
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else _escaped(text)
 
 
 def _escaped(text: str) -> str:

@@ -61,12 +61,16 @@ _HINTS = ("key", "token", "secret", "passw", "passphrase", "authorization", "coo
 _LOGIN = re.compile(r"(://[^\s/:@\"'<>]{0,100}:)[^\s/@\"'<>]{1,200}(?=@)")
 _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 _SHORTEST = 8
+_LONGEST = 4096
+_BETWEEN = "\"'`\\,;&<>(){}[]"
+"""What stands before and after keys besides blanks."""
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
     """Give a text without keys and passwords; `known` are secrets that are hidden whatever they look like."""
     if len(text) > MOST_CHARS:
-        text = f"{text[:MOST_CHARS]}… ({len(text) - MOST_CHARS} characters left out)"
+        end = _end_of_word_before(text, MOST_CHARS)
+        text = f"{text[:end]}… ({len(text) - end} characters left out)"
     for secret in known:
         text = text.replace(secret, HIDDEN)
     lower = text.lower()
@@ -78,6 +82,14 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     if any(hint in lower for hint in _HINTS):
         text = _NAMED.sub(_valueless, text)
     return text
+
+
+def _end_of_word_before(text: str, at: int) -> int:
+    """Give where to cut: half a key would be known by no shape. A word is as long as keys are."""
+    for end in range(at, at - _LONGEST, -1):
+        if text[end - 1].isspace() or text[end - 1] in _BETWEEN:
+            return end
+    return at
 
 
 def secrets_in(environ: Mapping[str, str]) -> list[str]:

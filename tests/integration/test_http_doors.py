@@ -228,6 +228,19 @@ async def test_the_servers_own_directory_is_held_against_the_lists_too(scripted:
     assert (response.status_code, response.json()["field"]) == (403, "workdir")
 
 
+async def test_what_is_put_in_the_place_of_the_servers_own_directory_is_judged_by_where_it_leads(
+    scripted: Scripted, folders: Folders
+) -> None:
+    secrets = folders.root / ".ssh"
+    secrets.mkdir()
+    async with serving(scripted.env, store=MemoryStore(), default_workdir=folders / "home/a/in") as served:
+        os.rename(folders / "home/a/in", folders / "home/a/before")
+        os.symlink(secrets, folders / "home/a/in")
+        response = await served.prompt()
+    assert (response.status_code, response.json()["code"]) == (403, "directory_not_allowed")
+    assert scripted.calls() == []
+
+
 async def test_a_session_of_a_forbidden_directory_is_not_continued(scripted: Scripted, folders: Folders) -> None:
     store = MemoryStore()
     session = Session(

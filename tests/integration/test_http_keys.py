@@ -490,6 +490,15 @@ def test_a_server_that_others_reach_gets_a_key_for_this_start() -> None:
     assert not keys.find({"x-api-key": key[:-1]})
 
 
+def test_one_address_that_others_reach_is_enough_to_ask_for_a_key() -> None:
+    told: list[str] = []
+    with open_to_others() as others, socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        assert locked(ServerSettings(), [own, others], told.append)
+        assert not locked(ServerSettings(), [own], told.append)
+    assert len(told) == 1
+
+
 async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(scripted: Scripted) -> None:
     with open_to_others() as sock:
         found = await doors(ServerSettings(host="0.0.0.0"), Keys(), [sock])

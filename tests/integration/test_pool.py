@@ -8,73 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from msgspec.structs import replace
 
-from clinvk.config import Settings, WarmSettings
-from clinvk.events import RunFailed, RunFinished, RunStarted, ToolCall
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
-from clinvk.runtime.runs import LocalRuns, Run
-from clinvk.store.memory import MemoryStore
+from clinvk.config import WarmSettings
+from clinvk.events import RunFailed, RunFinished, ToolCall
+from integration.pool_server import Server, begun, request, sleeping
 from lasting_backend import Lasting
 from polling import until
-
-ENV = {"PATH": os.environ["PATH"]}
-WARM = WarmSettings(max_processes=3)
-
-
-class Server:
-    """`LocalRuns` that keeps processes of one backend."""
-
-    def __init__(self, backend: Lasting, warm: WarmSettings = WARM) -> None:
-        warm = replace(warm, kept_backends=("lasting",))
-        self.runs = LocalRuns(Settings(warm=warm), MemoryStore(), ENV, {"lasting": backend}, keeps_warm=True)
-
-    async def __aenter__(self) -> "Server":
-        await self.runs.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.runs.__aexit__(*error)
-
-    async def ask(self, prompt: str, session: str | None = None, **options: object) -> RunResult:
-        result, _ = await self.asked(prompt, session, **options)
-        return result
-
-    async def asked(self, prompt: str, session: str | None = None, **options: object) -> tuple[RunResult, str | None]:
-        async with self.runs.run(request(prompt, session, **options)) as run:
-            return await run.result(), run.session_id
-
-    @property
-    def processes(self) -> int:
-        assert self.runs.pool
-        return self.runs.pool.standing.processes
-
-    @property
-    def misses(self) -> int:
-        assert self.runs.pool
-        return self.runs.pool.standing.misses
-
-
-def request(prompt: str, session: str | None = None, **options: object) -> RunRequest:
-    return replace(RunRequest(prompt=prompt, backend="lasting", session_id=session), **options)
-
-
-async def begun(run: Run, kind: type = RunStarted) -> None:
-    async for logged in run.follow():
-        if isinstance(logged.event, kind):
-            return
-
-
-def sleeping(run: str) -> bool:
-    """Whether a tool of a run is at work."""
-    for process in psutil.process_iter():
-        try:
-            if process.name() == "sleep" and process.environ().get("RUN") == run:
-                return True
-        except psutil.Error:
-            continue
-    return False
 
 
 async def test_runs_of_one_kind_share_a_process(tmp_path: Path) -> None:
@@ -161,9 +100,12 @@ async def test_after_its_first_use_one_is_ready(tmp_path: Path) -> None:
 async def test_a_run_that_had_told_nothing_when_its_process_died_begins_anew(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         await server.ask("say x")
-        result = await server.ask("die")
+        result, session = await server.asked("die")
         assert result.text == "alone"
         assert isinstance(result.ending, RunFinished)
+        assert session
+        kept = await server.store.session(session)
+        assert (kept.turn_count, kept.backend_session_id) == (1, "h-alone")
 
 
 async def test_a_run_that_had_told_something_when_its_process_died_fails(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from clinvk.api.allowance import Allowance
 from clinvk.backends import BACKENDS
-from clinvk.config import BackendSettings, PolicySettings, Settings, UnifiedFlags
+from clinvk.config import BackendSettings, PolicySettings, ServerSettings, Settings, UnifiedFlags
 from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
 from clinvk.errors import InvalidRequest
 from clinvk.policy.words import APPROVAL, SANDBOX
@@ -149,3 +149,6 @@ def test_a_check_needs_that_everything_is_allowed() -> None:
     for policy in (PolicySettings(max_approval_mode="auto"), PolicySettings(max_sandbox_mode="default")):
         with pytest.raises(BeyondPolicy):
             allowance(policy).check_command()
+    for lists in (ServerSettings(allowed_workdir_prefixes=("/",)), ServerSettings(blocked_workdir_prefixes=("/x",))):
+        with pytest.raises(BeyondPolicy, match="no list of directories holds back"):
+            Allowance(Settings(server=lists), BACKENDS).check_command()

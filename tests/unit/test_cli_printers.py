@@ -58,6 +58,9 @@ class Finished:
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         raise NotImplementedError
 
+    async def begun(self) -> None:
+        raise NotImplementedError
+
     async def result(self) -> RunResult:
         raise NotImplementedError
 

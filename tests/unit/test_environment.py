@@ -43,6 +43,11 @@ def test_a_variable_for_clinvk_alone_cannot_be_allowed() -> None:
     assert "CLINVK_API_KEYS" not in executables.environment("claude", settings, {**ENVIRON, "CLINVK_API_KEYS": "k"})
 
 
+@pytest.mark.parametrize("told", ["", "x", "-1", "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}", "9" * 5000])
+def test_a_depth_that_somebody_else_has_set_counts_as_none(told: str) -> None:
+    assert executables.environment("claude", Settings(), {**ENVIRON, "CLINVK_DEPTH": told})["CLINVK_DEPTH"] == "1"
+
+
 def test_a_nested_clinvk_is_still_counted_when_variables_are_named() -> None:
     settings = Settings(agents=AgentSettings(env_allow=("X",)))
     assert executables.environment("claude", settings, {**ENVIRON, "CLINVK_DEPTH": "1"})["CLINVK_DEPTH"] == "2"

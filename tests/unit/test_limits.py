@@ -82,6 +82,24 @@ def test_clients_that_were_quiet_are_forgotten_and_none_that_was_not(clock: Cloc
     assert buckets.take("busy", 0.001, 1) > 0
 
 
+def test_of_too_many_clients_those_are_remembered_that_have_the_longest_to_wait(clock: Clock) -> None:
+    buckets = Buckets(180, clock)
+    for _ in range(3):
+        buckets.take("busy", 0.001, 3)
+    for number in range(100_001):
+        buckets.take(f"c{number}", 0.001, 3)
+    assert len(buckets) < 60_000
+    assert buckets.take("busy", 0.001, 3) > 0
+
+
+def test_no_number_of_addresses_has_a_key_forgotten(clock: Clock) -> None:
+    limits = Limits(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1), clock)
+    assert passes(limits, key=key(rate_rps=0.001, burst=1))
+    for number in range(100_002):
+        passes(limits, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert not passes(limits, key=key(rate_rps=0.001, burst=1))
+
+
 def test_nobody_is_limited_where_limits_are_off(clock: Clock) -> None:
     assert all(passes(Limits(ServerSettings(), clock)) for _ in range(100))
 

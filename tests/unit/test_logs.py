@@ -73,13 +73,13 @@ def test_no_message_can_look_like_another_line(form: type[logging.Formatter]) ->
 
 def test_a_traceback_is_below_its_line_and_in_a_field() -> None:
     try:
-        raise ValueError("odd\n2026-11-25 INFO forged")
+        raise ValueError("odd\n2026-11-25 INFO forged\r2026-11-25 INFO forged\x1b[2K\x85\u2028")
     except ValueError:
         first, *rest = logs.TextLines().format(record("broke", trouble=True)).split("\n")
         told = in_json("broke", trouble=True)
     assert first.endswith(": broke")
     assert rest
-    assert all(line.startswith("  ") for line in rest)
+    assert all(line.startswith("  ") and line.isprintable() for line in rest)
     assert "ValueError: odd" in str(told["exception"])
 
 

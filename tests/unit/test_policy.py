@@ -60,7 +60,7 @@ NEVER = [
     *("/root/.ssh", "/home/ben/.ssh", f"{HOME}/.ssh/keys", f"{HOME}/.SSH", f"{HOME}/.\N{LATIN SMALL LETTER LONG S}sh"),
     *("/home/ben/.aws", f"{HOME}/.gnupg", f"{HOME}/.kube/x", "/tmp/copy/.ssh", "/srv/ben/.docker"),
     *(f"{HOME}/.config/gcloud", f"{HOME}/.config/gh/x", f"{HOME}/.local/share/keyrings", f"{HOME}/Library/Keychains"),
-    *(f"{HOME}/.clinvk", f"{HOME}/.clinvk/x", f"{HOME}/.claude", f"{HOME}/.claude/projects"),
+    *(f"{HOME}/.clinvk", f"{HOME}/.clinvk/x", f"{HOME}/.claude", f"{HOME}/.claude/projects", f"{HOME}/.Claude/x"),
     *("/usr/lib/service/x", "/var/log/nginx", "/run/user/1000"),
 ]
 FINE = [

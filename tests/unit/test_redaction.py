@@ -102,6 +102,15 @@ def test_a_text_is_cut_where_nobody_reads_on() -> None:
     assert redacted("é" * (MOST_CHARS + 5)) == "é" * MOST_CHARS + "… (5 characters left out)"
 
 
+@pytest.mark.parametrize("known", [(), ("secret-of-the-environment-0123456789",)])
+def test_no_secret_is_told_by_half_where_a_text_is_cut(known: tuple[str, ...]) -> None:
+    secret = known[0] if known else "sk-ant-api03-0123456789abcdefghij"
+    for told in range(1, len(secret)):
+        before = "x " * (MOST_CHARS // 2)
+        text = redacted(f"{before[told:]}{secret} and more", known)
+        assert text.endswith(f" x … ({len(secret) + 9} characters left out)")
+
+
 @pytest.mark.parametrize(
     "text", ["a", "sk-", "api_key", "bearer ", "://a:", "-----BEGIN PRIVATE KEY-----", "eyJa.", "key= "]
 )

@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 
 import pytest
 
@@ -149,3 +150,16 @@ def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
     left.leave()
     first.leave()
     assert (last.held, left.held, slots.busy) == (True, False, 1)
+
+
+def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
+    """Clients that give up and ask again are thousands in the hour that the runs before them may take."""
+    slots = Slots(total=1, per_backend=1, max_queued=9)
+    slots.enter("claude", lambda: None)
+    slots.enter("claude", lambda: None)
+    waiting = slots.enter("claude", lambda: None)
+    known = weakref.ref(waiting)
+    waiting.leave()
+    del waiting
+    assert known() is None
+    assert slots.queued == 1

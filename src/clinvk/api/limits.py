@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
+from operator import itemgetter
 
 from clinvk.api.key_file import Key
 from clinvk.config import ServerSettings
@@ -14,6 +15,7 @@ _IPV6_NETWORK = 64
 """The bits of an IPv6 address that tell clients apart: who has one address has all that share these."""
 
 _MOST = 100_000
+"""Buckets that are kept at most: some ten megabytes."""
 
 
 class Buckets:
@@ -42,9 +44,12 @@ class Buckets:
         return 0.0
 
     def _sweep(self, now: float) -> None:
+        """Forget those that are full; of too many the half that is the fullest, which is nearest to being forgotten."""
         self._sweep_at = now + self._sweep_every_s
-        kept = {name: full_at for name, full_at in self._full_at.items() if full_at > now}
-        self._full_at = kept if len(kept) <= _MOST else {}
+        kept = [(name, full_at) for name, full_at in self._full_at.items() if full_at > now]
+        if len(kept) > _MOST:
+            kept = sorted(kept, key=itemgetter(1), reverse=True)[: _MOST // 2]
+        self._full_at = dict(kept)
 
 
 class Limits:
@@ -62,7 +67,9 @@ class Limits:
         """Take other settings, and begin anew."""
         self._is_on = settings.rate_limit_enabled
         self._rate_rps, self._burst = settings.rate_limit_rps, settings.rate_limit_burst
-        self._buckets = Buckets(settings.rate_limit_cleanup_secs, self._now)
+        # Apart, so that however many addresses there are, no key is forgotten.
+        self._addresses = Buckets(settings.rate_limit_cleanup_secs, self._now)
+        self._keys = Buckets(settings.rate_limit_cleanup_secs, self._now)
 
     def take(self, address: str, key: Key | None) -> None:
         """Count a request.
@@ -70,18 +77,20 @@ class Limits:
         Raises:
             RateLimited: it is one too many.
         """
-        limits = key.limits if key else None
-        if key and limits and limits.rate_rps:
-            burst = limits.burst or max(1, math.ceil(limits.rate_rps))
-            self._take(f"key {key.name}", limits.rate_rps, burst, "of this API key")
+        own = key.limits if key else None
+        if key and own and own.rate_rps:
+            burst = own.burst or max(1, math.ceil(own.rate_rps))
+            _take(self._keys, key.name, own.rate_rps, burst, "of this API key")
         elif self._is_on:
-            self._take(_network(address), self._rate_rps, self._burst, "from this address (server.rate_limit_rps)")
+            shared = (self._rate_rps, self._burst)
+            _take(self._addresses, _network(address), *shared, "from this address (server.rate_limit_rps)")
             if key:
-                self._take(f"key {key.name}", self._rate_rps, self._burst, "of this API key (server.rate_limit_rps)")
+                _take(self._keys, key.name, *shared, "of this API key (server.rate_limit_rps)")
 
-    def _take(self, name: str, rate_rps: float, burst: int, whose: str) -> None:
-        if wait_s := self._buckets.take(name, rate_rps, burst):
-            raise RateLimited(f"too many requests {whose}: {rate_rps:g} a second, {burst} at once", wait_s)
+
+def _take(buckets: Buckets, name: str, rate_rps: float, burst: int, whose: str) -> None:
+    if wait_s := buckets.take(name, rate_rps, burst):
+        raise RateLimited(f"too many requests {whose}: {rate_rps:g} a second, {burst} at once", wait_s)
 
 
 @lru_cache(maxsize=4096)

@@ -26,7 +26,7 @@ class Workdirs:
     """Checks the directories that requests name, and gives one to those that name none.
 
     The agent gets the path without symbolic links that was held against the lists. To its own directory, which the
-    operator has chosen, the server does not apply those that are built in.
+    operator has chosen, the server does not apply those that are built in, as long as nothing else is in its place.
     """
 
     def __init__(
@@ -95,8 +95,6 @@ class Workdirs:
 
     def _judged(self, path: str, field: str, name: str) -> str:
         """Hold a path against all lists; give what it leads to."""
-        if path in self._built_in.own and not any(self._lists):
-            return path
         real = _resolved(path, field, name)
         if refusal := self._built_in.refusal(real) or self._directories().refusal(real):
             leads = "" if real == path else f" (which leads to {real!r})"

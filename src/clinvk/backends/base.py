@@ -97,6 +97,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         takes_up: the conversations that a kept process can go on with: those that it `held` since its own runs, also
             that for which it was `started`, or any for which it is `asked`.
         once: a kept process serves no second run.
+        ping: what a kept process answers at once, whatever it is doing; empty where there is nothing.
     """
 
     argv: tuple[str, ...]
@@ -115,6 +116,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     reads: tuple[str, ...] = ()
     takes_up: Literal["held", "started", "asked"] = "asked"
     once: bool = False
+    ping: bytes = b""
 
 
 class Channel(Protocol):

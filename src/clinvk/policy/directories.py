@@ -60,7 +60,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
             return "is never allowed: it has too much below it"
         if secret := _secret(folded):
             return f"is never allowed: {secret!r} may hold credentials"
-        if (private := containing(path, self.private)) and not containing(path, self.kept):
+        if (private := _containing_folded(folded, self.private)) and not containing(path, self.kept):
             return f"is never allowed: {private!r} is private to clinvk or an agent"
         if f"{folded}/".startswith(_BELOW_SYSTEM) and not self._is_fine(path, folded):
             return f"is never allowed: {containing(folded, _SYSTEM)!r} is the system's"
@@ -95,6 +95,10 @@ def containing(path: str, directories: Iterable[str]) -> str | None:
         if path.startswith(above) and (above.endswith("/") or path[len(above) : len(above) + 1] in ("", "/")):
             return above
     return None
+
+
+def _containing_folded(folded: str, directories: Iterable[str]) -> str | None:
+    return next((above for above in directories if containing(folded, (above.casefold(),))), None)
 
 
 def _secret(folded: str) -> str | None:

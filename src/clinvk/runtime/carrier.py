@@ -1,17 +1,21 @@
 """A kept agent process: up before a run comes, there when it has gone, and of several runs at once where it can."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import NamedTuple
 
 from clinvk.backends.base import Channel, Delivery, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, AgentFailed
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted
+from clinvk.events import Event, RunFailed, RunFinished, RunStarted, ToolCall
 from clinvk.request import RunRequest
 from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import MAX_LINE_BYTES, Process
 from clinvk.runtime.stamps import Stamp
 from clinvk.session import Resume
+
+logger = logging.getLogger(__name__)
 
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 """How much may wait for a run whose reader is behind. Reading on is what the other runs need."""
@@ -38,11 +42,12 @@ class Carrier:
 
     Attributes:
         is_retiring: it takes no more runs, and is to be ended once it is empty.
-        is_ready: it has said something.
+        is_ready: it has spoken its protocol.
         served: runs that have left it.
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
         memory: what it and its children take, in bytes, as last measured.
+        heard_at, pinged_at: when it has last said something, and was last asked for it, by the loop's clock.
     """
 
     def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, changed: Callable[[], None]) -> None:
@@ -58,7 +63,7 @@ class Carrier:
         self.served = 0
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()
-        self.since = self.idle_since = self._loop.time()
+        self.since = self.idle_since = self.heard_at = self.pinged_at = self._loop.time()
         self._changed = changed
         self._process: Process | None = None
         self._is_closed = False
@@ -101,14 +106,14 @@ class Carrier:
 
     def pump(self) -> None:
         """Hand what the process has said to those it is for; called whenever it has said something or is gone."""
-        if self.is_gone or self._process is None or self._rests():
+        if self.is_gone or self._process is None or self.rests:
             return
         process = self._process
         for line in process.take():
-            self.is_ready = True
+            self._judge(line)
             self._deliver(line, lambda line=line: self.channel.receive(line))
         if process.too_long:
-            self._fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
+            self.fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
         if process.exit_code is not None:
             if process.at_eof:
                 self._exited()
@@ -119,7 +124,16 @@ class Carrier:
             self._loop.call_later(_LINGER_S, self._stays)
         self._changed()
 
-    def _rests(self) -> bool:
+    def _judge(self, line: bytes) -> None:
+        """Doubt a process that speaks its protocol and then prints something else: who knows what it has lost."""
+        if self.is_ready and not self.is_retiring and line.strip() and not line.startswith(b"{"):
+            logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
+            self.retire()
+        self.is_ready = self.is_ready or line.startswith(b"{")
+        self.heard_at = self._loop.time()
+
+    @property
+    def rests(self) -> bool:
         """Say whether reading waits for the one run that is read too slowly."""
         return self.channel.capacity == 1 and any(seat.waiting_bytes > _REST_BYTES for seat in self.seats.values())
 
@@ -138,6 +152,9 @@ class Carrier:
             self.retire()
             for seat in self.seats.values():
                 seat.refuse(str(exc))
+        except Exception:
+            logger.exception("what a kept process of %s says cannot be read", self.launch.argv[0])
+            self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
             seat.is_answered = True
 
@@ -169,20 +186,36 @@ class Carrier:
 
     def _stays(self) -> None:
         if self.process.exit_code is None and not self.is_gone:
-            self._fail("the agent closed its output but did not exit")
+            self.fail("the agent closed its output but did not exit")
 
-    def _fail(self, why: str) -> None:
+    def fail(self, why: str) -> None:
+        """Give the process up, and all runs in it."""
         for seat in self.seats.values():
             seat.is_lost = not seat.is_over
         self._lose(why)
+
+    def give_up(self, seat: "CarriedSeat", why: str) -> None:
+        """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
+        self.retire()
+        self.stop(seat.run)
+        seat.is_lost = not seat.is_over
+        self._lose_seat(seat, why)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.process.write(self.launch.ping, close=False)
+        self.pinged_at = self._loop.time()
 
     def _lose(self, why: str) -> None:
         self.is_gone = True
         self.retire()
         for seat in self.seats.values():
-            if not seat.is_over and not seat.is_refused:
-                seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
+            self._lose_seat(seat, why)
         self._changed()
+
+    def _lose_seat(self, seat: "CarriedSeat", why: str) -> None:
+        if not seat.is_over and not seat.is_refused:
+            seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
 
 
 class CarriedSeat:
@@ -193,6 +226,9 @@ class CarriedSeat:
         is_told: the run ended as the process said, and nobody stopped it.
         is_lost: the process went before it told how the run ended.
         is_answered: it has said something since the run began.
+        is_heard: it has said something of the run.
+        began_at: when it was given the prompt, by the loop's clock.
+        has_used_tools: the run has; they may have left something at work.
         tools: the variable that what it leaves at work has in its environment.
         conversation: the agent's id of the run's conversation, once told.
     """
@@ -204,10 +240,11 @@ class CarriedSeat:
     def __init__(self, run: str, carrier: Carrier, wake: Callable[[], None]) -> None:
         self.run = run
         self.carrier = carrier
-        self.is_over = self.is_lost = self.is_answered = self.is_told = False
+        self.is_over = self.is_lost = self.is_answered = self.is_told = self.is_heard = self.has_used_tools = False
         self.conversation: str | None = None
         self.tools: tuple[str, str] | None = None
         self.waiting_bytes = 0
+        self.began_at = inf
         self._wake = wake
         self._waiting: list[tuple[bytes, list[Delivery]]] = []
         self._refused = ""
@@ -220,6 +257,7 @@ class CarriedSeat:
     def begin(self, request: RunRequest, resume: Resume | None) -> None:
         """Give the prompt to the process."""
         self.is_answered = False
+        self.began_at = asyncio.get_running_loop().time()
         self.carrier.process.write(self.carrier.channel.start(self.run, request, resume), close=False)
 
     def put(self, line: bytes, event: Event | None = None) -> None:
@@ -231,6 +269,8 @@ class CarriedSeat:
             self.waiting_bytes += len(line)
         if event is not None:
             self._waiting[-1][1].append((self.run, event))
+            self.is_heard = True
+            self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
             self.is_over = isinstance(event, RunFinished | RunFailed)
         self._wake()
 

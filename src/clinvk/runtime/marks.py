@@ -152,15 +152,20 @@ def kill(marks: Marks, roots: Roots | None) -> None:
     remains.end(lambda: marks.find(roots), marks.alive)
 
 
-def kill_with(marks: Marks, number: int, variable: tuple[str, str]) -> None:
-    """End what came of an agent process and has a variable in its environment, with its children. Blocks."""
-    wanted = f"{variable[0]}={variable[1]}".encode()
+def kill_tools(marks: Marks, number: int, pid: int, variable: tuple[str, str] | None) -> None:
+    """End the tools that came of an agent process, and their children; the process goes on. Blocks.
 
-    def find() -> set[int]:
-        found = {pid for pid in marks.look().get(number, ()) if wanted in _environment(pid).split(b"\0")}
-        return marks.alive(found | _descendants(found)) if found else found
+    Tools are those with a variable in their environment; where there is none to tell them by, those outside the
+    session of the process `pid`: CLIs put their tools into sessions of their own, and nothing else.
+    """
+    wanted = "=".join(variable or ()).encode()
 
-    remains.end(find, marks.alive)
+    def is_tool(other: int) -> bool:
+        return wanted in _environment(other).split(b"\0") if wanted else _session(other) not in (0, pid)
+
+    tools = {other for other in marks.look().get(number, ()) if is_tool(other)}
+    if tools:
+        remains.end(lambda: marks.alive(tools | _descendants(tools)), marks.alive)
 
 
 def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
@@ -175,6 +180,14 @@ def _environment(pid: int) -> bytes:
             return file.read()
     except OSError:  # gone, another user's, or a system without /proc
         return b""
+
+
+def _session(pid: int) -> int:
+    """Give the session of a process; 0 where it is gone."""
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return 0
 
 
 def _resident(pid: int) -> int:

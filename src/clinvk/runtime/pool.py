@@ -17,10 +17,14 @@ from clinvk.backends.base import Launch
 from clinvk.config import WarmSettings
 from clinvk.runtime.carrier import CarriedSeat, Carrier, Held
 from clinvk.runtime.cleanup import finished
+from clinvk.runtime.health import Patience
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import MOST_RUNS, Profile, Wanted, best, can_begin
 from clinvk.runtime.upkeep import MIB, Upkeep, stamp_of
 from clinvk.session import Resume
+
+_LATE_S = 0.2
+"""How late a tool may begin after its run was stopped: between fork and exec it cannot be told from the CLI."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +59,13 @@ class Standing(Kept, frozen=True, kw_only=True):
 
 
 class Pool:
-    """The kept processes of one clinvk. Enter it to keep any."""
+    """The kept processes of one clinvk. Enter it to keep any; `patience` is for those that say nothing."""
 
     def __init__(self, spawner: Spawner, settings: WarmSettings) -> None:
         self._spawner = spawner
         self._settings = settings
-        self._upkeep = Upkeep(spawner, settings)
+        self.patience = Patience()
+        self._upkeep = Upkeep(spawner, settings, self.patience)
         self._stock = self._upkeep.stock
         self._tending: asyncio.Task[None] | None = None
         self._hits: Counter[str] = Counter()
@@ -143,20 +148,32 @@ class Pool:
         carrier = seat.carrier
         if not seat.is_over:
             carrier.stop(seat.run)
-        carrier.leave(seat.run)
-        profile = self._stock.profile_of(carrier)
-        if seat.conversation and kept and carrier.launch.takes_up != "asked":
-            carrier.held[seat.conversation] = Held(time.monotonic())
         is_done = carrier.channel.capacity == 1 and not (kept and seat.conversation)
-        if not trusted or is_done or carrier.launch.once or carrier.served >= MOST_RUNS:
+        if not trusted or is_done or carrier.launch.once or carrier.served + 1 >= MOST_RUNS:
             carrier.retire()
-        if trusted and profile:
+        if trusted and (profile := self._stock.profile_of(carrier)):
             profile.failures = 0
-        if carrier.is_retiring and not carrier.seats:
-            await finished(self._stock.ended(carrier, patient=trusted))
-        elif not trusted and seat.tools and carrier.is_up:
+        try:
+            await self._end_tools(seat, trusted=trusted)
+        finally:
+            carrier.leave(seat.run)
+            if seat.conversation and kept and carrier.launch.takes_up != "asked":
+                carrier.held[seat.conversation] = Held(time.monotonic())
+            if carrier.is_retiring and not carrier.seats:
+                await finished(self._stock.ended(carrier, patient=trusted))
+            self._upkeep.wake()
+
+    async def _end_tools(self, seat: CarriedSeat, *, trusted: bool) -> None:
+        """End what a run has left at work in a process that goes on, as far as it can be told from that of others."""
+        carrier = seat.carrier
+        is_alone = len(carrier.seats) == 1
+        if carrier.is_up and (seat.has_used_tools or not trusted) and (seat.tools or is_alone):
+            if carrier.is_retiring and is_alone:
+                return  # it ends with all that came of it
             await finished(self._spawner.end_tools(carrier.process, seat.tools))
-        self._upkeep.wake()
+            if not trusted:  # a tool was perhaps about to begin when the run was stopped
+                await asyncio.sleep(_LATE_S)
+                await finished(self._spawner.end_tools(carrier.process, seat.tools))
 
     def distrust(self, seat: CarriedSeat) -> None:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once."""
@@ -202,6 +219,6 @@ class Pool:
             return None
         if time.monotonic() < profile.not_before or not self._settings.max_processes:
             return None
-        if profile.is_shared and not self._upkeep.make_room():
+        if profile.is_shared and not self._upkeep.make_room(profile):
             return None
         return self._stock.open(profile, launch)

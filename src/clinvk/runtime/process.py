@@ -20,7 +20,7 @@ from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
-from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, kill_with, label, resident
+from clinvk.runtime.marks import MARK_VARIABLE, Marks, kill, kill_tools, label, resident
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ class Spawner:
             self._search = loop.create_task(self._search_all())
         await finished(gone)
 
-    async def end_tools(self, process: "Process", variable: tuple[str, str]) -> None:
-        """End what came of a process and has a variable in its environment, with its children; the process goes on."""
-        await asyncio.to_thread(kill_with, self._marks, process.number, variable)
+    async def end_tools(self, process: "Process", variable: tuple[str, str] | None) -> None:
+        """End the tools of a process, those with a variable in their environment if it is given; it goes on."""
+        await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
         """Give the resident bytes of processes and of all that came of them, by number."""

@@ -10,7 +10,7 @@ import msgspec
 
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.runtime.carrier import Carrier
-from clinvk.runtime.stamps import stamps
+from clinvk.runtime.stamps import Stamp, stamps
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +35,19 @@ class Profile:
 
     Attributes:
         wanted: what one is started with; its `continuing` is of no meaning.
+        stamp: the program and what it reads at its start, as they were for the processes that there are.
         taken: when runs have asked for one.
+        memory: what one of them takes at first, in bytes, as far as is known.
         failures: how many have failed since a run went well.
         not_before: none is started before that.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, stamp: Stamp) -> None:
         self.wanted = wanted
+        self.stamp = stamp
         self.carriers: list[Carrier] = []
         self.taken: deque[float] = deque(maxlen=64)
+        self.memory = 0
         self.failures = 0
         self.not_before = 0.0
 
@@ -57,6 +61,14 @@ class Profile:
         """How one is started that has no conversation yet."""
         return _without_conversation(self.wanted.launch)
 
+    def renew(self, stamp: Stamp) -> None:
+        """Take no more runs to processes that were started with another program, or have read something else."""
+        if stamp == self.stamp:
+            return
+        self.stamp, self.failures, self.not_before = stamp, 0, 0.0
+        for carrier in self.carriers:
+            carrier.retire()
+
     def damp(self) -> None:
         """One has failed: the next is not started at once, and later each time."""
         self.failures += 1
@@ -65,17 +77,16 @@ class Profile:
 
 
 def key(wanted: Wanted) -> object:
-    """Give what is equal for all of a profile, and for no other."""
+    """Give what is equal for all of a profile, and for no other: the command and its surroundings."""
     launch = _without_conversation(wanted.launch)
-    fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening)
-    return (
-        wanted.path,
-        stamps((wanted.path,), wanted.env),
-        frozenset(wanted.env.items()),
-        msgspec.json.encode(fixed),
-        launch.once,
-        stamps(launch.reads, wanted.env),
-    )
+    fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
+    ways = (launch.once, launch.takes_up)
+    return wanted.backend.name, wanted.path, frozenset(wanted.env.items()), msgspec.json.encode(fixed), ways
+
+
+def stamp(wanted: Wanted) -> Stamp:
+    """Look at the program and at what it reads by itself: where these differ, a process is not as good."""
+    return stamps((wanted.path, *wanted.launch.reads), wanted.env)
 
 
 def can_begin(carrier: Carrier, most: int = MOST_RUNS) -> bool:

@@ -58,6 +58,7 @@ class Recorder:
         self._session = session
         self._goes_on = resume is not None
         self._counted = resume.used if resume else Usage()
+        self._has_started = False
         self._settings = settings
         self._keeps_text = not request.ephemeral
         self._record = RunRecord(
@@ -101,16 +102,20 @@ class Recorder:
         await self._kept(self._store.update(self._record, self._session))
 
     async def started(self, event: RunStarted) -> None:
-        """The agent is up: from here on the conversation can be continued."""
+        """The agent is up: from here on the conversation can be continued.
+
+        One that begins anew after a crash may tell of another conversation; the turn is the same.
+        """
         self._record = replace(self._record, model=event.model or self._record.model)
         if session := self._session:
             self._session = replace(
                 session,
-                turn_count=session.turn_count + 1,
+                turn_count=session.turn_count + (not self._has_started),
                 backend_session_id=event.backend_session_id or session.backend_session_id,
                 model=event.model or session.model,
                 forks_parent=False,
             )
+        self._has_started = True
         await self._kept(self._store.update(self._record, self._session))
 
     async def append(self, entries: Sequence[Logged]) -> bool:

@@ -1,7 +1,7 @@
 """How many runs go at once, in all and for each backend, and who is next."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ class Slots:
         self._max_queued = max_queued
         self._arrived = 0
         self._held: dict[str, int] = {}
-        self._lines: dict[_Line, deque[Place]] = {}
+        self._lines: dict[_Line, OrderedDict[int, Place]] = {}
         self._members: set[Place] = set()
         self._changed = asyncio.Event()
 
@@ -105,7 +105,7 @@ class Slots:
         place = Place(self, backend, share, self._arrived, granted)
         self._arrived += 1
         self._members.add(place)
-        self._lines.setdefault((backend, share), deque()).append(place)
+        self._lines.setdefault((backend, share), OrderedDict())[place.number] = place
         self._serve()
         return place
 
@@ -139,7 +139,7 @@ class Slots:
     def _free(self, backend: str) -> bool:
         return self.busy < self._total and self._held.get(backend, 0) < self._per_backend
 
-    def _queue(self) -> dict[_Line, deque[Place]]:
+    def _queue(self) -> dict[_Line, OrderedDict[int, Place]]:
         """Give the lines of those that wait for a slot, and not for their share."""
         return {key: line for key, line in self._lines.items() if not (key[1] and key[1].is_taken)}
 
@@ -153,11 +153,11 @@ class Slots:
             first.granted()
 
     def _first(self) -> Place | None:
-        heads = [line[0] for (backend, _), line in self._queue().items() if self._free(backend)]
+        heads = [next(iter(line.values())) for (backend, _), line in self._queue().items() if self._free(backend)]
         return min(heads, key=lambda place: place.number, default=None)
 
     def _step_out(self, place: Place) -> None:
         line = self._lines[place.backend, place.share]
-        line.remove(place)
+        del line[place.number]
         if not line:
             del self._lines[place.backend, place.share]

@@ -5,17 +5,17 @@ from collections.abc import Collection, Mapping
 
 from clinvk.runtime.private import at_home
 
-Stamp = tuple[tuple[str, int, int], ...]
-"""Files with size and time of change."""
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Files with inode, size and time of change: npm gives all files of a package the same time of writing."""
 
 
 def stamps(paths: Collection[str], env: Mapping[str, str]) -> Stamp:
-    """Give size and time of change of the files that are there."""
-    found: list[tuple[str, int, int]] = []
+    """Give what tells of the files that are there."""
+    found: list[tuple[str, int, int, int]] = []
     for path in paths:
         try:
             status = os.stat(at_home(path, env))
         except OSError:
             continue
-        found.append((path, status.st_size, status.st_mtime_ns))
+        found.append((path, status.st_ino, status.st_size, status.st_ctime_ns))
     return tuple(found)

@@ -12,7 +12,7 @@ from clinvk.runtime import private
 from clinvk.runtime.carrier import Carrier
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Profile, Wanted, key
+from clinvk.runtime.profiles import Profile, Wanted, key, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,10 @@ class Stock:
 
     def profile(self, wanted: Wanted) -> Profile:
         """Give the profile of what is wanted."""
-        own = key(wanted)
+        own, known = key(wanted), stamp(wanted)
         if own not in self.profiles:
-            self.profiles[own] = Profile(wanted)
+            self.profiles[own] = Profile(wanted, known)
+        self.profiles[own].renew(known)
         return self.profiles[own]
 
     def profile_of(self, carrier: Carrier) -> Profile | None:

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import time
+from math import inf
 
 from clinvk.config import WarmSettings
 from clinvk.runtime.carrier import Carrier, Held
+from clinvk.runtime.health import Patience, look_after
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Profile, can_begin
+from clinvk.runtime.profiles import Profile, can_begin, stamp
 from clinvk.runtime.stamps import Stamp, stamps
 from clinvk.runtime.stock import Stock
 from clinvk.runtime.wake import Wake
@@ -30,20 +32,24 @@ _SETTLES_S = 1.0
 """After so long a CLI has written down all of a turn."""
 
 _TICK_S = 1.0
-_MEASURE_EVERY_S = 5.0
+_LOOK_EVERY_S = 10.0
+"""How often it is looked at processes that carry nothing."""
+
 _READY_WITHIN_S = 60.0
 
 
 class Upkeep:
     """What is done beside the runs, as soon as it is due."""
 
-    def __init__(self, spawner: Spawner, settings: WarmSettings) -> None:
+    def __init__(self, spawner: Spawner, settings: WarmSettings, patience: Patience) -> None:
         self.stock = Stock(spawner, self.wake)
         self._spawner = spawner
         self._settings = settings
+        self._patience = patience
+        self._limit = settings.max_memory_mb * MIB
         self._changed = Wake()
         self._timer: asyncio.TimerHandle | None = None
-        self._measured_at = 0.0
+        self._looked_at = -inf
 
     def wake(self) -> None:
         """Something may be due."""
@@ -78,16 +84,28 @@ class Upkeep:
                 if not profile.carriers and (not profile.taken or now - profile.taken[-1] > self._settings.idle_secs):
                     del self.stock.profiles[key]
             self._bound_processes()
-            if now >= self._measured_at + _MEASURE_EVERY_S:
+            if now >= self._looked_at + (_TICK_S if self._is_busy(now) else _LOOK_EVERY_S):
+                self._looked_at = now
+                await self._look_at_programs()
                 await self._bound_memory()
-                self._measured_at = now
             self._refill(now)
         except Exception:
             logger.exception("kept processes are not tended")
 
+    def _is_busy(self, now: float) -> bool:
+        """Say whether any carries runs, or has of late: what it takes may have changed."""
+        taken = (profile.taken[-1] for profile in self.stock.profiles.values() if profile.taken)
+        return any(carrier.seats for carrier in self.stock.carriers) or any(now < at + _RECENT_S for at in taken)
+
+    async def _look_at_programs(self) -> None:
+        """Retire what was started with a program that was replaced since, or has read what was changed."""
+        for profile in [*self.stock.profiles.values()]:
+            profile.renew(await asyncio.to_thread(stamp, profile.wanted))
+
     async def _clear(self, profile: Profile, now: float) -> None:
         """End what is to go of a profile, and remember the records of what is to stay."""
         for carrier in [*profile.carriers]:
+            look_after(carrier, self._patience)
             if not carrier.seats and self._is_done(carrier, now):
                 self.stock.end(carrier)
             elif not carrier.seats:
@@ -107,15 +125,23 @@ class Upkeep:
                 if carrier.held.get(handle) == held:
                     carrier.held[handle] = Held(held.since, stamp)
 
-    def make_room(self) -> bool:
+    def make_room(self, profile: Profile) -> bool:
         """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""
-        kept = self.stock.kept
-        if len(kept) < self._settings.max_processes:
-            return True
-        idle = self.stock.idle
-        if idle:
+        while not self._has_room(profile):
+            idle = self.stock.idle
+            if not idle:
+                return False
             self.stock.end(idle[0])
-        return bool(idle)
+        return True
+
+    def _has_room(self, profile: Profile) -> bool:
+        """Say whether one more of a profile is within the limits, as far as is known what it will take."""
+        staying = [carrier for carrier in self.stock.kept if carrier.seats or not carrier.is_retiring]
+        if len(staying) >= self._settings.max_processes:
+            return False
+        typical = profile.memory or max((carrier.memory for carrier in staying), default=0)
+        taken = sum(carrier.memory or typical for carrier in staying)
+        return not self._limit or taken + typical <= self._limit
 
     def _bound_processes(self) -> None:
         carriers, idle = self.stock.carriers, self.stock.idle
@@ -128,13 +154,8 @@ class Upkeep:
         carriers = {carrier.process.number: carrier for carrier in self.stock.kept if carrier.is_up}
         sizes = await self._spawner.memory([*carriers])
         for number, size in sizes.items():
-            carrier = carriers[number]
-            carrier.memory = size
-            if carrier.is_ready and not carrier.memory_at_first:
-                carrier.memory_at_first = size
-            if carrier.memory_at_first and size > _GROWN * carrier.memory_at_first:
-                carrier.retire()
-        over = sum(sizes.values()) - self._settings.max_memory_mb * MIB if self._settings.max_memory_mb else 0
+            self._note_size(carriers[number], size)
+        over = sum(sizes.values()) - self._limit if self._limit else 0
         for carrier in sorted(carriers.values(), key=lambda carrier: (bool(carrier.seats), carrier.idle_since)):
             if over <= 0:
                 return
@@ -142,6 +163,17 @@ class Upkeep:
             carrier.retire()
             if not carrier.seats:
                 self.stock.end(carrier)
+
+    def _note_size(self, carrier: Carrier, size: int) -> None:
+        """Take what a process takes; one that has grown out of proportion takes no more runs."""
+        carrier.memory = size
+        if not carrier.is_ready:
+            return
+        carrier.memory_at_first = carrier.memory_at_first or size
+        if size > _GROWN * carrier.memory_at_first:
+            carrier.retire()
+        if profile := self.stock.profile_of(carrier):
+            profile.memory = max(profile.memory, carrier.memory_at_first)
 
     def _refill(self, now: float) -> None:
         """Start what is wanted and is not there, one after another, the profile used last first."""
@@ -168,17 +200,12 @@ class Upkeep:
 
     def _has_place(self, profile: Profile, now: float) -> bool:
         """Say whether a spare may be started; in the place of what is less likely to be wanted, if need be."""
-        kept = self.stock.kept
-        taken = sum(carrier.memory for carrier in kept)
-        typical = max((carrier.memory for carrier in kept), default=0)
-        if self._settings.max_memory_mb and taken + typical > self._settings.max_memory_mb * MIB:
-            return False
-        if len(kept) < self._settings.max_processes:
+        if self._has_room(profile):
             return True
-        fallow = [carrier for carrier in kept if not carrier.seats and self._is_fallow(carrier, profile, now)]
+        fallow = [carrier for carrier in self.stock.idle if self._is_fallow(carrier, profile, now)]
         if fallow:
-            self.stock.end(min(fallow, key=lambda carrier: carrier.idle_since))
-        return bool(fallow)
+            self.stock.end(fallow[0])
+        return bool(fallow) and self._has_room(profile)
 
     def _is_fallow(self, carrier: Carrier, wanting: Profile, now: float) -> bool:
         """Say whether a spare of a profile may take the place of an idle process.

@@ -1,0 +1,86 @@
+"""`LocalRuns` that keeps processes of the lasting backend, and what tests of it ask again and again."""
+
+import os
+
+import psutil
+from msgspec.structs import replace
+
+from clinvk.config import Settings, WarmSettings
+from clinvk.events import RunStarted
+from clinvk.request import RunRequest
+from clinvk.result import RunResult
+from clinvk.runtime.pool import Pool
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store.memory import MemoryStore
+from lasting_backend import Lasting
+
+ENV = {"PATH": os.environ["PATH"]}
+WARM = WarmSettings(max_processes=3)
+
+
+class Server:
+    """`LocalRuns` that keeps processes of one backend."""
+
+    def __init__(self, backend: Lasting, warm: WarmSettings = WARM) -> None:
+        warm = replace(warm, kept_backends=("lasting",))
+        self.store = MemoryStore()
+        self.runs = LocalRuns(Settings(warm=warm), self.store, ENV, {"lasting": backend}, keeps_warm=True)
+
+    async def __aenter__(self) -> "Server":
+        await self.runs.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.runs.__aexit__(*error)
+
+    async def ask(self, prompt: str, session: str | None = None, **options: object) -> RunResult:
+        result, _ = await self.asked(prompt, session, **options)
+        return result
+
+    async def asked(self, prompt: str, session: str | None = None, **options: object) -> tuple[RunResult, str | None]:
+        async with self.runs.run(request(prompt, session, **options)) as run:
+            return await run.result(), run.session_id
+
+    @property
+    def processes(self) -> int:
+        assert self.runs.pool
+        return self.runs.pool.standing.processes
+
+    @property
+    def pool(self) -> Pool:
+        assert self.runs.pool
+        return self.runs.pool
+
+    @property
+    def misses(self) -> int:
+        assert self.runs.pool
+        return self.runs.pool.standing.misses
+
+
+def request(prompt: str, session: str | None = None, **options: object) -> RunRequest:
+    return replace(RunRequest(prompt=prompt, backend="lasting", session_id=session), **options)
+
+
+async def begun(run: Run, kind: type = RunStarted) -> None:
+    async for logged in run.follow():
+        if isinstance(logged.event, kind):
+            return
+
+
+def sleeping(run: str) -> bool:
+    """Whether a tool of a run is at work."""
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "sleep" and process.environ().get("RUN") == run:
+                return True
+        except psutil.Error:
+            continue
+    return False
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more, or only waits to be reaped."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,174 @@
+"""Kept processes that are not as good as they were: they take no more runs, and what was under way there is well."""
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from clinvk.config import WarmSettings
+from clinvk.events import RunFailed, RunFinished, TextDelta
+from integration.pool_server import Server, begun, gone, request, sleeping
+from lasting_backend import Lasting
+from polling import until
+
+
+def impatient(server: Server) -> None:
+    """Have it wait for signs of life no longer than a test can."""
+    patience = server.pool.patience
+    patience.unheard_s, patience.silent_s, patience.answers_within_s = 0.5, 0.2, 0.5
+
+
+async def test_a_program_that_was_replaced_carries_no_more_runs(tmp_path: Path) -> None:
+    backend = Lasting(tmp_path)
+    async with Server(backend) as server, server.runs.run(request("wait")) as other:
+        await begun(other)
+        old = int((await server.ask("pid")).text)
+        backend.install_agent()
+        assert int((await server.ask("pid")).text) != old
+        assert other.state == "running"
+        await server.runs.cancel(other.id)
+        await until(lambda: gone(old))
+
+
+async def test_an_idle_process_of_a_program_that_was_replaced_goes_by_itself(tmp_path: Path) -> None:
+    backend = Lasting(tmp_path)
+    async with Server(backend) as server:
+        old = int((await server.ask("pid")).text)
+        backend.install_agent()
+        await until(lambda: gone(old), within_s=15)
+        await until(lambda: server.pool.standing.ready == 1)
+        hits = server.pool.standing.hits
+        assert int((await server.ask("pid")).text) != old
+        assert server.pool.standing.hits == hits + 1
+
+
+async def test_a_program_that_did_not_speak_is_tried_again_once_it_was_replaced(tmp_path: Path) -> None:
+    mute = Lasting(tmp_path, mode="mute")
+    async with Server(mute) as server:
+        await server.ask("say x")
+        assert server.runs.warm
+        assert server.runs.warm.one_shot == ("lasting",)
+        mute.install_agent()
+        assert server.runs.warm.one_shot == ()
+
+
+async def test_what_a_process_reads_at_its_start_is_as_it_read_it(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        first = (await server.ask("pid")).text
+        (tmp_path / "instructions").write_text("be brief")
+        second = (await server.ask("pid")).text
+        assert first != second
+        assert (await server.ask("pid")).text == second
+
+
+async def test_a_process_that_prints_garbage_takes_no_more_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as other:
+        await begun(other)
+        old = int((await server.ask("pid")).text)
+        assert isinstance((await server.ask("garbage")).ending, RunFinished)
+        assert int((await server.ask("pid")).text) != old
+        assert other.state == "running"
+        await server.runs.cancel(other.id)
+        await until(lambda: gone(old))
+    assert sum("takes no more runs" in record.message for record in caplog.records) == 1
+
+
+async def test_a_process_that_has_grown_takes_no_more_runs(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        old = int((await server.ask("pid")).text)
+        await until(lambda: server.pool.standing.memory_bytes > 0)
+        await server.ask("grow 100")
+        await until(lambda: gone(old))
+        assert (await server.ask("say x")).text == "x"
+
+
+async def test_a_process_goes_after_so_many_runs_and_another_is_ready(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        told = [(await server.ask("pid")).text for _ in range(101)]
+        assert len(set(told[:80])) == 1
+        assert told[100] != told[0]
+        assert server.pool.standing.misses == 1
+        await until(lambda: gone(int(told[0])))
+
+
+async def test_a_process_that_stops_in_the_middle_fails_its_runs_and_nobody_elses(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, AsyncExitStack() as stack:
+        impatient(server)
+        other = await stack.enter_async_context(server.runs.run(request("wait", model="other")))
+        await begun(other)
+        runs = [await stack.enter_async_context(server.runs.run(request("tick 1000"))) for _ in range(2)]
+        for run in runs:
+            await begun(run, TextDelta)
+        pid = int((await server.ask("pid")).text)
+        os.kill(pid, signal.SIGSTOP)
+        for run in runs:
+            ending = (await run.result()).ending
+            assert isinstance(ending, RunFailed)
+            assert ending.code == "agent_crashed"
+            assert "no sign of life" in ending.message
+        await until(lambda: gone(pid))
+        assert other.state == "running"
+
+
+async def test_an_idle_process_that_hangs_is_replaced_before_a_run_comes(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        impatient(server)
+        pid = int((await server.ask("pid")).text)
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: gone(pid))
+        assert (await server.ask("say x")).text == "x"
+
+
+async def test_a_process_that_is_well_is_left_alone_however_silent(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as run:
+        impatient(server)
+        await begun(run)
+        await asyncio.sleep(3)
+        assert run.state == "running"
+
+
+async def test_a_large_prompt_to_a_process_that_reads_nothing_goes_another_way(tmp_path: Path) -> None:
+    """The others that it carries are told of to their ends."""
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tick 300")) as other:
+        impatient(server)
+        await begun(other, TextDelta)
+        await server.ask("deaf")
+        result = await server.ask("say " + "x" * 1_000_000)
+        assert result.text == "x" * 1_000_000
+        assert result.started
+        assert (await other.result()).text == "." * 300
+
+
+@pytest.mark.parametrize("tells_tools", [True, False], ids=["by a variable", "by session"])
+@pytest.mark.parametrize("capacity", [1, 8])
+async def test_a_run_that_has_ended_leaves_nothing_at_work(tmp_path: Path, capacity: int, tells_tools: bool) -> None:
+    async with Server(Lasting(tmp_path, capacity, tells_tools=tells_tools)) as server:
+        async with server.runs.run(request("leave")) as run:
+            result = await run.result()
+            assert isinstance(result.ending, RunFinished)
+        await until(lambda: not sleeping(run.id), within_s=2)
+        again = await server.ask("recall", run.session_id)
+        assert again.text.startswith("leave") or capacity > 1
+
+
+async def test_what_another_run_has_at_work_is_left_to_it(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server, server.runs.run(request("tool")) as other:
+        await until(lambda: sleeping(other.id))
+        async with server.runs.run(request("leave")) as run:
+            await run.result()
+        await until(lambda: not sleeping(run.id), within_s=2)
+        assert sleeping(other.id)
+
+
+async def test_no_memory_limit_is_passed_by_starting_one_more(tmp_path: Path) -> None:
+    """What a process of a kind takes is known once it was measured; idle ones make room for it."""
+    async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
+        for number in range(6):
+            await server.ask("say x", model=f"m{number}")
+            await until(lambda: server.pool.standing.memory_bytes > 0 or server.processes == 0)
+        assert server.processes <= 4
