@@ -17,7 +17,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/bounds.py", {"around", "open"}),
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "head", "host", "read", "resolve"}),
-    ("clinvk/runtime/runs.py", {"_path"}),
+    ("clinvk/runtime/surroundings.py", {"path"}),
     ("clinvk/runtime/stamps.py", {"stamps"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),

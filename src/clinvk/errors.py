@@ -211,6 +211,11 @@ def failure(code: str, message: str) -> ClinvkError:
     return _ENDINGS.get(code, ClinvkError)(message)
 
 
+def refusal(code: str, message: str) -> ClinvkError:
+    """Give the error that has this code, where it is one that a run can be refused with."""
+    return _REFUSALS.get(code, ClinvkError)(message)
+
+
 def agent_code(status: int | None) -> str:
     """Give the code of an agent's failure from the HTTP status that its model API answered."""
     match status:
@@ -243,5 +248,19 @@ _ENDINGS: dict[str, type[ClinvkError]] = {
         AgentOverloaded,
         AgentRejected,
         AgentCrashed,
+    )
+}
+
+_REFUSALS: dict[str, type[ClinvkError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequest,
+        Unsupported,
+        ConfigError,
+        BackendUnavailable,
+        SessionNotFound,
+        SessionBusy,
+        NotResumable,
+        StoreUnavailable,
     )
 }

@@ -94,8 +94,13 @@ def _end_of_word_before(text: str, at: int) -> int:
 
 def secrets_in(environ: Mapping[str, str]) -> list[str]:
     """Give the values of an environment that are secrets by the name of their variable, the longest first."""
-    found = {value for name, value in environ.items() if len(value) >= _SHORTEST and _NAME_OF_SECRET.search(name)}
+    found = {value for name, value in environ.items() if len(value) >= _SHORTEST and names_secret(name)}
     return sorted(found, key=len, reverse=True)
+
+
+def names_secret(variable: str) -> bool:
+    """Say whether the value of a variable is a secret, by its name."""
+    return _NAME_OF_SECRET.search(variable) is not None
 
 
 def _valueless(match: re.Match[str]) -> str:

@@ -1,6 +1,10 @@
-"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs; and `codex_way`."""
+"""The fixture `machine`: a machine with the pinned agent CLIs, which `make test` installs; and `codex_way`.
+
+The tests of the backends run twice: with a process of its own for each run, and with processes that are kept.
+"""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +19,46 @@ from standin.process import Address
 
 REPOSITORY = Path(__file__).parents[2]
 CLIS = ("claude", "codex", "gemini")
+IN_BOTH_WAYS = (
+    "claude",
+    "claude_words",
+    "codex",
+    "codex_instructions",
+    "codex_streaming",
+    "codex_words",
+    "large",
+    "options",
+    "sessions",
+)
+"""The modules with tests of the backends. The others are of what asks them: servers, commands, SDKs.
+
+Gemini CLI is left out: what it tells over its other protocol is not the same, and it is kept only where that is asked
+for; `test_warm` says what it is like then. So is a Codex that has no server, and cannot be kept.
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a test of a backend run in both ways."""
+    if not _is_of_backends(metafunc.definition):
+        return
+    if "codex_way" in metafunc.fixturenames:
+        ways = [("alone", "app-server"), ("alone", "exec"), ("kept", "app-server")]
+        metafunc.parametrize(("way", "codex_way"), ways, indirect=True)
+    elif "machine" in metafunc.fixturenames:
+        metafunc.parametrize("way", ["alone", "kept"], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is no other than before."""
+    items[:] = [item for item in items if not (_is_of_backends(item) and {"gemini", "kept"} <= _words(item.name))]
+
+
+def _is_of_backends(item: pytest.Item) -> bool:
+    return item.path.stem.removeprefix("test_") in IN_BOTH_WAYS
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]", name))
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +76,16 @@ def agent_path() -> str:
 
 
 @pytest.fixture
-def machine(standin: Address, agent_path: str) -> Generator[Machine]:
+def way(request: pytest.FixtureRequest) -> str:
+    """How runs have their processes: `alone`, or `kept`."""
+    return getattr(request, "param", "alone")
+
+
+@pytest.fixture
+def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
     """A machine for one test, outside `/tmp` (some sandboxes leave that open); it fails when a process is left."""
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        machine = Machine.install(Path(folder).resolve(), agent_path, standin)
+        machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
         yield machine
         until = time.monotonic() + 2
         while (left := machine.left()) and time.monotonic() < until:
@@ -45,7 +95,7 @@ def machine(standin: Address, agent_path: str) -> Generator[Machine]:
         assert not left, f"processes left behind: {left}"
 
 
-@pytest.fixture(params=["app-server", "exec"])
+@pytest.fixture
 def codex_way(request: pytest.FixtureRequest, machine: Machine) -> str:
     """The way in which Codex is run; `exec` by a Codex that has no server, which is found out at the first run."""
     if request.param == "exec":

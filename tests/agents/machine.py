@@ -1,7 +1,6 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
-import os
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from clinvk.events import Event
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.runs import LocalRuns
+from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 from standin.document import Record
 from standin.process import Address
@@ -68,6 +68,7 @@ class Machine:
     Attributes:
         outside: a directory beside the project, in no temporary folder, that no agent was given.
         env: the whole environment for a clinvk or an agent process.
+        keeps_warm: its runs go to processes that are kept, where the settings have it so.
     """
 
     home: Path
@@ -76,9 +77,10 @@ class Machine:
     env: dict[str, str]
     model_api: Address
     settings: Settings = field(default_factory=Settings)
+    keeps_warm: bool = False
 
     @classmethod
-    def install(cls, root: Path, path: str, standin: Address) -> Self:
+    def install(cls, root: Path, path: str, standin: Address, *, keeps_warm: bool = False) -> Self:
         """Set a machine up in a folder; `path` is the PATH on which the CLIs are."""
         home, project, outside = root / "home", root / "project", root / "outside"
         for place in (home / ".codex", home / ".gemini", project, outside):
@@ -86,7 +88,8 @@ class Machine:
         model_api = Address(standin.root, root.name)
         (home / ".codex" / "config.toml").write_text(CODEX_CONFIG.format(url=model_api.url))
         (home / ".gemini" / "settings.json").write_text(json.dumps(GEMINI_SETTINGS))
-        return cls(home, project, outside, _environment(home, path, model_api.url), model_api)
+        env = _environment(home, path, model_api.url)
+        return cls(home, project, outside, env, model_api, keeps_warm=keeps_warm)
 
     def requests(self, text: str = "") -> list[Record]:
         """Give the bodies that the model API received from here, whose latest user text contains `text`.
@@ -100,10 +103,9 @@ class Machine:
         """Give all of them, with path, headers, status, outcome; see `standin.log`."""
         return self.model_api.requests(text)
 
-    def runs(self, settings: Settings | None = None) -> LocalRuns:
-        """Give `Runs` over the real CLIs, to be entered; `CLINVK_TEST_WARM=1` has them keep processes."""
-        keeps_warm = os.environ.get("CLINVK_TEST_WARM") == "1"
-        return LocalRuns(settings or self.settings, MemoryStore(), self.env, keeps_warm=keeps_warm)
+    def runs(self, settings: Settings | None = None, store: SessionStore | None = None) -> LocalRuns:
+        """Give `Runs` over the real CLIs, to be entered."""
+        return LocalRuns(settings or self.settings, store or MemoryStore(), self.env, keeps_warm=self.keeps_warm)
 
     def completed(self, request: RunRequest) -> RunRequest:
         """Complete a request as the front ends do; its directory is the project where it names none."""

@@ -120,7 +120,7 @@ async def test_a_turn_without_a_model_has_that_of_the_settings(machine: Machine)
 
 async def test_a_fork_branches_off_and_counts_its_own_tokens(machine: Machine) -> None:
     store = MemoryStore()
-    async with LocalRuns(machine.settings, store, machine.env) as runs:
+    async with machine.runs(store=store) as runs:
         _, session = await result(machine, runs, ask("one [[words=1 usage=100,20,30,10]]"))
         assert session
         fork = await sessions.fork(store, session, "f" * 32)

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from agents.machine import Machine
+from clinvk.request import RunRequest
 
 DIRECT = {
     "claude": ("claude", "-p", "--permission-mode", "acceptEdits"),
@@ -24,6 +25,17 @@ def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> 
     assert "the answer" in done.stdout
     assert (machine.project / "made.txt").read_text().strip() == "hi"
     assert len(machine.requests("hello")) == 2
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("way", ["kept"], indirect=True)
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+async def test_a_machine_that_keeps_processes_has_its_runs_carried_by_them(machine: Machine, backend: str) -> None:
+    async with machine.runs() as runs:
+        async with runs.run(machine.completed(RunRequest(prompt="x [[words=1]]", backend=backend))) as run:
+            assert (await run.result()).text == "word1"
+        assert runs.warm
+        assert runs.warm.backends[backend].processes
 
 
 def test_nothing_of_the_outer_environment_reaches_the_agents(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Conversation:
     async def process(self) -> AsyncGenerator[tuple[LocalRuns, SqliteStore]]:
         async with (
             SqliteStore(self.machine.home / ".clinvk") as store,
-            LocalRuns(self.machine.settings, store, self.machine.env) as runs,
+            self.machine.runs(store=store) as runs,
         ):
             yield runs, store
 

@@ -31,6 +31,7 @@ from clinvk.errors import ClinvkError, StoreUnavailable
 from clinvk.events import Logged, TextDelta
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.slots import Share
 from clinvk.session import Resume
 from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
@@ -334,8 +335,8 @@ class Torn(LocalRuns):
         self._error = error
 
     @asynccontextmanager
-    async def run(self, request: RunRequest) -> AsyncGenerator[Run]:
-        async with super().run(request) as run:
+    async def run(self, request: RunRequest, share: Share | None = None) -> AsyncGenerator[Run]:
+        async with super().run(request, share) as run:
             read = run.batches
 
             async def torn(after: int = 0) -> AsyncIterator[list[Logged]]:

@@ -123,8 +123,16 @@ def test_nginx_takes_the_bodies_that_clinvk_takes(secure: Directive) -> None:
 
 def test_nginx_limits_requests_but_no_probes(secure: Directive) -> None:
     assert secure.block("location", "/").all("limit_req")
-    assert not secure.block("location", "/health/").all("limit_req")
+    probes = secure.block("location", "~", "^/health/(live|ready)$")
+    assert not probes.all("limit_req")
+    assert probes.one("auth_basic") == ["off"]
     assert secure.one("limit_req_status") == ["429"]
+
+
+def test_nginx_redirects_no_path_of_clinvk(secure: Directive) -> None:
+    """A prefix that ends in a slash and is passed on makes a redirect of the same path without: `/health` was one."""
+    passed_on = [block.words[1] for block in secure.inner if block.words[0] == "location" and block.all("proxy_pass")]
+    assert not [prefix for prefix in passed_on if prefix != "/" and prefix.endswith("/")]
 
 
 def test_nginx_logs_no_prompt_no_query_and_no_key(secure: Directive) -> None:
@@ -147,12 +155,16 @@ def test_caddy_passes_streams_on_and_closes_idle_connections_first() -> None:
     site = caddy().block("clinvk.example.com")
     proxy = site.block("reverse_proxy", "127.0.0.1:8080")
     transport = proxy.block("transport", "http")
-    assert proxy.one("flush_interval") == ["-1"]
     assert not site.all("encode")
     assert transport.one("versions") == ["1.1"]
     assert seconds(transport.one("keepalive")[0]) < DEFAULTS.idle_timeout_secs
     assert seconds(transport.one("read_timeout")[0]) > DEFAULTS.no_progress_timeout_secs
     assert proxy.one("header_up") == ["-Forwarded"]
+
+
+def test_caddy_hangs_up_when_the_client_does() -> None:
+    """With `flush_interval -1` it would let the agent of a client that left go on; streams are flushed without."""
+    assert not caddy().block("clinvk.example.com").block("reverse_proxy", "127.0.0.1:8080").all("flush_interval")
 
 
 def test_caddy_takes_the_same_bodies_logs_no_keys_and_keeps_the_metrics_in() -> None:

@@ -34,6 +34,7 @@ from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.errors import ConfigError
+from clinvk.remote.door import Door
 from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks
 from clinvk.runtime.process import Spawner
@@ -161,6 +162,7 @@ async def _serve(
         async with (
             watched(settings) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
+            Door(home(environ), settings, environ) as door,
             opened(settings, environ, sockets, store, taken, watching) as served,
             tended(store, settings.session.retention_days),
         ):
@@ -171,11 +173,13 @@ async def _serve(
                 await reload()
                 activation.notify(environ, "READY=1")
 
+            door.open(served.runs)
             where = greeting(settings.server, sockets, has_keys=bool(taken))
             announce(where)
             activation.notify(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
             await signals.stopped(reload_as_told)
             activation.notify(environ, "STOPPING=1", "STATUS=finishing what runs")
+            door.shut()
             served.front.stopping.set()
             if is_inherited:
                 served.hand_over()

@@ -58,6 +58,7 @@ class PromptFlags(RunFlags, frozen=True, kw_only=True):
 
     continue_: bool = False
     new: bool = False
+    no_server: bool = False
     version: bool = False
 
 
@@ -67,6 +68,7 @@ class ResumeFlags(RunFlags, frozen=True, kw_only=True):
     last: bool = False
     here: bool = False
     interactive: bool = False
+    no_server: bool = False
 
 
 class ServeFlags(Flags, frozen=True, kw_only=True):
@@ -269,7 +271,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
         "--continue", "-c", dest="continue_", action="store_true", help="go on with the newest (of --backend, of -w)"
     )
     which.add_argument("--new", action="store_true", help="begin one, whatever was asked here before")
-    _add_run(parser)
+    _add_run(parser, _add_no_server)
     parser.add_argument_group("more").add_argument("--version", action="store_true", help="show the version")
 
 
@@ -279,10 +281,10 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--last", action="store_true", help="the newest (of --backend, of -w)")
     which.add_argument("--here", action="store_true", help="only those of this directory")
     which.add_argument("--interactive", "-i", action="store_true", help="open it in the agent's own program")
-    _add_run(parser)
+    _add_run(parser, _add_no_server)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser, *more: Callable[[Callable[..., object]], None]) -> None:
     own = parser.add_argument_group("flags for a prompt")
     own.add_argument(
         "--approval-mode",
@@ -307,7 +309,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--max-turns", type=_whole(), metavar="N", help="at most N requests to the model (0: no limit)")
     own.add_argument("--timeout", type=_seconds, metavar="SECS", help="stop the agent after so long (0: never)")
     own.add_argument("--no-stdin", action="store_true", help="leave stdin alone")
+    for add in more:
+        add(own.add_argument)
     own.add_argument("--verbose", "-v", action="store_true", help="show tools and the agent's stderr, on stderr")
+
+
+def _add_no_server(add: Callable[..., object]) -> None:
+    add("--no-server", action="store_true", help="start the agent here, though a clinvk serve may have one ready")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,11 @@ conversations:
   directory, and says so; --new begins one, --ephemeral keeps none, -c goes on
   with the newest of all. session.auto_resume: false always begins one.
 
+servers:
+  While a clinvk serve of this user and home is up, a prompt goes through it and
+  finds an agent that is up already, unless the environment differs (-v tells
+  how). --no-server does without; so does warm.command_line: false.
+
 stdin:
   Without PROMPT, or with -, stdin is the prompt. With PROMPT, what is piped in
   follows it as context. A pipe on which nothing comes for 3 seconds is left
@@ -121,8 +126,8 @@ SESSIONS_SHOW = Help("clinvk sessions show [flags] ID", "Show a conversation, it
 
 SESSIONS_DELETE = Help(
     "clinvk sessions delete [flags] ID...",
-    "Delete conversations with their turns. On a terminal it asks first. The agent's\n"
-    "own record of a conversation stays.",
+    "Delete conversations with their turns. On a terminal it asks first; without one\n"
+    "it needs --yes. The agent's own record of a conversation stays.",
 )
 
 SESSIONS_CLEAN = Help(

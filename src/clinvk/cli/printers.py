@@ -1,14 +1,16 @@
 """A run's events as one of the output formats: pure, events in, bytes for stdout out."""
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from clinvk.cli import exits
 from clinvk.dialects.base import Encoder
 from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.runtime.runs import Run
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import Followed
 
 
 class Printer(Protocol):
@@ -70,7 +72,7 @@ class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
 class JsonPrinter:
     """One JSON object at the end; indented for people."""
 
-    def __init__(self, run: Run, indent: bool) -> None:
+    def __init__(self, run: "Followed", indent: bool) -> None:
         self._run = run
         self._model = run.request.model
         self._indent = indent
@@ -108,7 +110,7 @@ class JsonPrinter:
 class LinesPrinter:
     """The unified events, one JSON object a line."""
 
-    def __init__(self, run: Run, workdir: str) -> None:
+    def __init__(self, run: "Followed", workdir: str) -> None:
         self._run = run
         self._workdir = workdir
         self._encoder: Encoder | None = None
@@ -136,7 +138,7 @@ class LinesPrinter:
         )
 
 
-def duration_s(run: Run) -> float:
+def duration_s(run: "Followed") -> float:
     """Give the seconds from the agent's start to the ending, or to this moment; 0 if it never started."""
     return round((run.ended_at or time.time()) - run.started_at, 3) if run.started_at else 0.0
 

@@ -6,10 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from clinvk.backends.base import describe
 from clinvk.cli import exits
 from clinvk.cli.attached import Attached, attached
 from clinvk.cli.flags import PromptFlags, RunFlags
+from clinvk.cli.nearest import Circumstances, NearestRuns
 from clinvk.cli.notes import Notes
 from clinvk.cli.sessions_store import opened, real_directory
 from clinvk.cli.settings import directory, settings_of
@@ -21,10 +24,8 @@ from clinvk.config import SessionSettings, Settings, complete
 from clinvk.config.values import split_list
 from clinvk.errors import InvalidRequest, SessionNotFound, StoreUnavailable
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
 from clinvk.store import SessionQuery, SessionStore
-from clinvk.store.memory import MemoryStore
 
 _SHORT_DIGITS = 8
 _DAY_S = 86400.0
@@ -59,7 +60,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, {})
+    settings = settings_of(flags, environ, without_server(flags.no_server))
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     files = check(flags, settings)
@@ -73,6 +74,11 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
         return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
 
     return run(Asked(flags, settings, text, environ, notes, files, imports=flags.continue_), choose)
+
+
+def without_server(no_server: bool) -> dict[str, object]:
+    """Give the setting that a flag is."""
+    return {"warm.command_line": False if no_server else None}
 
 
 def check(flags: RunFlags, settings: Settings) -> Attached:
@@ -131,7 +137,7 @@ def run(asked: Asked, choose: Choose) -> int:
 
 
 async def _run(asked: Asked, choose: Choose) -> int:
-    showing = Showing(asked.settings, asked.notes)
+    showing = Showing(asked.settings.output, asked.notes)
     try:
         async with opened(asked.environ, asked.notes if asked.imports else None) as store:
             return await _run_over(store, asked, choose, showing)
@@ -139,7 +145,15 @@ async def _run(asked: Asked, choose: Choose) -> int:
         if not asked.flags.ephemeral or showing.has_begun:
             raise
         asked.notes.say(f"{exc.message}; the run is not recorded")
-        return await _run_over(MemoryStore(), asked, choose, showing)
+        from clinvk.store.memory import MemoryStore  # seldom needed
+
+        return await _run_over(MemoryStore(), _without_server(asked), choose, showing)
+
+
+def _without_server(asked: Asked) -> Asked:
+    """Have it run here: a server would keep it elsewhere."""
+    settings = asked.settings
+    return asked._replace(settings=replace(settings, warm=replace(settings.warm, command_line=False)))
 
 
 async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
@@ -149,7 +163,8 @@ async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: 
     if settings.unified_flags.dry_run:
         return await _describe(request, choice.note, store, asked)
     otherwise = _request(flags, settings, asked.text, asked.attached, None) if choice.is_own else None
-    return await showing.run(request, choice.note, otherwise, store, asked.environ)
+    given = Circumstances(settings, asked.environ, store, asked.notes, tells=request.verbose)
+    return await showing.run(request, choice.note, otherwise, NearestRuns(given))
 
 
 def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None) -> RunRequest:
@@ -178,6 +193,8 @@ def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, se
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
     """Show what would be run."""
+    from clinvk.runtime.runs import LocalRuns  # a prompt that goes through a server does without it
+
     async with LocalRuns(asked.settings, store, asked.environ) as runs:
         launch = await runs.plan(request)
     if note:

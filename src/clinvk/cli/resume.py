@@ -11,7 +11,7 @@ from clinvk.cli import exits
 from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.picker_terminal import pick
-from clinvk.cli.prompt import Asked, Choice, asked_for, check, newest, run
+from clinvk.cli.prompt import Asked, Choice, asked_for, check, newest, run, without_server
 from clinvk.cli.resume_handover import hand_over, refuse_prompt_flags
 from clinvk.cli.sessions_store import found, opened, real_directory
 from clinvk.cli.sessions_text import home_of
@@ -35,7 +35,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, {})
+    settings = settings_of(flags, environ, without_server(flags.no_server))
     words = _words(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, words.prompt)

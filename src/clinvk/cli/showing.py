@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,12 +14,13 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.signals import on_signals
 from clinvk.cli.stdout import ReaderGone, Stdout
-from clinvk.config import Settings
+from clinvk.config import OutputSettings
 from clinvk.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns, Run
-from clinvk.store import SessionStore
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import Followed, Runner
 
 _LAST_WORDS_WITHIN_S = 1.0
 _FORCE_AFTER_S = 0.05
@@ -28,12 +30,11 @@ _INPUT_SHOWN = 200
 class Showing:
     """One run on the terminal."""
 
-    def __init__(self, settings: Settings, notes: Notes) -> None:
-        self._settings = settings
-        self._output = settings.output
+    def __init__(self, output: OutputSettings, notes: Notes) -> None:
+        self._output = output
         self._notes = notes
         self._stdout = Stdout(1)
-        self._shown: tuple[Run, Printer] | None = None
+        self._shown: tuple[Followed, Printer] | None = None
         self._ending: Ending | None = None
 
     @property
@@ -46,8 +47,7 @@ class Showing:
         request: RunRequest,
         note: str,
         otherwise: RunRequest | None,
-        store: SessionStore,
-        environ: Mapping[str, str],
+        running: "AbstractAsyncContextManager[Runner]",
     ) -> int:
         """Run, show, and give the exit code. When it returns, the agent and all that it started are gone.
 
@@ -55,15 +55,14 @@ class Showing:
             request: what to run.
             note: said when it has begun; may be empty.
             otherwise: what to run where the session of `request` cannot be gone on with.
-            store: keeps the run.
-            environ: what the agent inherits.
+            running: runs it.
 
         Raises:
             ClinvkError: nothing was run.
         """
         try:
             with _signals_cancel(), told_what_is_not_kept(self._notes):
-                async with LocalRuns(self._settings, store, environ) as runs:
+                async with running as runs:
                     if lost := await self._played(runs, request, note, is_attempt=otherwise is not None):
                         assert otherwise is not None
                         self._notes.say(f"{lost}; starting another session")
@@ -77,7 +76,7 @@ class Showing:
         assert self._ending is not None
         return exits.of_ending(self._ending)
 
-    async def _played(self, runs: LocalRuns, request: RunRequest, note: str, is_attempt: bool) -> str | None:
+    async def _played(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
         """Run and show. Give why not, if it is an attempt at a session that cannot be gone on with."""
         lost: str | None = None
         try:
@@ -102,7 +101,7 @@ class Showing:
             lost = exc.message
         return lost
 
-    def _printer(self, run: Run) -> Printer:
+    def _printer(self, run: "Followed") -> Printer:
         match self._output.format:
             case "text":
                 return TextPrinter()
@@ -111,14 +110,14 @@ class Showing:
             case "stream-json":
                 return LinesPrinter(run, run.request.workdir or "")
 
-    async def _event(self, run: Run, printer: Printer, event: Event, at: float) -> None:
+    async def _event(self, run: "Followed", printer: Printer, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if data := printer.feed(event, at):
             await self._stdout.write(data)
         self._remark(run, event)
 
-    def _remark(self, run: Run, event: Event) -> None:
+    def _remark(self, run: "Followed", event: Event) -> None:
         """Say on stderr what stdout does not tell."""
         if isinstance(event, RunFailed):
             self._notes.error(event.message)
@@ -137,7 +136,7 @@ class Showing:
             case _:
                 pass
 
-    def _finished(self, run: Run, ending: RunFinished) -> None:
+    def _finished(self, run: "Followed", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.say(f"the answer ends early: {ending.stop_reason}")
         costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []

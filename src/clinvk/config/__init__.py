@@ -65,7 +65,8 @@ class AgentSettings(_Section, frozen=True, kw_only=True):
 class WarmSettings(_Section, frozen=True, kw_only=True):
     """The agent processes that `clinvk serve` keeps, of which backends, and for which one starts with the server.
 
-    Of Gemini CLI a kept process tells less than one of its own; that is for the user to choose.
+    Of Gemini CLI a kept process tells less than one of its own; that is for the user to choose. With `command_line`
+    prompts of the command line go through a server that is up, and so find them.
     """
 
     enabled: bool = True
@@ -74,6 +75,7 @@ class WarmSettings(_Section, frozen=True, kw_only=True):
     max_memory_mb: NonNegative = 2048
     idle_secs: Positive = 600
     prestart: tuple[str, ...] = ()
+    command_line: bool = True
 
 
 class SessionSettings(_Section, frozen=True, kw_only=True):

@@ -64,6 +64,14 @@ def bearers(server: int) -> "dict[int, set[int]]":
     return found
 
 
+def is_marked(pid: int) -> bool:
+    """Say whether a process came of an agent of any clinvk, as far as its mark can be seen."""
+    try:
+        return _mark_of(pid) is not None
+    except ProcessLookupError:
+        return False
+
+
 def _is_guardian(pid: int) -> bool:
     try:
         own = _mark_of(pid)

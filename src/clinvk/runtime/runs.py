@@ -10,8 +10,8 @@ from typing import Protocol, Self
 
 from msgspec.structs import replace
 
-from clinvk import backends, policy
-from clinvk.backends.base import Backend, Host, Launch
+from clinvk import backends
+from clinvk.backends.base import Backend, Launch
 from clinvk.config import ServerSettings, Settings, complete
 from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
 from clinvk.events import Logged, RunFailed
@@ -31,26 +31,22 @@ from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.schema import Schemas
 from clinvk.runtime.slots import Occupancy, Share, Slots
+from clinvk.runtime.surroundings import Surroundings
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LocalRuns", "Logged", "Run", "Runs"]
+__all__ = ["Followed", "LocalRuns", "Logged", "Run", "Runner", "Runs"]
 
 
-class Run(Protocol):
-    """One prompt through one agent. Every answer and stream is a view over its event log.
-
-    `created_at` and the like are seconds since the epoch; `refusal` is why the agent could not be started, where that
-    is the reason of the ending.
-    """
+class Followed(Protocol):
+    """A run as the command sees it that asked for it. `created_at` and the like are seconds since the epoch."""
 
     id: str
     request: RunRequest
     created_at: float
-    refusal: ClinvkError | None
 
     @property
     def started_at(self) -> float | None:
@@ -68,21 +64,30 @@ class Run(Protocol):
         ...
 
     @property
-    def state(self) -> str:
-        """One of queued, running, finished, failed, cancelled."""
-        ...
-
-    @property
     def session_id(self) -> str | None:
         """The session that this run is a turn of; None for an ephemeral run."""
         ...
 
-    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        """Give the events after number `after`, those of the past first, to the ending; each time all there are."""
+    def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Give the events after number `after`, those of the past first, to the ending, one by one."""
         ...
 
-    def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Give the same, one by one."""
+
+class Run(Followed, Protocol):
+    """One prompt through one agent. Every answer and stream is a view over its event log.
+
+    `refusal` is why the agent could not be started, where that is the reason of the ending.
+    """
+
+    refusal: ClinvkError | None
+
+    @property
+    def state(self) -> str:
+        """One of queued, running, finished, failed, cancelled."""
+        ...
+
+    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        """Give the same as `follow`, each time all there are."""
         ...
 
     async def begun(self) -> None:
@@ -94,7 +99,15 @@ class Run(Protocol):
         ...
 
 
-class Runs(Protocol):
+class Runner(Protocol):
+    """What runs a prompt for a command: agent processes of this clinvk, or a server."""
+
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager[Followed]:
+        """Run a prompt; see `Runs.run`."""
+        ...
+
+
+class Runs(Runner, Protocol):
     """All that api, cli and orchestration see of the runtime."""
 
     async def plan(self, request: RunRequest) -> Launch:
@@ -167,13 +180,10 @@ class LocalRuns:
         self._settings = settings
         self._store = store
         self._registry = registry
+        self._here = Surroundings(settings, environ, registry)
         self._admit_dirs = admit_dirs
         self._watches = watches
-        self._environ = environ
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
-        self._hosts: dict[str, Host] = {}
-        self._environments: dict[str, Mapping[str, str]] = {}
-        self._paths: dict[str, str] = {}
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
@@ -202,7 +212,7 @@ class LocalRuns:
         """The agent processes that are kept; None where none are."""
         if self.pool is None:
             return None
-        one_shot = tuple(name for name, path in self._paths.items() if not self.fallbacks.is_spoken(path))
+        one_shot = tuple(name for name, path in self._here.paths.items() if not self.fallbacks.is_spoken(path))
         return replace(self.pool.standing, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
@@ -237,11 +247,21 @@ class LocalRuns:
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
-        return self._launch(self._backend(request.backend), request, resume)
+        return self._launch(self._here, self._here.backend(request.backend), request, resume)
 
     def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run."""
         return _Owned(self._begin(request, share))
+
+    def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
+        """Run a prompt of this machine's user, in an environment of his own, as his own clinvk would.
+
+        What the server asks of others does not hold for it: it may work in any directory, and it does not wait.
+
+        Raises:
+            QueueFull: no slot is free. Besides what `run` raises.
+        """
+        return _Owned(self._begin(request, users=Surroundings(self._settings, environ, self._registry)))
 
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
@@ -257,11 +277,16 @@ class LocalRuns:
         """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
         await self._slots.room(backend)
 
+    def stop(self, run_id: str, at_once: bool = False) -> None:
+        """End a run that is queued or under way here; `at_once` its agent gets no time to stop by itself."""
+        if run := self._live.get(run_id):
+            run.stop(RunFailed(Cancelled.code, "the run was cancelled"), at_once)
+
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
-        if run := self._live.get(run_id):
-            run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
-            await asyncio.wait([self._tasks[run_id]])
+        if task := self._tasks.get(run_id):
+            self.stop(run_id)
+            await asyncio.wait([task])
 
     def kill(self) -> None:
         """End all agents without a grace; their runs have no ending."""
@@ -270,20 +295,23 @@ class LocalRuns:
 
     async def version(self, backend: Backend, path: str) -> str | None:
         """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
-        return await executables.version(self.spawner, path, self._environment(backend.name))
+        return await executables.version(self.spawner, path, self._here.environment(backend.name))
 
-    async def _begin(self, request: RunRequest, share: Share | None = None) -> tuple[AgentRun, asyncio.Task[None]]:
+    async def _begin(
+        self, request: RunRequest, share: Share | None = None, users: Surroundings | None = None
+    ) -> tuple[AgentRun, asyncio.Task[None]]:
+        """Begin a run; `users` are those of a user's own."""
         request, session, resume = await self._continued(request)
         if session:
             await self._until_gone(session)
-        assignment = self._assigned(request, resume)
+        assignment = self._assigned(request, resume, users)
         if session is None and not request.ephemeral:
             session = new_session(request, os.urandom(16).hex(), self._settings.session)
         told = replace(request, extra=self._own_extra(request))
         recorder = Recorder(self._store, assignment.run_id, told, session, resume, self._settings.session)
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
-        place = self._slots.enter(request.backend, run.wake, share)
+        place = self._slots.enter(request.backend, run.wake, share, may_wait=users is None)
         try:
             await recorder.begin()
         except BaseException:
@@ -291,7 +319,7 @@ class LocalRuns:
             raise
         try:
             if recorder.session and resume:
-                await self._catch_up(run, recorder.session, resume)
+                await self._catch_up(run, assignment, recorder.session)
             self._refuse_when_closing()
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
@@ -315,23 +343,22 @@ class LocalRuns:
         if leaving:
             await asyncio.wait(leaving)
 
-    async def _catch_up(self, run: AgentRun, session: Session, known: Resume) -> None:
+    async def _catch_up(self, run: AgentRun, assignment: Assignment, session: Session) -> None:
         """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
         resume = await sessions.resume(self._store, session)
-        if resume != known:
-            backend = self._backend(run.request.backend)
-            run.go_on_from(resume, self._launch(backend, run.request, resume))
+        if resume != assignment.resume:
+            run.go_on_from(resume, assignment.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
         """Start what the settings want to be there for the first run."""
         for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
             try:
-                backend = self._backend(name)
+                backend = self._here.backend(name)
                 request = RunRequest(prompt="", backend=name, workdir=self._settings.server.default_workdir or None)
-                launch = self._launch(backend, complete(request, self._settings), None).warm
+                launch = self._launch(self._here, backend, complete(request, self._settings), None).warm
                 if launch:
-                    env = self._environment(name)
-                    await pool.prestart(Wanted(backend, self._host(name), self._path(backend), env, launch))
+                    env = self._here.environment(name)
+                    await pool.prestart(Wanted(backend, self._here.host(name), self._here.path(backend), env, launch))
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
 
@@ -339,28 +366,29 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("clinvk is stopping and takes no new runs")
 
-    def _assigned(self, request: RunRequest, resume: Resume | None) -> Assignment:
-        backend = self._backend(request.backend)
+    def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
+        here = users or self._here
+        backend = here.backend(request.backend)
         return Assignment(
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
-            host=self._host(backend.name),
-            path=self._path(backend),
-            launch=self._launch(backend, request, resume),
-            env=self._environment(backend.name),
+            host=here.host(backend.name),
+            path=here.path(backend),
+            launch=self._launch(here, backend, request, resume),
+            env=here.environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,
             fallbacks=self.fallbacks,
-            relaunch=partial(self._launch, backend),
-            check=partial(self._admit_dirs, request) if self._admit_dirs else None,
+            relaunch=partial(self._launch, here, backend),
+            check=partial(self._admit_dirs, request) if self._admit_dirs and not users else None,
             pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
 
-    def _launch(self, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+    def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
             request = replace(request, workdir=executables.resolve(""))
-        return backend.launch(request, resume, self._host(backend.name))
+        return backend.launch(request, resume, here.host(backend.name))
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Give the request where its session is, the session, and what continues it."""
@@ -376,30 +404,6 @@ class LocalRuns:
         """Give the extra flags without those of the settings, which may hold secrets."""
         settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
-
-    def _backend(self, name: str) -> Backend:
-        backend = backends.named(name, self._registry)
-        executables.check_enabled(backend, self._settings)
-        policy.refuse_depth(self._environ, self._settings.unified_flags.max_depth)
-        return backend
-
-    def _path(self, backend: Backend) -> str:
-        """Look on PATH again only where the CLI is no more where it was found."""
-        path = self._paths.get(backend.name)
-        if path is None or not os.access(path, os.X_OK):
-            path = self._paths[backend.name] = executables.require(backend, self._settings, self._environ)
-        return path
-
-    def _host(self, backend: str) -> Host:
-        """Look at the machine once for each backend: helper programs do not come and go."""
-        if backend not in self._hosts:
-            self._hosts[backend] = executables.host(self._environment(backend))
-        return self._hosts[backend]
-
-    def _environment(self, backend: str) -> Mapping[str, str]:
-        if backend not in self._environments:
-            self._environments[backend] = executables.environment(backend, self._settings, self._environ)
-        return self._environments[backend]
 
 
 class _Owned:

@@ -1,0 +1,92 @@
+"""Who runs a prompt: a server of this user and home that is up, where the run is the same there, or this clinvk."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from clinvk.cli.notes import Notes
+from clinvk.config import Settings
+from clinvk.config.loading import home
+from clinvk.remote.place import path_of
+from clinvk.request import RunRequest
+from clinvk.store import SessionStore
+
+if TYPE_CHECKING:
+    from clinvk.remote.served import ServedRuns
+    from clinvk.runtime.runs import Followed, LocalRuns
+
+
+class Circumstances(NamedTuple):
+    """What a run is begun with beside its request. Why it is not begun in a server is told where that is of interest.
+
+    `settings` have `warm.command_line`: whether a server is looked for.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    store: SessionStore
+    notes: Notes
+    tells: bool
+
+
+class NearestRuns:
+    """A `Runner`. What is not needed is neither started nor imported."""
+
+    def __init__(self, given: Circumstances) -> None:
+        self._given = given
+        self._stack = AsyncExitStack()
+        self._served: ServedRuns | None = None
+        self._local: LocalRuns | None = None
+        self._has_looked = not given.settings.warm.command_line
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> "AsyncGenerator[Followed]":
+        """Run a prompt; leaving the context ends the run."""
+        async with AsyncExitStack() as stack:
+            yield await self._begun(request, stack)
+
+    async def _begun(self, request: RunRequest, stack: AsyncExitStack) -> "Followed":
+        if not self._has_looked:
+            self._has_looked = True
+            await self._look(request.backend)
+        if self._served:
+            from clinvk.remote.served import NotHere
+
+            try:
+                return await stack.enter_async_context(self._served.run(request))
+            except NotHere as exc:
+                self._served = None
+                self._tell(str(exc))
+        runs = await self._own()
+        return await stack.enter_async_context(runs.run(request))
+
+    async def _look(self, backend: str) -> None:
+        given = self._given
+        if not path_of(home(given.environ)).exists():
+            return
+        from clinvk.remote.served import NotHere, server_of
+
+        try:
+            server = server_of(given.settings, given.environ, backend, given.notes.say)
+            self._served = await self._stack.enter_async_context(server)
+        except NotHere as exc:
+            self._tell(str(exc))
+
+    def _tell(self, why: str) -> None:
+        if why and self._given.tells:
+            self._given.notes.say(f"not through the server: {why}")
+
+    async def _own(self) -> "LocalRuns":
+        if self._local is None:
+            from clinvk.runtime.runs import LocalRuns
+
+            given = self._given
+            self._local = await self._stack.enter_async_context(LocalRuns(given.settings, given.store, given.environ))
+        return self._local

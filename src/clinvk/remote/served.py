@@ -1,0 +1,225 @@
+"""The command's end of the private socket: runs that a server carries, as the command's own would be."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk import errors
+from clinvk.config import Settings
+from clinvk.config.loading import home
+from clinvk.errors import ClinvkError
+from clinvk.events import Ending, Logged, RunFailed, RunFinished
+from clinvk.remote import likeness
+from clinvk.remote.frames import (
+    Ask,
+    Begun,
+    Declined,
+    Greeting,
+    Link,
+    Over,
+    Refused,
+    Remark,
+    Stop,
+    ToCommand,
+    Told,
+    TooLong,
+)
+from clinvk.remote.place import connected
+from clinvk.request import RunRequest
+from clinvk.runtime.cleanup import finished
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import Followed
+
+_GREETS_WITHIN_S = 1.0
+"""A server that takes longer is at its limits, or stopped: a command does better without it."""
+
+_STOPS_WITHIN_S = 6.0
+"""What a server takes at most to stop a run: the agent's grace, and the end of what it has started."""
+
+_STOPS_AT_ONCE_WITHIN_S = 2.0
+_GONE_WITHIN_S = 15.0
+"""How long an agent that has told the end of its run may take to be gone."""
+
+_LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
+_DECODER = msgspec.json.Decoder(ToCommand)
+
+Say = Callable[[str], None]
+
+
+class NotHere(Exception):
+    """The server does not take the run, and has not begun it; says why."""
+
+
+@asynccontextmanager
+async def server_of(
+    settings: Settings, environ: Mapping[str, str], backend: str, say: Say
+) -> AsyncGenerator["ServedRuns"]:
+    """Go to the server of the same user and home, inside this context. `say` gets its remarks on what is not kept.
+
+    Raises:
+        NotHere: there is none, or the run would not be the same there; empty where there is none to speak of.
+    """
+    sock = connected(home(environ))
+    if sock is None:
+        raise NotHere("")
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    link = Link(reader, writer, _DECODER)
+    try:
+        await _greeted(link, likeness.circumstances(settings, environ, (backend,)))
+        yield ServedRuns(link, likeness.own(environ), settings.warm.enabled, say)
+    finally:
+        link.close()
+
+
+async def _greeted(link: "Link[ToCommand]", circumstances: Mapping[str, str]) -> None:
+    try:
+        async with asyncio.timeout(_GREETS_WITHIN_S):
+            message = await link.hear()
+    except (TimeoutError, ConnectionError) as exc:
+        raise NotHere("the server does not answer") from exc
+    match message:
+        case Greeting(circumstances=theirs):
+            if why := likeness.difference(circumstances, theirs):
+                raise NotHere(why)
+        case Declined(why=why):
+            raise NotHere(why)
+        case _:
+            raise NotHere("the server does not answer")
+
+
+class ServedRuns:
+    """A `Runner` whose agents are a server's, one run after the other."""
+
+    def __init__(self, link: "Link[ToCommand]", environ: dict[str, str], warm: bool, say: Say) -> None:
+        self._link = link
+        self._environ = environ
+        self._warm = warm
+        self._say = say
+
+    def run(self, request: RunRequest) -> AbstractAsyncContextManager["Followed"]:
+        """Run a prompt there. Leaving the context ends the run, and waits until its agent is gone.
+
+        Raises:
+            NotHere: the server did not begin it.
+            ClinvkError: it cannot be run, or the server is gone.
+        """
+        ask = Ask(replace(request, warm=request.warm and self._warm), self._environ)
+        return _ServedRun(self._link, request, ask, self._say)
+
+
+class _ServedRun:
+    """One run over there: its context, and what is followed of it."""
+
+    id: str
+    created_at: float
+    session_id: str | None
+
+    def __init__(self, link: "Link[ToCommand]", request: RunRequest, ask: Ask, say: Say) -> None:
+        self.request = request
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.raw = b""
+        self._link = link
+        self._ask = ask
+        self._say = say
+        self._number = 0
+        self._ending: Ending | None = None
+        self._is_over = False
+
+    async def __aenter__(self) -> "Followed":
+        if not self.request.workdir:
+            raise NotHere("the session is one of no directory")
+        try:
+            await self._link.say(self._ask)
+            message = await self._link.hear()
+        except TooLong as exc:
+            raise NotHere(exc.message) from exc
+        except ConnectionError:
+            message = None
+        except asyncio.CancelledError:
+            await self._stopped()
+            raise
+        match message:
+            case Begun():
+                self.id, self.session_id, self.created_at = message.run_id, message.session_id, message.created_at
+                return self
+            case Declined(why=why):
+                raise NotHere(why)
+            case Refused(code=code, message=text):
+                raise errors.refusal(code, text)
+            case _:
+                raise ClinvkError(_LOST)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ending:
+            await self._gone_within(_GONE_WITHIN_S)
+        else:
+            await self._stopped()
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Give the events, from the first on, to the ending; where the server is lost that is the ending."""
+        while self._ending is None:
+            for logged in await self._next():
+                if logged.number > after:
+                    yield logged
+
+    async def _next(self) -> list[Logged]:
+        """Wait for what happens next."""
+        try:
+            message = await self._link.hear()
+        except ConnectionError:
+            message = None
+        match message:
+            case Told(entries=entries):
+                self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
+                return self._noted(entries)
+            case Begun():  # it was not waited for
+                return []
+            case Remark(message=text):
+                self._say(text)
+                return []
+            case Over() if self._ending:
+                self._is_over = True
+                return []
+            case _:
+                self._is_over = True
+                self.ended_at = time.time()
+                lost = RunFailed(ClinvkError.code, _LOST)
+                return self._noted([] if self._ending else [Logged(self._number + 1, self.ended_at, lost)])
+
+    def _noted(self, entries: list[Logged]) -> list[Logged]:
+        for number, _, event in entries:
+            self._number = number
+            if isinstance(event, RunFinished | RunFailed):
+                self._ending = event
+        return entries
+
+    async def _stopped(self) -> None:
+        """End the run. Cancelled meanwhile, end it at once."""
+        try:
+            await self._stop(_STOPS_WITHIN_S)
+        except asyncio.CancelledError:
+            await finished(self._stop(_STOPS_AT_ONCE_WITHIN_S))
+            raise
+
+    async def _stop(self, within_s: float) -> None:
+        try:
+            await self._link.say(Stop())
+        except ConnectionError:
+            return
+        await self._gone_within(within_s)
+
+    async def _gone_within(self, seconds: float) -> None:
+        """Wait until nothing is left of the run; what happens in it meanwhile nobody sees."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._is_over:
+                    await self._next()
+        except TimeoutError:
+            self._say("the server does not tell whether its agent is gone")

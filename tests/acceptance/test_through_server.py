@@ -1,0 +1,383 @@
+"""A prompt on the command line while a server of the same user and home is up: it goes through it, and is as without.
+
+The agents of the server are known by `WINDOWID`: a variable of the terminal alone is the server's.
+"""
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk, read_until, until
+from acceptance.server import Server
+from clinvk.runtime.alone import STOP_GRACE_S
+from scripted import Call, Scripted
+from scripted.steps import claude_says, exits, hang, ignore, letters, says, spawn, touch, wait_for
+
+OF_SERVER = {"WINDOWID": "of-the-server"}
+BEGUN = claude_says("begun ")[:4]
+
+
+@pytest.fixture
+def server(scripted: Scripted) -> Generator[Server]:
+    with Server(scripted, OF_SERVER) as server:
+        yield server.up()
+
+
+def is_of_server(call: Call) -> bool:
+    return call.env.get("WINDOWID") == OF_SERVER["WINDOWID"]
+
+
+def socket_of(agent: Scripted) -> Path:
+    return agent.folder / ".clinvk" / "serve.sock"
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
+@pytest.mark.parametrize("form", ["text", "json", "stream-json"])
+def test_the_answer_is_that_of_a_command_without_a_server(
+    clinvk: Clinvk, server: Server, backend: str, form: str
+) -> None:
+    clinvk.agent.play(says(backend, "two words"))
+    served, own = (clinvk.run("-b", backend, "-o", form, "--new", *more, "x") for more in ((), ("--no-server",)))
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, False]
+    assert (served.returncode, served.stderr) == (own.returncode, own.stderr) == (0, "")
+    assert _without_ids(served.stdout) == _without_ids(own.stdout) != []
+
+
+def _without_ids(text: str) -> list[object]:
+    """Give what is printed without what no two runs have in common."""
+    if not text.startswith("{"):
+        return [text]
+    changing = ("session_id", "timestamp", "duration_seconds", "run_id", "duration")
+    return [json.loads(line, object_hook=lambda item: _without(item, changing)) for line in text.splitlines()]
+
+
+def _without(item: dict[str, object], names: Sequence[str]) -> dict[str, object]:
+    return {name: value for name, value in item.items() if name not in names}
+
+
+def test_the_socket_is_the_users_alone_and_goes_with_the_server(clinvk: Clinvk, server: Server) -> None:
+    found = socket_of(clinvk.agent).stat()
+    assert (stat.S_ISSOCK(found.st_mode), stat.S_IMODE(found.st_mode)) == (True, 0o600)
+    assert server.stop() == 0
+    assert not socket_of(clinvk.agent).exists()
+
+
+def test_the_agent_works_where_the_command_is_and_has_its_variables(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    clinvk.run("hello", env={"DATABASE_URL": "db://mine", "WINDOWID": "mine"})
+    call = clinvk.agent.calls()[0]
+    assert is_of_server(call)
+    assert (call.cwd, call.env["DATABASE_URL"]) == (str(clinvk.folder), "db://mine")
+
+
+@pytest.mark.parametrize(
+    ("env", "what"),
+    [
+        ({"PATH": "{path}:/nowhere"}, "PATH differs"),
+        ({"ANTHROPIC_API_KEY": "another"}, "ANTHROPIC_API_KEY differs"),
+        ({"CODEX_HOME": "/tmp", "https_proxy": "http://127.0.0.1:1"}, "CODEX_HOME, https_proxy differ"),
+        ({"CLINVK_DEPTH": "1"}, "CLINVK_DEPTH differs"),
+        ({"CLINVK_UNIFIED_FLAGS__MAX_DEPTH": "7"}, "unified_flags.max_depth differs"),
+        ({"CLINVK_BACKENDS__CLAUDE__ENV__X": "1"}, "backends.claude.env differs"),
+    ],
+)
+def test_where_the_environment_differs_the_run_stays_here_and_verbose_says_why(
+    clinvk: Clinvk, server: Server, env: dict[str, str], what: str
+) -> None:
+    clinvk.agent.play(claude_says("x"))
+    changed = {name: value.format(path=clinvk.agent.path) for name, value in env.items()}
+    told = clinvk.run("-v", "-o", "text", "--new", "hello", env=changed)
+    quiet = clinvk.run("-o", "text", "--new", "hello", env=changed)
+    assert (told.stdout, told.stderr) == ("x\n", f"clinvk: not through the server: {what}\n")
+    assert (quiet.stdout, quiet.stderr) == ("x\n", "")
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, False]
+
+
+def test_a_setting_of_another_backend_keeps_nothing_here(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    clinvk.run("hello", env={"CLINVK_BACKENDS__CODEX__ENV__X": "1", "CLINVK_OUTPUT__FORMAT": "text"})
+    assert is_of_server(clinvk.agent.calls()[0])
+
+
+@pytest.mark.parametrize("before", ["umask 027", "ulimit -t 1000", "nice -n 5 true; renice -n 5 $$ >/dev/null"])
+def test_what_the_agent_would_inherit_of_the_process_is_compared_too(
+    clinvk: Clinvk, server: Server, before: str
+) -> None:
+    clinvk.agent.play(claude_says("x"))
+    assert clinvk.run("hello", before=before).returncode == 0
+    assert not is_of_server(clinvk.agent.calls()[0])
+
+
+@pytest.mark.parametrize("how", [["--no-server"], []])
+def test_a_flag_and_a_setting_do_without_the_server(clinvk: Clinvk, server: Server, how: list[str]) -> None:
+    clinvk.agent.play(claude_says("x"))
+    env = {} if how else {"CLINVK_WARM__COMMAND_LINE": "false"}
+    done = clinvk.run("-v", "-o", "text", *how, "hello", env=env)
+    assert (done.stdout, done.stderr) == ("x\n", "")
+    assert not is_of_server(clinvk.agent.calls()[0])
+
+
+def test_what_is_said_through_the_server_is_gone_on_with_here_and_there(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    sessions = [
+        json.loads(clinvk.run(*arguments).stdout)["session_id"]
+        for arguments in (("one",), ("--no-server", "two"), ("-c", "three"), ("resume", "--last", "four"))
+    ]
+    assert len(set(sessions)) == 1
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, False, True, True]
+    shown = json.loads(clinvk.run("sessions", "show", sessions[0], "--json").stdout)
+    assert shown["turn_count"] == 4
+
+
+def test_an_ephemeral_run_through_the_server_leaves_no_session(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    assert json.loads(clinvk.run("--ephemeral", "hello").stdout)["session_id"] is None
+    assert is_of_server(clinvk.agent.calls()[0])
+    assert json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"] == []
+
+
+def test_a_conversation_that_the_agent_has_lost_is_begun_anew(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    first = json.loads(clinvk.run("one").stdout)["session_id"]
+    clinvk.run("sessions", "delete", "--yes", first)
+    assert json.loads(clinvk.run("two").stdout)["session_id"] != first
+
+
+def test_a_dry_run_and_a_refusal_are_those_of_the_command(clinvk: Clinvk, server: Server) -> None:
+    shown = clinvk.run("--dry-run", "hello")
+    assert shown.stdout.endswith("# prompt: 5 bytes on stdin\n")
+    refused, own = (
+        clinvk.run("-b", "gemini", "--approval-mode", "always", "--add-dir", "/nowhere", *more, "x")
+        for more in ((), ("--no-server",))
+    )
+    assert (refused.returncode, refused.stderr) == (own.returncode, own.stderr)
+    assert clinvk.agent.calls() == []
+
+
+def test_what_the_server_refuses_exits_as_without(clinvk: Clinvk, server: Server) -> None:
+    arguments = ("-b", "codex", "--allowed-tools", "Read", "--new", "x")
+    served, own = clinvk.run(*arguments), clinvk.run("--no-server", *arguments)
+    assert (served.returncode, served.stderr) == (own.returncode, own.stderr)
+    assert served.returncode == 1
+    assert clinvk.agent.calls() == []
+
+
+def test_the_agents_exit_code_and_what_it_says_of_its_failure_are_those_of_the_command(
+    clinvk: Clinvk, server: Server
+) -> None:
+    clinvk.agent.play([exits(42)])
+    served, own = clinvk.run("-o", "text", "--new", "x"), clinvk.run("-o", "text", "--no-server", "--new", "x")
+    assert served.returncode == 42
+    assert (served.returncode, served.stderr) == (own.returncode, own.stderr)
+
+
+def test_a_prompt_of_megabytes_and_what_is_piped_in_arrive_whole(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    text = "äöü\n" * 400_000
+    assert clinvk.run("-o", "text", "--new", "about this", stdin=text.encode()).stdout == "x\n"
+    assert is_of_server(clinvk.agent.calls()[0])
+    assert clinvk.prompts[0].count("äöü") == 400_000
+
+
+def test_text_comes_as_it_is_said(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("begun ", "ended")[4:]])
+    with clinvk.started("-o", "text", "hello") as process:
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"begun ")
+        (clinvk.folder / "go").touch()
+        assert process.wait(15) == 0
+
+
+def test_a_reader_who_pauses_holds_the_agent_up_and_gets_everything(clinvk: Clinvk, server: Server) -> None:
+    up, done = clinvk.folder / "up", clinvk.folder / "done"
+    says = claude_says("\0")
+    before, _, after = str(says[3]["line"]).partition("\\u0000")
+    clinvk.agent.play([*says[:3], touch(up), *[letters(100_000, before, after)] * 400, touch(done), *says[4:]])
+    with clinvk.started("-o", "text", "hello") as process:
+        until(up.exists)
+        time.sleep(1)  # it would be done long before
+        assert not done.exists()
+        assert process.stdout
+        read = 0
+        while chunk := os.read(process.stdout.fileno(), 1 << 20):
+            read += len(chunk)
+        assert process.wait(15) == 0
+    assert read >= 400 * 100_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, number: signal.Signals) -> None:
+    clinvk.agent.play([*BEGUN, spawn("all"), spawn("setsid"), hang()])
+    with clinvk.started("-o", "text", "hello") as process:
+        until(lambda: len(clinvk.agent.grandchildren()) == 2)
+        assert is_of_server(clinvk.agent.calls()[0])
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=15)
+        if number == signal.SIGKILL:
+            until(lambda: clinvk.agent.alive() == [])
+        assert clinvk.agent.alive() == []
+    if number != signal.SIGKILL:
+        assert (process.returncode, stdout, stderr) == (7, b"begun \n", b"clinvk: cancelled\n")
+    assert server.client.get("/api/v1/runs").json()["runs"][0]["state"] == "cancelled"
+
+
+@pytest.mark.timeout(90)
+def test_a_second_ctrl_c_kills_an_agent_that_ignores_the_first(clinvk: Clinvk, server: Server) -> None:
+    """However busy the machine is, one of a few tries is faster than the agent's grace, which none is without it."""
+    clinvk.agent.play([ignore(signal.SIGTERM), ignore(signal.SIGINT), *BEGUN, spawn("all"), hang()])
+    assert any(_second_ctrl_c(clinvk, tries) < STOP_GRACE_S for tries in range(1, 5))
+
+
+def _second_ctrl_c(clinvk: Clinvk, tries: int) -> float:
+    with clinvk.started("-o", "json", "hello") as process:
+        until(lambda: len(clinvk.agent.grandchildren()) == tries)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two signals at once would be one
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=15)
+        took_s = time.monotonic() - began
+        assert clinvk.agent.alive() == []
+    assert process.returncode == 7
+    assert b'"error":"cancelled"' in stdout
+    return took_s
+
+
+def test_a_reader_who_leaves_ends_the_agent(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([*BEGUN, wait_for(clinvk.folder / "go"), *claude_says("x", "more")[4:], hang()])
+    with clinvk.started("-o", "stream-json", "hello") as process:
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"begun")
+        process.stdout.close()
+        (clinvk.folder / "go").touch()
+        assert process.wait(15) == 7
+        process.stdout = None
+    assert clinvk.agent.alive() == []
+
+
+@pytest.mark.parametrize("form", ["text", "json", "stream-json"])
+def test_a_server_that_is_killed_fails_the_command_with_a_clear_word(clinvk: Clinvk, server: Server, form: str) -> None:
+    clinvk.agent.play([*BEGUN, touch(clinvk.folder / "up"), hang()])
+    with clinvk.started("-o", form, "hello") as process:
+        until((clinvk.folder / "up").exists)
+        server.kill()
+        stdout, stderr = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert b"the server that ran this is gone" in stderr
+    assert form == "text" or b"the server that ran this is gone" in stdout
+    until(lambda: clinvk.agent.alive() == [])
+
+
+def test_what_a_killed_server_left_is_no_hindrance_to_commands_nor_to_the_next_server(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    with Server(clinvk.agent) as first:
+        first.up().kill()
+    assert socket_of(clinvk.agent).exists()
+    done = clinvk.run("-v", "-o", "text", "--new", "hello")
+    assert (done.stdout, done.stderr) == ("x\n", "")
+    with Server(clinvk.agent, OF_SERVER) as second:
+        second.up()
+        clinvk.run("--new", "hello")
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [False, True]
+
+
+def test_a_server_that_hangs_is_left_alone(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        done = clinvk.run("-v", "-o", "text", "--new", "hello")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert (done.stdout, done.stderr) == ("x\n", "clinvk: not through the server: the server does not answer\n")
+
+
+def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_is_gone(
+    clinvk: Clinvk, server: Server
+) -> None:
+    clinvk.agent.play(claude_says("x"))
+    with Server(clinvk.agent, {"WINDOWID": "of-the-second"}) as second:
+        second.up()
+        until(lambda: "commands go through another server" in second.said)
+        clinvk.run("--new", "hello")
+        server.stop()
+        until(socket_of(clinvk.agent).exists)
+        clinvk.run("--new", "hello")
+    assert [call.env["WINDOWID"] for call in clinvk.agent.calls()] == ["of-the-server", "of-the-second"]
+
+
+def test_a_stopping_server_lets_the_prompt_finish_and_takes_no_other(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("slow")], when="slow")
+    clinvk.agent.play(claude_says("x"), when="quick")
+    with clinvk.started("-o", "text", "--new", "slow") as process:
+        until((clinvk.folder / "up").exists)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not socket_of(clinvk.agent).exists())
+        assert clinvk.run("-v", "-o", "text", "--new", "quick").stdout == "x\n"
+        (clinvk.folder / "go").touch()
+        assert process.communicate(timeout=15) == (b"slow\n", b"")
+    assert server.process.wait(15) == 0
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True, False]
+
+
+def test_a_server_that_has_no_slot_free_does_not_make_the_command_wait(scripted: Scripted, clinvk: Clinvk) -> None:
+    clinvk.agent.play([touch(clinvk.folder / "up"), hang()], when="long")
+    clinvk.agent.play(claude_says("x"), when="short")
+    with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_CONCURRENT_RUNS": "1"}) as server:
+        server.up().detached("long")
+        until((clinvk.folder / "up").exists)
+        done = clinvk.run("-v", "-o", "text", "--new", "short")
+    assert done.stdout == "x\n"
+    assert "not through the server: 1 runs are under way" in done.stderr
+
+
+def test_what_the_server_asks_of_others_does_not_hold_for_its_own_user(scripted: Scripted, clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    narrow = {
+        **OF_SERVER,
+        "CLINVK_API_KEYS": "0123456789abcdef0123456789abcdef",
+        "CLINVK_SERVER__ALLOWED_WORKDIR_PREFIXES": "/srv",
+        "CLINVK_POLICY__MAX_APPROVAL_MODE": "default",
+        "CLINVK_POLICY__ALLOWED_BACKENDS": "codex",
+    }
+    with Server(scripted, narrow) as server:
+        server.up()
+        assert clinvk.run("-o", "text", "--approval-mode", "auto", "hello").stdout == "x\n"
+    call = clinvk.agent.calls()[0]
+    assert is_of_server(call)
+    assert "CLINVK_API_KEYS" not in call.env
+
+
+def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Server) -> None:
+    """Also one that hides how deep it is."""
+    agent = Path(clinvk.agent.folder / "claude")
+    nested = clinvk.folder / "nested"
+    plain = agent.read_text()
+    hidden = f"env -u CLINVK_DEPTH WINDOWID= {clinvk.command} -v -o text -b codex --new inner >{nested} 2>&1 </dev/null"
+    clinvk.agent.play(says("codex", "inner answer"), when="inner")
+    clinvk.agent.play(claude_says("outer answer"))
+    agent.write_text(f'#!/bin/sh\n{hidden}\nexec {agent}.py "$@"\n')
+    beside = Path(f"{agent}.py")
+    beside.write_text(plain)
+    beside.chmod(0o755)
+    assert clinvk.run("-o", "text", "outer").returncode == 0
+    assert "not through the server: it was started by an agent" in nested.read_text()
+
+
+def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: Scripted, clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("x"))
+    home = {"CLINVK_HOME": str(scripted.folder / ("long" * 30))}
+    with Server(scripted, {**OF_SERVER, **home}) as server:
+        server.up()
+        clinvk.run("hello", env=home)
+        folder = Path(f"/tmp/clinvk-{os.geteuid()}")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        server.stop()
+        assert list(folder.glob("*.sock")) == []
+    assert is_of_server(clinvk.agent.calls()[0])
