@@ -6,6 +6,7 @@ cannot be known by its shape is a secret that looks like any other word.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 HIDDEN = "[redacted]"
 
@@ -13,38 +14,44 @@ MOST_CHARS = 32_768
 """What is left of a text: reading all of an endless one would take long, and nobody reads it."""
 
 
-def _shape(start: str, rest: str) -> tuple[str, re.Pattern[str]]:
+_SHAPES = (
+    ("sk-", r"[A-Za-z0-9_*.-]{12,}"),  # OpenAI, Anthropic, OpenRouter; OpenAI tells them with stars
+    ("sess-", r"[A-Za-z0-9]{16,}"),
+    ("AIza", r"[A-Za-z0-9_-]{30,}"),  # Google
+    ("ya29.", r"[A-Za-z0-9_-]{16,}"),
+    ("GOCSPX-", r"[A-Za-z0-9_-]{16,}"),
+    ("1//0", r"[A-Za-z0-9_-]{16,}"),
+    *((f"gh{kind}_", r"[A-Za-z0-9]{16,}") for kind in "opusr"),  # GitHub
+    ("github_pat_", r"[A-Za-z0-9_]{16,}"),
+    ("glpat-", r"[A-Za-z0-9_-]{16,}"),
+    ("AKIA", r"[A-Z0-9]{16}"),  # AWS
+    ("ASIA", r"[A-Z0-9]{16}"),
+    *((f"xox{kind}-", r"[A-Za-z0-9-]{10,}") for kind in "abeprs"),  # Slack
+    ("xai-", r"[A-Za-z0-9]{16,}"),
+    ("gsk_", r"[A-Za-z0-9]{16,}"),
+    ("hf_", r"[A-Za-z0-9]{16,}"),
+    ("npm_", r"[A-Za-z0-9]{16,}"),
+    ("pplx-", r"[A-Za-z0-9]{16,}"),
+    ("clinvk_", r"[A-Za-z0-9_-]{32,}"),
+    ("eyJ", r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Tokens
+    ("-----BEGIN ", r"[A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s\\:,.-]{0,10000}"),
+)
+"""What a key begins with, and how it goes on."""
+
+
+@cache
+def _shapes() -> tuple[tuple[str, re.Pattern[str]], ...]:
     """Give what a key begins with, and its pattern: no part of a word, though it may follow an escaped line break.
 
-    The literal comes first, so that it is searched for as such.
+    The literal comes first, so that it is searched for as such. They are made when a text is looked at: that takes
+    longer than most of a command's start.
     """
-    literal = re.escape(start)
-    begins = rf"(?:(?<![A-Za-z0-9_-]{literal})|(?<=\\[nrt]{literal}))"
-    return start.lower(), re.compile(literal + begins + rest)
+    return tuple((start.lower(), _shape(re.escape(start), rest)) for start, rest in _SHAPES)
 
 
-_SHAPES = (
-    _shape("sk-", r"[A-Za-z0-9_*.-]{12,}"),  # OpenAI, Anthropic, OpenRouter; OpenAI tells them with stars
-    _shape("sess-", r"[A-Za-z0-9]{16,}"),
-    _shape("AIza", r"[A-Za-z0-9_-]{30,}"),  # Google
-    _shape("ya29.", r"[A-Za-z0-9_-]{16,}"),
-    _shape("GOCSPX-", r"[A-Za-z0-9_-]{16,}"),
-    _shape("1//0", r"[A-Za-z0-9_-]{16,}"),
-    *(_shape(f"gh{kind}_", r"[A-Za-z0-9]{16,}") for kind in "opusr"),  # GitHub
-    _shape("github_pat_", r"[A-Za-z0-9_]{16,}"),
-    _shape("glpat-", r"[A-Za-z0-9_-]{16,}"),
-    _shape("AKIA", r"[A-Z0-9]{16}"),  # AWS
-    _shape("ASIA", r"[A-Z0-9]{16}"),
-    *(_shape(f"xox{kind}-", r"[A-Za-z0-9-]{10,}") for kind in "abeprs"),  # Slack
-    _shape("xai-", r"[A-Za-z0-9]{16,}"),
-    _shape("gsk_", r"[A-Za-z0-9]{16,}"),
-    _shape("hf_", r"[A-Za-z0-9]{16,}"),
-    _shape("npm_", r"[A-Za-z0-9]{16,}"),
-    _shape("pplx-", r"[A-Za-z0-9]{16,}"),
-    _shape("clinvk_", r"[A-Za-z0-9_-]{32,}"),
-    _shape("eyJ", r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Tokens
-    _shape("-----BEGIN ", r"[A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s\\:,.-]{0,10000}"),
-)
+def _shape(literal: str, rest: str) -> re.Pattern[str]:
+    return re.compile(rf"{literal}(?:(?<![A-Za-z0-9_-]{literal})|(?<=\\[nrt]{literal})){rest}")
+
 
 _NAMES = (
     r"api[-_ ]?key|access[-_]?key(?:[-_]?id)?|secret[-_]?key|private[-_]?key|client[-_]?secret|"
@@ -74,7 +81,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     for secret in known:
         text = text.replace(secret, HIDDEN)
     lower = text.lower()
-    for start, pattern in _SHAPES:
+    for start, pattern in _shapes():
         if start in lower:
             text = pattern.sub(HIDDEN, text)
     if "://" in lower and "@" in lower:
