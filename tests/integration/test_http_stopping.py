@@ -56,9 +56,10 @@ class Process:
         self.popen.send_signal(number)
 
     def end(self) -> tuple[int, str]:
-        """Wait for the exit, for less than a long grace; give the code and what was said on stderr."""
+        """Wait for the exit, for less than a long grace; give the code, and what was said but how it stops."""
         _, told = self.popen.communicate(timeout=15)
-        return self.popen.returncode, told
+        self.stopping = re.findall(r" clinvk\.api\.stopping: (.*)\n", told)
+        return self.popen.returncode, re.sub(r".* clinvk\.api\.stopping: .*\n", "", told)
 
 
 class Answer(threading.Thread):
@@ -111,6 +112,7 @@ def test_an_idle_server_stops_without_its_grace_and_with_exit_code_0(server: Sta
     assert process.client.get("/health").status_code == 200
     process.stop(number)
     assert process.end() == (0, "")
+    assert process.stopping == []
 
 
 def test_it_says_where_it_listens_and_what_it_offers(server: Start) -> None:
@@ -251,6 +253,33 @@ def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Sta
     assert (told["exit_code"], told["error_code"], told["output"]) == (1, "cancelled", "x")
     assert process.end() == (0, "")
     assert scripted.alive() == []
+
+
+def test_who_stops_a_busy_server_is_told_at_once_that_it_waits_and_for_how_long(
+    server: Start, scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says("x")[4:]])
+    process = server(grace_s=60)
+    answer = process.prompt()
+    until(scripted.calls)
+    process.stop()
+    assert process.popen.stderr
+    line = process.popen.stderr.readline()
+    (tmp_path / "go").touch()
+    assert "what runs may take 60 s more; a second signal (Ctrl-C) ends it at once" in line
+    assert answer.get().json()["output"] == "x"
+    assert process.end() == (0, "")
+
+
+def test_the_log_tells_that_a_grace_was_too_short(server: Start, scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    process = server(grace_s=1)
+    answer = process.prompt()
+    until(scripted.calls)
+    process.stop()
+    answer.get()
+    assert process.end() == (0, "")
+    assert process.stopping[1:] == ["stopping: 1 s are over; what still runs is ended"]
 
 
 def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(server: Start, scripted: Scripted) -> None:

@@ -1,10 +1,13 @@
 """What the signals say to a server: stop, at once when it comes again, or reload."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
 _HUNG_UP_WITHIN_S = 0.2
@@ -30,12 +33,16 @@ class Signals:
             reloading.cancel()
 
     async def drained(self, is_busy: Callable[[], bool], grace_s: float) -> None:
-        """Wait until nothing is busy, `grace_s` have passed, or a second signal to stop came."""
+        """Wait until nothing is busy, `grace_s` have passed, or a second signal to stop came; tell whoever waits."""
         now = asyncio.get_running_loop().time
         until = now() + grace_s
+        if grace_s and is_busy():
+            logger.info("stopping: what runs may take %g s more; a second signal (Ctrl-C) ends it at once", grace_s)
         while is_busy() and not self._at_once.is_set() and now() < until:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._at_once.wait(), _LOOK_EVERY_S)
+        if grace_s and is_busy() and not self._at_once.is_set():
+            logger.warning("stopping: %g s are over; what still runs is ended", grace_s)
 
     def take(self, number: signal.Signals) -> None:
         """Take a signal that came."""
