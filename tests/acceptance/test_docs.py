@@ -257,6 +257,7 @@ def reading(folder: Path, agents: Iterable[Scripted]) -> Generator[Reader]:
         "docs/rest.md",
         "docs/openai.md",
         "docs/anthropic.md",
+        "docs/warm.md",
         "docs/watching.md",
     ],
 )
