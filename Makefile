@@ -15,6 +15,7 @@ CLIS   := tests/agents/clis
 PIP    := -m pip --disable-pip-version-check --quiet install
 JOBS   ?= 2
 PYTEST ?=
+BENCH  ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help install test lint demo bench lock chromium clean
@@ -36,8 +37,8 @@ lint: install
 demo: $(DEMO)/installed
 	$(DEMO)/bin/python examples/demo.py
 
-bench: $(VENV)/installed
-	$(BIN)/python -m bench
+bench: install
+	$(BIN)/python -m bench $(BENCH)
 
 # The venv is made anew only when it is missing; packages are brought up to the lock when the lock changed.
 $(VENV)/installed: tests/requirements.txt pyproject.toml

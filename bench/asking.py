@@ -45,6 +45,7 @@ class Kept(msgspec.Struct, frozen=True):
     processes: int = 0
     ready: int = 0
     runs: int = 0
+    hits: int = 0
 
 
 class _Health(msgspec.Struct):
