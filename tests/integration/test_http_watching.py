@@ -159,7 +159,10 @@ async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
     assert request["key"] == run["key"] == "ana"
     assert request["request_id"] == "q1"
     assert (run["outcome"], run["session_id"]) == ("finished", answer["session_id"])
+    assert run["model"] == "claude-scripted"
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (12, 5, 0.01)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.middleware"]
+    assert line.endswith(", by ana, from 127.0.0.1")
     assert "secret" not in caplog.text
     assert "an answer" not in caplog.text
     assert text not in caplog.text

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from clinvk.events import RunFailed, Usage
-from clinvk.runtime.watching import Watched, first_word_at
+from clinvk.runtime.watching import Watched, first_word_at, model_told
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Journal:
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "cost_usd": ending.cost_usd,
-            "model": request.model,
+            "model": model_told(run) or request.model,
             "session_id": run.session_id,
             "parent_id": request.part.run_id if request.part else None,
             "key": request.key_name or None,

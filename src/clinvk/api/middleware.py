@@ -23,7 +23,7 @@ _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # The name of a key is told without that word, with which each line would be searched for secrets: see redaction.py.
-_ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s"}
+_ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s", "client": ", from %(client)s"}
 _SELDOM_TOLD = ("/health", "/metrics")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
 _LAST: Header = (b"connection", b"close")
@@ -130,12 +130,15 @@ class _Entry:
             "duration_ms": round(seconds * 1000, 1),
             "request_id": state["request_id"],
         }
+        also = {
+            "run_id": logs.noted().get("run_id"),
+            "key": state.get("key_name"),
+            "client": client and client[0],
+        }
         line = _LINE
-        for name, value in (("run_id", logs.noted().get("run_id")), ("key", state.get("key_name"))):
+        for name, value in also.items():
             if value:
                 fields[name] = value
                 line += _ALSO[name]
-        if client:
-            fields["client"] = client[0]
         logger.log(level, line, fields)
         return seconds

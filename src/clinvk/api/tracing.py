@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clinvk import __version__, logs
 from clinvk.api.reply import headers_of
 from clinvk.api.templates import UNKNOWN, Templates
-from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, ToolCall, ToolResult
-from clinvk.runtime.watching import Watched, first_word_at
+from clinvk.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
+from clinvk.runtime.watching import Watched, first_word_at, model_told
 
 Attributes = dict[str, str | int | float | bool | list[str]]
 
@@ -193,9 +193,8 @@ def _told(run: Watched, ending: Ending) -> Attributes:
         attributes["clinvk.cost_usd"] = ending.cost_usd
     if (first := first_word_at(run)) is not None:
         attributes["gen_ai.response.time_to_first_chunk"] = first - run.created_at
-    started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
-    if started and started.model:
-        attributes["gen_ai.response.model"] = started.model
+    if model := model_told(run):
+        attributes["gen_ai.response.model"] = model
     match ending:
         case RunFinished(stop_reason=reason):
             attributes["gen_ai.response.finish_reasons"] = [reason]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from clinvk.events import Ending, Logged, TextDelta, ThinkingDelta
+from clinvk.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
 from clinvk.request import RunRequest
 
 
@@ -42,6 +42,12 @@ class Watched(Protocol):
 
 Watch = Callable[[Watched], Callable[[], None]]
 """Called when a run has begun; what it gives is called when that is over. Both in the context of its request."""
+
+
+def model_told(run: Watched) -> str | None:
+    """Give the model that the agent said it works with; None where it said none."""
+    started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
+    return started.model if started else None
 
 
 def first_word_at(run: Watched) -> float | None:
