@@ -128,6 +128,9 @@ class LastingChannel:
     def tools_of(self, run: str) -> tuple[str, str] | None:
         return ("RUN", run) if self._tells_tools else None
 
+    def let_go(self, conversation: str) -> bytes | None:
+        return None
+
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         if not self._speaks and exit_code < 128:
             raise NotSpoken(f"it exited with code {exit_code}")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -89,6 +90,35 @@ async def test_a_conversation_goes_on_and_nobody_else_sees_it(machine: Machine, 
         assert "prompts=3" in text(third)
         fourth, _ = await told(machine, runs, ask(backend, "fourth [[info]]", session))
         assert "prompts=4" in text(fourth)
+
+
+async def test_a_conversation_is_left_to_others_a_while_after_its_last_turn(machine: Machine) -> None:
+    """Until then Codex keeps it from all that are not of the same clinvk."""
+    store = MemoryStore()
+    async with (
+        LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs,
+        LocalRuns(machine.settings, store, machine.env) as others,
+    ):
+        _, session = await told(machine, runs, ask("codex", "the first prompt"))
+        deadline = time.monotonic() + 60
+        while True:
+            second, _ = await told(machine, others, ask("codex", "second [[info]]", session))
+            if "prompts=2" in text(second):
+                break
+            assert time.monotonic() < deadline, second
+        third, _ = await told(machine, runs, ask("codex", "third [[info]]", session))
+    assert "prompts=3" in text(third)
+
+
+async def test_instructions_that_have_changed_between_two_turns_are_read(machine: Machine) -> None:
+    instructions = machine.project / "AGENTS.md"
+    (machine.project / ".git").mkdir()
+    async with keeping(machine) as runs:
+        instructions.write_text("say marmalade\n")
+        _, session = await told(machine, runs, ask("codex", "one"))
+        instructions.write_text("say honey\n")
+        await told(machine, runs, ask("codex", "two", session))
+    assert "say honey" in str(machine.requests("two")[-1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -737,23 +737,83 @@ def staying(ephemeral: bool = False) -> Process:
     return process.up()
 
 
-def test_a_process_that_stays_closes_the_thread_before_the_run_has_ended() -> None:
-    process = staying().hear(ended())
+def failed() -> bytes:
+    return note("turn/completed", turn={"id": "u", "status": "failed", "error": {"message": "no"}})
+
+
+def again(process: Process) -> Process:
+    """Another run goes on with the thread."""
+    process.sent = process.channel.start("r1", replace(HELLO, prompt="again"), Resume("t"))
+    return process
+
+
+def counted(total: int) -> bytes:
+    usage = {"total": {"inputTokens": total}, "last": {"inputTokens": 7}}
+    return note("thread/tokenUsage/updated", tokenUsage=usage)
+
+
+def test_a_thread_whose_turn_has_failed_is_closed_before_the_run_has_ended() -> None:
+    process = staying().hear(failed())
     assert process.told == [STARTED]
     assert process.asked("thread/archive") == {"threadId": "t"}
     process.hear(answer(3))
     assert process.told == [STARTED]
     assert process.asked("thread/unarchive") == {"threadId": "t"}
     process.hear(answer(4))
-    assert process.told == [STARTED, RunFinished()]
+    (_, ending) = process.told
+    assert isinstance(ending, RunFailed)
+    assert process.channel.let_go("t") is None
 
 
 @pytest.mark.parametrize("refused", [3, 4])
 def test_a_thread_that_cannot_be_closed_ends_its_run_all_the_same(refused: int) -> None:
-    process = staying().hear(ended())
+    process = staying().hear(failed())
     for number in (3, 4):
         process.hear(refusal(number, "no") if number == refused else answer(number))
+    (_, ending) = process.told
+    assert isinstance(ending, RunFailed)
+
+
+def test_another_turn_of_a_thread_that_is_open_is_asked_for_at_once() -> None:
+    process = again(staying().hear(counted(100), ended()))
+    assert [message.method for message in process.said] == ["turn/start"]
+    assert process.asked("turn/start")["threadId"] == "t"
+    process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(150), ended())
+    ending = RunFinished(usage=Usage(input_tokens=50, output_tokens=0))
+    assert process.events[2:] == [("r1", STARTED), ("r1", ending)]
+
+
+def test_a_fork_of_a_thread_that_is_open_leaves_it_open() -> None:
+    process = staying().hear(ended())
+    process.sent = process.channel.start("r1", HELLO, Resume("t", fork=True))
+    assert [message.method for message in process.said] == ["config/read"]
+    assert process.channel.let_go("t")
+
+
+def test_a_thread_that_is_asked_for_is_closed() -> None:
+    process = staying().hear(ended())
     assert process.told == [STARTED, RunFinished()]
+    process.sent = process.channel.let_go("t") or b""
+    assert process.asked("thread/archive") == {"threadId": "t"}
+    assert process.channel.let_go("t") == b"", "it is at it"
+    process.hear(answer(3))
+    assert process.asked("thread/unarchive") == {"threadId": "t"}
+    assert process.channel.let_go("t") == b""
+    process.hear(answer(4))
+    assert process.channel.let_go("t") is None
+
+
+def test_a_thread_with_a_turn_is_not_let_go_of() -> None:
+    assert staying().channel.let_go("t") is None
+
+
+def test_a_run_waits_until_its_thread_is_closed() -> None:
+    process = staying().hear(ended())
+    assert process.channel.let_go("t")
+    again(process)
+    assert process.sent == b""
+    process.hear(answer(3), answer(4))
+    assert [message.method for message in process.said] == ["thread/unarchive", "config/read"]
 
 
 def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:
@@ -762,6 +822,8 @@ def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:
 
 
 def test_a_process_that_dies_while_it_closes_a_thread_has_told_how_the_run_ended() -> None:
-    process = staying().hear(ended())
+    process = staying().hear(failed())
     process.take(process.channel.closed(137, b""))
-    assert process.told == [STARTED, RunFinished()]
+    (_, ending) = process.told
+    assert isinstance(ending, RunFailed)
+    assert ending.message == "no"

@@ -150,6 +150,13 @@ class Channel(Protocol):
         """Give the variable that the tools of a run have in their environment, where the CLI leaves them running."""
         ...
 
+    def let_go(self, conversation: str) -> bytes | None:
+        """Give what has the process let go of a conversation that it keeps from all others, though no run is in it.
+
+        None where it keeps it from nobody; nothing more to write while it is at it.
+        """
+        ...
+
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """The process is gone: give the endings of the runs that are still open.
 

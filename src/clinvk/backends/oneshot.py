@@ -63,6 +63,10 @@ class OneShotChannel:
         """Nothing: they end with the process."""
         return None
 
+    def let_go(self, conversation: str) -> bytes | None:
+        """Nothing: what it knows of one keeps nobody from it."""
+        return None
+
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Give the ending that the process did not tell."""
         if not self._ended:

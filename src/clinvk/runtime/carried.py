@@ -36,7 +36,7 @@ async def carried(course: Course, place: Place) -> bool:
         if seat:
             await _Ride(course, pool, seat).go(place, launch)
     if not course.ended and assignment.resume and not assignment.resume.fork:
-        pool.forget(assignment.resume.handle)  # it goes on in a process of the run's own
+        await pool.forget(assignment.resume.handle)  # it goes on in a process of the run's own
     return course.ended
 
 

@@ -30,6 +30,10 @@ _LINGER_S = 5.0
 """How long a process may take to exit after it closed its output."""
 
 
+_LETS_GO_WITHIN_S = 2.0
+_LOOKS_EVERY_S = 0.005
+
+
 class Held(NamedTuple):
     """A conversation that a process has in its memory, and its record on disk as it was a while after the last turn."""
 
@@ -99,6 +103,23 @@ class Carrier:
         if self.seats.pop(run, None):
             self.served += 1
             self.idle_since = self._loop.time()
+
+    def let_go(self, conversation: str) -> bool:
+        """Have the process leave a conversation to others; say whether it keeps it from them at this moment."""
+        self.held.pop(conversation, None)
+        data = self.channel.let_go(conversation) if self.is_up else None
+        if data:
+            self.process.write(data, close=False)
+        return data is not None
+
+    async def left_to_others(self, conversation: str) -> None:
+        """Have the process leave a conversation to others, and wait until it has."""
+        until = self._loop.time() + _LETS_GO_WITHIN_S
+        while self.let_go(conversation):
+            if self._loop.time() > until:
+                self.retire()
+                return
+            await asyncio.sleep(_LOOKS_EVERY_S)
 
     def retire(self) -> None:
         """Take no more runs."""

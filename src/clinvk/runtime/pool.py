@@ -19,7 +19,7 @@ from clinvk.runtime.carrier import CarriedSeat, Carrier, Held
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.health import Patience
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import MOST_RUNS, Profile, Wanted, best, can_begin
+from clinvk.runtime.profiles import MOST_HELD, MOST_RUNS, Profile, Wanted, best, can_begin
 from clinvk.runtime.upkeep import MIB, Upkeep, stamp_of
 from clinvk.session import Resume
 
@@ -128,9 +128,9 @@ class Pool:
         if carrier is None:
             return None
         seat = carrier.sit(run, wake)
-        if resume and not resume.fork:
-            self.forget(resume.handle, carrier)
         try:
+            if resume and not resume.fork:
+                await self.forget(resume.handle, carrier)
             await carrier.opened.wait()
         except BaseException:
             carrier.leave(run)
@@ -157,8 +157,8 @@ class Pool:
             await self._end_tools(seat, trusted=trusted)
         finally:
             carrier.leave(seat.run)
-            if seat.conversation and kept and carrier.launch.takes_up != "asked":
-                carrier.held[seat.conversation] = Held(time.monotonic())
+            if seat.conversation:
+                await self._keep(carrier, seat.conversation, kept=kept)
             if carrier.is_retiring and not carrier.seats:
                 await finished(self._stock.ended(carrier, patient=trusted))
             self._upkeep.wake()
@@ -175,20 +175,30 @@ class Pool:
                 await asyncio.sleep(_LATE_S)
                 await finished(self._spawner.end_tools(carrier.process, seat.tools))
 
+    async def _keep(self, carrier: Carrier, conversation: str, *, kept: bool) -> None:
+        """Hold a conversation for its next turn, of those that nobody else can go on with only the latest."""
+        if not kept:
+            await carrier.left_to_others(conversation)
+            return
+        carrier.held[conversation] = Held(time.monotonic())
+        if carrier.launch.takes_up == "asked" and len(carrier.held) > MOST_HELD:
+            carrier.let_go(min(carrier.held, key=lambda handle: carrier.held[handle].since))
+
     def distrust(self, seat: CarriedSeat) -> None:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once."""
         seat.carrier.retire()
         if profile := self._stock.profile_of(seat.carrier):
             profile.damp()
 
-    def forget(self, handle: str, but: Carrier | None = None) -> None:
+    async def forget(self, handle: str, but: Carrier | None = None) -> None:
         """A conversation goes on elsewhere: what another process knows of it is out of date."""
         for carrier in self._stock.carriers:
-            if carrier is but or not carrier.held.pop(handle, None):
+            if carrier is but:
                 continue
-            if carrier.channel.capacity == 1:
+            if carrier.held.pop(handle, None) and carrier.channel.capacity == 1:
                 carrier.retire()
                 self._upkeep.wake()
+            await carrier.left_to_others(handle)
 
     async def prestart(self, wanted: Wanted) -> None:
         """Start a process before any run asks for one."""
@@ -209,7 +219,7 @@ class Pool:
             return None
         known = holder.held[handle].stamp
         if known is not None and known != await stamp_of(profile, handle):
-            self.forget(handle)  # somebody else went on with it
+            await self.forget(handle)  # somebody else went on with it
             return None
         return holder if holder.room and handle in holder.held else None
 

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 MOST_RUNS = 100
 """After so many a process goes: what it keeps of each run adds up."""
 
+MOST_HELD = 8
+"""So many conversations a process keeps open that nobody else can go on with meanwhile."""
+
 _DAMPED_AT_MOST_S = 60.0
 
 

@@ -31,6 +31,9 @@ _RECENT_S = 2.0
 _SETTLES_S = 1.0
 """After so long a CLI has written down all of a turn."""
 
+_HOLDS_S = 5.0
+"""So long a process keeps a conversation open that nobody else can go on with meanwhile."""
+
 _TICK_S = 1.0
 _LOOK_EVERY_S = 10.0
 """How often it is looked at processes that carry nothing."""
@@ -103,11 +106,13 @@ class Upkeep:
             profile.renew(await asyncio.to_thread(stamp, profile.wanted))
 
     async def _clear(self, profile: Profile, now: float) -> None:
-        """End what is to go of a profile, and remember the records of what is to stay."""
+        """End what is to go of a profile; remember the records of what is to stay, or leave it to others in time."""
         for carrier in [*profile.carriers]:
             look_after(carrier, self._patience)
             if not carrier.seats and self._is_done(carrier, now):
                 self.stock.end(carrier)
+            elif carrier.launch.takes_up == "asked":
+                _let_go(carrier, now)
             elif not carrier.seats:
                 await self._take_stamps(profile, carrier, now)
 
@@ -222,3 +227,9 @@ async def stamp_of(profile: Profile, handle: str) -> Stamp:
     """Look at the record that a CLI keeps of a conversation."""
     wanted = profile.wanted
     return await asyncio.to_thread(lambda: stamps(wanted.backend.records(handle, wanted.host), wanted.env))
+
+
+def _let_go(carrier: Carrier, now: float) -> None:
+    """Have a process leave to others what they could not go on with until then."""
+    for handle in [handle for handle, held in carrier.held.items() if now > held.since + _HOLDS_S]:
+        carrier.let_go(handle)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import Capabilities, Channel, Host, Launch, conversation
-from clinvk.backends.claude.conversing import ConversationChannel
+from clinvk.backends.claude.conversing import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
 from clinvk.backends.claude.posture import posture
@@ -56,6 +56,7 @@ class Claude:
             reads=tuple(_read_at_start(request, host)),
             takes_up="started",
             once=bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra),
+            ping=PING,
         )
         return replace(alone, warm=kept)
 

@@ -25,6 +25,9 @@ _HEAD = 40
 
 _DENIED = "nobody is there to allow it"
 
+PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
+"""What it refuses at once, during a turn as well: there is no such request."""
+
 
 class _Asked(msgspec.Struct, frozen=True):
     subtype: str = ""
@@ -81,6 +84,10 @@ class ConversationChannel:
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
         """Nothing: an interrupt ends them."""
+        return None
+
+    def let_go(self, conversation: str) -> bytes | None:
+        """Nothing: what it knows of one keeps nobody from it."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:

@@ -9,6 +9,7 @@ system prompt comes before the prompt. Its totals of tokens begin, in a fork, wi
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,10 +17,10 @@ import msgspec
 from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
 from clinvk.backends.codex import extra, settings
-from clinvk.backends.codex.app_server import ROOTS, AppServerChannel
+from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.fence import Fence, fence
-from clinvk.backends.codex.instructions import knows_instructions
+from clinvk.backends.codex.instructions import INSTRUCTIONS, knows_instructions
 from clinvk.backends.codex.mentions import SETTING, unmentioned
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
@@ -128,7 +129,8 @@ class Codex:
             opening=_opening(request, resume, held, host),
         )
         opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}
-        kept = msgspec.structs.replace(by_server, opening=opening, reads=_read_at_start(request, host))
+        reads = _read_at_start(request, host)
+        kept = msgspec.structs.replace(by_server, opening=opening, reads=reads, ping=PING)
         return msgspec.structs.replace(by_server, otherwise=by_exec, warm=kept)
 
     def channel(self, launch: Launch) -> Channel:
@@ -174,9 +176,11 @@ def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host
 
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
-    """Give the settings that a server started now would find; a thread looks for its instructions itself."""
-    folder = settings.folder(host, host.resolve(request.workdir or ""))
-    return tuple(f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md"))
+    """Give the settings and instructions that a server started now would find: an open thread keeps to its first."""
+    workdir = PurePath(host.resolve(request.workdir or ""))
+    folder = settings.folder(host, str(workdir))
+    own = (f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md"))
+    return (*own, *(str(place / name) for place in (workdir, *workdir.parents) for name in INSTRUCTIONS))
 
 
 def _model(request: RunRequest) -> str | None:

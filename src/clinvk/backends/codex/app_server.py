@@ -9,9 +9,10 @@ once, 141 MB), because that is the same server inside; so each run goes through 
 pieces or not. Two things it cannot: rules are in force, which `--ignore-rules` of `exec` alone leaves out, and it has
 not all of the flags of `exec`.
 
-A process that stays keeps each thread open for itself, and whoever else would go on with it is refused ("already has an
-active writer"); `thread/unsubscribe` does not change that, and there is nothing to close a thread. To archive it does,
-and it is taken out of the archive at once: only then a run of such a process has ended.
+A process that stays keeps each thread open for itself, so that another turn of it begins at once; and whoever else
+would go on with it is refused ("already has an active writer"). `thread/unsubscribe` does not change that, and there
+is nothing to close a thread. To archive it does, and it is taken out of the archive at once. So is a thread whose turn
+has failed before that run has ended, and any other when it is asked for.
 
 A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
 names it, and so the settings are asked for it.
@@ -20,6 +21,7 @@ names it, and so the settings are asked for it.
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 
@@ -52,6 +54,9 @@ _UNWANTED = (
 ROOTS = "runtimeWorkspaceRoots"
 """All that may be written; a parameter that is taken only from a client that asks for what is experimental."""
 
+PING = b'{"id":"clinvk-ping","method":"ping"}\n'
+"""What it refuses at once, during turns as well: there is no such method."""
+
 _ANSWERS: dict[str, dict[str, object]] = {
     "item/commandExecution/requestApproval": {"decision": "decline"},
     "item/fileChange/requestApproval": {"decision": "decline"},
@@ -60,20 +65,31 @@ _ANSWERS: dict[str, dict[str, object]] = {
 """What the CLI is answered when it asks the user: nobody is there. `exec` cancels, too."""
 
 
+class _Thread(NamedTuple):
+    """A thread that is open, and has no turn."""
+
+    id: str
+    model: str | None
+    used: Usage | None
+
+
 class _Conversation:
     """A run, and how far it has come."""
 
-    def __init__(self, run: str, request: RunRequest, resume: Resume | None, prompt: str) -> None:
+    def __init__(
+        self, run: str, request: RunRequest, resume: Resume | None, prompt: str, thread: _Thread | None
+    ) -> None:
         self.run = run
         self.request = request
         self.resume = resume
         self.prompt = prompt
-        self.thread = ""
+        self.thread = thread.id if thread else ""
         self.turn = ""
         self.is_dropped = False
         self.ending: RunFinished | RunFailed | None = None
-        self.is_archived = False
-        self.decoder = TurnDecoder(request.output_schema is not None, None if resume else Usage())
+        before = (thread.used if thread else None) if resume else Usage()
+        self.decoder = TurnDecoder(request.output_schema is not None, before)
+        self.decoder.model = thread.model if thread else None
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
         """Say whether the end is told of a turn that the CLI began by itself."""
@@ -82,13 +98,23 @@ class _Conversation:
         return notification.params.turn.id != self.turn
 
 
+class _Closing:
+    """A thread that goes to the archive and comes back, the run that ends with it, and the runs that wait for it."""
+
+    def __init__(self, thread: str, ends: _Conversation | None) -> None:
+        self.thread = thread
+        self.ends = ends
+        self.wait: list[_Conversation] = []
+        self.is_archived = False
+
+
 class AppServerChannel:
     """One process. `opening` are the parameters of its threads: runs differ in thread and prompt alone."""
 
     capacity = 16
 
     def __init__(self, opening: dict[str, object], instructions: str = "", stays: bool = False) -> None:
-        self._closes = stays and not opening.get("ephemeral")
+        self._keeps = stays and not opening.get("ephemeral")
         self._provider: dict[str, object] = {}
         self._opening = opening
         self._instructions = instructions
@@ -97,8 +123,10 @@ class AppServerChannel:
         self._speaks = False
         self._banner = ""
         self._held: list[bytes] = []
-        self._waiting: dict[int, _Conversation] = {}
+        self._waiting: dict[int, _Conversation | _Closing] = {}
         self._open: dict[str, _Conversation] = {}
+        self._idle: dict[str, _Thread] = {}
+        self._closing: dict[str, _Closing] = {}
 
     def greet(self) -> bytes:
         """Say who asks, and of what nothing is to be told."""
@@ -112,9 +140,14 @@ class AppServerChannel:
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
         greeting = self.greet() if self._greeting is None else b""
-        asked = self._open[run] = _Conversation(run, request, resume, told(request, resume, self._instructions))
-        is_known = self._provider or not resume
-        message = self._ask_thread(asked, self._provider) if is_known else self._ask_settings(asked)
+        again = resume.handle if resume and not resume.fork else ""
+        thread = self._idle.pop(again, None)
+        asked = _Conversation(run, request, resume, told(request, resume, self._instructions), thread)
+        self._open[run] = asked
+        if closing := self._closing.get(again):
+            closing.wait.append(asked)
+            return b""
+        message = self._ask_turn(asked) if thread else self._begin(asked)
         if self._speaks:
             return message
         self._held.append(message)
@@ -148,6 +181,12 @@ class AppServerChannel:
         conversation = self._open.get(run)
         return ("CODEX_THREAD_ID", conversation.thread) if conversation and conversation.thread else None
 
+    def let_go(self, conversation: str) -> bytes | None:
+        """Give what closes a thread without a turn."""
+        if conversation in self._closing:
+            return b""
+        return self._close(conversation) if self._idle.pop(conversation, None) else None
+
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
         """Give the endings that the process did not tell.
 
@@ -177,20 +216,32 @@ class AppServerChannel:
             yield conversation.run, event
 
     def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
-        """Tell the ending, where others may go on with the thread; else see to that first."""
-        if not self._closes or not conversation.thread:
-            del self._open[conversation.run]
-            return conversation.run, ending
-        conversation.ending = ending
-        return self._ask("thread/archive", {"threadId": conversation.thread}, conversation)
+        """Tell the ending; where the thread is not as it should be, others are to have it first."""
+        thread, decoder = conversation.thread, conversation.decoder
+        if self._keeps and thread and isinstance(ending, RunFailed):
+            conversation.ending = ending
+            return self._close(thread, conversation)
+        if self._keeps and thread:
+            self._idle[thread] = _Thread(thread, decoder.model, decoder.total)
+        del self._open[conversation.run]
+        return conversation.run, ending
 
-    def _closed(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
+    def _close(self, thread: str, ends: _Conversation | None = None) -> bytes:
+        closing = self._closing[thread] = _Closing(thread, ends)
+        return self._ask("thread/archive", {"threadId": thread}, closing)
+
+    def _closed(self, closing: _Closing) -> Iterator[Delivery]:
         """The thread has gone to the archive, or has come back from it."""
-        if conversation.is_archived:
-            del self._open[conversation.run]
-            return conversation.run, ending
-        conversation.is_archived = True
-        return self._ask("thread/unarchive", {"threadId": conversation.thread}, conversation)
+        if not closing.is_archived:
+            closing.is_archived = True
+            yield self._ask("thread/unarchive", {"threadId": closing.thread}, closing)
+            return
+        del self._closing[closing.thread]
+        if closing.ends and closing.ends.ending:
+            del self._open[closing.ends.run]
+            yield closing.ends.run, closing.ends.ending
+        for conversation in closing.wait:
+            yield self._begin(conversation)
 
     def _heard(self, other: wire.Other) -> Iterator[Delivery]:
         if other.method:
@@ -198,8 +249,8 @@ class AppServerChannel:
                 yield _answer(other.id, other.method)
         elif other.id == self._greeting:
             yield from self._greeted(other)
-        elif isinstance(other.id, int) and (conversation := self._waiting.pop(other.id, None)):
-            yield from self._answered(conversation, other)
+        elif isinstance(other.id, int) and (asked := self._waiting.pop(other.id, None)):
+            yield from self._closed(asked) if isinstance(asked, _Closing) else self._answered(asked, other)
 
     def _greeted(self, other: wire.Other) -> Iterator[Delivery]:
         if other.error:
@@ -209,13 +260,9 @@ class AppServerChannel:
         self._held.clear()
 
     def _answered(self, conversation: _Conversation, other: wire.Other) -> Iterator[Delivery]:
-        if conversation.run not in self._open:
-            return
-        if conversation.ending:
-            if other.result and other.result.turn:
-                return  # which has ended before it was said to have begun
-            yield self._closed(conversation, conversation.ending)
-        elif other.error:
+        if conversation.run not in self._open or conversation.ending:
+            return  # a turn may have ended before it was said to have begun
+        if other.error:
             del self._open[conversation.run]
             yield conversation.run, conversation.decoder.failed(other.error.message)
         elif other.result and other.result.config:
@@ -237,7 +284,10 @@ class AppServerChannel:
         else:
             yield self._ask_turn(conversation)
 
-    def _ask_settings(self, conversation: _Conversation) -> bytes:
+    def _begin(self, conversation: _Conversation) -> bytes:
+        """Ask for the thread, or first for what must be said to go on with one."""
+        if self._provider or not conversation.resume:
+            return self._ask_thread(conversation, self._provider)
         return self._ask("config/read", {"cwd": self._opening["cwd"], "includeLayers": False}, conversation)
 
     def _ask_thread(self, conversation: _Conversation, more: dict[str, object]) -> bytes:
@@ -265,10 +315,10 @@ class AppServerChannel:
     def _ask_end(self, conversation: _Conversation) -> bytes:
         return self._ask("turn/interrupt", {"threadId": conversation.thread, "turnId": conversation.turn})
 
-    def _ask(self, method: str, params: dict[str, object], conversation: _Conversation | None = None) -> bytes:
+    def _ask(self, method: str, params: dict[str, object], asks: _Conversation | _Closing | None = None) -> bytes:
         number = next(self._numbers)
-        if conversation:
-            self._waiting[number] = conversation
+        if asks:
+            self._waiting[number] = asks
         return _request(number, method, params)
 
 

@@ -16,7 +16,9 @@ import msgspec
 from clinvk.backends.base import Host
 from clinvk.backends.codex.settings import Settings, folder
 
-_NAMES = ("AGENTS.override.md", "AGENTS.md")
+INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")
+"""The names of the files, of which the first that is there counts in each directory."""
+
 _MOST_BYTES = 32 * 1024
 _FRAME = "# AGENTS.md instructions for "
 _RETRACTED = b"AGENTS.md instructions no longer apply"
@@ -31,7 +33,7 @@ def project_instructions(host: Host, settings: Settings, workdir: PurePath) -> s
     left = min(most, _FIT_IN_AN_ARGUMENT)
     texts: list[str] = []
     for place in _folders(host, settings.project_root_markers, workdir):
-        data = _first(host, place, (*_NAMES, *(settings.project_doc_fallback_filenames or ())), left)
+        data = _first(host, place, (*INSTRUCTIONS, *(settings.project_doc_fallback_filenames or ())), left)
         text = data.decode(errors="replace")
         if text.strip():
             texts.append(text)

@@ -78,6 +78,11 @@ class TurnDecoder:
         self._after: Usage | None = None
 
     @property
+    def total(self) -> Usage | None:
+        """The tokens of the thread, this turn included, as far as they are known."""
+        return self._after or self._before
+
+    @property
     def usage(self) -> Usage | None:
         """The tokens of the turn so far; the totals are those of the thread, and begin with its former turns."""
         return self._after - self._before if self._after and self._before else None

@@ -33,7 +33,7 @@ from clinvk.backends.base import (
 from clinvk.backends.gemini import asking, home
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.protocol import ProtocolChannel
+from clinvk.backends.gemini.protocol import PING, ProtocolChannel
 from clinvk.backends.gemini.words import Leave, grants, leave, limits, settled
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.errors import InvalidRequest, Unsupported
@@ -161,6 +161,7 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         counted_turns=request.max_turns or None,
         reads=home.read_at_start(place, host),
         takes_up="held",
+        ping=PING,
     )
 
 

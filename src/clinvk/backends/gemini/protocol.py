@@ -35,6 +35,9 @@ from clinvk.events import (
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
+PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
+"""What it refuses at once, during turns as well: there is no such method."""
+
 _UNAUTHENTICATED = -32000
 _MODE = re.compile(r"\[MODE_UPDATE\] \w+")
 _STOPS: dict[str, StopReason] = {
@@ -264,6 +267,10 @@ class ProtocolChannel:
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
         """Nothing: an interrupt ends them."""
+        return None
+
+    def let_go(self, conversation: str) -> bytes | None:
+        """Nothing: what it knows of one keeps nobody from it."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
