@@ -1,0 +1,307 @@
+"""Kept processes of the real CLIs that are killed, hang, lose their model API or are replaced: who notices it."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from acceptance.command import Clinvk
+from acceptance.command import until as wait_until
+from agents.machine import CODEX_CONFIG, Machine
+from clinvk.config import WarmSettings
+from clinvk.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.request import RunRequest
+from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.store.memory import MemoryStore
+from polling import until, until_told
+
+pytestmark = pytest.mark.timeout(180)
+
+BACKENDS = ("claude", "codex", "gemini")
+ALL_BACKENDS = pytest.mark.parametrize("backend", BACKENDS)
+WITHIN_S = 60
+
+
+def keeping(machine: Machine, store: MemoryStore | None = None) -> LocalRuns:
+    settings = replace(machine.settings, warm=WarmSettings(kept_backends=BACKENDS, max_processes=6))
+    return LocalRuns(settings, store or MemoryStore(), machine.env, keeps_warm=True)
+
+
+def ask(machine: Machine, backend: str, prompt: str, session: str | None = None) -> RunRequest:
+    return machine.completed(RunRequest(prompt=prompt, backend=backend, session_id=session))
+
+
+async def text(runs: LocalRuns, request: RunRequest) -> str:
+    async with runs.run(request) as run:
+        result = await run.result()
+    assert isinstance(result.ending, RunFinished), result.ending
+    return result.text
+
+
+async def seen(run: Run, kind: type[Event]) -> None:
+    """Wait until a run has told of something."""
+    async for logged in run.follow():
+        if isinstance(logged.event, kind):
+            return
+
+
+async def one_ready(runs: LocalRuns) -> None:
+    await until(lambda: runs.warm is not None and runs.warm.ready, within_s=WITHIN_S)
+
+
+def kept(machine: Machine) -> list[psutil.Process]:
+    """Give the processes that this one has started for agents, the first one first."""
+    children = psutil.Process().children()
+    return sorted((process for process in machine.left() if process in children), key=psutil.Process.create_time)
+
+
+def elsewhere(machine: Machine) -> str:
+    """Make a directory whose runs have processes of their own."""
+    folder = machine.project / "elsewhere"
+    folder.mkdir()
+    return str(folder)
+
+
+@ALL_BACKENDS
+async def test_one_that_is_killed_in_the_middle_of_a_stream_fails_its_run_and_no_other(
+    machine: Machine, backend: str
+) -> None:
+    async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=600 delay=0.05]]")) as run:
+        await seen(run, TextDelta)
+        victim = kept(machine)[0]
+        bystander = replace(ask(machine, backend, "b [[words=60 delay=0.05]]"), workdir=elsewhere(machine))
+        async with runs.run(bystander) as other:
+            await seen(other, TextDelta)
+            victim.kill()
+            ending = (await run.result()).ending
+            assert isinstance(ending, RunFailed)
+            assert ending.code == "agent_crashed"
+            assert "killed by signal 9" in ending.message or "exited with code 137" in ending.message
+            assert (await other.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+        assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
+
+
+@ALL_BACKENDS
+async def test_one_that_is_killed_while_it_is_idle_is_noticed_by_nobody(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        await text(runs, ask(machine, backend, "a [[words=2]]"))
+        await one_ready(runs)
+        idle = kept(machine)
+        bystander = replace(ask(machine, backend, "b [[words=60 delay=0.05]]"), workdir=elsewhere(machine))
+        async with runs.run(bystander) as other:
+            await seen(other, TextDelta)
+            for process in idle:
+                process.kill()
+            assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
+            assert (await other.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+
+
+@ALL_BACKENDS
+async def test_a_turn_that_had_told_nothing_when_its_process_was_killed_is_had_once(
+    machine: Machine, backend: str
+) -> None:
+    """The session counts it once. Its model may see the prompt twice: Claude Code and Codex had written it down."""
+    store = MemoryStore()
+    async with keeping(machine, store) as runs:
+        async with runs.run(ask(machine, backend, "the first [[words=2]]")) as first:
+            await first.result()
+        session = first.session_id
+        assert session
+        async with runs.run(ask(machine, backend, "the second [[hang=3]] [[info]]", session)) as second:
+            await until_told(lambda: asyncio.to_thread(machine.requests, "the second"), within_s=WITHIN_S)
+            for process in kept(machine):
+                process.kill()
+            result = await second.result()
+        assert isinstance(result.ending, RunFinished), result.ending
+        assert "prompts=" in result.text
+        assert (await store.session(session)).turn_count == 2
+        await text(runs, ask(machine, backend, "the third [[words=2]]", session))
+        (asked,) = machine.requests("the third")
+        assert "the first" in json.dumps(asked)
+        assert "the second" in json.dumps(asked)
+
+
+@ALL_BACKENDS
+async def test_one_that_hangs_in_the_middle_of_a_stream_is_given_up(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=600 delay=0.05]]")) as run:
+        assert runs.pool
+        runs.pool.patience.silent_s, runs.pool.patience.answers_within_s = 0.5, 2.0
+        await seen(run, TextDelta)
+        for process in (kept(machine)[0], *kept(machine)[0].children(recursive=True)):
+            process.suspend()
+        ending = (await run.result()).ending
+        assert isinstance(ending, RunFailed)
+        assert "no sign of life" in ending.message
+        assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
+
+
+@ALL_BACKENDS
+async def test_one_that_waits_long_for_its_model_gives_signs_of_life(machine: Machine, backend: str) -> None:
+    async with keeping(machine) as runs:
+        assert runs.pool
+        await text(runs, ask(machine, backend, "a [[words=2]]"))
+        runs.pool.patience.silent_s, runs.pool.patience.answers_within_s = 0.5, 4.0
+        assert await text(runs, ask(machine, backend, "b [[hang=10]] [[words=2]]")) == "word1 word2"
+
+
+class Gate:
+    """A way to the model API that can be shut."""
+
+    def __init__(self, port: int) -> None:
+        self._behind = port
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def shut(self) -> None:
+        """Refuse whoever comes, and break off with those that are there."""
+        assert self._server
+        self._server.close()
+        for writer in [*self._open]:
+            writer.close()
+        await until(lambda: not self._open)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward, back = await asyncio.open_connection("127.0.0.1", self._behind)
+        self._open |= {writer, back}
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pour(reader, back))
+                group.create_task(_pour(onward, writer))
+        finally:
+            self._open -= {writer, back}
+
+
+async def _pour(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+@asynccontextmanager
+async def gated(machine: Machine) -> AsyncGenerator[Gate]:
+    """Put a gate between the CLIs of a machine and the model API."""
+    port = int(machine.model_api.root.rpartition(":")[2])
+    gate = Gate(port)
+    await gate.open()
+    url = machine.model_api.url.replace(f":{port}", f":{gate.port}")
+    machine.env.update(ANTHROPIC_BASE_URL=url, GOOGLE_GEMINI_BASE_URL=url)
+    await asyncio.to_thread((machine.home / ".codex" / "config.toml").write_text, CODEX_CONFIG.format(url=url))
+    try:
+        yield gate
+    finally:
+        await gate.shut()
+
+
+@ALL_BACKENDS
+async def test_a_model_api_that_goes_away_fails_its_runs_and_later_ones_are_answered(
+    machine: Machine, backend: str
+) -> None:
+    """Codex waits for the network as long as it is let."""
+    async with gated(machine) as gate, keeping(machine) as runs:
+        await text(runs, ask(machine, backend, "a [[words=2]]"))
+        await one_ready(runs)
+        async with runs.run(replace(ask(machine, backend, "b [[words=600 delay=0.05]]"), timeout_s=20)) as run:
+            await seen(run, TextDelta)
+            await gate.shut()
+            ending = (await run.result()).ending
+        assert isinstance(ending, RunFailed)
+        assert ending.message
+        await gate.open()
+        assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
+
+
+@ALL_BACKENDS
+async def test_a_cli_that_is_replaced_is_the_one_that_runs(machine: Machine, backend: str) -> None:
+    folder, real = machine.home.parent / "installed", _which(machine, backend)
+    folder.mkdir()
+
+    def install(version: str) -> None:
+        fresh = folder / "fresh"
+        fresh.write_text(f'#!/bin/sh\necho {version} >> "{folder}/started"\nexec "{real}" "$@"\n')
+        fresh.chmod(0o755)
+        fresh.rename(folder / backend)
+
+    await asyncio.to_thread(install, "old")
+    machine.env["PATH"] = f"{folder}:{machine.env['PATH']}"
+    async with keeping(machine) as runs:
+        await text(runs, ask(machine, backend, "a [[words=2]]"))
+        await one_ready(runs)
+        old = kept(machine)
+        async with runs.run(ask(machine, backend, "b [[words=60 delay=0.05]]")) as run:
+            await seen(run, TextDelta)
+            await asyncio.to_thread(install, "new")
+            assert await text(runs, ask(machine, backend, "c [[words=2]]")) == "word1 word2"
+            assert "new" in (folder / "started").read_text()
+            assert (await run.result()).text.split() == [f"word{number}" for number in range(1, 61)]
+        await until(lambda: not any(process.is_running() for process in old), within_s=WITHIN_S)
+
+
+def _which(machine: Machine, backend: str) -> str:
+    found = (Path(folder) / backend for folder in machine.env["PATH"].split(":"))
+    return str(next(path for path in found if path.exists()))
+
+
+@contextmanager
+def served(machine: Machine) -> Generator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
+    """Start `clinvk serve`, and wait until it is up."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [Clinvk.command, "serve", "--port", str(port)]
+    with (
+        subprocess.Popen(command, cwd=machine.project, env=machine.env, stderr=subprocess.DEVNULL) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WITHIN_S) as client,
+    ):
+        try:
+            wait_until(lambda: _is_up(client), WITHIN_S)
+            yield server, client
+        finally:
+            server.kill()
+
+
+def _is_up(client: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return client.get("/health").is_success
+    return False
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_nothing_is_left_of_a_server_that_ends(machine: Machine, end: str) -> None:
+    """Idle ones and those at work."""
+    settings = machine.home / ".clinvk"
+    settings.mkdir()
+    (settings / "config.yaml").write_text("warm:\n  kept_backends: [claude, codex, gemini]\n")
+
+    def serve() -> None:
+        with served(machine) as (server, client):
+            for backend in BACKENDS:
+                answer = client.post("/api/v1/prompt", json=_body(machine, backend, "a [[words=2]]"))
+                assert answer.json()["output"] == "word1 word2"
+            for backend in BACKENDS:
+                body = {**_body(machine, backend, "b [[hang=60]]"), "detach": True}
+                assert client.post("/api/v1/prompt", json=body, headers={"prefer": "respond-async"}).is_success
+            assert client.get("/health").json()["warm"]["processes"] >= len(BACKENDS)
+            server.send_signal(signal.SIGKILL if end == "kill" else signal.SIGTERM)
+            server.wait(60)
+
+    await asyncio.to_thread(serve)
+    await until(lambda: not machine.left(), within_s=10)
+
+
+def _body(machine: Machine, backend: str, prompt: str) -> dict[str, object]:
+    return {"backend": backend, "prompt": prompt, "workdir": str(machine.project)}
