@@ -14,7 +14,7 @@ import uvloop
 from msgspec.structs import replace
 
 from clinvk import __version__, logs
-from clinvk.api import activation, descriptors, keys
+from clinvk.api import activation, descriptors, keys, memory
 from clinvk.api import doors as entrance
 from clinvk.api.app import create_app
 from clinvk.api.doors import Doors
@@ -92,6 +92,7 @@ def serve(
     Workdirs(settings, environ).check_default()
     bounds.check(settings.agents)
     descriptors.raise_limit()
+    memory.bound_heaps()
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         taken = runner.run(_read_keys(settings, environ))
@@ -275,7 +276,8 @@ async def opened(
                 gc.collect()
                 gc.freeze()  # what is there now stays: the collector need not look at it again and again
                 gc.set_threshold(_GARBAGE_AFTER)
-                yield Served(front, runs, server, doors)
+                async with memory.given_back(lambda: server.server_state.total_requests):
+                    yield Served(front, runs, server, doors)
                 learning.cancel()
             server.should_exit = True
     finally:

@@ -1,0 +1,51 @@
+"""Free memory goes back to the machine, each in a process of its own, whose heap nothing else has used."""
+
+import subprocess
+import sys
+
+_PRINT_ARENAS = """
+import ctypes, threading
+from clinvk.api import memory
+memory.bound_heaps()
+ready = threading.Barrier(8)
+def allocate():
+    held = [bytes(5000) for _ in range(100)]
+    ready.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+_GIVE_BACK = """
+import asyncio, itertools, os, time
+from clinvk.api import memory
+def resident_pages():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+async def main():
+    held = [os.urandom(2000) for _ in range(50_000)]
+    held = held[::50]
+    before = resident_pages()
+    async with memory.given_back(itertools.count().__next__, 0.01):
+        until = time.monotonic() + 10
+        while resident_pages() > 0.6 * before and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+    print(resident_pages() / before, len(held))
+asyncio.run(main())
+"""
+
+
+def told(program: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+
+def test_threads_have_no_heaps_of_their_own() -> None:
+    said = told(_PRINT_ARENAS).stderr
+    assert "Arena 1" in said
+    assert "Arena 2" not in said
+
+
+def test_what_is_free_between_what_is_in_use_is_given_back() -> None:
+    """A server's heap looks so after a busy hour; nothing at its end is free."""
+    assert float(told(_GIVE_BACK).stdout.split()[0]) < 0.6
