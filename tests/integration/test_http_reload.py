@@ -85,6 +85,13 @@ def test_sighup_takes_the_log_level(reloaded: Reloaded) -> None:
     until(lambda: "GET /api/v1/sessions 200" in reloaded.server.said)
 
 
+def test_sighup_takes_the_limits_of_requests_and_says_that_the_rest_needs_a_restart(reloaded: Reloaded) -> None:
+    assert [reloaded.status(OLD) for _ in range(3)] == [200, 200, 200]
+    reloaded.settings(api_keys_gopass_path="entry", rate_limit_enabled="true", rate_limit_rps=1, rate_limit_burst=1)
+    assert "reloaded keys, limits and log level; other settings wait for a restart" in reloaded.reload()
+    until(lambda: reloaded.status(OLD) == 429)
+
+
 def test_sighup_takes_limits_and_what_waited_for_a_place_gets_it(
     reloaded: Reloaded, scripted: Scripted, tmp_path: Path
 ) -> None:

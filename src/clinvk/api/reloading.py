@@ -29,4 +29,4 @@ class Reload:
             return
         for put_into_force in ready:
             put_into_force()
-        logger.info("reloaded keys, limits and log level")
+        logger.info("reloaded keys, limits and log level; other settings wait for a restart")
