@@ -155,6 +155,19 @@ def test_a_judge_who_is_not_asked_is_told_of(clinvk: Clinvk) -> None:
     assert done.stderr.count(warned) == 1
 
 
+def test_a_check_gets_of_the_environment_what_agents_get(clinvk: Clinvk) -> None:
+    Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"])).commit(**{"a.txt": "a\n"})
+    clinvk.config.parent.mkdir(exist_ok=True)
+    clinvk.config.write_text("agents: {env_allow: [NAMED_*]}\n")
+    arguments = ("--backends", "claude", "--isolation", "worktree", "--check", "env", "-w", "project", "--json", "ask")
+    done = clinvk.run("compare", *arguments, env={"NAMED_ONE": "1", "OTHER_TOKEN": "2"})
+    assert done.returncode == 0, done.stderr
+    (result,) = msgspec.json.decode(done.stdout, type=CompareOutcome).results
+    assert result.check
+    assert "NAMED_ONE=1" in result.check.output
+    assert "OTHER_TOKEN" not in result.check.output
+
+
 def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})

@@ -43,6 +43,8 @@ def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana", "--dry-run").stdout == ""
     assert clinvk.run("keys", "create", "ana").returncode == 0
     assert clinvk.run("keys", "revoke", "ana", "--dry-run").returncode == 0
+    for words in (["create", "ana"], ["create", "a b"], ["revoke", "ben"]):
+        assert clinvk.run("keys", *words, "--dry-run").returncode == 1, words
     assert len(json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]) == 1
 
 

@@ -290,7 +290,7 @@ class TestResume:
         clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
         with clinvk.started("resume", session, "slow") as process:
             until((clinvk.folder / "up").exists)
-            for arguments in (["resume", session, "x"], ["-c", "x"], ["sessions", "delete", session]):
+            for arguments in (["resume", session, "x"], ["-c", "x"], ["sessions", "delete", "--yes", session]):
                 done = clinvk.run(*arguments)
                 assert (done.returncode, done.stdout) == (4, "")
                 assert "busy" in done.stderr

@@ -208,10 +208,10 @@ def test_an_id_that_names_nothing_is_4_and_changes_nothing(
 class TestDelete:
     def test_it_deletes_all_that_are_named_once(self, clinvk: Clinvk) -> None:
         first, second, third = begun(clinvk, "one"), begun(clinvk, "two"), begun(clinvk, "three")
-        done = clinvk.run("sessions", "delete", first[:8], first, third)
+        done = clinvk.run("sessions", "delete", "--yes", first[:8], first, third)
         assert (done.returncode, done.stdout) == (0, f"deleted {first[:8]}  one\ndeleted {third[:8]}  three\n")
         assert listed(clinvk) == [second]
-        assert told(clinvk, Deleted, "delete", second) == Deleted([second], dry_run=False)
+        assert told(clinvk, Deleted, "delete", "--yes", second) == Deleted([second], dry_run=False)
 
     def test_a_dry_run_deletes_nothing(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
@@ -227,6 +227,13 @@ class TestDelete:
             assert terminal.ended() == (0 if is_deleted else 7)
         assert listed(clinvk) == ([] if is_deleted else [session])
 
+    def test_without_a_terminal_nothing_is_deleted_unasked(self, clinvk: Clinvk) -> None:
+        session = begun(clinvk)
+        done = clinvk.run("sessions", "delete", session)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "delete needs --yes: there is no terminal to ask on" in done.stderr
+        assert listed(clinvk) == [session]
+
     def test_yes_does_not_ask(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         with on_terminal(clinvk, "sessions", "delete", "-y", session) as terminal:
@@ -238,7 +245,7 @@ class TestDelete:
         clinvk.agent.play([touch(clinvk.folder / "up"), wait_for(clinvk.folder / "go"), *claude_says("x")], when="slow")
         with clinvk.started("resume", busy, "slow") as process:
             until((clinvk.folder / "up").exists)
-            done = clinvk.run("sessions", "delete", busy, other)
+            done = clinvk.run("sessions", "delete", "--yes", busy, other)
             (clinvk.folder / "go").touch()
             assert process.wait(15) == 0
         assert done.returncode == 4

@@ -11,6 +11,7 @@ import pytest
 
 from clinvk.api.app import Later
 from clinvk.api.batch import BatchEndpoint
+from clinvk.config import ServerSettings
 from clinvk.events import Logged
 from clinvk.record import RunRecord
 from clinvk.request import PartOf
@@ -108,6 +109,20 @@ async def test_no_more_agents_run_at_once_than_was_asked_for_or_the_server_has_s
         assert (served.runs.busy, served.runs.queued) == (most, 0)
         go.touch()
         assert (await answering).json()["completed"] == most + 2
+
+
+async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scripted: Scripted, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    scripted.play([wait_for(go), *claude_says("x")])
+    body = {"tasks": [task("x")] * 3, "max_parallel": 3}
+    async with serving(scripted.env, max_concurrent_runs=1) as served:
+        assert (await post(served, "parallel", {**body, "dry_run": True})).status_code == 200
+        served.runs.resize(ServerSettings(max_concurrent_runs=2))
+        answering = asyncio.create_task(post(served, "parallel", body))
+        await until(lambda: len(scripted.calls()) == 2)
+        assert (served.runs.busy, served.runs.queued) == (2, 0)
+        go.touch()
+        assert (await answering).json()["completed"] == 3
 
 
 async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:

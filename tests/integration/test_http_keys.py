@@ -169,6 +169,26 @@ async def test_a_key_runs_the_backends_that_it_may(scripted: Scripted, path: str
     assert len(scripted.calls()) == 1
 
 
+async def test_what_a_key_may_not_run_is_in_no_list_of_its_requests(scripted: Scripted) -> None:
+    key, keys = await made(scripted, Limits(backends=("codex",)))
+    other = await also(scripted, keys)
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+
+        async def names(path: str, list_of: str, name: str, asking: str) -> set[str]:
+            listed = (await served.client.get(path, headers={"x-api-key": asking})).json()[list_of]
+            return {each[name].partition("/")[0] for each in listed}
+
+        for path, list_of, name in (
+            ("/api/v1/backends", "backends", "name"),
+            ("/openai/v1/models", "data", "id"),
+            ("/anthropic/v1/models", "data", "id"),
+        ):
+            assert await names(path, list_of, name, key) == {"codex"}
+            assert await names(path, list_of, name, other) == {"claude", "codex", "gemini"}
+        one = await served.client.get("/v1/models/claude", headers={"x-api-key": key})
+    assert one.status_code == 404
+
+
 async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     (tmp_path / "mine" / "in").mkdir(parents=True)
@@ -508,7 +528,8 @@ async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(sc
         return None
 
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
-    status = Status(runs, MemoryStore(), Inventory(Settings(), scripted.env, version), found.warning)
+    store, inventory = MemoryStore(), Inventory(Settings(), scripted.env, version)
+    status = Status(runs, store, inventory, Grants(found.keys, store), found.warning)
 
     async def warnings() -> object:
         health = (await status.health(Request({"type": "http"}))).body

@@ -85,6 +85,25 @@ async def test_the_apis_of_the_vendors_refuse_it_in_their_own_words(
     assert scripted.calls() == []
 
 
+async def test_what_no_request_may_ask_for_is_in_no_list(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:
+        backends = (await served.client.get("/api/v1/backends")).json()["backends"]
+        health = (await served.client.get("/health")).json()["backends"]
+        listed = [
+            [model["id"] for model in (await served.client.get(path)).json()["data"]]
+            for path in ("/openai/v1/models", "/anthropic/v1/models", "/v1/models")
+        ]
+        found = [
+            (await served.client.get(f"{base}/models/{name}")).status_code
+            for base in ("/openai/v1", "/anthropic/v1")
+            for name in ("claude", "claude/haiku", "haiku", "claude/opus", "opus", "codex", "codex/gpt-5.5")
+        ]
+    assert [(each["name"], each["models"]) for each in backends] == [("claude", ["haiku"])]
+    assert [each["name"] for each in health] == ["claude"]
+    assert listed == [["claude", "claude/haiku"]] * 3
+    assert found == [200, 200, 200, 404, 404, 404, 404] * 2
+
+
 async def test_what_is_left_open_is_held_to_the_policy(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     loose = {"claude": BackendSettings(approval_mode="none", sandbox_mode="full")}

@@ -38,7 +38,7 @@ async def orchestrations(
 ) -> AsyncGenerator[Orchestrations]:
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **environ}
     async with LocalRuns(settings, store, environ, {"shell": Shell()}) as runs:
-        yield Orchestrations(runs, store, runs.spawner, environ, settings.server.max_concurrent_runs)
+        yield Orchestrations(runs, store, runs.spawner, environ)
 
 
 async def admit(request: RunRequest) -> RunRequest:

@@ -36,19 +36,32 @@ class Allowance:
         Raises:
             BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
         """
-        allowed = self._policy.allowed_backends
-        if allowed and asked.backend not in allowed:
+        if not self.has_backend(asked.backend):
             raise BackendNotAllowed(
-                f"backend {asked.backend!r} is not one that requests may run; allowed are {', '.join(allowed)} "
-                "(policy.allowed_backends)",
+                f"backend {asked.backend!r} is not one that requests may run; allowed are "
+                f"{', '.join(self._policy.allowed_backends)} (policy.allowed_backends)",
                 "backend",
             )
-        if asked.model and self._policy.allowed_models:
-            self._check_model(asked.backend, asked.model)
+        if asked.model and not self.has_model(asked.backend, asked.model):
+            raise BeyondPolicy(
+                f"model {asked.model!r:.200} is not one that requests may choose; allowed are "
+                f"{', '.join(self._policy.allowed_models)} (policy.allowed_models)",
+                "model",
+            )
         if asked.extra:
             asked = replace(asked, extra=self._flags(asked))
         request = complete(asked, self._settings)
         return request if self._is_any_word else self._held(asked, request)
+
+    def has_backend(self, backend: str) -> bool:
+        """Say whether requests may run a backend."""
+        return not self._policy.allowed_backends or backend in self._policy.allowed_backends
+
+    def has_model(self, backend: str, model: str) -> bool:
+        """Say whether requests may choose a model of a backend."""
+        names = (model, f"{backend}/{model}")
+        allowed = self._policy.allowed_models
+        return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
 
     def check_command(self) -> None:
         """Refuse a command of the shell: it runs unasked, in no sandbox, and reads and writes wherever it likes.
@@ -67,16 +80,6 @@ class Allowance:
                 "check is a command that runs unasked and in no sandbox; it is allowed with "
                 "policy.max_approval_mode none and policy.max_sandbox_mode full only",
                 "check",
-            )
-
-    def _check_model(self, backend: str, model: str) -> None:
-        names = (model, f"{backend}/{model}")
-        allowed = self._policy.allowed_models
-        if not any(fnmatchcase(name, pattern) for pattern in allowed for name in names):
-            raise BeyondPolicy(
-                f"model {model!r:.200} is not one that requests may choose; allowed are {', '.join(allowed)} "
-                "(policy.allowed_models)",
-                "model",
             )
 
     def _flags(self, asked: RunRequest) -> tuple[str, ...]:

@@ -64,11 +64,11 @@ def create_app(
     """Put the application together; runs, store and inventory stay their owner's to open and close."""
     stopping = asyncio.Event()
     docs = Docs()
-    status = Status(runs, store, inventory, doors.warning)
+    status = Status(runs, store, inventory, grants, doors.warning)
     sessions = Sessions(store, settings.server, registry)
     records = RunRecords(runs, store, orchestrations, registry)
     viewers = Viewers(runs, store, settings.server, stopping)
-    models = Models(inventory, registry)
+    models = Models(inventory, grants, registry)
 
     def run(dialect: Dialect) -> RunEndpoint:
         return RunEndpoint(dialect, runs, store, settings, environ, grants, registry)

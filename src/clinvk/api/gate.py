@@ -24,7 +24,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, doors: Doors) -> None:
         self.app = app
-        self._keys, self._hosts, self._limits, self._proxies, _ = doors
+        self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before its body is read."""

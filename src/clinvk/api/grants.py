@@ -75,7 +75,7 @@ class Grants:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        if limits.backends and request.backend not in limits.backends:
+        if not _has_backend(limits, request.backend):
             raise BackendNotAllowed(
                 f"backend {request.backend!r} is not one that this API key may run; it may run "
                 f"{', '.join(limits.backends)}",
@@ -89,6 +89,14 @@ class Grants:
             raise _all_spent(f"{limits.tokens_per_day} tokens")
         if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
             raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+
+    def has_backend(self, key_name: str, backend: str) -> bool:
+        """Say whether requests with a key may run a backend.
+
+        Raises:
+            KeyRefused: the key was revoked.
+        """
+        return not key_name or _has_backend(self._key(key_name).limits, backend)
 
     def check_command(self, key_name: str) -> None:
         """Refuse a command of the shell where the key is held to something: no command is.
@@ -139,6 +147,10 @@ class Grants:
 def today() -> str:
     """Give the day, UTC, as `2026-11-25`."""
     return datetime.now(UTC).date().isoformat()
+
+
+def _has_backend(limits: Limits, backend: str) -> bool:
+    return not limits.backends or backend in limits.backends
 
 
 def _judge_directories(request: RunRequest, limits: Limits) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from clinvk.api.allowance import Allowance
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend, Capabilities
 from clinvk.config import Settings
@@ -30,7 +31,10 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Inventory:
-    """Looks for the CLIs anew each time, which takes microseconds; asks each file for its version only once."""
+    """Looks for the CLIs anew each time, which takes microseconds; asks each file for its version only once.
+
+    What the policy keeps from requests is not told of.
+    """
 
     def __init__(
         self,
@@ -43,12 +47,17 @@ class Inventory:
         self._environ = environ
         self._ask_version = ask_version
         self._registry = registry
+        self._allowance = Allowance(settings, registry)
         self._versions: dict[tuple[str, str, int], str | None] = {}
         self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
     def look(self) -> list[BackendInfo]:
-        """Give all backends as they are at this moment."""
-        return [self._info(backend) for backend in self._registry.values()]
+        """Give all backends that requests may run, as they are at this moment."""
+        return [self._info(each) for each in self._registry.values() if self._allowance.has_backend(each.name)]
+
+    def has_model(self, backend: str, model: str) -> bool:
+        """Say whether a model of a backend may be chosen, known or not."""
+        return self._allowance.has_model(backend, model)
 
     async def learn(self) -> None:
         """Ask the CLIs that `look` finds for their versions, one after another, for as long as the server runs."""
@@ -64,7 +73,7 @@ class Inventory:
             name=backend.name,
             available=own.enabled and path is not None,
             enabled=own.enabled,
-            models=backend.models,
+            models=tuple(model for model in backend.models if self.has_model(backend.name, model)),
             capabilities=backend.capabilities,
             path=path,
             version=self._version(backend, path) if path else None,

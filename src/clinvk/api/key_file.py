@@ -98,8 +98,8 @@ class KeyFile:
         except OSError as exc:
             raise ConfigError(f"{self.path}: the API keys cannot be read: {exc.strerror}") from exc
 
-    def create(self, name: str, limits: Limits) -> str:
-        """Add a key with a name of its own; give it. It can be had this once only.
+    def create(self, name: str, limits: Limits, dry_run: bool = False) -> str:
+        """Add a key with a name of its own; give it. It can be had this once only. With `dry_run` it is not kept.
 
         Raises:
             InvalidRequest: the name is taken, or cannot be one.
@@ -115,11 +115,11 @@ class KeyFile:
                 raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
             return (*keys, made)
 
-        self._change(add)
+        self._change(add, dry_run)
         return key
 
-    def revoke(self, name: str) -> None:
-        """Take a key away.
+    def revoke(self, name: str, dry_run: bool = False) -> None:
+        """Take a key away; with `dry_run` it stays.
 
         Raises:
             InvalidRequest: there is none of this name.
@@ -135,7 +135,7 @@ class KeyFile:
 
         if self.read() is None:
             raise InvalidRequest(f"no key {name!r}; there is no file {self.path}")
-        self._change(remove)
+        self._change(remove, dry_run)
 
     def note(self, used: Mapping[str, float]) -> None:
         """Keep when keys were used last; where the file is gone, nothing is kept.
@@ -150,7 +150,7 @@ class KeyFile:
             )
         )
 
-    def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) -> None:
+    def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]], dry_run: bool = False) -> None:
         def edit(text: str) -> str:
             keys = change(_decoded(text, self.path) if text else ())
             if not (text or keys):
@@ -158,7 +158,10 @@ class KeyFile:
             return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
 
         self.read()
-        saving.change(self.path, edit, make_folder=True)
+        if dry_run:
+            saving.preview(self.path, edit)
+        else:
+            saving.change(self.path, edit, make_folder=True)
 
     def _refuse_others(self, status: os.stat_result) -> None:
         """Refuse a file in which somebody else may write a key of theirs, or read which there are.

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import __version__
+from clinvk.api.grants import Grants
 from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
@@ -26,7 +27,7 @@ _LEADING_PATH = re.compile(r"/.*?: ")
 
 
 class BackendList(msgspec.Struct, frozen=True):
-    """All backends."""
+    """All backends that requests with this key may run."""
 
     backends: list[BackendInfo]
 
@@ -88,18 +89,23 @@ class Alive(msgspec.Struct, frozen=True):
 class Status:
     """The endpoints that tell of one server, which came up when this was made."""
 
-    def __init__(self, runs: Runs, store: SessionStore, inventory: Inventory, warning: Callable[[], str]) -> None:
+    def __init__(
+        self, runs: Runs, store: SessionStore, inventory: Inventory, grants: Grants, warning: Callable[[], str]
+    ) -> None:
         """`warning` gives what is told with the health; empty for nothing."""
         self._runs = runs
         self._store = store
         self._inventory = inventory
+        self._grants = grants
         self._warning = warning
         self._since = time.monotonic()
         self._trouble = ""
 
-    async def backends(self, _: Request) -> Response:
+    async def backends(self, request: Request) -> Response:
         """Answer `GET /api/v1/backends`."""
-        return document(BackendList(self._inventory.look()))
+        key_name: str = request.state.key_name
+        found = [info for info in self._inventory.look() if self._grants.has_backend(key_name, info.name)]
+        return document(BackendList(found))
 
     async def health(self, _: Request) -> Response:
         """Answer `GET /health`."""

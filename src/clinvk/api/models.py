@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
+from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
 from clinvk.api.reply import document
 from clinvk.api.surfaces import OPENAI
@@ -16,31 +17,37 @@ from clinvk.errors import ModelNotFound
 
 
 class Models:
-    """The endpoints. A backend's own name stands for its default model; no agent is started to find out."""
+    """The endpoints. A backend's own name stands for its default model; no agent is started to find out.
 
-    def __init__(self, inventory: Inventory, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+    What the policy, or the key of the request, does not allow is as if it were not there.
+    """
+
+    def __init__(
+        self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend] = backends.BACKENDS
+    ) -> None:
         self._inventory = inventory
+        self._grants = grants
         self._registry = registry
 
-    async def openai_all(self, _: Request) -> Response:
+    async def openai_all(self, request: Request) -> Response:
         """Answer `GET /openai/v1/models`."""
-        data = [openai_models.Model(id=name, owned_by=backend) for name, backend in self._names()]
+        data = [openai_models.Model(id=name, owned_by=backend) for name, backend in self._names(request)]
         return document(openai_models.ModelList(data=data))
 
     async def openai_one(self, request: Request) -> Response:
         """Answer `GET /openai/v1/models/{id}`."""
         name: str = request.path_params["id"]
-        return document(openai_models.Model(id=name, owned_by=self._backend_of(name)))
+        return document(openai_models.Model(id=name, owned_by=self._backend_of(request, name)))
 
     async def anthropic_all(self, request: Request) -> Response:
         """Answer `GET /anthropic/v1/models`."""
-        models = [anthropic_models.Model(id=name, display_name=name) for name, _ in self._names()]
+        models = [anthropic_models.Model(id=name, display_name=name) for name, _ in self._names(request)]
         return document(anthropic_models.page(models, request.scope["query_string"]))
 
     async def anthropic_one(self, request: Request) -> Response:
         """Answer `GET /anthropic/v1/models/{id}`."""
         name: str = request.path_params["id"]
-        self._backend_of(name)
+        self._backend_of(request, name)
         return document(anthropic_models.Model(id=name, display_name=name))
 
     async def any_all(self, request: Request) -> Response:
@@ -53,19 +60,21 @@ class Models:
         is_openai = request.state.dialect is OPENAI
         return await (self.openai_one if is_openai else self.anthropic_one)(request)
 
-    def _names(self) -> Iterator[tuple[str, str]]:
+    def _names(self, request: Request) -> Iterator[tuple[str, str]]:
+        key_name: str = request.state.key_name
         for backend in self._inventory.look():
-            if backend.available:
+            if backend.available and self._grants.has_backend(key_name, backend.name):
                 yield backend.name, backend.name
                 yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
 
-    def _backend_of(self, name: str) -> str:
+    def _backend_of(self, request: Request, name: str) -> str:
         """Give the backend of a model, listed or not: a list of all that a CLI knows, there is none.
 
         Raises:
-            ModelNotFound: the name is no backend's, or its backend cannot be used.
+            ModelNotFound: the name is no backend's, or it or its backend cannot be used.
         """
-        backend, _ = backends.resolve(name, "", self._registry)
-        if backend not in {owner for _, owner in self._names()}:
+        backend, model = backends.resolve(name, "", self._registry)
+        is_fine = not model or self._inventory.has_model(backend, model)
+        if not is_fine or backend not in {owner for _, owner in self._names(request)}:
             raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
         return backend

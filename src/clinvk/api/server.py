@@ -257,14 +257,13 @@ async def opened(
                 LocalRuns(settings, store, environ, registry, admit, watching.watches, keeps_warm=True) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
-                most_at_once = settings.server.max_concurrent_runs
                 needed = executables.needed(environ)
 
                 @cache
                 def orchestrations() -> "Orchestrations":
                     from clinvk.orchestrate.live import Orchestrations
 
-                    return Orchestrations(runs, store, runs.spawner, needed, most_at_once)
+                    return Orchestrations(runs, store, runs.spawner, needed)
 
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry

@@ -48,11 +48,10 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     name = flags.words[0]
     limits = _limits(flags)
+    key = KeyFile(home(environ)).create(name, limits, flags.dry_run)
     if flags.dry_run:
         notes.say(f"would make a key {name!r}: {_may(limits)}")
         return 0
-    file = KeyFile(home(environ))
-    key = file.create(name, limits)
     notes.say(f"made key {name!r}: {_may(limits)}; it is shown this once only")
     tell(key)
     return 0
@@ -83,10 +82,10 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     name = flags.words[0]
     file = KeyFile(home(environ))
+    file.revoke(name, flags.dry_run)
     if flags.dry_run:
         notes.say(f"would revoke key {name!r}")
         return 0
-    file.revoke(name)
     notes.say(f"revoked key {name!r}")
     if not file.read():
         notes.say(f"no key is left, so that nobody is let in; without {file.path} no key of it is asked for")

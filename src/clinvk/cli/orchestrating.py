@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from clinvk import backends, policy
 from clinvk.cli import exits
+from clinvk.cli.nearest import freeing
 from clinvk.cli.notes import Notes
 from clinvk.cli.progress import Teller
 from clinvk.cli.sessions_store import opened
@@ -76,8 +77,10 @@ async def _run(job: Job) -> int:
         async with opened(job.environ) as store:
             asked = settled(await job.make(store), job.settings)
             at_once = _at_once(asked)
-            async with LocalRuns(_with_room(job.settings, at_once), store, job.environ) as runs:
-                orchestrations = Orchestrations(runs, store, runs.spawner, job.environ, at_once)
+            settings = _with_room(job.settings, at_once)
+            async with LocalRuns(settings, store, job.environ, frees=freeing(job.environ)) as runs:
+                environ = executables.inherited(job.settings, job.environ)
+                orchestrations = Orchestrations(runs, store, runs.spawner, environ)
                 plan = await _admitted(job, asked, orchestrations, store)
                 told = tuple(warnings(plan))
                 for warning in told:

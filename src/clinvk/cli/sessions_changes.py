@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.cli import exits
+from clinvk.cli.asking import agreed
 from clinvk.cli.flags import CleanFlags, DeleteFlags, JsonFlags, TagFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
@@ -47,12 +47,13 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Delete sessions; on a terminal it asks.
 
     Raises:
+        InvalidRequest: nobody can be asked.
         SessionNotFound, AmbiguousId: a word stands for no session; nothing was deleted.
         SessionBusy: some have a run under way; the others were deleted.
     """
     settings_of(flags, environ, {})
     wanted = asyncio.run(_wanted(flags.words, environ, notes))
-    if not (flags.yes or flags.dry_run) and os.isatty(0) and not _agreed(wanted):
+    if not (flags.yes or flags.dry_run) and not agreed("delete", _named(wanted), "sessions"):
         notes.say("nothing was deleted")
         return exits.CANCELLED
     deleted, busy = asyncio.run(_deleted([] if flags.dry_run else wanted, environ, notes))
@@ -87,14 +88,6 @@ async def _deleted(
             else:
                 deleted.append(session)
     return deleted, failed
-
-
-def _agreed(wanted: Sequence[Session]) -> bool:
-    lines = _named(wanted)
-    question = f"delete {lines[0]}" if len(lines) == 1 else "\n".join([*lines, f"delete these {len(lines)} sessions"])
-    sys.stderr.write(f"{question}? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _named(wanted: Sequence[Session]) -> list[str]:

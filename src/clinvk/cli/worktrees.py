@@ -1,14 +1,13 @@
 """`clinvk worktrees list`, `apply` and `discard`."""
 
 import asyncio
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from clinvk.cli import exits
+from clinvk.cli.asking import agreed
 from clinvk.cli.flags import ApplyFlags, DeleteFlags, WorktreesFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
@@ -20,7 +19,6 @@ from clinvk.cli.table import Column, one_line, table
 from clinvk.cli.times import ago
 from clinvk.config.loading import home
 from clinvk.dialects import records
-from clinvk.errors import InvalidRequest
 from clinvk.plan import ChangedFile
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
@@ -136,12 +134,9 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
     ids = asyncio.run(wanted())
-    if not (flags.yes or flags.dry_run):
-        if not os.isatty(0):
-            raise InvalidRequest("discard needs --yes: there is no terminal to ask on")
-        if not _agreed(ids, asyncio.run(_worktrees(environ).list())):
-            notes.say("nothing was discarded")
-            return exits.CANCELLED
+    if not (flags.yes or flags.dry_run) and not agreed("discard", _counted(ids, environ), "worktrees"):
+        notes.say("nothing was discarded")
+        return exits.CANCELLED
 
     async def discarded() -> None:
         worktrees = _worktrees(environ)
@@ -195,12 +190,6 @@ def _named(files: Sequence[ChangedFile]) -> list[str]:
     return [*lines, f"  and {more:,} more"] if more > 0 else lines
 
 
-def _agreed(ids: Sequence[str], found: Sequence[Listed]) -> bool:
-    numbers = {listed.id: len(listed.files) for listed in found}
-    lines = [f"{own} (changed files: {numbers.get(own, 0)})" for own in ids]
-    question = (
-        f"discard {lines[0]}" if len(lines) == 1 else "\n".join([*lines, f"discard these {len(lines)} worktrees"])
-    )
-    sys.stderr.write(f"{question}? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _counted(ids: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    numbers = {listed.id: len(listed.files) for listed in asyncio.run(_worktrees(environ).list())}
+    return [f"{own} (changed files: {numbers.get(own, 0)})" for own in ids]

@@ -24,18 +24,12 @@ from clinvk.store import SessionStore
 
 
 class Orchestrations:
-    """Those of this process.
+    """Those of this process; `spawner` starts git and checks, in `environ`."""
 
-    `most_at_once` is how many parts of one may run at the same time; `spawner` starts git and checks, in `environ`.
-    """
-
-    def __init__(
-        self, runs: Runs, store: SessionStore, spawner: Spawner, environ: Mapping[str, str], most_at_once: int
-    ) -> None:
+    def __init__(self, runs: Runs, store: SessionStore, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._runs = runs
         self._store = store
         self._worktrees = Worktrees(spawner, home(environ), environ)
-        self._most_at_once = most_at_once
         self._live: dict[str, Orchestration] = {}
 
     async def admitted(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
@@ -57,7 +51,7 @@ class Orchestrations:
         """
         isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "")
         keeping = Keeping(self._store, plan, asked)
-        one = Orchestration(keeping.run_id, plan, self._runs, isolation, self._most_at_once)
+        one = Orchestration(keeping.run_id, plan, self._runs, isolation)
         if all(part.dry_run for part in plan.parts):
             one.id = ""
             yield one
@@ -81,7 +75,7 @@ class Orchestrations:
 class Orchestration:
     """One under way. `summary` is there when it has been driven to its end, `over` is set when that is kept."""
 
-    def __init__(self, run_id: str, plan: Plan, runs: Runs, isolation: Isolation, most_at_once: int) -> None:
+    def __init__(self, run_id: str, plan: Plan, runs: Runs, isolation: Isolation) -> None:
         self.id = run_id
         self.plan = plan
         self.summary: Summary | None = None
@@ -89,7 +83,6 @@ class Orchestration:
         self.stopped = ""
         self._runs = runs
         self._isolation = isolation
-        self._most_at_once = most_at_once
         self._performing: Performing | None = None
 
     async def drive(self, observer: Observer | None = None) -> Summary:
@@ -124,9 +117,9 @@ class Orchestration:
         """Give how many parts may run at the same time."""
         match self.plan:
             case Parallel() as plan:
-                return min(plan.max_parallel or 1, self._most_at_once)
+                return min(plan.max_parallel or 1, self._runs.occupancy.slots)
             case Compare(sequential=False) as plan:
-                return min(len(plan.parts), self._most_at_once)
+                return min(len(plan.parts), self._runs.occupancy.slots)
             case Chain() | Compare():
                 return 1
 
