@@ -5,12 +5,21 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk.dialects.base import BudgetSpent, RateLimited, nearest
+from clinvk.dialects.base import BudgetSpent, HostRefused, KeyRefused, RateLimited, nearest
 from clinvk.dialects.rest import STATUSES, TITLES, Problem, Rest
-from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
+from clinvk.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown, StoreUnavailable
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Kinds = tuple[type[ClinvkError], ...]
+
+OPEN: Kinds = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
+"""The ways in which every request can fail."""
+
+GUARDED: Kinds = (KeyRefused, *OPEN)
+"""Those of requests that need a key."""
+
+STORED: Kinds = (InvalidRequest, StoreUnavailable, *GUARDED)
+"""Those of requests with parameters that need the store."""
 
 _RETRIED = (RateLimited, BudgetSpent, QueueFull, ShuttingDown)
 

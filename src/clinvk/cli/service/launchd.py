@@ -9,7 +9,6 @@ from clinvk.cli.service.plan import Account, Plan
 from clinvk.errors import InvalidRequest
 
 _LABEL = "com.clinvk.server"
-_STOP_BEYOND_GRACE_S = 20
 _OPEN_FILES = 8192
 
 
@@ -34,7 +33,7 @@ class Launchd:
             "RunAtLoad": True,
             "KeepAlive": True,
             "ThrottleInterval": 5,
-            "ExitTimeOut": plan.settings.server.shutdown_grace_secs + _STOP_BEYOND_GRACE_S,
+            "ExitTimeOut": plan.stop_within_s,
             "WorkingDirectory": str(plan.folder),
             "EnvironmentVariables": plan.env,
             "SoftResourceLimits": {"NumberOfFiles": _OPEN_FILES},

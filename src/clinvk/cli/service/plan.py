@@ -22,6 +22,7 @@ _STANDARD = ("/usr/local/bin", "/usr/bin", "/bin")
 _HOMEBREW = "/opt/homebrew/bin"
 _PASSED_ON = ("CLINVK_HOME", "CLINVK_CONFIG")
 _KEYS = "CLINVK_API_KEYS"
+_STOP_BEYOND_GRACE_S = 20
 
 
 class Account(NamedTuple):
@@ -44,6 +45,11 @@ class Plan(NamedTuple):
     settings: Settings
     is_activated: bool
     warnings: tuple[str, ...]
+
+    @property
+    def stop_within_s(self) -> int:
+        """How long a stop may take: what runs finishes within the grace, what is left then is ended."""
+        return self.settings.server.shutdown_grace_secs + _STOP_BEYOND_GRACE_S
 
 
 def account_of(flags: ServiceFlags, run_as: str | None, environ: Mapping[str, str]) -> Account:

@@ -11,7 +11,6 @@ from clinvk.errors import InvalidRequest
 _SERVICE, _SOCKET = "clinvk.service", "clinvk.socket"
 _OF_MACHINE = Path("/etc/systemd/system")
 _OF_USER = Path(".config/systemd/user")
-_STOP_BEYOND_GRACE_S = 20
 _INVALID_SETTINGS = 3
 
 _HARDENED = ("NoNewPrivileges=yes", "RestrictRealtime=yes", "LockPersonality=yes")
@@ -106,10 +105,7 @@ class Systemd:
         yield f"EnvironmentFile=-{_escaped(str(plan.secrets))}"
         yield from ("Restart=always", "RestartSec=5", f"RestartPreventExitStatus={_INVALID_SETTINGS}")
         # SIGTERM is for the server alone, which lets agents finish; what is left after it is killed.
-        yield from (
-            "KillMode=mixed",
-            f"TimeoutStopSec={plan.settings.server.shutdown_grace_secs + _STOP_BEYOND_GRACE_S}",
-        )
+        yield from ("KillMode=mixed", f"TimeoutStopSec={plan.stop_within_s}")
         yield from ("NotifyAccess=main", "OOMPolicy=continue", "LimitNOFILE=65536")
         if plan.settings.agents.cgroup:
             yield "Delegate=yes"
