@@ -119,8 +119,8 @@ def test_a_failure_of_the_model_api_has_the_code_and_the_exit_code_of_a_process_
     process = Process().play("turns", 4)
     failures = [ending for ending in process.endings if isinstance(ending, RunFailed)]
     assert [(failed.code, failed.exit_code) for failed in failures] == [
-        ("agent_rejected", 144),
-        ("agent_unauthenticated", 145),
+        ("agent_rejected", 1),
+        ("agent_unauthenticated", 1),
     ]
     assert isinstance(process.of("r2")[0], RunStarted)
 
@@ -204,6 +204,25 @@ def test_a_turn_without_an_answer_fails() -> None:
     assert isinstance(process.endings[0], RunFailed)
 
 
+def test_an_answer_that_goes_round_in_circles_fails_as_in_a_process_of_its_own() -> None:
+    process = Process().up().hear(b'{"id":2,"result":{"stopReason":"max_turn_requests"}}')
+    assert process.endings == [RunFailed("agent_failed", "Loop detected, stopping execution", exit_code=1)]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind", "exit_code"),
+    [
+        (429, "too many", "agent_rate_limited", 1),
+        (500, "internal error", "agent_overloaded", 1),
+        (500, "terminated", "agent_failed", 1),
+        (-32000, "Gemini API key is missing", "agent_unauthenticated", 41),
+    ],
+)
+def test_a_failure_is_told_as_by_a_process_of_its_own(code: int, message: str, kind: str, exit_code: int) -> None:
+    failure = msgspec.json.encode({"id": 2, "error": {"code": code, "message": message}})
+    assert Process().up().hear(failure).endings == [RunFailed(kind, message, exit_code)]
+
+
 def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -> None:
     process = Process()
     process.start("r0")
@@ -251,6 +270,19 @@ def test_rules_of_the_users_get_a_process_of_its_own_where_they_would_count() ->
     host = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ["/h/x.toml"] if folder.endswith("policies") else [])
     assert kept(HELLO, host=host) is None
     assert kept(msgspec.structs.replace(HELLO, sandbox_mode="read-only"), host=host)
+
+
+def test_a_limit_of_turns_of_the_users_gets_a_process_of_its_own() -> None:
+    """It is told as an answer that goes round in circles is."""
+    settings = b'{"model": {"maxSessionTurns": %d}}'
+    assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % 3)) is None
+    assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % -1))
+
+
+def test_a_directory_is_the_same_project_by_whatever_name() -> None:
+    launch = kept(HELLO, host=Host(env={"HOME": "/h"}, resolve=lambda path: f"/real{path}"))
+    assert launch
+    assert launch.opening["cwd"] == "/real/p"
 
 
 def test_without_a_word_it_has_the_tools_that_nobody_needs_to_allow() -> None:

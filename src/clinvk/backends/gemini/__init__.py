@@ -143,13 +143,14 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         or request.extra
         or request.output_schema is not None
         or not asking.is_plain(request)
+        or home.limits_turns(host)
     ):
         return None
     if (resume and resume.fork) or (allowed.only is None and home.has_rules(host)):
         return None
     rules = settled(allowed)
     files, links, env = _surroundings(msgspec.structs.replace(request, literal=False), None, rules, host)
-    place = request.workdir or host.resolve("")
+    place = host.resolve(request.workdir or "")  # by any other name it would be another project
     return Launch(
         argv=(executable, "--acp", *_arguments(request, None, rules, host)),
         env={**_QUIET, **env},

@@ -78,7 +78,7 @@ _STOPS: dict[str, StopReason] = {
 }
 """How the messages begin with which the CLI reports an end that is no failure of the agent."""
 
-_BROKEN_OFF = "Loop detected, stopping execution"
+BROKEN_OFF = "Loop detected, stopping execution"
 """A warning, after which the CLI asks no more and reports success."""
 
 NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
@@ -175,7 +175,7 @@ class GeminiDecoder:
         return last_line("\n".join(said))
 
     def _note(self, event: _Line) -> None:
-        if event.message == _BROKEN_OFF:
+        if event.message == BROKEN_OFF:
             self._broken_off = event.message
         self._told = event.message
         if event.severity == "error":

@@ -127,6 +127,11 @@ def has_rules(host: Host) -> bool:
     return named or bool(host.find(f"{user_folder(host)}/policies", "*.toml"))
 
 
+def limits_turns(host: Host) -> bool:
+    """Say whether the user has set a limit of turns."""
+    return _get(_user_settings(user_folder(host), host), "model.maxSessionTurns") not in (None, -1)
+
+
 def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
     """Give the variables and settings that a process started now would find beside its home."""
     folders = (user_folder(host), "~", workdir, f"{workdir}/.gemini")

@@ -1,0 +1,144 @@
+"""One prompt to a session of `gemini --acp`, as events."""
+
+import re
+from collections.abc import Iterator
+
+from clinvk.backends.base import Prose
+from clinvk.backends.gemini import wire
+from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause
+from clinvk.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
+from clinvk.events import (
+    Ending,
+    Event,
+    RunFailed,
+    RunFinished,
+    StopReason,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.request import RunRequest
+
+_UNAUTHENTICATED = -32000
+_NO_LOGIN_EXIT = 41
+"""The exit code of a process of one prompt that has no login."""
+
+_TERMINATED = "terminated"
+"""What it says of a connection that was cut, with status 500, as of all that has none."""
+
+_MODE = re.compile(r"\[MODE_UPDATE\] \w+")
+_STOPS: dict[str, StopReason] = {
+    "end_turn": "end_turn",
+    "max_tokens": "max_tokens",
+    "refusal": "refusal",
+}
+_BROKEN_OFF = "max_turn_requests"
+"""Of an answer that goes round in circles. A limit of the user's own tells the same, and is not kept."""
+
+
+class Turn:
+    """A run, as events."""
+
+    def __init__(self, run: str, request: RunRequest) -> None:
+        self.run = run
+        self.request = request
+        self.session = ""
+        self.is_dropped = self.is_started = False
+        self._prose = Prose()
+        self._answered = self._thought = False
+        self._calls: set[str] = set()
+        self._open_calls: set[str] = set()
+
+    def feed(self, update: wire.Update) -> Iterator[Event]:
+        """Take what is told of the session."""
+        match update.session_update:
+            case "agent_message_chunk":
+                yield from self._say(update)
+            case "agent_thought_chunk" if self.request.thinking:
+                yield from self._think(update)
+            case "tool_call":
+                yield from self.call(update)
+            case "tool_call_update":
+                yield from self.call(update)
+                yield from self.came_of(update, update.status == "failed")
+            case _:
+                pass
+
+    def call(self, tool: wire.Tool) -> Iterator[Event]:
+        """It uses a tool, or asks whether it may."""
+        if tool.tool_call_id in self._calls:
+            return
+        self._answered = True
+        self._calls.add(tool.tool_call_id)
+        self._open_calls.add(tool.tool_call_id)
+        self._prose.end_message()
+        yield ToolCall(tool.tool_call_id, _name(tool), _input(tool))
+
+    def came_of(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[Event]:
+        """A tool has ended."""
+        if tool.tool_call_id in self._open_calls:
+            self._open_calls.discard(tool.tool_call_id)
+            self._prose.end_message()
+            yield ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
+
+    def ended(self, result: wire.Result) -> Ending:
+        """Give how the turn ended."""
+        counts = result.meta.quota.token_count
+        usage = Usage(counts.input_tokens, counts.output_tokens)
+        used = usage if usage != Usage() else None
+        if result.stop_reason == "cancelled":
+            return RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
+        if result.stop_reason == _BROKEN_OFF:
+            return RunFailed(AgentFailed.code, BROKEN_OFF, exit_code=1, usage=used)
+        stop = _STOPS.get(result.stop_reason, "end_turn")
+        if stop == "end_turn" and not self._answered:
+            return RunFailed(AgentFailed.code, NOTHING, exit_code=1, usage=used)
+        return RunFinished(stop, used)
+
+    def _think(self, update: wire.Update) -> Iterator[Event]:
+        for text in _texts(update):
+            yield ThinkingDelta(f"\n\n{text}" if self._thought else text)
+            self._thought = True
+
+    def _say(self, update: wire.Update) -> Iterator[Event]:
+        for text in _texts(update):
+            if not _MODE.fullmatch(text):
+                self._answered = True
+                yield from self._prose.say(text)
+
+
+def _texts(tool: wire.Tool) -> Iterator[str]:
+    """Give the texts in what is told; a change of a file is none, as in a process of one prompt."""
+    if isinstance(tool.content, wire.Content):
+        yield tool.content.text
+    for piece in tool.content if isinstance(tool.content, list) else []:
+        if piece.content:
+            yield piece.content.text
+
+
+def _name(tool: wire.Tool) -> str:
+    """Give the tool's name, with which the CLI begins the id of a call; else what kind of tool it is."""
+    name, parted, _ = tool.tool_call_id.partition("__")
+    return name if parted and name else tool.kind or "tool"
+
+
+def _input(tool: wire.Tool) -> dict[str, object]:
+    """Give what is shown of a call: a command is its title, a file its place."""
+    if tool.kind == "execute":
+        return {"command": tool.title or ""}
+    told: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
+    for change in tool.content if isinstance(tool.content, list) else []:
+        if change.new_text is not None:
+            told["content"] = change.new_text
+    return told or ({"title": tool.title} if tool.title else {})
+
+
+def failed(failure: wire.Failure) -> RunFailed:
+    """Give the ending of a request that was not done."""
+    if failure.code == _UNAUTHENTICATED:
+        return RunFailed(AgentUnauthenticated.code, failure.message, exit_code=_NO_LOGIN_EXIT)
+    status, message = cause(failure.message)
+    if 400 <= failure.code < 600 and message != _TERMINATED:
+        status = failure.code
+    return RunFailed(agent_code(status), message, exit_code=1)

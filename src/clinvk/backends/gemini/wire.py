@@ -1,0 +1,105 @@
+"""The lines of `gemini --acp`, as structs: JSON-RPC, as 0.61.0 prints it; see tests/unit/recordings/gemini_acp."""
+
+import msgspec
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A text."""
+
+    type: str = ""
+    text: str = ""
+
+
+class Piece(msgspec.Struct, frozen=True, rename="camel"):
+    """What a tool shows: a text in `content`, or the change of a file."""
+
+    type: str = ""
+    content: Content | None = None
+    new_text: str | None = None
+
+
+class Location(msgspec.Struct, frozen=True):
+    """A file that a tool works on."""
+
+    path: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True, rename="camel"):
+    """What is told of a tool."""
+
+    tool_call_id: str = ""
+    title: str | None = None
+    kind: str = ""
+    status: str = ""
+    content: list[Piece] | Content | None = None
+    locations: list[Location] | None = None
+
+
+class Update(Tool, frozen=True, rename="camel"):
+    """What is told of a session."""
+
+    session_update: str = ""
+
+
+class Params(msgspec.Struct, frozen=True, rename="camel"):
+    """What a message is about."""
+
+    session_id: str = ""
+    update: Update | None = None
+    tool_call: Tool | None = None
+
+
+class Models(msgspec.Struct, frozen=True, rename="camel"):
+    """The model of a session."""
+
+    current_model_id: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Tokens."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What a turn has used."""
+
+    token_count: Counts = Counts()
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What is told beside the protocol."""
+
+    quota: Quota = Quota()
+
+
+class Result(
+    msgspec.Struct, frozen=True, rename={"session_id": "sessionId", "stop_reason": "stopReason", "meta": "_meta"}
+):
+    """The fields of all the answers that are waited for."""
+
+    session_id: str = ""
+    models: Models | None = None
+    stop_reason: str = ""
+    meta: Meta = Meta()
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a request was not done."""
+
+    code: int = 0
+    message: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
+
+    id: int | str | None = None
+    method: str = ""
+    params: Params = Params()
+    result: Result | None = None
+    error: Failure | None = None
+
+
+MESSAGES: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
