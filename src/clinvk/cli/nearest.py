@@ -1,6 +1,6 @@
 """Who runs a prompt: a server of this user and home that is up, where the run is the same there, or this clinvk."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -27,6 +27,18 @@ class Circumstances(NamedTuple):
     store: SessionStore
     notes: Notes
     tells: bool
+
+
+def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
+    """Give what has a server of this home let go of a session's conversation."""
+
+    async def free(session_id: str) -> None:
+        if path_of(home(environ)).exists():
+            from clinvk.remote.served import let_go
+
+            await let_go(environ, session_id)
+
+    return free
 
 
 class NearestRuns:
@@ -88,5 +100,6 @@ class NearestRuns:
             from clinvk.runtime.runs import LocalRuns
 
             given = self._given
-            self._local = await self._stack.enter_async_context(LocalRuns(given.settings, given.store, given.environ))
+            runs = LocalRuns(given.settings, given.store, given.environ, frees=freeing(given.environ))
+            self._local = await self._stack.enter_async_context(runs)
         return self._local

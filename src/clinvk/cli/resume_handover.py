@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from clinvk.cli.flags import ResumeFlags
+from clinvk.cli.nearest import freeing
 from clinvk.cli.output import tell
 from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError, InvalidRequest, SessionBusy, Unsupported
@@ -66,7 +67,12 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
+    asyncio.run(_free(session, environ))
     return _become(opened)
+
+
+async def _free(session: Session, environ: Mapping[str, str]) -> None:
+    await freeing(environ)(session.id)
 
 
 def _refuse_rules(request: RunRequest) -> None:

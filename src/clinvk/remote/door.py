@@ -21,7 +21,9 @@ from clinvk.remote.frames import (
     Ask,
     Begun,
     Declined,
+    Gone,
     Greeting,
+    LetGo,
     Link,
     Over,
     Refused,
@@ -122,6 +124,7 @@ class _Guest:
         self._runs = runs
         self._greeting = greeting
         self._environ = environ
+        self._declined: Declined | None = None
         self._run: Run | None = None
         self._stops = 0
 
@@ -142,7 +145,7 @@ class _Guest:
         link = Link(reader, writer, _DECODER)
         try:
             if self._is_welcome():
-                await link.say(self._first_words())
+                await link.say(self._declined or self._greeting)
                 await self._listen(link, group)
         except ConnectionError as exc:
             logger.debug("a command is gone: %s", exc)
@@ -153,18 +156,19 @@ class _Guest:
             link.close()
 
     def _is_welcome(self) -> bool:
+        """Look who it is. What an agent starts stays with that agent: it is ended with it, and held in its sandbox."""
         try:
-            return peer_of(self._sock).uid == os.geteuid()
+            peer = peer_of(self._sock)
         except OSError:
             return False
-
-    def _first_words(self) -> Greeting | Declined:
-        """Greet; but what an agent starts stays with that agent: it is ended with it, and held in its sandbox."""
-        return Declined("it was started by an agent") if is_marked(peer_of(self._sock).pid) else self._greeting
+        self._declined = Declined("it was started by an agent") if is_marked(peer.pid) else None
+        return peer.uid == os.geteuid()
 
     async def _listen(self, link: "Link[ToServer]", group: asyncio.TaskGroup) -> None:
         while message := await link.hear():
             match message:
+                case Ask() if self._declined:
+                    await link.say(self._declined)
                 case Ask():
                     if self.talk:
                         await asyncio.wait([self.talk])
@@ -172,6 +176,9 @@ class _Guest:
                     self.talk = group.create_task(self._answer(link, message))
                 case Stop():
                     self._stop()
+                case LetGo(session_id=session_id):
+                    await self._runs.let_go(session_id)
+                    await link.say(Gone())
 
     def _stop(self) -> None:
         """End the run; when it was said before, at once."""

@@ -37,6 +37,16 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End the run; said again, at once."""
 
 
+class LetGo(msgspec.Struct, frozen=True, tag="let_go"):
+    """The conversation of a session goes on elsewhere: no agent process shall hold it open."""
+
+    session_id: str
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """None does."""
+
+
 class Declined(msgspec.Struct, frozen=True, tag="declined"):
     """Nothing was begun, and the command had better run it itself."""
 
@@ -77,8 +87,8 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     """Nothing is left of the run's agent."""
 
 
-ToServer = Ask | Stop
-ToCommand = Greeting | Declined | Refused | Begun | Told | Remark | Over
+ToServer = Ask | Stop | LetGo
+ToCommand = Greeting | Declined | Refused | Begun | Told | Remark | Over | Gone
 
 Heard = TypeVar("Heard")
 

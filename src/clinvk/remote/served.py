@@ -1,6 +1,7 @@
 """The command's end of the private socket: runs that a server carries, as the command's own would be."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,7 +20,9 @@ from clinvk.remote.frames import (
     Ask,
     Begun,
     Declined,
+    Gone,
     Greeting,
+    LetGo,
     Link,
     Over,
     Refused,
@@ -36,6 +39,8 @@ from clinvk.runtime.cleanup import finished
 if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
 
+logger = logging.getLogger(__name__)
+
 _GREETS_WITHIN_S = 1.0
 """A server that takes longer is at its limits, or stopped: a command does better without it."""
 
@@ -48,6 +53,9 @@ _GONE_WITHIN_S = 15.0
 
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 _DECODER = msgspec.json.Decoder(ToCommand)
+
+_LETS_GO_WITHIN_S = 5.0
+"""How long a server may take to have an agent close a conversation; it goes on after that whether it has or not."""
 
 Say = Callable[[str], None]
 
@@ -73,6 +81,24 @@ async def server_of(
     try:
         await _greeted(link, likeness.circumstances(settings, environ, (backend,)))
         yield ServedRuns(link, likeness.own(environ), settings.warm.enabled, say)
+    finally:
+        link.close()
+
+
+async def let_go(environ: Mapping[str, str], session_id: str) -> None:
+    """Have a server of this home let go of a session's conversation, which is gone on with elsewhere."""
+    sock = connected(home(environ))
+    if sock is None:
+        return
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    link = Link(reader, writer, _DECODER)
+    try:
+        async with asyncio.timeout(_LETS_GO_WITHIN_S):
+            await link.say(LetGo(session_id))
+            while (message := await link.hear()) and not isinstance(message, Gone):
+                pass
+    except (TimeoutError, ConnectionError) as exc:
+        logger.debug("the server does not answer: %s", exc)
     finally:
         link.close()
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Protocol, Self
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from clinvk import backends
 from clinvk.backends.base import Backend, Launch
 from clinvk.config import ServerSettings, Settings, complete
-from clinvk.errors import Cancelled, ClinvkError, ShuttingDown
+from clinvk.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.events import Logged, RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -158,7 +158,8 @@ class LocalRuns:
 
     `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
     its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
-    With `keeps_warm` agent processes are kept for further runs, as the settings allow.
+    With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a session
+    that is about to be gone on with: another clinvk may hold its conversation open.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class LocalRuns:
         admit_dirs: Callable[[RunRequest], None] | None = None,
         watches: Sequence[Watch] = (),
         keeps_warm: bool = False,
+        frees: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         server = settings.server
         chosen = marks.choose()
@@ -183,6 +185,7 @@ class LocalRuns:
         self._here = Surroundings(settings, environ, registry)
         self._admit_dirs = admit_dirs
         self._watches = watches
+        self._frees = frees
         self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -288,6 +291,13 @@ class LocalRuns:
             self.stop(run_id)
             await asyncio.wait([task])
 
+    async def let_go(self, session_id: str) -> None:
+        """Have no kept process hold a session's conversation open: it is gone on with elsewhere."""
+        if self.pool:
+            with suppress(SessionError, StoreUnavailable):
+                session = await self._store.session(session_id)
+                await self.pool.forget((await sessions.resume(self._store, session)).handle)
+
     def kill(self) -> None:
         """End all agents without a grace; their runs have no ending."""
         for task in self._tasks.values():
@@ -319,6 +329,8 @@ class LocalRuns:
             raise
         try:
             if recorder.session and resume:
+                if self._frees:
+                    await self._frees(recorder.session.id)
                 await self._catch_up(run, assignment, recorder.session)
             self._refuse_when_closing()
         except BaseException as exc:
