@@ -14,6 +14,7 @@ from bench.orchestration import orchestration
 from bench.persisting import persisted
 from bench.queueing import queueing
 from bench.report import Figure, table
+from bench.soak import soak
 from bench.spawning import overhead, prompts
 from bench.startup import health, startup
 from bench.store import store
@@ -36,6 +37,7 @@ _GROUPS: dict[str, Callable[[Workplace], list[Figure]]] = {
     "startup": startup,
     "health": health,
     "warm": warm,
+    "soak": soak,
 }
 
 
@@ -45,7 +47,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     figures: list[Figure] = []
     broken = False
-    with workplace(2 if arguments.quick else 5, 0.2 if arguments.quick else 1.0) as place:
+    scale = arguments.scale or (0.2 if arguments.quick else 1.0)
+    with workplace(2 if arguments.quick else 5, scale) as place:
         for name in arguments.only or _GROUPS:
             print(f"{name} …", file=sys.stderr, flush=True)
             try:
@@ -63,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure clinvk beside its limits and peers.")
     parser.add_argument("--only", action="append", choices=_GROUPS, help="this group only; may be repeated")
     parser.add_argument("--quick", action="store_true", help="fewer rounds of less work: a look, no figures to keep")
+    parser.add_argument("--scale", type=float, metavar="SHARE", help="this share of the work; a quick look is 0.2")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a figure is over its budget")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round of every figure there")
     return parser

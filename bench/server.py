@@ -17,11 +17,12 @@ _ASK_EVERY_S = 0.001
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A server that answers: where, its process, and how long it took from its start to its first answer."""
+    """A server that answers: where, its process, how long it took from its start to its first answer, and its log."""
 
     port: int
     pid: int
     up_after_s: float
+    log: Path
 
     @property
     def resident_kb(self) -> float:
@@ -64,7 +65,7 @@ def _up(place: Workplace, command: Sequence[str], port: int) -> Generator[Server
             if process.poll() is not None or time.perf_counter() > began + _UP_WITHIN_S:
                 raise BenchBroken(f"{command} did not answer: {last_words(log.read_text())}")
             time.sleep(_ASK_EVERY_S)
-        yield Server(port, process.pid, time.perf_counter() - began)
+        yield Server(port, process.pid, time.perf_counter() - began, log)
 
 
 def _answers(port: int) -> bool:

@@ -8,7 +8,7 @@ from bench.server import Server, bare, serving
 from bench.workplace import BenchBroken, Workplace
 
 _STREAMS = (1, 16)
-_INTERVAL_US = 5000
+INTERVAL_US = 5000
 ADDED_P50_MS = 0.1
 ADDED_P99_MS = 2.0
 
@@ -21,7 +21,7 @@ def streaming(place: Workplace) -> list[Figure]:
 
 def _streaming(place: Workplace, server: Server, relay: Server, streams: int) -> list[Figure]:
     lines = place.some(300)
-    prompt = f"stream {lines} {_INTERVAL_US}"
+    prompt = f"stream {lines} {INTERVAL_US}"
     body = prompt_body(place, prompt, stream=True)
 
     def over_http(server: Server, path: str, body: str, last: str) -> Times:

@@ -1,12 +1,19 @@
 """A server under load: many clients at once, and many requests of all kinds one after the other."""
 
+import json
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
+
+import pytest
 
 from acceptance.server import Server
 from scripted import Scripted
 
+ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
 
 
@@ -19,3 +26,19 @@ def test_a_low_soft_limit_of_open_files_turns_no_client_away(scripted: Scripted)
         for client in clients:
             client.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+
+
+@pytest.mark.timeout(180)
+def test_hundreds_of_requests_of_all_kinds_leave_nothing_behind(tmp_path: Path) -> None:
+    """Clients and agents that behave well and badly are sent by bench/soak.py, which fails for what is left of them."""
+    told = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench", "--only", "soak", "--quick", "--scale", "0.03", "--json", str(told)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    grown = {
+        name: figure["ours"][-1] - figure["peer"][-1]
+        for figure in json.loads(told.read_text())
+        if (name := figure["name"].partition(" after")[0]) in ("open files", "tasks")
+    }
+    assert set(grown) == {"open files", "tasks"}
+    assert max(grown.values()) <= 0, done.stdout
