@@ -23,6 +23,7 @@ from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
 from clinvk.dialects.base import BudgetSpent
+from clinvk.record import UsageOfDay
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns
 from clinvk.session import Session
@@ -362,6 +363,35 @@ async def test_what_a_key_has_used_is_looked_up_also_while_nobody_asks(scripted:
     assert not is_refused()
     async with grants.tended(every_s=0.01):
         await until(is_refused)
+
+
+class Asked(MemoryStore):
+    """Keeps whose use it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str | None] = []
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        self.keys.append(key_name)
+        return await super().usage(first_day, key_name)
+
+
+async def test_what_a_revoked_key_has_used_is_looked_up_no_more(scripted: Scripted) -> None:
+    file, store = KeyFile(home(scripted.env)), Asked()
+    for name in ("ana", "ben"):
+        await asyncio.to_thread(file.create, name, Limits(tokens_per_day=5))
+    keys = Keys((), await asyncio.to_thread(file.read))
+    grants = Grants(keys, store)
+    for name in ("ana", "ben"):
+        await grants.admit(RunRequest(prompt="hi", backend="claude"), name)
+    async with grants.tended(every_s=0.01):
+        await until(lambda: store.keys.count("ana") > 1)
+        await asyncio.to_thread(file.revoke, "ana")
+        keys.take_filed(await asyncio.to_thread(file.read))
+        store.keys.clear()
+        await until(lambda: len(store.keys) > 2)
+    assert set(store.keys) == {"ben"}
 
 
 async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Scripted) -> None:

@@ -126,6 +126,7 @@ class Grants:
     async def _tend(self, every_s: float) -> None:
         while True:
             await asyncio.sleep(every_s)
+            self._spent = {name: spent for name, spent in self._spent.items() if self._keys.named(name)}
             for name in tuple(self._spent):
                 try:
                     await self._look(name)
