@@ -27,6 +27,9 @@ def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> Non
     for words in (
         ["a b"],
         ["a", "--backends", "qwen"],
+        ["a", "--backends", ""],
+        ["a", "--backends", " , "],
+        ["a", "--allow-dir", ""],
         ["a", "--allow-dir", "/no/such/place"],
         ["a", "--burst", "3"],
         ["a", "--rate", "0"],

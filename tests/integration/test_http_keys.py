@@ -209,6 +209,7 @@ async def test_a_key_works_in_its_directories_whatever_leads_out_of_them(scripte
         nothing = await asked(served, key)
     assert (beside.status_code, beside.json()["field"]) == (403, "add_dirs[1]")
     assert (nothing.status_code, nothing.json()["code"]) == (403, "directory_not_allowed")
+    assert nothing.json()["detail"].endswith(f"is in no directory that this API key may work in: {tmp_path}/mine")
     assert {call.cwd for call in scripted.calls()} == {str(tmp_path / "mine"), str(tmp_path / "mine" / "in")}
 
 
@@ -321,6 +322,14 @@ async def test_a_key_that_has_used_its_day_runs_nothing_more_until_the_next(
     assert (vendor.status_code, vendor.json()["error"]["code"]) == (429, "insufficient_quota")
     assert vendor.headers["x-should-retry"] == "false"
     assert (unlimited.status_code, looked.status_code) == (200, 200)
+
+
+async def test_a_budget_that_was_used_up_a_moment_ago_is(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    key, keys = await made(scripted, Limits(tokens_per_day=20))
+    async with serving(scripted.env, keys=keys) as served:
+        codes = [(await asked(served, key)).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
 
 
 async def test_a_budget_that_is_used_up_while_runs_wait_keeps_their_agents_from_starting(

@@ -157,6 +157,21 @@ def test_a_file_that_cannot_be_read_is_refused(file: KeyFile) -> None:
         file.read()
 
 
+def test_a_link_that_leads_nowhere_is_no_missing_file(file: KeyFile) -> None:
+    file.path.parent.mkdir()
+    file.path.symlink_to(file.path.parent / "not" / "mounted")
+    for attempt in (file.read, lambda: file.create("b", Limits()), lambda: file.revoke("b")):
+        with pytest.raises(ConfigError, match="the API keys cannot be read: the link leads to nothing"):
+            attempt()
+
+
+def test_a_pipe_is_not_waited_for(file: KeyFile) -> None:
+    file.path.parent.mkdir()
+    os.mkfifo(file.path, 0o600)
+    with pytest.raises(ConfigError, match="the API keys cannot be read: it is no regular file"):
+        file.read()
+
+
 def test_the_keys_of_the_file_and_those_that_stay_are_all_taken(file: KeyFile) -> None:
     filed = file.create("ana", Limits())
     keys = Keys(["k1"], file.read())

@@ -19,7 +19,6 @@ from clinvk.request import RunRequest
 from clinvk.store import SessionStore
 
 REFRESH_EVERY_S = 2.0
-_FRESH_FOR_S = 1.0
 _DAY_S = 86_400
 
 
@@ -29,14 +28,13 @@ class _Spent(msgspec.Struct, frozen=True):
     day: str
     tokens: int
     cost_usd: float
-    at: float
 
 
 class Grants:
     """Holds requests against the key that they came with, `RunRequest.key_name`; one without a key may do all.
 
-    What a key has used of its day is what the store knows of the runs that have ended, looked at every few seconds:
-    runs that are under way when it is used up go on.
+    What a key has used of its day is what the store knows of the runs that have ended, looked at when a request comes,
+    and every few seconds while others wait: runs that are under way when it is used up go on.
     """
 
     def __init__(self, keys: Keys, store: SessionStore) -> None:
@@ -56,9 +54,7 @@ class Grants:
         request = replace(request, key_name=key_name)
         key = self._key(key_name)
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
-            spent = self._spent.get(key.name)
-            if spent is None or spent.day != today() or time.monotonic() - spent.at > _FRESH_FOR_S:
-                await self._look(key.name)
+            await self._look(key.name)
         self.judge(request)
         return request
 
@@ -137,7 +133,7 @@ class Grants:
         day = today()
         used = await self._store.usage(day, name)
         tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
-        self._spent[name] = _Spent(day, tokens, sum(item.cost_usd for item in used), time.monotonic())
+        self._spent[name] = _Spent(day, tokens, sum(item.cost_usd for item in used))
 
     def _key(self, name: str) -> Key:
         if not (key := self._keys.named(name)):
@@ -164,7 +160,8 @@ def _judge_directories(request: RunRequest, limits: Limits) -> None:
     for field, path in (("workdir", workdir), *beside):
         if allowed.refusal(os.path.realpath(path)):
             raise DirectoryNotAllowed(
-                f"{field} {path!r} is in none of the directories of this API key: {', '.join(limits.workdirs)}", field
+                f"{field} {path!r} is in no directory that this API key may work in: {', '.join(limits.workdirs)}",
+                field,
             )
 
 

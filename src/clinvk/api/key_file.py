@@ -90,13 +90,18 @@ class KeyFile:
             ConfigError: it cannot be read, says what it should not, or others may write in it.
         """
         try:
-            with open(self.path, "rb") as file:
-                self._refuse_others(os.fstat(file.fileno()))
+            with open(self.path, "rb", opener=_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise self._unreadable("it is no regular file")
+                self._refuse_others(status)
                 return _decoded(file.read().decode(errors="replace"), self.path)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if self.path.is_symlink():  # as where a secret is not mounted yet
+                raise self._unreadable("the link leads to nothing") from exc
             return None
         except OSError as exc:
-            raise ConfigError(f"{self.path}: the API keys cannot be read: {exc.strerror}") from exc
+            raise self._unreadable(exc.strerror) from exc
 
     def create(self, name: str, limits: Limits, dry_run: bool = False) -> str:
         """Add a key with a name of its own; give it. It can be had this once only. With `dry_run` it is not kept.
@@ -163,6 +168,9 @@ class KeyFile:
         else:
             saving.change(self.path, edit, make_folder=True)
 
+    def _unreadable(self, why: str | None) -> ConfigError:
+        return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
+
     def _refuse_others(self, status: os.stat_result) -> None:
         """Refuse a file in which somebody else may write a key of theirs, or read which there are.
 
@@ -175,6 +183,11 @@ class KeyFile:
             raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
         if status.st_mode & _WRITTEN_BY_OTHERS:
             raise ConfigError(f"{self.path}: others may write it; chmod go-w it")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody where it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decoded(text: str, path: Path) -> tuple[Key, ...]:

@@ -88,12 +88,14 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         return 0
     notes.say(f"revoked key {name!r}")
     if not file.read():
-        notes.say(f"no key is left, so that nobody is let in; without {file.path} no key of it is asked for")
+        notes.say(f"no key is left: servers let nobody in, and start again once {file.path} has one or is removed")
     return 0
 
 
 def _limits(flags: KeyFlags) -> Limits:
     names = split_list(flags.backends or ())
+    if flags.backends is not None and not names:
+        raise InvalidRequest("--backends names none")
     for name in names:
         backends.named(name)
     if flags.burst and not flags.rate:
@@ -132,7 +134,8 @@ def _words(limits: Limits) -> Iterator[str]:
     if limits.workdirs:
         yield f"in {', '.join(limits.workdirs)}"
     if limits.rate_rps:
-        yield f"{limits.rate_rps:g} requests/s" + (f", {limits.burst} at once" if limits.burst else "")
+        unit = "request" if limits.rate_rps == 1 else "requests"
+        yield f"{limits.rate_rps:g} {unit}/s" + (f", {limits.burst} at once" if limits.burst else "")
     if limits.tokens_per_day:
         yield f"{limits.tokens_per_day:,} tokens/day"
     if limits.cost_usd_per_day:
