@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 
@@ -28,6 +29,9 @@ _CONFIG = (
     f"server: {{max_concurrent_runs: {_CLIENTS}, max_concurrent_per_backend: {_CLIENTS}}}\n"
 )
 _LOOK_EVERY_S = 0.2
+_ENDS_WITHIN_S = 1.0
+"""What is being ended when the last run has ended may take so long."""
+
 _RESTS_S = 2.0
 _AT_REST_WITHIN_S = 30.0
 _SEED = 1
@@ -140,6 +144,7 @@ class _Outside:
             if time.monotonic() > until:
                 raise BenchBroken("runs are under way that nobody waits for")
             time.sleep(0.05)
+        time.sleep(_ENDS_WITHIN_S)
         until = time.monotonic() + _RESTS_S
         while time.monotonic() < until:
             self.at_rest_mb = max(self.at_rest_mb, self.look())
@@ -203,4 +208,5 @@ class _Crowd:
     def _kill(self) -> None:
         """Kill an agent, whichever: it may carry runs, be ready, or just start."""
         if found := self._outside.agents:
-            self._random.choice(found).kill()
+            with suppress(psutil.NoSuchProcess):
+                self._random.choice(found).kill()
