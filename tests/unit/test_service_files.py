@@ -236,6 +236,35 @@ def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> 
     assert "very-secret" not in "".join(Systemd(account).files(found).values())
 
 
+@pytest.mark.parametrize(
+    ("host", "kept", "is_named"),
+    [
+        ("0.0.0.0", "", True),
+        ("agents.example.com", "", True),
+        ("0.0.0.0", "keys.json", False),
+        ("0.0.0.0", "service.env", False),
+        ("127.0.0.9", "", False),
+        ("::1", "", False),
+        ("localhost", "", False),
+    ],
+)
+def test_a_service_that_would_make_a_key_at_each_start_is_named(
+    account: Account, host: str, kept: str, is_named: bool
+) -> None:
+    (account.home / ".clinvk").mkdir()
+    if kept:
+        (account.home / ".clinvk" / kept).touch()
+    warnings = planned(InstallFlags(host=host), {}, account).warnings
+    assert any("each start makes one, and prints it into the log" in text for text in warnings) == is_named
+
+
+@pytest.mark.parametrize("for_machine", [True, False])
+def test_root_is_pointed_to_another_user_where_the_service_can_have_one(account: Account, for_machine: bool) -> None:
+    found = planned(InstallFlags(), {}, account._replace(uid=0, for_machine=for_machine))
+    (told,) = [text for text in found.warnings if text.startswith("agents will run as root")]
+    assert ("--run-as" in told) == for_machine
+
+
 def test_wrong_settings_are_refused_before_there_is_a_service(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
         planned(InstallFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)

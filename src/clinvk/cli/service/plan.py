@@ -5,13 +5,15 @@ import pwd
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+from clinvk.api import key_file
 from clinvk.backends import BACKENDS
 from clinvk.cli.flags import InstallFlags, ServiceFlags
 from clinvk.cli.settings import directory, settings_of
-from clinvk.config import Settings
+from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home, settings_file
 from clinvk.errors import InvalidRequest
 
@@ -87,14 +89,15 @@ def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account) -
     folder = home(environ) / "workspace" if flags.workdir is None else Path(directory(flags.workdir, "--workdir"))
     path, found = _search_path(environ, account)
     env = {"PATH": path, **{name: environ[name] for name in _PASSED_ON if environ.get(name)}}
+    secrets = home(environ) / "service.env"
     plan = Plan(
         argv=(*_clinvk(), "serve", *_arguments(flags, environ)),
         folder=folder,
         env=env,
-        secrets=home(environ) / "service.env",
+        secrets=secrets,
         settings=settings,
         is_activated=flags.socket,
-        warnings=tuple(_warnings(account, environ, found, home(environ) / "service.env")),
+        warnings=(*_warnings(account, environ, found, secrets), *_unlocked(settings.server, secrets)),
     )
     for text in (*plan.argv, str(plan.folder), str(plan.secrets), *plan.env.values()):
         if not text.isprintable():
@@ -140,9 +143,27 @@ def _warnings(account: Account, environ: Mapping[str, str], found: list[str], se
     if closed := next(((path, folder) for path in programs if (folder := _closed_to(account, path))), None):
         yield f"{account.name} may not enter {closed[1]}, where {closed[0]} is: install clinvk elsewhere, as in /opt"
     if account.uid == 0:
-        yield "agents will run as root; --run-as NAME gives the service a user of its own"
+        other = "; --run-as NAME gives the service a user of its own" if account.for_machine else ""
+        yield f"agents will run as root{other}"
     if _KEYS in environ:
         yield f"{_KEYS} is not written into the service's files; put it into {secrets}, or use clinvk keys"
+
+
+def _unlocked(server: ServerSettings, secrets: Path) -> Iterator[str]:
+    """Warn of a server that other machines reach, where it has no key that stays: see `clinvk.api.doors`."""
+    files = (secrets, secrets.with_name(key_file.FILE))  # os.path, since a home may be closed to who only prints
+    if not (server.api_keys_gopass_path or any(map(os.path.exists, files))) and _is_open(server.host):
+        yield (
+            f"{server.host} is open to other machines and there is no API key: each start makes one, and prints it "
+            "into the log; clinvk keys create NAME makes one that stays"
+        )
+
+
+def _is_open(host: str) -> bool:
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def _closed_to(account: Account, path: str) -> Path | None:
