@@ -6,9 +6,11 @@ The agents of the server are known by `WINDOWID`: a variable of the terminal alo
 import json
 import os
 import signal
+import socket
 import stat
 import time
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -290,6 +292,7 @@ def test_what_a_killed_server_left_is_no_hindrance_to_commands_nor_to_the_next_s
 
 def test_a_server_that_hangs_is_left_alone(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("x"))
+    clinvk.run("--new", "hello")  # after this the server is at rest, and holds no lock of the database
     server.process.send_signal(signal.SIGSTOP)
     try:
         done = clinvk.run("-v", "-o", "text", "--new", "hello")
@@ -381,3 +384,38 @@ def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: S
         server.stop()
         assert list(folder.glob("*.sock")) == []
     assert is_of_server(clinvk.agent.calls()[0])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02{}", b"\x00\x00\x00\x05stuff", b"\x00\x00", b"GET / HTTP/1.1\r\n\r\n", b""],
+)
+def test_what_is_no_command_of_ours_does_not_trouble_the_server(clinvk: Clinvk, server: Server, said: bytes) -> None:
+    clinvk.agent.play(claude_says("x"))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(15)
+        other.connect(str(socket_of(clinvk.agent)))
+        other.sendall(said)
+        other.shutdown(socket.SHUT_WR)
+        while other.recv(1 << 16):
+            pass
+    clinvk.run("hello")
+    assert is_of_server(clinvk.agent.calls()[0])
+    assert server.stop() == 0
+
+
+def test_an_idle_connection_does_not_hold_up_a_server_that_stops(clinvk: Clinvk, server: Server) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(socket_of(clinvk.agent)))
+        assert other.recv(1)
+        assert server.stop() == 0
+
+
+def test_many_commands_at_once_are_answered_each_its_own(clinvk: Clinvk, server: Server) -> None:
+    words = [f"word{number}" for number in range(8)]
+    for word in words:
+        clinvk.agent.play(claude_says(word), when=word)
+    with ExitStack() as stack:
+        started = [stack.enter_context(clinvk.started("-o", "text", "--new", word)) for word in words]
+        assert [process.communicate(timeout=15)[0] for process in started] == [f"{word}\n".encode() for word in words]
+    assert all(map(is_of_server, clinvk.agent.calls()))

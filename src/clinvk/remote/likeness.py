@@ -49,7 +49,7 @@ def circumstances(settings: Settings, environ: Mapping[str, str], backends: Coll
     found: dict[str, object] = {"the version of clinvk": __version__}
     found |= _process()
     found |= _settings(settings, backends)
-    found |= {name: value for name, value in without_secrets(environ).items() if _is_decisive(name)}
+    found |= {_shown(name): value for name, value in without_secrets(environ).items() if _is_decisive(name, value)}
     return {name: _digest(value) for name, value in found.items()}
 
 
@@ -64,26 +64,36 @@ def difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
 
 def own(environ: Mapping[str, str]) -> dict[str, str]:
     """Give the variables of a command that its agent is to have, and that need not be alike."""
-    return {name: value for name, value in without_secrets(environ).items() if _goes_along(name)}
+    return {name: value for name, value in without_secrets(environ).items() if _goes_along(name, value)}
 
 
 def together(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """Give the environment of a command whose circumstances are those of the server, from its `own` variables."""
-    return {**{name: value for name, value in server.items() if not _goes_along(name)}, **own}
+    return {**{name: value for name, value in server.items() if not _goes_along(name, value)}, **own}
 
 
 def _is_of_terminal(name: str) -> bool:
     return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS)
 
 
-def _is_decisive(name: str) -> bool:
+def _is_decisive(name: str, value: str) -> bool:
     if _is_of_terminal(name):
         return False
-    return name in _DECISIVE or name in _HOMES or name.lower().endswith(_PROXY) or names_secret(name)
+    is_named = name in _DECISIVE or name in _HOMES or name.lower().endswith(_PROXY) or names_secret(name)
+    return is_named or not _is_text(name + value)
 
 
-def _goes_along(name: str) -> bool:
-    return not (_is_of_terminal(name) or _is_decisive(name))
+def _is_text(text: str) -> bool:
+    """Say whether it was UTF-8: other bytes have no place in a frame."""
+    return text.isascii() or _shown(text) == text
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _goes_along(name: str, value: str) -> bool:
+    return not (_is_of_terminal(name) or _is_decisive(name, value))
 
 
 def _process() -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 _NAME = "serve.sock"
 _LONGEST = 100
 """Bytes of a path that every system has room for (sun_path: Linux 108, macOS 104)."""
+_SHARED = Path("/tmp")  # noqa: S108 - what is used there is looked at
 _BACKLOG = 128
 _XUCRED = struct.Struct("IIh")
 _LOCAL_PEERCRED = 1
@@ -39,7 +40,7 @@ def path_of(home: Path) -> Path:
     if len(os.fsencode(path)) <= _LONGEST:
         return path
     name = blake2b(os.fsencode(home), digest_size=16).hexdigest()
-    return Path("/tmp") / f"clinvk-{os.geteuid()}" / f"{name}.sock"  # noqa: S108 - the folder is looked at
+    return _SHARED / f"clinvk-{os.geteuid()}" / f"{name}.sock"
 
 
 class Claim:
@@ -73,7 +74,8 @@ class Claim:
     def _taken(self) -> bool:
         folder = self._path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_private(folder)
+        if folder.parent == _SHARED:
+            _check_private(folder)
         lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,6 +125,6 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _check_private(folder: Path) -> None:
-    found = folder.lstat() if folder.parent == Path("/tmp") else folder.stat()  # noqa: S108
+    found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise NotPrivate(0, "it is not this user's alone to write to", str(folder))

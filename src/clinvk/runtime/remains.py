@@ -67,7 +67,7 @@ def bearers(server: int) -> "dict[int, set[int]]":
 def is_marked(pid: int) -> bool:
     """Say whether a process came of an agent of any clinvk, as far as its mark can be seen."""
     try:
-        return _mark_of(pid) is not None
+        return hasattr(resource, "prlimit") and _mark_of(pid) is not None
     except ProcessLookupError:
         return False
 

@@ -1,0 +1,81 @@
+"""What must be alike for a command's run to be the same in a server, and what goes along with it."""
+
+import os
+
+import pytest
+
+from clinvk.backends import BACKENDS
+from clinvk.config import AgentSettings, BackendSettings, OutputSettings, ServerSettings, SessionSettings, Settings
+from clinvk.remote import likeness
+
+SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "OPENAI_API_KEY": "k"}
+
+
+def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
+    """Say what differs between a command and a server with the built-in settings."""
+    theirs = likeness.circumstances(Settings(), SERVER, BACKENDS)
+    return likeness.difference(likeness.circumstances(settings or Settings(), command, (backend,)), theirs)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"TERM": "xterm", "SHLVL": "3", "PWD": "/x", "SSH_TTY": "/dev/pts/1", "KITTY_WINDOW_ID": "2", "_": "clinvk"},
+        {"DATABASE_URL": "x", "EDITOR": "vi", "ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "CLINVK_BACKEND": "codex"},
+        {"CLINVK_API_KEYS": "a", "NOTIFY_SOCKET": "/run/x", "CLINVK_PROCESS_ID": "1-2", "STARSHIP_SESSION_KEY": "1"},
+    ],
+    ids=["of the terminal", "goes along", "of clinvk alone"],
+)
+def test_these_variables_need_not_be_alike(more: dict[str, str]) -> None:
+    assert difference({**SERVER, **more}) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PATH", "HOME", "SHELL", "TMPDIR", "OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"),
+        *("HTTPS_PROXY", "no_proxy", "CODEX_HOME", "CLAUDE_CONFIG_DIR", "GEMINI_CLI_HOME", "CLINVK_DEPTH"),
+    ],
+)
+def test_these_variables_must_be_alike(name: str) -> None:
+    assert difference({**SERVER, name: "another"}) == f"{name} differs"
+
+
+def test_a_variable_that_only_the_server_has_must_be_alike_too() -> None:
+    without = {name: value for name, value in SERVER.items() if name != "OPENAI_API_KEY"}
+    assert difference(without) == "OPENAI_API_KEY differs"
+
+
+def test_a_variable_that_is_no_text_must_be_alike_since_it_cannot_be_sent() -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    assert difference({**SERVER, "PLACE": odd, odd: "x"}) == "PLACE, caf\\udce9 differ"
+    assert "PLACE" not in likeness.own({**SERVER, "PLACE": odd})
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (Settings(output=OutputSettings(format="text"), server=ServerSettings(port=1)), ""),
+        (Settings(backends={"claude": BackendSettings(model="opus", system_prompt="x")}), ""),
+        (Settings(backends={"codex": BackendSettings(executable="/x")}), ""),
+        (Settings(backends={"claude": BackendSettings(executable="/x")}), "backends.claude.executable differs"),
+        (Settings(backends={"claude": BackendSettings(extra_flags=("--x",))}), "backends.claude.extra_flags differs"),
+        (Settings(agents=AgentSettings(env_allow=("X",))), "agents differs"),
+        (Settings(session=SessionSettings(default_tags=("x",))), "session.default_tags differs"),
+        (Settings(server=ServerSettings(no_progress_timeout_secs=1)), "server.no_progress_timeout_secs differs"),
+    ],
+)
+def test_settings_must_be_alike_where_the_request_does_not_have_them(settings: Settings, what: str) -> None:
+    assert difference(SERVER, settings) == what
+
+
+def test_no_value_is_among_what_is_compared() -> None:
+    told = likeness.circumstances(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS)
+    assert "very-secret" not in str(told)
+
+
+def test_together_they_are_the_environment_of_the_command_but_for_the_terminal() -> None:
+    command = {**SERVER, "TERM": "xterm", "EDITOR": "vi", "LANG": "C", "SHLVL": "2"}
+    assert likeness.together(SERVER, likeness.own(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
+    fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
+    assert likeness.together(SERVER, likeness.own(fewer)) == fewer
