@@ -72,7 +72,7 @@ def soak(place: Workplace) -> list[Figure]:
         defects = [*_wrong(made), *_unended(server), *_left(place)]
     defects += [*_left(place), *_complaints(server)]
     if defects:
-        raise BenchBroken("\n".join(defects))
+        raise BenchBroken("\n".join(dict.fromkeys(defects)))
     return [*_figures(first, count, before, after)]
 
 
@@ -100,7 +100,7 @@ def _prepared(place: Workplace) -> Workplace:
     """Put the agents and the probe in their places, and give the server a temporary folder of its own."""
     programs = place.child.parent
     place.child.unlink()
-    for name in ("codex", "claude"):
+    for name in ("codex", "claude", "gemini"):
         (programs / name).write_text(f"#!{sys.executable} -IS\n{(_HERE / 'soak_agent.py').read_text()}")
         (programs / name).chmod(0o755)
     for name in ("tmp", "shared"):

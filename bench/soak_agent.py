@@ -1,4 +1,4 @@
-"""The agent of a soak: `codex app-server` or `claude`, as its name says. It does what prompts ask.
+"""The agent of a soak: `codex app-server`, `claude` or `gemini`, as its name says. It does what prompts ask.
 
 In a prompt `[[VERB NUMBER …]]` says what; the last one counts. `say N`, `stream N SECONDS` and `flood N LETTERS` make
 pieces of an answer; `fail`, `crash`, `die`, `garbage`, `hang` and `stubborn` are how agents go wrong; `leave` starts
@@ -101,7 +101,24 @@ class Message:
         say({"type": "stream_event", "event": {"type": kind, **fields}, "session_id": self.session})
 
 
-def act(voice: Turn | Message, prompt: str, stop: threading.Event) -> None:
+class Plain:
+    """How Gemini CLI tells of a prompt."""
+
+    def begin(self) -> None:
+        """The run has begun."""
+        say({"type": "init", "session_id": new_id(), "model": "gemini-soak"})
+
+    def piece(self, text: str) -> None:
+        """A piece of the answer."""
+        say({"type": "message", "role": "assistant", "content": text, "delta": True})
+
+    def end(self, state: str) -> None:
+        """The run is over: completed, failed or interrupted."""
+        told: dict[str, object] = {"type": "result", "status": "success", "stats": {"total_tokens": 12}}
+        say(told if state == "completed" else {**told, "status": "error", "error": {"message": f"it {state}"}})
+
+
+def act(voice: Turn | Message | Plain, prompt: str, stop: threading.Event) -> None:
     """Do what a prompt asks, until it is done or to be stopped."""
     verb, numbers = (_DIRECTIVE.findall(prompt) or [("say", "1")])[-1]
     first, second = [*map(float, numbers.split()), 0.0, 0.0][:2]
@@ -245,6 +262,8 @@ def main(name: str, words: list[str]) -> None:
         else:
             claude.answer(sys.stdin.read())
         claude.wait()
+    elif name == "gemini":
+        act(Plain(), sys.stdin.read(), threading.Event())
     else:
         listen(AppServer().take)
 

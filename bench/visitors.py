@@ -76,7 +76,7 @@ class Visitor:
         return self._chance.choices([*self._kinds], [*self._kinds.values()])[0]
 
     def _prompt(self, verb: str = "", **fields: object) -> Body:
-        backend = self._chance.choice(("codex", "claude"))
+        backend = self._chance.choice(("codex", "codex", "claude", "claude", "gemini"))
         verb = verb or self._chance.choice(("say 1", "say 5", "stream 5 0.002"))
         return {"prompt": f"please [[{verb}]]", "backend": backend, "workdir": self._root, **fields}
 
@@ -112,7 +112,8 @@ class Visitor:
         return {"model": model, "messages": [{"role": "user", "content": f"please [[{verb}]]"}], **fields}
 
     async def _goes_on(self) -> None:
-        session = must(await self._run(), 200).text("session_id")
+        first = await self._run(backend=self._chance.choice(("codex", "claude")))
+        session = must(first, 200).text("session_id")
         for _ in range(self._chance.randint(1, 2)):
             body: Body = {"prompt": "and [[say 2]]", "session_id": session}
             must(await self._client.ask("/api/v1/prompt", body), 200, told=b'"exit_code":0')
@@ -129,7 +130,7 @@ class Visitor:
         must(await self._client.ask("/api/v1/chain", body), 200, told=b"piece 0", untold=b'"error')
 
     async def _compares(self) -> None:
-        body: Body = {"prompt": "please [[say 2]]", "backends": ["claude", "codex"], "workdir": self._root}
+        body: Body = {"prompt": "please [[say 2]]", "backends": ["claude", "codex", "gemini"], "workdir": self._root}
         must(await self._client.ask("/api/v1/compare", body), 200, told=b"piece 1", untold=b'"error')
 
     async def _leaves_unanswered(self) -> None:
