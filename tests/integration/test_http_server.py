@@ -382,6 +382,24 @@ async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Sc
     assert response.json()["output"] == "x"
 
 
+async def test_a_body_is_read_in_whichever_pieces_its_head_with_an_offer_comes(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    body = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
+    head = (
+        b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"upgrade: h2c\r\nUpgrad: x\r\nUPGRADE: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(body)
+    )
+    async with serving(scripted.env) as served:
+        reader, writer = await served.raw(b"")
+        for byte in head:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.001)
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    assert len(scripted.calls()) == 1
+
+
 async def test_each_route_is_in_the_openapi_document_with_its_methods(scripted: Scripted) -> None:
     async with serving(scripted.env, metrics_enabled=True) as served:
         document = (await served.client.get("/openapi.json")).json()

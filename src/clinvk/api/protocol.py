@@ -9,7 +9,12 @@ MAX_HEAD_BYTES = 64 * 1024
 """What a request may have before its body: uvicorn's parser has no limit of its own."""
 
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_BEGUN = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+"""What may be the beginning of an offer, where the rest has not come yet."""
+
+_HIDDEN = b"\r\nx-upgrd:"
 _END_OF_HEAD = b"\r\n\r\n"
+_ENDING = b"\r\n\r"
 _TOO_LATE = b"408 Request Timeout"
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 
@@ -32,6 +37,7 @@ class Protocol(HttpToolsProtocol):
         """Begin; a client that asks nothing is idle."""
         super().connection_made(transport)
         self._head_bytes = 0
+        self._held = b""
         self._in_head = self._in_body = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -48,12 +54,14 @@ class Protocol(HttpToolsProtocol):
         """Take bytes from the client."""
         was_body = self._in_body
         if (not self.cycle or self.cycle.response_complete) and not was_body:
+            data = self._held + data
             if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
                 self._end_with(_TOO_LARGE)
                 return
             if _OFFER.search(data):
                 head, end, rest = data.partition(_END_OF_HEAD)
-                data = _OFFER.sub(b"\r\nx-upgrd:", head) + end + rest  # of the same length: a body may look so too
+                data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length: a body may look so too
+            data, self._held = _without_begun(data)
         super().data_received(data)
         if self._in_head or not self.cycle or self.cycle.response_complete:
             self._await_rest(was_body, len(data))
@@ -145,6 +153,14 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif now_left:
             self._stuck = self.loop.call_later(self.write_timeout_s, self._look, now_left)
+
+
+def _without_begun(data: bytes) -> tuple[bytes, bytes]:
+    """Part what may be the beginning of an offer from the end of a head that is not whole."""
+    begun = _BEGUN.search(data, max(0, len(data) - len(_HIDDEN)))
+    if not begun or _END_OF_HEAD in data or data.endswith(_ENDING):
+        return data, b""
+    return data[: begun.start()], data[begun.start() :]
 
 
 def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
