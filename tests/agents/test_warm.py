@@ -95,7 +95,7 @@ async def test_a_conversation_goes_on_and_nobody_else_sees_it(machine: Machine, 
 
 
 async def test_a_conversation_is_left_to_others_a_while_after_its_last_turn(machine: Machine) -> None:
-    """Until then Codex keeps it from all that are not of the same clinvk."""
+    """Until then Codex keeps it from all that are not of the same clinvk, and says so."""
     store = MemoryStore()
     async with (
         LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs,
@@ -107,7 +107,9 @@ async def test_a_conversation_is_left_to_others_a_while_after_its_last_turn(mach
             second, _ = await told(machine, others, ask("codex", "second [[info]]", session))
             if "prompts=2" in text(second):
                 break
-            assert time.monotonic() < deadline, second
+            assert isinstance(second[-1], RunFailed)
+            assert second[-1].code == "session_busy"
+            assert time.monotonic() < deadline
         third, _ = await told(machine, runs, ask("codex", "third [[info]]", session))
     assert "prompts=3" in text(third)
 

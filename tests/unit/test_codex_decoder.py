@@ -407,6 +407,7 @@ def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> N
         ("You've hit your usage limit.", "agent_rate_limited"),
         ("Your access token could not be refreshed. Please log out and sign in again.", "agent_unauthenticated"),
         ("Codex ran out of room in the model's context window.", "agent_rejected"),
+        ("thread 01a214ac-58ab-7541-999f-5fcaf9088cda already has an active writer", "session_busy"),
         ("something else", "agent_failed"),
         ("{ not json", "agent_failed"),
     ],

@@ -15,6 +15,7 @@ from clinvk.errors import (
     AgentRateLimited,
     AgentRejected,
     AgentUnauthenticated,
+    SessionBusy,
     SessionNotFound,
     agent_code,
 )
@@ -40,6 +41,7 @@ _WORDS = (
     ("Connection failed", AgentOverloaded),
     ("stream disconnected", AgentOverloaded),
     ("context window", AgentRejected),
+    ("already has an active writer", SessionBusy),
 )
 _KINDS = {
     "unauthorized": AgentUnauthenticated,
