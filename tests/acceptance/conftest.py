@@ -1,6 +1,5 @@
-"""What the tests of the command share."""
+"""What the tests of the command share. What a prompt is like is tested without a server, and through one that is up."""
 
-import os
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -12,12 +11,26 @@ from acceptance.server import Server
 from echo import Echo
 from scripted import Scripted
 
+IN_BOTH_WAYS = ("test_prompt", "test_stopping")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have a test of a prompt run in both ways."""
+    if metafunc.definition.path.stem in IN_BOTH_WAYS and "served" in metafunc.fixturenames:
+        metafunc.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+
 
 @pytest.fixture
-def clinvk(scripted: Scripted, tmp_path: Path) -> Generator[Clinvk]:
-    """The installed command, with a home of its own; with `CLINVK_TEST_SERVED` a server of that home is up."""
+def served(request: pytest.FixtureRequest) -> bool:
+    """Whether a server of the same home is up."""
+    return getattr(request, "param", False)
+
+
+@pytest.fixture
+def clinvk(scripted: Scripted, tmp_path: Path, served: bool) -> Generator[Clinvk]:
+    """The installed command, with a home of its own."""
     command = Clinvk(scripted, tmp_path)
-    if not os.environ.get("CLINVK_TEST_SERVED"):
+    if not served:
         yield command
         return
     with Server(scripted) as server:

@@ -419,3 +419,14 @@ def test_many_commands_at_once_are_answered_each_its_own(clinvk: Clinvk, server:
         started = [stack.enter_context(clinvk.started("-o", "text", "--new", word)) for word in words]
         assert [process.communicate(timeout=15)[0] for process in started] == [f"{word}\n".encode() for word in words]
     assert all(map(is_of_server, clinvk.agent.calls()))
+
+
+def test_a_prompt_through_the_server_imports_nothing_that_runs_agents(clinvk: Clinvk, server: Server) -> None:
+    """It would take longer to start than the answer of a kept agent takes to begin."""
+    clinvk.agent.play(claude_says("x"))
+    told = clinvk.run("-o", "text", "--new", "hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert told.stdout == "x\n"
+    assert is_of_server(clinvk.agent.calls()[0])
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "clinvk.remote.served" in imported
+    assert imported.isdisjoint({"clinvk.runtime.runs", "clinvk.runtime.agent", "sqlite3", "yaml", "uvicorn", "psutil"})
