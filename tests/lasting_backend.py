@@ -1,8 +1,9 @@
 """A backend whose agent stays: it takes prompts as lines of JSON, any number at once, and does what they say.
 
 A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves `sleep 77` running and waits), `leave`
-(leaves it and ends), `tick N` (as many pieces of text), `die`, `garbage`, `freeze` (the whole process stops), `deaf`
-(ends, and no stdin is read any more), `grow N` (keeps as many megabytes). `alone` is another way to run it.
+(leaves it and ends), `tick N` (as many pieces of text), `trace N` (the same after the pid), `die`, `garbage`, `freeze`
+(the whole process stops), `deaf` (ends, and no stdin is read any more), `grow N` (keeps as many megabytes). `alone` is
+another way to run it.
 """
 
 import sys
@@ -41,7 +42,8 @@ def work(run, prompt, handle):
     if word == "garbage": sys.stdout.buffer.write(b"\xff\x00{" * 10 + b"\n"); sys.stdout.flush()
     if word == "freeze": os.kill(os.getpid(), signal.SIGSTOP)
     if word == "long": tell(run, type="text_delta", text="x" * int(rest))
-    if word == "tick":
+    if word == "trace": tell(run, type="text_delta", text=str(os.getpid()) + " ")
+    if word in ("tick", "trace"):
         for _ in range(int(rest)): tell(run, type="text_delta", text="."); time.sleep(0.01)
     if word == "grow": ballast.append(b"x" * (int(rest) << 20))
     if word in ("tool", "leave"):

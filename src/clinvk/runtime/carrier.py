@@ -47,6 +47,8 @@ class Carrier:
     Attributes:
         is_retiring: it takes no more runs, and is to be ended once it is empty.
         is_ready: it has spoken its protocol.
+        is_proven: a run went well in it.
+        is_blamed: it has failed, and that was noted.
         served: runs that have left it.
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
@@ -63,7 +65,7 @@ class Carrier:
         self.opened = asyncio.Event()
         self.is_retiring = False
         self.is_ready = False
-        self.is_gone = False
+        self.is_gone = self.is_proven = self.is_blamed = False
         self.served = 0
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()

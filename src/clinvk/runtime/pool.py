@@ -153,6 +153,7 @@ class Pool:
             carrier.retire()
         if trusted and (profile := self._stock.profile_of(carrier)):
             profile.failures = 0
+            carrier.is_proven = True
         try:
             await self._end_tools(seat, trusted=trusted)
         finally:
@@ -188,7 +189,7 @@ class Pool:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once."""
         seat.carrier.retire()
         if profile := self._stock.profile_of(seat.carrier):
-            profile.damp()
+            profile.blame(seat.carrier)
 
     async def forget(self, handle: str, but: Carrier | None = None) -> None:
         """A conversation goes on elsewhere: what another process knows of it is out of date."""
@@ -201,8 +202,11 @@ class Pool:
             await carrier.left_to_others(handle)
 
     async def prestart(self, wanted: Wanted) -> None:
-        """Start a process before any run asks for one."""
-        if carrier := self._fresh(self._stock.profile(wanted), wanted.launch, None):
+        """Start a process before any run asks for one, and have one be there as if one had."""
+        profile = self._stock.profile(wanted)
+        profile.taken.append(time.monotonic())
+        self._upkeep.look_soon()
+        if carrier := self._fresh(profile, wanted.launch, None):
             await carrier.opened.wait()
 
     async def _standing_by(self, profile: Profile, resume: Resume | None) -> Carrier | None:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import NamedTuple
 
 import msgspec
@@ -55,6 +56,11 @@ class Profile:
         self.not_before = 0.0
 
     @property
+    def taken_at(self) -> float:
+        """When a run has last asked for one."""
+        return self.taken[-1] if self.taken else -inf
+
+    @property
     def is_shared(self) -> bool:
         """Whether a process carries several runs at once."""
         return self.wanted.launch.takes_up != "started"
@@ -72,9 +78,12 @@ class Profile:
         for carrier in self.carriers:
             carrier.retire()
 
-    def damp(self) -> None:
-        """One has failed: the next is not started at once, and later each time."""
-        self.failures += 1
+    def blame(self, carrier: Carrier) -> None:
+        """One has failed: the next is not started at once, and later each time where none was of any use."""
+        if carrier.is_blamed:
+            return
+        carrier.is_blamed = True
+        self.failures = 1 if carrier.is_proven else self.failures + 1
         self.not_before = time.monotonic() + min(_DAMPED_AT_MOST_S, 0.25 * 2.0**self.failures)
         logger.warning("a kept process of %s failed, %d in a row", self.wanted.path, self.failures)
 

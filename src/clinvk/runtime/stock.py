@@ -85,7 +85,7 @@ class Stock:
             carrier.carry(self._spawner.spawn(argv, env, launch.cwd, carrier.pump))
         except (ClinvkError, TimeoutError) as exc:
             logger.warning("no process of %s can be kept: %s", wanted.path, exc)
-            profile.damp()
+            profile.blame(carrier)
             profile.carriers.remove(carrier)
             if folder.path:
                 await finished(asyncio.to_thread(folder.remove))
@@ -95,8 +95,8 @@ class Stock:
     def _told(self, profile: Profile, carrier: Carrier) -> None:
         """A process has said something, or is gone."""
         if carrier.is_gone and not carrier.seats and carrier in profile.carriers:
-            if not carrier.served:
-                profile.damp()
+            if not carrier.is_proven:
+                profile.blame(carrier)
             self._changed()
 
     def end(self, carrier: Carrier) -> None:

@@ -28,6 +28,9 @@ _GROWN = 4
 _RECENT_S = 2.0
 """Runs that came within this time say how many spares are wanted."""
 
+_LATELY_S = 10.0
+"""For so long a kind of run is remembered of which there is no process, and nothing is likely to come."""
+
 _SETTLES_S = 1.0
 """After so long a CLI has written down all of a turn."""
 
@@ -35,6 +38,7 @@ _HOLDS_S = 5.0
 """So long a process keeps a conversation open that nobody else can go on with meanwhile."""
 
 _TICK_S = 1.0
+_MEASURE_EVERY_S = 0.9
 _LOOK_EVERY_S = 10.0
 """How often it is looked at processes that carry nothing."""
 
@@ -82,12 +86,11 @@ class Upkeep:
     async def _keep_up(self) -> None:
         try:
             now = time.monotonic()
-            for key, profile in [*self.stock.profiles.items()]:
+            for profile in [*self.stock.profiles.values()]:
                 await self._clear(profile, now)
-                if not profile.carriers and (not profile.taken or now - profile.taken[-1] > self._settings.idle_secs):
-                    del self.stock.profiles[key]
+            self._forget_profiles(now)
             self._bound_processes()
-            if now >= self._looked_at + (_TICK_S if self._is_busy(now) else _LOOK_EVERY_S):
+            if now >= self._looked_at + (_MEASURE_EVERY_S if self._has_changed() else _LOOK_EVERY_S):
                 self._looked_at = now
                 await self._look_at_programs()
                 await self._bound_memory()
@@ -95,20 +98,32 @@ class Upkeep:
         except Exception:
             logger.exception("kept processes are not tended")
 
-    def _is_busy(self, now: float) -> bool:
-        """Say whether any carries runs, or has of late: what it takes may have changed."""
-        taken = (profile.taken[-1] for profile in self.stock.profiles.values() if profile.taken)
-        return any(carrier.seats for carrier in self.stock.carriers) or any(now < at + _RECENT_S for at in taken)
+    def _has_changed(self) -> bool:
+        """Say whether any carries runs or has since the last look: what it takes may be more."""
+        return any(carrier.seats or carrier.idle_since > self._looked_at for carrier in self.stock.carriers)
+
+    def _forget_profiles(self, now: float) -> None:
+        """Forget those without processes: of long ago, and where each run is of another kind all but the latest."""
+        empty = [(profile.taken_at, key) for key, profile in self.stock.profiles.items() if not profile.carriers]
+        for place, (taken_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
+            long_s = self._settings.idle_secs if place < self._settings.max_processes else _LATELY_S
+            if now > taken_at + long_s:
+                del self.stock.profiles[key]
 
     async def _look_at_programs(self) -> None:
         """Retire what was started with a program that was replaced since, or has read what was changed."""
-        for profile in [*self.stock.profiles.values()]:
-            profile.renew(await asyncio.to_thread(stamp, profile.wanted))
+        profiles = [*self.stock.profiles.values()]
+        known = await asyncio.to_thread(lambda: [stamp(profile.wanted) for profile in profiles])
+        for profile, own in zip(profiles, known, strict=True):
+            profile.renew(own)
 
     async def _clear(self, profile: Profile, now: float) -> None:
         """End what is to go of a profile; remember the records of what is to stay, or leave it to others in time."""
         for carrier in [*profile.carriers]:
             look_after(carrier, self._patience)
+            if not carrier.is_ready and not carrier.is_retiring and now > carrier.since + _READY_WITHIN_S:
+                profile.blame(carrier)
+                carrier.retire()
             if not carrier.seats and self._is_done(carrier, now):
                 self.stock.end(carrier)
             elif carrier.launch.takes_up == "asked":
@@ -117,11 +132,7 @@ class Upkeep:
                 await self._take_stamps(profile, carrier, now)
 
     def _is_done(self, carrier: Carrier, now: float) -> bool:
-        if carrier.is_retiring or carrier.is_gone:
-            return True
-        if not carrier.is_ready and now > carrier.since + _READY_WITHIN_S:
-            return True
-        return now > carrier.idle_since + self._settings.idle_secs
+        return carrier.is_retiring or carrier.is_gone or now > carrier.idle_since + self._settings.idle_secs
 
     async def _take_stamps(self, profile: Profile, carrier: Carrier, now: float) -> None:
         for handle, held in [*carrier.held.items()]:
@@ -182,9 +193,8 @@ class Upkeep:
 
     def _refill(self, now: float) -> None:
         """Start what is wanted and is not there, one after another, the profile used last first."""
-        profiles = [profile for profile in self.stock.profiles.values() if profile.taken]
-        for profile in sorted(profiles, key=lambda profile: -profile.taken[-1]):
-            if now - profile.taken[-1] > self._settings.idle_secs or now < profile.not_before:
+        for profile in sorted(self.stock.profiles.values(), key=lambda profile: -profile.taken_at):
+            if now - profile.taken_at > self._settings.idle_secs or now < profile.not_before:
                 continue
             there = sum(1 for carrier in profile.carriers if carrier.room and can_begin(carrier, _REPLACE_AT))
             while there < self._spares(profile, now) and self._has_place(profile, now):
@@ -220,7 +230,7 @@ class Upkeep:
         profile = self.stock.profile_of(carrier)
         if profile is wanting:
             return bool(carrier.served) and now - carrier.idle_since > _RECENT_S
-        return profile is None or not profile.taken or profile.taken[-1] < wanting.taken[-1]
+        return profile is None or profile.taken_at < wanting.taken_at
 
 
 async def stamp_of(profile: Profile, handle: str) -> Stamp:

@@ -1,0 +1,102 @@
+"""Kept processes that are killed or stopped at any moment: their runs end, others notice nothing, the pool heals."""
+
+import asyncio
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.events import RunFailed, RunFinished
+from clinvk.result import RunResult
+from integration.pool_server import Server
+from lasting_backend import Lasting
+
+KINDS = ("one", "two", "three")
+RUNS = 100
+
+
+class Killer:
+    """Ends kept processes, with and without runs, or has them hang."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.victims: set[int] = set()
+
+    async def work(self) -> None:
+        while True:
+            await asyncio.sleep(self._chance.uniform(0.02, 0.15))
+            await asyncio.to_thread(self._strike)
+
+    def _strike(self) -> None:
+        with suppress(psutil.Error, IndexError):
+            victim = self._chance.choice(kept())
+            self.victims.add(victim.pid)
+            victim.send_signal(signal.SIGSTOP if self._chance.random() < 0.2 else signal.SIGKILL)
+
+
+def kept() -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            found += [process] if "lasting" in process.cmdline() else []
+    return found
+
+
+def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
+    """A run ends as it should, or with a clear error where its process was a victim and it had told something."""
+    pid, _, told = result.text.partition(" ")
+    if isinstance(result.ending, RunFinished):
+        assert told == "." * ticks
+        return
+    assert isinstance(result.ending, RunFailed)
+    assert result.ending.code == "agent_crashed"
+    assert "killed by signal 9" in result.ending.message or "no sign of life" in result.ending.message
+    assert int(pid) in victims, "a bystander has failed, or a run that had told nothing"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("capacity", [1, 8], ids=["a process a run", "shared"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_whatever_is_killed_at_any_moment(tmp_path: Path, seed: int, capacity: int) -> None:
+    chance = random.Random(seed)
+    killer = Killer(chance)
+    todo = [(chance.choice(KINDS), chance.randint(0, 30)) for _ in range(RUNS)]
+    judged = 0
+
+    async def work(server: Server) -> None:
+        nonlocal judged
+        while todo:
+            kind, ticks = todo.pop()
+            judge(await server.ask(f"trace {ticks}", model=kind), ticks, killer.victims)
+            judged += 1
+
+    async with Server(Lasting(tmp_path, capacity)) as server:
+        patience = server.pool.patience
+        patience.silent_s, patience.answers_within_s = 0.3, 0.7
+        server.runs.fallbacks.answer_within_s = 1.0
+        for kind in KINDS:
+            await server.ask("say x", model=kind)
+        killing = asyncio.create_task(killer.work())
+        async with asyncio.TaskGroup() as group:
+            for _ in range(6):
+                group.create_task(work(server))
+        killing.cancel()
+        assert judged == RUNS
+        assert len(killer.victims) > 8, "hardly anything was killed"
+        await healed(server)
+        assert server.runs.warm
+        assert server.runs.warm.one_shot == ()
+    assert kept() == []
+
+
+async def healed(server: Server) -> None:
+    """Wait until a run finds a process again."""
+    hits = server.pool.standing.hits
+    async with asyncio.timeout(30):
+        while server.pool.standing.hits == hits:
+            result = await server.ask("say well", model=KINDS[0])
+            assert result.text == "well"
+            await asyncio.sleep(0.05)

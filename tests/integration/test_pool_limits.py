@@ -1,0 +1,106 @@
+"""What is kept stays within the limits, however many runs of however many kinds there are."""
+
+import asyncio
+import os
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.backends.base import Host
+from clinvk.config import WarmSettings
+from clinvk.errors import SessionBusy
+from clinvk.events import RunFinished
+from clinvk.request import RunRequest
+from clinvk.runtime import marks
+from clinvk.runtime.health import Patience
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.profiles import Wanted
+from clinvk.runtime.upkeep import Upkeep
+from integration.pool_server import ENV, Server, gone
+from lasting_backend import Lasting
+from polling import until
+
+MIB = 1024 * 1024
+KINDS = ("one", "two", "three")
+
+
+def resident_mb() -> float:
+    """Give what all kept processes take at this moment."""
+    total = 0
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            total += process.memory_info().rss if "lasting" in process.cmdline() else 0
+    return total / MIB
+
+
+@pytest.mark.timeout(120)
+async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
+    """Without a bound they take 100 MB. It may be passed by what they grow within the second between two looks."""
+    chance, peak_mb, limit_mb = random.Random(7), 0.0, 50
+    sessions: list[str] = []
+
+    async def work(server: Server, number: int) -> None:
+        prompt = "grow 2" if number % 10 == 0 else chance.choice(["say x", "tick 3", "leave"])
+        session = chance.choice(sessions) if sessions and chance.random() < 0.2 else None
+        kind = chance.choice(KINDS)
+        with suppress(SessionBusy):
+            result, told = await server.asked(prompt, session, model=kind, ephemeral=not session and number % 3 == 0)
+            assert isinstance(result.ending, RunFinished), result.ending
+            sessions.extend([told] if told else [])
+
+    async def watch() -> None:
+        nonlocal peak_mb
+        while True:
+            peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
+            await asyncio.sleep(0.05)
+
+    async with Server(Lasting(tmp_path), WarmSettings(max_processes=4, max_memory_mb=limit_mb)) as server:
+        watching = asyncio.create_task(watch())
+        for start in range(0, 600, 4):
+            await asyncio.gather(*(work(server, number) for number in range(start, start + 4)))
+        watching.cancel()
+        assert server.pool.standing.hits > 300
+        assert peak_mb < limit_mb + 35
+        await until(lambda: server.pool.standing.memory_bytes <= limit_mb * MIB, within_s=15)
+        await until(lambda: resident_mb() <= limit_mb, within_s=15)
+
+
+async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> None:
+    """Where each run has a system prompt of its own there are as many kinds as runs."""
+    backend, chosen = Lasting(tmp_path), marks.choose()
+    upkeep = Upkeep(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), Patience())
+    async with upkeep.stock:
+        for number in range(50):
+            launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
+            assert launch
+            profile = upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))
+            profile.taken.append(asyncio.get_running_loop().time() - 60 + number)
+            profile.not_before = asyncio.get_running_loop().time() + 600
+        tending = asyncio.create_task(upkeep.tend())
+        await until(lambda: len(upkeep.stock.profiles) < 50)
+        assert len(upkeep.stock.profiles) <= 3 + 10
+        tending.cancel()
+
+
+async def test_a_server_with_processes_that_hang_stops_all_the_same(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        pid = int((await server.ask("pid")).text)
+        os.kill(pid, signal.SIGSTOP)
+        begun = asyncio.get_running_loop().time()
+    assert gone(pid)
+    assert asyncio.get_running_loop().time() - begun < 8
+
+
+async def test_one_that_was_started_ahead_is_there_again_after_it_has_died(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
+        await until(lambda: server.pool.standing.ready == 1)
+        (ahead,) = [process for process in psutil.Process().children() if "lasting" in process.cmdline()]
+        ahead.kill()
+        await until(lambda: gone(ahead.pid) and server.pool.standing.ready == 1)
+        assert server.pool.standing.misses == 0
+        await server.ask("say x", workdir=os.getcwd())
+        assert server.pool.standing.hits == 1
