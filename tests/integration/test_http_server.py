@@ -324,9 +324,12 @@ def test_a_port_in_use_is_told_and_gives_exit_code_5(capsys: pytest.CaptureFixtu
     assert told.err == f"clinvk: cannot listen on http://127.0.0.1:{port}: Address already in use\n"
 
 
-def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serve(Settings(server=ServerSettings(host="192.0.2.1")), {}, print) == 5
-    assert "cannot listen on http://192.0.2.1:8080" in capsys.readouterr().err
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
+def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(
+    capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    assert serve(Settings(server=ServerSettings(host=host)), {}, print) == 5
+    assert f"cannot listen on http://{host}:8080" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

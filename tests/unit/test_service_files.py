@@ -230,6 +230,12 @@ def test_agents_with_cgroups_of_their_own_get_them_from_systemd() -> None:
     assert "Service.Delegate" not in unit(next(iter(Systemd(ANA).files(plan()).values())))
 
 
+def test_agents_that_would_run_as_root_are_warned_of(account: Account) -> None:
+    root, other = (planned(InstallFlags(), {}, account._replace(uid=uid)).warnings for uid in (0, 1000))
+    assert any("agents will run as root" in text for text in root)
+    assert not any("as root" in text for text in other)
+
+
 def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> None:
     found = planned(InstallFlags(), {"CLINVK_API_KEYS": "very-secret"}, account)
     assert any("CLINVK_API_KEYS is not written" in warning for warning in found.warnings)

@@ -1,6 +1,7 @@
 """`clinvk serve`: listen, serve, and stop without leaving anything behind."""
 
 import asyncio
+import errno
 import gc
 import socket
 import sys
@@ -123,12 +124,15 @@ def listen(host: str, port: int) -> list[socket.socket]:
     """Bind every address of `host`; with port 0 all get the same free one.
 
     Raises:
-        OSError: an address is in use, or not of this machine.
+        OSError: an address is in use, or not of this machine, or no host can have this name.
     """
     sockets: list[socket.socket] = []
     flags = socket.AI_PASSIVE
     name = host.encode() if host.isascii() else host  # bytes, since a text would bring in all of IDNA
-    found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as exc:  # a part of it is too long, or has characters that no name has
+        raise OSError(errno.EINVAL, "no host can have this name") from exc
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
             sock = socket.socket(family, kind, protocol)
