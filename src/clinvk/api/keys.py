@@ -58,7 +58,7 @@ class Keys:
         self._look_up()
 
     def take(self, other: "Keys") -> None:
-        """Take the keys that stay of another in the place of these; one that was made for this start stays alone.
+        """Take the keys that stay of another in the place of these; one made for this start stays where there are none.
 
         The door is locked if the other's is. Those of the file are followed anyway, and not taken back to where
         they were when the other was read.
