@@ -17,6 +17,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
+from clinvk.remote.place import connected
 from clinvk.runtime.alone import STOP_GRACE_S
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, ignore, letters, says, spawn, touch, wait_for
@@ -384,6 +385,26 @@ def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: S
         server.stop()
         assert list(folder.glob("*.sock")) == []
     assert is_of_server(clinvk.agent.calls()[0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_neither_the_server_nor_a_command_talks_to_another_user(clinvk: Clinvk, server: Server) -> None:
+    """Also where the modes of the files would let them."""
+    path = socket_of(clinvk.agent)
+    clinvk.agent.folder.chmod(0o755)
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(15)
+        os.seteuid(65534)
+        try:
+            other.connect(str(path))
+            assert connected(path.parent) is None
+        finally:
+            os.seteuid(0)
+        assert other.recv(1) == b""
+    with connected(path.parent) or pytest.fail("the user's own command is let in"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What a command and a server tell each other: frames of JSON, each after its length in four bytes.
 
 The server greets. A command that finds the circumstances alike asks; it is told that its run has begun, all that
-happens, and that nothing is left of it; or why there is no run. It may then ask again. One that is gone has stopped its
-run.
+happens, and that nothing is left of it; or why there is no run. It may then ask again. One that is gone has stopped
+its run. One that goes on with a conversation by itself has the server let go of it first.
 """
 
 import asyncio

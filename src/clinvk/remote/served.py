@@ -1,10 +1,9 @@
 """The command's end of the private socket: runs that a server carries, as the command's own would be."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,8 +38,6 @@ from clinvk.runtime.cleanup import finished
 if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
 
-logger = logging.getLogger(__name__)
-
 _GREETS_WITHIN_S = 1.0
 """A server that takes longer is at its limits, or stopped: a command does better without it."""
 
@@ -51,6 +48,7 @@ _STOPS_AT_ONCE_WITHIN_S = 2.0
 _GONE_WITHIN_S = 15.0
 """How long an agent that has told the end of its run may take to be gone."""
 
+_SILENT = "the server does not answer"
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 _DECODER = msgspec.json.Decoder(ToCommand)
 
@@ -73,50 +71,48 @@ async def server_of(
     Raises:
         NotHere: there is none, or the run would not be the same there; empty where there is none to speak of.
     """
-    sock = connected(home(environ))
-    if sock is None:
-        raise NotHere("")
-    reader, writer = await asyncio.open_unix_connection(sock=sock)
-    link = Link(reader, writer, _DECODER)
-    try:
-        await _greeted(link, likeness.circumstances(settings, environ, (backend,)))
+    async with _linked(environ) as link:
+        match await _first_words(link):
+            case Greeting(circumstances=theirs):
+                mine = likeness.circumstances(settings, environ, (backend,))
+                if why := likeness.difference(mine, theirs):
+                    raise NotHere(why)
+            case Declined(why=why):
+                raise NotHere(why)
+            case _:
+                raise NotHere(_SILENT)
         yield ServedRuns(link, likeness.own(environ), settings.warm.enabled, say)
-    finally:
-        link.close()
 
 
 async def let_go(environ: Mapping[str, str], session_id: str) -> None:
     """Have a server of this home let go of a session's conversation, which is gone on with elsewhere."""
+    with suppress(NotHere, TimeoutError, ConnectionError):  # it is gone on with all the same
+        async with _linked(environ) as link:
+            await _first_words(link)
+            async with asyncio.timeout(_LETS_GO_WITHIN_S):
+                await link.say(LetGo(session_id))
+                while (message := await link.hear()) and not isinstance(message, Gone):
+                    pass
+
+
+@asynccontextmanager
+async def _linked(environ: Mapping[str, str]) -> "AsyncGenerator[Link[ToCommand]]":
     sock = connected(home(environ))
     if sock is None:
-        return
-    reader, writer = await asyncio.open_unix_connection(sock=sock)
-    link = Link(reader, writer, _DECODER)
+        raise NotHere("")
+    link = Link(*await asyncio.open_unix_connection(sock=sock), _DECODER)
     try:
-        async with asyncio.timeout(_LETS_GO_WITHIN_S):
-            await link.say(LetGo(session_id))
-            while (message := await link.hear()) and not isinstance(message, Gone):
-                pass
-    except (TimeoutError, ConnectionError) as exc:
-        logger.debug("the server does not answer: %s", exc)
+        yield link
     finally:
         link.close()
 
 
-async def _greeted(link: "Link[ToCommand]", circumstances: Mapping[str, str]) -> None:
+async def _first_words(link: "Link[ToCommand]") -> ToCommand | None:
     try:
         async with asyncio.timeout(_GREETS_WITHIN_S):
-            message = await link.hear()
+            return await link.hear()
     except (TimeoutError, ConnectionError) as exc:
-        raise NotHere("the server does not answer") from exc
-    match message:
-        case Greeting(circumstances=theirs):
-            if why := likeness.difference(circumstances, theirs):
-                raise NotHere(why)
-        case Declined(why=why):
-            raise NotHere(why)
-        case _:
-            raise NotHere("the server does not answer")
+        raise NotHere(_SILENT) from exc
 
 
 class ServedRuns:
