@@ -332,6 +332,20 @@ async def test_a_budget_that_was_used_up_a_moment_ago_is(scripted: Scripted) -> 
     assert codes == [200, 200, 429]
 
 
+async def test_a_key_that_is_made_anew_goes_on_with_the_day_of_its_name(scripted: Scripted) -> None:
+    scripted.play(claude_says("x"))
+    limits = Limits(tokens_per_day=5)
+    key, keys = await made(scripted, limits)
+    async with serving(scripted.env, keys=keys) as served:
+        first = await asked(served, key)
+        file = KeyFile(home(scripted.env))
+        await asyncio.to_thread(file.revoke, "ana")
+        anew, _ = await made(scripted, limits)
+        keys.take_filed(await asyncio.to_thread(file.read))
+        second = await asked(served, anew)
+    assert (first.status_code, second.status_code) == (200, 429)
+
+
 async def test_a_budget_that_is_used_up_while_runs_wait_keeps_their_agents_from_starting(
     scripted: Scripted, tmp_path: Path
 ) -> None:
