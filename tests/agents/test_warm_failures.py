@@ -18,7 +18,7 @@ from acceptance.command import Clinvk
 from acceptance.command import until as wait_until
 from agents.machine import CODEX_CONFIG, Machine
 from clinvk.config import WarmSettings
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns, Run
 from clinvk.store.memory import MemoryStore
@@ -151,6 +151,46 @@ async def test_one_that_waits_long_for_its_model_gives_signs_of_life(machine: Ma
         await text(runs, ask(machine, backend, "a [[words=2]]"))
         runs.pool.patience.silent_s, runs.pool.patience.answers_within_s = 0.5, 4.0
         assert await text(runs, ask(machine, backend, "b [[hang=10]] [[words=2]]")) == "word1 word2"
+
+
+def sleeping(seconds: int) -> bool:
+    """Whether a tool sleeps for just so long."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline() == ["sleep", str(seconds)]:
+                return True
+    return False
+
+
+@ALL_BACKENDS
+@pytest.mark.parametrize("warm", [False, True], ids=["alone", "kept"])
+async def test_the_tool_of_a_cancelled_run_is_gone_within_two_seconds(
+    machine: Machine, backend: str, warm: bool
+) -> None:
+    seconds = 7200 + 10 * BACKENDS.index(backend) + warm
+    request = ask(machine, backend, f'x [[tool=shell cmd="sleep {seconds}"]]')
+    async with keeping(machine) as runs:
+        run = await runs.start(replace(request, approval_mode="none", sandbox_mode="full", warm=warm))
+        await until(lambda: sleeping(seconds), within_s=WITHIN_S)
+        cancelling = asyncio.create_task(runs.cancel(run.id))
+        await until(lambda: not sleeping(seconds), within_s=2)
+        await cancelling
+
+
+@ALL_BACKENDS
+async def test_what_the_tools_of_a_run_left_at_work_is_ended_with_it(machine: Machine, backend: str) -> None:
+    """And the conversation goes on."""
+    seconds = 7300 + BACKENDS.index(backend)
+    left = f"setsid sleep {seconds} >/dev/null 2>&1 & echo begun"
+    request = ask(machine, backend, f'x [[tool=shell cmd="{left}" words=2]]')
+    async with keeping(machine) as runs:
+        async with runs.run(replace(request, approval_mode="none", sandbox_mode="full")) as run:
+            result = await run.result()
+            assert isinstance(result.ending, RunFinished)
+            assert any(isinstance(event, ToolResult) and "begun" in event.output for event in result.said)
+        await until(lambda: not sleeping(seconds), within_s=2)
+        again = replace(ask(machine, backend, "y [[words=2]]", run.session_id), approval_mode="none")
+        assert await text(runs, replace(again, sandbox_mode="full")) == "word1 word2"
 
 
 class Gate:

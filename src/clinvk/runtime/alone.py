@@ -19,6 +19,9 @@ from clinvk.runtime.slots import Place
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
 
+_TOOLS_GRACE_S = 1.0
+"""How long its tools may: Gemini CLI ends none, and stops only when the one that it waits for has ended."""
+
 
 async def go_alone(course: Course, place: Place) -> None:
     """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way.
@@ -115,13 +118,17 @@ class _Solo:
 
     async def _stop(self, exchange: Exchange, process: Process, launch: Launch) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
+        course = self._course
         process.signal(launch.stop_signal)
-        until = self._course.now() + STOP_GRACE_S
+        until, tools_until = course.now() + STOP_GRACE_S, course.now() + _TOOLS_GRACE_S
         while True:
-            await self._course.hear_out(exchange)
-            if process.exit_code is not None or self._course.is_hurried or self._course.now() >= until:
+            await course.hear_out(exchange)
+            if process.exit_code is not None or course.is_hurried or course.now() >= until:
                 return
-            await self._course.wait(until)
+            if course.now() >= tools_until:
+                tools_until = until
+                await finished(course.spawner.end_tools(process, None))
+            await course.wait(tools_until)
 
     async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
         """Wait for the exit code of an agent that told of its failure and is about to exit."""
