@@ -23,6 +23,7 @@ _FIRST_WORD = b"word1"
 
 class _Failure(msgspec.Struct):
     code: str = ""
+    message: str = ""
 
 
 class _Event(msgspec.Struct):
@@ -32,11 +33,12 @@ class _Event(msgspec.Struct):
 
 
 class Told(NamedTuple):
-    """How a prompt went: when the first piece of its answer came, its session, and the code of its failure, if any."""
+    """How a prompt went: when the first piece of its answer came, its session, and its failure's code and message."""
 
     first_ms: float
     session: str | None
     failure: str = ""
+    why: str = ""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ def ask(server: Server, body: Mapping[str, object], leaves: bool = False) -> Tol
         connection.request("POST", "/api/v1/prompt", data, {"content-type": "application/json"})
         answer = connection.getresponse()
         if answer.status != 200:
-            return Told(0, None, f"{answer.status} {answer.read()[:300]!r}")
+            return Told(0, None, str(answer.status), answer.read().decode(errors="replace"))
         while line := answer.readline():
             if not first_ms and _FIRST_WORD in line:
                 first_ms = (time.perf_counter() - began) * 1000
@@ -73,7 +75,8 @@ def ask(server: Server, body: Mapping[str, object], leaves: bool = False) -> Tol
         connection.close()
     if event.type == "done":
         return Told(first_ms, session)
-    return Told(first_ms, session, event.content.code if event.content and event.content.code else "no ending")
+    failure = event.content or _Failure()
+    return Told(first_ms, session, failure.code or "no ending", failure.message)
 
 
 def asked(server: Server, body: Mapping[str, object]) -> Told:
@@ -84,7 +87,7 @@ def asked(server: Server, body: Mapping[str, object]) -> Told:
     """
     told = ask(server, body)
     if told.failure or not told.first_ms:
-        raise BenchBroken(f"{body} failed: {told.failure or 'it gave no word'}")
+        raise BenchBroken(f"{body} failed: {told.failure or 'it gave no word'} {told.why[:300]}")
     return told
 
 
