@@ -55,6 +55,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def block_until_exit(pid: int) -> None:
+    """Have the loop see nothing of a process, output or exit, before it sees all of it."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
 def pids(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
@@ -65,6 +70,27 @@ async def test_what_goes_in_comes_out_in_lines() -> None:
     await child.end()
     assert child.lines == [b"one", b"two"]
     assert child.process.exit_code == 0
+    child.process.discard()
+
+
+async def test_all_that_a_process_printed_is_there_as_soon_as_its_exit_is_known() -> None:
+    """However busy the loop is: what is still in the pipe then would be looked for during half a second only."""
+    child = Child(spawner(), sys.executable, "-c", "print(f'{1:09}\\n' * 100_000, end='')")
+    block_until_exit(child.process.pid)
+    while child.process.exit_code is None:
+        await child.changed.wait()
+        child.changed.clear()
+    assert len(child.process.take()) == 100_000
+    assert child.process.at_eof
+    child.process.discard()
+
+
+async def test_what_goes_on_printing_after_the_exit_of_its_parent_is_not_waited_for() -> None:
+    own = spawner()
+    child = Child(own, "sh", "-c", "yes & exit")
+    await child.until(lambda: child.process.exit_code is not None)
+    assert not child.process.at_eof
+    await own.sweep(child.process)
     child.process.discard()
 
 

@@ -274,10 +274,17 @@ class Process:
 
     def _exited(self) -> None:
         code = self._popen.returncode or 0
+        self._read_what_is_left()
         self.exit_code = 128 - code if code < 0 else code
         if self._err in self._open:
             self._read_stderr()  # its last words are there, whichever of its pipes the loop looks at first
         self._wake()
+
+    def _read_what_is_left(self) -> None:
+        """Read all that the pipe holds, and no more: something else may have it, and print for ever."""
+        for _ in range(_PIPE_BYTES // _READ_BYTES + 1):
+            if self._out in self._open:
+                self._read_stdout()
 
 
 class Exited(NamedTuple):
