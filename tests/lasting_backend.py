@@ -195,7 +195,7 @@ class Lasting:
         )
         return replace(alone, warm=kept)
 
-    def channel(self, launch: Launch) -> Channel:
+    def channel(self, launch: Launch, host: Host) -> Channel:
         if launch.long_lived:
             return LastingChannel(self._capacity, self._tells_tools)
         return OneShotChannel(_Alone(), lambda request: request.prompt.encode())

@@ -55,7 +55,7 @@ class Shell:
             counted_turns=request.max_turns,
         )
 
-    def channel(self, launch: Launch) -> Channel:
+    def channel(self, launch: Launch, host: Host) -> Channel:
         return OneShotChannel(_Events(), lambda request: (self._script or request.prompt).encode())
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:

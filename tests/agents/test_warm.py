@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from agents.machine import Machine
 from clinvk.config import WarmSettings
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall, Usage
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import LocalRuns, Run
 from clinvk.store.memory import MemoryStore
@@ -159,6 +159,22 @@ async def test_ephemeral_runs_leave_nothing_on_disk_and_share_nothing(machine: M
             assert "prompts=1" in text(events)
     kept = [path for path in machine.home.rglob("*.jsonl") if "one [[info" in path.read_text(errors="replace")]
     assert [path for path in kept if path.name != "history.jsonl"] == []
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+async def test_gemini_tells_its_tokens_and_answers_that_were_broken_off(machine: Machine, ephemeral: bool) -> None:
+    """Its protocol has neither cached tokens nor those of thinking, and tells a broken answer as a whole one."""
+    whole = replace(ask("gemini", "one [[words=2 think=2 usage=100,20,30,10]]"), model="fast", ephemeral=ephemeral)
+    async with keeping(machine) as runs:
+        events, _ = await told(machine, runs, whole)
+        broken, _ = await told(machine, runs, replace(whole, prompt="two [[midstream=2 words=4]]"))
+        assert runs.warm
+        assert runs.warm.hits
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].usage == Usage(input_tokens=100, output_tokens=30, cached_tokens=20, reasoning_tokens=10)
+    assert text(broken) == "word1 word2 "
+    assert isinstance(broken[-1], RunFailed)
+    assert broken[-1].code == "agent_failed"
 
 
 async def test_instructions_that_have_changed_since_a_process_was_started_are_read(machine: Machine) -> None:

@@ -24,7 +24,7 @@ async def tried(backend: Lasting, argv: Sequence[str] | None = None, within_s: f
 
 
 async def tried_so(backend: Lasting, launch: Launch, within_s: float = 10) -> str | None:
-    channel = backend.channel(launch)
+    channel = backend.channel(launch, Host())
     env = {"PATH": os.environ["PATH"]}
     return await unspoken(Spawner(marks.choose()), launch.argv[0], launch, channel, env, within_s)
 

@@ -22,7 +22,7 @@ class Process:
     def __init__(self) -> None:
         launch = Claude().launch(HELLO, None, Host()).warm
         assert launch
-        self.channel = Claude().channel(launch)
+        self.channel = Claude().channel(launch, Host())
         self.events: list[tuple[str, Event]] = []
         self.sent: list[bytes] = []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.backends.base import Launch
+from clinvk.backends.base import Host, Launch
 from clinvk.backends.claude import Claude
 from clinvk.backends.retold import News, Retold
 from clinvk.events import (
@@ -38,7 +38,7 @@ def recorded(name: str) -> tuple[list[bytes], int, bytes]:
 
 
 def decode(lines: Iterable[bytes], exit_code: int = 0, stderr: bytes = b"") -> list[Event]:
-    channel = Claude().channel(Launch(argv=("claude",)))
+    channel = Claude().channel(Launch(argv=("claude",)), Host())
     channel.start("run", RunRequest(prompt="x"), None)
     deliveries = [delivery for line in lines for delivery in channel.receive(line)]
     deliveries += channel.closed(exit_code, stderr)
@@ -521,6 +521,6 @@ def test_a_block_of_thinking_that_was_not_streamed_is_not_lost() -> None:
 
 
 def test_the_complaint_is_the_last_line_of_stderr() -> None:
-    channel = Claude().channel(Launch(argv=("claude",)))
+    channel = Claude().channel(Launch(argv=("claude",)), Host())
     assert channel.complaint(b"first\n  API is slow \n\n") == "API is slow"
     assert channel.complaint(b"\n") == ""

@@ -71,7 +71,7 @@ class Process:
     """A channel, and all that it gave."""
 
     def __init__(self, request: RunRequest = HELLO, resume: Resume | None = None, runs: int = 1) -> None:
-        self.channel = Codex().channel(launched(request, resume))
+        self.channel = Codex().channel(launched(request, resume), Host())
         self.resumes = resume is not None
         self.events: list[tuple[str, Event]] = []
         self.sent = b"".join(self.channel.start(f"r{index}", request, resume) for index in range(runs))
@@ -732,7 +732,7 @@ def staying(ephemeral: bool = False) -> Process:
     process = Process()
     kept = launched(replace(HELLO, ephemeral=ephemeral)).warm
     assert kept
-    process.channel = Codex().channel(kept)
+    process.channel = Codex().channel(kept, Host())
     process.sent = process.channel.start("r0", HELLO, None)
     return process.up()
 

@@ -454,7 +454,7 @@ def test_an_exit_with_0_before_the_turn_is_complete_is_a_crash() -> None:
 def test_the_prompt_goes_to_stdin_as_it_is() -> None:
     launch = Codex().launch(HELLO, None, Host()).otherwise
     assert launch
-    channel = Codex().channel(launch)
+    channel = Codex().channel(launch, Host())
     assert channel.start("r", RunRequest(prompt="/x -é\n"), None) == "/x -é\n".encode()
 
 

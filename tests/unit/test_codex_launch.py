@@ -282,7 +282,7 @@ def test_only_a_strict_schema_is_given_to_codex_itself(schema: dict[str, object]
     launch = launched(request)
     assert (f"--output-schema={PRIVATE}/schema.json" in launch.argv) is strict
     assert launch.asks_again is not strict
-    told = Codex().channel(launch).start("run", request, None).decode()
+    told = Codex().channel(launch, Host()).start("run", request, None).decode()
     assert ("<json_schema>" in told) is not strict
     assert launched(replace(request, ephemeral=True)).asks_again is False
 
@@ -333,9 +333,9 @@ def test_a_continued_thread_is_told_the_system_prompt_before_the_prompt() -> Non
     for resume in (Resume(THREAD), Resume(THREAD, fork=True)):
         launch = launched(request, resume)
         assert not [argument for argument in launch.argv if argument.startswith("developer_instructions")]
-        sent = Codex().channel(launch).start("run", request, resume)
+        sent = Codex().channel(launch, Host()).start("run", request, resume)
         assert sent == f"<system_prompt>\nbe brief\n</system_prompt>\n\n{HELLO.prompt}".encode()
-    assert Codex().channel(launched(request)).start("run", request, None) == HELLO.prompt.encode()
+    assert Codex().channel(launched(request), Host()).start("run", request, None) == HELLO.prompt.encode()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.backends.base import Launch
+from clinvk.backends.base import Host, Launch
 from clinvk.backends.gemini import Gemini
 from clinvk.events import (
     Event,
@@ -38,7 +38,7 @@ NOISE = (
 
 
 def _play(lines: Iterable[bytes], exit_code: int, stderr: bytes = b"") -> list[Event]:
-    channel = Gemini().channel(Launch(argv=("gemini",)))
+    channel = Gemini().channel(Launch(argv=("gemini",)), Host())
     channel.start("run", RunRequest(prompt="x"), None)
     deliveries = [delivery for line in lines for delivery in channel.receive(line)]
     deliveries += channel.closed(exit_code, stderr)
@@ -280,7 +280,7 @@ Ripgrep is not available. Falling back to GrepTool.
     ],
 )
 def test_the_complaint_is_neither_noise_nor_the_tail_of_a_dumped_error(stderr: bytes, complaint: str) -> None:
-    channel = Gemini().channel(Launch(argv=("gemini",)))
+    channel = Gemini().channel(Launch(argv=("gemini",)), Host())
     assert channel.complaint(stderr) == complaint
 
 

@@ -26,7 +26,7 @@ def _launch(request: RunRequest, resume: Resume | None = None, host: Host | None
 
 
 def _prompt(request: RunRequest) -> bytes:
-    return Gemini().channel(_launch(request)).start("run", request, None)
+    return Gemini().channel(_launch(request), Host()).start("run", request, None)
 
 
 def _settings(launch: Launch) -> dict[str, dict[str, object]]:

@@ -40,12 +40,13 @@ def kept(request: RunRequest, resume: Resume | None = None, host: Host = HOST) -
 
 
 class Process:
-    """A channel, and all that it gave."""
+    """A channel, and all that it gave; `record` is what the CLI writes of its only conversation."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: bytearray | None = None) -> None:
         launch = kept(HELLO)
         assert launch
-        self.channel = Gemini().channel(launch)
+        host = Host(find=lambda folder, pattern: ["/record"], read=lambda path: bytes(record or b""))
+        self.channel = Gemini().channel(launch, host)
         self.events: list[tuple[str, Event]] = []
         self.sent = self.channel.greet()
 
@@ -221,6 +222,49 @@ def test_an_answer_that_goes_round_in_circles_fails_as_in_a_process_of_its_own()
 def test_a_failure_is_told_as_by_a_process_of_its_own(code: int, message: str, kind: str, exit_code: int) -> None:
     failure = msgspec.json.encode({"id": 2, "error": {"code": code, "message": message}})
     assert Process().up().hear(failure).endings == [RunFailed(kind, message, exit_code)]
+
+
+def written(kind: str, id_: str, *tokens: int) -> bytes:
+    """A message, with tokens of input and output, cached ones and all."""
+    counts = dict(zip(("input", "output", "cached", "total"), tokens, strict=False))
+    return msgspec.json.encode({"id": id_, "type": kind, **({"tokens": counts} if tokens else {})}) + b"\n"
+
+
+def said(text: str = "word") -> bytes:
+    update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": text}}
+    return msgspec.json.encode({"method": "session/update", "params": {"sessionId": "s", "update": update}})
+
+
+def test_tokens_are_those_that_are_written_down_each_turns_its_own() -> None:
+    record = bytearray(written("user", "1") + written("gemini", "2") + written("gemini", "2", 100, 20, 20, 130))
+    record += written("user", "3") + written("gemini", "4", 50, 5, 0, 55) + b'{"$set":{"messages":[]}}\n'
+    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    process.start("r1", "s")
+    record += written("user", "5") + written("gemini", "2", 100, 20, 20, 130) + written("gemini", "6", 7, 1, 0, 8)
+    process.hear(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
+    first, second = Usage(150, 35, 20, 10), Usage(7, 1)
+    assert process.endings == [RunFinished(usage=first), RunFinished(usage=second)]
+
+
+def test_what_the_cli_is_still_writing_is_read_when_it_is_there() -> None:
+    half = written("gemini", "2", 100, 20, 20, 130)
+    record = bytearray(written("user", "1") + half[:20])
+    process = Process(record).up().hear(b'{"id":2,"error":{"code":503,"message":"no"}}')
+    process.start("r1", "s")
+    record += half[20:]
+    process.hear(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
+    assert [ending.usage for ending in process.endings] == [None, Usage(100, 30, 20, 10)]
+
+
+@pytest.mark.parametrize("last", [written("user", "3"), written("user", "3") + b'{"$set":{"messages":[]}}\n'])
+def test_an_answer_that_is_not_written_down_was_broken_off(last: bytes) -> None:
+    """Its end is told as that of a whole one."""
+    record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + last)
+    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    (ending,) = process.endings
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.usage) == ("agent_failed", Usage(100, 30, 20, 10))
+    assert "broke off" in ending.message
 
 
 def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -> None:

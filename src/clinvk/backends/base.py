@@ -196,8 +196,8 @@ class Backend(Protocol):
         """
         ...
 
-    def channel(self, launch: Launch) -> Channel:
-        """Make the state machine for one process of this launch."""
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        """Make the state machine for one process of this launch; `host` has the environment that the process has."""
         ...
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:

@@ -100,8 +100,9 @@ class _Solo:
         Without an ending in the log the answer is to be asked for again, as the assignment then says.
         """
         course = self._course
-        launch = course.assignment.launch
-        seat = Alone(course.assignment.run_id, process, course.assignment.backend.channel(launch), launch.long_lived)
+        assignment, launch = course.assignment, course.assignment.launch
+        channel = assignment.backend.channel(launch, assignment.host)
+        seat = Alone(assignment.run_id, process, channel, launch.long_lived)
         exchange = course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:

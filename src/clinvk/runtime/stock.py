@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from msgspec.structs import replace
+
 from clinvk.backends.base import Launch
 from clinvk.errors import ClinvkError
 from clinvk.runtime import private
@@ -69,18 +71,20 @@ class Stock:
     def open(self, profile: Profile, launch: Launch) -> Carrier:
         """Begin to start one: it can be sat in at once, and spoken to when it is `opened`."""
         folder = private.PrivateFolder(launch, profile.wanted.env)
-        channel = profile.wanted.backend.channel(launch)
+        env = dict(profile.wanted.env)
+        channel = profile.wanted.backend.channel(launch, replace(profile.wanted.host, env=env))
         carrier = Carrier(launch, channel, folder, lambda: self._told(profile, carrier))
         profile.carriers.append(carrier)
-        self._group.create_task(self._start(profile, carrier))
+        self._group.create_task(self._start(profile, carrier, env))
         return carrier
 
-    async def _start(self, profile: Profile, carrier: Carrier) -> None:
+    async def _start(self, profile: Profile, carrier: Carrier, env: dict[str, str]) -> None:
+        """Start one; `env`, which its channel sees, is made what the process has."""
         wanted, folder, launch = profile.wanted, carrier.folder, carrier.launch
         try:
             if folder.is_needed:
                 await finished(asyncio.to_thread(folder.write))
-            env = {**wanted.env, **{name: folder.filled(value) for name, value in launch.env.items()}}
+            env |= {name: folder.filled(value) for name, value in launch.env.items()}
             argv = [wanted.path, *map(folder.filled, launch.argv[1:])]
             carrier.carry(self._spawner.spawn(argv, env, launch.cwd, carrier.pump))
         except (ClinvkError, TimeoutError) as exc:

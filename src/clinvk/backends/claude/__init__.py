@@ -60,7 +60,7 @@ class Claude:
         )
         return replace(alone, warm=kept)
 
-    def channel(self, launch: Launch) -> Channel:
+    def channel(self, launch: Launch, host: Host) -> Channel:
         """Make the channel of one process. SIGINT ends it and its tools, which SIGTERM would leave behind."""
         return ConversationChannel() if launch.long_lived else OneShotChannel(ClaudeDecoder(), stdin)
 

@@ -133,7 +133,7 @@ class Codex:
         kept = msgspec.structs.replace(by_server, opening=opening, reads=reads, ping=PING)
         return msgspec.structs.replace(by_server, otherwise=by_exec, warm=kept)
 
-    def channel(self, launch: Launch) -> Channel:
+    def channel(self, launch: Launch, host: Host) -> Channel:
         """Make the state machine of one process."""
         untold = launch.files.get(_UNTOLD, b"").decode()
         if not launch.opening:

@@ -106,9 +106,11 @@ class Gemini:
             warm=_kept(self.executable, request, resume, allowed, host),
         )
 
-    def channel(self, launch: Launch) -> Channel:
+    def channel(self, launch: Launch, host: Host) -> Channel:
         """Make the state machine for one process of this launch."""
-        return ProtocolChannel(launch.opening) if launch.opening else OneShotChannel(GeminiDecoder(), asking.stdin)
+        return (
+            ProtocolChannel(launch.opening, host) if launch.opening else OneShotChannel(GeminiDecoder(), asking.stdin)
+        )
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""

@@ -9,11 +9,11 @@ It is not the same agent as with `-o stream-json`, and tells less:
 
 - Its model is told that somebody is there who can be asked, and has no sub-agents.
 - Of a tool's input it tells what it shows of it; a tool that there is not it does not tell at all.
+- Where the model breaks an answer off, it does not say so, nor why.
 - Tokens are those of the turn's own requests, without cached ones and those of thinking.
-- Where the model breaks an answer off, it does not say so. One without any text is taken for a failure.
-- A first turn that was interrupted it takes out of its record, so that the conversation is none.
 
-It tells the thinking itself, which is passed on where it was asked for.
+What it writes down says more of the last two: see `record`. A first turn that was interrupted it takes out of there,
+so that the conversation is none. The thinking, which it does tell, is passed on where it was asked for.
 """
 
 from collections import deque
@@ -22,9 +22,10 @@ from itertools import count
 
 import msgspec
 
-from clinvk.backends.base import Delivery, NotSpoken, crashed, last_line, parsed
+from clinvk.backends.base import Delivery, Host, NotSpoken, crashed, last_line, parsed
 from clinvk.backends.gemini import asking, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
+from clinvk.backends.gemini.record import Record, Written
 from clinvk.backends.gemini.turn import Turn, failed
 from clinvk.errors import Cancelled, NotResumable
 from clinvk.events import RunFailed, RunStarted
@@ -41,8 +42,9 @@ class ProtocolChannel:
     capacity = 4
     """It does its work on one processor, which more would have to share."""
 
-    def __init__(self, opening: dict[str, object]) -> None:
+    def __init__(self, opening: dict[str, object], host: Host) -> None:
         self._opening = opening
+        self._host = host
         self._numbers = count()
         self._greeting: int | None = None
         self._speaks = False
@@ -52,6 +54,7 @@ class ProtocolChannel:
         self._queue: deque[Turn] = deque()
         self._open: dict[str, Turn] = {}
         self._models: dict[str, str | None] = {}
+        self._records: dict[str, Record] = {}
 
     def greet(self) -> bytes:
         """Say which version is spoken, and that we serve neither files nor terminals."""
@@ -165,15 +168,21 @@ class ProtocolChannel:
             if turn.session:
                 yield from self._begun(turn)
             self._open.pop(turn.run, None)
-            yield turn.run, failed(message.error or wire.Failure(message="gemini gave an answer that makes no sense"))
+            failure = message.error or wire.Failure(message="gemini gave an answer that makes no sense")
+            yield turn.run, failed(failure, self._written(turn))
         elif result.session_id:
             turn.session = result.session_id
+            self._records[turn.session] = Record(turn.session, self._host)
             self._models[turn.session] = result.models.current_model_id if result.models else None
             yield from self._opened(turn)
         else:
             yield from self._begun(turn)
             self._open.pop(turn.run, None)
-            yield turn.run, turn.ended(result)
+            yield turn.run, turn.ended(result, self._written(turn))
+
+    def _written(self, turn: Turn) -> Written | None:
+        record = self._records.get(turn.session)
+        return record.turn() if record else None
 
     def _opened(self, turn: Turn) -> Iterator[Delivery]:
         if turn.is_dropped:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from clinvk.backends.base import Prose
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause
+from clinvk.backends.gemini.record import Written
 from clinvk.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
 from clinvk.events import (
     Ending,
@@ -35,6 +36,10 @@ _STOPS: dict[str, StopReason] = {
 }
 _BROKEN_OFF = "max_turn_requests"
 """Of an answer that goes round in circles. A limit of the user's own tells the same, and is not kept."""
+
+
+_CUT = "gemini's model broke off: its answer did not come to an end"
+"""It is told as if it had, but is not written down."""
 
 
 class Turn:
@@ -82,11 +87,11 @@ class Turn:
             self._prose.end_message()
             yield ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
 
-    def ended(self, result: wire.Result) -> Ending:
-        """Give how the turn ended."""
+    def ended(self, result: wire.Result, written: Written | None) -> Ending:
+        """Give how the turn ended, with what was written of it."""
         counts = result.meta.quota.token_count
-        usage = Usage(counts.input_tokens, counts.output_tokens)
-        used = usage if usage != Usage() else None
+        told = Usage(counts.input_tokens, counts.output_tokens)
+        used = (written.used if written else None) or (told if told != Usage() else None)
         if result.stop_reason == "cancelled":
             return RunFailed(Cancelled.code, "gemini was interrupted", exit_code=1, usage=used)
         if result.stop_reason == _BROKEN_OFF:
@@ -94,6 +99,8 @@ class Turn:
         stop = _STOPS.get(result.stop_reason, "end_turn")
         if stop == "end_turn" and not self._answered:
             return RunFailed(AgentFailed.code, NOTHING, exit_code=1, usage=used)
+        if stop == "end_turn" and written and not written.is_whole:
+            return RunFailed(AgentFailed.code, _CUT, exit_code=1, usage=used)
         return RunFinished(stop, used)
 
     def _think(self, update: wire.Update) -> Iterator[Event]:
@@ -134,11 +141,12 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return told or ({"title": tool.title} if tool.title else {})
 
 
-def failed(failure: wire.Failure) -> RunFailed:
-    """Give the ending of a request that was not done."""
+def failed(failure: wire.Failure, written: Written | None = None) -> RunFailed:
+    """Give the ending of a request that was not done, with what was written of its turn."""
+    used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:
         return RunFailed(AgentUnauthenticated.code, failure.message, exit_code=_NO_LOGIN_EXIT)
     status, message = cause(failure.message)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code
-    return RunFailed(agent_code(status), message, exit_code=1)
+    return RunFailed(agent_code(status), message, exit_code=1, usage=used)

@@ -104,11 +104,12 @@ class _Look:
     async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
         """Say so where the CLI cannot be talked to as clinvk would; in an empty folder, as all that is started."""
         request = RunRequest(prompt="", backend=self._backend.name, workdir=self._folder, ephemeral=True)
-        launch = self._backend.launch(request, None, executables.host(apart))
+        host = executables.host(apart)
+        launch = self._backend.launch(request, None, host)
         stays = launch if launch.long_lived else launch.warm if self._is_kept else None
         if stays is None:
             return []
-        channel = self._backend.channel(stays)
+        channel = self._backend.channel(stays, host)
         why = await unspoken(self._spawner, self._path, stays, channel, apart, Fallbacks().answer_within_s)
         return [f"does not speak the protocol of a process that stays ({why}): each prompt starts it"] if why else []
 
