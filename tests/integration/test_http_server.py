@@ -286,7 +286,7 @@ async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, cap
             await served.client.get("/health")
     (entry,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.middleware"]
     assert entry.startswith("POST /api/v1/prompt 400, ")
-    assert entry.endswith("request id1")
+    assert entry.endswith("request id1, from 127.0.0.1")
 
 
 async def test_a_stopping_server_refuses_prompts_and_still_tells_its_health(scripted: Scripted) -> None:
@@ -336,7 +336,7 @@ def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(
     ("host", "has_keys", "warned"),
     [("127.0.0.1", False, False), ("localhost", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)],
 )
-def test_an_address_open_to_other_machines_is_warned_of_unless_a_key_is_asked_for(
+def test_the_greeting_says_that_a_key_is_asked_for_or_warns_where_other_machines_need_none(
     host: str, has_keys: bool, warned: bool
 ) -> None:
     sockets = listen(host, 0)
@@ -347,6 +347,7 @@ def test_an_address_open_to_other_machines_is_warned_of_unless_a_key_is_asked_fo
             sock.close()
     assert f"listens on http://{host}:" in text
     assert ("warning:" in text) is warned
+    assert text.endswith("\nrequests need an API key, but for /health and /docs") is has_keys
 
 
 def test_all_addresses_of_a_host_share_one_port() -> None:

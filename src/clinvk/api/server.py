@@ -326,10 +326,12 @@ class Server(uvicorn.Server):
 
 
 def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
-    """Say where the server listens and what it offers."""
+    """Say where the server listens, what it offers, and whether for a key."""
     port: int = sockets[0].getsockname()[1]
     lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
-    if not has_keys and (warning := entrance.open_to_others(settings, sockets)):
+    if has_keys:
+        lines.append("requests need an API key, but for /health and /docs")
+    elif warning := entrance.open_to_others(settings, sockets):
         lines.append(f"warning: {warning}")
     return "\n".join(lines)
 
