@@ -18,6 +18,9 @@ def main() -> int:
             sys.stdout = None
             return 1
         return 0
+    import gc
+
+    gc.disable()  # until the command is imported: what is made by then stays, and would be looked at again and again
     from clinvk.cli.entry import enter
 
     return enter(sys.argv[1:])

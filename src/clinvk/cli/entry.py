@@ -1,5 +1,6 @@
 """From argv to the command, and from whatever goes wrong to a line on stderr and an exit code."""
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,10 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
         return _print(f"clinvk {__version__}\n")
     if command == "help":
         return _help(flags.words)
-    return commands.start_of(command)(flags, environ, notes)
+    start = commands.start_of(command)
+    gc.freeze()
+    gc.enable()
+    return start(flags, environ, notes)
 
 
 def _help(words: Sequence[str]) -> int:
