@@ -1,6 +1,7 @@
 """The OpenAPI document: whole, consistent in itself, and true to what the server reads."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TypeAlias
 
 import msgspec
@@ -18,8 +19,14 @@ from clinvk.dialects.rest import STATUSES, Rest
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 
+@cache
+def whole() -> Json:
+    """Read the document, once: to make it takes long."""
+    return msgspec.json.decode(document())
+
+
 def at(*path: str) -> Json:
-    here: Json = msgspec.json.decode(document())
+    here = whole()
     for part in path:
         assert isinstance(here, dict)
         here = here[part]
