@@ -22,6 +22,8 @@ from clinvk.runtime.alone import STOP_GRACE_S
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, ignore, letters, says, spawn, touch, wait_for
 
+pytestmark = pytest.mark.timeout(60)
+
 OF_SERVER = {"WINDOWID": "of-the-server"}
 BEGUN = claude_says("begun ")[:4]
 
