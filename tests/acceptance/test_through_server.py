@@ -13,11 +13,14 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
+from clinvk.remote.frames import Ask
 from clinvk.remote.place import connected
+from clinvk.request import RunRequest
 from clinvk.runtime.alone import STOP_GRACE_S
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, ignore, letters, says, spawn, touch, wait_for
@@ -425,6 +428,19 @@ def test_what_is_no_command_of_ours_does_not_trouble_the_server(clinvk: Clinvk, 
     clinvk.run("hello")
     assert is_of_server(clinvk.agent.calls()[0])
     assert server.stop() == 0
+
+
+def test_a_command_that_goes_when_it_has_asked_ends_nothing_but_its_own_run(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("fine"))
+    asked = msgspec.json.encode(Ask(RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder)), {}))
+    for moment in range(60):
+        with socket.socket(socket.AF_UNIX) as ours:
+            ours.connect(str(socket_of(clinvk.agent)))
+            ours.sendall(len(asked).to_bytes(4, "big") + asked)
+            time.sleep(moment % 10 * 0.003)
+    assert clinvk.run("-o", "text", "--new", "x").stdout == "fine\n"
+    assert is_of_server(clinvk.agent.calls()[-1])
+    assert "failed inside clinvk" not in server.said
 
 
 def test_an_idle_connection_does_not_hold_up_a_server_that_stops(clinvk: Clinvk, server: Server) -> None:

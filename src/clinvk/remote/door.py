@@ -149,6 +149,8 @@ class _Guest:
                 await self._listen(link, group)
         except ConnectionError as exc:
             logger.debug("a command is gone: %s", exc)
+        except Exception:
+            logger.exception("the visit of a command failed inside clinvk")
         finally:
             self._stop()
             if self.talk:
@@ -191,6 +193,8 @@ class _Guest:
             await link.say(await self._carried(link, ask))
         except ConnectionError as exc:
             logger.debug("a command is gone: %s", exc)
+        except Exception:
+            logger.exception("the answer to a command failed inside clinvk")
         finally:
             self._run = None
 

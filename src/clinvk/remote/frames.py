@@ -118,7 +118,10 @@ class Link(Generic[Heard]):
         data = msgspec.json.encode(message)
         if len(data) > MOST_BYTES:
             raise TooLong(f"it takes {len(data):,} bytes, more than {MOST_BYTES:,}")
-        self._writer.writelines((len(data).to_bytes(_LENGTH_BYTES, "big"), data))
+        try:
+            self._writer.writelines((len(data).to_bytes(_LENGTH_BYTES, "big"), data))
+        except RuntimeError as exc:  # what uvloop raises once the connection is closed
+            raise ConnectionResetError(str(exc)) from exc
         await self._writer.drain()
 
     async def hear(self) -> Heard | None:
