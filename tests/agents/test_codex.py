@@ -22,6 +22,7 @@ from clinvk.events import (
 )
 from clinvk.request import Image, RunRequest
 from clinvk.result import RunResult
+from clinvk.store.memory import MemoryStore
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
 
@@ -178,14 +179,15 @@ async def test_a_resumed_thread_remembers_and_counts_its_own_tokens_alone(machin
 
 
 async def test_a_thread_that_codex_has_lost_is_told(machine: Machine) -> None:
-    async with machine.runs() as runs:
-        async with runs.run(machine.completed(ask("one"))) as run:
-            await run.result()
-        rmtree(machine.home / ".codex" / "sessions")
-        for path in (machine.home / ".codex").glob("*.sqlite*"):
-            path.unlink(missing_ok=True)
-        async with runs.run(machine.completed(replace(ask("two"), session_id=run.session_id))) as run:
-            result = await run.result()
+    store = MemoryStore()
+    async with machine.runs(store=store) as runs, runs.run(machine.completed(ask("one"))) as run:
+        await run.result()
+    rmtree(machine.home / ".codex" / "sessions")
+    for path in (machine.home / ".codex").glob("*.sqlite*"):
+        path.unlink(missing_ok=True)
+    again = machine.completed(replace(ask("two"), session_id=run.session_id))
+    async with machine.runs(store=store) as runs, runs.run(again) as run:
+        result = await run.result()
     assert result.error
     assert result.error.code == "session_not_found"
     assert not machine.requests("two")
