@@ -163,7 +163,7 @@ class _Guest:
             peer = peer_of(self._sock)
         except OSError:
             return False
-        self._declined = Declined("it was started by an agent") if is_marked(peer.pid) else None
+        self._declined = Declined("it was started by an agent") if peer.pid and is_marked(peer.pid) else None
         return peer.uid == os.geteuid()
 
     async def _listen(self, link: "Link[ToServer]", group: asyncio.TaskGroup) -> None:

@@ -114,11 +114,13 @@ def peer_of(sock: socket.socket) -> Peer:
     """Ask the kernel who is at the other end.
 
     Raises:
-        OSError: it does not tell.
+        OSError: it does not tell, or only that it is in a container of its own.
     """
     if hasattr(socket, "SO_PEERCRED"):
         told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, uid, _ = struct.unpack("3i", told)
+        if not pid:
+            raise OSError("the other end is in another namespace of processes")
         return Peer(uid, pid)
     _, uid, _ = _XUCRED.unpack_from(sock.getsockopt(0, _LOCAL_PEERCRED, 76))  # xucred of unix(4) on macOS and BSD
     return Peer(uid, 0)
