@@ -19,7 +19,7 @@ import pytest
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from clinvk.remote.frames import Ask
-from clinvk.remote.place import connected
+from clinvk.remote.place import connected, path_of
 from clinvk.request import RunRequest
 from clinvk.runtime.alone import STOP_GRACE_S
 from scripted import Call, Scripted
@@ -73,7 +73,7 @@ def test_the_socket_is_the_users_alone_and_goes_with_the_server(clinvk: Clinvk, 
     found = socket_of(clinvk.agent).stat()
     assert (stat.S_ISSOCK(found.st_mode), stat.S_IMODE(found.st_mode)) == (True, 0o600)
     assert server.stop() == 0
-    assert not socket_of(clinvk.agent).exists()
+    assert list(socket_of(clinvk.agent).parent.glob("serve.*")) == []
 
 
 def test_the_agent_works_where_the_command_is_and_has_its_variables(clinvk: Clinvk, server: Server) -> None:
@@ -381,14 +381,16 @@ def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Se
 
 def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere(scripted: Scripted, clinvk: Clinvk) -> None:
     clinvk.agent.play(claude_says("x"))
-    home = {"CLINVK_HOME": str(scripted.folder / ("long" * 30))}
-    with Server(scripted, {**OF_SERVER, **home}) as server:
+    home = scripted.folder / ("long" * 30)
+    moved = {"CLINVK_HOME": str(home)}
+    place = path_of(home)
+    with Server(scripted, {**OF_SERVER, **moved}) as server:
         server.up()
-        clinvk.run("hello", env=home)
-        folder = Path(f"/tmp/clinvk-{os.geteuid()}")
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        clinvk.run("hello", env=moved)
+        assert place.is_socket()
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
         server.stop()
-        assert list(folder.glob("*.sock")) == []
+    assert list(place.parent.glob(f"{place.stem}.*")) == []
     assert is_of_server(clinvk.agent.calls()[0])
 
 

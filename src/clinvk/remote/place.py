@@ -48,6 +48,7 @@ class Claim:
 
     def __init__(self, home: Path) -> None:
         self._path = path_of(home)
+        self._lock_file = self._path.with_suffix(".lock")
         self._lock: int | None = None
 
     def listen(self) -> socket.socket | None:
@@ -76,13 +77,16 @@ class Claim:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.parent == _SHARED:
             _check_private(folder)
-        lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+            if not os.path.samestat(os.fstat(lock), self._lock_file.stat()):
+                raise BlockingIOError  # its owner has just taken it away: the next look finds another
+        except (BlockingIOError, FileNotFoundError):
             os.close(lock)
-            if isinstance(exc, BlockingIOError):
-                return False
+            return False
+        except OSError:
+            os.close(lock)
             raise
         self._lock = lock
         return True
@@ -92,6 +96,7 @@ class Claim:
         if self._lock is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
+                self._lock_file.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
