@@ -141,8 +141,12 @@ class _Guest:
                 task.cancel()
 
     async def _stay(self, group: asyncio.TaskGroup) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=self._sock)
-        link = Link(reader, writer, _DECODER)
+        try:
+            link = Link(*await asyncio.open_unix_connection(sock=self._sock), _DECODER)
+        except OSError as exc:
+            logger.debug("a command is gone: %s", exc)
+            self._sock.close()
+            return
         try:
             if self._is_welcome():
                 await link.say(self._declined or self._greeting)
