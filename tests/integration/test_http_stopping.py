@@ -255,7 +255,7 @@ def test_after_the_grace_the_agents_are_ended_and_their_clients_told(server: Sta
     assert scripted.alive() == []
 
 
-def test_who_stops_a_busy_server_is_told_at_once_that_it_waits_and_for_how_long(
+def test_who_stops_a_busy_server_is_told_that_it_waits_and_for_how_long(
     server: Start, scripted: Scripted, tmp_path: Path
 ) -> None:
     scripted.play([*claude_says("x")[:4], wait_for(tmp_path / "go"), *claude_says("x")[4:]])
@@ -266,7 +266,7 @@ def test_who_stops_a_busy_server_is_told_at_once_that_it_waits_and_for_how_long(
     assert process.popen.stderr
     line = process.popen.stderr.readline()
     (tmp_path / "go").touch()
-    assert "what runs may take 60 s more; a second signal (Ctrl-C) ends it at once" in line
+    assert re.search(r"what runs may take \d\d s more; a second signal \(Ctrl-C\) ends it at once", line)
     assert answer.get().json()["output"] == "x"
     assert process.end() == (0, "")
 
@@ -279,7 +279,7 @@ def test_the_log_tells_that_a_grace_was_too_short(server: Start, scripted: Scrip
     process.stop()
     answer.get()
     assert process.end() == (0, "")
-    assert process.stopping[1:] == ["stopping: 1 s are over; what still runs is ended"]
+    assert process.stopping[-1:] == ["stopping: 1 s are over; what still runs is ended"]
 
 
 def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(server: Start, scripted: Scripted) -> None:

@@ -11,6 +11,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
 _HUNG_UP_WITHIN_S = 0.2
+_SILENT_S = 1.0
+"""Nothing is said of a wait that is over by then: a run goes on for a moment after its answer."""
 
 
 class Signals:
@@ -35,10 +37,12 @@ class Signals:
     async def drained(self, is_busy: Callable[[], bool], grace_s: float) -> None:
         """Wait until nothing is busy, `grace_s` have passed, or a second signal to stop came; tell whoever waits."""
         now = asyncio.get_running_loop().time
-        until = now() + grace_s
-        if grace_s and is_busy():
-            logger.info("stopping: what runs may take %g s more; a second signal (Ctrl-C) ends it at once", grace_s)
+        until, silent_until = now() + grace_s, now() + _SILENT_S
         while is_busy() and not self._at_once.is_set() and now() < until:
+            if now() >= silent_until:
+                silent_until = until
+                left_s = round(until - now())
+                logger.info("stopping: what runs may take %d s more; a second signal (Ctrl-C) ends it at once", left_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._at_once.wait(), _LOOK_EVERY_S)
         if grace_s and is_busy() and not self._at_once.is_set():
