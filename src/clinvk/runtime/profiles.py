@@ -21,7 +21,10 @@ MOST_RUNS = 100
 MOST_HELD = 8
 """So many conversations a process keeps open that nobody else can go on with meanwhile."""
 
-_DAMPED_AT_MOST_S = 60.0
+_DAMPED_AT_MOST_S = 20.0
+
+_SOUND_AFTER_S = 10.0
+"""A process that was up for so long did not fail because of how it is started."""
 
 
 class Wanted(NamedTuple):
@@ -83,7 +86,8 @@ class Profile:
         if carrier.is_blamed:
             return
         carrier.is_blamed = True
-        self.failures = 1 if carrier.is_proven else self.failures + 1
+        is_sound = carrier.is_ready and time.monotonic() > carrier.since + _SOUND_AFTER_S
+        self.failures = 1 if carrier.is_proven or is_sound else self.failures + 1
         self.not_before = time.monotonic() + min(_DAMPED_AT_MOST_S, 0.25 * 2.0**self.failures)
         logger.warning("a kept process of %s failed, %d in a row", self.wanted.path, self.failures)
 

@@ -13,7 +13,7 @@ from clinvk.errors import ClinvkError
 from clinvk.runtime import private
 from clinvk.runtime.carrier import Carrier
 from clinvk.runtime.cleanup import finished
-from clinvk.runtime.process import Spawner
+from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.profiles import Profile, Wanted, key, stamp
 
 logger = logging.getLogger(__name__)
@@ -125,13 +125,19 @@ class Stock:
         try:
             if patient:
                 process.write(b"", close=True)
-                until = time.monotonic() + _LEAVES_WITHIN_S
-                while process.exit_code is None and time.monotonic() < until:
-                    await asyncio.sleep(0.02)
-                    process.take()
+                await _exit(process)
         finally:
             carrier.is_gone = True
             await self._spawner.sweep(process)
+            await finished(_exit(process))  # the loop that learns of it may end next
             process.discard()
             if carrier.folder.path:
                 await finished(asyncio.to_thread(carrier.folder.remove))
+
+
+async def _exit(process: Process) -> None:
+    """Wait a while for the exit of a process; what it still says is nobody's."""
+    until = time.monotonic() + _LEAVES_WITHIN_S
+    while process.exit_code is None and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+        process.take()
