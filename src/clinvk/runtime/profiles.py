@@ -44,7 +44,6 @@ class Profile:
         wanted: what one is started with; its `continuing` is of no meaning.
         stamp: the program and what it reads at its start, as they were for the processes that there are.
         taken: when runs have asked for one.
-        memory: what one of them takes at first, in bytes, as far as is known.
         failures: how many have failed since a run went well.
         not_before: none is started before that.
     """
@@ -54,7 +53,6 @@ class Profile:
         self.stamp = stamp
         self.carriers: list[Carrier] = []
         self.taken: deque[float] = deque(maxlen=64)
-        self.memory = 0
         self.failures = 0
         self.not_before = 0.0
 

@@ -22,10 +22,11 @@ _LEAVES_WITHIN_S = 2.0
 
 
 class Stock:
-    """The kept processes, by profile. `changed` is called when one has gone by itself."""
+    """The kept processes, by profile; `leaving` are being ended. `changed` is called when one has gone by itself."""
 
     def __init__(self, spawner: Spawner, changed: Callable[[], None]) -> None:
         self.profiles: dict[object, Profile] = {}
+        self.leaving: set[Carrier] = set()
         self._spawner = spawner
         self._changed = changed
         self._group = asyncio.TaskGroup()
@@ -121,6 +122,7 @@ class Stock:
         if profile is None:
             return
         profile.carriers.remove(carrier)
+        self.leaving.add(carrier)
         process = carrier.process
         try:
             if patient:
@@ -131,6 +133,7 @@ class Stock:
             await self._spawner.sweep(process)
             await finished(_exit(process))  # the loop that learns of it may end next
             process.discard()
+            self.leaving.discard(carrier)
             if carrier.folder.path:
                 await finished(asyncio.to_thread(carrier.folder.remove))
 

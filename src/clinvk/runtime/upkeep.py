@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Collection
 from math import inf
 
 from clinvk.config import WarmSettings
@@ -37,6 +38,12 @@ _SETTLES_S = 1.0
 _HOLDS_S = 5.0
 """So long a process keeps a conversation open that nobody else can go on with meanwhile."""
 
+_GROWS_S = 10.0
+"""So long after its start a process may grow by itself."""
+
+_UNKNOWN = 300 * MIB
+"""What a process is taken to need of whose backend none was measured yet."""
+
 _TICK_S = 1.0
 _MEASURE_EVERY_S = 0.9
 _LOOK_EVERY_S = 10.0
@@ -54,6 +61,7 @@ class Upkeep:
         self._settings = settings
         self._patience = patience
         self._limit = settings.max_memory_mb * MIB
+        self._typical: dict[str, int] = {}
         self._changed = Wake()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = -inf
@@ -89,8 +97,8 @@ class Upkeep:
             for profile in [*self.stock.profiles.values()]:
                 await self._clear(profile, now)
             self._forget_profiles(now)
-            self._bound_processes()
-            if now >= self._looked_at + (_MEASURE_EVERY_S if self._has_changed() else _LOOK_EVERY_S):
+            self._bound()
+            if now >= self._looked_at + (_MEASURE_EVERY_S if self._has_changed(now) else _LOOK_EVERY_S):
                 self._looked_at = now
                 await self._look_at_programs()
                 await self._bound_memory()
@@ -98,9 +106,12 @@ class Upkeep:
         except Exception:
             logger.exception("kept processes are not tended")
 
-    def _has_changed(self) -> bool:
-        """Say whether any carries runs or has since the last look: what it takes may be more."""
-        return any(carrier.seats or carrier.idle_since > self._looked_at for carrier in self.stock.carriers)
+    def _has_changed(self, now: float) -> bool:
+        """Say whether any carries runs, has since the last look, or is young: what it takes may be more."""
+        carriers = self.stock.carriers
+        return any(
+            carrier.seats or carrier.idle_since > self._looked_at or _is_young(carrier, now) for carrier in carriers
+        )
 
     def _forget_profiles(self, now: float) -> None:
         """Forget those without processes: of long ago, and where each run is of another kind all but the latest."""
@@ -143,26 +154,43 @@ class Upkeep:
 
     def make_room(self, profile: Profile) -> bool:
         """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""
-        while not self._has_room(profile):
+        while not self._has_room(profile, there=()):
             idle = self.stock.idle
             if not idle:
                 return False
             self.stock.end(idle[0])
         return True
 
-    def _has_room(self, profile: Profile) -> bool:
-        """Say whether one more of a profile is within the limits, as far as is known what it will take."""
-        staying = [carrier for carrier in self.stock.kept if carrier.seats or not carrier.is_retiring]
+    def _has_room(self, profile: Profile, there: Collection[Carrier]) -> bool:
+        """Say whether one more of a profile is within the limits, beside what is kept and what is `there` besides."""
+        staying = self._staying
         if len(staying) >= self._settings.max_processes:
             return False
-        typical = profile.memory or max((carrier.memory for carrier in staying), default=0)
-        taken = sum(carrier.memory or typical for carrier in staying)
-        return not self._limit or taken + typical <= self._limit
+        taken = sum(self._size(carrier) for carrier in (*staying, *there))
+        return not self._limit or taken + self._expected(profile) <= self._limit
 
-    def _bound_processes(self) -> None:
-        carriers, idle = self.stock.carriers, self.stock.idle
-        shared = sum(carrier.channel.capacity > 1 and bool(carrier.seats) for carrier in carriers)
-        for carrier in idle[: max(0, len(idle) + shared - self._settings.max_processes)]:
+    @property
+    def _staying(self) -> list[Carrier]:
+        return [carrier for carrier in self.stock.kept if carrier.seats or not carrier.is_retiring]
+
+    def _size(self, carrier: Carrier) -> int:
+        """Give what a process takes; one that has just started, what it will."""
+        return max(carrier.memory, self._expected(self.stock.profile_of(carrier)))
+
+    def _expected(self, profile: Profile | None) -> int:
+        """Give what a process of a profile is likely to take: as much as the one before it of its backend, at first."""
+        if profile is None:
+            return 0
+        return self._typical.get(profile.wanted.backend.name, min(_UNKNOWN, self._limit))
+
+    def _bound(self) -> None:
+        """End what is idle longest while there are too many, or they take too much as far as is known."""
+        staying = self._staying
+        count, taken = len(staying), sum(map(self._size, staying))
+        for carrier in self.stock.idle:
+            if count <= self._settings.max_processes and (not self._limit or taken <= self._limit):
+                return
+            count, taken = count - 1, taken - self._size(carrier)
             self.stock.end(carrier)
 
     async def _bound_memory(self) -> None:
@@ -183,13 +211,13 @@ class Upkeep:
     def _note_size(self, carrier: Carrier, size: int) -> None:
         """Take what a process takes; one that has grown out of proportion takes no more runs."""
         carrier.memory = size
-        if not carrier.is_ready:
+        if not carrier.is_ready or (_is_young(carrier, time.monotonic()) and not carrier.served):
             return
-        carrier.memory_at_first = carrier.memory_at_first or size
-        if size > _GROWN * carrier.memory_at_first:
+        profile = self.stock.profile_of(carrier)
+        if profile and not carrier.memory_at_first:
+            carrier.memory_at_first = self._typical[profile.wanted.backend.name] = size
+        if size > _GROWN * carrier.memory_at_first > 0:
             carrier.retire()
-        if profile := self.stock.profile_of(carrier):
-            profile.memory = max(profile.memory, carrier.memory_at_first)
 
     def _refill(self, now: float) -> None:
         """Start what is wanted and is not there, one after another, the profile used last first."""
@@ -215,12 +243,12 @@ class Upkeep:
 
     def _has_place(self, profile: Profile, now: float) -> bool:
         """Say whether a spare may be started; in the place of what is less likely to be wanted, if need be."""
-        if self._has_room(profile):
+        if self._has_room(profile, self.stock.leaving):
             return True
         fallow = [carrier for carrier in self.stock.idle if self._is_fallow(carrier, profile, now)]
         if fallow:
             self.stock.end(fallow[0])
-        return bool(fallow) and self._has_room(profile)
+        return bool(fallow) and self._has_room(profile, self.stock.leaving)
 
     def _is_fallow(self, carrier: Carrier, wanting: Profile, now: float) -> bool:
         """Say whether a spare of a profile may take the place of an idle process.
@@ -243,3 +271,7 @@ def _let_go(carrier: Carrier, now: float) -> None:
     """Have a process leave to others what they could not go on with until then."""
     for handle in [handle for handle, held in carrier.held.items() if now > held.since + _HOLDS_S]:
         carrier.let_go(handle)
+
+
+def _is_young(carrier: Carrier, now: float) -> bool:
+    return now < carrier.since + _GROWS_S

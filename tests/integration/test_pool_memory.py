@@ -1,0 +1,28 @@
+"""What kept processes are taken to need that were not measured yet."""
+
+import asyncio
+from pathlib import Path
+
+from clinvk.config import WarmSettings
+from integration.pool_server import Server
+from lasting_backend import Lasting
+from polling import until
+
+
+async def test_one_that_has_just_started_counts_as_much_as_others_of_its_backend_have_taken(tmp_path: Path) -> None:
+    """It takes about 12 MB, of which two fit."""
+    async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:
+        await server.ask("say x")
+        await until(lambda: server.pool.standing.memory_bytes > 0)
+        await server.ask("speak_and_die x")
+        await until(lambda: server.processes == 0)
+        await asyncio.gather(*(server.ask("say x", model=f"m{number}") for number in range(6)))
+        assert server.processes <= 3
+
+
+async def test_a_limit_below_what_is_known_of_none_yet_keeps_one_all_the_same(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path), WarmSettings(max_memory_mb=60)) as server:
+        await server.ask("say x")
+        await until(lambda: server.pool.standing.ready == 1)
+        assert (await server.ask("say y")).text == "y"
+        assert server.pool.standing.hits == 1
