@@ -158,10 +158,10 @@ class Pool:
             await self._end_tools(seat, trusted=trusted)
         finally:
             carrier.leave(seat.run)
-            if seat.conversation:
-                await self._keep(carrier, seat.conversation, kept=kept)
             if carrier.is_retiring and not carrier.seats:
                 await finished(self._stock.ended(carrier, patient=trusted))
+            elif seat.conversation:
+                await self._keep(carrier, seat.conversation, kept=kept)
             self._upkeep.wake()
 
     async def _end_tools(self, seat: CarriedSeat, *, trusted: bool) -> None:
