@@ -350,7 +350,7 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
             env=env,
             start_new_session=True,
         )
-    except OSError as exc:
+    except (OSError, ValueError) as exc:
         for ours in (stdin, stdout, stderr):
             os.close(ours)
         raise _refusal(exc, argv[0], cwd) from exc
@@ -383,7 +383,9 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _refusal(exc: OSError, program: str, cwd: str | None) -> ClinvkError:
+def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
+    if isinstance(exc, ValueError):  # what no program can be given, such as a variable whose name has a `=`
+        return BackendUnavailable(f"cannot start {program!r}: {exc}")
     if exc.filename == cwd and cwd is not None:
         return InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir")
     if exc.errno == errno.E2BIG:

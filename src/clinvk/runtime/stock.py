@@ -88,8 +88,9 @@ class Stock:
             env |= {name: folder.filled(value) for name, value in launch.env.items()}
             argv = [wanted.path, *map(folder.filled, launch.argv[1:])]
             carrier.carry(self._spawner.spawn(argv, env, launch.cwd, carrier.pump))
-        except (ClinvkError, TimeoutError) as exc:
-            logger.warning("no process of %s can be kept: %s", wanted.path, exc)
+        except Exception as exc:
+            foreseen = isinstance(exc, ClinvkError | TimeoutError)
+            logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
             profile.blame(carrier)
             profile.carriers.remove(carrier)
             if folder.path:
