@@ -741,9 +741,13 @@ def failed() -> bytes:
     return note("turn/completed", turn={"id": "u", "status": "failed", "error": {"message": "no"}})
 
 
-def again(process: Process) -> Process:
+CLOSING = [Message(3, "thread/archive", {"threadId": "t"}), Message(4, "thread/unarchive", {"threadId": "t"})]
+"""Both at once: a process that goes in between leaves the thread in the archive."""
+
+
+def again(process: Process, fork: bool = False) -> Process:
     """Another run goes on with the thread."""
-    process.sent = process.channel.start("r1", replace(HELLO, prompt="again"), Resume("t"))
+    process.sent = process.channel.start("r1", replace(HELLO, prompt="again"), Resume("t", fork=fork))
     return process
 
 
@@ -755,10 +759,9 @@ def counted(total: int) -> bytes:
 def test_a_thread_whose_turn_has_failed_is_closed_before_the_run_has_ended() -> None:
     process = staying().hear(failed())
     assert process.told == [STARTED]
-    assert process.asked("thread/archive") == {"threadId": "t"}
+    assert process.said[-2:] == CLOSING
     process.hear(answer(3))
     assert process.told == [STARTED]
-    assert process.asked("thread/unarchive") == {"threadId": "t"}
     process.hear(answer(4))
     (_, ending) = process.told
     assert isinstance(ending, RunFailed)
@@ -794,10 +797,9 @@ def test_a_thread_that_is_asked_for_is_closed() -> None:
     process = staying().hear(ended())
     assert process.told == [STARTED, RunFinished()]
     process.sent = process.channel.let_go("t") or b""
-    assert process.asked("thread/archive") == {"threadId": "t"}
+    assert process.said == CLOSING
     assert process.channel.let_go("t") == b"", "it is at it"
     process.hear(answer(3))
-    assert process.asked("thread/unarchive") == {"threadId": "t"}
     assert process.channel.let_go("t") == b""
     process.hear(answer(4))
     assert process.channel.let_go("t") is None
@@ -807,13 +809,58 @@ def test_a_thread_with_a_turn_is_not_let_go_of() -> None:
     assert staying().channel.let_go("t") is None
 
 
-def test_a_run_waits_until_its_thread_is_closed() -> None:
+@pytest.mark.parametrize("fork", [False, True])
+def test_a_run_waits_until_its_thread_is_closed(fork: bool) -> None:
     process = staying().hear(ended())
     assert process.channel.let_go("t")
-    again(process)
+    again(process, fork)
+    process.hear(answer(3))
     assert process.sent == b""
-    process.hear(answer(3), answer(4))
-    assert [message.method for message in process.said] == ["thread/unarchive", "config/read"]
+    process.hear(answer(4))
+    assert [message.method for message in process.said] == ["config/read"]
+
+
+ARCHIVED = f"session {THREAD} is archived. Run `codex unarchive {THREAD}` to unarchive it first."
+"""What Codex 0.169.0 says of one."""
+
+
+def refused(number: int, *, runs: int = 1, fork: bool = False) -> Process:
+    """A process that was asked to go on with a thread in the archive, and says so."""
+    process = Process(resume=Resume(THREAD, fork=fork), runs=runs).hear(answer(0))
+    for index in range(runs):
+        process.hear(answer(1 + index, {"config": {}}))
+    process.sent = b""
+    return process.hear(*(refusal(number + index, ARCHIVED) for index in range(runs)))
+
+
+@pytest.mark.parametrize("found", [answer(3, {"thread": {"id": THREAD}}), refusal(3, "no archived rollout found")])
+@pytest.mark.parametrize(("fork", "method"), [(False, "thread/resume"), (True, "thread/fork")])
+def test_a_thread_in_the_archive_is_taken_out_and_asked_for_again(fork: bool, method: str, found: bytes) -> None:
+    """Another process may have taken it out meanwhile."""
+    process = refused(2, fork=fork)
+    assert process.said == [Message(3, "thread/unarchive", {"threadId": THREAD})]
+    process.hear(found, answer(4, {"thread": {"id": "t"}, "model": "m"}))
+    assert [message.method for message in process.said] == ["thread/unarchive", method, "turn/start"]
+    assert process.told == []
+
+
+def test_a_thread_that_stays_in_the_archive_fails_its_run() -> None:
+    process = refused(2).hear(refusal(3, "the disk is full"), refusal(4, ARCHIVED))
+    assert process.told == [RunFailed("agent_failed", ARCHIVED, 1)]
+
+
+def test_a_thread_in_the_archive_is_taken_out_once_for_all_that_want_it() -> None:
+    process = refused(3, runs=2, fork=True)
+    assert process.said == [Message(5, "thread/unarchive", {"threadId": THREAD})]
+    process.hear(answer(5))
+    assert [message.method for message in process.said[1:]] == ["thread/fork", "thread/fork"]
+
+
+def test_a_run_that_is_interrupted_while_its_thread_is_in_the_archive_asks_no_model() -> None:
+    process = refused(2)
+    assert process.channel.interrupt("r0") == b""
+    process.hear(answer(3), answer(4, {"thread": {"id": "t"}, "model": "m"}))
+    assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
 
 
 def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:

@@ -11,8 +11,10 @@ not all of the flags of `exec`.
 
 A process that stays keeps each thread open for itself, so that another turn of it begins at once; and whoever else
 would go on with it is refused ("already has an active writer"). `thread/unsubscribe` does not change that, and there
-is nothing to close a thread. To archive it does, and it is taken out of the archive at once. So is a thread whose turn
-has failed before that run has ended, and any other when it is asked for.
+is nothing to close a thread. To archive it does, and to take it out of the archive is asked in the same breath: the
+server does one after the other. So is closed a thread whose turn has failed, before that run has ended, and any other
+when it is asked for. Where a process goes in between, the thread stays in the archive, from which nothing goes on; then
+the next that wants it takes it out.
 
 A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
 names it, and so the settings are asked for it.
@@ -85,7 +87,7 @@ class _Conversation:
         self.prompt = prompt
         self.thread = thread.id if thread else ""
         self.turn = ""
-        self.is_dropped = False
+        self.is_dropped = self.is_asked_again = False
         self.ending: RunFinished | RunFailed | None = None
         before = (thread.used if thread else None) if resume else Usage()
         self.decoder = TurnDecoder(request.output_schema is not None, before)
@@ -99,13 +101,12 @@ class _Conversation:
 
 
 class _Closing:
-    """A thread that goes to the archive and comes back, the run that ends with it, and the runs that wait for it."""
+    """A thread that is yet to come out of the archive, the run that ends with it, and the runs that wait for it."""
 
-    def __init__(self, thread: str, ends: _Conversation | None) -> None:
+    def __init__(self, thread: str, ends: _Conversation | None, *wait: _Conversation) -> None:
         self.thread = thread
         self.ends = ends
-        self.wait: list[_Conversation] = []
-        self.is_archived = False
+        self.wait = [*wait]
 
 
 class AppServerChannel:
@@ -140,11 +141,10 @@ class AppServerChannel:
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
         greeting = self.greet() if self._greeting is None else b""
-        again = resume.handle if resume and not resume.fork else ""
-        thread = self._idle.pop(again, None)
+        thread = self._idle.pop(resume.handle, None) if resume and not resume.fork else None
         asked = _Conversation(run, request, resume, told(request, resume, self._instructions), thread)
         self._open[run] = asked
-        if closing := self._closing.get(again):
+        if resume and (closing := self._closing.get(resume.handle)):
             closing.wait.append(asked)
             return b""
         message = self._ask_turn(asked) if thread else self._begin(asked)
@@ -227,15 +227,21 @@ class AppServerChannel:
         return conversation.run, ending
 
     def _close(self, thread: str, ends: _Conversation | None = None) -> bytes:
-        closing = self._closing[thread] = _Closing(thread, ends)
-        return self._ask("thread/archive", {"threadId": thread}, closing)
+        return self._ask("thread/archive", {"threadId": thread}) + self._take_out(_Closing(thread, ends))
+
+    def _take_out(self, closing: _Closing) -> bytes:
+        self._closing[closing.thread] = closing
+        return self._ask("thread/unarchive", {"threadId": closing.thread}, closing)
+
+    def _await(self, thread: str, conversation: _Conversation) -> bytes:
+        """Have a run wait until its thread is out of the archive, in which another process has left it."""
+        if closing := self._closing.get(thread):
+            closing.wait.append(conversation)
+            return b""
+        return self._take_out(_Closing(thread, None, conversation))
 
     def _closed(self, closing: _Closing) -> Iterator[Delivery]:
-        """The thread has gone to the archive, or has come back from it."""
-        if not closing.is_archived:
-            closing.is_archived = True
-            yield self._ask("thread/unarchive", {"threadId": closing.thread}, closing)
-            return
+        """The thread has come out of the archive, as far as it can."""
         del self._closing[closing.thread]
         if closing.ends and closing.ends.ending:
             del self._open[closing.ends.run]
@@ -262,7 +268,11 @@ class AppServerChannel:
     def _answered(self, conversation: _Conversation, other: wire.Other) -> Iterator[Delivery]:
         if conversation.run not in self._open or conversation.ending:
             return  # a turn may have ended before it was said to have begun
-        if other.error:
+        resume = conversation.resume
+        if other.error and resume and failures.is_archived(other.error.message) and not conversation.is_asked_again:
+            conversation.is_asked_again = True
+            yield self._await(resume.handle, conversation)
+        elif other.error:
             del self._open[conversation.run]
             yield conversation.run, conversation.decoder.failed(other.error.message)
         elif other.result and other.result.config:

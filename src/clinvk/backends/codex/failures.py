@@ -65,6 +65,7 @@ _NOISE = re.compile(
     r"|warning: Untrusted project-local configuration"
     r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
 )
+_ARCHIVED = " is archived. "
 _UNKNOWN_THREAD = ("no rollout found for thread id", "missing source rollout")
 
 
@@ -97,6 +98,11 @@ def told(message: str, kind: bytes) -> RunFailed:
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
     code = agent_code(status.http_status_code) if status and status.http_status_code else None
     return RunFailed(code or _KINDS.get(name, AgentFailed).code, message, 1)
+
+
+def is_archived(message: str) -> bool:
+    """Say whether a thread is refused since it is in the archive."""
+    return _ARCHIVED in message
 
 
 def stop_reason(message: str) -> StopReason | None:

@@ -1,0 +1,57 @@
+"""Threads that a Codex has left in its archive, where it puts each on the way to let go of it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents.machine import Machine
+from clinvk.events import Event, TextDelta
+from clinvk.request import RunRequest
+from clinvk.runtime import sessions
+from clinvk.runtime.runs import LocalRuns
+from clinvk.store.memory import MemoryStore
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def ask(prompt: str, session: str | None = None) -> RunRequest:
+    return RunRequest(prompt=prompt, backend="codex", session_id=session)
+
+
+async def told(machine: Machine, runs: LocalRuns, request: RunRequest) -> tuple[list[Event], str]:
+    async with runs.run(machine.completed(request)) as run:
+        events = [logged.event async for logged in run.follow()]
+    return events, run.session_id or ""
+
+
+def text(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def rollouts(machine: Machine, folder: str) -> list[Path]:
+    return [*(machine.home / ".codex" / folder).rglob("rollout-*.jsonl")]
+
+
+def archive(machine: Machine) -> None:
+    """Put the only thread into the archive."""
+    (rollout,) = rollouts(machine, "sessions")
+    thread = rollout.stem[-36:]
+    subprocess.run(["codex", "archive", thread], env=machine.env, cwd=machine.project, check=True, capture_output=True)
+    assert rollouts(machine, "archived_sessions")
+    assert not rollouts(machine, "sessions")
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("fork", [False, True])
+async def test_a_conversation_in_the_archive_goes_on(machine: Machine, fork: bool, keeps: bool) -> None:
+    store = MemoryStore()
+    async with LocalRuns(machine.settings, store, machine.env) as runs:
+        _, session = await told(machine, runs, ask("first [[words=2]]"))
+    archive(machine)
+    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=keeps) as runs:
+        after = (await sessions.fork(store, session, "f" * 32)).id if fork else session
+        second, _ = await told(machine, runs, ask("second [[info]]", after))
+        assert "prompts=2" in text(second)
+        third, _ = await told(machine, runs, ask("third [[info]]", session))
+        assert f"prompts={2 if fork else 3}" in text(third)
