@@ -166,6 +166,18 @@ async def test_what_another_run_has_at_work_is_left_to_it(tmp_path: Path) -> Non
         assert sleeping(other.id)
 
 
+async def test_what_was_left_at_work_beside_another_run_ends_when_that_has_gone(tmp_path: Path) -> None:
+    """Until then it cannot be told from what the other has at work."""
+    async with Server(Lasting(tmp_path, tells_tools=False)) as server, server.runs.run(request("wait")) as other:
+        await begun(other)
+        async with server.runs.run(request("leave")) as run:
+            await run.result()
+        assert sleeping(run.id)
+        await server.runs.cancel(other.id)
+        await until(lambda: not sleeping(run.id))
+        assert server.processes == 1
+
+
 async def test_what_fits_into_the_memory_limit_is_kept(tmp_path: Path) -> None:
     """What a process of a kind takes is known once it was measured; what is idle longest makes room for it."""
     async with Server(Lasting(tmp_path), WarmSettings(max_processes=8, max_memory_mb=30)) as server:

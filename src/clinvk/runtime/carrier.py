@@ -49,6 +49,7 @@ class Carrier:
         is_ready: it has spoken its protocol.
         is_proven: a run went well in it.
         is_blamed: it has failed, and that was noted.
+        has_leavings: runs may have left something at work that could not be told from what others have at work.
         served: runs that have left it.
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
@@ -65,7 +66,7 @@ class Carrier:
         self.opened = asyncio.Event()
         self.is_retiring = False
         self.is_ready = False
-        self.is_gone = self.is_proven = self.is_blamed = False
+        self.is_gone = self.is_proven = self.is_blamed = self.has_leavings = False
         self.served = 0
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()

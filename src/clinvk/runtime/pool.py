@@ -168,13 +168,18 @@ class Pool:
         """End what a run has left at work in a process that goes on, as far as it can be told from that of others."""
         carrier = seat.carrier
         is_alone = len(carrier.seats) == 1
-        if carrier.is_up and (seat.has_used_tools or not trusted) and (seat.tools or is_alone):
-            if carrier.is_retiring and is_alone:
-                return  # it ends with all that came of it
+        if not carrier.is_up or not (seat.has_used_tools or carrier.has_leavings or not trusted):
+            return
+        if carrier.is_retiring and is_alone:
+            return  # it ends with all that came of it
+        if not (seat.tools or is_alone):
+            carrier.has_leavings = True
+            return
+        carrier.has_leavings = carrier.has_leavings and not is_alone
+        await finished(self._spawner.end_tools(carrier.process, seat.tools))
+        if not trusted:  # a tool was perhaps about to begin when the run was stopped
+            await asyncio.sleep(_LATE_S)
             await finished(self._spawner.end_tools(carrier.process, seat.tools))
-            if not trusted:  # a tool was perhaps about to begin when the run was stopped
-                await asyncio.sleep(_LATE_S)
-                await finished(self._spawner.end_tools(carrier.process, seat.tools))
 
     async def _keep(self, carrier: Carrier, conversation: str, *, kept: bool) -> None:
         """Hold a conversation for its next turn, of those that nobody else can go on with only the latest."""
