@@ -1,16 +1,77 @@
 """Kept processes that cannot be started, or do not speak: their runs go another way, and nobody else notices it."""
 
+import asyncio
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from clinvk.backends.base import Channel, Delivery, Host, Launch, NotSpoken
 from clinvk.config import BackendSettings, Settings, WarmSettings
 from clinvk.events import RunFailed
 from clinvk.runtime.runs import LocalRuns
 from clinvk.store.memory import MemoryStore
-from integration.pool_server import ENV, request
-from lasting_backend import Lasting
+from integration.pool_server import ENV, Server, request
+from lasting_backend import AGENT, Lasting, LastingChannel
+from polling import until
+
+WELCOME = """#!{python} -IS
+import sys, time
+if sys.argv[1] == "welcome":
+    with open(sys.argv[0] + ".starts", "a") as file: file.write(".")
+    print("welcome", flush=True); time.sleep(600)
+"""
+
+
+class Welcoming(Lasting):
+    """Its program prints a word when it is to stay, and then nothing."""
+
+    def __init__(self, folder: Path, capacity: int = 8) -> None:
+        self.capacity = capacity
+        super().__init__(folder, capacity, mode="welcome")
+        Path(self.executable).write_text((WELCOME + AGENT.partition("\n")[2]).replace("{python}", sys.executable))
+
+    @property
+    def starts(self) -> int:
+        """How often it was started to stay."""
+        return len(Path(f"{self.executable}.starts").read_text())
+
+
+class Strict(Welcoming):
+    """The word shows that it does not speak."""
+
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        return StrictChannel(self.capacity, tells_tools=True) if launch.long_lived else super().channel(launch, host)
+
+
+class StrictChannel(LastingChannel):
+    """One process."""
+
+    def receive(self, line: bytes) -> Iterable[Delivery]:
+        if not line.startswith(b"{"):
+            raise NotSpoken(f"it printed {line!r}")
+        return super().receive(line)
+
+
+async def test_a_program_that_prints_a_word_and_never_answers_is_given_up(tmp_path: Path) -> None:
+    async with Server(Welcoming(tmp_path)) as server:
+        server.runs.fallbacks.answer_within_s = 0.5
+        assert (await server.ask("say x")).text == "x"
+        assert server.runs.warm
+        assert server.runs.warm.one_shot == ("lasting",)
+
+
+@pytest.mark.parametrize("capacity", [1, 8])
+async def test_a_program_that_does_not_speak_is_not_started_in_vain_again(tmp_path: Path, capacity: int) -> None:
+    backend = Strict(tmp_path, capacity)
+    async with Server(backend) as server:
+        assert (await server.ask("say x")).text == "x"
+        await until(lambda: server.processes == 0)
+        before = backend.starts
+        await asyncio.sleep(3.5)  # it is looked each second whether one is wanted
+        assert backend.starts == before
 
 
 class Sound(Lasting):

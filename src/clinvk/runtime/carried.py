@@ -77,8 +77,9 @@ class _Ride:
         try:
             ending = await course.listen(exchange)
         except NotSpoken as exc:
-            self._pool.distrust(seat)
-            if seat.is_refused or not was_ready:
+            speaks = was_ready and not seat.is_refused
+            self._pool.distrust(seat, speaks=speaks)
+            if not speaks:
                 course.unspoken = str(exc)
             return False
         told = ending is exchange.ending

@@ -134,8 +134,7 @@ class Carrier:
             return
         process = self._process
         for line in process.take():
-            self._judge(line)
-            self._deliver(line, lambda line=line: self.channel.receive(line))
+            self._hear(line)
         if process.too_long:
             self.fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
         if process.exit_code is not None:
@@ -147,6 +146,12 @@ class Carrier:
             self._is_closed = True
             self._loop.call_later(_LINGER_S, self._stays)
         self._changed()
+
+    def _hear(self, line: bytes) -> None:
+        """Take a line, unless the process was given up at one before it."""
+        if not self.is_gone:
+            self._judge(line)
+            self._deliver(line, lambda: self.channel.receive(line))
 
     def _judge(self, line: bytes) -> None:
         """Doubt a process that speaks its protocol and then prints something else: who knows what it has lost."""
@@ -173,14 +178,14 @@ class Carrier:
                     seat.put(line, delivery[1])
                     self._note(seat, delivery[1])
         except NotSpoken as exc:
-            self.retire()
             for seat in self.seats.values():
                 seat.refuse(str(exc))
+            self._lose(str(exc))
         except Exception:
             logger.exception("what a kept process of %s says cannot be read", self.launch.argv[0])
             self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
-            seat.is_answered = True
+            seat.is_answered = self.is_ready
 
     def _note(self, seat: "CarriedSeat", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
@@ -201,7 +206,7 @@ class Carrier:
         if self.is_gone or self._process is None:
             return
         for line in self._process.take():
-            self._deliver(line, lambda line=line: self.channel.receive(line))
+            self._hear(line)
         code, stderr = self._process.exit_code or 0, self._process.stderr
         for seat in self.seats.values():
             seat.is_lost = not seat.is_over

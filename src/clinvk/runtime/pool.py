@@ -190,11 +190,16 @@ class Pool:
         if carrier.launch.takes_up == "asked" and len(carrier.held) > MOST_HELD:
             carrier.let_go(min(carrier.held, key=lambda handle: carrier.held[handle].since))
 
-    def distrust(self, seat: CarriedSeat) -> None:
-        """A process did not do what it should: it takes no more runs, and its like is not started again at once."""
+    def distrust(self, seat: CarriedSeat, *, speaks: bool = True) -> None:
+        """A process did not do what it should: it takes no more runs, and its like is not started again at once.
+
+        Where it does not speak its protocol, none is until another run asks for one.
+        """
         seat.carrier.retire()
         if profile := self._stock.profile_of(seat.carrier):
             profile.blame(seat.carrier)
+            if not speaks:
+                profile.taken.clear()
 
     async def forget(self, handle: str, but: Carrier | None = None) -> None:
         """A conversation goes on elsewhere: what another process knows of it is out of date."""
