@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agents.machine import Machine
 from clinvk.events import Event, TextDelta
@@ -42,16 +43,22 @@ def archive(machine: Machine) -> None:
     assert not rollouts(machine, "sessions")
 
 
-@pytest.mark.parametrize("keeps", [False, True])
+BY_EXEC = ("--color=never",)
+"""What the server does not take."""
+
+
+@pytest.mark.parametrize(("keeps", "extra"), [(False, ()), (True, ()), (False, BY_EXEC)])
 @pytest.mark.parametrize("fork", [False, True])
-async def test_a_conversation_in_the_archive_goes_on(machine: Machine, fork: bool, keeps: bool) -> None:
+async def test_a_conversation_in_the_archive_goes_on(
+    machine: Machine, fork: bool, keeps: bool, extra: tuple[str, ...]
+) -> None:
     store = MemoryStore()
     async with LocalRuns(machine.settings, store, machine.env) as runs:
         _, session = await told(machine, runs, ask("first [[words=2]]"))
     archive(machine)
     async with LocalRuns(machine.settings, store, machine.env, keeps_warm=keeps) as runs:
         after = (await sessions.fork(store, session, "f" * 32)).id if fork else session
-        second, _ = await told(machine, runs, ask("second [[info]]", after))
+        second, _ = await told(machine, runs, replace(ask("second [[info]]", after), extra=extra))
         assert "prompts=2" in text(second)
         third, _ = await told(machine, runs, ask("third [[info]]", session))
         assert f"prompts={2 if fork else 3}" in text(third)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends import toml
-from clinvk.backends.base import PRIVATE, Host, Launch
+from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.codex import Codex
 from clinvk.backends.codex.strict import is_strict
 from clinvk.errors import InvalidRequest, NotResumable, Unsupported
@@ -502,3 +502,19 @@ def test_models_of_openai_are_claimed(model: str) -> None:
 @pytest.mark.parametrize("model", ["claude-opus", "gemini-3", "opus", "o", "ollama", "", "my-gpt"])
 def test_models_of_others_are_not_claimed(model: str) -> None:
     assert not Codex().claims(model)
+
+
+ARCHIVED = {f"~/.codex/archived_sessions/rollout-*{THREAD}.jsonl": ["/h/.codex/archived_sessions/rollout-x.jsonl"]}
+BY_EXEC = ("--color=never",)
+"""What the server does not take."""
+
+
+@pytest.mark.parametrize("fork", [False, True])
+def test_a_thread_in_the_archive_is_taken_out_before_exec_goes_on_with_it(fork: bool) -> None:
+    """The server does it by itself."""
+    on = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ARCHIVED.get(f"{folder}/{pattern}", []))
+    by_exec = Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD, fork=fork), on)
+    assert by_exec.before == ("unarchive", THREAD)
+    assert describe(by_exec, 5).startswith(f"codex unarchive {THREAD}\ncd /p && codex ")
+    assert not Codex().launch(HELLO, Resume(THREAD), on).before
+    assert not Codex().launch(replace(HELLO, extra=BY_EXEC), Resume(THREAD), host()).before

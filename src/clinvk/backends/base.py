@@ -78,6 +78,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         argv: the first is the backend's `executable`, which runtime replaces by the path it found.
+        before: arguments with which the CLI runs to its end first, in no particular directory, whatever comes of it.
         env: added to the environment that the agent inherits; beats the user's own.
         cwd: absolute; None is clinvk's own directory.
         files: written to a private folder (`PRIVATE`) before the start, removed after the end; a name may be a path.
@@ -101,6 +102,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     argv: tuple[str, ...]
+    before: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: str | None = None
     files: dict[str, bytes] = {}
@@ -336,7 +338,8 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
         [*(f"{name}={shlex.quote(shown(value))}" for name, value in launch.env.items())]
         + [shlex.quote(shown(argument)) for argument in launch.argv]
     )
-    lines = [f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command]
+    lines = [shlex.join((launch.argv[0], *launch.before))] if launch.before else []
+    lines.append(f"cd {shlex.quote(launch.cwd)} && {command}" if launch.cwd else command)
     if launch.opening:
         lines.append(f"# opening on stdin: {msgspec.json.encode(launch.opening).decode()}")
     lines.append(f"# prompt: {prompt_bytes} bytes on stdin")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -12,7 +13,7 @@ from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.course import Course
 from clinvk.runtime.exchange import LINGER_S, Exchange
-from clinvk.runtime.process import Process
+from clinvk.runtime.process import Process, run_tool
 from clinvk.runtime.seat import Alone
 from clinvk.runtime.slots import Place
 
@@ -21,6 +22,9 @@ STOP_GRACE_S = 3.0
 
 _TOOLS_GRACE_S = 1.0
 """How long its tools may: Gemini CLI ends none, and stops only when the one that it waits for has ended."""
+
+_PREPARES_WITHIN_S = 10.0
+"""How long what goes before an agent may take."""
 
 
 async def go_alone(course: Course, place: Place) -> None:
@@ -57,6 +61,8 @@ class _Solo:
         try:
             if folder.is_needed:
                 await finished(asyncio.to_thread(folder.write))
+            if launch.before:
+                await self._prepare(launch)
             await self._run_in(folder)
             if not course.ended:
                 await finished(asyncio.to_thread(folder.add, course.assignment.launch))
@@ -64,6 +70,13 @@ class _Solo:
         finally:
             if folder.path:
                 await finished(asyncio.to_thread(folder.remove))
+
+    async def _prepare(self, launch: Launch) -> None:
+        """Run what goes before. If it does not do what it should, the agent says best what is amiss."""
+        assignment = self._course.assignment
+        with suppress(TimeoutError):
+            argv = (assignment.path, *launch.before)
+            await run_tool(self._course.spawner, argv, assignment.env, _PREPARES_WITHIN_S)
 
     async def _run_in(self, folder: private.PrivateFolder) -> None:
         process = self._process = self._spawn(folder)

@@ -120,7 +120,7 @@ class Codex:
             asks_again=not is_native(request) and not request.ephemeral,
         )
         if held.has_rules or not extra.server_takes(request.extra):
-            return by_exec
+            return msgspec.structs.replace(by_exec, before=_unarchived(resume, host))
         by_server = msgspec.structs.replace(
             by_exec,
             argv=(self.executable, "app-server", *request.extra, *words),
@@ -173,6 +173,13 @@ def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host
     if request.ephemeral:
         opening["ephemeral"] = True
     return {**opening, _THREAD: conversation(resume, "codex")} if resume else opening
+
+
+def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
+    """Give what takes a thread out of the archive, where a server has left it that was ended; `exec` cannot."""
+    thread = conversation(resume, "codex") if resume else ""
+    archive = f"{settings.folder(host, host.resolve(''))}/archived_sessions"
+    return ("unarchive", thread) if thread and host.find(archive, f"rollout-*{thread}.jsonl") else ()
 
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
