@@ -225,7 +225,7 @@ def _warm(warm: Warm) -> Iterator[Metric]:
 
     yield _gauge_by_backend("clinvk_warm_processes", "Kept agent processes.", of_each(lambda kept: kept.processes))
     yield _gauge_by_backend(
-        "clinvk_warm_ready", "Those that a run can go to at once.", of_each(lambda kept: kept.ready)
+        "clinvk_warm_ready", "Those that a run without a session can go to at once.", of_each(lambda kept: kept.ready)
     )
     yield _gauge_by_backend("clinvk_warm_runs", "Runs that they carry.", of_each(lambda kept: kept.runs))
     yield _gauge_by_backend(

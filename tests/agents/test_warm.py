@@ -40,9 +40,8 @@ def text(events: list[Event]) -> str:
 
 
 async def ready(runs: LocalRuns, backend: str) -> None:
-    """Wait for a process that is ready to begin a conversation; Claude Code has one for each."""
-    wanted = 2 if backend == "claude" else 1
-    await until(lambda: runs.warm is not None and runs.warm.ready >= wanted, within_s=60)
+    """Wait for a process that is ready to begin a conversation."""
+    await until(lambda: runs.warm is not None and runs.warm.backends[backend].ready, within_s=60)
 
 
 async def at_work(run: Run) -> None:

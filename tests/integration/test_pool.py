@@ -76,6 +76,16 @@ async def test_a_follow_up_goes_to_the_process_that_holds_the_conversation(tmp_p
         assert third.text == first.text
 
 
+async def test_a_process_that_holds_a_conversation_is_not_ready_for_another(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        _, session = await server.asked("say x")
+        await until(lambda: server.pool.standing.ready == 1)
+        for _ in range(3):
+            await server.ask("pid", session)
+            await asyncio.sleep(0.5)
+            assert server.pool.standing.ready < server.processes
+
+
 async def test_a_conversation_is_not_seen_by_others(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path, capacity=1)) as server:
         await server.ask("say secret")

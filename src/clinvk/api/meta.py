@@ -51,7 +51,7 @@ class KeptHealth(msgspec.Struct, frozen=True):
     """The agent processes of a backend that are up for prompts to come."""
 
     processes: int
-    ready: Annotated[int, Meta(description="Those of them that a prompt can go to at once.")]
+    ready: Annotated[int, Meta(description="Those of them that a prompt without a session can go to at once.")]
     runs: Annotated[int, Meta(description="Runs that they are at work for.")]
     hits: Annotated[int, Meta(description="Runs that found one, since the server came up.")]
     misses: Annotated[int, Meta(description="Runs for which one was started, or that got a process of their own.")]

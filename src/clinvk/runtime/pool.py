@@ -32,7 +32,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         processes: those that are kept.
-        ready: of these, those that a run can go to at once.
+        ready: of these, those that a run without a session can go to at once.
         runs: runs that they carry.
         hits, misses: runs that found a process, and runs that did not.
         memory_bytes: what they take, as last measured.
@@ -105,7 +105,7 @@ class Pool:
         carriers = [carrier for profile in profiles for carrier in profile.carriers]
         return Kept(
             processes=len(carriers),
-            ready=sum(carrier.is_ready and carrier.room > 0 for carrier in carriers),
+            ready=sum(carrier.is_ready and carrier.room > 0 and can_begin(carrier) for carrier in carriers),
             runs=sum(len(carrier.seats) for carrier in carriers),
             hits=self._hits[backend],
             misses=self._misses[backend],
