@@ -158,6 +158,12 @@ MISTAKES = [
     ("unified_flags: {verbose: 1}", "FILE:1: unified_flags.verbose = '1': must be true or false"),
     ("unified_flags: {sandbox_mode: rw}", "= 'rw': must be one of default, full, read-only, workspace"),
     ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of json, stream-json, text"),
+    (
+        "backends: {claude: {env: {'A=B': x}}}",
+        "FILE:1: backends.claude.env.A=B = 'x': must be a variable: a name without",
+    ),
+    ('backends: {claude: {env: {A: "x\\0"}}}', "FILE:1: backends.claude.env.A = 'x\\x00': must be a variable"),
+    ("backends: {claude: {env: {'': x}}}", "FILE:1: backends.claude.env. = 'x': must be a variable"),
     ("backends: {claud: {model: x}}", "unknown backend 'backends.claud' (= 'x'); did you mean 'claude'? allowed: cl"),
     ("backends: {claude: {model: 4.5}}", "backends.claude.model = '4.5': must be a text (a number or a yes/no"),
     ("backends: {claude: {extra_flags: --a}}", "extra_flags = '--a': must be a list of texts"),

@@ -33,6 +33,8 @@ def checked(
             yield from checked(inner, backends, environ)
         return
     value = _paths(given, converted(given, kind), environ)
+    if keys.is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
+        raise ConfigError(f"{given.place}: {given.said}: must be a variable: a name without '=', and no NUL character")
     if given.keys == ("default_backend",) and value not in backends:
         raise keys.unknown(given, f"default_backend = {value!r}", str(value), backends)
     if given.keys in _OF_BACKENDS:
@@ -50,6 +52,11 @@ def _opened(given: Given) -> Iterator[Given]:
         raise ConfigError(f"{given.place}: {given.said}: must be a section, keys with values") from None
     for key, value in content.items():
         yield Given((*given.keys, key), value, given.place, str(value))
+
+
+def _can_be_given(name: str, value: str) -> bool:
+    """Say whether a program can have such a variable."""
+    return name != "" and "=" not in name and "\0" not in name + value
 
 
 def converted(given: Given, kind: object) -> object:
