@@ -1,5 +1,6 @@
 """Threads that a Codex has left in its archive, where it puts each on the way to let go of it."""
 
+import asyncio
 import subprocess
 from pathlib import Path
 
@@ -34,11 +35,17 @@ def rollouts(machine: Machine, folder: str) -> list[Path]:
     return [*(machine.home / ".codex" / folder).rglob("rollout-*.jsonl")]
 
 
+def thread(machine: Machine) -> str:
+    """Give the only thread."""
+    (rollout,) = rollouts(machine, "sessions")
+    return rollout.stem[-36:]
+
+
 def archive(machine: Machine) -> None:
     """Put the only thread into the archive."""
-    (rollout,) = rollouts(machine, "sessions")
-    thread = rollout.stem[-36:]
-    subprocess.run(["codex", "archive", thread], env=machine.env, cwd=machine.project, check=True, capture_output=True)
+    subprocess.run(
+        ["codex", "archive", thread(machine)], env=machine.env, cwd=machine.project, check=True, capture_output=True
+    )
     assert rollouts(machine, "archived_sessions")
     assert not rollouts(machine, "sessions")
 
@@ -62,3 +69,32 @@ async def test_a_conversation_in_the_archive_goes_on(
         assert "prompts=2" in text(second)
         third, _ = await told(machine, runs, ask("third [[info]]", session))
         assert f"prompts={2 if fork else 3}" in text(third)
+
+
+async def closing(machine: Machine, runs: LocalRuns) -> "asyncio.Task[None]":
+    """Have the kept process begin to close its thread, as it does some seconds after a turn."""
+    assert runs.pool
+    closed = asyncio.create_task(runs.pool.forget(thread(machine)))
+    await asyncio.sleep(0)
+    return closed
+
+
+async def test_a_fork_waits_for_a_thread_that_is_being_closed(machine: Machine) -> None:
+    store = MemoryStore()
+    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
+        _, session = await told(machine, runs, ask("first [[words=2]]"))
+        fork = await sessions.fork(store, session, "f" * 32)
+        closed = await closing(machine, runs)
+        second, _ = await told(machine, runs, ask("second [[info]]", fork.id))
+        await closed
+    assert "prompts=2" in text(second)
+
+
+async def test_a_process_that_is_ended_first_closes_the_thread_that_it_has_begun_to_close(machine: Machine) -> None:
+    store = MemoryStore()
+    async with LocalRuns(machine.settings, store, machine.env, keeps_warm=True) as runs:
+        await told(machine, runs, ask("first [[words=2]]"))
+        closed = await closing(machine, runs)
+    await closed
+    assert rollouts(machine, "sessions")
+    assert not rollouts(machine, "archived_sessions")

@@ -68,6 +68,7 @@ class Carrier:
         self.is_ready = False
         self.is_gone = self.is_proven = self.is_blamed = self.has_leavings = False
         self.served = 0
+        self._leaving: set[str] = set()
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()
         self.since = self.idle_since = self.heard_at = self.pinged_at = self._loop.time()
@@ -113,7 +114,13 @@ class Carrier:
         data = self.channel.let_go(conversation) if self.is_up else None
         if data:
             self.process.write(data, close=False)
+            self._leaving.add(conversation)
         return data is not None
+
+    async def all_left_to_others(self) -> None:
+        """Wait until the process has left what it was to leave: if it goes before, they perhaps do not get it."""
+        left = self._leaving - self.held.keys()
+        await asyncio.gather(*(self.left_to_others(conversation) for conversation in left))
 
     async def left_to_others(self, conversation: str) -> None:
         """Have the process leave a conversation to others, and wait until it has."""

@@ -127,6 +127,7 @@ class Stock:
         process = carrier.process
         try:
             if patient:
+                await carrier.all_left_to_others()
                 process.write(b"", close=True)
                 await _exit(process)
         finally:
