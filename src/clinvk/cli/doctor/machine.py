@@ -18,7 +18,8 @@ from clinvk.runtime.process import Spawner, run_tool
 
 _FILES, _MACHINE = "files", "machine"
 _WITHIN_S = 10.0
-_ANSWERS_WITHIN_S = 2.0
+_ANSWERS_WITHIN_S = 5.0
+_MOST_BYTES = 1024 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -26,6 +27,10 @@ class _Warm(msgspec.Struct):
     """What it says of the agent processes that it keeps."""
 
     processes: int = 0
+    ready: int = 0
+    hits: int = 0
+    misses: int = 0
+    memory_mb: int = 0
     one_shot: list[str] = []
 
 
@@ -97,9 +102,14 @@ async def check_port(server: ServerSettings) -> Check:
 def _told(health: _Health) -> str:
     if health.warm is None:
         return health.status
-    count = health.warm.processes
-    started = f"; it starts {', '.join(health.warm.one_shot)} for each prompt" if health.warm.one_shot else ""
-    return f"{health.status}, with {count} kept agent process{'' if count == 1 else 'es'}{started}"
+    warm = health.warm
+    kept = f"{warm.processes} kept agent process{'' if warm.processes == 1 else 'es'}"
+    if warm.processes:
+        kept += f" of {warm.memory_mb} MB together, {warm.ready} ready"
+    if prompts := warm.hits + warm.misses:
+        kept += f"; {warm.hits} of {prompts} prompts found one"
+    started = f"; it starts {', '.join(warm.one_shot)} for each prompt" if warm.one_shot else ""
+    return f"{health.status}, with {kept}{started}"
 
 
 def _bind(host: str, port: int) -> None:
@@ -123,7 +133,8 @@ async def _asked(host: str, port: int) -> bytes:
             said = b"?"
             try:
                 writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
-                said = await reader.read(65536) or said
+                while len(said) < _MOST_BYTES and (piece := await reader.read(_MOST_BYTES)):
+                    said += piece
             finally:
                 writer.close()
     return said
