@@ -104,3 +104,20 @@ async def test_one_that_was_started_ahead_is_there_again_after_it_has_died(tmp_p
         assert server.pool.standing.misses == 0
         await server.ask("say x", workdir=os.getcwd())
         assert server.pool.standing.hits == 1
+
+
+class FastLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock is ahead, as that of uvloop on a Mac which has slept."""
+
+    def time(self) -> float:
+        return super().time() + 5000
+
+
+def test_what_is_idle_for_long_goes_whatever_clock_the_loop_has(tmp_path: Path) -> None:
+    async def serve() -> None:
+        async with Server(Lasting(tmp_path), WarmSettings(idle_secs=1)) as server:
+            await server.ask("say x")
+            await until(lambda: server.processes == 0)
+
+    with asyncio.Runner(loop_factory=FastLoop) as runner:
+        runner.run(serve())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import NamedTuple
@@ -54,6 +55,7 @@ class Carrier:
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
         memory: what it and its children take, in bytes, as last measured.
+        since, idle_since: when it was begun to be started, and when a run has last left it, by `time.monotonic`.
         heard_at, pinged_at: when it has last said something, and was last asked for it, by the loop's clock.
     """
 
@@ -71,7 +73,8 @@ class Carrier:
         self._leaving: set[str] = set()
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()
-        self.since = self.idle_since = self.heard_at = self.pinged_at = self._loop.time()
+        self.since = self.idle_since = time.monotonic()
+        self.heard_at = self.pinged_at = self._loop.time()
         self._changed = changed
         self._process: Process | None = None
         self._is_closed = False
@@ -106,7 +109,7 @@ class Carrier:
         """Take a seat back."""
         if self.seats.pop(run, None):
             self.served += 1
-            self.idle_since = self._loop.time()
+            self.idle_since = time.monotonic()
 
     def let_go(self, conversation: str) -> bool:
         """Have the process leave a conversation to others; say whether it keeps it from them at this moment."""
