@@ -11,6 +11,7 @@ from clinvk.backends.base import Channel, Delivery, Launch, NotSpoken
 from clinvk.errors import AgentCrashed, AgentFailed
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, ToolCall
 from clinvk.request import RunRequest
+from clinvk.runtime.exchange import DRAIN_S, LINGER_S
 from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import MAX_LINE_BYTES, Process
 from clinvk.runtime.stamps import Stamp
@@ -23,13 +24,6 @@ _MOST_WAITING_BYTES = 64 * 1024 * 1024
 
 _REST_BYTES = 1024 * 1024
 """The same where there are no others: then it is the process that waits."""
-
-_DRAIN_S = 0.5
-"""How long output is read on after the exit, where something else holds the pipe open."""
-
-_LINGER_S = 5.0
-"""How long a process may take to exit after it closed its output."""
-
 
 _LETS_GO_WITHIN_S = 2.0
 _LOOKS_EVERY_S = 0.005
@@ -151,10 +145,10 @@ class Carrier:
             if process.at_eof:
                 self._exited()
             else:
-                self._loop.call_later(_DRAIN_S, self._exited)
+                self._loop.call_later(DRAIN_S, self._exited)
         elif process.at_eof and not self._is_closed:
             self._is_closed = True
-            self._loop.call_later(_LINGER_S, self._stays)
+            self._loop.call_later(LINGER_S, self._stays)
         self._changed()
 
     def _hear(self, line: bytes) -> None:

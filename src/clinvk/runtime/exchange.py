@@ -17,9 +17,11 @@ from clinvk.session import Resume
 
 LINGER_S = 5.0
 """How long a process may take to exit after it closed its output, or told how the run ended."""
-_LAST_WORDS = 300
-_DRAIN_S = 0.5
+
+DRAIN_S = 0.5
 """How long output is read on after the exit, where something else holds the pipe open."""
+
+_LAST_WORDS = 300
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +119,7 @@ class Exchange:
         """Give the time at which to look again if nothing happens."""
         times = [self._wall_deadline(), self._progress_deadline(), self._answer_deadline()]
         if self._gone_at is not None:
-            times.append(self._gone_at + (LINGER_S if self.seat.exit_code is None else _DRAIN_S))
+            times.append(self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
         return min(times)
 
     def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
@@ -151,7 +153,7 @@ class Exchange:
         if self.ending or (seat.exit_code is None and not seat.at_eof):
             return
         self._gone_at = self._gone_at or now
-        if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + _DRAIN_S):
+        if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + DRAIN_S):
             events += self._observed(seat.closed(), now)
 
     def _last_words(self) -> str:
