@@ -125,12 +125,25 @@ async def test_an_idle_process_that_hangs_is_replaced_before_a_run_comes(tmp_pat
         assert (await server.ask("say x")).text == "x"
 
 
+class CoarseClock(asyncio.SelectorEventLoop):
+    """As uvloop, on which the server runs and whose clock has whole milliseconds, but more so."""
+
+    def time(self) -> float:
+        return int(super().time() * 10) / 10
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"loop_factory": CoarseClock}), "asyncio"], ids=["coarse", "fine"]
+)
 async def test_a_process_that_is_well_is_left_alone_however_silent(tmp_path: Path) -> None:
+    """It is so too where its sign of life comes at the time, by the clock, at which it was asked."""
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request("wait")) as run:
         impatient(server)
         await begun(run)
+        pid = (await server.ask("pid")).text
         await asyncio.sleep(3)
         assert run.state == "running"
+        assert (await server.ask("pid")).text == pid
 
 
 async def test_a_large_prompt_to_a_process_that_reads_nothing_goes_another_way(tmp_path: Path) -> None:

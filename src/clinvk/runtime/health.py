@@ -31,7 +31,7 @@ def look_after(carrier: Carrier, patience: Patience) -> None:
             carrier.give_up(seat, f"the agent did not begin within {patience.unheard_s:g} s")
     if not carrier.launch.ping or now < carrier.heard_at + patience.silent_s:
         return
-    if carrier.pinged_at < carrier.heard_at:
+    if carrier.pinged_at <= carrier.heard_at:  # equal where the answer came at once, by a clock of whole milliseconds
         carrier.ping()
     elif now > carrier.pinged_at + patience.answers_within_s:
         carrier.fail(f"the agent's process hangs: it gave no sign of life within {patience.answers_within_s:g} s")
