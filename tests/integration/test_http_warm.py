@@ -63,7 +63,8 @@ async def test_a_program_that_does_not_speak_its_protocol_is_told(tmp_path: Path
         assert (await kept(served))["one_shot"] == ["lasting"]
         assert (await samples(served))['clinvk_warm_one_shot{backend="lasting"}'] == 1
         seen = await machine.check_port(ServerSettings(port=served.port))
-    assert seen.message.endswith("running there, ok, with 0 kept agent processes; it starts lasting for each prompt")
+    told = "ok, with 0 kept agent processes; 0 of 1 prompts found one; it starts lasting for each prompt"
+    assert seen.message.endswith(f"running there, {told}")
 
 
 async def test_where_no_backend_may_be_kept_none_is_told(tmp_path: Path) -> None:
