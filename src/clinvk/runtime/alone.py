@@ -59,8 +59,7 @@ class _Solo:
         course.assignment = replace(course.assignment, launch=launch)
         folder = private.PrivateFolder(launch, course.assignment.env)
         try:
-            if folder.is_needed:
-                await finished(asyncio.to_thread(folder.write))
+            await folder.prepare()
             if launch.before:
                 await self._prepare(launch)
             await self._run_in(folder)
@@ -68,8 +67,7 @@ class _Solo:
                 await finished(asyncio.to_thread(folder.add, course.assignment.launch))
                 await self._run_in(folder)
         finally:
-            if folder.path:
-                await finished(asyncio.to_thread(folder.remove))
+            await folder.clear()
 
     async def _prepare(self, launch: Launch) -> None:
         """Run what goes before. If it does not do what it should, the agent says best what is amiss."""
@@ -94,8 +92,8 @@ class _Solo:
         if assignment.check:
             assignment.check()
         return self._course.spawner.spawn(
-            [assignment.path, *map(folder.filled, assignment.launch.argv[1:])],
-            {**assignment.env, **{name: folder.filled(value) for name, value in assignment.launch.env.items()}},
+            folder.command(assignment.path),
+            folder.environment(),
             assignment.launch.cwd,
             self._woken,
             stderr_lines=self._course.request.verbose,

@@ -9,7 +9,6 @@ import msgspec
 from clinvk.backends.base import Channel, Launch, NotSpoken, parsed
 from clinvk.errors import ClinvkError
 from clinvk.runtime import private
-from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.wake import Wake
 
@@ -22,15 +21,12 @@ async def unspoken(
     """Say why the program at `path` does not speak it, when started so; None where it does."""
     folder = private.PrivateFolder(launch, env)
     try:
-        if folder.is_needed:
-            await finished(asyncio.to_thread(folder.write))
-        env = {**env, **{name: folder.filled(value) for name, value in launch.env.items()}}
-        return await _greeted(spawner, [path, *map(folder.filled, launch.argv[1:])], launch.cwd, channel, env, within_s)
+        await folder.prepare()
+        return await _greeted(spawner, folder.command(path), launch.cwd, channel, folder.environment(), within_s)
     except ClinvkError as exc:
         return exc.message
     finally:
-        if folder.path:
-            await finished(asyncio.to_thread(folder.remove))
+        await folder.clear()
 
 
 async def _greeted(

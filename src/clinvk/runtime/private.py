@@ -1,23 +1,51 @@
-"""The private folder of a launch: files that a CLI reads and nobody else may."""
+"""The private folder of a launch, files that a CLI reads and nobody else may; and the launch with its path in it."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
 
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.errors import ClinvkError
+from clinvk.runtime.cleanup import finished
 
 logger = logging.getLogger(__name__)
 
 
 class PrivateFolder:
-    """The files and links of one launch. `write` and `remove` block; `path` is None while there is no folder."""
+    """The files and links of one launch, which has `environ` around it; `path` is None while there is no folder.
+
+    `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
+    """
 
     def __init__(self, launch: Launch, environ: Mapping[str, str]) -> None:
         self.path: str | None = None
         self.is_needed = bool(launch.files or launch.links)
         self._launch = launch
         self._environ = environ
+
+    def command(self, path: str) -> list[str]:
+        """Give the command line that starts the program at `path`."""
+        return [path, *map(self.filled, self._launch.argv[1:])]
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment of the program, with what the launch sets in it."""
+        return {**self._environ, **{name: self.filled(value) for name, value in self._launch.env.items()}}
+
+    async def prepare(self) -> None:
+        """Make the folder, if there is to be one.
+
+        Raises:
+            ClinvkError: it cannot be written.
+            TimeoutError: the disk hangs.
+        """
+        if self.is_needed:
+            await finished(asyncio.to_thread(self.write))
+
+    async def clear(self) -> None:
+        """Remove the folder, if there is one."""
+        if self.path:
+            await finished(asyncio.to_thread(self.remove))
 
     def write(self) -> None:
         """Make the folder, and all in it.

@@ -83,18 +83,15 @@ class Stock:
         """Start one; `env`, which its channel sees, is made what the process has."""
         wanted, folder, launch = profile.wanted, carrier.folder, carrier.launch
         try:
-            if folder.is_needed:
-                await finished(asyncio.to_thread(folder.write))
-            env |= {name: folder.filled(value) for name, value in launch.env.items()}
-            argv = [wanted.path, *map(folder.filled, launch.argv[1:])]
-            carrier.carry(self._spawner.spawn(argv, env, launch.cwd, carrier.pump))
+            await folder.prepare()
+            env |= folder.environment()
+            carrier.carry(self._spawner.spawn(folder.command(wanted.path), env, launch.cwd, carrier.pump))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
             logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
             profile.blame(carrier)
             profile.carriers.remove(carrier)
-            if folder.path:
-                await finished(asyncio.to_thread(folder.remove))
+            await folder.clear()
         finally:
             carrier.opened.set()
 
@@ -136,8 +133,7 @@ class Stock:
             await finished(_exit(process))  # the loop that learns of it may end next
             process.discard()
             self.leaving.discard(carrier)
-            if carrier.folder.path:
-                await finished(asyncio.to_thread(carrier.folder.remove))
+            await carrier.folder.clear()
 
 
 async def _exit(process: Process) -> None:
