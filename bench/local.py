@@ -12,7 +12,7 @@ from bench.load import Times, times
 from bench.workplace import BenchBroken, Workplace
 from clinvk.config import Settings, complete
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 

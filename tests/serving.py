@@ -24,7 +24,7 @@ from clinvk.config import (
     WarmSettings,
 )
 from clinvk.config.loading import home
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
 from polling import until

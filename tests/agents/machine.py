@@ -15,7 +15,7 @@ from clinvk.config import Settings, complete
 from clinvk.events import Event
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 from standin.document import Record

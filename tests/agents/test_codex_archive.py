@@ -11,7 +11,7 @@ from agents.machine import Machine
 from clinvk.events import Event, TextDelta
 from clinvk.request import RunRequest
 from clinvk.runtime import sessions
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(120)

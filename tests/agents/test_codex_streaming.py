@@ -11,7 +11,7 @@ from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, 
 from clinvk.request import RunRequest, SandboxMode
 from clinvk.result import RunResult
 from clinvk.runtime import sessions
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(120)

@@ -13,7 +13,7 @@ from clinvk.errors import SessionBusy
 from clinvk.events import RunFailed, RunFinished, Usage
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.session import Session
 from clinvk.store.sqlite import SqliteStore

@@ -20,7 +20,8 @@ from agents.machine import CODEX_CONFIG, Machine
 from clinvk.config import WarmSettings
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
 from polling import until, until_told
 

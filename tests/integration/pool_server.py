@@ -9,8 +9,9 @@ from clinvk.config import Settings, WarmSettings
 from clinvk.events import RunStarted
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.pool import Pool
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
 from lasting_backend import Lasting
 

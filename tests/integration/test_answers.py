@@ -12,8 +12,8 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
 from clinvk.request import RunRequest
 from clinvk.runtime import marks
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.runs import LocalRuns
 from clinvk.runtime.schema import Schemas
 from clinvk.store.memory import MemoryStore
 from scripted import Scripted

@@ -16,7 +16,8 @@ from clinvk.runtime import bounds
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Exited, Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import Exited, run_tool
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}

@@ -11,7 +11,7 @@ from clinvk.config import Settings, complete
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.request import RunRequest
 from clinvk.runtime.fallback import Fallbacks
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted

@@ -25,7 +25,7 @@ from clinvk.config.loading import home
 from clinvk.dialects.base import BudgetSpent
 from clinvk.record import UsageOfDay
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from polling import until

@@ -18,7 +18,7 @@ from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.rest import Rest
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
 from polling import until

@@ -21,7 +21,7 @@ from clinvk.errors import InvalidRequest
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan, Summary
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from polling import until

@@ -11,7 +11,7 @@ import pytest
 from clinvk.backends.base import Channel, Delivery, Host, Launch, NotSpoken
 from clinvk.config import BackendSettings, Settings, WarmSettings
 from clinvk.events import RunFailed
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from integration.pool_server import ENV, Server, request
 from lasting_backend import AGENT, Lasting, LastingChannel

@@ -16,7 +16,8 @@ import pytest
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import marks
 from clinvk.runtime.cleanup import finished
-from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner, run_tool
+from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner
+from clinvk.runtime.tool import run_tool
 from polling import settled, until
 
 ENV = {"PATH": os.environ["PATH"]}

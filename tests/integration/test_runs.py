@@ -26,7 +26,7 @@ from clinvk.errors import (
 from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
 from polling import settled, until

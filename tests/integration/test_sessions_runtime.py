@@ -14,7 +14,7 @@ from clinvk.events import Usage
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
 from clinvk.session import Resume, Session
 from clinvk.store import RunQuery

@@ -7,7 +7,7 @@ from pathlib import Path
 from clinvk.config import Settings
 from clinvk.events import RunFailed
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from integration.pool_server import gone
 from polling import until

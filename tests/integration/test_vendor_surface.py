@@ -30,7 +30,8 @@ from clinvk.dialects.rest import Rest
 from clinvk.errors import ClinvkError, StoreUnavailable
 from clinvk.events import Logged, TextDelta
 from clinvk.request import RunRequest
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import Run
 from clinvk.runtime.slots import Share
 from clinvk.session import Resume
 from clinvk.store import SessionQuery

@@ -14,7 +14,8 @@ from clinvk.config import Settings
 from clinvk.config.loading import home
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.runtime.executables import without_secrets
-from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import run_tool
 
 logger = logging.getLogger(__name__)
 

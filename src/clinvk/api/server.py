@@ -38,8 +38,8 @@ from clinvk.errors import ConfigError
 from clinvk.remote.door import Door
 from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.runs import LocalRuns
 from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
 

@@ -13,7 +13,8 @@ from clinvk.store import SessionStore
 
 if TYPE_CHECKING:
     from clinvk.remote.served import ServedRuns
-    from clinvk.runtime.runs import Followed, LocalRuns
+    from clinvk.runtime.local import LocalRuns
+    from clinvk.runtime.runs import Followed
 
 
 class Circumstances(NamedTuple):
@@ -97,7 +98,7 @@ class NearestRuns:
 
     async def _own(self) -> "LocalRuns":
         if self._local is None:
-            from clinvk.runtime.runs import LocalRuns
+            from clinvk.runtime.local import LocalRuns
 
             given = self._given
             runs = LocalRuns(given.settings, given.store, given.environ, frees=freeing(given.environ))

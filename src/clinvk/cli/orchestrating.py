@@ -22,7 +22,7 @@ from clinvk.orchestrate.live import Orchestration, Orchestrations, warnings
 from clinvk.plan import Chain, Compare, Parallel, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
-from clinvk.runtime.runs import LocalRuns
+from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 
 _SHORT_DIGITS = 12

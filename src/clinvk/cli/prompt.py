@@ -193,7 +193,7 @@ def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, se
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
     """Show what would be run."""
-    from clinvk.runtime.runs import LocalRuns  # a prompt that goes through a server does without it
+    from clinvk.runtime.local import LocalRuns  # a prompt that goes through a server does without it
 
     async with LocalRuns(asked.settings, store, asked.environ) as runs:
         launch = await runs.plan(request)

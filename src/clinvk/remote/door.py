@@ -34,8 +34,9 @@ from clinvk.remote.frames import (
     ToServer,
 )
 from clinvk.remote.place import Claim, peer_of
+from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.remains import is_marked
-from clinvk.runtime.runs import LocalRuns, Run
+from clinvk.runtime.runs import Run
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.course import Course
 from clinvk.runtime.exchange import LINGER_S, Exchange
-from clinvk.runtime.process import Process, run_tool
+from clinvk.runtime.process import Process
 from clinvk.runtime.seat import Alone
 from clinvk.runtime.slots import Place
+from clinvk.runtime.tool import run_tool
 
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""

@@ -12,7 +12,8 @@ from clinvk.backends.base import Backend, Host
 from clinvk.config import Settings
 from clinvk.errors import BackendUnavailable, ClinvkError
 from clinvk.runtime import private
-from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import run_tool
 
 _HELPERS = ("bwrap", "socat")
 _VERSION_WITHIN_S = 20.0

@@ -14,8 +14,9 @@ import msgspec
 
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime import schema_process
-from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.process import Spawner
 from clinvk.runtime.schema_process import Task, Verdict
+from clinvk.runtime.tool import run_tool
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.greeting import unspoken
-from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import run_tool
 
 _SECTION = "agents"
 _WITHIN_S = 30.0

@@ -14,7 +14,8 @@ from clinvk.config import ServerSettings
 from clinvk.errors import ClinvkError, StoreUnavailable
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.marks import Marks, RlimitMarks
-from clinvk.runtime.process import Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import run_tool
 
 _FILES, _MACHINE = "files", "machine"
 _WITHIN_S = 10.0

@@ -11,7 +11,8 @@ import msgspec
 from clinvk.cli.service.plan import Account, Plan
 from clinvk.errors import BackendUnavailable, ClinvkError
 from clinvk.runtime import marks
-from clinvk.runtime.process import Exited, Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import Exited, run_tool
 
 _WITHIN_S = 120.0
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
 from clinvk.runtime.checks import environment
-from clinvk.runtime.process import Exited, Spawner, run_tool
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.tool import Exited, run_tool
 
 ISOLATION = "isolation"
 """The field of a request that asks for a worktree."""

@@ -1,0 +1,320 @@
+"""Runs of agent processes of this machine: slots and queue, cancel, deadlines, recording."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from typing import Self
+
+from msgspec.structs import replace
+
+from clinvk import backends
+from clinvk.backends.base import Backend, Launch
+from clinvk.config import ServerSettings, Settings, complete
+from clinvk.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.events import RunFailed
+from clinvk.request import RunRequest
+from clinvk.runtime import bounds, executables, marks, sessions
+from clinvk.runtime.agent import AgentRun
+from clinvk.runtime.alone import STOP_GRACE_S
+from clinvk.runtime.assignment import Assignment
+from clinvk.runtime.bounds import Bounds
+from clinvk.runtime.cleanup import finished
+from clinvk.runtime.fallback import Fallbacks
+from clinvk.runtime.guarding import Guard
+from clinvk.runtime.pool import Pool, Standing
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.profiles import Wanted
+from clinvk.runtime.recording import Recorder, new_session
+from clinvk.runtime.runs import Run
+from clinvk.runtime.schema import Schemas
+from clinvk.runtime.slots import Occupancy, Share, Slots
+from clinvk.runtime.surroundings import Surroundings
+from clinvk.runtime.watching import Watch
+from clinvk.session import Resume, Session
+from clinvk.store import SessionStore
+
+logger = logging.getLogger(__name__)
+
+
+class LocalRuns:
+    """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
+
+    `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
+    its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
+    With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a session
+    that is about to be gone on with: another clinvk may hold its conversation open.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SessionStore,
+        environ: Mapping[str, str],
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+        admit_dirs: Callable[[RunRequest], None] | None = None,
+        watches: Sequence[Watch] = (),
+        keeps_warm: bool = False,
+        frees: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        server = settings.server
+        chosen = marks.choose()
+        self._bounds = Bounds(settings.agents, chosen.server)
+        self.spawner = Spawner(chosen, self._bounds)
+        self.fallbacks = Fallbacks()
+        self._schemas = Schemas(self.spawner, environ)
+        self._settings = settings
+        self._store = store
+        self._registry = registry
+        self._here = Surroundings(settings, environ, registry)
+        self._admit_dirs = admit_dirs
+        self._watches = watches
+        self._frees = frees
+        self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+        self._live: dict[str, AgentRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group = asyncio.TaskGroup()
+        self._closing = False
+        self._guard = Guard(chosen, self._bounds)
+        keeps_warm = keeps_warm and settings.warm.enabled and not bounds.are_per_process(settings.agents)
+        self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
+
+    @property
+    def busy(self) -> int:
+        """Runs that hold a slot."""
+        return self._slots.busy
+
+    @property
+    def queued(self) -> int:
+        """Runs that wait for one."""
+        return self._slots.queued
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Who holds slots and who waits, by backend."""
+        return self._slots.occupancy(self._registry)
+
+    @property
+    def warm(self) -> Standing | None:
+        """The agent processes that are kept; None where none are."""
+        if self.pool is None:
+            return None
+        one_shot = tuple(name for name, path in self._here.paths.items() if not self.fallbacks.is_spoken(path))
+        return replace(self.pool.standing, one_shot=one_shot)
+
+    def resize(self, server: ServerSettings) -> None:
+        """Take other limits on how many run at once, and how many wait."""
+        self._slots.resize(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+
+    async def __aenter__(self) -> Self:
+        self._bounds.open()
+        self._guard.start()
+        await self._group.__aenter__()
+        if self.pool:
+            await self.pool.__aenter__()
+            self._group.create_task(self._prestart(self.pool))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Take no more runs, end those that go, and wait until nothing is left of them."""
+        self._closing = True
+        for run in self._live.values():
+            run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
+        try:
+            await self._group.__aexit__(None, None, None)
+            if self.pool:
+                await self.pool.__aexit__(None, None, None)
+        except BaseException:
+            self._guard.alarm()
+            raise
+        if self._bounds.cgroup:
+            await asyncio.to_thread(self._bounds.close)
+        self._guard.dismiss()
+
+    async def plan(self, request: RunRequest) -> Launch:
+        """Say what would be started; the CLI need not be installed."""
+        request, _, resume = await self._continued(request)
+        return self._launch(self._here, self._here.backend(request.backend), request, resume)
+
+    def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
+        """Run a prompt; leaving the context ends the run."""
+        return _Owned(self._begin(request, share))
+
+    def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
+        """Run a prompt of this machine's user, in an environment of his own, as his own clinvk would.
+
+        What the server asks of others does not hold for it: it may work in any directory, and it does not wait.
+
+        Raises:
+            QueueFull: no slot is free. Besides what `run` raises.
+        """
+        return _Owned(self._begin(request, users=Surroundings(self._settings, environ, self._registry)))
+
+    async def start(self, request: RunRequest) -> Run:
+        """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
+        run, _ = await self._begin(request)
+        run.let_go()
+        return run
+
+    def live(self, run_id: str) -> Run | None:
+        """Give a run that is queued or under way here."""
+        return self._live.get(run_id)
+
+    async def room(self, backend: str) -> None:
+        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+        await self._slots.room(backend)
+
+    def stop(self, run_id: str, at_once: bool = False) -> None:
+        """End a run that is queued or under way here; `at_once` its agent gets no time to stop by itself."""
+        if run := self._live.get(run_id):
+            run.stop(RunFailed(Cancelled.code, "the run was cancelled"), at_once)
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
+        if task := self._tasks.get(run_id):
+            self.stop(run_id)
+            await asyncio.wait([task])
+
+    async def let_go(self, session_id: str) -> None:
+        """Have no kept process hold a session's conversation open: it is gone on with elsewhere."""
+        if self.pool:
+            with suppress(SessionError, StoreUnavailable):
+                session = await self._store.session(session_id)
+                await self.pool.forget((await sessions.resume(self._store, session)).handle)
+
+    def kill(self) -> None:
+        """End all agents without a grace; their runs have no ending."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def version(self, backend: Backend, path: str) -> str | None:
+        """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
+        return await executables.version(self.spawner, path, self._here.environment(backend.name))
+
+    async def _begin(
+        self, request: RunRequest, share: Share | None = None, users: Surroundings | None = None
+    ) -> tuple[AgentRun, asyncio.Task[None]]:
+        """Begin a run; `users` are those of a user's own."""
+        request, session, resume = await self._continued(request)
+        if session:
+            await self._until_gone(session)
+        assignment = self._assigned(request, resume, users)
+        if session is None and not request.ephemeral:
+            session = new_session(request, os.urandom(16).hex(), self._settings.session)
+        told = replace(request, extra=self._own_extra(request))
+        recorder = Recorder(self._store, assignment.run_id, told, session, resume, self._settings.session)
+        run = AgentRun(assignment, self.spawner, recorder)
+        self._refuse_when_closing()
+        place = self._slots.enter(request.backend, run.wake, share, may_wait=users is None)
+        try:
+            await recorder.begin()
+        except BaseException:
+            place.leave()
+            raise
+        try:
+            if recorder.session and resume:
+                if self._frees:
+                    await self._frees(recorder.session.id)
+                await self._catch_up(run, assignment, recorder.session)
+            self._refuse_when_closing()
+        except BaseException as exc:
+            code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
+            run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
+            await finished(run.drive(place))  # what was begun in the store is ended there
+            raise
+        watching = [watch(run) for watch in self._watches]
+        task = self._group.create_task(run.drive(place))
+        self._live[run.id], self._tasks[run.id] = run, task
+        task.add_done_callback(lambda _: self._over(run, watching))
+        return run, task
+
+    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]]) -> None:
+        del self._live[run.id], self._tasks[run.id]
+        for over in watching:
+            over()
+
+    async def _until_gone(self, session: Session) -> None:
+        """Wait for an agent that has told the end of a run in this session, and is about to exit."""
+        leaving = [self._tasks[run.id] for run in self._live.values() if run.ended and run.session_id == session.id]
+        if leaving:
+            await asyncio.wait(leaving)
+
+    async def _catch_up(self, run: AgentRun, assignment: Assignment, session: Session) -> None:
+        """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
+        resume = await sessions.resume(self._store, session)
+        if resume != assignment.resume:
+            run.go_on_from(resume, assignment.relaunch(run.request, resume))
+
+    async def _prestart(self, pool: Pool) -> None:
+        """Start what the settings want to be there for the first run."""
+        for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
+            try:
+                backend = self._here.backend(name)
+                request = RunRequest(prompt="", backend=name, workdir=self._settings.server.default_workdir or None)
+                launch = self._launch(self._here, backend, complete(request, self._settings), None).warm
+                if launch:
+                    env = self._here.environment(name)
+                    await pool.prestart(Wanted(backend, self._here.host(name), self._here.path(backend), env, launch))
+            except ClinvkError as exc:
+                logger.warning("no process of %s is started ahead: %s", name, exc.message)
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise ShuttingDown("clinvk is stopping and takes no new runs")
+
+    def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
+        here = users or self._here
+        backend = here.backend(request.backend)
+        return Assignment(
+            run_id=os.urandom(16).hex(),
+            request=request,
+            backend=backend,
+            host=here.host(backend.name),
+            path=here.path(backend),
+            launch=self._launch(here, backend, request, resume),
+            env=here.environment(backend.name),
+            resume=resume,
+            no_progress_s=self._settings.server.no_progress_timeout_secs,
+            fallbacks=self.fallbacks,
+            relaunch=partial(self._launch, here, backend),
+            check=partial(self._admit_dirs, request) if self._admit_dirs and not users else None,
+            pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
+        )
+
+    def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
+        if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
+            request = replace(request, workdir=executables.resolve(""))
+        return backend.launch(request, resume, here.host(backend.name))
+
+    async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
+        """Give the request where its session is, the session, and what continues it."""
+        if request.output_schema is not None:
+            await self._schemas.check(request.output_schema)
+        if not request.session_id:
+            return request, None, None
+        session = await self._store.session(request.session_id)
+        request = await sessions.placed(request, session)
+        return request, session, await sessions.resume(self._store, session)
+
+    def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
+        """Give the extra flags without those of the settings, which may hold secrets."""
+        settings = self._settings.backend(request.backend).extra_flags
+        return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
+
+
+class _Owned:
+    """A run that ends when its owner leaves. A class, since a generator's context costs three times as much."""
+
+    def __init__(self, beginning: "Coroutine[None, None, tuple[AgentRun, asyncio.Task[None]]]") -> None:
+        self._beginning = beginning
+
+    async def __aenter__(self) -> Run:
+        self._run, self._task = await self._beginning
+        return self._run
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._run.ended:
+            self._run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
+            await asyncio.wait([self._task], timeout=STOP_GRACE_S + 1)
