@@ -21,9 +21,8 @@ from acceptance.server import Server
 from clinvk.remote.frames import Ask
 from clinvk.remote.place import connected, path_of
 from clinvk.request import RunRequest
-from clinvk.runtime.alone import STOP_GRACE_S
 from scripted import Call, Scripted
-from scripted.steps import claude_says, exits, hang, ignore, letters, says, spawn, touch, wait_for
+from scripted.steps import claude_says, exits, hang, letters, says, spawn, touch, wait_for
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -233,29 +232,6 @@ def test_a_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, n
     if number != signal.SIGKILL:
         assert (process.returncode, stdout, stderr) == (7, b"begun \n", b"clinvk: cancelled\n")
     assert server.client.get("/api/v1/runs").json()["runs"][0]["state"] == "cancelled"
-
-
-@pytest.mark.timeout(90)
-def test_a_second_ctrl_c_kills_an_agent_that_ignores_the_first(clinvk: Clinvk, server: Server) -> None:
-    """However busy the machine is, one of a few tries is faster than the agent's grace, which none is without it."""
-    clinvk.agent.play([ignore(signal.SIGTERM), ignore(signal.SIGINT), *BEGUN, spawn("all"), hang()])
-    assert any(_second_ctrl_c(clinvk, tries) < STOP_GRACE_S for tries in range(1, 5))
-
-
-def _second_ctrl_c(clinvk: Clinvk, tries: int) -> float:
-    with clinvk.started("-o", "json", "hello") as process:
-        until(lambda: len(clinvk.agent.grandchildren()) == tries)
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)  # two signals at once would be one
-        assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=15)
-        took_s = time.monotonic() - began
-        assert clinvk.agent.alive() == []
-    assert process.returncode == 7
-    assert b'"error":"cancelled"' in stdout
-    return took_s
 
 
 def test_a_reader_who_leaves_ends_the_agent(clinvk: Clinvk, server: Server) -> None:

@@ -1,6 +1,7 @@
 """A user's machine for one test: the real agent CLIs, set up to talk to the stand-in model API."""
 
 import json
+import signal
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Self
 import psutil
 from msgspec.structs import replace
 
-from acceptance.command import Clinvk
+from acceptance.command import Clinvk, until
 from clinvk.config import Settings, complete
 from clinvk.events import Event
 from clinvk.request import RunRequest
@@ -163,3 +164,27 @@ def clinvk(
         timeout=within_s,
         check=False,
     )
+
+
+def interrupted_in_a_tool(machine: Machine, *arguments: str) -> tuple[int, bytes]:
+    """Send Ctrl-C to the command while its agent's tool is at work; give its exit code and what it says on stderr."""
+    up = machine.project / "up"
+    process = subprocess.Popen(
+        [
+            *(Clinvk.command, *arguments, "-o", "text", "--no-stdin"),
+            *("--approval-mode", "none", "--sandbox-mode", "full"),
+            'go [[tool=shell cmd="touch up; exec sleep 599" words=1]]',
+        ],
+        cwd=machine.project,
+        env=machine.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        until(up.exists, 60)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=15)
+    finally:
+        process.kill()
+    return process.returncode, stderr

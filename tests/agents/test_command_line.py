@@ -1,13 +1,10 @@
 """The real CLIs through the installed `clinvk`."""
 
 import json
-import signal
-import subprocess
 
 import pytest
 
-from acceptance.command import Clinvk, until
-from agents.machine import Machine, clinvk
+from agents.machine import Machine, clinvk, interrupted_in_a_tool
 
 CLIS = ("claude", "codex", "gemini")
 
@@ -38,22 +35,5 @@ def test_a_refusal_of_the_model_api_is_told_in_its_words(machine: Machine, backe
 
 @pytest.mark.parametrize("backend", CLIS)
 def test_ctrl_c_ends_a_tool_that_runs(machine: Machine, backend: str) -> None:
-    arguments = ["-b", backend, "-o", "text", "--approval-mode", "none", "--sandbox-mode", "full"]
-    up = machine.project / "up"
-    prompt = 'go [[tool=shell cmd="touch up; exec sleep 599" words=1]]'
-    process = subprocess.Popen(
-        [Clinvk.command, *arguments, "--no-stdin", prompt],
-        cwd=machine.project,
-        env=machine.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        until(up.exists, 60)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=15)
-        assert machine.left() == []
-    finally:
-        process.kill()
-    assert (process.returncode, stderr) == (7, b"clinvk: cancelled\n")
+    assert interrupted_in_a_tool(machine, "-b", backend) == (7, b"clinvk: cancelled\n")
+    assert machine.left() == []

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Generator
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from acceptance.command import Clinvk, until
-from agents.machine import Machine, clinvk
+from agents.machine import Machine, clinvk, interrupted_in_a_tool
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -87,23 +86,5 @@ def test_a_conversation_goes_on_through_the_server_and_without(machine: Machine,
 def test_ctrl_c_ends_a_tool_of_a_kept_agent(machine: Machine, url: str, backend: str) -> None:
     freely = ("--approval-mode", "none", "--sandbox-mode", "full")
     assert clinvk(machine, "-b", backend, "-o", "text", "--new", *freely, "hello [[words=1]]").returncode == 0
-    up = machine.project / "up"
-    process = subprocess.Popen(
-        [
-            *(Clinvk.command, "-b", backend, "-o", "text", "--no-stdin", "--new", *freely),
-            'go [[tool=shell cmd="touch up; exec sleep 599" words=1]]',
-        ],
-        cwd=machine.project,
-        env=machine.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        until(up.exists, 60)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=15)
-        assert [left for left in machine.left() if "sleep" in left.name()] == []
-    finally:
-        process.kill()
-    assert (process.returncode, stderr) == (7, b"clinvk: cancelled\n")
+    assert interrupted_in_a_tool(machine, "-b", backend, "--new") == (7, b"clinvk: cancelled\n")
+    assert [left for left in machine.left() if "sleep" in left.name()] == []
