@@ -6,7 +6,7 @@ What is counted is kept in plain numbers, as the client's own, with a lock each,
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 
 import msgspec
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from clinvk import __version__
 from clinvk.events import Ending, RunFailed, RunFinished
+from clinvk.kept import Kept, Warm
 
 _Labels = tuple[str, ...]
 
@@ -29,29 +30,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent processes of a backend that are kept for runs to come; hits and misses are counted since the start."""
-
-    processes: int
-    ready: int
-    runs: int
-    hits: int
-    misses: int
-    memory_bytes: int
-
-
-class Warm(msgspec.Struct, frozen=True, kw_only=True):
-    """Those of each backend of which any may be kept, and the limits that hold for all together; 0 bytes is none.
-
-    `one_shot` are backends whose program does not speak the protocol that staying needs.
-    """
-
-    backends: Mapping[str, Kept]
-    one_shot: Collection[str]
-    slots: int
-    memory_limit_bytes: int
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.events import RunFailed, RunFinished, Usage
-from clinvk.metrics import Kept, Metrics, Standing, Warm
+from clinvk.kept import Kept, Warm
+from clinvk.metrics import Metrics, Standing
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()
@@ -22,6 +23,12 @@ STANDING = Standing(
     sessions=7,
     store_bytes=4096,
     warm=Warm(
+        processes=2,
+        ready=1,
+        runs=1,
+        hits=9,
+        misses=3,
+        memory_bytes=400_000_000,
         backends={
             "claude": Kept(processes=2, ready=1, runs=1, hits=9, misses=3, memory_bytes=400_000_000),
             "codex": Kept(processes=0, ready=0, runs=0, hits=0, misses=0, memory_bytes=0),

@@ -16,7 +16,7 @@ from clinvk.api.grants import Grants
 from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
 from clinvk.errors import ClinvkError
-from clinvk.runtime.pool import Kept, Standing
+from clinvk.kept import Kept, Warm
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
 
@@ -152,9 +152,9 @@ class Status:
         return StoreHealth(available=True, session_count=count)
 
 
-def _warm(standing: Standing) -> WarmHealth:
-    backends = {name: KeptHealth(**_numbers(kept)) for name, kept in standing.backends.items()}
-    return WarmHealth(**_numbers(standing), backends=backends, one_shot=standing.one_shot)
+def _warm(warm: Warm) -> WarmHealth:
+    backends = {name: KeptHealth(**_numbers(kept)) for name, kept in warm.backends.items()}
+    return WarmHealth(**_numbers(warm), backends=backends, one_shot=warm.one_shot)
 
 
 def _numbers(kept: Kept) -> dict[str, int]:

@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk.errors import ClinvkError
-from clinvk.metrics import Kept, Metrics, Standing, Warm
-from clinvk.runtime import pool
+from clinvk.metrics import Metrics, Standing
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.watching import Watch, Watched, first_word_at
 from clinvk.store import SessionStore
@@ -68,15 +66,5 @@ class Exposition:
             queue_slots=occupancy.queue_slots,
             sessions=sessions,
             store_bytes=await self._store.size(),
-            warm=_warm(warm) if (warm := self._runs.warm) else None,
+            warm=self._runs.warm,
         )
-
-
-def _warm(standing: pool.Standing) -> Warm:
-    backends = {name: Kept(**msgspec.structs.asdict(kept)) for name, kept in standing.backends.items()}
-    return Warm(
-        backends=backends,
-        one_shot=standing.one_shot,
-        slots=standing.slots,
-        memory_limit_bytes=standing.memory_limit_bytes,
-    )

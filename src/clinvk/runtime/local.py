@@ -15,6 +15,7 @@ from clinvk.backends.base import Backend, Launch
 from clinvk.config import ServerSettings, Settings, complete
 from clinvk.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.events import RunFailed
+from clinvk.kept import Warm
 from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks, sessions
 from clinvk.runtime.agent import AgentRun
@@ -24,7 +25,7 @@ from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
-from clinvk.runtime.pool import Pool, Standing
+from clinvk.runtime.pool import Pool
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
@@ -97,7 +98,7 @@ class LocalRuns:
         return self._slots.occupancy(self._registry)
 
     @property
-    def warm(self) -> Standing | None:
+    def warm(self) -> Warm | None:
         """The agent processes that are kept; None where none are."""
         if self.pool is None:
             return None

@@ -8,13 +8,12 @@ runs. Where nothing can be kept a run gets a process of its own, as without a po
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Self
-
-import msgspec
 
 from clinvk.backends.base import Launch
 from clinvk.config import WarmSettings
+from clinvk.kept import Kept, Warm
 from clinvk.runtime.carrier import CarriedSeat, Carrier, Held
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.health import Patience
@@ -25,37 +24,6 @@ from clinvk.session import Resume
 
 _LATE_S = 0.2
 """How late a tool may begin after its run was stopped: between fork and exec it cannot be told from the CLI."""
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """Kept processes at this moment.
-
-    Attributes:
-        processes: those that are kept.
-        ready: of these, those that a run without a session can go to at once.
-        runs: runs that they carry.
-        hits, misses: runs that found a process, and runs that did not.
-        memory_bytes: what they take, as last measured.
-    """
-
-    processes: int
-    ready: int
-    runs: int
-    hits: int
-    misses: int
-    memory_bytes: int
-
-
-class Standing(Kept, frozen=True, kw_only=True):
-    """All of them, and those of each backend of which any may be kept; `memory_limit_bytes` is 0 for no limit.
-
-    `one_shot` are backends whose program turned out not to speak the protocol that staying needs.
-    """
-
-    backends: Mapping[str, Kept]
-    one_shot: tuple[str, ...] = ()
-    slots: int
-    memory_limit_bytes: int
 
 
 class Pool:
@@ -84,11 +52,11 @@ class Pool:
         await self._stock.__aexit__()
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Warm:
         """What there is at this moment."""
         backends = {name: self._standing_of(name) for name in self._settings.kept_backends}
         every = backends.values()
-        return Standing(
+        return Warm(
             processes=sum(kept.processes for kept in every),
             ready=sum(kept.ready for kept in every),
             runs=sum(kept.runs for kept in every),

@@ -7,9 +7,9 @@ from typing import Protocol
 from clinvk.backends.base import Launch
 from clinvk.errors import ClinvkError
 from clinvk.events import Logged
+from clinvk.kept import Warm
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
-from clinvk.runtime.pool import Standing
 from clinvk.runtime.slots import Occupancy, Share
 
 
@@ -112,7 +112,7 @@ class Runs(Runner, Protocol):
         ...
 
     @property
-    def warm(self) -> Standing | None:
+    def warm(self) -> Warm | None:
         """The agent processes that are kept; None where none are."""
         ...
 
