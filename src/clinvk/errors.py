@@ -233,34 +233,32 @@ def agent_code(status: int | None) -> str:
             return AgentFailed.code
 
 
-_ENDINGS: dict[str, type[ClinvkError]] = {
-    kind.code: kind
-    for kind in (
-        InvalidRequest,
-        SessionNotFound,
-        NotResumable,
-        TimedOut,
-        Cancelled,
-        AgentFailed,
-        AgentUnauthenticated,
-        AgentRateLimited,
-        AgentUnpaid,
-        AgentOverloaded,
-        AgentRejected,
-        AgentCrashed,
-    )
-}
+def _by_code(*kinds: type[ClinvkError]) -> dict[str, type[ClinvkError]]:
+    return {kind.code: kind for kind in kinds}
 
-_REFUSALS: dict[str, type[ClinvkError]] = {
-    kind.code: kind
-    for kind in (
-        InvalidRequest,
-        Unsupported,
-        ConfigError,
-        BackendUnavailable,
-        SessionNotFound,
-        SessionBusy,
-        NotResumable,
-        StoreUnavailable,
-    )
-}
+
+_ENDINGS = _by_code(
+    InvalidRequest,
+    SessionNotFound,
+    NotResumable,
+    TimedOut,
+    Cancelled,
+    AgentFailed,
+    AgentUnauthenticated,
+    AgentRateLimited,
+    AgentUnpaid,
+    AgentOverloaded,
+    AgentRejected,
+    AgentCrashed,
+)
+
+_REFUSALS = _by_code(
+    InvalidRequest,
+    Unsupported,
+    ConfigError,
+    BackendUnavailable,
+    SessionNotFound,
+    SessionBusy,
+    NotResumable,
+    StoreUnavailable,
+)
