@@ -73,8 +73,8 @@ chromium:
 		echo "make: no chromium, and no right to install it" >&2; \
 	fi
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	--no-emit-index-url --no-header
 lock:
 	$(COMPILE) --extra otel pyproject.toml tests/requirements.in -o tests/requirements.txt
 	printf 'editables\nhatchling\n' | $(COMPILE) pyproject.toml - >examples/requirements-demo.txt
