@@ -1,6 +1,5 @@
 """The real Claude Code as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
 
-import asyncio
 import json
 import subprocess
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
+from clients import finished
 from serving import Served, serving
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,27 +23,15 @@ class Client:
 
     async def ask(self, served: Served, prompt: str, *flags: str) -> "subprocess.CompletedProcess[str]":
         """Run one prompt, which reads nothing from stdin."""
-        return await asyncio.to_thread(self._run, served.port, prompt, flags)
-
-    def _run(self, port: int, prompt: str, flags: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
         self.home.mkdir(exist_ok=True)
         env = {
             "PATH": self.machine.env["PATH"],
             "HOME": str(self.home),
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}/anthropic",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{served.port}/anthropic",
             "ANTHROPIC_API_KEY": "not-needed",
             "CLAUDE_CODE_MAX_RETRIES": "1",
         }
-        return subprocess.run(
-            ["claude", "-p", *flags, prompt],
-            cwd=self.machine.project,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        return await finished("claude", "-p", *flags, prompt, cwd=self.machine.project, env=env, within_s=100)
 
 
 @pytest.fixture

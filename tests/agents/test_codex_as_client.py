@@ -1,9 +1,7 @@
 """The real Codex as a client: it takes `clinvk serve` for its model, behind which another agent answers."""
 
-import asyncio
 import json
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import msgspec
 import pytest
 
 from agents.machine import Machine
+from clients import finished
 from serving import serving
 
 pytestmark = pytest.mark.timeout(120)
@@ -50,21 +49,14 @@ class Client:
 
     async def ask(self, prompt: str, port: int, model: str, *more: str) -> subprocess.CompletedProcess[str]:
         """Run one prompt; `more` comes before it."""
-        return await asyncio.to_thread(self._run, prompt, port, model, more)
-
-    def _run(self, prompt: str, port: int, model: str, more: Sequence[str]) -> subprocess.CompletedProcess[str]:
         folder = self.home / ".codex"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.toml").write_text(CONFIG.format(model=model, port=port))
-        return subprocess.run(
-            ["codex", "exec", "--json", "--skip-git-repo-check", "--sandbox=read-only", *more, prompt],
+        return await finished(
+            *("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox=read-only", *more, prompt),
             cwd=self.machine.project,
             env={"PATH": self.machine.env["PATH"], "HOME": str(self.home), "CLINVK_KEY": "not-needed"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
+            within_s=100,
         )
 
 

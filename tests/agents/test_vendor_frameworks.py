@@ -1,8 +1,6 @@
 """LangChain and LiteLLM, unmodified, with the real CLIs behind the server."""
 
-import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
 from agents.machine import Machine
+from clients import finished
 from serving import serving
 
 KEY = SecretStr("not-needed")
@@ -69,14 +68,11 @@ async def test_langchain_is_answered_at_once_in_pieces_and_by_a_schema(
 async def test_litellm_is_answered_by_both_apis(machine: Machine) -> None:
     script = Path(__file__).with_name("litellm_client.py")
     async with serving(machine.env, default_workdir=str(machine.project)) as served:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, str(script), f"http://127.0.0.1:{served.port}", "claude"],
+        done = await finished(
+            *(sys.executable, str(script), f"http://127.0.0.1:{served.port}", "claude"),
+            cwd=machine.project,
             env={"HOME": str(machine.home), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=200,
+            within_s=200,
         )
     assert done.returncode == 0, done.stderr
     for told in json.loads(done.stdout.splitlines()[-1]):

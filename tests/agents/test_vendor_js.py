@@ -1,14 +1,13 @@
 """The SDKs of OpenAI and Anthropic for JavaScript, unmodified, with the real CLIs behind the server."""
 
-import asyncio
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from agents.machine import Machine
+from clients import finished
 from serving import serving
 from standin.document import Record
 
@@ -27,15 +26,11 @@ async def printed(machine: Machine, agent_path: str, name: str, model: str) -> R
     (folder / "node_modules").symlink_to(Path(agent_path.partition(":")[0]).parent)
     shutil.copy(SCRIPTS / name, folder)
     async with serving(machine.env, default_workdir=str(machine.project)) as served:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            ["node", name, f"http://127.0.0.1:{served.port}", model],
+        done = await finished(
+            *("node", name, f"http://127.0.0.1:{served.port}", model),
             cwd=folder,
             env={"PATH": machine.env["PATH"], "HOME": str(folder)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
+            within_s=100,
         )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
