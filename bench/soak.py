@@ -32,6 +32,9 @@ _GROWN = 1.1
 _AT_REST_WITHIN_S = 60
 _MOST_THREADS = 1 + min(32, (os.cpu_count() or 1) + 4) + 5
 """The loop's, the default ones beside it, and those of the store: they come when they are needed, and stay."""
+_STORE = "clinvk.db"
+_MOST_FILES_OF_THE_STORE = 2 * (1 + 4) + 1
+"""The database and its log for the writer and each reader, who come when they are needed and stay, and their index."""
 _LOOK_EVERY_S = 4.0
 """Memory that is free is given back after ten seconds."""
 _TOLD = 3
@@ -50,10 +53,14 @@ class _List(msgspec.Struct):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server holds while it has nothing to do. `objects` are those that Python's collector knows."""
+    """What a server holds while it has nothing to do. `objects` are those that Python's collector knows.
+
+    `descriptors` are those of other files than the store's.
+    """
 
     resident_mb: list[float]
     descriptors: int
+    of_the_store: int
     threads: int
     tasks: int
     objects: int
@@ -92,6 +99,13 @@ def _figures(first: int, count: int, before: Held, after: Held) -> Iterator[Figu
     yield figure("resident memory", "MB", after.resident_mb, before.resident_mb, share)
     yield figure("objects", "", [after.objects], [before.objects], share)
     yield figure("open files", "", [after.descriptors], [before.descriptors], none_more)
+    yield figure(
+        "files of the store",
+        "",
+        [after.of_the_store],
+        [before.of_the_store],
+        Budget("at most", _MOST_FILES_OF_THE_STORE),
+    )
     yield figure("tasks", "", [after.tasks], [before.tasks], none_more)
     yield figure("threads", "", [after.threads], [before.threads], Budget("at most", _MOST_THREADS))
 
@@ -126,13 +140,22 @@ def _held(place: Workplace, server: Server) -> Held:
         time.sleep(_LOOK_EVERY_S)
         resident_mb.append(server.resident_kb / 1024)
     probed = _probed(place, server)
+    opened = _opened(server)
+    of_the_store = sum(Path(name).name.startswith(_STORE) for name in opened)
     return Held(
         resident_mb=resident_mb,
-        descriptors=len(os.listdir(f"/proc/{server.pid}/fd")),
+        descriptors=len(opened) - of_the_store,
+        of_the_store=of_the_store,
         threads=len(os.listdir(f"/proc/{server.pid}/task")),
         tasks=probed["tasks"],
         objects=probed["objects"],
     )
+
+
+def _opened(server: Server) -> list[str]:
+    """Give what is open in a server that has nothing to do, once for each descriptor."""
+    folder = f"/proc/{server.pid}/fd"
+    return [os.readlink(f"{folder}/{name}") for name in os.listdir(folder)]
 
 
 def _probed(place: Workplace, server: Server) -> dict[str, int]:
