@@ -97,6 +97,18 @@ async def test_all_pages_can_be_allowed(scripted: Scripted) -> None:
 async def test_a_request_that_no_browser_asks_for_beforehand_is_taken_from_named_origins_only(
     scripted: Scripted, origins: tuple[str, ...], status: int
 ) -> None:
+    assert await _forked(scripted, origins, {"origin": "http://localhost:3000"}) == status
+
+
+async def test_such_a_request_is_taken_from_the_servers_own_pages_in_whichever_case_its_name_is(
+    scripted: Scripted,
+) -> None:
+    own = {"host": "LocalHost:8080", "origin": "http://localhost:8080"}
+    assert await _forked(scripted, (), own) == 201
+
+
+async def _forked(scripted: Scripted, origins: tuple[str, ...], headers: dict[str, str]) -> int:
+    """Give the status of a request that changes something and has no body."""
     session = Session(
         id="a" * 32,
         backend="claude",
@@ -109,10 +121,8 @@ async def test_a_request_that_no_browser_asks_for_beforehand_is_taken_from_named
     store = MemoryStore()
     await store.create(session)
     async with serving(scripted.env, store=store, cors_allowed_origins=origins) as served:
-        response = await served.client.post(
-            f"/api/v1/sessions/{session.id}/fork", headers={"origin": "http://localhost:3000"}
-        )
-    assert response.status_code == status
+        response = await served.client.post(f"/api/v1/sessions/{session.id}/fork", headers=headers)
+    return response.status_code
 
 
 @pytest.mark.parametrize(

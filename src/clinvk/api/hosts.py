@@ -55,9 +55,8 @@ class Hosts:
                 f"the header host is {host!r:.200}, which is no name of this server; "
                 "server.allowed_hosts names those under which it can be reached"
             )
-        origin = headers.get("origin")
-        if origin is not None and scope["method"] not in _SAFE:
-            _refuse_foreign(origin, host, scope)
+        if scope["method"] not in _SAFE:
+            refuse_foreign(scope, is_asked=True)
 
     def _has(self, host: str, scope: Scope) -> bool:
         """Say whether this server is meant: by name, by a loopback address, or by the one it was reached at."""
@@ -83,6 +82,29 @@ def check(settings: ServerSettings) -> None:
                 f"server.allowed_hosts[{index}] is {name!r}; a host is a name or an address without port, such as "
                 "agents.example.com or *.example.com, or '*' for all"
             )
+
+
+def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
+    """Refuse a request that a web page of another origin makes its browser send, but for those that the settings name.
+
+    A browser always says where it comes from. Of one with a JSON body it asks beforehand, so that `is_asked` lets
+    through also what the settings only allow; one without a body it sends without asking.
+
+    Raises:
+        ForeignOrigin: it comes from such a page.
+    """
+    headers = headers_of(scope)
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    state: Mapping[str, object] = scope["state"]
+    if state.get("origin_named", False) or (is_asked and "origin_named" in state):
+        return
+    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        raise ForeignOrigin(
+            f"the header origin is {origin!r:.200}; web pages of other origins may not do this "
+            "(server.cors_allowed_origins)"
+        )
 
 
 def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_WITHIN_S) -> tuple[str, ...]:
@@ -119,13 +141,3 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 def _refuse_several(headers: Iterable[Header]) -> None:
     if sum(name == b"host" for name, _ in headers) > 1:
         raise InvalidRequest("the header host is there more than once", "host")
-
-
-def _refuse_foreign(origin: str, host: str, scope: Scope) -> None:
-    """Refuse what a page of another origin sends; those that the settings allow were let through before."""
-    state: Mapping[str, object] = scope["state"]
-    if "origin_named" not in state and origin.partition("://")[2].lower() != host.lower():
-        raise ForeignOrigin(
-            f"the header origin is {origin!r:.200}; web pages of other origins may not do this "
-            "(server.cors_allowed_origins)"
-        )

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import document, refuse_foreign
+from clinvk.api.hosts import refuse_foreign
+from clinvk.api.reply import document
 from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend
 from clinvk.dialects import records, strict

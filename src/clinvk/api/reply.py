@@ -10,15 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.config import ServerSettings
-from clinvk.dialects.base import (
-    BodyTooLarge,
-    BodyTooSlow,
-    BudgetSpent,
-    Dialect,
-    ForeignOrigin,
-    RateLimited,
-    WrongMediaType,
-)
+from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, RateLimited, WrongMediaType
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
 
 Header = tuple[bytes, bytes]
@@ -77,22 +69,6 @@ def _require_json(headers: Mapping[str, str]) -> None:
     ):
         got = f"got {said!r}" if said else "got none"
         raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
-
-
-def refuse_foreign(scope: Scope) -> None:
-    """Refuse a request without a body that a web page of another origin makes its browser send.
-
-    A browser asks nobody before it sends one, and always says where it comes from.
-
-    Raises:
-        ForeignOrigin: it says something else than this server, or an origin that the settings name.
-    """
-    headers = headers_of(scope)
-    origin = headers.get("origin")
-    if origin is None or scope["state"].get("origin_named"):
-        return
-    if origin.partition("://")[2] != headers.get("host", ""):
-        raise ForeignOrigin(f"the header origin is {origin!r}; web pages of other origins may not do this")
 
 
 async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:

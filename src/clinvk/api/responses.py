@@ -3,7 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from clinvk.api.reply import document, refuse_foreign
+from clinvk.api.hosts import refuse_foreign
+from clinvk.api.reply import document
 from clinvk.api.viewers import Viewers
 from clinvk.dialects.openai_responses import kept
 from clinvk.errors import InvalidRequest, RunNotFound

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
-from clinvk.api.reply import document, read_json, refuse_foreign
+from clinvk.api.hosts import refuse_foreign
+from clinvk.api.reply import document, read_json
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings
 from clinvk.dialects import records, strict
