@@ -16,20 +16,22 @@ KEYS = [(name, kind) for name, kind in keys.all_keys(("claude",)) if not keys.is
 IDS = [".".join(name) for name, _ in KEYS]
 PATHS = ("default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes")
 
-
 OF_BACKENDS: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
     ("default_backend",): (("codex", "codex"), ("gemini", "gemini")),
     ("policy", "allowed_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
     ("warm", "kept_backends"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
     ("warm", "prestart"): (("claude,gemini", ("claude", "gemini")), ('["codex"]', ("codex",))),
 }
+OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
+    ("agents", "env_allow"): (("A,B_*", ("A", "B_*")), ('["npm_config_x-y"]', ("npm_config_x-y",))),
+}
 
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Give two values that are no default, as text and as what they mean."""
     words = keys.words_of(kind)
-    if name in OF_BACKENDS:
-        return OF_BACKENDS[name]
+    if special := (OF_BACKENDS | OF_VARIABLES).get(name):
+        return special
     if words == ("true", "false"):
         other = not value_of(Settings(), name)
         return (str(other).lower(), other), ("yes" if other else "off", other)
@@ -47,6 +49,8 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 def wrong(name: Name, kind: object) -> str:
     if name in OF_BACKENDS or keys.words_of(kind):
         return "nonsense"
+    if name in OF_VARIABLES:
+        return "A B"
     if kind is str or keys.is_list(kind):
         return "relative" if name[-1] in PATHS else ""
     return "-1"

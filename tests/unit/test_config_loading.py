@@ -78,6 +78,15 @@ def test_an_agents_variables_keep_their_case_and_add_up(sources: Sources) -> Non
     assert settings.backends["codex"].env == {"A": "b"}
 
 
+@pytest.mark.parametrize(
+    "name", ["*", "ANTHROPIC_*", "LC_?[A-Z]", "[!_]*", "_", "npm_config_a-b", "a.b", "BASH_FUNC_x%%"]
+)
+def test_agents_may_inherit_what_can_be_the_name_of_a_variable_or_stand_for_several(
+    sources: Sources, name: str
+) -> None:
+    assert sources.load(f"agents: {{env_allow: ['{name}']}}").agents.env_allow == (name,)
+
+
 def test_an_empty_variable_and_a_key_without_value_say_nothing(sources: Sources) -> None:
     assert sources.load("server:\noutput:\n  format:\n", {"CLINVK_SERVER__PORT": ""}) == Settings()
 
@@ -169,6 +178,12 @@ MISTAKES = [
     ("backends: {claude: {extra_flags: --a}}", "extra_flags = '--a': must be a list of texts"),
     ("backends: {claude: {extra_flags: [a, 1]}}", "extra_flags = '[a, 1]': must be a list of texts"),
     ("backends: {claude: {env: {A: [1]}}}", "backends.claude.env.A = '[1]': must be a text"),
+    ("agents: {env_allow: FOO BAR}", "FILE:1: agents.env_allow = 'FOO BAR': must be a list of texts"),
+    ("agents:\n  env_allow: [A_*, FOO BAR]", "FILE:2: agents.env_allow = 'FOO BAR': must be names of variables"),
+    ("agents: {env_allow: [$FOO]}", "FILE:1: agents.env_allow = '$FOO': must be names of variables, each"),
+    ("agents: {env_allow: ['FOO,BAR']}", "FILE:1: agents.env_allow = 'FOO,BAR': must be names of variables"),
+    ("agents: {env_allow: [FOO=1]}", "FILE:1: agents.env_allow = 'FOO=1': must be names of variables"),
+    ("agents: {env_allow: ['']}", "FILE:1: agents.env_allow = '': must be names of variables"),
     ("session: {default_tags: [[a]]}", "default_tags = '[…]': must be a list of texts"),
     ("default_backend: cluade", "FILE:1: default_backend = 'cluade'; did you mean 'claude'? allowed: claude, codex"),
     ("server: {default_workdir: here}", "FILE:1: server.default_workdir = 'here': must be an absolute path"),
@@ -203,6 +218,7 @@ def test_a_mistake_in_the_file_names_line_key_value_and_what_is_allowed(
         ("CLINVK_SRVER__PORT", "1", "CLINVK_SRVER__PORT: unknown key 'srver' (= '1'); did you mean 'server'?"),
         ("CLINVK_OUTPUT__COLOR", "maybe", "CLINVK_OUTPUT__COLOR: output.color = 'maybe': must be true or false"),
         ("CLINVK_BACKEND", "cluade", "CLINVK_BACKEND: default_backend = 'cluade'; did you mean 'claude'?"),
+        ("CLINVK_AGENTS__ENV_ALLOW", "FOO BAR", "agents.env_allow = 'FOO BAR': must be names of variables"),
         ("CLINVK_BACKENDS__CLAUDE__ENV", "{", "backends.claude.env = '{': must be a section"),
         ("CLINVK_BACKENDS__CLAUDE__EXTRA_FLAGS", "[1", "must be texts with commas, or a JSON array"),
     ],

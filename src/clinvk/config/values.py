@@ -13,6 +13,10 @@ from clinvk.errors import ConfigError
 _PATHS = frozenset({"executable", "default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes"})
 _RELATIVE_OK = frozenset({"executable"})
 _OF_BACKENDS = frozenset({("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")})
+_OF_VARIABLES = ("agents", "env_allow")
+_IN_NAMES_OF_VARIABLES = frozenset("_.-%()*?[]!")
+"""What a variable has in its name, or a word for several, besides letters and digits."""
+
 _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
 """What YAML reads as true and false besides these, so that a variable takes what the file takes."""
 
@@ -41,6 +45,8 @@ def checked(
         for name in msgspec.convert(value, tuple[str, ...]):
             if name not in backends:
                 raise keys.unknown(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
+    if given.keys == _OF_VARIABLES:
+        _check_variables(given, msgspec.convert(value, tuple[str, ...]))
     yield given.keys, value
 
 
@@ -57,6 +63,15 @@ def _opened(given: Given) -> Iterator[Given]:
 def _can_be_given(name: str, value: str) -> bool:
     """Say whether a program can have such a variable."""
     return name != "" and "=" not in name and "\0" not in name + value
+
+
+def _check_variables(given: Given, names: Sequence[str]) -> None:
+    for name in names:
+        if not name or not all(char.isalnum() or char in _IN_NAMES_OF_VARIABLES for char in name):
+            raise ConfigError(
+                f"{given.place}: {'.'.join(given.keys)} = {name!r}: must be names of variables, each an item of its "
+                "own, in which * stands for any text"
+            )
 
 
 def converted(given: Given, kind: object) -> object:
