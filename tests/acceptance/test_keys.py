@@ -1,6 +1,9 @@
 """`clinvk keys`, and the server that asks for the keys it makes."""
 
 import json
+import os
+
+import pytest
 
 from acceptance.command import Clinvk
 from acceptance.server import Server
@@ -40,6 +43,44 @@ def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> Non
         assert done.returncode in (1, 2)
         assert done.stdout == ""
     assert json.loads(clinvk.run("keys", "list", "--json").stdout) == {"keys": []}
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "why"),
+    [
+        ("/etc", "", "is never allowed: '/etc' is the system's"),
+        ("/", "server: {allowed_workdir_prefixes: [/srv]}", ""),
+        ("{folder}", "", ""),
+        (
+            "{folder}",
+            "server: {allowed_workdir_prefixes: [/srv]}",
+            "is in none of '/srv' (server.allowed_workdir_prefixes)",
+        ),
+        (
+            "{folder}",
+            "server: {blocked_workdir_prefixes: [{folder}]}",
+            "is in '{folder}', which server.blocked_workdir_prefixes forbids",
+        ),
+        ("{folder}", "server: {allowed_workdir_prefixes: [{folder}/in]}", ""),
+        ("/etc", "server: {port: nonsense}", "is never allowed: '/etc' is the system's"),
+    ],
+)
+def test_a_directory_that_no_request_gets_into_is_told_and_the_key_is_made(
+    clinvk: Clinvk, path: str, settings: str, why: str
+) -> None:
+    folder = os.path.realpath(clinvk.folder)
+    path, settings, why = (text.replace("{folder}", folder) for text in (path, settings, why))
+    clinvk.settings(settings)
+    made = clinvk.run("keys", "create", "ana", "--allow-dir", path)
+    assert made.returncode == 0
+    assert made.stdout.startswith("clinvk_")
+    warned = [line for line in made.stderr.splitlines() if "warning" in line]
+    assert warned == ([f"clinvk: warning: no request gets into {path!r} with this key: it {why}"] if why else [])
+
+
+def test_where_a_key_is_made_opens_no_directory_to_it(clinvk: Clinvk) -> None:
+    made = clinvk.run("keys", "create", "ana", "--allow-dir", ".", before="cd /etc")
+    assert "no request gets into '/etc' with this key" in made.stderr
 
 
 def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:

@@ -83,6 +83,29 @@ def test_no_other_directory_is_blocked_by_itself(path: str) -> None:
     assert BUILT_IN.refusal(path) is None
 
 
+@pytest.mark.parametrize("path", ["/etc", "/usr/bin", "/proc", "/home/ben/.ssh", f"{HOME}/.claude", "/var/log/x"])
+def test_of_some_directories_nothing_below_is_open_either(path: str) -> None:
+    assert BUILT_IN.refusal(path) is not None
+    assert BUILT_IN.refusal_throughout(path) == BUILT_IN.refusal(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/home", "/Users", "/var", "/run", "/usr", "/usr/lib", "/run/user", f"{HOME}/.clinvk", HOME, "/srv"]
+)
+def test_of_others_something_below_is(path: str) -> None:
+    assert BUILT_IN.refusal_throughout(path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "is_closed"),
+    [("/srv", False), ("/srv/a", False), ("/", False), ("/srv/x/y", True), ("/home", True), ("/srvx", True)],
+)
+def test_the_lists_close_a_directory_with_all_below_where_no_allowed_one_is_in_it(path: str, is_closed: bool) -> None:
+    lists = Directories(("/srv",), ("/srv/x",))
+    assert lists.refusal_throughout(path) == (lists.refusal(path) if is_closed else None)
+    assert Directories(blocked=("/srv",)).refusal_throughout("/") is None
+
+
 FLAGS: Flags = {"--level": "low|high", "--quiet": None, "-c": r"[a-z]+=\d+", "--config": r"[a-z]+=\d+"}
 
 

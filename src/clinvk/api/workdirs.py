@@ -49,6 +49,14 @@ class Workdirs:
         except InvalidRequest as exc:
             raise ConfigError(exc.message) from exc
 
+    def refusal_throughout(self, path: str) -> str:
+        """Say why no request is let into a directory or below it, whatever it names; empty where one may be.
+
+        The path is free of symbolic links. Where a server is started is not known, and not looked at.
+        """
+        built_in = replace(self._built_in, own=_both(self._default))
+        return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
+
     def admit(self, request: RunRequest) -> None:
         """Judge the directories of a settled request again, right before its agent is started.
 

@@ -8,17 +8,18 @@ import msgspec
 
 from clinvk import backends
 from clinvk.api.key_file import Key, KeyFile, Limits
+from clinvk.api.workdirs import Workdirs
 from clinvk.cli import times
 from clinvk.cli.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.sessions import columns
-from clinvk.cli.settings import directory
+from clinvk.cli.settings import directory, trace_of
 from clinvk.cli.table import Column, table
 from clinvk.config.loading import home
 from clinvk.config.values import split_list
 from clinvk.dialects import records
-from clinvk.errors import InvalidRequest
+from clinvk.errors import ConfigError, InvalidRequest
 
 _COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("MAY DO", 8))
 
@@ -48,6 +49,7 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     name = flags.words[0]
     limits = _limits(flags)
+    _warn_of_directories(limits, flags, environ, notes)
     key = KeyFile(home(environ)).create(name, limits, flags.dry_run)
     if flags.dry_run:
         notes.say(f"would make a key {name!r}: {_may(limits)}")
@@ -108,6 +110,17 @@ def _limits(flags: KeyFlags) -> Limits:
         tokens_per_day=flags.tokens_per_day,
         cost_usd_per_day=flags.cost_per_day,
     )
+
+
+def _warn_of_directories(limits: Limits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
+    """Say where the settings, as far as they can be read, and what is built in let no request in."""
+    if not limits.workdirs:
+        return
+    errors: list[ConfigError] = []
+    workdirs = Workdirs(trace_of(flags, environ, {}, errors.append).settings, environ)
+    for path in limits.workdirs:
+        if why := workdirs.refusal_throughout(path):
+            notes.say(f"warning: no request gets into {path!r} with this key: it {why}")
 
 
 def _item(key: Key) -> KeyItem:

@@ -66,6 +66,11 @@ class BuiltIn(msgspec.Struct, frozen=True):
             return f"is never allowed: {containing(folded, _SYSTEM)!r} is the system's"
         return None
 
+    def refusal_throughout(self, path: str) -> str | None:
+        """Say why an agent may be let neither into a directory nor below it; None if it may somewhere."""
+        fine = (*_NOT_SYSTEM, *self.kept, *self.temporary, *self.own)
+        return None if path.casefold() in _ALONE or _any_in(path, fine) else self.refusal(path)
+
     def _is_fine(self, path: str, folded: str) -> bool:
         return bool(containing(folded, _NOT_SYSTEM) or containing(path, self.temporary))
 
@@ -88,6 +93,10 @@ class Directories(msgspec.Struct, frozen=True):
             return f"is in none of {', '.join(map(repr, self.allowed))} (server.allowed_workdir_prefixes)"
         return None
 
+    def refusal_throughout(self, path: str) -> str | None:
+        """Say why an agent may be let neither into a directory nor below it; None if it may somewhere."""
+        return None if _any_in(path, self.allowed) and not containing(path, self.blocked) else self.refusal(path)
+
 
 def containing(path: str, directories: Iterable[str]) -> str | None:
     """Give the first directory that is the path or above it: `/home/a` holds `/home/a/b`, but not `/home/ab`."""
@@ -95,6 +104,10 @@ def containing(path: str, directories: Iterable[str]) -> str | None:
         if path.startswith(above) and (above.endswith("/") or path[len(above) : len(above) + 1] in ("", "/")):
             return above
     return None
+
+
+def _any_in(path: str, directories: Iterable[str]) -> bool:
+    return any(containing(directory, (path,)) for directory in directories)
 
 
 def _containing_folded(folded: str, directories: Iterable[str]) -> str | None:
