@@ -83,6 +83,34 @@ def test_where_a_key_is_made_opens_no_directory_to_it(clinvk: Clinvk) -> None:
     assert "no request gets into '/etc' with this key" in made.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--rate", "0.0000001"], "--rate: 1e-07 is not from 0.0001 to 1,000,000"),
+        (["--rate", "1e300"], "--rate: 1e+300 is not from 0.0001 to 1,000,000"),
+        (["--rate", "1000000.5"], "--rate: 1000000.5 is not from 0.0001 to 1,000,000"),
+        (["--rate", "-0.5"], "--rate: '-0.5' is not a number above 0"),
+        (["--rate", "nan"], "--rate: 'nan' is not a number above 0"),
+        (["--rate", "inf"], "--rate: 'inf' is not a number above 0"),
+        (["--rate", "1", "--burst", "1000001"], "--burst: 1000001 is not from 1 to 1,000,000"),
+        (["--rate", "1", "--burst", "-1"], "--burst: '-1' is not a whole number, 1 or more"),
+        (["--rate", "1", "--burst", "1e300"], "--burst: '1e300' is not a whole number, 1 or more"),
+    ],
+)
+def test_a_rate_that_holds_nobody_or_everybody_is_refused_with_what_is_allowed(
+    clinvk: Clinvk, words: list[str], why: str
+) -> None:
+    done = clinvk.run("keys", "create", "ana", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"clinvk: {why}\n")
+
+
+@pytest.mark.parametrize(("rate", "burst"), [("0.0001", "1000000"), ("1e6", "1")])
+def test_the_rates_at_the_ends_of_what_is_allowed_are_taken(clinvk: Clinvk, rate: str, burst: str) -> None:
+    assert clinvk.run("keys", "create", "ana", "--rate", rate, "--burst", burst).returncode == 0
+    (item,) = json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]
+    assert item["limits"] == {"rate_rps": float(rate), "burst": int(burst)}
+
+
 def test_a_dry_run_makes_and_revokes_nothing(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana", "--dry-run").stdout == ""
     assert clinvk.run("keys", "create", "ana").returncode == 0

@@ -95,6 +95,9 @@ DAMAGED = [
     ('{"keys": [{"name": "a", "digest": "DIGEST", "limit": {}}]}', "is no file of API keys"),
     ('{"keys": [{"name": "a", "digest": "DIGEST", "limits": {"backend": ["x"]}}]}', "is no file of API keys"),
     ('{"keys": [{"name": "a", "digest": "DIGEST", "limits": {"rate_rps": 0}}]}', "is no file of API keys"),
+    ('{"keys": [{"name": "a", "digest": "DIGEST", "limits": {"rate_rps": 1e-7}}]}', r"`float` >= 0.0001.*rate_rps"),
+    ('{"keys": [{"name": "a", "digest": "DIGEST", "limits": {"rate_rps": 1e300}}]}', r"`float` <= 1000000.0.*rate_rps"),
+    ('{"keys": [{"name": "a", "digest": "DIGEST", "limits": {"burst": 1000001}}]}', r"`int` <= 1000000.*burst"),
     ('{"keys": [{"name": "env:1", "digest": "DIGEST"}]}', "cannot be the name of a key"),
     ('{"keys": [{"name": "a", "digest": "DIGEST"}, {"name": "a", "digest": "DIGEST"}]}', "the same name"),
 ]

@@ -27,6 +27,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
+RATES_RPS = (0.0001, 1_000_000.0)
+"""Requests a second that a key can be held to: beyond these the sums of its bucket mean nothing, and hold nobody."""
+
+BURSTS = (1, 1_000_000)
+
+_Rate = Annotated[float, Meta(ge=RATES_RPS[0], le=RATES_RPS[1])]
+_Burst = Annotated[int, Meta(ge=BURSTS[0], le=BURSTS[1])]
 _Positive = Annotated[float, Meta(gt=0)]
 _Whole = Annotated[int, Meta(gt=0)]
 
@@ -37,15 +44,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     Attributes:
         backends: the only ones that it may run.
         workdirs: its agents work in these directories, or below.
-        rate_rps: requests a second; `burst` may come at once.
+        rate_rps: requests a second, within `RATES_RPS`; `burst` of them, within `BURSTS`, may come at once.
         tokens_per_day: input and output tokens of the runs that began on one day, UTC; more runs are refused then.
         cost_usd_per_day: the same of what agents told that these cost.
     """
 
     backends: tuple[str, ...] = ()
     workdirs: tuple[str, ...] = ()
-    rate_rps: _Positive | None = None
-    burst: _Whole | None = None
+    rate_rps: _Rate | None = None
+    burst: _Burst | None = None
     tokens_per_day: _Whole | None = None
     cost_usd_per_day: _Positive | None = None
 

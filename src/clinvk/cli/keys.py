@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from clinvk import backends
-from clinvk.api.key_file import Key, KeyFile, Limits
+from clinvk.api.key_file import BURSTS, RATES_RPS, Key, KeyFile, Limits
 from clinvk.api.workdirs import Workdirs
 from clinvk.cli import times
 from clinvk.cli.flags import Flags, JsonFlags, KeyFlags
@@ -102,6 +102,8 @@ def _limits(flags: KeyFlags) -> Limits:
         backends.named(name)
     if flags.burst and not flags.rate:
         raise InvalidRequest("--burst needs --rate")
+    _check_range("--rate", flags.rate, RATES_RPS)
+    _check_range("--burst", flags.burst, BURSTS)
     return Limits(
         backends=tuple(dict.fromkeys(names)),
         workdirs=tuple(os.path.realpath(directory(path, "--allow-dir")) for path in flags.allow_dir),
@@ -110,6 +112,12 @@ def _limits(flags: KeyFlags) -> Limits:
         tokens_per_day=flags.tokens_per_day,
         cost_usd_per_day=flags.cost_per_day,
     )
+
+
+def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -> None:
+    least, most = allowed
+    if value is not None and not least <= value <= most:
+        raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
 def _warn_of_directories(limits: Limits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
