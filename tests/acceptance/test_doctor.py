@@ -1,6 +1,7 @@
 """`clinvk doctor` with agent CLIs that are shell scripts: each is wrong in another way."""
 
 import json
+import os
 import socket
 import sqlite3
 import time
@@ -264,6 +265,26 @@ def test_whether_processes_are_kept_is_told_and_of_which_agents(
     clinvk.settings(settings)
     env = {} if "enabled" in settings else KEPT
     assert said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "warm") == [told]
+
+
+def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clinvk: Clinvk) -> None:
+    here = os.path.realpath(clinvk.folder)
+    clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")
+    code, report = doctor(clinvk)
+    assert code == 0
+    assert said(report, "serve") == [
+        (
+            "warning",
+            f"clinvk serve, started here, refuses requests that name no workdir: the server's own directory {here!r} "
+            "is in none of '/srv' (server.allowed_workdir_prefixes); server.default_workdir names another",
+        )
+    ]
+    clinvk.settings("server: {allowed_workdir_prefixes: [/srv], default_workdir: /var/tmp}")
+    (status, message) = said(doctor(clinvk)[1], "serve")[0]
+    assert status == "warning"
+    assert message.startswith("clinvk serve does not start: server.default_workdir '/var/tmp' is in none of '/srv'")
+    clinvk.settings(f"server: {{allowed_workdir_prefixes: [{here}]}}")
+    assert said(doctor(clinvk)[1], "serve") == []
 
 
 def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:

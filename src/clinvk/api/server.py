@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
@@ -45,6 +46,8 @@ from clinvk.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from clinvk.orchestrate.live import Orchestrations
+
+logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 Load = Callable[[], Settings]
@@ -90,7 +93,8 @@ def serve(
     entrance.check(settings.server)
     if not settings.server.host:
         raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
-    Workdirs(settings, environ).check_default()
+    workdirs = Workdirs(settings, environ)
+    workdirs.check_default()
     bounds.check(settings.agents)
     descriptors.raise_limit()
     memory.bound_heaps()
@@ -108,6 +112,8 @@ def serve(
             return SERVER_ERROR
         if not taken and not insecure:
             taken = entrance.locked(settings.server, sockets, _to_stderr)
+        if refusal := workdirs.refusal_of_default():
+            logger.warning("requests that name no workdir are refused: %s", refusal)
         runner.run(_serve(settings, environ, sockets, taken, announce, load or (lambda: settings), is_inherited))
     return 0
 

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -48,6 +49,16 @@ class Workdirs:
                 self._admitted(self._default, "server.default_workdir")
         except InvalidRequest as exc:
             raise ConfigError(exc.message) from exc
+
+    def refusal_of_default(self) -> str:
+        """Say why a request that names no directory is refused; empty where it is not."""
+        here = _here()
+        own = str(self._workspace) if here == "/" else here
+        try:
+            self._judged(self._default or own, "workdir", "the server's own directory")
+        except InvalidRequest as exc:
+            return f"{exc.message}; server.default_workdir names another"
+        return ""
 
     def refusal_throughout(self, path: str) -> str:
         """Say why no request is let into a directory or below it, whatever it names; empty where one may be.
@@ -119,9 +130,12 @@ class Workdirs:
         own = _here()
         if own != "/":
             return own
-        workspace = home(self._environ) / _WORKSPACE
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return str(workspace)
+        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(self._workspace)
+
+    @property
+    def _workspace(self) -> Path:
+        return home(self._environ) / _WORKSPACE
 
 
 def _resolved(path: str, field: str, name: str) -> str:

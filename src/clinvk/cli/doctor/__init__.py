@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from clinvk.api import doors
+from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.cli import exits
 from clinvk.cli.doctor import agents, kept, machine
@@ -80,11 +81,21 @@ def _settings(
         other = f"{settings.default_backend} cannot be used; others need --backend"
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
     checks += [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
+    return [*checks, *_serve(settings, environ)]
+
+
+def _serve(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Say what keeps the server from starting, or from taking requests."""
+    workdirs = Workdirs(settings, environ)
     try:
         doors.check(settings.server)
+        workdirs.check_default()
     except ConfigError as exc:
-        checks.append(Check(section, "serve", "warning", f"clinvk serve does not start: {exc.message}"))
-    return checks
+        yield Check("settings", "serve", "warning", f"clinvk serve does not start: {exc.message}")
+        return
+    if refusal := workdirs.refusal_of_default():
+        about = f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"
+        yield Check("settings", "serve", "warning", about)
 
 
 def _near_misses(environ: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,31 @@
+"""What a server says once, when it starts, of settings that it takes but that will not do what they say."""
+
+import os
+
+from acceptance.command import Clinvk
+from acceptance.server import Server
+
+
+def warnings(server: Server) -> list[str]:
+    return [line for line in server.said.splitlines() if "WARNING" in line.upper()]
+
+
+def test_it_says_that_requests_without_a_directory_are_refused(clinvk: Clinvk) -> None:
+    clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")
+    own = os.path.realpath(clinvk.agent.folder)
+    with Server(clinvk.agent) as server:
+        server.up()
+        (told,) = warnings(server)
+        assert told.endswith(
+            f"requests that name no workdir are refused: the server's own directory {own!r} is in none of '/srv' "
+            "(server.allowed_workdir_prefixes); server.default_workdir names another"
+        )
+        assert server.prompt("hi").status_code == 403
+        assert warnings(server) == [told]
+
+
+def test_it_says_nothing_where_they_are_not(clinvk: Clinvk) -> None:
+    own = os.path.realpath(clinvk.agent.folder)
+    clinvk.settings(f"server: {{allowed_workdir_prefixes: [{own}]}}")
+    with Server(clinvk.agent) as server:
+        assert warnings(server.up()) == []
