@@ -267,6 +267,13 @@ def test_whether_processes_are_kept_is_told_and_of_which_agents(
     assert said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "warm") == [told]
 
 
+def test_an_agent_that_is_to_be_started_ahead_and_is_not_kept_is_told(clinvk: Clinvk) -> None:
+    clinvk.settings("warm: {prestart: [gemini, codex]}")
+    told = said(json.loads(clinvk.run("doctor", "--json", env=KEPT).stdout), "warm")
+    assert [status for status, _ in told] == ["ok", "warning"]
+    assert told[1][1] == "warm.prestart starts none of gemini: not in warm.kept_backends"
+
+
 def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clinvk: Clinvk) -> None:
     here = os.path.realpath(clinvk.folder)
     clinvk.settings("server: {allowed_workdir_prefixes: [/srv]}")

@@ -29,3 +29,10 @@ def test_it_says_nothing_where_they_are_not(clinvk: Clinvk) -> None:
     clinvk.settings(f"server: {{allowed_workdir_prefixes: [{own}]}}")
     with Server(clinvk.agent) as server:
         assert warnings(server.up()) == []
+
+
+def test_it_says_of_which_agents_none_is_started_ahead(clinvk: Clinvk) -> None:
+    clinvk.settings("warm: {prestart: [gemini]}")
+    with Server(clinvk.agent, {"CLINVK_WARM__ENABLED": "true"}) as server:
+        (told,) = warnings(server.up())
+    assert told.endswith("warm.prestart starts none of gemini: not in warm.kept_backends")

@@ -112,10 +112,17 @@ def serve(
             return SERVER_ERROR
         if not taken and not insecure:
             taken = entrance.locked(settings.server, sockets, _to_stderr)
-        if refusal := workdirs.refusal_of_default():
-            logger.warning("requests that name no workdir are refused: %s", refusal)
+        _remark(settings, workdirs)
         runner.run(_serve(settings, environ, sockets, taken, announce, load or (lambda: settings), is_inherited))
     return 0
+
+
+def _remark(settings: Settings, workdirs: Workdirs) -> None:
+    """Tell of settings that a server can serve with, but that will not do what they say."""
+    if refusal := workdirs.refusal_of_default():
+        logger.warning("requests that name no workdir are refused: %s", refusal)
+    if settings.warm.enabled and (names := settings.warm.never_started):
+        logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
 
 
 def _to_stderr(text: str) -> None:

@@ -77,6 +77,11 @@ class WarmSettings(_Section, frozen=True, kw_only=True):
     prestart: tuple[str, ...] = ()
     command_line: bool = True
 
+    @property
+    def never_started(self) -> tuple[str, ...]:
+        """What `prestart` names and `kept_backends` does not: of these none is started with the server."""
+        return tuple(name for name in self.prestart if name not in self.kept_backends)
+
 
 class SessionSettings(_Section, frozen=True, kw_only=True):
     """How conversations are kept."""

@@ -76,7 +76,7 @@ def _settings(
     if not errors:
         file, _ = settings_file(flags.config, environ)
         checks.append(Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold"))
-        checks.append(kept.check(settings))
+        checks += [check for check in (kept.check(settings), kept.check_prestart(settings)) if check]
     if usable and settings.default_backend not in usable:
         other = f"{settings.default_backend} cannot be used; others need --backend"
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))

@@ -24,6 +24,15 @@ def check(settings: Settings) -> Check:
     return Check("settings", "warm", "ok", message)
 
 
+def check_prestart(settings: Settings) -> Check | None:
+    """Say of which agents none is started ahead, though the settings want one; None where there are none such."""
+    names = settings.warm.never_started
+    if _why_not(settings) or not names:
+        return None
+    about = f"warm.prestart starts none of {', '.join(names)}: not in warm.kept_backends"
+    return Check("settings", "warm", "warning", about)
+
+
 def _why_not(settings: Settings) -> str:
     if not settings.warm.enabled:
         return "warm.enabled: false"
