@@ -112,6 +112,19 @@ def test_a_setting_of_another_backend_keeps_nothing_here(clinvk: Clinvk, server:
     assert is_of_server(clinvk.agent.calls()[0])
 
 
+def test_what_configures_servers_alone_keeps_nothing_here_and_makes_no_other_agent(
+    scripted: Scripted, clinvk: Clinvk
+) -> None:
+    clinvk.agent.play(claude_says("x"))
+    with Server(scripted, {**OF_SERVER, "CLINVK_SERVER__MAX_QUEUED_RUNS": "7"}) as server:
+        server.up().prompt("over http")
+        clinvk.run("--new", "hello", env={"CLINVK_SERVER__CORS_ALLOW_CREDENTIALS": "true"})
+    over_http, call = clinvk.agent.calls()
+    assert is_of_server(call)
+    settings = [{name: value for name, value in env.items() if "SERVER__" in name} for env in (over_http.env, call.env)]
+    assert settings == [{"CLINVK_SERVER__MAX_QUEUED_RUNS": "7"}] * 2
+
+
 @pytest.mark.parametrize("before", ["umask 027", "ulimit -t 1000", "nice -n 5 true; renice -n 5 $$ >/dev/null"])
 def test_what_the_agent_would_inherit_of_the_process_is_compared_too(
     clinvk: Clinvk, server: Server, before: str

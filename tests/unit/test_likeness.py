@@ -22,9 +22,11 @@ def difference(command: dict[str, str], settings: Settings | None = None, backen
     [
         {"TERM": "xterm", "SHLVL": "3", "PWD": "/x", "SSH_TTY": "/dev/pts/1", "KITTY_WINDOW_ID": "2", "_": "clinvk"},
         {"DATABASE_URL": "x", "EDITOR": "vi", "ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "CLINVK_BACKEND": "codex"},
+        {"CLINVK_OUTPUT__SHOW_TOKENS": "true", "CLINVK_SESSION__STORE_TOKEN_USAGE": "true"},
+        {"CLINVK_SERVER__PORT": "1", "CLINVK_server__cors_allow_credentials": "1", "CLINVK_LOG__FORMAT": "json"},
         {"CLINVK_API_KEYS": "a", "NOTIFY_SOCKET": "/run/x", "CLINVK_PROCESS_ID": "1-2", "STARSHIP_SESSION_KEY": "1"},
     ],
-    ids=["of the terminal", "goes along", "of clinvk alone"],
+    ids=["of the terminal", "goes along", "goes along as a setting", "of a server", "of clinvk alone"],
 )
 def test_these_variables_need_not_be_alike(more: dict[str, str]) -> None:
     assert difference({**SERVER, **more}) == ""
@@ -35,6 +37,7 @@ def test_these_variables_need_not_be_alike(more: dict[str, str]) -> None:
     [
         *("PATH", "HOME", "SHELL", "TMPDIR", "OPENAI_API_KEY", "ANTHROPIC_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"),
         *("HTTPS_PROXY", "no_proxy", "CODEX_HOME", "CLAUDE_CONFIG_DIR", "GEMINI_CLI_HOME", "CLINVK_DEPTH"),
+        *("CLINVK_BACKENDS__CLAUDE__ENV__MY_TOKEN", "CLINVK_backends__claude__env__MY_TOKEN"),
     ],
 )
 def test_these_variables_must_be_alike(name: str) -> None:
@@ -79,3 +82,13 @@ def test_together_they_are_the_environment_of_the_command_but_for_the_terminal()
     assert likeness.together(SERVER, likeness.own(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
     fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
     assert likeness.together(SERVER, likeness.own(fewer)) == fewer
+
+
+@pytest.mark.parametrize("section", ["SERVER", "POLICY", "WARM", "LOG", "TRACING"])
+def test_what_configures_a_server_is_left_as_the_server_has_it(section: str) -> None:
+    """Else its agents would be of another kind for a command than for a request over HTTP, and none be ready."""
+    named = f"CLINVK_{section}__X"
+    server = {**SERVER, named: "1"}
+    assert likeness.together(server, likeness.own(SERVER)) == server
+    assert likeness.together(server, likeness.own({**SERVER, named: "2"})) == server
+    assert likeness.together(SERVER, likeness.own(server)) == SERVER

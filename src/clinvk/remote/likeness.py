@@ -3,7 +3,8 @@
 A command and a server each look at themselves. What is decisive must be alike, or the run stays with the command;
 values are compared by their digests, so that no key is sent. The other variables of the command go along with the
 request: its agent has them as if the command had started it. What belongs to a terminal is left as the server has it:
-agents have none, and no two terminals are alike.
+agents have none, and no two terminals are alike. So is what configures a server: it says nothing to an agent, and would
+keep those of its HTTP clients and those of its commands apart.
 """
 
 import os
@@ -37,6 +38,11 @@ _OF_TERMINALS = (
     *("TERM_", "XDG_SESSION_", "ALACRITTY_", "GHOSTTY_", "ITERM_", "KITTY_", "KONSOLE_", "WEZTERM_", "ZELLIJ"),
     *("GNOME_TERMINAL_", "TERMINATOR_", "TILIX_", "WT_", "MEMORY_PRESSURE_"),
 )
+
+_SETTING = "CLINVK_"
+_OF_SERVERS = tuple(f"{_SETTING}{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
+_OF_BACKENDS = f"{_SETTING}BACKENDS__"
+"""Among these settings are variables of the agents, keys too."""
 
 _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": resource.RLIMIT_AS}
 """Limits that somebody has set on purpose if there are any; that on open files agents raise by themselves."""
@@ -72,15 +78,21 @@ def together(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str
     return {**{name: value for name, value in server.items() if not _goes_along(name, value)}, **own}
 
 
-def _is_of_terminal(name: str) -> bool:
-    return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS)
+def _stays(name: str) -> bool:
+    """Say whether a variable is left as the server has it."""
+    return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS) or name.upper().startswith(_OF_SERVERS)
 
 
 def _is_decisive(name: str, value: str) -> bool:
-    if _is_of_terminal(name):
+    if _stays(name):
         return False
-    is_named = name in _DECISIVE or name in _HOMES or name.lower().endswith(_PROXY) or names_secret(name)
-    return is_named or not _is_text(name + value)
+    is_named = name in _DECISIVE or name in _HOMES or name.lower().endswith(_PROXY)
+    return is_named or (names_secret(name) and not _is_own_setting(name)) or not _is_text(name + value)
+
+
+def _is_own_setting(name: str) -> bool:
+    """Say whether it is a setting of clinvk itself: of these tokens are only counted."""
+    return name.startswith(_SETTING) and "__" in name and not name.upper().startswith(_OF_BACKENDS)
 
 
 def _is_text(text: str) -> bool:
@@ -93,7 +105,7 @@ def _shown(text: str) -> str:
 
 
 def _goes_along(name: str, value: str) -> bool:
-    return not (_is_of_terminal(name) or _is_decisive(name, value))
+    return not (_stays(name) or _is_decisive(name, value))
 
 
 def _process() -> dict[str, object]:
