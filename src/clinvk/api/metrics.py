@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from starlette.requests import Request
-from starlette.responses import Response
-
+from clinvk.api.asgi import Request, Response
 from clinvk.errors import ClinvkError
 from clinvk.metrics import Metrics, Standing
 from clinvk.runtime.runs import Runs
