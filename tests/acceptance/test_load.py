@@ -4,14 +4,17 @@ import json
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
+from acceptance.command import until
 from acceptance.server import Server
 from scripted import Scripted
+from scripted.steps import claude_says, hang, spawn, wait_for
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
@@ -26,6 +29,27 @@ def test_a_low_soft_limit_of_open_files_turns_no_client_away(scripted: Scripted)
         for client in clients:
             client.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be set on Linux only")
+def test_the_agents_have_the_limit_that_the_server_was_started_with(scripted: Scripted) -> None:
+    go = scripted.folder / "go"
+    scripted.play([*claude_says("x")[:4], wait_for(go), spawn("setsid"), hang()])
+
+    def limits() -> set[int]:
+        found: set[int] = set()
+        for pid in scripted.alive():
+            with suppress(psutil.NoSuchProcess):  # it only told its version
+                found.add(psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0])
+        return found
+
+    with Server(scripted, open_files=64) as server:
+        server.up().detached("hi")
+        until(lambda: limits() == {64})
+        go.touch()
+        until(lambda: len(scripted.grandchildren()) == 1)
+        until(lambda: limits() == {64})
+        assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] > 64
 
 
 @pytest.mark.timeout(180)

@@ -35,15 +35,18 @@ time.sleep(300)
 """
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits of another process can be set on Linux only")
+
+
 def marks() -> RlimitMarks:
     """Give marks that no other test has."""
     return RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
 
 
-async def done(agents: AgentSettings, *argv: str) -> Exited:
+async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> Exited:
     """Run a command to its end, within bounds."""
     own = marks()
-    return await run_tool(Spawner(own, Bounds(agents, own.server)), argv, ENV, 15)
+    return await run_tool(Spawner(own, Bounds(agents, own.server, open_files)), argv, ENV, 15)
 
 
 def alive(pid: int) -> bool:
@@ -91,6 +94,34 @@ async def test_a_process_that_works_longer_than_it_may_is_ended() -> None:
 async def test_a_limit_above_what_clinvk_may_itself_is_that() -> None:
     told = await done(AgentSettings(max_open_files=10**9), "sh", "-c", "ulimit -n")
     assert told == (0, f"{resource.getrlimit(resource.RLIMIT_NOFILE)[1]}\n".encode(), b"")
+
+
+@linux
+@pytest.mark.parametrize("agents", [AgentSettings(), AgentSettings(max_memory_mb=500)], ids=["no others", "others"])
+async def test_a_process_gets_the_limit_on_open_files_that_clinvk_was_started_with(agents: AgentSettings) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    waits = 'while [ "$(ulimit -S -n)" != 100 ]; do sleep 0.01; done; sh -c "ulimit -S -n; ulimit -H -n"'
+    assert await done(agents, "sh", "-c", waits, open_files=100) == (0, f"100\n{hard}\n".encode(), b"")
+
+
+async def test_that_limit_does_not_undo_what_the_settings_say() -> None:
+    agents = AgentSettings(max_open_files=123)
+    told = await done(agents, "sh", "-c", "sleep 0.3; ulimit -S -n; ulimit -H -n", open_files=100)
+    assert told == (0, b"123\n123\n", b"")
+
+
+@linux
+async def test_a_process_that_has_set_its_own_limit_keeps_it() -> None:
+    own = marks()
+    spawner = Spawner(own, Bounds(AgentSettings(), own.server))
+    process = spawner.spawn(["sh", "-c", "ulimit -S -n 50; echo set; sleep 60"], ENV, None, lambda: None)
+    try:
+        await until(lambda: process.take() == [b"set"])
+        Bounds(AgentSettings(), own.server, 100).settle(process.pid)
+        assert psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] == 50
+    finally:
+        await spawner.sweep(process)
+        process.discard()
 
 
 async def test_a_program_that_is_not_there_is_told_with_its_name() -> None:

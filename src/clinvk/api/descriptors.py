@@ -7,13 +7,17 @@ _WANTED = (65_536, 10_240)
 """The second is the most that some releases of macOS take, whatever their hard limit says."""
 
 
-def raise_limit() -> None:
-    """Raise the soft limit towards the hard one: the usual 1024 are less than the prompts that may wait."""
+def raise_limit() -> int | None:
+    """Raise the soft limit towards the hard one: the usual 1024 are less than the prompts that may wait.
+
+    Give the one before; None where it stays.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in _WANTED:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         if limit <= soft or soft == resource.RLIM_INFINITY:
-            return
+            return None
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            return
+            return soft
+    return None

@@ -96,7 +96,7 @@ def serve(
     workdirs = Workdirs(settings, environ)
     workdirs.check_default()
     bounds.check(settings.agents)
-    descriptors.raise_limit()
+    open_files = descriptors.raise_limit()
     memory.bound_heaps()
     server = settings.server
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -113,7 +113,8 @@ def serve(
         if not taken and not insecure:
             taken = entrance.locked(settings.server, sockets, _to_stderr)
         _remark(settings, workdirs)
-        runner.run(_serve(settings, environ, sockets, taken, announce, load or (lambda: settings), is_inherited))
+        load = load or (lambda: settings)
+        runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
     return 0
 
 
@@ -175,13 +176,14 @@ async def _serve(
     announce: Announce,
     load: Load,
     is_inherited: bool,
+    open_files: int | None,
 ) -> None:
     with heeded() as signals:
         async with (
             watched(settings) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
             Door(home(environ), settings, environ) as door,
-            opened(settings, environ, sockets, store, taken, watching) as served,
+            opened(settings, environ, sockets, store, taken, watching, open_files=open_files) as served,
             tended(store, settings.session.retention_days),
         ):
             reload = Reload(load, list(_renewed(environ, taken, served)))
@@ -253,10 +255,11 @@ async def opened(
     taken: Keys,
     watching: Watching,
     registry: Mapping[str, Backend] = BACKENDS,
+    open_files: int | None = None,
 ) -> AsyncGenerator[Served]:
     """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
 
-    `taken` are the API keys that let a request in; `store` stays its owner's to close.
+    `taken` are the API keys that let a request in; `store` stays its owner's to close; `open_files` is for `Bounds`.
     """
     started = asyncio.Event()
     try:
@@ -271,7 +274,16 @@ async def opened(
             async with (
                 keys.tended(taken, KeyFile(home(environ))),
                 grants.tended(),
-                LocalRuns(settings, store, environ, registry, admit, watching.watches, keeps_warm=True) as runs,
+                LocalRuns(
+                    settings,
+                    store,
+                    environ,
+                    registry,
+                    admit,
+                    watching.watches,
+                    keeps_warm=True,
+                    open_files=open_files,
+                ) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)
                 needed = executables.needed(environ)

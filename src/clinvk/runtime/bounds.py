@@ -1,8 +1,8 @@
 """What each agent process may use of the machine: limits, and a cgroup of its own.
 
 Both are put on by a shell that then becomes the agent, so that there is no moment without them; a program without
-bounds is started without one. Limits: https://man7.org/linux/man-pages/man2/getrlimit.2.html, cgroups:
-https://docs.kernel.org/admin-guide/cgroup-v2.html.
+bounds is started without one. What clinvk has raised for itself is lowered right after the start. Limits:
+https://man7.org/linux/man-pages/man2/getrlimit.2.html, cgroups: https://docs.kernel.org/admin-guide/cgroup-v2.html.
 """
 
 import os
@@ -19,14 +19,18 @@ _KIB_PER_MB = 1024
 
 
 class Bounds:
-    """The bounds of all that one clinvk starts. `open` before the first start, `close` after the last has ended."""
+    """The bounds of all that one clinvk starts. `open` before the first start, `close` after the last has ended.
 
-    def __init__(self, agents: AgentSettings, server: int) -> None:
+    Where clinvk has raised its own soft limit on open files, `open_files` is the one that it was started with.
+    """
+
+    def __init__(self, agents: AgentSettings, server: int, open_files: int | None = None) -> None:
         self.cgroup = ""
         """The folder with the cgroups of the agents; empty where they have none."""
         self._limits = "; ".join(_limits(agents))
         self._wants_cgroup = agents.cgroup
         self._server = server
+        self._open_files = None if agents.max_open_files else open_files
 
     def open(self) -> None:
         """Make the cgroup.
@@ -65,6 +69,19 @@ class Bounds:
         join = 'echo 0 > "$0"'
         steps = f"{self._limits}; {join}" if self._limits else join
         return "/bin/sh", "-c", f"set -e; {steps}{_BECOME}", f"{folder}/cgroup.procs", *argv
+
+    def settle(self, pid: int) -> None:
+        """Give a process that was just started the soft limit on open files that clinvk itself was started with.
+
+        A program that waits with `select` breaks above 1024. To lower clinvk's own limit for the moment of a start
+        would fail whatever opens a file meanwhile; a process that has set a limit of its own by now keeps it.
+        """
+        if self._open_files is None:
+            return
+        with suppress(AttributeError, OSError):  # no Linux, or it is gone already
+            inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if resource.prlimit(pid, resource.RLIMIT_NOFILE) == inherited:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (self._open_files, inherited[1]))
 
     def end(self, numbers: Iterable[int]) -> None:
         """End all that is in the cgroups of processes. Blocks: run it in a thread."""

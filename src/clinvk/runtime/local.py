@@ -46,7 +46,7 @@ class LocalRuns:
     `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
     its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
     With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a session
-    that is about to be gone on with: another clinvk may hold its conversation open.
+    that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in `Bounds`.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ class LocalRuns:
         watches: Sequence[Watch] = (),
         keeps_warm: bool = False,
         frees: Callable[[str], Awaitable[None]] | None = None,
+        open_files: int | None = None,
     ) -> None:
         server = settings.server
         chosen = marks.choose()
-        self._bounds = Bounds(settings.agents, chosen.server)
+        self._bounds = Bounds(settings.agents, chosen.server, open_files)
         self.spawner = Spawner(chosen, self._bounds)
         self.fallbacks = Fallbacks()
         self._schemas = Schemas(self.spawner, environ)

@@ -66,6 +66,8 @@ class Spawner:
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         with self._marks.marking(number):
             spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
+        if self._bounds:
+            self._bounds.settle(spawned.popen.pid)
         return Process(spawned, number, wake, stderr_lines, raw)
 
     @property

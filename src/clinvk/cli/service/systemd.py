@@ -106,7 +106,7 @@ class Systemd:
         yield from ("Restart=always", "RestartSec=5", f"RestartPreventExitStatus={_INVALID_SETTINGS}")
         # SIGTERM is for the server alone, which lets agents finish; what is left after it is killed.
         yield from ("KillMode=mixed", f"TimeoutStopSec={plan.stop_within_s}")
-        yield from ("NotifyAccess=main", "OOMPolicy=continue", "LimitNOFILE=65536")
+        yield from ("NotifyAccess=main", "OOMPolicy=continue", "LimitNOFILE=1024:65536")
         if plan.settings.agents.cgroup:
             yield "Delegate=yes"
         yield from (*_HARDENED, *(_HARDENED_FOR_MACHINE if for_machine else ()))
