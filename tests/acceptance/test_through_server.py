@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -294,6 +295,58 @@ def test_a_server_that_hangs_is_left_alone(clinvk: Clinvk, server: Server) -> No
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert (done.stdout, done.stderr) == ("x\n", "clinvk: not through the server: the server does not answer\n")
+
+
+@contextmanager
+def stopped_in_a_run(clinvk: Clinvk, server: Server, *arguments: str) -> Generator["subprocess.Popen[bytes]"]:
+    """A command that is being answered by a server that stops; the server goes on at the end, and ends the agent."""
+    clinvk.agent.play([*BEGUN, hang()])
+    with clinvk.started("-o", "text", *arguments, "hello") as process:
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"begun ")
+        assert is_of_server(clinvk.agent.calls()[0])
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            yield process
+            assert len(clinvk.agent.alive()) == 1
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+    until(lambda: clinvk.agent.alive() == [])
+    assert server.stop() == 0
+
+
+def test_ctrl_c_ends_a_command_whose_server_hangs_and_the_run_ends_when_it_goes_on(
+    clinvk: Clinvk, server: Server
+) -> None:
+    with stopped_in_a_run(clinvk, server) as process:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    unknown = b"clinvk: the server does not tell whether its agent is gone\n"
+    assert (process.returncode, stderr) == (7, unknown + b"clinvk: cancelled\n")
+
+
+def test_a_time_limit_holds_also_where_the_server_hangs(clinvk: Clinvk, server: Server) -> None:
+    with stopped_in_a_run(clinvk, server, "--timeout", "3") as process:
+        _, stderr = process.communicate(timeout=40)
+    unknown = b"clinvk: the server does not tell whether its agent is gone\n"
+    assert (process.returncode, stderr) == (6, b"clinvk: the server does not answer, and the 3 s are over\n" + unknown)
+
+
+def test_a_reader_who_pauses_until_the_time_is_over_still_gets_everything(clinvk: Clinvk, server: Server) -> None:
+    says = claude_says("\0")
+    before, _, after = str(says[3]["line"]).partition("\\u0000")
+    clinvk.agent.play([*says[:3], *[letters(100_000, before, after)] * 60, *says[4:]])
+    with clinvk.started("-o", "text", "--timeout", "1", "hello") as process:
+        assert process.stdout
+        until((clinvk.agent.folder / ".clinvk").exists)
+        time.sleep(12)  # what it has to read was told long before
+        read = 0
+        while chunk := os.read(process.stdout.fileno(), 1 << 20):
+            read += len(chunk)
+        assert process.stderr
+        assert b"does not answer" not in process.stderr.read()
+        assert process.wait(15) in (0, 6)
+    assert read > 1_000_000
 
 
 def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_is_gone(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from clinvk import errors
 from clinvk.config import Settings
 from clinvk.config.loading import home
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, TimedOut
 from clinvk.events import Ending, Logged, RunFailed, RunFinished
 from clinvk.remote import likeness
 from clinvk.remote.frames import (
@@ -45,10 +45,18 @@ _STOPS_WITHIN_S = 6.0
 """What a server takes at most to stop a run: the agent's grace, and the end of what it has started."""
 
 _STOPS_AT_ONCE_WITHIN_S = 2.0
+
+_LATER_S = 8.0
+"""So long after a run's time limit the server has told its ending, unless it is stopped."""
+
+_QUIET_S = 4.0
+"""So long nothing may come besides: what was told while nobody read it comes late."""
+
 _GONE_WITHIN_S = 15.0
 """How long an agent that has told the end of its run may take to be gone."""
 
 _SILENT = "the server does not answer"
+_UNKNOWN = "the server does not tell whether its agent is gone"
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
 _DECODER = msgspec.json.Decoder(ToCommand)
 
@@ -153,17 +161,23 @@ class _ServedRun:
         self._number = 0
         self._ending: Ending | None = None
         self._is_over = False
+        self._is_given_up = False
+        self._give_time()
 
     async def __aenter__(self) -> "Followed":
         if not self.request.workdir:
             raise NotHere("the session is one of no directory")
         try:
-            await self._link.say(self._ask)
-            message = await self._link.hear()
+            async with self._waiting():
+                await self._link.say(self._ask)
+                message = await self._link.hear()
         except TooLong as exc:
             raise NotHere(exc.message) from exc
         except ConnectionError:
             message = None
+        except TimeoutError as exc:
+            await self._stopped(_STOPS_AT_ONCE_WITHIN_S)
+            raise TimedOut(self._overdue) from exc
         except asyncio.CancelledError:
             await self._stopped()
             raise
@@ -179,7 +193,9 @@ class _ServedRun:
                 raise ClinvkError(_LOST)
 
     async def __aexit__(self, *_: object) -> None:
-        if self._ending:
+        if self._is_given_up:
+            await self._stopped(_STOPS_AT_ONCE_WITHIN_S)
+        elif self._ending:
             await self._gone_within(_GONE_WITHIN_S)
         else:
             await self._stopped()
@@ -194,11 +210,17 @@ class _ServedRun:
     async def _next(self) -> list[Logged]:
         """Wait for what happens next."""
         try:
-            message = await self._link.hear()
+            async with self._waiting():
+                message = await self._link.hear()
         except ConnectionError:
             message = None
+        except TimeoutError:
+            self._is_given_up = True
+            return self._failed(TimedOut.code, self._overdue)
         match message:
             case Told(entries=entries):
+                if self.started_at is None and message.started_at:
+                    self._give_time()
                 self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
                 return self._noted(entries)
             case Begun():  # it was not waited for
@@ -211,9 +233,27 @@ class _ServedRun:
                 return []
             case _:
                 self._is_over = True
-                self.ended_at = time.time()
-                lost = RunFailed(ClinvkError.code, _LOST)
-                return self._noted([] if self._ending else [Logged(self._number + 1, self.ended_at, lost)])
+                return [] if self._ending else self._failed(ClinvkError.code, _LOST)
+
+    def _give_time(self) -> None:
+        """From this moment on the time limit of the run counts, as far as is known here."""
+        limit_s = self.request.timeout_s
+        self._until = time.monotonic() + limit_s + _LATER_S if limit_s else None
+
+    def _waiting(self) -> asyncio.Timeout:
+        """Give a context for a wait for the server, which raises TimeoutError where the run should long be over."""
+        if self._until is None or self._ending:
+            return asyncio.timeout(None)
+        return asyncio.timeout(max(self._until - time.monotonic(), _QUIET_S))
+
+    @property
+    def _overdue(self) -> str:
+        return f"{_SILENT}, and the {self.request.timeout_s:g} s are over"
+
+    def _failed(self, code: str, message: str) -> list[Logged]:
+        """End the run here."""
+        self.ended_at = time.time()
+        return self._noted([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
 
     def _noted(self, entries: list[Logged]) -> list[Logged]:
         for number, _, event in entries:
@@ -222,26 +262,33 @@ class _ServedRun:
                 self._ending = event
         return entries
 
-    async def _stopped(self) -> None:
+    async def _stopped(self, within_s: float = _STOPS_WITHIN_S) -> None:
         """End the run. Cancelled meanwhile, end it at once."""
+        self._until = None
         try:
-            await self._stop(_STOPS_WITHIN_S)
+            await self._stop(within_s)
         except asyncio.CancelledError:
             await finished(self._stop(_STOPS_AT_ONCE_WITHIN_S))
             raise
 
     async def _stop(self, within_s: float) -> None:
         try:
-            await self._link.say(Stop())
+            async with asyncio.timeout(within_s):
+                await self._link.say(Stop())  # this waits too where the server does not read
+                await self._gone()
         except ConnectionError:
             return
-        await self._gone_within(within_s)
+        except TimeoutError:
+            self._say(_UNKNOWN)
 
     async def _gone_within(self, seconds: float) -> None:
-        """Wait until nothing is left of the run; what happens in it meanwhile nobody sees."""
         try:
             async with asyncio.timeout(seconds):
-                while not self._is_over:
-                    await self._next()
+                await self._gone()
         except TimeoutError:
-            self._say("the server does not tell whether its agent is gone")
+            self._say(_UNKNOWN)
+
+    async def _gone(self) -> None:
+        """Wait until nothing is left of the run; what happens in it meanwhile nobody sees."""
+        while not self._is_over:
+            await self._next()

@@ -1,0 +1,62 @@
+"""A command's run in a server that stops reading, with a server that is only a socket."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from clinvk.errors import TimedOut
+from clinvk.remote.frames import Link, ToCommand
+from clinvk.remote.served import ServedRuns
+from clinvk.request import RunRequest
+
+LARGE = "x" * 5_000_000
+"""More than a socket takes that nobody reads."""
+
+
+@asynccontextmanager
+async def unread(said: list[str]) -> AsyncGenerator[ServedRuns]:
+    """Runs through a socket that nobody reads."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        link = Link(*await asyncio.open_unix_connection(sock=ours), msgspec.json.Decoder(ToCommand))
+        try:
+            yield ServedRuns(link, {}, True, said.append)
+        finally:
+            link.close()
+
+
+async def begin(runs: ServedRuns, request: RunRequest) -> None:
+    async with runs.run(request):
+        pytest.fail("it has begun")
+
+
+@pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
+async def test_ctrl_c_ends_the_wait_for_its_beginning_too(prompt: str) -> None:
+    said: list[str] = []
+    async with unread(said) as runs:
+        task = asyncio.create_task(begin(runs, RunRequest(prompt=prompt, backend="claude", workdir="/")))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(0.1)
+        task.cancel()
+        began = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert time.monotonic() - began < 8
+    assert said == ["the server does not tell whether its agent is gone"]
+
+
+@pytest.mark.timeout(40)
+@pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
+async def test_a_time_limit_holds_for_a_run_that_does_not_begin(prompt: str) -> None:
+    said: list[str] = []
+    request = RunRequest(prompt=prompt, backend="claude", workdir="/", timeout_s=0.5)
+    async with unread(said) as runs:
+        with pytest.raises(TimedOut, match=r"the server does not answer, and the 0.5 s are over"):
+            await begin(runs, request)
+    assert said == ["the server does not tell whether its agent is gone"]
