@@ -16,7 +16,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen"}),
     ("clinvk/runtime/bounds.py", {"around", "open"}),
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
-    ("clinvk/runtime/executables.py", {"find", "head", "host", "read", "resolve"}),
+    ("clinvk/runtime/executables.py", {"find", "host", "part", "read", "resolve"}),
     ("clinvk/runtime/surroundings.py", {"path"}),
     ("clinvk/runtime/stamps.py", {"stamps"}),
     ("clinvk/api/docs.py", {"__init__"}),

@@ -45,10 +45,16 @@ class Process:
     def __init__(self, record: bytearray | None = None) -> None:
         launch = kept(HELLO)
         assert launch
-        host = Host(find=lambda folder, pattern: ["/record"], read=lambda path: bytes(record or b""))
+        self._record = bytearray() if record is None else record
+        self.most_read = 0
+        host = Host(find=lambda folder, pattern: ["/record"], part=self._part)
         self.channel = Gemini().channel(launch, host)
         self.events: list[tuple[str, Event]] = []
         self.sent = self.channel.greet()
+
+    def _part(self, path: str, start: int, size: int) -> bytes:
+        self.most_read = max(self.most_read, len(self._record[start : start + size]))
+        return bytes(self._record[start : start + size])
 
     def start(self, run: str, handle: str | None = None, request: RunRequest = HELLO) -> None:
         self.sent += self.channel.start(run, request, Resume(handle) if handle else None)
@@ -244,6 +250,17 @@ def test_tokens_are_those_that_are_written_down_each_turns_its_own() -> None:
     process.hear(said(), b'{"id":3,"result":{"stopReason":"end_turn"}}')
     first, second = Usage(150, 35, 20, 10), Usage(7, 1)
     assert process.endings == [RunFinished(usage=first), RunFinished(usage=second)]
+
+
+def test_of_a_record_no_more_is_read_at_once_than_a_megabyte() -> None:
+    """The protocol's own counts have to do then, also of the turns that follow."""
+    record = bytearray(written("user", "1") + written("user", "x" * 1024 * 1024) + written("gemini", "2", 100, 20))
+    end = b'{"id":%d,"result":{"stopReason":"end_turn","_meta":{"quota":{"token_count":{"input_tokens":7}}}}}'
+    process = Process(record).up().hear(said(), end % 2)
+    process.start("r1", "s")
+    record += written("gemini", "3", 50, 5)
+    assert process.hear(said(), end % 3).endings == [RunFinished(usage=Usage(7)), RunFinished(usage=Usage(7))]
+    assert process.most_read == 1024 * 1024
 
 
 def test_what_the_cli_is_still_writing_is_read_when_it_is_there() -> None:

@@ -38,6 +38,10 @@ def _no_beginning(path: str, size: int) -> bytes | None:
 def _no_files(folder: str, pattern: str) -> Sequence[str]:
     return ()
 
+def _no_part(path: str, start: int, size: int) -> bytes | None:
+    return None
+
+
 
 class Host(msgspec.Struct, frozen=True):
     """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
@@ -47,6 +51,7 @@ class Host(msgspec.Struct, frozen=True):
     `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
     `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
+    `part` gives the same from a byte on.
 
     is_root: bool = False
     commands: frozenset[str] = frozenset()
@@ -56,6 +61,7 @@ class Host(msgspec.Struct, frozen=True):
     find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str
 
+    part: Callable[[str, int, int], bytes | None] = _no_part
 
 class NotSpoken(Exception):
     """A process does not speak the protocol of its channel, and was asked nothing: the run can go another way."""

@@ -102,6 +102,7 @@ def host(environ: Mapping[str, str]) -> Host:
         env=environ,
         read=_reader(environ),
         head=head,
+        part=part,
         find=_finder(environ),
         resolve=resolve,
     )
@@ -114,9 +115,17 @@ def resolve(path: str) -> str:
 
 def head(path: str, size: int) -> bytes | None:
     """Give the beginning of a plain file: a pipe would never end, and a file may be larger than the memory."""
+    return part(path, 0, size)
+
+
+def part(path: str, start: int, size: int) -> bytes | None:
+    """Give a part of a plain file."""
     try:
         with open(path, "rb", opener=_at_once) as file:
-            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            file.seek(start)
+            return file.read(size)
     except OSError:
         return None
 

@@ -32,6 +32,11 @@ class _Line(msgspec.Struct):
     tokens: _Tokens | None = None
 
 
+_MOST_BYTES = 1024 * 1024
+"""What is read of one turn at most, since nothing else goes on meanwhile. Where more was written, that is the last that
+is read of the conversation, and the protocol's own counts have to do.
+"""
+
 _LINES = msgspec.json.Decoder(_Line)
 
 
@@ -50,6 +55,7 @@ class Record:
         self._host = host
         self._path = ""
         self._read = 0
+        self._is_too_long = False
         self._counted: set[str] = set()
 
     def turn(self) -> Written | None:
@@ -60,7 +66,10 @@ class Record:
     def _news(self) -> list[bytes]:
         if not self._path:
             self._path = next(iter(conversation_files(self._conversation, self._host)), "")
-        data = (self._host.read(self._path) or b"")[self._read :] if self._path else b""
+        data = (self._host.part(self._path, self._read, _MOST_BYTES) or b"") if self._path else b""
+        self._is_too_long = self._is_too_long or len(data) == _MOST_BYTES
+        if self._is_too_long:
+            return []
         data = data[: data.rfind(b"\n") + 1]
         self._read += len(data)
         return data.splitlines()
