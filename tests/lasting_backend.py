@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
+from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
 from clinvk.backends.oneshot import OneShotChannel
 from clinvk.events import Event, RunFailed, RunFinished, TextDelta
 from clinvk.policy.flags import Flags
@@ -166,11 +166,13 @@ class Lasting:
         mode: str = "lasting",
         tells_tools: bool = True,
         pings: bool = True,
+        most_runs: int = MOST_RUNS,
     ) -> None:
         self._capacity = capacity
         self._mode = mode
         self._tells_tools = tells_tools
         self._pings = pings
+        self._most_runs = most_runs
         self._folder = folder
         self.executable = str(folder / "agent")
         self.install_agent()
@@ -189,7 +191,7 @@ class Lasting:
             argv=(self.executable, self._mode, *([request.model] if request.model else [])),
             long_lived=True,
             takes_up="started" if self._capacity == 1 else "asked",
-            once=self._capacity == 1 and request.ephemeral,
+            most_runs=1 if self._capacity == 1 and request.ephemeral else self._most_runs,
             ping=b"{}\n" if self._pings else b"",
             reads=(str(self._folder / "instructions"),),
         )

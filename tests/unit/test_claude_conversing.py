@@ -165,7 +165,7 @@ def test_the_command_differs_from_that_of_one_prompt_in_how_it_reads_alone() -> 
 def test_what_counts_or_holds_for_a_whole_process_is_for_one_run(request_: RunRequest) -> None:
     launch = Claude().launch(request_, None, Host()).warm
     assert launch
-    assert launch.once
+    assert launch.most_runs == 1
 
 
 def test_images_and_text_are_a_message() -> None:

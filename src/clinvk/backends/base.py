@@ -18,6 +18,9 @@ from clinvk.session import Resume
 PRIVATE = "\0private\0"
 """Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
 
+MOST_RUNS = 100
+"""So many runs a kept process serves, if nothing speaks against it."""
+
 _UNFIT = re.compile(r"\W")
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -103,7 +106,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         reads: files that the process reads by itself when it starts; one that has changed since is not as good.
         takes_up: the conversations that a kept process can go on with: those that it `held` since its own runs, also
             that for which it was `started`, or any for which it is `asked`.
-        once: a kept process serves no second run.
+        most_runs: after so many a kept process goes, since what it keeps of each adds up.
         ping: what a kept process answers at once, whatever it is doing; empty where there is nothing.
     """
 
@@ -123,7 +126,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     continuing: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     takes_up: Literal["held", "started", "asked"] = "asked"
-    once: bool = False
+    most_runs: int = MOST_RUNS
     ping: bytes = b""
 
 

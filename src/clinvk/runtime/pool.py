@@ -18,7 +18,7 @@ from clinvk.runtime.carrier import CarriedSeat, Carrier, Held
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.health import Patience
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import MOST_HELD, MOST_RUNS, Profile, Wanted, best, can_begin
+from clinvk.runtime.profiles import MOST_HELD, Profile, Wanted, best, can_begin
 from clinvk.runtime.upkeep import MIB, Upkeep, stamp_of
 from clinvk.session import Resume
 
@@ -117,7 +117,7 @@ class Pool:
         if not seat.is_over:
             carrier.stop(seat.run)
         is_done = carrier.channel.capacity == 1 and not (kept and seat.conversation)
-        if not trusted or is_done or carrier.launch.once or carrier.served + 1 >= MOST_RUNS:
+        if not trusted or is_done or carrier.served + 1 >= carrier.launch.most_runs:
             carrier.retire()
         if trusted and (profile := self._stock.profile_of(carrier)):
             profile.failures = 0

@@ -15,9 +15,6 @@ from clinvk.runtime.stamps import Stamp, stamps
 
 logger = logging.getLogger(__name__)
 
-MOST_RUNS = 100
-"""After so many a process goes: what it keeps of each run adds up."""
-
 MOST_HELD = 8
 """So many conversations a process keeps open that nobody else can go on with meanwhile."""
 
@@ -94,7 +91,7 @@ def key(wanted: Wanted) -> object:
     """Give what is equal for all of a profile, and for no other: the command and its surroundings."""
     launch = _without_conversation(wanted.launch)
     fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
-    ways = (launch.once, launch.takes_up)
+    ways = (launch.most_runs, launch.takes_up)
     return wanted.backend.name, wanted.path, frozenset(wanted.env.items()), msgspec.json.encode(fixed), ways
 
 
@@ -103,11 +100,11 @@ def stamp(wanted: Wanted) -> Stamp:
     return stamps((wanted.path, *wanted.launch.reads), wanted.env)
 
 
-def can_begin(carrier: Carrier, most: int = MOST_RUNS) -> bool:
-    """Say whether a process can begin a conversation: one that holds a single one, its first."""
+def can_begin(carrier: Carrier, share: float = 1) -> bool:
+    """Say whether a process can begin a conversation within a `share` of its runs: one that holds one, its first."""
     if carrier.channel.capacity == 1:
         return not carrier.served and not carrier.seats and not carrier.launch.continuing
-    return carrier.served + len(carrier.seats) < most
+    return carrier.served + len(carrier.seats) < share * carrier.launch.most_runs
 
 
 def best(carriers: Iterable[Carrier]) -> Carrier | None:

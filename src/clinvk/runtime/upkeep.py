@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
-_REPLACE_AT = 80
-"""From so many runs on another process is made ready."""
+_REPLACE_AT = 0.8
+"""After this share of the runs that a process serves, another is made ready."""
 
 _GROWN = 4
 """A process that takes so many times what it took at first is not kept."""

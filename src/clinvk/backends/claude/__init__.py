@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Host, Launch, conversation
 from clinvk.backends.claude.conversing import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
@@ -55,7 +55,7 @@ class Claude:
             continuing=continuing(argv),
             reads=tuple(_read_at_start(request, host)),
             takes_up="started",
-            once=bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra),
+            most_runs=1 if _holds_for_the_process(request) else MOST_RUNS,
             ping=PING,
         )
         return replace(alone, warm=kept)
@@ -83,6 +83,11 @@ class Claude:
     def records(self, handle: str, host: Host) -> Sequence[str]:
         """Give the transcript."""
         return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
+
+
+def _holds_for_the_process(request: RunRequest) -> bool:
+    """Say whether what a request asks for would hold for the next prompt, too, or count from the first on."""
+    return bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra)
 
 
 def _folder(host: Host) -> str:

@@ -57,6 +57,11 @@ _ALONE = "--output-format=stream-json"
 _QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
 """Without a relaunch a signal reaches the process that works; on a plain terminal the CLI complains of its colours."""
 
+_MOST_RUNS = 50
+"""With each session that it begins, `gemini --acp` makes the system prompts of all earlier ones anew, and none can be
+closed: after so many runs that has cost about what it costs to start another process.
+"""
+
 _STRICT = {
     "GEMINI_CLI_TRUST_WORKSPACE": "false",
     "GEMINI_SANDBOX": "false",
@@ -164,6 +169,7 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         counted_turns=request.max_turns or None,
         reads=home.read_at_start(place, host),
         takes_up="held",
+        most_runs=_MOST_RUNS,
         ping=PING,
     )
 
