@@ -108,6 +108,17 @@ async def test_after_its_first_use_one_is_ready(tmp_path: Path) -> None:
         assert server.runs.pool.standing.hits == 1
 
 
+async def test_the_next_turns_of_a_conversation_have_no_more_be_ready(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        _, session = await server.asked("say x")
+        await until(lambda: server.pool.standing.ready == 1)
+        before = server.runs.spawner.spawned
+        for _ in range(3):
+            await server.ask("say y", session)
+        await asyncio.sleep(1.5)  # it is looked each second what is wanted
+        assert server.runs.spawner.spawned == before
+
+
 async def test_a_run_that_had_told_nothing_when_its_process_died_begins_anew(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         await server.ask("say x")

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from typing import Self
 
 from clinvk.backends.base import Launch
@@ -85,7 +86,7 @@ class Pool:
     ) -> CarriedSeat | None:
         """Find a seat for a run; None: it gets a process of its own."""
         profile = self._stock.profile(wanted)
-        profile.taken.append(time.monotonic())
+        profile.take(begins=resume is None)
         self._upkeep.look_soon()
         carrier = await self._standing_by(profile, resume)
         if carrier:
@@ -167,7 +168,7 @@ class Pool:
         if profile := self._stock.profile_of(seat.carrier):
             profile.blame(seat.carrier)
             if not speaks:
-                profile.taken.clear()
+                profile.taken_at = -inf
 
     async def forget(self, handle: str, but: Carrier | None = None) -> None:
         """A conversation goes on elsewhere: what another process knows of it is out of date."""
@@ -182,7 +183,7 @@ class Pool:
     async def prestart(self, wanted: Wanted) -> None:
         """Start a process before any run asks for one, and have one be there as if one had."""
         profile = self._stock.profile(wanted)
-        profile.taken.append(time.monotonic())
+        profile.take(begins=True)
         self._upkeep.look_soon()
         if carrier := self._fresh(profile, wanted.launch, None):
             await carrier.opened.wait()

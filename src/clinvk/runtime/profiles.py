@@ -40,7 +40,8 @@ class Profile:
     Attributes:
         wanted: what one is started with; its `continuing` is of no meaning.
         stamp: the program and what it reads at its start, as they were for the processes that there are.
-        taken: when runs have asked for one.
+        taken_at: when a run has last asked for one.
+        begun: when such runs came that begin a conversation, for which one that is ready would do.
         failures: how many have failed since a run went well.
         not_before: none is started before that.
     """
@@ -49,14 +50,10 @@ class Profile:
         self.wanted = wanted
         self.stamp = stamp
         self.carriers: list[Carrier] = []
-        self.taken: deque[float] = deque(maxlen=64)
+        self.taken_at = -inf
+        self.begun: deque[float] = deque(maxlen=64)
         self.failures = 0
         self.not_before = 0.0
-
-    @property
-    def taken_at(self) -> float:
-        """When a run has last asked for one."""
-        return self.taken[-1] if self.taken else -inf
 
     @property
     def is_shared(self) -> bool:
@@ -67,6 +64,12 @@ class Profile:
     def launch(self) -> Launch:
         """How one is started that has no conversation yet."""
         return _without_conversation(self.wanted.launch)
+
+    def take(self, *, begins: bool) -> None:
+        """A run asks for one; `begins` is whether with it a conversation does."""
+        self.taken_at = time.monotonic()
+        if begins:
+            self.begun.append(self.taken_at)
 
     def renew(self, stamp: Stamp) -> None:
         """Take no more runs to processes that were started with another program, or have read something else."""

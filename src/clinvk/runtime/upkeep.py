@@ -230,7 +230,7 @@ class Upkeep:
                 there += 1
 
     def _spares(self, profile: Profile, now: float) -> int:
-        """Give how many are to be ready: one, or for processes of one run as many as came of late.
+        """Give how many are to be ready: one, or for processes of one conversation as many as began of late.
 
         While there are runs enough to keep all processors at work, a spare would only take from them what it gives.
         """
@@ -238,7 +238,7 @@ class Upkeep:
             return 1
         if sum(bool(carrier.seats) for carrier in profile.carriers) >= (os.cpu_count() or 1):
             return 0
-        recent = sum(1 for at in profile.taken if now - at < _RECENT_S)
+        recent = sum(1 for at in profile.begun if now - at < _RECENT_S)
         return max(1, min(recent, self._settings.max_processes))
 
     def _has_place(self, profile: Profile, now: float) -> bool:
