@@ -281,20 +281,6 @@ async def test_head_says_that_there_is_a_stream_and_does_not_wait_for_it(scripte
     assert missing.status_code == 404
 
 
-class Faulty(MemoryStore):
-    """A store with a fault."""
-
-    async def run(self, reference: str) -> RunRecord:
-        raise RuntimeError("a fault")
-
-
-async def test_events_that_clinvk_cannot_give_are_an_error(scripted: Scripted) -> None:
-    async with serving(scripted.env, store=Faulty()) as served:
-        response = await served.client.get("/api/v1/runs/x/events")
-    assert response.status_code == 500
-    assert "clinvk itself failed" in response.json()["detail"]
-
-
 async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted) -> None:
     store = MemoryStore()
     run = RunRecord(

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from starlette.requests import Request
 
-from clinvk.api.asgi import Message, Request
 from clinvk.api.doors import doors, locked
 from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
@@ -585,7 +585,7 @@ async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(sc
     status = Status(runs, store, inventory, Grants(found.keys, store), found.warning)
 
     async def warnings() -> object:
-        health = (await status.health(Request({"type": "http"}, asyncio.Queue[Message]().get))).body
+        health = (await status.health(Request({"type": "http"}))).body
         return msgspec.json.decode(health, type=dict[str, object]).get("warnings")
 
     assert await warnings() == [found.warning()]

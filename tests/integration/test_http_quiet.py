@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from starlette.types import Message
 
-from clinvk.api.asgi import Message
 from clinvk.api.grants import Grants
 from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint

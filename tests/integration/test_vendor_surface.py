@@ -13,8 +13,8 @@ import openai
 import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
+from starlette.types import Receive, Scope, Send
 
-from clinvk.api.asgi import Receive, Scope, Send
 from clinvk.api.grants import Grants
 from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint

@@ -2,8 +2,8 @@
 
 import msgspec
 import pytest
+from starlette.types import Scope
 
-from clinvk.api.asgi import Scope
 from clinvk.api.proxies import Proxies
 from clinvk.config import ServerSettings
 from clinvk.errors import ConfigError

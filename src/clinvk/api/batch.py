@@ -11,9 +11,9 @@ from functools import partial
 
 import msgspec
 from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
 
 from clinvk import backends
-from clinvk.api.asgi import Receive, Scope, Send
 from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (
     NO_BUFFERING,
@@ -149,7 +149,7 @@ class _Visit:
             except ClinvkError as error:
                 await self._refuse(error)
             except Exception:
-                if not self._reply.ended:
+                if self._reply.opened and not self._reply.ended:
                     await self._refuse(broken())
                 raise
 

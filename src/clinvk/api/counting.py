@@ -1,6 +1,8 @@
 """How many tokens a request would have, estimated without asking a model."""
 
-from clinvk.api.asgi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk.api.reply import headers_of, read_json
 from clinvk.config import ServerSettings
 from clinvk.dialects.anthropic import Anthropic

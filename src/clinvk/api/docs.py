@@ -2,17 +2,13 @@
 
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote
 
-from clinvk.api.asgi import Request, Response
-from clinvk.dialects.base import NoSuchPath
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 _ASSETS = Path(__file__).parent / "assets"
-_MEDIA_TYPES = {
-    "docs.html": "text/html; charset=utf-8",
-    "docs.css": "text/css; charset=utf-8",
-    "docs.js": "text/javascript; charset=utf-8",
-}
+_MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
 _HEADERS = {
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -40,7 +36,7 @@ class Docs:
         """Answer `GET /docs/docs.css` and the like."""
         name: str = request.path_params["name"]
         if name not in self._files:
-            raise NoSuchPath(f"GET /docs/{quote(name)}: there is nothing here; GET /docs lists what there is")
+            raise HTTPException(404)
         return self._file(name)
 
     def _file(self, name: str) -> Response:

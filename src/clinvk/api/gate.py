@@ -1,8 +1,7 @@
 """Who may come in."""
 
-from collections.abc import Awaitable
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clinvk.api.asgi import ASGIApp, Receive, Scope, Send
 from clinvk.api.doors import Doors
 from clinvk.api.reply import Header, headers_of, refuse
 from clinvk.dialects.base import KeyRefused
@@ -27,13 +26,14 @@ class Gate:
         self.app = app
         self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before its body is read."""
         try:
             self._admit(scope)
         except ClinvkError as error:
-            return refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
-        return self.app(scope, receive, send)
+            await refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
+        else:
+            await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         if scope["state"]["is_refused"]:

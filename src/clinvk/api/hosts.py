@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from clinvk.api.asgi import Scope
+from starlette.types import Scope
+
 from clinvk.api.reply import Header, headers_of
 from clinvk.config import ServerSettings
 from clinvk.dialects.base import ForeignOrigin, HostRefused

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from clinvk.api.asgi import Receive
+from starlette.types import Receive
+
 from clinvk.api.reply import ClientGone, Reply
 
 _WATCH_AFTER_S = 0.02

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
 
 from clinvk import __version__
-from clinvk.api.asgi import Request, Response
 from clinvk.api.grants import Grants
 from clinvk.api.inventory import BackendInfo, Inventory
 from clinvk.api.reply import document
@@ -102,7 +103,7 @@ class Status:
 
     async def backends(self, request: Request) -> Response:
         """Answer `GET /api/v1/backends`."""
-        key_name: str = request.key_name
+        key_name: str = request.state.key_name
         found = [info for info in self._inventory.look() if self._grants.has_backend(key_name, info.name)]
         return document(BackendList(found))
 

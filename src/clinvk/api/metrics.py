@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from clinvk.api.asgi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk.errors import ClinvkError
 from clinvk.metrics import Metrics, Standing
 from clinvk.runtime.runs import Runs

@@ -7,9 +7,11 @@ import re
 import time
 from collections.abc import Callable
 
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from clinvk import logs
 from clinvk.api import surfaces
-from clinvk.api.asgi import ASGIApp, Message, Receive, Response, Scope, Send
 from clinvk.api.reply import Header, headers_of, path_of
 
 logger = logging.getLogger(__name__)

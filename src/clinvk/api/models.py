@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk import backends
-from clinvk.api.asgi import Request, Response
 from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
 from clinvk.api.reply import document
@@ -50,16 +52,16 @@ class Models:
 
     async def any_all(self, request: Request) -> Response:
         """Answer `GET /v1/models`, which two vendors share."""
-        is_openai = request.dialect is OPENAI
+        is_openai = request.state.dialect is OPENAI
         return await (self.openai_all if is_openai else self.anthropic_all)(request)
 
     async def any_one(self, request: Request) -> Response:
         """Answer `GET /v1/models/{id}`, which two vendors share."""
-        is_openai = request.dialect is OPENAI
+        is_openai = request.state.dialect is OPENAI
         return await (self.openai_one if is_openai else self.anthropic_one)(request)
 
     def _names(self, request: Request) -> Iterator[tuple[str, str]]:
-        key_name: str = request.key_name
+        key_name: str = request.state.key_name
         for backend in self._inventory.look():
             if backend.available and self._grants.has_backend(key_name, backend.name):
                 yield backend.name, backend.name

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from clinvk.api.asgi import Scope
+from starlette.types import Scope
+
 from clinvk.api.reply import Header, headers_of
 from clinvk.config import ServerSettings
 from clinvk.errors import ConfigError

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk import backends
-from clinvk.api.asgi import Request, Response
 from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document
 from clinvk.api.sessions import check_backend

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
 import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
-from clinvk.api.asgi import Message, Receive, Response, Scope, Send
 from clinvk.config import ServerSettings
 from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, RateLimited, WrongMediaType
 from clinvk.errors import ClinvkError, QueueFull, ShuttingDown

@@ -1,8 +1,8 @@
 """Responses of OpenAI's API that were stored, made again from the records of their runs."""
 
-from urllib.parse import parse_qsl
+from starlette.requests import Request
+from starlette.responses import Response
 
-from clinvk.api.asgi import Request, Response
 from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document
 from clinvk.api.viewers import Viewers
@@ -23,7 +23,7 @@ class Responses:
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /responses/{id}`."""
-        if dict(parse_qsl(request.scope["query_string"].decode("latin-1"))).get("stream") == "true":
+        if request.query_params.get("stream") == "true":
             raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
         return await self._shown(await self._run(request.path_params["id"]))
 

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import NoReturn
 
 from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
 
 from clinvk import backends, logs
 from clinvk.api import chats, previous
 from clinvk.api.allowance import Allowance
-from clinvk.api.asgi import Receive, Scope, Send
 from clinvk.api.grants import Grants
 from clinvk.api.leaving import Leaving
 from clinvk.api.reply import (

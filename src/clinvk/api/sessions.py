@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk import backends
-from clinvk.api.asgi import Request, Response
 from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document, read_json
 from clinvk.backends.base import Backend

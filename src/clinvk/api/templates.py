@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from clinvk.api.routing import Route
+from starlette.routing import Route
 
 UNKNOWN = "none"
 """The template of a path that leads nowhere."""
@@ -16,8 +16,8 @@ class Templates:
         self._whole: set[str] = set()
         self._with_parameters: list[tuple[re.Pattern[str], str]] = []
         for route in routes:
-            if route.pattern:
-                self._with_parameters.append((route.pattern, route.path))
+            if route.param_convertors:
+                self._with_parameters.append((route.path_regex, route.path))
             else:
                 self._whole.add(route.path)
 
@@ -25,4 +25,4 @@ class Templates:
         """Give the template of a path."""
         if path in self._whole:
             return path
-        return next((template for pattern, template in self._with_parameters if pattern.fullmatch(path)), UNKNOWN)
+        return next((template for pattern, template in self._with_parameters if pattern.match(path)), UNKNOWN)

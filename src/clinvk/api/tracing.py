@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk import __version__, logs
-from clinvk.api.asgi import ASGIApp, Message, Receive, Scope, Send
 from clinvk.api.reply import headers_of
 from clinvk.api.templates import UNKNOWN, Templates
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from clinvk import backends
-from clinvk.api.asgi import Request, Response
 from clinvk.api.reply import document
 from clinvk.api.sessions import check_backend
 from clinvk.backends.base import Backend

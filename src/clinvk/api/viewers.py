@@ -9,9 +9,10 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 
-from clinvk.api.asgi import Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+
 from clinvk.api.leaving import Leaving
-from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, broken, chunked, headers_of, retry_headers
+from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, chunked, headers_of, retry_headers
 from clinvk.api.runs import TICK_S, facts_of
 from clinvk.config import ServerSettings
 from clinvk.dialects import sse, strict, unified
@@ -107,12 +108,6 @@ class _Visit:
                 await self._answer()
             except ClinvkError as error:
                 await self._refuse(error)
-            except ClientGone:
-                raise
-            except Exception:
-                if not self._reply.opened:
-                    await self._refuse(broken())
-                raise
 
     async def _answer(self) -> None:
         after = self._after()
