@@ -38,12 +38,12 @@ def _no_beginning(path: str, size: int) -> bytes | None:
     return None
 
 
-def _no_files(folder: str, pattern: str) -> Sequence[str]:
-    return ()
-
 def _no_part(path: str, start: int, size: int) -> bytes | None:
     return None
 
+
+def _no_files(folder: str, pattern: str) -> Sequence[str]:
+    return ()
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -51,20 +51,20 @@ class Host(msgspec.Struct, frozen=True):
 
     `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
     `head` gives at most so many bytes from its beginning, and None for what is no plain file, such as a device.
+    `part` gives the same from a byte on.
     `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
     `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
-    `part` gives the same from a byte on.
 
     is_root: bool = False
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
     head: Callable[[str, int], bytes | None] = _no_beginning
+    part: Callable[[str, int, int], bytes | None] = _no_part
     find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str
 
-    part: Callable[[str, int, int], bytes | None] = _no_part
 
 class NotSpoken(Exception):
     """A process does not speak the protocol of its channel, and was asked nothing: the run can go another way."""
