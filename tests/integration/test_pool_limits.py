@@ -78,7 +78,7 @@ async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> 
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
             profile = upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))
-            profile.taken.append(asyncio.get_running_loop().time() - 60 + number)
+            profile.taken_at = asyncio.get_running_loop().time() - 60 + number
             profile.not_before = asyncio.get_running_loop().time() + 600
         tending = asyncio.create_task(upkeep.tend())
         await until(lambda: len(upkeep.stock.profiles) < 50)
