@@ -272,14 +272,6 @@ def test_what_is_off_is_not_imported(tmp_path: Path) -> None:
     assert "opentelemetry" not in done.stderr
 
 
-def test_a_server_takes_no_libraries_for_digests_before_there_is_one(tmp_path: Path) -> None:
-    done = started(tmp_path)
-    assert done.returncode == 0
-    assert "clinvk.digests" in done.stderr
-    assert "hashlib" not in done.stderr
-    assert "hmac" not in done.stderr
-
-
 def test_traces_without_opentelemetry_are_refused_at_the_start(tmp_path: Path) -> None:
     missing = tmp_path / "modules" / "opentelemetry"
     missing.mkdir(parents=True)

@@ -6,12 +6,12 @@ the conversation, or where the client asks something else in its name (for a tit
 is told anew. The metadata of a run has that digest as `clinvk_chat`.
 """
 
+import hashlib
 import re
 
 from msgspec.structs import replace
 
 from clinvk.dialects.base import Answered, Chat
-from clinvk.digests import sha256
 from clinvk.request import RunRequest
 from clinvk.session import Session
 from clinvk.store import RunQuery, SessionQuery, SessionStore
@@ -44,7 +44,7 @@ async def placed(store: SessionStore, request: RunRequest, chat: Chat) -> RunReq
 
 def _tag(name: str) -> str:
     """Give the tag of the sessions of a conversation; a name that cannot be a tag is told by its digest."""
-    return _PREFIX + (name if _PLAIN.fullmatch(name) else sha256(name.encode()))
+    return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
 
 
 async def _has(store: SessionStore, session: Session, answered: Answered) -> bool:

@@ -3,8 +3,10 @@
 A digest is a plain SHA-256: a key has 256 random bits, so that there is nothing to guess. All of this blocks.
 """
 
+import hashlib
 import os
 import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +18,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from clinvk.config import saving
-from clinvk.digests import sha256
 from clinvk.errors import ConfigError, InvalidRequest
 
 FILE = "keys.json"
@@ -70,16 +71,9 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[Key, ...]
 
 
-def new_key() -> str:
-    """Make a key that nobody has."""
-    import secrets  # with all of hashlib
-
-    return PREFIX + secrets.token_urlsafe(32)
-
-
 def digest_of(key: str) -> str:
     """Give what is kept of a key."""
-    return sha256(key.encode("latin-1"))
+    return hashlib.sha256(key.encode("latin-1")).hexdigest()
 
 
 class KeyFile:
@@ -125,7 +119,7 @@ class KeyFile:
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"{name!r} cannot be the name of a key: letters, digits, and . _ - after the first")
-        key = new_key()
+        key = PREFIX + secrets.token_urlsafe(32)
         made = Key(name=name, digest=digest_of(key), created_at=round(time.time(), 3), limits=limits)
 
         def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:

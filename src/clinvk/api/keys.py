@@ -1,16 +1,17 @@
 """API keys: where they come from, and whose a request carries."""
 
 import asyncio
+import hmac
 import logging
 import re
+import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from clinvk.api.key_file import Key, KeyFile, digest_of, new_key
+from clinvk.api.key_file import PREFIX, Key, KeyFile, digest_of
 from clinvk.config import Settings
 from clinvk.config.loading import home
-from clinvk.digests import is_same
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.process import Spawner
@@ -98,12 +99,12 @@ class Keys:
     def _of(self, text: str) -> Key | None:
         digest = digest_of(text)
         key = self._found.get(digest[:_FOUND_BY])
-        return key if key and is_same(key.digest, digest) else None
+        return key if key and hmac.compare_digest(key.digest, digest) else None
 
 
 def start_key() -> tuple[str, Keys]:
     """Make a key for one start of the server; give it, and the keys that are it alone."""
-    text = new_key()
+    text = PREFIX + secrets.token_urlsafe(32)
     return text, Keys([_key(_START, text)])
 
 

@@ -8,13 +8,13 @@ cache of the prompt holds.
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from clinvk.digests import sha256_of
 from clinvk.elements import element, unused
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image
@@ -113,7 +113,10 @@ def last_answer(turns: Sequence[Turn]) -> int | None:
 
 def digest(turns: Iterable[Turn]) -> str:
     """Give a text that only these turns have."""
-    return sha256_of(map(_encode, turns))
+    told = hashlib.sha256()
+    for turn in turns:
+        told.update(_encode(turn))
+    return told.hexdigest()
 
 
 def without_images(prompt: str) -> str:

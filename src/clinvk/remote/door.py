@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,6 +79,7 @@ class Door:
 
     def open(self, runs: LocalRuns) -> None:
         """Have commands be served by these runs: from this moment on, where no other server has the socket."""
+        greeting = Greeting(likeness.circumstances(self._settings, self._environ, BACKENDS))
         try:
             listener = self._claim.listen()
         except OSError as exc:
@@ -87,11 +87,7 @@ class Door:
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        self._opening = self._group.create_task(self._serve(listener, runs))
-
-    @cached_property
-    def _greeting(self) -> Greeting:
-        return Greeting(likeness.circumstances(self._settings, self._environ, BACKENDS))
+        self._opening = self._group.create_task(self._serve(listener, runs, greeting))
 
     def shut(self) -> None:
         """Let nobody in any more. Those who are in stay; what they ask for is declined where runs are not taken."""
@@ -99,7 +95,7 @@ class Door:
             self._opening.cancel()
         self._claim.leave()
 
-    async def _serve(self, listener: socket.socket | None, runs: LocalRuns) -> None:
+    async def _serve(self, listener: socket.socket | None, runs: LocalRuns, greeting: Greeting) -> None:
         while listener is None:
             await asyncio.sleep(_LOOK_AGAIN_S)
             try:
@@ -115,7 +111,7 @@ class Door:
                     logger.warning("a command was not let in: %s", exc)
                     await asyncio.sleep(_ACCEPT_AGAIN_S)
                 else:
-                    _Guest(sock, runs, self._greeting, self._environ).enter(self._group, self._guests)
+                    _Guest(sock, runs, greeting, self._environ).enter(self._group, self._guests)
 
 
 class _Guest:

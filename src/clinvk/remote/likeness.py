@@ -11,11 +11,11 @@ import os
 import resource
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from hashlib import blake2b
 
 from clinvk import __version__, policy
 from clinvk.backends import BACKENDS
 from clinvk.config import Settings
-from clinvk.digests import sha256
 from clinvk.redaction import names_secret
 from clinvk.runtime.executables import without_secrets
 
@@ -147,4 +147,4 @@ def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object
 
 
 def _digest(value: object) -> str:
-    return sha256(repr(value).encode(errors="surrogateescape"))[:16]
+    return blake2b(repr(value).encode(errors="surrogateescape"), digest_size=8).hexdigest()

@@ -10,10 +10,9 @@ import socket
 import stat
 import struct
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
-
-from clinvk.digests import sha256
 
 _NAME = "serve.sock"
 _LONGEST = 100
@@ -40,7 +39,7 @@ def path_of(home: Path) -> Path:
     path = home / _NAME
     if len(os.fsencode(path)) <= _LONGEST:
         return path
-    name = sha256(os.fsencode(home))[:32]
+    name = blake2b(os.fsencode(home), digest_size=16).hexdigest()
     return _SHARED / f"clinvk-{os.geteuid()}" / f"{name}.sock"
 
 

@@ -5,13 +5,13 @@ backtracks, during which Python would do nothing else.
 """
 
 import asyncio
+import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from clinvk.digests import sha256
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime import schema_process
 from clinvk.runtime.process import Spawner
@@ -39,7 +39,7 @@ class Schemas:
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._spawner = spawner
         self._environ = environ
-        self._good: dict[str, None] = {}
+        self._good: dict[bytes, None] = {}
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, schema: Json) -> None:
@@ -50,7 +50,7 @@ class Schemas:
             ClinvkError: that cannot be found out.
         """
         task = _encoded(Task(schema))
-        digest = sha256(task)
+        digest = hashlib.sha256(task).digest()
         if digest in self._good:
             return
         try:

@@ -15,10 +15,10 @@ named, so that the project has none of them.
 
 import re
 from base64 import b64encode
+from hashlib import sha256
 
 from clinvk.backends import toml
 from clinvk.backends.base import PRIVATE, kind_of, with_schema, with_system_prompt
-from clinvk.digests import sha256
 from clinvk.request import Image, RunRequest
 
 COMMANDS = "home/.gemini/commands"
@@ -89,4 +89,4 @@ def _name(image: Image) -> str:
 
 
 def _named(data: bytes) -> str:
-    return f"clinvk-{sha256(data)[:32]}"
+    return f"clinvk-{sha256(data).hexdigest()[:32]}"
