@@ -49,7 +49,9 @@ def test_the_agents_have_the_limit_that_the_server_was_started_with(scripted: Sc
         go.touch()
         until(lambda: len(scripted.grandchildren()) == 1)
         until(lambda: limits() == {64})
-        assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)[0] > 64
+        soft, hard = psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert soft > 64
+    assert soft != hard, "an agent that has raised its own to the hard one could not be told from one that has not"
 
 
 @pytest.mark.timeout(180)

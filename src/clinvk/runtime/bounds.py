@@ -74,7 +74,8 @@ class Bounds:
         """Give a process that was just started the soft limit on open files that clinvk itself was started with.
 
         A program that waits with `select` breaks above 1024. To lower clinvk's own limit for the moment of a start
-        would fail whatever opens a file meanwhile; a process that has set a limit of its own by now keeps it.
+        would fail whatever opens a file meanwhile. A process that has set a limit of its own by now keeps it, as those
+        of Node.js do, which raise it to the hard one.
         """
         if self._open_files is None:
             return
