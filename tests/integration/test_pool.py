@@ -119,6 +119,18 @@ async def test_the_next_turns_of_a_conversation_have_no_more_be_ready(tmp_path: 
         assert server.runs.spawner.spawned == before
 
 
+async def test_more_than_one_that_is_ready_takes_no_place_of_a_conversation(tmp_path: Path) -> None:
+    async with Server(Lasting(tmp_path, capacity=1), WarmSettings(max_processes=4)) as server:
+        pid, session = await server.asked("pid")
+        await asyncio.sleep(2.1)  # what was used just now has its place anyway
+        for _ in range(2):
+            await until(lambda: server.pool.standing.ready >= 1)
+            await server.ask("say x")
+        await until(lambda: server.processes == 4)
+        await asyncio.sleep(1.5)  # it is looked each second what is wanted
+        assert (await server.ask("pid", session)).text == pid.text
+
+
 async def test_a_run_that_had_told_nothing_when_its_process_died_begins_anew(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         await server.ask("say x")

@@ -225,7 +225,7 @@ class Upkeep:
             if now - profile.taken_at > self._settings.idle_secs or now < profile.not_before:
                 continue
             there = sum(1 for carrier in profile.carriers if carrier.room and can_begin(carrier, _REPLACE_AT))
-            while there < self._spares(profile, now) and self._has_place(profile, now):
+            while there < self._spares(profile, now) and self._has_place(profile, now, may_take=not there):
                 self.stock.open(profile, profile.launch)
                 there += 1
 
@@ -241,11 +241,11 @@ class Upkeep:
         recent = sum(1 for at in profile.begun if now - at < _RECENT_S)
         return max(1, min(recent, self._settings.max_processes))
 
-    def _has_place(self, profile: Profile, now: float) -> bool:
-        """Say whether a spare may be started; in the place of what is less likely to be wanted, if need be."""
+    def _has_place(self, profile: Profile, now: float, *, may_take: bool) -> bool:
+        """Say whether a spare may be started; where it `may_take` one, in the place of what is wanted less."""
         if self._has_room(profile, self.stock.leaving):
             return True
-        fallow = [carrier for carrier in self.stock.idle if self._is_fallow(carrier, profile, now)]
+        fallow = [carrier for carrier in self.stock.idle if may_take and self._is_fallow(carrier, profile, now)]
         if fallow:
             self.stock.end(fallow[0])
         return bool(fallow) and self._has_room(profile, self.stock.leaving)
