@@ -131,6 +131,15 @@ async def test_more_than_one_that_is_ready_takes_no_place_of_a_conversation(tmp_
         assert (await server.ask("pid", session)).text == pid.text
 
 
+async def test_the_log_says_which_process_has_failed_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        pid = (await server.ask("pid")).text
+        await server.ask("die")
+    told = [record.message for record in caplog.records if "a kept process" in record.message]
+    assert len(told) == 1
+    assert f"(pid {pid}) failed, 1 in a row: the agent's process exited with code" in told[0]
+
+
 async def test_a_run_that_had_told_nothing_when_its_process_died_begins_anew(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server:
         await server.ask("say x")

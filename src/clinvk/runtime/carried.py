@@ -78,13 +78,13 @@ class _Ride:
             ending = await course.listen(exchange)
         except NotSpoken as exc:
             speaks = was_ready and not seat.is_refused
-            self._pool.distrust(seat, speaks=speaks)
+            self._pool.distrust(seat, str(exc), speaks=speaks)
             if not speaks:
                 course.unspoken = str(exc)
             return False
         told = ending is exchange.ending
         if seat.is_lost:
-            self._pool.distrust(seat)
+            self._pool.distrust(seat, seat.carrier.trouble)
             if told and not self._has_told:
                 return False
         seat.is_told = told and not seat.is_lost

@@ -44,6 +44,7 @@ class Carrier:
         is_ready: it has spoken its protocol.
         is_proven: a run went well in it.
         is_blamed: it has failed, and that was noted.
+        trouble: why it, or a run in it, was given up.
         has_leavings: runs may have left something at work that could not be told from what others have at work.
         served: runs that have left it.
         opened: set once it was started, or could not be.
@@ -64,6 +65,7 @@ class Carrier:
         self.is_ready = False
         self.is_gone = self.is_proven = self.is_blamed = self.has_leavings = False
         self.served = 0
+        self.trouble = ""
         self._leaving: set[str] = set()
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()
@@ -83,6 +85,11 @@ class Carrier:
         """Take the process that was started for this, and have it get ready."""
         self._process = process
         process.write(self.channel.greet(), close=False)
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there is a process, or was one."""
+        return self._process is not None
 
     @property
     def is_up(self) -> bool:
@@ -230,6 +237,7 @@ class Carrier:
     def give_up(self, seat: "CarriedSeat", why: str) -> None:
         """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
         self.retire()
+        self.trouble = why
         self.stop(seat.run)
         seat.is_lost = not seat.is_over
         self._lose_seat(seat, why)
@@ -241,6 +249,7 @@ class Carrier:
 
     def _lose(self, why: str) -> None:
         self.is_gone = True
+        self.trouble = why
         self.retire()
         for seat in self.seats.values():
             self._lose_seat(seat, why)

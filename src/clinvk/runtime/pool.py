@@ -159,14 +159,14 @@ class Pool:
         if carrier.launch.takes_up == "asked" and len(carrier.held) > MOST_HELD:
             carrier.let_go(min(carrier.held, key=lambda handle: carrier.held[handle].since))
 
-    def distrust(self, seat: CarriedSeat, *, speaks: bool = True) -> None:
+    def distrust(self, seat: CarriedSeat, why: str, *, speaks: bool = True) -> None:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once.
 
         Where it does not speak its protocol, none is until another run asks for one.
         """
         seat.carrier.retire()
         if profile := self._stock.profile_of(seat.carrier):
-            profile.blame(seat.carrier)
+            profile.blame(seat.carrier, why)
             if not speaks:
                 profile.taken_at = -inf
 

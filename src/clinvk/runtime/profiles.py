@@ -79,7 +79,7 @@ class Profile:
         for carrier in self.carriers:
             carrier.retire()
 
-    def blame(self, carrier: Carrier) -> None:
+    def blame(self, carrier: Carrier, why: str) -> None:
         """One has failed: the next is not started at once, and later each time where none was of any use."""
         if carrier.is_blamed:
             return
@@ -87,7 +87,8 @@ class Profile:
         is_sound = carrier.is_ready and time.monotonic() > carrier.since + _SOUND_AFTER_S
         self.failures = 1 if carrier.is_proven or is_sound else self.failures + 1
         self.not_before = time.monotonic() + min(_DAMPED_AT_MOST_S, 0.25 * 2.0**self.failures)
-        logger.warning("a kept process of %s failed, %d in a row", self.wanted.path, self.failures)
+        number = f" (pid {carrier.process.pid})" if carrier.was_started else ""
+        logger.warning("a kept process of %s%s failed, %d in a row: %s", self.wanted.path, number, self.failures, why)
 
 
 def key(wanted: Wanted) -> object:

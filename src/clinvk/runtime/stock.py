@@ -89,7 +89,7 @@ class Stock:
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
             logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
-            profile.blame(carrier)
+            profile.blame(carrier, "it could not be started")
             profile.carriers.remove(carrier)
             await folder.clear()
         finally:
@@ -99,7 +99,7 @@ class Stock:
         """A process has said something, or is gone."""
         if carrier.is_gone and not carrier.seats and carrier in profile.carriers:
             if not carrier.is_proven:
-                profile.blame(carrier)
+                profile.blame(carrier, carrier.trouble)
             self._changed()
 
     def end(self, carrier: Carrier) -> None:

@@ -133,7 +133,7 @@ class Upkeep:
         for carrier in [*profile.carriers]:
             look_after(carrier, self._patience)
             if not carrier.is_ready and not carrier.is_retiring and now > carrier.since + _READY_WITHIN_S:
-                profile.blame(carrier)
+                profile.blame(carrier, f"it was not ready within {_READY_WITHIN_S:g} s")
                 carrier.retire()
             if not carrier.seats and self._is_done(carrier, now):
                 self.stock.end(carrier)
