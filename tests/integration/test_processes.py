@@ -189,6 +189,22 @@ async def test_the_end_of_stderr_is_kept_and_given_in_lines_when_asked() -> None
     child.process.discard()
 
 
+async def test_a_prompt_that_was_written_is_let_go() -> None:
+    starts, prompt = spawner(), os.urandom(1_000_000)
+    held = sys.getrefcount(prompt)
+
+    def is_let_go() -> bool:
+        process.take()
+        return sys.getrefcount(prompt) == held
+
+    process = starts.spawn(["cat"], ENV, None, lambda: None)
+    process.write(prompt, close=False)
+    assert not is_let_go()
+    await until(is_let_go)
+    await starts.sweep(process)
+    process.discard()
+
+
 def test_what_cannot_be_started_is_told_as_the_caller_can_mend_it(tmp_path: Path) -> None:
     async def spawn(argv: list[str], cwd: str | None = None) -> None:
         spawner().spawn(argv, ENV, cwd, lambda: None)

@@ -31,6 +31,7 @@ _READ_BYTES = 64 * 1024
 _PIPE_BYTES = 1024 * 1024
 """What Linux lets any user have."""
 _SWEEP_EVERY_S = 0.02
+_NOTHING = memoryview(b"")
 
 
 class Spawner:
@@ -123,6 +124,12 @@ class Process:
     `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
     """
 
+    __slots__ = (
+        *("_close_stdin", "_err", "_in", "_lines", "_loop", "_open", "_out", "_popen"),
+        *("_reading", "_splitter", "_stderr", "_stderr_lines", "_stderr_splitter", "_unwritten", "_waiting_bytes"),
+        *("_wake", "exit_code", "number", "pid", "too_long"),
+    )
+
     def __init__(
         self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool, raw: bool
     ) -> None:
@@ -139,10 +146,10 @@ class Process:
         self._stderr = bytearray()
         self._stderr_splitter = LineSplitter(STDERR_TAIL_BYTES) if stderr_lines else None
         self._stderr_lines: list[bytes] = []
-        self._unwritten = memoryview(b"")
+        self._unwritten = _NOTHING
         self._close_stdin = False
         self._reading = True
-        self._open = {self._in, self._out, self._err}
+        self._open = [self._in, self._out, self._err]
         self._loop.add_reader(self._out, self._read_stdout)
         self._loop.add_reader(self._err, self._read_stderr)
         self._watch_exit()
@@ -235,7 +242,7 @@ class Process:
         except OSError:  # it closed its stdin or is gone; its ending tells
             self._close(self._in)
             return
-        self._unwritten = self._unwritten[written:]
+        self._unwritten = self._unwritten[written:] or _NOTHING  # an empty part of the prompt would hold all of it
         if self._unwritten:
             self._loop.add_writer(self._in, self._write_stdin)
             return
@@ -260,13 +267,13 @@ class Process:
             threading.Thread(target=self._wait_in_thread, daemon=True).start()
             return
 
-        def exited() -> None:
-            self._loop.remove_reader(pidfd)
-            os.close(pidfd)
-            self._popen.wait()
-            self._exited()
+        self._loop.add_reader(pidfd, self._reap, pidfd)
 
-        self._loop.add_reader(pidfd, exited)
+    def _reap(self, pidfd: int) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._popen.wait()
+        self._exited()
 
     def _wait_in_thread(self) -> None:
         """Wait for the exit in a thread of its own: the loop's threads must stay free to end what is stuck."""
