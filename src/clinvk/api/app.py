@@ -1,7 +1,7 @@
 """The routes, and what they need."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, get_args
 
@@ -154,10 +154,10 @@ class Shortcut:
             if isinstance(route, Route) and isinstance(route.endpoint, RunEndpoint)
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on."""
         endpoint = self._endpoints.get(scope["path"]) if scope["method"] == "POST" else None
-        await (endpoint or self.app)(scope, receive, send)
+        return (endpoint or self.app)(scope, receive, send)
 
 
 def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:

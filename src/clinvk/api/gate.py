@@ -1,5 +1,7 @@
 """Who may come in."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.doors import Doors
@@ -26,14 +28,13 @@ class Gate:
         self.app = app
         self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request on, or refuse it before its body is read."""
         try:
             self._admit(scope)
         except ClinvkError as error:
-            await refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
-        else:
-            await self.app(scope, receive, send)
+            return refuse(error, scope, send, _CHALLENGE if isinstance(error, KeyRefused) else ())
+        return self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         if scope["state"]["is_refused"]:

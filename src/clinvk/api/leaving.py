@@ -21,6 +21,8 @@ class Leaving:
         ClientGone: it left, or takes nothing any more.
     """
 
+    __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
+
     def __init__(
         self, receive: Receive, reply: Reply, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
     ) -> None:
@@ -53,6 +55,7 @@ class Leaving:
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
 
     def _start(self) -> None:
+        self._timer = None
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self._watcher.add_done_callback(self._watched)
 

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,14 +57,12 @@ class Front:
         """Pass a request on."""
         if scope["type"] != "http":
             return
-        headers = headers_of(scope)
         path = _tidied(scope["path"])
-        given = headers.get("x-request-id", "")
-        request_id = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = _id_of(headers_of(scope))
         is_refused = self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING
         scope["path"] = path
         scope.setdefault("state", {}).update(
-            request_id=request_id, dialect=surfaces.dialect_of(path, headers), is_refused=is_refused
+            request_id=request_id, dialect=surfaces.dialect_of(path, headers_of(scope)), is_refused=is_refused
         )
         logs.note(request_id=request_id)
         log = _Entry(scope, send, is_last=self.stopping.is_set())
@@ -81,6 +79,11 @@ class Front:
                 self._answered(scope["method"], path, log.status or None, seconds)
 
 
+def _id_of(headers: Mapping[str, str]) -> str:
+    given = headers.get("x-request-id", "")
+    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
 def _tidied(path: str) -> str:
     """Give a path without empty parts, and without a second `/v1`: some clients add theirs to a base that has one."""
     if "//" in path or path.endswith("/"):
@@ -90,6 +93,8 @@ def _tidied(path: str) -> str:
 
 class _Entry:
     """A line of the access log; also puts the request id on the answer, and ends the connection after its last."""
+
+    __slots__ = ("_began", "_bytes", "_more", "_scope", "_send", "is_probe", "status")
 
     def __init__(self, scope: Scope, send: Send, is_last: bool) -> None:
         self._more: list[Header] = [_LAST] if is_last else []

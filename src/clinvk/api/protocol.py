@@ -30,6 +30,9 @@ class Protocol(HttpToolsProtocol):
     own limit where they are read.
     """
 
+    __slots__ = ("_deadline", "_head_bytes", "_held", "_in_body", "_in_head", "_stuck")
+    # beside uvicorn's own attributes: with over 30 in one dictionary each connection has one of its own
+
     read_timeout_s: float = 0
     write_timeout_s: float = 0
 
@@ -165,4 +168,5 @@ def _without_begun(data: bytes) -> tuple[bytes, bytes]:
 
 def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
     """Give the protocol with limits: uvicorn makes one for each connection, and has no place for them."""
-    return type("TimedProtocol", (Protocol,), {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s})
+    limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
+    return type("TimedProtocol", (Protocol,), {"__slots__": (), **limits})

@@ -46,6 +46,11 @@ def headers_of(scope: Scope) -> Mapping[str, str]:
     return headers
 
 
+def forget_headers(scope: Scope) -> None:
+    """Let go of the decoded headers of a request; who asks for them again has them decoded again."""
+    scope["state"].pop("headers", None)
+
+
 def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with a JSON document that no cache may keep."""
     fixed = {"cache-control": "no-store", **(headers or {})}
@@ -160,6 +165,8 @@ class Reply:
     nothing for `write_timeout_s` (0: no limit) counts as gone: its watcher looks, since a timer for each write would
     cost more than the write.
     """
+
+    __slots__ = ("_now", "_put_at", "_send", "_sending", "_write_timeout_s", "ended", "opened")
 
     def __init__(self, send: Send, write_timeout_s: float) -> None:
         self.opened = False

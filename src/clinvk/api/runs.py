@@ -6,7 +6,7 @@ asked for with `detach` goes on.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ from clinvk.api.reply import (
     Reply,
     broken,
     chunked,
+    forget_headers,
     headers_of,
     read_json,
     retry_headers,
@@ -98,13 +99,9 @@ class RunEndpoint:
         self.hold_s = hold_s
         self._registry = registry
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request to its end, or until its client leaves."""
-        reply = Reply(send, self.settings.server.write_timeout_secs)
-        try:
-            await _Visit(self, scope, receive, reply).serve()
-        except ClientGone as gone:
-            logger.debug("client left: %s", gone)
+        return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
 
     async def admit(self, call: Call, key_name: str) -> RunRequest:
         """Complete a request from its session and the settings; `key_name` is the key that it came with.
@@ -150,6 +147,11 @@ class RunEndpoint:
 class _Visit:
     """One request and its answer."""
 
+    __slots__ = (
+        *("_call", "_dialect", "_encoder", "_endpoint", "_is_stream"),
+        *("_more", "_receive", "_reply", "_run", "_scope"),
+    )
+
     def __init__(self, endpoint: RunEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
         self._endpoint = endpoint
         self._dialect = endpoint.dialect
@@ -163,30 +165,35 @@ class _Visit:
         self._more: list[Header] = []
 
     async def serve(self) -> None:
-        """Answer the request.
+        """Answer the request; what a client that leaves had asked for is ended."""
+        try:
+            async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+                try:
+                    self._call = await self._read(leaving)
+                    await self._answer(self._call)
+                except ClinvkError as error:
+                    await self._refuse(error)
+                except ClientGone:
+                    raise
+                except Exception:
+                    await self._break_off()
+                    raise
+        except ClientGone as gone:
+            logger.debug("client left: %s", gone)
 
-        Raises:
-            ClientGone: its client left, and what it had asked for was ended.
-        """
-        async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
-            try:
-                self._call = await self._read(leaving)
-                await self._answer(self._call)
-            except ClinvkError as error:
-                await self._refuse(error)
-            except ClientGone:
-                raise
-            except Exception:
-                if not self._reply.ended:
-                    self._more += [NO_RETRY] if self._dialect.is_model_api else []
-                    await self._refuse(broken())
-                raise
+    async def _break_off(self) -> None:
+        """Say that clinvk itself failed, where it is not too late for that."""
+        if not self._reply.ended:
+            self._more += [NO_RETRY] if self._dialect.is_model_api else []
+            await self._refuse(broken())
 
     async def _read(self, leaving: Leaving) -> Call:
-        """Read the request, then begin to watch. The body goes with this: a run may take an hour."""
+        """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
         body = await read_json(self._scope, self._receive, self._endpoint.settings.server)
         leaving.watch()
-        return self._dialect.parse(body, headers_of(self._scope))
+        call = self._dialect.parse(body, headers_of(self._scope))
+        forget_headers(self._scope)
+        return call
 
     async def _answer(self, call: Call) -> None:
         endpoint = self._endpoint
@@ -232,6 +239,7 @@ class _Visit:
                 await self._open()
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
+            data = b""  # the last piece would stay until there is another
         await self._reply.end()
 
     async def _whole(self, call: Call, run: Run) -> None:

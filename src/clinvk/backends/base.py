@@ -231,6 +231,8 @@ class Backend(Protocol):
 class Prose:
     """Puts a blank line between the separate messages of an answer, so that its deltas read as one text."""
 
+    __slots__ = ("_pending_break", "_spoke")
+
     def __init__(self) -> None:
         self._spoke = False
         self._pending_break = False

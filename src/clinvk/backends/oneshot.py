@@ -28,6 +28,8 @@ class Decoder(Protocol):
 class OneShotChannel:
     """The channel of a process that serves a single run."""
 
+    __slots__ = ("_decoder", "_ended", "_prompt", "_run")
+
     capacity = 1
 
     def __init__(self, decoder: Decoder, prompt: Callable[[RunRequest], bytes]) -> None:

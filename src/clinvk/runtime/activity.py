@@ -19,6 +19,8 @@ class Activity:
     A turn ends when all of its tool calls have results: then the agent asks its model again.
     """
 
+    __slots__ = ("_speaking", "open_calls", "turns_ended")
+
     def __init__(self) -> None:
         self.turns_ended = 0
         self.open_calls: set[str] = set()

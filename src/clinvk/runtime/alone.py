@@ -34,19 +34,20 @@ async def go_alone(course: Course, place: Place) -> None:
     Raises:
         ClinvkError: it cannot be started, or spoken to.
     """
-    assignment = course.assignment
-    launch = assignment.fallbacks.choose(assignment.path, assignment.launch)
+    launch = course.assignment.fallbacks.choose(course.assignment.path, course.assignment.launch)
     try:
         await _Solo(course, place).run(launch)
     except NotSpoken as exc:
         if launch.otherwise is None:
-            raise AgentCrashed(f"{assignment.path} cannot be talked to: {exc}") from exc
+            raise AgentCrashed(f"{course.assignment.path} cannot be talked to: {exc}") from exc
         course.unspoken = str(exc)
         await _Solo(course, place).run(launch.otherwise)
 
 
 class _Solo:
     """A run and its process, or a second one where the answer is asked for again."""
+
+    __slots__ = ("_course", "_has_told", "_place", "_process")
 
     def __init__(self, course: Course, place: Place) -> None:
         self._course = course

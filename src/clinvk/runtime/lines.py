@@ -11,6 +11,8 @@ class LineSplitter:
     `max_line_bytes` bounds one line, so that an agent that never ends its line cannot fill the memory.
     """
 
+    __slots__ = ("_held", "_max", "_parts")
+
     def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
         self._parts: list[bytes] = []

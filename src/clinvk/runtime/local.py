@@ -229,10 +229,10 @@ class LocalRuns:
         watching = [watch(run) for watch in self._watches]
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
-        task.add_done_callback(lambda _: self._over(run, watching))
+        task.add_done_callback(partial(self._over, run, watching))
         return run, task
 
-    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]]) -> None:
+    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
         for over in watching:
             over()
@@ -309,11 +309,14 @@ class LocalRuns:
 class _Owned:
     """A run that ends when its owner leaves. A class, since a generator's context costs three times as much."""
 
+    __slots__ = ("_beginning", "_run", "_task")
+
     def __init__(self, beginning: "Coroutine[None, None, tuple[AgentRun, asyncio.Task[None]]]") -> None:
         self._beginning = beginning
 
     async def __aenter__(self) -> Run:
         self._run, self._task = await self._beginning
+        del self._beginning
         return self._run
 
     async def __aexit__(self, *_: object) -> None:

@@ -18,6 +18,8 @@ class PrivateFolder:
     `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
     """
 
+    __slots__ = ("_environ", "_launch", "is_needed", "path")
+
     def __init__(self, launch: Launch, environ: Mapping[str, str]) -> None:
         self.path: str | None = None
         self.is_needed = bool(launch.files or launch.links)

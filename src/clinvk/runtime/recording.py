@@ -45,6 +45,8 @@ class Recorder:
     is at work does not end the run: what is not kept then is told in the log of clinvk.
     """
 
+    __slots__ = ("_counted", "_goes_on", "_has_started", "_keeps_text", "_record", "_session", "_settings", "_store")
+
     def __init__(
         self,
         store: SessionStore,

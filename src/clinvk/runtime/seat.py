@@ -68,6 +68,8 @@ class Seat(Protocol):
 class Alone:
     """The seat in a process that was started for this run and serves no other."""
 
+    __slots__ = ("_channel", "_long_lived", "_run", "process")
+
     is_answered = False
 
     def __init__(self, run: str, process: Process, channel: Channel, long_lived: bool) -> None:

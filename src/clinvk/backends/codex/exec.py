@@ -39,6 +39,8 @@ _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 class ExecDecoder:
     """Turns the lines of one run into events."""
 
+    __slots__ = ("_called", "_last_error", "_message", "_prose", "_thought", "_thread", "_used", "_wants_json")
+
     def __init__(self) -> None:
         self._used = Usage()
         self._wants_json = False
@@ -136,16 +138,22 @@ class ExecDecoder:
 class ExecChannel(OneShotChannel):
     """A process that serves one run: the prompt on stdin, then its lines."""
 
+    __slots__ = ("_exec", "_instructions")
+
     def __init__(self, instructions: str = "") -> None:
         self._exec = ExecDecoder()
         self._instructions = instructions
-        super().__init__(self._exec, lambda request: request.prompt.encode())
+        super().__init__(self._exec, _prompt)
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
         self._exec.expect(request, resume)
         prompt = told(request, resume, self._instructions)
         return super().start(run, msgspec.structs.replace(request, prompt=prompt), resume)
+
+
+def _prompt(request: RunRequest) -> bytes:
+    return request.prompt.encode()
 
 
 def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
