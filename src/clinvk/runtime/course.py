@@ -54,6 +54,7 @@ class Course:
         self._rings_at = inf
         self._handle: str | None = None
         self._first: Ending | None = None
+        self._in_protocol = False
         self._kept = 0
         self._kept_at = self.now()
 
@@ -98,6 +99,7 @@ class Course:
 
     def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""
+        self._in_protocol = launch.long_lived
         limits = Limits(
             wall_s=self.request.timeout_s,
             spent_s=time.time() - (self.started_at or time.time()),
@@ -180,6 +182,8 @@ class Course:
                 self._handle = event.backend_session_id or self._handle
                 if self.unspoken:
                     self.assignment.fallbacks.note(self.assignment.path, self.unspoken)
+                elif self._in_protocol:
+                    self.assignment.fallbacks.note_spoken(self.assignment.path)
                 await self.recorder.started(event)
         self.log.extend(events, size)
 

@@ -7,6 +7,9 @@ from clinvk.runtime.stamps import Stamp, stamps
 
 logger = logging.getLogger(__name__)
 
+_DOUBTS = 3
+"""How often in a row a program that has spoken its protocol may fail to: a process may hang, or be stopped."""
+
 
 class Fallbacks:
     """Which programs were found not to speak it, or not within `answer_within_s` of their start.
@@ -17,6 +20,8 @@ class Fallbacks:
     def __init__(self, answer_within_s: float = 10.0) -> None:
         self.answer_within_s = answer_within_s
         self._known: dict[str, Stamp] = {}
+        self._spoke: dict[str, Stamp] = {}
+        self._doubts: dict[str, int] = {}
 
     def choose(self, path: str, launch: Launch) -> Launch:
         """Give how to start a program: as planned, unless it is known not to speak what is planned."""
@@ -26,8 +31,23 @@ class Fallbacks:
         """Say whether nothing is known against a program."""
         return path not in self._known or self._known[path] != stamps((path,), {})
 
+    def note_spoken(self, path: str) -> None:
+        """A program has begun a run in its protocol."""
+        self._doubts[path] = 0
+        if path not in self._spoke:
+            self._spoke[path] = stamps((path,), {})
+
     def note(self, path: str, why: str) -> None:
-        """A program that did not speak it has begun a run the other way: take that from now on."""
-        if self.is_spoken(path):
-            self._known[path] = stamps((path,), {})
-            logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)
+        """A program that did not speak it has begun a run the other way: take that from now on.
+
+        One that has spoken it before gets another chance or two.
+        """
+        if not self.is_spoken(path):
+            return
+        now = stamps((path,), {})
+        self._doubts[path] = self._doubts.get(path, 0) + 1
+        if self._spoke.get(path) == now and self._doubts[path] < _DOUBTS:
+            logger.warning("a process of %s did not speak its protocol: %s; its run has another one", path, why)
+            return
+        self._known[path] = now
+        logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)
