@@ -14,10 +14,10 @@ from clinvk.backends.base import Launch
 from clinvk.errors import ClinvkError
 from clinvk.events import Ending, Logged, RunFailed
 from clinvk.result import RunResult, gather
-from clinvk.runtime.alone import go_alone
 from clinvk.runtime.assignment import Assignment
-from clinvk.runtime.carried import carried
 from clinvk.runtime.course import Course
+from clinvk.runtime.one_shot import run_one_shot
+from clinvk.runtime.pooled import run_pooled
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.recording import Recorder, state_of
 from clinvk.runtime.slots import Place
@@ -133,8 +133,8 @@ class AgentRun:
                 self._queueing.set_result(None)
             if course.stopped_by:
                 await course.end(course.stopped_by)
-            elif not await carried(course, place):
-                await go_alone(course, place)
+            elif not await run_pooled(course, place):
+                await run_one_shot(course, place)
         except ClinvkError as exc:
             self.refusal = exc
             await course.end(RunFailed(exc.code, exc.message))

@@ -3,7 +3,7 @@
 import logging
 
 from clinvk.backends.base import Launch
-from clinvk.runtime.stamps import Stamp, stamps
+from clinvk.runtime.fingerprints import Fingerprint, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ class Fallbacks:
 
     def __init__(self, answer_within_s: float = 10.0) -> None:
         self.answer_within_s = answer_within_s
-        self._known: dict[str, Stamp] = {}
-        self._spoke: dict[str, Stamp] = {}
+        self._known: dict[str, Fingerprint] = {}
+        self._spoke: dict[str, Fingerprint] = {}
         self._doubts: dict[str, int] = {}
 
     def choose(self, path: str, launch: Launch) -> Launch:
@@ -29,13 +29,13 @@ class Fallbacks:
 
     def is_spoken(self, path: str) -> bool:
         """Say whether nothing is known against a program."""
-        return path not in self._known or self._known[path] != stamps((path,), {})
+        return path not in self._known or self._known[path] != fingerprint((path,), {})
 
     def note_spoken(self, path: str) -> None:
         """A program has begun a run in its protocol."""
         self._doubts[path] = 0
         if path not in self._spoke:
-            self._spoke[path] = stamps((path,), {})
+            self._spoke[path] = fingerprint((path,), {})
 
     def note(self, path: str, why: str) -> None:
         """A program that did not speak it has begun a run the other way: take that from now on.
@@ -44,7 +44,7 @@ class Fallbacks:
         """
         if not self.is_spoken(path):
             return
-        now = stamps((path,), {})
+        now = fingerprint((path,), {})
         self._doubts[path] = self._doubts.get(path, 0) + 1
         if self._spoke.get(path) == now and self._doubts[path] < _DOUBTS:
             logger.warning("a process of %s did not speak its protocol: %s; its run has another one", path, why)

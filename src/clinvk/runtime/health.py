@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from clinvk.runtime.carrier import Carrier
+from clinvk.runtime.worker import Worker
 
 
 class Patience(msgspec.Struct, kw_only=True):
@@ -21,17 +21,17 @@ class Patience(msgspec.Struct, kw_only=True):
     answers_within_s: float = 15.0
 
 
-def look_after(carrier: Carrier, patience: Patience) -> None:
+def look_after(worker: Worker, patience: Patience) -> None:
     """Ask a process that is silent whether it is well; give it up, or a run in it, where that took too long."""
-    if not carrier.is_up or not carrier.is_ready or carrier.rests:
+    if not worker.is_up or not worker.is_ready or worker.rests:
         return
     now = asyncio.get_running_loop().time()
-    for seat in [*carrier.seats.values()]:
+    for seat in [*worker.seats.values()]:
         if not seat.is_heard and now > seat.began_at + patience.unheard_s:
-            carrier.give_up(seat, f"the agent did not begin within {patience.unheard_s:g} s")
-    if not carrier.launch.ping or now < carrier.heard_at + patience.silent_s:
+            worker.give_up(seat, f"the agent did not begin within {patience.unheard_s:g} s")
+    if not worker.launch.ping or now < worker.heard_at + patience.silent_s:
         return
-    if carrier.pinged_at <= carrier.heard_at:  # equal where the answer came at once, by a clock of whole milliseconds
-        carrier.ping()
-    elif now > carrier.pinged_at + patience.answers_within_s:
-        carrier.fail(f"the agent's process hangs: it gave no sign of life within {patience.answers_within_s:g} s")
+    if worker.pinged_at <= worker.heard_at:  # equal where the answer came at once, by a clock of whole milliseconds
+        worker.ping()
+    elif now > worker.pinged_at + patience.answers_within_s:
+        worker.fail(f"the agent's process hangs: it gave no sign of life within {patience.answers_within_s:g} s")

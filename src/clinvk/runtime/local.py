@@ -19,12 +19,12 @@ from clinvk.kept import Warm
 from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks, sessions
 from clinvk.runtime.agent import AgentRun
-from clinvk.runtime.alone import STOP_GRACE_S
 from clinvk.runtime.assignment import Assignment
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
+from clinvk.runtime.one_shot import STOP_GRACE_S
 from clinvk.runtime.pool import Pool
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Wanted

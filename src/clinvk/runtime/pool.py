@@ -15,12 +15,12 @@ from typing import Self
 from clinvk.backends.base import Launch
 from clinvk.config import WarmSettings
 from clinvk.kept import Kept, Warm
-from clinvk.runtime.carrier import CarriedSeat, Carrier, Held
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.health import Patience
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import MOST_HELD, Profile, Wanted, best, can_begin
-from clinvk.runtime.upkeep import MIB, Upkeep, stamp_of
+from clinvk.runtime.upkeep import MIB, Upkeep, record_fingerprint
+from clinvk.runtime.worker import Held, PooledSeat, Worker
 from clinvk.session import Resume
 
 _LATE_S = 0.2
@@ -71,142 +71,142 @@ class Pool:
 
     def _standing_of(self, backend: str) -> Kept:
         profiles = [profile for profile in self._stock.profiles.values() if profile.wanted.backend.name == backend]
-        carriers = [carrier for profile in profiles for carrier in profile.carriers]
+        workers = [worker for profile in profiles for worker in profile.workers]
         return Kept(
-            processes=len(carriers),
-            ready=sum(carrier.is_ready and carrier.room > 0 and can_begin(carrier) for carrier in carriers),
-            runs=sum(len(carrier.seats) for carrier in carriers),
+            processes=len(workers),
+            ready=sum(worker.is_ready and worker.room > 0 and can_begin(worker) for worker in workers),
+            runs=sum(len(worker.seats) for worker in workers),
             hits=self._hits[backend],
             misses=self._misses[backend],
-            memory_bytes=sum(carrier.memory for carrier in carriers),
+            memory_bytes=sum(worker.memory for worker in workers),
         )
 
     async def seat(
         self, wanted: Wanted, resume: Resume | None, run: str, wake: Callable[[], None]
-    ) -> CarriedSeat | None:
+    ) -> PooledSeat | None:
         """Find a seat for a run; None: it gets a process of its own."""
         profile = self._stock.profile(wanted)
         profile.take(begins=resume is None)
         self._upkeep.look_soon()
-        carrier = await self._standing_by(profile, resume)
-        if carrier:
+        worker = await self._standing_by(profile, resume)
+        if worker:
             self._hits[wanted.backend.name] += 1
         else:
             self._misses[wanted.backend.name] += 1
-            carrier = self._fresh(profile, wanted.launch, resume)
-        if carrier is None:
+            worker = self._fresh(profile, wanted.launch, resume)
+        if worker is None:
             return None
-        seat = carrier.sit(run, wake)
+        seat = worker.admit(run, wake)
         try:
             if resume and not resume.fork:
-                await self.forget(resume.handle, carrier)
-            await carrier.opened.wait()
+                await self.forget(resume.handle, worker)
+            await worker.opened.wait()
         except BaseException:
-            carrier.leave(run)
+            worker.leave(run)
             raise
-        if carrier.is_up:
+        if worker.is_up:
             return seat
-        carrier.leave(run)
+        worker.leave(run)
         return None
 
-    async def left(self, seat: CarriedSeat, *, trusted: bool, kept: bool) -> None:
+    async def left(self, seat: PooledSeat, *, trusted: bool, kept: bool) -> None:
         """Take a seat back from a run that is over. `kept` is whether its conversation may go on.
 
         One that is not `trusted` takes no more runs, and what the run left at work in it is ended.
         """
-        carrier = seat.carrier
+        worker = seat.worker
         if not seat.is_over:
-            carrier.stop(seat.run)
-        is_done = carrier.channel.capacity == 1 and not (kept and seat.conversation)
-        if not trusted or is_done or carrier.served + 1 >= carrier.launch.most_runs:
-            carrier.retire()
-        if trusted and (profile := self._stock.profile_of(carrier)):
+            worker.stop(seat.run)
+        is_done = worker.channel.capacity == 1 and not (kept and seat.conversation)
+        if not trusted or is_done or worker.served + 1 >= worker.launch.most_runs:
+            worker.retire()
+        if trusted and (profile := self._stock.profile_of(worker)):
             profile.failures = 0
-            carrier.is_proven = True
+            worker.is_proven = True
         try:
             await self._end_tools(seat, trusted=trusted)
         finally:
-            carrier.leave(seat.run)
-            if carrier.is_retiring and not carrier.seats:
-                await finished(self._stock.ended(carrier, patient=trusted))
+            worker.leave(seat.run)
+            if worker.is_retiring and not worker.seats:
+                await finished(self._stock.ended(worker, patient=trusted))
             elif seat.conversation:
-                await self._keep(carrier, seat.conversation, kept=kept)
+                await self._keep(worker, seat.conversation, kept=kept)
             self._upkeep.wake()
 
-    async def _end_tools(self, seat: CarriedSeat, *, trusted: bool) -> None:
+    async def _end_tools(self, seat: PooledSeat, *, trusted: bool) -> None:
         """End what a run has left at work in a process that goes on, as far as it can be told from that of others."""
-        carrier = seat.carrier
-        is_alone = len(carrier.seats) == 1
-        if not carrier.is_up or not (seat.has_used_tools or carrier.has_leavings or not trusted):
+        worker = seat.worker
+        is_alone = len(worker.seats) == 1
+        if not worker.is_up or not (seat.has_used_tools or worker.has_leavings or not trusted):
             return
-        if carrier.is_retiring and is_alone:
+        if worker.is_retiring and is_alone:
             return  # it ends with all that came of it
         if not (seat.tools or is_alone):
-            carrier.has_leavings = True
+            worker.has_leavings = True
             return
-        carrier.has_leavings = carrier.has_leavings and not is_alone
-        await finished(self._spawner.end_tools(carrier.process, seat.tools))
+        worker.has_leavings = worker.has_leavings and not is_alone
+        await finished(self._spawner.end_tools(worker.process, seat.tools))
         if not trusted:  # a tool was perhaps about to begin when the run was stopped
             await asyncio.sleep(_LATE_S)
-            await finished(self._spawner.end_tools(carrier.process, seat.tools))
+            await finished(self._spawner.end_tools(worker.process, seat.tools))
 
-    async def _keep(self, carrier: Carrier, conversation: str, *, kept: bool) -> None:
+    async def _keep(self, worker: Worker, conversation: str, *, kept: bool) -> None:
         """Hold a conversation for its next turn, of those that nobody else can go on with only the latest."""
         if not kept:
-            await carrier.left_to_others(conversation)
+            await worker.left_to_others(conversation)
             return
-        carrier.held[conversation] = Held(time.monotonic())
-        if carrier.launch.takes_up == "asked" and len(carrier.held) > MOST_HELD:
-            carrier.let_go(min(carrier.held, key=lambda handle: carrier.held[handle].since))
+        worker.held[conversation] = Held(time.monotonic())
+        if worker.launch.takes_up == "asked" and len(worker.held) > MOST_HELD:
+            worker.let_go(min(worker.held, key=lambda handle: worker.held[handle].since))
 
-    def distrust(self, seat: CarriedSeat, why: str, *, speaks: bool = True) -> None:
+    def distrust(self, seat: PooledSeat, why: str, *, speaks: bool = True) -> None:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once.
 
         Where it does not speak its protocol, none is until another run asks for one.
         """
-        seat.carrier.retire()
-        if profile := self._stock.profile_of(seat.carrier):
-            profile.blame(seat.carrier, why)
+        seat.worker.retire()
+        if profile := self._stock.profile_of(seat.worker):
+            profile.blame(seat.worker, why)
             if not speaks:
                 profile.taken_at = -inf
 
-    async def forget(self, handle: str, but: Carrier | None = None) -> None:
+    async def forget(self, handle: str, but: Worker | None = None) -> None:
         """A conversation goes on elsewhere: what another process knows of it is out of date."""
-        for carrier in self._stock.carriers:
-            if carrier is but:
+        for worker in self._stock.workers:
+            if worker is but:
                 continue
-            if carrier.held.pop(handle, None) and carrier.channel.capacity == 1:
-                carrier.retire()
+            if worker.held.pop(handle, None) and worker.channel.capacity == 1:
+                worker.retire()
                 self._upkeep.wake()
-            await carrier.left_to_others(handle)
+            await worker.left_to_others(handle)
 
     async def prestart(self, wanted: Wanted) -> None:
         """Start a process before any run asks for one, and have one be there as if one had."""
         profile = self._stock.profile(wanted)
         profile.take(begins=True)
         self._upkeep.look_soon()
-        if carrier := self._fresh(profile, wanted.launch, None):
-            await carrier.opened.wait()
+        if worker := self._fresh(profile, wanted.launch, None):
+            await worker.opened.wait()
 
-    async def _standing_by(self, profile: Profile, resume: Resume | None) -> Carrier | None:
+    async def _standing_by(self, profile: Profile, resume: Resume | None) -> Worker | None:
         """Find one that is up, and can take the conversation."""
         if resume and not resume.fork and (holder := await self._holder(profile, resume.handle)):
             return holder
         if resume and profile.wanted.launch.takes_up != "asked":
             return None
-        return best(carrier for carrier in profile.carriers if carrier.room and can_begin(carrier))
+        return best(worker for worker in profile.workers if worker.room and can_begin(worker))
 
-    async def _holder(self, profile: Profile, handle: str) -> Carrier | None:
-        holder = next((carrier for carrier in profile.carriers if carrier.room and handle in carrier.held), None)
+    async def _holder(self, profile: Profile, handle: str) -> Worker | None:
+        holder = next((worker for worker in profile.workers if worker.room and handle in worker.held), None)
         if holder is None:
             return None
-        known = holder.held[handle].stamp
-        if known is not None and known != await stamp_of(profile, handle):
+        known = holder.held[handle].fingerprint
+        if known is not None and known != await record_fingerprint(profile, handle):
             await self.forget(handle)  # somebody else went on with it
             return None
         return holder if holder.room and handle in holder.held else None
 
-    def _fresh(self, profile: Profile, launch: Launch, resume: Resume | None) -> Carrier | None:
+    def _fresh(self, profile: Profile, launch: Launch, resume: Resume | None) -> Worker | None:
         """Start one, where one may be."""
         if resume and launch.takes_up == "held":
             return None

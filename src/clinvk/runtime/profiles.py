@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.runtime.carrier import Carrier
-from clinvk.runtime.stamps import Stamp, stamps
+from clinvk.runtime.fingerprints import Fingerprint, fingerprint
+from clinvk.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ class Profile:
 
     Attributes:
         wanted: what one is started with; its `continuing` is of no meaning.
-        stamp: the program and what it reads at its start, as they were for the processes that there are.
+        fingerprint: the program and what it reads at its start, as they were for the processes that there are.
         taken_at: when a run has last asked for one.
         begun: when such runs came that begin a conversation, for which one that is ready would do.
         failures: how many have failed since a run went well.
         not_before: none is started before that.
     """
 
-    def __init__(self, wanted: Wanted, stamp: Stamp) -> None:
+    def __init__(self, wanted: Wanted, fingerprint: Fingerprint) -> None:
         self.wanted = wanted
-        self.stamp = stamp
-        self.carriers: list[Carrier] = []
+        self.fingerprint = fingerprint
+        self.workers: list[Worker] = []
         self.taken_at = -inf
         self.begun: deque[float] = deque(maxlen=64)
         self.failures = 0
@@ -71,23 +71,23 @@ class Profile:
         if begins:
             self.begun.append(self.taken_at)
 
-    def renew(self, stamp: Stamp) -> None:
+    def renew(self, fingerprint: Fingerprint) -> None:
         """Take no more runs to processes that were started with another program, or have read something else."""
-        if stamp == self.stamp:
+        if fingerprint == self.fingerprint:
             return
-        self.stamp, self.failures, self.not_before = stamp, 0, 0.0
-        for carrier in self.carriers:
-            carrier.retire()
+        self.fingerprint, self.failures, self.not_before = fingerprint, 0, 0.0
+        for worker in self.workers:
+            worker.retire()
 
-    def blame(self, carrier: Carrier, why: str) -> None:
+    def blame(self, worker: Worker, why: str) -> None:
         """One has failed: the next is not started at once, and later each time where none was of any use."""
-        if carrier.is_blamed:
+        if worker.is_blamed:
             return
-        carrier.is_blamed = True
-        is_sound = carrier.is_ready and time.monotonic() > carrier.since + _SOUND_AFTER_S
-        self.failures = 1 if carrier.is_proven or is_sound else self.failures + 1
+        worker.is_blamed = True
+        is_sound = worker.is_ready and time.monotonic() > worker.since + _SOUND_AFTER_S
+        self.failures = 1 if worker.is_proven or is_sound else self.failures + 1
         self.not_before = time.monotonic() + min(_DAMPED_AT_MOST_S, 0.25 * 2.0**self.failures)
-        number = f" (pid {carrier.process.pid})" if carrier.was_started else ""
+        number = f" (pid {worker.process.pid})" if worker.was_started else ""
         logger.warning("a kept process of %s%s failed, %d in a row: %s", self.wanted.path, number, self.failures, why)
 
 
@@ -99,21 +99,21 @@ def key(wanted: Wanted) -> object:
     return wanted.backend.name, wanted.path, frozenset(wanted.env.items()), msgspec.json.encode(fixed), ways
 
 
-def stamp(wanted: Wanted) -> Stamp:
+def program_fingerprint(wanted: Wanted) -> Fingerprint:
     """Look at the program and at what it reads by itself: where these differ, a process is not as good."""
-    return stamps((wanted.path, *wanted.launch.reads), wanted.env)
+    return fingerprint((wanted.path, *wanted.launch.reads), wanted.env)
 
 
-def can_begin(carrier: Carrier, share: float = 1) -> bool:
+def can_begin(worker: Worker, share: float = 1) -> bool:
     """Say whether a process can begin a conversation within a `share` of its runs: one that holds one, its first."""
-    if carrier.channel.capacity == 1:
-        return not carrier.served and not carrier.seats and not carrier.launch.continuing
-    return carrier.served + len(carrier.seats) < share * carrier.launch.most_runs
+    if worker.channel.capacity == 1:
+        return not worker.served and not worker.seats and not worker.launch.continuing
+    return worker.served + len(worker.seats) < share * worker.launch.most_runs
 
 
-def best(carriers: Iterable[Carrier]) -> Carrier | None:
+def best(workers: Iterable[Worker]) -> Worker | None:
     """Give one that is up before one that is just starting, and of those the one with most to do: others can go."""
-    return max(carriers, key=lambda carrier: (carrier.is_ready, carrier.served, len(carrier.seats)), default=None)
+    return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.seats)), default=None)
 
 
 def _without_conversation(launch: Launch) -> Launch:

@@ -65,7 +65,7 @@ class Seat(Protocol):
         ...
 
 
-class Alone:
+class OwnSeat:
     """The seat in a process that was started for this run and serves no other."""
 
     __slots__ = ("_channel", "_long_lived", "_run", "process")

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from clinvk.backends.base import Launch
 from clinvk.errors import ClinvkError
 from clinvk.runtime import private
-from clinvk.runtime.carrier import Carrier
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Process, Spawner
-from clinvk.runtime.profiles import Profile, Wanted, key, stamp
+from clinvk.runtime.profiles import Profile, Wanted, key, program_fingerprint
+from clinvk.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Stock:
 
     def __init__(self, spawner: Spawner, changed: Callable[[], None]) -> None:
         self.profiles: dict[object, Profile] = {}
-        self.leaving: set[Carrier] = set()
+        self.leaving: set[Worker] = set()
         self._spawner = spawner
         self._changed = changed
         self._group = asyncio.TaskGroup()
@@ -37,103 +37,103 @@ class Stock:
 
     async def __aexit__(self, *_: object) -> None:
         """End all of them; the runs that they carried are over."""
-        for carrier in self.carriers:
-            self.end(carrier)
+        for worker in self.workers:
+            self.end(worker)
         await self._group.__aexit__(None, None, None)
 
     @property
-    def carriers(self) -> list[Carrier]:
+    def workers(self) -> list[Worker]:
         """All of them."""
-        return [carrier for profile in self.profiles.values() for carrier in profile.carriers]
+        return [worker for profile in self.profiles.values() for worker in profile.workers]
 
     @property
-    def kept(self) -> list[Carrier]:
+    def kept(self) -> list[Worker]:
         """All but those that are a single run's own as long as it goes."""
-        return [carrier for carrier in self.carriers if carrier.channel.capacity > 1 or not carrier.seats]
+        return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.seats]
 
     @property
-    def idle(self) -> list[Carrier]:
+    def idle(self) -> list[Worker]:
         """Those that carry nothing and may, the one that is idle longest first."""
-        idle = [carrier for carrier in self.carriers if not carrier.seats and not carrier.is_retiring]
-        return sorted(idle, key=lambda carrier: carrier.idle_since)
+        idle = [worker for worker in self.workers if not worker.seats and not worker.is_retiring]
+        return sorted(idle, key=lambda worker: worker.idle_since)
 
     def profile(self, wanted: Wanted) -> Profile:
         """Give the profile of what is wanted."""
-        own, known = key(wanted), stamp(wanted)
+        own, known = key(wanted), program_fingerprint(wanted)
         if own not in self.profiles:
             self.profiles[own] = Profile(wanted, known)
         self.profiles[own].renew(known)
         return self.profiles[own]
 
-    def profile_of(self, carrier: Carrier) -> Profile | None:
+    def profile_of(self, worker: Worker) -> Profile | None:
         """Give the profile that a process belongs to; None for one that is being ended."""
-        return next((profile for profile in self.profiles.values() if carrier in profile.carriers), None)
+        return next((profile for profile in self.profiles.values() if worker in profile.workers), None)
 
-    def open(self, profile: Profile, launch: Launch) -> Carrier:
+    def open(self, profile: Profile, launch: Launch) -> Worker:
         """Begin to start one: it can be sat in at once, and spoken to when it is `opened`."""
         folder = private.PrivateFolder(launch, profile.wanted.env)
         env = dict(profile.wanted.env)
         channel = profile.wanted.backend.channel(launch, replace(profile.wanted.host, env=env))
-        carrier = Carrier(launch, channel, folder, lambda: self._told(profile, carrier))
-        profile.carriers.append(carrier)
-        self._group.create_task(self._start(profile, carrier, env))
-        return carrier
+        worker = Worker(launch, channel, folder, lambda: self._told(profile, worker))
+        profile.workers.append(worker)
+        self._group.create_task(self._start(profile, worker, env))
+        return worker
 
-    async def _start(self, profile: Profile, carrier: Carrier, env: dict[str, str]) -> None:
+    async def _start(self, profile: Profile, worker: Worker, env: dict[str, str]) -> None:
         """Start one; `env`, which its channel sees, is made what the process has."""
-        wanted, folder, launch = profile.wanted, carrier.folder, carrier.launch
+        wanted, folder, launch = profile.wanted, worker.folder, worker.launch
         try:
             await folder.prepare()
             env |= folder.environment()
-            carrier.carry(self._spawner.spawn(folder.command(wanted.path), env, launch.cwd, carrier.pump))
+            worker.attach(self._spawner.spawn(folder.command(wanted.path), env, launch.cwd, worker.pump))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
             logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
-            profile.blame(carrier, "it could not be started")
-            profile.carriers.remove(carrier)
+            profile.blame(worker, "it could not be started")
+            profile.workers.remove(worker)
             await folder.clear()
         finally:
-            carrier.opened.set()
+            worker.opened.set()
 
-    def _told(self, profile: Profile, carrier: Carrier) -> None:
+    def _told(self, profile: Profile, worker: Worker) -> None:
         """A process has said something, or is gone."""
-        if carrier.is_gone and not carrier.seats and carrier in profile.carriers:
-            if not carrier.is_proven:
-                profile.blame(carrier, carrier.trouble)
+        if worker.is_gone and not worker.seats and worker in profile.workers:
+            if not worker.is_proven:
+                profile.blame(worker, worker.trouble)
             self._changed()
 
-    def end(self, carrier: Carrier) -> None:
+    def end(self, worker: Worker) -> None:
         """Have a process end; it takes no more runs."""
-        carrier.retire()
-        self._group.create_task(self._end_quietly(carrier))
+        worker.retire()
+        self._group.create_task(self._end_quietly(worker))
 
-    async def _end_quietly(self, carrier: Carrier) -> None:
+    async def _end_quietly(self, worker: Worker) -> None:
         try:
-            await carrier.opened.wait()
-            await self.ended(carrier, patient=True)
+            await worker.opened.wait()
+            await self.ended(worker, patient=True)
         except Exception:
             logger.exception("a kept process could not be ended")
 
-    async def ended(self, carrier: Carrier, *, patient: bool) -> None:
+    async def ended(self, worker: Worker, *, patient: bool) -> None:
         """End a process with all that came of it; if `patient` it may leave by itself first."""
-        profile = self.profile_of(carrier)
+        profile = self.profile_of(worker)
         if profile is None:
             return
-        profile.carriers.remove(carrier)
-        self.leaving.add(carrier)
-        process = carrier.process
+        profile.workers.remove(worker)
+        self.leaving.add(worker)
+        process = worker.process
         try:
             if patient:
-                await carrier.all_left_to_others()
+                await worker.all_left_to_others()
                 process.write(b"", close=True)
                 await _exit(process)
         finally:
-            carrier.is_gone = True
+            worker.is_gone = True
             await self._spawner.sweep(process)
             await finished(_exit(process))  # the loop that learns of it may end next
             process.discard()
-            self.leaving.discard(carrier)
-            await carrier.folder.clear()
+            self.leaving.discard(worker)
+            await worker.folder.clear()
 
 
 async def _exit(process: Process) -> None:

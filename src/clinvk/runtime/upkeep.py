@@ -8,13 +8,13 @@ from collections.abc import Collection
 from math import inf
 
 from clinvk.config import WarmSettings
-from clinvk.runtime.carrier import Carrier, Held
+from clinvk.runtime.fingerprints import Fingerprint, fingerprint
 from clinvk.runtime.health import Patience, look_after
 from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Profile, can_begin, stamp
-from clinvk.runtime.stamps import Stamp, stamps
+from clinvk.runtime.profiles import Profile, can_begin, program_fingerprint
 from clinvk.runtime.stock import Stock
 from clinvk.runtime.wake import Wake
+from clinvk.runtime.worker import Held, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +108,12 @@ class Upkeep:
 
     def _has_changed(self, now: float) -> bool:
         """Say whether any carries runs, has since the last look, or is young: what it takes may be more."""
-        carriers = self.stock.carriers
-        return any(
-            carrier.seats or carrier.idle_since > self._looked_at or _is_young(carrier, now) for carrier in carriers
-        )
+        workers = self.stock.workers
+        return any(worker.seats or worker.idle_since > self._looked_at or _is_young(worker, now) for worker in workers)
 
     def _forget_profiles(self, now: float) -> None:
         """Forget those without processes: of long ago, and where each run is of another kind all but the latest."""
-        empty = [(profile.taken_at, key) for key, profile in self.stock.profiles.items() if not profile.carriers]
+        empty = [(profile.taken_at, key) for key, profile in self.stock.profiles.items() if not profile.workers]
         for place, (taken_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
             long_s = self._settings.idle_secs if place < self._settings.max_processes else _LATELY_S
             if now > taken_at + long_s:
@@ -124,33 +122,33 @@ class Upkeep:
     async def _look_at_programs(self) -> None:
         """Retire what was started with a program that was replaced since, or has read what was changed."""
         profiles = [*self.stock.profiles.values()]
-        known = await asyncio.to_thread(lambda: [stamp(profile.wanted) for profile in profiles])
+        known = await asyncio.to_thread(lambda: [program_fingerprint(profile.wanted) for profile in profiles])
         for profile, own in zip(profiles, known, strict=True):
             profile.renew(own)
 
     async def _clear(self, profile: Profile, now: float) -> None:
         """End what is to go of a profile; remember the records of what is to stay, or leave it to others in time."""
-        for carrier in [*profile.carriers]:
-            look_after(carrier, self._patience)
-            if not carrier.is_ready and not carrier.is_retiring and now > carrier.since + _READY_WITHIN_S:
-                profile.blame(carrier, f"it was not ready within {_READY_WITHIN_S:g} s")
-                carrier.retire()
-            if not carrier.seats and self._is_done(carrier, now):
-                self.stock.end(carrier)
-            elif carrier.launch.takes_up == "asked":
-                _let_go(carrier, now)
-            elif not carrier.seats:
-                await self._take_stamps(profile, carrier, now)
+        for worker in [*profile.workers]:
+            look_after(worker, self._patience)
+            if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_WITHIN_S:
+                profile.blame(worker, f"it was not ready within {_READY_WITHIN_S:g} s")
+                worker.retire()
+            if not worker.seats and self._is_done(worker, now):
+                self.stock.end(worker)
+            elif worker.launch.takes_up == "asked":
+                _let_go(worker, now)
+            elif not worker.seats:
+                await self._take_fingerprints(profile, worker, now)
 
-    def _is_done(self, carrier: Carrier, now: float) -> bool:
-        return carrier.is_retiring or carrier.is_gone or now > carrier.idle_since + self._settings.idle_secs
+    def _is_done(self, worker: Worker, now: float) -> bool:
+        return worker.is_retiring or worker.is_gone or now > worker.idle_since + self._settings.idle_secs
 
-    async def _take_stamps(self, profile: Profile, carrier: Carrier, now: float) -> None:
-        for handle, held in [*carrier.held.items()]:
-            if held.stamp is None and now > held.since + _SETTLES_S:
-                stamp = await stamp_of(profile, handle)
-                if carrier.held.get(handle) == held:
-                    carrier.held[handle] = Held(held.since, stamp)
+    async def _take_fingerprints(self, profile: Profile, worker: Worker, now: float) -> None:
+        for handle, held in [*worker.held.items()]:
+            if held.fingerprint is None and now > held.since + _SETTLES_S:
+                fingerprint = await record_fingerprint(profile, handle)
+                if worker.held.get(handle) == held:
+                    worker.held[handle] = Held(held.since, fingerprint)
 
     def make_room(self, profile: Profile) -> bool:
         """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""
@@ -161,21 +159,21 @@ class Upkeep:
             self.stock.end(idle[0])
         return True
 
-    def _has_room(self, profile: Profile, there: Collection[Carrier]) -> bool:
+    def _has_room(self, profile: Profile, there: Collection[Worker]) -> bool:
         """Say whether one more of a profile is within the limits, beside what is kept and what is `there` besides."""
         staying = self._staying
         if len(staying) >= self._settings.max_processes:
             return False
-        taken = sum(self._size(carrier) for carrier in (*staying, *there))
+        taken = sum(self._size(worker) for worker in (*staying, *there))
         return not self._limit or taken + self._expected(profile) <= self._limit
 
     @property
-    def _staying(self) -> list[Carrier]:
-        return [carrier for carrier in self.stock.kept if carrier.seats or not carrier.is_retiring]
+    def _staying(self) -> list[Worker]:
+        return [worker for worker in self.stock.kept if worker.seats or not worker.is_retiring]
 
-    def _size(self, carrier: Carrier) -> int:
+    def _size(self, worker: Worker) -> int:
         """Give what a process takes; one that has just started, what it will."""
-        return max(carrier.memory, self._expected(self.stock.profile_of(carrier)))
+        return max(worker.memory, self._expected(self.stock.profile_of(worker)))
 
     def _expected(self, profile: Profile | None) -> int:
         """Give what a process of a profile is likely to take: as much as the one before it of its backend, at first."""
@@ -187,44 +185,44 @@ class Upkeep:
         """End what is idle longest while there are too many, or they take too much as far as is known."""
         staying = self._staying
         count, taken = len(staying), sum(map(self._size, staying))
-        for carrier in self.stock.idle:
+        for worker in self.stock.idle:
             if count <= self._settings.max_processes and (not self._limit or taken <= self._limit):
                 return
-            count, taken = count - 1, taken - self._size(carrier)
-            self.stock.end(carrier)
+            count, taken = count - 1, taken - self._size(worker)
+            self.stock.end(worker)
 
     async def _bound_memory(self) -> None:
         """End what is idle longest while all take too much; what has seats takes no more runs."""
-        carriers = {carrier.process.number: carrier for carrier in self.stock.kept if carrier.is_up}
-        sizes = await self._spawner.memory([*carriers])
+        workers = {worker.process.number: worker for worker in self.stock.kept if worker.is_up}
+        sizes = await self._spawner.memory([*workers])
         for number, size in sizes.items():
-            self._note_size(carriers[number], size)
+            self._note_size(workers[number], size)
         over = sum(sizes.values()) - self._limit if self._limit else 0
-        for carrier in sorted(carriers.values(), key=lambda carrier: (bool(carrier.seats), carrier.idle_since)):
+        for worker in sorted(workers.values(), key=lambda worker: (bool(worker.seats), worker.idle_since)):
             if over <= 0:
                 return
-            over -= carrier.memory
-            carrier.retire()
-            if not carrier.seats:
-                self.stock.end(carrier)
+            over -= worker.memory
+            worker.retire()
+            if not worker.seats:
+                self.stock.end(worker)
 
-    def _note_size(self, carrier: Carrier, size: int) -> None:
+    def _note_size(self, worker: Worker, size: int) -> None:
         """Take what a process takes; one that has grown out of proportion takes no more runs."""
-        carrier.memory = size
-        if not carrier.is_ready or (_is_young(carrier, time.monotonic()) and not carrier.served):
+        worker.memory = size
+        if not worker.is_ready or (_is_young(worker, time.monotonic()) and not worker.served):
             return
-        profile = self.stock.profile_of(carrier)
-        if profile and not carrier.memory_at_first:
-            carrier.memory_at_first = self._typical[profile.wanted.backend.name] = size
-        if size > _GROWN * carrier.memory_at_first > 0:
-            carrier.retire()
+        profile = self.stock.profile_of(worker)
+        if profile and not worker.memory_at_first:
+            worker.memory_at_first = self._typical[profile.wanted.backend.name] = size
+        if size > _GROWN * worker.memory_at_first > 0:
+            worker.retire()
 
     def _refill(self, now: float) -> None:
         """Start what is wanted and is not there, one after another, the profile used last first."""
         for profile in sorted(self.stock.profiles.values(), key=lambda profile: -profile.taken_at):
             if now - profile.taken_at > self._settings.idle_secs or now < profile.not_before:
                 continue
-            there = sum(1 for carrier in profile.carriers if carrier.room and can_begin(carrier, _REPLACE_AT))
+            there = sum(1 for worker in profile.workers if worker.room and can_begin(worker, _REPLACE_AT))
             while there < self._spares(profile, now) and self._has_place(profile, now, may_take=not there):
                 self.stock.open(profile, profile.launch)
                 there += 1
@@ -236,7 +234,7 @@ class Upkeep:
         """
         if profile.is_shared:
             return 1
-        if sum(bool(carrier.seats) for carrier in profile.carriers) >= (os.cpu_count() or 1):
+        if sum(bool(worker.seats) for worker in profile.workers) >= (os.cpu_count() or 1):
             return 0
         recent = sum(1 for at in profile.begun if now - at < _RECENT_S)
         return max(1, min(recent, self._settings.max_processes))
@@ -245,33 +243,33 @@ class Upkeep:
         """Say whether a spare may be started; where it `may_take` one, in the place of what is wanted less."""
         if self._has_room(profile, self.stock.leaving):
             return True
-        fallow = [carrier for carrier in self.stock.idle if may_take and self._is_fallow(carrier, profile, now)]
+        fallow = [worker for worker in self.stock.idle if may_take and self._is_fallow(worker, profile, now)]
         if fallow:
             self.stock.end(fallow[0])
         return bool(fallow) and self._has_room(profile, self.stock.leaving)
 
-    def _is_fallow(self, carrier: Carrier, wanting: Profile, now: float) -> bool:
+    def _is_fallow(self, worker: Worker, wanting: Profile, now: float) -> bool:
         """Say whether a spare of a profile may take the place of an idle process.
 
         Of two profiles only the one that was used last may; so that they do not end each other's in turn.
         """
-        profile = self.stock.profile_of(carrier)
+        profile = self.stock.profile_of(worker)
         if profile is wanting:
-            return bool(carrier.served) and now - carrier.idle_since > _RECENT_S
+            return bool(worker.served) and now - worker.idle_since > _RECENT_S
         return profile is None or profile.taken_at < wanting.taken_at
 
 
-async def stamp_of(profile: Profile, handle: str) -> Stamp:
+async def record_fingerprint(profile: Profile, handle: str) -> Fingerprint:
     """Look at the record that a CLI keeps of a conversation."""
     wanted = profile.wanted
-    return await asyncio.to_thread(lambda: stamps(wanted.backend.records(handle, wanted.host), wanted.env))
+    return await asyncio.to_thread(lambda: fingerprint(wanted.backend.records(handle, wanted.host), wanted.env))
 
 
-def _let_go(carrier: Carrier, now: float) -> None:
+def _let_go(worker: Worker, now: float) -> None:
     """Have a process leave to others what they could not go on with until then."""
-    for handle in [handle for handle, held in carrier.held.items() if now > held.since + _HOLDS_S]:
-        carrier.let_go(handle)
+    for handle in [handle for handle, held in worker.held.items() if now > held.since + _HOLDS_S]:
+        worker.let_go(handle)
 
 
-def _is_young(carrier: Carrier, now: float) -> bool:
-    return now < carrier.since + _GROWS_S
+def _is_young(worker: Worker, now: float) -> bool:
+    return now < worker.since + _GROWS_S

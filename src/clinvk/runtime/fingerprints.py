@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 
 from clinvk.runtime.private import at_home
 
-Stamp = tuple[tuple[str, int, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Files with inode, size and time of change: npm gives all files of a package the same time of writing."""
 
 
-def stamps(paths: Collection[str], env: Mapping[str, str]) -> Stamp:
+def fingerprint(paths: Collection[str], env: Mapping[str, str]) -> Fingerprint:
     """Give what tells of the files that are there."""
     found: list[tuple[str, int, int, int]] = []
     for path in paths:

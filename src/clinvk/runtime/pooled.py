@@ -4,12 +4,12 @@ import time
 
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.events import RunFinished, RunStarted
-from clinvk.runtime.carrier import CarriedSeat
 from clinvk.runtime.course import Course
 from clinvk.runtime.exchange import Exchange
 from clinvk.runtime.pool import Pool
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.slots import Place
+from clinvk.runtime.worker import PooledSeat
 
 _INTERRUPTED_WITHIN_S = 1.0
 """How long a process may take to end a turn."""
@@ -18,7 +18,7 @@ _PATIENCE = 3
 """How many times longer a process may take to answer that was not up when the run came: it is not asked in vain."""
 
 
-async def carried(course: Course, place: Place) -> bool:
+async def run_pooled(course: Course, place: Place) -> bool:
     """Have a process of the pool carry the run; False: it is to have its own, and nothing was told yet.
 
     Raises:
@@ -34,7 +34,7 @@ async def carried(course: Course, place: Place) -> bool:
         wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
         seat = await pool.seat(wanted, assignment.resume, assignment.run_id, course.wake)
         if seat:
-            await _Ride(course, pool, seat).go(place, launch)
+            await _PooledRun(course, pool, seat).go(place, launch)
     if not course.ended and assignment.resume and not assignment.resume.fork:
         await pool.forget(assignment.resume.handle)  # it goes on in a process of the run's own
     return course.ended
@@ -45,10 +45,10 @@ def _may_share(course: Course) -> bool:
     return course.request.warm and not course.request.verbose
 
 
-class _Ride:
+class _PooledRun:
     """A run in its seat."""
 
-    def __init__(self, course: Course, pool: Pool, seat: CarriedSeat) -> None:
+    def __init__(self, course: Course, pool: Pool, seat: PooledSeat) -> None:
         self._course = course
         self._pool = pool
         self._seat = seat
@@ -72,7 +72,7 @@ class _Ride:
         """
         course, seat = self._course, self._seat
         await course.start(time.time())
-        was_ready = seat.carrier.is_ready
+        was_ready = seat.worker.is_ready
         exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
         try:
             ending = await course.listen(exchange)
@@ -84,7 +84,7 @@ class _Ride:
             return False
         told = ending is exchange.ending
         if seat.is_lost:
-            self._pool.distrust(seat, seat.carrier.trouble)
+            self._pool.distrust(seat, seat.worker.trouble)
             if told and not self._has_told:
                 return False
         seat.is_told = told and not seat.is_lost
@@ -101,7 +101,7 @@ class _Ride:
     async def _interrupt(self, exchange: Exchange) -> None:
         """Have the process end the turn, and keep what it still says."""
         course, seat = self._course, self._seat
-        if not seat.carrier.stop(seat.run):
+        if not seat.worker.stop(seat.run):
             return
         until = course.now() + _INTERRUPTED_WITHIN_S
         while not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:

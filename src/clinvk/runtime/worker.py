@@ -12,9 +12,9 @@ from clinvk.errors import AgentCrashed, AgentFailed
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, ToolCall
 from clinvk.request import RunRequest
 from clinvk.runtime.exchange import DRAIN_S, LINGER_S
+from clinvk.runtime.fingerprints import Fingerprint
 from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import MAX_LINE_BYTES, Process
-from clinvk.runtime.stamps import Stamp
 from clinvk.session import Resume
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ class Held(NamedTuple):
     """A conversation that a process has in its memory, and its record on disk as it was a while after the last turn."""
 
     since: float
-    stamp: Stamp | None = None
+    fingerprint: Fingerprint | None = None
 
 
-class Carrier:
+class Worker:
     """A process that stays, and the seats in it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Carrier:
         self.launch = launch
         self.channel = channel
         self.folder = folder
-        self.seats: dict[str, CarriedSeat] = {}
+        self.seats: dict[str, PooledSeat] = {}
         self.held: dict[str, Held] = {}
         self.opened = asyncio.Event()
         self.is_retiring = False
@@ -81,7 +81,7 @@ class Carrier:
         assert self._process
         return self._process
 
-    def carry(self, process: Process) -> None:
+    def attach(self, process: Process) -> None:
         """Take the process that was started for this, and have it get ready."""
         self._process = process
         process.write(self.channel.greet(), close=False)
@@ -101,9 +101,9 @@ class Carrier:
         """Runs that it can take at this moment."""
         return 0 if self.is_retiring or self.is_gone else self.channel.capacity - len(self.seats)
 
-    def sit(self, run: str, wake: Callable[[], None]) -> "CarriedSeat":
+    def admit(self, run: str, wake: Callable[[], None]) -> "PooledSeat":
         """Give a run a seat."""
-        seat = self.seats[run] = CarriedSeat(run, self, wake)
+        seat = self.seats[run] = PooledSeat(run, self, wake)
         return seat
 
     def leave(self, run: str) -> None:
@@ -198,7 +198,7 @@ class Carrier:
         for seat in self.seats.values():
             seat.is_answered = self.is_ready
 
-    def _note(self, seat: "CarriedSeat", event: Event) -> None:
+    def _note(self, seat: "PooledSeat", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
             seat.conversation = event.backend_session_id
             seat.tools = self.channel.tools_of(seat.run)
@@ -234,7 +234,7 @@ class Carrier:
             seat.is_lost = not seat.is_over
         self._lose(why)
 
-    def give_up(self, seat: "CarriedSeat", why: str) -> None:
+    def give_up(self, seat: "PooledSeat", why: str) -> None:
         """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
         self.retire()
         self.trouble = why
@@ -255,12 +255,12 @@ class Carrier:
             self._lose_seat(seat, why)
         self._changed()
 
-    def _lose_seat(self, seat: "CarriedSeat", why: str) -> None:
+    def _lose_seat(self, seat: "PooledSeat", why: str) -> None:
         if not seat.is_over and not seat.is_refused:
             seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
 
 
-class CarriedSeat:
+class PooledSeat:
     """A run's seat in a process that stays.
 
     Attributes:
@@ -279,9 +279,9 @@ class CarriedSeat:
     at_eof = False
     too_long = False
 
-    def __init__(self, run: str, carrier: Carrier, wake: Callable[[], None]) -> None:
+    def __init__(self, run: str, worker: Worker, wake: Callable[[], None]) -> None:
         self.run = run
-        self.carrier = carrier
+        self.worker = worker
         self.is_over = self.is_lost = self.is_answered = self.is_told = self.is_heard = self.has_used_tools = False
         self.conversation: str | None = None
         self.tools: tuple[str, str] | None = None
@@ -300,7 +300,7 @@ class CarriedSeat:
         """Give the prompt to the process."""
         self.is_answered = False
         self.began_at = asyncio.get_running_loop().time()
-        self.carrier.process.write(self.carrier.channel.start(self.run, request, resume), close=False)
+        self.worker.process.write(self.worker.channel.start(self.run, request, resume), close=False)
 
     def put(self, line: bytes, event: Event | None = None) -> None:
         """Keep a line, or one more event of the same line, until the run looks."""
@@ -333,7 +333,7 @@ class CarriedSeat:
         rested, self.waiting_bytes = self.waiting_bytes > _REST_BYTES, 0
         self._waiting.clear()
         if rested:
-            self.carrier.pump()
+            self.worker.pump()
         return heard
 
     def hear_stderr(self) -> list[bytes]:
@@ -350,7 +350,7 @@ class CarriedSeat:
 
     def complaint(self) -> str:
         """Give the line of stderr that says best what troubles the agent."""
-        return self.carrier.channel.complaint(self.carrier.process.stderr)
+        return self.worker.channel.complaint(self.worker.process.stderr)
 
     def finish(self) -> None:
         """The process stays."""

@@ -14,7 +14,7 @@ from clinvk.runtime.cleanup import finished
 from clinvk.runtime.course import Course
 from clinvk.runtime.exchange import LINGER_S, Exchange
 from clinvk.runtime.process import Process
-from clinvk.runtime.seat import Alone
+from clinvk.runtime.seat import OwnSeat
 from clinvk.runtime.slots import Place
 from clinvk.runtime.tool import run_tool
 
@@ -28,7 +28,7 @@ _PREPARES_WITHIN_S = 10.0
 """How long what goes before an agent may take."""
 
 
-async def go_alone(course: Course, place: Place) -> None:
+async def run_one_shot(course: Course, place: Place) -> None:
     """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way.
 
     Raises:
@@ -36,15 +36,15 @@ async def go_alone(course: Course, place: Place) -> None:
     """
     launch = course.assignment.fallbacks.choose(course.assignment.path, course.assignment.launch)
     try:
-        await _Solo(course, place).run(launch)
+        await _OneShot(course, place).run(launch)
     except NotSpoken as exc:
         if launch.otherwise is None:
             raise AgentCrashed(f"{course.assignment.path} cannot be talked to: {exc}") from exc
         course.unspoken = str(exc)
-        await _Solo(course, place).run(launch.otherwise)
+        await _OneShot(course, place).run(launch.otherwise)
 
 
-class _Solo:
+class _OneShot:
     """A run and its process, or a second one where the answer is asked for again."""
 
     __slots__ = ("_course", "_has_told", "_place", "_process")
@@ -115,7 +115,7 @@ class _Solo:
         course = self._course
         assignment, launch = course.assignment, course.assignment.launch
         channel = assignment.backend.channel(launch, assignment.host)
-        seat = Alone(assignment.run_id, process, channel, launch.long_lived)
+        seat = OwnSeat(assignment.run_id, process, channel, launch.long_lived)
         exchange = course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:
