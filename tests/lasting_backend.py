@@ -62,6 +62,8 @@ if sys.argv[1] == "alone":
     work("alone", prompt, "h-alone"); sys.exit(0)
 if sys.argv[1] == "mute": print("usage: agent alone", file=sys.stderr); sys.exit(2)
 if sys.argv[1] == "brittle": sys.exit(0)
+if sys.argv[1] == "swelling":
+    ballast.append(b"x" * (60 << 20)); threading.Timer(2, ballast.clear).start()
 for line in sys.stdin:
     message = json.loads(line)
     run = message.get("run")
@@ -145,7 +147,8 @@ class LastingChannel:
 
 
 class Lasting:
-    """The backend; `mode` is `lasting`, or a process that does not do what it should (`mute`, `brittle`).
+    """The backend; `mode` is `lasting`, a process that does not do what it should (`mute`, `brittle`), or one that
+    takes 60 MB more while it starts (`swelling`).
 
     `tells_tools` is whether the tools of a run can be told from those of others, `pings` whether it is asked for signs
     of life.

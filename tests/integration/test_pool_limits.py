@@ -33,7 +33,7 @@ def resident_mb() -> float:
     total = 0
     for process in psutil.Process().children():
         with suppress(psutil.Error):
-            total += process.memory_info().rss if "lasting" in process.cmdline() else 0
+            total += process.memory_info().rss if {"lasting", "swelling"} & {*process.cmdline()} else 0
     return total / MIB
 
 
@@ -67,6 +67,35 @@ async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) 
         assert peak_mb < limit_mb + 35
         await until(lambda: server.pool.standing.memory_bytes <= limit_mb * MIB, within_s=15)
         await until(lambda: resident_mb() <= limit_mb, within_s=15)
+
+
+@pytest.mark.timeout(60)
+async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_are_up(tmp_path: Path) -> None:
+    """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
+    backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
+    settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
+    upkeep = Upkeep(Spawner(marks.choose()), settings, Patience())
+
+    def want(kind: str) -> None:
+        launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
+        assert launch
+        upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch)).take(begins=True)
+
+    async with upkeep.stock:
+        tending = asyncio.create_task(upkeep.tend())
+        want("one")
+        await until(lambda: resident_mb() > 60)
+        (first,) = upkeep.stock.workers
+        await until(lambda: first.memory_at_first > 0, within_s=30)
+        want("two")
+        want("three")
+        upkeep.wake()
+        until_s = asyncio.get_running_loop().time() + 4
+        while asyncio.get_running_loop().time() < until_s:
+            peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
+            await asyncio.sleep(0.02)
+        assert 60 < peak_mb < limit_mb
+        tending.cancel()
 
 
 async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> None:

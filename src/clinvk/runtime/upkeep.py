@@ -62,6 +62,7 @@ class Upkeep:
         self._patience = patience
         self._limit = settings.max_memory_mb * MIB
         self._typical: dict[str, int] = {}
+        self._at_start: dict[str, int] = {}
         self._changed = Wake()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = -inf
@@ -173,13 +174,17 @@ class Upkeep:
 
     def _size(self, worker: Worker) -> int:
         """Give what a process takes; one that has just started, what it will."""
-        return max(worker.memory, self._expected(self.stock.profile_of(worker)))
-
-    def _expected(self, profile: Profile | None) -> int:
-        """Give what a process of a profile is likely to take: as much as the one before it of its backend, at first."""
+        profile = self.stock.profile_of(worker)
         if profile is None:
-            return 0
-        return self._typical.get(profile.wanted.backend.name, min(_UNKNOWN, self._limit))
+            return worker.memory
+        if _is_young(worker, time.monotonic()):
+            return max(worker.memory, self._expected(profile))
+        return max(worker.memory, self._typical.get(profile.wanted.backend.name, 0))
+
+    def _expected(self, profile: Profile) -> int:
+        """Give what a process of a profile is likely to take at most while it starts: as much as one before it."""
+        name = profile.wanted.backend.name
+        return max(self._typical.get(name, min(_UNKNOWN, self._limit)), self._at_start.get(name, 0))
 
     def _bound(self) -> None:
         """End what is idle longest while there are too many, or they take too much as far as is known."""
@@ -209,9 +214,14 @@ class Upkeep:
     def _note_size(self, worker: Worker, size: int) -> None:
         """Take what a process takes; one that has grown out of proportion takes no more runs."""
         worker.memory = size
-        if not worker.is_ready or (_is_young(worker, time.monotonic()) and not worker.served):
-            return
         profile = self.stock.profile_of(worker)
+        if _is_young(worker, time.monotonic()) and not worker.served:
+            if profile and not worker.seats:  # what runs have begun in it is no part of its start
+                name = profile.wanted.backend.name
+                self._at_start[name] = max(size, self._at_start.get(name, 0))
+            return
+        if not worker.is_ready:
+            return
         if profile and not worker.memory_at_first:
             worker.memory_at_first = self._typical[profile.wanted.backend.name] = size
         if size > _GROWN * worker.memory_at_first > 0:
