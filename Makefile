@@ -1,9 +1,10 @@
-# make test    all checks: style, types, layers, tests (installs what it needs, pinned)
-# make lint    the checks without the tests
-# make demo    the real Codex and Claude Code CLIs answer through clinvk, without an account
-# make bench   what clinvk costs, measured on this machine
-# make lock    write the locked requirements again after a change of what is required
-# make clean   remove everything that make brought
+# make test       all checks: style, types, layers, tests (installs what it needs, pinned)
+# make coverage   the same, counting also what ran in the processes that tests start
+# make lint       the checks without the tests
+# make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
+# make bench      what clinvk costs, measured on this machine
+# make lock       write the locked requirements again after a change of what is required
+# make clean      remove everything that make brought
 #
 # Needs Python 3.11 or later (with venv), Node.js 20 or later with npm, and make. PYTHON=… picks another Python.
 
@@ -18,7 +19,7 @@ PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install test lint demo bench lock chromium clean
+.PHONY: help install test coverage lint demo bench lock chromium clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,6 +28,9 @@ install: $(VENV)/installed $(AGENTS)/installed
 
 test: lint chromium
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered $(PYTEST)
+
+coverage:
+	COVERAGE_PATCH=subprocess $(MAKE) test
 
 lint: install
 	$(BIN)/ruff check
