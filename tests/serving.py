@@ -99,7 +99,9 @@ async def serving(
         nullcontext(store) if store else SqliteStore(home(environ), committed=watching.committed) as kept,
         opened(settings, environ, sockets, kept, keys or Keys(), watching, registry) as served,
         httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", limits=httpx.Limits(max_keepalive_connections=0)
+            base_url=f"http://127.0.0.1:{port}",
+            limits=httpx.Limits(max_keepalive_connections=0),
+            timeout=60,  # an agent may take long until it says anything, on a busy machine
         ) as client,
     ):
         yield Served(port, served.front, served.runs, client)

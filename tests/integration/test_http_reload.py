@@ -164,7 +164,7 @@ def test_a_server_in_a_terminal_reloads_at_sighup_and_stops_when_the_terminal_is
     assert found
     os.kill(terminal.pid, signal.SIGHUP)
     terminal.read("reloaded")
-    assert httpx.get(f"{found[1]}/health").status_code == 200
+    assert httpx.get(f"{found[1]}/health", timeout=15).status_code == 200
     terminal.close()
     codes: list[int] = []
     until(lambda: (code := terminal.ended()) is not None and (codes.append(code) or True))
@@ -180,6 +180,6 @@ def test_a_server_that_was_started_to_ignore_sighup_ignores_it(scripted: Scripte
         signal.signal(signal.SIGHUP, previous)
     with server:
         server.up().process.send_signal(signal.SIGHUP)
-        assert server.client.get("/health").status_code == 200
+        assert server.client.get("/health", timeout=15).status_code == 200
         assert server.stop() == 0
         assert "reload" not in server.said
