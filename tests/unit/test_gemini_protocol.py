@@ -46,7 +46,7 @@ class Process:
         launch = kept(HELLO)
         assert launch
         self._record = bytearray() if record is None else record
-        self.most_read = 0
+        self.most_read = self.reads = 0
         host = Host(find=lambda folder, pattern: ["/record"], part=self._part)
         self.channel = Gemini().channel(launch, host)
         self.events: list[tuple[str, Event]] = []
@@ -54,6 +54,7 @@ class Process:
 
     def _part(self, path: str, start: int, size: int) -> bytes:
         self.most_read = max(self.most_read, len(self._record[start : start + size]))
+        self.reads += 1
         return bytes(self._record[start : start + size])
 
     def start(self, run: str, handle: str | None = None, request: RunRequest = HELLO) -> None:
@@ -260,7 +261,7 @@ def test_of_a_record_no_more_is_read_at_once_than_a_megabyte() -> None:
     process.start("r1", "s")
     record += written("gemini", "3", 50, 5)
     assert process.hear(said(), end % 3).endings == [RunFinished(usage=Usage(7)), RunFinished(usage=Usage(7))]
-    assert process.most_read == 1024 * 1024
+    assert (process.most_read, process.reads) == (1024 * 1024, 1)
 
 
 def test_what_the_cli_is_still_writing_is_read_when_it_is_there() -> None:

@@ -64,10 +64,12 @@ class Record:
         return Written(self._usage(lines), lines[-1].type == "gemini") if lines else None
 
     def _news(self) -> list[bytes]:
+        if self._is_too_long:
+            return []
         if not self._path:
             self._path = next(iter(conversation_files(self._conversation, self._host)), "")
         data = (self._host.part(self._path, self._read, _MOST_BYTES) or b"") if self._path else b""
-        self._is_too_long = self._is_too_long or len(data) == _MOST_BYTES
+        self._is_too_long = len(data) == _MOST_BYTES
         if self._is_too_long:
             return []
         data = data[: data.rfind(b"\n") + 1]
