@@ -458,13 +458,13 @@ def project(files: dict[str, str], config: str = "") -> Host:
     """A machine with files below `/p`, which has a git repository."""
     data = {path: text.encode() for path, text in files.items()}
 
-    def head(path: str, size: int) -> bytes | None:
-        return data[path][:size] if path in data else None
+    def part(path: str, start: int, size: int) -> bytes | None:
+        return data[path][start : start + size] if path in data else None
 
     def find(folder: str, pattern: str) -> list[str]:
         return ["/p/.git"] if (folder, pattern) == ("/p", ".git") else []
 
-    return Host(env={"HOME": "/h"}, read={"~/.codex/config.toml": config.encode()}.get, head=head, find=find)
+    return Host(env={"HOME": "/h"}, read={"~/.codex/config.toml": config.encode()}.get, part=part, find=find)
 
 
 BELOW = replace(HELLO, workdir="/p/a", sandbox_mode="workspace")

@@ -34,10 +34,6 @@ def _no_file(path: str) -> bytes | None:
     return None
 
 
-def _no_beginning(path: str, size: int) -> bytes | None:
-    return None
-
-
 def _no_part(path: str, start: int, size: int) -> bytes | None:
     return None
 
@@ -50,8 +46,7 @@ class Host(msgspec.Struct, frozen=True):
     """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
 
     `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
-    `head` gives at most so many bytes from its beginning, and None for what is no plain file, such as a device.
-    `part` gives the same from a byte on.
+    `part` gives at most so many bytes from a byte on, and None for what is no plain file, such as a device.
     `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
     `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
     """
@@ -60,7 +55,6 @@ class Host(msgspec.Struct, frozen=True):
     commands: frozenset[str] = frozenset()
     env: Mapping[str, str] = {}
     read: Callable[[str], bytes | None] = _no_file
-    head: Callable[[str, int], bytes | None] = _no_beginning
     part: Callable[[str, int, int], bytes | None] = _no_part
     find: Callable[[str, str], Sequence[str]] = _no_files
     resolve: Callable[[str], str] = str

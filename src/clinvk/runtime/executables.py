@@ -101,7 +101,6 @@ def host(environ: Mapping[str, str]) -> Host:
         commands=commands,
         env=environ,
         read=_reader(environ),
-        head=head,
         part=part,
         find=_finder(environ),
         resolve=resolve,
@@ -113,13 +112,8 @@ def resolve(path: str) -> str:
     return os.path.realpath(path)
 
 
-def head(path: str, size: int) -> bytes | None:
-    """Give the beginning of a plain file: a pipe would never end, and a file may be larger than the memory."""
-    return part(path, 0, size)
-
-
 def part(path: str, start: int, size: int) -> bytes | None:
-    """Give a part of a plain file."""
+    """Give a part of a plain file: a pipe would never end, and a file may be larger than the memory."""
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
