@@ -8,7 +8,7 @@ from clinvk.runtime.fingerprints import Fingerprint, fingerprint
 logger = logging.getLogger(__name__)
 
 _DOUBTS = 3
-"""How often in a row a program that has spoken its protocol may fail to: a process may hang, or be stopped."""
+"""At so many failures in a row a program counts that has spoken its protocol before: one process may hang."""
 
 
 class Fallbacks:
