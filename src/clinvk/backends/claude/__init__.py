@@ -6,7 +6,6 @@ the stream, whose lines are in `wire`; `conversing` is the protocol with a proce
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
 from clinvk.backends.claude.posture import posture
 from clinvk.backends.oneshot import OneShotChannel
+from clinvk.backends.places import upwards
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -96,8 +96,7 @@ def _folder(host: Host) -> str:
 
 def _read_at_start(request: RunRequest, host: Host) -> Iterator[str]:
     """Give the instructions and settings that a process started now would find."""
-    workdir = PurePath(host.resolve(request.workdir or ""))
+    workdir = host.resolve(request.workdir or "")
     yield from (f"{_folder(host)}/{name}" for name in ("CLAUDE.md", "settings.json"))
-    for place in (workdir, *workdir.parents):
-        yield from (str(place / name) for name in ("CLAUDE.md", "CLAUDE.local.md"))
-    yield from (str(workdir / name) for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))
+    yield from (f"{place}{name}" for place in upwards(workdir) for name in ("CLAUDE.md", "CLAUDE.local.md"))
+    yield from (f"{workdir}/{name}" for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))

@@ -9,7 +9,6 @@ system prompt comes before the prompt. Its totals of tokens begin, in a fork, wi
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +21,7 @@ from clinvk.backends.codex.exec import ExecChannel, is_native, told
 from clinvk.backends.codex.fence import Fence, fence
 from clinvk.backends.codex.instructions import INSTRUCTIONS, knows_instructions
 from clinvk.backends.codex.mentions import SETTING, unmentioned
+from clinvk.backends.places import upwards
 from clinvk.errors import InvalidRequest
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
@@ -184,10 +184,10 @@ def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     """Give the settings and instructions that a server started now would find: an open thread keeps to its first."""
-    workdir = PurePath(host.resolve(request.workdir or ""))
-    folder = settings.folder(host, str(workdir))
+    workdir = host.resolve(request.workdir or "")
+    folder = settings.folder(host, workdir)
     own = (f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md"))
-    return (*own, *(str(place / name) for place in (workdir, *workdir.parents) for name in INSTRUCTIONS))
+    return (*own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
 
 
 def _model(request: RunRequest) -> str | None:
