@@ -14,7 +14,8 @@ DEMO   := .venv-demo
 AGENTS := .agents
 CLIS   := tests/agents/clis
 PIP    := -m pip --disable-pip-version-check --quiet install
-JOBS   ?= 2
+# More than the two cores that this is for: some tests wait most of their time.
+JOBS   ?= 3
 PYTEST ?=
 BENCH  ?=
 
