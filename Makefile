@@ -14,8 +14,7 @@ DEMO   := .venv-demo
 AGENTS := .agents
 CLIS   := tests/agents/clis
 PIP    := -m pip --disable-pip-version-check --quiet install
-# More than the two cores that this is for: some tests wait most of their time.
-JOBS   ?= 3
+JOBS   ?= 2
 PYTEST ?=
 BENCH  ?=
 
