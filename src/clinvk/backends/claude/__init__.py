@@ -96,7 +96,7 @@ def _folder(host: Host) -> str:
 
 def _read_at_start(request: RunRequest, host: Host) -> Iterator[str]:
     """Give the instructions and settings that a process started now would find."""
-    workdir = host.resolve(request.workdir or "")
+    here, *above = upwards(host.resolve(request.workdir or ""))
     yield from (f"{_folder(host)}/{name}" for name in ("CLAUDE.md", "settings.json"))
-    yield from (f"{place}{name}" for place in upwards(workdir) for name in ("CLAUDE.md", "CLAUDE.local.md"))
-    yield from (f"{workdir}/{name}" for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))
+    yield from (f"{place}{name}" for place in (here, *above) for name in ("CLAUDE.md", "CLAUDE.local.md"))
+    yield from (f"{here}{name}" for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))
