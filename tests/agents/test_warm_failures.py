@@ -189,7 +189,7 @@ async def test_what_the_tools_of_a_run_left_at_work_is_ended_with_it(machine: Ma
             result = await run.result()
             assert isinstance(result.ending, RunFinished)
             assert any(isinstance(event, ToolResult) and "begun" in event.output for event in result.said)
-        await until(lambda: not sleeping(seconds))
+        await until(lambda: not sleeping(seconds), within_s=2)
         again = replace(ask(machine, backend, "y [[words=2]]", run.session_id), approval_mode="none")
         assert await text(runs, replace(again, sandbox_mode="full")) == "word1 word2"
 
