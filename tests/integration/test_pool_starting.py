@@ -22,15 +22,18 @@ import sys, time
 if sys.argv[1] == "welcome":
     with open(sys.argv[0] + ".starts", "a") as file: file.write(".")
     print("welcome", flush=True); time.sleep(600)
+if sys.argv[1] == "sullen":
+    for line in sys.stdin:
+        if '"stop"' in line: print("welcome", flush=True)
 """
 
 
 class Welcoming(Lasting):
     """Its program prints a word when it is to stay, and then nothing."""
 
-    def __init__(self, folder: Path, capacity: int = 8) -> None:
+    def __init__(self, folder: Path, capacity: int = 8, mode: str = "welcome") -> None:
         self.capacity = capacity
-        super().__init__(folder, capacity, mode="welcome")
+        super().__init__(folder, capacity, mode)
         Path(self.executable).write_text((WELCOME + AGENT.partition("\n")[2]).replace("{python}", sys.executable))
 
     @property
@@ -72,6 +75,18 @@ async def test_a_program_that_does_not_speak_is_not_started_in_vain_again(tmp_pa
         before = backend.starts
         await asyncio.sleep(3.5)  # it is looked each second whether one is wanted
         assert backend.starts == before
+
+
+async def test_a_run_that_was_cancelled_is_that_also_where_its_process_then_turns_out_not_to_speak(
+    tmp_path: Path,
+) -> None:
+    async with Server(Strict(tmp_path, mode="sullen")) as server, server.runs.run(request("say x")) as run:
+        await until(lambda: server.runs.warm is not None and server.runs.warm.runs == 1)
+        await run.begun()
+        await server.runs.cancel(run.id)
+        ending = (await run.result()).ending
+        assert isinstance(ending, RunFailed)
+        assert ending.code == "cancelled"
 
 
 class Sound(Lasting):

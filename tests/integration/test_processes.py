@@ -425,7 +425,21 @@ async def test_a_sweep_goes_on_when_its_caller_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await sweeping
     assert not alive(child.process.pid)
-    child.process.discard()
+
+
+async def test_a_swept_process_holds_no_pipe() -> None:
+    """Nor where whoever waits for the sweep is cancelled: else each of its pipes would be open until the end."""
+    own = spawner()
+    for cancelled in (False, True):
+        before = set(os.listdir("/proc/self/fd"))
+        child = Child(own, "sleep", "300")
+        sweeping = asyncio.create_task(own.sweep(child.process))
+        await asyncio.sleep(0)
+        if cancelled:
+            sweeping.cancel()
+        await asyncio.wait([sweeping])
+        await child.until(lambda child=child: child.process.exit_code is not None)
+        assert set(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.MonkeyPatch) -> None:

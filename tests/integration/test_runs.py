@@ -23,7 +23,7 @@ from clinvk.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
@@ -219,6 +219,19 @@ async def test_turns_are_counted_where_the_cli_has_no_limit() -> None:
         script = (CALL + RESULT) * 2 + TEXT + "exec sleep 300"
         told = await events(runs, ask(script, max_turns=2))
         assert told[-1] == RunFinished("max_turns", turns=2)
+        assert TextDelta("hello") not in told
+
+
+_COSTS = """echo '{"type":"run_finished","usage":{"input_tokens":5,"output_tokens":2},"cost_usd":0.5}'\n"""
+_AT_ONCE = "cat <<E\n" + "".join(line[6:-2] + "\n" for line in (CALL, RESULT, TEXT, _COSTS)) + "E\n"
+_WHEN_STOPPED = "tell() {\n" + _COSTS + "exit\n}\ntrap tell TERM\n" + CALL + RESULT + TEXT + "sleep 300 & wait"
+
+
+@pytest.mark.parametrize("script", [_AT_ONCE, _WHEN_STOPPED])
+async def test_a_run_that_is_cut_at_its_turns_costs_what_its_agent_tells(script: str) -> None:
+    async with local_runs() as runs:
+        told = await events(runs, ask(script, max_turns=1))
+        assert told[-1] == RunFinished("max_turns", usage=Usage(5, 2), cost_usd=0.5, turns=1)
         assert TextDelta("hello") not in told
 
 

@@ -51,9 +51,21 @@ async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
     await batches.aclose()
 
 
+async def test_a_run_that_waits_for_its_reader_goes_on_when_all_of_it_is_asked_for() -> None:
+    calls: list[str] = []
+    log = EventLog(lambda: calls.append("caught up"))
+    log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
+    waiting = asyncio.create_task(log.whole())
+    await asyncio.sleep(0)
+    assert not log.is_ahead
+    assert calls == ["caught up"]
+    log.extend([RunFinished()])
+    assert len(await waiting) == 3
+
+
 async def test_a_log_that_nobody_holds_is_never_ahead() -> None:
     log = EventLog(lambda: None)
-    log.held = False
+    log.let_go()
     log.extend([RunStarted()])
     looking_on = log.batches()
     await anext(looking_on)

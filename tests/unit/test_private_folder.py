@@ -1,13 +1,18 @@
 """The private folder of a launch, with its files and links."""
 
+import logging
 import stat
 import tempfile
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.errors import ClinvkError
+from clinvk.runtime import private
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.private import PrivateFolder
 
 
@@ -49,3 +54,23 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monke
     with pytest.raises(ClinvkError, match="private files"):
         PrivateFolder(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {}).write()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {})
+    goes_on, remove = threading.Event(), folder.remove
+
+    def late(_: PrivateFolder) -> None:
+        goes_on.wait(30)
+        remove()
+
+    await folder.prepare()
+    path = folder.filled(PRIVATE)
+    monkeypatch.setattr(private, "finished", partial(finished, within_s=0.1))
+    monkeypatch.setattr(PrivateFolder, "remove", late)
+    with caplog.at_level(logging.WARNING):
+        await folder.clear()
+    goes_on.set()
+    assert path in caplog.text

@@ -115,8 +115,7 @@ class AgentRun:
 
     def let_go(self) -> None:
         """Nobody is bound to read this run: it goes on however far behind its readers are."""
-        self._course.log.held = False
-        self.wake()
+        self._course.log.let_go()
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
         """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""

@@ -32,7 +32,6 @@ async def run_check(
         exit_code = await _exit_code(process, changed, output, timeout_s)
     finally:
         await spawner.sweep(process)
-        process.discard()
     return Check(passed=exit_code == 0, exit_code=exit_code, output=output.text())
 
 

@@ -5,7 +5,7 @@ from math import inf
 
 import msgspec
 
-from clinvk.backends.base import NotSpoken
+from clinvk.backends.base import Delivery, NotSpoken
 from clinvk.errors import AgentCrashed, TimedOut
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished
 from clinvk.request import RunRequest
@@ -42,8 +42,8 @@ class Exchange:
     """One run's side of a process: reads what it said, knows when it has been silent for too long.
 
     Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; of a run that was
-    cut by a stop text it is None, and `costs` has what the agent told of its end all the same. `unspoken` is why
-    it does not speak its channel's protocol, where that has shown.
+    cut, by a stop text or at its turns, it is None, and `costs` has what the agent told of its end all the same.
+    `unspoken` is why it does not speak its channel's protocol, where that has shown.
     """
 
     def __init__(self, seat: Seat, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
@@ -73,13 +73,10 @@ class Exchange:
         self.bytes_read = 0
         said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.seat.hear_stderr()]
         told: list[Event] = []
-        for line, deliveries in self.seat.hear():
-            self.raw = line if line.startswith(b"{") else self.raw
-            self.bytes_read += len(line)
-            told += self._observed(deliveries, now)
-        if self.seat.too_long:
-            self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
-        self._look_at_exit(told, now)
+        try:
+            self._hear(told, now)
+        except NotSpoken as exc:
+            self.unspoken = str(exc)
         if now >= self._answer_deadline():
             self.unspoken = f"it did not answer within {self._limits.answer_s:g} s"
         return self._in_order(told, said)
@@ -122,26 +119,33 @@ class Exchange:
             times.append(self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
         return min(times)
 
-    def _observed(self, deliveries: Iterable[tuple[str, Event] | bytes], now: float) -> list[Event]:
-        events: list[Event] = []
-        try:
-            for delivery in deliveries:
-                if self.ending or self._out_of_turns():
-                    break
-                self._spoke = True
-                self._take(delivery, events, now)
-        except NotSpoken as exc:
-            self.unspoken = str(exc)
-        return events
+    def _hear(self, events: list[Event], now: float) -> None:
+        for line, deliveries in self.seat.hear():
+            self.raw = line if line.startswith(b"{") else self.raw
+            self.bytes_read += len(line)
+            self._take_all(deliveries, events, now)
+        if self.seat.too_long:
+            self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
+        self._look_at_exit(events, now)
 
-    def _take(self, delivery: tuple[str, Event] | bytes, events: list[Event], now: float) -> None:
+    def _take_all(self, deliveries: Iterable[Delivery], events: list[Event], now: float) -> None:
+        for delivery in deliveries:
+            if self.ending:
+                break
+            self._spoke = True
+            self._take(delivery, events, now)
+
+    def _take(self, delivery: Delivery, events: list[Event], now: float) -> None:
         if isinstance(delivery, bytes):
             self.seat.write(delivery)
             return
         event = delivery[1]
+        is_last = isinstance(event, RunFinished | RunFailed)
+        if self._out_of_turns() and not is_last:
+            return
         if self.activity.feed(event):
             self._progress_at = now
-        if isinstance(event, RunFinished | RunFailed):
+        if is_last:
             self._end(event)
         elif self.words:
             events.extend(self.words.feed(event))
@@ -154,19 +158,22 @@ class Exchange:
             return
         self._gone_at = self._gone_at or now
         if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + DRAIN_S):
-            events += self._observed(seat.closed(), now)
+            self._take_all(seat.closed(), events, now)
 
     def _last_words(self) -> str:
         """Tell the end of stderr: where a CLI asks its model again and again, only that says why."""
         last = self.seat.complaint()
         return f"; its last words on stderr: {last[:_LAST_WORDS]}" if last else ""
 
+    def _is_cut(self) -> bool:
+        return self._out_of_turns() or (self.words is not None and self.words.matched is not None)
+
     def _out_of_turns(self) -> bool:
         return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
 
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending
-        if self.words is None or self.words.matched is None:
+        if not self._is_cut():
             self.ending = self.ending or ending
         self.seat.finish()
 

@@ -45,7 +45,6 @@ async def _greeted(
         return f"it does not answer within {within_s:g} s"
     finally:
         await spawner.sweep(process)
-        process.discard()
     return None
 
 

@@ -27,15 +27,15 @@ class _Follower:
 
 
 class EventLog:
-    """The events of one run. `caught_up` is called when a reader has taken what made the log `is_ahead`.
+    """The events of one run. `caught_up` is called when the log `is_ahead` no more.
 
-    A log that is not `held` has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
+    A log that was let go has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
     down.
     """
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self.ending: Ending | None = None
-        self.held = True
+        self._is_held = True
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
         self._followers: set[_Follower] = set()
@@ -46,7 +46,7 @@ class EventLog:
     @property
     def is_ahead(self) -> bool:
         """Whether the fastest reader is so far behind that the agent should be slowed down."""
-        return self.held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
+        return self._is_held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
 
     @property
     def count(self) -> int:
@@ -85,9 +85,16 @@ class EventLog:
         """Give the events after a number that are there."""
         return self._entries[number:]
 
+    def let_go(self) -> None:
+        """Wait for no reader from now on."""
+        was_ahead = self.is_ahead
+        self._is_held = False
+        if was_ahead:
+            self._caught_up()
+
     async def whole(self) -> list[Logged]:
         """Wait for the ending, then give all events. Whoever waits for all of them takes each as it comes."""
-        self.held = False
+        self.let_go()
         if not self.ending:
             ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(ended)

@@ -87,7 +87,6 @@ class _OneShot:
                 self._place.leave()
         finally:
             await self._course.spawner.sweep(process)
-            process.discard()
 
     def _spawn(self, folder: private.PrivateFolder) -> Process:
         assignment = self._course.assignment

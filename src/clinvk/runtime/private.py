@@ -45,9 +45,12 @@ class PrivateFolder:
             await finished(asyncio.to_thread(self.write))
 
     async def clear(self) -> None:
-        """Remove the folder, if there is one."""
-        if self.path:
-            await finished(asyncio.to_thread(self.remove))
+        """Remove the folder, if there is one; a disk that hangs is complained of in the log."""
+        if path := self.path:
+            try:
+                await finished(asyncio.to_thread(self.remove))
+            except TimeoutError:
+                logger.warning("a private folder could not be removed in time: %s", path)
 
     def write(self) -> None:
         """Make the folder, and all in it.

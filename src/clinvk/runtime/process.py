@@ -79,6 +79,8 @@ class Spawner:
     async def sweep(self, process: "Process") -> None:
         """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
 
+        Its pipes are closed then, also where the search fails.
+
         Searches are shared: each looks at every process of the machine, so runs that end within
         `_SWEEP_EVERY_S` are searched for at once.
         """
@@ -87,7 +89,10 @@ class Spawner:
         self._condemned[process.number] = (process.pid if process.exit_code is None else 0), gone
         if self._search is None:
             self._search = loop.create_task(self._search_all())
-        await finished(gone)
+        try:
+            await finished(gone)
+        finally:
+            process.discard()
 
     async def end_tools(self, process: "Process", variable: tuple[str, str] | None) -> None:
         """End the tools of a process, those with a variable in their environment if it is given; it goes on."""

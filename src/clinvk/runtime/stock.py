@@ -129,11 +129,12 @@ class Stock:
                 await _exit(process)
         finally:
             worker.is_gone = True
-            await self._spawner.sweep(process)
-            await finished(_exit(process))  # the loop that learns of it may end next
-            process.discard()
-            self.leaving.discard(worker)
-            await worker.folder.clear()
+            try:
+                await self._spawner.sweep(process)
+                await finished(_exit(process))  # the loop that learns of it may end next
+            finally:
+                self.leaving.discard(worker)
+                await worker.folder.clear()
 
 
 async def _exit(process: Process) -> None:

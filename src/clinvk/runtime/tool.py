@@ -42,4 +42,3 @@ async def run_tool(
         return Exited(process.exit_code, b"".join(pieces), process.stderr)
     finally:
         await spawner.sweep(process)
-        process.discard()
