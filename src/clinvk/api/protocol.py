@@ -2,11 +2,15 @@
 
 import asyncio
 import re
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
 MAX_HEAD_BYTES = 64 * 1024
-"""What a request may have before its body: uvicorn's parser has no limit of its own."""
+"""What a request may have before its body, and around the parts of one: uvicorn's parser has no limit of its own."""
 
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _BEGUN = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
@@ -27,10 +31,14 @@ class Protocol(HttpToolsProtocol):
 
     A head, and what is left of a body once its answer was given, must be there within `read_timeout_s`. A client that
     takes nothing of what it is sent for `write_timeout_s` is cut off; 0 is no limit. Bodies that are read have their
-    own limit where they are read.
+    own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here:
+    where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after a body in chunks
+    (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
     """
 
-    __slots__ = ("_deadline", "_head_bytes", "_held", "_in_body", "_in_head", "_stuck")
+    __slots__ = (
+        *("_ahead", "_deadline", "_head_bytes", "_held", "_in_body", "_in_head", "_running", "_stuck", "_wordy_bytes"),
+    )
     # beside uvicorn's own attributes: with over 30 in one dictionary each connection has one of its own
 
     read_timeout_s: float = 0
@@ -39,9 +47,10 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin; a client that asks nothing is idle."""
         super().connection_made(transport)
-        self._head_bytes = 0
-        self._held = b""
+        self._head_bytes = self._wordy_bytes = 0
+        self._held = self._ahead = b""
         self._in_head = self._in_body = False
+        self._running: RequestResponseCycle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._be_idle()
@@ -52,11 +61,19 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running:  # uvicorn tells the latest request of the connection: another, where that is behind this
+            self._running.disconnected = self._running.disconnected or not self._running.response_complete
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
+        data, self._ahead = self._ahead + data, b""
+        if self._is_busy and (self.pipeline or not self._in_body):
+            self._keep(data)
+            return
         was_body = self._in_body
-        if (not self.cycle or self.cycle.response_complete) and not was_body:
+        if not was_body:
             data = self._held + data
             if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
                 self._end_with(_TOO_LARGE)
@@ -65,22 +82,54 @@ class Protocol(HttpToolsProtocol):
                 head, end, rest = data.partition(_END_OF_HEAD)
                 data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length: a body may look so too
             data, self._held = _without_begun(data)
+        self._wordy_bytes += len(data)
         super().data_received(data)
-        if self._in_head or not self.cycle or self.cycle.response_complete:
+        if self._in_body and self._wordy_bytes > MAX_HEAD_BYTES:
+            self._end_with(_TOO_LARGE)
+        elif self.pipeline:
+            self.flow.resume_reading()
+        elif not self._is_busy:
             self._await_rest(was_body, len(data))
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what comes ahead: a head, and as much of a body as came with it."""
+        self._ahead = data
+        if len(data) > MAX_HEAD_BYTES:
+            if self.pipeline or _END_OF_HEAD in data:
+                self.flow.pause_reading()
+            else:
+                self._end_with(_TOO_LARGE)
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a request is not answered yet."""
+        return self._running is not None and not self._running.response_complete
 
     def on_message_begin(self) -> None:
         """Take the beginning of a head."""
         super().on_message_begin()
         self._in_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of a head."""
+        if not self._in_body:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Take the end of a head."""
         self._in_head, self._in_body = False, True
-        self._head_bytes = 0
+        self._head_bytes = self._wordy_bytes = 0
         if self._deadline:
             self._stop_waiting()
+        is_behind = self._is_busy
         super().on_headers_complete()
+        if not is_behind:
+            self._running = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._wordy_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Take the end of a body."""
@@ -89,9 +138,17 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or see to it that the last bytes of a connection leave."""
+        if self.pipeline:
+            self._running, _ = self.pipeline[-1]
         super().on_response_complete()
         if self.transport.is_closing():
             self._watch_rest()
+        elif self._ahead:
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._ahead and not self.transport.is_closing():
+            self.data_received(b"")
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection on which nothing was asked, also where its client does not take what it was sent."""
@@ -137,7 +194,7 @@ class Protocol(HttpToolsProtocol):
         """End the connection, with a status where no other answer is under way on it."""
         if self.transport.is_closing():
             return
-        if self.cycle and not self.cycle.response_complete:
+        if self._is_busy:
             self.transport.abort()
             return
         if not self._in_body:

@@ -1,0 +1,133 @@
+"""What the HTTP parser lets through: requests behind one that is not answered yet, lines after a body in chunks."""
+
+import asyncio
+import json
+
+import pytest
+
+from clinvk.api.keys import Keys
+from clinvk.api.protocol import MAX_HEAD_BYTES
+from clinvk.store.memory import MemoryStore
+from polling import until
+from scripted import Scripted
+from scripted.steps import claude_says, hang, pause
+from serving import serving
+
+PROMPT = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
+HEAD = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+POST = HEAD + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
+CLOSE = b"connection: close\r\n\r\n"
+WITHIN_S = 15
+
+
+async def insisted(writer: asyncio.StreamWriter, piece: bytes, size: int) -> None:
+    """Send a piece again and again."""
+    for _ in range(size // len(piece)):
+        writer.write(piece)
+        await asyncio.wait_for(writer.drain(), WITHIN_S)
+        await asyncio.sleep(0)
+
+
+SPLITS = pytest.mark.parametrize("at", [len(POST), len(POST) - 5, len(POST) + 20, len(POST) + len(LIVE), None])
+"""Where the packets end of which two requests come in: None is one packet for both."""
+
+
+async def sent(writer: asyncio.StreamWriter, data: bytes, at: int | None) -> None:
+    writer.write(data[:at])
+    if at is not None:
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(data[at:])
+    await writer.drain()
+
+
+@SPLITS
+async def test_a_client_that_leaves_with_a_request_behind_ends_its_agent(scripted: Scripted, at: int | None) -> None:
+    scripted.play([hang()])
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        _, writer = await served.raw(b"")
+        await sent(writer, POST + LIVE + b"\r\n", at)
+        await until(scripted.calls)
+        writer.close()
+        await until(lambda: not served.runs.busy)
+
+
+async def test_many_requests_on_one_connection_are_not_taken_for_one_large_head(scripted: Scripted) -> None:
+    scripted.play(claude_says("told"))
+    count = MAX_HEAD_BYTES // len(LIVE) + 100
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        reader, writer = await served.raw(b"")
+        for _ in range(count):
+            writer.write(LIVE + b"\r\n")
+            assert b"ok" in await asyncio.wait_for(reader.readuntil(b"}"), WITHIN_S)
+        writer.write(POST[: -len(PROMPT)])
+        await asyncio.sleep(0.2)
+        writer.write(PROMPT)
+        assert (await asyncio.wait_for(reader.readline(), WITHIN_S)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+@SPLITS
+async def test_requests_in_one_connection_are_answered_in_their_order(scripted: Scripted, at: int | None) -> None:
+    scripted.play(claude_says("first"))
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        reader, writer = await served.raw(b"")
+        await sent(writer, POST + LIVE + b"\r\n" + LIVE + CLOSE, at)
+        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+    assert told.count(b"HTTP/1.1 200 OK") == 3
+    assert told.index(b"first") < told.index(b'{"status":"ok"}')
+
+
+async def test_a_large_body_may_come_while_the_request_before_it_is_not_answered(scripted: Scripted) -> None:
+    scripted.play(claude_says("told"))
+    prompt = json.dumps({"backend": "claude", "prompt": "x" * 300_000}).encode()
+    large = HEAD + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(prompt) + prompt
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        reader, writer = await served.raw(POST + large)
+        told = await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+    assert told.count(b"HTTP/1.1 200 OK") == 2
+    assert len(scripted.calls()) == 2
+
+
+async def test_an_offer_of_an_upgrade_behind_another_request_costs_no_body(scripted: Scripted) -> None:
+    scripted.play([pause(0.5), *claude_says("told")])
+    offer = HEAD + b"upgrade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        reader, writer = await served.raw(POST)
+        await until(scripted.calls)
+        writer.write(offer)
+        await until(lambda: len(scripted.calls()) == 2)
+        assert b"told" in await asyncio.wait_for(reader.readuntil(b"told"), WITHIN_S)
+        writer.close()
+
+
+TRAILERS = [
+    ("many lines", b"2\r\n{}\r\n0\r\n", b"x: b\r\n" * 1000),
+    ("a line without an end", b"2\r\n{}\r\n0\r\nx: ", b"b" * 6000),
+    ("a chunk's own words", b"2\r\n{}\r\n1;x=", b"b" * 6000),
+]
+
+
+@pytest.mark.parametrize(("begin", "piece"), [case[1:] for case in TRAILERS], ids=[case[0] for case in TRAILERS])
+@pytest.mark.parametrize("keys", [None, Keys(["k"])], ids=["read", "refused"])
+async def test_what_follows_a_body_without_end_ends_its_connection(
+    scripted: Scripted, begin: bytes, piece: bytes, keys: Keys | None
+) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        _, writer = await served.raw(CHUNKED + begin)
+        with pytest.raises(ConnectionError):
+            await insisted(writer, piece, 100 * MAX_HEAD_BYTES)
+        writer.close()
+        assert (await served.client.get("/health/live")).status_code == 200
+
+
+async def test_a_line_after_the_body_is_no_header(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
+        body = b"%x\r\n%b\r\n0\r\nx-api-key: k\r\n\r\n" % (len(PROMPT), PROMPT)
+        reader, writer = await served.raw(CHUNKED + body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
