@@ -12,7 +12,9 @@ import pytest
 from clinvk.api.app import Later
 from clinvk.api.batch import BatchEndpoint
 from clinvk.config import ServerSettings
+from clinvk.dialects.batch import bodies
 from clinvk.events import Logged
+from clinvk.orchestrate import resuming
 from clinvk.record import RunRecord
 from clinvk.request import PartOf
 from clinvk.session import Session
@@ -190,6 +192,12 @@ async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted
         ("compare", {"prompt": "x", "backends": []}, "backends", "backends must be a list of 1 to 100 items"),
         ("compare", {"prompt": " ", "backends": ["claude"]}, "prompt", "prompt is empty"),
         ("compare", {"prompt": "x", "backends": ["claude", " "]}, "backends[1]", "backends[1] is empty"),
+        (
+            "compare",
+            {"prompt": "x", "backends": ["claude", {"backend": "claude", "model": "a\0"}]},
+            "backends[1].model",
+            "backends[1]: model must not contain a NUL character",
+        ),
         ("compare", {"prompt": "x", "backends": ["claude"], "check": "true"}, "check", "isolation must be 'worktree'"),
         ("compare", {"prompt": "x", "backends": ["claude"], "backend": "x"}, "backend", "did you mean 'backends'?"),
         ("compare", {"prompt": "x", "backends": ["claude"], "workdir": "/nowhere"}, "workdir", "does not exist"),
@@ -571,7 +579,10 @@ async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
     assert [call.cwd for call in scripted.calls()] == [first, first, last, first, own, last]
 
 
-async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(scripted: Scripted) -> None:
+async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "_PAGE", 1)
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]
@@ -646,6 +657,12 @@ async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted
         kept = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).text
     assert (again.status_code, again.json()["field"]) == (400, "resume_from")
     assert "secret" not in kept
+
+
+def test_what_all_backends_share_is_read_once() -> None:
+    body = bodies.CompareBody(prompt="x", backends=["claude"] * 100, images=["data:image/png;base64,iVBORw0KGgo="])
+    parts = bodies.compare(body).parts
+    assert len({id(part.request.images[0]) for part in parts}) == 1
 
 
 async def test_one_prompt_is_compared_side_by_side(scripted: Scripted) -> None:

@@ -117,6 +117,17 @@ async def test_what_is_left_open_is_held_to_the_policy(scripted: Scripted) -> No
     assert "--effort=low" in with_flag
 
 
+async def test_a_judge_that_the_policy_lets_not_answer_is_refused_before_anything_runs(scripted: Scripted) -> None:
+    """Claude Code answers a schema by a tool call. Nothing is said of a word that no client can choose."""
+    body: dict[str, JSON] = {"prompt": "hi", "backends": ["claude", "claude"], "judge": {"backend": "claude"}}
+    async with serving(scripted.env, policy=PolicySettings(max_approval_mode="always")) as served:
+        answer = await sent(served, "/api/v1/compare", body)
+        other = await sent(served, "/api/v1/compare", {**body, "judge": {"backend": "gemini"}})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "unsupported_option", "judge")
+    assert "claude answers a schema by a tool call" in answer.json()["detail"]
+    assert other.status_code == 200, other.text
+
+
 async def test_a_check_over_http_needs_that_everything_is_allowed(scripted: Scripted) -> None:
     body: JSON = {"prompt": "hi", "backends": ["claude"], "isolation": "worktree", "check": "true"}
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:

@@ -6,7 +6,7 @@ import os
 import random
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from msgspec.structs import replace
 from clinvk.config import ServerSettings, Settings, complete
 from clinvk.dialects.batch import bodies
 from clinvk.errors import InvalidRequest
+from clinvk.events import Logged
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.plan import Chain, Compare, Parallel, Part, Plan, Summary
+from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import Run
 from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from polling import until
@@ -143,6 +145,53 @@ async def test_others_have_their_turn_while_many_parts_are_admitted(tmp_path: Pa
     assert len(turns) >= 19
 
 
+async def test_others_have_their_turn_while_a_chain_is_shown(tmp_path: Path) -> None:
+    turns: list[int] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    steps = tuple(replace(part("x"), name=f"n{number}", dry_run=True) for number in range(500))
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = await admitted(some, Chain(parts=steps))
+        async with some.begun(plan, plan) as one:
+            turning = asyncio.create_task(other())
+            await one.drive()
+            turning.cancel()
+    assert len(turns) >= 499
+
+
+class Stuck:
+    """An observer whose client reads nothing."""
+
+    def __init__(self) -> None:
+        self.is_told = asyncio.Event()
+
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        pass
+
+    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+        self.is_told.set()
+        await asyncio.sleep(3600)
+
+    async def ended(self, result: PartResult) -> None:
+        await asyncio.sleep(3600)
+
+
+async def test_an_orchestration_whose_client_reads_nothing_can_be_cancelled(tmp_path: Path) -> None:
+    observer = Stuck()
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = await admitted(some, Parallel(parts=(part(TEXT + "sleep 600"),) * 3, max_parallel=2))
+        async with some.begun(plan, plan) as one, asyncio.timeout(30):
+            driving = asyncio.create_task(one.drive(observer))
+            await observer.is_told.wait()
+            await one.stop()
+            summary = await driving
+    assert [result.error and result.error.code for result in summary.results] == ["cancelled"] * 3
+
+
 @pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])
 async def test_agents_run_agents_only_so_deep(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
     settings = replace(SETTINGS, unified_flags=replace(SETTINGS.unified_flags, max_depth=most))
@@ -201,6 +250,25 @@ async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, pr
     assert result.change
     assert "the check could not be run" in result.change.warnings[0]
     assert [file.path for file in result.change.files] == ["made"]
+
+
+async def test_a_worktree_is_looked_at_once_its_agent_is_gone(tmp_path: Path, project: str) -> None:
+    parts = (isolated(f"{TEXT}{DONE}sleep 0.5; touch late", project),)
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        summary = await driven(some, Compare(prompt="x", parts=parts, check="test -e late"))
+    (result,) = summary.results
+    assert result.check
+    assert result.check.passed
+    assert result.change
+    assert [file.path for file in result.change.files] == ["late"]
+
+
+async def test_a_step_begins_when_the_agent_of_the_one_before_is_gone(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    told = f"""test -e {late} && {TEXT}{DONE}"""
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        summary = await driven(some, Chain(parts=(part(f"{DONE}sleep 0.5; touch {late}"), part(told))))
+    assert summary.results[1].result.text == "hello"
 
 
 async def test_answers_that_are_too_many_for_a_judge_are_told_as_not_judged(tmp_path: Path) -> None:

@@ -235,6 +235,19 @@ async def test_a_run_that_is_cut_at_its_turns_costs_what_its_agent_tells(script:
         assert TextDelta("hello") not in told
 
 
+@pytest.mark.parametrize("ends_with_clinvk", [True, False])
+async def test_an_agent_that_has_told_its_ending_may_finish_what_it_does(
+    tmp_path: Path, ends_with_clinvk: bool
+) -> None:
+    """It perhaps writes its own record of the conversation, without which that cannot be continued."""
+    async with local_runs() as runs, runs.run(ask(f"{DONE}sleep 0.5; echo kept > {tmp_path}/record")) as run:
+        await run.result()
+        if not ends_with_clinvk:
+            await runs.cancel(run.id)
+            assert (tmp_path / "record").exists()
+    assert (tmp_path / "record").exists()
+
+
 async def test_stderr_is_told_when_asked() -> None:
     async with local_runs() as runs, runs.run(ask("echo careful >&2; sleep 0.1\n" + DONE, verbose=True)) as run:
         assert (await run.result()).stderr == "careful"

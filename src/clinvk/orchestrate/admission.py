@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from clinvk.config import Settings
-from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, placed
+from clinvk.errors import ClinvkError, InvalidRequest, placed
+from clinvk.orchestrate import judge
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan
+from clinvk.policy.words import APPROVAL, within
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees import Worktrees
@@ -25,6 +27,9 @@ def settled(plan: Plan, settings: Settings) -> Plan:
     """Fill what a plan left open from the settings."""
     if settings.unified_flags.dry_run:
         plan = replace(plan, parts=tuple(replace(part, dry_run=True) for part in plan.parts))
+    words = within(APPROVAL, settings.policy.max_approval_mode)
+    if isinstance(plan, Compare) and plan.judge and plan.judge.approval_mode not in words:
+        plan = replace(plan, judge=replace(plan.judge, approval_mode=None))  # no client has asked for this word
     if not isinstance(plan, Parallel):
         return plan
     own = settings.parallel
@@ -103,16 +108,19 @@ async def _judge(plan: Compare, admit: Admit, require: Callable[[str], object], 
         return None
     try:
         request = await admit(plan.judge)
-        await runs.plan(request)
+        await runs.plan(judge.shaped(request, judge.FEWEST))
         if not all(part.dry_run for part in plan.parts):
             require(request.backend)
     except ClinvkError as exc:
+        if exc.field == "output_schema":  # clinvk's own
+            exc.field = None
         raise placed(exc, "judge") from exc
     return request
 
 
 def _placed(error: ClinvkError, plan: Plan, index: int) -> ClinvkError:
     """Say which part an error is of; what all backends of a compare share stands in the body itself."""
-    if isinstance(plan, Compare) and not isinstance(error, BackendUnavailable):
+    own = {"backend"} if len({part.request.model for part in plan.parts}) == 1 else {"backend", "model"}
+    if isinstance(plan, Compare) and error.field not in own:
         return error
     return placed(error, f"{_LIST[plan.kind]}[{index}]")

@@ -1,6 +1,6 @@
 """Steps one after the other, each with what those before it answered."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -12,20 +12,20 @@ from clinvk.plan import Chain, Part, PartResult
 async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...]:
     """Run the steps that are not done; give the results of all that ran, the earlier ones first."""
     results = list(chain.done)
+    told = {result.part.name: _answer(result) for result in results}
     for index, part in enumerate(chain.parts[len(results) :], len(results)):
-        filled = _filled(chain, part, results)
+        filled = _filled(chain, part, results[-1] if results else None, told)
         is_moved = filled.request.workdir != part.request.workdir
         result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
         results.append(replace(result, part=part))
+        told[part.name] = _answer(results[-1])
         if performing.stopped or (result.error and chain.stop_on_failure):
             break
     return tuple(results)
 
 
-def _filled(chain: Chain, part: Part, results: list[PartResult]) -> Part:
-    """Give a step with its prompt filled in, in the directory of the one before if it follows it."""
-    previous = results[-1] if results else None
-    told = {result.part.name: _answer(result) for result in results if result.part.name}
+def _filled(chain: Chain, part: Part, previous: PartResult | None, told: Mapping[str, str]) -> Part:
+    """Give a step with its prompt filled in by what was `told`, in the directory of the one before if it follows it."""
     prompt = expand(part.request.prompt, _answer(previous) if previous else "", told, chain.input)
     request = replace(part.request, prompt=prompt)
     if part.follows and previous and previous.workdir:
@@ -40,8 +40,8 @@ def _answer(result: PartResult) -> str:
 
 def warnings(chain: Chain) -> Iterator[str]:
     """Name the places of the prompts that look as if they led to an earlier step, but do not."""
-    earlier: frozenset[str] = frozenset()
+    earlier: set[str] = set()
     for index, part in enumerate(chain.parts):
         for place in unknown_steps(part.request.prompt, earlier):
             yield f"steps[{index}].prompt: {place} names no earlier step, and stays as it is"
-        earlier |= {part.name}
+        earlier.add(part.name)

@@ -57,7 +57,7 @@ def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
 
 def asked(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) -> Bench:
     """Give the judge's request; the answers, `MOST` at most, come in the order in which it shall see them."""
-    letters = [chr(ord("A") + number) for number in range(len(answers))]
+    letters = _letters(len(answers))
     told = [_told(answer) for answer in answers]
     look_at = judge.prompt.strip()
     name = unused("answer", [compare.prompt, look_at, *told])
@@ -66,8 +66,13 @@ def asked(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) ->
     pieces += [element(name, text, letter=letter) for letter, text in zip(letters, told, strict=True)]
     if look_at:
         pieces.append(f"What counts besides: {look_at}")
-    request = replace(judge, prompt="\n\n".join(pieces), output_schema=_schema(letters), literal=True)
+    request = replace(shaped(judge, len(answers)), prompt="\n\n".join(pieces))
     return Bench(request, tuple(answer.index for answer in answers))
+
+
+def shaped(judge: RunRequest, count: int) -> RunRequest:
+    """Give the judge's request with what its answer must be, but without the answers to be judged."""
+    return replace(judge, output_schema=_schema(_letters(count)), literal=True)
 
 
 def ruling(bench: Bench, answer: object) -> tuple[int, str]:
@@ -81,6 +86,10 @@ def ruling(bench: Bench, answer: object) -> tuple[int, str]:
     if not 0 <= number < len(bench.order):
         raise ValueError(f"the judge named an answer {told.best!r} that there is not")
     return bench.order[number], told.reasons
+
+
+def _letters(count: int) -> list[str]:
+    return [chr(ord("A") + number) for number in range(count)]
 
 
 def _schema(letters: Sequence[str]) -> dict[str, object]:

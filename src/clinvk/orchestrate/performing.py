@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -16,6 +16,9 @@ from clinvk.plan import Part, PartResult, described, not_run
 from clinvk.request import PartOf
 from clinvk.runtime.runs import Run, Runs
 from clinvk.runtime.slots import Share
+
+_TAKES_WITHIN_S = 2.0
+"""How long the observer may take over what it is told once all is to end: its client perhaps reads nothing."""
 
 
 class Observer(Protocol):
@@ -48,6 +51,7 @@ class Performing:
         self._observer = observer
         self._stopping = Stopping()
         self._under_way: set[str] = set()
+        self._tellings: set[asyncio.Timeout] = set()
 
     @property
     def stopped(self) -> str:
@@ -57,6 +61,8 @@ class Performing:
     async def stop(self, why: str) -> None:
         """Cancel what runs, and wait until its agents are gone."""
         self._stopping.begin(why)
+        for telling in self._tellings:
+            telling.reschedule(asyncio.get_running_loop().time() + _TAKES_WITHIN_S)
         async with asyncio.TaskGroup() as group:
             for run_id in tuple(self._under_way):
                 group.create_task(self._runs.cancel(run_id))
@@ -73,8 +79,23 @@ class Performing:
         except ClinvkError as exc:
             result = not_run(index, part, exc)
         if self._observer:
-            await self._observer.ended(result)
+            await self._told(self._observer.ended(result))
         return result
+
+    async def _told(self, telling: Awaitable[None]) -> None:
+        """Let the observer take something; where that takes too long once all is to end, it is told no more."""
+        limit = asyncio.timeout(_TAKES_WITHIN_S if self.stopped else None)
+        try:
+            async with limit:
+                self._tellings.add(limit)
+                try:
+                    await telling
+                finally:
+                    self._tellings.discard(limit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._observer = None
 
     def _not_run(self) -> Cancelled:
         return Cancelled(f"not run: {self.stopped}")
@@ -84,6 +105,7 @@ class Performing:
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
+            await asyncio.sleep(0)  # others get their turn: nothing else here waits for anything
             launch = await self._runs.plan(request)
             command = describe(launch, len(request.prompt.encode()))
             return described(index, part, "\n".join([command, *_elsewhere(part)]))
@@ -111,12 +133,10 @@ class Performing:
             try:
                 if self.stopped:
                     await self._runs.cancel(run.id)
-                if self._observer:
-                    await run.begun()
-                    self._observer.begun(index, part, run)
-                    async for batch in run.batches():
-                        await self._observer.heard(index, part, run, batch)
+                await self._shown(index, part, run)
                 result = await run.result()
+                if part.isolation != "none" or self.share.at_once == 1:
+                    await self._runs.cancel(run.id)  # it has ended: this waits until its agent is gone
             finally:
                 self._under_way.discard(run.id)
         if run.started_at is None and self.stopped:
@@ -132,6 +152,16 @@ class Performing:
             workdir=run.request.workdir or "",
             duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
         )
+
+    async def _shown(self, index: int, part: Part, run: Run) -> None:
+        """Let the observer hear all of a run, as long as it takes it."""
+        if self._observer is None:
+            return
+        await run.begun()
+        self._observer.begun(index, part, run)
+        async for batch in run.batches():
+            if self._observer:
+                await self._told(self._observer.heard(index, part, run, batch))
 
 
 def _elsewhere(part: Part) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from clinvk.result import RunResult
 from clinvk.store import UNDER_WAY, RunQuery, SessionStore
 
 _FIELD = "resume_from"
-_MOST_STEPS = 10_000
+_PAGE = 1000
 
 
 class _Kept(msgspec.Struct):
@@ -75,14 +76,23 @@ async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[Part
     """Give the last run of each step, those included of an earlier chain that this one went on from."""
     found: dict[int, tuple[PartOf, RunRecord]] = {}
     while True:
-        page = await store.runs(RunQuery(parent_id=record.id, limit=_MOST_STEPS))
-        for run in page.items:
+        async for run in _below(store, record.id):
             if place := msgspec.convert(run.request, _Place).part:
                 found.setdefault(place.index, (place, run))
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
             return found
         record = await store.run(before)
+
+
+async def _below(store: SessionStore, run_id: str) -> AsyncIterator[RunRecord]:
+    """Give the runs of a chain, the newest first."""
+    offset, total = 0, 1
+    while offset < total:
+        page = await store.runs(RunQuery(parent_id=run_id, limit=_PAGE, offset=offset))
+        for run in page.items:
+            yield run
+        offset, total = offset + _PAGE, page.total
 
 
 def _followed(previous: PartResult, step: Part, tried: RunRecord | None) -> PartResult:

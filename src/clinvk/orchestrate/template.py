@@ -1,7 +1,7 @@
 """The prompts of a chain are templates: three kinds of places, and nothing else that looks like one."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 _PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))\}\}")
 
@@ -25,7 +25,7 @@ def expand(template: str, previous: str, steps: Mapping[str, str], given: str | 
     return _PLACE.sub(filling, template)
 
 
-def unknown_steps(template: str, earlier: frozenset[str]) -> Iterator[str]:
+def unknown_steps(template: str, earlier: Set[str]) -> Iterator[str]:
     """Give the places that name a step, but none of the earlier ones."""
     for place in _PLACE.finditer(template):
         if place["step"] is not None and place["step"] not in earlier:

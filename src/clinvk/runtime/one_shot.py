@@ -151,7 +151,11 @@ class _OneShot:
         return replace(ending, exit_code=process.exit_code)
 
     async def _exit(self, process: Process) -> None:
-        until = self._course.now() + LINGER_S
-        while process.exit_code is None and self._course.now() < until and not self._course.stopped_by:
-            await self._course.wait(until)
+        """Wait a while for the exit; an agent whose ending is known may finish its own record of the conversation."""
+        course = self._course
+        until = course.now() + LINGER_S
+        while process.exit_code is None and course.now() < until:
+            if course.is_hurried or (course.stopped_by and not course.ended):
+                return
+            await course.wait(until)
             process.take()

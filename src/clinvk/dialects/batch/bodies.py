@@ -144,7 +144,11 @@ def compare(body: CompareBody) -> Compare:
         InvalidRequest: names the field.
     """
     entries = [BackendBody(backend=entry) if isinstance(entry, str) else entry for entry in body.backends]
-    parts = tuple(_compared(body, entry, index) for index, entry in enumerate(entries))
+    for index, entry in enumerate(entries):
+        if not entry.backend.strip():
+            raise InvalidRequest(f"backends[{index}] is empty", f"backends[{index}]")
+    shared = request_of(body, entries[0].backend, None)
+    parts = tuple(_compared(body, entry, shared) for entry in entries)
     if body.check and any(part.isolation == "none" for part in parts):
         raise InvalidRequest("check is run in worktrees: isolation must be 'worktree' for each backend", "check")
     return Compare(
@@ -191,12 +195,9 @@ def _is_free(part: Part) -> bool:
     return not part.request.workdir and not part.request.session_id
 
 
-def _compared(body: CompareBody, entry: BackendBody, index: int) -> Part:
-    if not entry.backend.strip():
-        raise InvalidRequest(f"backends[{index}] is empty", f"backends[{index}]")
-    request = request_of(body, entry.backend, None)
+def _compared(body: CompareBody, entry: BackendBody, shared: RunRequest) -> Part:
     return Part(
-        request=replace(request, model=entry.model or request.model),
+        request=replace(shared, backend=entry.backend, model=entry.model or shared.model),
         name=entry.name or "",
         dry_run=bool(body.dry_run),
         isolation=entry.isolation or body.isolation or "none",
