@@ -1,8 +1,10 @@
 """Our record of a run: what was asked, how it went, what came of it."""
 
+from collections.abc import Sized
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.events import StopReason, Usage
 
@@ -47,6 +49,14 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> RunKind:
         """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
+
+
+def without_text(whole: RunRecord) -> RunRecord:
+    """Give the record of an orchestration without what its parts were asked and answered."""
+    request = dict(whole.request)
+    if isinstance(steps := request.get("steps"), Sized):
+        request |= {"steps": len(steps), "input": None}
+    return replace(whole, prompt="", output="", request=request)
 
 
 class UsageOfDay(msgspec.Struct, frozen=True, kw_only=True):

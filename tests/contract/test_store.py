@@ -488,6 +488,27 @@ async def test_a_deleted_session_takes_its_runs_and_events_along(store: SessionS
     assert await store.events(kept.id) == ANSWER
 
 
+async def test_a_deleted_session_leaves_nothing_of_itself_in_the_orchestrations_that_it_was_in(
+    store: SessionStore,
+) -> None:
+    one, two = session(), session()
+    told = {"kind": "chain", "steps": [{"request": {"prompt": "secret"}}, {}], "input": "secret", "resumed": ""}
+    whole = replace(run(None), prompt="secret", request=told)
+    await store.begin(whole, None)
+    await store.end(replace(whole, state="finished", output="secret"), None, [])
+    for given in (one, two):
+        part = run(given, parent_id=whole.id)
+        await store.begin(part, given)
+        await store.end(replace(part, state="finished"), replace(given, status="completed"), ANSWER)
+    await store.delete(one.id)
+    kept = await store.run(whole.id)
+    assert (kept.prompt, kept.output, kept.kind) == ("", "", "chain")
+    assert kept.request == {"kind": "chain", "steps": 2, "input": None, "resumed": ""}
+    await store.delete(two.id)
+    with pytest.raises(RunNotFound):
+        await store.run(whole.id)
+
+
 async def test_a_busy_session_is_not_deleted(store: SessionStore) -> None:
     given = session(status="active")
     await store.begin(run(given), given)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import SessionBusy
 from clinvk.events import Logged, Usage
-from clinvk.record import RunRecord, UsageOfDay
+from clinvk.record import RunRecord, UsageOfDay, without_text
 from clinvk.session import Session, retagged
 from clinvk.store import MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
@@ -95,7 +95,13 @@ class MemoryStore:
         """Delete a session with its runs and their events."""
         self._kept(session_id)
         self._refuse_held(session_id)
+        wholes = {run.parent_id for run in self._runs.values() if run.session_id == session_id} - {None}
         self._drop(session_id)
+        for whole in [self._runs[run_id] for run_id in wholes if run_id in self._runs]:
+            if whole.state in UNDER_WAY or any(run.parent_id == whole.id for run in self._runs.values()):
+                self._runs[whole.id] = without_text(whole)
+            else:
+                self._drop_run(whole.id)
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete what was last used before a time; give the number of sessions."""

@@ -41,7 +41,6 @@ _SESSION = SESSIONS.select("WHERE id = ?")
 _RUN = RUNS.select("WHERE id = ?")
 _EVENTS = "SELECT data FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
-_DELETE = "DELETE FROM sessions WHERE id = ?"
 _OLD = (
     "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
     " AND sessions.resumable = totals.resumable"
@@ -54,7 +53,6 @@ _DELETE_OLD_RUNS = (
     "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
 )
-_FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
 _PROBE = "UPDATE search SET indexed = ~indexed"
 
 _T = TypeVar("_T")
@@ -150,14 +148,7 @@ class SqliteStore:
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with its runs and their events."""
-
-        def delete(db: "sqlite3.Connection") -> None:
-            turns.refuse_busy(db, self._owners, session_id)
-            if not db.execute(_DELETE, (session_id,)).rowcount:
-                raise ids.missing(session_id, "session")
-            db.execute(_FORGET_GROUPS)
-
-        await self._writer.write(delete)
+        await self._writer.write(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete what was last used, or imported, before a time; give the number of sessions."""
@@ -169,7 +160,7 @@ class SqliteStore:
             number += deleted
         while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
             pass
-        await self._writer.write(lambda db: db.execute(_FORGET_GROUPS).rowcount)
+        await self._writer.write(lambda db: db.execute(turns.FORGET_GROUPS).rowcount)
         return number
 
     async def count(self) -> int:

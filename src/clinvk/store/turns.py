@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.events import Logged, RunFailed, RunFinished, TextDelta
-from clinvk.record import RunRecord, RunState
+from clinvk.record import RunRecord, RunState, without_text
 from clinvk.session import Session, retagged
 from clinvk.store import MADE_WITH, chunks, ids, search
 from clinvk.store.chunks import Chunk
@@ -31,6 +31,17 @@ _CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) W
 _SELECT_SESSION = SESSIONS.select("WHERE id = ?")
 _UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
 _HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running')"
+
+_DELETE = "DELETE FROM sessions WHERE id = ?"
+FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
+_WHOLES = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
+_SELECT_WHOLE = RUNS.select("WHERE id = ?")
+_DELETE_WHOLE = (
+    "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running')"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
+)
+_TEXTS = ("prompt", "output", "request")
+_UPDATE_TEXTS = RUNS.update(_TEXTS)
 
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)
 _CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
@@ -108,6 +119,21 @@ def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | Non
     update(connection, run, session)
     if packed:
         append(connection, run.id, packed)
+
+
+def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+    """Delete a session with its runs and their events, and what the orchestrations say of these that they were in."""
+    refuse_busy(connection, owners, session_id)
+    wholes = connection.execute(_WHOLES, (session_id,)).fetchall()
+    if not connection.execute(_DELETE, (session_id,)).rowcount:
+        raise ids.missing(session_id, "session")
+    for whole in wholes:
+        if connection.execute(_DELETE_WHOLE, whole).rowcount:
+            continue
+        if row := connection.execute(_SELECT_WHOLE, whole).fetchone():
+            left = without_text(RUNS.read(row))
+            connection.execute(_UPDATE_TEXTS, (*RUNS.values(left, _TEXTS), left.id))
+    connection.execute(FORGET_GROUPS)
 
 
 def describe(
