@@ -72,6 +72,19 @@ async def test_a_cut_stream_fails_and_keeps_what_came(machine: Machine) -> None:
     assert result.ending.exit_code == 1
 
 
+async def test_what_came_of_a_stream_with_an_error_is_told_again_when_the_cli_asks_again(machine: Machine) -> None:
+    """Nothing that it prints tells the second answer from the first; what it writes down has the text but once."""
+    settings = machine.home / ".gemini" / "settings.json"
+    document = json.loads(settings.read_text())
+    document["general"]["maxAttempts"] = 2
+    settings.write_text(json.dumps(document))
+    result = await machine.run(_ask("x [[midstream=2 words=3 times=1]]"))
+    assert result.text == "word1 word2 word1 word2 word3"
+    assert isinstance(result.ending, RunFinished)
+    (chat,) = machine.home.glob(".gemini/tmp/*/chats/*.jsonl")
+    assert chat.read_text().count("word1") == 1
+
+
 async def test_an_answer_that_repeats_itself_is_broken_off_and_no_success(machine: Machine) -> None:
     result = await machine.run(_ask("x [[bytes=1000]]"))
     assert isinstance(result.ending, RunFailed)

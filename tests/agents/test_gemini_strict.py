@@ -5,14 +5,18 @@ goes off. `test_the_traps_go_off_where_nothing_holds_them` shows that they would
 """
 
 import json
+from os.path import relpath
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.config import WarmSettings
 from clinvk.events import Event, ToolCall, ToolResult
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,6 +48,7 @@ import json, pathlib, sys
 pathlib.Path(sys.argv[1], sys.argv[2] + "-discovery").touch()
 print(json.dumps([{"name": "found_by_" + sys.argv[2], "description": "x", "parameters": {"type": "object"}}]))
 """
+PLUMS = "The user likes plums."
 FOUND = """\
 import pathlib, sys
 pathlib.Path(sys.argv[1], sys.argv[2] + "-call").touch()
@@ -244,6 +249,72 @@ async def test_edits_unasked_stay_in_the_workspace_and_open_no_shell(
     assert (trapped.project / "text.txt").read_text() == "broken"
     assert _sprung(trapped) == set()
     assert _succeeded(events) <= {"write_file", "replace"}
+
+
+def _spelt(path: Path, machine: Machine) -> list[str]:
+    """Give names of a file that the CLI's check of a call and its tools do not read in the same way."""
+    relative, above = relpath(path, machine.project), machine.project.parents[2]
+    decoded = f"{machine.project}/a/%2e%2e/%2e%2e/../../{relpath(path, above)}"
+    return [str(path), f"@{relative}", relative.replace("..", ".\0.", 1), decoded]
+
+
+def _poison(machine: Machine, chat: Path, added: Path) -> str:
+    """Give a prompt whose model writes to all that is told elsewhere, and at last to its directories."""
+    targets = (machine.home / ".gemini" / "GEMINI.md", chat.parents[1] / "memory" / "MEMORY.md", chat)
+    names = [name for path in targets for name in _spelt(path, machine)]
+    # Where the project has no file of this name, `replace` looks for one below, and decodes the names of its folders.
+    trap = _made(machine.project / "%2e%2e" / "home" / ".gemini") / "GEMINI.md"
+    trap.write_text("x")
+    calls = [
+        *(_call("write_file", file_path=name, content="poison") for name in names),
+        *(
+            _call("replace", file_path=name, old_string=old, new_string="poison", instruction="x")
+            for name in (*names, ".gemini/GEMINI.md")
+            for old in ("", PLUMS)
+        ),
+        *(_call("write_file", file_path=f"{folder}/in.txt", content="x") for folder in (machine.project, added)),
+        _call("write_file", file_path="relative.txt", content="x"),
+        _call("replace", file_path="relative.txt", old_string="x", new_string="50% \\u0000", instruction="x"),
+    ]
+    return " ".join(["attack [[together]]", *calls]).replace("@", "\\u0040")  # an `@` would name a file
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("approval", "sandbox", "tools"),
+    [
+        ("default", "workspace", None),
+        ("auto", "default", None),
+        ("auto", "default", ("read_file", "write_file", "replace", "google_web_search")),
+    ],
+)
+async def test_edits_do_not_reach_what_other_conversations_are_told(
+    machine: Machine, approval: ApprovalMode, sandbox: SandboxMode, tools: tuple[str, ...] | None, kept: bool
+) -> None:
+    """The CLI's own tools may write the user's `GEMINI.md`, and the memory and the chats of the project."""
+    added, own = _made(machine.outside / "added"), machine.home / ".gemini" / "GEMINI.md"
+    own.write_text(PLUMS)
+    settings = replace(machine.settings, warm=WarmSettings(kept_backends=("gemini",)))
+    request = replace(_ask("first [[words=1]]", approval, sandbox), add_dirs=(str(added),), allowed_tools=tools)
+    async with LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=kept) as runs:
+        async with runs.run(machine.completed(request)) as run:
+            await run.result()
+        (chat,) = (path for path in machine.home.glob(".gemini/tmp/*/chats/*.jsonl") if "first" in path.read_text())
+        request = replace(request, prompt=_poison(machine, chat, added), session_id=run.session_id)
+        async with runs.run(machine.completed(request)) as run:
+            events = [logged.event async for logged in run.follow()]
+        async with runs.run(machine.completed(replace(request, prompt="last [[info]]"))) as run:
+            result = await run.result()
+        assert (runs.warm is not None and runs.warm.hits > 0) == kept
+    assert own.read_text() == PLUMS
+    assert PLUMS in json.dumps(machine.requests("last")[-1])
+    assert not list(machine.home.glob(".gemini/tmp/*/memory/*"))
+    assert all(json.loads(line) for line in chat.read_text().splitlines())
+    assert "prompts=3" in result.text
+    results = [event.is_error for event in events if isinstance(event, ToolResult)]
+    assert results == [True] * (len(results) - 4) + [False] * 4
+    assert (machine.project / "in.txt").read_text() == (added / "in.txt").read_text() == "x"
+    assert (machine.project / "relative.txt").read_text() == "50% \\u0000"
 
 
 async def test_allowed_tools_are_all_there_are(machine: Machine) -> None:

@@ -1,6 +1,7 @@
 """How the Gemini CLI is started for a request."""
 
 import json
+import re
 import tomllib
 from hashlib import sha256
 from typing import get_args
@@ -95,9 +96,11 @@ def test_only_the_words_for_it_open_the_cli(approval: ApprovalMode, sandbox: San
         assert first == {"toolName": ["*"], "decision": "ask_user", "priority": 999}
         assert not others
     elif sandbox in ("read-only", "workspace"):
-        assert first == {"toolName": ["*"], "decision": "deny", "priority": 998}
+        assert first == {"toolName": ["*"], "decision": "deny", "priority": 997}
         tools = READS if sandbox == "read-only" else READS | EDITS
-        assert [_tools(rule["toolName"]) for rule in others] == [tools]
+        allow, *place = others
+        assert (_tools(allow["toolName"]), allow["decision"]) == (tools, "allow")
+        assert [rule["decision"] for rule in place] == ["deny"] * (sandbox == "workspace")
         assert _tools(_settings(launch)["tools"]["core"]) == tools
     else:
         assert first == {"toolName": ["enter_plan_mode", "exit_plan_mode"], "decision": "deny", "priority": 999}
@@ -133,16 +136,61 @@ def test_allowed_tools_narrow_what_the_words_give(
             allowed_tools=("run_shell_command", "write_file", "glob"),
         )
     )
-    deny, allow = _rules(launch)
+    deny, allow, *others = _rules(launch)
     assert (deny["toolName"], deny["decision"]) == (["*"], "deny")
     assert allow["decision"] == "allow"
+    assert {rule["decision"] for rule in others} <= {"deny"}
     assert _tools(allow["toolName"]) == set(left)
     assert f"--policy={PRIVATE}/limits.toml" in launch.argv
 
 
+@pytest.mark.parametrize(
+    ("request_", "is_checked"),
+    [
+        (replace(ASK, sandbox_mode="workspace"), True),
+        (replace(ASK, sandbox_mode="workspace", allowed_tools=("glob",)), False),
+        (replace(ASK, approval_mode="auto"), True),
+        (replace(ASK, approval_mode="auto", allowed_tools=("replace",)), True),
+        (replace(ASK, allowed_tools=("replace",)), False),
+        (replace(ASK, sandbox_mode="read-only"), False),
+        (replace(OPEN, allowed_tools=("replace",)), False),
+        (ASK, False),
+        (OPEN, False),
+    ],
+)
+def test_edits_unasked_have_their_paths_checked_and_no_link_out(request_: RunRequest, is_checked: bool) -> None:
+    """By rules of the strongest kind, whichever process carries the run; the CLI would let a link of ours through."""
+    host = Host(env={"HOME": "/h"}, read={"~/.gemini/GEMINI.md": b"plums"}.get)
+    launch = _launch(request_, host=host)
+    for way in (launch, launch.warm) if launch.warm else (launch,):
+        checked = tomllib.loads(way.files.get("limits.toml", b"").decode()).get("safety_checker", [])
+        assert [(_tools(one["toolName"]), one["priority"]) for one in checked] == [(EDITS, 999)] * is_checked
+        assert way.files.get(f"{HOME}/GEMINI.md") == (b"plums" if is_checked else None)
+        assert (f"{HOME}/GEMINI.md" in way.links) == (not is_checked)
+        assert not is_checked or {f"--{kind}={PRIVATE}/limits.toml" for kind in ("policy", "admin-policy")} <= {
+            *way.argv
+        }
+
+
+@pytest.mark.parametrize(
+    ("path", "is_denied"),
+    [
+        *((path, True) for path in ("@../x", "/p/.\0./x", 'a"/../.\0./x', "/p/%2e%2e/x", "/p/%2E./x")),
+        *((path, False) for path in ("/p/x", "src/@x/y", "/p/100%/x", 'a"b', "../x")),
+    ],
+)
+def test_a_path_that_the_tools_read_in_another_way_than_the_check_is_denied(path: str, is_denied: bool) -> None:
+    """The CLI matches the arguments as JSON, each with a NUL before and after it; those of a text are not meant."""
+    *_, rule = _rules(_launch(replace(ASK, sandbox_mode="workspace")))
+    assert (_tools(rule["toolName"]), rule["decision"], rule["priority"]) == (EDITS, "deny", 999)
+    given = {"content": '\0 \\u0000 %2e "file_path":"@', "file_path": path, "new_string": "\0%2e"}
+    told = ",".join(f"\0{json.dumps(name)}:{json.dumps(value)}\0" for name, value in given.items())
+    assert bool(re.search(str(rule["argsPattern"]), f"{{{told}}}")) == is_denied
+
+
 def test_no_allowed_tools_are_no_tools() -> None:
     assert _rules(_launch(replace(OPEN, allowed_tools=()))) == [
-        {"toolName": ["*"], "decision": "deny", "priority": 998}
+        {"toolName": ["*"], "decision": "deny", "priority": 997}
     ]
 
 

@@ -178,6 +178,14 @@ def test_sessions_are_begun_one_after_the_other() -> None:
     assert process.asked.count("session/new") == 3
 
 
+def test_a_session_that_has_no_name_fails_its_run_and_no_other() -> None:
+    process = Process().up()
+    process.start("r1")
+    process.hear(b'{"id":3,"result":{}}', said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    assert process.of("r1") == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
+    assert isinstance(process.of("r0")[-1], RunFinished)
+
+
 def test_a_conversation_that_is_not_held_cannot_go_on() -> None:
     with pytest.raises(NotResumable):
         Process().start("r0", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
@@ -283,6 +291,12 @@ def test_an_answer_that_is_not_written_down_was_broken_off(last: bytes) -> None:
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.usage) == ("agent_failed", Usage(100, 30, 20, 10))
     assert "broke off" in ending.message
+
+
+def test_what_is_written_down_beside_the_messages_does_not_break_an_answer_off() -> None:
+    record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + written("info", "3"))
+    process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
+    assert process.endings == [RunFinished(usage=Usage(100, 30, 20, 10))]
 
 
 def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -> None:

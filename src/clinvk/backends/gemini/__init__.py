@@ -202,7 +202,7 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host:
     if limits(allowed):
         # Rules given so stand above the user's, unless the administrator has rules: then the CLI leaves these away.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
-        if allowed.asks or allowed.only is not None:
+        if allowed.asks or allowed.edits or allowed.only is not None:
             arguments.append(f"--policy={PRIVATE}/limits.toml")
     if allowed.edits:
         # A rule file that is named takes the place of the user's own, which therefore is named too.

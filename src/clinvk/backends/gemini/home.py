@@ -162,7 +162,13 @@ def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, byt
     if request.workdir:
         links[f"{_FOLDER}/project.md"] = f"{request.workdir}/GEMINI.md"
         _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
-    return {_SETTINGS: json.dumps(settings).encode()}, links
+    files = {_SETTINGS: json.dumps(settings).encode()}
+    if leave.may_edit:
+        # The CLI's tools may write what this leads to, and a project's folder of the name `%2e%2e` gets them there
+        # past the checker of paths: see `words`. A copy goes with the run.
+        del links[f"{_FOLDER}/GEMINI.md"]
+        files[f"{_FOLDER}/GEMINI.md"] = host.read(f"{user}/GEMINI.md") or b""
+    return files, links
 
 
 def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:

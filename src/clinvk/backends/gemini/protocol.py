@@ -164,7 +164,7 @@ class ProtocolChannel:
             self._begins = None
             if self._queue:
                 yield self._ask_session(self._queue.popleft())
-        if message.error or result is None:
+        if message.error or result is None or not (turn.session or result.session_id):
             if turn.session:
                 yield from self._begun(turn)
             self._open.pop(turn.run, None)

@@ -32,6 +32,9 @@ class _Line(msgspec.Struct):
     tokens: _Tokens | None = None
 
 
+_SPEAKERS = ("user", "gemini")
+"""The CLI's own screens write notes there too (`info`, `warning`, `error`), which say nothing of the answer."""
+
 _MOST_BYTES = 1024 * 1024
 """What is read of one turn at most, since nothing else goes on meanwhile. Where more was written, that is the last that
 is read of the conversation, and the protocol's own counts have to do.
@@ -41,7 +44,7 @@ _LINES = msgspec.json.Decoder(_Line)
 
 
 class Written(NamedTuple):
-    """What was written of a turn: its tokens, if any, and whether its last message is one of the model's."""
+    """What was written of a turn: its tokens, if any, and whether the last who spoke in it is the model."""
 
     used: Usage | None
     is_whole: bool
@@ -60,7 +63,7 @@ class Record:
 
     def turn(self) -> Written | None:
         """Give what was written since the last call; None where nothing was."""
-        lines = [line for text in self._news() if (line := parsed(_LINES, text)) and line.type]
+        lines = [line for text in self._news() if (line := parsed(_LINES, text)) and line.type in _SPEAKERS]
         return Written(self._usage(lines), lines[-1].type == "gemini") if lines else None
 
     def _news(self) -> list[bytes]:

@@ -27,14 +27,24 @@ _UNASKED = (
 )
 _PLAN_MODE = ("enter_plan_mode", "exit_plan_mode")
 _TOOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*")
-_IN_WORKSPACE = """
+_IN_WORKSPACE = r"""
+[[rule]]
+toolName = {tools}
+argsPattern = '\x00"file_path":"(@|[^\x00]*(\\u0000|%[0-9A-Fa-f][0-9A-Fa-f]))'
+decision = "deny"
+priority = 999
+
 [[safety_checker]]
 toolName = {tools}
-priority = 15
+priority = 999
 [safety_checker.checker]
 type = "in-process"
 name = "allowed-path"
 required_context = ["environment"]
+"""
+"""The CLI's own file tools may also write its user's `GEMINI.md` and its records of the project; its checker of paths
+lets neither through. But the tools leave out an `@` at the front of a path and each NUL, and decode `%2e`, where the
+checker reads a path as it stands. The pattern is of the arguments as JSON, with a NUL before and after each.
 """
 
 
@@ -52,6 +62,11 @@ class Leave(msgspec.Struct, frozen=True, kw_only=True):
     asks: bool = False
     only: tuple[str, ...] | None = None
     edits: bool = False
+
+    @property
+    def may_edit(self) -> bool:
+        """Files may be edited unasked, within the workspace."""
+        return self.edits or (not self.open and not {*EDITS}.isdisjoint(self.only or ()))
 
 
 def leave(request: RunRequest) -> Leave:
@@ -101,16 +116,15 @@ def limits(leave: Leave) -> bytes:
     """Give the rules that nothing of the user's may open again; empty where there are none."""
     if leave.asks:
         return _rule(("*",), "ask_user", 999)
+    place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if leave.may_edit else b""
     if leave.only is not None:
-        return _rule(("*",), "deny", 998) + _rule(leave.only, "allow", 999)
-    return b"" if leave.open else _rule(_PLAN_MODE, "deny", 999)
+        return _rule(("*",), "deny", 997) + _rule(leave.only, "allow", 998) + place
+    return b"" if leave.open else _rule(_PLAN_MODE, "deny", 999) + place
 
 
 def grants(leave: Leave) -> bytes:
     """Give the rules that open what the CLI by itself would ask for; the user's own rules go before them."""
-    if not leave.edits:
-        return b""
-    return _rule((*EDITS, "web_fetch"), "allow", 15) + _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode()
+    return _rule((*EDITS, "web_fetch"), "allow", 15) if leave.edits else b""
 
 
 def _rule(tools: tuple[str, ...], decision: str, priority: int) -> bytes:
