@@ -92,14 +92,16 @@ def test_a_chain_that_failed_goes_on_at_the_step_that_is_not_finished(clinvk: Cl
     *_, hint = done.stderr.splitlines()
     before = len(clinvk.agent.calls())
     clinvk.agent.play(says("codex", "the deed"), when="then")
-    (clinvk.folder / "elsewhere").mkdir()
-    outcome = told(clinvk, "-w", "elsewhere", "--resume-from", hint.rpartition("--resume-from ")[2])
+    begun_in = clinvk.folder
+    clinvk.folder = clinvk.folder / "elsewhere"
+    clinvk.folder.mkdir()
+    outcome = told(clinvk, "--resume-from", hint.rpartition("--resume-from ")[2])
     assert [(result.step, result.output) for result in outcome.results] == [
         (1, "the {{previous}} plan"),
         (2, "the deed"),
         (3, "the end"),
     ]
-    assert {call.cwd for call in clinvk.agent.calls()[before:]} == {str(clinvk.folder)}
+    assert {call.cwd for call in clinvk.agent.calls()[before:]} == {str(begun_in)}
     assert not any("first of" in prompt for prompt in clinvk.prompts[before:])
     again = clinvk.run("chain", "--resume-from", outcome.run_id)
     assert (again.returncode, again.stdout) == (1, "")
@@ -149,6 +151,10 @@ def test_a_chain_that_cannot_be_gone_on_with_tells_no_id(clinvk: Clinvk) -> None
     [
         (["--resume-from", "0" * 32], 1, "no run "),
         (["--resume-from", "x", "-f", "steps.yaml"], 1, "--resume-from goes on with the steps of its chain"),
+        (["--resume-from", "x", "--ephemeral"], 1, "as they were begun: it excludes --ephemeral\n"),
+        (["--resume-from", "x", "-m", "opus"], 1, "as they were begun: it excludes --model\n"),
+        (["--resume-from", "x", "-b", "codex"], 1, "as they were begun: it excludes --backend\n"),
+        (["--resume-from", "x", "-w", "."], 1, "as they were begun: it excludes --workdir\n"),
         (["-f", "nothing.yaml"], 2, "nothing.yaml: cannot be read: No such file or directory"),
         (["-f", "wrong.yaml"], 2, "wrong.yaml:3:5: unknown field 'steps[0].promt'; did you mean 'prompt'?"),
         (["-f", "resumed.yaml"], 2, "resumed.yaml:1:1: resume_from is a flag here: clinvk chain --resume-from ID"),

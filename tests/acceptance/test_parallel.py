@@ -194,7 +194,8 @@ def test_an_agent_that_leads_the_output_folder_elsewhere_gets_nothing_there(clin
         ("- {prompt: x, workdir: nowhere}", "stdin:1:15: tasks[0]: workdir: no directory "),
         ("- {prompt: x, isolation: worktree}", "stdin:1:15: tasks[0]: "),
         ("- {backend: gemini, prompt: x, output_schema: {type: 3}}", "stdin:1:32: tasks[0]: "),
-        ("{tasks: [{prompt: x}], max_parallel: 0}", "stdin:1:2: is not valid JSON"),
+        ("{tasks: [{prompt: x}], max_parallel: 0}", "stdin:1:24: max_parallel must be a whole number at least 1"),
+        ('{"tasks": [{prompt: x}]}', "stdin:1:13: is not valid JSON"),
         ("", "stdin: is empty; "),
     ],
 )

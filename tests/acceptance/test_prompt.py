@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
 from scripted.steps import claude_says, die, exits, hang, line, pause, says, stderr
 
 CLAUDE_FAILED = json.dumps(
@@ -107,6 +108,26 @@ def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expe
 def test_an_agents_words_on_stderr_cannot_steer_the_terminal(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("\x1b]0;title\x07broke\n"), exits(9)])
     assert clinvk.run("hello").stderr.endswith(": ?]0;title?broke\n")
+
+
+STEERING = ("A\x1b", "]0;title\x07\r\n\tB\x9b2", "JC\u202e 漢\u3000字")
+HARMLESS = "A?]0;title?\n\tB?2JC? 漢\u3000字"
+
+
+@pytest.mark.parametrize("arguments", [["-o", "text"], ["-o", "json"], ["-o", "stream-json"]])
+def test_an_agents_answer_cannot_steer_the_terminal(clinvk: Clinvk, arguments: list[str]) -> None:
+    """A sequence that is cut between two pieces of the answer is harmless too."""
+    clinvk.agent.play(claude_says(*STEERING))
+    with on_terminal(clinvk, *arguments, "--no-stdin", "hello") as terminal:
+        assert terminal.ended() == 0
+    assert not set(terminal.all_read.decode()) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    if "text" in arguments:
+        assert terminal.all_read.decode().replace("\r", "") == f"{HARMLESS}\n"
+
+
+def test_anything_but_a_terminal_gets_an_answer_byte_for_byte(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says(*STEERING))
+    assert clinvk.run("-o", "text", "hello").stdout == "".join(STEERING) + "\n"
 
 
 def test_an_agent_that_a_signal_ended_exits_with_128_and_its_number(clinvk: Clinvk) -> None:

@@ -213,6 +213,7 @@ class TestResume:
             (["resume", "--last", "-w", "there"], FIRST),
         ):
             assert f"--resume={handle}" in clinvk.run(*arguments, "--dry-run", "go on").stdout
+            assert f"--resume={handle}" in clinvk.run(*arguments, "--dry-run", stdin=b"go on").stdout
         done = clinvk.run("resume", "--last", "1234abcd", "go on")
         assert (done.returncode, done.stdout) == (1, "")
 

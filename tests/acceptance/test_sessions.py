@@ -381,6 +381,17 @@ class TestExport:
         assert as_json == clinvk.run("sessions", "export", session, "--json").stdout
         assert clinvk.run("sessions", "export", session, "--json", "--format", "markdown").returncode == 1
 
+    @pytest.mark.parametrize("arguments", [[], ["--json"]])
+    def test_an_agents_words_cannot_steer_the_terminal(self, clinvk: Clinvk, arguments: list[str]) -> None:
+        clinvk.agent.play(claude_says("an\x1b[2Jswer\x9b2J"))
+        session = json.loads(clinvk.run("hello").stdout)["session_id"]
+        with on_terminal(clinvk, "sessions", "export", session, *arguments) as terminal:
+            assert terminal.ended() == 0
+        assert not set(terminal.all_read.decode()) & {"\x1b", "\x9b"}
+        whole = clinvk.run("sessions", "export", session, *arguments).stdout
+        assert "\x9b" in whole
+        assert ("\x1b" in whole) == (not arguments)
+
     def test_a_file_is_written_at_once_or_not_at_all(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         (clinvk.folder / "real.md").write_text("before")

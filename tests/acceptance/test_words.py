@@ -1,5 +1,8 @@
 """How flags, commands and prompts are told apart."""
 
+import fcntl
+import os
+
 import pytest
 
 from acceptance.command import Clinvk
@@ -108,6 +111,49 @@ def test_help_shows_the_flags_the_commands_and_the_exit_codes(clinvk: Clinvk, ar
     done = clinvk.run(*arguments)
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("--backend", "--no-stdin", "serve", "exit codes", "Ctrl-C"))
+
+
+def test_help_is_utf_8_whatever_the_locale(clinvk: Clinvk) -> None:
+    done = clinvk.run("help", env={"PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "low, … max" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["version"],
+        ["help"],
+        ["config", "show"],
+        ["config", "get", "--json", "server"],
+        ["completion", "bash"],
+        ["sessions", "list", "--json"],
+    ],
+)
+def test_a_full_disk_is_told_by_every_command_as_by_a_prompt(clinvk: Clinvk, arguments: list[str]) -> None:
+    done = clinvk.run(*arguments, close_fds=">/dev/full")
+    assert (done.returncode, done.stderr) == (1, "clinvk: cannot write to stdout: No space left on device\n")
+
+
+def test_a_reader_who_has_left_is_7_and_no_message(clinvk: Clinvk) -> None:
+    for arguments in (["version"], ["help"], ["completion", "zsh"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with clinvk.started(*arguments, stdout=writing) as process:
+            os.close(writing)
+            assert process.wait() == 7
+            assert process.stderr
+            assert process.stderr.read() == b""
+
+
+def test_all_is_printed_into_a_pipe_that_another_made_non_blocking(clinvk: Clinvk) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with clinvk.started("completion", "bash", stdout=writing) as process, open(reading, "rb") as pipe:
+        os.close(writing)
+        assert pipe.read().endswith(b"complete -F _clinvk clinvk\n")
+        assert process.wait() == 0
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["--help", "serve"], ["help", "serve"]])

@@ -5,6 +5,7 @@ import pytest
 from clinvk.cli import arguments
 from clinvk.cli.flags import PromptFlags, ServeFlags
 from clinvk.config.values import split_list
+from clinvk.errors import InvalidRequest
 
 
 def prompt_flags(*argv: str) -> PromptFlags:
@@ -51,6 +52,32 @@ def test_a_value_that_is_a_command_is_a_value() -> None:
     assert command == "serve"
     assert isinstance(flags, ServeFlags)
     assert (flags.model, flags.port) == ("serve", 1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "command", "given"),
+    [
+        (["--limit", "5", "sessions", "list"], "sessions list", {"limit": 5}),
+        (["-n", "5", "sessions", "list", "--here"], "sessions list", {"limit": 5, "here": True}),
+        (["sessions", "--limit", "5", "list"], "sessions list", {"limit": 5}),
+        (["-f", "s.yaml", "chain"], "chain", {"file": "s.yaml"}),
+        (["-f", "chain", "chain"], "chain", {"file": "chain"}),
+        (["--judge", "claude", "compare", "go on"], "compare", {"judge": "claude", "words": ("go on",)}),
+        (["--remove", "a", "sessions", "tag", "3f9c", "--", "b"], "sessions tag", {"words": ("3f9c", "b")}),
+    ],
+)
+def test_a_commands_own_flags_may_stand_before_it(argv: list[str], command: str, given: dict[str, object]) -> None:
+    asked = arguments.read(argv)
+    assert asked.command == command
+    assert {name: getattr(asked.flags, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    "argv", [["--json", "fix", "sessions", "list"], ["--modle", "x", "chain"], ["--limit", "5", "list the sessions"]]
+)
+def test_a_flag_that_is_none_makes_no_command_of_a_prompt(argv: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match=f"no flag '{argv[0]}'"):
+        arguments.read(argv)
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,48 @@ TAKEN_OUT = [
     ("the last in braces", "server: {host: a, port: 1}\n", "server.port", "server: {host: a}\n"),
     ("the only one in braces", "server: {port: 1}\n", "server.port", "server: {}\n"),
     (
+        "the last of several lines in braces, with its comment",
+        "session: {\n  auto_resume: true,  # keep me\n  # and me\n  retention_days: 3  # mine\n}\n",
+        "session.retention_days",
+        "session: {\n  auto_resume: true,  # keep me\n  # and me\n}\n",
+    ),
+    (
+        "the first of several lines in braces, with its comment",
+        "session: {\n  auto_resume: true,  # mine\n  # about the days\n  retention_days: 3\n}\n",
+        "session.auto_resume",
+        "session: {\n  # about the days\n  retention_days: 3\n}\n",
+    ),
+    (
+        "one between others on lines of their own",
+        "session: {\n  auto_resume: true,\n  store_token_usage: true,\n\n  retention_days: 3,\n}\n",
+        "session.store_token_usage",
+        "session: {\n  auto_resume: true,\n\n  retention_days: 3,\n}\n",
+    ),
+    (
+        "the only one on a line of its own",
+        "session: {\n  # a\n  retention_days: 3,  # mine\n  # b\n}\n",
+        "session.retention_days",
+        "session: {\n  # a\n  # b\n}\n",
+    ),
+    (
+        "a list on several lines in braces",
+        "session: {\r\n  default_tags: [a,  # x\r\n    b],\r\n  retention_days: 3}\r\n",
+        "session.default_tags",
+        "session: {\r\n  retention_days: 3}\r\n",
+    ),
+    (
+        "one that shares its line in braces",
+        "session: {auto_resume: true,  # keep\n  # and me\n  retention_days: 3, store_token_usage: true}\n",
+        "session.store_token_usage",
+        "session: {auto_resume: true,  # keep\n  # and me\n  retention_days: 3}\n",
+    ),
+    (
+        "the last, whose line the brace closes",
+        "session: {\n  auto_resume: true,\n  retention_days: 3}  # of the section\n",
+        "session.retention_days",
+        "session: {\n  auto_resume: true}  # of the section\n",
+    ),
+    (
         "a block text",
         "backends:\n  codex:\n    system_prompt: |\n      a\n\n    model: x\n",
         "backends.codex.system_prompt",
@@ -330,6 +372,19 @@ TAKEN_OUT = [
 @pytest.mark.parametrize(("what", "text", "key", "expected"), TAKEN_OUT, ids=[entry[0] for entry in TAKEN_OUT])
 def test_it_takes_out(what: str, text: str, key: str, expected: str) -> None:
     assert take_out(text, key) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("session: {auto_resume: true,  # keep\n  retention_days: 3}\n", "session.retention_days"),
+        ("session: {auto_resume: true,  # mine or not\n  retention_days: 3}\n", "session.auto_resume"),
+        ("session: {auto_resume: true  # keep\n  , retention_days: 3}\n", "session.retention_days"),
+    ],
+)
+def test_what_cannot_be_taken_out_without_a_comment_that_may_be_anothers_is_refused(text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be changed there: a comment stands beside it"):
+        take_out(text, key)
 
 
 def test_a_key_that_neither_is_nor_is_known_is_not_taken_out() -> None:

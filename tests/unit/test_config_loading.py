@@ -7,6 +7,7 @@ import pytest
 
 from clinvk.config import BackendSettings, Settings
 from clinvk.config.loading import home, load
+from clinvk.config.values import user_home
 from clinvk.errors import ConfigError
 
 BACKENDS = ("claude", "codex", "gemini")
@@ -123,6 +124,11 @@ def test_clinvk_home_moves_the_directory(sources: Sources, tmp_path: Path) -> No
     (moved / "config.yaml").write_text("default_backend: gemini")
     assert sources.load("default_backend: codex", {"CLINVK_HOME": str(moved)}).default_backend == "gemini"
     assert home({"CLINVK_HOME": "/a"}) == Path("/a")
+
+
+def test_a_home_that_is_empty_is_none_rather_than_the_root() -> None:
+    with pytest.raises(ConfigError, match="there is no home directory"):
+        user_home({"HOME": ""})
 
 
 def test_a_named_file_is_read_instead_and_the_flag_beats_the_variable(sources: Sources, tmp_path: Path) -> None:

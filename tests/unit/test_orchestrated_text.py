@@ -50,6 +50,12 @@ def test_a_line_is_broken_so_that_it_fits_and_loses_nothing_but_spaces(text: str
     assert "".join(pieces).replace(" ", "") == text.replace("\t", "").replace("\x1b", "?").replace(" ", "")
 
 
+def test_a_long_line_is_broken_in_the_time_of_its_length() -> None:
+    """That a piece is taken off must not copy all that follows: this would take minutes, and time out."""
+    pieces = wrapped("word " * 2_000_000, 37)
+    assert set(pieces) == {" ".join(["word"] * 7), " ".join(["word"] * 2)}
+
+
 def test_answers_stand_side_by_side_only_where_there_is_room() -> None:
     both = compared(done(0, f"{WIDE}\nend"), done(1, "one\ntwo"))
     lines = side_by_side(both, 80)

@@ -54,6 +54,8 @@ def wrong(text: str, name: str = "stdin") -> str:
         ("stdin", AS_YAML),
         ("t.yml", AS_YAML),
         ("t.yaml", json.dumps({"tasks": TASKS})),
+        ("stdin", '{tasks: [{backend: claude, prompt: "one\\ntwo"}, {backend: codex, prompt: é, max_turns: 3}]}'),
+        ("stdin", '[{backend: claude, prompt: "one\\ntwo"}, {backend: codex, prompt: é, max_turns: 3}]  # both'),
         ("t.txt", '- {backend: claude, prompt: "one\\ntwo"}\n- {backend: codex, prompt: é, max_turns: 3}\n'),
     ],
 )
@@ -98,6 +100,10 @@ def test_yaml_merges_what_an_anchor_names() -> None:
         ("tasks:\n- prompt: 'é\n", "stdin:3:1: is not valid YAML: found unexpected end of stream"),
         ("tasks:\n\t- prompt: x\n", "stdin:2:1: is not valid YAML: found character "),
         ("tasks:\n- prompt: a\n  prompt: b\n", "stdin:3:3: 'prompt' stands twice"),
+        ('{"tasks": [{"prompt": "x"}],\n "tasks": []}', "stdin:2:2: 'tasks' stands twice"),
+        ('[{"prompt": "x", "meta": {"a": 1, "\\u0061": 2}}]', "stdin:1:35: 'a' stands twice"),
+        ("{tasks: [{prompt: 3}]}\n", "stdin:1:11: tasks[0].prompt must be a text, got 3"),
+        ("{tasks: [{prompt: a}], tasks: []}\n", "stdin:1:24: 'tasks' stands twice"),
         ("tasks: &a\n- *a\n", "stdin:1:1: is nested too deeply, or in itself"),
         ("tasks: !!python/object:os.system []\n", "stdin:1:8: is not valid YAML: could not determine a constructor"),
         ("# nothing\n", "stdin:1:1: has no content"),
@@ -114,12 +120,25 @@ def test_a_mistake_in_json_lines_has_the_line_of_the_file() -> None:
     assert wrong(f'{good}\n\n  {{"backend": "claude", "promt": "x"}}\n').startswith(
         "stdin:3:25: unknown field 'tasks[1]"
     )
+    assert wrong(f'{good}\n {{"prompt": "x", "prompt": "y"}}\n').startswith("stdin:2:18: 'prompt' stands twice")
     assert wrong(f"{good}\n{good} x\n").startswith("stdin:2:39: is not valid JSON: ")
     assert wrong(f'{good}\n{{"backend": "claude"\n').startswith("stdin:2:21: is not valid JSON: it ends too early")
 
 
 def test_of_a_key_that_json_has_twice_the_last_counts_and_is_told() -> None:
     assert in_json('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
+
+
+def test_a_mistake_is_told_of_what_the_file_is_by_its_name_or_beginning() -> None:
+    assert wrong('{"tasks": [{prompt: x}]}').startswith("stdin:1:13: is not valid JSON: ")
+    assert wrong("{tasks: [{prompt: x}]}", "t.json").startswith("t.json:1:2: is not valid JSON: ")
+    assert wrong("{tasks: [\n").startswith("stdin:2:1: is not valid YAML: ")
+    assert wrong("[" * 50_000).startswith("stdin:1:1: is nested too deeply")
+
+
+def test_a_number_of_any_length_is_read_as_json_reads_it() -> None:
+    task = '{"prompt": "x", "max_turns": ' + "1" * 5000 + "}"
+    assert wrong(f"[{task}]").startswith("stdin:1:18: tasks[0].max_turns ")
 
 
 def test_an_error_of_the_plan_gets_its_place_and_stays_what_it_is() -> None:

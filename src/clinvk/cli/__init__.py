@@ -1,5 +1,6 @@
 """The `clinvk` command: argv to a request, through the runtime, to the terminal."""
 
+import os
 import sys
 
 from clinvk import __version__
@@ -12,12 +13,14 @@ def main() -> int:
     """
     if sys.argv[1:] in (["version"], ["--version"]) and sys.stdout:
         try:
-            sys.stdout.write(f"clinvk {__version__}\n")
-            sys.stdout.flush()
-        except OSError:  # nobody reads
-            sys.stdout = None
-            return 1
+            os.write(1, f"clinvk {__version__}\n".encode())
+        except OSError:
+            return _enter()  # what is wrong is told there
         return 0
+    return _enter()
+
+
+def _enter() -> int:
     import gc
 
     gc.disable()  # until the command is imported: what is made by then stays, and would be looked at again and again

@@ -30,6 +30,8 @@ def read(argv: Sequence[str]) -> Asked:
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
     flags, unknown = _parse(parser_of(""), PROMPT.flags, before)
+    if unknown and (name := _behind_its_flags(flags.words, before)):
+        return _command(name.split(), before, after)
     if flags.words and flags.words[0] in FIRST_WORDS:
         return _command(flags.words, before, after)
     _refuse_near_commands(flags.words[0] if flags.words else "")
@@ -38,6 +40,18 @@ def read(argv: Sequence[str]) -> Asked:
     if len(words) > 1:
         raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
     return Asked("", msgspec.structs.replace(flags, words=words))
+
+
+def _behind_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
+    """Give the command before which flags of its own stand: with those of a prompt, their values are read as words."""
+    if any(" ".join(words[:number]) in COMMANDS for number in (1, 2)):
+        return None
+    for name in COMMANDS:
+        if set(name.split()) <= set(words):
+            flags, unknown = _parse(parser_of(name), COMMANDS[name].flags, before)
+            if not unknown and " ".join(flags.words[: len(name.split())]) == name:
+                return name
+    return None
 
 
 def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> Asked:

@@ -40,14 +40,17 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
         return exits.INVALID_FILE
 
 
+_OF_STEPS = ("file", "backend", "model", "workdir", "ephemeral")
 _Made = tuple[Callable[[SessionStore], Awaitable[Plan]], Callable[[ClinvkError], ClinvkError]]
 """What makes the plan, and what says of an error where it was asked for."""
 
 
 def _left(flags: ChainFlags) -> _Made:
     reference = flags.resume_from or ""
-    if flags.file is not None:
-        raise InvalidRequest("--resume-from goes on with the steps of its chain: it excludes --file")
+    for name in _OF_STEPS:
+        if getattr(flags, name) not in (None, False):
+            what = "--resume-from goes on with the steps of its chain as they were begun"
+            raise InvalidRequest(f"{what}: it excludes --{name}", f"--{name}")
 
     async def make(store: SessionStore) -> Plan:
         return await resumed(store, reference)

@@ -10,6 +10,7 @@ from clinvk.cli import arguments, commands, exits
 from clinvk.cli.arguments import is_utf8
 from clinvk.cli.flags import PromptFlags
 from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell
 from clinvk.errors import ClinvkError, InvalidRequest
 
 
@@ -26,7 +27,6 @@ def enter(argv: Sequence[str]) -> int:
         notes.error("cancelled")
         return exits.CANCELLED
     except BrokenPipeError:
-        _forget_stdout()
         return exits.CANCELLED
     except Exception as exc:
         if {"-v", "--verbose"} & set(argv):
@@ -45,7 +45,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     if isinstance(flags, PromptFlags) and not argv and os.isatty(0):
         return _help(())
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
-        return _print(f"clinvk {__version__}\n")
+        return _print(f"clinvk {__version__}")
     if command == "help":
         return _help(flags.words)
     start = commands.start_of(command)
@@ -61,12 +61,11 @@ def _help(words: Sequence[str]) -> int:
         name = arguments.named(words)
         if len(words) > len(name.split()):
             raise InvalidRequest(f"{name} has no command {words[-1]!r}")
-    return _print(arguments.parser_of(name).format_help())
+    return _print(arguments.parser_of(name).format_help().removesuffix("\n"))
 
 
 def _print(text: str) -> int:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    tell(text)
     return 0
 
 
@@ -84,8 +83,3 @@ def _fill_standard_streams() -> None:
     os.close(fd)
     if closed[1]:
         raise ClinvkError("stdout is closed")
-
-
-def _forget_stdout() -> None:
-    """Let Python's own flush at exit find an open stdout."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -434,9 +434,9 @@ examples:
   clinvk config set server.port 3000
   clinvk config set output.color no
   clinvk config set session.default_tags work,urgent
-  clinvk config set backends.claude.allowed_tools "Read,Bash(git log,git diff)"
+  clinvk config set backends.claude.allowed_tools Read,Grep
   clinvk config set backends.claude.env.ANTHROPIC_BASE_URL http://127.0.0.1:8090
-  clinvk config set backends.codex.extra_flags -- --search
+  clinvk config set backends.codex.extra_flags -- --strict-config
 
 A list is texts with commas, or [a, b] where an item has a comma. null is the
 default. A value that begins with - stands after --. --dry-run checks only.

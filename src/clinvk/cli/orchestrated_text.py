@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from difflib import unified_diff
 from itertools import zip_longest
 
+from clinvk.cli.output import harmless
 from clinvk.cli.progress import label, status
 from clinvk.cli.sessions_text import tokens
 from clinvk.cli.table import Column, Style, cut, one_line, table, width
@@ -49,28 +50,26 @@ def _column(result: PartResult, wide: int) -> Iterator[str]:
 def wrapped(line: str, wide: int) -> list[str]:
     """Break a line where it has spaces, so that its pieces fit; a longer word is broken anywhere."""
     pieces: list[str] = []
-    rest = harmless(line.expandtabs(4)).rstrip()
-    while (fits := _fitting(rest, wide)) < len(rest):
-        space = rest.rfind(" ", 0, fits + 1)
-        end = space if space > fits // 3 else fits
-        pieces.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return [*pieces, rest]
+    text = harmless(line.expandtabs(4)).rstrip()
+    start = 0
+    while (fits := _fitting(text, start, wide)) < len(text):
+        space = text.rfind(" ", start, fits + 1)
+        end = space if space - start > (fits - start) // 3 else fits
+        pieces.append(text[start:end].rstrip())
+        start = end
+        while text[start].isspace():  # it ends with something else
+            start += 1
+    return [*pieces, text[start:]]
 
 
-def _fitting(text: str, wide: int) -> int:
-    """Give how many characters take `wide` cells or fewer, but one at least."""
+def _fitting(text: str, start: int, wide: int) -> int:
+    """Give the end of what takes `wide` cells or fewer from `start` on, but one character at least."""
     room = wide
-    for at, char in enumerate(text):
-        room -= width(char)
+    for at in range(start, len(text)):
+        room -= width(text[at])
         if room < 0:
-            return max(1, at)
+            return max(start + 1, at)
     return len(text)
-
-
-def harmless(text: str) -> str:
-    """Give a text without what would steer the terminal; lines and tabs stay."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
 def head(summary: Summary, result: PartResult) -> str:

@@ -7,7 +7,7 @@ from clinvk.cli import orchestrated_text as text
 from clinvk.cli.flags import CompareFlags, TogetherFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.orchestrated import outcome
-from clinvk.cli.output import tell, tell_json
+from clinvk.cli.output import harmless, shown, tell, tell_json
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
 from clinvk.cli.sessions import columns, has_colors
 from clinvk.config import Settings
@@ -60,7 +60,7 @@ class View(NamedTuple):
         if self.is_stream:
             from clinvk.cli.orchestration_lines import last_line
 
-            tell(last_line(summary))
+            tell(shown(last_line(summary)))
         elif self.flags.wants_json:
             tell_json(outcome(summary))
         else:
@@ -78,7 +78,7 @@ class View(NamedTuple):
         if self.has_differences:
             lines += text.differences(summary)
         if most is not None:
-            lines = [text.harmless(line) for line in lines]
+            lines = [harmless(line) for line in lines]
         if not shows_commands:
             style = text.colored if self.settings.output.color and has_colors(self.environ) else None
             lines += text.overview(summary, most, style, self.settings.output.show_tokens)

@@ -31,6 +31,16 @@ def in_json(text: str, path: Sequence[str]) -> Place:
     return in_text(text, best)
 
 
+def twice_in_json(text: str) -> tuple[str, int]:
+    """Give the first key that its object had before, and its offset, in a text that is valid JSON and has one."""
+    seen: set[tuple[str, ...]] = set()
+    for path, at in _entries(text):
+        if path in seen:
+            return path[-1], at
+        seen.add(path)
+    raise AssertionError("each key stands once")
+
+
 def _entries(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
     """Give the paths of all keys and items, outer before inner, each with its offset."""
     path: list[str | int | None] = []  # None is an object whose next key is still to come

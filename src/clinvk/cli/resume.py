@@ -77,7 +77,8 @@ async def _chosen(flags: ResumeFlags, words: _Words, environ: Mapping[str, str],
             session = await found(store, words.reference)
             _check_same(session, flags.backend, workdir)
             return asked_for(session)
-        if flags.last or (flags.here and words.prompt is not None):
+        has_prompt = words.prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
+        if flags.last or (flags.here and has_prompt):
             return await newest(store, flags.backend, workdir)
         if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":
             raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")

@@ -1,14 +1,14 @@
 """`clinvk serve`."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
 from clinvk.cli.flags import ServeFlags
 from clinvk.cli.notes import Notes
+from clinvk.cli.output import tell
 from clinvk.cli.settings import directory, settings_of
 from clinvk.config import Settings
-from clinvk.errors import InvalidRequest
+from clinvk.errors import ClinvkError, InvalidRequest
 
 
 def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -39,6 +39,5 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 def _announce(text: str) -> None:
     """Print what the server says of itself; a server whose stdout nobody reads serves all the same."""
-    with suppress(OSError):
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+    with suppress(OSError, ClinvkError):
+        tell(text)

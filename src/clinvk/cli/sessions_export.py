@@ -9,7 +9,7 @@ import msgspec
 
 from clinvk.cli.flags import ExportFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell
+from clinvk.cli.output import shown, tell
 from clinvk.cli.sessions import whole
 from clinvk.cli.sessions_text import home_of, markdown
 from clinvk.cli.settings import settings_of
@@ -42,7 +42,7 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
     else:
         text = markdown(session, runs, home_of(environ.get("HOME")))
     if flags.output in (None, "-"):
-        tell(text.removesuffix("\n"))
+        tell(shown(text.removesuffix("\n")))
     elif flags.dry_run:
         notes.say(f"would write {flags.output}")
     else:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import select
 
+from clinvk.cli.output import harmless
 from clinvk.errors import ClinvkError
 
 _PIECE_BYTES = select.PIPE_BUF
@@ -15,21 +16,25 @@ class ReaderGone(Exception):
 
 
 class Stdout:
-    """Writes to stdout so that a reader who pauses (`| less`) stops the agent's output, but not Ctrl-C."""
+    """Writes to stdout so that a reader who pauses (`| less`) stops the agent's output, but not Ctrl-C.
+
+    An agent's words cannot steer a terminal; anything else gets them byte for byte.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._is_terminal = os.isatty(fd)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
     async def write(self, data: bytes) -> None:
-        """Write all of it, at once: nothing is kept back.
+        """Write all of it, at once: nothing is kept back. It is UTF-8 of whole characters.
 
         Raises:
             ReaderGone: the other end of the pipe was closed.
             ClinvkError: it cannot be written, e.g. the disk is full.
         """
-        rest = memoryview(data)
+        rest = memoryview(harmless(data.decode(errors="replace")).encode() if self._is_terminal else data)
         while rest:
             await self._writable()
             try:

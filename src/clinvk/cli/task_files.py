@@ -3,6 +3,7 @@
 What a body may hold is what it may hold over HTTP: `clinvk.dialects.batch.bodies`.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from clinvk.cli.places import Place, in_json, in_text
+from clinvk.cli.places import Place, in_json, in_text, twice_in_json
 from clinvk.cli.stdin import Note, all_of
 from clinvk.dialects import strict
 from clinvk.errors import ClinvkError, InvalidRequest
@@ -22,10 +23,16 @@ _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 _PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
 _YAML = (".yaml", ".yml")
+_YAML_IN_BRACES = re.compile(r'[\[{\s]+[^\[\]{}\s"]')
+"""How it begins: what JSON has in braces begins with a quote."""
 
 
 class InvalidFile(InvalidRequest):
     """A file of tasks or steps that cannot be read, or is not as it must be."""
+
+
+class _Twice(Exception):
+    """A key stands twice in an object."""
 
 
 class TaskFile(NamedTuple):
@@ -87,7 +94,8 @@ def parse(text: str, name: str, field: str) -> TaskFile:
         return _yaml(text, name, field)
     if suffix in _LINES_OF_JSON or (suffix != ".json" and _is_lines(text, field)):
         return _lines(text, name, field)
-    return _json(text, name, field) if suffix == ".json" or text.lstrip()[0] in "{[" else _yaml(text, name, field)
+    is_json = suffix == ".json" or (text.lstrip()[0] in "{[" and not _YAML_IN_BRACES.match(text))
+    return (_json if is_json else _yaml)(text, name, field)
 
 
 def _stdin(field: str, note: Note, path: str | None) -> bytes:
@@ -120,16 +128,26 @@ def _json(text: str, name: str, field: str) -> TaskFile:
 
 
 def _check_json(line: bytes, text: str, name: str, start: int) -> None:
-    """Refuse what is no JSON; it stands at `start` of the text."""
+    """Refuse what is no JSON, and a key that stands twice, as YAML does; it stands at `start` of the text."""
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
+        json.loads(line, object_pairs_hook=_once, parse_int=str, parse_float=str)
     except msgspec.DecodeError as exc:
         found = _BYTE.search(str(exc))
         at = len(line[: int(found["at"])].decode(errors="ignore")) if found else len(line.decode().rstrip())
         what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
         raise _wrong(name, in_text(text, start + at), f"is not valid JSON: {what}") from None
+    except _Twice:
+        key, at = twice_in_json(line.decode())
+        raise _wrong(name, in_text(text, start + at), f"{key!r} stands twice") from None
     except RecursionError:
         raise _wrong(name, in_text(text, start), "is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """Take an object of which nothing is kept."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise _Twice
 
 
 def _is_lines(text: str, field: str) -> bool:

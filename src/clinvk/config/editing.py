@@ -17,6 +17,7 @@ Order = Callable[[tuple[str, ...]], Sequence[str]]
 """Gives the names that may stand in a section, in the order in which they should."""
 
 _COMMENT = re.compile(r"(?<=\s)#[^\r\n]*")
+_LINE_END = re.compile(r"\s*,?\s*(#.*)?")
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -199,10 +200,25 @@ class _Editor:
         entry = section.entries[number]
         if not section.is_flow:
             return _Change(self._start_of_line(entry.key.start), self._next_line(entry.value.end), "")
+        if self._has_own_lines(entry):
+            return _Change(self._start_of_line(entry.key.start), self._next_line(entry.value.end), "")
+        start, end = entry.key.start, entry.value.end
+        gap = ""
         if number:
-            return _Change(section.entries[number - 1].value.end, entry.value.end, "")
-        is_last = len(section.entries) == 1
-        return _Change(entry.key.start, entry.value.end if is_last else section.entries[1].key.start, "")
+            start = section.entries[number - 1].value.end
+            gap = self._text[start : entry.key.start]
+        elif len(section.entries) > 1:
+            end = section.entries[1].key.start
+            gap = self._text[entry.value.end : end]
+        if "#" in gap:
+            raise ConfigError("a comment stands beside it")
+        return _Change(start, end, "")
+
+    def _has_own_lines(self, entry: Entry) -> bool:
+        """Say whether nothing else stands on the lines of an entry in braces; a comment behind it is its own."""
+        before = self._text[self._start_of_line(entry.key.start) : entry.key.start]
+        behind = self._text[entry.value.end : self._end_of_line(entry.value.end)]
+        return not before.strip() and _LINE_END.fullmatch(behind) is not None
 
     def _done(self, changes: list[_Change]) -> str:
         text = self._text

@@ -1,6 +1,7 @@
 """The values of the settings: read as the type of their key, and checked."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -148,7 +149,7 @@ def user_home(environ: Mapping[str, str]) -> Path:
     """
     if named := environ.get("HOME"):
         return Path(named).absolute()
-    try:
-        return Path.home()
-    except RuntimeError as exc:
-        raise ConfigError("there is no home directory; set HOME or CLINVK_HOME") from exc
+    if named is None:  # an empty one would be taken for the root
+        with suppress(RuntimeError):
+            return Path.home()
+    raise ConfigError("there is no home directory; set HOME or CLINVK_HOME")

@@ -1,0 +1,89 @@
+"""The examples of the help and of docs/cli.md are carried out as they stand, by a shell, as dry runs.
+
+Left out are those that need a server, a service manager, a terminal, what an agent has left behind, or a user or a
+directory that only their reader has.
+"""
+
+import json
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import WITHIN_S, Clinvk
+from clinvk.backends import BACKENDS
+from clinvk.cli import help as texts
+from clinvk.cli.commands import COMMANDS, GROUPS, help_of
+from repositories import Repository
+from scripted.steps import claude_says
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+LEFT_OUT = ("serve", "service", "worktrees apply", "chain --resume-from", "resume --here", "keys create ci")
+SESSION, DIGITS = "3f9c", 32
+
+
+def examples() -> list[str]:
+    helps = [help_of(name).epilog.partition("example")[2] for name in ("", *GROUPS, *COMMANDS)]
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    text = "\n".join([*helps, *blocks]).replace("\\\n", "")
+    found = re.findall(r"^ *((?:[a-z -]+ \| |sudo )?clinvk .*)$", text, re.MULTILINE)
+    return [example for example in dict.fromkeys(found) if not any(f"clinvk {word}" in example for word in LEFT_OUT)]
+
+
+CHANGES = [example for example in examples() if example.startswith("clinvk config set")]
+OTHERS = [example for example in examples() if example not in CHANGES]
+
+
+def sample(epilog: str, name: str) -> str:
+    """Give the file that a help shows."""
+    lines = epilog.partition(f"\n{name}:\n")[2].partition("\n\n")[0].splitlines()
+    return "\n".join(line.removeprefix("  ") for line in lines)
+
+
+@pytest.fixture
+def prelude(clinvk: Clinvk) -> str:
+    """What a user of the examples has: a repository with the files that they name, and a conversation."""
+    Repository(clinvk.folder, clinvk.agent.folder).commit()
+    (clinvk.folder / "tasks.yaml").write_text(sample(texts.PARALLEL.epilog, "tasks.yaml"))
+    (clinvk.folder / "steps.yaml").write_text(sample(texts.CHAIN.epilog, "steps.yaml"))
+    (clinvk.folder / "tasks.json").write_text('[{"prompt": "x"}]')
+    (clinvk.folder / "prompt.md").write_text("explain")
+    (clinvk.agent.folder / "project").mkdir()
+    clinvk.agent.play(claude_says("x"))
+    session = json.loads(clinvk.run("hello").stdout)["session_id"]
+    with sqlite3.connect(clinvk.agent.folder / ".clinvk" / "clinvk.db") as db:
+        db.execute("UPDATE sessions SET id = ? WHERE id = ?", (SESSION.ljust(DIGITS, "0"), session))
+    db.close()
+    dry = f'clinvk() {{ {clinvk.command} --dry-run "$@"; }}'
+    return dry + """; producer-of-json-lines() { echo '{"prompt": "x"}'; }\n"""
+
+
+def carried_out(clinvk: Clinvk, command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=clinvk.folder,
+        env=clinvk.agent.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("example", OTHERS)
+def test_an_example_can_be_carried_out(clinvk: Clinvk, prelude: str, example: str) -> None:
+    done = carried_out(clinvk, prelude + example)
+    assert done.returncode == 0, done.stderr
+    assert len(clinvk.agent.calls()) == 1
+
+
+@pytest.mark.parametrize("example", CHANGES)
+def test_after_a_change_of_an_example_each_agent_can_still_be_run(clinvk: Clinvk, example: str) -> None:
+    done = carried_out(clinvk, example.replace("clinvk", clinvk.command, 1))
+    assert done.returncode == 0, done.stderr
+    for backend in BACKENDS:
+        shown = clinvk.run("--dry-run", "-b", backend, "hello")
+        assert shown.returncode == 0, shown.stderr
