@@ -8,10 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import Event, TextDelta
+from clinvk.backends.codex.app_server import AppServerChannel
+from clinvk.events import Event, RunFailed, TextDelta
 from clinvk.request import RunRequest
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
+from clinvk.session import Resume
 from clinvk.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(120)
@@ -98,3 +100,33 @@ async def test_a_process_that_is_ended_first_closes_the_thread_that_it_has_begun
     await closed
     assert rollouts(machine, "sessions")
     assert not rollouts(machine, "archived_sessions")
+
+
+def talk(process: "subprocess.Popen[bytes]", channel: AppServerChannel, request: bytes) -> None:
+    """Talk with a server until a run has failed."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(request)
+    process.stdin.flush()
+    for line in process.stdout:
+        for delivery in channel.receive(line):
+            if not isinstance(delivery, bytes):
+                assert isinstance(delivery[1], RunFailed)
+                return
+            process.stdin.write(delivery)
+        process.stdin.flush()
+
+
+async def test_others_can_go_on_with_a_thread_that_was_opened_for_a_run_which_was_dropped(machine: Machine) -> None:
+    channel = AppServerChannel({"cwd": str(machine.project), "approvalPolicy": "never"}, stays=True)
+    pipe, server = subprocess.PIPE, ("codex", "app-server")
+    async with machine.runs() as runs:
+        _, session = await told(machine, runs, ask("first [[words=2]]"))
+        request = channel.start("dropped", ask("dropped"), Resume(thread(machine)))
+        assert channel.interrupt("dropped") == b""
+        with subprocess.Popen(server, stdin=pipe, stdout=pipe, env=machine.env, cwd=machine.project) as process:
+            await asyncio.to_thread(talk, process, channel, request)
+            second, _ = await told(machine, runs, ask("second [[info]]", session))
+            assert process.poll() is None
+            process.kill()
+    assert "prompts=2" in text(second)

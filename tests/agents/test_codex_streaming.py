@@ -62,6 +62,16 @@ async def test_a_message_that_is_told_again_after_a_cut_is_given_once(machine: M
     assert isinstance(events[-1], RunFinished)
 
 
+@pytest.mark.parametrize("extra", [(), BY_EXEC])
+async def test_a_message_that_was_whole_when_the_stream_broke_is_given_once(
+    machine: Machine, extra: tuple[str, ...]
+) -> None:
+    events = await machine.events(replace(ask("x [[say=one say='two three' drop=2 times=1]]"), extra=extra))
+    assert "".join(deltas(events)) == "one\n\ntwo three"
+    assert isinstance(events[-1], RunFinished)
+    assert len(machine.requests("x [[")) == 2
+
+
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace"])
 @pytest.mark.parametrize("where", [".codex", "../home/.codex"])
 async def test_rules_are_left_out_by_exec_alone(machine: Machine, sandbox: SandboxMode, where: str) -> None:
@@ -72,6 +82,15 @@ async def test_rules_are_left_out_by_exec_alone(machine: Machine, sandbox: Sandb
     await machine.run(replace(ask(prompt), sandbox_mode=sandbox))
     assert clients(machine, "x [[") == {"codex_exec"}
     assert not list(machine.outside.iterdir())
+
+
+async def test_requests_whose_commands_are_denied_count_as_turns(machine: Machine) -> None:
+    prompt = 'x [[tool=shell cmd="touch made" calls=9]]'
+    result = await machine.run(replace(ask(prompt), sandbox_mode="read-only", max_turns=2))
+    assert isinstance(result.ending, RunFinished)
+    assert result.ending.stop_reason == "max_turns"
+    assert result.ending.usage
+    assert len(machine.requests("x [[")) < 9, "some may be asked until the interrupt has come"
 
 
 async def test_a_flag_that_the_server_lacks_is_given_to_exec(machine: Machine) -> None:

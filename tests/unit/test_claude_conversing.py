@@ -136,6 +136,15 @@ def test_a_process_that_is_killed_fails_its_run(heard: tuple[bytes, ...]) -> Non
     assert [ending.code for ending in process.endings if isinstance(ending, RunFailed)] == ["agent_crashed"]
 
 
+def test_a_run_whose_result_has_an_odd_field_ends() -> None:
+    process = Process()
+    process.channel.start("r0", HELLO, None)
+    counts = {"m": {"inputTokens": 1, "cacheReadInputTokens": "many"}}
+    told = {"type": "result", "subtype": "success", "num_turns": 1, "result": "x", "modelUsage": counts}
+    process.hear(msgspec.json.encode(told))
+    assert process.endings == [RunFinished(usage=Usage(), turns=1)]
+
+
 def test_a_process_that_is_killed_between_runs_fails_none() -> None:
     process = Process()
     process.play("turns", 3)

@@ -473,6 +473,35 @@ def test_a_result_of_nulls_is_still_an_ending() -> None:
     assert ending == RunFinished("end_turn", Usage(), None, None, 1)
 
 
+OPTIONAL = sorted({*msgspec.json.decode(recorded("text")[0][-1], type=dict[str, object]), "errors"} - {"type"})
+
+
+@pytest.mark.parametrize("odd", [None, 5, 1.5, "odd", [None], [{"x": 1}], {"x": [1]}], ids=repr)
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_a_result_with_an_odd_field_is_the_same_ending_without_it(field: str, odd: object) -> None:
+    (*lines, result), code, stderr = recorded("text")
+    changed = msgspec.json.encode({**msgspec.json.decode(result, type=dict[str, object]), field: odd})
+    *said, ending = decode([*lines, changed], code, stderr)
+    *expected, _ = GOLDEN["text"]
+    assert said == expected
+    assert isinstance(ending, RunFinished)
+    assert ending.stop_reason == "end_turn"
+    assert ending.cost_usd == 0.0951135 or field == "total_cost_usd"
+    assert ending.turns == 1 or field == "num_turns"
+    assert ending.usage == Usage(19004, 5, 7)
+
+
+@pytest.mark.parametrize("field", ["errors", "num_turns", "usage", "modelUsage", "total_cost_usd", "stop_reason"])
+def test_a_failure_with_an_odd_field_is_a_failure(field: str) -> None:
+    told = {"type": "result", "subtype": "success", "is_error": True, "result": "no", field: [{"x": 1}]}
+    assert decode([INIT, line(**told)])[-1] == RunFailed("agent_failed", "no", None, Usage(), None)
+
+
+@pytest.mark.parametrize("odd", [b'{"type":"assistant","result":"r"}', b'{"result":"r"}', b'["result"]'])
+def test_only_a_result_is_read_without_its_odd_fields(odd: bytes) -> None:
+    assert [type(event) for event in decode([INIT, odd])] == [RunStarted, RunFailed]
+
+
 def test_tokens_of_all_models_count_and_cached_ones_once() -> None:
     counts = {"inputTokens": 10, "cacheReadInputTokens": 5, "cacheCreationInputTokens": 3, "outputTokens": 2}
     usage = {"usage": {"input_tokens": 1}, "modelUsage": {"opus": counts, "haiku": counts}}
@@ -518,6 +547,31 @@ def test_a_block_of_thinking_that_was_not_streamed_is_not_lost() -> None:
     content = [{"type": "thinking", "thinking": "hm"}, {"type": "redacted_thinking"}, {"type": "text", "text": "yes"}]
     told = line(type="assistant", message={"id": "1", "content": content})
     assert decode([INIT, told, RESULT])[1:-1] == [ThinkingDelta("hm"), TextDelta("yes")]
+
+
+def thought(message: str, *pieces: str) -> list[bytes]:
+    """A message that is thinking alone, as it is streamed."""
+    deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces]
+    return [
+        event(type="message_start", message={"id": message}),
+        event(type="content_block_start", index=0, content_block={"type": "thinking"}),
+        *(event(type="content_block_delta", index=0, delta=delta) for delta in deltas),
+    ]
+
+
+WHOLE = event(type="message_delta", delta={"stop_reason": "end_turn"})
+
+
+def test_the_thinking_of_separate_messages_is_a_blank_line_apart() -> None:
+    lines = [*streamed("0", ["hm"]), *thought("1", "fir", "st."), WHOLE, *thought("2", "sec", "ond."), WHOLE]
+    told = [event.text for event in decode([INIT, *lines, RESULT]) if isinstance(event, ThinkingDelta)]
+    assert told == ["fir", "st.", "\n\nsec", "ond."]
+
+
+def test_thinking_that_is_streamed_again_after_a_cut_is_given_once() -> None:
+    lines = [*thought("1", "one", " tw"), *thought("2", "one two"), WHOLE, *thought("3", "three"), WHOLE]
+    told = [event.text for event in decode([INIT, *lines, RESULT]) if isinstance(event, ThinkingDelta)]
+    assert told == ["one", " tw", "o", "\n\nthree"]
 
 
 def test_the_complaint_is_the_last_line_of_stderr() -> None:

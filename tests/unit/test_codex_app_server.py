@@ -152,8 +152,8 @@ def text(*pieces: str) -> list[Event]:
     return [TextDelta(piece) for piece in pieces]
 
 
-def finished(input_tokens: int, output_tokens: int, cached: int, reasoning: int = 0) -> RunFinished:
-    return RunFinished(usage=Usage(input_tokens, output_tokens, cached, reasoning))
+def finished(input_tokens: int, output_tokens: int, cached: int, reasoning: int = 0, turns: int = 1) -> RunFinished:
+    return RunFinished(usage=Usage(input_tokens, output_tokens, cached, reasoning), turns=turns)
 
 
 def started(thread: str, model: str = "gpt-5.5") -> RunStarted:
@@ -231,7 +231,7 @@ EXPECTED: dict[str, list[Event]] = {
             'seconds\\nOutput:"},{"type":"input_text","text":"it ',
             'broke"}]}]',
         ),
-        finished(30245, 25, 21),
+        finished(30245, 25, 21, turns=3),
     ],
     "midstream": [
         started("01a213c6-6cb5-75e3-a52f-47e7f2f9f446"),
@@ -244,12 +244,12 @@ EXPECTED: dict[str, list[Event]] = {
         ToolCall("call_c6749969435c448ba020", "file_change", {"changes": [{"path": "/p/made.txt", "kind": "add"}]}),
         ToolResult("call_c6749969435c448ba020", "add /p/made.txt"),
         *text("ok"),
-        finished(20410, 9, 14),
+        finished(20410, 9, 14, turns=2),
     ],
     "patch_refused": [
         started("01a213c6-60bf-77b0-a5ca-f64d1718f164"),
         *text("ok"),
-        finished(20105, 9, 14),
+        finished(20105, 9, 14, turns=2),
     ],
     "resume": [
         started("01a213c6-58b6-77b1-bd3f-c48d828c7838"),
@@ -271,7 +271,7 @@ EXPECTED: dict[str, list[Event]] = {
         ),
         ToolResult("call_7f06148c7c694b368e9c", "hi\n", is_error=True),
         *text("\n\nDone."),
-        finished(400, 80, 100, 10),
+        finished(400, 80, 100, 10, turns=2),
     ],
     "text": [
         started("01a213c6-58b6-77b1-bd3f-c48d828c7838"),
@@ -323,7 +323,7 @@ def test_threads_of_one_process_keep_apart() -> None:
         events = [event for of, event in process.events if of == run]
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "word1 word2 word3 word4"
         assert isinstance(events[0], RunStarted)
-        assert events[-1] == RunFinished(usage=usage)
+        assert events[-1] == RunFinished(usage=usage, turns=1)
 
 
 def test_an_answer_by_a_schema_is_given_as_json() -> None:
@@ -378,6 +378,50 @@ def test_a_message_after_a_cut_and_a_command_is_one_of_its_own() -> None:
     assert [event for event in told if isinstance(event, TextDelta)] == text("Let me", "\n\nLet me see")
 
 
+CUT_OFF = trouble("Reconnecting... 1/5", will_retry=True)
+
+
+def said(text: str, item_id: str) -> tuple[bytes, bytes]:
+    """A message in a piece, and in full."""
+    return delta(text, item_id), note("item/completed", item={"type": "agentMessage", "id": item_id, "text": text})
+
+
+def answered(*lines: bytes) -> str:
+    return "".join(event.text for event in turned(*lines) if isinstance(event, TextDelta))
+
+
+def test_a_message_that_was_whole_when_the_stream_broke_is_not_told_again() -> None:
+    assert answered(*said("one", "1"), CUT_OFF, *said("one", "2")) == "one"
+    assert answered(*said("one", "1"), CUT_OFF, *said("one", "2")[1:]) == "one"
+    assert answered(*said("one", "1"), CUT_OFF, *said("one", "2"), CUT_OFF, *said("one", "3")) == "one"
+
+
+def test_messages_that_were_whole_when_the_stream_broke_are_each_told_once() -> None:
+    first = (*said("one", "1"), *said("two", "2"), delta("thr", "3"), CUT_OFF)
+    assert answered(*first, *said("one", "4"), *said("two", "5"), *said("three", "6")) == "one\n\ntwo\n\nthree"
+    assert answered(*first, *said("one", "4"), CUT_OFF, *said("one", "5"), *said("two", "6")) == "one\n\ntwo\n\nthr"
+    assert answered(*first, *said("on", "4"), *said("two", "5")) == "one\n\ntwo\n\nthr"
+    assert answered(*said("one", "1"), CUT_OFF, *said("one", "2"), *said("more", "3")) == "one\n\nmore"
+
+
+def test_a_message_that_comes_out_otherwise_than_one_that_was_whole_is_another() -> None:
+    assert answered(*said("one", "1"), CUT_OFF, *said("two", "2")) == "one\n\ntwo"
+
+
+def test_what_an_earlier_request_said_is_not_told_again_by_a_later_one() -> None:
+    lines = (*said("one", "1"), tokens(10, 10), CUT_OFF, *said("one", "2"))
+    assert answered(*lines) == "one\n\none"
+
+
+def test_a_summary_that_was_whole_when_the_stream_broke_is_not_told_again() -> None:
+    def whole(item_id: str) -> bytes:
+        return note("item/completed", item={"type": "reasoning", "id": item_id, "summary": ["a", "b"]})
+
+    lines = (thought("a", item="1"), thought("b", 1, item="1"), whole("1"), CUT_OFF, thought("a", item="2"), whole("2"))
+    told = turned(*lines, thought("c", item="3"))
+    assert [event.text for event in told if isinstance(event, ThinkingDelta)] == ["a", "\n\nb", "\n\nc"]
+
+
 def test_parts_of_a_summary_are_a_blank_line_apart_and_not_told_twice() -> None:
     whole = item("completed", type="reasoning", summary=["a b", "c"])
     lines = (thought("a "), thought("b"), thought("c", part=1), whole, thought("d", item="j"))
@@ -398,7 +442,7 @@ def test_a_warning_before_the_turn_has_begun_comes_after_its_start() -> None:
 def test_the_tokens_of_former_turns_that_a_resumed_thread_tells_are_not_the_runs() -> None:
     process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}), tokens(100, 100))
     process.hear(note("turn/started", turn=TURN), tokens(130, 30), ended())
-    assert process.told == [STARTED, RunFinished(usage=Usage(input_tokens=30))]
+    assert process.told == [STARTED, RunFinished(usage=Usage(input_tokens=30), turns=1)]
 
 
 def test_a_turn_whose_start_is_not_told_starts_with_its_first_piece() -> None:
@@ -442,7 +486,7 @@ def test_a_sub_agent_is_named_as_exec_names_it() -> None:
 def test_tokens_are_those_of_the_turn_however_often_they_are_told() -> None:
     told = (tokens(150, 50), tokens(150, 50), tokens(170, 20), ended())
     ending = Process(resume=Resume(THREAD)).up().hear(*told).told[-1]
-    assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0))
+    assert ending == RunFinished(usage=Usage(input_tokens=70, cached_tokens=0), turns=2)
 
 
 def test_a_turn_that_tells_no_tokens_has_none() -> None:
@@ -494,11 +538,106 @@ def test_an_answer_that_was_broken_off_for_another_reason_is_a_failure() -> None
 def test_the_tokens_of_an_answer_that_was_broken_off_are_in_the_total_alone(resume: Resume | None, used: Usage) -> None:
     """What it tells as the last request is that of a former turn."""
     earlier = (tokens(40, 40),) if resume else ()
-    assert Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told[-1] == RunFinished(usage=used)
+    told = Process(resume=resume).up(*earlier).hear(tokens(90, 25), ended()).told
+    assert told[-1] == RunFinished(usage=used, turns=1)
 
 
 def test_a_failed_turn_without_an_error_has_the_last_that_was_told() -> None:
     assert turned(trouble("odd", will_retry=False), ended("failed")) == [RunFailed("agent_failed", "odd", 1)]
+
+
+COMMAND = (
+    item("started", type="commandExecution", command="ls"),
+    item("completed", type="commandExecution", command="ls", exitCode=0, status="completed"),
+)
+SEARCH = item("completed", type="webSearch", query="q", action={"type": "search"})
+COMPACTION = (item("started", type="contextCompaction"), tokens(5, 5), item("completed", type="contextCompaction"))
+INTERRUPTED = ended("interrupted")
+
+
+def limited(most: int, *lines: bytes) -> tuple[list[Event], bool]:
+    """Give the events of a turn of so many requests, without its start; and whether it was interrupted."""
+    process = Process(replace(HELLO, max_turns=most)).up().hear(*lines)
+    assert [message.method for message in process.said].count("turn/interrupt") <= 1
+    return process.told[1:], process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})
+
+
+@pytest.mark.parametrize(
+    ("most", "lines"),
+    [
+        (1, (tokens(10, 10),)),
+        (2, (tokens(10, 10), tokens(20, 10))),
+        (2, (tokens(10, 10), *COMPACTION[:2], COMPACTION[2], tokens(25, 10))),
+        (2, (tokens(10, 10), tokens(10, 10), tokens(20, 10))),
+        (2, (*COMMAND, tokens(10, 10), tokens(20, 10))),
+        (1, (delta("I look."), *COMMAND, tokens(10, 10))),
+        (1, (COMMAND[0], tokens(10, 10), COMMAND[1])),
+    ],
+)
+def test_a_turn_is_interrupted_once_its_last_request_has_ended_and_another_follows(
+    most: int, lines: tuple[bytes, ...]
+) -> None:
+    """Of commands that the sandbox denies nothing is told but the tokens."""
+    assert not limited(most, *lines[:-1])[1]
+    told, is_interrupted = limited(most, *lines, delta("too much", "z"), INTERRUPTED)
+    assert is_interrupted
+    ending = told[-1]
+    assert isinstance(ending, RunFinished)
+    assert (ending.stop_reason, ending.turns) == ("max_turns", most)
+    assert TextDelta("too much") not in told
+
+
+@pytest.mark.parametrize("more", [delta("more", "z"), tokens(20, 10), thought("more"), COMMAND[0]])
+def test_what_only_seemed_to_be_the_answer_ends_a_turn_when_something_follows(more: bytes) -> None:
+    lines = (delta("I look."), tokens(10, 10))
+    assert not limited(1, *lines)[1]
+    told, is_interrupted = limited(1, *lines, more, INTERRUPTED)
+    assert is_interrupted
+    assert [type(event) for event in told] == [TextDelta, RunFinished]
+    assert isinstance(told[-1], RunFinished)
+    assert told[-1].stop_reason == "max_turns"
+
+
+@pytest.mark.parametrize("lines", [(), (SEARCH,), COMPACTION])
+def test_the_answer_of_the_last_request_is_told_in_full(lines: tuple[bytes, ...]) -> None:
+    told, is_interrupted = limited(1, *lines, delta("one"), tokens(30, 10), ended())
+    assert not is_interrupted
+    assert told[-2:] == [TextDelta("one"), RunFinished(usage=Usage(30, cached_tokens=3), turns=1)]
+
+
+def test_tools_of_one_request_are_one_turn() -> None:
+    told, is_interrupted = limited(2, *COMMAND, *(line.replace(b'"i"', b'"j"') for line in COMMAND), tokens(10, 10))
+    assert not is_interrupted
+    assert [type(event) for event in told] == [ToolCall, ToolResult] * 2
+
+
+def test_a_turn_that_had_ended_before_it_could_be_interrupted_has_ended_by_itself() -> None:
+    told, is_interrupted = limited(1, tokens(10, 10), ended())
+    assert is_interrupted
+    assert told == [RunFinished(usage=Usage(10, cached_tokens=3), turns=1)]
+
+
+def test_a_turn_of_which_something_was_left_out_has_not_ended_by_itself() -> None:
+    told, _ = limited(1, delta("I look."), tokens(10, 10), delta("more", "z"), tokens(20, 10), ended())
+    assert told[1:] == [RunFinished("max_turns", usage=Usage(20, cached_tokens=3), turns=2)]
+
+
+def test_where_no_tokens_are_told_a_request_ends_when_something_follows_its_tools() -> None:
+    assert not limited(1, *COMMAND)[1]
+    for more in (delta("more", "z"), item("started", id="j", type="commandExecution", command="ls")):
+        told, is_interrupted = limited(1, *COMMAND, more, INTERRUPTED)
+        assert is_interrupted
+        assert told[2:] == [RunFinished("max_turns", turns=1)]
+    assert limited(2, *COMMAND, delta("one"), ended()) == ([*turned(*COMMAND), TextDelta("one"), RunFinished()], False)
+
+
+def test_a_thread_whose_turn_came_to_its_limit_stays_open() -> None:
+    process = staying().hear(ended())
+    process.sent = process.channel.start("r1", replace(HELLO, max_turns=1), Resume("t"))
+    process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(7), INTERRUPTED)
+    assert [message.method for message in process.said] == ["turn/start", "turn/interrupt"]
+    assert isinstance(process.told[-1], RunFinished)
+    assert process.channel.let_go("t")
 
 
 def test_nothing_follows_an_ending() -> None:
@@ -777,12 +916,41 @@ def test_a_thread_that_cannot_be_closed_ends_its_run_all_the_same(refused: int) 
     assert isinstance(ending, RunFailed)
 
 
+def test_a_thread_that_is_opened_for_a_run_which_was_dropped_meanwhile_is_closed_before_it_has_ended() -> None:
+    process = staying().hear(ended())
+    process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
+    assert process.channel.interrupt("r1") == b""
+    process.hear(answer(3, {"config": {}}), answer(4, {"thread": {"id": THREAD}, "model": "m"}))
+    assert [message.method for message in process.said[2:]] == ["thread/archive", "thread/unarchive"]
+    assert process.events[2:] == []
+    assert process.channel.let_go(THREAD) == b""
+    process.hear(answer(5), answer(6))
+    assert process.events[2:] == [("r1", RunFailed("cancelled", "codex was interrupted before the turn", 1))]
+    assert process.channel.let_go(THREAD) is None
+
+
+def test_a_thread_whose_turn_is_refused_is_closed_before_the_run_has_ended() -> None:
+    process = again(staying().hear(ended())).hear(refusal(3, "no"))
+    assert [message.method for message in process.said] == ["turn/start", "thread/archive", "thread/unarchive"]
+    assert process.events[2:] == []
+    process.hear(answer(4), answer(5))
+    assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
+
+
+def test_a_thread_that_is_refused_to_a_kept_process_needs_no_closing() -> None:
+    process = staying().hear(ended())
+    process.sent = process.channel.start("r1", HELLO, Resume(THREAD))
+    process.hear(answer(3, {"config": {}}), refusal(4, "no"))
+    assert [message.method for message in process.said] == ["config/read", "thread/resume"]
+    assert process.events[2:] == [("r1", RunFailed("agent_failed", "no", 1))]
+
+
 def test_another_turn_of_a_thread_that_is_open_is_asked_for_at_once() -> None:
     process = again(staying().hear(counted(100), ended()))
     assert [message.method for message in process.said] == ["turn/start"]
     assert process.asked("turn/start")["threadId"] == "t"
     process.hear(answer(3, {"turn": TURN}), note("turn/started", turn=TURN), counted(150), ended())
-    ending = RunFinished(usage=Usage(input_tokens=50, output_tokens=0))
+    ending = RunFinished(usage=Usage(input_tokens=50, output_tokens=0), turns=1)
     assert process.events[2:] == [("r1", STARTED), ("r1", ending)]
 
 

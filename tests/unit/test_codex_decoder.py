@@ -362,6 +362,32 @@ def test_separate_messages_and_separate_thoughts_are_a_blank_line_apart() -> Non
 MESSAGES = (("reasoning", "a"), ("agent_message", "one"), ("reasoning", "b"), ("agent_message", "two"))
 
 
+RETRY = msgspec.json.encode({"type": "error", "message": "Reconnecting... 1/5 (stream disconnected)"})
+COMMAND = item("completed", id="c", type="command_execution", command="x", aggregated_output="", exit_code=0)
+
+
+def whole(*messages: tuple[str, str]) -> list[bytes]:
+    """Items in full, each with an id of its own."""
+    return [item("completed", id=text + kind, type=kind, text=text) for kind, text in messages]
+
+
+@pytest.mark.parametrize("again", [MESSAGES, (*MESSAGES, ("agent_message", "three"))])
+def test_what_was_said_before_the_stream_broke_is_not_told_again(again: tuple[tuple[str, str], ...]) -> None:
+    once = [event for event in fed(whole(*again)) if not isinstance(event, Progress)]
+    told = fed([*whole(*MESSAGES), RETRY, *whole(*again), RETRY, *whole(*again)])
+    assert [event for event in told if not isinstance(event, Progress)] == once
+
+
+def test_a_message_that_comes_out_otherwise_after_the_stream_broke_is_another() -> None:
+    told = fed([*whole(("agent_message", "one")), RETRY, *whole(("agent_message", "two"))])
+    assert [event for event in told if isinstance(event, TextDelta)] == [TextDelta("one"), TextDelta("\n\ntwo")]
+
+
+def test_what_was_said_before_a_command_is_not_told_again_after_it() -> None:
+    told = fed([*whole(("agent_message", "one")), COMMAND, RETRY, *whole(("agent_message", "one"))])
+    assert [event for event in told if isinstance(event, TextDelta)] == [TextDelta("one"), TextDelta("\n\none")]
+
+
 def test_usage_of_a_resumed_thread_is_that_of_this_run_alone() -> None:
     former = played("text")[-1]
     assert isinstance(former, RunFinished)

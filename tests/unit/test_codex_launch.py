@@ -311,6 +311,13 @@ def test_turns_are_counted_by_clinvk() -> None:
     assert launched(replace(HELLO, max_turns=0)).counted_turns is None
 
 
+def test_turns_of_the_server_are_counted_by_its_channel() -> None:
+    launch = Codex().launch(replace(HELLO, max_turns=3), None, host())
+    assert launch.otherwise
+    assert launch.warm
+    assert (launch.counted_turns, launch.warm.counted_turns) == (None, None)
+
+
 def test_a_thread_is_resumed_after_all_flags() -> None:
     launch = launched(replace(HELLO, sandbox_mode="workspace", extra=("--strict-config",)), Resume(THREAD))
     assert launch.argv[-2:] == ("resume", THREAD)

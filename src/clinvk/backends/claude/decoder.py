@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from clinvk.backends.base import Prose, crashed, last_line, parsed
+from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, since, tokens
 from clinvk.backends.retold import News, Retold
@@ -44,6 +44,7 @@ class ClaudeDecoder:
         self._prose = Prose()
         self._text = Retold()
         self._thinking = Retold()
+        self._thought = self._thinks_apart = False
         self._message_id = ""
         self._cut = False
         self._calls: set[str] = set()
@@ -54,7 +55,7 @@ class ClaudeDecoder:
 
     def feed(self, line: bytes) -> Iterable[Event]:
         """Take one line; may give the ending."""
-        told = parsed(wire.LINES, line)
+        told = wire.read(line)
         if told is None or told.parent_tool_use_id is not None:
             return ()
         match told:
@@ -122,6 +123,7 @@ class ClaudeDecoder:
         """A message begins; one whose stream was cut is told again from its start, under another id."""
         if not self._cut:
             self._prose.end_message()
+            self._thinks_apart = self._thought
         self._text.begin(again=self._cut)
         self._thinking.begin(again=self._cut)
         self._message_id = message_id
@@ -155,7 +157,9 @@ class ClaudeDecoder:
 
     def _think(self, news: News) -> Iterator[Event]:
         if news.text:
-            yield ThinkingDelta(f"\n\n{news.text}" if news.restarts else news.text)
+            apart = self._thinks_apart or news.restarts
+            self._thought, self._thinks_apart = True, False
+            yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
 
     def _call(self, block: wire.Block) -> Iterator[Event]:
         if block.name == _ANSWER_TOOL or block.id in self._calls:
@@ -178,7 +182,7 @@ class ClaudeDecoder:
                 yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
         self.result = line
         own = since(line, self._before) if self._before else line
-        end = ending(own, self._error, asked=line.num_turns > 0 or self._compacted, streamed=self._streamed)
+        end = ending(own, self._error, asked=line.num_turns != 0 or self._compacted, streamed=self._streamed)
         match end:
             case RunFinished(stop_reason="refusal"):  # of which Claude Code's own words are no part
                 yield from (Progress("warning", words) for words in self._own_words)

@@ -1,9 +1,12 @@
 """The lines of `claude --output-format stream-json --verbose --include-partial-messages`, as 2.1.197 prints them.
 
-Only what a run needs. Unknown fields are skipped; a line of an unknown type, or one that does not fit, is `None`.
+Only what a run needs. Unknown fields are skipped; a line of an unknown type, or one that does not fit, is `None`. What
+tells how a run ended is read as loosely as can be, so that a form of the future cannot hide it.
 """
 
 import msgspec
+
+from clinvk.backends.base import parsed
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text_delta"):
@@ -162,7 +165,7 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
     subtype: str = ""
     is_error: bool = False
     api_error_status: int | None = None
-    num_turns: int = 0
+    num_turns: int | None = None
     result: str | None = None
     stop_reason: str | None = None
     total_cost_usd: float | None = None
@@ -176,4 +179,21 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
 
 Line = System | Stream | Assistant | User | Result
 
-LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read(line: bytes) -> Line | None:
+    """Read a line; of a result that does not fit what does."""
+    if told := parsed(_LINES, line):
+        return told
+    fields = parsed(_FIELDS, line) or {}
+    kind = fields.get("type", msgspec.Raw())
+    if bytes(kind) != b'"result"':
+        return None
+    fit = {name: value for name, value in fields.items() if parsed(_LINES, _encoded({"type": kind, name: value}))}
+    return parsed(_LINES, _encoded(fit))
+
+
+def _encoded(fields: dict[str, msgspec.Raw]) -> bytes:
+    return msgspec.json.encode(fields)

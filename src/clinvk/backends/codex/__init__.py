@@ -126,6 +126,7 @@ class Codex:
             argv=(self.executable, "app-server", *request.extra, *words),
             files=files,
             long_lived=True,
+            counted_turns=None,  # its channel counts them
             opening=_opening(request, resume, held, host),
         )
         opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}

@@ -12,9 +12,9 @@ not all of the flags of `exec`.
 A process that stays keeps each thread open for itself, so that another turn of it begins at once; and whoever else
 would go on with it is refused ("already has an active writer"). `thread/unsubscribe` does not change that, and there
 is nothing to close a thread. To archive it does, and to take it out of the archive is asked in the same breath: the
-server does one after the other. So is closed a thread whose turn has failed, before that run has ended, and any other
-when it is asked for. Where a process goes in between, the thread stays in the archive, from which nothing goes on; then
-the next that wants it takes it out.
+server does one after the other. So is closed a thread whose turn has failed, or could not begin, before that run has
+ended, and any other when it is asked for. Where a process goes in between, the thread stays in the archive, from which
+nothing goes on; then the next that wants it takes it out.
 
 A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
 names it, and so the settings are asked for it.
@@ -90,7 +90,7 @@ class _Conversation:
         self.is_dropped = self.is_asked_again = False
         self.ending: RunFinished | RunFailed | None = None
         before = (thread.used if thread else None) if resume else Usage()
-        self.decoder = TurnDecoder(request.output_schema is not None, before)
+        self.decoder = TurnDecoder(request.output_schema is not None, before, request.max_turns or None)
         self.decoder.model = thread.model if thread else None
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
@@ -214,6 +214,8 @@ class AppServerChannel:
                 yield self._end(conversation, event)
                 return
             yield conversation.run, event
+        if conversation.decoder.is_out_of_turns and not conversation.is_dropped:
+            yield self.interrupt(conversation.run) or b""
 
     def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
         """Tell the ending; where the thread is not as it should be, others are to have it first."""
@@ -273,8 +275,7 @@ class AppServerChannel:
             conversation.is_asked_again = True
             yield self._await(resume.handle, conversation)
         elif other.error:
-            del self._open[conversation.run]
-            yield conversation.run, conversation.decoder.failed(other.error.message)
+            yield self._end(conversation, conversation.decoder.failed(other.error.message))
         elif other.result and other.result.config:
             self._provider = {"modelProvider": other.result.config.model_provider or _PROVIDER}
             yield self._ask_thread(conversation, self._provider)
@@ -289,8 +290,8 @@ class AppServerChannel:
         conversation.thread = thread
         conversation.decoder.model = model
         if conversation.is_dropped:
-            del self._open[conversation.run]
-            yield conversation.run, RunFailed(Cancelled.code, "codex was interrupted before the turn", exit_code=1)
+            why = "codex was interrupted before the turn"
+            yield self._end(conversation, RunFailed(Cancelled.code, why, exit_code=1))
         else:
             yield self._ask_turn(conversation)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from clinvk.backends.base import Prose, last_line, parsed, with_schema, with_system_prompt
+from clinvk.backends.base import last_line, parsed, with_schema, with_system_prompt
 from clinvk.backends.codex import failures
 from clinvk.backends.codex.items import (
     AgentMessage,
@@ -28,8 +28,9 @@ from clinvk.backends.codex.items import (
     structured,
 )
 from clinvk.backends.codex.strict import is_strict
+from clinvk.backends.codex.telling import Messages, Thoughts
 from clinvk.backends.oneshot import OneShotChannel
-from clinvk.events import Event, Progress, RunFinished, RunStarted, ThinkingDelta, Usage
+from clinvk.events import Event, Progress, RunFinished, RunStarted, Usage
 from clinvk.request import RunRequest
 from clinvk.session import Resume
 
@@ -39,14 +40,14 @@ _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 class ExecDecoder:
     """Turns the lines of one run into events."""
 
-    __slots__ = ("_called", "_last_error", "_message", "_prose", "_thought", "_thread", "_used", "_wants_json")
+    __slots__ = ("_called", "_last_error", "_message", "_messages", "_thoughts", "_thread", "_used", "_wants_json")
 
     def __init__(self) -> None:
         self._used = Usage()
         self._wants_json = False
         self._thread: str | None = None
-        self._prose = Prose()
-        self._thought = False
+        self._messages = Messages()
+        self._thoughts = Thoughts()
         self._called: set[str] = set()
         self._message = ""
         self._last_error = ""
@@ -102,11 +103,9 @@ class ExecDecoder:
         match item:
             case AgentMessage():
                 self._message = item.text
-                yield from self._prose.say(item.text)
-                self._prose.end_message()
+                yield from self._messages.say(item.id, item.text, whole=True)
             case Reasoning():
-                yield ThinkingDelta(f"\n\n{item.text}" if self._thought else item.text)
-                self._thought = True
+                yield from self._thoughts.think_through(item.id, item.text)
             case Warn():
                 yield Progress("warning", item.message)
             case TodoList():
@@ -120,6 +119,8 @@ class ExecDecoder:
         call = item.call()
         if call and item.id not in self._called:
             self._called.add(item.id)
+            self._messages.go_on()
+            self._thoughts.go_on()
             yield call
 
     def _error(self, message: str) -> Iterable[Event]:
@@ -129,6 +130,8 @@ class ExecDecoder:
         elif ending := failures.hopeless(message):
             yield ending
         else:
+            self._messages.cut()
+            self._thoughts.cut()
             yield Progress("retry", message)
 
     def _structured(self) -> object:

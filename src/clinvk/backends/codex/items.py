@@ -16,12 +16,14 @@ class AgentMessage(msgspec.Struct, tag="agent_message"):
     """A whole message of the agent."""
 
     text: str
+    id: str = ""
 
 
 class Reasoning(msgspec.Struct, tag="reasoning"):
     """A summary of the model's thinking."""
 
     text: str
+    id: str = ""
 
 
 class Warn(msgspec.Struct, tag="error"):

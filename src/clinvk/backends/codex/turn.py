@@ -4,78 +4,31 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clinvk.backends.base import Prose
 from clinvk.backends.codex import failures, items, wire
-from clinvk.backends.retold import News, Retold
+from clinvk.backends.codex.requests import Requests
+from clinvk.backends.codex.telling import Messages, Thoughts
 from clinvk.errors import Cancelled
-from clinvk.events import (
-    Event,
-    Progress,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    TextDelta,
-    ThinkingDelta,
-    Usage,
-)
-
-
-class Telling:
-    """An item that comes in pieces, as often as the CLI asks its model for it: each character is given once."""
-
-    def __init__(self) -> None:
-        self._retold = Retold()
-        self._item = ""
-        self._cut = False
-
-    def begins(self, item: str) -> bool:
-        """Turn to an item; say whether it is another than the last, and not that one over again."""
-        if item == self._item:
-            return False
-        fresh = not self._cut
-        self._retold.begin(again=self._cut)
-        self._item, self._cut = item, False
-        return fresh
-
-    def piece(self, text: str) -> News:
-        """Take a piece of the item."""
-        return self._retold.piece(text)
-
-    def whole(self, text: str) -> News:
-        """Take the item in full: nothing more comes of it."""
-        news = self._retold.block(text)
-        self._item = ""
-        return news
-
-    def go_on(self) -> None:
-        """The model has gone on to something else: nothing will be told again."""
-        self._cut = False
-
-    def cut(self) -> None:
-        """The stream broke: the item that is open will be told again, under another id."""
-        if self._item:
-            self._item, self._cut = "", True
+from clinvk.events import Event, Progress, RunFailed, RunFinished, RunStarted, Usage
 
 
 class TurnDecoder:
     """Turns what is said of a thread into the events of a run that is one turn of it."""
 
-    def __init__(self, wants_json: bool, before: Usage | None) -> None:
+    def __init__(self, wants_json: bool, before: Usage | None, most_requests: int | None = None) -> None:
         """`before` are the tokens of the thread's former turns, where they are known."""
         self.last_error = ""
         self.model: str | None = None
         self._wants_json = wants_json
         self._started = False
         self._early: list[Event] = []
-        self._prose = Prose()
-        self._text = Telling()
-        self._thinking = Telling()
-        self._thought = False
-        self._part = 0
+        self._messages = Messages()
+        self._thoughts = Thoughts()
         self._message = ""
         self._called: set[str] = set()
         self._before = before
         self._after: Usage | None = None
+        self._requests = Requests(most_requests)
+        self._is_cut = self._compacts = False
 
     @property
     def total(self) -> Usage | None:
@@ -87,9 +40,18 @@ class TurnDecoder:
         """The tokens of the turn so far; the totals are those of the thread, and begin with its former turns."""
         return self._after - self._before if self._after and self._before else None
 
+    @property
+    def is_out_of_turns(self) -> bool:
+        """Whether the turn is to end, since it would ask the model more often than it may."""
+        return self._requests.are_spent
+
     def feed(self, told: wire.Notification) -> Iterable[Event]:
         """Take what is said of the thread. What is said before its turn has begun comes after the start."""
-        if self._started:
+        if self._begins(told):
+            self._requests.go_on()
+        if self.is_out_of_turns and not isinstance(told, wire.TokensCounted | wire.TurnCompleted):
+            self._is_cut = True
+        elif self._started:
             yield from self._events(told)
         elif isinstance(told, wire.Warned):
             self._early += self._events(told)
@@ -105,12 +67,22 @@ class TurnDecoder:
         """Give the ending by an error of the CLI; its process would go on."""
         return msgspec.structs.replace(failures.told(message, kind), usage=self.usage)
 
+    def _begins(self, told: wire.Notification) -> bool:
+        match told:
+            case wire.MessageDelta() | wire.SummaryDelta() | wire.ItemStarted():
+                return True
+            case wire.ItemCompleted(params=of):
+                return of.item.id not in self._called
+            case _:
+                return False
+
     def _events(self, told: wire.Notification) -> Iterable[Event]:
         match told:
             case wire.MessageDelta(params=piece):
-                return self._say(piece.item_id, piece.delta, whole=False)
+                self._requests.say()
+                return self._messages.say(piece.item_id, piece.delta, whole=False)
             case wire.SummaryDelta(params=piece):
-                return self._think(piece.item_id, piece.delta, piece.summary_index)
+                return self._thoughts.think(piece.item_id, piece.delta, piece.summary_index)
             case wire.ItemStarted(params=of):
                 return self._begun(of.item)
             case wire.ItemCompleted(params=of):
@@ -137,6 +109,8 @@ class TurnDecoder:
         match item:
             case wire.AgentMessage() | wire.Reasoning():
                 pass
+            case wire.Compaction():
+                self._compacts = True
             case _:
                 yield from self._call(item)
 
@@ -144,53 +118,43 @@ class TurnDecoder:
         match item:
             case wire.AgentMessage():
                 self._message = item.text
-                yield from self._say(item.id, item.text, whole=True)
+                self._requests.say()
+                yield from self._messages.say(item.id, item.text, whole=True)
             case wire.Reasoning():
-                yield from self._thought_through(item)
+                yield from self._thoughts.think_through(item.id, "\n\n".join(item.summary))
+            case wire.Compaction():
+                self._compacts = False
             case _:
                 yield from self._call(item)
                 if item.id in self._called:
+                    self._requests.answer(item.id)
                     yield item.tool().result()
 
     def _call(self, item: wire.Tool) -> Iterator[Event]:
         call = item.tool().call()
         if call and item.id not in self._called:
             self._called.add(item.id)
-            self._text.go_on()
-            self._thinking.go_on()
+            if not isinstance(item, wire.WebSearch):  # the model API does that within its answer
+                self._requests.call(item.id)
+                self._go_on()
             yield call
 
-    def _say(self, item: str, text: str, whole: bool) -> Iterator[TextDelta]:
-        if self._text.begins(item):
-            self._prose.end_message()
-        news = self._text.whole(text) if whole else self._text.piece(text)
-        if news.restarts:
-            self._prose.end_message()
-        yield from self._prose.say(news.text)
-
-    def _think(self, item: str, text: str, part: int) -> Iterator[ThinkingDelta]:
-        opens = self._thinking.begins(item)
-        before = "\n\n" if part > (0 if opens else self._part) else ""
-        self._part = part
-        yield from self._thought_of(self._thinking.piece(before + text), opens)
-
-    def _thought_through(self, item: wire.Reasoning) -> Iterator[ThinkingDelta]:
-        opens = self._thinking.begins(item.id)
-        yield from self._thought_of(self._thinking.whole("\n\n".join(item.summary)), opens)
-
-    def _thought_of(self, news: News, opens: bool) -> Iterator[ThinkingDelta]:
-        if news.text:
-            apart = self._thought and (opens or news.restarts)
-            self._thought = True
-            yield ThinkingDelta(f"\n\n{news.text}" if apart else news.text)
+    def _go_on(self) -> None:
+        """The model has what it said before: that does not come again."""
+        self._messages.go_on()
+        self._thoughts.go_on()
 
     def _count(self, tokens: wire.TokenUsage) -> None:
         """Where it is not known how many there were before, the first count tells: it has the last request alone, too.
 
         Only of an answer that was broken off it has not, but an earlier request.
         """
-        self._before = self._before or tokens.total.usage - tokens.last.usage
-        self._after = tokens.total.usage
+        total = tokens.total.usage
+        self._before = self._before or total - tokens.last.usage
+        if total != self.total and not self._compacts:
+            self._requests.tell()
+            self._go_on()
+        self._after = total
 
     def _trouble(self, error: wire.Failure, will_retry: bool) -> Iterator[Event]:
         """The error that ends a turn is repeated by its end."""
@@ -199,18 +163,21 @@ class TurnDecoder:
         elif ending := failures.hopeless(error.said):
             yield ending
         else:
-            self._text.cut()
-            self._thinking.cut()
+            self._messages.cut()
+            self._thoughts.cut()
             yield Progress("retry", error.said)
 
     def _ending(self, turn: wire.Turn) -> RunFinished | RunFailed:
+        turns = self._requests.count
         match turn.status:
-            case "completed":
-                return RunFinished(usage=self.usage, structured_output=self._structured())
+            case "completed" if not self._is_cut:
+                return RunFinished(usage=self.usage, structured_output=self._structured(), turns=turns)
+            case "completed" | "interrupted" if self.is_out_of_turns:
+                return RunFinished("max_turns", usage=self.usage, turns=turns)
             case "interrupted":
                 return RunFailed(Cancelled.code, "codex interrupted the turn", exit_code=1, usage=self.usage)
             case _ if turn.error and (reason := failures.stop_reason(turn.error.message)):
-                return RunFinished(reason, usage=self.usage)
+                return RunFinished(reason, usage=self.usage, turns=turns)
             case _ if turn.error:
                 return self.failed(turn.error.message, bytes(turn.error.codex_error_info))
             case _:

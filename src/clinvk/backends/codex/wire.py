@@ -29,6 +29,12 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
     summary: list[str] = []
 
 
+class Compaction(msgspec.Struct, tag="contextCompaction"):
+    """Codex summarizes the conversation, for which it asks the model."""
+
+    id: str = ""
+
+
 class CommandExecution(msgspec.Struct, tag="commandExecution", rename="camel"):
     """A shell command. Where the sandbox refuses it at once, there may be no item at all."""
 
@@ -124,7 +130,7 @@ class CollabToolCall(msgspec.Struct, tag="collabAgentToolCall", rename="camel"):
 
 
 Tool = CommandExecution | FileChange | McpToolCall | WebSearch | CollabToolCall
-Item = AgentMessage | Reasoning | Tool
+Item = AgentMessage | Reasoning | Compaction | Tool
 
 
 class OfThread(msgspec.Struct, rename="camel"):
@@ -268,7 +274,7 @@ class PlanUpdated(msgspec.Struct, tag_field="method", tag="turn/plan/updated"):
 
 
 class TokensCounted(msgspec.Struct, tag_field="method", tag="thread/tokenUsage/updated"):
-    """A request to the model has ended."""
+    """A request to the model has ended, if there are more than before."""
 
     params: OfTokens
 
