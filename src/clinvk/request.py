@@ -16,6 +16,9 @@ EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhig
 MAX_STOPS = 100
 """Texts of `stop`, at most: each piece of the answer is searched for each."""
 
+MAX_STOP_CHARS = 1000
+"""Of each of them: what may become one is held back, and looked at again with each piece."""
+
 
 class Image(msgspec.Struct, frozen=True):
     """An image of a prompt: its bytes and media type, e.g. `image/png`."""
@@ -66,6 +69,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         warm: a process that was up before may carry the run.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
         part: where it is a part of an orchestration.
+        answer_as: what its dialect makes the answer again from; kept with the run alone.
         key_name: the API key that it came with; empty where none was asked for.
     """
 
@@ -95,4 +99,5 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     metadata: dict[str, object] = {}
     part: PartOf | None = None
+    answer_as: dict[str, object] = {}
     key_name: str = ""

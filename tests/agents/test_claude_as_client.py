@@ -9,6 +9,8 @@ import pytest
 
 from agents.machine import Machine
 from clients import finished
+from scripted import Scripted
+from scripted.steps import claude_says, exits, stderr
 from serving import Served, serving
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,17 +23,17 @@ class Client:
     machine: Machine
     home: Path
 
-    async def ask(self, served: Served, prompt: str, *flags: str) -> "subprocess.CompletedProcess[str]":
-        """Run one prompt, which reads nothing from stdin."""
+    async def ask(self, served: Served, prompt: str, *flags: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run one prompt, which reads nothing from stdin; `env` comes to its environment."""
         self.home.mkdir(exist_ok=True)
-        env = {
+        own = {
             "PATH": self.machine.env["PATH"],
             "HOME": str(self.home),
             "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{served.port}/anthropic",
             "ANTHROPIC_API_KEY": "not-needed",
             "CLAUDE_CODE_MAX_RETRIES": "1",
         }
-        return await finished("claude", "-p", *flags, prompt, cwd=self.machine.project, env=env, within_s=100)
+        return await finished("claude", "-p", *flags, prompt, cwd=self.machine.project, env=own | env, within_s=100)
 
 
 @pytest.fixture
@@ -85,3 +87,16 @@ async def test_claude_code_is_told_why_the_agent_failed(client: Client, machine:
         done = await client.ask(served, "as a client [[error=400]]", "--model=opus")
     assert done.returncode != 0
     assert "400" in done.stdout
+
+
+async def test_claude_code_does_not_have_an_agent_that_broke_off_begin_again(
+    client: Client, scripted: Scripted
+) -> None:
+    """With what the documentation tells to set; without it Claude Code asks once more for an answer in one piece."""
+    scripted.play([*claude_says("one ", "two")[:4], stderr("the disk is on fire"), exits(3)])
+    async with serving(scripted.env) as served:
+        alone = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
+        done = await client.ask(served, "hello", "--model=claude", **alone)
+    assert done.returncode != 0
+    assert "the disk is on fire" in done.stdout
+    assert len(scripted.calls()) == 1

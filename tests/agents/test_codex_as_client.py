@@ -10,6 +10,10 @@ import pytest
 
 from agents.machine import Machine
 from clients import finished
+from clinvk.dialects.openai_responses import OpenAIResponses
+from impatient import answering
+from scripted import Scripted
+from scripted.steps import Step, claude_says, exits, pause, stderr
 from serving import serving
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,8 +30,7 @@ wire_api = "responses"
 env_key = "CLINVK_KEY"
 requires_openai_auth = false
 supports_websockets = false
-request_max_retries = 0
-stream_max_retries = 0
+{retries}
 
 [analytics]
 enabled = false
@@ -39,6 +42,8 @@ enabled = false
 plugins = false
 """
 
+NO_RETRIES = "request_max_retries = 0\nstream_max_retries = 0"
+
 
 @dataclass(frozen=True)
 class Client:
@@ -47,11 +52,13 @@ class Client:
     machine: Machine
     home: Path
 
-    async def ask(self, prompt: str, port: int, model: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """Run one prompt; `more` comes before it."""
+    async def ask(
+        self, prompt: str, port: int, model: str, *more: str, retries: str = NO_RETRIES
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one prompt; `more` comes before it, and `retries` is what the provider sets of asking again."""
         folder = self.home / ".codex"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(CONFIG.format(model=model, port=port))
+        (folder / "config.toml").write_text(CONFIG.format(model=model, port=port, retries=retries))
         return await finished(
             *("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox=read-only", *more, prompt),
             cwd=self.machine.project,
@@ -133,3 +140,27 @@ async def test_codex_is_told_why_the_agent_failed(client: Client, machine: Machi
     assert done.returncode != 0
     assert "turn.failed" in done.stdout
     assert "429" in done.stdout
+
+
+@pytest.mark.parametrize("says", [claude_says("one ", "two")[:4], claude_says()[:1]], ids=["has spoken", "at once"])
+async def test_codex_does_not_have_an_agent_that_broke_off_begin_again(
+    client: Client, scripted: Scripted, says: list[Step]
+) -> None:
+    scripted.play([*says, stderr("the disk is on fire"), exits(3)])
+    async with serving(scripted.env) as served:
+        done = await client.ask("hello", served.port, "claude", retries="")
+    assert done.returncode != 0
+    failed = done.stdout.splitlines()[-1]
+    assert "turn.failed" in failed
+    assert "the disk is on fire" in failed
+    assert len(scripted.calls()) == 1
+
+
+async def test_codex_waits_for_an_agent_that_is_quiet(client: Client, scripted: Scripted) -> None:
+    says = claude_says("one ", "two")
+    scripted.play([pause(6), *says[:4], pause(6), *says[4:]])
+    impatient = f"{NO_RETRIES}\nstream_idle_timeout_ms = 4000"
+    async with answering(OpenAIResponses(), scripted.env) as port:
+        done = await client.ask("hello", port, "claude", retries=impatient)
+    assert items(done) == [Item("agent_message", "one two")]
+    assert len(scripted.calls()) == 1

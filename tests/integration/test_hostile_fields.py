@@ -474,6 +474,22 @@ async def test_no_part_of_a_path_or_query_becomes_anything_else(ground: Ground) 
     assert [*ground.calls()] == []
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_no_text_is_taken_for_the_place_of_a_mistake(ground: Ground, path: str) -> None:
+    """Where there can be a choice of words, or no other field; msgspec tells of places as in these texts."""
+    body, places = BODIES[path]
+    said = ("x - at `$.².y", "x` - at `$.²", " - at `$", f"x - at `$.{'9' * 5000}")
+    async with serving(ground.env, default_workdir=str(ground.inside)) as served:
+        requests = [
+            served.client.build_request("POST", path.partition("?")[0], json=placed(body, place, value))
+            for text in said
+            for place, value in [*((place, text) for place in places), ((text,), 1)]
+            if not isinstance(place[-1], int)
+        ]
+        requests += [served.client.build_request("GET", "/api/v1/runs", params={text: "1"}) for text in said]
+        await hold(served, ground, requests)
+
+
 def test_there_are_several_hundred_cases() -> None:
     chance = random.Random(SEED)
     count = sum(len(values(chance, place)) for _, places in BODIES.values() for place in places)

@@ -6,8 +6,41 @@ import pytest
 
 from polling import until
 from scripted import Scripted
-from scripted.steps import claude_says, gemini_says, hang, spawn
+from scripted.steps import claude_says, gemini_says, hang, line, spawn
 from serving import serving
+from standin.document import JSON
+
+PNG = "iVBORw0KGgo="
+DATA_URL = f"data:image/png;base64,{PNG}"
+
+
+def images(one: JSON) -> JSON:
+    """Give one image more than there may be."""
+    return [one for _ in range(101)]
+
+
+IMAGES: dict[str, JSON] = {
+    "/api/v1/prompt": {"backend": "claude", "prompt": "x", "images": images(PNG)},
+    "/openai/v1/chat/completions": {
+        "model": "claude",
+        "messages": [{"role": "user", "content": images({"type": "image_url", "image_url": {"url": DATA_URL}})}],
+    },
+    "/openai/v1/responses": {
+        "model": "claude",
+        "input": [{"role": "user", "content": images({"type": "input_image", "image_url": DATA_URL})}],
+    },
+    "/anthropic/v1/messages": {
+        "model": "claude",
+        "messages": [{"role": "user", "content": images({"type": "image", "source": {"type": "base64", "data": PNG}})}],
+    },
+}
+SAID: JSON = [{"role": "user", "content": "x"}]
+STOPS: dict[str, JSON] = {
+    "/api/v1/prompt": {"backend": "claude", "prompt": "x", "stop": ["a", "x" * 1001]},
+    "/openai/v1/chat/completions": {"model": "claude", "messages": SAID, "stop": ["a", "x" * 1001]},
+    "/openai/v1/completions": {"model": "claude", "prompt": "x", "stop": "x" * 1001},
+    "/anthropic/v1/messages": {"model": "claude", "messages": SAID, "stop_sequences": ["a", "x" * 1001]},
+}
 
 
 async def test_an_answer_cut_by_a_stop_text_says_by_which(scripted: Scripted) -> None:
@@ -55,3 +88,34 @@ async def test_an_image_goes_to_the_agent(scripted: Scripted) -> None:
     image, text = message["message"]["content"]
     assert image["source"] == {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
     assert text["text"] == "hi"
+
+
+async def test_a_text_that_an_agent_cut_inside_an_emoji_costs_nothing_but_that(scripted: Scripted) -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "x\ud83d"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "cut \ud83d"}
+    begin, *answer = claude_says("so ", "far \ud83d")
+    works = [
+        line(json.dumps({"type": role, "message": {"id": "m", "role": role, "content": [block]}}))
+        for role, block in (("assistant", use), ("user", result))
+    ]
+    scripted.play([begin, *works, *answer])
+    async with serving(scripted.env) as served:
+        stream = await served.prompt(output_format="stream-json")
+    told = {event["type"]: event["content"] for event in map(json.loads, stream.text.splitlines())}
+    assert told["tool_use"]["input"] == {"command": "x\ufffd"}
+    assert told["tool_result"]["output"] == "cut \ufffd"
+    assert told["message"]["text"] == "far \ufffd"
+    assert "done" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "most"), [(*one, 100) for one in IMAGES.items()] + [(*one, 1000) for one in STOPS.items()]
+)
+async def test_what_there_may_be_so_much_of_is_refused_beyond_that(
+    scripted: Scripted, path: str, body: JSON, most: int
+) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.post(path, json=body)
+    assert response.status_code == 400
+    assert str(most) in response.text
+    assert scripted.calls() == []

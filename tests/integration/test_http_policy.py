@@ -128,6 +128,26 @@ async def test_a_judge_that_the_policy_lets_not_answer_is_refused_before_anythin
     assert other.status_code == 200, other.text
 
 
+@pytest.mark.parametrize("joined", [True, False])
+async def test_flags_of_the_settings_are_told_without_their_values(scripted: Scripted, joined: bool) -> None:
+    flags = {"codex": ("--config", "mcp_servers.x.env.T=TOPSECRET"), "claude": ("--mcp-config", "TOPSECRET")}
+    backends = {
+        name: BackendSettings(extra_flags=("=".join(pair),) if joined else pair) for name, pair in flags.items()
+    }
+    step: dict[str, JSON] = {"backend": "codex", "prompt": "x", "approval_mode": "none"}
+    async with serving(scripted.env, backends=backends) as served:
+        shown = await sent(served, "/api/v1/prompt", {**step, "dry_run": True})
+        told = await sent(served, "/api/v1/chain", {"steps": [{**step}], "dry_run": True})
+        refused = [await served.prompt(backend=name, sandbox_mode="read-only") for name in flags]
+    for command in (shown.json()["output"], told.json()["results"][0]["output"]):
+        assert f"--config{'=...' if joined else ' ...'}" in command
+    for name, answer in zip(flags, refused, strict=True):
+        assert answer.status_code == 400
+        assert f"backends.{name}.extra_flags: extra " in answer.json()["detail"]
+        assert answer.json().get("field") is None
+    assert "TOPSECRET" not in "".join(answer.text for answer in (shown, told, *refused))
+
+
 async def test_a_check_over_http_needs_that_everything_is_allowed(scripted: Scripted) -> None:
     body: JSON = {"prompt": "hi", "backends": ["claude"], "isolation": "worktree", "check": "true"}
     async with serving(scripted.env, store=MemoryStore(), policy=STRICT) as served:

@@ -241,6 +241,17 @@ async def test_a_detached_run_goes_on_when_its_client_leaves(
     assert (told["state"], told["output"]) == ("finished", "one two")
 
 
+async def test_a_detached_run_begins_though_its_client_leaves_at_once(scripted: Scripted) -> None:
+    """Also while its schema is looked at, which takes a process of its own."""
+    scripted.play(claude_says('"one"'))
+    async with serving(scripted.env) as served:
+        for schema in (None, {"type": "string", "minLength": 1}):
+            _, writer = await served.raw(asked(detach=True, output_schema=schema))
+            await asyncio.sleep(0.03)
+            writer.transport.abort()
+        await until(lambda: len(scripted.calls()) >= 2)
+
+
 async def test_a_detached_run_whose_output_nobody_reads_comes_to_its_end(scripted: Scripted) -> None:
     says = claude_says("SPLIT")
     before, after = str(says[3]["line"]).split("SPLIT")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ from openai import APIStatusError, AsyncOpenAI, BadRequestError, InternalServerE
 from openai.types.responses import Response, ResponseInputImageParam, ResponseInputParam
 from pydantic import BaseModel
 
+from clinvk.errors import SessionBusy
 from clinvk.record import RunRecord
+from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery
 from clinvk.store.memory import MemoryStore
 from polling import until
@@ -261,6 +264,101 @@ async def test_a_response_that_others_went_on_from_already_is_told_again(scripte
     assert b"tea" not in last
 
 
+class Overtaken(MemoryStore):
+    """Lets somebody else be faster to go on with a session, once."""
+
+    is_overtaken = False
+
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
+        if must_exist and not self.is_overtaken:
+            self.is_overtaken = True
+            raise SessionBusy("another run of the session is under way")
+        return await super().begin(run, session, must_exist)
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
+async def test_what_is_overtaken_in_going_on_is_told_again(scripted: Scripted, more: dict[str, object]) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env, store=(store := Overtaken())) as served:
+        asked = {"model": "claude", "input": "my name is Ada"}
+        first = (await served.client.post("/openai/v1/responses", json=asked)).json()["id"]
+        asked = {"model": "claude", "input": "my name?", "previous_response_id": first, **more}
+        other = await served.client.post("/openai/v1/responses", json=asked)
+        await served.ended(other.headers["x-clinvk-run-id"])
+        assert await store.count() == 2
+    assert (other.status_code, store.is_overtaken) == (200, True), other.text
+    assert b"my name is Ada" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_a_chat_of_the_client_that_is_overtaken_is_told_anew(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    chat = {"x-openwebui-chat-id": "c-1"}
+    said = [{"role": "user", "content": "my name is Ada"}]
+    more = [*said, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "my name?"}]
+    async with serving(scripted.env, store=(store := Overtaken())) as served:
+        for messages in (said, more):
+            body = {"model": "claude", "messages": messages}
+            response = await served.client.post("/openai/v1/chat/completions", json=body, headers=chat)
+            assert response.status_code == 200, response.text
+        tags = [session.tags for session in (await store.sessions(SessionQuery())).items]
+    assert (store.is_overtaken, tags) == (True, [("chat:c-1",)] * 2)
+    assert b"my name is Ada" in (scripted.calls()[-1].stdin or b"")
+
+
+async def test_a_session_that_the_client_names_itself_stays_busy(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env, store=Overtaken()) as served:
+        asked = {"model": "claude", "input": "hi"}
+        first = await served.client.post("/openai/v1/responses", json=asked)
+        known = {"x-clinvk-session-id": first.headers["x-clinvk-session-id"]}
+        busy = await served.client.post("/openai/v1/responses", json=asked, headers=known)
+    assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
+
+
+async def test_several_can_go_on_from_one_response_at_once(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, served):
+        first = await client.responses.create(model="claude", input="my name is Ada")
+        asked = (
+            client.responses.create(model="claude", input=f"branch {number}", previous_response_id=first.id)
+            for number in range(5)
+        )
+        assert {response.output_text for response in await asyncio.gather(*asked)} == {"hello"}
+        assert (await served.client.get("/api/v1/sessions")).json()["total"] == 5
+
+
+async def test_what_is_told_again_after_a_fork_begins_with_what_its_parent_had_said_until_then(
+    scripted: Scripted,
+) -> None:
+    scripted.play(claude_says("hello", session="11111111-1111-4111-8111-111111111111"))
+
+    async def ask(served: Served, text: str, session: str = "new", **more: object) -> tuple[str, str]:
+        headers = {} if more else {"x-clinvk-session-id": session}
+        body = {"model": "claude", "input": text, **more}
+        response = await served.client.post("/openai/v1/responses", json=body, headers=headers)
+        return response.json()["id"], response.headers.get("x-clinvk-session-id", "")
+
+    async def fork(served: Served, session: str) -> str:
+        return (await served.client.post(f"/api/v1/sessions/{session}/fork")).json()["id"]
+
+    async with serving(scripted.env) as served:
+        _, parent = await ask(served, "my name is Ada")
+        child = await fork(served, parent)
+        await ask(served, "I like tea", child)
+        await ask(served, "not of the fork", parent)
+        grandchild = await fork(served, child)
+        last, _ = await ask(served, "and cake", grandchild)
+        await ask(served, "what do I like?", previous_response_id=last, store=False)
+        told = (scripted.calls()[-1].stdin or b"").decode()
+        assert (await served.client.delete(f"/api/v1/sessions/{parent}")).status_code < 300
+        await ask(served, "what do I like?", previous_response_id=last, store=False)
+    places = [told.find(text) for text in ("my name is Ada", "I like tea", "and cake", "what do I like?")]
+    assert places == sorted(places)
+    assert -1 not in places
+    assert "not of the fork" not in told
+    assert b"I like tea" in (scripted.calls()[-1].stdin or b"")
+
+
 async def test_an_image_of_a_response_that_is_told_again_is_not_taken_for_one_that_comes_now(
     scripted: Scripted,
 ) -> None:
@@ -311,6 +409,41 @@ async def test_a_response_in_the_background_is_asked_for_until_it_is_there(scrip
     assert (ended.status, ended.output_text, ended.background) == ("completed", "hello", True)
 
 
+async def test_a_response_that_waited_is_as_old_as_when_it_was_asked_for(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("hello"))
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("slow")], when="slow")
+    async with serving(scripted.env, store=(store := MemoryStore()), max_concurrent_runs=1) as served:
+        asked = {"model": "claude", "input": "hi", "background": True}
+        slow = (await served.client.post("/openai/v1/responses", json={**asked, "input": "slow"})).json()
+        begun = (await served.client.post("/openai/v1/responses", json=asked)).json()
+        assert begun["status"] == "queued"
+        await until(lambda: time.time() >= begun["created_at"] + 2)
+        (tmp_path / "go").touch()
+        for each in (slow, begun):
+            await served.ended(each["id"].removeprefix("resp_"))
+        ended = (await served.client.get(f"/openai/v1/responses/{begun['id']}")).json()
+        run = await store.run(begun["id"].removeprefix("resp_"))
+    assert int(run.started_at or 0) > begun["created_at"] == ended["created_at"]
+    assert ended["status"] == "completed"
+
+
+async def test_only_what_the_client_sent_is_its_metadata(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, served):
+        instructions = "I" * 10_000
+        made = await client.responses.create(
+            model="claude", input="hi", instructions=instructions, metadata={"a": "b"}, previous_response_id=None
+        )
+        sessions = await served.client.get("/api/v1/sessions")
+        run = await served.client.get(f"/api/v1/runs/{made.id.removeprefix('resp_')}")
+        found = await client.responses.retrieve(made.id)
+    assert sessions.json()["sessions"][0]["metadata"] == {"a": "b"}
+    assert instructions not in sessions.text
+    assert run.json()["request"]["metadata"] == {"a": "b"}
+    assert run.text.count(instructions) == 1
+    assert (found, found.instructions) == (made, instructions)
+
+
 async def test_a_response_in_the_background_is_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("hello")[:4], hang()])
     async with clients(scripted) as (client, _):
@@ -331,6 +464,26 @@ async def test_an_agent_that_fails_at_once_is_an_error_with_its_status(scripted:
             assert "boom" in caught.value.message
 
 
+async def test_a_client_that_takes_only_events_is_told_by_them_what_it_must_not_ask_again_after(
+    scripted: Scripted,
+) -> None:
+    scripted.play([stderr("boom"), exits(9)])
+    async with clients(scripted) as (client, _):
+        accept = {"accept": "text/event-stream"}
+        stream = await client.responses.create(model="claude", input="hi", stream=True, extra_headers=accept)
+        events = [event async for event in stream]
+        with pytest.raises(BadRequestError):
+            await client.responses.create(model="claude", input=[], stream=True, extra_headers=accept)
+        with pytest.raises(InternalServerError):
+            await client.responses.create(model="claude", input="hi", extra_headers=accept)
+    last = events[-1]
+    assert [event.type for event in events] == ["response.created", "response.in_progress", "response.failed"]
+    assert last.type == "response.failed"
+    assert last.response.error
+    assert last.response.error.code == "invalid_prompt"
+    assert "boom" in last.response.error.message
+
+
 async def test_an_agent_that_fails_in_the_middle_ends_its_stream_as_failed(scripted: Scripted) -> None:
     scripted.play([*claude_says("hal")[:4], stderr("boom"), exits(9)])
     async with clients(scripted) as (client, _):
@@ -340,7 +493,7 @@ async def test_an_agent_that_fails_in_the_middle_ends_its_stream_as_failed(scrip
         assert last.type == "response.failed"
         found = await client.responses.retrieve(last.response.id)
     assert last.response.error
-    assert (last.response.error.code, last.response.output_text) == ("server_error", "hal")
+    assert (last.response.error.code, last.response.output_text) == ("invalid_prompt", "hal")
     assert found == last.response
 
 

@@ -36,6 +36,7 @@ from clinvk.runtime.slots import Share
 from clinvk.session import Resume
 from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
+from impatient import answering
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, wait_for
@@ -43,7 +44,8 @@ from serving import Served, serving
 from shell_backend import CALL, DONE, TEXT, Shell
 
 CHAT, MESSAGES = "/openai/v1/chat/completions", "/anthropic/v1/messages"
-RUNS = [CHAT, "/openai/v1/completions", "/openai/v1/responses", MESSAGES]
+COMPLETIONS, RESPONSES = "/openai/v1/completions", "/openai/v1/responses"
+RUNS = [CHAT, COMPLETIONS, RESPONSES, MESSAGES]
 VENDORS = {"openai": "/openai/v1/nothing", "anthropic": "/anthropic/v1/nothing"}
 SHELL = {"shell": Shell()}
 
@@ -409,7 +411,11 @@ def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = Tr
 
 @pytest.mark.parametrize(
     ("dialect", "path", "pulse", "last"),
-    [(OpenAIChat(), CHAT, ":\n\n", 'data: {"error"'), (Anthropic(), MESSAGES, "event: ping\n", "event: error\n")],
+    [
+        (OpenAIChat(), CHAT, ":\n\n", 'data: {"error"'),
+        (OpenAIResponses(), RESPONSES, "event: response.created\n", "event: response.failed\n"),
+        (Anthropic(), MESSAGES, "event: ping\n", "event: error\n"),
+    ],
 )
 async def test_the_status_waits_for_the_agent_only_so_long(
     tmp_path: Path, dialect: Dialect, path: str, pulse: str, last: str
@@ -424,6 +430,49 @@ async def test_the_status_waits_for_the_agent_only_so_long(
     assert response.status_code == 200
     assert response.text.startswith(pulse)
     assert response.text.strip().rpartition("\n\n")[2].startswith(last)
+
+
+async def test_a_quiet_response_is_kept_alive_by_events_that_the_sdk_takes(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    waits = f"while [ ! -e {tmp_path}/%s ]; do sleep 0.02; done\n"
+    script = waits % "one" + TEXT + waits % "two" + TEXT + DONE
+    numbers: list[int] = []
+    kinds: list[str] = []
+    async with (
+        answering(OpenAIResponses(), env, SHELL) as port,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{port}", api_key="x", max_retries=0) as client,
+        client.responses.stream(model="shell", input=script) as stream,
+    ):
+        async for event in stream:
+            numbers.append(event.sequence_number)
+            kinds.append(event.type)
+            for count, name in ((3, "one"), (6, "two")):
+                if kinds.count("keepalive") == count:
+                    (tmp_path / name).touch()
+        final = await stream.get_final_response()
+    assert final.output_text == "hellohello"
+    assert numbers == list(range(len(numbers)))
+    assert kinds[:3] == ["response.created", "response.in_progress", "keepalive"]
+    assert kinds[-1] == "response.completed"
+
+
+@pytest.mark.parametrize(("code", "status"), [("agent_rate_limited", 429), ("agent_crashed", 200)])
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+async def test_only_what_must_not_be_asked_again_is_told_without_its_status_to_who_takes_but_events(
+    code: str, status: int, accept: str
+) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/"}
+    async with (
+        LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs,
+        endpoint(OpenAIResponses(), runs, 10) as client,
+    ):
+        body = asking(RESPONSES, failed(code), "shell", stream=True)
+        response = await client.post(RESPONSES, json=body, headers={"accept": accept})
+    if accept == "application/json" and code == "agent_crashed":
+        assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+        return
+    assert (response.status_code, "x-should-retry" in response.headers) == (status, False)
+    assert ("event: response.failed" in response.text) == (status == 200)
 
 
 @pytest.mark.parametrize(("dialect", "path"), [(OpenAIChat(), CHAT), (Anthropic(), MESSAGES)])

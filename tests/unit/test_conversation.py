@@ -7,6 +7,7 @@ import pytest
 
 from clinvk.dialects.conversation import (
     MAX_IMAGE_CHARS,
+    MAX_IMAGES,
     CallMade,
     Content,
     Conversation,
@@ -137,6 +138,30 @@ def test_an_answer_that_is_not_finished_is_to_be_gone_on_with() -> None:
     prompt = told(of(user("a"), assistant("The answer is"))).prompt
     assert prompt.endswith("go on exactly where it stops, without repeating any of it.")
     assert not told(of(user("a"), assistant("b"), user("c"))).prompt.endswith("repeating any of it.")
+
+
+@pytest.mark.parametrize("empty", [assistant(), assistant(""), assistant(" \n")])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_answer_of_which_nothing_is_there_yet_is_none(empty: Turn, times: int) -> None:
+    asked = (user("a"), assistant("b"), user("c"))
+    assert told(of(user("hi"), *[empty] * times)).prompt == "hi"
+    assert told(of(*asked, *[empty] * times)) == told(of(*asked))
+    assert told(of(*asked, *[empty] * times), only_last=True).prompt == "c"
+    assert told(of(user("a"), assistant("The answer is"), *[empty] * times)).prompt.endswith("repeating any of it.")
+
+
+def test_a_call_of_which_nothing_came_yet_is_told() -> None:
+    turns = (user("a"), Turn("assistant", calls=(CallMade("c1", "get", "{}"),)))
+    assert [text for _, text in read(told(of(*turns)).prompt)] == ["a", "{}"]
+
+
+def test_there_are_so_many_images_at_most_in_what_is_told() -> None:
+    most, last = user(*[PNG] * MAX_IMAGES), user("c", PNG)
+    assert len(told(of(most)).images) == MAX_IMAGES
+    with pytest.raises(InvalidRequest) as refused:
+        told(of(most, assistant("b"), last), field="input")
+    assert (refused.value.message, refused.value.field) == ("input has 101 images; at most 100 are allowed", "input")
+    assert told(of(most, assistant("b"), last), only_last=True).images == (PNG,)
 
 
 def test_images_are_numbered_in_their_order_over_all_turns() -> None:

@@ -51,6 +51,13 @@ def test_the_text_is_the_prompt(prompt: object) -> None:
     assert (call.request, call.model, call.stream) == (request, "claude", False)
 
 
+def test_a_chat_that_the_header_names_is_that_of_the_call() -> None:
+    body = json.dumps({"model": "claude", "prompt": "say"}).encode()
+    call = OpenAICompletions().parse(body, {"x-openwebui-chat-id": "c-1"})
+    assert call.chat
+    assert (call.chat.name, call.chat.answered) == ("c-1", None)
+
+
 @pytest.mark.parametrize(
     ("fields", "place", "said"),
     [

@@ -10,7 +10,7 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.base import Call, Facts, KeyRefused, PreviousNotFound, renamed
+from clinvk.dialects.base import Call, Encoder, Facts, KeyRefused, PreviousNotFound, renamed
 from clinvk.dialects.openai_responses import OpenAIResponses, kept
 from clinvk.errors import AgentRateLimited, InvalidRequest, Unsupported
 from clinvk.events import (
@@ -30,7 +30,7 @@ from clinvk.record import RunRecord, RunState
 from clinvk.result import gather
 
 RUN = "0123456789abcdef0123456789abcdef"
-FACTS = Facts(run_id=RUN, backend="claude", session_id="s", started_at=1_700_000_000.25)
+FACTS = Facts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)
 DIALECT = OpenAIResponses()
 USAGE = Usage(10, 5, 2, 1)
 SAYS: tuple[Event, ...] = (RunStarted(), TextDelta("he"), TextDelta("llo"), RunFinished(usage=USAGE))
@@ -127,13 +127,19 @@ def result(call: Call, events: Sequence[Event]) -> Json:
 
 
 def record(call: Call, state: RunState = "finished") -> RunRecord:
-    request: Json = {"metadata": call.request.metadata, "thinking": call.request.thinking}
+    asked = call.request
+    request: Json = {
+        "metadata": asked.metadata,
+        "thinking": asked.thinking,
+        "system_prompt": asked.system_prompt,
+        "answer_as": asked.answer_as,
+    }
     return RunRecord(
         id=RUN,
         backend="claude",
         prompt="hi",
         state=state,
-        created_at=1_700_000_000.0,
+        created_at=FACTS.created_at,
         started_at=FACTS.started_at,
         session_id="s",
         request=json.loads(json.dumps(request)),
@@ -239,10 +245,10 @@ def test_why_an_answer_ends_is_told_in_the_words_of_the_vendor(
 @pytest.mark.parametrize(
     ("code", "status", "told"),
     [
-        ("agent_crashed", "failed", "server_error"),
-        ("agent_rate_limited", "failed", "rate_limit_exceeded"),
+        ("agent_crashed", "failed", "invalid_prompt"),
+        ("agent_rate_limited", "failed", "invalid_prompt"),
         ("agent_rejected", "failed", "invalid_prompt"),
-        ("cancelled", "cancelled", "server_error"),
+        ("cancelled", "cancelled", "invalid_prompt"),
     ],
 )
 def test_a_run_that_fails_in_the_middle_ends_the_stream_as_failed(code: str, status: str, told: str) -> None:
@@ -258,6 +264,70 @@ def test_a_run_that_fails_in_the_middle_ends_the_stream_as_failed(code: str, sta
 
 def test_a_stream_that_fails_at_once_begins_all_the_same() -> None:
     assert kinds(call(), (RunFailed("agent_crashed", "x"),)) == ["created", "in_progress", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("code", "done", "told"),
+    [
+        ("agent_rate_limited", (), "rate_limit_exceeded"),
+        ("agent_overloaded", (), "server_error"),
+        ("agent_rejected", (), "invalid_prompt"),
+        ("agent_crashed", (), "invalid_prompt"),
+        ("agent_overloaded", (ToolCall("t", "Bash", {}),), "invalid_prompt"),
+        ("agent_rate_limited", (ThinkingDelta("hm"),), "invalid_prompt"),
+    ],
+)
+def test_only_where_the_agent_can_have_done_nothing_is_a_failure_one_after_which_codex_asks_again(
+    code: str, done: tuple[Event, ...], told: str
+) -> None:
+    last = frames(call(), (RunStarted(), Progress("retry", "429"), *done, RunFailed(code, "x")))[-1]
+    answer = SdkResponse.model_validate(last["response"])
+    assert answer.error
+    assert answer.error.code == told
+
+
+def test_only_a_client_that_takes_nothing_but_events_is_told_of_an_early_failure_by_them() -> None:
+    assert call({"accept": "text/event-stream"}, stream=True).fails_in_stream
+    assert call({"accept": "Text/Event-Stream; q=1"}, stream=True).fails_in_stream
+    assert not call({"accept": "text/event-stream"}).fails_in_stream
+    for accept in ("application/json", "*/*", "", "application/json, text/event-stream"):
+        assert not call({"accept": accept}, stream=True).fails_in_stream
+
+
+def pulses(encoder: Encoder, *events: Event) -> list[Json]:
+    data = b"".join(encoder.feed(event, 0) for event in events) if events else DIALECT.kept_alive(encoder)
+    return [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: ")]
+
+
+def test_a_quiet_stream_begins_and_then_is_kept_alive_by_events_that_count_with_the_others() -> None:
+    encoder = DIALECT.encoder(call(stream=True), FACTS)
+    told = [
+        *pulses(encoder),
+        *pulses(encoder),
+        *pulses(encoder, RunStarted(), TextDelta("a")),
+        *pulses(encoder),
+        *pulses(encoder, RunFinished()),
+    ]
+    assert [str(frame["type"]).removeprefix("response.") for frame in told] == [
+        "created",
+        "in_progress",
+        "keepalive",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "keepalive",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [frame["sequence_number"] for frame in told] == list(range(11))
+
+
+def test_an_event_that_keeps_alive_has_the_form_of_the_vendor() -> None:
+    encoder = DIALECT.encoder(call(stream=True), FACTS)
+    DIALECT.kept_alive(encoder)
+    assert DIALECT.kept_alive(encoder) == b'event: keepalive\ndata: {"type":"keepalive","sequence_number":2}\n\n'
 
 
 def test_a_run_in_the_background_is_answered_with_its_response() -> None:
@@ -309,6 +379,49 @@ def test_the_response_is_the_same_when_it_is_made_again_from_the_record() -> Non
         assert json.loads(msgspec.json.encode(kept.again(run, found, events))) == result(asked, events)
 
 
+def test_a_response_is_as_old_as_its_run_whether_that_waits_or_has_begun() -> None:
+    begun = record(call(background=True), "running")
+    for run in (begun, replace(begun, state="queued", started_at=None)):
+        found = kept.of(run)
+        assert found
+        assert kept.again(run, found, ()).created_at == 1_700_000_000
+
+
+def test_what_a_response_is_made_again_from_is_not_the_metadata_of_the_client() -> None:
+    request = call(metadata={"a": "b"}, instructions="be brief").request
+    assert request.metadata == {"a": "b"}
+    assert "be brief" not in json.dumps(request.answer_as)
+    assert call(store=False, metadata={"a": "b"}).request.answer_as == {}
+
+
+@pytest.mark.parametrize(
+    ("instructions", "items"),
+    [
+        ("be brief", [{"role": "developer", "content": "and kind"}]),
+        (" ", [{"role": "developer", "content": "kind"}]),
+        ("", []),
+        (None, [{"role": "developer", "content": "kind"}]),
+        ("naïve 🙂\n", []),
+    ],
+)
+def test_instructions_are_made_again_as_they_were_sent(instructions: str | None, items: list[Json]) -> None:
+    asked = call(instructions=instructions, input=[*items, {"role": "user", "content": "hi"}])
+    run = record(asked)
+    found = kept.of(run)
+    assert found
+    assert json.loads(msgspec.json.encode(kept.again(run, found, SAYS))) == result(asked, SAYS)
+
+
+def test_a_response_that_an_earlier_clinvk_kept_in_the_metadata_is_still_there() -> None:
+    old: Json = {"model": "claude", "instructions": "x", "reasoning": {}, "text": {}, "metadata": {"a": "b"}}
+    metadata: Json = {"a": "b", "openai_response": {"response": old, "shows_work": True}}
+    run = replace(record(call()), request={"metadata": metadata, "system_prompt": "x"})
+    found = kept.of(run)
+    assert found
+    assert found.shows_work
+    assert (found.response.instructions, found.response.metadata) == ("x", {"a": "b"})
+
+
 def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
     run = record(call(background=True), "running")
     found = kept.of(run)
@@ -322,7 +435,7 @@ def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
 def test_no_response_is_made_of_a_run_that_was_none_or_was_not_stored() -> None:
     assert kept.of(record(call(store=False))) is None
     assert kept.of(replace(record(call()), request={})) is None
-    assert kept.of(replace(record(call()), request={"metadata": {kept.KEY: {"a": 1}}})) is None
+    assert kept.of(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
     assert kept.of(replace(record(call()), session_id=None)) is None
 
 

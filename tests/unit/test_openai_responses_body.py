@@ -6,7 +6,7 @@ import json
 import pytest
 
 from clinvk.dialects.base import Call, PreviousNotFound
-from clinvk.dialects.openai_responses import OpenAIResponses, kept
+from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -168,10 +168,10 @@ def test_a_response_is_kept_unless_it_shall_not_be() -> None:
     for store in (None, True):
         request = call(store=store).request
         assert not request.ephemeral
-        assert kept.KEY in request.metadata
+        assert request.answer_as
     request = call(store=False, metadata={"a": "b"}).request
     assert request.ephemeral
-    assert request.metadata == {"a": "b"}
+    assert (request.metadata, request.answer_as) == ({"a": "b"}, {})
 
 
 def test_a_session_that_is_named_is_told_only_the_last_turn() -> None:

@@ -4,6 +4,7 @@ import re
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from clinvk import errors
 from clinvk.dialects import sse
@@ -34,6 +35,7 @@ from clinvk.events import (
 )
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+from clinvk.store.rows import readable
 
 FACTS = Facts(
     run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345
@@ -50,6 +52,12 @@ def stream(*events: Event, facts: Facts = FACTS) -> list[Line]:
     data = b"".join(encoder.feed(event, 1_700_000_001.25 + index) for index, event in enumerate(events))
     assert data.endswith(b"\n")
     return [msgspec.json.decode(line, type=Line) for line in data.splitlines()]
+
+
+def test_a_directory_whose_name_is_no_unicode_is_told_as_the_store_tells_it() -> None:
+    (init,) = stream(RunStarted(), facts=replace(FACTS, workdir="/größe/\udcff"))
+    assert isinstance(init["content"], dict)
+    assert init["content"]["working_dir"] == "/größe/?" == readable("/größe/\udcff")
 
 
 def answer(result: RunResult, call: Call = CALL) -> Line:

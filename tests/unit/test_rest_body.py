@@ -283,6 +283,7 @@ def test_a_field_that_is_not_offered_is_refused_not_ignored() -> None:
         ("thinking", "yes", "thinking", "true or false"),
         ("stop", "END", "stop", "a list of at most 100 items"),
         ("stop", [""], "stop[0]", "a text of"),
+        ("stop", ["x" * 1001], "stop[0]", "a text of 1 to 1000 characters"),
         ("output_schema", "{}", "output_schema", "a JSON object"),
         ("images", "iVBORw0KGgo=", "images", "a list of at most 100 items"),
         ("images", ["iVBORw0KGgo=", "http://x/y.png"], "images[1]", "no address is fetched"),

@@ -1,5 +1,7 @@
 """Mistakes in bodies with values of several types: where they are told, and what is said to be allowed there."""
 
+from typing import TypeVar
+
 import msgspec
 import pytest
 
@@ -23,7 +25,15 @@ class Body(msgspec.Struct):
     messages: list[Message]
 
 
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
+    inner: "Closed | None" = None
+    prompt: str = ""
+
+
+Decoded = TypeVar("Decoded")
+
 DECODER = msgspec.json.Decoder(Body)
+CLOSED = msgspec.json.Decoder(Closed)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +54,45 @@ def test_a_mistake_is_told_where_it_is_and_with_all_that_is_allowed_there(
     with pytest.raises(InvalidRequest) as told:
         strict.decode(b'{"messages": [{"content": %s}]}' % content, DECODER)
     assert (told.value.message, told.value.field) == (f"{place} {message}", place)
+
+
+def refused(body: object, decoder: "msgspec.json.Decoder[Decoded]") -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as told:
+        strict.decode(msgspec.json.encode(body), decoder)
+    return told.value
+
+
+@pytest.mark.parametrize(
+    "said", ["x - at `$.².y", "x - at `$.messages[99].y", "x` - at `$.a`", " - at `$", f"x - at `$.{'9' * 5000}.y"]
+)
+def test_a_value_that_looks_like_a_place_is_none(said: str) -> None:
+    error = refused({"messages": [{"content": [{"type": said}]}]}, DECODER)
+    assert error.field == "messages[0].content[0].type"
+    assert error.message.startswith(f"{error.field} must be one of text, picture, got ")
+
+
+@pytest.mark.parametrize("name", ["a - at `$.²", "a - at `$.inner", " - at `$", "`", f"a - at `$.{'9' * 5000}"])
+@pytest.mark.parametrize("place", ["", "inner."])
+def test_the_name_of_an_unknown_field_that_looks_like_a_place_is_none(name: str, place: str) -> None:
+    error = refused({"inner": {name: 1}} if place else {name: 1}, CLOSED)
+    assert error.field
+    assert f"{place}{name}".startswith(error.field.removesuffix("…"))
+    assert error.message == f"unknown field {error.field!r}; known are inner, prompt"
+
+
+def test_the_name_of_an_unknown_field_is_not_told_at_any_length() -> None:
+    error = refused({"promptx" * 100_000: 1}, CLOSED)
+    assert error.field
+    assert len(error.field) < 300
+    assert len(error.message) < 400
+
+
+@pytest.mark.parametrize(
+    "query", [b"x%20-%20at%20%60$.%C2%B2=1", b"x" * 60_000 + b"=1", b"x" * 60_000 + b"=1&" + b"x" * 60_000 + b"=1"]
+)
+def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        strict.parameters(query, Closed)
+    assert told.value.field
+    assert told.value.field.startswith("x")
+    assert len(told.value.message) < 400

@@ -9,7 +9,7 @@ from clinvk.dialects.conversation import Conversation, Turn
 from clinvk.dialects.vendor import Asked
 from clinvk.errors import InvalidRequest
 from clinvk.events import Event, RunStarted, TextDelta, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import Image, RunRequest
+from clinvk.request import MAX_STOP_CHARS, Image, RunRequest
 
 BARE = RunRequest(prompt="", model="m")
 IMAGE = Image("image/png", b"x")
@@ -103,6 +103,11 @@ def test_what_a_chat_was_told_before_its_last_answer_is_what_the_request_for_tha
         assert digests(other, answer, last)[1] != before
 
 
+def test_an_answer_of_which_nothing_is_there_yet_makes_no_other_chat() -> None:
+    asked = vendor.call(BARE, TALK, Asked(chat="c1"))
+    assert vendor.call(BARE, replace(TALK, turns=(*TALK.turns, Turn("assistant", ("",)))), Asked(chat="c1")) == asked
+
+
 @pytest.mark.parametrize("turns", [TALK.turns[:1], TALK.turns[:2]], ids=["begins", "ends with the answer"])
 def test_a_chat_with_nothing_after_an_answer_goes_on_in_no_session(turns: tuple[Turn, ...]) -> None:
     call = vendor.call(BARE, Conversation((), turns), Asked(chat="c1"))
@@ -135,3 +140,12 @@ def test_who_asks_for_the_work_gets_the_thinking_too() -> None:
 
 def test_a_long_output_shows_in_part() -> None:
     assert len(thought(ToolResult("1", "x" * 100_000), shows_work=True)) < 2100
+
+
+def test_a_stop_text_has_a_length_at_most() -> None:
+    longest = "x" * MAX_STOP_CHARS
+    assert vendor.stops(["a", longest]) == ("a", longest)
+    with pytest.raises(InvalidRequest) as told:
+        vendor.stops(["a", longest + "x"], "stop_sequences")
+    assert told.value.field == "stop_sequences[1]"
+    assert told.value.message == f"stop_sequences[1] has {MAX_STOP_CHARS + 1} characters; at most 1000 are allowed"

@@ -22,8 +22,10 @@ _LOOKED_AT = 5
 """Sessions of one conversation, the newest first: there are several where the user went back in it."""
 
 
-async def placed(store: SessionStore, request: RunRequest, chat: Chat) -> RunRequest:
+async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
     """Make a request that has its backend go on with the session that has its conversation, or begin one.
+
+    It begins one also with `begins_anew`: another request goes on with the session.
 
     What is asked at the beginning of a conversation that there is already leaves no session: clients do so to have it
     described, and before its first answer is replaced.
@@ -35,7 +37,7 @@ async def placed(store: SessionStore, request: RunRequest, chat: Chat) -> RunReq
     answered = chat.answered
     if answered is None:
         return replace(request, ephemeral=True) if kept else begun
-    for session in kept:
+    for session in () if begins_anew else kept:
         if await _has(store, session, answered):
             latest = answered.latest
             return replace(request, prompt=latest.prompt, images=latest.images, session_id=session.id)

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from clinvk.dialects.base import Previous, PreviousNotFound
 from clinvk.dialects.conversation import Turn, told, without_images
-from clinvk.errors import RunNotFound
+from clinvk.errors import RunNotFound, SessionNotFound
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.session import Session
@@ -13,25 +13,42 @@ from clinvk.store import UNDER_WAY, RunQuery, SessionStore
 _MAX_TURNS = 1000
 
 
-async def after(store: SessionStore, request: RunRequest, previous: Previous) -> RunRequest:
+async def after(store: SessionStore, request: RunRequest, previous: Previous, begins_anew: bool = False) -> RunRequest:
     """Make a request that has its backend go on from a run.
 
     The session of that run is continued where the run is its newest turn. Else it is told again in a session of its
-    own: where the conversation went on from there before, or shall be kept by nobody, or by another backend.
+    own: where the conversation went on from there before, or shall be kept by nobody, or by another backend; or with
+    `begins_anew`.
 
     Raises:
         PreviousNotFound: there is no such run, or nothing of it was kept.
     """
     run, session = await _found(store, previous)
     can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
-    if can_go_on and await _is_newest(store, run):
+    if can_go_on and not begins_anew and await _is_newest(store, run):
         return replace(request, session_id=session.id)
-    turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
-    earlier = [turn for turn in reversed(turns) if turn.created_at < run.created_at]
+    earlier = await _earlier(store, session, run)
     said = [turn for each in (*earlier, run) for turn in _said(each)]
     conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
     again = told(conversation, field=previous.field)
     return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
+
+
+async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
+    """Give the turns before a run, the oldest first; those of a fork's parent until its first turn branched off."""
+    earlier: list[RunRecord] = []
+    first = run
+    while True:
+        turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
+        before = [turn for turn in reversed(turns) if turn.created_at < first.created_at]
+        earlier = before + earlier
+        first = earlier[0] if earlier else run
+        if session.parent_id is None or len(earlier) >= _MAX_TURNS:
+            return earlier
+        try:
+            session = await store.session(session.parent_id)
+        except SessionNotFound:  # deleted; its fork stays
+            return earlier
 
 
 async def _is_newest(store: SessionStore, run: RunRecord) -> bool:

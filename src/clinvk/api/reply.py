@@ -198,13 +198,17 @@ class Reply:
         await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
         await self.end(body)
 
+    def is_quiet(self, quiet_s: float) -> bool:
+        """Say whether nothing was sent for so long."""
+        return not self._sending and self._now() - self._put_at >= quiet_s
+
     async def pulse(self, data: bytes, quiet_s: float) -> bool:
         """Send `data` if nothing was sent for `quiet_s`; say whether the answer was that quiet.
 
         Raises:
             ClientGone: it takes nothing.
         """
-        is_quiet = not self._sending and self._now() - self._put_at >= quiet_s
+        is_quiet = self.is_quiet(quiet_s)
         if is_quiet and self.opened and not self.ended:
             try:
                 async with asyncio.timeout(self._write_timeout_s):

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
@@ -36,19 +35,10 @@ from clinvk.api.reply import (
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
-from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, renamed
-from clinvk.errors import (
-    AgentOverloaded,
-    AgentRateLimited,
-    AgentRejected,
-    AgentUnauthenticated,
-    AgentUnpaid,
-    Cancelled,
-    ClinvkError,
-    ShuttingDown,
-    failure,
-)
-from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.dialects import vendor
+from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
+from clinvk.errors import Cancelled, ClinvkError, SessionBusy, ShuttingDown, failure
+from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.runs import Run, Runs
@@ -66,11 +56,6 @@ HOLD_S = 10.0
 """How long the status of an answer is held for what will tell it: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
-
-_HARMLESS = {
-    kind.code for kind in (AgentUnauthenticated, AgentRateLimited, AgentUnpaid, AgentOverloaded, AgentRejected)
-}
-"""What an agent's model API answers instead of letting it do anything."""
 
 
 class RunEndpoint:
@@ -103,8 +88,10 @@ class RunEndpoint:
         """Serve one request to its end, or until its client leaves."""
         return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
 
-    async def admit(self, call: Call, key_name: str) -> RunRequest:
+    async def admit(self, call: Call, key_name: str, begins_anew: bool = False) -> RunRequest:
         """Complete a request from its session and the settings; `key_name` is the key that it came with.
+
+        With `begins_anew` it goes on in no session but one that it names itself.
 
         Raises:
             BackendUnavailable: there is no such backend.
@@ -117,7 +104,7 @@ class RunEndpoint:
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if self.dialect.is_model_api:
-            request, session = await self._placed(call, self._resolved(request), session)
+            request, session = await self._placed(call, self._resolved(request), session, begins_anew)
         backends.named(request.backend, self._registry)
         request = self.workdirs.settle(self.allowance.completed(request), session)
         if session:
@@ -132,13 +119,13 @@ class RunEndpoint:
         return replace(request, backend=backend, model=model)
 
     async def _placed(
-        self, call: Call, request: RunRequest, session: Session | None
+        self, call: Call, request: RunRequest, session: Session | None, begins_anew: bool
     ) -> tuple[RunRequest, Session | None]:
         """Find the session of a request that names none, but what it goes on from."""
         if call.previous:
-            request = await previous.after(self.store, request, call.previous)
+            request = await previous.after(self.store, request, call.previous, begins_anew)
         elif call.chat:
-            request = await chats.placed(self.store, request, call.chat)
+            request = await chats.placed(self.store, request, call.chat, begins_anew)
         if request.session_id and session is None:
             session = await self.store.session(request.session_id)
         return request, session
@@ -169,8 +156,10 @@ class _Visit:
         try:
             async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
                 try:
-                    self._call = await self._read(leaving)
-                    await self._answer(self._call)
+                    self._call = await self._read()
+                    if not self._call.detach:
+                        leaving.watch()
+                    await self._answer(self._call, leaving)
                 except ClinvkError as error:
                     await self._refuse(error)
                 except ClientGone:
@@ -187,24 +176,35 @@ class _Visit:
             self._more += [NO_RETRY] if self._dialect.is_model_api else []
             await self._refuse(broken())
 
-    async def _read(self, leaving: Leaving) -> Call:
-        """Read the request, then begin to watch. Body and headers go with this: a run may take an hour."""
+    async def _read(self) -> Call:
+        """Read the request. Body and headers go with this: a run may take an hour."""
         body = await read_json(self._scope, self._receive, self._endpoint.settings.server)
-        leaving.watch()
         call = self._dialect.parse(body, headers_of(self._scope))
         forget_headers(self._scope)
         return call
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, asked: Call, leaving: Leaving) -> None:
         endpoint = self._endpoint
-        self._is_stream = call.stream
-        call = self._call = replace(call, request=await endpoint.admit(call, self._scope["state"]["key_name"]))
+        self._is_stream = asked.stream
+        key_name = self._scope["state"]["key_name"]
+        call = self._call = replace(asked, request=await endpoint.admit(asked, key_name))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
-        runs = endpoint.runs
+        try:
+            await self._carry_out(call, leaving)
+        except SessionBusy:  # another was faster to go on with the session that was found for this one
+            if self._run or asked.request.session_id or not (asked.previous or asked.chat):
+                raise
+            call = self._call = replace(asked, request=await endpoint.admit(asked, key_name, begins_anew=True))
+            await self._carry_out(call, leaving)
+
+    async def _carry_out(self, call: Call, leaving: Leaving) -> None:
+        runs = self._endpoint.runs
         async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
+            if call.detach:
+                leaving.watch()  # who leaves before would have nothing begun
             if call.respond_async:
                 await self._accept(call, run)
                 return
@@ -228,15 +228,17 @@ class _Visit:
 
     async def _stream(self, call: Call, run: Run) -> None:
         held: list[Logged] = []
+        is_held = True
         async for batch in run.batches():
-            if (encoder := self._encoder) is None:
+            if is_held:
                 if self._dialect.is_model_api:
                     held += batch
-                    if not (batch := self._released(held)):
+                    if not (batch := self._released(call, held)):
                         continue
                 self._raise_if_never_started(run, batch[0].event)
-                encoder = self._encoder = self._dialect.encoder(call, facts_of(run))
+                is_held = False
                 await self._open()
+            encoder = self._encoding(call, run)
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
             data = b""  # the last piece would stay until there is another
@@ -246,7 +248,7 @@ class _Visit:
         result = await run.result()
         self._raise_if_never_started(run, result.ending)
         if self._dialect.is_model_api and result.error:
-            self._raise_failure(result.error, has_acted=bool(result.tool_calls))
+            raise self._failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, facts_of(run))
         await self._reply.whole(200, self._dialect.result_type, body, self._more)
 
@@ -290,8 +292,14 @@ class _Visit:
         if encoder is None:
             assert self._call
             assert self._run, "a stream is opened for a run"
-            encoder = self._dialect.encoder(self._call, facts_of(self._run))
+            encoder = self._encoding(self._call, self._run)
         return encoder.feed(RunFailed(error.code, error.message), time.time())
+
+    def _encoding(self, call: Call, run: Run) -> Encoder:
+        """Give the encoder of the stream, which is made once it is needed."""
+        if self._encoder is None:
+            self._encoder = self._dialect.encoder(call, facts_of(run))
+        return self._encoder
 
     def _raise_if_never_started(self, run: Run, event: Event) -> None:
         """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""
@@ -301,7 +309,7 @@ class _Visit:
             raise run.refusal
         raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
 
-    def _released(self, held: list[Logged]) -> list[Logged]:
+    def _released(self, call: Call, held: list[Logged]) -> list[Logged]:
         """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
 
         Raises:
@@ -309,16 +317,18 @@ class _Visit:
         """
         if self._reply.opened:
             return held
-        telling = next((event for _, _, event in held if not isinstance(event, RunStarted | Progress)), None)
-        if isinstance(telling, RunFailed) and self._run and self._run.started_at is not None:
-            self._raise_failure(telling, has_acted=False)
-        return held if telling else []
+        telling = next((event for _, _, event in held if vendor.tells_something(event)), None)
+        if not isinstance(telling, RunFailed) or self._run is None or self._run.started_at is None:
+            return held if telling else []
+        if call.fails_in_stream and not vendor.may_ask_again(telling.code, has_acted=False):
+            return held
+        raise self._failure(telling, has_acted=False)
 
-    def _raise_failure(self, failed: RunFailed, has_acted: bool) -> NoReturn:
-        """Raise why an agent failed; a client may ask again by itself only where nothing can have been done yet."""
-        if has_acted or failed.code not in _HARMLESS:
+    def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
+        """Give why an agent failed; where a client must not ask again by itself, a header will say so."""
+        if not vendor.may_ask_again(failed.code, has_acted):
             self._more.append(NO_RETRY)
-        raise failure(failed.code, failed.message)
+        return failure(failed.code, failed.message)
 
     def _tick_s(self) -> float:
         opening = self._is_stream and not self._reply.opened
@@ -331,10 +341,19 @@ class _Visit:
             return
         if self._dialect.is_model_api and not self._is_stream:
             return
-        if self._is_stream:
+        quiet_s = 2 * self._endpoint.tick_s
+        if self._is_stream and not self._reply.opened:
             await self._open()
-        if await self._reply.pulse(self._dialect.pulse, 2 * self._endpoint.tick_s):
+            quiet_s = 0.0 if isinstance(self._dialect, Pulsing) else quiet_s
+        if self._reply.is_quiet(quiet_s):
+            await self._reply.pulse(self._pulse(run), quiet_s)
             await self._open()
+
+    def _pulse(self, run: Run) -> bytes:
+        """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
+        if self._is_stream and self._call and isinstance(self._dialect, Pulsing):
+            return self._dialect.kept_alive(self._encoding(self._call, run))
+        return self._dialect.pulse
 
     def _holds(self, run: Run) -> bool:
         """Say whether the status is still to be told by what happens."""
@@ -367,6 +386,7 @@ def facts_of(run: Run) -> Facts:
         session_id=run.session_id,
         model=request.model,
         workdir=request.workdir or "",
+        created_at=run.created_at,
         started_at=started_at,
         duration_s=max(0.0, run.ended_at - started_at) if run.ended_at else 0.0,
     )

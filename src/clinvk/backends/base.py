@@ -23,6 +23,10 @@ MOST_RUNS = 100
 
 _UNFIT = re.compile(r"\W")
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SURROGATE = re.compile(
+    rb"\\(?:\\(?:\\\\)*|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2}))"
+)
+"""Half of a surrogate pair; or escaped backslashes or a whole pair, which are passed over."""
 
 Told = TypeVar("Told")
 
@@ -102,6 +106,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
             that for which it was `started`, or any for which it is `asked`.
         most_runs: after so many a kept process goes, since what it keeps of each adds up.
         ping: what a kept process answers at once, whatever it is doing; empty where there is nothing.
+        hidden: arguments that may be secrets: of these only the names of flags are shown.
     """
 
     argv: tuple[str, ...]
@@ -122,6 +127,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     takes_up: Literal["held", "started", "asked"] = "asked"
     most_runs: int = MOST_RUNS
     ping: bytes = b""
+    hidden: tuple[str, ...] = ()
 
 
 class Channel(Protocol):
@@ -260,11 +266,21 @@ def conversation(resume: Resume, executable: str) -> str:
 
 
 def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
-    """Read JSON that an agent printed; None for what is none, or of no known form. It may be any bytes at all."""
+    """Read JSON that an agent printed; None for what is none, or of no known form. It may be any bytes at all.
+
+    Half of a surrogate pair, as which Node writes a text that was cut inside an emoji, is read as U+FFFD.
+    """
     try:
         return decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
+    except msgspec.DecodeError:
+        whole = _SURROGATE.sub(_without_half, text)
+        return None if whole == text else parsed(decoder, whole)
+
+
+def _without_half(found: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if found["half"] else found[0]
 
 
 def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None":
@@ -337,6 +353,9 @@ def describe(launch: Launch, prompt_bytes: int) -> str:
     """
 
     def shown(text: str) -> str:
+        if text in launch.hidden:
+            name, joined, _ = text.partition("=")
+            text = f"{name}{joined and '=...'}" if name.startswith("-") else "..."
         return text.replace(PRIVATE, "$PRIVATE")
 
     command = " ".join(

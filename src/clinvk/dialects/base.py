@@ -192,6 +192,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         ignored: fields of the body whose client should know that they have no effect.
         chat: the client's own conversation that this is of; None where it names none.
         previous: the run that it goes on from; None where it begins, or names a session.
+        fails_in_stream: its client takes nothing but a stream, and asks again after a status that tells of a failure
+            of the server whatever the headers say: a failure after which it must not is told in the stream.
     """
 
     request: RunRequest
@@ -205,12 +207,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     chat: Chat | None = None
     previous: Previous | None = None
+    fails_in_stream: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialect needs of the run beside its events; handed in, since dialects have no clock and no ids.
 
-    `started_at` is in seconds since the epoch; `duration_s` is known for results only.
+    `created_at` and `started_at` are in seconds since the epoch: when it was asked for, and when its agent was started,
+    if it was. `duration_s` is known for results only.
     """
 
     run_id: str
@@ -218,6 +222,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     model: str | None = None
     workdir: str = ""
+    created_at: float = 0.0
     started_at: float = 0.0
     duration_s: float = 0.0
 
@@ -274,6 +279,15 @@ class Deferring(Dialect, Protocol):
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
         """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
+        ...
+
+
+@runtime_checkable
+class Pulsing(Dialect, Protocol):
+    """A wire format with clients that count only events as a sign of life: its streams have no other `pulse`."""
+
+    def kept_alive(self, encoder: Encoder) -> bytes:
+        """Give what its encoder keeps a quiet stream alive with; nothing else may come between it and the next."""
         ...
 
 

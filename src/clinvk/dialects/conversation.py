@@ -22,6 +22,9 @@ from clinvk.request import Image
 Content = tuple[str | Image, ...]
 """Texts and images in their order."""
 
+MAX_IMAGES = 100
+"""In one prompt; some agents are given each as a file."""
+
 MAX_IMAGE_CHARS = 5 * 1024 * 1024
 """As base64: the limit of Anthropic's API. A larger image would fail each later turn of its session as well."""
 
@@ -90,9 +93,12 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
     """Tell a conversation; with `only_last` just what came after the assistant's last turn.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+        InvalidRequest: nobody says anything to the assistant, or there are more than `MAX_IMAGES`; `field` is where
+            the messages stand.
     """
-    turns = _since_answer(conversation.turns) if only_last else conversation.turns
+    turns = spoken(conversation.turns)
+    if only_last:
+        turns = _since_answer(turns)
     if not any(_asks(turn) for turn in turns):
         where = " after the assistant's last turn" if only_last and conversation.turns else ""
         raise InvalidRequest(f"{field}: nothing is asked{where}; a user turn that is not empty is needed", field)
@@ -102,8 +108,18 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
         prompt = _text(lone.content, images)
     else:
         prompt = _elements(turns, images)
+    if len(images) > MAX_IMAGES:
+        raise InvalidRequest(f"{field} has {len(images)} images; at most {MAX_IMAGES} are allowed", field)
     system = "\n\n".join(text for text in conversation.system if text.strip())
     return Told(prompt, system or None, tuple(images))
+
+
+def spoken(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Give turns without an answer at their end of which nothing is there: clients keep a place for it."""
+    end = len(turns)
+    while end and _is_blank_answer(turns[end - 1]):
+        end -= 1
+    return turns[:end]
 
 
 def last_answer(turns: Sequence[Turn]) -> int | None:
@@ -196,6 +212,10 @@ def _since_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 
 def _asks(turn: Turn) -> bool:
     return turn.role != "assistant" and (bool(turn.outcomes) or any(_says(part) for part in turn.content))
+
+
+def _is_blank_answer(turn: Turn) -> bool:
+    return turn.role == "assistant" and not turn.calls and not any(_says(part) for part in turn.content)
 
 
 def _says(part: str | Image) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict, replace
 
 from clinvk.dialects import openai_errors, sse, strict, vendor
 from clinvk.dialects.base import Call, Facts
@@ -97,13 +98,13 @@ class OpenAICompletions:
         prompt = _prompt(asked.prompt)
         request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=stops(asked.stop))
         call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
-        return CompletionCall(
-            request=call.request,
+        call = replace(
+            call,
             stream=bool(asked.stream),
             model=asked.model,
             include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            echo=prompt if asked.echo else "",
         )
+        return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
     def encoder(self, call: Call, facts: Facts) -> "CompletionEncoder":
         """Make the encoder of one stream."""

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.conversation import image_of
+from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.records import Tags
 from clinvk.errors import InvalidRequest
-from clinvk.request import MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
+from clinvk.request import MAX_STOP_CHARS, MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
-_StopText = Annotated[str, Meta(min_length=1)]
+_StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,7 +24,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     prompt: Annotated[str, Meta(description="What the agent shall do.", examples=["What does this project do?"])]
     images: Annotated[
-        Annotated[list[str], Meta(max_length=100)] | None,
+        Annotated[list[str], Meta(max_length=MAX_IMAGES)] | None,
         Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
     ] = None
     model: Annotated[

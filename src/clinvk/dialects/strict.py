@@ -16,7 +16,9 @@ from clinvk.nearest import nearest
 T = TypeVar("T")
 
 _SHOWN = 80
-_PLACE = re.compile(r" - at `\$\.?(?P<place>.*)`$")
+_MAX_NAME = 200
+_MAX_DIGITS = 9
+_UNKNOWN = "Object contains unknown field `"
 _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 
@@ -52,7 +54,7 @@ def parameters(query: bytes, type_: type[T]) -> T:
     given: dict[str, str] = {}
     for name, value in pairs:
         if name in given:
-            raise InvalidRequest(f"parameter {name!r} is given twice", name)
+            raise InvalidRequest(f"parameter {_short(name)!r} is given twice", _short(name))
         given[name] = value
     try:
         return msgspec.convert(given, type_, strict=False)
@@ -62,18 +64,15 @@ def parameters(query: bytes, type_: type[T]) -> T:
 
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:
     """Raise what msgspec found at a place of the body in our words; `word` is what a part of it is called."""
-    found = _PLACE.search(message)
-    inside = found["place"].replace("[...]", "") if found else ""  # msgspec's word for a key of a free object
-    said = message[: found.start()] if found else message
-    path = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", inside)]
-    place = f"{at}.{inside}" if at and inside else at or inside
+    said, inside = _parted(message)
+    path = [int(part) if _is_index(part) else part for part in re.findall(r"[^.\[\]]+", inside)]
+    place = _short(f"{at}.{inside}" if at and inside else at or inside)
     prefix = f"{place}." if place else ""
-    quoted = _QUOTED.search(said)
-    if said.startswith("Object contains unknown field") and quoted:
+    if said.startswith(_UNKNOWN):
+        name = _short(said.removeprefix(_UNKNOWN).removesuffix("`"))
         known = _fields(_types_at(type_, path))
-        raise InvalidRequest(
-            _unknown(word, prefix + quoted["name"], quoted["name"], known), prefix + quoted["name"]
-        ) from None
+        raise InvalidRequest(_unknown(word, prefix + name, name, known), prefix + name) from None
+    quoted = _QUOTED.search(said)
     if said.startswith("Object missing required field") and quoted:
         raise InvalidRequest(f"{prefix}{quoted['name']} is missing", prefix + quoted["name"]) from None
     if said.startswith("Number out of range"):
@@ -82,6 +81,22 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
     raise InvalidRequest(
         f"{what} must be {_allowed(_types_at(type_, path))}{_got(body, path)}", place or None
     ) from None
+
+
+def _parted(message: str) -> tuple[str, str]:
+    """Give what msgspec says, and at which place. What it quotes may look like a place too, but stands before it."""
+    said, mark, place = message.rpartition(" - at `$")
+    if not mark or (said.startswith(_UNKNOWN) and not said.removeprefix(_UNKNOWN).endswith("`")):
+        return message, ""
+    return said, place.removesuffix("`").removeprefix(".").replace("[...]", "")  # its word for a key of a free object
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "…"
 
 
 def _unknown(word: str, place: str, name: str, known: list[str]) -> str:

@@ -250,7 +250,8 @@ class UnifiedEncoder:
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts
-        return Init(event.model or facts.model, event.backend_session_id, facts.workdir, facts.run_id)
+        workdir = facts.workdir.encode("utf-8", "replace").decode()  # of a path, what is no UTF-8 is no Unicode
+        return Init(event.model or facts.model, event.backend_session_id, workdir, facts.run_id)
 
     def _done(self, event: RunFinished, at: float) -> Done:
         duration = round(max(0.0, at - self._facts.started_at), 3)

@@ -13,10 +13,18 @@ from msgspec.structs import replace
 from clinvk import errors
 from clinvk.dialects import base
 from clinvk.dialects.base import Answered, Call, Chat
-from clinvk.dialects.conversation import Conversation, digest, last_answer, told
+from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
 from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.events import Event, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import APPROVAL_MODES, MAX_STOPS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
+from clinvk.request import (
+    APPROVAL_MODES,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    SANDBOX_MODES,
+    ApprovalMode,
+    RunRequest,
+    SandboxMode,
+)
 
 SESSION = "x-clinvk-session-id"
 WORKDIR = "x-clinvk-workdir"
@@ -34,6 +42,18 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.AgentRateLimited: 429,
 }
 """An agent that fails makes the request fail, as the model's own API would."""
+
+_HARMLESS = {
+    kind.code
+    for kind in (
+        errors.AgentUnauthenticated,
+        errors.AgentRateLimited,
+        errors.AgentUnpaid,
+        errors.AgentOverloaded,
+        errors.AgentRejected,
+    )
+}
+"""What an agent's model API answers instead of letting it do anything."""
 
 FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, "sandbox_mode": SANDBOX}
 """The header for each field of a `RunRequest` that only a header can give."""
@@ -123,7 +143,7 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
 
 
 def _chat(name: str, conversation: Conversation, field: str) -> Chat:
-    turns = conversation.turns
+    turns = spoken(conversation.turns)
     made = Chat(name=name, digest=digest(turns))
     at = last_answer(turns)
     if at is None or at == len(turns) - 1:
@@ -140,13 +160,17 @@ def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
     """Check the texts before which an answer ends. The vendors take few, but clients of other servers send more.
 
     Raises:
-        InvalidRequest: one is empty, or there are more than `MAX_STOPS`.
+        InvalidRequest: one is empty or has more than `MAX_STOP_CHARS`, or there are more than `MAX_STOPS`.
     """
     if len(texts) > MAX_STOPS:
         raise InvalidRequest(f"{field} has {len(texts)} texts; at most {MAX_STOPS} are allowed", field)
     if "" in texts:
         place = f"{field}[{texts.index('')}]"
         raise InvalidRequest(f"{place} is empty", place)
+    for index, text in enumerate(texts):
+        if len(text) > MAX_STOP_CHARS:
+            place = f"{field}[{index}]"
+            raise InvalidRequest(f"{place} has {len(text)} characters; at most {MAX_STOP_CHARS} are allowed", place)
     return tuple(texts)
 
 
@@ -168,6 +192,19 @@ def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice
             field,
         )
     return ("tools",) if has_tools else ()
+
+
+def may_ask_again(code: str, has_acted: bool) -> bool:
+    """Say whether a client may ask again by itself after a failure: only where nothing can have been done yet.
+
+    `code` is a `RunFailed.code`, and `has_acted` says whether the agent told of anything before it.
+    """
+    return not has_acted and code in _HARMLESS
+
+
+def tells_something(event: Event) -> bool:
+    """Say whether an event shows that the agent is at work, or has ended."""
+    return not isinstance(event, RunStarted | Progress)
 
 
 def thought(event: Event, call: Call) -> str:

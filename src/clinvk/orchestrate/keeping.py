@@ -11,6 +11,7 @@ from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan, Summary
 from clinvk.record import RunRecord, RunState
+from clinvk.runtime.recording import as_kept
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def _failure(summary: Summary | None, why: str) -> RunFailed | None:
     if not summary.failed:
         return None
     first = next(result for result in summary.results if result.error)
-    said = first.error.message if first.error else ""
+    said = as_kept(first.error.message, not first.part.request.ephemeral) if first.error else ""
     return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {said}")
 
 

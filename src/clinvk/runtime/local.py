@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from clinvk import backends
 from clinvk.backends.base import Backend, Launch
 from clinvk.config import ServerSettings, Settings, complete
-from clinvk.errors import Cancelled, ClinvkError, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.events import RunFailed
 from clinvk.kept import Warm
 from clinvk.request import RunRequest
@@ -138,7 +138,10 @@ class LocalRuns:
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
-        return self._launch(self._here, self._here.backend(request.backend), request, resume)
+        launch = self._launch(self._here, self._here.backend(request.backend), request, resume)
+        if self._admit_dirs is None:
+            return launch
+        return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
     def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
         """Run a prompt; leaving the context ends the run."""
@@ -288,7 +291,19 @@ class LocalRuns:
     def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
             request = replace(request, workdir=executables.resolve(""))
-        return backend.launch(request, resume, here.host(backend.name))
+        try:
+            return backend.launch(request, resume, here.host(backend.name))
+        except InvalidRequest as exc:
+            self._blame_settings(exc, request)
+            raise
+
+    def _blame_settings(self, error: InvalidRequest, request: RunRequest) -> None:
+        """Say of a flag that it is one of the settings, without its value, which may be a secret."""
+        count = len(request.extra) - len(self._own_extra(request))
+        for index, argument in enumerate(request.extra[:count]):
+            if error.field == f"extra[{index}]":
+                told = error.message.replace(repr(argument), repr(argument.partition("=")[0]))
+                error.message, error.field = f"backends.{request.backend}.extra_flags: {told}", None
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
         """Give the request where its session is, the session, and what continues it."""

@@ -12,7 +12,7 @@ from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.record import RunRecord, RunState
 from clinvk.request import RunRequest
-from clinvk.runtime import executables
+from clinvk.runtime import executables, schema
 from clinvk.session import Resume, Session, SessionStatus
 from clinvk.store import SessionStore
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WORDS = 10_000
 """Characters of its first prompt that a session is known by; the run has the whole."""
+
+_SAID = ("system_prompt", "stop", "output_schema", "extra", "answer_as")
+"""Fields of a `RunRequest` that hold what was said beside the prompt, or may: a flag can be a system prompt too."""
 
 
 def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
@@ -41,7 +44,7 @@ def new_session(request: RunRequest, session_id: str, settings: SessionSettings)
 class Recorder:
     """Keeps a run and its session in the store.
 
-    Of an ephemeral run neither a session is kept, nor prompt, answer or events. A store that fails once the agent
+    Of an ephemeral run neither a session is kept, nor anything that was said. A store that fails once the agent
     is at work does not end the run: what is not kept then is told in the log of clinvk.
     """
 
@@ -136,7 +139,7 @@ class Recorder:
             stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
             exit_code=failure.exit_code if failure else 0,
             error_code=failure.code if failure else None,
-            error_message=failure.message if failure else None,
+            error_message=as_kept(failure.message, self._keeps_text) if failure else None,
             output=output if self._keeps_text else "",
         )
         if session := self._session:
@@ -167,8 +170,14 @@ def _options(request: RunRequest) -> dict[str, object]:
     """Give what was asked beside the prompt, for the record."""
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="")
     options = msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
-    del options["prompt"]
-    return options
+    left_out = ("prompt", *_SAID) if request.ephemeral else ("prompt",)
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def as_kept(message: str, keeps_text: bool) -> str:
+    """Give the message of a failure as it is kept: one about a schema quotes that, or the answer."""
+    what = message.partition(":")[0]
+    return message if keeps_text or schema.FIELD not in what else what
 
 
 def state_of(ending: Ending) -> RunState:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from clinvk.dialects import openai_errors, sse, vendor
-from clinvk.dialects.base import Call, Facts, Previous, PreviousNotFound
+from clinvk.dialects.base import Call, Encoder, Facts, Previous, PreviousNotFound
 from clinvk.dialects.conversation import Conversation
 from clinvk.dialects.openai_responses import bodies, kept
 from clinvk.dialects.openai_responses.answer import Response
@@ -38,6 +38,10 @@ class ResponsesEncoder:
     def feed(self, event: Event, at: float) -> bytes:
         """Give the bytes of one event of the run; before the first those with which the response begins."""
         return b"".join([self._framed(frame) for frame in self._output.feed(event)])
+
+    def keep_alive(self) -> bytes:
+        """Give the bytes of an event without a meaning; of a stream that has not begun those with which it begins."""
+        return b"".join([self._framed(frame) for frame in self._output.keep_alive()])
 
     def _framed(self, frame: Frame) -> bytes:
         frame.sequence_number = self._number
@@ -80,23 +84,33 @@ class OpenAIResponses:
             thinking=bodies.summary(asked) is not None,
             max_tokens=asked.max_output_tokens,
             output_schema=bodies.schema(asked),
-            metadata=kept.metadata(blank, wanted.shows_work) if blank.store else dict(blank.metadata),
+            metadata=dict(blank.metadata),
         )
         call = vendor.call(request, told, replace(wanted, keeps=wanted.keeps or blank.store), field="input")
+        request = call.request
+        if blank.store:
+            request = replace(request, answer_as=kept.answer_as(blank, request, wanted.shows_work))
         call = replace(
             call,
+            request=request,
             model=asked.model,
             stream=bool(asked.stream),
             detach=blank.background,
             respond_async=blank.background and not asked.stream,
             ignored=bodies.ignored(asked),
             previous=_previous(asked, told, wanted),
+            fails_in_stream=bool(asked.stream) and _takes_only_events(headers),
         )
         return ResponsesCall(**asdict(call), blank=blank)
 
     def encoder(self, call: Call, facts: Facts) -> ResponsesEncoder:
         """Make the encoder of one stream."""
         return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
+
+    def kept_alive(self, encoder: Encoder) -> bytes:
+        """Give an event: Codex leaves a stream that gives it none for five minutes, comments or not."""
+        assert isinstance(encoder, ResponsesEncoder)
+        return encoder.keep_alive()
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
         """Give the response of a run that has ended."""
@@ -114,7 +128,12 @@ class OpenAIResponses:
 
 def _begun(call: Call, facts: Facts) -> Response:
     assert isinstance(call, ResponsesCall)
-    return kept.begun(call.blank, facts.run_id, facts.started_at)
+    return kept.begun(call.blank, facts.run_id, facts.created_at)
+
+
+def _takes_only_events(headers: Mapping[str, str]) -> bool:
+    """Say whether a client reads nothing but a stream, as Codex says of itself; the SDKs take JSON as well."""
+    return headers.get("accept", "").partition(";")[0].strip().lower() == sse.MEDIA_TYPE
 
 
 def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> Previous | None:

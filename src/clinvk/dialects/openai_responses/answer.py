@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from clinvk.dialects import vendor
 from clinvk.errors import AgentRateLimited, AgentRejected, Cancelled
 from clinvk.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
@@ -13,6 +14,8 @@ Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "i
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 Json = dict[str, object]
+
+_FINAL = "invalid_prompt"
 
 
 class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
@@ -118,12 +121,12 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
 
-def ended(response: Response, items: tuple[Item, ...], ending: Ending) -> Response:
-    """Give the response of a run that ended so."""
+def ended(response: Response, items: tuple[Item, ...], ending: Ending, has_acted: bool) -> Response:
+    """Give the response of a run that ended so; `has_acted` says whether its agent told of anything before."""
     return replace(
         response,
         status=status_of(ending),
-        error=failure(ending) if isinstance(ending, RunFailed) else None,
+        error=failure(ending, has_acted) if isinstance(ending, RunFailed) else None,
         incomplete_details=_cut(ending.stop_reason) if isinstance(ending, RunFinished) else None,
         output=items,
         usage=usage_of(ending.usage or Usage()),
@@ -152,10 +155,14 @@ def usage_of(usage: Usage) -> ResponseUsage:
     )
 
 
-def failure(ending: RunFailed) -> ResponseFailure:
-    """Say why a run failed."""
-    codes = {AgentRateLimited.code: "rate_limit_exceeded", AgentRejected.code: "invalid_prompt"}
-    return ResponseFailure(codes.get(ending.code, "server_error"), ending.message)
+def failure(ending: RunFailed, has_acted: bool) -> ResponseFailure:
+    """Say why a run failed.
+
+    Of the vendor's words only `invalid_prompt` keeps Codex from asking again, which has an agent do all it did anew.
+    """
+    codes = {AgentRateLimited.code: "rate_limit_exceeded", AgentRejected.code: _FINAL}
+    may_ask_again = vendor.may_ask_again(ending.code, has_acted)
+    return ResponseFailure(codes.get(ending.code, "server_error") if may_ask_again else _FINAL, ending.message)
 
 
 def _cut(reason: StopReason) -> IncompleteDetails | None:

@@ -28,6 +28,10 @@ class InProgress(Frame, kw_only=True, tag="response.in_progress"):
     response: Response
 
 
+class KeepAlive(Frame, kw_only=True, tag="keepalive"):
+    """A sign of life of a quiet stream; the vendor sends the same, though its reference has no word of it."""
+
+
 class Completed(Frame, kw_only=True, tag="response.completed"):
     """The last event of a response that came to its end."""
 

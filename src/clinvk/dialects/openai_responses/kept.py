@@ -1,6 +1,6 @@
 """What a run keeps of its response, and the response made again from that."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 from msgspec.structs import replace
@@ -12,24 +12,33 @@ from clinvk.events import Event
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 
-KEY = "openai_response"
-"""Where it is in the metadata of the run; OpenAI's own metadata has texts only."""
+_EARLIER_KEY = "openai_response"
+"""Where earlier records have it, in the metadata of the run."""
 
 _PREFIX = "resp_"
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The response as far as its request said it, and whether the agent's work shows in it."""
+    """The response as far as its request said it, and whether the agent's work shows in it.
+
+    Its instructions may be long, and the run has them: `instructions_chars` says how many characters of the run's
+    system prompt, which begins with them. None where it does not.
+    """
 
     response: Response
     shows_work: bool = False
+    instructions_chars: int | None = None
 
 
-def metadata(blank: Response, shows_work: bool) -> Json:
-    """Give the metadata of a run whose response can be asked for later: the client's own, and what is kept."""
+def answer_as(blank: Response, request: RunRequest, shows_work: bool) -> Json:
+    """Give what is kept of a response that can be asked for later."""
+    chars = None
+    if blank.instructions and (request.system_prompt or "").startswith(blank.instructions):
+        chars = len(blank.instructions)
+        blank = replace(blank, instructions=None)
     told: Json = msgspec.to_builtins(blank)
-    response = {name: value for name, value in told.items() if value not in (None, (), {}, "")}
-    return {**blank.metadata, KEY: {"response": response, "shows_work": shows_work}}
+    response = {name: value for name, value in told.items() if value not in (None, (), {})}
+    return {"response": response, "shows_work": shows_work, "instructions_chars": chars}
 
 
 def response_id(run_id: str) -> str:
@@ -45,24 +54,30 @@ def run_id(response_id: str) -> str | None:
 
 
 def begun(blank: Response, run_id: str, at: float) -> Response:
-    """Give the response of a run that began at this time, in seconds since the epoch."""
+    """Give the response of a run that was asked for at this time, in seconds since the epoch."""
     return replace(blank, id=response_id(run_id), created_at=int(at))
 
 
 def of(run: RunRecord) -> Kept | None:
     """Give what a run has kept; None where it is no response, or one that was not to be stored."""
-    given = run.request.get("metadata")
-    if not isinstance(given, Mapping) or KEY not in given or run.session_id is None:
+    if run.session_id is None:
         return None
     try:
-        return msgspec.convert(given[KEY], Kept)
+        given = run.request.get("answer_as") or msgspec.convert(run.request.get("metadata", {}), Json)[_EARLIER_KEY]
+        kept = msgspec.convert(given, Kept)
+    except KeyError:
+        return None
     except msgspec.ValidationError:  # in the other APIs metadata is all the caller's
         return None
+    if kept.instructions_chars is None:
+        return kept
+    instructions = str(run.request.get("system_prompt", ""))[: kept.instructions_chars]
+    return replace(kept, response=replace(kept.response, instructions=instructions))
 
 
 def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
     """Make the response of a run again; `events` are all of a run that has ended."""
-    response = begun(kept.response, run.id, run.started_at or run.created_at)
+    response = begun(kept.response, run.id, run.created_at)
     if run.state in ("queued", "running"):
         return replace(response, status="queued" if run.state == "queued" else "in_progress")
     request = RunRequest(prompt="", thinking=bool(run.request.get("thinking")))

@@ -83,6 +83,7 @@ class Output:
         self._call = call
         self._run_id = run_id
         self._has_begun = False
+        self._has_acted = False
         self._items: list[Item] = []
         self._open: _Message | _Reasoning | None = None
 
@@ -92,11 +93,20 @@ class Output:
             return (self._open.add(event.text),)  # by far the most common, and the same as below
         return list(self._grow(event))
 
-    def _grow(self, event: Event) -> Iterator[frames.Frame]:
+    def keep_alive(self) -> Iterable[frames.Frame]:
+        """Give the events that keep a quiet stream alive: readers take none before those with which it begins."""
+        if not self._has_begun:
+            return list(self._begin_once())
+        return (frames.KeepAlive(),) if self.response.status == "in_progress" else ()
+
+    def _begin_once(self) -> Iterator[frames.Frame]:
         if not self._has_begun:
             self._has_begun = True
             yield frames.Created(response=self.response)
             yield frames.InProgress(response=self.response)
+
+    def _grow(self, event: Event) -> Iterator[frames.Frame]:
+        yield from self._begin_once()
         match event:
             case TextDelta(text=text) if text:
                 yield from self._say(_Message, text)
@@ -105,6 +115,7 @@ class Output:
             case _:
                 if text := vendor.thought(event, self._call):
                     yield from self._say(_Reasoning, text)
+        self._has_acted = self._has_acted or vendor.tells_something(event)
 
     def _say(self, kind: type[_Message | _Reasoning], text: str) -> Iterator[frames.Frame]:
         if not isinstance(self._open, kind):
@@ -131,7 +142,7 @@ class Output:
             yield from self._close("completed")
             yield from self._begin(_Message)
         yield from self._close("completed" if status == "completed" else "incomplete")
-        self.response = answer.ended(self.response, tuple(self._items), ending)
+        self.response = answer.ended(self.response, tuple(self._items), ending, self._has_acted)
         last = {"completed": frames.Completed, "incomplete": frames.Incomplete}.get(status, frames.Failed)
         yield last(response=self.response)
 

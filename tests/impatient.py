@@ -1,0 +1,41 @@
+"""One endpoint on a real socket that keeps a quiet answer alive after a moment, where the server waits for seconds."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive, Scope, Send
+
+from clinvk import backends
+from clinvk.api.grants import Grants
+from clinvk.api.keys import Keys
+from clinvk.api.runs import RunEndpoint
+from clinvk.api.server import Server, listen
+from clinvk.backends.base import Backend
+from clinvk.config import Settings
+from clinvk.dialects.base import Dialect
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
+
+
+@asynccontextmanager
+async def answering(
+    dialect: Dialect, environ: Mapping[str, str], registry: Mapping[str, Backend] = backends.BACKENDS
+) -> AsyncGenerator[int]:
+    """Answer every request in this dialect; give the port."""
+    settings, store = Settings(), MemoryStore()
+    async with LocalRuns(settings, store, environ, registry) as runs:
+        grants = Grants(Keys(), store)
+        endpoint = RunEndpoint(dialect, runs, store, settings, environ, grants, registry, tick_s=0.05, hold_s=0.1)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await endpoint({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)
+
+        sockets = listen("127.0.0.1", 0)
+        started = asyncio.Event()
+        server = Server(app, settings.server, started.set)  # pyright: ignore[reportArgumentType]  # less than all of clinvk
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve(sockets))
+            await started.wait()
+            yield sockets[0].getsockname()[1]
+            server.should_exit = True

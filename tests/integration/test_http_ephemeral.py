@@ -1,0 +1,83 @@
+"""What a run that shall leave no record of its conversation leaves in the store: nothing of what was said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import Served, serving
+from standin.document import JSON
+
+SCHEMA: JSON = {"type": "object", "properties": {"secret-of-schema": {"type": "integer"}}}
+SAID: JSON = [
+    {"role": "system", "content": "secret-of-system"},
+    {"role": "developer", "content": "secret-of-developer"},
+    {"role": "user", "content": "secret-of-user"},
+]
+REQUESTS: dict[str, dict[str, JSON]] = {
+    "/openai/v1/chat/completions": {"model": "claude", "messages": SAID, "stop": ["secret-of-stop"]},
+    "/openai/v1/responses": {
+        "model": "claude",
+        "input": SAID,
+        "instructions": "secret-of-instructions",
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}},
+        "store": False,
+    },
+    "/anthropic/v1/messages": {
+        "model": "claude",
+        "system": "secret-of-system",
+        "messages": [{"role": "user", "content": "secret-of-user"}],
+        "stop_sequences": ["secret-of-stop"],
+    },
+    "/api/v1/prompt": {
+        "backend": "claude",
+        "prompt": "secret-of-user",
+        "system_prompt": "secret-of-system",
+        "extra": ["--system-prompt=secret-of-extra"],
+        "output_schema": SCHEMA,
+        "ephemeral": True,
+    },
+}
+
+
+async def kept(served: Served, run_id: str, folder: Path) -> str:
+    """Give all that is kept of a run: its record, and what lies in the files of the store."""
+    await served.ended(run_id)
+    told = await served.client.get(f"/api/v1/runs/{run_id}")
+    assert told.status_code == 200
+    files = [path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return "\n".join([told.text, *files])
+
+
+@pytest.mark.parametrize("path", REQUESTS)
+async def test_nothing_that_was_said_is_kept_but_what_the_run_is_called(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says('{"secret-of-schema": "secret-of-answer"}'))
+    label: dict[str, JSON] = {"metadata": {"user_id": "found-again"}}
+    async with serving(scripted.env) as served:
+        answer = await served.client.post(path, json=REQUESTS[path] | label)
+        if (run_id := answer.headers.get("x-clinvk-run-id")) is None:
+            run_id = json.loads(answer.text)["run_id"]
+        left = await kept(served, run_id, Path(scripted.env["HOME"]) / ".clinvk")
+        record = (await served.client.get(f"/api/v1/runs/{run_id}")).json()
+    assert "secret" not in left
+    assert "secret" in (scripted.calls()[0].stdin or b"").decode()
+    assert record["request"]["metadata"] == {"user_id": "found-again"}
+    assert record["request"]["ephemeral"] is True
+
+
+async def test_an_answer_that_does_not_fit_its_schema_is_quoted_to_the_client_alone(scripted: Scripted) -> None:
+    scripted.play(claude_says('{"secret-of-schema": "secret-of-answer"}'))
+    asked = {"prompt": "x", "output_schema": SCHEMA}
+    async with serving(scripted.env) as served:
+        told = (await served.prompt(**asked, ephemeral=True)).json()
+        left = await kept(served, told["run_id"], Path(scripted.env["HOME"]) / ".clinvk")
+        record = (await served.client.get(f"/api/v1/runs/{told['run_id']}")).json()
+        remembered = (await served.prompt(**asked)).json()
+        whole = (await served.client.get(f"/api/v1/runs/{remembered['run_id']}")).json()
+    assert "secret-of-answer" in told["error"]
+    assert "secret" not in left
+    assert (record["error"], record["error_code"]) == ("the answer does not fit output_schema", "agent_failed")
+    assert whole["error"] == remembered["error"] == told["error"]

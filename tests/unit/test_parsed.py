@@ -1,0 +1,49 @@
+"""JSON that an agent printed: Node writes a text that was cut inside an emoji with half of its escape."""
+
+import json
+import random
+
+import msgspec
+import pytest
+
+from clinvk.backends.base import parsed
+
+
+class Said(msgspec.Struct):
+    text: str
+
+
+SAID = msgspec.json.Decoder(Said)
+ANY = msgspec.json.Decoder()
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (rb"cut \ud83d", "cut \ufffd"),
+        (rb"\uDE00 cut", "\ufffd cut"),
+        (rb"\ud83d\ud83d\ude00", "\ufffd\N{GRINNING FACE}"),
+        (rb"\ud83d\ude00\ude00", "\N{GRINNING FACE}\ufffd"),
+        (rb"\ud83d\u0041\n", "\ufffdA\n"),
+        (rb"\\ud83d \ud83d", "\\ud83d \ufffd"),
+        (rb"\\\ud83d", "\\\ufffd"),
+        (rb"\\\\ud83d\\\ud83d\"", '\\\\ud83d\\\ufffd"'),
+        (rb"\\\ud83d\ude00\\ud83d\ud83d", "\\\N{GRINNING FACE}\\ud83d\ufffd"),
+    ],
+)
+def test_half_an_emoji_costs_no_more_than_itself(written: bytes, text: str) -> None:
+    assert parsed(SAID, b'{"text":"%s"}' % written) == Said(text)
+
+
+def test_whatever_is_escaped_only_lone_surrogates_are_replaced() -> None:
+    chance = random.Random(3)
+    letters = ["\\", "\\\\", "u", "d83d", "\ud83d", "\ude00", "\N{GRINNING FACE}", '"', "\n", "x"]
+    for _ in range(3000):
+        text = "".join(chance.choices(letters, k=chance.randint(1, 12)))
+        mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert parsed(ANY, json.dumps(text).encode()) == mended, text
+
+
+@pytest.mark.parametrize("garbage", [rb'{"text":"\ud83d', rb'{"text":"\ud83"}', rb"\ud83d", rb'"\ud83d"', b"\xff"])
+def test_what_is_no_json_of_a_known_form_is_none_all_the_same(garbage: bytes) -> None:
+    assert parsed(SAID, garbage) is None
