@@ -293,7 +293,7 @@ def _clean(name: str) -> frozenset[str]:
 
 
 CLEAN: Mapping[str, frozenset[str]] = {name: _clean(name) for name in BACKENDS}
-SAFE_SETTINGS = ("model_verbosity=", "model_reasoning_summary=")
+SAFE_SETTINGS = ("model_verbosity=", "model_reasoning_summary=", "skills.config=")
 WORDS = ("--permission-mode", "--sandbox", "--approval-mode", "--ask-for-approval", "--setting-sources", "--tools")
 
 

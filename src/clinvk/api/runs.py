@@ -44,6 +44,7 @@ from clinvk.result import RunResult
 from clinvk.runtime.runs import Run, Runs
 from clinvk.session import Session
 from clinvk.store import SessionStore
+from clinvk.text import readable
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class _Visit:
         """Answer a dry run as if an agent had answered with its own command line."""
         request = call.request
         launch = await self._endpoint.runs.plan(request)
-        command = describe(launch, len(request.prompt.encode()))
+        command = readable(describe(launch, len(request.prompt.encode())))
         started, ending = RunStarted(request.model), RunFinished()
         facts = Facts(
             run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""

@@ -24,6 +24,7 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
+from clinvk.text import readable
 
 MEDIA_TYPE = "application/x-ndjson"
 
@@ -250,8 +251,7 @@ class UnifiedEncoder:
 
     def _init(self, event: RunStarted) -> Init:
         facts = self._facts
-        workdir = facts.workdir.encode("utf-8", "replace").decode()  # of a path, what is no UTF-8 is no Unicode
-        return Init(event.model or facts.model, event.backend_session_id, workdir, facts.run_id)
+        return Init(event.model or facts.model, event.backend_session_id, readable(facts.workdir), facts.run_id)
 
     def _done(self, event: RunFinished, at: float) -> Done:
         duration = round(max(0.0, at - self._facts.started_at), 3)

@@ -16,6 +16,7 @@ from clinvk.plan import Part, PartResult, described, not_run
 from clinvk.request import PartOf
 from clinvk.runtime.runs import Run, Runs
 from clinvk.runtime.slots import Share
+from clinvk.text import readable
 
 _TAKES_WITHIN_S = 2.0
 """How long the observer may take over what it is told once all is to end: its client perhaps reads nothing."""
@@ -108,7 +109,7 @@ class Performing:
             await asyncio.sleep(0)  # others get their turn: nothing else here waits for anything
             launch = await self._runs.plan(request)
             command = describe(launch, len(request.prompt.encode()))
-            return described(index, part, "\n".join([command, *_elsewhere(part)]))
+            return described(index, part, readable("\n".join([command, *_elsewhere(part)])))
         if part.isolation == "none":
             return await self._run_in_turn(index, part, base)
         directory = request.workdir or ""

@@ -18,7 +18,7 @@ import msgspec
 from clinvk.events import Usage
 from clinvk.session import Session, SessionStatus
 from clinvk.store import at_rest, ids, turns
-from clinvk.store.rows import readable
+from clinvk.text import readable
 
 if TYPE_CHECKING:
     import sqlite3

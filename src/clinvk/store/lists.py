@@ -13,7 +13,8 @@ from clinvk.events import Usage
 from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, search
-from clinvk.store.rows import RUNS, SESSIONS, Table, Value, readable
+from clinvk.store.rows import RUNS, SESSIONS, Table, Value
+from clinvk.text import readable
 
 if TYPE_CHECKING:
     import sqlite3

@@ -7,6 +7,7 @@ import msgspec
 
 from clinvk.record import RunRecord
 from clinvk.session import Session
+from clinvk.text import readable
 
 Value = str | bytes | int | float | None
 """What SQLite keeps."""
@@ -53,11 +54,6 @@ class Table(Generic[_T]):
 
 SESSIONS = Table("sessions", Session, "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "request", "usage")
-
-
-def readable(text: str) -> str:
-    """Put a question mark in the place of what is no Unicode: bytes of an argument or a path that are not UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def to_json(value: object) -> bytes:

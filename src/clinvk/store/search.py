@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.session import Session
 from clinvk.store import SEARCHED_CHARS
-from clinvk.store.rows import readable
+from clinvk.text import readable
 
 if TYPE_CHECKING:
     import sqlite3

@@ -113,8 +113,8 @@ def fence(request: RunRequest, host: Host) -> Fence:
     """
     if request.approval_mode == "always":
         raise Unsupported(
-            "codex exec cannot ask before each action; have approval_mode default, auto, none, "
-            "or sandbox_mode read-only, which lets it write nothing",
+            "codex exec cannot ask before each action; have approval_mode default, auto or none, "
+            "with sandbox_mode read-only where it shall write nothing",
             "approval_mode",
         )
     if request.allowed_tools is not None:
