@@ -14,7 +14,7 @@ DEMO   := .venv-demo
 AGENTS := .agents
 CLIS   := tests/agents/clis
 PIP    := -m pip --disable-pip-version-check --quiet install
-JOBS   ?= 2
+JOBS   ?= 3
 PYTEST ?=
 BENCH  ?=
 
