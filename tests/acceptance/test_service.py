@@ -11,6 +11,7 @@ SYSTEMCTL = """\
 #!/bin/sh
 echo "$*" >>"$HOME/asked"
 case "$*" in
+*$(cat "$HOME/fails" 2>/dev/null || echo none)*) echo "Connection timed out" >&2; exit 1 ;;
 *show*) [ ! -e "$HOME/no-bus" ] || { echo "Failed to connect to bus" >&2; exit 1; } ;;
 *" start "*) touch "$HOME/active" ;;
 *" stop "*|*disable*) rm -f "$HOME/active" ;;
@@ -20,6 +21,7 @@ esac
 LAUNCHCTL = """\
 #!/bin/sh
 echo "$*" >>"$HOME/asked"
+[ "$1" != "$(cat "$HOME/fails" 2>/dev/null)" ] || exit 5
 case "$1" in
 print) [ -e "$HOME/active" ] && echo "state = running" ;;
 bootstrap) [ ! -e "$HOME/active" ] && touch "$HOME/active" ;;
@@ -46,6 +48,12 @@ class Machine:
         done = self._clinvk.run("service", *words, "--user", env=env)
         assert done.returncode == code, done.stderr
         return done.stderr if code and not done.stdout else done.stdout
+
+    def failed(self, *words: str) -> str:
+        """Run one that fails with 1; give what it printed on stderr."""
+        done = self._clinvk.run("service", *words, "--user")
+        assert done.returncode == 1, done.stdout
+        return done.stderr
 
     def asked(self) -> list[str]:
         """Give what the service manager was asked since last time."""
@@ -95,6 +103,31 @@ def test_install_with_other_flags_starts_it_anew(machine: Machine) -> None:
     machine.service("install", "systemd")
     assert machine.asked()[0] == "disable --now clinvk.socket"
     assert not machine.socket.exists()
+
+
+@pytest.mark.parametrize("step", ["daemon-reload", "enable", "start"])
+def test_install_after_one_that_failed_midway_starts_it_anew(machine: Machine, step: str) -> None:
+    """The units are as they should be by then; what runs is still of those before."""
+    machine.service("install", "systemd")
+    (machine.home / "fails").write_text(step)
+    assert "Connection timed out" in machine.failed("install", "systemd", "--port", "3000")
+    (machine.home / "fails").unlink()
+    machine.asked()
+    told = machine.service("install", "systemd", "--port", "3000")
+    assert f"{machine.unit}: unchanged\n" in told
+    assert ": started, and " in told
+    assert machine.asked() == ["daemon-reload", "enable clinvk.service", "stop clinvk.service", "start clinvk.service"]
+    assert ": runs, and " in machine.service("install", "systemd", "--port", "3000")
+    assert machine.asked() == ["enable clinvk.service", "start clinvk.service"]
+    assert [path.name for path in machine.unit.parent.iterdir()] == ["clinvk.service"]
+
+
+def test_uninstall_after_an_install_that_failed_midway_leaves_nothing(machine: Machine) -> None:
+    (machine.home / "fails").write_text("daemon-reload")
+    machine.failed("install", "systemd")
+    (machine.home / "fails").unlink()
+    machine.service("uninstall", "systemd")
+    assert list(machine.unit.parent.iterdir()) == []
 
 
 def test_uninstall_stops_and_removes_and_is_content_with_nothing(machine: Machine) -> None:
@@ -170,6 +203,24 @@ def test_launchd_loads_it_once_and_anew_when_it_has_changed(machine: Machine) ->
     assert machine.service("status", "launchd").count("yes") == 3
     machine.service("uninstall", "launchd")
     assert not machine.plist.exists()
+
+
+def test_launchd_is_given_no_file_of_variables(machine: Machine, clinvk: Clinvk) -> None:
+    (machine.home / ".clinvk").mkdir()
+    (machine.home / ".clinvk" / "service.env").write_text("CLINVK_API_KEYS=sk-x")
+    done = clinvk.run("service", "print", "launchd", "--user", "--host", "0.0.0.0", env={"CLINVK_API_KEYS": "sk-x"})
+    assert "service.env" not in done.stderr
+    assert "0.0.0.0 is open to other machines and there is no API key" in done.stderr
+
+
+def test_launchd_loads_it_anew_after_an_install_that_failed_midway(machine: Machine) -> None:
+    machine.service("install", "launchd")
+    (machine.home / "fails").write_text("enable")
+    machine.failed("install", "launchd", "--port", "3000")
+    (machine.home / "fails").unlink()
+    machine.asked()
+    machine.service("install", "launchd", "--port", "3000")
+    assert [line.split()[0] for line in machine.asked()] == ["print-disabled", "bootout", "enable", "bootstrap"]
 
 
 @pytest.mark.parametrize(

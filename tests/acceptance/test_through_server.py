@@ -170,6 +170,19 @@ def test_a_conversation_that_the_agent_has_lost_is_begun_anew(clinvk: Clinvk, se
     assert json.loads(clinvk.run("two").stdout)["session_id"] != first
 
 
+def test_a_server_that_shows_commands_over_http_still_runs_the_prompts_of_commands(
+    scripted: Scripted, clinvk: Clinvk
+) -> None:
+    """Whether a prompt of a command is run is up to the command's own flags and settings."""
+    clinvk.agent.play(claude_says("x"))
+    with Server(scripted, {**OF_SERVER, "CLINVK_UNIFIED_FLAGS__DRY_RUN": "true"}) as server:
+        assert "claude" in server.up().prompt("hello").json()["output"]
+        assert clinvk.agent.calls() == []
+        assert clinvk.run("-o", "text", "--new", "hello").stdout == "x\n"
+        assert clinvk.run("--dry-run", "--new", "hello").stdout.endswith("# prompt: 5 bytes on stdin\n")
+    assert [is_of_server(call) for call in clinvk.agent.calls()] == [True]
+
+
 def test_a_dry_run_and_a_refusal_are_those_of_the_command(clinvk: Clinvk, server: Server) -> None:
     shown = clinvk.run("--dry-run", "hello")
     assert shown.stdout.endswith("# prompt: 5 bytes on stdin\n")
@@ -361,6 +374,17 @@ def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_i
         until(socket_of(clinvk.agent).exists)
         clinvk.run("--new", "hello")
     assert [call.env["WINDOWID"] for call in clinvk.agent.calls()] == ["of-the-server", "of-the-second"]
+
+
+def test_a_server_whose_socket_was_removed_listens_anew(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    for file in socket_of(clinvk.agent).parent.glob("serve.*"):
+        file.unlink()
+    until(socket_of(clinvk.agent).exists)
+    assert clinvk.run("-o", "text", "--new", "hello").stdout == "x\n"
+    assert is_of_server(clinvk.agent.calls()[0])
+    assert server.stop() == 0
+    assert list(socket_of(clinvk.agent).parent.glob("serve.*")) == []
 
 
 def test_a_stopping_server_lets_the_prompt_finish_and_takes_no_other(clinvk: Clinvk, server: Server) -> None:

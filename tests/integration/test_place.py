@@ -1,14 +1,15 @@
-"""Who is at the other end of the private socket."""
+"""Where the private socket is, whose it is, and who is at its other end."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from clinvk.remote.place import peer_of
+from clinvk.remote.place import Claim, connected, peer_of
 
 ALONE = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
 ASK = "import socket; from clinvk.remote.place import peer_of; peer_of(socket.socket(fileno=0))"
@@ -31,3 +32,21 @@ def test_who_is_not_to_be_seen_from_here_is_no_peer() -> None:
             [*ALONE, sys.executable, "-c", ASK], stdin=ours.fileno(), capture_output=True, text=True, check=False
         )
     assert "OSError: the other end is in another namespace of processes" in done.stderr
+
+
+def test_who_lost_the_socket_takes_nothing_away_from_who_has_it(tmp_path: Path) -> None:
+    """Cleaners of /tmp and owners of homes remove files that are in use."""
+    first, second = Claim(tmp_path), Claim(tmp_path)
+    with first.listen() or pytest.fail("the first has it"):
+        assert first.is_held()
+        for file in tmp_path.iterdir():
+            file.unlink()
+        assert not first.is_held()
+        with second.listen() or pytest.fail("nobody has it"):
+            first.leave()
+            assert second.is_held()
+            with connected(tmp_path) or pytest.fail("the second is there"):
+                pass
+            assert first.listen() is None
+    second.leave()
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -472,6 +473,31 @@ async def test_what_a_living_process_has_under_way_stays(home: Path) -> None:
                 with pytest.raises(SessionBusy):
                     await other.begin(run(given), given)
         await one.end(replace(record, state="finished"), given, [])
+
+
+@pytest.mark.parametrize("gone", ["home", "owners", "replaced"])
+async def test_a_process_whose_lock_was_removed_has_it_again_with_its_next_run(home: Path, gone: str) -> None:
+    """Its database may be another one by then, or the same; a backup may have brought a lock that nobody holds."""
+    async with SqliteStore(home) as one:
+        earlier = session()
+        before = run(earlier)
+        await one.begin(before, earlier)
+        if gone == "replaced":
+            (lock,) = (home / "owners").iterdir()
+            lock.unlink()
+            lock.touch()
+        else:
+            shutil.rmtree(home if gone == "home" else home / gone)
+        given = session()
+        record = run(given)
+        await one.begin(record, given)
+        async with SqliteStore(home) as other:
+            assert await other.recover() == 0
+            for under_way in [record] if gone == "home" else [before, record]:
+                assert (await other.run(under_way.id)).state == "queued"
+            with pytest.raises(SessionBusy):
+                await other.begin(run(given), given)
+    assert list((home / "owners").iterdir()) == []
 
 
 async def test_a_run_that_had_its_ending_but_not_its_end_keeps_that_ending(home: Path) -> None:

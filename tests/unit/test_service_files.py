@@ -264,6 +264,20 @@ def test_a_service_that_would_make_a_key_at_each_start_is_named(
     assert any("each start makes one, and prints it into the log" in text for text in warnings) == is_named
 
 
+@pytest.mark.parametrize("manager", [Systemd, Launchd])
+def test_keys_are_looked_for_and_advised_where_the_service_manager_reads_them(
+    account: Account, manager: type[Systemd | Launchd]
+) -> None:
+    secrets = account.home / ".clinvk" / "service.env"
+    secrets.parent.mkdir()
+    secrets.write_text("CLINVK_API_KEYS=sk-x")
+    reads = manager(account).reads_secrets
+    told = planned(InstallFlags(host="0.0.0.0"), {"CLINVK_API_KEYS": "sk-x"}, account, reads).warnings
+    assert any(str(secrets) in text for text in told) == reads
+    assert any("there is no API key" in text for text in told) == (not reads)
+    assert any("CLINVK_API_KEYS is not written" in text and "clinvk keys create NAME" in text for text in told)
+
+
 @pytest.mark.parametrize("for_machine", [True, False])
 def test_root_is_pointed_to_another_user_where_the_service_can_have_one(account: Account, for_machine: bool) -> None:
     found = planned(InstallFlags(), {}, account._replace(uid=0, for_machine=for_machine))

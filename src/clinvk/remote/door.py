@@ -41,7 +41,7 @@ from clinvk.runtime.runs import Run
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 2.0
-"""How often a server looks whether the one that has the home's socket is gone."""
+"""How often a server looks whether it still has the home's socket, or the one that has it is gone."""
 
 _ACCEPT_AGAIN_S = 0.1
 _LAST_WORDS_WITHIN_S = 2.0
@@ -96,22 +96,35 @@ class Door:
         self._claim.leave()
 
     async def _serve(self, listener: socket.socket | None, runs: LocalRuns, greeting: Greeting) -> None:
-        while listener is None:
+        while True:
+            if listener:
+                with listener:
+                    await self._let_in_while_held(listener, runs, greeting)
             await asyncio.sleep(_LOOK_AGAIN_S)
             try:
                 listener = self._claim.listen()
             except OSError as exc:
                 logger.warning("commands do not go through this server: %s", exc)
                 return
-        with listener:
-            while True:
-                try:
-                    sock, _ = await asyncio.get_running_loop().sock_accept(listener)
-                except OSError as exc:
-                    logger.warning("a command was not let in: %s", exc)
-                    await asyncio.sleep(_ACCEPT_AGAIN_S)
-                else:
-                    _Guest(sock, runs, greeting, self._environ).enter(self._group, self._guests)
+
+    async def _let_in_while_held(self, listener: socket.socket, runs: LocalRuns, greeting: Greeting) -> None:
+        async with asyncio.TaskGroup() as group:
+            letting_in = group.create_task(self._let_in(listener, runs, greeting))
+            while self._claim.is_held():  # noqa: ASYNC110 - another process may take the file away, and tells nobody
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            letting_in.cancel()
+        self._claim.leave()
+        logger.info("the socket for commands was removed")
+
+    async def _let_in(self, listener: socket.socket, runs: LocalRuns, greeting: Greeting) -> None:
+        while True:
+            try:
+                sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+            except OSError as exc:
+                logger.warning("a command was not let in: %s", exc)
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+            else:
+                _Guest(sock, runs, greeting, self._environ).enter(self._group, self._guests)
 
 
 class _Guest:

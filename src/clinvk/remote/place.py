@@ -91,12 +91,20 @@ class Claim:
         self._lock = lock
         return True
 
+    def is_held(self) -> bool:
+        """Say whether the claim is held, and the lock is that of the file which others look at."""
+        try:
+            return self._lock is not None and os.path.samestat(os.fstat(self._lock), self._lock_file.stat())
+        except OSError:
+            return False
+
     def leave(self) -> None:
-        """Take the socket away and let go of the claim, if it is held."""
+        """Let go of the claim; take the socket away, unless it may be another's since the lock was removed."""
         if self._lock is not None:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
-                self._lock_file.unlink(missing_ok=True)
+            if self.is_held():
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+                    self._lock_file.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 

@@ -21,14 +21,21 @@ class Owners:
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
-        self._id: str | None = None
+        self._id = os.urandom(16).hex()
         self._file: int | None = None
 
     def take(self) -> str:
-        """Give the id of this process, and hold its lock from the first time on."""
-        if self._id is None:
+        """Give the id of this process, and hold its lock; once more where its file was removed, as with the home."""
+        while not self._is_held():
+            self._let_go()
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            self._id, self._file = self._locked()
+            file = os.open(self._path(self._id), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # another process has it for the moment of a look at most
+            except OSError:
+                os.close(file)
+                raise
+            self._file = file
         return self._id
 
     def is_dead(self, owner: str) -> bool:
@@ -44,22 +51,22 @@ class Owners:
 
     def leave(self) -> None:
         """Let go of the lock."""
-        if self._id and self._file is not None:
+        if self._file is not None:
             with suppress(FileNotFoundError):
                 os.remove(self._path(self._id))
-            os.close(self._file)
-            self._id = self._file = None
+        self._let_go()
 
-    def _locked(self) -> tuple[str, int]:
-        """Make a file and lock it; another one where it was taken for a dead process's before it was locked."""
-        while True:
-            owner = os.urandom(16).hex()
-            file = os.open(self._path(owner), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            with suppress(BlockingIOError, FileNotFoundError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file), os.stat(self._path(owner))):
-                    return owner, file
-            os.close(file)
+    def _is_held(self) -> bool:
+        """Say whether the lock is that of the file which others look at."""
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self._path(self._id)))
+        except FileNotFoundError:
+            return False
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner}{_SUFFIX}"

@@ -18,32 +18,37 @@ from clinvk.errors import InvalidRequest
 
 
 def install(flags: InstallFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Write the files of the service, enable it and start it; with files that changed, start it anew.
+    """Write the files of the service, enable it and start it; anew where they change, or did and it came no further.
 
     Raises:
         ClinvkError: the settings are wrong, the service manager cannot be reached, or a file cannot be written.
     """
     manager = _manager(flags, environ)
-    plan = planned(flags, environ, manager.account)
+    plan = planned(flags, environ, manager.account, manager.reads_secrets)
     files, gone = manager.files(plan), manager.known()
     gone = [path for path in gone if path not in files and path.exists()]
     changed = gone + [path for path, text in files.items() if placing.differs(path, text)]
+    unfinished = placing.mark_beside(manager.known()[0])
+    anew = bool(changed) or unfinished.exists()
     steps = Steps(environ)
     if flags.dry_run:
         tell(_shown(files))
-        tell("\n".join(steps.shown([*manager.leaving(gone), *manager.starting(plan, bool(changed))])))
+        tell("\n".join(steps.shown([*manager.leaving(gone), *manager.starting(plan, anew)])))
         return 0
     steps.run(manager.reaching())
     placing.make_folder(plan.folder, manager.account)
     placing.check_writable([*files, *gone])
+    if anew:
+        placing.write(unfinished, "")
     steps.run(manager.leaving(gone))
     placing.remove(gone)
     for path, text in files.items():
         if path in changed:
             placing.write(path, text)
         tell(f"{path}: {'written' if path in changed else 'unchanged'}")
-    steps.run(manager.starting(plan, bool(changed)))
-    tell(f"{manager.title}: {'started' if changed else 'runs'}, and starts by itself from now on")
+    steps.run(manager.starting(plan, anew))
+    placing.remove([unfinished])
+    tell(f"{manager.title}: {'started' if anew else 'runs'}, and starts by itself from now on")
     for hint in (*plan.warnings, *manager.hints()):
         notes.say(hint)
     return 0
@@ -68,7 +73,7 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
     steps.run(manager.reaching())
     placing.check_writable(there)
     steps.run(manager.leaving(there))
-    placing.remove(there)
+    placing.remove([*there, placing.mark_beside(manager.known()[0])])
     steps.run(manager.left())
     tell("\n".join(f"{path}: removed" for path in there))
     notes.say("sessions, settings and API keys stay where they are")
@@ -104,7 +109,7 @@ def show(flags: InstallFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ClinvkError: the settings are wrong, or there is no such user.
     """
     manager = _manager(flags, environ)
-    plan = planned(flags, environ, manager.account)
+    plan = planned(flags, environ, manager.account, manager.reads_secrets)
     tell(_shown(manager.files(plan)).rstrip("\n"))
     for warning in plan.warnings:
         notes.say(warning)

@@ -15,6 +15,8 @@ _OPEN_FILES = 8192
 class Launchd:
     """The service manager of macOS."""
 
+    reads_secrets = False
+
     def __init__(self, account: Account) -> None:
         self.account = account
         root = Path("/Library/LaunchDaemons") if account.for_machine else account.home / "Library" / "LaunchAgents"
@@ -52,12 +54,12 @@ class Launchd:
         instead = "; `clinvk service print launchd` shows the property list"
         yield Step(("launchctl", "print-disabled", self._domain), on_failure=instead)
 
-    def starting(self, plan: Plan, changed: bool) -> Iterable[Step]:
+    def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
         """Load it anew where it has changed; what is loaded already cannot be loaded again."""
-        if changed:
+        if anew:
             yield Step(("launchctl", "bootout", f"{self._domain}/{_LABEL}"), may_fail=True)
         yield Step(("launchctl", "enable", f"{self._domain}/{_LABEL}"))
-        yield Step(("launchctl", "bootstrap", self._domain, str(self._file)), may_fail=not changed)
+        yield Step(("launchctl", "bootstrap", self._domain, str(self._file)), may_fail=not anew)
 
     def leaving(self, files: Sequence[Path]) -> Iterable[Step]:
         """Unload."""

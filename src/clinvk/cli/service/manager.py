@@ -35,25 +35,26 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Manager(Protocol):
-    """A service manager, for the whole machine or for one user."""
+    """A service manager, for the whole machine or for one user. `reads_secrets`: it reads `Plan.secrets`."""
 
     account: Account
     title: str
+    reads_secrets: bool
 
     def files(self, plan: Plan) -> dict[Path, str]:
         """Give the files of the service."""
         ...
 
     def known(self) -> list[Path]:
-        """Give every file that a service of clinvk can have here."""
+        """Give every file that a service of clinvk can have here; the first is one that each has."""
         ...
 
     def reaching(self) -> Iterable[Step]:
         """Give what fails where the service manager is not there."""
         ...
 
-    def starting(self, plan: Plan, changed: bool) -> Iterable[Step]:
-        """Give what enables and starts the service; anew where its files have changed."""
+    def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
+        """Give what enables and starts the service; anew where what runs is of other files than there are."""
         ...
 
     def leaving(self, files: Sequence[Path]) -> Iterable[Step]:

@@ -19,6 +19,11 @@ def differs(path: Path, text: str) -> bool:
         return True
 
 
+def mark_beside(path: Path) -> Path:
+    """Give the file that stands beside a service's first one until what its files say is what was started."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
 def check_writable(paths: Iterable[Path]) -> None:
     """Refuse what could not be written or removed, before anything is.
 

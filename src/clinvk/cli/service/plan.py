@@ -76,8 +76,10 @@ def account_of(flags: ServiceFlags, run_as: str | None, environ: Mapping[str, st
     return Account(found.pw_name, found.pw_uid, found.pw_gid, Path(found.pw_dir), True)
 
 
-def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account) -> Plan:
+def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account, reads_secrets: bool = True) -> Plan:
     """Say what the service is to be. The settings that it would start with are read, so that it will start.
+
+    `reads_secrets`: the service manager gives the server the variables of `Plan.secrets`.
 
     Raises:
         ConfigError: they are wrong.
@@ -86,10 +88,12 @@ def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account) -
     environ = {**environ, "HOME": str(account.home)}
     more: dict[str, object] = {"server.host": flags.host, "server.port": flags.port}
     settings = settings_of(flags, environ, more)
-    folder = home(environ) / "workspace" if flags.workdir is None else Path(directory(flags.workdir, "--workdir"))
+    own = home(environ)
+    folder = own / "workspace" if flags.workdir is None else Path(directory(flags.workdir, "--workdir"))
     path, found = _search_path(environ, account)
     env = {"PATH": path, **{name: environ[name] for name in _PASSED_ON if environ.get(name)}}
-    secrets = home(environ) / "service.env"
+    secrets = own / "service.env"
+    read = secrets if reads_secrets else None
     plan = Plan(
         argv=(*_clinvk(), "serve", *_arguments(flags, environ)),
         folder=folder,
@@ -97,7 +101,7 @@ def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account) -
         secrets=secrets,
         settings=settings,
         is_activated=flags.socket,
-        warnings=(*_warnings(account, environ, found, secrets), *_unlocked(settings.server, secrets)),
+        warnings=(*_warnings(account, environ, found, read), *_unlocked(settings.server, own / key_file.FILE, read)),
     )
     for text in (*plan.argv, str(plan.folder), str(plan.secrets), *plan.env.values()):
         if not text.isprintable():
@@ -136,7 +140,7 @@ def _has_any(folder: str, names: tuple[str, ...]) -> bool:
     return any(shutil.which(name, path=folder) for name in names)
 
 
-def _warnings(account: Account, environ: Mapping[str, str], found: list[str], secrets: Path) -> Iterator[str]:
+def _warnings(account: Account, environ: Mapping[str, str], found: list[str], secrets: Path | None) -> Iterator[str]:
     if not found:
         yield f"no agent is on PATH, nor where {account.name} would have one; install one, then do this again"
     programs = (_clinvk()[0], sys.executable, os.path.realpath(sys.executable))
@@ -146,12 +150,13 @@ def _warnings(account: Account, environ: Mapping[str, str], found: list[str], se
         other = "; --run-as NAME gives the service a user of its own" if account.for_machine else ""
         yield f"agents will run as root{other}"
     if _KEYS in environ:
-        yield f"{_KEYS} is not written into the service's files; put it into {secrets}, or use clinvk keys"
+        place = f"put it into {secrets}, or " if secrets else ""
+        yield f"{_KEYS} is not written into the service's files; {place}make keys with clinvk keys create NAME"
 
 
-def _unlocked(server: ServerSettings, secrets: Path) -> Iterator[str]:
+def _unlocked(server: ServerSettings, keys: Path, secrets: Path | None) -> Iterator[str]:
     """Warn of a server that other machines reach, where it has no key that stays: see `clinvk.api.doors`."""
-    files = (secrets, secrets.with_name(key_file.FILE))  # os.path, since a home may be closed to who only prints
+    files = filter(None, (keys, secrets))  # os.path, since a home may be closed to who only prints
     if not (server.api_keys_gopass_path or any(map(os.path.exists, files))) and _is_open(server.host):
         yield (
             f"{server.host} is open to other machines and there is no API key: each start makes one, and prints it "

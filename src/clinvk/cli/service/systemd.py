@@ -29,6 +29,8 @@ ProtectSystem=strict, since agents write where the projects are; and ProtectCont
 class Systemd:
     """The service manager of most Linux machines."""
 
+    reads_secrets = True
+
     def __init__(self, account: Account) -> None:
         self.account = account
         self._folder = _OF_MACHINE if account.for_machine else account.home / _OF_USER
@@ -51,13 +53,13 @@ class Systemd:
         instead = "; `clinvk service print systemd` shows the unit"
         yield Step((*self._systemctl, "show", "--property=Version"), on_failure=instead)
 
-    def starting(self, plan: Plan, changed: bool) -> Iterable[Step]:
+    def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
         """Enable and start; a socket before its service."""
         units = (_SOCKET, _SERVICE) if plan.is_activated else (_SERVICE,)
-        if changed:
+        if anew:
             yield Step((*self._systemctl, "daemon-reload"))
         yield Step((*self._systemctl, "enable", *units))
-        if changed:
+        if anew:
             yield Step((*self._systemctl, "stop", *units), may_fail=True)
         yield Step((*self._systemctl, "start", *units))
 
