@@ -1,5 +1,7 @@
 """Kept processes of the real CLIs: what a run through one is like, and what is left of one that is stopped."""
 
+import json
+import subprocess
 import time
 from contextlib import suppress
 
@@ -177,10 +179,81 @@ async def test_gemini_tells_its_tokens_and_answers_that_were_broken_off(machine:
     assert broken[-1].code == "agent_failed"
 
 
-async def test_instructions_that_have_changed_since_a_process_was_started_are_read(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    "file",
+    [
+        "project/CLAUDE.md",
+        "project/AGENTS.md",
+        "project/.claude/CLAUDE.md",
+        "project/.claude/rules/style.md",
+        "project/.claude/agents/cook.md",
+        "project/.claude/skills/cook/SKILL.md",
+        "home/.claude/rules/style.md",
+    ],
+)
+async def test_instructions_that_have_changed_since_a_process_was_started_are_read(machine: Machine, file: str) -> None:
+    path = machine.home.parent / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.endswith("AGENTS.md"):
+        (machine.project / "CLAUDE.md").write_text("@AGENTS.md\n")
+    path.write_text("---\nname: cook\ndescription: makes honey\n---\nmake honey\n")
+    request = replace(ask("claude", "x"), approval_mode="none")  # it has all tools, and so skills and agents
     async with keeping(machine) as runs:
-        await told(machine, runs, ask("claude", "x"))
+        await told(machine, runs, request)
         await ready(runs, "claude")
-        (machine.project / "CLAUDE.md").write_text("say marmalade\n")
-        await told(machine, runs, ask("claude", "with instructions"))
+        path.write_text("---\nname: cook\ndescription: makes marmalade\n---\nmake marmalade\n")
+        await told(machine, runs, replace(request, prompt="with instructions"))
     assert "marmalade" in str(machine.requests("with instructions")[0])
+
+
+async def test_rules_of_approval_that_have_changed_since_a_process_was_started_hold(machine: Machine) -> None:
+    settings = machine.project / ".claude" / "settings.local.json"
+    settings.parent.mkdir()
+    async with keeping(machine) as runs:
+        request = replace(ask("claude", 'x [[tool=shell cmd="touch made"]]'), approval_mode="none")
+        await told(machine, runs, replace(request, prompt="x"))
+        await ready(runs, "claude")
+        settings.write_text('{"permissions": {"deny": ["Bash"]}}')
+        await told(machine, runs, request)
+    assert not (machine.project / "made").exists()
+
+
+async def test_a_conversation_begins_with_the_branch_and_goes_on_through_commits(machine: Machine) -> None:
+    def git(*words: str) -> None:
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        subprocess.run(["git", *author, *words], cwd=machine.project, env=machine.env, check=True, capture_output=True)
+
+    git("init", "--initial-branch=honey")
+    git("commit", "--allow-empty", "--message=first")
+    async with keeping(machine) as runs:
+        _, session = await told(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+        await ready(runs, "claude")
+        git("switch", "--create", "marmalade")
+        await told(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
+        await told(machine, runs, replace(ask("claude", "two", session), approval_mode="none"))
+        assert runs.pool
+        assert runs.pool.standing.hits == 1
+    assert "marmalade" in str(machine.requests("another")[0])
+
+
+async def test_a_conversation_begins_with_what_claude_has_noted_in_others(machine: Machine) -> None:
+    async with keeping(machine) as runs:
+        await told(machine, runs, replace(ask("claude", "one"), approval_mode="none"))
+        await ready(runs, "claude")
+        (notes,) = (machine.home / ".claude" / "projects").glob("*/memory")
+        (notes / "MEMORY.md").write_text("- say marmalade\n")
+        await told(machine, runs, replace(ask("claude", "another"), approval_mode="none"))
+    assert "marmalade" in str(machine.requests("another")[0])
+
+
+async def test_a_login_that_has_changed_since_a_process_was_started_is_used(machine: Machine) -> None:
+    config, login = machine.home / ".codex" / "config.toml", machine.home / ".codex" / "auth.json"
+    own = config.read_text().replace('env_key = "STANDIN_KEY"\n', "")
+    config.write_text(own.replace("requires_openai_auth = false", "requires_openai_auth = true"))
+    async with keeping(machine) as runs:
+        for name in ("one", "two"):
+            login.write_text(json.dumps({"auth_mode": "apikey", "OPENAI_API_KEY": f"sk-account-{name}"}))
+            await told(machine, runs, ask("codex", f"as {name}"))
+            await ready(runs, "codex")
+    assert "sk-account-one" in str(machine.exchanges("as one"))
+    assert "sk-account-two" in str(machine.exchanges("as two"))

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
-from clinvk.config import WarmSettings
+from clinvk.backends.base import Host, Launch
+from clinvk.config import Settings, WarmSettings
 from clinvk.events import RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.request import RunRequest
 from clinvk.runtime.agent import AgentRun
-from integration.pool_server import Server, begun, request, sleeping
+from clinvk.runtime.local import LocalRuns
+from clinvk.session import Resume
+from integration.pool_server import ENV, Server, begun, request, sleeping
 from lasting_backend import Lasting
 from polling import until
 
@@ -267,6 +272,42 @@ async def test_a_conversation_that_went_on_elsewhere_is_not_taken_up_where_it_wa
         first, session = await server.asked("pid")
         await server.asked("say alone", session, warm=False)
         assert (await server.ask("pid", session)).text != first.text
+
+
+async def test_a_conversation_that_another_clinvk_went_on_with_is_not_taken_up_where_it_was(tmp_path: Path) -> None:
+    """Not even at once, when what both have written down cannot be told apart yet."""
+    backend, settings = Lasting(tmp_path, capacity=1), Settings(warm=WarmSettings(kept_backends=("lasting",)))
+    async with (
+        Server(backend) as server,
+        LocalRuns(settings, server.store, ENV, {"lasting": backend}, keeps_warm=True) as others,
+    ):
+        first, session = await server.asked("pid")
+        async with others.run(request("say x", session)) as run:
+            assert (await run.result()).text == "x"
+        third = await server.ask("pid", session)
+        assert third.text != first.text
+        assert (await server.ask("pid", session)).text == third.text
+
+
+class Telling(Lasting):
+    """It tells each conversation at its beginning what is in a file."""
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        launch = super().launch(request, resume, host)
+        assert launch.warm
+        told = (f"{self.executable}.told",)
+        return replace(launch, warm=replace(launch.warm, begins_with=told))
+
+
+async def test_what_only_a_beginning_is_told_ends_no_conversation_when_it_changes(tmp_path: Path) -> None:
+    backend = Telling(tmp_path, capacity=1)
+    async with Server(backend) as server:
+        first, session = await server.asked("pid")
+        await until(lambda: server.pool.standing.ready == 1)
+        Path(f"{backend.executable}.told").write_text("another branch")
+        await server.ask("say x")
+        assert server.pool.standing.hits == 0
+        assert (await server.ask("pid", session)).text == first.text
 
 
 async def test_limits_of_the_run_hold(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host
 from clinvk.backends.places import upwards
-from clinvk.request import RunRequest
+from clinvk.request import ApprovalMode, RunRequest
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/a b/ü", "/a/b/c/d"])
@@ -22,32 +22,39 @@ def test_a_name_can_be_put_behind_each(directory: str) -> None:
     assert all(place.endswith("/") and "//" not in place for place in upwards(directory))
 
 
-_OF_CLAUDE = ("~/.claude/CLAUDE.md", "~/.claude/settings.json")
-_OF_CODEX = ("~/.codex/config.toml", "~/.codex/.env", "~/.codex/AGENTS.md")
+def _within(folder: str) -> tuple[str, ...]:
+    names = ("CLAUDE.md", "settings.json", "settings.local.json")
+    return (
+        f"{folder}/",
+        *(f"{folder}/{name}" for name in names),
+        *(f"{folder}/{name}/*.md" for name in ("rules", "agents", "commands", "output-styles")),
+        f"{folder}/skills/*/SKILL.md",
+    )
+
+
+def _at(place: str) -> tuple[str, ...]:
+    names = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
+    return (*(f"{place}{name}" for name in names), *_within(f"{place}.claude"))
+
+
+def _managed(folder: str) -> tuple[str, ...]:
+    names = ("managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
+    return (f"{folder}/", *(f"{folder}/{name}" for name in names), *_within(f"{folder}/.claude"))
+
+
+_MANAGED = (*_managed("/etc/claude-code"), *_managed("/Library/Application Support/ClaudeCode"))
+_OF_CODEX = (
+    *("/etc/codex/config.toml", "/etc/codex/managed_config.toml", "/etc/codex/requirements.toml"),
+    *("~/.codex/config.toml", "~/.codex/.env", "~/.codex/AGENTS.md", "~/.codex/auth.json"),
+)
 
 
 @pytest.mark.parametrize(
     ("backend", "workdir", "files"),
     [
-        (
-            "claude",
-            "/work/app",
-            (
-                *_OF_CLAUDE,
-                *("/work/app/CLAUDE.md", "/work/app/CLAUDE.local.md", "/work/CLAUDE.md", "/work/CLAUDE.local.md"),
-                *("/CLAUDE.md", "/CLAUDE.local.md", "/work/app/.mcp.json"),
-                *("/work/app/.claude/settings.json", "/work/app/.claude/settings.local.json"),
-            ),
-        ),
-        (
-            "claude",
-            "/",
-            (
-                *_OF_CLAUDE,
-                *("/CLAUDE.md", "/CLAUDE.local.md", "/.mcp.json"),
-                *("/.claude/settings.json", "/.claude/settings.local.json"),
-            ),
-        ),
+        ("claude", "/work/app", (*_MANAGED, *_within("~/.claude"), *_at("/work/app/"), *_at("/work/"), *_at("/"))),
+        ("claude", "/home/u", (*_MANAGED, *_within("~/.claude"), *_at("/home/u/")[:4], *_at("/home/"), *_at("/"))),
+        ("claude", "/", (*_MANAGED, *_within("~/.claude"), *_at("/"))),
         (
             "codex",
             "/work/app",
@@ -65,3 +72,20 @@ def test_a_kept_process_has_read_these(backend: str, workdir: str, files: tuple[
     kept = BACKENDS[backend].launch(request, None, Host(env={"HOME": "/home/u"})).warm
     assert kept
     assert tuple(kept.reads) == files
+
+
+_UNGUARDED = (
+    *("/work/my.app/.git/logs/HEAD", "~/.claude/projects/-work-my-app/memory/MEMORY.md"),
+    *("/work/.git/logs/HEAD", "~/.claude/projects/-work/memory/MEMORY.md"),
+    *("/.git/logs/HEAD", "~/.claude/projects/-/memory/MEMORY.md"),
+)
+
+
+@pytest.mark.parametrize(("approval", "files"), [("none", _UNGUARDED), ("auto", ()), ("default", ())])
+def test_an_unguarded_conversation_of_claude_begins_with_git_and_notes(
+    approval: ApprovalMode, files: tuple[str, ...]
+) -> None:
+    request = RunRequest(prompt="hello", backend="claude", workdir="/work/my.app", approval_mode=approval)
+    kept = BACKENDS["claude"].launch(request, None, Host()).warm
+    assert kept
+    assert kept.begins_with == files

@@ -101,7 +101,10 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         warm: how a process that is kept carries the run; None where none may. One that was started with an equal
             `warm`, its `continuing` aside, is as good as another.
         continuing: the arguments that name the conversation to go on with.
-        reads: files that the process reads by itself when it starts; one that has changed since is not as good.
+        reads: files that the process reads by itself when it starts; one that has changed since is not as good. `F/`
+            is a folder, and what is named after it within it is not there where it is not; `F/*.md` are the files of
+            a folder that end so, and those of its folders; `F/*/NAME` are files of its folders.
+        begins_with: the same, but of what only the beginning of a conversation is told: one that was begun goes on.
         takes_up: the conversations that a kept process can go on with: those that it `held` since its own runs, also
             that for which it was `started`, or any for which it is `asked`.
         most_runs: after so many a kept process goes, since what it keeps of each adds up.
@@ -124,6 +127,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     warm: "Launch | None" = None
     continuing: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    begins_with: tuple[str, ...] = ()
     takes_up: Literal["held", "started", "asked"] = "asked"
     most_runs: int = MOST_RUNS
     ping: bytes = b""

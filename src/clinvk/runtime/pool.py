@@ -82,13 +82,13 @@ class Pool:
         )
 
     async def seat(
-        self, wanted: Wanted, resume: Resume | None, run: str, wake: Callable[[], None]
+        self, wanted: Wanted, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
     ) -> PooledSeat | None:
-        """Find a seat for a run; None: it gets a process of its own."""
+        """Find a seat for a run, whose session has had so many `turns`; None: it gets a process of its own."""
         profile = self._stock.profile(wanted)
         profile.take(begins=resume is None)
         self._upkeep.look_soon()
-        worker = await self._standing_by(profile, resume)
+        worker = await self._standing_by(profile, resume, turns)
         if worker:
             self._hits[wanted.backend.name] += 1
         else:
@@ -130,7 +130,7 @@ class Pool:
             if worker.is_retiring and not worker.seats:
                 await finished(self._stock.ended(worker, patient=trusted))
             elif seat.conversation:
-                await self._keep(worker, seat.conversation, kept=kept)
+                await self._keep(worker, seat.conversation, seat.turns, kept=kept)
             self._upkeep.wake()
 
     async def _end_tools(self, seat: PooledSeat, *, trusted: bool) -> None:
@@ -150,12 +150,12 @@ class Pool:
             await asyncio.sleep(_LATE_S)
             await finished(self._spawner.end_tools(worker.process, seat.tools))
 
-    async def _keep(self, worker: Worker, conversation: str, *, kept: bool) -> None:
+    async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
         """Hold a conversation for its next turn, of those that nobody else can go on with only the latest."""
         if not kept:
             await worker.left_to_others(conversation)
             return
-        worker.held[conversation] = Held(time.monotonic())
+        worker.held[conversation] = Held(time.monotonic(), turns)
         if worker.launch.takes_up == "asked" and len(worker.held) > MOST_HELD:
             worker.let_go(min(worker.held, key=lambda handle: worker.held[handle].since))
 
@@ -188,20 +188,21 @@ class Pool:
         if worker := self._fresh(profile, wanted.launch, None):
             await worker.opened.wait()
 
-    async def _standing_by(self, profile: Profile, resume: Resume | None) -> Worker | None:
+    async def _standing_by(self, profile: Profile, resume: Resume | None, turns: int) -> Worker | None:
         """Find one that is up, and can take the conversation."""
-        if resume and not resume.fork and (holder := await self._holder(profile, resume.handle)):
+        if resume and not resume.fork and (holder := await self._holder(profile, resume.handle, turns)):
             return holder
         if resume and profile.wanted.launch.takes_up != "asked":
             return None
         return best(worker for worker in profile.workers if worker.room and can_begin(worker))
 
-    async def _holder(self, profile: Profile, handle: str) -> Worker | None:
+    async def _holder(self, profile: Profile, handle: str, turns: int) -> Worker | None:
         holder = next((worker for worker in profile.workers if worker.room and handle in worker.held), None)
         if holder is None:
             return None
-        known = holder.held[handle].fingerprint
-        if known is not None and known != await record_fingerprint(profile, handle):
+        held = holder.held[handle]
+        known = held.fingerprint
+        if turns != held.turns or (known is not None and known != await record_fingerprint(profile, handle)):
             await self.forget(handle)  # somebody else went on with it
             return None
         return holder if holder.room and handle in holder.held else None

@@ -32,7 +32,7 @@ async def run_pooled(course: Course, place: Place) -> bool:
         if assignment.check:
             assignment.check()
         wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
-        seat = await pool.seat(wanted, assignment.resume, assignment.run_id, course.wake)
+        seat = await pool.seat(wanted, assignment.resume, _turns(course), assignment.run_id, course.wake)
         if seat:
             await _PooledRun(course, pool, seat).go(place, launch)
     if not course.ended and assignment.resume and not assignment.resume.fork:
@@ -43,6 +43,11 @@ async def run_pooled(course: Course, place: Place) -> bool:
 def _may_share(course: Course) -> bool:
     """Whether the run can be carried: what a shared process writes to stderr is nobody's."""
     return course.request.warm and not course.request.verbose
+
+
+def _turns(course: Course) -> int:
+    """Give how many turns the store counts in the run's session at this moment of the run."""
+    return course.recorder.session.turn_count if course.recorder.session else 0
 
 
 class _PooledRun:
@@ -62,6 +67,7 @@ class _PooledRun:
             if course.ended:
                 place.leave()
         finally:
+            seat.turns = _turns(course)
             kept = seat.is_told and not course.request.ephemeral and isinstance(course.log.ending, RunFinished)
             await self._pool.left(seat, trusted=is_whole, kept=kept)
 

@@ -34,21 +34,28 @@ class Wanted(NamedTuple):
     launch: Launch
 
 
+class Found(NamedTuple):
+    """What was found on disk for a process: the program and what it reads, and what beginnings are told."""
+
+    read: Fingerprint
+    told: Fingerprint
+
+
 class Profile:
     """Processes that are as good as each other.
 
     Attributes:
         wanted: what one is started with; its `continuing` is of no meaning.
-        fingerprint: the program and what it reads at its start, as they were for the processes that there are.
+        found: what was found for the processes that there are.
         taken_at: when a run has last asked for one.
         begun: when such runs came that begin a conversation, for which one that is ready would do.
         failures: how many have failed since a run went well.
         not_before: none is started before that.
     """
 
-    def __init__(self, wanted: Wanted, fingerprint: Fingerprint) -> None:
+    def __init__(self, wanted: Wanted, found: Found) -> None:
         self.wanted = wanted
-        self.fingerprint = fingerprint
+        self.found = found
         self.workers: list[Worker] = []
         self.taken_at = -inf
         self.begun: deque[float] = deque(maxlen=64)
@@ -71,13 +78,16 @@ class Profile:
         if begins:
             self.begun.append(self.taken_at)
 
-    def renew(self, fingerprint: Fingerprint) -> None:
+    def renew(self, found: Found) -> None:
         """Take no more runs to processes that were started with another program, or have read something else."""
-        if fingerprint == self.fingerprint:
-            return
-        self.fingerprint, self.failures, self.not_before = fingerprint, 0, 0.0
-        for worker in self.workers:
-            worker.retire()
+        is_other = found.read != self.found.read
+        if is_other:
+            self.failures, self.not_before = 0, 0.0
+        if found != self.found:
+            self.found = found
+            for worker in self.workers:
+                if is_other or can_begin(worker):
+                    worker.retire()
 
     def blame(self, worker: Worker, why: str) -> None:
         """One has failed: the next is not started at once, and later each time where none was of any use."""
@@ -99,9 +109,10 @@ def key(wanted: Wanted) -> object:
     return wanted.backend.name, wanted.path, frozenset(wanted.env.items()), msgspec.json.encode(fixed), ways
 
 
-def program_fingerprint(wanted: Wanted) -> Fingerprint:
+def program_fingerprint(wanted: Wanted) -> Found:
     """Look at the program and at what it reads by itself: where these differ, a process is not as good."""
-    return fingerprint((wanted.path, *wanted.launch.reads), wanted.env)
+    launch = wanted.launch
+    return Found(fingerprint((wanted.path, *launch.reads), wanted.env), fingerprint(launch.begins_with, wanted.env))
 
 
 def can_begin(worker: Worker, share: float = 1) -> bool:

@@ -14,7 +14,7 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Profile, can_begin, program_fingerprint
 from clinvk.runtime.stock import Stock
 from clinvk.runtime.wake import Wake
-from clinvk.runtime.worker import Held, Worker
+from clinvk.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Upkeep:
             if held.fingerprint is None and now > held.since + _SETTLES_S:
                 fingerprint = await record_fingerprint(profile, handle)
                 if worker.held.get(handle) == held:
-                    worker.held[handle] = Held(held.since, fingerprint)
+                    worker.held[handle] = held._replace(fingerprint=fingerprint)
 
     def make_room(self, profile: Profile) -> bool:
         """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""

@@ -30,9 +30,14 @@ _LOOKS_EVERY_S = 0.005
 
 
 class Held(NamedTuple):
-    """A conversation that a process has in its memory, and its record on disk as it was a while after the last turn."""
+    """A conversation that a process has in its memory.
+
+    Nobody else has gone on with it while the store counts as many `turns`, which tells what any clinvk did at once,
+    and its record on disk is as it was a while after the last turn, which tells what others did.
+    """
 
     since: float
+    turns: int
     fingerprint: Fingerprint | None = None
 
 
@@ -273,6 +278,7 @@ class PooledSeat:
         has_used_tools: the run has; they may have left something at work.
         tools: the variable that what it leaves at work has in its environment.
         conversation: the agent's id of the run's conversation, once told.
+        turns: those of the session that the conversation is of, this one included.
     """
 
     exit_code = None
@@ -284,6 +290,7 @@ class PooledSeat:
         self.worker = worker
         self.is_over = self.is_lost = self.is_answered = self.is_told = self.is_heard = self.has_used_tools = False
         self.conversation: str | None = None
+        self.turns = 0
         self.tools: tuple[str, str] | None = None
         self.waiting_bytes = 0
         self.began_at = inf

@@ -5,6 +5,7 @@ prints. `posture` says how the approval and sandbox words become flags, `flags` 
 the stream, whose lines are in `wire`; `conversing` is the protocol with a process that stays.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from signal import SIGINT
 from typing import TYPE_CHECKING
@@ -26,6 +27,26 @@ if TYPE_CHECKING:
 
 _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 
+_UNFIT = re.compile("[^a-zA-Z0-9]")
+"""What is a dash in the folder that Claude has of a project."""
+
+_USUAL = "~/.claude"
+"""The folder of the user's own settings."""
+
+_MANAGED = ("/etc/claude-code/", "/Library/Application Support/ClaudeCode/")
+"""Where an administrator puts what holds for all users, on Linux and on macOS."""
+
+_IN_MANAGED = ("", "managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
+
+_BESIDE = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
+"""What is read in a directory and in those above it; `AGENTS.md` where a CLAUDE.md imports it, as many do."""
+
+_IN_FOLDER = (
+    *("", "CLAUDE.md", "settings.json", "settings.local.json"),
+    *("rules/*.md", "agents/*.md", "commands/*.md", "output-styles/*.md", "skills/*/SKILL.md"),
+)
+"""What is read in a `.claude` folder, were it the user's, the administrator's, or in any of these directories."""
+
 
 class Claude:
     """The backend of Claude Code."""
@@ -46,14 +67,17 @@ class Claude:
             Unsupported: an approval, sandbox or tool rule that Claude Code cannot honour.
             InvalidRequest: a malformed option, or an `extra` flag that would override what clinvk sets.
         """
-        argv, files, env = command(request, resume, posture(request, host))
+        places = [*upwards(host.resolve(request.workdir or ""))]
+        words = posture(request, host)
+        argv, files, env = command(request, resume, words)
         alone = Launch(argv=argv, env=env, cwd=request.workdir, files=files, stop_signal=SIGINT)
         kept = replace(
             alone,
             argv=streamed(argv),
             long_lived=True,
             continuing=continuing(argv),
-            reads=tuple(_read_at_start(request, host)),
+            reads=tuple(_read_at_start(places, host)),
+            begins_with=() if words.settings else tuple(_told_at_first(places, host)),
             takes_up="started",
             most_runs=1 if _holds_for_the_process(request) else MOST_RUNS,
             ping=PING,
@@ -91,12 +115,24 @@ def _holds_for_the_process(request: RunRequest) -> bool:
 
 
 def _folder(host: Host) -> str:
-    return host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
+    return host.env.get("CLAUDE_CONFIG_DIR") or _USUAL
 
 
-def _read_at_start(request: RunRequest, host: Host) -> Iterator[str]:
-    """Give the instructions and settings that a process started now would find."""
-    here, *above = upwards(host.resolve(request.workdir or ""))
-    yield from (f"{_folder(host)}/{name}" for name in ("CLAUDE.md", "settings.json"))
-    yield from (f"{place}{name}" for place in (here, *above) for name in ("CLAUDE.md", "CLAUDE.local.md"))
-    yield from (f"{here}{name}" for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json"))
+def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
+    """Give the instructions and settings that a process started now would find, those of an administrator first."""
+    for managed in _MANAGED:
+        yield from (f"{managed}{name}" for name in _IN_MANAGED)
+        yield from (f"{managed}.claude/{name}" for name in _IN_FOLDER)
+    user, home = _folder(host), f"{host.env.get('HOME')}/"
+    yield from (f"{user}/{name}" for name in _IN_FOLDER)
+    for place in places:
+        yield from (f"{place}{name}" for name in _BESIDE)
+        if place != home or user != _USUAL:
+            yield from (f"{place}.claude/{name}" for name in _IN_FOLDER)
+
+
+def _told_at_first(places: Sequence[str], host: Host) -> Iterator[str]:
+    """Give what tells of the branch and the latest commits, and of Claude's own notes: guarded, it is told neither."""
+    for place in places:
+        yield f"{place}.git/logs/HEAD"
+        yield f"{_folder(host)}/projects/{_UNFIT.sub('-', place[:-1] or place)}/memory/MEMORY.md"

@@ -48,6 +48,9 @@ _EFFORTS = {
 }
 """By the levels that `codex debug models` tells: `low` to `xhigh` of all, `max` of most."""
 
+_MANAGED = tuple(f"/etc/codex/{name}" for name in ("config.toml", "managed_config.toml", "requirements.toml"))
+"""What an administrator sets, and what he requires of all settings."""
+
 _OURS = re.compile(r"gpt|codex|o\d")
 _MAX_ARGUMENT_BYTES = 131_071
 """What Linux takes as a single argument."""
@@ -184,11 +187,11 @@ def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
 
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
-    """Give the settings and instructions that a server started now would find: an open thread keeps to its first."""
+    """Give the login, settings and instructions that a server started now would find; those of a thread stay."""
     workdir = host.resolve(request.workdir or "")
     folder = settings.folder(host, workdir)
-    own = (f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md"))
-    return (*own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
+    own = (f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md", "auth.json"))
+    return (*_MANAGED, *own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
 
 
 def _model(request: RunRequest) -> str | None:

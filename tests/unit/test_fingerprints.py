@@ -1,0 +1,81 @@
+"""What tells whether files are the same as before: single ones, and those in folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clinvk.runtime.fingerprints import fingerprint
+
+LATER = "changed, and longer"
+
+
+def rewrite(path: Path) -> None:
+    path.write_text(LATER)
+
+
+def write(path: Path, text: str = "x") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("~/a.md", "a.md"),
+        ("~/rules/*.md", "rules/a.md"),
+        ("~/rules/*.md", "rules/within/a.md"),
+        ("~/skills/*/SKILL.md", "skills/one/SKILL.md"),
+    ],
+)
+@pytest.mark.parametrize("change", [rewrite, Path.unlink])
+def test_a_file_that_comes_changes_or_goes_is_noticed(
+    tmp_path: Path, name: str, file: str, change: Callable[[Path], None]
+) -> None:
+    def look() -> object:
+        return fingerprint((name,), {"HOME": str(tmp_path)})
+
+    write(tmp_path / file.replace("one", "other").replace("a.md", "b.md"))
+    before = look()
+    write(tmp_path / file)
+    there = look()
+    change(tmp_path / file)
+    assert before != there != look()
+
+
+@pytest.mark.parametrize("file", ["rules/a.txt", "rules/1/2/a.md", "skills/SKILL.md", "skills/one/more.md"])
+def test_what_else_a_folder_has_is_passed_over(tmp_path: Path, file: str) -> None:
+    names = (f"{tmp_path}/rules/*.md", f"{tmp_path}/skills/*/SKILL.md")
+    write(tmp_path / "rules" / "a.md")
+    before = fingerprint(names, {})
+    write(tmp_path / file)
+    assert fingerprint(names, {}) == before
+
+
+def test_a_folder_counts_for_nothing_but_what_is_named_in_it(tmp_path: Path) -> None:
+    names = (f"{tmp_path}/folder/", f"{tmp_path}/folder/a", f"{tmp_path}/b")
+    write(tmp_path / "b")
+    without = fingerprint(names, {})
+    write(tmp_path / "folder" / "other")
+    assert fingerprint(names, {}) == without
+    write(tmp_path / "folder" / "a")
+    assert len(without) == 1
+    assert len(fingerprint(names, {})) == 2
+
+
+def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("*", "*.md", "a*b"):
+        write(tmp_path / name / "CLAUDE.md")
+        write(tmp_path / name / "rules" / "a.md")
+        names = (f"{tmp_path}/{name}/CLAUDE.md", f"{tmp_path}/{name}/rules/*.md")
+        before = fingerprint(names, {})
+        write(tmp_path / name / "CLAUDE.md", LATER)
+        between = fingerprint(names, {})
+        write(tmp_path / name / "rules" / "a.md", LATER)
+        assert before != between != fingerprint(names, {})
+
+
+def test_a_folder_of_many_files_is_looked_at_in_part(tmp_path: Path) -> None:
+    for number in range(300):
+        write(tmp_path / "rules" / f"{number}.md")
+    assert len(fingerprint((f"{tmp_path}/rules/*.md",), {})) < 300
