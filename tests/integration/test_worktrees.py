@@ -15,9 +15,8 @@ import pytest
 
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.plan import ChangedFile
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import Worktree, Worktrees
+from integration.worktree_home import another, changed, home, left_over
 from polling import until
 from repositories import Repository
 
@@ -44,33 +43,6 @@ def small_files() -> Generator[Callable[[], None]]:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def another(repository: Repository, **env: str) -> Worktrees:
-    """The same, as another process sees them."""
-    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
-    return Worktrees(Spawner(marks), home(repository), {**repository.env, **env})
-
-
-def home(repository: Repository) -> Path:
-    return repository.home / ".clinvk"
-
-
-def left_over(repository: Repository) -> list[str]:
-    """Give all that is there of worktrees: folders, what git knows, branches."""
-    folder = home(repository) / "worktrees"
-    folders = [path.name for path in folder.glob("*") if path.name != ".lock"]
-    return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
-
-
-async def changed(worktrees: Worktrees, repository: Repository, **files: str | bytes) -> Worktree:
-    """Make a worktree that an agent has changed and left."""
-    async with worktrees.isolated(str(repository.path), "agent") as worktree:
-        for name, content in (files or {"a.txt": "two\n"}).items():
-            file = Path(worktree.root, name)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return worktree
 
 
 async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_directory(

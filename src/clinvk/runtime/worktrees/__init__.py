@@ -20,7 +20,7 @@ from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import repository
 from clinvk.runtime.worktrees.folders import Facts, Folders, Place, remove_tree
-from clinvk.runtime.worktrees.git import Git, GitFailed
+from clinvk.runtime.worktrees.git import Git, GitFailed, GitTooSlow
 from clinvk.runtime.worktrees.look import Look, looked
 from clinvk.runtime.worktrees.words import Applied, Listed, State, Worktree
 
@@ -34,6 +34,7 @@ DIFF_BYTES = 1024 * 1024
 _MADE_WITHIN_S = 60.0
 _REMOVED_WITHIN_S = 300.0
 _FREE_WITHIN_S = 5.0
+_TARGET_FREE_WITHIN_S = 60.0
 _LOOK_AGAIN_S = 0.02
 _LOOKS_AT_ONCE = 4
 
@@ -51,6 +52,7 @@ class Worktrees:
         self._folders = Folders(home)
         self._held: dict[str, int] = {}
         self._kept: dict[str, bool] = {}
+        self._unseen: dict[str, str] = {}
         self._changing = asyncio.Lock()
 
     @asynccontextmanager
@@ -165,7 +167,7 @@ class Worktrees:
             return
         try:
             await finished(self._leave(worktree.id), _REMOVED_WITHIN_S)
-        except (ClinvkError, TimeoutError) as exc:
+        except (ClinvkError, OSError) as exc:
             logger.warning("worktree %s stays: %s", worktree.id, exc)
         finally:
             self._let_go(worktree.id)
@@ -173,7 +175,8 @@ class Worktrees:
     async def list(self, directory: str | None = None) -> Sequence[Listed]:
         """Give the worktrees that are there, the oldest first.
 
-        What the death of a clinvk left over is removed if nothing was changed in it.
+        What the death of a clinvk left over is removed if nothing was changed in it, and a removal that it did not
+        finish is finished.
 
         Args:
             directory: only those of the repository that holds it; None is all.
@@ -216,12 +219,15 @@ class Worktrees:
         """
         async with self._holding(own):
             place = await self._place(own)
+            if await asyncio.to_thread(self._folders.removal, own) is not None:
+                raise InvalidRequest(f"worktree {own} is being removed: clinvk worktrees list goes on with that")
             async with self._look(place) as look:
                 if not look.files:
                     raise InvalidRequest(f"worktree {own} has no changes to apply")
                 await look.write_patch()
                 target = Git(self._spawner, self._environ, place.facts.repository)
-                await repository.apply(target, look, place, dry_run)
+                async with self._changing_target(place.facts.repository):
+                    await repository.apply(target, look, place, dry_run)
             if removed := not (keep or dry_run or look.warnings):
                 await finished(self._remove(place, with_commits=True), _REMOVED_WITHIN_S)
         return Applied(
@@ -280,7 +286,30 @@ class Worktrees:
                 os.close(lock)
 
     @asynccontextmanager
+    async def _changing_target(self, top: str) -> AsyncGenerator[None]:
+        """Let no other clinvk change the files of a tree."""
+        lock = await _waited(lambda: self._folders.hold_target(top), _TARGET_FREE_WITHIN_S)
+        if lock is None:
+            raise ClinvkError(f"another clinvk has been changing the files of {top} for {_TARGET_FREE_WITHIN_S:g} s")
+        try:
+            yield
+        finally:
+            await finished(asyncio.to_thread(self._folders.free_target, top, lock))
+
+    @asynccontextmanager
     async def _look(self, place: Place) -> AsyncGenerator[Look]:
+        """Look at a worktree; at one where git took too long once, not again."""
+        if place.id in self._unseen:
+            raise ClinvkError(self._unseen[place.id])
+        try:
+            async with self._look_once(place) as look:
+                yield look
+        except GitTooSlow as exc:
+            self._unseen[place.id] = exc.message
+            raise
+
+    @asynccontextmanager
+    async def _look_once(self, place: Place) -> AsyncGenerator[Look]:
         admin = await asyncio.to_thread(repository.registered, place.facts.common, place.root)
         if admin is None or not await asyncio.to_thread(place.root.is_dir):
             raise ClinvkError(f"{place.facts.repository} knows no worktree {str(place.root)!r} any more")
@@ -307,6 +336,7 @@ class Worktrees:
 
     async def _remove(self, place: Place, with_commits: bool = False) -> None:
         """Remove a worktree; a branch with commits of its own goes only `with_commits`."""
+        await asyncio.to_thread(self._folders.begin_removal, place.id, with_commits)
         await asyncio.to_thread(remove_tree, place.root)
         if await asyncio.to_thread(os.path.isdir, place.facts.common):
             git = Git(self._spawner, self._environ, place.facts.common)
@@ -316,6 +346,7 @@ class Worktrees:
         await asyncio.to_thread(self._folders.remove, place.id)
 
     def _let_go(self, own: str) -> None:
+        self._unseen.pop(own, None)
         if (lock := self._held.pop(own, None)) is not None:
             os.close(lock)
 
@@ -332,12 +363,12 @@ class Worktrees:
         finally:
             if lock is not None:
                 os.close(lock)
-        if listed is None:
-            await self._sweep(own)
-        return listed
+        return listed or await self._swept(place)
 
     async def _seen(self, place: Place) -> Listed | None:
         """Look at one that nobody uses."""
+        if not await asyncio.to_thread(self._folders.is_ready, place.id):  # no agent was ever there, or it was removed
+            return None
         is_there = await asyncio.to_thread(place.root.is_dir)
         try:
             async with self._look(place) as look:
@@ -348,15 +379,22 @@ class Worktrees:
             return _listing(place, "changed", files, problem)
         return _listing(place, "unchanged") if await asyncio.to_thread(self._folders.is_kept, place.id) else None
 
-    async def _sweep(self, own: str) -> None:
-        """Remove what the death of a clinvk left over, or a worktree that was removed with git."""
-        lock = await asyncio.to_thread(self._folders.hold, own)
+    async def _swept(self, place: Place) -> Listed | None:
+        """Remove what the death of a clinvk left over, or a worktree that was removed with git.
+
+        Gives it where it cannot be removed.
+        """
+        lock = await asyncio.to_thread(self._folders.hold, place.id)
         if lock is None:
-            return
+            return None
         try:
-            await self._remove(await self._place(own))
+            with_commits = await asyncio.to_thread(self._folders.removal, place.id)
+            await self._remove(place, bool(with_commits))
+        except ClinvkError as exc:
+            return _listing(place, "broken", problem=f"it cannot be removed: {exc.message}")
         finally:
             os.close(lock)
+        return None
 
 
 async def _waited(take: Callable[[], int | None], within_s: float) -> int | None:

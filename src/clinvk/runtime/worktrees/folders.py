@@ -1,21 +1,24 @@
 """The folders of worktrees in a clinvk home, each with what it was made from, and a lock.
 
     worktrees/.lock      held by who changes which worktrees there are
+    worktrees/.apply-…   held by who applies changes to one tree, and there only so long
     worktrees/claude-3f9c2a1b/
         lock             held by who makes or changes the worktree, and while an agent works in it, however that ends
         worktree.json    what it was made from: never changed
         kept             is there once an agent was done and the worktree stayed
         index            git's index as the worktree began
+        removing         the same, once the worktree is being removed; `removing-all` where its commits go too
         NAME/            the worktree, with the name of the repository's folder
 
 All of this blocks.
 """
 
 import fcntl
+import hashlib
 import os
 import re
-import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +30,11 @@ from clinvk.errors import ClinvkError, InvalidRequest
 _LABEL_CHARS = 40
 _FACTS = "worktree.json"
 _KEPT = "kept"
+_INDEX = "index"
+_REMOVING = {False: "removing", True: "removing-all"}
 _LOCK = "lock"
 _LOCK_OF_ALL = ".lock"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +96,7 @@ class Folders:
         """
         own = f"{_slug(label)}-{os.urandom(4).hex()}"
         hidden = self.path / f".{own}"
+        lock = None
         try:
             os.makedirs(hidden, mode=0o700)
             lock = os.open(hidden / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -97,6 +104,9 @@ class Folders:
             (hidden / _FACTS).write_bytes(msgspec.json.encode(facts))
             os.rename(hidden, self.path / own)
         except OSError as exc:
+            if lock is not None:
+                os.close(lock)
+            remove_tree(hidden)
             raise ClinvkError(f"cannot make a worktree in {str(self.path)!r}: {exc.strerror}") from exc
         return Place(own, self.path / own, facts), lock
 
@@ -145,6 +155,26 @@ class Folders:
             raise ClinvkError(f"cannot lock {str(self.path)!r}: {exc.strerror}") from exc
         return _taken(lock, fcntl.LOCK_EX)
 
+    def hold_target(self, top: str) -> int | None:
+        """Take the lock for changing the files of a tree that worktrees were made from; None where another has it.
+
+        Who has it ends that with `free_target`, which leaves nothing behind.
+
+        Raises:
+            ClinvkError: there cannot be one.
+        """
+        try:
+            lock = os.open(self._target(top), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise ClinvkError(f"cannot lock {top!r}: {exc.strerror}") from exc
+        return _there(_taken(lock, fcntl.LOCK_EX))
+
+    def free_target(self, top: str, lock: int) -> None:
+        """Let go of the lock of a tree."""
+        with suppress(OSError):
+            os.unlink(self._target(top))
+        os.close(lock)
+
     def read(self, own: str) -> Place | None:
         """Give a worktree; None where there is none, or something else."""
         folder = self.path / own
@@ -161,6 +191,30 @@ class Folders:
         """Say whether that was said."""
         return (self.path / own / _KEPT).exists()
 
+    def is_ready(self, own: str) -> bool:
+        """Say whether an agent may have worked in it: it was made to the end, and is not being removed."""
+        return (self.removal(own) is None and self.is_kept(own)) or (self.path / own / _INDEX).exists()
+
+    def begin_removal(self, own: str, with_commits: bool) -> None:
+        """Say that the worktree is being removed: a part of its files is no work of an agent.
+
+        The index is renamed for that, which needs no room on the disk. Without it nobody can look at the worktree.
+
+        Raises:
+            ClinvkError: it cannot be renamed.
+        """
+        if self.removal(own) is not None:
+            return
+        try:
+            with suppress(FileNotFoundError):  # a worktree that was not made to the end has none
+                os.rename(self.path / own / _INDEX, self.path / own / _REMOVING[with_commits])
+        except OSError as exc:
+            raise ClinvkError(f"cannot remove worktree {own}: {exc.strerror}") from exc
+
+    def removal(self, own: str) -> bool | None:
+        """Say whether a removal that began was to be one with commits; None where none began."""
+        return next((all_ for all_, name in _REMOVING.items() if (self.path / own / name).exists()), None)
+
     def remove(self, own: str) -> None:
         """Remove a folder and all in it.
 
@@ -169,16 +223,15 @@ class Folders:
         """
         remove_tree(self.path / own)
 
+    def _target(self, top: str) -> Path:
+        return self.path / f".apply-{hashlib.sha256(os.fsencode(os.path.realpath(top))).hexdigest()[:16]}"
+
     def _locked(self, own: str, how: int) -> int | None:
         try:
             lock = os.open(self.path / own / _LOCK, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        taken = _taken(lock, how)
-        if taken is not None and not os.fstat(taken).st_nlink:  # it was removed meanwhile
-            os.close(taken)
-            return None
-        return taken
+        return _there(_taken(lock, how))
 
 
 def remove_tree(path: Path) -> None:
@@ -188,31 +241,86 @@ def remove_tree(path: Path) -> None:
         ClinvkError: something in it cannot be removed.
     """
     try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            shutil.rmtree(path)
-        except PermissionError:
-            _open_up(path)
-            shutil.rmtree(path)
+            if stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+                _empty(path.name, parent)
+                os.rmdir(path.name, dir_fd=parent)
+            else:
+                os.unlink(path.name, dir_fd=parent)
+        finally:
+            os.close(parent)
     except FileNotFoundError:
         pass
     except OSError as exc:
-        raise ClinvkError(f"cannot remove {exc.filename!r}: {exc.strerror}") from exc
+        raise ClinvkError(f"cannot remove {exc.filename!r} of {str(path)!r}: {exc.strerror}") from exc
 
 
-def _open_up(path: Path) -> None:
-    """Let the owner into all folders: those of Go's modules, for one, are read-only."""
-    os.chmod(path, stat.S_IRWXU)
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, stat.S_IRWXU)
+def _empty(name: str, parent: int) -> None:
+    """Remove all that is in a folder.
+
+    Folders deeper down are moved up into it before they are emptied: so no tree is too deep for a path, for the stack
+    or for the number of files that may be open.
+    """
+    top = _opened(name, parent)
+    try:
+        while folders := _folders_left(top):
+            for folder in folders:
+                inner = _opened(folder, top)
+                try:
+                    for deeper in _folders_left(inner):
+                        _move(deeper, inner, top)
+                finally:
+                    os.close(inner)
+                os.rmdir(folder, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def _folders_left(folder: int) -> list[str]:
+    """Remove all from a folder but the folders in it; give those."""
+    with os.scandir(folder) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in names:
+        if not is_folder:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in names if is_folder]
+
+
+def _opened(name: str, parent: int) -> int:
+    """Open a folder, and let its owner do all in it: those of Go's modules, for one, are read-only."""
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
+        folder = os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.fchmod(folder, stat.S_IRWXU)
+    except OSError:
+        os.close(folder)
+        raise
+    return folder
+
+
+def _move(name: str, source: int, target: int) -> None:
+    os.close(_opened(name, source))  # only what may be written to can be moved
+    os.rename(name, os.urandom(8).hex(), src_dir_fd=source, dst_dir_fd=target)
 
 
 def _taken(lock: int, how: int) -> int | None:
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _there(lock: int | None) -> int | None:
+    """Give a lock that was taken; None where its file was removed meanwhile."""
+    if lock is not None and not os.fstat(lock).st_nlink:
         os.close(lock)
         return None
     return lock

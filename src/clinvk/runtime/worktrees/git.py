@@ -5,7 +5,10 @@ includes) nothing that names a program does: no hook, no file system monitor, no
 made by plumbing, which knows no pager, no external diff and no textconv. Tried with git 2.47.
 """
 
+import asyncio
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +23,9 @@ ISOLATION = "isolation"
 _WITHIN_S = 300.0
 _TRUSTED = frozenset({b"system", b"global"})
 _PROGRAM = re.compile(rb"(filter\..*)\.(clean|smudge|process)|hook\..*\.(command|event)", re.DOTALL)
+
+_READ = (b"core.excludesfile", b"core.attributesfile")
+"""Settings that name a file which git reads."""
 
 _FIXED: dict[bytes, bytes] = {
     b"core.hooksPath": b"/dev/null",
@@ -46,9 +52,14 @@ _VARIABLES = {
 class GitFailed(ClinvkError):
     """git ended with an error; `said` is what it wrote on stderr."""
 
-    def __init__(self, message: str, said: str) -> None:
+    def __init__(self, message: str, said: str, exit_code: int | None) -> None:
         super().__init__(message)
         self.said = said
+        self.exit_code = exit_code
+
+
+class GitTooSlow(ClinvkError):
+    """git did not end in time."""
 
 
 class Git:
@@ -65,21 +76,29 @@ class Git:
         self._environ = environ
         self._cwd = cwd
         self._env: Mapping[str, str] = {}
+        self._where: Mapping[str, str] = {}
 
     async def guard(self, **env: str) -> None:
         """Find what the repository's own settings would run, and turn it off. Nothing else is run before.
 
         Args:
-            env: `GIT_DIR` and the like, for all that follows; without them the directory decides.
+            env: `GIT_DIR` and the like, for all that follows; without them those of the guard before hold, or else
+                the directory decides.
 
         Raises:
             InvalidRequest: git is missing, or so old that it takes no settings from variables.
             ClinvkError: git cannot be run here.
         """
-        self._env = {**environment(self._environ), **_VARIABLES, **env, **_configured(_FIXED)}
+        self._where = env or self._where
+        self._env = {**environment(self._environ), **_VARIABLES, **self._where, **_configured(_FIXED)}
         settings = _settings(await self.out("config", "--list", "--show-scope", "-z"))
         if not any(setting.scope == b"command" for setting in settings):
             raise InvalidRequest("worktrees need git 2.34 or later", ISOLATION)
+        for key in {setting.key for setting in settings}.intersection(_READ):
+            named = await self.out("config", "--type=path", "-z", "--get", _text(key))
+            path = os.path.join(self._cwd, os.fsdecode(named.removesuffix(b"\0")))
+            if path != os.devnull and await asyncio.to_thread(would_wait, path):
+                raise ClinvkError(f"git would wait for {path!r}, which {_text(key)} names: it is no file")
         self.is_sparse = any(setting.key == b"core.sparsecheckout" for setting in settings)
         off = _turned_off(settings)
         self.disabled = tuple(sorted(_text(key)[7:-9] for key in off if key.endswith(b".required")))
@@ -97,7 +116,7 @@ class Git:
         done = await self.run(*arguments, env=env, stdin=stdin, cwd=cwd)
         if done.exit_code:
             said = words(done.stderr)
-            raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said)
+            raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said, done.exit_code)
         return done.stdout
 
     async def run(
@@ -106,7 +125,8 @@ class Git:
         """Run a command of git, whatever it ends with; `cwd` is for this one.
 
         Raises:
-            ClinvkError: it cannot be run, or takes too long.
+            GitTooSlow: it takes too long.
+            ClinvkError: it cannot be run.
         """
         argv = ("git", "--no-pager", *arguments)
         try:
@@ -114,7 +134,16 @@ class Git:
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
-            raise ClinvkError(f"git {arguments[0]} took over {_WITHIN_S:g} s") from None
+            raise GitTooSlow(f"git {arguments[0]} took over {_WITHIN_S:g} s") from None
+
+
+def would_wait(path: str | os.PathLike[str]) -> bool:
+    """Say whether who reads there might wait for ever: there is a pipe, or a device."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def words(said: bytes) -> str:

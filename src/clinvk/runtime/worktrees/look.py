@@ -15,12 +15,14 @@ from pathlib import Path
 from clinvk.errors import ClinvkError
 from clinvk.plan import Alteration, ChangedFile
 from clinvk.runtime.cleanup import finished
-from clinvk.runtime.worktrees.folders import Facts, Place, remove_tree
-from clinvk.runtime.worktrees.git import Git, GitFailed, words
+from clinvk.runtime.worktrees.folders import Place, remove_tree
+from clinvk.runtime.worktrees.git import Git, GitFailed, words, would_wait
 
 _CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
 _DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
+_READ = (".gitignore", ".gitattributes")
+_FOLDERS_SEARCHED = 50_000  # what comes after so many is left to the time that git has
 _PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 
 
@@ -30,14 +32,15 @@ class Look:
     `folder` is removed in the end, and all in it.
     """
 
-    def __init__(self, git: Git, facts: Facts, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, git: Git, place: Place, folder: Path, env: Mapping[str, str]) -> None:
         self.files: tuple[ChangedFile, ...] = ()
         self.names: tuple[bytes, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.folder = folder
         self.patch = folder / "patch"
         self._git = git
-        self._facts = facts
+        self._facts = place.facts
+        self._root = str(place.root)
         self._env = env
 
     @property
@@ -52,22 +55,33 @@ class Look:
         said = [words(done.stderr)] if done.exit_code else []
         if added:
             names = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
-            await self._git.run(*add, *names, env={**self._env, "GIT_LITERAL_PATHSPECS": "1"}, stdin=added)
+            literally = {**self._env, "GIT_LITERAL_PATHSPECS": "1"}
+            done = await self._git.run(*add, "--ignore-errors", *names, env=literally, stdin=added)
+            said += [words(done.stderr)] if done.exit_code else []
         found = [*_read(await self._listed())]
         self.names = tuple(name for name, _, _ in found)
         self.files = tuple(ChangedFile(_shown(name), change) for name, change, _ in found)
         inner = [_shown(name) for name, change, is_repository in found if is_repository and change != "deleted"]
         said += [f"{path} is a repository of its own: its files are not in the diff" for path in inner]
-        self.warnings = tuple(said)
+        self.warnings = tuple(dict.fromkeys(said))
 
     async def write_patch(self) -> None:
         """Write the whole patch to the file `patch`."""
         await self._git.out(*_PATCH, f"--output={self.patch}", self._facts.base, "--", env=self._env)
 
     async def restore(self) -> None:
-        """Make the files as they were at the look. What is ignored stays as it is."""
+        """Make the files as they were at the look, which had no warnings. What is ignored stays as it is.
+
+        Whatever ran since may have changed the repository's settings, and made repositories in the tree, which go:
+        those that were there at the look are warnings of it.
+
+        Raises:
+            ClinvkError: git cannot, or would wait.
+        """
+        await self._git.guard()
+        await asyncio.to_thread(_check_read, self._root)
         await self._git.out("checkout-index", "--all", "--force", "--quiet", env=self._env)
-        await self._git.out("clean", "-d", "--force", "--quiet", env=self._env)
+        await self._git.out("clean", "-d", "--force", "--force", "--quiet", env=self._env)
 
     def _places(self) -> tuple[str, ...]:
         """Say where to look: everywhere but in submodules, where git would run what *their* settings name."""
@@ -84,6 +98,7 @@ async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
     Raises:
         ClinvkError: git cannot look.
     """
+    await asyncio.to_thread(_check_read, str(place.root))
     apart = await asyncio.to_thread(_prepared, place.folder)
     env = {
         "GIT_INDEX_FILE": str(apart / "index"),
@@ -91,11 +106,36 @@ async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(place.facts.common, "objects")),
     }
     try:
-        look = Look(git, place.facts, apart, env)
+        look = Look(git, place, apart, env)
         await look.take(await _added_by_agent(git, place))
         yield look
     finally:
         await finished(asyncio.to_thread(remove_tree, apart))
+
+
+def _check_read(root: str) -> None:
+    """Refuse what git would read its settings from and wait for. Links it does not follow there.
+
+    Raises:
+        ClinvkError: there is such a thing.
+    """
+    folders = [root]
+    for _ in range(_FOLDERS_SEARCHED):
+        if not folders:
+            return
+        for entry in _entries(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif entry.name in _READ and not entry.is_symlink() and would_wait(entry.path):
+                raise ClinvkError(f"git would wait for {os.path.relpath(entry.path, root)!r}, which is no file")
+
+
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if entry.name != ".git"]
+    except OSError:  # git cannot read there either
+        return []
 
 
 def _prepared(folder: Path) -> Path:
@@ -119,12 +159,16 @@ async def _added_by_agent(git: Git, place: Place) -> bytes:
 
 
 def _files_of(root: bytes, listed: bytes) -> bytes:
-    names = [name for name in listed.split(b"\0") if name and _is_file(os.path.join(root, name))]
+    real = os.path.realpath(root)
+    names = [name for name in listed.split(b"\0") if name and _is_file(real, name)]
     return b"".join(name + b"\0" for name in names)
 
 
-def _is_file(path: bytes) -> bool:
-    return os.path.islink(path) or os.path.isfile(path)
+def _is_file(root: bytes, name: bytes) -> bool:
+    """Say whether a file or a link is there, and not behind a link: git fails on that, and adds none at all."""
+    path = os.path.join(root, name)
+    folder = os.path.dirname(path)
+    return os.path.realpath(folder) == folder and (os.path.islink(path) or os.path.isfile(path))
 
 
 def _read(raw: bytes) -> Iterator[tuple[bytes, Alteration, bool]]:

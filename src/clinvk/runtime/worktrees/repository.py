@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from clinvk.runtime.worktrees.look import Look
 from clinvk.runtime.worktrees.saved import Saved
 
 _REPOSITORY = b"160000"
+_REFUSED = 1
+"""How `git apply` ends where it wrote nothing; where it could not write, it ends otherwise."""
+
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 _APPLIED_WITHIN_S = 600.0
 _ATTEMPTS = 3
@@ -64,6 +68,7 @@ async def find(git: Git, directory: str) -> tuple[str, str, str]:
     common, top = told[-2:]
     _check_names(common, top, os.fspath(directory))
     inside = await asyncio.to_thread(_inside, directory, top)
+    _check_names(inside)
     return top, common, inside
 
 
@@ -139,31 +144,49 @@ def settle(place: Place) -> None:
 async def apply(git: Git, look: Look, place: Place, dry_run: bool) -> None:
     """Apply the patch of a look to the tree that the worktree was made from, where `git` runs.
 
+    No other clinvk may do so at the same time.
+
     Raises:
         InvalidRequest: the tree is gone, or the patch does not fit; nothing was changed.
-        ClinvkError: it could not be written; what was changed is as before.
+        ClinvkError: it could not be written; what was changed is as before, but what somebody else wrote meanwhile.
     """
     top = place.facts.repository
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {place.id} is gone: {top!r}")
     await find(git, top)
-    try:
-        await git.out(*_APPLY, "--check", str(look.patch))
-    except GitFailed as exc:
-        raise InvalidRequest(f"worktree {place.id} does not fit {top}, nothing was changed: {exc.said}") from exc
+    await _fitting(git, place, "--check", str(look.patch))
     if not dry_run:
-        saved = await asyncio.to_thread(Saved, top, look.names, look.folder / "saved")
-        await finished(_written(git, look.patch, saved), _APPLIED_WITHIN_S)
+        saved = await asyncio.to_thread(Saved, top, look.names, look.folder)
+        admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
+        tried = {"GIT_DIR": admin, "GIT_WORK_TREE": str(saved.tried)}
+        await _fitting(git, place, str(look.patch), cwd=str(saved.tried), env=tried)
+        await finished(_written(git, look.patch, place, saved), _APPLIED_WITHIN_S)
 
 
-async def _written(git: Git, patch: Path, saved: Saved) -> None:
+async def _fitting(
+    git: Git, place: Place, *arguments: str, cwd: str | None = None, env: Mapping[str, str] | None = None
+) -> None:
     try:
-        await git.out(*_APPLY, str(patch))
-    except ClinvkError:
+        await git.out(*_APPLY, *arguments, cwd=cwd, env=env)
+    except GitFailed as exc:
+        if exc.exit_code != _REFUSED:
+            raise
+        top = place.facts.repository
+        raise InvalidRequest(f"worktree {place.id} does not fit {top}, nothing was changed: {exc.said}") from exc
+
+
+async def _written(git: Git, patch: Path, place: Place, saved: Saved) -> None:
+    try:
+        await _fitting(git, place, str(patch))
+    except InvalidRequest:
+        raise
+    except ClinvkError as exc:
         try:
-            await asyncio.to_thread(saved.restore)
-        except OSError as exc:
-            raise ClinvkError(f"files were changed in part, and cannot be put back: {exc}") from exc
+            foreign = await asyncio.to_thread(saved.restore)
+        except OSError as failed:
+            raise ClinvkError(f"files were changed in part, and cannot be put back: {failed}") from failed
+        if foreign:
+            raise ClinvkError(f"{exc.message}; not put back, as somebody else wrote to it: {_some(foreign)}") from exc
         raise
 
 
@@ -177,10 +200,9 @@ async def forget(git: Git, place: Place, with_commits: bool) -> None:
     """
     if await asyncio.to_thread(registered, place.facts.common, place.root):
         await git.out("worktree", "remove", "--force", "--force", str(place.root))
-    if with_commits:
+    at = await git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{place.branch}")
+    if with_commits or at.stdout.decode().strip() == place.facts.base:
         await git.run("branch", "-D", "--quiet", place.branch)
-    else:
-        await git.run("update-ref", "-d", f"refs/heads/{place.branch}", place.facts.base)
 
 
 def registered(common: str, root: Path) -> Path | None:

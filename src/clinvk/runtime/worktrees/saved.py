@@ -9,52 +9,117 @@ from pathlib import Path
 
 from clinvk.errors import ClinvkError
 
+_PIECE_BYTES = 1024 * 1024
+
 
 class Saved:
-    """What was at some places of a tree: files and links; where there was nothing, that is known too."""
+    """What was at some places of a tree: files and links; where there was nothing, that is known too.
+
+    `tried` is a folder with the same files, for whoever wants to see first what the change makes of them: only what
+    is as it is there, or a beginning of that, is put back.
+    """
 
     def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
-        """Put the files aside, into a folder that is made for them.
+        """Put the files aside, into folders that are made in one.
 
         Raises:
             ClinvkError: one cannot be read, or there is no room.
         """
+        self.tried = folder / "tried"
         self._top = os.fsencode(top)
         self._aside: dict[bytes, bytes | None] = {}
         try:
-            folder.mkdir()
+            (folder / "saved").mkdir()
+            self.tried.mkdir()
             for number, name in enumerate(names):
                 place = os.path.join(self._top, name)
-                aside = os.fsencode(folder / str(number))
+                aside = os.fsencode(folder / "saved" / str(number))
                 self._aside[name] = aside if _is_file(place) else None
                 if self._aside[name]:
                     _copy(place, aside)
+                self._try(place, name)
+            for name in _attributes(names):
+                if _is_file(os.path.join(self._top, name)) and not os.path.lexists(self._tried(name)):
+                    self._try(os.path.join(self._top, name), name)
         except OSError as exc:
             raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
 
-    def restore(self) -> None:
-        """Put all back.
+    def restore(self) -> list[str]:
+        """Put back what is missing, and what is as it was tried or a beginning of that.
+
+        Gives the names of the rest, which somebody else wrote to: they stay.
 
         Raises:
             OSError: that cannot be.
         """
+        foreign: list[str] = []
+        missing: dict[bytes, bytes] = {}
         for name, aside in self._aside.items():
             place = os.path.join(self._top, name)
             if _is_file(place):
+                if aside and _is_same(aside, place):
+                    continue
+                if not _begins(self._tried(name), place):
+                    foreign.append(os.fsdecode(name))
+                    continue
                 os.unlink(place)
-            if not aside:
-                self._remove_empty(os.path.dirname(name))
-        for name, aside in self._aside.items():
             if aside:
-                place = os.path.join(self._top, name)
+                missing[name] = aside
+            else:
+                self._remove_empty(os.path.dirname(name))
+        for name, aside in missing.items():
+            place = os.path.join(self._top, name)
+            with suppress(FileExistsError, NotADirectoryError):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
+            if os.path.lexists(place) or not os.path.isdir(os.path.dirname(place)):
+                foreign.append(os.fsdecode(name))
+            else:
                 _copy(aside, place)
+        return foreign
+
+    def _tried(self, name: bytes) -> bytes:
+        return os.path.join(os.fsencode(self.tried), name)
+
+    def _try(self, place: bytes, name: bytes) -> None:
+        target = self._tried(name)
+        if _is_file(place):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            _copy(place, target)
+        elif os.path.isdir(place):
+            os.makedirs(target, exist_ok=True)
 
     def _remove_empty(self, folder: bytes) -> None:
         with suppress(OSError):
             while folder:
                 os.rmdir(os.path.join(self._top, folder))
                 folder = os.path.dirname(folder)
+
+
+def _attributes(names: Sequence[bytes]) -> set[bytes]:
+    """Give where attributes of some files may stand, e.g. which line ends they have."""
+    folders: set[bytes] = set()
+    for name in names:
+        while (name := os.path.dirname(name)) not in folders:
+            folders.add(name)
+    return {os.path.join(folder, b".gitattributes") for folder in folders}
+
+
+def _is_same(file: bytes, place: bytes) -> bool:
+    one, other = os.lstat(file), os.lstat(place)
+    return (one.st_mode, one.st_size) == (other.st_mode, other.st_size) and _begins(file, place)
+
+
+def _begins(file: bytes, place: bytes) -> bool:
+    """Say whether what is at a place is the beginning of a file, or all of it."""
+    if not _is_file(file) or os.path.islink(file) != os.path.islink(place):
+        return False
+    if os.path.islink(file):
+        return os.readlink(file) == os.readlink(place)
+    with open(file, "rb") as one, open(place, "rb") as other:
+        while piece := other.read(_PIECE_BYTES):
+            if one.read(len(piece)) != piece:
+                return False
+        return True
 
 
 def _copy(source: bytes, target: bytes) -> None:

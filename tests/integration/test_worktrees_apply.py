@@ -1,0 +1,120 @@
+"""Applying the changes of a worktree while others write to the same files."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees.folders import Folders
+from integration.worktree_home import another, changed, home, left_over
+from repositories import Repository
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "b.txt": "one\n", "inner/c.txt": "one\n"})
+    return repository
+
+
+def with_git(repository: Repository, tmp_path: Path, applying: str) -> Worktrees:
+    """Give worktrees whose git runs shell commands instead when it is to apply to the user's tree.
+
+    In them `git` is the real one, and `"$@"` what it was asked.
+    """
+    path = tmp_path / "bin" / "git"
+    path.parent.mkdir()
+    path.write_text(
+        f'#!/bin/sh\ngit() {{ {shutil.which("git")} "$@"; }}\n'
+        f'case "$PWD $*" in *" apply "*--check*) ;; "{repository.path} "*" apply "*) {applying}\n;; esac\n'
+        'git "$@"\n'
+    )
+    path.chmod(0o755)
+    return another(repository, PATH=f"{path.parent}:{os.environ['PATH']}")
+
+
+async def test_what_the_user_saves_before_git_looks_stays_and_nothing_is_applied(
+    repository: Repository, tmp_path: Path
+) -> None:
+    worktrees = with_git(repository, tmp_path, "echo mine >a.txt")
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b.txt": "two\n", "new": "new\n"})
+    with pytest.raises(InvalidRequest, match=r"does not fit .*nothing was changed: .*a\.txt: patch does not apply"):
+        await worktrees.apply(worktree.id)
+    assert repository.files() == {"a.txt": b"mine\n", "b.txt": b"one\n", "inner/c.txt": b"one\n"}
+    assert [item.id for item in await worktrees.list()] == [worktree.id]
+
+
+async def test_of_a_failure_midway_only_what_git_wrote_is_put_back(repository: Repository, tmp_path: Path) -> None:
+    worktrees = with_git(repository, tmp_path, 'git "$@"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128')
+    files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n", "other": "other\n"}
+    worktree = await changed(worktrees, repository, **files)
+    with pytest.raises(ClinvkError, match=r"git apply failed: .*not put back, as somebody else wrote to it: b\.txt$"):
+        await worktrees.apply(worktree.id)
+    assert repository.files() == {"a.txt": b"one\n", "b.txt": b"mine\n", "inner/c.txt": b"one\n"}
+    assert not (repository.path / "made").exists()
+
+
+async def test_a_folder_in_the_place_of_a_file_stays_and_the_rest_is_put_back(
+    repository: Repository, tmp_path: Path
+) -> None:
+    applying = (
+        'git "$@"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner; echo mine >a.txt/mine; echo mine >inner; exit 128'
+    )
+    worktrees = with_git(repository, tmp_path, applying)
+    (repository.path / "b.txt").chmod(0o644)
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/c.txt": "two\n"})
+    Path(worktree.root, "b.txt").chmod(0o755)
+    with pytest.raises(ClinvkError, match=r"not put back, as somebody else wrote to it: a\.txt, inner/c\.txt$"):
+        await worktrees.apply(worktree.id)
+    assert repository.files() == {"a.txt/mine": b"mine\n", "inner": b"mine\n", "b.txt": b"one\n"}
+    assert not os.access(repository.path / "b.txt", os.X_OK)
+
+
+async def test_what_has_the_line_ends_of_the_tree_is_put_back(repository: Repository, tmp_path: Path) -> None:
+    repository.commit(**{".gitattributes": "*.txt text eol=crlf\n", "inner/.gitattributes": "*.txt eol=lf\n"})
+    worktrees = with_git(repository, tmp_path, 'git "$@"; exit 128')
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\r\n", "inner/c.txt": "two\n"})
+    before = repository.files()
+    with pytest.raises(ClinvkError, match=r"git apply failed: exit code 128$"):
+        await worktrees.apply(worktree.id)
+    assert repository.files() == before
+
+
+async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Repository) -> None:
+    for _ in range(3):
+        worktrees = [another(repository), another(repository)]
+        made = [
+            await changed(each, repository, **dict.fromkeys(["a.txt", "b.txt", word], f"{word}\n"))
+            for each, word in zip(worktrees, ("two", "three"), strict=True)
+        ]
+        done = await asyncio.gather(
+            *(each.apply(worktree.id) for each, worktree in zip(worktrees, made, strict=True)), return_exceptions=True
+        )
+        (lost,) = [number for number, result in enumerate(done) if isinstance(result, InvalidRequest)]
+        word = ("two", "three")[1 - lost]
+        content = f"{word}\n".encode()
+        assert repository.files() == {"a.txt": content, "b.txt": content, "inner/c.txt": b"one\n", word: content}
+        await worktrees[0].discard(made[lost].id)
+        repository.git("checkout", "--quiet", ".")
+        repository.git("clean", "-d", "--force", "--quiet")
+    assert left_over(repository) == []
+
+
+async def test_one_that_applies_for_too_long_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clinvk.runtime.worktrees._TARGET_FREE_WITHIN_S", 0.1)
+    worktrees = another(repository)
+    worktree = await changed(worktrees, repository)
+    folders = Folders(home(repository))
+    lock = await asyncio.to_thread(folders.hold_target, str(repository.path))
+    assert lock is not None
+    with pytest.raises(ClinvkError, match=r"another clinvk has been changing the files of .*project for 0\.1 s"):
+        await worktrees.apply(worktree.id)
+    await asyncio.to_thread(folders.free_target, str(repository.path), lock)
+    assert (await worktrees.apply(worktree.id)).removed

@@ -1,0 +1,159 @@
+"""Looking at worktrees in which an agent, or a check, left what git stumbles over."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import ClinvkError
+from clinvk.plan import ChangedFile
+from clinvk.runtime.worktrees import Worktrees
+from integration.worktree_home import another, left_over
+from repositories import Repository
+
+pytestmark = pytest.mark.timeout(60)
+
+NESTED = "git init --quiet dep && cd dep && echo x >f && git add f && git -c user.name=a -c user.email=a@b commit -qm x"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n", ".gitignore": "*.env\nbuild\n"})
+    return repository
+
+
+@pytest.fixture
+def worktrees(repository: Repository) -> Worktrees:
+    """The worktrees of a clinvk home."""
+    return another(repository)
+
+
+async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behind_a_link(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        root = Path(worktree.root)
+        (root / "prod.env").write_text("valuable\n")
+        (root / "build").mkdir()
+        (root / "build" / "o").write_text("o\n")
+        repository.git("add", "--force", "prod.env", "build/o", cwd=root)
+        (root / "build").rename(root / "dist.env")
+        (root / "build").symlink_to("dist.env")
+        outcome = await worktrees.outcome(worktree)
+    assert (outcome.files, outcome.warnings) == ((ChangedFile("prod.env", "added"),), ())
+    assert (root / "prod.env").exists()
+
+
+async def test_what_was_forced_upon_git_and_cannot_be_read_keeps_a_worktree(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    repository.git("-c", "advice.addEmbeddedRepo=false", "clone", "--quiet", ".", "module")
+    repository.git("-c", "advice.addEmbeddedRepo=false", "add", "module")
+    repository.commit()
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        root = Path(worktree.root)
+        (root / "module" / "x.env").write_text("valuable\n")
+        repository.git("rm", "--quiet", "--cached", "module", cwd=root)
+        repository.git("add", "--force", "module/x.env", cwd=root)
+        outcome = await worktrees.outcome(worktree)
+    assert outcome.warnings == ("Pathspec 'module/x.env' is in submodule 'module'",)
+    assert (root / "module" / "x.env").exists()
+
+
+async def test_repositories_that_a_check_makes_are_removed_and_those_of_the_agent_stay(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        assert (await worktrees.check(worktree, f"git init --quiet empty; {NESTED}", 15)).passed
+        assert not (await worktrees.outcome(worktree)).kept
+    assert left_over(repository) == []
+    for made in ("git init --quiet mine", "git init --quiet mine; touch mine/f", NESTED.replace("dep", "mine")):
+        async with worktrees.isolated(str(repository.path), "agent") as worktree:
+            await worktrees.check(worktree, f"true; {NESTED}", 15)
+            repository.git("init", "--quiet", "inner", cwd=Path(worktree.root))
+            subprocess.run(["sh", "-c", made], cwd=worktree.root, env=repository.env, check=True)
+            await worktrees.check(worktree, NESTED, 15)
+            outcome = await worktrees.outcome(worktree)
+            assert Path(worktree.root, "mine", ".git").is_dir()
+            assert Path(worktree.root, "inner", ".git").is_dir()
+            assert Path(worktree.root, "inner", "b.txt").is_file()
+        assert outcome.kept
+        await worktrees.discard(worktree.id)
+
+
+async def test_files_are_put_back_after_a_check_by_no_program_that_it_named(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    command = (
+        f"git config filter.own.smudge 'touch {tmp_path}/ran; cat';"
+        f"git config filter.own.clean 'touch {tmp_path}/ran; cat';"
+        f"git config core.fsmonitor 'touch {tmp_path}/ran'; rm a.txt"
+    )
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, ".gitattributes").write_text("* filter=own\n")
+        assert (await worktrees.check(worktree, command, 15)).passed
+        assert Path(worktree.root, "a.txt").read_text() == "one\n"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".gitattributes", "inner/.gitignore", "new/deep/.gitattributes"])
+async def test_a_pipe_that_git_would_read_settings_from_holds_up_nothing(
+    repository: Repository, worktrees: Worktrees, name: str
+) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        path = Path(worktree.root, name)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+        with pytest.raises(ClinvkError, match=f"git would wait for '{name}', which is no file"):
+            await worktrees.outcome(worktree)
+    (listed,) = await worktrees.list()
+    assert (listed.state, listed.problem) == ("broken", f"git would wait for {name!r}, which is no file")
+
+
+async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repository, worktrees: Worktrees) -> None:
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        with pytest.raises(ClinvkError, match=r"git would wait for 'inner/\.gitignore'"):
+            await worktrees.check(worktree, "mkfifo inner/.gitignore", 15)
+        assert Path(worktree.root, "a.txt").exists()
+
+
+@pytest.mark.parametrize("key", ["core.excludesFile", "core.attributesFile"])
+async def test_a_pipe_that_a_setting_names_holds_up_nothing(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path, key: str
+) -> None:
+    os.mkfifo(repository.home / "pipe")
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        repository.git("config", key, "~/pipe")
+        with pytest.raises(ClinvkError, match=f"git would wait for '.*/home/pipe', which {key.lower()} names"):
+            await worktrees.outcome(worktree)
+    with pytest.raises(ClinvkError, match="git would wait for"):
+        await worktrees.make(str(repository.path), "agent")
+    for value in ("/dev/null", "", "~/none", str(repository.path / "a.txt")):
+        repository.git("config", key, value)
+        assert [item.state for item in await worktrees.list()] == ["unchanged"]
+
+
+async def test_what_took_too_long_is_not_looked_at_again_and_stays(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(
+        f'#!/bin/sh\ncase " $* " in *" add --all "*) echo >>{tmp_path}/looks; sleep 60;; esac\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    git.chmod(0o755)
+    slow = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    async with slow.isolated(str(repository.path), "agent") as worktree:
+        monkeypatch.setattr("clinvk.runtime.worktrees.git._WITHIN_S", 1.0)
+        for look in (slow.check(worktree, "true", 15), slow.outcome(worktree)):
+            with pytest.raises(ClinvkError, match="git add took over 1 s"):
+                await look
+        monkeypatch.undo()
+    assert (tmp_path / "looks").read_text() == "\n"
+    assert Path(worktree.root, "a.txt").exists()

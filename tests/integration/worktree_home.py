@@ -1,0 +1,37 @@
+"""Worktrees of a clinvk home beside a repository, for tests."""
+
+import os
+from pathlib import Path
+
+from clinvk.runtime.marks import RlimitMarks
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.worktrees import Worktree, Worktrees
+from repositories import Repository
+
+
+def another(repository: Repository, **env: str) -> Worktrees:
+    """The same, as another process sees them."""
+    marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    return Worktrees(Spawner(marks), home(repository), {**repository.env, **env})
+
+
+def home(repository: Repository) -> Path:
+    """Give the clinvk home of the user of a repository."""
+    return repository.home / ".clinvk"
+
+
+def left_over(repository: Repository) -> list[str]:
+    """Give all that is there of worktrees: folders, what git knows, branches."""
+    folder = home(repository) / "worktrees"
+    folders = [path.name for path in folder.glob("*") if path.name != ".lock"]
+    return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
+
+
+async def changed(worktrees: Worktrees, repository: Repository, **files: str | bytes) -> Worktree:
+    """Make a worktree that an agent has changed and left."""
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        for name, content in (files or {"a.txt": "two\n"}).items():
+            file = Path(worktree.root, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return worktree
