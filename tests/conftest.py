@@ -18,7 +18,7 @@ MAY_BLOCK = (
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "host", "part", "read", "resolve"}),
     ("clinvk/runtime/surroundings.py", {"path"}),
-    ("clinvk/runtime/fingerprints.py", {"fingerprint"}),
+    ("clinvk/runtime/fallback.py", {"is_spoken", "note_spoken", "note"}),
     ("clinvk/api/docs.py", {"__init__"}),
     ("clinvk/api/inventory.py", {"_version"}),
     ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),

@@ -52,11 +52,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def without_text(whole: RunRecord) -> RunRecord:
-    """Give the record of an orchestration without what its parts were asked and answered."""
-    request = dict(whole.request)
+    """Give the record of an orchestration without what its parts were asked and answered, which errors quote."""
+    request = {name: value for name, value in whole.request.items() if name != "check"}
     if isinstance(steps := request.get("steps"), Sized):
         request |= {"steps": len(steps), "input": None}
-    return replace(whole, prompt="", output="", request=request)
+    return replace(whole, prompt="", output="", error_message=None, request=request)
 
 
 class UsageOfDay(msgspec.Struct, frozen=True, kw_only=True):

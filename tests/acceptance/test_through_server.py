@@ -376,9 +376,12 @@ def test_a_second_server_leaves_the_socket_to_the_first_and_takes_it_when_that_i
     assert [call.env["WINDOWID"] for call in clinvk.agent.calls()] == ["of-the-server", "of-the-second"]
 
 
-def test_a_server_whose_socket_was_removed_listens_anew(clinvk: Clinvk, server: Server) -> None:
+@pytest.mark.parametrize("removed", ["serve.*", "serve.sock"])
+def test_a_server_whose_socket_was_removed_listens_anew(clinvk: Clinvk, server: Server, removed: str) -> None:
     clinvk.agent.play(claude_says("x"))
-    for file in socket_of(clinvk.agent).parent.glob("serve.*"):
+    files = [*socket_of(clinvk.agent).parent.glob(removed)]
+    assert files
+    for file in files:
         file.unlink()
     until(socket_of(clinvk.agent).exists)
     assert clinvk.run("-o", "text", "--new", "hello").stdout == "x\n"

@@ -659,6 +659,24 @@ async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted
     assert "secret" not in kept
 
 
+async def test_a_chain_goes_on_though_sessions_of_the_one_before_were_deleted(scripted: Scripted) -> None:
+    scripted.play(claude_says("first"), when="one")
+    scripted.play([exits(9)], when="two")
+    async with serving(scripted.env) as served:
+        body = {"steps": [task("one"), task("two")], "stop_on_failure": True}
+        failed = (await post(served, "chain", body)).json()
+        again = (await post(served, "chain", {"resume_from": failed["run_id"]})).json()
+        first, second = (result["session_id"] for result in failed["results"])
+        assert (await served.client.delete(f"/api/v1/sessions/{first}")).status_code == 200
+        emptied = await post(served, "chain", {"resume_from": failed["run_id"]})
+        assert (await served.client.delete(f"/api/v1/sessions/{second}")).status_code == 200
+        told = (await post(served, "chain", {"resume_from": again["run_id"]})).json()
+    assert (emptied.status_code, emptied.json()["field"]) == (400, "resume_from")
+    assert "the session of a step was deleted" in emptied.json()["detail"]
+    assert [result["output"] for result in told["results"]] == ["first", ""]
+    assert prompts_of(scripted) == ["one", "two", "two", "one", "two"]
+
+
 def test_what_all_backends_share_is_read_once() -> None:
     body = bodies.CompareBody(prompt="x", backends=["claude"] * 100, images=["data:image/png;base64,iVBORw0KGgo="])
     parts = bodies.compare(body).parts

@@ -76,19 +76,19 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
     upkeep = Upkeep(Spawner(marks.choose()), settings, Patience())
 
-    def want(kind: str) -> None:
+    async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
         assert launch
-        upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch)).take(begins=True)
+        (await upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))).take(begins=True)
 
     async with upkeep.stock:
         tending = asyncio.create_task(upkeep.tend())
-        want("one")
+        await want("one")
         await until(lambda: resident_mb() > 60)
         (first,) = upkeep.stock.workers
         await until(lambda: first.memory_at_first > 0, within_s=30)
-        want("two")
-        want("three")
+        await want("two")
+        await want("three")
         upkeep.wake()
         until_s = asyncio.get_running_loop().time() + 4
         while asyncio.get_running_loop().time() < until_s:
@@ -106,7 +106,7 @@ async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> 
         for number in range(50):
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
-            profile = upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))
+            profile = await upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))
             profile.taken_at = asyncio.get_running_loop().time() - 60 + number
             profile.not_before = asyncio.get_running_loop().time() + 600
         tending = asyncio.create_task(upkeep.tend())
@@ -124,12 +124,17 @@ async def test_a_server_with_processes_that_hang_stops_all_the_same(tmp_path: Pa
     assert asyncio.get_running_loop().time() - begun < 8
 
 
+def kept_by_this() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [child for child in children if not gone(child.pid) and "lasting" in child.cmdline()]
+
+
 async def test_one_that_was_started_ahead_is_there_again_after_it_has_died(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path), WarmSettings(prestart=("lasting",))) as server:
         await until(lambda: server.pool.standing.ready == 1)
-        (ahead,) = [process for process in psutil.Process().children() if "lasting" in process.cmdline()]
+        (ahead,) = kept_by_this()
         ahead.kill()
-        await until(lambda: gone(ahead.pid) and server.pool.standing.ready == 1)
+        await until(lambda: ahead not in kept_by_this() and kept_by_this() and server.pool.standing.ready == 1)
         assert server.pool.standing.misses == 0
         await server.ask("say x", workdir=os.getcwd())
         assert server.pool.standing.hits == 1

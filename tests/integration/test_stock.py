@@ -31,7 +31,7 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
     assert launch
     launch = replace(launch, files={"secret": b"s"})
     async with Stock(Hanging(marks.choose()), lambda: None) as stock:
-        profile = stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
+        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
         worker = stock.open(profile, launch)
         await worker.opened.wait()
         folder = worker.folder.path

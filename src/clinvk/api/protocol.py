@@ -31,13 +31,21 @@ class Protocol(HttpToolsProtocol):
 
     A head, and what is left of a body once its answer was given, must be there within `read_timeout_s`. A client that
     takes nothing of what it is sent for `write_timeout_s` is cut off; 0 is no limit. Bodies that are read have their
-    own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here:
-    where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after a body in chunks
-    (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
+    own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here, up
+    to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
+    a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
     """
 
     __slots__ = (
-        *("_ahead", "_deadline", "_head_bytes", "_held", "_in_body", "_in_head", "_running", "_stuck", "_wordy_bytes"),
+        "_ahead",
+        "_deadline",
+        "_framing_bytes",
+        "_head_bytes",
+        "_held",
+        "_in_body",
+        "_in_head",
+        "_running",
+        "_stuck",
     )
     # beside uvicorn's own attributes: with over 30 in one dictionary each connection has one of its own
 
@@ -47,7 +55,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin; a client that asks nothing is idle."""
         super().connection_made(transport)
-        self._head_bytes = self._wordy_bytes = 0
+        self._head_bytes = self._framing_bytes = 0
         self._held = self._ahead = b""
         self._in_head = self._in_body = False
         self._running: RequestResponseCycle | None = None
@@ -82,9 +90,9 @@ class Protocol(HttpToolsProtocol):
                 head, end, rest = data.partition(_END_OF_HEAD)
                 data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length: a body may look so too
             data, self._held = _without_begun(data)
-        self._wordy_bytes += len(data)
+        self._framing_bytes += len(data)
         super().data_received(data)
-        if self._in_body and self._wordy_bytes > MAX_HEAD_BYTES:
+        if self._in_body and self._framing_bytes > MAX_HEAD_BYTES:
             self._end_with(_TOO_LARGE)
         elif self.pipeline:
             self.flow.resume_reading()
@@ -118,7 +126,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Take the end of a head."""
         self._in_head, self._in_body = False, True
-        self._head_bytes = self._wordy_bytes = 0
+        self._head_bytes = self._framing_bytes = 0
         if self._deadline:
             self._stop_waiting()
         is_behind = self._is_busy
@@ -128,7 +136,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
-        self._wordy_bytes = 0
+        self._framing_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -62,7 +62,7 @@ class Performing:
     async def stop(self, why: str) -> None:
         """Cancel what runs, and wait until its agents are gone."""
         self._stopping.begin(why)
-        for telling in self._tellings:
+        for telling in (telling for telling in self._tellings if telling.when() is None):
             telling.reschedule(asyncio.get_running_loop().time() + _TAKES_WITHIN_S)
         async with asyncio.TaskGroup() as group:
             for run_id in tuple(self._under_way):
@@ -159,7 +159,8 @@ class Performing:
         if self._observer is None:
             return
         await run.begun()
-        self._observer.begun(index, part, run)
+        if self._observer:  # what another part told may have taken too long meanwhile
+            self._observer.begun(index, part, run)
         async for batch in run.batches():
             if self._observer:
                 await self._told(self._observer.heard(index, part, run, batch))

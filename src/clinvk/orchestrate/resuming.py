@@ -49,7 +49,8 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
         raise InvalidRequest(f"chain {record.id!r} is under way", _FIELD)
     kept = msgspec.convert(record.request, _Kept)
     if isinstance(kept.steps, int):
-        raise InvalidRequest(f"chain {record.id!r} was ephemeral: none of it is kept", _FIELD)
+        why = "was ephemeral, or the session of a step was deleted"
+        raise InvalidRequest(f"chain {record.id!r} {why}: none of it is kept", _FIELD)
     begun = await _begun(store, record)
     done: list[PartResult] = []
     for index, step in enumerate(kept.steps):
@@ -82,7 +83,10 @@ async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[Part
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
             return found
-        record = await store.run(before)
+        try:
+            record = await store.run(before)
+        except RunNotFound:  # it went with the last of its sessions
+            return found
 
 
 async def _below(store: SessionStore, run_id: str) -> AsyncIterator[RunRecord]:

@@ -110,7 +110,7 @@ class Door:
     async def _let_in_while_held(self, listener: socket.socket, runs: LocalRuns, greeting: Greeting) -> None:
         async with asyncio.TaskGroup() as group:
             letting_in = group.create_task(self._let_in(listener, runs, greeting))
-            while self._claim.is_held():  # noqa: ASYNC110 - another process may take the file away, and tells nobody
+            while self._claim.is_found():  # noqa: ASYNC110 - another process may take the file away, and tells nobody
                 await asyncio.sleep(_LOOK_AGAIN_S)
             letting_in.cancel()
         self._claim.leave()

@@ -98,6 +98,10 @@ class Claim:
         except OSError:
             return False
 
+    def is_found(self) -> bool:
+        """Say whether others find the socket, too."""
+        return self.is_held() and self._path.exists()
+
     def leave(self) -> None:
         """Let go of the claim; take the socket away, unless it may be another's since the lock was removed."""
         if self._lock is not None:

@@ -1,8 +1,8 @@
 """What tells whether files are the same as before, without a look into them."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from itertools import islice
+from collections.abc import Collection, Mapping
+from itertools import chain, islice
 
 from clinvk.runtime.private import at_home
 
@@ -13,7 +13,7 @@ _NOWHERE = "\0"
 """No path begins so."""
 
 _MOST = 200
-"""So much of a folder is looked at: this is done for each run, and nobody knows what a project has."""
+"""So many entries are looked at for one name: this is done for each run, and nobody knows what a project has."""
 
 
 def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
@@ -49,19 +49,17 @@ def _files(path: str) -> Collection[str]:
     folder, _, ending = path.rpartition("/*")
     if not ending.startswith((".", "/")) or "/" in ending[1:]:
         return (path,) if os.access(path, os.F_OK) else ()
-    return sorted(_found(folder, ending, depth=1))
+    entries = [*islice(_entries(folder), _MOST)]
+    if ending.startswith("/"):
+        return sorted(file for entry in entries if os.access(file := entry.path + ending, os.F_OK))
+    folders = [entry.path for entry in entries if not entry.name.endswith(ending) and entry.is_dir()]
+    entries += islice(chain.from_iterable(map(_entries, sorted(folders))), _MOST - len(entries))
+    return sorted(entry.path for entry in entries if entry.name.endswith(ending))
 
 
-def _found(folder: str, ending: str, depth: int) -> Iterator[str]:
+def _entries(folder: str) -> "list[os.DirEntry[str]]":
     try:
         with os.scandir(folder) as entries:
-            for entry in islice(entries, _MOST):
-                if ending.startswith("/"):
-                    if os.access(file := entry.path + ending, os.F_OK):
-                        yield file
-                elif entry.name.endswith(ending):
-                    yield entry.path
-                elif depth and entry.is_dir():
-                    yield from _found(entry.path, ending, depth - 1)
+            return [*islice(entries, _MOST)]
     except OSError:
-        return
+        return []

@@ -85,7 +85,7 @@ class Pool:
         self, wanted: Wanted, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
     ) -> PooledSeat | None:
         """Find a seat for a run, whose session has had so many `turns`; None: it gets a process of its own."""
-        profile = self._stock.profile(wanted)
+        profile = await self._stock.profile(wanted)
         profile.take(begins=resume is None)
         self._upkeep.look_soon()
         worker = await self._standing_by(profile, resume, turns)
@@ -182,7 +182,7 @@ class Pool:
 
     async def prestart(self, wanted: Wanted) -> None:
         """Start a process before any run asks for one, and have one be there as if one had."""
-        profile = self._stock.profile(wanted)
+        profile = await self._stock.profile(wanted)
         profile.take(begins=True)
         self._upkeep.look_soon()
         if worker := self._fresh(profile, wanted.launch, None):

@@ -57,9 +57,9 @@ class Stock:
         idle = [worker for worker in self.workers if not worker.seats and not worker.is_retiring]
         return sorted(idle, key=lambda worker: worker.idle_since)
 
-    def profile(self, wanted: Wanted) -> Profile:
-        """Give the profile of what is wanted."""
-        own, known = key(wanted), program_fingerprint(wanted)
+    async def profile(self, wanted: Wanted) -> Profile:
+        """Give the profile of what is wanted. What is on disk is looked at beside the loop: it may be much."""
+        own, known = key(wanted), await asyncio.to_thread(program_fingerprint, wanted)
         if own not in self.profiles:
             self.profiles[own] = Profile(wanted, known)
         self.profiles[own].renew(known)

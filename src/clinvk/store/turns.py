@@ -40,7 +40,7 @@ _DELETE_WHOLE = (
     "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running')"
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
 )
-_TEXTS = ("prompt", "output", "request")
+_TEXTS = ("prompt", "output", "error_message", "request")
 _UPDATE_TEXTS = RUNS.update(_TEXTS)
 
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)

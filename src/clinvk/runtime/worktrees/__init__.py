@@ -390,8 +390,8 @@ class Worktrees:
         try:
             with_commits = await asyncio.to_thread(self._folders.removal, place.id)
             await self._remove(place, bool(with_commits))
-        except ClinvkError as exc:
-            return _listing(place, "broken", problem=f"it cannot be removed: {exc.message}")
+        except (ClinvkError, OSError) as exc:
+            return _listing(place, "broken", problem=f"it cannot be removed: {exc}")
         finally:
             os.close(lock)
         return None

@@ -106,7 +106,8 @@ class Folders:
         except OSError as exc:
             if lock is not None:
                 os.close(lock)
-            remove_tree(hidden)
+            with suppress(ClinvkError):
+                remove_tree(hidden)
             raise ClinvkError(f"cannot make a worktree in {str(self.path)!r}: {exc.strerror}") from exc
         return Place(own, self.path / own, facts), lock
 
