@@ -239,7 +239,7 @@ def show(place: Place, screen: Screen) -> None:
         with server(place, environment, port) as greeting:
             screen.say(greeting)
             over_http(runner, f"http://127.0.0.1:{port}", screen)
-        screen.step("The same on the command line", "The answer streams; Codex gives it in one piece.")
+        screen.step("The same on the command line", "The answer streams.")
         runner.expect(runner.run(f'clinvk --new -o text "{PROMPT}"'), SAYS)
         runner.expect(runner.run(f'clinvk --new -b codex -o text "{PROMPT}"'), SAYS)
         screen.step("With your own login")

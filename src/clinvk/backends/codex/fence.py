@@ -113,7 +113,7 @@ def fence(request: RunRequest, host: Host) -> Fence:
     """
     if request.approval_mode == "always":
         raise Unsupported(
-            "codex exec cannot ask before each action; have approval_mode default, auto or none, "
+            "codex cannot ask before each action; have approval_mode default, auto or none, "
             "with sandbox_mode read-only where it shall write nothing",
             "approval_mode",
         )
