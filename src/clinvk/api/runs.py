@@ -194,11 +194,13 @@ class _Visit:
             return
         try:
             await self._carry_out(call, leaving)
-        except SessionBusy:  # another was faster to go on with the session that was found for this one
+            return
+        except SessionBusy:
             if self._run or asked.request.session_id or not (asked.previous or asked.chat):
                 raise
-            call = self._call = replace(asked, request=await endpoint.admit(asked, key_name, begins_anew=True))
-            await self._carry_out(call, leaving)
+        # Another was faster to go on with the session that was found for this one.
+        call = self._call = replace(asked, request=await endpoint.admit(asked, key_name, begins_anew=True))
+        await self._carry_out(call, leaving)
 
     async def _carry_out(self, call: Call, leaving: Leaving) -> None:
         runs = self._endpoint.runs

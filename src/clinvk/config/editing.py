@@ -198,9 +198,7 @@ class _Editor:
 
     def _removed(self, section: Mapping, number: int) -> _Change:
         entry = section.entries[number]
-        if not section.is_flow:
-            return _Change(self._start_of_line(entry.key.start), self._next_line(entry.value.end), "")
-        if self._has_own_lines(entry):
+        if not section.is_flow or self._has_own_lines(entry):
             return _Change(self._start_of_line(entry.key.start), self._next_line(entry.value.end), "")
         start, end = entry.key.start, entry.value.end
         gap = ""

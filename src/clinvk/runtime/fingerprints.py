@@ -49,7 +49,7 @@ def _files(path: str) -> Collection[str]:
     folder, _, ending = path.rpartition("/*")
     if not ending.startswith((".", "/")) or "/" in ending[1:]:
         return (path,) if os.access(path, os.F_OK) else ()
-    entries = [*islice(_entries(folder), _MOST)]
+    entries = _entries(folder)
     if ending.startswith("/"):
         return sorted(file for entry in entries if os.access(file := entry.path + ending, os.F_OK))
     folders = [entry.path for entry in entries if not entry.name.endswith(ending) and entry.is_dir()]

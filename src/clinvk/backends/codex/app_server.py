@@ -214,8 +214,9 @@ class AppServerChannel:
                 yield self._end(conversation, event)
                 return
             yield conversation.run, event
-        if conversation.decoder.is_out_of_turns and not conversation.is_dropped:
-            yield self.interrupt(conversation.run) or b""
+        is_to_end = conversation.decoder.is_out_of_turns and not conversation.is_dropped
+        if is_to_end and (message := self.interrupt(conversation.run)):
+            yield message
 
     def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
         """Tell the ending; where the thread is not as it should be, others are to have it first."""
