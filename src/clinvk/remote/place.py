@@ -14,6 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from clinvk import locks
+
 _NAME = "serve.sock"
 _LONGEST = 100
 """Bytes of a path that every system has room for (sun_path: Linux 108, macOS 104)."""
@@ -80,9 +82,9 @@ class Claim:
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(lock), self._lock_file.stat()):
+            if not locks.is_of(lock, self._lock_file):
                 raise BlockingIOError  # its owner has just taken it away: the next look finds another
-        except (BlockingIOError, FileNotFoundError):
+        except BlockingIOError:
             os.close(lock)
             return False
         except OSError:
@@ -93,10 +95,7 @@ class Claim:
 
     def is_held(self) -> bool:
         """Say whether the claim is held, and the lock is that of the file which others look at."""
-        try:
-            return self._lock is not None and os.path.samestat(os.fstat(self._lock), self._lock_file.stat())
-        except OSError:
-            return False
+        return self._lock is not None and locks.is_of(self._lock, self._lock_file)
 
     def is_found(self) -> bool:
         """Say whether others find the socket, too."""

@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from clinvk import locks
 from clinvk.store import ids
 
 FOLDER = "owners"
@@ -58,10 +59,7 @@ class Owners:
 
     def _is_held(self) -> bool:
         """Say whether the lock is that of the file which others look at."""
-        try:
-            return self._file is not None and os.path.samestat(os.fstat(self._file), os.stat(self._path(self._id)))
-        except FileNotFoundError:
-            return False
+        return self._file is not None and locks.is_of(self._file, self._path(self._id))
 
     def _let_go(self) -> None:
         if self._file is not None:

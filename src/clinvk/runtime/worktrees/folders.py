@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk import locks
 from clinvk.config.loading import WORKTREES
 from clinvk.errors import ClinvkError, InvalidRequest
 
@@ -168,7 +169,7 @@ class Folders:
             lock = os.open(self._target(top), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ClinvkError(f"cannot lock {top!r}: {exc.strerror}") from exc
-        return _there(_taken(lock, fcntl.LOCK_EX))
+        return _there(_taken(lock, fcntl.LOCK_EX), self._target(top))
 
     def free_target(self, top: str, lock: int) -> None:
         """Let go of the lock of a tree."""
@@ -228,11 +229,12 @@ class Folders:
         return self.path / f".apply-{hashlib.sha256(os.fsencode(os.path.realpath(top))).hexdigest()[:16]}"
 
     def _locked(self, own: str, how: int) -> int | None:
+        path = self.path / own / _LOCK
         try:
-            lock = os.open(self.path / own / _LOCK, os.O_RDONLY)
+            lock = os.open(path, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _there(_taken(lock, how))
+        return _there(_taken(lock, how), path)
 
 
 def remove_tree(path: Path) -> None:
@@ -319,9 +321,9 @@ def _taken(lock: int, how: int) -> int | None:
     return lock
 
 
-def _there(lock: int | None) -> int | None:
+def _there(lock: int | None, path: Path) -> int | None:
     """Give a lock that was taken; None where its file was removed meanwhile."""
-    if lock is not None and not os.fstat(lock).st_nlink:
+    if lock is not None and not locks.is_of(lock, path):
         os.close(lock)
         return None
     return lock
