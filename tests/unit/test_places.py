@@ -52,15 +52,15 @@ _OF_CODEX = (
 @pytest.mark.parametrize(
     ("backend", "workdir", "files"),
     [
-        ("claude", "/work/app", (*_MANAGED, *_within("~/.claude"), *_at("/work/app/"), *_at("/work/"), *_at("/"))),
+        ("claude", "/srv/app", (*_MANAGED, *_within("~/.claude"), *_at("/srv/app/"), *_at("/srv/"), *_at("/"))),
         ("claude", "/home/u", (*_MANAGED, *_within("~/.claude"), *_at("/home/u/")[:4], *_at("/home/"), *_at("/"))),
         ("claude", "/", (*_MANAGED, *_within("~/.claude"), *_at("/"))),
         (
             "codex",
-            "/work/app",
+            "/srv/app",
             (
                 *_OF_CODEX,
-                *("/work/app/AGENTS.override.md", "/work/app/AGENTS.md", "/work/AGENTS.override.md", "/work/AGENTS.md"),
+                *("/srv/app/AGENTS.override.md", "/srv/app/AGENTS.md", "/srv/AGENTS.override.md", "/srv/AGENTS.md"),
                 *("/AGENTS.override.md", "/AGENTS.md"),
             ),
         ),
@@ -75,8 +75,8 @@ def test_a_kept_process_has_read_these(backend: str, workdir: str, files: tuple[
 
 
 _UNGUARDED = (
-    *("/work/my.app/.git/logs/HEAD", "~/.claude/projects/-work-my-app/memory/MEMORY.md"),
-    *("/work/.git/logs/HEAD", "~/.claude/projects/-work/memory/MEMORY.md"),
+    *("/srv/my.app/.git/logs/HEAD", "~/.claude/projects/-srv-my-app/memory/MEMORY.md"),
+    *("/srv/.git/logs/HEAD", "~/.claude/projects/-srv/memory/MEMORY.md"),
     *("/.git/logs/HEAD", "~/.claude/projects/-/memory/MEMORY.md"),
 )
 
@@ -85,7 +85,7 @@ _UNGUARDED = (
 def test_an_unguarded_conversation_of_claude_begins_with_git_and_notes(
     approval: ApprovalMode, files: tuple[str, ...]
 ) -> None:
-    request = RunRequest(prompt="hello", backend="claude", workdir="/work/my.app", approval_mode=approval)
+    request = RunRequest(prompt="hello", backend="claude", workdir="/srv/my.app", approval_mode=approval)
     kept = BACKENDS["claude"].launch(request, None, Host()).warm
     assert kept
     assert kept.begins_with == files
