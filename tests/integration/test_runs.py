@@ -364,6 +364,17 @@ async def test_a_store_with_a_fault_ends_neither_the_run_nor_another() -> None:
         assert (await healthy.result()).text == "hello"
 
 
+@pytest.mark.parametrize("before", ["", TEXT + "sleep 0.3\n"])
+async def test_a_decoder_with_a_fault_ends_its_run_alone(before: str, tmp_path: Path) -> None:
+    async with local_runs() as runs, runs.run(ask("sleep 1\n" + TEXT + DONE)) as healthy:
+        script = f"echo $$ > {tmp_path}/pid\n{before}echo broken\nexec sleep 60"
+        ending = (await events(runs, ask(script)))[-1]
+        assert isinstance(ending, RunFailed)
+        assert "clinvk itself failed" in ending.message
+        await until(lambda: not alive(int((tmp_path / "pid").read_text())))
+        assert (await healthy.result()).text == "hello"
+
+
 async def test_a_slot_is_free_when_its_agent_is_gone_before_its_end_is_kept() -> None:
     store = LateStore()
     async with local_runs(store, max_concurrent_runs=1) as runs, runs.run(ask(TEXT + DONE)) as first:

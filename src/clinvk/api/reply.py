@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from urllib.parse import quote
 
 import msgspec
@@ -184,9 +184,9 @@ class Reply:
             fixed = ((b"content-type", media_type.encode()), (b"cache-control", cache))
             await self._put({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[None]:
         """Send a piece of the body as soon as the client takes it."""
-        await self._put({"type": "http.response.body", "body": data, "more_body": True})
+        return self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece."""

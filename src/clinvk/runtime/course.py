@@ -57,6 +57,8 @@ class Course:
         self._in_protocol = False
         self._kept = 0
         self._kept_at = self.now()
+        self._heeded: Exchange | None = None
+        self._fault: Exception | None = None
 
     @property
     def ended(self) -> bool:
@@ -66,6 +68,33 @@ class Course:
     def wake(self) -> None:
         """Something that this run waits for has happened."""
         self._changed.set()
+
+    def hear(self) -> None:
+        """The agent has said something, or is gone.
+
+        What is only to be logged is logged here: a turn of the run's task for each piece would cost as much as all
+        the rest that becomes of it.
+        """
+        exchange, self._heeded = self._heeded, None
+        if exchange and self._logs(exchange):
+            self._heeded = exchange
+        else:
+            self.wake()
+
+    def _logs(self, exchange: Exchange) -> bool:
+        """Log what came; False where the run's task is to look as well, which takes what was not logged."""
+        if self.log.is_ahead or self.stopped_by:
+            return False
+        now = self.now()
+        try:
+            exchange.hear(now)
+        except Exception as exc:  # noqa: BLE001 - raised in the task of the run, which fails by it
+            self._fault = exc
+            return False
+        if exchange.ending or exchange.unspoken or any(isinstance(event, RunStarted) for event in exchange.heard):
+            return False
+        self._log(*exchange.take())
+        return not exchange.limit(now) and min(exchange.deadline(), self._keep_by()) >= self._rings_at
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
         """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""
@@ -118,23 +147,29 @@ class Course:
             NotSpoken: there will be none, since its process does not speak what is expected.
         """
         while True:
+            if self._fault:
+                raise self._fault
             if self.log.is_ahead:
                 exchange.rest(self.now())
             else:
-                await self._record(exchange.read(self.now()), exchange.bytes_read)
+                exchange.hear(self.now())
+                await self._record(*exchange.take())
             if self.now() >= self._keep_by():
                 await self._keep()
             if ending := exchange.ending or self.stopped_by or exchange.limit(self.now()):
                 return ending
             if exchange.unspoken:
                 raise NotSpoken(exchange.unspoken)
+            self._heeded = exchange
             await self.wait(min(exchange.deadline(), self._keep_by()))
+            self._heeded = None
 
     async def hear_out(self, exchange: Exchange) -> None:
         """Log what an agent still says that was asked to stop; what nobody has room for is dropped."""
-        events = exchange.read(self.now())
+        exchange.hear(self.now())
+        events, size = exchange.take()
         if not self.log.is_ahead:
-            await self._record(events, exchange.bytes_read)
+            await self._record(events, size)
 
     async def finish(self, exchange: Exchange, ending: Ending) -> None:
         """Log the ending; or prepare to ask again."""
@@ -175,16 +210,20 @@ class Course:
         return True
 
     async def _record(self, events: list[Event], size: int) -> None:
-        for index, event in enumerate(events):
-            if isinstance(event, Progress):
-                events[index] = replace(event, message=self._redacted(event.message))
-            elif isinstance(event, RunStarted) and not self._first:
+        for event in events:
+            if isinstance(event, RunStarted) and not self._first:
                 self._handle = event.backend_session_id or self._handle
                 if self.unspoken:
                     self.assignment.fallbacks.note(self.assignment.path, self.unspoken)
                 elif self._in_protocol:
                     self.assignment.fallbacks.note_spoken(self.assignment.path)
                 await self.recorder.started(event)
+        self._log(events, size)
+
+    def _log(self, events: list[Event], size: int) -> None:
+        for index, event in enumerate(events):
+            if isinstance(event, Progress):
+                events[index] = replace(event, message=self._redacted(event.message))
         self.log.extend(events, size)
 
     def _keep_by(self) -> float:

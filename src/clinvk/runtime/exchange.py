@@ -43,7 +43,8 @@ class Exchange:
 
     Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; of a run that was
     cut, by a stop text or at its turns, it is None, and `costs` has what the agent told of its end all the same.
-    `unspoken` is why it does not speak its channel's protocol, where that has shown.
+    `unspoken` is why it does not speak its channel's protocol, where that has shown. `heard` are the events that came,
+    in lines of `heard_bytes` bytes, and that nobody has taken yet.
     """
 
     def __init__(self, seat: Seat, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
@@ -53,24 +54,30 @@ class Exchange:
         self.words = words
         self.activity = Activity()
         self.raw = b""
-        self.bytes_read = 0
+        self.heard: list[Event] = []
+        self.heard_bytes = 0
         self.unspoken = ""
         self._spoke = False
         self._is_up = False
         self._early: list[Event] = []
         self._request = request
         self._limits = limits
-        self._started_at = self._progress_at = 0.0
+        self._progress_at = 0.0
+        self._wall_at = self._answer_by = inf
         self._gone_at: float | None = None
 
     def begin(self, resume: Resume | None, now: float) -> None:
         """Send the prompt."""
-        self._started_at = self._progress_at = now
+        limits = self._limits
+        self._progress_at = now
+        if limits.wall_s:
+            self._wall_at = now + max(0.1, limits.wall_s - limits.spent_s)
+        if limits.answer_s:
+            self._answer_by = now + limits.answer_s
         self.seat.begin(self._request, resume)
 
-    def read(self, now: float) -> list[Event]:
-        """Give the events that came, in lines of `bytes_read` bytes, without the ending."""
-        self.bytes_read = 0
+    def hear(self, now: float) -> None:
+        """Have what came in `heard`, without the ending."""
         said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.seat.hear_stderr()]
         told: list[Event] = []
         try:
@@ -79,7 +86,13 @@ class Exchange:
             self.unspoken = str(exc)
         if now >= self._answer_deadline():
             self.unspoken = f"it did not answer within {self._limits.answer_s:g} s"
-        return self._in_order(told, said)
+        self.heard += self._in_order(told, said)
+
+    def take(self) -> tuple[list[Event], int]:
+        """Give what was heard, and the bytes that it came in."""
+        heard, size = self.heard, self.heard_bytes
+        self.heard, self.heard_bytes = [], 0
+        return heard, size
 
     def _in_order(self, told: list[Event], said: list[Event]) -> list[Event]:
         """Hold back what stderr says until the agent has told that it is up: a stream begins with that."""
@@ -104,7 +117,7 @@ class Exchange:
             return RunFinished("max_turns")
         if self._gone_at is not None and self.seat.exit_code is None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
-        if now >= self._wall_deadline():
+        if now >= self._wall_at:
             return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._last_words()}")
         if now >= self._progress_deadline():
             return RunFailed(
@@ -114,15 +127,15 @@ class Exchange:
 
     def deadline(self) -> float:
         """Give the time at which to look again if nothing happens."""
-        times = [self._wall_deadline(), self._progress_deadline(), self._answer_deadline()]
-        if self._gone_at is not None:
-            times.append(self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
-        return min(times)
+        first = min(self._wall_at, self._progress_deadline(), self._answer_deadline())
+        if self._gone_at is None:
+            return first
+        return min(first, self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
 
     def _hear(self, events: list[Event], now: float) -> None:
         for line, deliveries in self.seat.hear():
             self.raw = line if line.startswith(b"{") else self.raw
-            self.bytes_read += len(line)
+            self.heard_bytes += len(line)
             self._take_all(deliveries, events, now)
         if self.seat.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
@@ -178,12 +191,7 @@ class Exchange:
         self.seat.finish()
 
     def _answer_deadline(self) -> float:
-        waits = self._limits.answer_s and not (self._spoke or self.seat.is_answered)
-        return self._started_at + (self._limits.answer_s or 0.0) if waits else inf
-
-    def _wall_deadline(self) -> float:
-        limits = self._limits
-        return self._started_at + max(0.1, limits.wall_s - limits.spent_s) if limits.wall_s else inf
+        return inf if self._spoke or self.seat.is_answered else self._answer_by
 
     def _progress_deadline(self) -> float:
         waits = self._limits.silence_s and not self.activity.open_calls

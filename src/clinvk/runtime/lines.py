@@ -8,7 +8,7 @@ class LineTooLong(Exception):
 class LineSplitter:
     """Splits a stream of chunks into lines without their newlines; empty lines are dropped.
 
-    `max_line_bytes` bounds one line, so that an agent that never ends its line cannot fill the memory.
+    `max_line_bytes` bounds what is held of one line, so that an agent that never ends its line cannot fill the memory.
     """
 
     __slots__ = ("_held", "_max", "_parts")
@@ -24,15 +24,14 @@ class LineSplitter:
         Raises:
             LineTooLong: the line that is open passed the limit. What was held of it is dropped.
         """
-        head, *rest = chunk.split(b"\n")
-        if not rest:
-            self._hold(head)
-            return []
-        self._hold(head)
-        first = b"".join(self._parts)
-        self._parts, self._held = [], 0
-        self._hold(rest.pop())
-        return [line for line in (first, *rest) if line]
+        *lines, last = chunk.split(b"\n")
+        if lines and self._parts:
+            self._hold(lines[0])
+            lines[0] = b"".join(self._parts)
+            self._parts, self._held = [], 0
+        if last:
+            self._hold(last)
+        return [line for line in lines if line]
 
     def end(self) -> list[bytes]:
         """Give the last line, which had no newline."""
@@ -45,5 +44,4 @@ class LineSplitter:
         if self._held > self._max:
             self._parts, self._held = [], 0
             raise LineTooLong
-        if part:
-            self._parts.append(part)
+        self._parts.append(part)

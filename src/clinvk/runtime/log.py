@@ -70,11 +70,10 @@ class EventLog:
         is_start = isinstance(event, RunStarted)
         if self.ending or (is_start and self._entries):
             return []
-        opens = not self._entries and not is_start and not isinstance(event, RunFailed)
-        first, at = len(self._entries) + 1, time.time()
-        return [
-            Logged(first + index, at, event) for index, event in enumerate([RunStarted(), event] if opens else [event])
-        ]
+        number, at = len(self._entries) + 1, time.time()
+        if self._entries or is_start or isinstance(event, RunFailed):
+            return [Logged(number, at, event)]
+        return [Logged(number, at, RunStarted()), Logged(number + 1, at, event)]
 
     def append(self, entries: Iterable[Logged]) -> None:
         """Append what `mended` gave."""
@@ -106,7 +105,7 @@ class EventLog:
         follower = _Follower(after)
         self._followers.add(follower)
         try:
-            while not self._is_done(follower):
+            while not self.ending or follower.read < len(self._entries):
                 if batch := self._entries[follower.read :]:
                     self._advance(follower, len(batch))
                     yield batch
@@ -131,12 +130,11 @@ class EventLog:
                     ended.set_result(None)
             self._waiters.clear()
 
-    def _is_done(self, follower: _Follower) -> bool:
-        return self.ending is not None and follower.read >= len(self._entries)
-
     def _advance(self, follower: _Follower, count: int) -> None:
-        was_ahead = self.is_ahead
         follower.read += count
-        self._read = max(self._read, follower.read)
+        if follower.read <= self._read:
+            return
+        was_ahead = self.is_ahead
+        self._read = follower.read
         if was_ahead and not self.is_ahead:
             self._caught_up()

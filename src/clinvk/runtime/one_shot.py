@@ -104,7 +104,7 @@ class _OneShot:
         """Wake the run. Its slot is free once its agent has told all and is gone, before all of that is kept."""
         if self._has_told and self._process and self._process.exit_code is not None:
             self._place.leave()
-        self._course.wake()
+        self._course.hear()
 
     async def _talk(self, process: Process) -> None:
         """Have the conversation, log its ending, and see to it that the process exits.
