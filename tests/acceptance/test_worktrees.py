@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,15 +32,21 @@ def repository(clinvk: Clinvk) -> Repository:
     return repository
 
 
-def left(repository: Repository, **files: str) -> Worktree:
-    """Leave a worktree that an agent has changed."""
+def worktrees_of(repository: Repository) -> Worktrees:
+    """The worktrees of the command's user, as another clinvk has them."""
     marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
+    return Worktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
+
+
+def left(repository: Repository, without: Sequence[str] = (), **files: str) -> Worktree:
+    """Leave a worktree that an agent has changed."""
 
     async def make() -> Worktree:
-        worktrees = Worktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
-        async with worktrees.isolated(str(repository.path), "claude") as worktree:
+        async with worktrees_of(repository).isolated(str(repository.path), "claude") as worktree:
             for name, content in (files or {"a.txt": "two\n"}).items():
                 Path(worktree.root, name).write_text(content)
+            for name in without:
+                Path(worktree.root, name).unlink()
         return worktree
 
     return asyncio.run(make())
@@ -122,6 +129,28 @@ def test_applying_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, rep
     assert repository.branches() == ["main"]
 
 
+def test_the_directory_that_it_is_called_in_stays_though_all_in_it_is_replaced(
+    clinvk: Clinvk, repository: Repository
+) -> None:
+    worktree = left(repository, **{"inner/new": "new\n"}, without=("inner/b",))
+    inner = repository.path / "inner"
+    directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
+    try:
+        done = clinvk.run("worktrees", "apply", worktree.id, before="cd project/inner")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.path.samestat(os.fstat(directory), inner.stat())
+    finally:
+        os.close(directory)
+    assert [file.name for file in inner.iterdir()] == ["new"]
+
+
+def test_applying_from_a_directory_that_is_gone_works(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    done = clinvk.run("worktrees", "apply", worktree.id, before="mkdir gone; cd gone; rmdir ../gone")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert repository.files()["a.txt"] == b"two\n"
+
+
 def test_applying_as_json_tells_what_came_where(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
     done = told(clinvk, AppliedWorktree, "apply", worktree.id, "--keep")
@@ -168,6 +197,26 @@ def test_on_a_terminal_it_asks_before_it_discards(
         terminal.type(f"{typed}\r".encode())
         assert terminal.ended() == (0 if is_gone else 7)
     assert listed(clinvk) == ([] if is_gone else [worktree.id])
+
+
+def test_one_whose_agent_is_at_work_is_refused_before_anything_is_asked_or_removed(
+    clinvk: Clinvk, repository: Repository
+) -> None:
+    other = left(repository)
+    worktrees = worktrees_of(repository)
+    worktree = asyncio.run(worktrees.make(str(repository.path), "busy"))
+    Path(worktree.root, "new").touch()
+    said = f"clinvk: worktree {worktree.id} is in use: its agent is at work"
+    for command in (["apply"], ["discard", "--yes", other.id], ["discard", "--dry-run"]):
+        done = clinvk.run("worktrees", *command, worktree.id)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(said)
+    with on_terminal(clinvk, "worktrees", "discard", worktree.id) as terminal:
+        assert terminal.ended() == 1
+        assert said.encode() in terminal.plain()
+    assert listed(clinvk) == [other.id, worktree.id]
+    asyncio.run(worktrees.leave(worktree))
+    assert listed(clinvk) == [other.id, worktree.id]
 
 
 @pytest.mark.parametrize("command", ["apply", "discard"])

@@ -16,6 +16,7 @@ import pytest
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.plan import ChangedFile
 from clinvk.runtime.worktrees import Worktree, Worktrees
+from clinvk.runtime.worktrees.folders import Folders
 from integration.worktree_home import another, changed, home, left_over
 from polling import until
 from repositories import Repository
@@ -407,9 +408,8 @@ async def test_several_processes_make_and_remove_worktrees_of_a_repository_at_on
 
 
 async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_discarded(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: Worktrees
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees._FREE_WITHIN_S", 0.1)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.path, "new").touch()
         other = another(repository)
@@ -418,6 +418,69 @@ async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_di
             with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
                 await change(worktree.id)
     assert [item.state for item in await other.list()] == ["changed"]
+
+
+async def test_what_an_agent_finishes_while_another_wants_it_gone_stays(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    other = another(repository)
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        wanted = [asyncio.create_task(change(worktree.id)) for change in (other.apply, other.discard)]
+        await asyncio.wait(wanted, timeout=0.5)
+        Path(worktree.path, "new").touch()
+    refused = await asyncio.gather(*wanted, return_exceptions=True)
+    assert [type(exc) for exc in refused] == [InvalidRequest] * 2
+    assert [item.files for item in await other.list()] == [(ChangedFile("new", "added"),)]
+    assert "new" not in repository.files()
+
+
+async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worktree = await worktrees.make(str(repository.path), "agent")
+    Path(worktree.path, "new").touch()
+    loop, is_shared = asyncio.get_running_loop(), Folders.is_shared
+
+    def ended(self: Folders, own: str) -> bool:
+        asyncio.run_coroutine_threadsafe(worktrees.leave(worktree), loop).result(20)
+        return is_shared(self, own)
+
+    monkeypatch.setattr(Folders, "is_shared", ended)
+    with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
+        await another(repository).discard(worktree.id)
+    assert [item.files for item in await worktrees.list()] == [(ChangedFile("new", "added"),)]
+    await worktrees.discard(worktree.id)
+    assert left_over(repository) == []
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
+    repository: Repository, worktrees: Worktrees, is_kept: bool
+) -> None:
+    worktree = await changed(worktrees, repository)
+    folders = Folders(home(repository))
+    if not is_kept:  # as the death of a clinvk leaves it
+        (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    lock = await asyncio.to_thread(folders.share, worktree.id)
+    assert lock is not None
+    discarding = asyncio.create_task(worktrees.discard(worktree.id))
+    await asyncio.wait([discarding], timeout=0.2)
+    assert not discarding.done()
+    os.close(lock)
+    await discarding
+    assert left_over(repository) == []
+
+
+async def test_one_that_another_changes_for_too_long_is_told(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.1)
+    worktree = await changed(worktrees, repository)
+    lock = await asyncio.to_thread(Folders(home(repository)).hold, worktree.id)
+    assert lock is not None
+    with pytest.raises(InvalidRequest, match="is in use: another clinvk lists, applies or discards it"):
+        await worktrees.discard(worktree.id)
+    os.close(lock)
 
 
 CRASH = """
@@ -430,8 +493,9 @@ from clinvk.runtime.worktrees import Worktrees
 async def main():
     worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
     await worktrees.make(sys.argv[2], "unchanged")
-    changed = await worktrees.make(sys.argv[2], "changed")
-    Path(changed.path, "new").touch()
+    for label in ("changed", "discarded"):
+        changed = await worktrees.make(sys.argv[2], label)
+        Path(changed.path, "new").touch()
     Path(sys.argv[1], "ready").touch()
     await asyncio.sleep(60)
 
@@ -446,12 +510,13 @@ async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_remov
     process = subprocess.Popen(command, env=repository.env)
     try:
         await until(lambda: (home(repository) / "ready").exists(), 20)
-        assert [item.state for item in await worktrees.list()] == ["in use", "in use"]
+        assert [item.state for item in await worktrees.list()] == ["in use"] * 3
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    (left,) = await worktrees.list()
+    left, discarded = await worktrees.list()
     assert (left.state, left.files) == ("changed", (ChangedFile("new", "added"),))
+    await worktrees.discard(discarded.id)
     assert repository.worktrees() == [left.path]
     await worktrees.apply(left.id)
     assert left_over(repository) == []
@@ -488,7 +553,7 @@ async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository
     (folder / "odd" / "lock").touch()
     assert [item.id for item in await worktrees.list()] == [worktree.id]
     for name in ("notes.txt", "odd"):
-        with pytest.raises(InvalidRequest, match=f"no worktree '{name}'|is in use"):
+        with pytest.raises(InvalidRequest, match=f"no worktree '{name}'"):
             await worktrees.discard(name)
         assert (folder / name).exists()
 
@@ -575,6 +640,19 @@ async def test_an_applied_worktree_can_be_kept(repository: Repository, worktrees
     worktree = await changed(worktrees, repository)
     assert not (await worktrees.apply(worktree.id, keep=True)).removed
     assert Path(worktree.root, "a.txt").exists()
+
+
+async def test_one_that_was_applied_already_is_told_so(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "new": "new\n"})
+    await worktrees.apply(worktree.id, keep=True)
+    before = repository.files()
+    for dry_run in (True, False):
+        with pytest.raises(InvalidRequest, match=f"changes of worktree {worktree.id} are in .*project already"):
+            await worktrees.apply(worktree.id, dry_run=dry_run)
+    assert repository.files() == before
+    repository.git("reset", "--quiet", "--hard")
+    repository.git("clean", "-d", "--force", "--quiet")
+    assert (await worktrees.apply(worktree.id)).removed
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def with_git(repository: Repository, tmp_path: Path, applying: str) -> Worktrees
     path.parent.mkdir()
     path.write_text(
         f'#!/bin/sh\ngit() {{ {shutil.which("git")} "$@"; }}\n'
-        f'case "$PWD $*" in *" apply "*--check*) ;; "{repository.path} "*" apply "*) {applying}\n;; esac\n'
+        f'top="{repository.path}"; case "$PWD $*" in *" apply "*--check*) ;;\n'
+        f'"$top "*" apply "*|*" -C $top "*" apply "*) {applying}\n;; esac\n'
         'git "$@"\n'
     )
     path.chmod(0o755)
@@ -87,6 +88,28 @@ async def test_what_has_the_line_ends_of_the_tree_is_put_back(repository: Reposi
     assert repository.files() == before
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_the_directory_of_the_caller_stays_though_all_in_it_is_replaced(
+    repository: Repository, tmp_path: Path, is_written: bool
+) -> None:
+    worktrees = with_git(repository, tmp_path, "" if is_written else 'git "$@"; exit 128')
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        Path(worktree.root, "inner", "c.txt").unlink()
+        Path(worktree.root, "inner", "new").write_text("new\n")
+    inner = repository.path / "inner"
+    directory = os.open(inner, os.O_RDONLY)  # while it is open, no other gets its number
+    try:
+        if is_written:
+            await worktrees.apply(worktree.id, directory=str(inner))
+        else:
+            with pytest.raises(ClinvkError, match=r"git apply failed: exit code 128$"):
+                await worktrees.apply(worktree.id, directory=str(inner))
+        assert os.path.samestat(os.fstat(directory), inner.stat())
+    finally:
+        os.close(directory)
+    assert [file.name for file in inner.iterdir()] == ["new" if is_written else "c.txt"]
+
+
 async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Repository) -> None:
     for _ in range(3):
         worktrees = [another(repository), another(repository)]
@@ -108,7 +131,7 @@ async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Reposi
 
 
 async def test_one_that_applies_for_too_long_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees._TARGET_FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._TARGET_FREE_WITHIN_S", 0.1)
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
     folders = Folders(home(repository))

@@ -32,6 +32,18 @@ def worktrees(repository: Repository) -> Worktrees:
     return another(repository)
 
 
+def slow_git(tmp_path: Path, command: str) -> Path:
+    """Give a git that takes a minute for one command; each time it leaves a line in `looks`."""
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(
+        f'#!/bin/sh\ncase " $* " in *"{command}"*) echo >>{tmp_path}/looks; sleep 60;; esac\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    git.chmod(0o755)
+    return git
+
+
 async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behind_a_link(
     repository: Repository, worktrees: Worktrees
 ) -> None:
@@ -138,17 +150,33 @@ async def test_a_pipe_that_a_setting_names_holds_up_nothing(
         assert [item.state for item in await worktrees.list()] == ["unchanged"]
 
 
+async def test_a_pipe_in_the_users_own_tree_is_told_in_time(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository.path / ".gitignore").unlink()
+    os.mkfifo(repository.path / ".gitignore")
+    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_WITHIN_S", 0.5)
+    for look in (worktrees.examine(str(repository.path)), worktrees.make(str(repository.path), "agent")):
+        with pytest.raises(ClinvkError, match=r"git would wait for '\.gitignore', which is no file"):
+            await look
+    assert left_over(repository) == []
+
+
+async def test_a_tree_that_takes_too_long_to_look_at_is_no_obstacle_and_a_warning_says_so(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worktrees = another(repository, PATH=f"{slow_git(tmp_path, ' status ').parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("clinvk.runtime.worktrees.repository._STATUS_WITHIN_S", 1.0)
+    async with worktrees.isolated(str(repository.path), "agent") as worktree:
+        (warning,) = worktree.warnings
+    assert warning.startswith("the worktree begins with the commit ")
+    assert warning.endswith("are not in it, if there are any: git status took over 1 s")
+
+
 async def test_what_took_too_long_is_not_looked_at_again_and_stays(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    git = tmp_path / "bin" / "git"
-    git.parent.mkdir()
-    git.write_text(
-        f'#!/bin/sh\ncase " $* " in *" add --all "*) echo >>{tmp_path}/looks; sleep 60;; esac\n'
-        f'exec {shutil.which("git")} "$@"\n'
-    )
-    git.chmod(0o755)
-    slow = another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+    slow = another(repository, PATH=f"{slow_git(tmp_path, ' add --all ').parent}:{os.environ['PATH']}")
     async with slow.isolated(str(repository.path), "agent") as worktree:
         monkeypatch.setattr("clinvk.runtime.worktrees.git._WITHIN_S", 1.0)
         for look in (slow.check(worktree, "true", 15), slow.outcome(worktree)):

@@ -12,7 +12,8 @@ import pytest
 
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime.worktrees import Worktrees
-from clinvk.runtime.worktrees.folders import Facts, Folders, remove_tree
+from clinvk.runtime.worktrees.folders import Facts, Folders
+from clinvk.runtime.worktrees.removal import remove_tree
 from integration.worktree_home import another, changed, left_over
 from repositories import Repository
 
@@ -109,7 +110,7 @@ async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
     def full(self: Folders, own: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clinvk.runtime.worktrees.remove_tree", half)
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees.remove_tree", half)
     monkeypatch.setattr(Folders, "keep", full)
     async with worktrees.isolated(str(repository.path), "agent") as removed:
         pass
@@ -125,7 +126,7 @@ async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("clinvk.runtime.worktrees.remove_tree", half)
+        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", half)
         async with worktrees.isolated(str(repository.path), "agent") as unchanged:
             pass
         discarded = await changed(worktrees, repository)
@@ -135,7 +136,7 @@ async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_
         for worktree in (unchanged, discarded):
             with pytest.raises(InvalidRequest, match="is being removed: clinvk worktrees list goes on with that"):
                 await worktrees.apply(worktree.id)
-        patched.setattr("clinvk.runtime.worktrees.remove_tree", refuse)
+        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", refuse)
         listed = await worktrees.list()
     assert [(item.state, item.problem) for item in listed] == [("broken", "it cannot be removed: not now")] * 2
     assert await worktrees.list() == []

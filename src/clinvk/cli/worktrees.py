@@ -1,6 +1,7 @@
 """`clinvk worktrees list`, `apply` and `discard`."""
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -98,13 +99,14 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Bring the changes of a worktree into the tree that it was made from.
 
     Raises:
-        InvalidRequest: there is no such worktree, it is in use, unchanged, or does not fit.
+        InvalidRequest: there is no such worktree, it is in use, unchanged, applied already, or does not fit.
     """
     settings_of(flags, environ, {})
     worktrees = _worktrees(environ)
 
     async def applied() -> AppliedWorktree:
-        done = await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run)
+        own = await worktrees.find(flags.words[0])
+        done = await worktrees.apply(own, flags.keep, flags.dry_run, _here())
         for warning in done.warnings:
             notes.error(f"{done.id} stays: {warning}")
         return AppliedWorktree(
@@ -125,26 +127,26 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     """Remove worktrees with all that was done in them; on a terminal it asks.
 
     Raises:
-        InvalidRequest: a word stands for no worktree, or nobody can be asked; or one is in use, then those before it
-            were removed.
+        InvalidRequest: a word stands for no worktree, one is in use, or nobody can be asked; none was removed.
     """
     settings_of(flags, environ, {})
 
     async def wanted() -> list[str]:
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
+    async def discarded(dry_run: bool) -> None:
+        worktrees = _worktrees(environ)
+        for own in ids:
+            await worktrees.discard(own, dry_run)
+
     ids = asyncio.run(wanted())
+    asyncio.run(discarded(dry_run=True))  # all or none, and nobody is asked in vain
     if not (flags.yes or flags.dry_run) and not agreed("discard", _counted(ids, environ), "worktrees"):
         notes.say("nothing was discarded")
         return exits.CANCELLED
 
-    async def discarded() -> None:
-        worktrees = _worktrees(environ)
-        for own in ids:
-            await worktrees.discard(own)
-
     if not flags.dry_run:
-        asyncio.run(discarded())
+        asyncio.run(discarded(dry_run=False))
     if flags.wants_json:
         tell_json(Discarded(ids, flags.dry_run))
     else:
@@ -154,6 +156,14 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
 
 def _worktrees(environ: Mapping[str, str]) -> Worktrees:
     return Worktrees(Spawner(marks.choose()), home(environ), environ)
+
+
+def _here() -> str | None:
+    """Give the directory of the process itself; None where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _item(listed: Listed) -> WorktreeItem:

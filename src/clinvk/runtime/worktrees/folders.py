@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ import msgspec
 from clinvk import locks
 from clinvk.config.loading import WORKTREES
 from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.worktrees.removal import remove_tree
 
 _LABEL_CHARS = 40
 _FACTS = "worktree.json"
@@ -35,7 +35,6 @@ _INDEX = "index"
 _REMOVING = {False: "removing", True: "removing-all"}
 _LOCK = "lock"
 _LOCK_OF_ALL = ".lock"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +141,13 @@ class Folders:
         """Take the lock of a worktree, to look at it; None where it is in use or gone."""
         return self._locked(own, fcntl.LOCK_SH)
 
+    def is_shared(self, own: str) -> bool:
+        """Say whether a look at a worktree would be let in now: not while its agent works, or another changes it."""
+        lock = self.share(own)
+        if lock is not None:
+            os.close(lock)
+        return lock is not None
+
     def hold_all(self) -> int | None:
         """Take the lock for changing which worktrees there are; None where another has it.
 
@@ -235,81 +241,6 @@ class Folders:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return _there(_taken(lock, how), path)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, also what is in folders that must not be written to; what links lead to stays.
-
-    Raises:
-        ClinvkError: something in it cannot be removed.
-    """
-    try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if stat.S_ISDIR(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
-                _empty(path.name, parent)
-                os.rmdir(path.name, dir_fd=parent)
-            else:
-                os.unlink(path.name, dir_fd=parent)
-        finally:
-            os.close(parent)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        raise ClinvkError(f"cannot remove {exc.filename!r} of {str(path)!r}: {exc.strerror}") from exc
-
-
-def _empty(name: str, parent: int) -> None:
-    """Remove all that is in a folder.
-
-    Folders deeper down are moved up into it before they are emptied: so no tree is too deep for a path, for the stack
-    or for the number of files that may be open.
-    """
-    top = _opened(name, parent)
-    try:
-        while folders := _folders_left(top):
-            for folder in folders:
-                inner = _opened(folder, top)
-                try:
-                    for deeper in _folders_left(inner):
-                        _move(deeper, inner, top)
-                finally:
-                    os.close(inner)
-                os.rmdir(folder, dir_fd=top)
-    finally:
-        os.close(top)
-
-
-def _folders_left(folder: int) -> list[str]:
-    """Remove all from a folder but the folders in it; give those."""
-    with os.scandir(folder) as entries:
-        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_folder in names:
-        if not is_folder:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder)
-    return [name for name, is_folder in names if is_folder]
-
-
-def _opened(name: str, parent: int) -> int:
-    """Open a folder, and let its owner do all in it: those of Go's modules, for one, are read-only."""
-    try:
-        folder = os.open(name, _FOLDER, dir_fd=parent)
-    except PermissionError:
-        os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-        folder = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.fchmod(folder, stat.S_IRWXU)
-    except OSError:
-        os.close(folder)
-        raise
-    return folder
-
-
-def _move(name: str, source: int, target: int) -> None:
-    os.close(_opened(name, source))  # only what may be written to can be moved
-    os.rename(name, os.urandom(8).hex(), src_dir_fd=source, dst_dir_fd=target)
 
 
 def _taken(lock: int, how: int) -> int | None:

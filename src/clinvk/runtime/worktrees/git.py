@@ -65,16 +65,18 @@ class GitTooSlow(ClinvkError):
 class Git:
     """Runs git in one place, guarded.
 
-    `disabled` are the filters of the repository's own settings, which are not run; `is_sparse` is whether a part of
-    the files may be left out of the tree.
+    `started_in` is where to start it, if not in that place: since 2.35 git does not remove the directory that it was
+    started in. `disabled` are the filters of the repository's own settings, which are not run; `is_sparse` is whether
+    a part of the files may be left out of the tree.
     """
 
-    def __init__(self, spawner: Spawner, environ: Mapping[str, str], cwd: str) -> None:
+    def __init__(self, spawner: Spawner, environ: Mapping[str, str], cwd: str, started_in: str | None = None) -> None:
         self.disabled: tuple[str, ...] = ()
         self.is_sparse = False
         self._spawner = spawner
         self._environ = environ
         self._cwd = cwd
+        self._started_in = started_in
         self._env: Mapping[str, str] = {}
         self._where: Mapping[str, str] = {}
 
@@ -105,7 +107,12 @@ class Git:
         self._env = {**self._env, **_configured({**_FIXED, **off})}
 
     async def out(
-        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: str | None = None
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        cwd: str | None = None,
+        within_s: float | None = None,
     ) -> bytes:
         """Give what a command of git prints.
 
@@ -113,28 +120,36 @@ class Git:
             GitFailed: it ends with an error.
             ClinvkError: it cannot be run, or takes too long.
         """
-        done = await self.run(*arguments, env=env, stdin=stdin, cwd=cwd)
+        done = await self.run(*arguments, env=env, stdin=stdin, cwd=cwd, within_s=within_s)
         if done.exit_code:
             said = words(done.stderr)
             raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said, done.exit_code)
         return done.stdout
 
     async def run(
-        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: str | None = None
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        cwd: str | None = None,
+        within_s: float | None = None,
     ) -> Exited:
-        """Run a command of git, whatever it ends with; `cwd` is for this one.
+        """Run a command of git, whatever it ends with; `cwd` and `within_s` are for this one.
 
         Raises:
             GitTooSlow: it takes too long.
             ClinvkError: it cannot be run.
         """
-        argv = ("git", "--no-pager", *arguments)
+        cwd = cwd or self._cwd
+        within_s = within_s or _WITHIN_S
+        argv = ("git", *(("-C", cwd) if self._started_in else ()), "--no-pager", *arguments)
+        env = {**self._env, **(env or {})}
         try:
-            return await run_tool(self._spawner, argv, {**self._env, **(env or {})}, _WITHIN_S, cwd or self._cwd, stdin)
+            return await run_tool(self._spawner, argv, env, within_s, self._started_in or cwd, stdin)
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
-            raise GitTooSlow(f"git {arguments[0]} took over {_WITHIN_S:g} s") from None
+            raise GitTooSlow(f"git {arguments[0]} took over {within_s:g} s") from None
 
 
 def would_wait(path: str | os.PathLike[str]) -> bool:

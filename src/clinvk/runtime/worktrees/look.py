@@ -15,8 +15,9 @@ from pathlib import Path
 from clinvk.errors import ClinvkError
 from clinvk.plan import Alteration, ChangedFile
 from clinvk.runtime.cleanup import finished
-from clinvk.runtime.worktrees.folders import Place, remove_tree
+from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import Git, GitFailed, words, would_wait
+from clinvk.runtime.worktrees.removal import remove_tree
 
 _CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
@@ -79,7 +80,7 @@ class Look:
             ClinvkError: git cannot, or would wait.
         """
         await self._git.guard()
-        await asyncio.to_thread(_check_read, self._root)
+        await asyncio.to_thread(check_read, self._root)
         await self._git.out("checkout-index", "--all", "--force", "--quiet", env=self._env)
         await self._git.out("clean", "-d", "--force", "--force", "--quiet", env=self._env)
 
@@ -98,7 +99,7 @@ async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
     Raises:
         ClinvkError: git cannot look.
     """
-    await asyncio.to_thread(_check_read, str(place.root))
+    await asyncio.to_thread(check_read, str(place.root))
     apart = await asyncio.to_thread(_prepared, place.folder)
     env = {
         "GIT_INDEX_FILE": str(apart / "index"),
@@ -113,7 +114,7 @@ async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
         await finished(asyncio.to_thread(remove_tree, apart))
 
 
-def _check_read(root: str) -> None:
+def check_read(root: str) -> None:
     """Refuse what git would read its settings from and wait for. Links it does not follow there.
 
     Raises:

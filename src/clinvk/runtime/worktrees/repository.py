@@ -11,8 +11,8 @@ from typing import NamedTuple
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.worktrees.folders import Place
-from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, words
-from clinvk.runtime.worktrees.look import Look
+from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTooSlow, words
+from clinvk.runtime.worktrees.look import Look, check_read
 from clinvk.runtime.worktrees.saved import Saved
 
 _REPOSITORY = b"160000"
@@ -21,6 +21,7 @@ _REFUSED = 1
 
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 _APPLIED_WITHIN_S = 600.0
+_STATUS_WITHIN_S = 30.0
 _ATTEMPTS = 3
 _TRY_AGAIN_S = 0.05
 _NAMED = 3
@@ -92,13 +93,27 @@ async def source(git: Git, directory: str) -> Source:
     warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
     if modules:
         warnings.append(f"submodules are empty in the worktree: {_some(modules)}")
-    status = await git.out("status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
-    if changed := [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]:
+    if uncommitted := await _uncommitted(git, top):
         warnings.append(
-            f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it:"
-            f" {_some(changed)}"
+            f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it{uncommitted}"
         )
     return Source(top, common, inside, base, modules, tuple(warnings))
+
+
+async def _uncommitted(git: Git, top: str) -> str:
+    """Say which changes of a tree are not committed; empty where there are none.
+
+    Raises:
+        ClinvkError: git failed, or would wait for ever.
+    """
+    asked = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
+    try:
+        status = await git.out("status", *asked, within_s=_STATUS_WITHIN_S)
+    except GitTooSlow as exc:
+        await asyncio.to_thread(check_read, top)
+        return f", if there are any: {exc.message}"
+    changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
+    return f": {_some(changed)}" if changed else ""
 
 
 async def register(git: Git, place: Place) -> None:
@@ -147,20 +162,33 @@ async def apply(git: Git, look: Look, place: Place, dry_run: bool) -> None:
     No other clinvk may do so at the same time.
 
     Raises:
-        InvalidRequest: the tree is gone, or the patch does not fit; nothing was changed.
+        InvalidRequest: the tree is gone, or the patch does not fit or is there already; nothing was changed.
         ClinvkError: it could not be written; what was changed is as before, but what somebody else wrote meanwhile.
     """
     top = place.facts.repository
     if not await asyncio.to_thread(os.path.isdir, top):
         raise InvalidRequest(f"the tree of worktree {place.id} is gone: {top!r}")
     await find(git, top)
-    await _fitting(git, place, "--check", str(look.patch))
+    await _check(git, look.patch, place)
     if not dry_run:
         saved = await asyncio.to_thread(Saved, top, look.names, look.folder)
         admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
         tried = {"GIT_DIR": admin, "GIT_WORK_TREE": str(saved.tried)}
         await _fitting(git, place, str(look.patch), cwd=str(saved.tried), env=tried)
         await finished(_written(git, look.patch, place, saved), _APPLIED_WITHIN_S)
+
+
+async def _check(git: Git, patch: Path, place: Place) -> None:
+    try:
+        await _fitting(git, place, "--check", str(patch))
+    except InvalidRequest:
+        undone = await git.run(*_APPLY, "--reverse", "--check", str(patch))
+        if undone.exit_code:
+            raise
+        raise InvalidRequest(
+            f"the changes of worktree {place.id} are in {place.facts.repository} already, nothing was changed;"
+            f" clinvk worktrees discard {place.id} removes it"
+        ) from None
 
 
 async def _fitting(

@@ -28,6 +28,7 @@ class Saved:
         self.tried = folder / "tried"
         self._top = os.fsencode(top)
         self._aside: dict[bytes, bytes | None] = {}
+        self._folders = {name for name in _folders(names) if os.path.isdir(os.path.join(self._top, name))}
         try:
             (folder / "saved").mkdir()
             self.tried.mkdir()
@@ -38,7 +39,7 @@ class Saved:
                 if self._aside[name]:
                     _copy(place, aside)
                 self._try(place, name)
-            for name in _attributes(names):
+            for name in [os.path.join(inner, b".gitattributes") for inner in _folders(names)]:
                 if _is_file(os.path.join(self._top, name)) and not os.path.lexists(self._tried(name)):
                     self._try(os.path.join(self._top, name), name)
         except OSError as exc:
@@ -89,19 +90,20 @@ class Saved:
             os.makedirs(target, exist_ok=True)
 
     def _remove_empty(self, folder: bytes) -> None:
+        """Remove a folder and those around it, if nothing is in them; such as were there before stay."""
         with suppress(OSError):
-            while folder:
+            while folder and folder not in self._folders:
                 os.rmdir(os.path.join(self._top, folder))
                 folder = os.path.dirname(folder)
 
 
-def _attributes(names: Sequence[bytes]) -> set[bytes]:
-    """Give where attributes of some files may stand, e.g. which line ends they have."""
+def _folders(names: Sequence[bytes]) -> set[bytes]:
+    """Give the folders around some files, the top as an empty name: attributes, e.g. of line ends, may stand there."""
     folders: set[bytes] = set()
     for name in names:
         while (name := os.path.dirname(name)) not in folders:
             folders.add(name)
-    return {os.path.join(folder, b".gitattributes") for folder in folders}
+    return folders
 
 
 def _is_same(file: bytes, place: bytes) -> bool:

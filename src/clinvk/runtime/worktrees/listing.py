@@ -1,0 +1,89 @@
+"""Which worktrees there are, and what was done in each. What nobody could want is removed on the way."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from clinvk.errors import ClinvkError
+from clinvk.plan import ChangedFile
+from clinvk.runtime.worktrees.folders import Place
+from clinvk.runtime.worktrees.trees import Trees
+from clinvk.runtime.worktrees.words import Listed, State
+
+_LOOKS_AT_ONCE = 4
+
+
+async def listed(trees: Trees, common: str | None) -> Sequence[Listed]:
+    """Give the worktrees that are there, the oldest first; `common` is the only repository to tell of, None is all."""
+    slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+    async def one(own: str) -> Listed | None:
+        async with slots:
+            return await _listed(trees, own, common)
+
+    ids = await asyncio.to_thread(trees.folders.ids)
+    found = await asyncio.gather(*(one(own) for own in ids))
+    return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
+
+
+async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
+    """Give one; None where it is of another repository, or where nobody could want it: then it is removed."""
+    lock = await asyncio.to_thread(trees.folders.share, own)
+    try:
+        place = await asyncio.to_thread(trees.folders.read, own)
+        if place and common not in (None, place.facts.common):
+            return None
+        if place is None or lock is None:
+            return _item(place, "in use") if place else None
+        item = await _seen(trees, place)
+    finally:
+        if lock is not None:
+            os.close(lock)
+    return item or await _swept(trees, place)
+
+
+async def _seen(trees: Trees, place: Place) -> Listed | None:
+    """Look at one that nobody uses."""
+    if not await asyncio.to_thread(trees.folders.is_ready, place.id):  # no agent was ever there, or it was removed
+        return None
+    is_there = await asyncio.to_thread(place.root.is_dir)
+    try:
+        async with trees.look(place) as look:
+            files, problem, is_changed = look.files, "; ".join(look.warnings), look.is_changed
+    except ClinvkError as exc:
+        return _item(place, "broken", problem=exc.message) if is_there else None
+    if is_changed:
+        return _item(place, "changed", files, problem)
+    return _item(place, "unchanged") if await asyncio.to_thread(trees.folders.is_kept, place.id) else None
+
+
+async def _swept(trees: Trees, place: Place) -> Listed | None:
+    """Remove what the death of a clinvk left over, or a worktree that was removed with git.
+
+    Gives it where it cannot be removed.
+    """
+    lock = await asyncio.to_thread(trees.folders.hold, place.id)
+    if lock is None:
+        return None
+    try:
+        with_commits = await asyncio.to_thread(trees.folders.removal, place.id)
+        await trees.remove(place, bool(with_commits))
+    except (ClinvkError, OSError) as exc:
+        return _item(place, "broken", problem=f"it cannot be removed: {exc}")
+    finally:
+        os.close(lock)
+    return None
+
+
+def _item(place: Place, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:
+    return Listed(
+        id=place.id,
+        repository=place.facts.repository,
+        path=str(place.workdir),
+        branch=place.branch,
+        base=place.facts.base,
+        made_at=place.facts.made_at,
+        state=state,
+        files=files,
+        problem=problem,
+    )
