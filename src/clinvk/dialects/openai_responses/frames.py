@@ -1,5 +1,7 @@
 """The events of a streamed response: https://platform.openai.com/docs/api-reference/responses-streaming."""
 
+from functools import cache
+
 import msgspec
 
 from clinvk.dialects.openai_responses.answer import Item, OutputText, Response, SummaryText
@@ -13,7 +15,13 @@ class Frame(msgspec.Struct, kw_only=True, tag_field="type"):
     @property
     def kind(self) -> str:
         """The word that tells what it is."""
-        return str(self.__struct_config__.tag)
+        return _kind(type(self))
+
+
+@cache
+def _kind(frame: type[Frame]) -> str:
+    """Give the word of a kind of frames; msgspec makes an object whenever it is asked."""
+    return str(frame.__struct_config__.tag)
 
 
 class Created(Frame, kw_only=True, tag="response.created"):
