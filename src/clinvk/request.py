@@ -69,7 +69,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         warm: a process that was up before may carry the run.
         verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
         part: where it is a part of an orchestration.
-        answer_as: what its dialect makes the answer again from; kept with the run alone.
+        answer_as: what its dialect makes the answer again from, and finds its conversation by; kept with the run alone.
         key_name: the API key that it came with; empty where none was asked for.
     """
 

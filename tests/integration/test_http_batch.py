@@ -265,6 +265,27 @@ async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripte
     assert (kept, scripted.calls()) == (0, [])
 
 
+@pytest.mark.parametrize("judge", [None, {"backend": "codex", "model": "fast"}])
+async def test_a_dry_run_tells_who_would_judge(scripted: Scripted, judge: dict[str, str] | None) -> None:
+    body = {"prompt": "x", "backends": ["gemini", "claude"], "judge": judge, "dry_run": True}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        told = (await post(served, "compare", body)).json()
+    assert ("judge" in told) == bool(judge)
+    if judge:
+        shown = {key: told["judge"][key] for key in ("backend", "exit_code", "best", "best_backend", "order", "output")}
+        assert shown == {
+            "backend": "codex",
+            "exit_code": 0,
+            "best": None,
+            "best_backend": None,
+            "order": [],
+            "output": "",
+        }
+        assert told["judge"]["model"]
+        assert "run_id" not in told["judge"]
+    assert (len(told["results"]), scripted.calls()) == (2, [])
+
+
 def lines_of(response: httpx.Response) -> list[dict[str, object]]:
     return [json.loads(line) for line in response.text.splitlines()]
 

@@ -29,7 +29,6 @@ GUARDED = [
     ("GET", f"/api/v1/runs/{'0' * 32}/events"),
     ("HEAD", "/api/v1/sessions"),
     ("GET", "/nothing/here"),
-    ("GET", "/"),
     ("OPTIONS", "/api/v1/sessions"),
     ("GET", "/metrics"),
     ("GET", "/health/other"),
@@ -41,7 +40,9 @@ OPEN = [
     ("HEAD", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
+    ("GET", "/"),
     ("GET", "/docs"),
+    ("GET", "/docs/"),
     ("GET", "/docs/docs.js"),
     ("GET", "/openapi.json"),
 ]

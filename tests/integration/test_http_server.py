@@ -225,7 +225,7 @@ async def test_doubled_and_trailing_slashes_are_tolerated_without_a_redirect(scr
     assert not response.history
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/api/v1/backends", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/api/v1/backends", "/openapi.json", "/docs"])
 async def test_head_is_answered_where_get_is(scripted: Scripted, path: str) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.head(path)
@@ -235,7 +235,8 @@ async def test_head_is_answered_where_get_is(scripted: Scripted, path: str) -> N
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/api", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("GET", "/docs/nothing.js", 404, "not_found"),
         ("GET", "/docs/../runs.py", 404, "not_found"),
         ("POST", "/api/v2/prompt", 404, "not_found"),
@@ -373,6 +374,16 @@ async def test_the_page_and_what_it_loads_come_from_here_and_may_load_nothing_el
     for answer in (page, script, style):
         assert "http://" not in answer.text
         assert "https://" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/docs/"])
+async def test_who_opens_the_address_of_the_server_sees_the_page(scripted: Scripted, path: str) -> None:
+    async with serving(scripted.env) as served:
+        page = await served.client.get("/docs")
+        opened = await served.client.get(f"http://127.0.0.1:{served.port}{path}")
+    assert (opened.status_code, opened.content) == (200, page.content)
+    assert opened.headers["content-security-policy"] == page.headers["content-security-policy"]
+    assert not opened.history
 
 
 async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(scripted: Scripted) -> None:

@@ -15,6 +15,8 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from starlette.types import Receive, Scope, Send
 
+import records
+from clinvk.api import chats
 from clinvk.api.grants import Grants
 from clinvk.api.keys import Keys
 from clinvk.api.runs import RunEndpoint
@@ -22,7 +24,8 @@ from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend, Host, Launch
 from clinvk.config import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import Dialect
+from clinvk.dialects.base import Answered, Chat, Dialect
+from clinvk.dialects.conversation import Told
 from clinvk.dialects.openai_chat import OpenAIChat
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
@@ -119,7 +122,7 @@ async def test_a_probe_is_answered_without_a_key_and_not_logged(
 
 async def test_a_get_where_clients_probe_is_answered_as_any_other_path(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
-        statuses = [(await served.client.get(path)).status_code for path in ("/", "/anthropic", "/openai/v1")]
+        statuses = [(await served.client.get(path)).status_code for path in ("/v1", "/anthropic", "/openai/v1")]
     assert statuses == [404, 404, 404]
 
 
@@ -627,6 +630,69 @@ async def test_a_clients_own_conversation_is_one_session(scripted: Scripted) -> 
     assert other not in ids
     assert [b"u1" in (call.stdin or b"") for call in scripted.calls()] == [True, False, False, True]
     assert sorted(await sessions_of(store)) == [(("chat:c-1",), 3), (("chat:c-2",), 1)]
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+async def test_what_a_conversation_is_found_by_is_not_told_with_its_session(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("a1"))
+    body, headers = asking(path, metadata={"a": "b"}), {"x-openwebui-chat-id": "c-1"}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        session = (await served.client.post(path, json=body, headers=headers)).headers["x-clinvk-session-id"]
+        shown = (await served.client.get(f"/api/v1/sessions/{session}")).json()
+    assert (shown["metadata"], shown["tags"]) == ({"a": "b"}, ["chat:c-1"])
+
+
+async def test_a_conversation_is_found_by_what_earlier_versions_kept_of_it() -> None:
+    answered = Answered(digest="d1", answer="a parser", latest=Told("u2", None, ()))
+    chat, store = Chat(name="c-1", digest="d2", answered=answered), MemoryStore()
+    session = records.session(tags=("chat:c-1",))
+    await records.turn(store, session, request={"metadata": {"clinvk_chat": "d1"}})
+    request = await chats.placed(store, RunRequest(prompt="all", backend="claude"), chat)
+    assert (request.session_id, request.prompt) == (session.id, "u2")
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+def with_images(count: int, *texts: str) -> dict[str, object]:
+    """Give a conversation whose user says each thing beside so many images."""
+    said = [
+        [{"type": "text", "text": text}, *[PICTURE] * count] if at % 2 == 0 else text for at, text in enumerate(texts)
+    ]
+    messages = [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(said)]
+    return {"model": "claude", "messages": messages}
+
+
+async def test_images_that_a_session_has_count_no_more(scripted: Scripted) -> None:
+    """A client sends all of its conversation each time, so that there are ever more."""
+    scripted.play(claude_says("a1"), when="u1")
+    scripted.play(claude_says("a2"), when="u2")
+    headers, store = {"x-openwebui-chat-id": "c-1"}, MemoryStore()
+    async with serving(scripted.env, store=store) as served:
+        first = await served.client.post(CHAT, json=with_images(60, "u1"), headers=headers)
+        second = await served.client.post(CHAT, json=with_images(60, "u1", "a1", "u2"), headers=headers)
+        anew = await served.client.post(CHAT, json=with_images(60, "u1", "other", "u2"), headers=headers)
+        many = await served.client.post(CHAT, json=with_images(101, "u1", "a1", "u2"), headers=headers)
+    assert [response.status_code for response in (first, second, anew, many)] == [200, 200, 400, 400]
+    assert await sessions_of(store) == [(("chat:c-1",), 2)]
+    assert len(scripted.calls()) == 2
+
+
+@pytest.mark.parametrize(("path", "field"), [(CHAT, "messages"), (MESSAGES, "messages"), (RESPONSES, "input")])
+async def test_more_images_than_an_agent_is_sent_are_refused(scripted: Scripted, path: str, field: str) -> None:
+    body = with_images(101, "u1")
+    if path == MESSAGES:
+        source = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+        body["messages"] = [{"role": "user", "content": [{"type": "image", "source": source}] * 101}]
+    elif path == RESPONSES:
+        picture = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+        body = {"model": "claude", "input": [{"role": "user", "content": [picture] * 101}]}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        response = await served.client.post(path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == f"{field} has 101 images; at most 100 are allowed"
+    assert response.json()["error"].get("param", field) == field
+    assert scripted.calls() == []
 
 
 async def test_what_a_client_asks_about_a_conversation_leaves_it_alone(scripted: Scripted) -> None:

@@ -101,7 +101,7 @@ def create_app(
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
         Route("/openapi.json", docs.openapi),
-        Route("/docs", docs.page),
+        *(Route(path, docs.page) for path in ("/", "/docs")),
         Route("/docs/{name}", docs.asset),
     ]
     if metrics := watching.metrics:

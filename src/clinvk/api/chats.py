@@ -3,7 +3,7 @@
 Such a client sends all of its conversation each time. The session that has it is found by its tag, by its last answer
 being the last one that the client sends, and by a digest of all that it was told before: where the user has changed
 the conversation, or where the client asks something else in its name (for a title), no session fits, and what was said
-is told anew. The metadata of a run has that digest as `clinvk_chat`.
+is told anew. The run alone keeps that digest, in its `answer_as`: metadata is the caller's, and shows with the session.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_an
     described, and before its first answer is replaced.
     """
     tag = _tag(chat.name)
-    request = replace(request, metadata={**request.metadata, "clinvk_chat": chat.digest})
+    request = replace(request, answer_as={**request.answer_as, "clinvk_chat": chat.digest})
     kept = (await store.sessions(SessionQuery(tag=tag, backend=request.backend, limit=_LOOKED_AT))).items
     begun = replace(request, tags=(*request.tags, tag))
     answered = chat.answered
@@ -55,8 +55,8 @@ async def _has(store: SessionStore, session: Session, answered: Answered) -> boo
     output = runs[0].output.strip() if runs else ""
     if not output or not answered.answer.strip().endswith(output):
         return False
-    match runs[0].request:
-        case {"metadata": {"clinvk_chat": str(digest)}}:
+    match runs[0].request:  # earlier records have it in the metadata
+        case {"answer_as": {"clinvk_chat": str(digest)}} | {"metadata": {"clinvk_chat": str(digest)}}:
             return digest == answered.digest
         case _:
             return False

@@ -29,7 +29,7 @@ class Docs:
         return Response(_document(), headers=_HEADERS, media_type="application/json")
 
     async def page(self, _: Request) -> Response:
-        """Answer `GET /docs`."""
+        """Answer `GET /docs`, and `GET /` of who opens the address that the server has printed."""
         return self._file("docs.html")
 
     async def asset(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ from clinvk.api.reply import Header, headers_of, refuse
 from clinvk.dialects.base import KeyRefused
 from clinvk.errors import ClinvkError, ShuttingDown
 
-_OPEN = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
+_OPEN = ("/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json")
 _OPEN_BELOW = "/docs/"
 _UNCOUNTED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)

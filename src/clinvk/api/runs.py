@@ -37,7 +37,8 @@ from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
 from clinvk.dialects import vendor
 from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
-from clinvk.errors import Cancelled, ClinvkError, SessionBusy, ShuttingDown, failure
+from clinvk.dialects.conversation import MAX_IMAGES
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, ShuttingDown, failure
 from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -122,11 +123,16 @@ class RunEndpoint:
     async def _placed(
         self, call: Call, request: RunRequest, session: Session | None, begins_anew: bool
     ) -> tuple[RunRequest, Session | None]:
-        """Find the session of a request that names none, but what it goes on from."""
+        """Find the session of a request that names none, but what it goes on from.
+
+        Images are counted then: a session has the earlier ones of a conversation that comes whole.
+        """
         if call.previous:
             request = await previous.after(self.store, request, call.previous, begins_anew)
         elif call.chat:
             request = await chats.placed(self.store, request, call.chat, begins_anew)
+        if (count := len(request.images)) > MAX_IMAGES:
+            raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
         if request.session_id and session is None:
             session = await self.store.session(request.session_id)
         return request, session

@@ -52,4 +52,5 @@ def paths() -> dict[str, Json]:
         "/health/live": {"get": operation("live", tag, "Tell that the process answers", alive, ())},
         "/openapi.json": {"get": operation("openapi", tag, "Get this document", {"200": whole}, OPEN)},
         "/docs": {"get": operation("docs", tag, "Show this document as a page", {"200": page}, OPEN)},
+        "/": {"get": operation("root", tag, "Show the same page", {"200": page}, OPEN)},
     }

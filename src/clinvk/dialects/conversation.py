@@ -93,8 +93,7 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
     """Tell a conversation; with `only_last` just what came after the assistant's last turn.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant, or there are more than `MAX_IMAGES`; `field` is where
-            the messages stand.
+        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
     """
     turns = spoken(conversation.turns)
     if only_last:
@@ -108,8 +107,6 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
         prompt = _text(lone.content, images)
     else:
         prompt = _elements(turns, images)
-    if len(images) > MAX_IMAGES:
-        raise InvalidRequest(f"{field} has {len(images)} images; at most {MAX_IMAGES} are allowed", field)
     system = "\n\n".join(text for text in conversation.system if text.strip())
     return Told(prompt, system or None, tuple(images))
 
