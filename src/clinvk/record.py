@@ -1,6 +1,6 @@
 """Our record of a run: what was asked, how it went, what came of it."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Literal
 
 import msgspec
@@ -10,6 +10,10 @@ from clinvk.events import StopReason, Usage
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+
+_SCHEMA = "output_schema"
+_SAID = ("system_prompt", "stop", _SCHEMA, "extra", "answer_as")
+"""Fields of a `RunRequest` that hold what was said beside the prompt, or may: a flag can be a system prompt too."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +53,17 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> RunKind:
         """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
+
+
+def options_as_kept(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
+    """Give what was asked beside the prompt as it is kept."""
+    return {name: value for name, value in options.items() if keeps_text or name not in _SAID}
+
+
+def as_kept(message: str, keeps_text: bool) -> str:
+    """Give the message of a failure as it is kept: one about a schema quotes that, or the answer."""
+    what = message.partition(":")[0]
+    return message if keeps_text or _SCHEMA not in what else what
 
 
 def without_text(whole: RunRecord) -> RunRecord:

@@ -1,7 +1,7 @@
 """Our record of a conversation with one backend."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -92,14 +92,14 @@ def as_tag(text: str) -> str:
     return tag
 
 
-def retagged(tags: Iterable[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
+def retagged(tags: Collection[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
     """Give tags with some added at the end, and then some taken away.
 
     Raises:
-        InvalidRequest: these are more than a session can have.
+        InvalidRequest: these are more than a session can have, and than it had.
     """
     gone = frozenset(remove)
     changed = tuple(tag for tag in dict.fromkeys((*tags, *add)) if tag not in gone)
-    if len(changed) > MAX_TAGS:
+    if len(changed) > max(MAX_TAGS, len(tags)):
         raise InvalidRequest(f"a session can have {MAX_TAGS} tags, not {len(changed)}", "tags")
     return changed

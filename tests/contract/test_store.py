@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionBusy, SessionNotFound
 from clinvk.events import RunFailed, RunStarted, TextDelta, Usage
+from clinvk.record import RunRecord
 from clinvk.session import Session
 from clinvk.store import RunQuery, SessionQuery, SessionStore
 from clinvk.store.memory import MemoryStore
@@ -127,6 +128,20 @@ async def test_a_run_leaves_what_a_session_was_made_with_and_how_it_is_described
     await store.end(replace(record, state="finished"), other, [])
     expected = replace(given, title="described", tags=("described",), status="completed", turn_count=1)
     assert await store.session(given.id) == expected
+
+
+async def test_a_run_stays_what_it_was_begun_as(store: SessionStore) -> None:
+    given = session(status="active")
+    record = run(given, parent_id=new_id(), request={"approval_mode": "auto"}, key_name="key")
+    await store.begin(record, given)
+    other = run(
+        id=record.id, backend="x", prompt="x", created_at=0, workdir="/x", request={"x": 1}, key_name="x", model="opus"
+    )
+    await store.update(replace(other, state="running"), None)
+    assert await store.run(record.id) == replace(record, state="running", model="opus")
+    await store.end(replace(other, state="finished"), None, [])
+    assert await store.run(record.id) == replace(record, state="finished", model="opus")
+    await store.begin(run(given), given)
 
 
 # Claims
@@ -257,10 +272,10 @@ async def test_what_is_no_id_is_refused(store: SessionStore, reference: str) -> 
 
 
 async def test_an_id_that_nothing_has_is_not_found(store: SessionStore) -> None:
-    with pytest.raises(SessionNotFound):
-        await store.session("abcd")
-    with pytest.raises(RunNotFound):
-        await store.run("abcd")
+    with pytest.raises(SessionNotFound, match="'ABcd'"):
+        await store.session("ABcd")
+    with pytest.raises(RunNotFound, match="'ABcd'"):
+        await store.run("ABcd")
     with pytest.raises(SessionNotFound):
         await store.describe(new_id(), "title", None)
     with pytest.raises(SessionNotFound):
@@ -435,6 +450,18 @@ async def test_title_and_tags_change_where_they_are_given(store: SessionStore) -
     assert await ids_of(store, tag="b") == []
 
 
+async def test_who_describes_a_session_is_given_all_that_has_become_known_of_it(store: SessionStore) -> None:
+    given = session(status="active")
+    record = run(given)
+    await store.begin(record, given)
+    known = replace(given, turn_count=1, model="opus")
+    await store.update(replace(record, state="running"), known)
+    assert await store.describe(given.id, "Fresh", None) == replace(known, title="Fresh")
+    known = replace(known, title="Fresh", backend_session_id="handle")
+    await store.update(replace(record, state="running"), known)
+    assert await store.tag(given.id, ["a"], ()) == replace(known, tags=("a",))
+
+
 async def test_tags_are_added_at_the_end_and_taken_away(store: SessionStore) -> None:
     given = session(tags=("a", "b"))
     await store.create(given)
@@ -459,6 +486,14 @@ async def test_a_session_has_a_hundred_tags_at_most(store: SessionStore) -> None
         await store.tag(given.id, ["a", "b"], ())
     assert await store.session(given.id) == given
     assert len((await store.tag(given.id, ["a", "b"], ["t0"])).tags) == 100
+
+
+async def test_a_session_that_was_made_with_more_tags_can_lose_some(store: SessionStore) -> None:
+    given = session(tags=tuple(f"t{number}" for number in range(103)))
+    await store.create(given)
+    assert len((await store.tag(given.id, (), ["t0"])).tags) == 102
+    with pytest.raises(InvalidRequest, match="100 tags, not 103"):
+        await store.tag(given.id, ["a"], ())
 
 
 async def test_a_tag_that_is_given_twice_counts_once(store: SessionStore) -> None:
@@ -507,6 +542,75 @@ async def test_a_deleted_session_leaves_nothing_of_itself_in_the_orchestrations_
     await store.delete(two.id)
     with pytest.raises(RunNotFound):
         await store.run(whole.id)
+
+
+async def orchestration(store: SessionStore) -> RunRecord:
+    """Keep an orchestration that is under way."""
+    told = {"kind": "chain", "steps": [{"request": {"prompt": "secret"}}, {}], "input": "secret"}
+    whole = run(backend="", prompt="secret", request=told, state="running")
+    await store.begin(whole, None)
+    return whole
+
+
+FAILED_WITH = RunFailed("agent_failed", "1 of 2 failed, the first with: secret")
+
+
+async def test_an_orchestration_does_not_bring_back_what_was_deleted_while_it_was_under_way(
+    store: SessionStore,
+) -> None:
+    whole, one, two = await orchestration(store), session(), session()
+    await turn(store, one, parent_id=whole.id)
+    last = run(two, parent_id=whole.id)
+    await store.begin(last, two)
+    await store.delete(one.id)
+    await store.update(replace(whole, started_at=AT + 1, output="secret"), None)
+    await store.end(replace(last, state="failed"), replace(two, status="error"), ANSWER)
+    ended = replace(whole, state="failed", ended_at=AT + 2, cost_usd=0.5, error_code=FAILED_WITH.code, started_at=AT)
+    said = log(RunStarted(), FAILED_WITH)
+    await store.end(replace(ended, output="secret", error_message=FAILED_WITH.message), None, said)
+    without = {"kind": "chain", "steps": 2, "input": None}
+    assert await store.run(whole.id) == replace(ended, prompt="", request=without)
+    assert await store.events(whole.id) == []
+    assert (await store.run(last.id)).prompt == last.prompt
+    assert await store.events(last.id) == ANSWER
+
+
+async def test_an_orchestration_all_of_which_was_deleted_while_it_was_under_way_has_no_text(
+    store: SessionStore,
+) -> None:
+    whole, only = await orchestration(store), session()
+    await turn(store, only, parent_id=whole.id)
+    await store.delete(only.id)
+    await store.end(replace(whole, state="finished", ended_at=AT + 2, output="secret"), None, log(RunStarted()))
+    kept = await store.run(whole.id)
+    assert (kept.state, kept.prompt, kept.output) == ("finished", "", "")
+    assert await store.events(whole.id) == []
+
+
+async def test_an_orchestration_that_has_ended_keeps_no_events_that_quote_what_is_deleted(
+    store: SessionStore,
+) -> None:
+    whole, one, two = await orchestration(store), session(), session()
+    await turn(store, one, parent_id=whole.id)
+    await turn(store, two, parent_id=whole.id)
+    failed = replace(whole, state="failed", ended_at=AT + 2, error_message=FAILED_WITH.message)
+    await store.end(failed, None, log(RunStarted(), FAILED_WITH))
+    await store.delete(one.id)
+    assert (await store.run(whole.id)).error_message is None
+    assert await store.events(whole.id) == []
+
+
+async def test_a_run_of_a_deleted_session_cannot_go_on(store: SessionStore) -> None:
+    given = session()
+    late = await turn(store, given)
+    await store.delete(given.id)
+    await store.update(late, given)
+    with pytest.raises(RunNotFound):
+        await store.append(late.id, ANSWER)
+    with pytest.raises(RunNotFound):
+        await store.end(late, given, ANSWER)
+    assert await store.count() == 0
+    assert await store.events(late.id) == []
 
 
 async def test_a_busy_session_is_not_deleted(store: SessionStore) -> None:

@@ -334,6 +334,17 @@ async def test_what_is_no_lock_of_ours_among_the_locks_is_left_alone(home: Path)
         assert {path.name for path in owners.iterdir()} == {"folder", f"{'a' * 32}.lock", "notes.txt", "other.lock"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+async def test_the_lock_of_root_is_whose_the_folder_is(home: Path) -> None:
+    """Else that user could not tell whether root's process is dead, and could not use the store."""
+    owners = home / "owners"
+    owners.mkdir(parents=True)
+    os.chown(owners, 12345, 12345)
+    async with SqliteStore(home) as store:
+        await turn(store, session())
+        assert [path.stat().st_uid for path in owners.iterdir()] == [12345]
+
+
 # Callers that leave
 
 

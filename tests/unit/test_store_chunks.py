@@ -92,6 +92,20 @@ def test_a_long_output_is_deflated() -> None:
     assert list(chunks.decode(chunk.data)) == log(ToolResult("id", output))
 
 
+def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_being_kept() -> None:
+    """Within JSON of our own it is too deep."""
+    deep: object = 1
+    for _ in range(2000):
+        deep = {"a": deep}
+    said = log(
+        TextDelta("a"), ToolCall("1", "t", {"a": deep}), RunFinished("end_turn", Usage(1), structured_output=deep)
+    )
+    (chunk,) = chunks.pack(said)
+    assert list(chunks.decode(chunk.data)) == log(
+        TextDelta("a"), ToolCall("1", "t", {}), RunFinished("end_turn", Usage(1))
+    )
+
+
 def test_what_is_no_unicode_becomes_readable() -> None:
     (chunk,) = chunks.pack(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
     assert [logged.event for logged in chunks.decode(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]

@@ -10,8 +10,7 @@ from msgspec.structs import replace
 from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan, Summary
-from clinvk.record import RunRecord, RunState
-from clinvk.runtime.recording import as_kept
+from clinvk.record import RunRecord, RunState, as_kept
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)

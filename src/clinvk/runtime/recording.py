@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from clinvk.config import SessionSettings
 from clinvk.errors import Cancelled, ClinvkError
 from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
-from clinvk.record import RunRecord, RunState
+from clinvk.record import RunRecord, RunState, as_kept, options_as_kept
 from clinvk.request import RunRequest
-from clinvk.runtime import executables, schema
+from clinvk.runtime import executables
 from clinvk.session import Resume, Session, SessionStatus
 from clinvk.store import SessionStore
 
@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WORDS = 10_000
 """Characters of its first prompt that a session is known by; the run has the whole."""
-
-_SAID = ("system_prompt", "stop", "output_schema", "extra", "answer_as")
-"""Fields of a `RunRequest` that hold what was said beside the prompt, or may: a flag can be a system prompt too."""
 
 
 def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
@@ -170,14 +167,8 @@ def _options(request: RunRequest) -> dict[str, object]:
     """Give what was asked beside the prompt, for the record."""
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="")
     options = msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
-    left_out = ("prompt", *_SAID) if request.ephemeral else ("prompt",)
-    return {name: value for name, value in options.items() if name not in left_out}
-
-
-def as_kept(message: str, keeps_text: bool) -> str:
-    """Give the message of a failure as it is kept: one about a schema quotes that, or the answer."""
-    what = message.partition(":")[0]
-    return message if keeps_text or schema.FIELD not in what else what
+    del options["prompt"]
+    return options_as_kept(options, not request.ephemeral)
 
 
 def state_of(ending: Ending) -> RunState:

@@ -19,6 +19,9 @@ UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
 MADE_WITH = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
 """The fields of a session that its runs leave as they are."""
 
+RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name")
+"""The fields of a run that stay as it was begun."""
+
 SEARCHED_CHARS = 1000
 """How much of a session's title and first prompt, together, `SessionQuery.text` is looked for in."""
 
@@ -71,8 +74,8 @@ class SessionStore(Protocol):
 
     A `reference` is an id or a prefix of at least `MIN_PREFIX` digits that only one id has. What a session was
     made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` and `tag` alone,
-    so that a run and who describes its session do not undo each other. All methods raise `StoreUnavailable` when the
-    store cannot be used.
+    so that a run and who describes its session do not undo each other. What a run was begun as stays too. All methods
+    raise `StoreUnavailable` when the store cannot be used.
     """
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
@@ -150,7 +153,11 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Delete a session with its runs and their events. Raises `SessionNotFound`, `SessionBusy`."""
+        """Delete a session with its runs and their events. Raises `SessionNotFound`, `SessionBusy`.
+
+        An orchestration that one of them was a part of loses its text and its events, and goes with its last part. One
+        that is under way stays, and is kept without any to its end.
+        """
         ...
 
     async def clean(self, before: float, dry_run: bool = False) -> int:

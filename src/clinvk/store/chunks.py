@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
-from clinvk.events import Event, Logged, TextDelta, ThinkingDelta
+from clinvk.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
 from clinvk.store.rows import to_json
 
 _TICKS_PER_S = 2**22
@@ -67,8 +68,10 @@ def pack(events: Sequence[Logged]) -> list[Chunk]:
 
 def encode(events: Sequence[Logged]) -> bytes:
     """Encode events whose numbers follow one another."""
-    start = _ticks(events[0].at)
-    data = to_json(_Stored(events[0].number, start, list(_entries(events, start))))
+    try:
+        data = _json(events)
+    except RecursionError:
+        data = _json([logged._replace(event=_shallow(logged.event)) for logged in events])
     return data if len(data) < _DEFLATE_BYTES else zlib.compress(data, _LEVEL)
 
 
@@ -87,6 +90,22 @@ def decode(data: bytes) -> Iterator[Logged]:
             case event:
                 yield Logged(number, at / _TICKS_PER_S, event)
                 number += 1
+
+
+def _json(events: Sequence[Logged]) -> bytes:
+    start = _ticks(events[0].at)
+    return to_json(_Stored(events[0].number, start, list(_entries(events, start))))
+
+
+def _shallow(event: Event) -> Event:
+    """Give an event without its agent's JSON: one that could just be read may be nested too deeply to be written."""
+    match event:
+        case ToolCall():
+            return replace(event, input={})
+        case RunFinished():
+            return replace(event, structured_output=None)
+        case _:
+            return event
 
 
 def _contiguous(events: Sequence[Logged]) -> Iterator[Sequence[Logged]]:

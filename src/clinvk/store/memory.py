@@ -11,19 +11,23 @@ from clinvk.errors import SessionBusy
 from clinvk.events import Logged, Usage
 from clinvk.record import RunRecord, UsageOfDay, without_text
 from clinvk.session import Session, retagged
-from clinvk.store import MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
+from clinvk.store import MADE_WITH, RUN_MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
 
 _T = TypeVar("_T")
 
 
 class MemoryStore:
-    """Sessions, runs and events in dicts; `_holders` are the runs under way, by session."""
+    """Sessions, runs and events in dicts.
+
+    `_holders` are the runs under way, by session; `_lost_text` are orchestrations of which a part was deleted.
+    """
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
         self._runs: dict[str, RunRecord] = {}
         self._events: dict[str, list[Logged]] = {}
         self._holders: dict[str, str] = {}
+        self._lost_text: set[str] = set()
         self._usage: dict[tuple[str, str, str, str], UsageOfDay] = {}
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
@@ -54,7 +58,8 @@ class MemoryStore:
             raise ids.missing(run.id, "run")
         self._count(run)
         self._change(run, session)
-        await self.append(run.id, events)
+        if run.id not in self._lost_text:
+            await self.append(run.id, events)
 
     async def session(self, reference: str) -> Session:
         """Give a session."""
@@ -100,6 +105,8 @@ class MemoryStore:
         for whole in [self._runs[run_id] for run_id in wholes if run_id in self._runs]:
             if whole.state in UNDER_WAY or any(run.parent_id == whole.id for run in self._runs.values()):
                 self._runs[whole.id] = without_text(whole)
+                self._events.pop(whole.id, None)
+                self._lost_text.add(whole.id)
             else:
                 self._drop_run(whole.id)
 
@@ -170,7 +177,9 @@ class MemoryStore:
         )
 
     def _change(self, run: RunRecord, session: Session | None) -> None:
-        self._runs[run.id] = run
+        begun = self._runs[run.id]
+        run = replace(run, **{name: getattr(begun, name) for name in RUN_MADE_WITH})
+        self._runs[run.id] = without_text(run) if run.id in self._lost_text else run
         if run.session_id and run.state not in UNDER_WAY and self._holders.get(run.session_id) == run.id:
             del self._holders[run.session_id]
         if session and (kept := self._sessions.get(session.id)):
@@ -204,6 +213,7 @@ class MemoryStore:
     def _drop_run(self, run_id: str) -> None:
         del self._runs[run_id]
         self._events.pop(run_id, None)
+        self._lost_text.discard(run_id)
 
 
 def _only(known: Iterable[str], reference: str, kind: ids.Kind) -> str:

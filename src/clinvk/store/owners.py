@@ -32,6 +32,7 @@ class Owners:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             file = os.open(self._path(self._id), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
+                self._give_away(file)
                 fcntl.flock(file, fcntl.LOCK_EX)  # another process has it for the moment of a look at most
             except OSError:
                 os.close(file)
@@ -60,6 +61,13 @@ class Owners:
     def _is_held(self) -> bool:
         """Say whether the lock is that of the file which others look at."""
         return self._file is not None and locks.is_of(self._file, self._path(self._id))
+
+    def _give_away(self, file: int) -> None:
+        """Make a file of root's that of whose the folder is, who could not look at it else; SQLite does so too."""
+        if os.geteuid() == 0:
+            folder = os.stat(self._folder)
+            with suppress(PermissionError):  # root in a container may lack the right
+                os.fchown(file, folder.st_uid, folder.st_gid)
 
     def _let_go(self) -> None:
         if self._file is not None:

@@ -120,7 +120,7 @@ class SqliteStore:
         prefix = ids.prefix(reference, "session")
 
         def find(db: "sqlite3.Connection") -> Session:
-            return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, "session"),)).fetchone())
+            return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, reference, "session"),)).fetchone())
 
         return await self._read(find)
 
@@ -140,11 +140,11 @@ class SqliteStore:
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
         """Change title and tags where they are not None."""
-        return await self._writer.write(lambda db: turns.describe(db, session_id, title, tags))
+        return await self._described(lambda db: turns.describe(db, session_id, title, tags))
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
         """Change some tags."""
-        return await self._writer.write(lambda db: turns.tag(db, session_id, add, remove))
+        return await self._described(lambda db: turns.tag(db, session_id, add, remove))
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with its runs and their events."""
@@ -180,7 +180,7 @@ class SqliteStore:
         prefix = ids.prefix(reference, "run")
 
         def find(db: "sqlite3.Connection") -> RunRecord:
-            return RUNS.read(db.execute(_RUN, (_only(db, prefix, "run"),)).fetchone())
+            return RUNS.read(db.execute(_RUN, (_only(db, prefix, reference, "run"),)).fetchone())
 
         return await self._read(find)
 
@@ -232,6 +232,11 @@ class SqliteStore:
             await self._writer.write(_probe)
             return await self._readers.read(operation)
 
+    async def _described(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
+        if self._writer.is_behind:
+            await self._writer.catch_up()
+        return await self._writer.write(operation)
+
     async def _packed(self, events: Sequence[Logged]) -> list[Chunk]:
         if sum(map(_size, events)) < _LARGE_CHARS:
             return chunks.pack(events)
@@ -260,9 +265,9 @@ def _probe(db: "sqlite3.Connection") -> None:
     db.execute(_PROBE)
 
 
-def _only(db: "sqlite3.Connection", prefix: str, kind: ids.Kind) -> str:
+def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: ids.Kind) -> str:
     found = db.execute(_IDS[kind], (prefix, prefix, ids.MAX_CANDIDATES + 1)).fetchall()
-    return ids.only([key for (key,) in found], prefix, kind)
+    return ids.only([key for (key,) in found], reference, kind)
 
 
 def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None) -> list[Logged]:

@@ -12,7 +12,7 @@ from clinvk.errors import Cancelled, ClinvkError, SessionBusy
 from clinvk.events import Logged, RunFailed, RunFinished, TextDelta
 from clinvk.record import RunRecord, RunState, without_text
 from clinvk.session import Session, retagged
-from clinvk.store import MADE_WITH, chunks, ids, search
+from clinvk.store import MADE_WITH, RUN_MADE_WITH, chunks, ids, search
 from clinvk.store.chunks import Chunk
 from clinvk.store.owners import Owners
 from clinvk.store.rows import RUNS, SESSIONS
@@ -20,8 +20,7 @@ from clinvk.store.rows import RUNS, SESSIONS
 if TYPE_CHECKING:
     import sqlite3
 
-_RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name")
-_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in _RUN_MADE_WITH)
+_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in RUN_MADE_WITH)
 _SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
 _DESCRIPTION = ("title", "tags")
 
@@ -41,7 +40,9 @@ _DELETE_WHOLE = (
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
 )
 _TEXTS = ("prompt", "output", "error_message", "request")
-_UPDATE_TEXTS = RUNS.update(_TEXTS)
+_LOSE_TEXT = RUNS.update((*_TEXTS, "lost_text"))
+_LOSE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
+_LOST_TEXT = "SELECT 1 FROM runs WHERE id = ? AND lost_text"
 
 _DESCRIBE = SESSIONS.update(_DESCRIPTION)
 _CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
@@ -93,11 +94,18 @@ def begin(
 
 def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
     """Keep what has become known of a run and its session."""
+    if _has_lost_text(connection, run):
+        run = without_text(run)
     if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
         raise ids.missing(run.id, "run")
     if session:
         values = (*SESSIONS.values(session, _SESSION_CHANGES), _is_resumable(session), session.id)
         connection.execute(_UPDATE_SESSION, values)
+
+
+def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
+    """Say whether a run is an orchestration, which has no backend, of which a part was deleted."""
+    return not run.backend and connection.execute(_LOST_TEXT, (run.id,)).fetchone() is not None
 
 
 def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
@@ -117,7 +125,7 @@ def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk
 def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | None, packed: Sequence[Chunk]) -> None:
     """Keep the end of a run."""
     update(connection, run, session)
-    if packed:
+    if packed and not _has_lost_text(connection, run):
         append(connection, run.id, packed)
 
 
@@ -132,7 +140,8 @@ def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) ->
             continue
         if row := connection.execute(_SELECT_WHOLE, whole).fetchone():
             left = without_text(RUNS.read(row))
-            connection.execute(_UPDATE_TEXTS, (*RUNS.values(left, _TEXTS), left.id))
+            connection.execute(_LOSE_TEXT, (*RUNS.values(left, _TEXTS), True, left.id))
+            connection.execute(_LOSE_EVENTS, whole)
     connection.execute(FORGET_GROUPS)
 
 
