@@ -28,6 +28,6 @@ try:
             elif event.type == "text":
                 print(event.text, end="", flush=True)
         message = stream.get_final_message()
-except anthropic.APIStatusError as error:
-    sys.exit(f"{MODEL} failed: {error.message}")
+except anthropic.APIError as error:
+    sys.exit(f"{MODEL} at {URL} failed: {error.message}")
 print(f"\n({message.usage.input_tokens} tokens read, {message.usage.output_tokens} written)")

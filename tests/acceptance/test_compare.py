@@ -199,3 +199,20 @@ def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
     assert clinvk.agent.calls() == []
+
+
+def test_a_dry_run_tells_who_would_judge(clinvk: Clinvk) -> None:
+    arguments = ("--backends", "claude,codex", "--judge", "gemini", "--dry-run", "ask")
+    done = clinvk.run("compare", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n\n── judge (gemini) ──\n(asked when the answers are there)\n")
+    told = json.loads(clinvk.run("compare", *arguments, "--json").stdout)
+    assert told["judge"] == {
+        "backend": "gemini",
+        "best": None,
+        "best_backend": None,
+        "reasons": "",
+        "order": [],
+        "duration_seconds": 0.0,
+    }
+    assert clinvk.agent.calls() == []

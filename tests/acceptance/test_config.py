@@ -88,11 +88,15 @@ def test_get_prints_what_it_is_asked_for_even_a_key(clinvk: Clinvk) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["get", "server.prot"], "config get: unknown key 'server.prot'; did you mean 'port'? allowed: host, port,"),
+        (["get", "server.prot"], "config get: unknown key 'server.prot'; did you mean 'port'?\n"),
         (["get", "backends.claud.model"], "config get: unknown backend 'backends.claud'; did you mean 'claude'?"),
         (["get", "backends.claude.env.NOT"], "config get: 'backends.claude.env.NOT' is not set"),
         (["set", "server.prot", "1"], "config set: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
         (["set", "server.port", "99999"], "config set: server.port = '99999': must be a whole number from 0 to 65535"),
+        (["set", "server.host", ""], "config set: server.host = '': must be an address or a name"),
+        (["set", "server.trusted_proxies", "foo"], "server.trusted_proxies[0] is 'foo'; a proxy is an address or a"),
+        (["set", "server.allowed_hosts", "a b"], "server.allowed_hosts[0] is 'a b'; a host is a name or an address"),
+        (["set", "server.cors_allowed_origins", "foo"], "server.cors_allowed_origins[0] is 'foo'; an origin is as"),
         (["set", "backends.qwen.model", "x"], "config set: unknown backend 'backends.qwen' (= 'x'); allowed: claude,"),
         (["unset", "server.prot"], "config unset: unknown key 'server.prot'; did you mean 'port'?"),
         (["set", "--config", "no/where.yaml", "server.port", "1"], "no/where.yaml: cannot be changed: No such file"),
@@ -151,15 +155,30 @@ def test_set_takes_the_file_that_is_named(clinvk: Clinvk) -> None:
     assert not clinvk.config.exists()
 
 
-def test_set_mends_a_file_that_stops_everything_else(clinvk: Clinvk) -> None:
+def test_set_and_unset_mend_a_file_that_stops_everything_else(clinvk: Clinvk) -> None:
     clinvk.settings("server:\n  port: abc\n  prot: 1\n")
     assert clinvk.run("config", "show").returncode == 3
-    done = clinvk.run("config", "set", "server.port", "1")
+    done = clinvk.run("config", "set", "output.color", "no")
     assert done.returncode == 3
-    assert "config.yaml:3: unknown key 'server.prot'" in done.stderr
-    clinvk.settings("server:\n  port: abc\n")
-    assert clinvk.run("config", "set", "server.port", "1").returncode == 0
+    assert "config.yaml:2: server.port = 'abc'" in done.stderr
+    done = clinvk.run("config", "set", "server.port", "1")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        f"clinvk: {clinvk.config}: server.port = 1",
+        f"clinvk: still wrong: {clinvk.config}:3: unknown key 'server.prot' (= '1'); did you mean 'port'?",
+    ]
+    assert clinvk.run("config", "unset", "server.prot").returncode == 0
     assert clinvk.config.read_text() == "server:\n  port: 1\n"
+
+
+def test_what_only_the_server_refuses_is_refused_where_it_is_set(clinvk: Clinvk) -> None:
+    clinvk.settings("server:\n  trusted_proxies: [foo]\n  cors_allowed_origins: ['*']\n")
+    refused = clinvk.run("config", "set", "server.cors_allow_credentials", "yes")
+    assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
+    assert "server.cors_allowed_origins has '*': name the origins instead" in refused.stderr
+    assert clinvk.run("config", "set", "server.port", "1").returncode == 0, "what was wrong before stops nothing"
+    assert clinvk.run("config", "set", "server.trusted_proxies", "bar").returncode == 3
+    assert clinvk.run("config", "set", "server.trusted_proxies", "10.0.0.0/8").returncode == 0
 
 
 def test_unset_brings_the_default_back(clinvk: Clinvk) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from acceptance.command import Clinvk
+from acceptance.server import Server
 from standin.document import Record
 
 VERSION = 'case "$*" in *--version) echo "9.8.7 (any)"; exit;; esac\n'
@@ -307,6 +308,22 @@ def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
         assert status == "ok"
         assert message.startswith(f"127.0.0.1:{port}: clinvk 0.")
         assert message.endswith("is running there, ok")
+
+
+def test_whether_prompts_go_through_a_server_is_told_or_why_not(clinvk: Clinvk) -> None:
+    assert said(doctor(clinvk)[1], "server") == [("skipped", "none of this home is up for prompts to go through")]
+    with Server(clinvk.agent) as server:
+        server.up()
+        through = "prompts of the command line go through the server of this home"
+        assert said(doctor(clinvk)[1], "server") == [("ok", through)]
+        for env, why in (
+            ({"CLINVK_WARM__COMMAND_LINE": "false"}, "warm.command_line: false"),
+            ({"ANTHROPIC_API_KEY": "another"}, "ANTHROPIC_API_KEY differs"),
+        ):
+            checks = said(json.loads(clinvk.run("doctor", "--json", env=env).stdout), "server")
+            status = "skipped" if "CLINVK_WARM__COMMAND_LINE" in env else "warning"
+            assert checks == [(status, f"prompts do not go through the server of this home: {why}")]
+    assert clinvk.agent.calls() == []
 
 
 def test_a_variable_that_lacks_an_underscore_is_told(clinvk: Clinvk) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,23 @@ def test_an_example_fails_where_the_agent_does(scripted: Scripted, folder: Path,
         done = run(folder, name, server.url)
     assert done.returncode != 0
     assert "claude" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".py")])
+def test_an_example_in_python_without_server_or_agent_ends_in_one_line(
+    scripted: Scripted, folder: Path, name: str
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        alone = run(folder, name, url)
+    assert (alone.returncode, alone.stdout) == (1, "")
+    assert alone.stderr == f"claude at {url} failed: Connection error.\n"
+    (scripted.folder / "claude").unlink()
+    with Server(scripted).up() as server:
+        url = server.url
+        done = run(folder, name, url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"claude at {url} failed: ")
+    assert "'claude' is not installed" in done.stderr
+    assert done.stderr.count("\n") == 1

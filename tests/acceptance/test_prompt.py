@@ -107,7 +107,14 @@ def test_the_agents_exit_code_is_passed_on_from_8(clinvk: Clinvk, own: int, expe
 
 def test_an_agents_words_on_stderr_cannot_steer_the_terminal(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("\x1b]0;title\x07broke\n"), exits(9)])
-    assert clinvk.run("hello").stderr.endswith(": ?]0;title?broke\n")
+    assert clinvk.run("hello").stderr.endswith(": broke\n")
+
+
+def test_of_what_an_agent_says_on_stderr_the_codes_of_its_terminal_are_left_out(clinvk: Clinvk) -> None:
+    said = "\x1b[1;31merror:\x1b[0m \x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\\x1b(B, \x07bell \x1b[38;2;1;2;3mred\n"
+    clinvk.agent.play([stderr(said), *claude_says("hi")])
+    done = clinvk.run("--verbose", "hello")
+    assert "clinvk: claude: error: link, ?bell red\n" in done.stderr
 
 
 STEERING = ("A\x1b", "]0;title\x07\r\n\tB\x9b2", "JC\u202e 漢\u3000字")
@@ -266,7 +273,7 @@ def test_a_current_directory_without_a_utf_8_name_is_an_error(clinvk: Clinvk) ->
 def test_a_current_directory_that_is_gone_is_an_error(clinvk: Clinvk) -> None:
     done = clinvk.run("hello", before=f"rmdir {clinvk.folder}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "clinvk: --workdir: '.' cannot be used: No such file or directory\n"
+    assert done.stderr == "clinvk: the current directory is gone; change to another one\n"
 
 
 def test_stderr_that_is_closed_changes_nothing(clinvk: Clinvk) -> None:

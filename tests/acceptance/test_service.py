@@ -186,6 +186,30 @@ def test_without_the_program_of_the_service_manager_it_says_so(machine: Machine)
     assert told.endswith("; `clinvk service print launchd` shows the property list\n")
 
 
+NOT_BOOTED = """\
+#!/bin/sh
+echo "System has not been booted with systemd as init system (PID 1). Can't operate." >&2
+echo "Failed to connect to user scope bus via local transport: Host is down" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize("words", [("status",), ("install",), ("status", "--json")], ids=" ".join)
+def test_where_there_is_no_service_manager_it_says_so_in_one_line(machine: Machine, words: tuple[str, ...]) -> None:
+    command, *flags = words
+    (machine.home / "systemctl").write_text(NOT_BOOTED)
+    here = "systemd does not run on this machine; `clinvk service print systemd` shows the unit\n"
+    assert machine.service(command, "systemd", *flags, code=1) == f"clinvk: {here}"
+    (machine.home / "systemctl").unlink()
+    empty = {"PATH": str(machine.home)}
+    assert (
+        machine.service(command, "systemd", *flags, code=1, **empty) == f"clinvk: systemctl cannot be started: {here}"
+    )
+    (machine.home / "launchctl").unlink()
+    told = machine.service(command, "launchd", *flags, code=1, **empty)
+    assert told.startswith("clinvk: launchctl cannot be started: launchd does not run on this machine; ")
+
+
 def test_wrong_settings_are_3_and_nothing_is_installed(machine: Machine) -> None:
     told = machine.service("install", "systemd", code=3, CLINVK_SERVER__PORTT="1")
     assert "portt" in told

@@ -165,7 +165,7 @@ def test_an_error_on_a_terminal_is_colored_unless_no_color_is_set(clinvk: Clinvk
 def test_serve_does_not_take_an_empty_host_for_every_address(clinvk: Clinvk) -> None:
     done = clinvk.run("serve", "--host", "", "--port", "0")
     assert done.returncode == 3
-    assert "server.host is empty" in done.stderr
+    assert "command line: server.host = '': must be an address or a name" in done.stderr
 
 
 def test_serve_says_where_it_listens_and_stops_cleanly(clinvk: Clinvk) -> None:

@@ -140,8 +140,18 @@ def test_a_flag_and_a_setting_do_without_the_server(clinvk: Clinvk, server: Serv
     clinvk.agent.play(claude_says("x"))
     env = {} if how else {"CLINVK_WARM__COMMAND_LINE": "false"}
     done = clinvk.run("-v", "-o", "text", *how, "hello", env=env)
-    assert (done.stdout, done.stderr) == ("x\n", "")
+    why = "not through the server: it is not to be asked (--no-server, or warm.command_line: false)"
+    assert (done.stdout, done.stderr) == ("x\n", f"clinvk: {why}\n")
     assert not is_of_server(clinvk.agent.calls()[0])
+    server.kill()
+    assert clinvk.run("-v", "-o", "text", "--new", *how, "hello", env=env).stderr == ""
+
+
+def test_verbose_says_that_a_prompt_goes_through_the_server(clinvk: Clinvk, server: Server) -> None:
+    clinvk.agent.play(claude_says("x"))
+    done = clinvk.run("-v", "-o", "text", "hello")
+    assert (done.stdout, done.stderr) == ("x\n", "clinvk: through the server of this home\n")
+    assert is_of_server(clinvk.agent.calls()[0])
 
 
 def test_what_is_said_through_the_server_is_gone_on_with_here_and_there(clinvk: Clinvk, server: Server) -> None:

@@ -91,6 +91,24 @@ def test_a_mistake_is_1_with_one_line_and_starts_no_agent(clinvk: Clinvk, argume
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["hello"], 1, "the current directory is gone; change to another one"),
+        (["--workdir", "x", "hello"], 1, "the current directory is gone; change to another one"),
+        (["compare", "--backends", "claude", "hello"], 1, "the current directory is gone; change to another one"),
+        (["resume", "--last", "hello"], 1, "the current directory is gone; change to another one"),
+        (["config", "show", "--config", "x.yaml"], 3, "'x.yaml' is in the current directory, which is gone"),
+    ],
+    ids=["a prompt", "a directory in it", "compare", "resume", "a settings file in it"],
+)
+def test_that_the_current_directory_is_gone_is_told(
+    clinvk: Clinvk, arguments: list[str], code: int, message: str
+) -> None:
+    done = clinvk.run(*arguments, before="mkdir gone; cd gone; rmdir ../gone")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"clinvk: {message}\n")
+
+
+@pytest.mark.parametrize(
     "arguments", [["version"], ["--version"], ["-b", "codex", "version"], ["version", "-o", "text"]]
 )
 def test_the_version_is_shown(clinvk: Clinvk, arguments: list[str]) -> None:

@@ -29,9 +29,25 @@ def test_what_is_cut_fits_and_is_the_beginning_or_the_end(text: str, most: int) 
 
 
 def test_one_line_has_nothing_that_steers_a_terminal() -> None:
-    text = one_line("a\r\n\tb \x1b[31m\u202e\x00\x9b c\u2028d")
-    assert text == "a b ?[31m??? c d"
+    text = one_line("a\r\n\tb \x1b[31m\u202e\x00\x9b c\u2028d\x1b\n")
+    assert text == "a b ??? c d?"
     assert all(unicodedata.category(char)[0] != "C" for char in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[1;31mred\x1b[m, \x1b[2Kline \x1b[?25lhidden", "red, line hidden"),
+        ("\x1b]0;title\x07a \x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\", "a link"),
+        ("\x1bP1$r0m\x1b\\a\x1b(B\x1b7\x1bM", "a"),
+        ("\x1b]0;without an end", "0;without an end"),
+        ("\x1b[31", "31"),
+        ("\x1b", "?"),
+        ("長\x1b[1m\u0301い [31m", "長\u0301い [31m"),
+    ],
+)
+def test_one_line_leaves_out_whole_sequences(text: str, expected: str) -> None:
+    assert one_line(text) == expected
 
 
 def test_columns_are_as_wide_as_they_need_where_there_is_room() -> None:

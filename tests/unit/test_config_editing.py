@@ -38,7 +38,13 @@ CHANGES = [
     ("a text in double quotes", 'server:\n  host: "a"\n', "server.host", "b", 'server:\n  host: "b"\n'),
     ("a text that looks like a number", "", "backends.codex.model", "4.5", 'backends:\n  codex:\n    model: "4.5"\n'),
     ("a text with a mark of YAML", "", "server.host", "a: b #c", 'server:\n  host: "a: b #c"\n'),
-    ("an empty text", "server:\n  host: a\n", "server.host", "", 'server:\n  host: ""\n'),
+    (
+        "an empty text",
+        "backends: {codex: {model: a}}",
+        "backends.codex.model",
+        "",
+        'backends: {codex: {model: ""}}',
+    ),
     (
         "the value of a key without one",
         "output:\n  format:  # f\n",
@@ -240,7 +246,8 @@ def test_it_changes(what: str, text: str, key: str, value: str, expected: str) -
 
 
 REFUSED = [
-    ("server.prot", "1", "", "config set: unknown key 'server.prot' (= '1'); did you mean 'port'? allowed: host, port"),
+    ("server.prot", "1", "", "config set: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
+    ("server.host", " ", "", "config set: server.host = ' ': must be an address or a name, such as 127.0.0.1"),
     (
         "SERVER.port",
         "1",
@@ -390,6 +397,57 @@ def test_what_cannot_be_taken_out_without_a_comment_that_may_be_anothers_is_refu
 def test_a_key_that_neither_is_nor_is_known_is_not_taken_out() -> None:
     with pytest.raises(ConfigError, match=r"config unset: unknown key 'server.prot'; did you mean 'port'\?"):
         take_out("server:\n  port: 1\n", "server.prot")
+
+
+MENDED = [
+    ("a value", "server:\n  port: abc\n  prot: 1\n", "server.port", "server:\n  prot: 1\n", ["FILE:2: 'server.prot'"]),
+    ("one above", "a: 1\nserver:\n  prot: 1\n", "a", "server:\n  prot: 1\n", ["FILE:2: 'server.prot'"]),
+    (
+        "one of three",
+        "a: 1\nserver:\n  prot: 1\nb: 2\n",
+        "server.prot",
+        "a: 1\nserver:\nb: 2\n",
+        ["FILE:1: 'a'", "FILE:3: 'b'"],
+    ),
+    ("a section", "server:\n  prot: 1\n  port: x\na: 1\n", "server", "a: 1\n", ["FILE:1: 'a'"]),
+]
+
+
+@pytest.mark.parametrize(("what", "text", "key", "expected", "stays"), MENDED, ids=[entry[0] for entry in MENDED])
+def test_one_of_several_mistakes_is_taken_out_and_those_that_stay_are_told(
+    what: str, text: str, key: str, expected: str, stays: list[str]
+) -> None:
+    left: list[ConfigError] = []
+    assert without(text, FILE, key, BACKENDS, ENV, left.append) == expected
+    said = [error.message.replace(str(FILE), "FILE").partition(" (=")[0] for error in left]
+    assert [text.replace("unknown key ", "") for text in said] == stays
+
+
+def test_one_of_several_mistakes_is_set_right_and_those_that_stay_are_told() -> None:
+    left: list[ConfigError] = []
+    change = change_to("server.port", "1", BACKENDS, ENV)
+    text = "server:\n  port: abc\n  prot: 1\n  prot: 2\n"
+    assert changed(text, FILE, change, BACKENDS, ENV, left.append) == text.replace("abc", "1")
+    assert [error.message.replace(str(FILE), "FILE") for error in left] == [
+        "FILE:3: unknown key 'server.prot' (= '1'); did you mean 'port'?",
+        "FILE:4: 'server.prot' stands twice; first on line 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ("server:\n  port: abc\n  prot: 1\n", "output.color", "FILE:2: server.port = 'abc': must be"),
+        ("a: 1\nb: 2\n", "server.port", "FILE:1: unknown key 'a'"),
+    ],
+)
+def test_a_change_that_mends_none_of_the_mistakes_is_refused(text: str, key: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        put(text, key, "1")
+    assert expected in caught.value.message.replace(str(FILE), "FILE")
+    with pytest.raises(ConfigError) as caught:
+        take_out(text, key)
+    assert expected in caught.value.message.replace(str(FILE), "FILE")
 
 
 WORDS = ["plain", "4", "yes", "a: b", "a #b", "#", "it's", 'say "so"', "é\t漢", "- x", "&a", " x"]

@@ -161,7 +161,9 @@ def test_a_named_file_must_exist(sources: Sources, as_flag: bool) -> None:
 
 MISTAKES = [
     ("a: 1", "FILE:1: unknown key 'a' (= '1'); allowed: default_backend, unified_flags"),
-    ("server:\n  prot: 1", "FILE:2: unknown key 'server.prot' (= '1'); did you mean 'port'? allowed: host, port,"),
+    ("server:\n  prot: 1", "FILE:2: unknown key 'server.prot' (= '1'); did you mean 'port'?"),
+    ("server:\n  zoo: 1", "FILE:2: unknown key 'server.zoo' (= '1'); allowed: host, port,"),
+    ('server:\n  host: ""', "FILE:2: server.host = '': must be an address or a name, such as 127.0.0.1, or 0.0.0.0"),
     ("server:\n\n  port: 70000", "FILE:3: server.port = '70000': must be a whole number from 0 to 65535"),
     ("server:\n  port: abc", "FILE:2: server.port = 'abc': must be a whole number from 0 to 65535"),
     ("server: {port: true}", "FILE:1: server.port = 'true': must be a whole number"),
@@ -233,6 +235,10 @@ def test_a_mistake_in_the_environment_names_the_variable(
     sources: Sources, variable: str, value: str, expected: str
 ) -> None:
     assert expected in sources.error(env={variable: value})
+
+
+def test_of_many_keys_only_the_one_that_was_meant_is_named(sources: Sources) -> None:
+    assert sources.error("server: {prot: 1}") == "FILE:1: unknown key 'server.prot' (= '1'); did you mean 'port'?"
 
 
 def test_a_file_that_cannot_be_read_or_is_no_text_says_so(sources: Sources) -> None:

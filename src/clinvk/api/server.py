@@ -91,8 +91,6 @@ def serve(
     logs.to_stderr(settings.log.format)
     _adjust_logs(settings)
     entrance.check(settings.server)
-    if not settings.server.host:
-        raise ConfigError("server.host is empty; name an address, such as 127.0.0.1, or 0.0.0.0 for every one")
     workdirs = Workdirs(settings, environ)
     workdirs.check_default()
     bounds.check(settings.agents)

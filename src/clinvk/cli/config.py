@@ -1,8 +1,9 @@
 """`clinvk config`: the settings as they hold, where each comes from, and changes to the settings file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -12,9 +13,9 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.secrets import hidden
 from clinvk.cli.settings import trace_of
-from clinvk.config import Settings, keys
-from clinvk.config.changing import change_to, changed, without
-from clinvk.config.given import Given
+from clinvk.config import ServerSettings, Settings, keys
+from clinvk.config.changing import change_to, changed, settings_in, without
+from clinvk.config.given import Given, Reject
 from clinvk.config.loading import home, settings_file, trace
 from clinvk.config.saving import change, preview
 from clinvk.config.writing import Value, document, written
@@ -24,6 +25,14 @@ _DEFAULT = "default"
 _SOURCE_COLUMN = 44
 
 Setting = tuple[tuple[str, ...], Value]
+
+
+class Edit(Protocol):
+    """A change to the text of a settings file; `left` gets what stays wrong in it."""
+
+    def __call__(self, text: str, path: Path, *, left: Reject) -> str:
+        """Give the changed text."""
+        ...
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -124,16 +133,33 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-def _write(
-    flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Callable[[str, Path], str], done: str, same: str
-) -> None:
+def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, done: str, same: str) -> None:
     file, is_named = settings_file(flags.config, environ)
-    if flags.dry_run:
-        is_changed = preview(file, lambda text: edit(text, file))
-    else:
-        is_changed = change(file, lambda text: edit(text, file), make_folder=not is_named)
+    left: list[ConfigError] = []
+
+    def checked(text: str) -> str:
+        after = edit(text, file, left=left.append)
+        old, new = (set(_unserved(settings_in(each, file, BACKENDS, environ).server)) for each in (text, after))
+        if added := new - old:
+            raise ConfigError(f"{file}: not changed: {min(added)}")
+        return after
+
+    is_changed = preview(file, checked) if flags.dry_run else change(file, checked, make_folder=not is_named)
     only = "dry run, nothing written: " if flags.dry_run else ""
     notes.say(f"{only}{file}: {done if is_changed else same}")
+    for error in left:
+        notes.say(f"still wrong: {error.message}")
+
+
+def _unserved(server: ServerSettings) -> Iterator[str]:
+    """Say what `serve` would refuse to start with, though each value is one of its kind."""
+    from clinvk.api import cors, hosts, proxies  # only a change waits for them
+
+    for check in (cors.check, hosts.check, proxies.Proxies):
+        try:
+            check(server)
+        except ConfigError as exc:
+            yield exc.message
 
 
 def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from clinvk.cli.notes import Notes
 from clinvk.config import Settings
 from clinvk.config.loading import home
-from clinvk.remote.place import path_of
+from clinvk.remote.place import connected, path_of
 from clinvk.request import RunRequest
 from clinvk.store import SessionStore
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
 
 
-class Circumstances(NamedTuple):
-    """What a run is begun with beside its request. Why it is not begun in a server is told where that is of interest.
+_NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
 
-    `settings` have `warm.command_line`: whether a server is looked for.
+
+class Circumstances(NamedTuple):
+    """What a run is begun with beside its request.
+
+    Where it `tells`, it says of a server that is up whether the run is begun there, and why not. `settings` have
+    `warm.command_line`: whether a server is asked.
     """
 
     settings: Settings
@@ -50,7 +54,7 @@ class NearestRuns:
         self._stack = AsyncExitStack()
         self._served: ServedRuns | None = None
         self._local: LocalRuns | None = None
-        self._has_looked = not given.settings.warm.command_line
+        self._has_looked = False
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -73,10 +77,13 @@ class NearestRuns:
             from clinvk.remote.served import NotHere
 
             try:
-                return await stack.enter_async_context(self._served.run(request))
+                run = await stack.enter_async_context(self._served.run(request))
             except NotHere as exc:
                 self._served = None
-                self._tell(str(exc))
+                self._tell_why_not(str(exc))
+            else:
+                self._tell("through the server of this home")
+                return run
         runs = await self._own()
         return await stack.enter_async_context(runs.run(request))
 
@@ -84,17 +91,26 @@ class NearestRuns:
         given = self._given
         if not path_of(home(given.environ)).exists():
             return
+        if not given.settings.warm.command_line:
+            if given.tells and (server := connected(home(given.environ))):
+                server.close()
+                self._tell_why_not(_NOT_ASKED)
+            return
         from clinvk.remote.served import NotHere, server_of
 
         try:
             server = server_of(given.settings, given.environ, backend, given.notes.say)
             self._served = await self._stack.enter_async_context(server)
         except NotHere as exc:
-            self._tell(str(exc))
+            self._tell_why_not(str(exc))
 
-    def _tell(self, why: str) -> None:
-        if why and self._given.tells:
-            self._given.notes.say(f"not through the server: {why}")
+    def _tell_why_not(self, why: str) -> None:
+        if why:
+            self._tell(f"not through the server: {why}")
+
+    def _tell(self, what: str) -> None:
+        if self._given.tells:
+            self._given.notes.say(what)
 
     async def _own(self) -> "LocalRuns":
         if self._local is None:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
+from clinvk.cli.output import on_one_line
+
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
@@ -26,7 +28,7 @@ class Notes:
         self._line(message, _DIM)
 
     def _line(self, message: str, color: str) -> None:
-        line = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
+        line = on_one_line(message)
         text = f"{color}clinvk:{_PLAIN} {line}\n" if self._color else f"clinvk: {line}\n"
         if sys.stderr is None:
             return

@@ -47,7 +47,7 @@ class PartOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the judge said: the index and the backend of the best answer, null where it failed."""
+    """What the judge said: the index and the backend of the best answer, null where it failed and in a dry run."""
 
     backend: str
     best: int | None
@@ -132,7 +132,7 @@ def outcome(summary: Summary) -> Outcome:
                 prompt=prompt,
                 backends=[part.request.backend for part in parts],
                 results=results,
-                judge=_judged(summary.verdict, parts) if summary.verdict else None,
+                judge=_judged(summary.verdict, parts) if summary.verdict else _judge_to_be(plan),
                 total_duration_seconds=seconds,
                 run_id=summary.run_id,
                 warnings=summary.warnings,
@@ -176,6 +176,14 @@ def part_outcome(result: PartResult, kind: Kind) -> PartOutcome:
 
 def _usage(result: PartResult) -> TokenUsage | None:
     return TokenUsage.of(result.result.usage) if result.result.usage else None
+
+
+def _judge_to_be(plan: Compare) -> Judged | None:
+    """Say in a dry run who would judge; what it would be asked waits for the answers."""
+    if plan.judge is None or not all(part.dry_run for part in plan.parts):
+        return None
+    backend = plan.judge.backend
+    return Judged(backend=backend, best=None, best_backend=None, reasons="", order=(), duration_seconds=0.0)
 
 
 def _judged(verdict: Verdict, parts: tuple[Part, ...]) -> Judged:

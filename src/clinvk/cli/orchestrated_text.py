@@ -9,7 +9,7 @@ from clinvk.cli.progress import label, status
 from clinvk.cli.sessions_text import tokens
 from clinvk.cli.table import Column, Style, cut, one_line, table, width
 from clinvk.cli.times import duration
-from clinvk.plan import Chain, Compare, PartResult, Summary
+from clinvk.plan import Chain, Compare, Part, PartResult, Summary
 
 _TITLE_LEAST = 12
 _PIPED_TITLE = 100
@@ -27,6 +27,13 @@ def answers(summary: Summary) -> Iterator[str]:
         if result.error:
             yield f"({status(result)}: {one_line(result.error.message)})"
         yield ""
+
+
+def judge_to_be(summary: Summary) -> Iterator[str]:
+    """Say who would judge the answers of a dry run; what it would be asked waits for them."""
+    if isinstance(summary.plan, Compare) and summary.plan.judge:
+        yield f"── {label(summary.plan, 0, Part(request=summary.plan.judge, is_judge=True))} ──"
+        yield "(asked when the answers are there)"
 
 
 def side_by_side(summary: Summary, most: int) -> list[str]:

@@ -75,6 +75,8 @@ class View(NamedTuple):
             is_wide = most is not None and isinstance(summary.plan, Compare) and not shows_commands
             beside = text.side_by_side(summary, most) if is_wide and most else []
             lines += beside or text.answers(summary)
+        if shows_commands:
+            lines += text.judge_to_be(summary)
         if self.has_differences:
             lines += text.differences(summary)
         if most is not None:

@@ -8,8 +8,11 @@ import msgspec
 
 from clinvk.errors import ClinvkError
 
-_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Controls but tab and line ends, and what turns the order of letters around."""
+_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls but tab and line ends, what turns the order of letters around, and halves of characters."""
+
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+"""CSI (colors are of these), OSC and other strings to their ends, and all shorter ones: ECMA-48."""
 
 
 def harmless(text: str) -> str:
@@ -19,6 +22,11 @@ def harmless(text: str) -> str:
     """
     # A carriage return is left out: it is half of a line end, or would have the line written over.
     return _STEERING.sub("?", text).replace("\r", "")
+
+
+def on_one_line(text: str) -> str:
+    """Give a text on one line and harmless; whole sequences for a terminal, such as colors, are left out."""
+    return harmless(" ".join(_SEQUENCE.sub("", text).split()))
 
 
 def shown(text: str) -> str:

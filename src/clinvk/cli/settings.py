@@ -44,6 +44,8 @@ def directory(path: str, flag: str) -> str:
     try:
         absolute = Path(path).absolute()
         is_there = absolute.is_dir() and path != ""
+    except FileNotFoundError as exc:  # absolute() needs it; a path that is missing is_dir() passes over
+        raise InvalidRequest("the current directory is gone; change to another one") from exc
     except OSError as exc:
         raise InvalidRequest(f"{flag}: {path!r} cannot be used: {exc.strerror}", flag) from exc
     if not is_there:

@@ -4,6 +4,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from clinvk.cli.output import on_one_line
+
 _GAP = 2
 _MORE = "…"
 _BETWEEN = " " * _GAP
@@ -29,7 +31,7 @@ class Column(NamedTuple):
 
 def one_line(text: str, most: int = 1000) -> str:
     """Give the beginning of a text on one line, without what would steer the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text[:most].split()))
+    return on_one_line(text[:most])
 
 
 def width(text: str) -> int:

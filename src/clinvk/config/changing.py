@@ -1,20 +1,25 @@
 """Changing one setting in the text of a settings file: the value is checked, and so is what the file then says."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
 import yaml
 
+from clinvk.config import Settings
 from clinvk.config import keys as schema
 from clinvk.config.editing import put, remove
 from clinvk.config.file import parse
-from clinvk.config.given import Given, Reject, refuse
+from clinvk.config.given import Given, Reject
+from clinvk.config.loading import settings_of
 from clinvk.config.values import checked, converted
 from clinvk.config.writing import Value
 from clinvk.errors import ConfigError
 
 _PLACE = "config set"
+_LINES = re.compile(r"^\d+|(?<=first on line )\d+$")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -69,13 +74,24 @@ def _example(keys: tuple[str, ...], backends: Collection[str]) -> str:
     return f"{names[0]}.model" if len(keys) == 1 and names[0] in backends else names[0]
 
 
-def changed(text: str, path: Path, change: Change, backends: Collection[str], environ: Mapping[str, str]) -> str:
-    """Give the text of a settings file after a change.
+def _ignore(error: ConfigError) -> None:
+    """Go on: what is wrong before a change may be what it mends."""
+
+
+def changed(
+    text: str,
+    path: Path,
+    change: Change,
+    backends: Collection[str],
+    environ: Mapping[str, str],
+    left: Reject = _ignore,
+) -> str:
+    """Give the text of a settings file after a change; `left` gets each mistake that stays where one was mended.
 
     Raises:
-        ConfigError: the file would not be valid, or something else in it would change too.
+        ConfigError: what is wrong in the file would stay, or something else in it would change too.
     """
-    file = _File(path, backends, environ)
+    file = _File(path, backends, environ, left)
     wanted = {**file.says(text, _ignore), change.keys: change.means}
     try:
         return file.edited(text, change.keys, wanted, lambda: put(text, change.keys, change.value, file.order))
@@ -87,15 +103,22 @@ def changed(text: str, path: Path, change: Change, backends: Collection[str], en
     )
 
 
-def without(text: str, path: Path, dotted: str, backends: Collection[str], environ: Mapping[str, str]) -> str:
+def without(
+    text: str,
+    path: Path,
+    dotted: str,
+    backends: Collection[str],
+    environ: Mapping[str, str],
+    left: Reject = _ignore,
+) -> str:
     """Give the text of a settings file without a key or a section; the same text where it has none.
 
-    A key that is unknown can be taken out too.
+    A key that is unknown can be taken out too. `left` gets each mistake that stays where one was mended.
 
     Raises:
-        ConfigError: there is no such key, the file would not be valid, or something else in it would change too.
+        ConfigError: there is no such key, what is wrong in the file would stay, or something else would change too.
     """
-    file = _File(path, backends, environ)
+    file = _File(path, backends, environ, left)
     keys = schema.split(dotted)
     wanted = {name: value for name, value in file.says(text, _ignore).items() if name[: len(keys)] != keys}
     without = file.edited(text, keys, wanted, lambda: remove(text, keys))
@@ -104,22 +127,26 @@ def without(text: str, path: Path, dotted: str, backends: Collection[str], envir
     return without
 
 
-def _ignore(error: ConfigError) -> None:
-    """What is wrong before a change may be what it mends."""
+def settings_in(text: str, path: Path, backends: Collection[str], environ: Mapping[str, str]) -> Settings:
+    """Give the settings of a text; what is wrong in it says nothing."""
+    return settings_of(_File(path, backends, environ).says(text, _ignore))
 
 
 class _File:
     """A settings file, whatever its text."""
 
-    def __init__(self, path: Path, backends: Collection[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, backends: Collection[str], environ: Mapping[str, str], left: Reject = _ignore
+    ) -> None:
         self._path = path
         self._backends = backends
         self._environ = environ
+        self._left = left
 
     def order(self, above: tuple[str, ...]) -> tuple[str, ...]:
         return schema.order(above, self._backends)
 
-    def says(self, text: str, reject: Reject = refuse) -> dict[tuple[str, ...], object]:
+    def says(self, text: str, reject: Reject) -> dict[tuple[str, ...], object]:
         found: dict[tuple[str, ...], object] = {}
         for given in parse(text, self._path, reject):
             try:
@@ -131,25 +158,37 @@ class _File:
     def edited(
         self, text: str, keys: tuple[str, ...], wanted: dict[tuple[str, ...], object], edit: Callable[[], str]
     ) -> str:
-        """Edit a text, and check that it then says what is wanted and nothing else."""
+        """Edit a text, and check that it then says what is wanted and nothing else, and fewer mistakes or none."""
         try:
             after = edit()
         except ConfigError as exc:
             raise self._stuck(keys, exc.message) from exc
+        left: list[ConfigError] = []
         try:
-            said = self.says(after)
+            said = self.says(after, left.append)
         except ConfigError as exc:
-            raise self._wrong(text, keys) or self._stuck(keys, "its layout does not allow it") from exc
+            raise self._stuck(keys, "its layout does not allow it") from exc
+        if left:
+            self._check_mended(text, keys, left)
         if _set_in(said) != _set_in(wanted):
             raise self._stuck(keys, "other settings would change with it, by an anchor or otherwise")
+        for error in left:
+            self._left(error)
         return after
 
-    def _wrong(self, text: str, keys: tuple[str, ...]) -> ConfigError | None:
-        """Give what is wrong in a text besides these keys."""
-        errors: list[ConfigError] = []
-        self.says(text, errors.append)
-        dotted = ".".join(keys)
-        return next((error for error in errors if dotted not in error.message), None)
+    def _check_mended(self, text: str, keys: tuple[str, ...], left: list[ConfigError]) -> None:
+        """Refuse a change unless what is left afterwards is less than is wrong in the text before."""
+        before: list[ConfigError] = []
+        self.says(text, before.append)
+        had, has = (Counter(map(self._without_line, errors)) for errors in (before, left))
+        if had == has:
+            raise before[0]
+        if not has < had:
+            raise self._stuck(keys, "its layout does not allow it")
+
+    def _without_line(self, error: ConfigError) -> str:
+        """Give what is wrong without its line, which a change above it moves."""
+        return _LINES.sub("", error.message.removeprefix(f"{self._path}:"))
 
     def _stuck(self, keys: tuple[str, ...], why: str) -> ConfigError:
         return ConfigError(f"{self._path}: {'.'.join(keys)} cannot be changed there: {why}; edit the file instead")

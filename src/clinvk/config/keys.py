@@ -12,6 +12,9 @@ from clinvk.config.given import Given
 from clinvk.errors import ConfigError
 from clinvk.nearest import nearest
 
+_LISTED = 12
+"""So many names are all told where one is unknown; of more only the one that was probably meant."""
+
 
 def split(dotted: str) -> tuple[str, ...]:
     """Read a dotted key. The name of an agent's variable may have dots of its own."""
@@ -96,10 +99,11 @@ def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
 def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
     """Make the error of a word that is none of those there are."""
     near = nearest(name.lower(), among)
-    hint = f"did you mean {near!r}? " if near else ""
+    hints = [f"did you mean {near!r}?"] if near else []
+    hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
     value = "" if given.value is None or "=" in what else f" (= {given.written!r})"
     place = f"{given.place}: " if given.place else ""
-    return ConfigError(f"{place}{what}{value}; {hint}allowed: {', '.join(among)}")
+    return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
 
 
 def words_of(kind: object) -> tuple[str, ...]:

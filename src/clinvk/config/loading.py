@@ -33,7 +33,7 @@ def home(environ: Mapping[str, str]) -> Path:
         ConfigError: there is no home directory.
     """
     if moved := environ.get("CLINVK_HOME"):
-        return Path(opened_home(moved, environ)).absolute()
+        return _absolute(opened_home(moved, environ))
     return user_home(environ) / ".clinvk"
 
 
@@ -48,8 +48,15 @@ def settings_file(path: str | None, environ: Mapping[str, str]) -> tuple[Path, b
         ConfigError: there is no home directory.
     """
     if named := path or environ.get("CLINVK_CONFIG"):
-        return Path(opened_home(named, environ)).absolute(), True
+        return _absolute(opened_home(named, environ)), True
     return home(environ) / "config.yaml", False
+
+
+def _absolute(path: str) -> Path:
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path!r} is in the current directory, which is gone") from exc
 
 
 def load(
@@ -89,7 +96,12 @@ def trace(
             continue
         found |= values
         places |= dict.fromkeys(values, given.place)
-    return Trace(msgspec.convert(_nested(found), Settings), places)
+    return Trace(settings_of(found), places)
+
+
+def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
+    """Give the settings with these values, each by its key and checked."""
+    return msgspec.convert(_nested(found), Settings)
 
 
 def _file(path: str | None, environ: Mapping[str, str], reject: Reject) -> Iterator[Given]:

@@ -38,8 +38,17 @@ def checked(
             yield from checked(inner, backends, environ)
         return
     value = _paths(given, converted(given, kind), environ)
+    _check(given, value, backends)
+    yield given.keys, value
+
+
+def _check(given: Given, value: object, backends: Collection[str]) -> None:
+    """Refuse what is of the type of its key, and still says nothing that could be meant."""
     if keys.is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
         raise ConfigError(f"{given.place}: {given.said}: must be a variable: a name without '=', and no NUL character")
+    if given.keys == ("server", "host") and not str(value).strip():
+        every = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
+        raise ConfigError(f"{given.place}: {given.said}: {every}")
     if given.keys == ("default_backend",) and value not in backends:
         raise keys.unknown(given, f"default_backend = {value!r}", str(value), backends)
     if given.keys in _OF_BACKENDS:
@@ -48,7 +57,6 @@ def checked(
                 raise keys.unknown(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
     if given.keys == _OF_VARIABLES:
         _check_variables(given, msgspec.convert(value, tuple[str, ...]))
-    yield given.keys, value
 
 
 def _opened(given: Given) -> Iterator[Given]:

@@ -55,6 +55,7 @@ async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str]
         looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner)) for name in names]
         git = group.create_task(machine.check_git(environ, spawner))
         port = group.create_task(machine.check_port(settings.server))
+    server = await machine.check_server(settings, environ)  # with nothing being started, which looks like an agent's
     seen = [look.result() for look in looks]
     usable = [agent.name for agent in seen if agent.usable]
     folder = home(environ)
@@ -63,7 +64,7 @@ async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str]
     checks += _settings(settings, errors, usable, flags, environ)
     checks += [machine.check_home(folder), machine.check_settings_file(file)]
     checks += [await asyncio.to_thread(machine.check_store, folder)]
-    checks += [port.result(), git.result(), machine.check_marks(chosen)]
+    checks += [port.result(), server, git.result(), machine.check_marks(chosen)]
     return report([check for check in checks if check], usable, valid=not errors)
 
 

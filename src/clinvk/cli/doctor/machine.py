@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from clinvk.cli.doctor.report import Check, Status
-from clinvk.config import ServerSettings
+from clinvk.config import ServerSettings, Settings
 from clinvk.errors import ClinvkError, StoreUnavailable
+from clinvk.remote.served import NotHere, server_of
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.marks import Marks, RlimitMarks
 from clinvk.runtime.process import Spawner
@@ -139,6 +140,20 @@ async def _asked(host: str, port: int) -> bytes:
             finally:
                 writer.close()
     return said
+
+
+async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
+    """Find out whether prompts of the command line go through a server that is up, or why not."""
+    not_through = "prompts do not go through the server of this home"
+    if not settings.warm.command_line:
+        return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
+    try:
+        async with server_of(settings, environ, settings.default_backend, lambda _: None):
+            return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
+    except NotHere as exc:
+        if why := str(exc):
+            return Check(_MACHINE, "server", "warning", f"{not_through}: {why}")
+        return Check(_MACHINE, "server", "skipped", "none of this home is up for prompts to go through")
 
 
 async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from clinvk import __version__
+from clinvk.cli.output import on_one_line
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -55,5 +56,4 @@ def lines(report: Report, color: bool) -> Iterator[str]:
 def _line(check: Check, color: bool) -> str:
     mark = f"{check.status:<8}"
     mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if color else mark
-    message = "".join(char if char.isprintable() else "?" for char in " ".join(check.message.split()))
-    return f"  {mark} {check.name:<{_NAME_COLUMN}} {message}"
+    return f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(check.message)}"

@@ -52,7 +52,8 @@ class Launchd:
     def reaching(self) -> Iterable[Step]:
         """Ask for nothing but an answer."""
         instead = "; `clinvk service print launchd` shows the property list"
-        yield Step(("launchctl", "print-disabled", self._domain), on_failure=instead)
+        absent = "launchd does not run on this machine"
+        yield Step(("launchctl", "print-disabled", self._domain), on_failure=instead, absent=absent)
 
     def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
         """Load it anew where it has changed; what is loaded already cannot be loaded again."""

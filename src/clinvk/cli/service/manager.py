@@ -15,14 +15,20 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.tool import Exited, run_tool
 
 _WITHIN_S = 120.0
+_NOT_BOOTED = "System has not been booted with systemd"
+"""What systemctl says in containers, and wherever another init runs."""
 
 
 class Step(NamedTuple):
-    """A command; where it `may_fail` its failure means that there was nothing to do."""
+    """A command; where it `may_fail` its failure means that there was nothing to do.
+
+    `absent` is said where it is not there, or says itself that what it asks does not run; `on_failure` always.
+    """
 
     argv: tuple[str, ...]
     may_fail: bool = False
     on_failure: str = ""
+    absent: str = ""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -90,7 +96,9 @@ class Steps:
             done = self.ask(step)
             if done.exit_code and not step.may_fail:
                 said = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
-                raise ClinvkError(f"{shlex.join(step.argv)} failed: {said or done.exit_code}{step.on_failure}")
+                is_absent = step.absent and said.startswith(_NOT_BOOTED)
+                why = step.absent if is_absent else f"{shlex.join(step.argv)} failed: {said or done.exit_code}"
+                raise ClinvkError(f"{why}{step.on_failure}")
 
     def ask(self, step: Step) -> Exited:
         """Run one.
@@ -101,7 +109,8 @@ class Steps:
         try:
             return asyncio.run(run_tool(Spawner(marks.choose()), step.argv, self._environ, _WITHIN_S))
         except BackendUnavailable as exc:
-            raise ClinvkError(f"{step.argv[0]} cannot be started: {exc.message}{step.on_failure}") from exc
+            why = step.absent or exc.message
+            raise ClinvkError(f"{step.argv[0]} cannot be started: {why}{step.on_failure}") from exc
         except TimeoutError:
             raise ClinvkError(f"{shlex.join(step.argv)} took more than {_WITHIN_S:g} s") from None
 

@@ -51,7 +51,8 @@ class Systemd:
     def reaching(self) -> Iterable[Step]:
         """Ask for nothing but an answer."""
         instead = "; `clinvk service print systemd` shows the unit"
-        yield Step((*self._systemctl, "show", "--property=Version"), on_failure=instead)
+        absent = "systemd does not run on this machine"
+        yield Step((*self._systemctl, "show", "--property=Version"), on_failure=instead, absent=absent)
 
     def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
         """Enable and start; a socket before its service."""
