@@ -46,6 +46,7 @@ def test_json_is_one_object_of_the_documented_shape(clinvk: Clinvk, backend: str
         "duration_seconds",
         "exit_code",
         "usage",
+        *(["cost_usd"] if backend == "claude" else []),
         "raw",
     ]
     assert (result["backend"], result["content"], result["exit_code"]) == (backend, "answer", 0)

@@ -115,6 +115,12 @@ def test_json_counts_each_token_once_and_leaves_out_what_is_none() -> None:
     assert printed(Finished(), RunFinished())["usage"] is None
 
 
+def test_json_tells_what_the_run_cost_where_the_agent_did() -> None:
+    assert printed(Finished(), RunFinished(cost_usd=0.25))["cost_usd"] == 0.25
+    assert printed(Finished(), RunFailed("agent_failed", "no", cost_usd=0.0))["cost_usd"] == 0
+    assert "cost_usd" not in printed(Finished(), RunFinished())
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"), [(b'{"a":1.50}', {"a": 1.5}), (b"", None), (b"{", None), (b'{"a":"\xff"}', None)]
 )

@@ -65,6 +65,7 @@ class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float
     exit_code: int
     usage: TokenUsage | None
+    cost_usd: float | msgspec.UnsetType = msgspec.UNSET
     error: str | msgspec.UnsetType = msgspec.UNSET
     raw: msgspec.Raw | None
 
@@ -100,6 +101,7 @@ class JsonPrinter:
             duration_seconds=duration_s(self._run),
             exit_code=exits.of_ending(ending),
             usage=TokenUsage.of(ending.usage) if ending.usage else None,
+            cost_usd=msgspec.UNSET if ending.cost_usd is None else ending.cost_usd,
             error=ending.message if isinstance(ending, RunFailed) else msgspec.UNSET,
             raw=_json(self._run.raw),
         )
