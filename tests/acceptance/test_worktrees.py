@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from acceptance.command import Clinvk
+from acceptance.command import Clinvk, until
 from acceptance.terminal import on_terminal
 from clinvk.cli.table import width
 from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
@@ -18,6 +18,7 @@ from clinvk.runtime.marks import RlimitMarks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import Worktree, Worktrees
 from repositories import Repository
+from scripted.steps import claude_says, touch, wait_for
 
 T = TypeVar("T")
 
@@ -217,6 +218,32 @@ def test_one_whose_agent_is_at_work_is_refused_before_anything_is_asked_or_remov
     assert listed(clinvk) == [other.id, worktree.id]
     asyncio.run(worktrees.leave(worktree))
     assert listed(clinvk) == [other.id, worktree.id]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@pytest.mark.parametrize("resumes", [False, True], ids=["prompt", "resume"])
+def test_one_that_a_prompt_is_sent_to_is_in_use_until_that_is_answered(
+    clinvk: Clinvk, repository: Repository, resumes: bool
+) -> None:
+    worktree = left(repository)
+    begun, go = clinvk.folder / "begun", clinvk.folder / "go"
+    clinvk.agent.play(claude_says("x"))
+    clinvk.agent.play([touch(begun), wait_for(go), *claude_says("x")], when="more")
+    inside = ("--workdir", worktree.path)
+    if resumes:
+        assert clinvk.run("--new", "-b", "claude", *inside, "first").returncode == 0
+    with clinvk.started(*(("resume", "--here") if resumes else ("--new", "-b", "claude")), *inside, "more") as process:
+        until(begun.exists)
+        assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["in use"]
+        done = clinvk.run("worktrees", "discard", "--yes", worktree.id)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"clinvk: worktree {worktree.id} is in use: its agent is at work")
+        go.touch()
+        assert process.wait(15) == 0
+    assert clinvk.agent.calls()[-1].cwd == worktree.path
+    assert clinvk.run("worktrees", "apply", worktree.id).returncode == 0
+    assert (repository.path / "a.txt").read_text() == "two\n"
+    assert listed(clinvk) == []
 
 
 @pytest.mark.parametrize("command", ["apply", "discard"])

@@ -132,8 +132,11 @@ class AgentRun:
                 self._queueing.set_result(None)
             if course.stopped_by:
                 await course.end(course.stopped_by)
-            elif not await run_pooled(course, place):
-                await run_one_shot(course, place)
+            elif course.assignment.hold:
+                async with course.assignment.hold():
+                    await self._work(place)
+            else:
+                await self._work(place)
         except ClinvkError as exc:
             self.refusal = exc
             await course.end(RunFailed(exc.code, exc.message))
@@ -143,3 +146,7 @@ class AgentRun:
         finally:
             course.close()
             place.leave()
+
+    async def _work(self, place: Place) -> None:
+        if not await run_pooled(self._course, place):
+            await run_one_shot(self._course, place)

@@ -1,6 +1,7 @@
 """All that a run needs to go."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -15,7 +16,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, in which environment, and what it continues.
 
     `relaunch` says how to go on with the run's own conversation. `check` raises a `ClinvkError` where the agent must
-    not be started after all: the queue may have taken hours. `pool` has processes that may carry the run.
+    not be started after all: the queue may have taken hours. `hold` is what holds the worktree to work in, where that
+    is one of this clinvk's. `pool` has processes that may carry the run.
     """
 
     run_id: str
@@ -30,4 +32,5 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: Fallbacks
     relaunch: Callable[[RunRequest, Resume], Launch]
     check: Callable[[], None] | None = None
+    hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None

@@ -285,6 +285,7 @@ class LocalRuns:
             fallbacks=self.fallbacks,
             relaunch=partial(self._launch, here, backend),
             check=partial(self._admit_dirs, request) if self._admit_dirs and not users else None,
+            hold=here.hold(self.spawner, request.workdir),
             pool=self.pool if backend.name in self._settings.warm.kept_backends else None,
         )
 

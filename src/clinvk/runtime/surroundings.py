@@ -1,12 +1,17 @@
 """What an environment makes of the agents: which there are, where, what they inherit, what a backend may know."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from clinvk import backends, policy
 from clinvk.backends.base import Backend, Host
 from clinvk.config import Settings
+from clinvk.config.loading import WORKTREES, home
+from clinvk.errors import ConfigError
 from clinvk.runtime import executables
+from clinvk.runtime.process import Spawner
 
 
 class Surroundings:
@@ -54,3 +59,14 @@ class Surroundings:
         if backend not in self._environments:
             self._environments[backend] = executables.environment(backend, self._settings, self._environ)
         return self._environments[backend]
+
+    def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
+        """Give what holds the worktree of this clinvk that a directory lies in; None where its name says otherwise."""
+        if not directory or f"/{WORKTREES}/" not in directory:
+            return None
+        from clinvk.runtime.worktrees import Worktrees  # few runs need it
+
+        try:
+            return partial(Worktrees(spawner, home(self._environ), self._environ).used, directory)
+        except ConfigError:  # a machine without homes
+            return None

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, MutableSequence, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from clinvk.errors import ClinvkError, InvalidRequest
@@ -165,6 +165,17 @@ class Worktrees:
         finally:
             self._let_go(worktree.id)
 
+    def used(self, directory: str) -> AbstractAsyncContextManager[None]:
+        """Hold the worktree that a directory lies in, if any, while an agent works there that it was not made for.
+
+        Several may. Until the last is gone it is listed as in use, and neither applied, nor discarded, nor removed.
+
+        Raises:
+            InvalidRequest: it is being removed or applied; the field is `workdir`.
+            ClinvkError: it cannot be locked.
+        """
+        return self._trees.used(directory)
+
     async def list(self, directory: str | None = None) -> Sequence[Listed]:
         """Give the worktrees that are there, the oldest first.
 
@@ -247,7 +258,9 @@ class Worktrees:
 
     async def _leave(self, own: str) -> None:
         place = await self._trees.place(own)
-        if await self._is_changed(place):
+        if await asyncio.to_thread(self._trees.folders.is_used, own):
+            self._kept.pop(own, None)  # by an agent at work since it was looked at
+        if await self._trees.stays_used(own) or await self._is_changed(place):
             await asyncio.to_thread(self._trees.folders.keep, own)
         else:
             await self._trees.remove(place)

@@ -8,6 +8,7 @@
         kept             is there once an agent was done and the worktree stayed
         index            git's index as the worktree began
         removing         the same, once the worktree is being removed; `removing-all` where its commits go too
+        use-…            held by who has an agent at work in it that it was not made for, and there only so long
         NAME/            the worktree, with the name of the repository's folder
 
 All of this blocks.
@@ -33,6 +34,7 @@ _FACTS = "worktree.json"
 _KEPT = "kept"
 _INDEX = "index"
 _REMOVING = {False: "removing", True: "removing-all"}
+_USE = "use-"
 _LOCK = "lock"
 _LOCK_OF_ALL = ".lock"
 
@@ -148,6 +150,67 @@ class Folders:
             os.close(lock)
         return lock is not None
 
+    def around(self, directory: str) -> str | None:
+        """Give the id of the worktree that a directory lies in.
+
+        None where there is none, or where nobody could `enter` it: that is in the sandbox of an agent which works
+        there, and whose clinvk holds it.
+        """
+        real, top = Path(os.path.realpath(directory)), Path(os.path.realpath(self.path))
+        own = real.relative_to(top).parts[0] if top in real.parents else ""
+        return own if own and self.read(own) and os.access(self.path / own, os.W_OK) else None
+
+    def enter(self, own: str, use: str) -> int | None:
+        """Take a lock that says that one more agent works in a worktree; None where another clinvk changes that.
+
+        Who has it ends that with `exit`. While the agent is at work that the worktree was made for, its lock is not
+        to be had; nor need it be: who made it sees others at work, and keeps it for them.
+
+        Args:
+            own: its id.
+            use: any word that nobody else says.
+
+        Raises:
+            InvalidRequest: it is being removed.
+            ClinvkError: there cannot be a lock.
+        """
+        removing = InvalidRequest(f"worktree {own} is being removed: no agent can work in it any more", "workdir")
+        looked = self.share(own)
+        try:
+            if not self.is_ready(own):
+                raise removing
+            if looked is None and self.is_kept(own):
+                return None
+            lock = os.open(self._use(own, use), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as exc:
+            raise ClinvkError(f"cannot lock worktree {own}: {exc.strerror}") from exc
+        finally:
+            if looked is not None:
+                os.close(looked)
+        if not self.is_ready(own):  # who made it was about to leave it
+            self.exit(own, use, lock)
+            raise removing
+        return lock
+
+    def exit(self, own: str, use: str, lock: int) -> None:
+        """Let go of the lock of `enter`."""
+        with suppress(OSError):
+            os.unlink(self._use(own, use))
+        os.close(lock)
+
+    def is_used(self, own: str) -> bool:
+        """Say whether an agent works in a worktree that has entered it."""
+        for path in (self.path / own).glob(f"{_USE}*"):
+            try:
+                lock = _taken(os.open(path, os.O_RDONLY), fcntl.LOCK_SH)
+            except FileNotFoundError:  # it has just ended
+                continue
+            if lock is None:
+                return True
+            os.close(lock)
+        return False
+
     def hold_all(self) -> int | None:
         """Take the lock for changing which worktrees there are; None where another has it.
 
@@ -233,6 +296,9 @@ class Folders:
 
     def _target(self, top: str) -> Path:
         return self.path / f".apply-{hashlib.sha256(os.fsencode(os.path.realpath(top))).hexdigest()[:16]}"
+
+    def _use(self, own: str, use: str) -> Path:
+        return self.path / own / f"{_USE}{use}"
 
     def _locked(self, own: str, how: int) -> int | None:
         path = self.path / own / _LOCK

@@ -35,6 +35,8 @@ async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
             return None
         if place is None or lock is None:
             return _item(place, "in use") if place else None
+        if await asyncio.to_thread(trees.folders.is_used, own):
+            return _item(place, "in use")
         item = await _seen(trees, place)
     finally:
         if lock is not None:
@@ -66,6 +68,8 @@ async def _swept(trees: Trees, place: Place) -> Listed | None:
     if lock is None:
         return None
     try:
+        if await asyncio.to_thread(trees.folders.is_used, place.id):  # since it was looked at
+            return _item(place, "in use")
         with_commits = await asyncio.to_thread(trees.folders.removal, place.id)
         await trees.remove(place, bool(with_commits))
     except (ClinvkError, OSError) as exc:

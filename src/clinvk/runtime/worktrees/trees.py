@@ -19,6 +19,9 @@ CHANGED_WITHIN_S = 60.0
 """How long another clinvk may change which worktrees there are."""
 
 _FREE_WITHIN_S = 5.0
+_GONE_WITHIN_S = 2.0
+"""How long an agent that has told its end may take to go."""
+
 _TARGET_FREE_WITHIN_S = 60.0
 _LOOK_AGAIN_S = 0.02
 
@@ -51,7 +54,8 @@ class Trees:
     async def unused(self, own: str) -> AsyncGenerator[Place]:
         """Hold a worktree that no agent works in. A clinvk that looks at it or changes it is waited for, not an agent.
 
-        What an agent has done while others wait is nothing that they know of.
+        What the first agent has done while others wait is nothing that they know of. A later one may have told its end,
+        and gets the time to go.
 
         Raises:
             InvalidRequest: there is none, its agent is at work, or another clinvk has it for too long.
@@ -62,11 +66,17 @@ class Trees:
             f"worktree {own} is in use: its agent is at work; wait until that has ended, which clinvk worktrees list"
             " shows, or end it where it was started"
         )
+        gone_by = time.monotonic() + _GONE_WITHIN_S
 
         def take() -> int | None:
             lock = self.folders.hold(own)
             if lock is None and not was_left and not self.folders.is_shared(own):
                 raise at_work
+            if lock is not None and self.folders.is_used(own):
+                os.close(lock)
+                if time.monotonic() > gone_by:
+                    raise at_work
+                return None
             return lock
 
         lock = await _waited(take, _FREE_WITHIN_S)
@@ -79,6 +89,31 @@ class Trees:
             yield place
         finally:
             os.close(lock)
+
+    @asynccontextmanager
+    async def used(self, directory: str) -> AsyncGenerator[None]:
+        """Let nobody remove the worktree that a directory lies in, if it lies in one: an agent works there.
+
+        Raises:
+            InvalidRequest: it is being removed, or another clinvk has it for too long.
+            ClinvkError: it cannot be locked.
+        """
+        own = await asyncio.to_thread(self.folders.around, directory)
+        if own is None:
+            yield
+            return
+        use = os.urandom(4).hex()
+        lock = await _waited(lambda: self.folders.enter(own, use), _FREE_WITHIN_S)
+        if lock is None:
+            raise InvalidRequest(f"worktree {own} is in use: another clinvk applies or discards it", "workdir")
+        try:
+            yield
+        finally:
+            await finished(asyncio.to_thread(self.folders.exit, own, use, lock))
+
+    async def stays_used(self, own: str) -> bool:
+        """Say whether an agent that has entered a worktree is still there once it had the time to go."""
+        return await _waited(lambda: None if self.folders.is_used(own) else 0, _GONE_WITHIN_S) is None
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:

@@ -1,0 +1,325 @@
+"""Agents that work in a worktree which was there before them: it is in use for as long as they do."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from clinvk.config import Settings, complete
+from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.orchestrate.live import Orchestrations
+from clinvk.plan import Chain, Part
+from clinvk.request import RunRequest
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.runs import Run
+from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk.store.memory import MemoryStore
+from integration.pool_server import WARM
+from integration.worktree_home import another, changed, home, left_over
+from lasting_backend import Lasting
+from polling import until
+from repositories import Repository
+from shell_backend import DONE, TEXT, Shell
+
+pytestmark = pytest.mark.timeout(60)
+
+WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch done\n" + TEXT + DONE
+"""Works from when `begun` is there until `go` is."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
+    return repository
+
+
+@pytest.fixture
+def worktrees(repository: Repository) -> Worktrees:
+    """The worktrees of a clinvk home."""
+    return another(repository)
+
+
+@pytest.fixture(autouse=True)
+def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is at work is not waited for as long as for a user."""
+    for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
+        monkeypatch.setattr(f"clinvk.runtime.worktrees.trees.{name}", 0.3)
+
+
+@asynccontextmanager
+async def running(runs: LocalRuns, directory: str | Path, script: str = WAITS) -> AsyncGenerator[Run]:
+    """Run an agent in a directory, and wait until it is at work; at the end it is done and gone."""
+    async with runs.run(RunRequest(prompt=script, backend="shell", workdir=str(directory))) as run:
+        await until(lambda: Path(directory, "begun").exists())
+        yield run
+        Path(directory, "go").touch()
+        await run.result()
+        await runs.cancel(run.id)  # it has ended: this waits until its agent is gone
+
+
+def local(repository: Repository) -> LocalRuns:
+    """The runs of the repository's user."""
+    return LocalRuns(Settings(), MemoryStore(), repository.env, {"shell": Shell()})
+
+
+async def states(worktrees: Worktrees) -> Sequence[str]:
+    """Give the states of all."""
+    return [item.state for item in await worktrees.list()]
+
+
+async def check_in_use(worktrees: Worktrees, own: str) -> None:
+    """See that a worktree is listed as in use, and stays."""
+    assert await states(worktrees) == ["in use"]
+    for change in (worktrees.apply, worktrees.discard):
+        with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
+            await change(own)
+
+
+@pytest.mark.parametrize("inside", ["", "inner"])
+async def test_one_that_was_kept_is_in_use_while_another_agent_works_in_it(
+    repository: Repository, worktrees: Worktrees, inside: str
+) -> None:
+    kept = await changed(worktrees, repository)
+    async with local(repository) as runs:
+        async with running(runs, Path(kept.root, inside)):
+            await check_in_use(worktrees, kept.id)
+        assert await states(worktrees) == ["changed"]
+        await worktrees.apply(kept.id)
+    assert left_over(repository) == []
+    assert Path(repository.path, inside, "done").exists()
+
+
+async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    kept = await changed(worktrees, repository)
+    async with local(repository) as runs, local(repository) as others:
+        async with running(runs, kept.root):
+            async with running(others, Path(kept.root, "inner")):
+                await check_in_use(worktrees, kept.id)
+            await check_in_use(worktrees, kept.id)
+        assert await states(worktrees) == ["changed"]
+    assert sorted(os.listdir(home(repository) / "worktrees" / kept.id)) == [
+        *("index", "kept", "lock", "project", "worktree.json")
+    ]
+
+
+async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: Worktrees) -> None:
+    kept = await changed(worktrees, repository)
+    async with local(repository) as runs:
+        async with runs.run(RunRequest(prompt=WAITS, backend="shell", workdir=kept.root)) as run:
+            await until(lambda: Path(kept.root, "begun").exists())
+            await runs.cancel(run.id)
+        await worktrees.discard(kept.id)
+    assert left_over(repository) == []
+
+
+async def test_an_agent_that_is_about_to_go_is_waited_for(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
+        monkeypatch.setattr(f"clinvk.runtime.worktrees.trees.{name}", 20.0)
+    kept = await changed(worktrees, repository)
+    request = RunRequest(prompt=f"{TEXT}{DONE}exec >&-; sleep 0.5", backend="shell", workdir=kept.root)
+    async with local(repository) as runs, runs.run(request) as run:
+        await run.result()
+        await worktrees.discard(kept.id)
+    assert left_over(repository) == []
+
+
+async def test_a_later_step_of_a_chain_holds_the_worktree_that_it_goes_on_in(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    first = RunRequest(prompt=f"echo two >a.txt\n{DONE}", backend="shell", workdir=str(repository.path))
+    second = RunRequest(prompt=WAITS, backend="shell")
+    chain = Chain(parts=(Part(request=first, isolation="worktree"), Part(request=second, follows=True)))
+
+    async def admit(request: RunRequest) -> RunRequest:
+        return complete(request, Settings())
+
+    async def check(worktree: Path) -> None:
+        await check_in_use(worktrees, worktree.parent.name)
+
+    async with local(repository) as runs:
+        some = Orchestrations(runs, MemoryStore(), runs.spawner, repository.env)
+        plan = await some.admitted(chain, admit, lambda _: None)
+        async with some.begun(plan, plan) as one:
+            driving = asyncio.create_task(one.drive())
+            begun = (home(repository) / "worktrees").glob
+            await until(lambda: list(begun("*/project/begun")))
+            (worktree,) = [path.parent for path in begun("*/project/begun")]
+            await check(worktree)
+            (worktree / "go").touch()
+            summary = await driving
+        assert (summary.completed, summary.failed) == (2, 0)
+        assert await states(worktrees) == ["changed"]
+        await worktrees.apply(worktree.parent.name)
+    assert left_over(repository) == []
+
+
+async def test_a_kept_process_that_stands_idle_in_it_does_not_hold_it(
+    repository: Repository, worktrees: Worktrees, tmp_path: Path
+) -> None:
+    kept = await changed(worktrees, repository)
+    settings = Settings(warm=replace(WARM, kept_backends=("lasting",)))
+    runs = LocalRuns(settings, MemoryStore(), repository.env, {"lasting": Lasting(tmp_path)}, keeps_warm=True)
+    async with runs:
+        async with runs.run(RunRequest(prompt="hello", backend="lasting", workdir=kept.root)) as run:
+            await run.result()
+        assert runs.pool
+        assert runs.pool.standing.processes == 1
+        assert await states(worktrees) == ["changed"]
+        await worktrees.discard(kept.id)
+    assert left_over(repository) == []
+
+
+async def test_one_that_another_agent_still_works_in_is_kept_when_its_own_is_done(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    async with local(repository) as runs:
+        worktree = await worktrees.make(str(repository.path), "agent")
+        async with running(runs, worktree.root):
+            Path(worktree.root, "begun").rename(Path(worktree.root, "..", "begun"))
+            assert not (await worktrees.outcome(worktree)).kept
+            await worktrees.leave(worktree)
+            await check_in_use(another(repository), worktree.id)
+            Path(worktree.root, "..", "begun").rename(Path(worktree.root, "begun"))
+        assert await states(worktrees) == ["changed"]
+
+
+async def test_an_agent_works_on_in_what_the_death_of_another_clinvk_left(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    """Nothing was changed in it, so the list would remove it."""
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_text("one\n")
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    async with local(repository) as runs:
+        async with running(runs, worktree.root):
+            await check_in_use(worktrees, worktree.id)
+        assert await states(worktrees) == ["changed"]
+
+
+async def test_what_a_clinvk_that_was_killed_leaves_holds_nothing(repository: Repository, worktrees: Worktrees) -> None:
+    kept = await changed(worktrees, repository)
+    (home(repository) / "worktrees" / kept.id / "use-0123abcd").touch()
+    assert await states(worktrees) == ["changed"]
+    await worktrees.discard(kept.id)
+    assert left_over(repository) == []
+
+
+async def test_one_that_is_being_removed_or_changed_refuses_the_run(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise ClinvkError("not now")
+
+    folders = Folders(home(repository))
+    removed, busy = await changed(worktrees, repository), await changed(worktrees, repository)
+    with monkeypatch.context() as patched:
+        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", refuse)
+        with pytest.raises(ClinvkError, match="not now"):
+            await worktrees.discard(removed.id)
+    lock = await asyncio.to_thread(folders.hold, busy.id)
+    assert lock is not None
+    try:
+        async with local(repository) as runs:
+            for worktree, why in ((removed, "is being removed"), (busy, "is in use: another clinvk")):
+                request = RunRequest(prompt="touch ran", backend="shell", workdir=worktree.root)
+                async with runs.run(request) as run:
+                    result = await run.result()
+                assert result.error
+                assert result.error.code == InvalidRequest.code
+                assert result.error.message.startswith(f"worktree {worktree.id} {why}")
+                assert isinstance(run.refusal, InvalidRequest)
+                assert run.refusal.field == "workdir"
+                assert not Path(worktree.root, "ran").exists()
+    finally:
+        os.close(lock)
+
+
+async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 600.0)
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> None:
+        begun.set()
+        go.wait(30)
+        remove_tree(path)
+
+    kept = await changed(worktrees, repository)
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees.remove_tree", slowly)
+    discarding = asyncio.create_task(worktrees.discard(kept.id))
+    try:
+        await until(begun.is_set)
+        request = RunRequest(prompt="touch ran", backend="shell", workdir=kept.root)
+        async with local(repository) as runs, runs.run(request) as run:
+            result = await run.result()
+        assert result.error
+        assert result.error.message.startswith(f"worktree {kept.id} is being removed")
+    finally:
+        go.set()
+        await discarding
+    assert left_over(repository) == []
+
+
+async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that_moment(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is taken and it is not marked as kept: so it is while the first agent works, and others may."""
+    worktree = await worktrees.make(str(repository.path), "agent")
+    folders, is_ready, looks = Folders(home(repository)), Folders.is_ready, [True, False]
+
+    def ready_once(self: Folders, own: str) -> bool:
+        return is_ready(self, own) and looks.pop(0)
+
+    monkeypatch.setattr(Folders, "is_ready", ready_once)
+    with pytest.raises(InvalidRequest, match="is being removed"):
+        await asyncio.to_thread(folders.enter, worktree.id, "one")
+    assert not list((home(repository) / "worktrees" / worktree.id).glob("use-*"))
+    await worktrees.leave(worktree)
+    assert left_over(repository) == []
+
+
+async def test_only_a_directory_in_a_folder_of_that_name_is_looked_at(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def looked(self: Worktrees, directory: str) -> None:
+        raise AssertionError(directory)
+
+    monkeypatch.setattr(Worktrees, "used", looked)
+    async with local(repository) as runs:
+        for directory in (str(repository.path), str(tmp_path), None):
+            async with runs.run(RunRequest(prompt=DONE, backend="shell", workdir=directory)) as run:
+                assert not (await run.result()).error
+
+
+async def test_worktrees_that_are_not_of_this_home_are_nobodys(repository: Repository, tmp_path: Path) -> None:
+    foreign = tmp_path / "worktrees" / "agent-1" / "project"
+    own = home(repository) / "worktrees" / "notes"
+    for directory in (foreign, own):
+        directory.mkdir(parents=True)
+    async with local(repository) as runs:
+        for directory in (foreign, own, own.parent):
+            async with runs.run(RunRequest(prompt=DONE, backend="shell", workdir=str(directory))) as run:
+                assert not (await run.result()).error
+            assert not list(directory.glob("**/use-*"))
+
+
+async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktrees: Worktrees, tmp_path: Path) -> None:
+    kept = await changed(worktrees, repository)
+    (tmp_path / "link").symlink_to(repository.home)
+    environ = {**repository.env, "HOME": str(tmp_path / "link")}
+    async with LocalRuns(Settings(), MemoryStore(), environ, {"shell": Shell()}) as runs, running(runs, kept.root):
+        await check_in_use(worktrees, kept.id)
