@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -263,6 +264,16 @@ async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripte
     assert chain["completed_steps"] == 2
     assert " gemini " in compared["results"][0]["output"]
     assert (kept, scripted.calls()) == (0, [])
+
+
+async def test_a_dry_run_leaves_the_places_for_answers_as_they_are(scripted: Scripted) -> None:
+    prompts = ["{{previous}}first", "{{previous}}", "{{steps.one}}"]
+    steps = [task(prompt, name=name) for prompt, name in zip(prompts, ["one", "two", "three"], strict=True)]
+    async with serving(scripted.env) as served:
+        told = (await post(served, "chain", {"steps": steps, "dry_run": True})).json()
+    assert told["completed_steps"] == 3, told["results"]
+    sizes = [re.findall("# prompt: ([0-9]+) bytes", result["output"]) for result in told["results"]]
+    assert sizes == [["5"], ["12"], ["13"]]
 
 
 @pytest.mark.parametrize("judge", [None, {"backend": "codex", "model": "fast"}])

@@ -67,6 +67,7 @@ async def test_a_page_may_read_the_answer_its_headers_and_also_an_error(scripted
         assert response.headers["vary"].lower() == "origin"
         exposed = response.headers["access-control-expose-headers"].split(", ")
         assert {"x-request-id", "request-id", "retry-after", "x-should-retry", "x-clinvk-session-id"} <= set(exposed)
+        assert "preference-applied" in exposed
 
 
 async def test_without_an_origin_nothing_is_said_of_it(scripted: Scripted) -> None:

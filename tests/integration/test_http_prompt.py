@@ -1,6 +1,7 @@
 """POST /api/v1/prompt on a real socket, with a scripted agent behind it."""
 
 import asyncio
+import gzip
 import json
 from pathlib import Path
 
@@ -251,6 +252,21 @@ async def test_json_may_be_declared_in_any_usual_way(scripted: Scripted, media_t
             "/api/v1/prompt", content=json.dumps(body()), headers={"content-type": media_type}
         )
     assert response.status_code == 200
+
+
+async def test_a_compressed_body_is_refused_as_such(scripted: Scripted) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    async with serving(scripted.env) as served:
+        data = gzip.compress(json.dumps(body()).encode())
+        response = await served.client.post("/api/v1/prompt", content=data, headers=headers)
+        plain = await served.client.post(
+            "/api/v1/prompt",
+            content=json.dumps(body(dry_run=True)),
+            headers={**headers, "content-encoding": "identity"},
+        )
+    assert response.status_code == 415
+    assert "content-encoding" in response.json()["detail"]
+    assert plain.status_code == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -12,7 +12,7 @@ from clinvk.config import BackendSettings
 from clinvk.events import Logged, RunStarted, TextDelta
 from clinvk.record import RunRecord
 from clinvk.store.memory import MemoryStore
-from polling import until
+from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, letters, spawn, wait_for
 from serving import Served, serving
@@ -293,6 +293,49 @@ async def test_a_run_that_waits_in_the_queue_is_cancelled_without_having_run(scr
     assert len(scripted.calls()) == 1
 
 
+ASKED = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+async def queued(served: Served) -> list[dict[str, str]]:
+    return (await get(served, "?state=queued")).json()["runs"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "told"),
+    [
+        ("/api/v1/prompt", {"backend": "claude", "prompt": "hi"}, 200, '"exit_code":1,"duration_ms":0,"output":""'),
+        (
+            "/api/v1/prompt",
+            {"backend": "claude", "prompt": "hi", "output_format": "stream-json"},
+            200,
+            '"sequence":1,"content":{"code":"cancelled"',
+        ),
+        ("/openai/v1/chat/completions", {"model": "claude", **ASKED}, 500, '"code":"cancelled"'),
+        ("/openai/v1/chat/completions", {"model": "claude", "stream": True, **ASKED}, 500, '"code":"cancelled"'),
+        ("/openai/v1/responses", {"model": "claude", "stream": True, "input": "hi"}, 200, '"status":"cancelled"'),
+        ("/anthropic/v1/messages", {"model": "claude", **ASKED}, 500, '"error_code":"cancelled"'),
+    ],
+)
+async def test_cancelling_a_run_that_waits_in_the_queue_has_no_client_ask_for_it_again(
+    scripted: Scripted, path: str, body: dict[str, object], status: int, told: str
+) -> None:
+    """An SDK does so after a 503, and Codex, which takes nothing but events, after any status that is an error."""
+    scripted.play([*claude_says("x")[:4], hang()])
+    accept = {"accept": "text/event-stream"} if "responses" in path else {}
+    async with serving(scripted.env, max_concurrent_runs=1) as served:
+        first = await served.detached()
+        await until(scripted.calls)
+        waiting = asyncio.create_task(served.client.post(path, json=body, headers=accept))
+        await until_told(lambda: queued(served))
+        (run,) = await queued(served)
+        await served.client.post(f"/api/v1/runs/{run['id']}/cancel")
+        response = await waiting
+        await served.client.post(f"/api/v1/runs/{first['run_id']}/cancel")
+    assert (response.status_code, "retry-after" in response.headers) == (status, False), response.text
+    assert response.headers.get("x-should-retry", "") == ("false" if status == 500 else "")
+    assert told in response.text
+
+
 async def test_cancelling_tells_the_client_that_waits(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], hang()])
     async with serving(scripted.env) as served:
@@ -301,7 +344,9 @@ async def test_cancelling_tells_the_client_that_waits(scripted: Scripted) -> Non
         (run,) = (await get(served, "")).json()["runs"]
         await served.client.post(f"/api/v1/runs/{run['id']}/cancel")
         told = (await waiting).json()
+        kept = (await get(served, f"/{run['id']}")).json()
     assert (told["exit_code"], told["error_code"]) == (1, "cancelled")
+    assert (run["exit_code"], kept["exit_code"]) == (None, 1), "that of a run which has ended is known"
 
 
 async def test_a_run_of_another_clinvk_cannot_be_cancelled_here(scripted: Scripted) -> None:

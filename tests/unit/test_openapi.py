@@ -108,6 +108,11 @@ def test_errors_are_problem_documents(status: str) -> None:
     assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
+@pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
+def test_the_header_with_the_run_of_several_agents_is_described(kind: str) -> None:
+    assert "x-clinvk-run-id" in keys("paths", f"/api/v1/{kind}", "post", "responses", "200", "headers")
+
+
 def test_the_stream_is_described_by_every_kind_of_event() -> None:
     event = at("components", "schemas", "Event", "discriminator", "mapping")
     assert isinstance(event, dict)

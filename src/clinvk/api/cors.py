@@ -21,6 +21,7 @@ _EXPOSED = (
     "x-clinvk-run-id",
     "x-clinvk-ignored",
     "location",
+    "preference-applied",
 )
 
 

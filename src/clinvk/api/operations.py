@@ -110,6 +110,12 @@ def located(answer: dict[str, Json]) -> dict[str, Json]:
     return {**answer, "headers": {**_headers(), "location": location}}
 
 
+def of_run(answer: dict[str, Json], description: str) -> dict[str, Json]:
+    """Describe an answer whose header names a run."""
+    run: Json = {"description": description, "schema": {"type": "string"}}
+    return {**answer, "headers": {**_headers(), "x-clinvk-run-id": run}}
+
+
 def _headers() -> dict[str, Json]:
     schema: Json = {"type": "string"}
     return {"x-request-id": {"description": "The id sent with the request, or one made for it.", "schema": schema}}

@@ -63,7 +63,7 @@ def path_of(scope: Scope) -> str:
 
 
 def _require_json(headers: Mapping[str, str]) -> None:
-    """Refuse a body that does not say that it is JSON.
+    """Refuse a body that does not say that it is JSON, or that is compressed.
 
     A web page can make a browser send any text to this server without asking, but not with this media type.
     """
@@ -74,6 +74,8 @@ def _require_json(headers: Mapping[str, str]) -> None:
     ):
         got = f"got {said!r}" if said else "got none"
         raise WrongMediaType(f"the header content-type must be 'application/json', {got}")
+    if (encoding := headers.get("content-encoding", "identity")).strip().lower() != "identity":
+        raise WrongMediaType(f"the body must not be compressed; the header content-encoding is {encoding!r}")
 
 
 async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:

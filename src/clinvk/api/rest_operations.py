@@ -11,6 +11,7 @@ from clinvk.api.operations import (
     body,
     by_id,
     located,
+    of_run,
     operation,
     parameters,
     ref,
@@ -209,7 +210,7 @@ def _batch(
         name,
         "Several agents",
         summary,
-        {"200": answered},
+        {"200": of_run(answered, "The run that stands for the whole; absent in a dry run.")},
         (*_PROMPT, RunNotFound) if name == "chain" else _PROMPT,
         description="Refused whole, before anything runs, where a part of it cannot be run. The header `accept` asks "
         "for a stream, whose last event is the answer. A client that leaves ends all of its agents.",

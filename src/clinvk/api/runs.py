@@ -38,7 +38,7 @@ from clinvk.config import Settings
 from clinvk.dialects import vendor
 from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, ShuttingDown, failure
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
 from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -244,7 +244,7 @@ class _Visit:
                     held += batch
                     if not (batch := self._released(call, held)):
                         continue
-                self._raise_if_never_started(run, batch[0].event)
+                self._raise_if_never_started(call, run, batch[0].event)
                 is_held = False
                 await self._open()
             encoder = self._encoding(call, run)
@@ -255,7 +255,7 @@ class _Visit:
 
     async def _whole(self, call: Call, run: Run) -> None:
         result = await run.result()
-        self._raise_if_never_started(run, result.ending)
+        self._raise_if_never_started(call, run, result.ending)
         if self._dialect.is_model_api and result.error:
             raise self._failure(result.error, has_acted=bool(result.tool_calls))
         body = self._dialect.result(call, result, facts_of(run))
@@ -310,13 +310,19 @@ class _Visit:
             self._encoder = self._dialect.encoder(call, facts_of(run))
         return self._encoder
 
-    def _raise_if_never_started(self, run: Run, event: Event) -> None:
-        """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself."""
+    def _raise_if_never_started(self, call: Call, run: Run, event: Event) -> None:
+        """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself.
+
+        So does the answer of a run that was cancelled while it waited, where no status says that it was.
+        """
         if self._reply.opened or run.started_at is not None or not isinstance(event, RunFailed):
             return
         if run.refusal:
             raise run.refusal
-        raise ShuttingDown(event.message) if event.code == Cancelled.code else ClinvkError(event.message)
+        if event.code != Cancelled.code:
+            raise ClinvkError(event.message)
+        if self._dialect.is_model_api and not call.fails_in_stream:
+            raise self._failure(event, has_acted=False)
 
     def _released(self, call: Call, held: list[Logged]) -> list[Logged]:
         """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
@@ -388,7 +394,6 @@ async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
 def facts_of(run: Run) -> Facts:
     """Give what a dialect needs of a run that is under way."""
     request = run.request
-    started_at = run.started_at or run.created_at
     return Facts(
         run_id=run.id,
         backend=request.backend,
@@ -396,6 +401,6 @@ def facts_of(run: Run) -> Facts:
         model=request.model,
         workdir=request.workdir or "",
         created_at=run.created_at,
-        started_at=started_at,
-        duration_s=max(0.0, run.ended_at - started_at) if run.ended_at else 0.0,
+        started_at=run.started_at or run.created_at,
+        duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
     )

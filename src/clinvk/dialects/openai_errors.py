@@ -77,10 +77,10 @@ def broken_off(event: RunFailed) -> bytes:
 
 def _param(error: ClinvkError) -> str | None:
     match error:
+        case InvalidRequest(field="backend") | errors.BackendUnavailable():
+            return "model"
         case InvalidRequest(field=str(field)):
             return field
-        case errors.BackendUnavailable():
-            return "model"
         case errors.SessionError() | errors.AmbiguousId():
             return vendor.SESSION
         case _:

@@ -136,7 +136,7 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
     created_at: _Time
     started_at: Annotated[_Time | None, Meta(description="When the agent was started; null until then.")]
     ended_at: Annotated[_Time | None, Meta(description="Null while the run is queued or running.")]
-    exit_code: Annotated[int | None, Meta(description="0 is success; null while it is not known.")]
+    exit_code: Annotated[int | None, Meta(description="0 is success; null until the run has ended.")]
     error: Annotated[str | None, Meta(description="Why the run failed.")]
     error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")]
     stop_reason: StopReason | None
@@ -236,13 +236,20 @@ def run_item(run: RunRecord) -> RunItem:
         created_at=time(run.created_at),
         started_at=_time(run.started_at),
         ended_at=_time(run.ended_at),
-        exit_code=run.exit_code,
+        exit_code=_exit_code(run),
         error=run.error_message,
         error_code=run.error_code,
         stop_reason=run.stop_reason,
         token_usage=run.usage or Usage(),
         cost_usd=run.cost_usd,
     )
+
+
+def _exit_code(run: RunRecord) -> int | None:
+    """Give that of a run that has ended, as its client was told: 1 where the agent has none or claims 0."""
+    if run.ended_at is None or run.state == "finished":
+        return run.exit_code
+    return run.exit_code or 1
 
 
 def run_view(run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0) -> RunView:

@@ -121,7 +121,7 @@ TITLES: Mapping[type[ClinvkError], str] = {
     MethodNotAllowed: "Method not allowed",
     BodyTooSlow: "Body too slow",
     BodyTooLarge: "Body too large",
-    WrongMediaType: "Body not declared as JSON",
+    WrongMediaType: "Unsupported media type",
     Unsupported: "Option not supported by the backend",
     RateLimited: "Too many requests",
     BudgetSpent: "Budget used up",

@@ -12,13 +12,14 @@ from clinvk.plan import Chain, Part, PartResult
 async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...]:
     """Run the steps that are not done; give the results of all that ran, the earlier ones first."""
     results = list(chain.done)
-    told = {result.part.name: _answer(result) for result in results}
+    told = {result.part.name: result.result.text for result in results}
     for index, part in enumerate(chain.parts[len(results) :], len(results)):
         filled = _filled(chain, part, results[-1] if results else None, told)
         is_moved = filled.request.workdir != part.request.workdir
         result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
         results.append(replace(result, part=part))
-        told[part.name] = _answer(results[-1])
+        if not part.dry_run:
+            told[part.name] = result.result.text
         if performing.stopped or (result.error and chain.stop_on_failure):
             break
     return tuple(results)
@@ -26,16 +27,18 @@ async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...
 
 def _filled(chain: Chain, part: Part, previous: PartResult | None, told: Mapping[str, str]) -> Part:
     """Give a step with its prompt filled in by what was `told`, in the directory of the one before if it follows it."""
-    prompt = expand(part.request.prompt, _answer(previous) if previous else "", told, chain.input)
+    prompt = expand(part.request.prompt, _answer(previous), told, chain.input)
     request = replace(part.request, prompt=prompt)
     if part.follows and previous and previous.workdir:
         request = replace(request, workdir=previous.workdir)
     return replace(part, request=request)
 
 
-def _answer(result: PartResult) -> str:
-    """Give what a step answered; what a dry run shows instead is no answer."""
-    return "" if result.part.dry_run else result.result.text
+def _answer(previous: PartResult | None) -> str:
+    """Give what the step before answered; what a dry run shows instead is no answer, so that its place stays."""
+    if previous is None:
+        return ""
+    return "{{previous}}" if previous.part.dry_run else previous.result.text
 
 
 def warnings(chain: Chain) -> Iterator[str]:

@@ -123,6 +123,8 @@ class LocalRuns:
         """Take no more runs, end those that go, and wait until nothing is left of them."""
         self._closing = True
         for run in self._live.values():
+            if run.started_at is None:
+                run.refusal = ShuttingDown("clinvk is stopping")
             run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
         try:
             await self._group.__aexit__(None, None, None)
