@@ -295,6 +295,23 @@ def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clin
     assert said(doctor(clinvk)[1], "serve") == []
 
 
+def test_keys_with_which_the_server_does_not_start_are_told(clinvk: Clinvk) -> None:
+    assert clinvk.run("keys", "create", "ana").returncode == 0
+    assert said(doctor(clinvk)[1], "serve") == []
+    assert clinvk.run("keys", "revoke", "ana").returncode == 0
+    (status, message) = said(doctor(clinvk)[1], "serve")[0]
+    assert status == "warning"
+    assert message.startswith("clinvk serve does not start: ")
+    assert "keys.json has no key in it" in message
+    empty = clinvk.run("doctor", "--json", env={"CLINVK_API_KEYS": ""})
+    assert "CLINVK_API_KEYS is set, but has no key in it" in said(json.loads(empty.stdout), "serve")[0][1]
+
+
+def test_gopass_is_not_asked_for_keys(clinvk: Clinvk) -> None:
+    clinvk.settings("server: {api_keys_gopass_path: of/clinvk}")
+    assert said(doctor(clinvk)[1], "serve") == []
+
+
 def test_who_has_the_port_is_told(clinvk: Clinvk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

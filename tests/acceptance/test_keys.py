@@ -26,6 +26,14 @@ def test_the_new_key_is_the_last_line_of_stdout_and_never_shown_again(clinvk: Cl
     assert key not in listed.stdout + shown.stdout + listed.stderr + made.stderr
 
 
+def test_a_list_without_keys_tells_whether_servers_let_anybody_in(clinvk: Clinvk) -> None:
+    assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: clinvk keys create NAME makes one\n"
+    clinvk.run("keys", "create", "ana")
+    last = clinvk.run("keys", "revoke", "ana").stderr.splitlines()[-1]
+    assert last.startswith("clinvk: no key is left: servers let nobody in")
+    assert clinvk.run("keys", "list").stderr.splitlines() == [last]
+
+
 def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> None:
     for words in (
         ["a b"],

@@ -417,9 +417,12 @@ class TestPicker:
         assert sessions[chosen] in terminal.plain().decode()
         assert clinvk.prompts[-1] == "typed here"
 
-    def test_an_empty_line_opens_the_agents_own_program(self, clinvk: Clinvk, sessions: list[str]) -> None:
+    @pytest.mark.parametrize("flags", [(), ("-o", "text")])
+    def test_an_empty_line_opens_the_agents_own_program(
+        self, clinvk: Clinvk, sessions: list[str], flags: tuple[str, ...]
+    ) -> None:
         clinvk.agent.play([touch(clinvk.folder / "up")], reads=False)
-        with on_terminal(clinvk, "resume") as terminal:
+        with on_terminal(clinvk, "resume", *flags) as terminal:
             terminal.until("up/down choose")
             terminal.type(ENTER)
             terminal.until("prompt for claude")

@@ -332,7 +332,8 @@ class TestDescribe:
         before = shown(clinvk, session)
         assert told(clinvk, SessionView, "rename", session, "x", "--dry-run").title == "x"
         assert told(clinvk, SessionView, "tag", session, "x", "--dry-run").tags == ("x",)
-        clinvk.run("sessions", "fork", session, "--dry-run")
+        for command in (["fork", session], ["rename", session, "x"], ["tag", session, "x"]):
+            assert clinvk.run("sessions", *command, "--dry-run").stdout.startswith("would ")
         assert shown(clinvk, session) == before
         assert listed(clinvk) == [session]
 

@@ -47,6 +47,8 @@ SESSIONS = ("list", "show", "delete", "clean", "fork", "tag", "rename", "export"
 WRONG = [
     (["--modle", "opus", "hello"], "no flag '--modle'; did you mean --model?"),
     (["hello", "--dry"], "no flag '--dry'; did you mean --dry-run?"),
+    (["--tools", "Read", "hello"], "no flag '--tools'; did you mean --allowed-tools?"),
+    (["--json", "hello"], "no flag '--json'; see clinvk help; a prompt that begins with - stands after --"),
     (["--xyzzy", "hello"], "no flag '--xyzzy'; see clinvk help; a prompt that begins with - stands after --"),
     (["- a list"], "no flag '- a list'; see clinvk help; a prompt that begins with - stands after --"),
     (["-5"], "no flag '-5'; see clinvk help; a prompt that begins with - stands after --"),
@@ -76,6 +78,10 @@ WRONG = [
     (["serve", "--timeout", "1"], "serve has no flag '--timeout'; see clinvk help serve"),
     (["serve", "now"], "serve takes no argument 'now'; see clinvk help serve"),
     (["serve", "--ephemeral"], "serve has no --ephemeral: each request says it for itself"),
+    (
+        ["config", "set", "backends.codex.extra_flags", "--strict-config"],
+        "no flag '--strict-config'; a value that begins with - stands after --; did you mean --config?",
+    ),
     (["version", "x"], "version takes no argument 'x'; see clinvk help version"),
     (["help", "me"], f"no command 'me'; have {', '.join(FIRST_WORDS)}"),
     (["help", "serve", "now"], "serve has no command 'now'"),

@@ -96,7 +96,7 @@ def test_the_list_of_here_is_of_one_repository_and_needs_one(clinvk: Clinvk, rep
     assert listed(clinvk, "-w", str(repository.path / "inner")) == [mine.id]
     done = clinvk.run("worktrees", "list", "--here")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "is in no git repository" in done.stderr
+    assert done.stderr.endswith(" is in no git repository: worktrees need one\n")
 
 
 def test_without_worktrees_the_list_is_empty_and_a_note_says_so(clinvk: Clinvk) -> None:

@@ -118,7 +118,9 @@ class KeyFile:
             ConfigError: the file cannot be used.
         """
         if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"{name!r} cannot be the name of a key: letters, digits, and . _ - after the first")
+            raise InvalidRequest(
+                f"{name!r} cannot be the name of a key: have 1 to 64 of a-z, A-Z, 0-9, and after the first . _ -"
+            )
         key = PREFIX + secrets.token_urlsafe(32)
         made = Key(name=name, digest=digest_of(key), created_at=round(time.time(), 3), limits=limits)
 

@@ -112,12 +112,13 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
         return
     flag = unknown[0].split("=", 1)[0]
     fields = msgspec.structs.fields(command.flags)
-    known = [f"--{field.name.strip('_').replace('_', '-')}" for field in fields if field.name != "words"]
-    if near := nearest(flag, known):
-        raise InvalidRequest(f"no flag {flag!r}; did you mean {near}?")
+    known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
+    hint = "; a value that begins with - stands after --" if "VALUE" in command.words else ""
+    # Without their dashes, which make all flags alike.
+    if near := nearest(flag.lstrip("-"), known, likeness=0.55):
+        raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
         raise InvalidRequest(f"no flag {flag!r}; see clinvk help; a prompt that begins with - stands after --")
-    hint = "; a value that begins with - stands after --" if "VALUE" in command.words else ""
     raise InvalidRequest(f"{name} has no flag {flag!r}; see clinvk help {name}{hint}")
 
 

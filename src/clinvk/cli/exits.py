@@ -1,6 +1,6 @@
 """What clinvk exits with.
 
-0  success                                5  the server failed while serving
+0  success                                5  the server could not serve
 1  anything else, wrong usage included    6  timed out
 2  the backend is not available           7  cancelled
 3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it

@@ -57,7 +57,7 @@ stdin:
   --no-stdin or </dev/null.
 
 exit codes:
-  0  success                        5  the server failed while serving
+  0  success                        5  the server could not serve
   1  anything else, wrong usage     6  timed out
   2  backend not available          7  cancelled (Ctrl-C)
   3  invalid settings               8 and above: the agent's own exit code;

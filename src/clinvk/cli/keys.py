@@ -65,13 +65,16 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ConfigError: the file of keys cannot be used.
     """
-    keys = KeyFile(home(environ)).read() or ()
+    file = KeyFile(home(environ))
+    keys = file.read()
     if flags.wants_json:
-        tell_json(KeyList([_item(key) for key in keys]))
+        tell_json(KeyList([_item(key) for key in keys or ()]))
     elif keys:
         tell("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
-    else:
+    elif keys is None:
         notes.say("no keys yet: clinvk keys create NAME makes one")
+    else:
+        _say_none_left(file, notes)
     return 0
 
 
@@ -90,8 +93,12 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         return 0
     notes.say(f"revoked key {name!r}")
     if not file.read():
-        notes.say(f"no key is left: servers let nobody in, and start again once {file.path} has one or is removed")
+        _say_none_left(file, notes)
     return 0
+
+
+def _say_none_left(file: KeyFile, notes: Notes) -> None:
+    notes.say(f"no key is left: servers let nobody in, and start again once {file.path} has one or is removed")
 
 
 def _limits(flags: KeyFlags) -> Limits:

@@ -19,7 +19,7 @@ from clinvk.session import Session
 
 _OF_A_PROMPT = (
     *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image", "output_schema", "effort", "timeout"),
-    *("output_format", "no_stdin"),
+    "no_stdin",
 )
 _WORDS = ("approval_mode", "sandbox_mode", "allowed_tools")
 

@@ -179,7 +179,8 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
     if flags.wants_json:
         tell_json(records.session_view(session))
     else:
-        tell(f"{short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}")
+        would = "would be " if flags.dry_run else ""
+        tell(f"{would}{short_ids([session.id])[0]}  {', '.join(session.tags) or '(no tags)'}")
     return 0
 
 
@@ -204,5 +205,5 @@ def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     if flags.wants_json:
         tell_json(records.session_view(session))
     else:
-        tell(_named([session])[0])
+        tell(f"{'would be ' if flags.dry_run else ''}{_named([session])[0]}")
     return 0

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from clinvk.api import doors
+from clinvk.api import doors, keys
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.cli import exits
@@ -62,6 +62,7 @@ async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str]
     file, _ = settings_file(flags.config, environ)
     checks = [check for agent in seen for check in agent.checks]
     checks += _settings(settings, errors, usable, flags, environ)
+    checks += await _serve(settings, environ, spawner)
     checks += [machine.check_home(folder), machine.check_settings_file(file)]
     checks += [await asyncio.to_thread(machine.check_store, folder)]
     checks += [port.result(), server, git.result(), machine.check_marks(chosen)]
@@ -81,22 +82,23 @@ def _settings(
     if usable and settings.default_backend not in usable:
         other = f"{settings.default_backend} cannot be used; others need --backend"
         checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
-    checks += [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
-    return [*checks, *_serve(settings, environ)]
+    return checks + [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
 
 
-def _serve(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
     """Say what keeps the server from starting, or from taking requests."""
     workdirs = Workdirs(settings, environ)
     try:
         doors.check(settings.server)
         workdirs.check_default()
+        if keys.VARIABLE in environ or not settings.server.api_keys_gopass_path:  # gopass may ask for its passphrase
+            await keys.read(settings, environ, spawner)
     except ConfigError as exc:
-        yield Check("settings", "serve", "warning", f"clinvk serve does not start: {exc.message}")
-        return
+        return [Check("settings", "serve", "warning", f"clinvk serve does not start: {exc.message}")]
     if refusal := workdirs.refusal_of_default():
         about = f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"
-        yield Check("settings", "serve", "warning", about)
+        return [Check("settings", "serve", "warning", about)]
+    return []
 
 
 def _near_misses(environ: Mapping[str, str]) -> list[str]:

@@ -58,7 +58,7 @@ async def find(git: Git, directory: str) -> tuple[str, str, str]:
     asked = ("--is-bare-repository", "--is-inside-work-tree", "--path-format=absolute", "--git-common-dir")
     done = await git.run("rev-parse", *asked, "--show-toplevel")
     if done.exit_code and b"not a git repository" in done.stderr:
-        raise InvalidRequest(f"{directory!r} is in no git repository: isolation 'worktree' needs one", ISOLATION)
+        raise InvalidRequest(f"{directory!r} is in no git repository: worktrees need one", ISOLATION)
     told = os.fsdecode(done.stdout).splitlines()
     if told[:1] == ["true"]:
         raise InvalidRequest(f"{directory!r} is a bare git repository: there is no tree to work on", ISOLATION)
