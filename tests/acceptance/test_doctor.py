@@ -195,9 +195,13 @@ def test_a_store_that_is_none_is_a_problem_and_stays_as_it_is(clinvk: Clinvk) ->
     assert said(doctor(clinvk)[1], "sessions") == [("ok", "none yet")]
     assert not store.exists()
     store.write_text("not a database, but long enough to be taken for one" * 100)
-    status, message = said(doctor(clinvk)[1], "sessions")[0]
+    code, report = doctor(clinvk)
+    status, message = said(report, "sessions")[0]
     assert status == "problem"
     assert message.startswith(f"{store}: ")
+    assert (code, report["usable"], report["agents"]) == (1, False, ["claude"])
+    told = clinvk.run("doctor").stdout.splitlines()[-1]
+    assert told == "not usable: the sessions cannot be kept (agents: claude)"
     store.unlink()
     with sqlite3.connect(store) as connection:
         connection.execute("PRAGMA user_version = 999")

@@ -71,6 +71,15 @@ def test_no_line_is_wider_than_the_terminal(most: int) -> None:
     assert max(map(width, table(COLUMNS, rows, most))) <= most
 
 
+def test_columns_that_can_be_spared_go_before_the_others_are_too_narrow_to_read() -> None:
+    columns = (Column("ID"), Column("STATE", is_spare=True), Column("N", is_spare=True), Column("TITLE", 8))
+    rows = [("1234", "done", "7", "a title of some length")]
+    assert table(columns, rows, 24)[1] == "1234  done   7  a title…"
+    assert table(columns, rows, 23)[1] == "1234  done   a title o…"
+    assert table(columns, rows, 19)[1] == "1234  a title of s…"
+    assert table(columns, rows, 10)[1] == "1234  a t…"
+
+
 def test_a_style_changes_no_width() -> None:
     rows = [("ab", "1", "x", "y")]
     styled = table(COLUMNS, rows, 40, lambda shown, text: f"<{shown}>" if text == "ab" else shown)

@@ -21,8 +21,8 @@ _PLAIN = "\x1b[0m"
 _LISTED = (
     Column("ID"),
     Column("BACKEND"),
-    Column("STATUS"),
-    Column("TURNS", to_right=True),
+    Column("STATUS", is_spare=True),
+    Column("TURNS", to_right=True, is_spare=True),
     Column("USED"),
     Column("DIRECTORY", _DIRECTORY_LEAST, from_left=True),
     Column("TITLE", _TITLE_LEAST),
@@ -36,10 +36,10 @@ _CHOICES = (
 _TURNS = (
     Column("TURN", to_right=True),
     Column("STATE"),
-    Column("STARTED"),
-    Column("TOOK", to_right=True),
-    Column("IN", to_right=True),
-    Column("OUT", to_right=True),
+    Column("STARTED", is_spare=True),
+    Column("TOOK", to_right=True, is_spare=True),
+    Column("IN", to_right=True, is_spare=True),
+    Column("OUT", to_right=True, is_spare=True),
     Column("PROMPT", _TITLE_LEAST),
 )
 

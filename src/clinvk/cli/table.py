@@ -21,12 +21,14 @@ class Column(NamedTuple):
         least: the width that it keeps when there is not room for all; None never gives way.
         from_left: it is cut at its beginning, since its end says more.
         to_right: it stands at the right.
+        is_spare: it is left out where there is no room for what the others keep.
     """
 
     title: str
     least: int | None = None
     from_left: bool = False
     to_right: bool = False
+    is_spare: bool = False
 
 
 def one_line(text: str, most: int = 1000) -> str:
@@ -76,14 +78,33 @@ def table(
 ) -> list[str]:
     """Give the lines of a table, its head first.
 
-    Where there is not room for all, the widest of those that have a `least` gives way first; what does not fit even
-    so is cut off at the end of the line. `most` is the width of the terminal; None is any.
+    Where there is not room for all, the widest of those that have a `least` gives way first, then those that can be
+    spared go; what does not fit even so is cut off at the end of the line. `most` is the width of the terminal; None is
+    any.
     """
     widths = [max(map(width, cells)) for cells in zip([column.title for column in columns], *rows, strict=True)]
     if most is not None:
+        kept = _kept(columns, widths, most)
+        columns, widths = [columns[index] for index in kept], [widths[index] for index in kept]
+        rows = [[row[index] for index in kept] for row in rows]
         _give_way(columns, widths, most)
     head = [_line(columns, widths, [column.title for column in columns], most, None)]
     return head + [_line(columns, widths, row, most, style) for row in rows]
+
+
+def _kept(columns: Sequence[Column], widths: Sequence[int], most: int) -> list[int]:
+    """Leave out the last that can be spared until there is room for what the others keep, or none is left of them."""
+    least = [
+        wide if column.least is None else min(wide, max(column.least, width(column.title)))
+        for column, wide in zip(columns, widths, strict=True)
+    ]
+    kept = [*range(len(columns))]
+    while sum(least[index] + _GAP for index in kept) - _GAP > most:
+        spare = [index for index in kept if columns[index].is_spare]
+        if not spare:
+            break
+        kept.remove(spare[-1])
+    return kept
 
 
 def _give_way(columns: Sequence[Column], widths: list[int], most: int) -> None:

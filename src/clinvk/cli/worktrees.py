@@ -31,7 +31,7 @@ _COLUMNS = (
     Column("ID"),
     Column("STATE"),
     Column("FILES", to_right=True),
-    Column("MADE"),
+    Column("MADE", is_spare=True),
     Column("REPOSITORY", _REPOSITORY_LEAST, from_left=True),
 )
 

@@ -4,12 +4,13 @@ import asyncio
 import os
 from collections.abc import Mapping
 
+from clinvk import __version__
 from clinvk.api import doors, keys
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
 from clinvk.cli import exits
 from clinvk.cli.doctor import agents, kept, machine
-from clinvk.cli.doctor.report import Check, Report, lines, report
+from clinvk.cli.doctor.report import Check, Report, lines
 from clinvk.cli.flags import JsonFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
@@ -37,17 +38,22 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         bounds.check(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
-    found = asyncio.run(_look(flags, settings, environ, errors))
+    usable, checks = asyncio.run(_look(flags, settings, environ, errors))
+    is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
+    obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
+    found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))
     if flags.wants_json:
         tell_json(found)
     else:
         color = settings.output.color and os.isatty(1) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        tell("\n".join(lines(found, color)))
+        tell("\n".join(lines(found, obstacle, color)))
     return _INVALID if errors else 0 if found.usable else exits.FAILED
 
 
-async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]) -> Report:
-    """Look at everything; the agents, which take longest, all at the same time."""
+async def _look(
+    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
+) -> tuple[list[str], list[Check]]:
+    """Look at everything; the agents, which take longest, all at the same time. Gives those that can be used first."""
     chosen = marks.choose()
     spawner = Spawner(chosen)
     names = [flags.backend] if flags.backend else list(BACKENDS)
@@ -66,7 +72,7 @@ async def _look(flags: JsonFlags, settings: Settings, environ: Mapping[str, str]
     checks += [machine.check_home(folder), machine.check_settings_file(file)]
     checks += [await asyncio.to_thread(machine.check_store, folder)]
     checks += [port.result(), server, git.result(), machine.check_marks(chosen)]
-    return report([check for check in checks if check], usable, valid=not errors)
+    return usable, [check for check in checks if check]
 
 
 def _settings(

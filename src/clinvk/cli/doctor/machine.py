@@ -19,6 +19,9 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.tool import run_tool
 
 _FILES, _MACHINE = "files", "machine"
+SESSIONS = "sessions"
+"""The check whether they can be kept."""
+
 _WITHIN_S = 10.0
 _ANSWERS_WITHIN_S = 5.0
 _MOST_BYTES = 1024 * 1024
@@ -79,8 +82,8 @@ def check_store(home: Path) -> Check:
     try:
         count = Database(home, _ANSWERS_WITHIN_S).peek()
     except StoreUnavailable as exc:
-        return Check(_FILES, "sessions", "problem", exc.message)
-    return Check(_FILES, "sessions", "ok", f"{count} kept" if count else "none yet")
+        return Check(_FILES, SESSIONS, "problem", exc.message)
+    return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
 
 
 async def check_port(server: ServerSettings) -> Check:

@@ -1,12 +1,11 @@
 """What was found: each check with its mark, as lines for people and as JSON for programs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Literal
 
 import msgspec
 
-from clinvk import __version__
 from clinvk.cli.output import on_one_line
 
 Status = Literal["ok", "warning", "problem", "skipped"]
@@ -26,7 +25,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that was found. `agents` are those that can be used; `usable` says that one can, with these settings."""
+    """All that was found. `agents` are those that can be used; `usable` says that one can, and nothing stops clinvk."""
 
     usable: bool
     version: str
@@ -34,21 +33,15 @@ class Report(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
 
 
-def report(checks: Iterable[Check], agents: Iterable[str], valid: bool) -> Report:
-    """Put together what was found; `valid` says whether the settings are."""
-    agents = tuple(agents)
-    return Report(bool(agents) and valid, __version__, agents, tuple(checks))
-
-
-def lines(report: Report, color: bool) -> Iterator[str]:
-    """Give the report for people, section by section."""
+def lines(report: Report, obstacle: str, color: bool) -> Iterator[str]:
+    """Give the report for people, section by section; `obstacle` is what stops clinvk itself."""
     for section, checks in groupby(report.checks, lambda check: check.section):
         yield section
         yield from (_line(check, color) for check in checks)
     if report.usable:
         yield f"usable: {', '.join(report.agents)}"
     elif report.agents:
-        yield f"not usable: the settings are invalid (agents: {', '.join(report.agents)})"
+        yield f"not usable: {obstacle} (agents: {', '.join(report.agents)})"
     else:
         yield "not usable: no agent can be used"
 
