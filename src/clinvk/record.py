@@ -11,8 +11,10 @@ from clinvk.events import StopReason, Usage
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 
-_SCHEMA = "output_schema"
-_SAID = ("system_prompt", "stop", _SCHEMA, "extra", "answer_as")
+SCHEMA_FIELD = "output_schema"
+"""What errors about the schema of an answer call it."""
+
+_SAID = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
 """Fields of a `RunRequest` that hold what was said beside the prompt, or may: a flag can be a system prompt too."""
 
 
@@ -63,7 +65,7 @@ def options_as_kept(options: Mapping[str, object], keeps_text: bool) -> dict[str
 def as_kept(message: str, keeps_text: bool) -> str:
     """Give the message of a failure as it is kept: one about a schema quotes that, or the answer."""
     what = message.partition(":")[0]
-    return message if keeps_text or _SCHEMA not in what else what
+    return message if keeps_text or SCHEMA_FIELD not in what else what
 
 
 def without_text(whole: RunRecord) -> RunRecord:

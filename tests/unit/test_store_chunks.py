@@ -97,12 +97,11 @@ def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_be
     deep: object = 1
     for _ in range(2000):
         deep = {"a": deep}
-    said = log(
-        TextDelta("a"), ToolCall("1", "t", {"a": deep}), RunFinished("end_turn", Usage(1), structured_output=deep)
-    )
-    (chunk,) = chunks.pack(said)
+    read = ToolCall("1", "Read", {"path": "a"})
+    ending = RunFinished("end_turn", Usage(1), structured_output=deep)
+    (chunk,) = chunks.pack(log(TextDelta("a"), read, ToolCall("2", "t", {"a": deep}), ending))
     assert list(chunks.decode(chunk.data)) == log(
-        TextDelta("a"), ToolCall("1", "t", {}), RunFinished("end_turn", Usage(1))
+        TextDelta("a"), read, ToolCall("2", "t", {}), RunFinished("end_turn", Usage(1))
     )
 
 

@@ -459,7 +459,7 @@ DOCTOR = Help(
     "nothing, works offline. --backend looks at one agent only.",
     """\
 exit codes:
-  0  at least one agent can be used, the settings are valid, sessions can be kept
+  0  an agent can be used, the settings are valid, and sessions can be kept
   1  no agent can be used, or no session can be kept
   3  the settings are invalid
 """,

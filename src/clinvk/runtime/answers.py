@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import AgentFailed, InvalidRequest
 from clinvk.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.record import SCHEMA_FIELD
 from clinvk.request import RunRequest
 from clinvk.runtime import schema
 from clinvk.runtime.process import Spawner
@@ -82,7 +83,7 @@ async def judged(
     if not fault:
         text = msgspec.json.encode(value).decode()
         return Judgement(replace(ending, structured_output=value), (TextDelta(text),))
-    message = f"the answer does not fit {schema.FIELD}: {fault}"
+    message = f"the answer does not fit {SCHEMA_FIELD}: {fault}"
     failed = RunFailed(AgentFailed.code, message, usage=ending.usage, cost_usd=ending.cost_usd)
     return Judgement(failed, tuple(answer.rest()), fault)
 

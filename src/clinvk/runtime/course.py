@@ -76,7 +76,11 @@ class Course:
         the rest that becomes of it.
         """
         exchange, self._heeded = self._heeded, None
-        if exchange and self._logs(exchange):
+        try:
+            has_logged = exchange is not None and self._logs(exchange)
+        except Exception as exc:  # noqa: BLE001 - raised in the task of the run, which fails by it
+            self._fault, has_logged = exc, False
+        if has_logged:
             self._heeded = exchange
         else:
             self.wake()
@@ -86,11 +90,7 @@ class Course:
         if self.log.is_ahead or self.stopped_by:
             return False
         now = self.now()
-        try:
-            exchange.hear(now)
-        except Exception as exc:  # noqa: BLE001 - raised in the task of the run, which fails by it
-            self._fault = exc
-            return False
+        exchange.hear(now)
         if exchange.ending or exchange.unspoken or any(isinstance(event, RunStarted) for event in exchange.heard):
             return False
         self._log(*exchange.take())

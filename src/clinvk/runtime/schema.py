@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.record import SCHEMA_FIELD
 from clinvk.runtime import schema_process
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.schema_process import Task, Verdict
 from clinvk.runtime.tool import run_tool
 
 logger = logging.getLogger(__name__)
-
-FIELD = "output_schema"
 
 _WITHIN_S = 10.0
 _AT_ONCE = 2
@@ -57,7 +56,7 @@ class Schemas:
             async with self._turns:
                 await _verdict(self._spawner, self._environ, task)
         except TimeoutError:
-            raise InvalidRequest(f"{FIELD} takes more than {_WITHIN_S:g} s to look at", FIELD) from None
+            raise InvalidRequest(f"{SCHEMA_FIELD} takes more than {_WITHIN_S:g} s to look at", SCHEMA_FIELD) from None
         self._good[digest] = None
         if len(self._good) > _REMEMBERED:
             del self._good[next(iter(self._good))]
@@ -80,7 +79,7 @@ def _encoded(task: Task) -> bytes:
     try:
         return msgspec.json.encode(task)
     except RecursionError:
-        raise InvalidRequest(f"{FIELD} is no JSON Schema: it is nested too deeply", FIELD) from None
+        raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: it is nested too deeply", SCHEMA_FIELD) from None
 
 
 async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) -> Verdict:
@@ -90,10 +89,10 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
         logger.error(
             "the judge of schemas exited with code %s: %s", found.exit_code, found.stderr.decode(errors="replace")
         )
-        raise ClinvkError(f"{FIELD} cannot be judged; the log has the details")
+        raise ClinvkError(f"{SCHEMA_FIELD} cannot be judged; the log has the details")
     verdict = _verdicts.decode(found.stdout)
     if verdict.schema:
-        raise InvalidRequest(f"{FIELD} is no JSON Schema: {verdict.schema}", FIELD)
+        raise InvalidRequest(f"{SCHEMA_FIELD} is no JSON Schema: {verdict.schema}", SCHEMA_FIELD)
     return verdict
 
 

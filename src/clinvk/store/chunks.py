@@ -98,7 +98,13 @@ def _json(events: Sequence[Logged]) -> bytes:
 
 
 def _shallow(event: Event) -> Event:
-    """Give an event without its agent's JSON: one that could just be read may be nested too deeply to be written."""
+    """Give an event that can be written: its agent's JSON may be nested so deeply that it can just be read."""
+    try:
+        to_json(_Entry(0, event))
+    except RecursionError:
+        pass
+    else:
+        return event
     match event:
         case ToolCall():
             return replace(event, input={})

@@ -66,7 +66,7 @@ class Owners:
         """Make a file of root's that of whose the folder is, who could not look at it else; SQLite does so too."""
         if os.geteuid() == 0:
             folder = os.stat(self._folder)
-            with suppress(PermissionError):  # root in a container may lack the right
+            with suppress(OSError):  # root in a container may lack the right, or know no such user
                 os.fchown(file, folder.st_uid, folder.st_gid)
 
     def _let_go(self) -> None:
