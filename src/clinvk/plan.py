@@ -89,6 +89,11 @@ class Compare(msgspec.Struct, frozen=True, kw_only=True):
 Plan = Parallel | Chain | Compare
 
 
+def is_dry_run(plan: Plan) -> bool:
+    """Say whether nothing of a plan is run."""
+    return all(part.dry_run for part in plan.parts)
+
+
 Alteration = Literal["added", "modified", "deleted", "type-changed"]
 
 
@@ -165,10 +170,10 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judge said.
+    """What the judge said; in a dry run just who it would be.
 
     Attributes:
-        best: the index of the better answer; None where the judge failed.
+        best: the index of the better answer; None where the judge failed, and in a dry run.
         order: the indices of the answers, in the order in which the judge saw them.
         told: how the judge's own run went.
     """
@@ -177,6 +182,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reasons: str
     order: tuple[int, ...]
     told: PartResult
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the judge was asked and named none."""
+        return self.best is None and not self.told.part.dry_run
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

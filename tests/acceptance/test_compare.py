@@ -216,3 +216,11 @@ def test_a_dry_run_tells_who_would_judge(clinvk: Clinvk) -> None:
         "duration_seconds": 0.0,
     }
     assert clinvk.agent.calls() == []
+
+
+def test_a_dry_run_tells_of_no_judge_that_would_have_nothing_to_compare(clinvk: Clinvk) -> None:
+    arguments = ("--backends", "claude", "--judge", "gemini", "--dry-run", "ask")
+    done = clinvk.run("compare", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "judge" not in done.stdout
+    assert "judge" not in json.loads(clinvk.run("compare", *arguments, "--json").stdout)

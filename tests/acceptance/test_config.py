@@ -97,6 +97,7 @@ def test_get_prints_what_it_is_asked_for_even_a_key(clinvk: Clinvk) -> None:
         (["set", "server.trusted_proxies", "foo"], "server.trusted_proxies[0] is 'foo'; a proxy is an address or a"),
         (["set", "server.allowed_hosts", "a b"], "server.allowed_hosts[0] is 'a b'; a host is a name or an address"),
         (["set", "server.cors_allowed_origins", "foo"], "server.cors_allowed_origins[0] is 'foo'; an origin is as"),
+        (["set", "server.default_workdir", "/no/where"], "server.default_workdir '/no/where' does not exist"),
         (["set", "backends.qwen.model", "x"], "config set: unknown backend 'backends.qwen' (= 'x'); allowed: claude,"),
         (["unset", "server.prot"], "config unset: unknown key 'server.prot'; did you mean 'port'?"),
         (["set", "--config", "no/where.yaml", "server.port", "1"], "no/where.yaml: cannot be changed: No such file"),
@@ -179,6 +180,23 @@ def test_what_only_the_server_refuses_is_refused_where_it_is_set(clinvk: Clinvk)
     assert clinvk.run("config", "set", "server.port", "1").returncode == 0, "what was wrong before stops nothing"
     assert clinvk.run("config", "set", "server.trusted_proxies", "bar").returncode == 3
     assert clinvk.run("config", "set", "server.trusted_proxies", "10.0.0.0/8").returncode == 0
+
+
+def test_of_several_mistakes_that_only_the_server_refuses_one_can_be_mended(clinvk: Clinvk) -> None:
+    clinvk.settings("server: {cors_allowed_origins: [bad, '*'], cors_allow_credentials: true}\n")
+    done = clinvk.run("config", "set", "server.cors_allowed_origins", "*")
+    assert done.returncode == 0, done.stderr
+    assert "still wrong: server.cors_allow_credentials is true, and server.cors_allowed_origins has '*'" in done.stderr
+    clinvk.settings("server: {trusted_proxies: [foo, bar]}\n")
+    done = clinvk.run("config", "set", "server.trusted_proxies", "bar")
+    assert done.returncode == 0, "at another place it is no other mistake"
+    assert clinvk.run("config", "set", "server.trusted_proxies", "bar,baz").returncode == 3
+
+
+def test_what_depends_on_where_the_server_runs_can_be_set(clinvk: Clinvk) -> None:
+    """A shell need not have the cgroup that a service has, nor know the names that are known there."""
+    for key, value in (("agents.cgroup", "yes"), ("server.host", "elsewhere.invalid")):
+        assert clinvk.run("config", "set", key, value).returncode == 0
 
 
 def test_unset_brings_the_default_back(clinvk: Clinvk) -> None:

@@ -299,6 +299,16 @@ def test_a_directory_that_the_server_would_not_let_requests_work_in_is_told(clin
     assert said(doctor(clinvk)[1], "serve") == []
 
 
+def test_all_that_keeps_the_server_from_starting_is_told(clinvk: Clinvk) -> None:
+    clinvk.settings("server: {allowed_hosts: [a b], trusted_proxies: [foo], default_workdir: /no/where}")
+    told = said(doctor(clinvk)[1], "serve")
+    assert [message.split()[5] for _, message in told] == [
+        "server.allowed_hosts[0]",
+        "server.trusted_proxies[0]",
+        "server.default_workdir",
+    ]
+
+
 def test_keys_with_which_the_server_does_not_start_are_told(clinvk: Clinvk) -> None:
     assert clinvk.run("keys", "create", "ana").returncode == 0
     assert said(doctor(clinvk)[1], "serve") == []

@@ -210,6 +210,14 @@ def test_where_there_is_no_service_manager_it_says_so_in_one_line(machine: Machi
     assert told.startswith("clinvk: launchctl cannot be started: launchd does not run on this machine; ")
 
 
+def test_a_program_that_is_there_and_cannot_be_started_is_told_as_that(machine: Machine) -> None:
+    (machine.home / "systemctl").chmod(0o600)
+    told = machine.service("status", "systemd", code=1, PATH=str(machine.home))
+    assert told == (
+        "clinvk: cannot start 'systemctl': Permission denied; `clinvk service print systemd` shows the unit\n"
+    )
+
+
 def test_wrong_settings_are_3_and_nothing_is_installed(machine: Machine) -> None:
     told = machine.service("install", "systemd", code=3, CLINVK_SERVER__PORTT="1")
     assert "portt" in told

@@ -297,6 +297,14 @@ async def test_a_dry_run_tells_who_would_judge(scripted: Scripted, judge: dict[s
     assert (len(told["results"]), scripted.calls()) == (2, [])
 
 
+@pytest.mark.parametrize("backends", [["gemini"], ["gemini"] * 27])
+async def test_a_dry_run_tells_of_no_judge_that_would_not_be_asked(scripted: Scripted, backends: list[str]) -> None:
+    body = {"prompt": "x", "backends": backends, "judge": {"backend": "codex"}, "dry_run": True}
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        told = (await post(served, "compare", body)).json()
+    assert (len(told["results"]), "judge" in told) == (len(backends), False)
+
+
 def lines_of(response: httpx.Response) -> list[dict[str, object]]:
     return [json.loads(line) for line in response.text.splitlines()]
 

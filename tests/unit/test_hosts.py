@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from clinvk.api import hosts
+from clinvk.api import doors, hosts
 from clinvk.api.hosts import Hosts
 from clinvk.config import ServerSettings
 from clinvk.dialects.base import ForeignOrigin, HostRefused
@@ -123,7 +123,7 @@ def test_a_list_of_the_settings_adds_names(allowed: tuple[str, ...], host: str, 
 @pytest.mark.parametrize("name", ["", "a b", "http://a", "a:80", "*.", "*a", "a/b", "a..", "**"])
 def test_a_name_that_cannot_be_meant_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.allowed_hosts\[1\]"):
-        hosts.check(ServerSettings(allowed_hosts=("fine.example", name)))
+        doors.check(ServerSettings(allowed_hosts=("fine.example", name)))
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "PUT"])

@@ -1,6 +1,7 @@
 """Which web pages of other origins may use the server: https://fetch.spec.whatwg.org/#http-cors-protocol."""
 
 import re
+from collections.abc import Iterator
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -55,19 +56,15 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
 
-def check(settings: ServerSettings) -> None:
-    """Look at the origins before the first request comes.
-
-    Raises:
-        ConfigError: one is none, or all are allowed to use what a browser knows of its user.
-    """
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each origin that is none, and that all are allowed to use what a browser knows of its user."""
     for index, origin in enumerate(settings.cors_allowed_origins):
         if origin != _ANY and not _ORIGIN.fullmatch(origin):
-            raise ConfigError(
+            yield ConfigError(
                 f"server.cors_allowed_origins[{index}] is {origin!r}; an origin is as a browser sends it, "
                 "such as https://app.example.com or http://localhost:3000, or '*' for all"
             )
     if _ANY in settings.cors_allowed_origins and settings.cors_allow_credentials:
-        raise ConfigError(
+        yield ConfigError(
             "server.cors_allow_credentials is true, and server.cors_allowed_origins has '*': name the origins instead"
         )

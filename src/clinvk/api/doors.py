@@ -2,15 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from clinvk.api import cors, hosts
+from clinvk.api import cors, hosts, proxies
 from clinvk.api.hosts import Hosts
 from clinvk.api.keys import Keys, start_key
 from clinvk.api.limits import Limits
 from clinvk.api.proxies import Proxies
 from clinvk.config import ServerSettings
+from clinvk.errors import ConfigError
 
 _MADE = """\
 clinvk: {host} is open to other machines and no API key is set, so that one was made, for this start alone.
@@ -32,15 +33,20 @@ class Doors(NamedTuple):
         return "" if self.keys else self.if_open
 
 
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give all in the settings of the doors that cannot be meant."""
+    for part in (cors, hosts, proxies):
+        yield from part.mistakes(settings)
+
+
 def check(settings: ServerSettings) -> None:
     """Look at the settings before the first request comes.
 
     Raises:
-        ConfigError: one cannot be meant.
+        ConfigError: the first that cannot be meant.
     """
-    cors.check(settings)
-    hosts.check(settings)
-    Proxies(settings)
+    for mistake in mistakes(settings):
+        raise mistake
 
 
 async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:

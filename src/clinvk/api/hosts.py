@@ -70,15 +70,11 @@ class Hosts:
         return address is not None and (address.is_loopback or (server is not None and str(address) == server[0]))
 
 
-def check(settings: ServerSettings) -> None:
-    """Look at the names before the first request comes.
-
-    Raises:
-        ConfigError: one cannot be the name of a host.
-    """
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each name that cannot be that of a host."""
     for index, name in enumerate(settings.allowed_hosts):
         if not _ALLOWED.fullmatch(name) and not _address(name.strip("[]")):
-            raise ConfigError(
+            yield ConfigError(
                 f"server.allowed_hosts[{index}] is {name!r}; a host is a name or an address without port, such as "
                 "agents.example.com or *.example.com, or '*' for all"
             )

@@ -1,7 +1,7 @@
 """Who really asks, behind proxies that are trusted: `X-Forwarded-For` and `-Proto`, or `Forwarded` (RFC 7239)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -60,6 +60,15 @@ class Proxies:
 
     def _is_one(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each that is neither an address nor a network."""
+    for index, text in enumerate(settings.trusted_proxies):
+        try:
+            _network(index, text)
+        except ConfigError as exc:
+            yield exc
 
 
 def _network(index: int, text: str) -> IPv4Network | IPv6Network:

@@ -1,6 +1,7 @@
 """`clinvk config`: the settings as they hold, where each comes from, and changes to the settings file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.secrets import hidden
 from clinvk.cli.settings import trace_of
-from clinvk.config import ServerSettings, Settings, keys
+from clinvk.config import Settings, keys
 from clinvk.config.changing import change_to, changed, settings_in, without
 from clinvk.config.given import Given, Reject
 from clinvk.config.loading import home, settings_file, trace
@@ -23,6 +24,7 @@ from clinvk.errors import ConfigError
 
 _DEFAULT = "default"
 _SOURCE_COLUMN = 44
+_INDEX = re.compile(r"\[\d+\]")
 
 Setting = tuple[tuple[str, ...], Value]
 
@@ -139,9 +141,10 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
 
     def checked(text: str) -> str:
         after = edit(text, file, left=left.append)
-        old, new = (set(_unserved(settings_in(each, file, BACKENDS, environ).server)) for each in (text, after))
-        if added := new - old:
-            raise ConfigError(f"{file}: not changed: {min(added)}")
+        old, new = (_unserved(settings_in(each, file, BACKENDS, environ), environ) for each in (text, after))
+        if added := [message for mistake, message in new.items() if mistake not in old]:
+            raise ConfigError(f"{file}: not changed: {added[0]}")
+        left.extend(map(ConfigError, new.values()))
         return after
 
     is_changed = preview(file, checked) if flags.dry_run else change(file, checked, make_folder=not is_named)
@@ -151,15 +154,19 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
         notes.say(f"still wrong: {error.message}")
 
 
-def _unserved(server: ServerSettings) -> Iterator[str]:
-    """Say what `serve` would refuse to start with, though each value is one of its kind."""
-    from clinvk.api import cors, hosts, proxies  # only a change waits for them
+def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Say what `serve` would refuse to start with on this machine, though each value is one of its kind.
 
-    for check in (cors.check, hosts.check, proxies.Proxies):
-        try:
-            check(server)
-        except ConfigError as exc:
-            yield exc.message
+    Each mistake is found by itself without its place in a list, which another change moves.
+    """
+    from clinvk.api import doors, workdirs  # only a change waits for them
+
+    mistakes = list(doors.mistakes(settings.server))
+    try:
+        workdirs.Workdirs(settings, environ).check_default()
+    except ConfigError as exc:
+        mistakes.append(exc)
+    return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}
 
 
 def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:

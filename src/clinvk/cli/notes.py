@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from clinvk.cli.output import on_one_line
+from clinvk.cli.output import on_one_line, without_sequences
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -20,8 +20,8 @@ class Notes:
         self._color = color and self.is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     def error(self, message: str) -> None:
-        """Say what went wrong."""
-        self._line(message, _RED)
+        """Say what went wrong, mostly in the words of a program's stderr."""
+        self._line(without_sequences(message), _RED)
 
     def say(self, message: str) -> None:
         """Say something that may be ignored."""

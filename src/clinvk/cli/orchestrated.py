@@ -132,7 +132,7 @@ def outcome(summary: Summary) -> Outcome:
                 prompt=prompt,
                 backends=[part.request.backend for part in parts],
                 results=results,
-                judge=_judged(summary.verdict, parts) if summary.verdict else _judge_to_be(plan),
+                judge=_judged(summary.verdict, parts) if summary.verdict else None,
                 total_duration_seconds=seconds,
                 run_id=summary.run_id,
                 warnings=summary.warnings,
@@ -176,14 +176,6 @@ def part_outcome(result: PartResult, kind: Kind) -> PartOutcome:
 
 def _usage(result: PartResult) -> TokenUsage | None:
     return TokenUsage.of(result.result.usage) if result.result.usage else None
-
-
-def _judge_to_be(plan: Compare) -> Judged | None:
-    """Say in a dry run who would judge; what it would be asked waits for the answers."""
-    if plan.judge is None or not all(part.dry_run for part in plan.parts):
-        return None
-    backend = plan.judge.backend
-    return Judged(backend=backend, best=None, best_backend=None, reasons="", order=(), duration_seconds=0.0)
 
 
 def _judged(verdict: Verdict, parts: tuple[Part, ...]) -> Judged:

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from difflib import unified_diff
 from itertools import zip_longest
 
-from clinvk.cli.output import harmless
+from clinvk.cli.output import harmless, without_sequences
 from clinvk.cli.progress import label, status
 from clinvk.cli.sessions_text import tokens
 from clinvk.cli.table import Column, Style, cut, one_line, table, width
 from clinvk.cli.times import duration
-from clinvk.plan import Chain, Compare, Part, PartResult, Summary
+from clinvk.events import RunFailed
+from clinvk.plan import Chain, Compare, PartResult, Summary
 
 _TITLE_LEAST = 12
 _PIPED_TITLE = 100
@@ -25,14 +26,14 @@ def answers(summary: Summary) -> Iterator[str]:
         yield head(summary, result)
         yield result.result.text.strip("\n")
         if result.error:
-            yield f"({status(result)}: {one_line(result.error.message)})"
+            yield _failed(result, result.error)
         yield ""
 
 
 def judge_to_be(summary: Summary) -> Iterator[str]:
     """Say who would judge the answers of a dry run; what it would be asked waits for them."""
-    if isinstance(summary.plan, Compare) and summary.plan.judge:
-        yield f"── {label(summary.plan, 0, Part(request=summary.plan.judge, is_judge=True))} ──"
+    if summary.verdict:
+        yield head(summary, summary.verdict.told)
         yield "(asked when the answers are there)"
 
 
@@ -51,7 +52,11 @@ def _column(result: PartResult, wide: int) -> Iterator[str]:
     for line in result.result.text.strip("\n").split("\n"):
         yield from wrapped(line, wide)
     if result.error:
-        yield from wrapped(f"({status(result)}: {one_line(result.error.message)})", wide)
+        yield from wrapped(_failed(result, result.error), wide)
+
+
+def _failed(result: PartResult, error: RunFailed) -> str:
+    return f"({status(result)}: {one_line(without_sequences(error.message))})"
 
 
 def wrapped(line: str, wide: int) -> list[str]:
@@ -148,7 +153,7 @@ def _row(summary: Summary, result: PartResult, most: int | None, has_changes: bo
 def _title(summary: Summary, result: PartResult) -> str:
     """Say what a part is about; in a comparison, where all have one prompt, what came of it."""
     if isinstance(summary.plan, Compare):
-        return result.error.message if result.error else result.result.text.strip()
+        return without_sequences(result.error.message) if result.error else result.result.text.strip()
     return result.part.name or result.part.id or result.part.request.prompt.strip()
 
 
@@ -167,7 +172,7 @@ def _totals(summary: Summary, show_tokens: bool) -> Iterator[str]:
         best = verdict.best
         if best is None:
             said = verdict.told.error.message if verdict.told.error else verdict.reasons
-            yield f"the judge failed: {one_line(said)}"
+            yield f"the judge failed: {one_line(without_sequences(said))}"
         else:
             letters = ", ".join(f"{chr(ord('A') + at)} is [{index}]" for at, index in enumerate(verdict.order))
             yield f"best: {label(summary.plan, best, summary.plan.parts[best])} ({letters})"

@@ -184,5 +184,5 @@ def _with_room(settings: Settings, at_once: int) -> Settings:
 
 
 def _exit_code(summary: Summary) -> int:
-    judge_failed = summary.verdict is not None and summary.verdict.best is None
+    judge_failed = summary.verdict is not None and summary.verdict.is_failed
     return exits.FAILED if summary.failed or judge_failed else 0

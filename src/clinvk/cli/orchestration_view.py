@@ -11,7 +11,7 @@ from clinvk.cli.output import harmless, shown, tell, tell_json
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
 from clinvk.cli.sessions import columns, has_colors
 from clinvk.config import Settings
-from clinvk.plan import Chain, Compare, Plan, Summary
+from clinvk.plan import Chain, Compare, Plan, Summary, is_dry_run
 
 _ERRORS_SHOWN = 20
 
@@ -47,7 +47,7 @@ class View(NamedTuple):
             from clinvk.cli.orchestration_lines import JsonLines
 
             return JsonLines(plan, stop)
-        if self.flags.quiet or all(part.dry_run for part in plan.parts):
+        if self.flags.quiet or is_dry_run(plan):
             return Silence()
         if self.is_live:
             from clinvk.cli.progress_live import Display
@@ -69,7 +69,7 @@ class View(NamedTuple):
 
     def _tell(self, summary: Summary) -> None:
         most = columns()
-        shows_commands = all(part.dry_run for part in summary.plan.parts)
+        shows_commands = is_dry_run(summary.plan)
         lines: list[str] = []
         if self.has_answers or shows_commands:
             is_wide = most is not None and isinstance(summary.plan, Compare) and not shows_commands

@@ -8,8 +8,15 @@ import msgspec
 
 from clinvk.errors import ClinvkError
 
-_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls but tab and line ends, what turns the order of letters around, and halves of characters."""
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    r"\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+"""Controls but tab and line ends, what turns the order of letters around, what is not seen, and halves of characters.
+
+U+200C and U+200D stay, though they are not seen: Persian is not written without the one, nor many emoji without the
+other.
+"""
 
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """CSI (colors are of these), OSC and other strings to their ends, and all shorter ones: ECMA-48."""
@@ -25,8 +32,16 @@ def harmless(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Give a text on one line and harmless; whole sequences for a terminal, such as colors, are left out."""
-    return harmless(" ".join(_SEQUENCE.sub("", text).split()))
+    """Give a text on one line and harmless."""
+    return harmless(" ".join(text.split()))
+
+
+def without_sequences(text: str) -> str:
+    """Give what a program said on its stderr without its sequences for a terminal, such as colors.
+
+    Not for names: it would hide a part of them.
+    """
+    return _SEQUENCE.sub("", text)
 
 
 def shown(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from clinvk.cli.notes import Notes
+from clinvk.cli.output import without_sequences
 from clinvk.cli.times import duration
 from clinvk.errors import TimedOut
 from clinvk.events import Event, Logged, Progress, ThinkingDelta, ToolCall
@@ -54,7 +55,7 @@ def activity(event: Event) -> str:
         case ToolCall(name=name, input=given):
             return f"{name} {msgspec.json.encode(given).decode(errors='replace')[:_INPUT_SHOWN]}"
         case Progress(stage=stage, message=message):
-            return f"{stage}: {message}"
+            return f"{stage}: {without_sequences(message)}"
         case ThinkingDelta():
             return "thinking"
         case _:

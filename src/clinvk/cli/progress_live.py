@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from clinvk.cli.output import without_sequences
 from clinvk.cli.progress import activity, label, status, tokens
 from clinvk.cli.table import one_line
 from clinvk.cli.times import duration
@@ -133,7 +134,9 @@ class Display:
         state = status(result)
         self._counts[state] = self._counts.get(state, 0) + 1
         used = tokens(result)
-        said = result.error.message if result.error else result.result.text.strip().rpartition("\n")[2]
+        said = (
+            without_sequences(result.error.message) if result.error else result.result.text.strip().rpartition("\n")[2]
+        )
         row = Row(
             label=one_line(label(self._plan, result.index, result.part)),
             state=state,

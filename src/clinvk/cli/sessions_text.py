@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from clinvk.cli.output import without_sequences
 from clinvk.cli.table import Column, Style, one_line, table
 from clinvk.cli.times import ago, at_length, duration
 from clinvk.events import Usage
@@ -105,7 +106,7 @@ def details(session: Session, now: float, home: str | None, most: int | None) ->
         "prompt": one_line(session.initial_prompt, most or 200),
         "backend": f"{session.backend} ({session.model})" if session.model else session.backend,
         "status": session.status,
-        "error": one_line(session.error_message or ""),
+        "error": one_line(without_sequences(session.error_message or "")),
         "directory": directory(session.working_dir, home),
         "created": f"{at_length(session.created_at)} ({ago(session.created_at, now)})",
         "last used": f"{at_length(session.last_used)} ({ago(session.last_used, now)})",
@@ -159,7 +160,7 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
         about += ["", f"## {number}. Prompt", "", run.prompt.rstrip()]
         about += ["", f"## {number}. Answer", "", run.output.rstrip()] if run.output.strip() else []
         if run.error_message:
-            about += ["", f"> {run.state}: {one_line(run.error_message)}"]
+            about += ["", f"> {run.state}: {one_line(without_sequences(run.error_message))}"]
         elif run.ended_at is None:
             about += ["", f"> {run.state}"]
     return "\n".join(about) + "\n"

@@ -11,6 +11,7 @@ import msgspec
 
 from clinvk.cli import exits
 from clinvk.cli.notes import Notes
+from clinvk.cli.output import without_sequences
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.signals import on_signals
 from clinvk.cli.stdout import ReaderGone, Stdout
@@ -126,7 +127,7 @@ class Showing:
             return
         match event:
             case Progress(stage="stderr", message=message):
-                self._notes.say(f"{run.request.backend}: {message}")
+                self._notes.say(f"{run.request.backend}: {without_sequences(message)}")
             case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
                 self._notes.say(f"{stage}: {message}")
             case ToolCall(name=name, input=given) if run.request.verbose:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from clinvk.config import Settings
 from clinvk.errors import ClinvkError, InvalidRequest, placed
 from clinvk.orchestrate import judge
-from clinvk.plan import Chain, Compare, Parallel, Part, Plan
+from clinvk.plan import Chain, Compare, Parallel, Part, Plan, is_dry_run
 from clinvk.policy.words import APPROVAL, within
 from clinvk.request import RunRequest
 from clinvk.runtime.runs import Runs
@@ -109,7 +109,7 @@ async def _judge(plan: Compare, admit: Admit, require: Callable[[str], object], 
     try:
         request = await admit(plan.judge)
         await runs.plan(judge.shaped(request, judge.FEWEST))
-        if not all(part.dry_run for part in plan.parts):
+        if not is_dry_run(plan):
             require(request.backend)
     except ClinvkError as exc:
         if exc.field == "output_schema":  # clinvk's own

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.elements import element, unused
-from clinvk.plan import Compare, PartResult
+from clinvk.plan import Compare, Part, PartResult, Verdict, described, is_dry_run
 from clinvk.request import RunRequest
 
 FEWEST = 2
@@ -45,9 +45,22 @@ def answers(results: Sequence[PartResult]) -> Sequence[PartResult]:
     return [result for result in results if not result.error and not result.part.dry_run]
 
 
+def can_judge(count: int) -> bool:
+    """Say whether so many answers can be judged together."""
+    return FEWEST <= count <= MOST
+
+
+def to_be(compare: Compare) -> Verdict | None:
+    """Stand for what the judge of a dry run would say, whose command waits for the answers; None where none judges."""
+    if compare.judge is None or not can_judge(len(compare.parts)):
+        return None
+    told = described(len(compare.parts), Part(request=compare.judge, dry_run=True, is_judge=True), "")
+    return Verdict(best=None, reasons="", order=(), told=told)
+
+
 def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
     """Say why these answers were not judged, though they were to be."""
-    if compare.judge is None or all(part.dry_run for part in compare.parts):
+    if compare.judge is None or is_dry_run(compare):
         return
     if len(answers) < FEWEST:
         yield f"nothing was judged: {len(answers)} of {len(compare.parts)} answered, and a judge needs {FEWEST} answers"

@@ -13,7 +13,7 @@ from clinvk.orchestrate.admission import Admit, admitted
 from clinvk.orchestrate.isolation import Isolation
 from clinvk.orchestrate.keeping import Keeping
 from clinvk.orchestrate.performing import Observer, Performing
-from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict
+from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict, is_dry_run
 from clinvk.policy import may_edit
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
@@ -52,7 +52,7 @@ class Orchestrations:
         isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "")
         keeping = Keeping(self._store, plan, asked)
         one = Orchestration(keeping.run_id, plan, self._runs, isolation)
-        if all(part.dry_run for part in plan.parts):
+        if is_dry_run(plan):
             one.id = ""
             yield one
             return
@@ -164,7 +164,9 @@ def _shared(parts: tuple[Part, ...], what: str) -> Iterator[str]:
 
 async def _judged(performing: Performing, plan: Compare, answers: Sequence[PartResult]) -> Verdict | None:
     """Let the judge speak, where there is one and something to compare."""
-    if plan.judge is None or not judge.FEWEST <= len(answers) <= judge.MOST or performing.stopped:
+    if is_dry_run(plan):
+        return judge.to_be(plan)
+    if plan.judge is None or not judge.can_judge(len(answers)) or performing.stopped:
         return None
     bench = judge.asked(plan, plan.judge, random.SystemRandom().sample(answers, len(answers)))
     part = Part(request=bench.request, name="judge", is_judge=True)

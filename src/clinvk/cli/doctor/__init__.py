@@ -61,7 +61,9 @@ async def _look(
         looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner)) for name in names]
         git = group.create_task(machine.check_git(environ, spawner))
         port = group.create_task(machine.check_port(settings.server))
-    server = await machine.check_server(settings, environ)  # with nothing being started, which looks like an agent's
+    # Not while something is started: clinvk carries an agent's mark itself then, and the server would decline it as
+    # started by an agent.
+    server = await machine.check_server(settings, environ)
     seen = [look.result() for look in looks]
     usable = [agent.name for agent in seen if agent.usable]
     folder = home(environ)
@@ -94,13 +96,16 @@ def _settings(
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
     """Say what keeps the server from starting, or from taking requests."""
     workdirs = Workdirs(settings, environ)
+    mistakes = list(doors.mistakes(settings.server))
     try:
-        doors.check(settings.server)
         workdirs.check_default()
         if keys.VARIABLE in environ or not settings.server.api_keys_gopass_path:  # gopass may ask for its passphrase
             await keys.read(settings, environ, spawner)
     except ConfigError as exc:
-        return [Check("settings", "serve", "warning", f"clinvk serve does not start: {exc.message}")]
+        mistakes.append(exc)
+    if mistakes:
+        told = (f"clinvk serve does not start: {mistake.message}" for mistake in mistakes)
+        return [Check("settings", "serve", "warning", text) for text in told]
     if refusal := workdirs.refusal_of_default():
         about = f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"
         return [Check("settings", "serve", "warning", about)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from clinvk.cli.output import on_one_line
+from clinvk.cli.output import on_one_line, without_sequences
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -49,4 +49,4 @@ def lines(report: Report, obstacle: str, color: bool) -> Iterator[str]:
 def _line(check: Check, color: bool) -> str:
     mark = f"{check.status:<8}"
     mark = f"{_COLORS[check.status]}{mark}{_PLAIN}" if color else mark
-    return f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(check.message)}"
+    return f"  {mark} {check.name:<{_NAME_COLUMN}} {on_one_line(without_sequences(check.message))}"

@@ -15,20 +15,19 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.tool import Exited, run_tool
 
 _WITHIN_S = 120.0
-_NOT_BOOTED = "System has not been booted with systemd"
-"""What systemctl says in containers, and wherever another init runs."""
 
 
 class Step(NamedTuple):
     """A command; where it `may_fail` its failure means that there was nothing to do.
 
-    `absent` is said where it is not there, or says itself that what it asks does not run; `on_failure` always.
+    `absent` is said where it is not there, or what it says begins with `says_absent`; `on_failure` always.
     """
 
     argv: tuple[str, ...]
     may_fail: bool = False
     on_failure: str = ""
     absent: str = ""
+    says_absent: str = ""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -96,7 +95,7 @@ class Steps:
             done = self.ask(step)
             if done.exit_code and not step.may_fail:
                 said = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
-                is_absent = step.absent and said.startswith(_NOT_BOOTED)
+                is_absent = step.says_absent and said.startswith(step.says_absent)
                 why = step.absent if is_absent else f"{shlex.join(step.argv)} failed: {said or done.exit_code}"
                 raise ClinvkError(f"{why}{step.on_failure}")
 
@@ -104,13 +103,14 @@ class Steps:
         """Run one.
 
         Raises:
-            ClinvkError: it is not on PATH, or takes too long.
+            ClinvkError: it cannot be started, or takes too long.
         """
         try:
             return asyncio.run(run_tool(Spawner(marks.choose()), step.argv, self._environ, _WITHIN_S))
         except BackendUnavailable as exc:
-            why = step.absent or exc.message
-            raise ClinvkError(f"{step.argv[0]} cannot be started: {why}{step.on_failure}") from exc
+            is_absent = step.absent and isinstance(exc.__cause__, FileNotFoundError)
+            why = f"{step.argv[0]} cannot be started: {step.absent}" if is_absent else exc.message
+            raise ClinvkError(f"{why}{step.on_failure}") from exc
         except TimeoutError:
             raise ClinvkError(f"{shlex.join(step.argv)} took more than {_WITHIN_S:g} s") from None
 

@@ -13,6 +13,9 @@ _OF_MACHINE = Path("/etc/systemd/system")
 _OF_USER = Path(".config/systemd/user")
 _INVALID_SETTINGS = 3
 
+_NOT_BOOTED = "System has not been booted with systemd"
+"""What systemctl says in containers, and wherever another init runs."""
+
 _HARDENED = ("NoNewPrivileges=yes", "RestrictRealtime=yes", "LockPersonality=yes")
 """What agents, their tools and their sandboxes do not notice."""
 
@@ -52,7 +55,8 @@ class Systemd:
         """Ask for nothing but an answer."""
         instead = "; `clinvk service print systemd` shows the unit"
         absent = "systemd does not run on this machine"
-        yield Step((*self._systemctl, "show", "--property=Version"), on_failure=instead, absent=absent)
+        argv = (*self._systemctl, "show", "--property=Version")
+        yield Step(argv, on_failure=instead, absent=absent, says_absent=_NOT_BOOTED)
 
     def starting(self, plan: Plan, anew: bool) -> Iterable[Step]:
         """Enable and start; a socket before its service."""

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from clinvk.dialects import sse, unified
 from clinvk.dialects.base import Facts
 from clinvk.dialects.rest import PromptAnswer, answered
-from clinvk.plan import Chain, ChangedFile, Check, Compare, Parallel, Part, PartResult, Summary, Verdict, described
+from clinvk.plan import Chain, ChangedFile, Check, Compare, Parallel, Part, PartResult, Summary, Verdict
 
 _Warnings = Annotated[tuple[str, ...], Meta(description="What is allowed, but hardly meant.")]
 _RunId = Annotated[str, Meta(description="The run that stands for the whole; absent in a dry run.")]
@@ -145,14 +145,13 @@ def answer(summary: Summary) -> Answer:
                 run_id=summary.run_id,
                 warnings=summary.warnings,
             )
-        case Compare(parts=parts, prompt=prompt) as plan:
-            verdict = summary.verdict or _not_asked(plan)
+        case Compare(parts=parts, prompt=prompt):
             return CompareAnswer(
                 prompt=prompt,
                 backends=[part.request.backend for part in parts],
                 total_duration_ms=duration_ms,
                 results=results,
-                judge=_judge(verdict, parts) if verdict else None,
+                judge=_judge(summary.verdict, parts) if summary.verdict else None,
                 run_id=summary.run_id,
                 warnings=summary.warnings,
             )
@@ -186,14 +185,6 @@ def _part(result: PartResult, is_step: bool) -> PartAnswer:
         check=result.check,
         warnings=change.warnings if change else (),
     )
-
-
-def _not_asked(plan: Compare) -> Verdict | None:
-    """Stand for what the judge of a dry run would say; its command waits for the answers."""
-    if plan.judge is None or not all(part.dry_run for part in plan.parts):
-        return None
-    shown = described(len(plan.parts), Part(request=plan.judge, is_judge=True), "")
-    return Verdict(best=None, reasons="", order=(), told=shown)
 
 
 def _judge(verdict: Verdict, parts: tuple[Part, ...]) -> JudgeAnswer:

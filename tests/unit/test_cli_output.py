@@ -1,0 +1,29 @@
+"""What a terminal gets of what programs say."""
+
+import pytest
+
+from clinvk.cli.notes import Notes
+from clinvk.cli.output import on_one_line, without_sequences
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[1;31mred\x1b[m, \x1b[2Kline \x1b[?25lhidden", "red, line hidden"),
+        ("\x1b]0;title\x07a \x1b]8;;http://a\x1b\\link\x1b]8;;\x1b\\", "a link"),
+        ("\x1bP1$r0m\x1b\\a\x1b(B\x1b7\x1bM", "a"),
+        ("\x1b]0;without an end", "0;without an end"),
+        ("\x1b[31", "31"),
+        ("\x1b", "?"),
+        ("長\x1b[1m\u0301い [31m", "長\u0301い [31m"),
+    ],
+)
+def test_of_a_message_whole_sequences_are_left_out(text: str, expected: str) -> None:
+    assert on_one_line(without_sequences(text)) == expected
+
+
+def test_only_errors_are_told_without_sequences_since_notes_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = Notes({})
+    notes.say("safe\x1b]0;evil\x07.py")
+    notes.error("\x1b[31mfailed\x1b[m")
+    assert capsys.readouterr().err == "clinvk: safe?]0;evil?.py\nclinvk: failed\n"
