@@ -1,6 +1,7 @@
 """`clinvk worktrees`: listed, applied and discarded."""
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from acceptance.command import Clinvk, until
-from acceptance.terminal import on_terminal
+from acceptance.terminal import Terminal, on_terminal
 from clinvk.cli.table import width
 from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
 from clinvk.plan import ChangedFile
@@ -218,6 +219,38 @@ def test_one_whose_agent_is_at_work_is_refused_before_anything_is_asked_or_remov
     assert listed(clinvk) == [other.id, worktree.id]
     asyncio.run(worktrees.leave(worktree))
     assert listed(clinvk) == [other.id, worktree.id]
+
+
+def test_all_stay_where_an_agent_has_come_to_one_while_it_asked(clinvk: Clinvk, repository: Repository) -> None:
+    free, entered = sorted((left(repository) for _ in range(2)), key=lambda worktree: worktree.id)
+
+    async def answer(terminal: Terminal) -> None:
+        async with worktrees_of(repository).used(entered.root):
+            terminal.type(b"y\r")
+            assert terminal.ended() == 1
+
+    with on_terminal(clinvk, "worktrees", "discard", free.id, entered.id) as terminal:
+        terminal.until("[y/N] ")
+        asyncio.run(answer(terminal))
+        assert f"worktree {entered.id} is in use: its agent is at work".encode() in terminal.plain()
+    assert sorted(listed(clinvk)) == [free.id, entered.id]
+
+
+def test_one_that_the_agents_own_program_was_opened_in_is_in_use_until_that_ends(
+    clinvk: Clinvk, repository: Repository
+) -> None:
+    worktree = left(repository)
+    begun, go = clinvk.folder / "begun", clinvk.folder / "go"
+    clinvk.agent.play(claude_says("x"))
+    assert clinvk.run("--new", "-b", "claude", "--workdir", worktree.path, "first").returncode == 0
+    clinvk.agent.play([touch(begun), wait_for(go)], reads=False)
+    (session,) = (line["id"] for line in json.loads(clinvk.run("sessions", "list", "--json").stdout)["sessions"])
+    with on_terminal(clinvk, "resume", "-i", session) as terminal:
+        until(begun.exists)
+        assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["in use"]
+        go.touch()
+        assert terminal.ended() == 0
+    assert [item.state for item in told(clinvk, WorktreeList, "list").worktrees] == ["changed"]
 
 
 @pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)

@@ -439,13 +439,13 @@ async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     Path(worktree.path, "new").touch()
-    loop, is_shared = asyncio.get_running_loop(), Folders.is_shared
+    loop, can_be_shared = asyncio.get_running_loop(), Folders.can_be_shared
 
     def ended(self: Folders, own: str) -> bool:
         asyncio.run_coroutine_threadsafe(worktrees.leave(worktree), loop).result(20)
-        return is_shared(self, own)
+        return can_be_shared(self, own)
 
-    monkeypatch.setattr(Folders, "is_shared", ended)
+    monkeypatch.setattr(Folders, "can_be_shared", ended)
     with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
         await another(repository).discard(worktree.id)
     assert [item.files for item in await worktrees.list()] == [(ChangedFile("new", "added"),)]

@@ -110,6 +110,15 @@ async def test_the_directory_of_the_caller_stays_though_all_in_it_is_replaced(
     assert [file.name for file in inner.iterdir()] == ["new" if is_written else "c.txt"]
 
 
+async def test_the_caller_may_stand_where_nobody_can_go_that_is_not_in_the_tree(
+    repository: Repository, tmp_path: Path
+) -> None:
+    worktrees = another(repository)
+    worktree = await changed(worktrees, repository)
+    await worktrees.apply(worktree.id, directory=str(tmp_path / "closed"))
+    assert repository.files()["a.txt"] == b"two\n"
+
+
 async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Repository) -> None:
     for _ in range(3):
         worktrees = [another(repository), another(repository)]

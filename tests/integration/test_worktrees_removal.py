@@ -111,9 +111,9 @@ async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("clinvk.runtime.worktrees.trees.remove_tree", half)
-    monkeypatch.setattr(Folders, "keep", full)
     async with worktrees.isolated(str(repository.path), "agent") as removed:
         pass
+    monkeypatch.setattr(Folders, "keep", full)
     kept = await changed(worktrees, repository)
     assert [record.getMessage() for record in caplog.records] == [
         f"worktree {removed.id} stays: killed",

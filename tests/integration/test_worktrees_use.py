@@ -1,9 +1,11 @@
 """Agents that work in a worktree which was there before them: it is in use for as long as they do."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees import repository as repositories_of
 from clinvk.runtime.worktrees.folders import Folders
 from clinvk.runtime.worktrees.removal import remove_tree
 from clinvk.store.memory import MemoryStore
@@ -51,8 +54,7 @@ def worktrees(repository: Repository) -> Worktrees:
 @pytest.fixture(autouse=True)
 def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work is not waited for as long as for a user."""
-    for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
-        monkeypatch.setattr(f"clinvk.runtime.worktrees.trees.{name}", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._GONE_WITHIN_S", 0.3)
 
 
 @asynccontextmanager
@@ -223,6 +225,7 @@ async def test_one_that_is_being_removed_or_changed_refuses_the_run(
     def refuse(path: Path) -> None:
         raise ClinvkError("not now")
 
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.3)
     folders = Folders(home(repository))
     removed, busy = await changed(worktrees, repository), await changed(worktrees, repository)
     with monkeypatch.context() as patched:
@@ -284,11 +287,191 @@ async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that
     def ready_once(self: Folders, own: str) -> bool:
         return is_ready(self, own) and looks.pop(0)
 
-    monkeypatch.setattr(Folders, "is_ready", ready_once)
-    with pytest.raises(InvalidRequest, match="is being removed"):
-        await asyncio.to_thread(folders.enter, worktree.id, "one")
+    with monkeypatch.context() as patched:
+        patched.setattr(Folders, "is_ready", ready_once)
+        with pytest.raises(InvalidRequest, match="is being removed"):
+            await asyncio.to_thread(folders.enter, worktree.id, "one")
     assert not list((home(repository) / "worktrees" / worktree.id).glob("use-*"))
     await worktrees.leave(worktree)
+    assert left_over(repository) == []
+
+
+LOOK = (repositories_of, "registered")
+"""Where a look at a worktree begins: whoever looks is told where git has it."""
+
+REMOVAL = (Folders, "begin_removal")
+
+
+def entering(
+    home: Path, own: str, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
+) -> Sequence[InvalidRequest | int | None]:
+    """Have an agent try to enter a worktree right before a step; gives what becomes of that, once it has."""
+    came: list[InvalidRequest | int | None] = []
+    before: Callable[..., object] = getattr(*step)
+
+    def entered(*arguments: object) -> object:
+        try:
+            came.append(Folders(home).enter(own, "one"))
+        except InvalidRequest as exc:
+            came.append(exc)
+        return before(*arguments)
+
+    monkeypatch.setattr(*step, entered)
+    return came
+
+
+@pytest.mark.parametrize("step", [LOOK, REMOVAL], ids=["look", "removal"])
+async def test_no_agent_is_let_in_once_who_made_the_worktree_leaves_it(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
+) -> None:
+    worktree = await worktrees.make(str(repository.path), "agent")
+    came = entering(home(repository), worktree.id, monkeypatch, step)
+    await worktrees.leave(worktree)
+    assert came[0] is None
+    assert left_over(repository) == []
+
+
+@pytest.mark.parametrize(("step", "by"), [(LOOK, "apply"), *((REMOVAL, by) for by in ("apply", "discard", "list"))])
+async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clinvk_left(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], by: str
+) -> None:
+    worktree = await changed(worktrees, repository)
+    if by == "list":
+        Path(worktree.root, "a.txt").write_text("one\n")
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    came = entering(home(repository), worktree.id, monkeypatch, step)
+    await getattr(worktrees, by)(*([] if by == "list" else [worktree.id]))
+    assert came[0] is None
+    assert left_over(repository) == []
+
+
+async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.1)
+    worktree = await changed(worktrees, repository)
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    registered = repositories_of.registered
+
+    def meanwhile(common: str, root: Path) -> Path | None:
+        with pytest.raises(InvalidRequest, match="is in use: another clinvk lists, applies or discards it"):
+            asyncio.run(another(repository).discard(worktree.id))
+        return registered(common, root)
+
+    monkeypatch.setattr(repositories_of, "registered", meanwhile)
+    await worktrees.apply(worktree.id, dry_run=True)
+
+
+async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_stays(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_text("one\n")
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    hold = Folders.hold
+
+    def meanwhile(self: Folders, own: str) -> int | None:
+        lock = self.enter(own, "one")
+        assert lock is not None
+        Path(worktree.root, "new").touch()
+        self.exit(own, "one", lock)
+        return hold(self, own)
+
+    monkeypatch.setattr(Folders, "hold", meanwhile)
+    assert await states(worktrees) == ["changed"]
+
+
+async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_moment(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worktree = await changed(worktrees, repository)
+    (home(repository) / "worktrees" / worktree.id / "kept").unlink()
+    folders, flock = Folders(home(repository)), fcntl.flock
+    taken = await asyncio.to_thread(folders.hold, worktree.id)
+    assert taken is not None
+
+    def kept_before(lock: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            folders.keep(worktree.id)
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", kept_before)
+    assert await asyncio.to_thread(folders.enter, worktree.id, "one") is None
+    assert not list((home(repository) / "worktrees" / worktree.id).glob("use-*"))
+    os.close(taken)
+
+
+async def test_a_lock_that_there_cannot_be_leaves_nothing(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await changed(worktrees, repository)
+    folders, flock, descriptors = Folders(home(repository)), fcntl.flock, list[int]()
+
+    def fails(lock: int, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            descriptors.append(lock)
+            raise OSError(errno.ENOLCK, "No locks available")
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(ClinvkError, match=f"cannot lock worktree {kept.id}: No locks available"):
+        await asyncio.to_thread(folders.enter, kept.id, "one")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[0])
+    assert not list((home(repository) / "worktrees" / kept.id).glob("use-*"))
+
+
+async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repository, worktrees: Worktrees) -> None:
+    """Such as one of another user's."""
+    kept = await changed(worktrees, repository)
+    (home(repository) / "worktrees" / kept.id / "use-0123abcd").symlink_to("use-0123abcd")
+    await check_in_use(worktrees, kept.id)
+
+
+async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    worktree = await worktrees.make(str(repository.path), "agent")
+    assert not (await worktrees.outcome(worktree)).kept
+    async with another(repository).used(worktree.root):
+        Path(worktree.root, "new").touch()
+    await worktrees.leave(worktree)
+    assert await states(worktrees) == ["changed"]
+
+
+async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no_agent(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, enter = threading.Event(), Folders.enter
+
+    def entered(self: Folders, own: str, use: str) -> int | None:
+        waits.set()
+        return enter(self, own, use)
+
+    kept = await changed(worktrees, repository)
+    lock = await asyncio.to_thread(Folders(home(repository)).hold, kept.id)
+    assert lock is not None
+    monkeypatch.setattr(Folders, "enter", entered)
+    request = RunRequest(prompt="touch ran", backend="shell", workdir=kept.root)
+    async with local(repository) as runs, runs.run(request) as run:
+        await until(waits.is_set)
+        cancelling = asyncio.create_task(runs.cancel(run.id))
+        await asyncio.sleep(0)
+        os.close(lock)
+        await cancelling
+        assert (run.state, run.started_at) == ("cancelled", None)
+    assert await states(worktrees) == ["changed"]
+
+
+async def test_of_several_all_stay_where_one_is_in_use(repository: Repository, worktrees: Worktrees) -> None:
+    made = sorted([(await changed(worktrees, repository)).id for _ in range(3)])
+    async with worktrees.used(str(home(repository) / "worktrees" / made[1])):
+        with pytest.raises(InvalidRequest, match=f"worktree {made[1]} is in use: its agent is at work"):
+            await worktrees.discard(*made)
+        assert sorted(item.id for item in await worktrees.list()) == made
+    await worktrees.discard(*made, dry_run=True)
+    assert sorted(item.id for item in await worktrees.list()) == made
+    await worktrees.discard(*made, made[0])
     assert left_over(repository) == []
 
 

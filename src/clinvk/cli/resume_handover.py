@@ -12,9 +12,12 @@ from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.nearest import freeing
 from clinvk.cli.output import tell
 from clinvk.config import Settings, complete
+from clinvk.config.loading import WORKTREES, home
 from clinvk.errors import ClinvkError, InvalidRequest, SessionBusy, Unsupported
 from clinvk.request import RunRequest
+from clinvk.runtime import marks
 from clinvk.runtime.handover import Handover, handover
+from clinvk.runtime.process import Spawner
 from clinvk.session import Session
 
 _OF_A_PROMPT = (
@@ -45,6 +48,7 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         SessionBusy, NotResumable: the session cannot be opened.
         Unsupported: the settings ask for rules that the program would not be told.
         BackendUnavailable: it is not installed.
+        InvalidRequest: its directory is in a worktree that another clinvk changes.
     """
     if session.status == "active":
         raise SessionBusy(f"session {session.id!r} is busy: a run of it is under way")
@@ -68,11 +72,20 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
     asyncio.run(_free(session, environ))
+    if opened.cwd and f"/{WORKTREES}/" in opened.cwd:
+        asyncio.run(_hold(opened.cwd, environ))
     return _become(opened)
 
 
 async def _free(session: Session, environ: Mapping[str, str]) -> None:
     await freeing(environ)(session.id)
+
+
+async def _hold(directory: str, environ: Mapping[str, str]) -> None:
+    """Let nobody apply or discard the worktree that the program is opened in, if it is one."""
+    from clinvk.runtime.worktrees import Worktrees  # few need it
+
+    await Worktrees(Spawner(marks.choose()), home(environ), environ).use_from_here(directory)
 
 
 def _refuse_rules(request: RunRequest) -> None:

@@ -134,19 +134,14 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     async def wanted() -> list[str]:
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
-    async def discarded(dry_run: bool) -> None:
-        worktrees = _worktrees(environ)
-        for own in ids:
-            await worktrees.discard(own, dry_run)
-
     ids = asyncio.run(wanted())
-    asyncio.run(discarded(dry_run=True))  # all or none, and nobody is asked in vain
+    asyncio.run(_worktrees(environ).discard(*ids, dry_run=True))  # nobody is asked in vain
     if not (flags.yes or flags.dry_run) and not agreed("discard", _counted(ids, environ), "worktrees"):
         notes.say("nothing was discarded")
         return exits.CANCELLED
 
     if not flags.dry_run:
-        asyncio.run(discarded(dry_run=False))
+        asyncio.run(_worktrees(environ).discard(*ids))
     if flags.wants_json:
         tell_json(Discarded(ids, flags.dry_run))
     else:

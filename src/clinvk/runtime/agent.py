@@ -130,9 +130,7 @@ class AgentRun:
                 await course.wait(inf)
             if self._queueing:
                 self._queueing.set_result(None)
-            if course.stopped_by:
-                await course.end(course.stopped_by)
-            elif course.assignment.hold:
+            if course.assignment.hold and not course.stopped_by:
                 async with course.assignment.hold():
                     await self._work(place)
             else:
@@ -148,5 +146,7 @@ class AgentRun:
             place.leave()
 
     async def _work(self, place: Place) -> None:
-        if not await run_pooled(self._course, place):
+        if self._course.stopped_by:  # while it waited for the slot, or for the worktree
+            await self._course.end(self._course.stopped_by)
+        elif not await run_pooled(self._course, place):
             await run_one_shot(self._course, place)

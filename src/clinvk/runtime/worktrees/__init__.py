@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, MutableSequence, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from clinvk.errors import ClinvkError, InvalidRequest
@@ -20,7 +20,7 @@ from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import listing, repository
 from clinvk.runtime.worktrees.folders import Facts, Place
-from clinvk.runtime.worktrees.git import GitFailed
+from clinvk.runtime.worktrees.git import Git, GitFailed
 from clinvk.runtime.worktrees.trees import CHANGED_WITHIN_S, Trees
 from clinvk.runtime.worktrees.words import Applied, Listed, State, Worktree
 
@@ -46,7 +46,7 @@ class Worktrees:
         self._environ = environ
         self._trees = Trees(spawner, home, environ)
         self._held: dict[str, int] = {}
-        self._kept: dict[str, bool] = {}
+        self._kept: set[str] = set()
 
     @asynccontextmanager
     async def isolated(self, directory: str, label: str) -> AsyncGenerator[Worktree]:
@@ -120,7 +120,9 @@ class Worktrees:
             ClinvkError: git cannot look.
         """
         async with self._trees.look(await self._trees.place(worktree.id)) as look:
-            kept = self._kept[worktree.id] = look.is_changed
+            kept = look.is_changed
+            if kept:
+                self._kept.add(worktree.id)
             diff, size, warnings = b"", 0, look.warnings
             try:
                 if look.files:
@@ -152,9 +154,10 @@ class Worktrees:
                     await finished(look.restore(), _REMOVED_WITHIN_S)
 
     async def leave(self, worktree: Worktree) -> None:
-        """Let go of a worktree. It is removed if it is as it was, by its outcome or else by a look; or else kept.
+        """Let go of a worktree. It is removed if it is as it was, and kept where its outcome said that it is not.
 
-        What cannot be looked at or removed is kept.
+        It is looked at again before it is removed, since others may have worked in it; what cannot be looked at or
+        removed is kept.
         """
         if worktree.id not in self._held:
             return
@@ -175,6 +178,15 @@ class Worktrees:
             ClinvkError: it cannot be locked.
         """
         return self._trees.used(directory)
+
+    async def use_from_here(self, directory: str) -> None:
+        """Hold it likewise until this process is gone, and the program that it becomes.
+
+        Raises:
+            InvalidRequest, ClinvkError: as `used`.
+        """
+        if entered := await self._trees.enter(directory):
+            os.set_inheritable(entered.lock, True)
 
     async def list(self, directory: str | None = None) -> Sequence[Listed]:
         """Give the worktrees that are there, the oldest first.
@@ -208,7 +220,7 @@ class Worktrees:
             own: its id.
             keep: do not remove it.
             dry_run: only see whether they fit.
-            directory: where the caller is, if anywhere: it stays, though all that is in it may be replaced.
+            directory: where the caller is, if anywhere: in the tree it stays, though all in it may be replaced.
 
         Raises:
             InvalidRequest: it is in use, there is nothing to apply, it does not fit or is there already; nothing was
@@ -222,7 +234,7 @@ class Worktrees:
                 if not look.files:
                     raise InvalidRequest(f"worktree {own} has no changes to apply")
                 await look.write_patch()
-                target = self._trees.git(place.facts.repository, directory)
+                target = await self._target(place.facts.repository, directory)
                 async with self._trees.changing_target(place.facts.repository):
                     await repository.apply(target, look, place, dry_run)
             if removed := not (keep or dry_run or look.warnings):
@@ -231,16 +243,24 @@ class Worktrees:
             id=own, repository=place.facts.repository, files=look.files, removed=removed, warnings=look.warnings
         )
 
-    async def discard(self, own: str, dry_run: bool = False) -> None:
-        """Remove a worktree with its branch and all that was done in it; in a `dry_run` only see whether it is free.
+    async def discard(self, *owns: str, dry_run: bool = False) -> None:
+        """Remove worktrees with their branches and all that was done in them; in a `dry_run` only see if they are free.
 
         Raises:
-            InvalidRequest: it is in use.
-            ClinvkError: it cannot be removed.
+            InvalidRequest: one is in use; none was removed.
+            ClinvkError: one cannot be removed; others may be gone.
         """
-        async with self._trees.unused(own) as place:
+        in_order = sorted(set(owns))  # the same for all who do so, or two might wait for each other
+        async with AsyncExitStack() as held:
+            places = [await held.enter_async_context(self._trees.unused(own)) for own in in_order]
             if not dry_run:
-                await finished(self._trees.remove(place, with_commits=True), _REMOVED_WITHIN_S)
+                for place in places:
+                    await finished(self._trees.remove(place, with_commits=True), _REMOVED_WITHIN_S)
+
+    async def _target(self, top: str, directory: str | None) -> Git:
+        """Give git for a tree; started where the caller is only if that is in it, for elsewhere git may have no way."""
+        is_inside = directory is not None and await asyncio.to_thread(_lies_in, directory, top)
+        return self._trees.git(top, directory if is_inside else None)
 
     async def _claim(self, label: str, facts: Facts, made: MutableSequence[Place]) -> None:
         place, lock = await asyncio.to_thread(self._trees.folders.make, label, facts)
@@ -258,16 +278,11 @@ class Worktrees:
 
     async def _leave(self, own: str) -> None:
         place = await self._trees.place(own)
-        if await asyncio.to_thread(self._trees.folders.is_used, own):
-            self._kept.pop(own, None)  # by an agent at work since it was looked at
-        if await self._trees.stays_used(own) or await self._is_changed(place):
-            await asyncio.to_thread(self._trees.folders.keep, own)
-        else:
+        await asyncio.to_thread(self._trees.folders.keep, own)
+        if not (own in self._kept or await self._trees.stays_used(own) or await self._is_changed(place)):
             await self._trees.remove(place)
 
     async def _is_changed(self, place: Place) -> bool:
-        if place.id in self._kept:
-            return self._kept.pop(place.id)
         try:
             async with self._trees.look(place) as look:
                 return look.is_changed
@@ -276,8 +291,13 @@ class Worktrees:
 
     def _let_go(self, own: str) -> None:
         self._trees.let_go(own)
+        self._kept.discard(own)
         if (lock := self._held.pop(own, None)) is not None:
             os.close(lock)
+
+
+def _lies_in(directory: str, top: str) -> bool:
+    return Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(top))
 
 
 def _beginning(file: Path, most: int) -> tuple[bytes, int]:

@@ -5,11 +5,15 @@
     worktrees/claude-3f9c2a1b/
         lock             held by who makes or changes the worktree, and while an agent works in it, however that ends
         worktree.json    what it was made from: never changed
-        kept             is there once an agent was done and the worktree stayed
+        kept             is there once an agent was done and the worktree stayed, or another clinvk was to change it
         index            git's index as the worktree began
         removing         the same, once the worktree is being removed; `removing-all` where its commits go too
-        use-…            held by who has an agent at work in it that it was not made for, and there only so long
+        use-…            held by who has an agent at work in it that it was not made for; what a clinvk that was killed
+                         left of these holds nothing, and stays
         NAME/            the worktree, with the name of the repository's folder
+
+Whoever means to remove a worktree says `kept` under its lock, and only then looks for `use-…`; who enters while another
+has the lock makes `use-…`, and only then looks for `kept`. So one of them sees the other.
 
 All of this blocks.
 """
@@ -143,7 +147,7 @@ class Folders:
         """Take the lock of a worktree, to look at it; None where it is in use or gone."""
         return self._locked(own, fcntl.LOCK_SH)
 
-    def is_shared(self, own: str) -> bool:
+    def can_be_shared(self, own: str) -> bool:
         """Say whether a look at a worktree would be let in now: not while its agent works, or another changes it."""
         lock = self.share(own)
         if lock is not None:
@@ -181,16 +185,18 @@ class Folders:
                 raise removing
             if looked is None and self.is_kept(own):
                 return None
-            lock = os.open(self._use(own, use), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = self._made(own, use)
         except OSError as exc:
             raise ClinvkError(f"cannot lock worktree {own}: {exc.strerror}") from exc
         finally:
             if looked is not None:
                 os.close(looked)
-        if not self.is_ready(own):  # who made it was about to leave it
+        if not self.is_ready(own):  # whoever had it was about to remove it
             self.exit(own, use, lock)
             raise removing
+        if looked is None and self.is_kept(own):  # or has been about to change it since
+            self.exit(own, use, lock)
+            return None
         return lock
 
     def exit(self, own: str, use: str, lock: int) -> None:
@@ -200,12 +206,14 @@ class Folders:
         os.close(lock)
 
     def is_used(self, own: str) -> bool:
-        """Say whether an agent works in a worktree that has entered it."""
+        """Say whether an agent works in a worktree that has entered it; also where that cannot be seen."""
         for path in (self.path / own).glob(f"{_USE}*"):
             try:
                 lock = _taken(os.open(path, os.O_RDONLY), fcntl.LOCK_SH)
             except FileNotFoundError:  # it has just ended
                 continue
+            except OSError:
+                return True
             if lock is None:
                 return True
             os.close(lock)
@@ -255,8 +263,18 @@ class Folders:
             return None
 
     def keep(self, own: str) -> None:
-        """Say that an agent was done and the worktree stayed."""
-        (self.path / own / _KEPT).touch(mode=0o600)
+        """Say that no agent works in a worktree but those that have entered it; the caller holds it.
+
+        Of one that no agent may enter nothing is said: it was not made to the end, or is being removed.
+
+        Raises:
+            ClinvkError: it cannot be said.
+        """
+        try:
+            if self.is_ready(own):
+                (self.path / own / _KEPT).touch(mode=0o600)
+        except OSError as exc:
+            raise ClinvkError(f"cannot mark worktree {own} as kept: {exc.strerror}") from exc
 
     def is_kept(self, own: str) -> bool:
         """Say whether that was said."""
@@ -299,6 +317,15 @@ class Folders:
 
     def _use(self, own: str, use: str) -> Path:
         return self.path / own / f"{_USE}{use}"
+
+    def _made(self, own: str, use: str) -> int:
+        lock = os.open(self._use(own, use), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            self.exit(own, use, lock)
+            raise
+        return lock
 
     def _locked(self, own: str, how: int) -> int | None:
         path = self.path / own / _LOCK

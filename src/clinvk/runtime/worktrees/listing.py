@@ -62,14 +62,18 @@ async def _seen(trees: Trees, place: Place) -> Listed | None:
 async def _swept(trees: Trees, place: Place) -> Listed | None:
     """Remove what the death of a clinvk left over, or a worktree that was removed with git.
 
-    Gives it where it cannot be removed.
+    Gives it where it cannot be removed, or somebody has worked in it since it was looked at.
     """
     lock = await asyncio.to_thread(trees.folders.hold, place.id)
     if lock is None:
         return None
     try:
+        await asyncio.to_thread(trees.folders.keep, place.id)
         if await asyncio.to_thread(trees.folders.is_used, place.id):  # since it was looked at
             return _item(place, "in use")
+        item = await _seen(trees, place)
+        if item and item.state != "unchanged":  # by an agent that has come and gone since
+            return item
         with_commits = await asyncio.to_thread(trees.folders.removal, place.id)
         await trees.remove(place, bool(with_commits))
     except (ClinvkError, OSError) as exc:

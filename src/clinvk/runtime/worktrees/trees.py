@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime.cleanup import finished
@@ -24,6 +25,14 @@ _GONE_WITHIN_S = 2.0
 
 _TARGET_FREE_WITHIN_S = 60.0
 _LOOK_AGAIN_S = 0.02
+
+
+class Use(NamedTuple):
+    """That an agent works in a worktree: its id, a word for the use, and the lock of that."""
+
+    own: str
+    use: str
+    lock: int
 
 
 class Trees:
@@ -59,6 +68,7 @@ class Trees:
 
         Raises:
             InvalidRequest: there is none, its agent is at work, or another clinvk has it for too long.
+            ClinvkError: no agent can be kept from entering it.
         """
         place = await self.place(own)
         was_left = await asyncio.to_thread(self.folders.is_kept, own)
@@ -66,17 +76,11 @@ class Trees:
             f"worktree {own} is in use: its agent is at work; wait until that has ended, which clinvk worktrees list"
             " shows, or end it where it was started"
         )
-        gone_by = time.monotonic() + _GONE_WITHIN_S
 
         def take() -> int | None:
             lock = self.folders.hold(own)
-            if lock is None and not was_left and not self.folders.is_shared(own):
+            if lock is None and not was_left and not self.folders.can_be_shared(own):
                 raise at_work
-            if lock is not None and self.folders.is_used(own):
-                os.close(lock)
-                if time.monotonic() > gone_by:
-                    raise at_work
-                return None
             return lock
 
         lock = await _waited(take, _FREE_WITHIN_S)
@@ -85,6 +89,9 @@ class Trees:
             raise InvalidRequest(f"worktree {own} is in use: another clinvk lists, applies or discards it")
         try:
             if await asyncio.to_thread(self.folders.is_kept, own) != was_left:
+                raise at_work
+            await asyncio.to_thread(self.folders.keep, own)
+            if await self.stays_used(own):
                 raise at_work
             yield place
         finally:
@@ -95,21 +102,30 @@ class Trees:
         """Let nobody remove the worktree that a directory lies in, if it lies in one: an agent works there.
 
         Raises:
+            InvalidRequest, ClinvkError: as `enter`.
+        """
+        entered = await self.enter(directory)
+        try:
+            yield
+        finally:
+            if entered:
+                await finished(asyncio.to_thread(self.folders.exit, *entered))
+
+    async def enter(self, directory: str) -> Use | None:
+        """Begin such a use, which `Folders.exit` ends; None where the directory lies in no worktree.
+
+        Raises:
             InvalidRequest: it is being removed, or another clinvk has it for too long.
             ClinvkError: it cannot be locked.
         """
         own = await asyncio.to_thread(self.folders.around, directory)
         if own is None:
-            yield
-            return
+            return None
         use = os.urandom(4).hex()
         lock = await _waited(lambda: self.folders.enter(own, use), _FREE_WITHIN_S)
         if lock is None:
             raise InvalidRequest(f"worktree {own} is in use: another clinvk applies or discards it", "workdir")
-        try:
-            yield
-        finally:
-            await finished(asyncio.to_thread(self.folders.exit, own, use, lock))
+        return Use(own, use, lock)
 
     async def stays_used(self, own: str) -> bool:
         """Say whether an agent that has entered a worktree is still there once it had the time to go."""
