@@ -12,7 +12,7 @@ from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.nearest import freeing
 from clinvk.cli.output import tell
 from clinvk.config import Settings, complete
-from clinvk.config.loading import WORKTREES, home
+from clinvk.config.loading import home, may_lie_in_worktree
 from clinvk.errors import ClinvkError, InvalidRequest, SessionBusy, Unsupported
 from clinvk.request import RunRequest
 from clinvk.runtime import marks
@@ -72,7 +72,7 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
     asyncio.run(_free(session, environ))
-    if opened.cwd and f"/{WORKTREES}/" in opened.cwd:
+    if opened.cwd and may_lie_in_worktree(opened.cwd):
         asyncio.run(_hold(opened.cwd, environ))
     return _become(opened)
 

@@ -94,10 +94,7 @@ def table(
 
 def _kept(columns: Sequence[Column], widths: Sequence[int], most: int) -> list[int]:
     """Leave out the last that can be spared until there is room for what the others keep, or none is left of them."""
-    least = [
-        wide if column.least is None else min(wide, max(column.least, width(column.title)))
-        for column, wide in zip(columns, widths, strict=True)
-    ]
+    least = [_least(column, wide) for column, wide in zip(columns, widths, strict=True)]
     kept = [*range(len(columns))]
     while sum(least[index] + _GAP for index in kept) - _GAP > most:
         spare = [index for index in kept if columns[index].is_spare]
@@ -107,13 +104,18 @@ def _kept(columns: Sequence[Column], widths: Sequence[int], most: int) -> list[i
     return kept
 
 
+def _least(column: Column, wide: int) -> int:
+    """Give the width that a column keeps, which would be so `wide`."""
+    return wide if column.least is None else min(wide, max(column.least, width(column.title)))
+
+
 def _give_way(columns: Sequence[Column], widths: list[int], most: int) -> None:
     over = sum(widths) + _GAP * (len(widths) - 1) - most
     for _ in range(over):
         giving = [
             index
             for index, (column, wide) in enumerate(zip(columns, widths, strict=True))
-            if column.least is not None and wide > max(column.least, width(column.title))
+            if wide > _least(column, wide)
         ]
         if not giving:
             return

@@ -26,6 +26,11 @@ class Trace(NamedTuple):
     places: dict[tuple[str, ...], str]
 
 
+def may_lie_in_worktree(directory: str) -> bool:
+    """Say, by its name alone, whether a directory may lie in such a worktree: this is asked for each run."""
+    return f"/{WORKTREES}/" in directory
+
+
 def home(environ: Mapping[str, str]) -> Path:
     """Give the directory of clinvk's own files: `CLINVK_HOME`, else `~/.clinvk`.
 

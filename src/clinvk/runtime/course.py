@@ -160,7 +160,7 @@ class Course:
                 return ending
             if exchange.unspoken:
                 raise NotSpoken(exchange.unspoken)
-            self._heeded = exchange
+            self._heeded = exchange if self.log.count else None  # of its start there is more to do than to log it
             await self.wait(min(exchange.deadline(), self._keep_by()))
             self._heeded = None
 

@@ -8,7 +8,7 @@ from functools import partial
 from clinvk import backends, policy
 from clinvk.backends.base import Backend, Host
 from clinvk.config import Settings
-from clinvk.config.loading import WORKTREES, home
+from clinvk.config.loading import home, may_lie_in_worktree
 from clinvk.errors import ConfigError
 from clinvk.runtime import executables
 from clinvk.runtime.process import Spawner
@@ -62,7 +62,7 @@ class Surroundings:
 
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
         """Give what holds the worktree of this clinvk that a directory lies in; None where its name says otherwise."""
-        if not directory or f"/{WORKTREES}/" not in directory:
+        if not directory or not may_lie_in_worktree(directory):
             return None
         from clinvk.runtime.worktrees import Worktrees  # few runs need it
 
