@@ -64,6 +64,7 @@ if sys.argv[1] == "mute": print("usage: agent alone", file=sys.stderr); sys.exit
 if sys.argv[1] == "brittle": sys.exit(0)
 if sys.argv[1] == "swelling":
     ballast.append(b"x" * (60 << 20)); threading.Timer(2, ballast.clear).start()
+if sys.argv[1] == "heavy": ballast.append(b"x" * (60 << 20))
 for line in sys.stdin:
     message = json.loads(line)
     run = message.get("run")
@@ -74,6 +75,7 @@ for line in sys.stdin:
         handle = message.get("handle") or "h-" + run
         threading.Thread(target=work, args=(run, message["prompt"], handle), daemon=True).start()
         if message["prompt"] == "deaf": time.sleep(600)
+if sys.argv[1] in ("heavy", "slow"): time.sleep(600)
 """
 
 
@@ -147,8 +149,8 @@ class LastingChannel:
 
 
 class Lasting:
-    """The backend; `mode` is `lasting`, a process that does not do what it should (`mute`, `brittle`), or one that
-    takes 60 MB more while it starts (`swelling`).
+    """The backend; `mode` is `lasting`, a process that does not do what it should (`mute`, `brittle`), one that takes
+    60 MB more while it starts (`swelling`) or always (`heavy`), or one that does not leave by itself (`slow`, `heavy`).
 
     `tells_tools` is whether the tools of a run can be told from those of others, `pings` whether it is asked for signs
     of life.

@@ -4,16 +4,19 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config import AgentSettings
 from clinvk.runtime import marks
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
+from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import Spawner
 from polling import until
 
@@ -21,6 +24,7 @@ ENV = {"PATH": os.environ["PATH"]}
 UNBOUND = Bounds(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
+from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config import AgentSettings
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
@@ -71,6 +75,23 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
     assert agent.poll() is None
     guard.alarm()
     assert await asyncio.to_thread(agent.wait, 15) == -9
+
+
+async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_clinvk_alone(
+    own: marks.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    secret = Launch(argv=("x",), files={"home/.cli/login": b"secret"}, links={"home/chats/": "~/chats"})
+    ours, other = (PrivateFolder(secret, {"HOME": str(tmp_path)}, server) for server in (own.server, number()))
+    for folder in (ours, other):
+        await folder.prepare()
+    guard = Guard(own, UNBOUND)
+    guard.start()
+    guard.alarm()
+    await until(lambda: len(list(tmp_path.glob("clinvk-*"))) == 1, within_s=15)
+    assert Path(other.filled(f"{PRIVATE}/home/.cli/login")).read_bytes() == b"secret"
+    assert (tmp_path / "chats").is_dir()
 
 
 async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(

@@ -33,7 +33,7 @@ def resident_mb() -> float:
     total = 0
     for process in psutil.Process().children():
         with suppress(psutil.Error):
-            total += process.memory_info().rss if {"lasting", "swelling"} & {*process.cmdline()} else 0
+            total += process.memory_info().rss if {"lasting", "swelling", "heavy", "slow"} & {*process.cmdline()} else 0
     return total / MIB
 
 

@@ -17,7 +17,7 @@ from clinvk.runtime.private import PrivateFolder
 
 
 def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) -> None:
-    folder = PrivateFolder(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {})
+    folder = PrivateFolder(Launch(argv=("x",), files={"a.toml": b"a", "home/.cli/b.json": b"b"}), {}, 1)
     folder.write()
     try:
         assert (Path(folder.filled(f"{PRIVATE}/a.toml"))).read_bytes() == b"a"
@@ -33,7 +33,7 @@ def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
     (tmp_path / ".cli").mkdir()
     (tmp_path / ".cli" / "login").write_text("secret")
     launch = Launch(argv=("x",), links={"home/login": "~/.cli/login", "home/chats/": "~/.cli/chats"})
-    folder = PrivateFolder(launch, {"HOME": str(tmp_path)})
+    folder = PrivateFolder(launch, {"HOME": str(tmp_path)}, 1)
     folder.write()
     path = Path(folder.filled(PRIVATE))
     assert (path / "home" / "login").read_text() == "secret"
@@ -45,21 +45,21 @@ def test_links_lead_to_the_home_and_outlive_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_launch_without_files_and_links_needs_no_folder() -> None:
-    assert not PrivateFolder(Launch(argv=("x",)), {}).is_needed
+    assert not PrivateFolder(Launch(argv=("x",)), {}, 1).is_needed
 
 
 def test_a_folder_that_cannot_be_filled_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(ClinvkError, match="private files"):
-        PrivateFolder(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {}).write()
+        PrivateFolder(Launch(argv=("x",), files={"a": b"", "a/b": b""}), {}, 1).write()
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {})
+    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
     goes_on, remove = threading.Event(), folder.remove
 
     def late(_: PrivateFolder) -> None:

@@ -19,7 +19,7 @@ async def unspoken(
     spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
 ) -> str | None:
     """Say why the program at `path` does not speak it, when started so; None where it does."""
-    folder = private.PrivateFolder(launch, env)
+    folder = private.PrivateFolder(launch, env, spawner.server)
     try:
         await folder.prepare()
         return await _greeted(spawner, folder.command(path), launch.cwd, channel, folder.environment(), within_s)

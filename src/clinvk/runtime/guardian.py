@@ -1,4 +1,4 @@
-"""The guardian: a small process that outlives a killed clinvk, and ends what its agents have started.
+"""The guardian: a small process that outlives a killed clinvk, to end what its agents started and remove their files.
 
 `clinvk.runtime.guarding` runs it as `python -I -S guardian.py KIND SERVER CGROUP [FOLDER…]`: the kind and the number of
 the marks, the cgroup of the agents or nothing, and where the modules of others are. Its stdin is a socket whose other
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(kind: str, server: int, cgroup: str) -> None:
-    """Wait for the end of clinvk, then end all that its agents have left."""
+    """Wait for the end of clinvk, then end all that its agents have left, and remove their private folders."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end = _prepared(kind, server, cgroup)
@@ -40,6 +40,7 @@ def _prepared(kind: str, server: int, cgroup: str) -> "Callable[[], None]":
         if cgroup:
             remains.end_cgroup(cgroup)
         remains.end(find, alive)
+        remains.remove_private_folders(server)
 
     return end
 

@@ -20,6 +20,10 @@ _AGAIN_AFTER_S = 1.0
 """How old a guardian has to be for the next one to be started as soon as it is gone."""
 
 
+_NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP")
+"""What Python needs of the environment: to start, and to find the folder for temporary files."""
+
+
 class Guard:
     """Sees to it that there is a guardian from `start` on.
 
@@ -91,7 +95,7 @@ class Guard:
 
 def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
     """Start a guardian. Its session is its own, and none of clinvk's pipes, environment and directories is."""
-    libraries = {name: value for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if (value := os.environ.get(name))}
+    needed = {name: value for name in _NEEDED if (value := os.environ.get(name))}
     with marks.marking(GUARDIAN):
         return subprocess.Popen(
             [sys.executable, "-I", "-S", guardian.__file__, marks.kind, str(marks.server), cgroup, *_folders(marks)],
@@ -99,7 +103,7 @@ def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
+            env={**needed, MARK_VARIABLE: label(marks.server, GUARDIAN)},
             start_new_session=True,
         )
 

@@ -59,7 +59,7 @@ class _OneShot:
         """Run to the ending, with the private folder that the launch wants."""
         course = self._course
         course.assignment = replace(course.assignment, launch=launch)
-        folder = private.PrivateFolder(launch, course.assignment.env)
+        folder = private.PrivateFolder(launch, course.assignment.env, course.spawner.server)
         try:
             await folder.prepare()
             if launch.before:

@@ -213,6 +213,6 @@ class Pool:
             return None
         if time.monotonic() < profile.not_before or not self._settings.max_processes:
             return None
-        if profile.is_shared and not self._upkeep.make_room(profile):
+        if profile.is_shared and not self._upkeep.make_room(profile, self._stock.idle):
             return None
         return self._stock.open(profile, launch)

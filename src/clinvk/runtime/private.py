@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.errors import ClinvkError
+from clinvk.runtime import remains
 from clinvk.runtime.cleanup import finished
 
 logger = logging.getLogger(__name__)
@@ -15,16 +16,18 @@ logger = logging.getLogger(__name__)
 class PrivateFolder:
     """The files and links of one launch, which has `environ` around it; `path` is None while there is no folder.
 
+    `server` is the number of the clinvk that it is of, by which the guardian finds it when that was killed.
     `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
     """
 
-    __slots__ = ("_environ", "_launch", "is_needed", "path")
+    __slots__ = ("_environ", "_launch", "_server", "is_needed", "path")
 
-    def __init__(self, launch: Launch, environ: Mapping[str, str]) -> None:
+    def __init__(self, launch: Launch, environ: Mapping[str, str], server: int) -> None:
         self.path: str | None = None
         self.is_needed = bool(launch.files or launch.links)
         self._launch = launch
         self._environ = environ
+        self._server = server
 
     def command(self, path: str) -> list[str]:
         """Give the command line that starts the program at `path`."""
@@ -61,7 +64,7 @@ class PrivateFolder:
         import tempfile
 
         try:
-            self.path = tempfile.mkdtemp(prefix="clinvk-")
+            self.path = tempfile.mkdtemp(prefix=remains.private_prefix(self._server))
             self._fill(self.path)
         except OSError as exc:
             self.remove()

@@ -72,6 +72,11 @@ class Spawner:
         return Process(spawned, number, wake, stderr_lines, raw)
 
     @property
+    def server(self) -> int:
+        """The number of the clinvk that this is of."""
+        return self._marks.server
+
+    @property
     def spawned(self) -> int:
         """How many processes were started so far."""
         return self._count

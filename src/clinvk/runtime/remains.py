@@ -1,4 +1,4 @@
-"""What is left of agent processes on this machine, and its end.
+"""What is left of agent processes on this machine, their folders included, and its end.
 
 The guardian is made of this alone, and there is one for each clinvk: imports are few, to keep it small and quick to
 start.
@@ -191,6 +191,22 @@ def end_cgroup(folder: str) -> None:
                 os.rmdir(inner)
             except OSError:  # somebody is still ending in it
                 time.sleep(0.001)
+
+
+def private_prefix(server: int) -> str:
+    """Give what the names of the private folders of a clinvk begin with, in the folder for temporary files."""
+    return f"clinvk-{server}-"
+
+
+def remove_private_folders(server: int) -> None:
+    """Remove the private folders of a clinvk; what their links lead to stays. Blocks."""
+    import shutil
+    import tempfile
+
+    parent = tempfile.gettempdir()
+    for name in os.listdir(parent):
+        if name.startswith(private_prefix(server)):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def _send(pid: int, number: int) -> bool:

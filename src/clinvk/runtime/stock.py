@@ -22,11 +22,16 @@ _LEAVES_WITHIN_S = 2.0
 
 
 class Stock:
-    """The kept processes, by profile; `leaving` are being ended. `changed` is called when one has gone by itself."""
+    """The kept processes, by profile. `changed` is called when one has gone.
+
+    Attributes:
+        profiles: by what is equal for all of a profile.
+        leaving: those that are being ended, and the profile that each was of.
+    """
 
     def __init__(self, spawner: Spawner, changed: Callable[[], None]) -> None:
         self.profiles: dict[object, Profile] = {}
-        self.leaving: set[Worker] = set()
+        self.leaving: dict[Worker, Profile] = {}
         self._spawner = spawner
         self._changed = changed
         self._group = asyncio.TaskGroup()
@@ -71,7 +76,7 @@ class Stock:
 
     def open(self, profile: Profile, launch: Launch) -> Worker:
         """Begin to start one: it can be sat in at once, and spoken to when it is `opened`."""
-        folder = private.PrivateFolder(launch, profile.wanted.env)
+        folder = private.PrivateFolder(launch, profile.wanted.env, self._spawner.server)
         env = dict(profile.wanted.env)
         channel = profile.wanted.backend.channel(launch, replace(profile.wanted.host, env=env))
         worker = Worker(launch, channel, folder, lambda: self._told(profile, worker))
@@ -105,6 +110,10 @@ class Stock:
     def end(self, worker: Worker) -> None:
         """Have a process end; it takes no more runs."""
         worker.retire()
+        profile = self.profile_of(worker)
+        if profile is None or worker in self.leaving:
+            return
+        self.leaving[worker] = profile
         self._group.create_task(self._end_quietly(worker))
 
     async def _end_quietly(self, worker: Worker) -> None:
@@ -113,6 +122,9 @@ class Stock:
             await self.ended(worker, patient=True)
         except Exception:
             logger.exception("a kept process could not be ended")
+        finally:
+            self.leaving.pop(worker, None)
+            self._changed()
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
         """End a process with all that came of it; if `patient` it may leave by itself first."""
@@ -120,7 +132,7 @@ class Stock:
         if profile is None:
             return
         profile.workers.remove(worker)
-        self.leaving.add(worker)
+        self.leaving[worker] = profile
         process = worker.process
         try:
             if patient:
@@ -133,7 +145,7 @@ class Stock:
                 await self._spawner.sweep(process)
                 await finished(_exit(process))  # the loop that learns of it may end next
             finally:
-                self.leaving.discard(worker)
+                self.leaving.pop(worker, None)
                 await worker.folder.clear()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from math import inf
 
 from clinvk.config import WarmSettings
@@ -151,21 +151,24 @@ class Upkeep:
                 if worker.held.get(handle) == held:
                     worker.held[handle] = held._replace(fingerprint=fingerprint)
 
-    def make_room(self, profile: Profile) -> bool:
-        """Have there be room for one more, if need be by ending what is idle longest; say whether there is."""
-        while not self._has_room(profile, there=()):
-            idle = self.stock.idle
-            if not idle:
-                return False
-            self.stock.end(idle[0])
-        return True
+    def make_room(self, profile: Profile, idle: Sequence[Worker]) -> bool:
+        """Have there be room for one more of a profile once what is being ended has left; say whether there will be.
 
-    def _has_room(self, profile: Profile, there: Collection[Worker]) -> bool:
-        """Say whether one more of a profile is within the limits, beside what is kept and what is `there` besides."""
-        staying = self._staying
+        If need be the first of what is idle are ended; none where that would not do: they would be started again.
+        """
+        for count in range(len(idle) + 1):
+            if self._has_room(profile, without=idle[:count]):
+                for worker in idle[:count]:
+                    self.stock.end(worker)
+                return True
+        return False
+
+    def _has_room(self, profile: Profile, *, without: Collection[Worker] = (), beside: Collection[Worker] = ()) -> bool:
+        """Say whether one more of a profile is within the limits, `without` some that are kept or `beside` others."""
+        staying = [worker for worker in self._staying if worker not in without]
         if len(staying) >= self._settings.max_processes:
             return False
-        taken = sum(self._size(worker) for worker in (*staying, *there))
+        taken = sum(self._size(worker) for worker in (*staying, *beside))
         return not self._limit or taken + self._expected(profile) <= self._limit
 
     @property
@@ -174,7 +177,7 @@ class Upkeep:
 
     def _size(self, worker: Worker) -> int:
         """Give what a process takes; one that has just started, what it will."""
-        profile = self.stock.profile_of(worker)
+        profile = self.stock.profile_of(worker) or self.stock.leaving.get(worker)
         if profile is None:
             return worker.memory
         if _is_young(worker, time.monotonic()):
@@ -228,14 +231,21 @@ class Upkeep:
             worker.retire()
 
     def _refill(self, now: float) -> None:
-        """Start what is wanted and is not there, one after another, the profile used last first."""
+        """Start what is wanted and is not there, one after another, the profile used last first.
+
+        While room is being made for one, what is wanted less does not take it.
+        """
         for profile in sorted(self.stock.profiles.values(), key=lambda profile: -profile.taken_at):
             if now - profile.taken_at > self._settings.idle_secs or now < profile.not_before:
                 continue
             there = sum(1 for worker in profile.workers if worker.room and can_begin(worker, _REPLACE_AT))
-            while there < self._spares(profile, now) and self._has_place(profile, now, may_take=not there):
+            while there < self._spares(profile, now) and self._has_room(profile, beside=self.stock.leaving):
                 self.stock.open(profile, profile.launch)
                 there += 1
+            if there < self._spares(profile, now):
+                idle = [] if there else [worker for worker in self.stock.idle if self._is_fallow(worker, profile, now)]
+                if self.make_room(profile, idle):
+                    return
 
     def _spares(self, profile: Profile, now: float) -> int:
         """Give how many are to be ready: one, or for processes of one conversation as many as began of late.
@@ -248,15 +258,6 @@ class Upkeep:
             return 0
         recent = sum(1 for at in profile.begun if now - at < _RECENT_S)
         return max(1, min(recent, self._settings.max_processes))
-
-    def _has_place(self, profile: Profile, now: float, *, may_take: bool) -> bool:
-        """Say whether a spare may be started; where it `may_take` one, in the place of what is wanted less."""
-        if self._has_room(profile, self.stock.leaving):
-            return True
-        fallow = [worker for worker in self.stock.idle if may_take and self._is_fallow(worker, profile, now)]
-        if fallow:
-            self.stock.end(fallow[0])
-        return bool(fallow) and self._has_room(profile, self.stock.leaving)
 
     def _is_fallow(self, worker: Worker, wanting: Profile, now: float) -> bool:
         """Say whether a spare of a profile may take the place of an idle process.

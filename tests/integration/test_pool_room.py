@@ -1,0 +1,125 @@
+"""Which process is kept in the place of which where there is not room for all."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from clinvk.backends.base import Host
+from clinvk.config import WarmSettings
+from clinvk.request import RunRequest
+from clinvk.runtime import marks
+from clinvk.runtime.health import Patience
+from clinvk.runtime.process import Spawner
+from clinvk.runtime.profiles import Profile, Wanted
+from clinvk.runtime.upkeep import Upkeep
+from clinvk.runtime.worker import Worker
+from integration.pool_server import ENV
+from integration.test_pool_limits import resident_mb
+from lasting_backend import Lasting
+from polling import until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Kept:
+    """What is kept of small processes of about 12 MB and heavy ones of about 72."""
+
+    def __init__(self, folder: Path, limit_mb: int) -> None:
+        settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
+        self.upkeep = Upkeep(Spawner(marks.choose()), settings, Patience())
+        self.limit_mb = limit_mb
+        self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
+
+    async def want(self, backend: str, kind: str) -> Profile:
+        """A run asks for a kind of process, and gets one of its own."""
+        own = self._backends[backend]
+        launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
+        assert launch
+        profile = await self.upkeep.stock.profile(Wanted(own, Host(), own.executable, ENV, launch))
+        profile.take(begins=True)
+        self.upkeep.wake()
+        return profile
+
+    async def measured(self, profile: Profile) -> Worker:
+        """Wait for the process of a profile, have a run go through it, and wait until it is known what it takes."""
+        await until(lambda: any(worker.is_ready for worker in profile.workers), within_s=30)
+        worker = next(worker for worker in profile.workers if worker.is_ready)
+        worker.admit("one", lambda: None)
+        worker.leave("one")
+        await until(lambda: worker.memory_at_first, within_s=30)
+        return worker
+
+    async def peak_mb(self, profile: Profile) -> float:
+        """Give the most that all take until there is a process of a profile and what was ended has left."""
+        peak_mb = 0.0
+        while self.upkeep.stock.leaving or not any(worker.is_ready for worker in profile.workers):
+            peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
+            await asyncio.sleep(0.02)
+        return peak_mb
+
+
+def _backend(folder: Path, mode: str) -> Lasting:
+    folder.mkdir()
+    backend = Lasting(folder, mode=mode)
+    backend.name = folder.name
+    return backend
+
+
+@asynccontextmanager
+async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
+    kept = Kept(folder, limit_mb)
+    async with kept.upkeep.stock:
+        tending = asyncio.create_task(kept.upkeep.tend())
+        try:
+            yield kept
+        finally:
+            tending.cancel()
+
+
+async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_path: Path) -> None:
+    """The small one would be started again at once, since there is room for it, and ended again, for ever."""
+    async with keeping(tmp_path, limit_mb=120) as kept:
+        small = await kept.want("small", "one")
+        worker = await kept.measured(small)
+        busy = await kept.measured(await kept.want("heavy", "one"))
+        busy.admit("two", lambda: None)
+        await kept.want("small", "one")
+        await until(lambda: any(one.is_ready for one in small.workers), within_s=30)
+        (worker,) = small.workers
+        heavy = await kept.want("heavy", "two")
+        looks_until = asyncio.get_running_loop().time() + 4
+        while asyncio.get_running_loop().time() < looks_until:
+            assert small.workers == [worker]
+            assert not worker.is_retiring
+            await asyncio.sleep(0.02)
+        assert not heavy.workers
+
+
+async def test_the_one_that_takes_a_place_is_started_when_the_other_has_left(tmp_path: Path) -> None:
+    async with keeping(tmp_path, limit_mb=120) as kept:
+        first = await kept.measured(await kept.want("heavy", "one"))
+        assert 60 < await kept.peak_mb(await kept.want("heavy", "two")) < kept.limit_mb
+        assert first.process.exit_code is not None
+
+
+async def test_the_room_that_is_made_for_one_is_not_taken_by_what_is_wanted_less(tmp_path: Path) -> None:
+    """There is always a small one on its way out, beside which there is room for another, but not for the heavy."""
+    async with keeping(tmp_path, limit_mb=80) as kept:
+        await kept.measured(await kept.want("heavy", "one"))
+        await kept.measured(await kept.want("small", "one"))
+        await kept.want("small", "two")
+        heavy = await kept.want("heavy", "two")
+        await until(lambda: any(worker.is_ready for worker in heavy.workers), within_s=15)
+
+
+async def test_one_that_leaves_before_it_was_measured_counts_as_much_as_others_have_taken(tmp_path: Path) -> None:
+    async with keeping(tmp_path, limit_mb=160) as kept:
+        await kept.measured(await kept.want("heavy", "one"))
+        second = await kept.want("heavy", "two")
+        await until(lambda: second.workers)
+        kept.upkeep.stock.end(second.workers[0])
+        third = await kept.want("heavy", "three")
+        assert 60 < await kept.peak_mb(third) < kept.limit_mb
