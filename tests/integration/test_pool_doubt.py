@@ -185,7 +185,7 @@ async def test_what_was_left_at_work_beside_another_run_ends_when_that_has_gone(
         await begun(other)
         async with server.runs.run(request("leave")) as run:
             await run.result()
-        assert sleeping(run.id)
+        await until(lambda: sleeping(run.id))  # it is not at once what it is to become
         await server.runs.cancel(other.id)
         await until(lambda: not sleeping(run.id))
         assert server.processes == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,12 @@ def session(number: int) -> Session:
     return Session(
         id=f"{number:032x}", backend="claude", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="hi"
     )
+
+
+def test_a_file_that_cannot_be_read_is_not_held_open(tmp_path: Path) -> None:
+    path = tmp_path / "clinvk.db"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(StoreUnavailable) as raised:
+        Database(tmp_path, patience_s=1).connect_to_read()
+    assert str(path) in raised.value.message
+    assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]

@@ -95,7 +95,7 @@ def test_a_long_output_is_deflated() -> None:
 def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_being_kept() -> None:
     """Within JSON of our own it is too deep."""
     deep: object = 1
-    for _ in range(2000):
+    for _ in range(100_000):
         deep = {"a": deep}
     read = ToolCall("1", "Read", {"path": "a"})
     ending = RunFinished("end_turn", Usage(1), structured_output=deep)

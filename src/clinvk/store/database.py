@@ -71,8 +71,12 @@ class Database:
         """Open the database, which is up to date, to read in it."""
         with self.translated():
             connection = self._opened()
-            connection.execute("PRAGMA query_only = ON")
-            connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+            try:
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
     def size(self) -> int:
