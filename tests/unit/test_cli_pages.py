@@ -27,3 +27,9 @@ def test_the_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_page_has_every_exit_code() -> None:
     assert all(f"| {code} |" in PAGE for code in range(8))
+
+
+@pytest.mark.parametrize("command", ["", *commands.COMMANDS])
+def test_the_help_has_each_heading_once(command: str) -> None:
+    headings = re.findall(r"^\S.*:$", arguments.parser_of(command).format_help(), re.MULTILINE)
+    assert len(headings) == len(set(headings))

@@ -243,9 +243,7 @@ def add_key(parser: argparse.ArgumentParser) -> None:
 
 def add_service(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all commands of `service`."""
-    own = parser.add_argument_group("flags")
-    own.add_argument("--system", action="store_true", help="a service of this machine (the default for root)")
-    own.add_argument("--user", action="store_true", help="a service of your own (the default for others)")
+    _add_service(parser.add_argument_group("flags").add_argument)
 
 
 def add_install(parser: argparse.ArgumentParser) -> None:
@@ -260,8 +258,14 @@ def add_install(parser: argparse.ArgumentParser) -> None:
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `service status`."""
-    add_service(parser)
-    add_json(parser)
+    own = parser.add_argument_group("flags")
+    _add_service(own.add_argument)
+    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+
+
+def _add_service(add: Callable[..., object]) -> None:
+    add("--system", action="store_true", help="a service of this machine (the default for root)")
+    add("--user", action="store_true", help="a service of your own (the default for others)")
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
