@@ -11,7 +11,7 @@ from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
-from serving import serving
+from serving import Served, serving
 
 PROMPT = json.dumps({"backend": "claude", "prompt": "hi"}).encode()
 HEAD = b"POST /api/v1/prompt HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -131,3 +131,33 @@ async def test_a_line_after_the_body_is_no_header(scripted: Scripted) -> None:
         reader, writer = await served.raw(CHUNKED + body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
         writer.close()
+
+
+async def one_zero(served: Served, method: bytes, path: bytes, body: bytes = b"") -> tuple[list[bytes], bytes]:
+    """Ask as an HTTP/1.0 client that would keep its connection; give the lines of the head, and the rest."""
+    head = b"%b %b HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
+    reader, writer = await served.raw(head % (method, path) + b"content-length: %d\r\n\r\n" % len(body) + body)
+    told = await asyncio.wait_for(reader.read(), WITHIN_S)
+    writer.close()
+    head, _, rest = told.partition(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    assert b"connection: close" in lines
+    assert not [line for line in lines if line.startswith(b"transfer-encoding:")]
+    return lines, rest
+
+
+async def test_http_1_0_is_sent_no_chunks_and_its_answer_ends_with_the_connection(scripted: Scripted) -> None:
+    scripted.play(claude_says("told"))
+    asked = json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], "stream": True}).encode()
+    async with serving(scripted.env, store=MemoryStore()) as served:
+        lines, stream = await one_zero(served, b"POST", b"/openai/v1/chat/completions", asked)
+        assert lines[0] == b"http/1.1 200 ok"
+        assert not [line for line in lines if line.startswith(b"content-length:")]
+        frames = stream.decode().strip().split("\n\n")
+        assert all(frame.startswith("data: ") for frame in frames)
+        assert frames[-1] == "data: [DONE]"
+        lines, rest = await one_zero(served, b"GET", b"/health/live")
+        assert b"content-length: %d" % len(rest) in lines
+        assert json.loads(rest) == {"status": "ok"}
+        assert (await one_zero(served, b"HEAD", b"/health/live"))[1] == b""
+        assert (await one_zero(served, b"GET", b"/nothing"))[0][0] == b"http/1.1 404 not found"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
+    from uvicorn._types import ASGISendCallable, ASGISendEvent
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -34,6 +35,8 @@ class Protocol(HttpToolsProtocol):
     own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here, up
     to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
     a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
+
+    HTTP/1.0 knows no chunks, which uvicorn would send it: an answer whose length is not told ends with the connection.
     """
 
     __slots__ = (
@@ -131,6 +134,8 @@ class Protocol(HttpToolsProtocol):
             self._stop_waiting()
         is_behind = self._is_busy
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment]  # called as its own
         if not is_behind:
             self._running = self.cycle
 
@@ -221,6 +226,23 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif now_left:
             self._stuck = self.loop.call_later(self.write_timeout_s, self._look, now_left)
+
+
+def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
+    """Give what sends the answer of a cycle without chunks. Where no length is told, each part is as long as it is."""
+    send, has_length = cycle.send, True
+
+    async def send_unchunked(message: "ASGISendEvent") -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body" and not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return send_unchunked
 
 
 def _without_begun(data: bytes) -> tuple[bytes, bytes]:
