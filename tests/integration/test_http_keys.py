@@ -28,7 +28,7 @@ from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
 from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
-from polling import until
+from polling import until, until_told
 from records import AT, turn
 from scripted import Scripted
 from scripted.steps import claude_says, wait_for
@@ -493,6 +493,19 @@ async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(sc
     [kept] = await asyncio.to_thread(KeyFile(home(scripted.env)).read) or []
     assert kept.last_used
     assert before <= kept.last_used <= time.time()
+
+
+async def test_that_a_key_was_used_is_in_the_file_soon_after(scripted: Scripted) -> None:
+    key, keys = await made(scripted)
+    file = KeyFile(home(scripted.env))
+
+    async def was_used() -> bool:
+        [kept] = await asyncio.to_thread(file.read) or []
+        return kept.last_used is not None
+
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        assert (await served.client.get("/api/v1/runs", headers={"x-api-key": key})).status_code == 200
+        await until_told(was_used)
 
 
 async def test_a_run_that_waits_is_not_started_once_its_key_is_revoked(scripted: Scripted, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) 
 
 
 async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
-    stamp, trouble, note_at = None, "", time.monotonic() + NOTE_EVERY_S
+    stamp, trouble, note_at = None, "", 0.0
     while True:
         found = await asyncio.to_thread(file.stamp)
         if found != stamp or trouble:
@@ -152,7 +152,7 @@ async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
             trouble = await _follow(keys, file)
             if trouble not in ("", before):
                 logger.warning("API keys stay as they were: %s", trouble)
-        if time.monotonic() >= note_at:
+        if keys.used and time.monotonic() >= note_at:
             await _note(keys, file)
             note_at = time.monotonic() + NOTE_EVERY_S
         await asyncio.sleep(look_every_s)
