@@ -641,6 +641,22 @@ async def test_what_is_old_is_cleaned(store: SessionStore) -> None:
     assert await store.clean(AT + 5) == 0
 
 
+async def test_an_orchestration_that_is_under_way_keeps_no_text_of_what_is_cleaned(store: SessionStore) -> None:
+    whole, old, young = await orchestration(store), session(last_used=AT), session(last_used=AT + 10)
+    await turn(store, old, parent_id=whole.id)
+    last = run(young, parent_id=whole.id)
+    await store.begin(last, young)
+    assert await store.clean(AT + 5) == 1
+    await store.update(replace(whole, started_at=AT + 1, output="secret"), None)
+    kept = await store.run(whole.id)
+    assert (kept.state, kept.prompt, kept.output) == ("running", "", "")
+    assert kept.request == {"kind": "chain", "steps": 2, "input": None}
+    await store.end(replace(whole, state="finished", ended_at=AT + 2, output="secret"), None, log(RunStarted()))
+    assert (await store.run(whole.id)).output == ""
+    assert await store.events(whole.id) == []
+    assert (await store.run(last.id)).prompt == last.prompt
+
+
 # What is kept is what was given
 
 

@@ -100,15 +100,7 @@ class MemoryStore:
         """Delete a session with its runs and their events."""
         self._kept(session_id)
         self._refuse_held(session_id)
-        wholes = {run.parent_id for run in self._runs.values() if run.session_id == session_id} - {None}
         self._drop(session_id)
-        for whole in [self._runs[run_id] for run_id in wholes if run_id in self._runs]:
-            if whole.state in UNDER_WAY or any(run.parent_id == whole.id for run in self._runs.values()):
-                self._runs[whole.id] = without_text(whole)
-                self._events.pop(whole.id, None)
-                self._lost_text.add(whole.id)
-            else:
-                self._drop_run(whole.id)
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete what was last used before a time; give the number of sessions."""
@@ -206,9 +198,17 @@ class MemoryStore:
 
     def _drop(self, session_id: str) -> None:
         del self._sessions[session_id]
-        for run in list(self._runs.values()):
-            if run.session_id == session_id:
-                self._drop_run(run.id)
+        parts = [run for run in self._runs.values() if run.session_id == session_id]
+        for run in parts:
+            self._drop_run(run.id)
+        wholes = {run.parent_id for run in parts} - {None}
+        for whole in [self._runs[run_id] for run_id in wholes if run_id in self._runs]:
+            if whole.state in UNDER_WAY or any(run.parent_id == whole.id for run in self._runs.values()):
+                self._runs[whole.id] = without_text(whole)
+                self._events.pop(whole.id, None)
+                self._lost_text.add(whole.id)
+            else:
+                self._drop_run(whole.id)
 
     def _drop_run(self, run_id: str) -> None:
         del self._runs[run_id]

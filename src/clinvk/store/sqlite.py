@@ -48,7 +48,7 @@ _OLD = (
     " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND runs.state IN ('queued', 'running'))"
 )
 _COUNT_OLD = f"SELECT count(*) {_OLD}"
-_DELETE_OLD = f"DELETE FROM sessions WHERE key IN (SELECT sessions.key {_OLD} LIMIT ?2)"  # noqa: S608 - our own text
+_SOME_OLD = f"SELECT sessions.id {_OLD} LIMIT ?2"
 _DELETE_OLD_RUNS = (
     "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
@@ -155,8 +155,12 @@ class SqliteStore:
         await self.recover()
         if dry_run:
             return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
+
+        def delete_some(db: "sqlite3.Connection") -> int:
+            return turns.clean(db, [found for (found,) in db.execute(_SOME_OLD, (before, _CLEAN_STEP))])
+
         number = 0
-        while deleted := await self._writer.write(lambda db: db.execute(_DELETE_OLD, (before, _CLEAN_STEP)).rowcount):
+        while deleted := await self._writer.write(delete_some):
             number += deleted
         while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
             pass

@@ -132,9 +132,19 @@ def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | Non
 def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
     """Delete a session with its runs and their events, and what the orchestrations say of these that they were in."""
     refuse_busy(connection, owners, session_id)
-    wholes = connection.execute(_WHOLES, (session_id,)).fetchall()
-    if not connection.execute(_DELETE, (session_id,)).rowcount:
+    if not _drop(connection, session_id):
         raise ids.missing(session_id, "session")
+    connection.execute(FORGET_GROUPS)
+
+
+def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
+    """Delete sessions that are not busy likewise; give their number."""
+    return sum(_drop(connection, session_id) for session_id in session_ids)
+
+
+def _drop(connection: "sqlite3.Connection", session_id: str) -> bool:
+    wholes = connection.execute(_WHOLES, (session_id,)).fetchall()
+    is_there = connection.execute(_DELETE, (session_id,)).rowcount > 0
     for whole in wholes:
         if connection.execute(_DELETE_WHOLE, whole).rowcount:
             continue
@@ -142,7 +152,7 @@ def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) ->
             left = without_text(RUNS.read(row))
             connection.execute(_LOSE_TEXT, (*RUNS.values(left, _TEXTS), True, left.id))
             connection.execute(_LOSE_EVENTS, whole)
-    connection.execute(FORGET_GROUPS)
+    return is_there
 
 
 def describe(
