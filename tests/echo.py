@@ -26,7 +26,13 @@ for word do
     if [ "$before" = resume ]; then thread=$word; fi
     before=$word
 done
-read -r name seconds
+read -r line
+case $line in
+    '{"type":"control_request"'*) read -r line; line=${line##*'"text":"'}; line=${line%%'"'*} ;;
+esac
+read -r name seconds <<END
+$line
+END
 echo "$name" >> "$here/prompts"
 thread=${thread:-00000000-0000-4000-8000-$name}
 echo "$name" >> "$here/$thread"

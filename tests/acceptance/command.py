@@ -1,5 +1,6 @@
 """The installed `clinvk` as a user starts it, over the scripted agent, in a scrubbed environment."""
 
+import json
 import os
 import subprocess
 import sys
@@ -74,8 +75,15 @@ class Clinvk:
 
     @property
     def prompts(self) -> list[str]:
-        """What the agent got on stdin, each time."""
-        return [(call.stdin or b"").decode() for call in self.agent.calls()]
+        """What the agent got on stdin, each time; of a conversation that goes on, where that is a text alone, that."""
+        return [_text((call.stdin or b"").decode()) for call in self.agent.calls()]
+
+
+def _text(stdin: str) -> str:
+    if not stdin.startswith('{"type":"control_request"'):
+        return stdin
+    content = json.loads(stdin.splitlines()[-1])["message"]["content"]
+    return content[0]["text"] if len(content) == 1 else stdin
 
 
 def until(happened: Callable[[], bool], within_s: float = WITHIN_S) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from clinvk.backends.base import Delivery, Host, NotSpoken
 from clinvk.backends.claude import Claude
+from clinvk.backends.claude.flags import message
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
 from clinvk.request import Image, RunRequest
 from clinvk.session import Resume
@@ -87,6 +88,16 @@ def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
     assert not any(isinstance(event, ToolCall) for event in process.of("r1"))
 
 
+def test_it_is_asked_for_the_system_prompt_of_each_process_and_not_that_of_the_conversation() -> None:
+    """What 2.1.332 would send of a resumed conversation is the one that it began with."""
+    greeting = msgspec.json.decode(Process().channel.greet())
+    assert greeting["request"] == {"subtype": "initialize", "systemPromptSnapshot": False}
+    launch = Claude().launch(HELLO, Resume(HANDLE), Host())
+    assert "--input-format=stream-json" in launch.argv
+    sent = Claude().channel(launch, Host()).start("r0", HELLO, Resume(HANDLE)).splitlines()
+    assert [msgspec.json.decode(line) for line in sent] == [greeting, msgspec.json.decode(message(HELLO))]
+
+
 def test_an_interrupt_is_for_the_run_that_goes() -> None:
     process = Process()
     process.channel.start("r0", HELLO, None)
@@ -155,12 +166,16 @@ def test_a_process_that_is_killed_between_runs_fails_none() -> None:
 
 def test_the_command_differs_from_that_of_one_prompt_in_how_it_reads_alone() -> None:
     request = msgspec.structs.replace(HELLO, sandbox_mode="read-only", system_prompt="s", model="opus")
-    launch = Claude().launch(request, Resume(HANDLE), Host())
+    launch = Claude().launch(request, None, Host())
     assert launch.warm
     assert [word for word in launch.warm.argv if word not in launch.argv] == ["--input-format=stream-json"]
     assert [word for word in launch.argv if word not in launch.warm.argv] == []
     assert launch.warm.files == launch.files
-    assert launch.warm.continuing == (f"--resume={HANDLE}",)
+    resumed = Claude().launch(request, Resume(HANDLE), Host())
+    assert resumed.warm
+    assert resumed.warm.argv == resumed.argv
+    assert [word for word in resumed.argv if word not in launch.warm.argv] == [f"--resume={HANDLE}"]
+    assert resumed.warm.continuing == (f"--resume={HANDLE}",)
 
 
 @pytest.mark.parametrize(

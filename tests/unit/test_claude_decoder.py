@@ -1,4 +1,4 @@
-"""Recordings of Claude Code 2.1.197 become the events that they tell."""
+"""Recordings of Claude Code 2.1.197 and 2.1.332 become the events that they tell."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +26,7 @@ from clinvk.request import RunRequest
 RECORDINGS = Path(__file__).parent / "recordings" / "claude"
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.stdout"))
 OPUS = "claude-opus-4-8[1m]"
+NEWER = "claude-opus-5-5"
 
 
 def recorded(name: str) -> tuple[list[bytes], int, bytes]:
@@ -237,6 +238,33 @@ GOLDEN: dict[str, list[Event]] = {
             "(https://www.anthropic.com/legal/aup). Try rephrasing the request in a new session or change your model.",
         ),
         RunFinished("refusal", Usage(14827, 2, 7), 0.0741535, None, 1),
+    ],
+    "refusal_retried": [
+        RunStarted(NEWER, "4a775524-aab1-474c-8ca3-731ea02ce655"),
+        *words("word1 ", "word2 ", "word3", "\n\nword1 ", "word2 ", "word3"),
+        Progress(
+            "warning",
+            "API Error: Opus 5.5's safeguards flagged this message (https://www.anthropic.com/legal/aup). This "
+            "sometimes happens with safe, normal conversations. Claude Code can't respond to this message with Opus "
+            "5.5.\n\nTry rephrasing the request in a new session or change your model.\n\n"
+            "Learn more: https://support.claude.com/en/articles/8106465\n\nMessage ID: msg_3bad91f6cda44a7aba56",
+        ),
+        RunFinished("refusal", Usage(24739, 6, 14), 0.0990228, None, 2),
+    ],
+    "max_output": [
+        RunStarted(NEWER, "53942a34-06f1-46da-9c37-ef304bd6ab11"),
+        *words("word1 ", "word2 ", "word3", *["\n\nword1 ", "word2 ", "word3"] * 3),
+        Progress(
+            "warning",
+            "API Error: Claude's response exceeded the 128000 output token maximum. To configure this behavior, set "
+            "the CLAUDE_CODE_MAX_OUTPUT_TOKENS environment variable.",
+        ),
+        RunFinished("max_tokens", Usage(49795, 12, 28), 0.19931359999999998, None, 4),
+    ],
+    "resumed": [
+        RunStarted(NEWER, "827d1e03-b8f2-4f29-8c59-d0f3e09c672d"),
+        *words("word1"),
+        finished(100, 30, 20, 0.000924),
     ],
 }
 
@@ -489,6 +517,39 @@ def test_a_result_with_an_odd_field_is_the_same_ending_without_it(field: str, od
     assert ending.cost_usd == 0.0951135 or field == "total_cost_usd"
     assert ending.turns == 1 or field == "num_turns"
     assert ending.usage == Usage(19004, 5, 7)
+
+
+def test_an_answer_longer_than_the_model_may_give_ends_at_its_limit_in_each_way_of_telling() -> None:
+    own = {"model": "<synthetic>", "content": [{"type": "text", "text": "too long"}]}
+    told = line(type="assistant", error="max_output_tokens", message=own)
+    result = {"type": "result", "subtype": "success", "is_error": True, "num_turns": 4, "result": "too long"}
+    for lines in ([told, line(**result)], [line(**result, api_error="max_output_tokens")]):
+        ending = decode([INIT, *streamed("1", ["one"]), *lines])[-1]
+        assert isinstance(ending, RunFinished)
+        assert ending.stop_reason == "max_tokens"
+
+
+def test_a_result_is_read_without_its_odd_fields_wherever_its_type_stands() -> None:
+    told = {"errors": 5, "uuid": "u" * 500, "subtype": "success", "is_error": False, "num_turns": 1}
+    assert isinstance(decode([INIT, line(**told, type="result")])[-1], RunFinished)
+
+
+def test_the_result_of_a_turn_that_nobody_asked_for_ends_no_run() -> None:
+    """Something in the background began it; what the process counts from its start then includes it."""
+    counts = {"inputTokens": 10, "outputTokens": 2}
+    foreign = line(
+        type="result",
+        subtype="success",
+        num_turns=1,
+        result="done",
+        total_cost_usd=1.0,
+        modelUsage={"m": counts},
+        origin={"kind": "task-notification"},
+    )
+    both = {name: 2 * count for name, count in counts.items()}
+    own = line(type="result", subtype="success", num_turns=1, result="r", total_cost_usd=1.5, modelUsage={"m": both})
+    events = decode([INIT, foreign, own])
+    assert events[1:] == [TextDelta("r"), RunFinished("end_turn", Usage(10, 2), 0.5, None, 1)]
 
 
 @pytest.mark.parametrize("field", ["errors", "num_turns", "usage", "modelUsage", "total_cost_usd", "stop_reason"])

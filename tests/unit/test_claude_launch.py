@@ -155,6 +155,23 @@ def test_worktrees_memory_and_git_status_are_closed(approval: str) -> None:
     assert permissions(launch(approval_mode=approval))["deny"] == ["Edit(~/.claude/**)"]
 
 
+@pytest.mark.parametrize(("approval", "sandbox"), MODES)
+def test_no_other_session_of_the_machine_can_send_it_a_message(approval: str, sandbox: str) -> None:
+    assert settings(launch(approval_mode=approval, sandbox_mode=sandbox))["crossSessionInbound"] == "refuse"
+
+
+@pytest.mark.parametrize("approval", ["default", "auto", "always"])
+def test_what_reaches_other_sessions_or_acts_later_is_not_there(approval: str) -> None:
+    denied = flags(launch(approval_mode=approval))["--disallowedTools"][0].split(",")
+    assert {"SendMessage", "ListAgents", "Monitor", "CronCreate", "ScheduleWakeup", "EnterWorktree"} <= {*denied}
+
+
+@pytest.mark.parametrize(("approval", "sandbox"), MODES)
+def test_nothing_is_at_work_in_the_background_when_a_run_has_ended(approval: str, sandbox: str) -> None:
+    made = launch(approval_mode=approval, sandbox_mode=sandbox)
+    assert made.env["CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"] == "1"
+
+
 def test_claudes_own_folder_is_where_the_environment_says() -> None:
     made = launch(Host(env={"CLAUDE_CONFIG_DIR": "/srv/claude/"}))
     assert permissions(made)["deny"] == ["Edit(//srv/claude/**)"]
@@ -320,6 +337,8 @@ def test_a_value_that_no_command_line_can_carry_is_refused(words: dict[str, obje
         *("--resume=x", "--continue", "--session-id=x", "--fork-session", "--no-session-persistence", "-pc"),
         *("--json-schema={}", "--max-turns=9", "--model=opus", "--append-system-prompt=x", "--", "mcp", "--worktree"),
         *("--rewind-files=x", "--init", "--bg", "--remote", "--sdk-url=x", "--help", "-v"),
+        *("--desktop", "--environment=x", "--attach-serve=x", "--await-initialize", "--system-prompt-snapshot=on"),
+        *("--permission-prompts=host", "--restricted", "--messaging-socket-path=/x", "--resume-drops-turn=x"),
     ],
 )
 def test_an_extra_flag_that_clinvk_governs_is_refused_in_each_spelling(approval: str, flag: str) -> None:

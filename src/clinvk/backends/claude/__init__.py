@@ -1,12 +1,13 @@
 """Claude Code: `claude -p` with stream-json on stdout, one process a prompt or one a conversation.
 
-Written against 2.1.197 (https://code.claude.com/docs/en/cli-reference); tests/unit/recordings/claude holds what it
-prints. `posture` says how the approval and sandbox words become flags, `flags` builds the command, `decoder` reads
-the stream, whose lines are in `wire`; `conversing` is the protocol with a process that stays.
+Written against 2.1.197 to 2.1.332 (https://code.claude.com/docs/en/cli-reference); tests/unit/recordings/claude holds
+what they print. `posture` says how the approval and sandbox words become flags, `flags` builds the command, `decoder`
+reads the stream, whose lines are in `wire`; `conversing` is the protocol with a process that stays.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ _MANAGED = ("/etc/claude-code/", "/Library/Application Support/ClaudeCode/")
 _IN_MANAGED = ("", "managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
 
 _BESIDE = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
-"""What is read in a directory and in those above it; `AGENTS.md` where a CLAUDE.md imports it, as many do."""
+"""What is read in a directory and in those above it; `AGENTS.md` where a CLAUDE.md imports it, or there is none."""
 
 _IN_FOLDER = (
     *("", "CLAUDE.md", "settings.json", "settings.local.json"),
@@ -56,6 +57,7 @@ class Claude:
     install = "npm install -g @anthropic-ai/claude-code"
     vendor = "anthropic"
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
+    aliases: Mapping[str, str | None] = ALIASES
     capabilities = Capabilities()
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
@@ -77,7 +79,7 @@ class Claude:
             long_lived=True,
             continuing=continuing(argv),
             reads=tuple(_read_at_start(places, host)),
-            begins_with=() if words.settings else tuple(_told_at_first(places, host)),
+            begins_with=tuple(_told_at_first(places, host)) if words.sources is None else (),
             takes_up="started",
             most_runs=1 if _holds_for_the_process(request) else MOST_RUNS,
             ping=PING,
@@ -86,7 +88,9 @@ class Claude:
 
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Make the channel of one process. SIGINT ends it and its tools, which SIGTERM would leave behind."""
-        return ConversationChannel() if launch.long_lived else OneShotChannel(ClaudeDecoder(), stdin)
+        if launch.long_lived:
+            return ConversationChannel()
+        return OneShotChannel(ClaudeDecoder(), partial(stdin, resumed=bool(continuing(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":
         """Say how to find out, without a prompt, whether the installed CLI can be used."""

@@ -1,4 +1,4 @@
-"""Whether the installed Claude Code can be used, by what 2.1.197 says to a start without a prompt.
+"""Whether the installed Claude Code can be used, by what 2.1.197 to 2.1.332 say to a start without a prompt.
 
 Its help leaves out flags that it takes, so that the flags themselves are tried: an unknown one is named before
 anything else is looked at, and without a prompt it ends there.

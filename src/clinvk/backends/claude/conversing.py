@@ -1,7 +1,7 @@
-"""A `claude -p --input-format=stream-json` that stays: one conversation, a message a run; as 2.1.197 speaks it.
+"""A `claude -p --input-format=stream-json` that stays, of 2.1.197 to 2.1.332: one conversation, a message a run.
 
 It says nothing before the first message, but for the answer to a control request, so that one can be started ahead.
-Costs and tokens of a result count from the start of the process. A line that is no JSON would end it.
+A line that is no JSON would end it.
 
 It asks for leave (`can_use_tool`) only where `--permission-prompt-tool=stdio` has it do so; without, what nobody
 allowed is denied, as in a process of one prompt. Were it to ask all the same, nobody is there to allow it.
@@ -14,7 +14,7 @@ import msgspec
 from clinvk.backends.base import Delivery, NotSpoken, crashed, last_line, parsed
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.decoder import ClaudeDecoder
-from clinvk.backends.claude.flags import message
+from clinvk.backends.claude.flags import INITIALIZE, message
 from clinvk.events import RunFailed, RunFinished
 from clinvk.request import RunRequest
 from clinvk.session import Resume
@@ -56,7 +56,7 @@ class ConversationChannel:
 
     def greet(self) -> bytes:
         """Ask what it answers at once, and has to be ready for."""
-        return _control("initialize")
+        return INITIALIZE
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
         """Give the message. The conversation to go on with is named by the command, or is the one there is."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, since, tokens
+from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, own, tokens
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.events import (
@@ -30,6 +30,9 @@ _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
 _ANSWER_TOOL = "StructuredOutput"
 """The tool by which the model answers a JSON schema: its input is `Result.structured_output`."""
+
+_NOT_ASKED_FOR = ("task-notification", "peer")
+"""What begins a turn of its own: something that went on in the background, another session of the user."""
 
 
 class ClaudeDecoder:
@@ -176,15 +179,18 @@ class ClaudeDecoder:
                 yield ToolResult(block.tool_use_id, _output(block.content), block.is_error or False)
 
     def _result(self, line: wire.Result) -> Iterator[Event]:
+        if line.origin and line.origin.kind in _NOT_ASKED_FOR:
+            self._before = line
+            return
         for denial in line.permission_denials or ():
             if denial.tool_use_id in self._open_calls:
                 self._open_calls.discard(denial.tool_use_id)
                 yield ToolResult(denial.tool_use_id, "not permitted", is_error=True)
         self.result = line
-        own = since(line, self._before) if self._before else line
-        end = ending(own, self._error, asked=line.num_turns != 0 or self._compacted, streamed=self._streamed)
+        alone = own(line, self._before)
+        end = ending(alone, self._error, asked=line.num_turns != 0 or self._compacted, streamed=self._streamed)
         match end:
-            case RunFinished(stop_reason="refusal"):  # of which Claude Code's own words are no part
+            case RunFinished(stop_reason="refusal" | "max_tokens"):  # Claude Code's own words are no part of it
                 yield from (Progress("warning", words) for words in self._own_words)
             case RunFinished():
                 yield from self._last_words(line)

@@ -27,6 +27,9 @@ _STOP_REASONS: dict[str | None, StopReason] = {
     "refusal": "refusal",
 }
 
+_TOO_LONG = "max_output_tokens"
+"""How Claude Code names that the model reached the limit of an answer, and then each time it was told to go on."""
+
 _CODES = {
     "authentication_failed": AgentUnauthenticated.code,
     "oauth_org_not_allowed": AgentUnauthenticated.code,
@@ -45,13 +48,15 @@ def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> E
     `error` is the kind of failure that Claude Code named beside its own message; `asked` is false where no model
     was asked, because Claude Code took the prompt for a command of its own or a hook stopped it. `streamed` are the
     tokens that the model API told in its streams: of an answer that it interrupts, Claude Code tells none. That the
-    model refused is an error to Claude Code, and to us a reason to stop.
+    model refused, or said as much as it may, is an error to Claude Code, and to us a reason to stop.
     """
     used = usage(result)
     if used == Usage():
         used = streamed
     if result.subtype == "error_max_turns":
         return _finished(result, "max_turns", used)
+    if _TOO_LONG in (error, result.api_error):
+        return _finished(result, "max_tokens", used)
     if result.subtype.startswith("error") or (result.is_error and result.stop_reason != "refusal"):
         return _failed(result, _code(result, error), _message(result), used)
     if not asked:
@@ -72,8 +77,21 @@ def usage(result: Result) -> Usage:
     return sum(map(tokens, counts), Usage())
 
 
-def since(result: Result, before: Result) -> Result:
-    """Give a result without what the one before it in the same process has told: both count from its start."""
+def own(result: Result, before: Result | None) -> Result:
+    """Give a result with the costs and tokens of its turn alone.
+
+    2.1.332 counts from the beginning of the conversation, though that was in another process, and tells apart what
+    came since its last result. 2.1.197 counts from the start of the process, in which `before` was the last.
+    """
+    used = result.model_usage_since_last_result
+    if used is None:
+        return _since(result, before) if before else result
+    cost = sum((counts.cost_usd for counts in used.values()), 0.0)
+    return replace(result, total_cost_usd=cost, model_usage=used)
+
+
+def _since(result: Result, before: Result) -> Result:
+    """Give a result without what the one before it in the same process has told."""
     cost = None if result.total_cost_usd is None else max(0.0, result.total_cost_usd - (before.total_cost_usd or 0.0))
     counted = before.model_usage or {}
     used = {

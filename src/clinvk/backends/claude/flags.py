@@ -1,4 +1,4 @@
-"""The command line of `claude -p` for one request, as Claude Code 2.1.197 takes it.
+"""The command line of `claude -p` for one request, as Claude Code 2.1.197 to 2.1.332 take it.
 
 Values go as `--flag=value`, so that no flag that takes several can eat the next argument, and the prompt goes over
 stdin. The system prompt is appended to Claude's own, which makes the model an agent and is not ours to drop
@@ -35,6 +35,20 @@ _EFFORTS = {
     "max": "max",
 }
 
+INITIALIZE = (
+    b'{"type":"control_request","request_id":"clinvk-initialize",'
+    b'"request":{"subtype":"initialize","systemPromptSnapshot":false}}\n'
+)
+"""What it answers at once, and has to be ready for.
+
+From 2.1.332 on a conversation keeps the system prompt that it began with, unless it is told here not to: there is a
+flag for that too, which versions before would refuse.
+"""
+
+_ENVIRONMENT = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1"}
+"""A run is to end with all that it began. A sub-agent or a command in the background would outlast it, as sub-agents do
+by themselves from 2.1.332 on, and then begin a turn that nobody asked for."""
+
 MAX_ARGUMENT_BYTES = 128_000
 """Linux takes 131071 bytes an argument, the flag's name included."""
 
@@ -55,7 +69,9 @@ _OURS = (
     "--fork-session", "--from-pr", "--resume-session-at", "--parent-session-id", "--rewind-files",
     "--reply-on-resume", "--prefill", "--prefill-b64", "--session-mirror", "--bg", "--background", "--remote",
     "--cloud", "--teleport", "--remote-control", "--rc", "--sdk-url", "--ide", "--chrome", "--init",
-    "--init-only", "--maintenance", "--help", "--version",
+    "--init-only", "--maintenance", "--help", "--version", "--desktop", "--environment", "--pool", "--attach-serve",
+    "--await-initialize", "--await-claim", "--resume-drops-turn", "--system-prompt-snapshot", "--permission-prompts",
+    "--restricted", "--messaging-socket-path", "--managed-settings-in-initialize",
 )
 # fmt: on
 
@@ -94,7 +110,7 @@ def command(
         InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
     """
     argv = ["claude", "-p", "--output-format=stream-json", "--verbose", "--include-partial-messages"]
-    if _in_blocks(request):
+    if resume or _in_blocks(request):
         argv.append(_STREAM)
     argv += _word_flags(words)
     argv += _option_flags(request, resume)
@@ -105,11 +121,13 @@ def command(
         argv.append(f"--append-system-prompt-file={PRIVATE}/{_SYSTEM_PROMPT}")
     argv += _any_extra(request.extra) if words.free else _harmless_extra(request.extra)
     env = {} if words.sources is None else {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
-    return tuple(argv), files, env
+    return tuple(argv), files, _ENVIRONMENT | env
 
 
-def stdin(request: RunRequest) -> bytes:
+def stdin(request: RunRequest, *, resumed: bool = False) -> bytes:
     """Give the prompt as a `claude -p` of its own reads it: plain text, or one message of blocks."""
+    if resumed:
+        return INITIALIZE + message(request)
     return message(request) if _in_blocks(request) else request.prompt.encode(errors="replace")
 
 

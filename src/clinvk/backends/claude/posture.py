@@ -1,7 +1,8 @@
-"""The approval and sandbox words as flags of Claude Code 2.1.197, each proved by tests/agents/test_claude_words.py.
+"""The approval and sandbox words as flags of Claude Code 2.1.197 to 2.1.332.
 
-The words hold against the model and against the files of a project nobody vouched for. The mode is always passed,
-because without it a project's `defaultMode: bypassPermissions` is taken over.
+tests/agents/test_claude_words.py proves each. The words hold against the model and against the files of a project
+nobody vouched for. The mode is always passed, because without it a project's `defaultMode: bypassPermissions` is taken
+over.
 
 ==================  ============================================================================================
 read-only           only Read, Grep and Glob exist; no settings, hooks, MCP servers or slash commands of anybody
@@ -25,9 +26,11 @@ For all words but `none` without a sandbox, only settings of the user's own acco
 `workspace` not even those, so that a login must be an OAuth one, `ANTHROPIC_API_KEY` or `CLAUDE_CODE_OAUTH_TOKEN`: an
 `apiKeyHelper` is a command, and an allow rule or hook of the user's would write). `CLAUDE.md` of the working directory
 is text and still read. What else writes or runs without asking is closed by `_settings`: `git status` at the start
-(runs `core.fsmonitor` and filters of the repository's .git/config), worktrees (run its git hooks), auto memory. Open
-is that the model, under `default` and `auto`, may run `git diff` and the like, which Claude takes for harmless, in a
-directory whose .git/config names a program for them; no clone brings such a file, and a sandbox word closes it.
+(runs `core.fsmonitor` and filters of the repository's .git/config), worktrees (run its git hooks), auto memory. Since
+a message to another session of the user's is a prompt to a model that other words hold, none is sent, and none taken
+(`SendMessage` would also go on with a sub-agent). Open is that the model, under `default` and `auto`, may run `git
+diff` and the like, which Claude takes for harmless, in a directory whose .git/config names a program for them; no clone
+brings such a file, and a sandbox word closes it.
 
 `allowed_tools` limits which built-in tools exist, and is intersected with those of the sandbox word. It gives no
 permission: a tool that asks still asks.
@@ -48,8 +51,12 @@ CONFINED_TOOLS = (
     *(*FILE_TOOLS, "Bash", "Task", "TaskCreate", "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate"),
     *("WebFetch", "WebSearch"),
 )
-_UNATTENDED = ("CronCreate", "CronDelete", "EnterWorktree", "ExitWorktree", "ScheduleWakeup")
+_UNATTENDED = ("CronCreate", "CronDelete", "EnterWorktree", "ExitWorktree", "Monitor", "ScheduleWakeup")
+_OTHER_SESSIONS = ("ListAgents", "SendMessage")
 _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
+
+_ALONE: dict[str, object] = {"crossSessionInbound": "refuse"}
+"""From 2.1.332 on each process listens for messages of other sessions of the same user, which are prompts to it."""
 
 _CONFINED: dict[str, object] = {
     "enabled": True,
@@ -135,10 +142,12 @@ def _workspace(request: RunRequest, host: Host) -> Posture:
 def _unconfined(request: RunRequest, host: Host) -> Posture:
     if request.approval_mode == "none":
         _refuse_root(host)
-        return Posture(mode="bypassPermissions", sources=None, free=True)
+        return Posture(mode="bypassPermissions", settings=_ALONE, sources=None, free=True)
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
     subagents = ("Task",) if _user_switched_hooks_off(host) else ()
-    return Posture(mode=mode, settings=_settings(host, request), denied_tools=(*_UNATTENDED, *subagents))
+    return Posture(
+        mode=mode, settings=_settings(host, request), denied_tools=(*_UNATTENDED, *_OTHER_SESSIONS, *subagents)
+    )
 
 
 def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dict[str, object]:
@@ -153,6 +162,7 @@ def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dic
     elif allow:
         permissions["allow"] = [*allow]
     return {
+        **_ALONE,
         "includeGitInstructions": False,
         "autoMemoryEnabled": False,
         "hooks": {"WorktreeCreate": [{"hooks": [{"type": "command", "command": "exit 1"}]}]},

@@ -1,4 +1,4 @@
-"""The lines of `claude --output-format stream-json --verbose --include-partial-messages`, as 2.1.197 prints them.
+"""The lines of `claude --output-format stream-json --verbose --include-partial-messages` of 2.1.197 to 2.1.332.
 
 Only what a run needs. Unknown fields are skipped; a line of an unknown type, or one that does not fit, is `None`. What
 tells how a run ended is read as loosely as can be, so that a form of the future cannot hide it.
@@ -151,6 +151,13 @@ class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Who began the turn that a result is of, where that was not the prompt."""
+
+    kind: str = ""
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -171,16 +178,16 @@ class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsag
     total_cost_usd: float | None = None
     usage: TokenCounts | None = None
     model_usage: dict[str, ModelCounts] | None = None
+    model_usage_since_last_result: dict[str, ModelCounts] | None = None
     permission_denials: list[Denial] | None = None
     structured_output: object = None
     terminal_reason: str | None = None
+    api_error: str | None = None
+    origin: Origin | None = None
     errors: list[str] | None = None
 
 
 Line = System | Stream | Assistant | User | Result
-
-_HEAD_BYTES = 200
-"""Where a line tells its type: most that fit nothing here come often, and are not looked at again."""
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -188,7 +195,7 @@ _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dic
 
 def read(line: bytes) -> Line | None:
     """Read a line; of a result that does not fit what does."""
-    if (told := parsed(_LINES, line)) or b'"result"' not in line[:_HEAD_BYTES]:
+    if (told := parsed(_LINES, line)) or b'"result"' not in line:
         return told
     fields = parsed(_FIELDS, line) or {}
     kind = fields.get("type", msgspec.Raw())
