@@ -18,6 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.errors import Unsupported
 from clinvk.events import RunFinished
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
@@ -240,6 +241,40 @@ async def test_read_only_holds_against_permission_profiles(field: Battlefield) -
     assert field.written() == set()
 
 
+async def test_read_only_runs_no_program_for_the_headers_of_telemetry(machine: Machine) -> None:
+    program, mark = machine.outside / "headers", machine.outside / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\necho '{{}}'\n")
+    program.chmod(0o755)
+    config = machine.home / ".codex" / "config.toml"
+    exporter = f'{{ otlp-http = {{ endpoint = "{machine.model_api.url}/v1/otel", protocol = "json" }} }}'
+    kinds = "".join(f"{kind} = {exporter}\n" for kind in ("exporter", "trace_exporter", "metrics_exporter"))
+    config.write_text(f'{config.read_text()}\n[otel]\nheaders_helper = "{program}"\n{kinds}')
+    result = await machine.run(RunRequest(prompt="hi", backend="codex", sandbox_mode="read-only"))
+    assert isinstance(result.ending, RunFinished), result.ending
+    assert not mark.exists()
+
+
+async def test_read_only_keeps_no_memories_under_their_older_name_either(machine: Machine) -> None:
+    config = machine.home / ".codex" / "config.toml"
+    config.write_text(config.read_text().replace("[features]", "[features]\nmemory_tool = true"))
+    result = await machine.run(RunRequest(prompt="hi", backend="codex", sandbox_mode="read-only"))
+    assert isinstance(result.ending, RunFinished), result.ending
+    assert not [path for path in config.parent.glob("memories*") if path.is_dir()]
+
+
+async def test_read_only_starts_no_program_to_run_commands_in(machine: Machine) -> None:
+    program, mark = machine.outside / "place", machine.outside / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\nexec codex exec-server --listen stdio\n")
+    program.chmod(0o755)
+    (machine.home / ".codex" / "environments.toml").write_text(f'[[environments]]\nid = "p"\nprogram = "{program}"\n')
+    request = RunRequest(prompt='[[tool=shell cmd="ls"]]', backend="codex", sandbox_mode="read-only")
+    with pytest.raises(Unsupported, match=r"environments\.toml"):
+        await machine.run(request)
+    assert not mark.exists()
+    await machine.run(replace(request, sandbox_mode="full"))
+    assert mark.exists()
+
+
 async def test_read_only_still_reads(machine: Machine) -> None:
     (machine.outside / "o.txt").write_text("secret of the outside")
     prompt = f'x [[tool=shell cmd="sleep 0.2; cat {machine.outside}/o.txt"]]'
@@ -269,7 +304,7 @@ async def test_workspace_has_a_temporary_folder_that_goes_with_the_run(machine: 
     result = await machine.run(RunRequest(prompt=prompt, backend="codex", sandbox_mode="workspace"))
     assert isinstance(result.ending, RunFinished)
     output = json.dumps(machine.requests("x [[tool")[-1])
-    made = re.search(r"(/\S+/clinvk-\w+)/temporary/tmp\.\w+", output)
+    made = re.search(r"(/\S+/clinvk-[\w-]+)/temporary/tmp\.\w+", output)
     assert made, output
     assert not Path(made[1]).exists()
 

@@ -499,6 +499,8 @@ def test_a_turn_that_tells_no_tokens_has_none() -> None:
         ("odd", None, "agent_failed"),
         ("odd", "unauthorized", "agent_unauthenticated"),
         ("odd", "usageLimitExceeded", "agent_rate_limited"),
+        ("flagged", "cyberPolicy", "agent_rejected"),
+        ("flagged", "bioPolicy", "agent_rejected"),
         ("odd", "serverOverloaded", "agent_overloaded"),
         ("odd", "contextWindowExceeded", "agent_rejected"),
         ("odd", {"httpConnectionFailed": {"httpStatusCode": None}}, "agent_overloaded"),

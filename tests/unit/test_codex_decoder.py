@@ -471,6 +471,14 @@ def test_a_missing_codex_home_is_told_without_the_noise_around_it() -> None:
     assert fed([], closed=(1, stderr)) == [RunFailed("agent_failed", message, 1)]
 
 
+def test_telemetry_that_read_only_refuses_is_not_told_as_the_reason() -> None:
+    stderr = (
+        b"Could not create otel exporter: OTel headers helper requires a command and a positive refresh interval\n"
+        b"Error: Model provider `x` not found\n"
+    )
+    assert fed([], closed=(1, stderr)) == [RunFailed("agent_failed", "Error: Model provider `x` not found", 1)]
+
+
 def test_an_exit_with_0_before_the_turn_is_complete_is_a_crash() -> None:
     (ending,) = fed([], closed=(0, b"Reading prompt from stdin...\n"))
     assert isinstance(ending, RunFailed)

@@ -132,11 +132,41 @@ def test_read_only_looks_for_mcp_servers_of_the_machine_too() -> None:
     assert "one" in settings(launched(replace(HELLO, sandbox_mode="read-only"), on=on))["mcp_servers"]
 
 
+@pytest.mark.parametrize("at", ["~/.codex/config.toml", "/etc/codex/config.toml"])
+def test_read_only_names_no_program_for_the_headers_of_telemetry(at: str) -> None:
+    on = host('[otel]\nheaders_helper = "/bin/x"\n', at=at)
+    read_only = replace(HELLO, sandbox_mode="read-only")
+    assert settings(launched(read_only, on=on))["otel.headers_helper"] == '""'
+    assert "otel.headers_helper" not in settings(launched(replace(HELLO, sandbox_mode="workspace"), on=on))
+    assert "otel.headers_helper" not in settings(launched(read_only))
+
+
+@pytest.mark.parametrize("name", ["connectors", "memory_tool"])
+def test_read_only_turns_off_what_the_settings_turn_on_by_an_older_name(name: str) -> None:
+    on = host(f"[features]\n{name} = true\n")
+    read_only = replace(HELLO, sandbox_mode="read-only")
+    assert settings(launched(read_only, on=on))[f"features.{name}"] == "false"
+    assert f"features.{name}" not in settings(launched(read_only))
+
+
 @pytest.mark.parametrize("config", ["x = [", "mcp_servers = 3", "\x00"])
 def test_read_only_is_refused_where_the_settings_cannot_be_read(config: str) -> None:
     with pytest.raises(Unsupported, match="cannot be promised") as refused:
         launched(replace(HELLO, sandbox_mode="read-only"), on=host(config))
     assert refused.value.field == "sandbox_mode"
+
+
+@pytest.mark.parametrize(("home", "folder"), [("", "~/.codex"), ("/c", "/c")])
+def test_read_only_is_refused_where_the_settings_name_other_places_to_run_in(home: str, folder: str) -> None:
+    on = host(
+        '[[environments]]\nid = "x"\nprogram = "/x"\n',
+        {"HOME": "/h", "CODEX_HOME": home},
+        f"{folder}/environments.toml",
+    )
+    with pytest.raises(Unsupported, match=r"environments\.toml") as refused:
+        launched(replace(HELLO, sandbox_mode="read-only"), on=on)
+    assert refused.value.field == "sandbox_mode"
+    assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
 
 
 @pytest.mark.parametrize("config", ["x = [", "projects = 3"])

@@ -1,6 +1,6 @@
-"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.169. One run is one `codex app-server` or `codex exec`.
+"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.171. One run is one `codex app-server` or `codex exec`.
 
-Model names and what they are for are those of `codex debug models` in both versions; `balanced` is left to the CLI,
+Model names and what they are for are those of `codex debug models` in all of them; `balanced` is left to the CLI,
 whose default is the user's or the newest model for everyday work.
 
 A thread keeps the `developer_instructions` that it began with, and no setting of a later turn changes them: there the
@@ -8,7 +8,7 @@ system prompt comes before the prompt. Its totals of tokens begin, in a fork, wi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -84,6 +84,7 @@ class Codex:
         "gpt-5.6-luna",
         "gpt-5.5",
     )
+    aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
     safe_flags = extra.SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
@@ -190,7 +191,7 @@ def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     """Give the login, settings and instructions that a server started now would find; those of a thread stay."""
     workdir = host.resolve(request.workdir or "")
     folder = settings.folder(host, workdir)
-    own = (f"{folder}/{name}" for name in ("config.toml", ".env", "AGENTS.md", "auth.json"))
+    own = (f"{folder}/{name}" for name in ("config.toml", "environments.toml", ".env", "AGENTS.md", "auth.json"))
     return (*_MANAGED, *own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
 
 

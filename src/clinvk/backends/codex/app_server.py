@@ -1,8 +1,8 @@
 """`codex app-server`: JSON-RPC lines, in which a message comes in the pieces that the model sent.
 
-Recorded with Codex 0.163.0 and 0.169.0. A run is `initialize`, then `thread/start` (or `thread/resume`, `thread/fork`),
-then `turn/start`, each after the answer to the one before. A process holds several threads, and tells of them and of
-those of their sub-agents in turn.
+Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints the same. A run is `initialize`, then `thread/start` (or
+`thread/resume`, `thread/fork`), then `turn/start`, each after the answer to the one before. A process holds several
+threads, and tells of them and of those of their sub-agents in turn.
 
 It starts as fast as `codex exec` and takes as much memory (both 149 ms to the first text of a model that answers at
 once, 141 MB), because that is the same server inside; so each run goes through it that can, whether it is read in

@@ -1,4 +1,4 @@
-"""Whether the installed Codex can be used, by what 0.169.0 says to its flags with `--help` behind them.
+"""Whether the installed Codex can be used, by what 0.169.0 and 0.171.0 say to its flags with `--help` behind them.
 
 A flag that it does not know is an error all the same, before the help is shown.
 """

@@ -1,6 +1,7 @@
 """`codex exec --json`: one process for one prompt, a JSON object a line.
 
-There are no deltas: a message comes whole when it is complete. Recorded with Codex 0.163.0 and 0.169.0.
+There are no deltas: a message comes whole when it is complete. Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints
+the same.
 """
 
 from collections.abc import Iterable

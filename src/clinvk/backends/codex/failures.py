@@ -1,7 +1,7 @@
 """What Codex says when it fails, as endings.
 
-The messages are those of 0.163.0 and 0.169.0: an HTTP status stands in some of them, a 400 is the body that the model
-API sent, and the rest is known by its words.
+The messages are those of 0.163.0, 0.169.0 and 0.171.0: an HTTP status stands in some of them, a 400 is the body that
+the model API sent, and the rest is known by its words.
 """
 
 import re
@@ -55,6 +55,8 @@ _KINDS = {
     "contextWindowExceeded": AgentRejected,
     "badRequest": AgentRejected,
     "modelNotFound": AgentRejected,
+    "cyberPolicy": AgentRejected,
+    "bioPolicy": AgentRejected,
 }
 """What `codex app-server` names the failures whose message tells nothing."""
 
@@ -63,6 +65,7 @@ _NOISE = re.compile(
     r"Reading (prompt|additional input) from stdin"
     r"|WARNING: proceeding, even though"
     r"|warning: Untrusted project-local configuration"
+    r"|Could not create otel exporter: OTel headers helper requires"
     r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
 )
 _ARCHIVED = " is archived. "

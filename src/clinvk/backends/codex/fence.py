@@ -1,25 +1,30 @@
 """What Codex may do: the approval and sandbox words as flags, and what would reopen them.
 
 The only fence of Codex is its sandbox: nobody can be asked, so its approval policy is always `never`. Tried with
-`codex exec` and `codex app-server` of 0.163.0 and 0.169.0 against a scripted model that calls shell, patch and MCP
-tools. What was found to act outside the sandbox all the same, and is closed here:
+`codex exec` and `codex app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell, patch and
+MCP tools. What was found to act outside the sandbox all the same, and is closed here:
 
 - `rules/*.rules` of the user or of a trusted project run the commands that they allow; `codex app-server` has no flag
   against them, and so is not used where there are any;
 - MCP servers of the user or of a trusted project run; no flag ignores them all, so each is disabled;
-- `notify` programs and hooks run;
+- `notify` programs and hooks run, and from 0.171 on the program that gives telemetry its headers, without which there
+  is no telemetry;
+- the programs of the user's `environments.toml` run, and are what holds the commands in them; no flag leaves the file
+  out, and so `read-only` is refused where there is one;
+- features that are on by their older names are on, whatever is said of them by the names of today;
 - a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory;
 - 0.163 trusts any project by itself as soon as its sandbox lets it write there.
 
 The user's own settings are the user's word: only `read-only`, which lets nothing be written, overrules them, and
-`workspace` in what may be written. A project's settings act where the user has said that it is trusted.
+`workspace` in what may be written. A project's settings act where the user has said that it is trusted. The command
+that gives a model provider its key runs everywhere: it is the user's login.
 
 What keeps a project closed is to mark it untrusted. 0.169 would keep closed one that nobody has marked, but 0.163 would
 trust it, and nothing else was found that stops it. Codex then leaves out the project's `AGENTS.md` too, which therefore
 comes from clinvk, unless the user's own settings say that the project is untrusted.
 
-`sandbox_mode`, `default_permissions` and permission profiles of the settings, agent roles with a sandbox of their own
-and git's own hooks were tried too: they reopen nothing.
+`sandbox_mode`, `default_permissions` and permission profiles of the settings, agent roles with a sandbox, MCP
+servers and hooks of their own, and git's own hooks were tried too: they reopen nothing.
 """
 
 from functools import cached_property
@@ -50,6 +55,14 @@ _READ_ONLY = {
     "features.image_generation": "false",
     "features.shell_snapshot": "false",
 }
+_OLDER_NAMES = ("connectors", "memory_tool")
+"""Of `apps` and `memories`. Codex warns of them, and so they are set only where the user has set them."""
+
+_ENVIRONMENTS = "environments.toml"
+"""The user's file of other places to run commands in."""
+
+_HEADERS_HELPER = "headers_helper"
+"""In `[otel]`. 0.169 does not know it, which is an error there with `--strict-config`: set only where the user has."""
 
 
 class Fence(msgspec.Struct, frozen=True):
@@ -199,17 +212,23 @@ class _Known:
     def read_only(self) -> dict[str, str]:
         """Close all that acts outside the sandbox."""
         if self._problem:
-            raise Unsupported(
-                f"sandbox_mode read-only cannot be promised: the MCP servers in codex's settings cannot be disabled: "
-                f"{self._problem}",
-                "sandbox_mode",
+            raise _unpromised(
+                f"the MCP servers in codex's settings cannot be disabled: {self._problem}"
             ) from self._problem
+        if self._host.read(places := f"{settings.folder(self._host, str(self._workdir))}/{_ENVIRONMENTS}"):
+            raise _unpromised(f"codex would run its commands where {places} says, and start the programs that it names")
         servers = dict.fromkeys(self.settings.mcp_servers, "{enabled = false}")
         return {
             **_READ_ONLY,
             **_untrusted(self._places),
             **({"mcp_servers": toml.table(servers)} if servers else {}),
+            **{f"features.{name}": "false" for name in _OLDER_NAMES if name in self.settings.features},
+            **({f"otel.{_HEADERS_HELPER}": '""'} if _HEADERS_HELPER in self.settings.otel else {}),
         }
+
+
+def _unpromised(why: str) -> Unsupported:
+    return Unsupported(f"sandbox_mode read-only cannot be promised: {why}", "sandbox_mode")
 
 
 def _untrusted(places: list[str]) -> dict[str, str]:

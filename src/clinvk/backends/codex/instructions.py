@@ -1,7 +1,7 @@
 """The project's `AGENTS.md`, for the runs in which Codex leaves it out.
 
 It does so in a project that is marked untrusted, which is how clinvk keeps the project's `.codex` closed. The text is
-for the model and opens nothing. It is found, cut and framed here as Codex 0.163.0 and 0.169.0 do it where the project
+for the model and opens nothing. It is found, cut and framed here as Codex 0.163.0 to 0.171.0 do it where the project
 is not marked.
 
 A thread keeps the developer instructions that it began with. Where Codex had read the file itself, it tells the model

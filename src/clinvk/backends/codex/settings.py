@@ -26,6 +26,8 @@ class Settings(msgspec.Struct):
     """The tables and values of one file, or of all together."""
 
     mcp_servers: dict[str, object] = {}
+    features: dict[str, object] = {}
+    otel: dict[str, object] = {}
     projects: dict[str, _Project] = {}
     sandbox_mode: object = None
     default_permissions: object = None
@@ -60,6 +62,8 @@ def read(host: Host, workdir: str) -> Settings:
     machine, user = _file(host, _SYSTEM_CONFIG), _file(host, f"{folder(host, workdir)}/config.toml")
     return Settings(
         mcp_servers={**machine.mcp_servers, **user.mcp_servers},
+        features={**machine.features, **user.features},
+        otel={**machine.otel, **user.otel},
         projects={**machine.projects, **user.projects},
         sandbox_mode=_either(user.sandbox_mode, machine.sandbox_mode),
         default_permissions=_either(user.default_permissions, machine.default_permissions),

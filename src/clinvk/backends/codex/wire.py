@@ -1,8 +1,8 @@
 """The lines of `codex app-server`, as structs: JSON-RPC, whose version it leaves out.
 
-The source is what 0.163.0 and 0.169.0 print, and the schema that `codex app-server generate-json-schema` writes. A
-notification or an item of a type that is not here does not decode. What tells how a turn ended is read as loosely as
-can be, so that a form of the future cannot hide it.
+The source is what 0.163.0, 0.169.0 and 0.171.0 print, and the schema that `codex app-server generate-json-schema`
+writes. A notification or an item of a type that is not here does not decode. What tells how a turn ended is read as
+loosely as can be, so that a form of the future cannot hide it.
 """
 
 import re
