@@ -7,7 +7,7 @@ another way to run it.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -160,6 +160,7 @@ class Lasting:
     install = "it is there"
     vendor = "lasting"
     models: tuple[str, ...] = ()
+    aliases: Mapping[str, str | None] = {}
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
     capabilities = Capabilities()

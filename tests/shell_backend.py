@@ -1,6 +1,6 @@
 """A backend whose agent is a shell that runs a script; each line that it prints is one of our events."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -37,6 +37,7 @@ class Shell:
     install = "it is there"
     vendor = "shell"
     models: tuple[str, ...] = ()
+    aliases: Mapping[str, str | None] = {}
     capabilities = Capabilities()
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()

@@ -115,6 +115,33 @@ def test_only_the_allowed_models_may_be_named(patterns: tuple[str, ...], model: 
         assert refused(held, asked).field == "model"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "backend", "model", "may"),
+    [
+        ("haiku", "claude", "fast", True),
+        ("claude/haiku", "claude", "quick", True),
+        ("fast", "claude", "fast", True),
+        ("haiku", "claude", "best", False),
+        ("haiku", "gemini", "fast", False),
+        ("claude/haiku", "gemini", "fast", False),
+        ("flash-lite", "gemini", "fast", True),
+        ("flash", "gemini", "fast", False),
+        ("gpt-6-luna", "codex", "fast", True),
+        ("gpt-*", "codex", "default", False),  # it stands for whatever Codex takes itself
+        ("fast", "claude", "haiku", False),
+        ("haiku", "claude", "FAST", False),
+    ],
+)
+def test_an_alias_may_be_named_where_what_it_stands_for_may(pattern: str, backend: str, model: str, may: bool) -> None:
+    held = allowance(PolicySettings(allowed_models=(pattern,)))
+    assert held.has_model(backend, model) is may
+    asked = replace(ASKED, backend=backend, model=model)
+    if may:
+        assert held.completed(asked).model == model
+    else:
+        assert refused(held, asked).field == "model"
+
+
 def test_the_model_of_the_settings_is_the_operators_choice() -> None:
     held = allowance(PolicySettings(allowed_models=("haiku",)), backends={"claude": BackendSettings(model="opus")})
     assert held.completed(ASKED).model == "opus"

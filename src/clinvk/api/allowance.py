@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.config import Settings, complete
 from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
+from clinvk.policy import refuse_nesting
 from clinvk.policy.flags import NotListed, listed
 from clinvk.policy.words import APPROVAL, SANDBOX, reach, within
 from clinvk.request import RunRequest
@@ -35,7 +36,9 @@ class Allowance:
 
         Raises:
             BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
+            InvalidRequest: what it brings is nested too deeply.
         """
+        refuse_nesting(asked)
         if not self.has_backend(asked.backend):
             raise BackendNotAllowed(
                 f"backend {asked.backend!r} is not one that requests may run; allowed are "
@@ -58,8 +61,9 @@ class Allowance:
         return not self._policy.allowed_backends or backend in self._policy.allowed_backends
 
     def has_model(self, backend: str, model: str) -> bool:
-        """Say whether requests may choose a model of a backend."""
-        names = (model, f"{backend}/{model}")
+        """Say whether requests may choose a model of a backend; an alias is also what it stands for there."""
+        meant = self._registry[backend].aliases.get(model) or model
+        names = [named for name in (model, meant) for named in (name, f"{backend}/{name}")]
         allowed = self._policy.allowed_models
         return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
 

@@ -187,7 +187,8 @@ class Channel(Protocol):
 class Backend(Protocol):
     """An agent CLI, pure: a request in, what to run out.
 
-    `models` are names known to work, best known first; `install` is the command that brings the CLI; `vendor` is
+    `models` are names known to work, best known first; `aliases` are what the words of a request stand for, None is the
+    model that the CLI takes itself; `install` is the command that brings the CLI; `vendor` is
     whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags` are those of
     the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths that begin
     with `~`, or with a variable as `$CODEX_HOME`.
@@ -198,6 +199,7 @@ class Backend(Protocol):
     install: str
     vendor: str
     models: tuple[str, ...]
+    aliases: Mapping[str, str | None]
     capabilities: Capabilities
     safe_flags: Flags
     folders: tuple[str, ...]

@@ -17,7 +17,7 @@ servers and allowed tools: the CLI has read its settings by then, and takes thos
 In every case the CLI runs in a home of its own; where it may act unasked, that is as the user's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -88,6 +88,7 @@ class Gemini:
         "gemini-3.5-flash-lite",
         "gemini-2.5-pro",
     )
+    aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities()
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
