@@ -45,7 +45,13 @@ def _managed(folder: str) -> tuple[str, ...]:
 _MANAGED = (*_managed("/etc/claude-code"), *_managed("/Library/Application Support/ClaudeCode"))
 _OF_CODEX = (
     *("/etc/codex/config.toml", "/etc/codex/managed_config.toml", "/etc/codex/requirements.toml"),
-    *("~/.codex/config.toml", "~/.codex/environments.toml", "~/.codex/.env", "~/.codex/AGENTS.md", "~/.codex/auth.json"),
+    *(
+        "~/.codex/config.toml",
+        "~/.codex/environments.toml",
+        "~/.codex/.env",
+        "~/.codex/AGENTS.md",
+        "~/.codex/auth.json",
+    ),
 )
 
 
