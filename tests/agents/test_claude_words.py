@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
+from clinvk.errors import Unsupported
 from clinvk.events import RunFinished, ToolResult
 from clinvk.request import ApprovalMode, RunRequest
 from clinvk.result import RunResult
@@ -458,3 +459,18 @@ def inbox(machine: Machine) -> str:
     return next(
         (f"uds:{session['messagingSocketPath']}" for session in sessions if "messagingSocketPath" in session), ""
     )
+
+
+@pytest.mark.parametrize("command", ["/config permissionMode=acceptEdits", "/settings autoCompact=false", "/heapdump"])
+async def test_a_prompt_that_is_a_command_changes_no_settings(machine: Machine, command: str) -> None:
+    def everything() -> set[tuple[str, bytes]]:
+        settings = {(str(path), path.read_bytes()) for path in (machine.home / ".claude").glob("settings*.json")}
+        return settings | {(str(path), b"") for path in machine.home.glob("*.heapsnapshot")}
+
+    before = everything()
+    with pytest.raises(Unsupported) as refused:
+        await machine.run(request("auto", backend="claude", prompt=command))
+    assert refused.value.field == "prompt"
+    result = await machine.run(request("auto", backend="claude", prompt=f" {command}"))
+    assert isinstance(result.ending, RunFinished)
+    assert everything() == before

@@ -408,3 +408,22 @@ def test_claude_models_are_claimed(model: str) -> None:
 @pytest.mark.parametrize("model", ["gpt-5", "o3", "gemini-2.5-pro", "octopus", "sonnets", "", "fast"])
 def test_other_models_are_not(model: str) -> None:
     assert not Claude().claims(model)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["/config permissionMode=acceptEdits", "/settings", "/config\tmodel=opus", "/mcp disable x"]
+)
+def test_a_command_by_which_claude_changes_settings_itself_is_refused_where_it_is_guarded(prompt: str) -> None:
+    for approval in ("default", "auto", "always"):
+        with pytest.raises(Unsupported, match=r"would carry out /\w+ itself") as refused:
+            launch(prompt=prompt, approval_mode=approval)
+        assert refused.value.field == "prompt"
+    assert launch(prompt=prompt, approval_mode="none")
+    assert launch(prompt=prompt, sandbox_mode="read-only"), "it is text there"
+    assert launch(prompt=prompt, literal=True)
+    assert launch(prompt=f" {prompt}")
+
+
+@pytest.mark.parametrize("prompt", ["/configure it", "/mine", "/config-check", "What does /config do?"])
+def test_other_commands_and_text_are_left_to_claude(prompt: str) -> None:
+    assert launch(prompt=prompt, approval_mode="default")

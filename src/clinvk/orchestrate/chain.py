@@ -29,9 +29,15 @@ def _filled(chain: Chain, part: Part, previous: PartResult | None, told: Mapping
     """Give a step with its prompt filled in by what was `told`, in the directory of the one before if it follows it."""
     prompt = expand(part.request.prompt, _answer(previous), told, chain.input)
     request = replace(part.request, prompt=prompt)
+    if _is_command(prompt) and not _is_command(expand(part.request.prompt, "x", dict.fromkeys(told, "x"), chain.input)):
+        request = replace(request, literal=True)  # an agent's answer is no command of the next one's CLI
     if part.follows and previous and previous.workdir:
         request = replace(request, workdir=previous.workdir)
     return replace(part, request=request)
+
+
+def _is_command(prompt: str) -> bool:
+    return prompt.lstrip().startswith("/")
 
 
 def _answer(previous: PartResult | None) -> str:

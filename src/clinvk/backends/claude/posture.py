@@ -53,6 +53,9 @@ CONFINED_TOOLS = (
 )
 _UNATTENDED = ("CronCreate", "CronDelete", "EnterWorktree", "ExitWorktree", "Monitor", "ScheduleWakeup")
 _OTHER_SESSIONS = ("ListAgents", "SendMessage")
+_LASTING_COMMANDS = re.compile(r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?!\S)")
+"""What of Claude's own commands changes the user's settings or writes elsewhere, without the model and unasked."""
+
 _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
 
 _ALONE: dict[str, object] = {"crossSessionInbound": "refuse"}
@@ -143,11 +146,22 @@ def _unconfined(request: RunRequest, host: Host) -> Posture:
     if request.approval_mode == "none":
         _refuse_root(host)
         return Posture(mode="bypassPermissions", settings=_ALONE, sources=None, free=True)
+    _refuse_lasting_command(request)
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
     subagents = ("Task",) if _user_switched_hooks_off(host) else ()
     return Posture(
         mode=mode, settings=_settings(host, request), denied_tools=(*_UNATTENDED, *_OTHER_SESSIONS, *subagents)
     )
+
+
+def _refuse_lasting_command(request: RunRequest) -> None:
+    command = None if request.literal else _LASTING_COMMANDS.match(request.prompt)
+    if command:
+        raise Unsupported(
+            f"claude would carry out {command[0]} itself, which changes settings or files unasked; a space before it "
+            "makes it text, and with approval_mode 'none' claude may",
+            "prompt",
+        )
 
 
 def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dict[str, object]:
