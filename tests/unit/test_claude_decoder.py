@@ -552,6 +552,15 @@ def test_the_result_of_a_turn_that_nobody_asked_for_ends_no_run() -> None:
     assert events[1:] == [TextDelta("r"), RunFinished("end_turn", Usage(10, 2), 0.5, None, 1)]
 
 
+def test_tokens_of_thinking_are_told_as_a_part_of_the_output() -> None:
+    counts = {"inputTokens": 10, "outputTokens": 7, "thinkingTokens": 5}
+    told = {"a": counts, "b": counts}
+    result = line(type="result", subtype="success", num_turns=1, result="r", modelUsage=told)
+    *_, ending = decode([INIT, result])
+    assert isinstance(ending, RunFinished)
+    assert ending.usage == Usage(20, 14, reasoning_tokens=10)
+
+
 @pytest.mark.parametrize("field", ["errors", "num_turns", "usage", "modelUsage", "total_cost_usd", "stop_reason"])
 def test_a_failure_with_an_odd_field_is_a_failure(field: str) -> None:
     told = {"type": "result", "subtype": "success", "is_error": True, "result": "no", field: [{"x": 1}]}

@@ -106,6 +106,7 @@ def _less(counts: ModelCounts, before: ModelCounts) -> ModelCounts:
         counts.output_tokens - before.output_tokens,
         counts.cache_read_input_tokens - before.cache_read_input_tokens,
         counts.cache_creation_input_tokens - before.cache_creation_input_tokens,
+        counts.thinking_tokens - before.thinking_tokens,
     )
 
 
@@ -116,6 +117,7 @@ def tokens(counts: ModelCounts | TokenCounts) -> Usage:
         input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
         output_tokens=counts.output_tokens or 0,
         cached_tokens=cached,
+        reasoning_tokens=counts.thinking_tokens if isinstance(counts, ModelCounts) else 0,
     )
 
 

@@ -145,12 +145,13 @@ class User(_Line, frozen=True, kw_only=True, tag="user"):
 
 
 class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
-    """Tokens that one model used in this process."""
+    """Tokens that one model used; 2.1.197 does not tell those of the output that were thinking."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    thinking_tokens: int = 0
     cost_usd: float = msgspec.field(default=0.0, name="costUSD")
 
 
