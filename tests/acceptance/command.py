@@ -48,7 +48,11 @@ class Clinvk:
 
     @contextmanager
     def started(
-        self, *arguments: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.PIPE
+        self,
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        env: Mapping[str, str] | None = None,
     ) -> Generator["subprocess.Popen[bytes]"]:
         """Start it; it is killed at the end if it is still there."""
         process = subprocess.Popen(
@@ -57,7 +61,7 @@ class Clinvk:
             stdout=stdout,
             stderr=subprocess.PIPE,
             cwd=self.folder,
-            env=self.agent.env,
+            env={**self.agent.env, **(env or {})},
         )
         try:
             yield process

@@ -96,6 +96,20 @@ def test_nothing_that_an_agent_started_outlives_a_killed_command_line(clinvk: Cl
     assert clinvk.agent.alive() == []
 
 
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
+def test_what_a_killed_command_line_wrote_for_its_agent_is_removed(clinvk: Clinvk, is_relative: bool) -> None:
+    temporary = clinvk.folder / "temporary"
+    temporary.mkdir()
+    env = {"TMPDIR": "temporary" if is_relative else str(temporary)}
+    clinvk.agent.play([*BEGUN, hang()])
+    with clinvk.started("-o", "text", "--system-prompt", "secret", "hello", env=env) as process:
+        until(lambda: any("secret" in file.read_text() for file in temporary.rglob("*") if file.is_file()))
+        guarding = guardian(process.pid)
+        process.kill()
+    until(lambda: gone(guarding))
+    assert list(temporary.iterdir()) == []
+
+
 def test_the_agents_of_another_server_go_on(scripted: Scripted, tmp_path: Path) -> None:
     go, up = tmp_path / "go", tmp_path / "up"
     scripted.play([*BEGUN, spawn("all"), hang()], when="one")

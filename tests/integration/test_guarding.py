@@ -24,7 +24,6 @@ ENV = {"PATH": os.environ["PATH"]}
 UNBOUND = Bounds(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
-from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config import AgentSettings
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
@@ -77,10 +76,12 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
     assert await asyncio.to_thread(agent.wait, 15) == -9
 
 
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
 async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_clinvk_alone(
-    own: marks.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: marks.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv("TMPDIR", tmp_path.name if is_relative else str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     secret = Launch(argv=("x",), files={"home/.cli/login": b"secret"}, links={"home/chats/": "~/chats"})
     ours, other = (PrivateFolder(secret, {"HOME": str(tmp_path)}, server) for server in (own.server, number()))

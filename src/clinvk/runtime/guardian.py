@@ -1,8 +1,9 @@
 """The guardian: a small process that outlives a killed clinvk, to end what its agents started and remove their files.
 
-`clinvk.runtime.guarding` runs it as `python -I -S guardian.py KIND SERVER CGROUP [FOLDER…]`: the kind and the number of
-the marks, the cgroup of the agents or nothing, and where the modules of others are. Its stdin is a socket whose other
-end clinvk alone holds: the end of that is the end of clinvk, whatever killed it.
+`clinvk.runtime.guarding` runs it as `python -I -S guardian.py KIND SERVER CGROUP TEMPORARY [FOLDER…]`: the kind and
+the number of the marks, the cgroup of the agents or nothing, where private folders may be, and where the modules of
+others are. Its stdin is a socket whose other end clinvk alone holds: the end of that is the end of clinvk, whatever
+killed it.
 """
 
 import os
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def main(kind: str, server: int, cgroup: str) -> None:
+def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
     """Wait for the end of clinvk, then end all that its agents have left, and remove their private folders."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end = _prepared(kind, server, cgroup)
+    end = _prepared(kind, server, cgroup, temporary.split(os.pathsep))
     os.read(0, 1)
     end()
 
 
-def _prepared(kind: str, server: int, cgroup: str) -> "Callable[[], None]":
+def _prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Callable[[], None]":
     """Bring in what the search needs before it is needed: by then another clinvk may be installed here."""
     from clinvk.runtime import remains
 
@@ -40,11 +41,11 @@ def _prepared(kind: str, server: int, cgroup: str) -> "Callable[[], None]":
         if cgroup:
             remains.end_cgroup(cgroup)
         remains.end(find, alive)
-        remains.remove_private_folders(server)
+        remains.remove_private_folders(temporary, server)
 
     return end
 
 
 if __name__ == "__main__":
-    sys.path += [os.path.abspath(f"{__file__}/../../.."), *sys.argv[4:]]
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    sys.path += [os.path.abspath(f"{__file__}/../../.."), *sys.argv[5:]]
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])

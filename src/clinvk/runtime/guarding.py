@@ -19,9 +19,11 @@ logger = logging.getLogger(__name__)
 _AGAIN_AFTER_S = 1.0
 """How old a guardian has to be for the next one to be started as soon as it is gone."""
 
+_LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""What Python needs of the environment to start."""
 
-_NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "TMP")
-"""What Python needs of the environment: to start, and to find the folder for temporary files."""
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP"), ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - they are looked at alone
+"""Where `tempfile` makes private folders: what these variables say, or else here."""
 
 
 class Guard:
@@ -95,17 +97,25 @@ class Guard:
 
 def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
     """Start a guardian. Its session is its own, and none of clinvk's pipes, environment and directories is."""
-    needed = {name: value for name in _NEEDED if (value := os.environ.get(name))}
+    libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
+    told = (marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks))
     with marks.marking(GUARDIAN):
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, marks.kind, str(marks.server), cgroup, *_folders(marks)],
+            [sys.executable, "-I", "-S", guardian.__file__, *told],
             stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={**needed, MARK_VARIABLE: label(marks.server, GUARDIAN)},
+            env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
             start_new_session=True,
         )
+
+
+def _temporary() -> str:
+    """Say where private folders may be. `tempfile` itself would look whether it can write there."""
+    names, usual = _TEMPORARY
+    places = (*(os.environ.get(name) for name in names), *usual)
+    return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
 
 
 def _folders(marks: Marks) -> list[str]:

@@ -12,7 +12,7 @@ import time
 # Not from `collections.abc` and `typing`, whose import costs more than all the rest of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Sequence
 
 RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
 STEP = 10**9
@@ -198,15 +198,36 @@ def private_prefix(server: int) -> str:
     return f"clinvk-{server}-"
 
 
-def remove_private_folders(server: int) -> None:
-    """Remove the private folders of a clinvk; what their links lead to stays. Blocks."""
-    import shutil
-    import tempfile
+def remove_private_folders(places: "Sequence[str]", server: int) -> None:
+    """Remove the private folders of a clinvk in any of these places; what their links lead to stays. Blocks.
 
-    parent = tempfile.gettempdir()
-    for name in os.listdir(parent):
-        if name.startswith(private_prefix(server)):
-            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    `shutil` would be half of what a guardian takes.
+    """
+    for place in places:
+        for folder in [f"{place}/{name}" for name in _listed(place) if name.startswith(private_prefix(server))]:
+            for inner, folders, files in os.walk(folder, topdown=False):
+                for name in (*files, *folders):
+                    _remove(f"{inner}/{name}")
+            _remove(folder)
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # there is none, or it is not ours to look at
+        return []
+
+
+def _remove(path: str) -> bool:
+    """Remove a file, a link or an empty folder; say whether we could."""
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    except OSError:
+        return False
+    return True
 
 
 def _send(pid: int, number: int) -> bool:
