@@ -77,6 +77,7 @@ async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
             yield kept
         finally:
             tending.cancel()
+            await asyncio.wait([tending])
 
 
 async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ending kept processes where what should end them fails."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.stock import Stock
 from lasting_backend import Lasting
+from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -39,4 +41,24 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
         with pytest.raises(TimeoutError):
             await stock.ended(worker, patient=False)
         assert not os.path.exists(folder)
+        assert not stock.leaving
+
+
+async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_to_be_ended_again(
+    tmp_path: Path,
+) -> None:
+    backend, host = Lasting(tmp_path, mode="slow"), Host(env=ENV)
+    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
+    assert launch
+    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
+        worker = stock.open(profile, launch)
+        await until(lambda: worker.is_ready)
+        ending = asyncio.create_task(stock.ended(worker, patient=True))
+        stock.end(worker)
+        await asyncio.sleep(0)
+        while worker.process.exit_code is None:
+            assert worker in stock.leaving
+            await asyncio.sleep(0.02)
+        await ending
         assert not stock.leaving

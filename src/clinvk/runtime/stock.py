@@ -96,6 +96,7 @@ class Stock:
             logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
             profile.blame(worker, "it could not be started")
             profile.workers.remove(worker)
+            self.leaving.pop(worker, None)
             await folder.clear()
         finally:
             worker.opened.set()
@@ -122,9 +123,6 @@ class Stock:
             await self.ended(worker, patient=True)
         except Exception:
             logger.exception("a kept process could not be ended")
-        finally:
-            self.leaving.pop(worker, None)
-            self._changed()
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
         """End a process with all that came of it; if `patient` it may leave by itself first."""
@@ -145,7 +143,8 @@ class Stock:
                 await self._spawner.sweep(process)
                 await finished(_exit(process))  # the loop that learns of it may end next
             finally:
-                self.leaving.pop(worker, None)
+                del self.leaving[worker]
+                self._changed()
                 await worker.folder.clear()
 
 

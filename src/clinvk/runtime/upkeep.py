@@ -242,10 +242,14 @@ class Upkeep:
             while there < self._spares(profile, now) and self._has_room(profile, beside=self.stock.leaving):
                 self.stock.open(profile, profile.launch)
                 there += 1
-            if there < self._spares(profile, now):
-                idle = [] if there else [worker for worker in self.stock.idle if self._is_fallow(worker, profile, now)]
-                if self.make_room(profile, idle):
-                    return
+            if there < self._spares(profile, now) and self._waits(profile, now, may_take=not there):
+                return
+
+    def _waits(self, profile: Profile, now: float, *, may_take: bool) -> bool:
+        """Say whether there will be room for a spare; where it `may_take` one, in the place of what is wanted less."""
+        if not may_take:
+            return self._has_room(profile)
+        return self.make_room(profile, [worker for worker in self.stock.idle if self._is_fallow(worker, profile, now)])
 
     def _spares(self, profile: Profile, now: float) -> int:
         """Give how many are to be ready: one, or for processes of one conversation as many as began of late.
