@@ -1,5 +1,6 @@
 """Steps one after the other, each with what those before it answered."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
@@ -7,6 +8,8 @@ from msgspec.structs import replace
 from clinvk.orchestrate.performing import Performing
 from clinvk.orchestrate.template import expand, unknown_steps
 from clinvk.plan import Chain, Part, PartResult
+
+_COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
 
 
 async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...]:
@@ -27,17 +30,25 @@ async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...
 
 def _filled(chain: Chain, part: Part, previous: PartResult | None, told: Mapping[str, str]) -> Part:
     """Give a step with its prompt filled in by what was `told`, in the directory of the one before if it follows it."""
-    prompt = expand(part.request.prompt, _answer(previous), told, chain.input)
-    request = replace(part.request, prompt=prompt)
-    if _is_command(prompt) and not _is_command(expand(part.request.prompt, "x", dict.fromkeys(told, "x"), chain.input)):
-        request = replace(request, literal=True)  # an agent's answer is no command of the next one's CLI
+    template, answer = part.request.prompt, _answer(previous)
+    request = replace(part.request, prompt=expand(template, answer, told, chain.input))
+    if "@" in request.prompt or request.prompt.lstrip().startswith("/"):
+        marks = {name: _marked(text) for name, text in told.items()}
+        of_user = expand(template, _marked(answer), marks, chain.input)
+        request = replace(request, literal=of_user != request.prompt and not _acts(of_user))
     if part.follows and previous and previous.workdir:
         request = replace(request, workdir=previous.workdir)
     return replace(part, request=request)
 
 
-def _is_command(prompt: str) -> bool:
-    return prompt.lstrip().startswith("/")
+def _marked(answer: str) -> str:
+    """Give what stands for an answer in what the user has written."""
+    return answer and "{"
+
+
+def _acts(of_user: str) -> bool:
+    """Say whether the user has written a command of a CLI or named a file; else no answer may be taken for that."""
+    return "@" in of_user or _COMMAND.match(of_user) is not None
 
 
 def _answer(previous: PartResult | None) -> str:
