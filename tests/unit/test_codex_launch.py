@@ -169,6 +169,13 @@ def test_read_only_is_refused_where_the_settings_name_other_places_to_run_in(hom
     assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
 
 
+def test_read_only_is_refused_where_another_program_is_to_run_the_commands() -> None:
+    on = host("", {"HOME": "/h", "CODEX_EXEC_SERVER_URL": "ws://127.0.0.1:1"})
+    with pytest.raises(Unsupported, match="CODEX_EXEC_SERVER_URL"):
+        launched(replace(HELLO, sandbox_mode="read-only"), on=on)
+    assert "--sandbox=workspace-write" in launched(replace(HELLO, sandbox_mode="workspace"), on=on).argv
+
+
 @pytest.mark.parametrize("config", ["x = [", "projects = 3"])
 def test_settings_that_cannot_be_read_are_left_to_codex_where_nothing_rests_on_them(config: str) -> None:
     assert "read-only" not in launched(HELLO, on=host(config)).argv

@@ -187,11 +187,11 @@ class Channel(Protocol):
 class Backend(Protocol):
     """An agent CLI, pure: a request in, what to run out.
 
-    `models` are names known to work, best known first; `aliases` are what the words of a request stand for, None is the
-    model that the CLI takes itself; `install` is the command that brings the CLI; `vendor` is
-    whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags` are those of
-    the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths that begin
-    with `~`, or with a variable as `$CODEX_HOME`.
+    `models` are names known to work, best known first; `aliases` say which of them clinvk's own words for models stand
+    for (`fast`, `best`, …), None where the CLI is left to choose; `install` is the command that brings the CLI;
+    `vendor` is whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags`
+    are those of the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths
+    that begin with `~`, or with a variable as `$CODEX_HOME`.
     """
 
     name: str

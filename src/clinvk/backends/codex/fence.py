@@ -10,8 +10,9 @@ MCP tools. What was found to act outside the sandbox all the same, and is closed
 - `notify` programs and hooks run, and from 0.171 on the program that gives telemetry its headers, without which there
   is no telemetry;
 - the programs of the user's `environments.toml` run, and are what holds the commands in them; no flag leaves the file
-  out, and so `read-only` is refused where there is one;
-- features that are on by their older names are on, whatever is said of them by the names of today;
+  out, and so `read-only` is refused where there is one, or an address of such a program in the environment;
+- the features `apps` and `memories` are on where they are by their older names, whatever is said by those of today;
+  it is not so with `codex_hooks`;
 - a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory;
 - 0.163 trusts any project by itself as soon as its sandbox lets it write there.
 
@@ -60,6 +61,9 @@ _OLDER_NAMES = ("connectors", "memory_tool")
 
 _ENVIRONMENTS = "environments.toml"
 """The user's file of other places to run commands in."""
+
+_EXEC_SERVER = "CODEX_EXEC_SERVER_URL"
+"""Where a program listens that runs the commands instead, and holds them to the sandbox or not."""
 
 _HEADERS_HELPER = "headers_helper"
 """In `[otel]`. 0.169 does not know it, which is an error there with `--strict-config`: set only where the user has."""
@@ -215,8 +219,11 @@ class _Known:
             raise _unpromised(
                 f"the MCP servers in codex's settings cannot be disabled: {self._problem}"
             ) from self._problem
-        if self._host.read(places := f"{settings.folder(self._host, str(self._workdir))}/{_ENVIRONMENTS}"):
-            raise _unpromised(f"codex would run its commands where {places} says, and start the programs that it names")
+        path = f"{settings.folder(self._host, str(self._workdir))}/{_ENVIRONMENTS}"
+        if self._host.read(path):
+            raise _unpromised(f"codex would run its commands where {path} says, and start the programs that it names")
+        if self._host.env.get(_EXEC_SERVER):
+            raise _unpromised(f"codex would run its commands through the program that ${_EXEC_SERVER} names")
         servers = dict.fromkeys(self.settings.mcp_servers, "{enabled = false}")
         return {
             **_READ_ONLY,
