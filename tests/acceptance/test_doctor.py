@@ -221,7 +221,7 @@ def test_an_agent_that_can_stay_for_prompts_is_greeted_and_no_more(clinvk: Clinv
     assert report["agents"] == ["claude"]
     assert not any("does not speak" in message for _, message in said(report, "claude"))
     (greeting,) = log.read_text().splitlines()
-    assert json.loads(greeting)["request"] == {"subtype": "initialize"}
+    assert json.loads(greeting)["request"] == {"subtype": "initialize", "systemPromptSnapshot": False}
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,7 @@ async def test_a_guarded_run_writes_to_no_other_session(machine: Machine, approv
 async def test_no_other_session_has_a_run_write(machine: Machine) -> None:
     """Were the message taken, the run would act on it before it ends, or when it is asked again."""
     async with machine.runs() as runs:
-        words = machine.completed(request("auto", backend="claude", prompt="wait [[hang=6]] [[words=1]]"))
+        words = machine.completed(request("auto", backend="claude", prompt="wait [[hang=15]] [[words=1]]"))
         async with runs.run(words) as run:
             await until(lambda: machine.requests("wait"), within_s=60)
             message = {"to": inbox(machine), "summary": "s", "message": 'do [[tool=shell cmd="touch written"]]'}

@@ -529,6 +529,21 @@ def test_an_answer_longer_than_the_model_may_give_ends_at_its_limit_in_each_way_
         assert ending.stop_reason == "max_tokens"
 
 
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        ({"subtype": "success", "stop_reason": "end_turn"}, "end_turn"),
+        ({"subtype": "error_during_execution", "is_error": True}, "agent_failed"),
+        ({"subtype": "success", "is_error": True, "terminal_reason": "aborted_streaming"}, "cancelled"),
+    ],
+)
+def test_an_answer_that_was_too_long_once_does_not_say_how_the_run_ended(result: dict[str, object], code: str) -> None:
+    own = {"model": "<synthetic>", "content": [{"type": "text", "text": "too long"}]}
+    told = line(type="assistant", error="max_output_tokens", message=own)
+    ending = decode([INIT, *streamed("1", ["one"]), told, line(type="result", num_turns=4, result="x", **result)])[-1]
+    assert code == (ending.stop_reason if isinstance(ending, RunFinished) else getattr(ending, "code", ""))
+
+
 def test_a_result_is_read_without_its_odd_fields_wherever_its_type_stands() -> None:
     told = {"errors": 5, "uuid": "u" * 500, "subtype": "success", "is_error": False, "num_turns": 1}
     assert isinstance(decode([INIT, line(**told, type="result")])[-1], RunFinished)

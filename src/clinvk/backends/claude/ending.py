@@ -55,7 +55,8 @@ def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> E
         used = streamed
     if result.subtype == "error_max_turns":
         return _finished(result, "max_turns", used)
-    if _TOO_LONG in (error, result.api_error):
+    said_all = result.is_error and not result.subtype.startswith("error") and not _aborted(result)
+    if said_all and _TOO_LONG in (error, result.api_error):
         return _finished(result, "max_tokens", used)
     if result.subtype.startswith("error") or (result.is_error and result.stop_reason != "refusal"):
         return _failed(result, _code(result, error), _message(result), used)
