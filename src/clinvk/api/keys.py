@@ -176,6 +176,7 @@ async def _note(keys: Keys, file: KeyFile) -> None:
     try:
         await asyncio.to_thread(file.note, used)
     except ConfigError as exc:
+        keys.used = used | keys.used
         logger.warning("when API keys were used last is not kept: %s", exc.message)
 
 

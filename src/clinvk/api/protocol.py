@@ -36,7 +36,8 @@ class Protocol(HttpToolsProtocol):
     to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
     a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
 
-    HTTP/1.0 knows no chunks, which uvicorn would send it: an answer whose length is not told ends with the connection.
+    HTTP/1.0 knows no chunks and no `expect`, as which uvicorn would answer it: an answer whose length is not told ends
+    with the connection.
     """
 
     __slots__ = (
@@ -134,7 +135,8 @@ class Protocol(HttpToolsProtocol):
             self._stop_waiting()
         is_behind = self._is_busy
         super().on_headers_complete()
-        if self.scope["http_version"] == "1.0":
+        if self.scope["http_version"] in ("0.9", "1.0"):
+            self.cycle.waiting_for_100_continue = False
             self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment]  # called as its own
         if not is_behind:
             self._running = self.cycle
