@@ -36,8 +36,8 @@ class Protocol(HttpToolsProtocol):
     to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
     a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
 
-    HTTP/1.0 knows no chunks and no `expect`, as which uvicorn would answer it: an answer whose length is not told ends
-    with the connection.
+    HTTP/1.0 knows neither chunks nor `expect`, with which uvicorn would answer it: an answer whose length is not told
+    ends with the connection.
     """
 
     __slots__ = (

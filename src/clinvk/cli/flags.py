@@ -19,8 +19,6 @@ ExportFormat = Literal["json", "markdown"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("json", "markdown")
 ISOLATIONS: tuple[Isolation, ...] = ("none", "worktree")
 
-_JSON_HELP = "print JSON, for programs (-o json says so too)"
-
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """What every command takes. `words` are the arguments that are no flags."""
@@ -260,7 +258,7 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `service status`."""
     own = parser.add_argument_group("flags")
     _add_service(own.add_argument)
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def _add_service(add: Callable[..., object]) -> None:
@@ -324,7 +322,11 @@ def _add_no_server(add: Callable[..., object]) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the flag of a command that tells something."""
-    parser.add_argument_group("flags").add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(parser.add_argument_group("flags").add_argument)
+
+
+def _add_json(add: Callable[..., object]) -> None:
+    add("--json", action="store_true", help="print JSON, for programs (-o json says so too)")
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -337,28 +339,28 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--search", metavar="TEXT", help="only those with this text in title or first prompt")
     own.add_argument("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
     own.add_argument("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `sessions delete`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_clean(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `sessions clean`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--older-than", metavar="AGE", help="12h, 30d, 2w, or days (default: session.retention_days)")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_tag(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `sessions tag`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--remove", action="append", metavar="TAG", help="take a tag away (repeatable)")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -366,21 +368,21 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("flags")
     own.add_argument("--format", type=OneOf(EXPORT_FORMATS), metavar="FORMAT", help="markdown (the default) or json")
     own.add_argument("--output", "-O", metavar="FILE", help="write to a file, not to stdout")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_worktrees(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `worktrees list`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--here", action="store_true", help="only those of this repository (--workdir: of that one)")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_apply(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `worktrees apply`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--keep", action="store_true", help="do not remove the worktree")
-    own.add_argument("--json", action="store_true", help=_JSON_HELP)
+    _add_json(own.add_argument)
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
@@ -422,7 +424,7 @@ def _add_isolation(add: Callable[..., object], whose: str) -> None:
 
 def _add_together(add: Callable[..., object]) -> None:
     add("--quiet", "-q", action="store_true", help="no progress, no answers: the table alone")
-    add("--json", action="store_true", help=_JSON_HELP)
+    _add_json(add)
 
 
 def add_global(parser: argparse.ArgumentParser) -> None:

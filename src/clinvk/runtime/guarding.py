@@ -22,8 +22,9 @@ _AGAIN_AFTER_S = 1.0
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """What Python needs of the environment to start."""
 
-_TEMPORARY = ("TMPDIR", "TEMP", "TMP"), ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - they are looked at alone
-"""Where `tempfile` makes private folders: what these variables say, or else here."""
+_TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
+_TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - they are looked at alone
+"""Where `tempfile` makes private folders: what the variables say, or else here."""
 
 
 class Guard:
@@ -113,8 +114,7 @@ def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
 
 def _temporary() -> str:
     """Say where private folders may be. `tempfile` itself would look whether it can write there."""
-    names, usual = _TEMPORARY
-    places = (*(os.environ.get(name) for name in names), *usual)
+    places = (*map(os.environ.get, _TEMPORARY_VARIABLES), *_TEMPORARY)
     return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
 
 

@@ -218,16 +218,15 @@ def _listed(folder: str) -> list[str]:
         return []
 
 
-def _remove(path: str) -> bool:
-    """Remove a file, a link or an empty folder; say whether we could."""
+def _remove(path: str) -> None:
+    """Remove a file, a link or an empty folder, where we can."""
     try:
         if os.path.isdir(path) and not os.path.islink(path):
             os.rmdir(path)
         else:
             os.unlink(path)
     except OSError:
-        return False
-    return True
+        return
 
 
 def _send(pid: int, number: int) -> bool:

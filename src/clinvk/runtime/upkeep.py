@@ -177,9 +177,7 @@ class Upkeep:
 
     def _size(self, worker: Worker) -> int:
         """Give what a process takes; one that has just started, what it will."""
-        profile = self.stock.profile_of(worker) or self.stock.leaving.get(worker)
-        if profile is None:
-            return worker.memory
+        profile = self.stock.profile_of(worker) or self.stock.leaving[worker]
         if _is_young(worker, time.monotonic()):
             return max(worker.memory, self._expected(profile))
         return max(worker.memory, self._typical.get(profile.wanted.backend.name, 0))

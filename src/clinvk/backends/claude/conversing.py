@@ -28,6 +28,8 @@ _DENIED = "nobody is there to allow it"
 PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
 """What it refuses at once, during a turn as well: there is no such request."""
 
+_INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
+
 
 class _Asked(msgspec.Struct, frozen=True):
     subtype: str = ""
@@ -80,7 +82,7 @@ class ConversationChannel:
 
     def interrupt(self, run: str) -> bytes | None:
         """Give what ends the turn, and the tool that it is using."""
-        return _control("interrupt") if run == self._run else None
+        return _INTERRUPT if run == self._run else None
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
         """Nothing: an interrupt ends them."""
@@ -116,11 +118,6 @@ class ConversationChannel:
                 self._run = ""
                 self._last = self._decoder.result or self._last
                 return
-
-
-def _control(subtype: str) -> bytes:
-    request = {"type": "control_request", "request_id": f"clinvk-{subtype}", "request": {"subtype": subtype}}
-    return msgspec.json.encode(request) + b"\n"
 
 
 def _answered(line: bytes) -> Iterator[bytes]:
