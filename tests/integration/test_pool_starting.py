@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -82,11 +83,33 @@ async def test_a_run_that_was_cancelled_is_that_also_where_its_process_then_turn
 ) -> None:
     async with Server(Strict(tmp_path, mode="sullen")) as server, server.runs.run(request("say x")) as run:
         await until(lambda: server.runs.warm is not None and server.runs.warm.runs == 1)
-        await run.begun()
+        await until(lambda: run.started_at is not None)
         await server.runs.cancel(run.id)
         ending = (await run.result()).ending
         assert isinstance(ending, RunFailed)
         assert ending.code == "cancelled"
+
+
+async def test_a_run_that_has_left_the_queue_has_begun_while_it_still_waits_for_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        asked, released, seat = asyncio.Event(), asyncio.Event(), server.pool.seat
+
+        async def late(*seated: Any) -> object:
+            asked.set()
+            await released.wait()
+            return await seat(*seated)
+
+        monkeypatch.setattr(server.pool, "seat", late)
+        async with server.runs.run(request("say x")) as run:
+            await asked.wait()
+            assert run.started_at is None
+            async with asyncio.timeout(5):
+                await run.begun()
+            released.set()
+            assert (await run.result()).text == "x"
+            await run.begun()
 
 
 class Sound(Lasting):

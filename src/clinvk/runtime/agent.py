@@ -39,6 +39,7 @@ class AgentRun:
         self.refusal: ClinvkError | None = None
         self._recorder = recorder
         self._course = Course(assignment, spawner, recorder)
+        self._has_begun = False
         self._queueing: asyncio.Future[None] | None = None
 
     def go_on_from(self, resume: Resume, launch: Launch) -> None:
@@ -101,7 +102,7 @@ class AgentRun:
 
     async def begun(self) -> None:
         """Wait until it leaves the queue: its turn has come, or it has ended before."""
-        if self.started_at is None and not self.ended:
+        if not self._has_begun:
             self._queueing = self._queueing or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._queueing)
 
@@ -128,6 +129,7 @@ class AgentRun:
         try:
             while not place.held and not course.stopped_by:
                 await course.wait(inf)
+            self._has_begun = True
             if self._queueing:
                 self._queueing.set_result(None)
             if course.assignment.hold and not course.stopped_by:
