@@ -159,13 +159,17 @@ class Writer:
     def _ask(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> _Job:
         job = _Job(operation, must)
         self._waiting.append(job)
-        self._plan()
+        if len(self._waiting) == 1:  # else it is planned
+            self._plan()
         return job
 
     def _plan(self) -> None:
-        """Start, or see to it that this happens: when the transaction before is done, or soon for what can wait."""
+        """See to it that it starts: when the transaction before is done, or soon for what can wait.
+
+        What is asked for in the same turn of the loop goes into one transaction.
+        """
         if not self._batch and (self._waiting or self._is_due):
-            self._start()
+            asyncio.get_running_loop().call_soon(self._start)
         elif self._later and not self._timer and not self._is_due:
             self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
 
@@ -175,6 +179,8 @@ class Writer:
         self._plan()
 
     def _start(self) -> None:
+        if self._batch:
+            return
         later = [*self._later.values()] if self._is_due else []
         jobs = [job for job in (*later, *self._waiting) if not job.done.cancelled()]
         if self._is_due:
