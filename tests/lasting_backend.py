@@ -129,7 +129,7 @@ class LastingChannel:
                 self._open.remove(told.run)
 
     def interrupt(self, run: str) -> bytes | None:
-        return msgspec.json.encode({"run": run, "stop": True}) + b"\n"
+        return msgspec.json.encode({"run": run, "stop": True}) + b"\n" if run in self._open else None
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
         return ("RUN", run) if self._tells_tools else None

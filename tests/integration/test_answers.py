@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from clinvk.backends.base import Launch
 from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
 from clinvk.request import RunRequest
 from clinvk.runtime import marks
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.private import PrivateFolder
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.schema import Schemas
 from clinvk.store.memory import MemoryStore
@@ -166,6 +168,44 @@ async def test_it_is_asked_for_once(scripted: Scripted, tmp_path: Path) -> None:
     assert isinstance(told[-1], RunFailed)
     assert (told[-1].code, told[-1].message) == ("agent_failed", "the answer does not fit output_schema: it is no JSON")
     assert told[-1].usage == Usage(24, 10, 4, 0)
+
+
+async def test_the_turn_before_costs_also_where_the_agent_cannot_be_asked_again(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play(gemini_says("not", " json"))
+    admitted: list[RunRequest] = []
+
+    def admit_once(request: RunRequest) -> None:
+        if admitted:
+            raise InvalidRequest("it leads elsewhere", "workdir")
+        admitted.append(request)
+
+    running = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit_once)
+    async with running, running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
+        ending = (await run.result()).ending
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.usage) == ("invalid_request", Usage(12, 5, 2, 0))
+
+
+async def test_who_cancels_a_run_before_its_agent_is_asked_again_has_it_asked_nothing(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.play(gemini_says("not", " json"))
+    add = PrivateFolder.add
+    async with runs(scripted) as running:
+        loop = asyncio.get_running_loop()
+
+        def cancelled_meanwhile(self: PrivateFolder, launch: Launch) -> None:
+            loop.call_soon_threadsafe(running.stop, run.id)
+            add(self, launch)
+
+        monkeypatch.setattr(PrivateFolder, "add", cancelled_meanwhile)
+        async with running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:
+            ending = (await run.result()).ending
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.usage) == ("cancelled", Usage(12, 5, 2, 0))
+    assert len(scripted.calls()) == 1
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"])

@@ -1,7 +1,9 @@
 """The guardian with each kind of marks, and beside the sweep of a clinvk around it."""
 
 import asyncio
+import errno
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -137,6 +139,24 @@ async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
     assert guard.pid is None
     assert "no guardian can be started" in caplog.text
     monkeypatch.setattr(sys, "executable", python)
+    await until(lambda: guard.pid)
+    guard.dismiss()
+
+
+async def test_a_guardian_that_ends_while_no_file_can_be_opened_is_replaced_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = Guard(marks.RlimitMarks(number()), UNBOUND)
+    guard.start()
+    assert guard.pid
+
+    def exhausted() -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", exhausted)
+        psutil.Process(guard.pid).kill()
+        await until(lambda: "no guardian can be started" in caplog.text)
     await until(lambda: guard.pid)
     guard.dismiss()
 

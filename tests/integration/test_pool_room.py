@@ -1,7 +1,7 @@
 """Which process is kept in the place of which where there is not room for all."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,12 +24,28 @@ from polling import until
 pytestmark = pytest.mark.timeout(120)
 
 
+class Looking(Upkeep):
+    """Counts how often room was looked for."""
+
+    looks = 0
+
+    def make_room(self, profile: Profile, idle: Sequence[Worker]) -> bool:
+        self.looks += 1
+        return super().make_room(profile, idle)
+
+    async def look(self) -> None:
+        """Look for room once more."""
+        before = self.looks
+        self.wake()
+        await until(lambda: self.looks > before)
+
+
 class Kept:
     """What is kept of small processes of about 12 MB and heavy ones of about 72."""
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
-        self.upkeep = Upkeep(Spawner(marks.choose()), settings, Patience())
+        self.upkeep = Looking(Spawner(marks.choose()), settings, Patience())
         self.limit_mb = limit_mb
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 
@@ -91,12 +107,11 @@ async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_p
         await until(lambda: any(one.is_ready for one in small.workers), within_s=30)
         (worker,) = small.workers
         heavy = await kept.want("heavy", "two")
-        looks_until = asyncio.get_running_loop().time() + 4
-        while asyncio.get_running_loop().time() < looks_until:
+        for _ in range(5):
+            await kept.upkeep.look()
             assert small.workers == [worker]
             assert not worker.is_retiring
-            await asyncio.sleep(0.02)
-        assert not heavy.workers
+            assert not heavy.workers
 
 
 async def test_the_one_that_takes_a_place_is_started_when_the_other_has_left(tmp_path: Path) -> None:

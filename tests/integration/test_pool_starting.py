@@ -12,7 +12,9 @@ import pytest
 from clinvk.backends.base import Channel, Delivery, Host, Launch, NotSpoken
 from clinvk.config import BackendSettings, Settings, WarmSettings
 from clinvk.events import RunFailed
+from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
+from clinvk.session import Resume
 from clinvk.store.memory import MemoryStore
 from integration.pool_server import ENV, Server, request
 from lasting_backend import AGENT, Lasting, LastingChannel
@@ -133,3 +135,55 @@ async def test_what_cannot_be_started_fails_its_run_and_nothing_else(tmp_path: P
         assert psutil.Process().num_fds() == open_files
         async with runs.run(request("say x", backend="sound")) as run:
             assert (await run.result()).text == "x"
+
+
+async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Server(Lasting(tmp_path)) as server:
+        assert (await server.ask("say x")).text == "x"
+        asked, released, seat = asyncio.Event(), asyncio.Event(), server.pool.seat
+        prompts: list[str] = []
+        start = LastingChannel.start
+
+        def noted(self: LastingChannel, run: str, *of: Any) -> bytes:
+            prompts.append(run)
+            return start(self, run, *of)
+
+        async def late(*seated: Any) -> object:
+            asked.set()
+            await released.wait()
+            return await seat(*seated)
+
+        monkeypatch.setattr(server.pool, "seat", late)
+        monkeypatch.setattr(LastingChannel, "start", noted)
+        async with server.runs.run(request("say y")) as run:
+            await asked.wait()
+            cancelling = asyncio.create_task(server.runs.cancel(run.id))
+            await asyncio.sleep(0)
+            released.set()
+            await cancelling
+            assert run.state == "cancelled"
+        assert prompts == []
+        monkeypatch.setattr(server.pool, "seat", seat)
+        assert (await server.ask("say z")).text == "z"
+        assert server.misses == 1
+
+
+class Faulty(Lasting):
+    """A backend with a fault."""
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        raise RuntimeError("a fault")
+
+
+async def test_a_backend_with_a_fault_that_is_to_be_started_ahead_ends_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warm = WarmSettings(kept_backends=("faulty", "lasting"), prestart=("faulty", "lasting"))
+    registry = {"faulty": Faulty(tmp_path), "lasting": Lasting(tmp_path)}
+    async with LocalRuns(Settings(warm=warm), MemoryStore(), ENV, registry, keeps_warm=True) as runs:
+        await until(lambda: runs.warm is not None and runs.warm.ready == 1)
+        async with runs.run(request("say x")) as run:
+            assert (await run.result()).text == "x"
+    assert "no process of faulty is started ahead" in caplog.text

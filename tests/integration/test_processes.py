@@ -457,3 +457,11 @@ async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.Mo
 async def test_cleaning_up_that_takes_too_long_says_so() -> None:
     with pytest.raises(TimeoutError):
         await finished(asyncio.sleep(30), within_s=0.1)
+
+
+async def test_a_cancellation_goes_on_though_cleaning_up_took_too_long() -> None:
+    cleaning = asyncio.create_task(finished(asyncio.sleep(30), within_s=0.1))
+    await asyncio.sleep(0)
+    cleaning.cancel()
+    await asyncio.wait([cleaning])
+    assert cleaning.cancelled()

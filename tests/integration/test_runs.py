@@ -4,13 +4,15 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
+from clinvk.backends.base import Host, Launch
 from clinvk.config import BackendSettings, ServerSettings, Settings, complete
 from clinvk.errors import (
     BackendUnavailable,
@@ -27,7 +29,9 @@ from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunSt
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
-from clinvk.session import Session
+from clinvk.runtime.watching import Watched
+from clinvk.session import Resume, Session
+from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from polling import settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
@@ -654,3 +658,72 @@ class LateStore(MemoryStore):
         self.asked.set()
         await self.may_answer.wait()
         await super().end(run, session, events)
+
+
+class Prepared(Shell):
+    """Something goes before its agent, which the test lets go on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.waits, self.goes_on = folder / "waits", folder / "goes_on"
+        os.mkfifo(self.goes_on)
+
+    def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
+        before = ("-c", f"touch {self.waits}; read -r _ < {self.goes_on}")
+        return replace(super().launch(request, resume, host), before=before)
+
+
+async def test_a_run_that_is_cancelled_before_its_agent_is_started_starts_none(tmp_path: Path) -> None:
+    backend = Prepared(tmp_path)
+    async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:
+        run = await runs.start(ask(f"touch {tmp_path}/ran\n{DONE}"))
+        await until(backend.waits.exists)
+        cancelling = asyncio.create_task(runs.cancel(run.id))
+        await asyncio.sleep(0)
+        backend.goes_on.write_text("on\n")
+        await cancelling
+        assert run.state == "cancelled"
+        assert run.started_at is None
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_the_next_turn_waits_for_an_agent_whose_end_is_being_kept(tmp_path: Path) -> None:
+    """The store lets the next turn have the session before the run that had it knows that its end is kept."""
+    started = """echo '{"type":"run_started","backend_session_id":"00000000-0000-4000-8000-000000000000"}'\n"""
+    store = KeptStore()
+    async with local_runs(store) as runs:
+        script = f"echo $$ > {tmp_path}/pid\n{started}{DONE}exec >&-; sleep 2; true"
+        async with runs.run(ask(script)) as run:
+            await store.kept.wait()
+            assert run.session_id
+            script = f"kill -0 $(cat {tmp_path}/pid) && exit\n{started}{TEXT}{DONE}"
+            going_on = asyncio.create_task(_leave(runs, ask(script, session_id=run.session_id)))
+            await asyncio.wait([going_on], timeout=0.5)
+            store.may_answer.set()
+            assert await going_on == "hello"
+
+
+class KeptStore(MemoryStore):
+    """A store that has kept the end of a run, and says so when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        await super().end(run, session, events)
+        self.kept.set()
+        await self.may_answer.wait()
+
+
+async def test_a_watch_with_a_fault_costs_its_run_and_no_slot() -> None:
+    def faulty(_: Watched) -> Callable[[], None]:
+        raise RuntimeError("a bug")
+
+    store = MemoryStore()
+    async with LocalRuns(Settings(), store, ENV, {"shell": Shell()}, watches=[faulty]) as runs:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await runs.start(ask(DONE))
+        assert runs.busy == 0
+    assert [run.state for run in (await store.runs(RunQuery())).items] == ["cancelled"]

@@ -62,3 +62,20 @@ async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_
             await asyncio.sleep(0.02)
         await ending
         assert not stock.leaving
+
+
+async def test_what_is_started_of_a_profile_that_was_forgotten_meanwhile_is_ended_with_the_rest(tmp_path: Path) -> None:
+    """A run may look for a process, and the disk hang, for longer than a profile without any is remembered."""
+    backend, host = Lasting(tmp_path), Host(env=ENV)
+    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
+    assert launch
+    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+        wanted = Wanted(backend, host, backend.executable, ENV, launch)
+        forgotten = await stock.profile(wanted)
+        stock.profiles.clear()
+        profile = await stock.profile(wanted)
+        worker = stock.open(forgotten, launch)
+        assert profile.workers == stock.workers == [worker]
+        await worker.opened.wait()
+        assert worker.process.exit_code is None
+    assert worker.process.exit_code is not None

@@ -506,3 +506,35 @@ async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktree
     environ = {**repository.env, "HOME": str(tmp_path / "link")}
     async with LocalRuns(Settings(), MemoryStore(), environ, {"shell": Shell()}) as runs, running(runs, kept.root):
         await check_in_use(worktrees, kept.id)
+
+
+@pytest.mark.parametrize("lock", ["hold_all", "enter"])
+async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    worktree = await changed(worktrees, repository)
+    asked, may_go_on, take = threading.Event(), threading.Event(), getattr(Folders, lock)
+
+    def late(self: Folders, *of: str) -> int | None:
+        asked.set()
+        may_go_on.wait(20)
+        return take(self, *of)
+
+    async def wait_for_it() -> None:
+        if lock == "enter":
+            await worktrees.used(worktree.path).__aenter__()
+        else:
+            await worktrees.make(str(repository.path), "agent")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folders, lock, late)
+        waiting = asyncio.create_task(wait_for_it())
+        await until(asked.is_set)
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=0.1)
+        may_go_on.set()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+    async with asyncio.timeout(30):
+        await worktrees.discard(worktree.id)
+    assert left_over(repository) == []

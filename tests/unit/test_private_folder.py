@@ -1,5 +1,6 @@
 """The private folder of a launch, with its files and links."""
 
+import asyncio
 import logging
 import stat
 import tempfile
@@ -74,3 +75,28 @@ async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
         await folder.clear()
     goes_on.set()
     assert path in caplog.text
+
+
+async def test_a_folder_that_a_hanging_disk_makes_when_nobody_waits_any_more_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, ended, make, write = threading.Event(), threading.Event(), tempfile.mkdtemp, PrivateFolder.write
+
+    def late(prefix: str) -> str:
+        goes_on.wait(30)
+        return make(prefix=prefix, dir=tmp_path)
+
+    def written(self: PrivateFolder) -> None:
+        write(self)
+        ended.set()
+
+    monkeypatch.setattr(tempfile, "mkdtemp", late)
+    monkeypatch.setattr(private, "finished", partial(finished, within_s=0.1))
+    monkeypatch.setattr(PrivateFolder, "write", written)
+    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
+    with pytest.raises(TimeoutError):
+        await folder.prepare()
+    await folder.clear()
+    goes_on.set()
+    assert await asyncio.to_thread(ended.wait, 30)
+    assert list(tmp_path.iterdir()) == []

@@ -163,3 +163,16 @@ def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
     del waiting
     assert known() is None
     assert slots.queued == 1
+
+
+async def test_who_waits_for_room_is_woken_where_a_share_that_others_wait_for_is_taken() -> None:
+    slots, share = Slots(total=2, per_backend=1, max_queued=1), Share(at_once=1)
+    enter(slots, "codex", [], "a")
+    slots.enter("codex", lambda: None, share)
+    waiting = asyncio.create_task(slots.room("codex"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert slots.enter("claude", lambda: None, share).held
+    async with asyncio.timeout(5):
+        await waiting
+    assert slots.queued == 0

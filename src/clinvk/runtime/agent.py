@@ -75,6 +75,11 @@ class AgentRun:
         return self._course.ended
 
     @property
+    def is_ending(self) -> bool:
+        """Whether its ending is about to be kept, or is: from then on its session may be another's."""
+        return self._course.is_ending
+
+    @property
     def ending(self) -> Ending | None:
         """How it ended, once it has."""
         return self._course.log.ending

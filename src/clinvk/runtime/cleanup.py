@@ -17,11 +17,9 @@ async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
-            await asyncio.shield(future)
+            await asyncio.wait([future])
         except asyncio.CancelledError as exc:
-            cancelled = None if future.cancelled() else exc
-        except Exception:  # noqa: BLE001 - raised below, where the caller was not cancelled
-            break
+            cancelled = exc
     timer.cancel()
     if cancelled:
         raise cancelled

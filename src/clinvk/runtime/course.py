@@ -31,6 +31,7 @@ class Course:
         request: what was asked for.
         stopped_by: the ending that somebody has asked for.
         is_hurried: whoever did so gives the agent no time to stop by itself.
+        is_ending: its ending is about to be kept, or is.
         unspoken: why the CLI does not speak its long-lived protocol, where it was found not to.
         raw: the last line of JSON that the agent printed.
     """
@@ -46,6 +47,7 @@ class Course:
         self.raw = b""
         self.stopped_by: Ending | None = None
         self.is_hurried = False
+        self.is_ending = False
         self.unspoken = ""
         self._changed = Wake()
         self._loop = asyncio.get_running_loop()
@@ -194,7 +196,7 @@ class Course:
         else:
             rest = words.rest()
         await self._record([*rest], 0)
-        await self.end(together(self._first, ending) if self._first else ending)
+        await self.end(ending)
 
     def _asks_again(self, fault: str, ending: Ending) -> bool:
         """Prepare one more turn of the conversation, if there can be one."""
@@ -240,6 +242,9 @@ class Course:
         """Log the ending, and keep all."""
         if self.ended:
             return
+        self.is_ending = True
+        if self._first:
+            ending = together(self._first, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
         last = self.log.mended(ending)

@@ -51,17 +51,12 @@ class Guard:
         """Start a guardian, and another whenever it is gone. It is at work when it has read its program."""
         self._again = None
         self._started_at = time.monotonic()
-        ours, theirs = socket.socketpair()
         try:
-            self._process = _spawn(self._marks, self._bounds.cgroup, theirs.fileno())
+            self._process, self._watch = _spawn(self._marks, self._bounds.cgroup)
         except OSError as exc:
-            ours.close()
             self._lacks(f"no guardian can be started: {exc}")
             return
-        finally:
-            theirs.close()
-        self._watch = ours
-        asyncio.get_running_loop().add_reader(ours, self._gone)
+        asyncio.get_running_loop().add_reader(self._watch, self._gone)
 
     def dismiss(self) -> None:
         """Send the guardian away; it looks at nothing any more."""
@@ -96,20 +91,29 @@ class Guard:
         self._process = self._watch = self._again = None
 
 
-def _spawn(marks: Marks, cgroup: str, stdin: int) -> "subprocess.Popen[bytes]":
-    """Start a guardian. Its session is its own, and none of clinvk's pipes, environment and directories is."""
+def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+    """Start a guardian, and give the socket to hold as long as there is nothing for it to do.
+
+    Its session is its own, and none of clinvk's pipes, environment and directories is.
+    """
     libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
     told = (marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks))
-    with marks.marking(GUARDIAN):
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, *told],
-            stdin=stdin,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
-            start_new_session=True,
-        )
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, marks.marking(GUARDIAN):
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guardian.__file__, *told],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={**libraries, MARK_VARIABLE: label(marks.server, GUARDIAN)},
+                start_new_session=True,
+            )
+    except OSError:
+        ours.close()
+        raise
+    return process, ours
 
 
 def _temporary() -> str:

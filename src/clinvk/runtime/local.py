@@ -226,12 +226,12 @@ class LocalRuns:
                     await self._frees(recorder.session.id)
                 await self._catch_up(run, assignment, recorder.session)
             self._refuse_when_closing()
+            watching = [watch(run) for watch in self._watches]
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finished(run.drive(place))  # what was begun in the store is ended there
             raise
-        watching = [watch(run) for watch in self._watches]
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
         task.add_done_callback(partial(self._over, run, watching))
@@ -244,7 +244,7 @@ class LocalRuns:
 
     async def _until_gone(self, session: Session) -> None:
         """Wait for an agent that has told the end of a run in this session, and is about to exit."""
-        leaving = [self._tasks[run.id] for run in self._live.values() if run.ended and run.session_id == session.id]
+        leaving = [self._tasks[run.id] for run in self._live.values() if run.is_ending and run.session_id == session.id]
         if leaving:
             await asyncio.wait(leaving)
 
@@ -266,6 +266,8 @@ class LocalRuns:
                     await pool.prestart(Wanted(backend, self._here.host(name), self._here.path(backend), env, launch))
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
+            except Exception:
+                logger.exception("no process of %s is started ahead", name)  # it must not end the runs
 
     def _refuse_when_closing(self) -> None:
         if self._closing:

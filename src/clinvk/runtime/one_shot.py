@@ -79,6 +79,9 @@ class _OneShot:
             await run_tool(self._course.spawner, argv, assignment.env, _PREPARES_WITHIN_S)
 
     async def _run_in(self, folder: private.PrivateFolder) -> None:
+        if self._course.stopped_by:  # while what goes before was under way
+            await self._course.end(self._course.stopped_by)
+            return
         process = self._process = self._spawn(folder)
         try:
             await self._course.start(time.time())

@@ -78,6 +78,9 @@ class _PooledRun:
         """
         course, seat = self._course, self._seat
         await course.start(time.time())
+        if course.stopped_by:  # before anything was asked
+            await course.end(course.stopped_by)
+            return True
         was_ready = seat.worker.is_ready
         exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
         try:

@@ -20,7 +20,7 @@ class PrivateFolder:
     `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
     """
 
-    __slots__ = ("_environ", "_launch", "_server", "is_needed", "path")
+    __slots__ = ("_environ", "_is_cleared", "_launch", "_server", "is_needed", "path")
 
     def __init__(self, launch: Launch, environ: Mapping[str, str], server: int) -> None:
         self.path: str | None = None
@@ -28,6 +28,7 @@ class PrivateFolder:
         self._launch = launch
         self._environ = environ
         self._server = server
+        self._is_cleared = False
 
     def command(self, path: str) -> list[str]:
         """Give the command line that starts the program at `path`."""
@@ -48,7 +49,11 @@ class PrivateFolder:
             await finished(asyncio.to_thread(self.write))
 
     async def clear(self) -> None:
-        """Remove the folder, if there is one; a disk that hangs is complained of in the log."""
+        """Remove the folder, if there is one; a disk that hangs is complained of in the log.
+
+        What still makes it then removes it.
+        """
+        self._is_cleared = True
         if path := self.path:
             try:
                 await finished(asyncio.to_thread(self.remove))
@@ -69,6 +74,8 @@ class PrivateFolder:
         except OSError as exc:
             self.remove()
             raise _unwritten(exc) from exc
+        if self._is_cleared:
+            self.remove()
 
     def add(self, launch: Launch) -> None:
         """Add what another launch needs and is not there yet.
@@ -91,9 +98,9 @@ class PrivateFolder:
         """Remove the folder and all in it; what its links lead to stays."""
         import shutil
 
-        if self.path:
-            shutil.rmtree(self.path, onerror=_complain)
-            self.path = None
+        path, self.path = self.path, None
+        if path:
+            shutil.rmtree(path, onerror=_complain)
 
     def filled(self, text: str) -> str:
         """Put the folder's path in the place that a launch left for it."""

@@ -71,7 +71,6 @@ class Slots:
         """Let more or fewer run and wait from now on; whoever has a place keeps it."""
         self._total, self._per_backend, self._max_queued = total, per_backend, max_queued
         self._serve()
-        self._wake()
 
     @property
     def busy(self) -> int:
@@ -121,7 +120,6 @@ class Slots:
         else:
             self._step_out(place)
         self._serve()
-        self._wake()
 
     async def room(self, backend: str) -> None:
         """Wait until `enter` would take a place; whoever enters before this goes on takes it away again."""
@@ -131,11 +129,6 @@ class Slots:
     def _has_room(self, backend: str) -> bool:
         return self._free(backend) or self.queued < self._max_queued
 
-    def _wake(self) -> None:
-        """Let all who wait for room look again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
     def _free(self, backend: str) -> bool:
         return self.busy < self._total and self._held.get(backend, 0) < self._per_backend
 
@@ -144,6 +137,7 @@ class Slots:
         return {key: line for key, line in self._lines.items() if not (key[1] and key[1].is_taken)}
 
     def _serve(self) -> None:
+        """Give the slots that are free to those who are next, and let all who wait for room look again."""
         while first := self._first():
             self._step_out(first)
             first.held = True
@@ -151,6 +145,8 @@ class Slots:
             if first.share:
                 first.share.held += 1
             first.granted()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _first(self) -> Place | None:
         heads = [next(iter(line.values())) for (backend, _), line in self._queue().items() if self._free(backend)]

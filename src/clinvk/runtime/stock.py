@@ -75,7 +75,11 @@ class Stock:
         return next((profile for profile in self.profiles.values() if worker in profile.workers), None)
 
     def open(self, profile: Profile, launch: Launch) -> Worker:
-        """Begin to start one: it can be sat in at once, and spoken to when it is `opened`."""
+        """Begin to start one: it can be sat in at once, and spoken to when it is `opened`.
+
+        A profile may have been forgotten while somebody was about to ask for this: it is one of `profiles` again.
+        """
+        profile = self.profiles.setdefault(key(profile.wanted), profile)
         folder = private.PrivateFolder(launch, profile.wanted.env, self._spawner.server)
         env = dict(profile.wanted.env)
         channel = profile.wanted.backend.channel(launch, replace(profile.wanted.host, env=env))

@@ -269,7 +269,8 @@ class Upkeep:
         profile = self.stock.profile_of(worker)
         if profile is wanting:
             return bool(worker.served) and now - worker.idle_since > _RECENT_S
-        return profile is None or profile.taken_at < wanting.taken_at
+        assert profile  # of what is idle nothing is being ended
+        return profile.taken_at < wanting.taken_at
 
 
 async def record_fingerprint(profile: Profile, handle: str) -> Fingerprint:

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from clinvk.errors import ClinvkError, InvalidRequest
@@ -122,14 +122,16 @@ class Trees:
         if own is None:
             return None
         use = os.urandom(4).hex()
-        lock = await _waited(lambda: self.folders.enter(own, use), _FREE_WITHIN_S)
+        lock = await _waited(
+            lambda: self.folders.enter(own, use), _FREE_WITHIN_S, lambda lock: self.folders.exit(own, use, lock)
+        )
         if lock is None:
             raise InvalidRequest(f"worktree {own} is in use: another clinvk applies or discards it", "workdir")
         return Use(own, use, lock)
 
     async def stays_used(self, own: str) -> bool:
         """Say whether an agent that has entered a worktree is still there once it had the time to go."""
-        return await _waited(lambda: None if self.folders.is_used(own) else 0, _GONE_WITHIN_S) is None
+        return await _waited(lambda: None if self.folders.is_used(own) else 0, _GONE_WITHIN_S, lambda _: None) is None
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
@@ -154,7 +156,11 @@ class Trees:
         Raises:
             ClinvkError: another does so for too long.
         """
-        lock = await _waited(lambda: self.folders.hold_target(top), _TARGET_FREE_WITHIN_S)
+        lock = await _waited(
+            lambda: self.folders.hold_target(top),
+            _TARGET_FREE_WITHIN_S,
+            lambda lock: self.folders.free_target(top, lock),
+        )
         if lock is None:
             raise ClinvkError(f"another clinvk has been changing the files of {top} for {_TARGET_FREE_WITHIN_S:g} s")
         try:
@@ -208,11 +214,28 @@ class Trees:
             yield look
 
 
-async def _waited(take: Callable[[], int | None], within_s: float) -> int | None:
-    """Take a lock as soon as it is free; None where it is not in time."""
+async def _waited(
+    take: Callable[[], int | None], within_s: float, free: Callable[[int], object] = os.close
+) -> int | None:
+    """Take a lock as soon as it is free; None where it is not in time.
+
+    The thread that takes it goes on where the caller is cancelled: what it gets then is let go with `free`.
+    """
     deadline = time.monotonic() + within_s
     while True:
-        lock = await asyncio.to_thread(take)
+        taking = asyncio.get_running_loop().run_in_executor(None, take)
+        try:
+            lock = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await finished(_freed(taking, free))
+            raise
         if lock is not None or time.monotonic() > deadline:
             return lock
         await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def _freed(taking: Awaitable[int | None], free: Callable[[int], object]) -> None:
+    """Let go of a lock as soon as it is got, if it is."""
+    with suppress(ClinvkError):
+        if (lock := await taking) is not None:
+            await asyncio.to_thread(free, lock)
