@@ -260,6 +260,29 @@ async def test_the_run_of_another_clinvk_is_followed_through_the_store(scripted:
     assert json.loads(seen[-1].data)["content"]["duration"] == 4.5
 
 
+async def test_who_follows_an_ephemeral_run_of_another_clinvk_is_told_how_it_ends(scripted: Scripted) -> None:
+    store = MemoryStore()
+    run = RunRecord(
+        id="a" * 32,
+        backend="codex",
+        prompt="",
+        state="running",
+        created_at=10.0,
+        started_at=12.0,
+        request={"ephemeral": True},
+    )
+    await store.begin(run, None)
+    async with (
+        serving(scripted.env, store=store) as served,
+        served.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
+    ):
+        await store.end(replace(run, state="finished", ended_at=16.5, usage=Usage(1, 2)), None, ())
+        seen = [one.type async for one in lines_of(response)]
+        later = await events(served, run.id)
+    assert seen == ["token_usage", "done"]
+    assert later.status_code == 404
+
+
 async def test_a_stopping_server_does_not_wait_for_the_run_of_another_clinvk(scripted: Scripted) -> None:
     store = MemoryStore()
     await store.begin(RunRecord(id="a" * 32, backend="codex", prompt="p", state="running", created_at=1.0), None)
@@ -269,6 +292,24 @@ async def test_a_stopping_server_does_not_wait_for_the_run_of_another_clinvk(scr
     ):
         served.front.stopping.set()
         assert [seen async for seen in lines_of(response)] == []
+
+
+async def test_a_stopping_server_tells_the_end_of_what_it_runs_of_several_agents(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    body = {"tasks": [{"backend": "claude", "prompt": "hi"}]}
+    async with serving(scripted.env) as served:
+        answering = asyncio.create_task(served.client.post("/api/v1/parallel", json=body))
+        await until(scripted.calls)
+        runs = (await served.client.get("/api/v1/runs")).json()["runs"]
+        (whole,) = [run["id"] for run in runs if run["kind"] == "parallel"]
+        async with served.client.stream("GET", f"/api/v1/runs/{whole}/events") as response:
+            served.front.stopping.set()
+            (tmp_path / "go").touch()
+            seen = [one.type async for one in lines_of(response)]
+        assert (await answering).status_code == 200
+    assert seen[-1] == "done"
 
 
 async def test_head_says_that_there_is_a_stream_and_does_not_wait_for_it(scripted: Scripted) -> None:

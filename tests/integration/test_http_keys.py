@@ -417,6 +417,28 @@ async def test_what_a_revoked_key_has_used_is_looked_up_no_more(scripted: Script
     assert set(store.keys) == {"ben"}
 
 
+class Faulty(Asked):
+    """A store with a fault that shows when it is asked for the second time."""
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        found = await super().usage(first_day, key_name)
+        if len(self.keys) == 2:
+            raise RuntimeError("a fault")
+        return found
+
+
+async def test_a_fault_in_what_a_key_has_used_does_not_end_the_server(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, keys = await made(scripted, Limits(tokens_per_day=5))
+    store = Faulty()
+    grants = Grants(keys, store)
+    await grants.admit(RunRequest(prompt="hi", backend="claude"), "ana")
+    async with grants.tended(every_s=0.01):
+        await until(lambda: len(store.keys) > 3)
+    assert [line for line in caplog.messages if "is not known" in line]
+
+
 async def test_the_record_of_a_run_and_of_its_day_names_the_key(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     key, keys = await made(scripted)

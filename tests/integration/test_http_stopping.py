@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from repositories import Repository
 from scripted import Scripted
 from scripted.steps import claude_says, hang, ignore, spawn, wait_for
 
@@ -321,6 +322,29 @@ def test_an_agent_that_ignores_sigterm_does_not_survive_the_server(server: Start
     assert answer.get().json()["error_code"] == "cancelled"
     assert process.end() == (0, "")
     assert scripted.alive() == []
+
+
+def test_a_check_is_ended_with_the_server_and_the_answer_has_what_there_is(
+    server: Start, scripted: Scripted, tmp_path: Path
+) -> None:
+    project = Repository(tmp_path / "project", tmp_path)
+    project.commit(kept="kept\n")
+    begun = tmp_path / "begun"
+    scripted.play(claude_says("so far"))
+    process = server(grace_s=0)
+    body = {"prompt": "x", "backends": ["claude"], "workdir": str(project.path), "isolation": "worktree"}
+    check = f"touch {begun}; sleep 86397"
+    answer = Answer(lambda: process.client.post("/api/v1/compare", json={**body, "check": check}))
+    until(begun.exists)
+    process.stop()
+    assert process.end() == (0, "")
+    told = answer.get().json()
+    assert [(result["output"], "check" in result) for result in told["results"]] == [("so far", False)]
+    assert not [found for found in psutil.process_iter(["cmdline"]) if "86397" in (found.info["cmdline"] or [])]
+    assert not [*Path(scripted.env["HOME"], ".clinvk", "worktrees").glob("claude-*")]
+    again = server()
+    run = again.client.get(f"/api/v1/runs/{told['run_id']}").json()
+    assert (run["state"], run["error"]) == ("cancelled", "clinvk is stopping")
 
 
 def test_an_idle_server_is_small(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:

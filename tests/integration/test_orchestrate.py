@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import time
@@ -21,9 +22,11 @@ from clinvk.errors import InvalidRequest
 from clinvk.events import Logged
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
+from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
+from clinvk.session import Session
 from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from polling import until
@@ -34,13 +37,22 @@ SETTINGS = Settings(server=ServerSettings(max_concurrent_runs=4))
 WAITING_BYTES = 2048
 
 
+class Locked(MemoryStore):
+    """A store in which another program holds the lock when the end of a whole is to be kept."""
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        if run.kind != "prompt":
+            await asyncio.sleep(3600)
+        await super().end(run, session, events)
+
+
 @asynccontextmanager
 async def orchestrations(
-    folder: Path, store: MemoryStore, settings: Settings = SETTINGS, **environ: str
+    folder: Path, store: MemoryStore, settings: Settings = SETTINGS, within_s: float = 10, **environ: str
 ) -> AsyncGenerator[Orchestrations]:
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **environ}
     async with LocalRuns(settings, store, environ, {"shell": Shell()}) as runs:
-        yield Orchestrations(runs, store, runs.spawner, environ)
+        yield Orchestrations(runs, store, runs.spawner, environ, within_s)
 
 
 async def admit(request: RunRequest) -> RunRequest:
@@ -161,6 +173,19 @@ async def test_others_have_their_turn_while_a_chain_is_shown(tmp_path: Path) -> 
             await one.drive()
             turning.cancel()
     assert len(turns) >= 499
+
+
+async def test_results_are_told_though_the_end_of_the_whole_cannot_be_kept_in_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with orchestrations(tmp_path, Locked(), within_s=0.1) as some:
+        plan = await admitted(some, Parallel(parts=(part(TEXT + DONE),)))
+        async with some.begun(plan, plan) as one:
+            summary = await one.drive()
+        assert some.live(summary.run_id) is None
+    assert summary.results[0].result.text == "hello"
+    (told,) = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert told == f"run {summary.run_id} is not kept: cleaning up took longer than 0.1 s"
 
 
 class Stuck:

@@ -1,7 +1,9 @@
-"""What the writer owes: operations that must happen, and could not while another program held the database."""
+"""The writer: what it owes while another program holds the database, and that nobody waits for it for ever."""
 
+import asyncio
 import logging
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from clinvk.errors import StoreUnavailable
 from clinvk.store.database import Database
 from clinvk.store.sqlite import SqliteStore
 from clinvk.store.writer import Writer
+from polling import until
 from records import ANSWER, run, session
 
 PATIENCE_S = 0.1
@@ -66,3 +69,67 @@ async def test_what_is_owed_is_bounded_and_what_is_let_go_is_told(
     assert done == [1, 2]
     (told,) = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
     assert told.startswith("the ends of 1 runs are not kept: ")
+
+
+async def test_what_must_happen_and_cannot_is_told_though_nobody_waits_for_it_any_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    await writer.write(lambda _: None)
+    other = locked(tmp_path)
+    writing = asyncio.create_task(writer.write(lambda _: None, must=True))
+    asyncio.get_running_loop().call_soon(writing.cancel)
+    await until(lambda: [line for line in caplog.messages if "another program has held its lock" in line])
+    other.close()
+    await writer.close()
+
+
+async def test_what_can_wait_is_done_soon_though_what_was_asked_for_before_it_is_cancelled(tmp_path: Path) -> None:
+    done: list[str] = []
+    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    await writer.write(lambda _: None)
+    writing = asyncio.create_task(writer.write(lambda _: done.append("now")))
+    asyncio.get_running_loop().call_soon(lambda: writer.later("key", lambda _: done.append("later")))
+    asyncio.get_running_loop().call_soon(writing.cancel)
+    await until(lambda: done)
+    await writer.close()
+    assert done == ["later"]
+
+
+async def test_what_is_asked_for_after_the_close_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    await writer.write(lambda _: None)
+    await writer.close()
+    for must in (False, True):
+        with pytest.raises(StoreUnavailable, match="is closed"):
+            await writer.write(lambda _: None, must=must)
+    writer.post(lambda _: None)
+    writer.later("key", lambda _: None)
+    await until(lambda: len([line for line in caplog.messages if "is closed" in line]) == 2)
+
+
+async def test_a_fault_of_who_is_told_of_a_transaction_keeps_no_other_from_being_carried_out(tmp_path: Path) -> None:
+    faults: list[object] = []
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def told(_: float) -> None:
+        if not faults:
+            raise RuntimeError("a fault")
+
+    def first(connection: sqlite3.Connection) -> None:
+        has_begun.set()
+        go_on.wait(10)
+        connection.execute("CREATE TABLE made (it)")
+        connection.execute("INSERT INTO made VALUES (1)")
+
+    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None, committed=told)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    writing = asyncio.create_task(writer.write(first))
+    await until(has_begun.is_set)
+    another = asyncio.create_task(writer.write(lambda _: "done"))
+    await asyncio.sleep(0)
+    go_on.set()
+    await writing
+    assert await another == "done"
+    await writer.close()
+    assert [str(fault) for fault in faults] == ["a fault"]

@@ -67,7 +67,7 @@ def create_app(
     status = Status(runs, store, inventory, grants, doors.warning)
     sessions = Sessions(store, settings.server, registry)
     records = RunRecords(runs, store, orchestrations, registry)
-    viewers = Viewers(runs, store, settings.server, stopping)
+    viewers = Viewers(runs, store, settings.server, stopping, lambda run_id: bool(orchestrations().live(run_id)))
     models = Models(inventory, grants, registry)
 
     def run(dialect: Dialect) -> RunEndpoint:

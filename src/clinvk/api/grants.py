@@ -1,6 +1,7 @@
 """What a key may do: its backends, its directories, and what it may use in a day."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -17,6 +18,8 @@ from clinvk.errors import StoreUnavailable
 from clinvk.policy import Directories
 from clinvk.request import RunRequest
 from clinvk.store import SessionStore
+
+logger = logging.getLogger(__name__)
 
 REFRESH_EVERY_S = 2.0
 _DAY_S = 86_400
@@ -128,6 +131,8 @@ class Grants:
                     await self._look(name)
                 except StoreUnavailable:
                     break  # the next request is told; what runs cannot be counted
+                except Exception:
+                    logger.exception("what the key %r has used is not known", name)
 
     async def _look(self, name: str) -> None:
         day = today()

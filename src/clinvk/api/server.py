@@ -305,6 +305,8 @@ async def opened(
                 async with memory.given_back(lambda: server.server_state.total_requests):
                     yield Served(front, runs, server, doors)
                 learning.cancel()
+                if orchestrations.cache_info().currsize:  # while there are runs: worktrees and checks need them
+                    await orchestrations().end()
             server.should_exit = True
     finally:
         for sock in sockets:

@@ -6,7 +6,7 @@ clinvk runs it. A viewer that leaves ends nothing.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
@@ -34,7 +34,8 @@ _BATCH = 500
 class Viewers:
     """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
 
-    Once `stopping` is set, nobody is kept who waits for the run of another clinvk.
+    Once `stopping` is set, nobody is kept who waits for the run of another clinvk; `is_here` says of an orchestration
+    that it goes on in this one.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Viewers:
         store: SessionStore,
         settings: ServerSettings,
         stopping: asyncio.Event,
+        is_here: Callable[[str], bool] = lambda _: False,
         tick_s: float = TICK_S,
         poll_s: float = POLL_S,
     ) -> None:
@@ -51,6 +53,7 @@ class Viewers:
         self.settings = settings
         self.tick_s = tick_s
         self._stopping = stopping
+        self._is_here = is_here
         self._poll_s = poll_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,21 +68,27 @@ class Viewers:
         """Give the events of a run of which another clinvk knows, or none any more, to its ending.
 
         Raises:
-            RunNotFound: the run has ended, and kept no events because it was ephemeral.
+            RunNotFound: the run had ended, and kept no events because it was ephemeral.
         """
-        last = 0
+        last, had_ended = 0, run.state not in UNDER_WAY
         while True:
+            is_here = run.kind != "prompt" and self._is_here(run.id)  # it may end while the events are read
             while batch := await self.store.events(run.id, last, _BATCH):
                 last = batch[-1].number
                 yield batch
                 if isinstance(batch[-1].event, RunFinished | RunFailed):
                     return
             if run.state not in UNDER_WAY:
+                if had_ended and run.request.get("ephemeral"):
+                    raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
                 yield [_ending(run, last + 1)]
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._poll_s)
-                return
+            if is_here:
+                await asyncio.sleep(self._poll_s)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._poll_s)
+                    return
             run = await self.store.run(run.id)
 
 
@@ -187,9 +196,7 @@ def _facts(run: RunRecord) -> Facts:
 
 
 def _ending(run: RunRecord, number: int) -> Logged:
-    """Make the ending of a run that has kept none: its clinvk died, or could not write."""
-    if run.request.get("ephemeral"):
-        raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
+    """Make the ending of a run that has kept none: it was ephemeral, or its clinvk died, or could not write."""
     at = run.ended_at or run.created_at
     if run.state == "finished":
         return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))

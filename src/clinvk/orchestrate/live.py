@@ -1,10 +1,11 @@
 """Orchestrations under way: begun with a record of their own, driven by whoever asked, ended as a whole."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from clinvk.config.loading import home
 from clinvk.events import RunFinished
@@ -15,21 +16,34 @@ from clinvk.orchestrate.keeping import Keeping
 from clinvk.orchestrate.performing import Observer, Performing
 from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict, is_dry_run
 from clinvk.policy import may_edit
-from clinvk.runtime.cleanup import finished
+from clinvk.runtime.cleanup import WITHIN_S, finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.slots import Share
 from clinvk.runtime.worktrees import Worktrees
 from clinvk.store import SessionStore
 
+logger = logging.getLogger(__name__)
+
 
 class Orchestrations:
-    """Those of this process; `spawner` starts git and checks, in `environ`."""
+    """Those of this process; `spawner` starts git and checks, in `environ`.
 
-    def __init__(self, runs: Runs, store: SessionStore, spawner: Spawner, environ: Mapping[str, str]) -> None:
+    Where the end of one is not kept `within_s`, its results are told nonetheless.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        store: SessionStore,
+        spawner: Spawner,
+        environ: Mapping[str, str],
+        within_s: float = WITHIN_S,
+    ) -> None:
         self._runs = runs
         self._store = store
         self._worktrees = Worktrees(spawner, home(environ), environ)
+        self._within_s = within_s
         self._live: dict[str, Orchestration] = {}
 
     async def admitted(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
@@ -62,7 +76,9 @@ class Orchestrations:
             yield one
         finally:
             try:
-                await finished(keeping.ended(one.summary, one.stopped))
+                await finished(keeping.ended(one.summary, one.stopped), self._within_s)
+            except TimeoutError as exc:
+                logger.warning("run %s is not kept: %s", keeping.run_id, exc)
             finally:
                 del self._live[one.id]
                 one.over.set()
@@ -70,6 +86,13 @@ class Orchestrations:
     def live(self, run_id: str) -> "Orchestration | None":
         """Give one that is under way here."""
         return self._live.get(run_id)
+
+    async def end(self) -> None:
+        """Cancel all, and wait until nothing is left of them and their ends are kept; not longer than `WITHIN_S`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
+                for one in tuple(self._live.values()):
+                    group.create_task(one.cancel("clinvk is stopping"))
 
 
 class Orchestration:
@@ -123,15 +146,15 @@ class Orchestration:
             case Chain() | Compare():
                 return 1
 
-    async def stop(self) -> None:
+    async def stop(self, why: str = "the whole was cancelled") -> None:
         """Cancel what runs and what waits, until no agent is left; `drive` then gives what there is."""
-        self.stopped = "the whole was cancelled"
+        self.stopped = self.stopped or why
         if self._performing:
             await self._performing.stop(self.stopped)
 
-    async def cancel(self) -> None:
+    async def cancel(self, why: str = "the whole was cancelled") -> None:
         """Do the same for whoever does not drive it, and wait until its end is kept."""
-        await self.stop()
+        await self.stop(why)
         await self.over.wait()
 
 

@@ -79,6 +79,7 @@ class Writer:
         self._batch: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_due = False
+        self._is_closed = False
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
@@ -103,8 +104,8 @@ class Writer:
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
         """Carry out an operation; give its value when that is committed.
 
-        Cancelled while it waits for its turn, it does not happen, unless it `must`. That one is also tried again
-        with every later transaction when there was no room or no database for it.
+        Cancelled while it waits for its turn, it does not happen, unless it `must`; its failure is logged then. That
+        one is also tried again with every later transaction when there was no room or no database for it.
         """
         values: list[_T] = []
 
@@ -112,7 +113,11 @@ class Writer:
             values[:] = [operation(connection)]
 
         job = self._ask(carried_out, must)
-        await (asyncio.shield(job.done) if must else job.done)
+        try:
+            await (asyncio.shield(job.done) if must else job.done)
+        except asyncio.CancelledError:
+            job.done.add_done_callback(_log_failure)
+            raise
         return values[0]
 
     def post(self, operation: "Callable[[sqlite3.Connection], None]") -> None:
@@ -146,13 +151,14 @@ class Writer:
         await self.write(_nothing)
 
     async def close(self) -> None:
-        """Finish what was asked for, try what is owed once more, and close the connection."""
+        """Finish what was asked for, try what is owed once more, and close the connection. What comes is refused."""
         while self._batch or self._waiting or self._later:
             self._is_due = True
             if self._batch:
                 await asyncio.wait([self._batch])
             else:
                 self._start()
+        self._is_closed = True
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._leave))
         self._thread.shutdown(wait=False)
 
@@ -188,17 +194,26 @@ class Writer:
             self._is_due = False
         self._carries_later = bool(later)
         self._waiting.clear()
-        if jobs:
+        if self._is_closed:
+            self._refuse(jobs)
+        elif jobs:
             self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
+        if not self._batch:  # all that was asked for was cancelled, but not what can wait
+            self._plan()
+
+    def _refuse(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            job.error = StoreUnavailable(f"{self._database.path}: is closed")
+            job.settle()
 
     def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
         self._batch = None
         self._carries_later = False
         for job in jobs:
             job.settle()
-        batch.result()
         self._plan()
+        batch.result()
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Carry out what is owed and what is asked for, in the writer's thread."""
