@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
-from acceptance.command import Clinvk
+from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from standin.document import Record
 
@@ -44,6 +46,13 @@ def said(report: Record, name: str) -> list[tuple[str, str]]:
     assert isinstance(checks, list)
     found = [check for check in checks if isinstance(check, dict) and check["name"] == name]
     return [(str(check["status"]), str(check["message"])) for check in found]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_one_agent_that_can_be_used_is_enough(clinvk: Clinvk) -> None:
@@ -109,8 +118,20 @@ def test_the_cli_gets_no_prompt_no_stdin_and_a_home_of_its_own(clinvk: Clinvk) -
     assert clinvk.run("doctor", env={"TMPDIR": str(temporary)}).returncode == 0
     lines = log.read_text().splitlines()
     assert len(lines) == 3
-    assert all(f"{temporary}/clinvk-doctor-" in line and line.endswith("[]") for line in lines)
+    own = re.compile(rf"{temporary}/clinvk-\d+-doctor-")
+    assert all(own.search(line) and line.endswith("[]") for line in lines)
     assert not list(temporary.iterdir())
+
+
+def test_one_that_is_killed_leaves_neither_folders_nor_what_it_started(clinvk: Clinvk) -> None:
+    log, temporary = clinvk.folder / "log", clinvk.folder / "tmp"
+    temporary.mkdir()
+    install(clinvk, "claude", f'touch "$CLAUDE_CONFIG_DIR/written"; echo $$ >> {log}; exec sleep 600')
+    with clinvk.started("doctor", env={"TMPDIR": str(temporary)}) as process:
+        until(lambda: log.exists() and list(temporary.rglob("written")) != [])
+        process.kill()
+    until(lambda: not list(temporary.iterdir()))
+    assert not any(is_alive(int(pid)) for pid in log.read_text().split())
 
 
 def test_what_it_starts_is_not_told_what_is_for_clinvk_alone(clinvk: Clinvk) -> None:

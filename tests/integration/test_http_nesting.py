@@ -1,11 +1,11 @@
 """JSON of a caller's own that is nested so deeply that it can just be read: it is taken, or refused as a mistake."""
 
 import json
-import sys
 
 import pytest
 
 from clinvk.store.memory import MemoryStore
+from nesting import deepest
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
@@ -17,14 +17,12 @@ IS_JSON = {"content-type": "application/json"}
 SCHEMA: JSON = {"properties": {"a": {"enum": DEEP}}}
 PART: JSON = {"backend": "claude", "prompt": "hi", "metadata": {"a": DEEP}}
 
-STEP = 1 if sys.version_info < (3, 12) else 25
-"""From Python 3.12 on JSON may be nested ten times as deeply, and each of these is a run."""
-
 BODIES: dict[str, tuple[str, dict[str, JSON]]] = {
     "metadata": ("/api/v1/prompt", {"backend": "claude", "prompt": "hi", "metadata": {"a": DEEP}}),
     "schema": ("/api/v1/prompt", {"backend": "claude", "prompt": "hi", "output_schema": SCHEMA}),
     "parallel": ("/api/v1/parallel", {"tasks": [PART]}),
     "chain": ("/api/v1/chain", {"steps": [PART]}),
+    "meta": ("/api/v1/parallel", {"tasks": [{"backend": "claude", "prompt": "hi", "meta": {"a": DEEP}}]}),
     "chat metadata": ("/openai/v1/chat/completions", {"messages": MESSAGES, "metadata": {"a": DEEP}}),
     "chat format": (
         "/openai/v1/chat/completions",
@@ -47,7 +45,8 @@ async def test_json_that_can_just_be_read_is_no_failure_of_clinvk(
     common: dict[str, JSON] = {} if path.startswith("/api/") else {"model": "claude", "max_tokens": 5}
     template = json.dumps({**common, **body})
     async with serving(scripted.env, store=MemoryStore()) as served:
-        for depth in range(900, 960, STEP):
+        most = deepest()
+        for depth in range(most - 50, most + 10):
             nested = template.replace(f'"{DEEP}"', f"{begin * depth}1{end * depth}")
             answer = await served.client.post(path, content=nested, headers=IS_JSON)
             assert answer.is_success or (answer.status_code, "nested too deeply" in answer.text) == (400, True), depth
@@ -56,7 +55,8 @@ async def test_json_that_can_just_be_read_is_no_failure_of_clinvk(
 async def test_what_is_taken_is_told_again_wherever_it_stands(scripted: Scripted) -> None:
     scripted.play(claude_says("told"))
     async with serving(scripted.env, store=MemoryStore()) as served:
-        for depth in range(780, 960, 4):
+        most = deepest()
+        for depth in range(most - 170, most + 10, 4):
             body = f'{{"backend": "claude", "prompt": "hi", "metadata": {{"a": {"[" * depth}{"]" * depth}}}}}'
             answer = await served.client.post("/api/v1/prompt", content=body, headers=IS_JSON)
             if answer.is_success:

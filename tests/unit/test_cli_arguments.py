@@ -80,6 +80,18 @@ def test_a_flag_that_is_none_makes_no_command_of_a_prompt(argv: list[str]) -> No
         arguments.read(argv)
 
 
+@pytest.mark.parametrize("word", ["verison", "Help", "sesions"])
+def test_a_word_that_nearly_is_a_command_is_no_prompt_but_after_two_dashes(word: str) -> None:
+    with pytest.raises(InvalidRequest, match="did you mean"):
+        arguments.read([word])
+    assert prompt_flags("--", word).words == (word,)
+
+
+@pytest.mark.parametrize("word", ["/help", "/resume", "/doctor"])
+def test_a_word_with_a_slash_before_it_is_a_prompt(word: str) -> None:
+    assert prompt_flags(word).words == (word,)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from clinvk.backends.base import Backend
 from clinvk.config import Settings, complete
 from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
-from clinvk.policy import refuse_nesting
 from clinvk.policy.flags import NotListed, listed
 from clinvk.policy.words import APPROVAL, SANDBOX, reach, within
 from clinvk.request import RunRequest
@@ -38,7 +37,6 @@ class Allowance:
             BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
             InvalidRequest: what it brings is nested too deeply.
         """
-        refuse_nesting(asked)
         if not self.has_backend(asked.backend):
             raise BackendNotAllowed(
                 f"backend {asked.backend!r} is not one that requests may run; allowed are "

@@ -123,8 +123,11 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
 
 
 def _refuse_near_commands(word: str) -> None:
-    """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake."""
-    if not word or len(word.split()) != 1 or len(word) > 20:
+    """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake.
+
+    One with a slash before it is none of clinvk's, and may be one of the agent's own.
+    """
+    if not word or word.startswith("/") or len(word.split()) != 1 or len(word) > 20:
         return
     near = nearest(word.lower(), FIRST_WORDS, likeness=0.8)
     if near:

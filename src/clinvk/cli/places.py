@@ -25,7 +25,7 @@ def in_json(text: str, path: Sequence[str]) -> Place:
     """Give the place of a key or an item, or of the innermost that holds it, in a text that is valid JSON."""
     wanted = tuple(path)
     best = len(text) - len(text.lstrip())
-    for inside, at in _entries(text):
+    for inside, at in _entries(text, len(wanted)):
         if inside == wanted[: len(inside)]:
             best = at
     return in_text(text, best)
@@ -34,15 +34,15 @@ def in_json(text: str, path: Sequence[str]) -> Place:
 def twice_in_json(text: str) -> tuple[str, int]:
     """Give the first key that its object had before, and its offset, in a text that is valid JSON and has one."""
     seen: set[tuple[str, ...]] = set()
-    for path, at in _entries(text):
+    for path, at in _entries(text, len(text)):
         if path in seen:
             return path[-1], at
         seen.add(path)
     raise AssertionError("each key stands once")
 
 
-def _entries(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Give the paths of all keys and items, outer before inner, each with its offset."""
+def _entries(text: str, most: int) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Give the paths of all keys and items at most so deep, outer before inner, each with its offset."""
     path: list[str | int | None] = []  # None is an object whose next key is still to come
     for token in _TOKEN.finditer(text):
         word = token[0]
@@ -53,9 +53,10 @@ def _entries(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
             path[-1] = here + 1 if isinstance(here, int) else None
         elif here is None:
             path[-1] = msgspec.json.decode(word, type=str)
-            yield tuple(map(str, path)), token.start()
+            if len(path) <= most:
+                yield tuple(map(str, path)), token.start()
         elif word != ":":
-            if isinstance(here, int):
+            if isinstance(here, int) and len(path) <= most:
                 yield tuple(map(str, path)), token.start()
             if word in ("[", "{"):
                 path.append(0 if word == "[" else None)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from clinvk.errors import InvalidRequest
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
 OutputFormat = Literal["text", "json", "stream-json"]
@@ -19,6 +20,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 NonNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+
+_LEVELS_AROUND = 100
+"""How much deeper than it was read in may what a request brings be written: in a record, in a list, further inside."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,7 +194,12 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
     """Fill what the request left open from the settings of its backend, then from the unified ones.
 
     `extra_flags` of the settings come before the request's own.
+
+    Raises:
+        InvalidRequest: JSON that it brings is nested too deeply; names the field.
     """
+    refuse_nesting("metadata", request.metadata)
+    refuse_nesting("output_schema", request.output_schema)
     own = settings.backend(request.backend)
     unified = settings.unified_flags
     return msgspec.structs.replace(
@@ -205,3 +214,20 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
         extra=own.extra_flags + request.extra,
         verbose=request.verbose or unified.verbose,
     )
+
+
+def refuse_nesting(field: str, value: object) -> None:
+    """Refuse JSON that could just be read, and would be nested too deeply to be written again.
+
+    Raises:
+        InvalidRequest: it is; names the field.
+    """
+    if not value:
+        return
+    inside = value
+    for _ in range(_LEVELS_AROUND):
+        inside = [inside]
+    try:
+        msgspec.json.encode(inside)
+    except RecursionError:
+        raise InvalidRequest(f"{field} is nested too deeply", field) from None

@@ -6,19 +6,14 @@ command line, which is the user's own, to the depth alone.
 
 from collections.abc import Mapping
 
-import msgspec
-
 from clinvk.errors import InvalidRequest
 from clinvk.policy.directories import BuiltIn, Directories
 from clinvk.request import RunRequest
 
-__all__ = ["DEPTH_VARIABLE", "BuiltIn", "Directories", "depth", "may_edit", "refuse_depth", "refuse_nesting"]
+__all__ = ["DEPTH_VARIABLE", "BuiltIn", "Directories", "depth", "may_edit", "refuse_depth"]
 
 DEPTH_VARIABLE = "CLINVK_DEPTH"
 """In an agent's environment: how many agents are around what it starts, itself included."""
-
-_LEVELS_AROUND = 100
-"""How much deeper than it was read in may what a request brings be written: in a record, in a list, further inside."""
 
 
 def depth(environ: Mapping[str, str]) -> int:
@@ -39,23 +34,6 @@ def refuse_depth(environ: Mapping[str, str], most: int) -> None:
             f"this clinvk was started by an agent that clinvk runs, {around} deep ({DEPTH_VARIABLE}); "
             f"unified_flags.max_depth allows {most}"
         )
-
-
-def refuse_nesting(request: RunRequest) -> None:
-    """Refuse JSON that could just be read, and would be nested too deeply to be written again.
-
-    Raises:
-        InvalidRequest: there is some; names the field.
-    """
-    given: tuple[tuple[str, object], ...] = (("metadata", request.metadata), ("output_schema", request.output_schema))
-    for field, value in given:
-        inside = value
-        for _ in range(_LEVELS_AROUND if value else 0):
-            inside = [inside]
-        try:
-            msgspec.json.encode(inside)
-        except RecursionError:
-            raise InvalidRequest(f"{field} is nested too deeply", field) from None
 
 
 def may_edit(request: RunRequest) -> bool:

@@ -20,7 +20,11 @@ from clinvk.config.keys import all_keys
 from clinvk.config.loading import home, settings_file
 from clinvk.errors import ConfigError
 from clinvk.runtime import bounds, marks
+from clinvk.runtime.bounds import Bounds
+from clinvk.runtime.guarding import Guard
+from clinvk.runtime.marks import Marks
 from clinvk.runtime.process import Spawner
+from clinvk.runtime.remains import private_prefix
 
 _INVALID = exits.of_code(ConfigError.code)
 
@@ -53,12 +57,25 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 async def _look(
     flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
-    """Look at everything; the agents, which take longest, all at the same time. Gives those that can be used first."""
+    """Look at everything under a guardian, which would end what is started, and remove its folders, as in a run."""
     chosen = marks.choose()
+    guard = Guard(chosen, Bounds(settings.agents, chosen.server))
+    guard.start()
+    try:
+        return await _look_with(chosen, flags, settings, environ, errors)
+    finally:
+        guard.dismiss()
+
+
+async def _look_with(
+    chosen: Marks, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
+) -> tuple[list[str], list[Check]]:
+    """Look at everything; the agents, which take longest, all at the same time. Gives those that can be used first."""
     spawner = Spawner(chosen)
+    prefix = f"{private_prefix(chosen.server)}doctor-"
     names = [flags.backend] if flags.backend else list(BACKENDS)
     async with asyncio.TaskGroup() as group:
-        looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner)) for name in names]
+        looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner, prefix)) for name in names]
         git = group.create_task(machine.check_git(environ, spawner))
         port = group.create_task(machine.check_port(settings.server))
     # Not while something is started: clinvk carries an agent's mark itself then, and the server would decline it as

@@ -31,8 +31,13 @@ class Agent(NamedTuple):
     checks: tuple[Check, ...]
 
 
-async def look(backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> Agent:
-    """Look at one agent CLI. Its model is not asked, and its own files are left as they are."""
+async def look(
+    backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner, prefix: str
+) -> Agent:
+    """Look at one agent CLI. Its model is not asked, and its own files are left as they are.
+
+    The name of the folder that it gets for now begins with `prefix`.
+    """
     own = settings.backend(backend.name)
     if not own.enabled:
         return _judged(backend.name, False, "skipped", f"disabled (backends.{backend.name}.enabled: false)")
@@ -42,7 +47,7 @@ async def look(backend: Backend, settings: Settings, environ: Mapping[str, str],
         return _judged(backend.name, False, "problem" if own.executable else "warning", _missing(exc, backend, own))
     env = executables.environment(backend.name, settings, environ)
     # What a CLI writes at any start, it writes here.
-    with tempfile.TemporaryDirectory(prefix="clinvk-doctor-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         return await _Look(backend, path, env, spawner, folder, kept.of(settings, backend.name)).agent()
 
 

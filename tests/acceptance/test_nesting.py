@@ -1,0 +1,26 @@
+"""Files whose JSON is nested so deeply that it can just be read: they are run, or refused as a mistake."""
+
+import pytest
+
+from acceptance.command import Clinvk
+from nesting import deepest
+from scripted.steps import claude_says
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize(("command", "parts"), [("parallel", "tasks"), ("chain", "steps")])
+def test_a_file_that_can_just_be_read_is_no_failure_of_clinvk(clinvk: Clinvk, command: str, parts: str) -> None:
+    clinvk.agent.play(claude_says("{}"))
+    most = deepest()
+    read, unread = most - 24, most + 64  # up to Python 3.11 the command can read more than a test
+    while unread - read > 1:
+        depth = (read + unread) // 2
+        metadata = f'{{"a":{"[" * depth}{"]" * depth}}}'
+        file = f'{{"{parts}":[{{"backend":"claude","prompt":"hi","metadata":{metadata}}}]}}'
+        done = clinvk.run(command, "--json", stdin=file.encode())
+        assert (done.returncode, "nested too deeply" in done.stderr) in ((0, False), (2, True)), (depth, done.stderr)
+        if "1:1: is nested too deeply" in done.stderr:
+            unread = depth
+        else:
+            read = depth
