@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-async def until(condition: Callable[[], object], within_s: float = 10) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30) -> None:
     """Look until the condition holds.
 
     To look at all processes takes longer than 10 ms, and the loop that looks is the one that is to bring it about: it
@@ -35,7 +35,7 @@ async def settled(read: Callable[[], str], for_s: float = 1.0) -> str:
         await asyncio.sleep(0.02)
 
 
-async def until_told(condition: Callable[[], Awaitable[object]], within_s: float = 10) -> None:
+async def until_told(condition: Callable[[], Awaitable[object]], within_s: float = 30) -> None:
     """Ask until the answer is true.
 
     Raises:

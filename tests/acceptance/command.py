@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripted import Scripted
 
-WITHIN_S = 15.0
+WITHIN_S = 30.0
 
 
 class Clinvk:
