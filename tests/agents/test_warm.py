@@ -63,6 +63,24 @@ def sleeping(seconds: int) -> list[psutil.Process]:
     return found
 
 
+ACTS_LATER = [
+    ("codex", 'create_goal {"objective":"go on"}', "unsupported call"),
+    ("claude", 'Monitor {"command":"sleep 1; echo hi","description":"d"}', "No such tool available"),
+    ("claude", 'Workflow {"script":"return 1"}', "No such tool available"),
+    ("claude", 'ScheduleWakeup {"delaySeconds":60,"reason":"r","prompt":"p"}', "No such tool available"),
+]
+
+
+@pytest.mark.parametrize(("backend", "call", "refusal"), ACTS_LATER)
+async def test_what_would_have_a_kept_process_go_on_without_a_run_is_not_there(
+    machine: Machine, backend: str, call: str, refusal: str
+) -> None:
+    prompt = f"later [[call {call}]] [[say=done]]"
+    async with keeping(machine) as runs:
+        await told(machine, runs, replace(ask(backend, prompt), approval_mode="none", sandbox_mode="full"))
+        assert refusal in json.dumps(machine.requests("later")[-1])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_kept_process_tells_what_one_of_its_own_tells(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs:

@@ -166,6 +166,13 @@ def test_what_reaches_other_sessions_or_acts_later_is_not_there(approval: str) -
     assert {"SendMessage", "ListAgents", "Monitor", "CronCreate", "ScheduleWakeup", "EnterWorktree"} <= {*denied}
 
 
+@pytest.mark.parametrize("sandbox", ["default", "full"])
+def test_what_begins_turns_that_no_run_asked_for_is_not_there_where_all_else_is(sandbox: str) -> None:
+    """A process that stays would go on between its runs, and tell what it says there in the next."""
+    denied = flags(launch(approval_mode="none", sandbox_mode=sandbox))["--disallowedTools"][0].split(",")
+    assert {*denied} == {"CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow"}
+
+
 @pytest.mark.parametrize(("approval", "sandbox"), MODES)
 def test_nothing_is_at_work_in_the_background_when_a_run_has_ended(approval: str, sandbox: str) -> None:
     made = launch(approval_mode=approval, sandbox_mode=sandbox)

@@ -450,6 +450,16 @@ def test_a_turn_whose_start_is_not_told_starts_with_its_first_piece() -> None:
     assert process.hear(delta("one")).told == [STARTED, TextDelta("one")]
 
 
+def test_what_goes_on_behind_a_former_turn_is_not_of_the_next() -> None:
+    """A command that the agent left running ends during the next turn, or before that is said to have begun."""
+    process = again(staying().hear(ended()))
+    late = item("completed", type="commandExecution", command="sleep 9", status="completed")
+    of_the_former = late.replace(b'"threadId":"t"', b'"threadId":"t","turnId":"u"')
+    process.hear(of_the_former, answer(3, {"turn": {"id": "v"}}), note("turn/started", turn={"id": "v"}))
+    process.hear(of_the_former, delta("one").replace(b'"threadId":"t"', b'"threadId":"t","turnId":"v"'))
+    assert process.events[2:] == [("r1", STARTED), ("r1", TextDelta("one"))]
+
+
 def test_the_end_of_another_turn_ends_nothing() -> None:
     other = note("turn/completed", turn={"id": "another", "status": "completed"})
     assert turned(other, delta("one"), ended()) == [TextDelta("one"), RunFinished()]
@@ -816,6 +826,69 @@ def test_a_turn_that_is_interrupted_before_it_has_an_id_is_interrupted_once_it_h
     assert process.asked("turn/interrupt") == {"threadId": "t", "turnId": "u"}
 
 
+@pytest.mark.parametrize("answered_first", [True, False])
+def test_a_turn_that_is_interrupted_before_it_has_begun_is_interrupted_again_when_it_has(answered_first: bool) -> None:
+    """Codex has "no active turn to interrupt" until it says that the turn has begun, at times before its answer."""
+    process = Process().hear(answer(0), answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.channel.interrupt("r0")
+    told = [answer(2, {"turn": TURN}), note("turn/started", turn=TURN)]
+    first, last = told if answered_first else reversed(told)
+    process.hear(first)
+    process.sent = b""
+    process.hear(refusal(3, "no active turn to interrupt"), last, ended("interrupted"))
+    assert process.asked("turn/interrupt") == {"threadId": "t", "turnId": "u"}
+    assert process.told == [STARTED, RunFailed("cancelled", "codex interrupted the turn", 1)]
+
+
+def of_agent(method: str, status: str = "inProgress", turn: str = "w") -> bytes:
+    """What is told of the turn of a sub-agent, which has a thread of its own."""
+    params = {"threadId": "a", "turn": {"id": turn, "rootTurnId": "u", "status": status}}
+    return msgspec.json.encode({"method": f"turn/{method}", "params": params})
+
+
+END_OF_AGENT = Message(3, "turn/interrupt", {"threadId": "a", "turnId": "w"})
+
+
+def test_a_sub_agent_that_is_at_work_when_its_run_ends_is_interrupted() -> None:
+    process = staying().hear(of_agent("started"), ended())
+    assert process.told == [STARTED, RunFinished()]
+    assert process.said[-1] == END_OF_AGENT
+
+
+def test_a_sub_agent_that_goes_on_when_its_run_has_ended_is_interrupted() -> None:
+    process = staying().hear(of_agent("started"), of_agent("completed", "completed"), ended())
+    assert process.said[-1].method == "turn/start"
+    process.hear(of_agent("started"))
+    assert process.said[-1] == END_OF_AGENT
+
+
+def test_turns_that_are_no_runs_are_left_alone() -> None:
+    process = staying().hear(ended(), of_agent("started", turn="u"), of_agent("started").replace(b'"u"', b"null"))
+    assert process.said[-1].method == "turn/start"
+
+
+def test_a_turn_whose_login_is_refused_does_not_go_on_without_its_run() -> None:
+    """Codex would ask its model again, and the process may stay."""
+    process = staying(ephemeral=True).hear(trouble("Reconnecting... 1/5", will_retry=True, details="status 401"))
+    assert isinstance(process.told[-1], RunFailed)
+    assert process.said[-1] == Message(3, "turn/interrupt", {"threadId": "t", "turnId": "u"})
+
+
+@pytest.mark.parametrize("result", [{}, {"turn": {"id": 5}}, {"thread": {"id": "t"}, "model": 5}, []])
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_answer_that_makes_no_sense_fails_its_run(number: int, result: object) -> None:
+    process = Process().hear(answer(0))
+    if number == 2:
+        process.hear(answer(1, {"thread": {"id": "t"}, "model": "m"}))
+    process.hear(msgspec.json.encode({"id": number, "result": result}))
+    assert process.told == [RunFailed("agent_failed", "codex gave an answer that makes no sense", 1)]
+
+
+def test_a_refusal_that_says_nothing_fails_its_run() -> None:
+    process = Process().hear(answer(0), b'{"id":1,"error":{"code":-32600,"message":null}}')
+    assert isinstance(process.told[-1], RunFailed)
+
+
 def test_the_tools_of_a_run_carry_its_thread() -> None:
     process = Process().up()
     assert process.channel.tools_of("r0") == ("CODEX_THREAD_ID", "t")
@@ -1031,6 +1104,19 @@ def test_a_run_that_is_interrupted_while_its_thread_is_in_the_archive_asks_no_mo
     assert process.channel.interrupt("r0") == b""
     process.hear(answer(3), answer(4, {"thread": {"id": "t"}, "model": "m"}))
     assert process.told == [RunFailed("cancelled", "codex was interrupted before the turn", 1)]
+
+
+def test_a_thread_that_is_taken_out_twice_loses_nobody() -> None:
+    process = Process(resume=Resume(THREAD), runs=1)
+    kept = launched(HELLO, Resume(THREAD)).warm
+    assert kept
+    process.channel = Codex().channel(kept, Host())
+    for run, fork in (("r0", False), ("r1", True)):
+        process.channel.start(run, HELLO, Resume(THREAD, fork=fork))
+    process.hear(answer(0), answer(1, {"config": {}}), answer(2, {"config": {}}))
+    process.hear(answer(3, {"thread": {"id": THREAD}}), refusal(4, ARCHIVED), refusal(5, "no"))
+    process.hear(answer(6), answer(7), answer(8), refusal(9, "no"))
+    assert [run for run, event in process.events if isinstance(event, RunFailed)] == ["r0", "r1"]
 
 
 def test_a_thread_that_is_kept_nowhere_needs_no_closing() -> None:

@@ -42,7 +42,18 @@ def test_a_plain_prompt_asks_nothing_of_the_sandbox() -> None:
         "--cd=/p",
         "--config",
         "features.unbounded_connection_retries=false",
+        "--config",
+        "features.goals=false",
     )
+
+
+@pytest.mark.parametrize("sandbox", SANDBOX_MODES)
+@pytest.mark.parametrize("resume", [None, Resume(THREAD)])
+def test_no_goal_has_codex_go_on_when_the_run_has_ended(sandbox: SandboxMode, resume: Resume | None) -> None:
+    launch = Codex().launch(replace(HELLO, sandbox_mode=sandbox), resume, host())
+    for one in (launch, launch.otherwise, launch.warm):
+        assert one
+        assert settings(one)["features.goals"] == "false"
 
 
 def test_the_agent_starts_in_the_working_directory() -> None:

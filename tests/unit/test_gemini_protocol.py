@@ -191,6 +191,50 @@ def test_a_conversation_that_is_not_held_cannot_go_on() -> None:
         Process().start("r0", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
 
 
+def test_a_run_that_cannot_go_on_is_none_of_the_process() -> None:
+    process = Process().up()
+    with pytest.raises(NotResumable):
+        process.start("r1", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
+    assert process.channel.interrupt("r1") is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":2,"result":{"stopReason":"end_turn","_meta":null}}',
+        b'{"id":2,"result":"done"}',
+        b'{"id":2,"error":{"code":"ENOENT","message":"no"}}',
+    ],
+)
+def test_an_answer_that_does_not_fit_ends_its_run(line: bytes) -> None:
+    """Nothing else would."""
+    process = Process().up().hear(line)
+    assert process.endings == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"details": "Directory does not exist: /x"}, "Internal error: Directory does not exist: /x"),
+        ([{"code": "invalid_type"}], "Internal error"),
+        ({"details": 5}, "Internal error"),
+    ],
+)
+def test_of_an_error_inside_the_details_are_told(data: object, said: str) -> None:
+    error = {"code": -32603, "message": "Internal error", "data": data}
+    process = Process()
+    process.start("r0")
+    process.hear(b'{"id":0,"result":{}}', msgspec.json.encode({"id": 1, "error": error}))
+    assert process.endings == [RunFailed("agent_failed", said, exit_code=1)]
+
+
+def test_who_asks_in_a_form_that_is_not_known_is_answered_so_that_it_does_not_wait() -> None:
+    tool = b'{"toolCallId":"write_file__1","locations":[{"path":null}]}'
+    question = b'{"id":7,"method":"session/request_permission","params":{"sessionId":"s","toolCall":%b}}'
+    process = Process().up().hear(question % tool)
+    assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
+
+
 def test_who_asks_for_leave_is_denied_it_and_the_tool_is_told() -> None:
     process = Process().up()
     tool = {"toolCallId": "write_file__1", "kind": "edit", "title": "t", "locations": [{"path": "/p/x"}]}
@@ -314,9 +358,10 @@ def test_a_process_that_ends_by_itself_before_it_answered_does_not_speak_it(code
         list(Process().channel.closed(code, b"Unknown argument: acp"))
 
 
-def test_a_refused_greeting_says_that_it_is_not_spoken() -> None:
+@pytest.mark.parametrize("refusal", [b'{"id":0,"error":{"code":-32601,"message":"no"}}', b'{"id":0,"error":"no"}'])
+def test_a_refused_greeting_says_that_it_is_not_spoken(refusal: bytes) -> None:
     with pytest.raises(NotSpoken):
-        Process().hear(b'{"id":0,"error":{"code":-32601,"message":"no"}}')
+        Process().hear(refusal)
 
 
 def test_a_process_that_is_killed_fails_all_its_runs() -> None:

@@ -51,7 +51,11 @@ CONFINED_TOOLS = (
     *(*FILE_TOOLS, "Bash", "Task", "TaskCreate", "TaskGet", "TaskList", "TaskOutput", "TaskStop", "TaskUpdate"),
     *("WebFetch", "WebSearch"),
 )
-_UNATTENDED = ("CronCreate", "CronDelete", "EnterWorktree", "ExitWorktree", "Monitor", "ScheduleWakeup")
+_ACTS_LATER = ("CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow")
+"""What goes on when the run has ended, and begins turns that no run asked for. A process that stays has them between
+its runs, and what it says there would be told in the next one."""
+
+_WORKTREES = ("EnterWorktree", "ExitWorktree")
 _OTHER_SESSIONS = ("ListAgents", "SendMessage")
 _LASTING_COMMANDS = re.compile(r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?!\S)")
 """What of Claude's own commands changes the user's settings or writes elsewhere, without the model and unasked."""
@@ -145,13 +149,12 @@ def _workspace(request: RunRequest, host: Host) -> Posture:
 def _unconfined(request: RunRequest, host: Host) -> Posture:
     if request.approval_mode == "none":
         _refuse_root(host)
-        return Posture(mode="bypassPermissions", settings=_ALONE, sources=None, free=True)
+        return Posture(mode="bypassPermissions", settings=_ALONE, sources=None, denied_tools=_ACTS_LATER, free=True)
     _refuse_lasting_command(request)
     mode = "acceptEdits" if request.approval_mode == "auto" else "default"
     subagents = ("Task",) if _user_switched_hooks_off(host) else ()
-    return Posture(
-        mode=mode, settings=_settings(host, request), denied_tools=(*_UNATTENDED, *_OTHER_SESSIONS, *subagents)
-    )
+    denied = (*_ACTS_LATER, *_WORKTREES, *_OTHER_SESSIONS, *subagents)
+    return Posture(mode=mode, settings=_settings(host, request), denied_tools=denied)
 
 
 def _refuse_lasting_command(request: RunRequest) -> None:

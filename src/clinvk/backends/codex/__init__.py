@@ -64,8 +64,9 @@ _THREAD = "threadId"
 _UNTOLD = "AGENTS.md"
 """The private file with what goes before the prompt."""
 
-_CONFIG = {"features.unbounded_connection_retries": "false"}
-"""Without it a refused connection is retried for ever."""
+_CONFIG = {"features.unbounded_connection_retries": "false", "features.goals": "false"}
+"""Without the first a refused connection is retried for ever. Without the second the model can set itself a goal: from
+then on Codex begins turn after turn by itself, when the run has ended, too."""
 
 
 class Codex:

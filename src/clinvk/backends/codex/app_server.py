@@ -73,6 +73,7 @@ class _Thread(NamedTuple):
     id: str
     model: str | None
     used: Usage | None
+    turn: str
 
 
 class _Conversation:
@@ -87,17 +88,34 @@ class _Conversation:
         self.prompt = prompt
         self.thread = thread.id if thread else ""
         self.turn = ""
+        self.former_turn = thread.turn if thread else ""
+        self.at_work: dict[str, str] = {}
         self.is_dropped = self.is_asked_again = False
         self.ending: RunFinished | RunFailed | None = None
         before = (thread.used if thread else None) if resume else Usage()
         self.decoder = TurnDecoder(request.output_schema is not None, before, request.max_turns or None)
         self.decoder.model = thread.model if thread else None
 
+    def heed(self, notification: wire.Notification) -> None:
+        """Keep in mind which turns are at work for it: its own, and those of its sub-agents by their threads."""
+        match notification:
+            case wire.TurnStarted(params=of):
+                self.at_work[of.thread_id] = of.turn.id
+            case wire.TurnCompleted(params=of):
+                self.at_work.pop(of.thread_id, None)
+            case _:
+                pass
+
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
-        """Say whether the end is told of a turn that the CLI began by itself."""
-        if not isinstance(notification, wire.TurnCompleted) or not self.turn:
+        """Say whether it is of a turn that the CLI began by itself, or of what went on behind a former one.
+
+        The tokens that are told of a former turn say how many there were before this one.
+        """
+        told = notification.params
+        turn = told.turn.id if isinstance(told, wire.OfTurn) else told.turn_id
+        if not turn or isinstance(notification, wire.TokensCounted):
             return False
-        return notification.params.turn.id != self.turn
+        return turn != self.turn if self.turn else turn == self.former_turn
 
 
 class _Closing:
@@ -161,7 +179,7 @@ class AppServerChannel:
         """
         if notification := parsed(wire.NOTIFICATIONS, line):
             yield from self._notified(notification)
-        elif (other := parsed(wire.OTHERS, line)) and (other.method or other.id is not None):
+        elif (other := self._read(line)) and (other.method or other.id is not None):
             yield from self._heard(other)
         elif not self._speaks:
             self._banner = self._banner or line[:80].decode(errors="replace")
@@ -204,19 +222,42 @@ class AppServerChannel:
         """Give the last line of stderr that is no noise."""
         return last_line("\n".join(failures.said(stderr)))
 
+    def _read(self, line: bytes) -> wire.Other | None:
+        return parsed(wire.OTHERS, line) or (wire.bare(line) if self._speaks else None)
+
     def _notified(self, notification: wire.Notification) -> Iterator[Delivery]:
         thread = notification.params.thread_id
         conversation = next((found for found in self._open.values() if found.thread == thread), None)
-        if conversation is None or conversation.ending or conversation.is_of_another_turn(notification):
+        if conversation is None:
+            yield from self._of_no_run(notification)
             return
+        if conversation.ending or conversation.is_of_another_turn(notification):
+            return
+        conversation.heed(notification)
+        if isinstance(notification, wire.TurnStarted):
+            conversation.turn = notification.params.turn.id
+            if conversation.is_dropped:  # an interrupt before this was refused
+                yield self._ask_end(conversation)
         for event in conversation.decoder.feed(notification):
             if isinstance(event, RunFinished | RunFailed):
+                yield from (self._interrupt(thread, turn) for thread, turn in conversation.at_work.items())
                 yield self._end(conversation, event)
                 return
             yield conversation.run, event
         is_to_end = conversation.decoder.is_out_of_turns and not conversation.is_dropped
         if is_to_end and (message := self.interrupt(conversation.run)):
             yield message
+
+    def _of_no_run(self, notification: wire.Notification) -> Iterator[Delivery]:
+        """A sub-agent is at work, which would outlast its run."""
+        if not isinstance(notification, wire.TurnStarted | wire.TurnCompleted):
+            return
+        turn = notification.params.turn
+        root = next((found for found in self._open.values() if found.turn and found.turn == turn.root_turn_id), None)
+        if root and not root.ending:
+            root.heed(notification)
+        elif isinstance(notification, wire.TurnStarted) and turn.root_turn_id not in (None, turn.id):
+            yield self._interrupt(notification.params.thread_id, turn.id)
 
     def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
         """Tell the ending; where the thread is not as it should be, others are to have it first."""
@@ -225,7 +266,7 @@ class AppServerChannel:
             conversation.ending = ending
             return self._close(thread, conversation)
         if self._keeps and thread:
-            self._idle[thread] = _Thread(thread, decoder.model, decoder.total)
+            self._idle[thread] = _Thread(thread, decoder.model, decoder.total, conversation.turn)
         del self._open[conversation.run]
         return conversation.run, ending
 
@@ -245,7 +286,8 @@ class AppServerChannel:
 
     def _closed(self, closing: _Closing) -> Iterator[Delivery]:
         """The thread has come out of the archive, as far as it can."""
-        del self._closing[closing.thread]
+        if self._closing.get(closing.thread) is closing:  # it may be in the archive again
+            del self._closing[closing.thread]
         if closing.ends and closing.ends.ending:
             del self._open[closing.ends.run]
             yield closing.ends.run, closing.ends.ending
@@ -286,6 +328,8 @@ class AppServerChannel:
             conversation.turn = other.result.turn.id
             if conversation.is_dropped:
                 yield self._ask_end(conversation)
+        elif not conversation.turn:
+            yield self._end(conversation, conversation.decoder.failed("codex gave an answer that makes no sense"))
 
     def _opened(self, conversation: _Conversation, thread: str, model: str | None) -> Iterator[Delivery]:
         conversation.thread = thread
@@ -325,7 +369,10 @@ class AppServerChannel:
         return self._ask("turn/start", params, conversation)
 
     def _ask_end(self, conversation: _Conversation) -> bytes:
-        return self._ask("turn/interrupt", {"threadId": conversation.thread, "turnId": conversation.turn})
+        return self._interrupt(conversation.thread, conversation.turn)
+
+    def _interrupt(self, thread: str, turn: str) -> bytes:
+        return self._ask("turn/interrupt", {"threadId": thread, "turnId": turn})
 
     def _ask(self, method: str, params: dict[str, object], asks: _Conversation | _Closing | None = None) -> bytes:
         number = next(self._numbers)

@@ -9,6 +9,7 @@ import re
 
 import msgspec
 
+from clinvk.backends.base import parsed
 from clinvk.backends.codex import items
 from clinvk.events import Usage
 
@@ -133,10 +134,11 @@ Tool = CommandExecution | FileChange | McpToolCall | WebSearch | CollabToolCall
 Item = AgentMessage | Reasoning | Compaction | Tool
 
 
-class OfThread(msgspec.Struct, rename="camel"):
-    """What is said of a thread."""
+class OfThread(msgspec.Struct, rename="camel", kw_only=True):
+    """What is said of a thread, and of which of its turns, where that is told."""
 
     thread_id: str
+    turn_id: str | None = None
 
 
 class OfItem(OfThread, rename="camel"):
@@ -223,12 +225,13 @@ class Message(OfThread):
     message: str
 
 
-class Turn(msgspec.Struct):
-    """How a turn stands: completed, failed, interrupted or inProgress."""
+class Turn(msgspec.Struct, rename="camel"):
+    """How a turn stands: completed, failed, interrupted or inProgress. That of a sub-agent has another as its root."""
 
     id: str
     status: str = ""
     error: Failure | None = None
+    root_turn_id: str | None = None
 
 
 class OfTurn(OfThread):
@@ -329,13 +332,23 @@ class Refusal(msgspec.Struct):
     message: str = ""
 
 
-class Other(msgspec.Struct):
-    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
-
+class _Head(msgspec.Struct):
     id: int | str | None = None
     method: str = ""
+
+
+class Other(_Head):
+    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
+
     result: Result | None = None
     error: Refusal | None = None
 
 
 OTHERS: msgspec.json.Decoder[Other] = msgspec.json.Decoder(Other)
+_HEADS = msgspec.json.Decoder(_Head)
+
+
+def bare(line: bytes) -> Other | None:
+    """Read whose message it is that does not fit, so that nobody waits for it."""
+    head = parsed(_HEADS, line)
+    return Other(head.id, head.method) if head else None

@@ -22,7 +22,7 @@ from itertools import count
 
 import msgspec
 
-from clinvk.backends.base import Delivery, Host, NotSpoken, crashed, last_line, parsed
+from clinvk.backends.base import Delivery, Host, NotSpoken, crashed, last_line
 from clinvk.backends.gemini import asking, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
 from clinvk.backends.gemini.record import Record, Written
@@ -67,15 +67,15 @@ class ProtocolChannel:
         Raises:
             NotResumable: this process does not hold it.
         """
+        if resume and resume.handle not in self._models:
+            raise NotResumable(f"this process of gemini does not hold the conversation {resume.handle!r}")
         greeting = self.greet() if self._greeting is None else b""
         turn = self._open[run] = Turn(run, request)
         if resume is None:
             asked = self._ask_session(turn)
-        elif resume.handle in self._models:
+        else:
             turn.session = resume.handle
             asked = self._ask_prompt(turn)
-        else:
-            raise NotResumable(f"this process of gemini does not hold the conversation {resume.handle!r}")
         if self._speaks:
             return asked
         self._waiting.append(asked)
@@ -83,7 +83,7 @@ class ProtocolChannel:
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
         """Take one line."""
-        message = parsed(wire.MESSAGES, line)
+        message = wire.read(line)
         if message is None:
             return
         if message.method:
@@ -127,8 +127,9 @@ class ProtocolChannel:
         return GeminiDecoder().complaint(stderr)
 
     def _greeted(self, message: wire.Message) -> Iterator[Delivery]:
-        if message.error:
-            raise NotSpoken(f"it refused the greeting: {message.error.message}")
+        if message.result is None:
+            why = message.error.said if message.error else "its answer makes no sense"
+            raise NotSpoken(f"it refused the greeting: {why}")
         self._speaks = True
         yield b"".join(self._waiting)
         self._waiting.clear()

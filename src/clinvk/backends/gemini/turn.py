@@ -146,7 +146,7 @@ def failed(failure: wire.Failure, written: Written | None = None) -> RunFailed:
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:
         return RunFailed(AgentUnauthenticated.code, failure.message, exit_code=_NO_LOGIN_EXIT)
-    status, message = cause(failure.message)
+    status, message = cause(failure.said)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code
     return RunFailed(agent_code(status), message, exit_code=1, usage=used)

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from clinvk.backends.base import parsed
+
 
 class Content(msgspec.Struct, frozen=True):
     """A text."""
@@ -85,21 +87,45 @@ class Result(
     meta: Meta = Meta()
 
 
+class _Details(msgspec.Struct, frozen=True):
+    details: str = ""
+
+
 class Failure(msgspec.Struct, frozen=True):
-    """Why a request was not done."""
+    """Why a request was not done. Of an error inside the CLI only `data` says what it was."""
 
     code: int = 0
     message: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def said(self) -> str:
+        """The message in full."""
+        inner = parsed(_DETAILS, bytes(self.data))
+        return f"{self.message}: {inner.details}" if inner and inner.details else self.message
 
 
-class Message(msgspec.Struct, frozen=True):
-    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
-
+class _Head(msgspec.Struct, frozen=True):
     id: int | str | None = None
     method: str = ""
+
+
+class Message(_Head, frozen=True):
+    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
+
     params: Params = Params()
     result: Result | None = None
     error: Failure | None = None
 
 
-MESSAGES: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_DETAILS = msgspec.json.Decoder(_Details)
+_HEADS = msgspec.json.Decoder(_Head)
+_MESSAGES = msgspec.json.Decoder(Message)
+
+
+def read(line: bytes) -> Message | None:
+    """Read a line; of one that does not fit whose message it is, so that nobody waits for it."""
+    if message := parsed(_MESSAGES, line):
+        return message
+    head = parsed(_HEADS, line)
+    return Message(head.id, head.method) if head else None
