@@ -61,6 +61,7 @@ class TestList:
         first = begun(clinvk, "the first prompt\nof two lines")
         second = begun(clinvk, "other", backend="codex")
         age(clinvk, first, 7300)
+        age(clinvk, second, 3700)
         done = clinvk.run("sessions", "list")
         assert done.stderr == ""
         head, *rows = [line.split(maxsplit=4) for line in done.stdout.splitlines()]
@@ -69,13 +70,13 @@ class TestList:
             "BACKEND",
             "STATUS",
             "TURNS",
-            "USED      DIRECTORY" + " " * (len(str(clinvk.folder)) - 7) + "TITLE",
+            "USED     DIRECTORY" + " " * (len(str(clinvk.folder)) - 7) + "TITLE",
         ]
         assert [row[:4] for row in rows] == [
             [second[:8], "codex", "completed", "1"],
             [first[:8], "claude", "completed", "1"],
         ]
-        assert rows[1][4].startswith("2 h ago   ")
+        assert [row[4][:9] for row in rows] == ["1 h ago  ", "2 h ago  "]
         assert rows[1][4].endswith("  the first prompt of two lines")
         for row, session in zip(rows, (second, first), strict=True):
             assert shown(clinvk, row[0]).id == session

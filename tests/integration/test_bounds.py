@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from clinvk.config import AgentSettings
-from clinvk.errors import BackendUnavailable, ConfigError
+from clinvk.errors import BackendUnavailable, ConfigError, InvalidRequest
 from clinvk.runtime import bounds
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.guarding import Guard
@@ -162,6 +162,17 @@ async def test_a_process_that_forgets_its_mark_is_ended_with_its_cgroup(
     assert not alive(pid)
     assert os.listdir(made.cgroup) == [name for name in os.listdir(made.cgroup) if "." in name]
     process.discard()
+
+
+async def test_one_that_cannot_be_started_leaves_no_cgroup(
+    divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path
+) -> None:
+    if divided is None:
+        return
+    own, made = divided
+    with pytest.raises(InvalidRequest, match="cannot work in"):
+        Spawner(own, made).spawn(["true"], ENV, str(tmp_path / "gone"), lambda: None)
+    await until(lambda: all("." in name for name in os.listdir(made.cgroup)))
 
 
 async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bounds] | None, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from clinvk.api.doors import doors, locked
 from clinvk.api.grants import Grants
 from clinvk.api.inventory import Inventory
 from clinvk.api.key_file import KeyFile, Limits
-from clinvk.api.keys import Keys
+from clinvk.api.keys import Keys, tended
 from clinvk.api.meta import Status
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
@@ -515,6 +515,27 @@ async def test_when_a_key_was_used_is_in_the_file_once_the_server_has_stopped(sc
     [kept] = await asyncio.to_thread(KeyFile(home(scripted.env)).read) or []
     assert kept.last_used
     assert before <= kept.last_used <= time.time()
+
+
+async def test_a_use_is_kept_though_the_server_stops_while_no_thread_is_free_to_keep_it(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, keys = await made(scripted)
+    file, to_thread, waits = KeyFile(home(scripted.env)), asyncio.to_thread, asyncio.Event()
+
+    async def late(work: Callable[..., object], *given: object) -> object:
+        if work == file.note and not waits.is_set():
+            waits.set()
+            await asyncio.Event().wait()
+        return await to_thread(work, *given)
+
+    monkeypatch.setattr(asyncio, "to_thread", late)
+    keys.find({"x-api-key": key})
+    async with tended(keys, file):
+        await waits.wait()
+    [kept] = await asyncio.to_thread(file.read) or []
+    assert kept.last_used
+    assert keys.used == {}
 
 
 async def test_that_a_key_was_used_is_in_the_file_soon_after(scripted: Scripted) -> None:

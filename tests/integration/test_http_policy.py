@@ -197,6 +197,34 @@ async def test_an_agent_gets_the_path_that_was_judged(scripted: Scripted, tmp_pa
     assert f"--add-dir={real}" in call.argv
 
 
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+@pytest.mark.parametrize("field", ["workdir", "add_dirs[0]", "here"])
+async def test_a_directory_without_a_utf_8_name_is_refused_also_behind_a_link(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, field: str
+) -> None:
+    """Neither the protocols of the agents nor the store could name it."""
+    folder, link = tmp_path / os.fsdecode(b"\xff"), str(tmp_path / "link")
+    folder.mkdir()
+    os.symlink(folder, link)
+    body: dict[str, JSON] = {"backend": backend, "prompt": "hi"}
+    match field:
+        case "workdir":
+            body["workdir"] = link
+        case "add_dirs[0]":
+            body["add_dirs"] = [link]
+        case _:
+            monkeypatch.chdir(folder)
+            field = "workdir"
+    async with serving(scripted.env) as served:
+        for more in ({}, {"ephemeral": True}, {"dry_run": True}):
+            answer = await served.client.post("/api/v1/prompt", json={**body, **more})
+            assert (answer.status_code, answer.json()["field"]) == (400, field), answer.text
+            assert answer.json()["detail"].endswith("is not UTF-8")
+        answer = await served.client.post("/api/v1/parallel", json={"tasks": [body]})
+        assert (answer.status_code, answer.json()["field"]) == (400, f"tasks[0].{field}")
+    assert scripted.calls() == []
+
+
 async def test_no_error_tells_a_key_that_was_sent_or_that_an_agent_told(scripted: Scripted) -> None:
     own = {"claude": BackendSettings(env={"GATEWAY_TOKEN": "plain-looking-words"})}
     scripted.play([stderr(f"401 for {SECRET}, Bearer abcdefgh12345678, plain-looking-words"), exits(3)])

@@ -315,15 +315,19 @@ async def test_a_session_that_the_client_names_itself_stays_busy(scripted: Scrip
     assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
 
 
-async def test_several_can_go_on_from_one_response_at_once(scripted: Scripted) -> None:
+async def test_several_can_go_on_from_one_response_at_once(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("hello"))
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("hello")], when="branch")
     async with clients(scripted) as (client, served):
         first = await client.responses.create(model="claude", input="my name is Ada")
         asked = (
             client.responses.create(model="claude", input=f"branch {number}", previous_response_id=first.id)
             for number in range(5)
         )
-        assert {response.output_text for response in await asyncio.gather(*asked)} == {"hello"}
+        answering = asyncio.gather(*asked)
+        await until(lambda: len(scripted.calls()) == 6)
+        (tmp_path / "go").touch()
+        assert {response.output_text for response in await answering} == {"hello"}
         assert (await served.client.get("/api/v1/sessions")).json()["total"] == 5
 
 

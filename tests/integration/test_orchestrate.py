@@ -29,6 +29,7 @@ from clinvk.runtime.runs import Run
 from clinvk.session import Session
 from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
+from nesting import too_deep
 from polling import until
 from repositories import Repository
 from shell_backend import DONE, TEXT, Shell
@@ -186,6 +187,14 @@ async def test_results_are_told_though_the_end_of_the_whole_cannot_be_kept_in_ti
     assert summary.results[0].result.text == "hello"
     (told,) = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
     assert told == f"run {summary.run_id} is not kept: cleaning up took longer than 0.1 s"
+
+
+async def test_what_comes_back_with_a_part_is_refused_in_its_place(tmp_path: Path) -> None:
+    async with orchestrations(tmp_path, MemoryStore()) as some:
+        plan = Parallel(parts=(part(DONE), replace(part(DONE), meta=too_deep())))
+        with pytest.raises(InvalidRequest) as caught:
+            await admitted(some, plan)
+    assert (caught.value.message, caught.value.field) == ("tasks[1]: meta is nested too deeply", "tasks[1].meta")
 
 
 class Stuck:

@@ -28,6 +28,7 @@ from clinvk.errors import (
 from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
+from clinvk.runtime import one_shot
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.watching import Watched
 from clinvk.session import Resume, Session
@@ -661,30 +662,55 @@ class LateStore(MemoryStore):
 
 
 class Prepared(Shell):
-    """Something goes before its agent, which the test lets go on."""
+    """A script goes before its agent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, script: str) -> None:
         super().__init__()
-        self.waits, self.goes_on = folder / "waits", folder / "goes_on"
-        os.mkfifo(self.goes_on)
+        self._before = ("-c", script)
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        before = ("-c", f"touch {self.waits}; read -r _ < {self.goes_on}")
-        return replace(super().launch(request, resume, host), before=before)
+        return replace(super().launch(request, resume, host), before=self._before)
 
 
-async def test_a_run_that_is_cancelled_before_its_agent_is_started_starts_none(tmp_path: Path) -> None:
-    backend = Prepared(tmp_path)
+async def test_an_agent_is_started_after_what_goes_before_it_whatever_comes_of_that(tmp_path: Path) -> None:
+    backend = Prepared(f"yes | head -c 3000000; sleep 0.1; touch {tmp_path}/done; exit 3")
+    async with (
+        LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
+        runs.run(ask(f"[ -e {tmp_path}/done ] || exit 4\n{TEXT}{DONE}")) as run,
+    ):
+        assert (await run.result()).text == "hello"
+
+
+async def test_an_agent_is_started_though_what_goes_before_it_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_shot, "_PREPARES_WITHIN_S", 0.1)
+    backend = Prepared("sleep 600; true")
+    async with (
+        LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
+        runs.run(ask(TEXT + DONE)) as run,
+    ):
+        assert (await run.result()).text == "hello"
+
+
+async def test_a_run_that_is_cancelled_before_its_agent_is_started_waits_for_nothing_and_starts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shot, "_PREPARES_WITHIN_S", 600)
+    begun = tmp_path / "begun"
+    backend = Prepared(f"touch {begun}; sleep 600; true")
     async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:
         run = await runs.start(ask(f"touch {tmp_path}/ran\n{DONE}"))
-        await until(backend.waits.exists)
-        cancelling = asyncio.create_task(runs.cancel(run.id))
-        await asyncio.sleep(0)
-        backend.goes_on.write_text("on\n")
-        await cancelling
+        await until(begun.exists)
+        await runs.cancel(run.id)
         assert run.state == "cancelled"
         assert run.started_at is None
     assert not (tmp_path / "ran").exists()
+
+
+async def test_a_run_that_is_killed_before_it_has_taken_a_step_gives_its_slot_back() -> None:
+    async with local_runs() as runs:
+        await runs.start(ask(DONE))
+        runs.kill()
+        await until(lambda: runs.busy == 0)
 
 
 async def test_the_next_turn_waits_for_an_agent_whose_end_is_being_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from clinvk.errors import ClinvkError
 from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.private import PrivateFolder
+from polling import until
 
 
 def test_files_lie_in_the_folder_where_nobody_else_reads_them(tmp_path: Path) -> None:
@@ -99,4 +100,26 @@ async def test_a_folder_that_a_hanging_disk_makes_when_nobody_waits_any_more_is_
     await folder.clear()
     goes_on.set()
     assert await asyncio.to_thread(ended.wait, 30)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_hanging_disk_takes_when_its_folder_was_removed_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, fill = threading.Event(), PrivateFolder._fill  # pyright: ignore[reportPrivateUsage]
+
+    def late(self: PrivateFolder, path: str) -> None:
+        goes_on.wait(30)
+        fill(self, path)
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(PrivateFolder, "_fill", late)
+    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
+    writing = asyncio.create_task(asyncio.to_thread(folder.write))
+    await until(lambda: folder.path)
+    await folder.clear()
+    assert list(tmp_path.iterdir()) == []
+    goes_on.set()
+    await writing
     assert list(tmp_path.iterdir()) == []

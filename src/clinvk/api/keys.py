@@ -170,14 +170,15 @@ async def _follow(keys: Keys, file: KeyFile) -> str:
 
 async def _note(keys: Keys, file: KeyFile) -> None:
     """Keep in the file when its keys were used; what cannot be kept is no reason to stop."""
-    if not keys.used:
+    used = dict(keys.used)
+    if not used:
         return
-    used, keys.used = keys.used, {}
     try:
         await asyncio.to_thread(file.note, used)
     except ConfigError as exc:
-        keys.used = used | keys.used
         logger.warning("when API keys were used last is not kept: %s", exc.message)
+    else:
+        keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
 
 
 def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from clinvk.cli.flags import Flags
 from clinvk.cli.settings import directory
-from clinvk.config import Settings, refuse_nesting
+from clinvk.config import Settings
 from clinvk.dialects.batch.bodies import PartBody
 from clinvk.errors import ClinvkError, placed
 from clinvk.plan import Part
@@ -23,7 +23,7 @@ def filled(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: S
         settings: say what agent it is where none is named.
 
     Raises:
-        InvalidRequest: there is no such directory, or what comes back is nested too deeply; names the field.
+        InvalidRequest: there is no such directory; names the field.
     """
     return [_filled(body, f"{at}[{index}]", base, flags, settings) for index, body in enumerate(bodies)]
 
@@ -40,7 +40,6 @@ def grounded(parts: tuple[Part, ...], base: str) -> tuple[Part, ...]:
 
 def _filled(body: PartBody, at: str, base: str, flags: Flags, settings: Settings) -> PartBody:
     try:
-        refuse_nesting("meta", body.meta)
         workdir = _directory(body.workdir, base, "workdir") if body.workdir else None
         add_dirs = [_directory(path, base, f"add_dirs[{index}]") for index, path in enumerate(body.add_dirs or ())]
     except ClinvkError as exc:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from clinvk.config import Settings
+from clinvk.config import Settings, refuse_nesting
 from clinvk.errors import ClinvkError, InvalidRequest, placed
 from clinvk.orchestrate import judge
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan, is_dry_run
@@ -76,6 +76,7 @@ class _Admission:
         self._fit: set[str] = set()
 
     async def part(self, part: Part) -> Part:
+        refuse_nesting("meta", part.meta)
         request = await self._admit(part.request)
         if part.isolation != "none" and request.session_id:
             raise InvalidRequest("a session goes on in its own directory, so it cannot be isolated", "isolation")

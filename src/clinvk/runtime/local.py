@@ -31,11 +31,12 @@ from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.runs import Run
 from clinvk.runtime.schema import Schemas
-from clinvk.runtime.slots import Occupancy, Share, Slots
+from clinvk.runtime.slots import Occupancy, Place, Share, Slots
 from clinvk.runtime.surroundings import Surroundings
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
 from clinvk.store import SessionStore
+from clinvk.text import readable
 
 logger = logging.getLogger(__name__)
 
@@ -234,11 +235,12 @@ class LocalRuns:
             raise
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
-        task.add_done_callback(partial(self._over, run, watching))
+        task.add_done_callback(partial(self._over, run, place, watching))
         return run, task
 
-    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
+    def _over(self, run: AgentRun, place: Place, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
+        place.leave()  # one that was killed before its first step has not
         for over in watching:
             over()
 
@@ -296,6 +298,7 @@ class LocalRuns:
     def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
         if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
             request = replace(request, workdir=executables.resolve(""))
+        _refuse_unreadable(request)
         try:
             return backend.launch(request, resume, here.host(backend.name))
         except InvalidRequest as exc:
@@ -324,6 +327,14 @@ class LocalRuns:
         """Give the extra flags without those of the settings, which may hold secrets."""
         settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
+
+
+def _refuse_unreadable(request: RunRequest) -> None:
+    """Refuse directories whose names are not UTF-8: neither the agents' protocols nor the store could name them."""
+    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
+    for field, path in (("workdir", request.workdir or ""), *beside):
+        if readable(path) != path:
+            raise InvalidRequest(f"{field}: the name of {path!r} is not UTF-8", field)
 
 
 class _Owned:

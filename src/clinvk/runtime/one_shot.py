@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -16,7 +15,6 @@ from clinvk.runtime.exchange import LINGER_S, Exchange
 from clinvk.runtime.process import Process
 from clinvk.runtime.seat import OwnSeat
 from clinvk.runtime.slots import Place
-from clinvk.runtime.tool import run_tool
 
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
@@ -73,13 +71,19 @@ class _OneShot:
 
     async def _prepare(self, launch: Launch) -> None:
         """Run what goes before. If it does not do what it should, the agent says best what is amiss."""
-        assignment = self._course.assignment
-        with suppress(TimeoutError):
-            argv = (assignment.path, *launch.before)
-            await run_tool(self._course.spawner, argv, assignment.env, _PREPARES_WITHIN_S)
+        course, assignment = self._course, self._course.assignment
+        process = course.spawner.spawn((assignment.path, *launch.before), assignment.env, None, course.wake)
+        until = course.now() + _PREPARES_WITHIN_S
+        try:
+            process.write(b"", close=True)
+            while process.exit_code is None and not course.stopped_by and course.now() < until:
+                await course.wait(until)
+                process.take()
+        finally:
+            await course.spawner.sweep(process)
 
     async def _run_in(self, folder: private.PrivateFolder) -> None:
-        if self._course.stopped_by:  # while what goes before was under way
+        if self._course.stopped_by:  # while its folder was made, or what goes before ran
             await self._course.end(self._course.stopped_by)
             return
         process = self._process = self._spawn(folder)

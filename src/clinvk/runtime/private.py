@@ -69,12 +69,13 @@ class PrivateFolder:
         import tempfile
 
         try:
-            self.path = tempfile.mkdtemp(prefix=remains.private_prefix(self._server))
-            self._fill(self.path)
+            self.path = path = tempfile.mkdtemp(prefix=remains.private_prefix(self._server))
+            self._fill(path)
         except OSError as exc:
             self.remove()
             raise _unwritten(exc) from exc
-        if self._is_cleared:
+        if self._is_cleared:  # perhaps before all was in it
+            self.path = path
             self.remove()
 
     def add(self, launch: Launch) -> None:

@@ -65,8 +65,13 @@ class Spawner:
         self._count += 1
         number = self._count
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
-        with self._marks.marking(number):
-            spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
+        try:
+            with self._marks.marking(number):
+                spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
+        except ClinvkError:
+            if self._bounds and self._bounds.cgroup:
+                self._condemn(number, 0)  # its cgroup may be there
+            raise
         if self._bounds:
             self._bounds.settle(spawned.popen.pid)
         return Process(spawned, number, wake, stderr_lines, raw)
@@ -89,13 +94,8 @@ class Spawner:
         Searches are shared: each looks at every process of the machine, so runs that end within
         `_SWEEP_EVERY_S` are searched for at once.
         """
-        loop = asyncio.get_running_loop()
-        gone: asyncio.Future[None] = loop.create_future()
-        self._condemned[process.number] = (process.pid if process.exit_code is None else 0), gone
-        if self._search is None:
-            self._search = loop.create_task(self._search_all())
         try:
-            await finished(gone)
+            await finished(self._condemn(process.number, process.pid if process.exit_code is None else 0))
         finally:
             process.discard()
 
@@ -106,6 +106,15 @@ class Spawner:
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
         """Give the resident bytes of processes and of all that came of them, by number."""
         return await asyncio.to_thread(resident, self._marks, numbers)
+
+    def _condemn(self, number: int, pid: int) -> "asyncio.Future[None]":
+        """Have everything ended that came of a process; a `pid` of 0 is of one that has exited, or never was."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        self._condemned[number] = pid, gone
+        if self._search is None:
+            self._search = loop.create_task(self._search_all())
+        return gone
 
     async def _search_all(self) -> None:
         while self._condemned:

@@ -1,0 +1,30 @@
+"""Directories whose names are not UTF-8, where a link leads there: they are refused."""
+
+import os
+
+import pytest
+
+from acceptance.command import Clinvk
+
+
+@pytest.fixture
+def link(clinvk: Clinvk) -> str:
+    folder = clinvk.folder / os.fsdecode(b"\xff")
+    folder.mkdir()
+    os.symlink(folder, clinvk.folder / "link")
+    return "link"
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"])
+@pytest.mark.parametrize("argument", ["--new", "--ephemeral", "--dry-run"])
+def test_a_prompt_there_is_an_error(clinvk: Clinvk, link: str, backend: str, argument: str) -> None:
+    done = clinvk.run("-b", backend, "-w", link, argument, "hello")
+    assert (done.returncode, clinvk.agent.calls()) == (1, [])
+    assert done.stderr.endswith("is not UTF-8\n")
+
+
+def test_a_task_there_is_an_error(clinvk: Clinvk, link: str) -> None:
+    tasks = f'{{"tasks":[{{"backend":"claude","prompt":"hi","workdir":"{link}"}}]}}'
+    done = clinvk.run("parallel", stdin=tasks.encode())
+    assert (done.stdout, clinvk.agent.calls()) == ("", [])
+    assert done.stderr.endswith("is not UTF-8\n")
