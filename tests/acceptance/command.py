@@ -52,6 +52,7 @@ class Clinvk:
         *arguments: str,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
     ) -> Generator["subprocess.Popen[bytes]"]:
         """Start it; it is killed at the end if it is still there."""
@@ -59,7 +60,7 @@ class Clinvk:
             [self.command, *arguments],
             stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             cwd=self.folder,
             env={**self.agent.env, **(env or {})},
         )

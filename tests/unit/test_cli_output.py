@@ -22,8 +22,8 @@ def test_of_a_message_whole_sequences_are_left_out(text: str, expected: str) -> 
     assert on_one_line(without_sequences(text)) == expected
 
 
-def test_only_errors_are_told_without_sequences_since_notes_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_errors_are_told_without_sequences_since_notes_have_names(capfd: pytest.CaptureFixture[str]) -> None:
     notes = Notes({})
     notes.say("safe\x1b]0;evil\x07.py")
     notes.error("\x1b[31mfailed\x1b[m")
-    assert capsys.readouterr().err == "clinvk: safe?]0;evil?.py\nclinvk: failed\n"
+    assert capfd.readouterr().err == "clinvk: safe?]0;evil?.py\nclinvk: failed\n"

@@ -5,6 +5,8 @@ import sys
 
 from clinvk import __version__
 
+_CANCELLED = 7  # as `exits` has it, which is not imported for a version
+
 
 def main() -> int:
     """Run the command that `sys.argv` names; give the exit code.
@@ -15,15 +17,26 @@ def main() -> int:
         try:
             os.write(1, f"clinvk {__version__}\n".encode())
         except OSError:
-            return _enter()  # what is wrong is told there
-        return 0
-    return _enter()
+            pass  # what is wrong is told below
+        else:
+            return 0
+    code = _enter()
+    if code == _CANCELLED:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would be the exit code, while Python exits
+    return code
 
 
 def _enter() -> int:
     import gc
+    from contextlib import suppress
 
     gc.disable()  # until the command is imported: what is made by then stays, and would be looked at again and again
-    from clinvk.cli.entry import enter
-
+    try:
+        from clinvk.cli.entry import enter
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            os.write(2, b"clinvk: cancelled\n")
+        return _CANCELLED
     return enter(sys.argv[1:])

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from clinvk.cli.output import on_one_line, without_sequences
+from clinvk.cli.output import on_one_line, without_sequences, write
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
@@ -33,5 +33,4 @@ class Notes:
         if sys.stderr is None:
             return
         with suppress(OSError):  # nobody listens
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            write(2, text)

@@ -50,22 +50,32 @@ def shown(text: str) -> str:
 
 
 def tell(text: str) -> None:
-    """Print lines. Nothing is kept back: what could not be written is not tried again when Python exits.
+    """Print lines. Nothing is kept back.
 
     Raises:
         BrokenPipeError: nobody reads stdout any more.
         ClinvkError: it cannot be written, e.g. the disk is full.
     """
-    rest = memoryview(f"{text}\n".encode(errors="replace"))
+    try:
+        write(1, f"{text}\n")
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
+
+
+def write(fd: int, text: str) -> None:
+    """Write all of it; what could not be written is not tried again when Python exits, which would be its exit code.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    rest = memoryview(text.encode(errors="replace"))
     while rest:
         try:
-            rest = rest[os.write(1, rest) :]
+            rest = rest[os.write(fd, rest) :]
         except BlockingIOError:  # whoever shares the pipe made it non-blocking
-            select.select([], [1], [])
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
+            select.select([], [fd], [])
 
 
 def tell_json(value: object) -> None:

@@ -98,6 +98,7 @@ class Writing:
         self._folder = folder
         self._total = total
         self._notes = notes
+        self._written: set[int] = set()
 
     def beside(self, teller: Teller) -> Teller:
         """Give a teller that does both."""
@@ -108,11 +109,15 @@ class Writing:
         if folder := self._folder:
             name = result.part.name or result.part.id
             told = part_outcome(result, "parallel")
+            self._written.add(result.index)
             self._try(lambda: folder.write_part(result.index, self._total, name, told))
 
     def end(self, summary: Summary) -> None:
-        """Write what came of all."""
+        """Write what came of all, and of each task whose end was not told: who reads nothing is told of no more."""
         if folder := self._folder:
+            for result in summary.results:
+                if result.index not in self._written:
+                    self.part(result)
             self._try(lambda: folder.write_summary(outcome(summary)))
 
     def _try(self, write: Callable[[], None]) -> None:

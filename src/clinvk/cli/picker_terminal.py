@@ -5,7 +5,7 @@ import os
 import signal
 import termios
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from clinvk.cli.picker import Keys, Picker
 from clinvk.cli.table import width
@@ -91,7 +91,8 @@ def _terminal() -> Generator[Events]:
         for number in (*leaving, signal.SIGWINCH):
             loop.remove_signal_handler(number)
         _write(_FIRST_SCREEN)
-        termios.tcsetattr(_IN, termios.TCSANOW, saved)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(_IN, termios.TCSANOW, saved)
 
 
 def _key_by_key(attributes: "list[int | list[bytes | int]]") -> "list[int | list[bytes | int]]":

@@ -1,12 +1,14 @@
 """How an orchestration goes, told on stderr while it does: lines, or on a terminal a display of its own."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import without_sequences
+from clinvk.cli.stdout import is_writable, writable
 from clinvk.cli.times import duration
 from clinvk.errors import TimedOut
 from clinvk.events import Event, Logged, Progress, ThinkingDelta, ToolCall
@@ -15,6 +17,7 @@ from clinvk.plan import Chain, Part, PartResult, Plan
 from clinvk.runtime.runs import Run
 
 _INPUT_SHOWN = 200
+_STDERR = 2
 
 
 class Teller(Observer, Protocol):
@@ -63,18 +66,23 @@ def activity(event: Event) -> str:
 
 
 class Lines:
-    """A line for each beginning and end; with `verbose` in a request also its agent's tools and stderr."""
+    """A line for each beginning and end; with `verbose` in a request also its agent's tools and stderr.
+
+    Who does not read them holds up the agents, but not Ctrl-C.
+    """
 
     def __init__(self, plan: Plan, notes: Notes) -> None:
         self._plan = plan
         self._notes = notes
+        self._turn = asyncio.Lock()
 
     async def show(self) -> None:
         """Do nothing: each line is said at once."""
 
     def begun(self, index: int, part: Part, run: Run) -> None:
-        """Say so."""
-        self._notes.say(f"{label(self._plan, index, part)}: started")
+        """Say so, if nobody would be held up."""
+        if is_writable(_STDERR):
+            self._notes.say(f"{label(self._plan, index, part)}: started")
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         """Say what of it is worth a line."""
@@ -82,7 +90,7 @@ class Lines:
             return
         for _, _, event in batch:
             if not isinstance(event, ThinkingDelta) and (told := activity(event)):
-                self._notes.say(f"{label(self._plan, index, part)}: {told}")
+                await self._tell(self._notes.say, f"{label(self._plan, index, part)}: {told}")
 
     async def ended(self, result: PartResult) -> None:
         """Say how a part went."""
@@ -94,9 +102,14 @@ class Lines:
         if used := tokens(result):
             told += f", {used:,} tokens"
         if result.error:
-            self._notes.error(f"{told}: {result.error.message}")
+            await self._tell(self._notes.error, f"{told}: {result.error.message}")
         else:
-            self._notes.say(told)
+            await self._tell(self._notes.say, told)
+
+    async def _tell(self, say: Callable[[str], None], line: str) -> None:
+        async with self._turn:
+            await writable(_STDERR)
+            say(line)
 
 
 class Silence:

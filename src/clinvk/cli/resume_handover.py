@@ -11,6 +11,7 @@ from typing import NoReturn
 from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.nearest import freeing
 from clinvk.cli.output import tell
+from clinvk.cli.sessions_store import opened
 from clinvk.config import Settings, complete
 from clinvk.config.loading import home, may_lie_in_worktree
 from clinvk.errors import ClinvkError, InvalidRequest, SessionBusy, Unsupported
@@ -50,8 +51,7 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         BackendUnavailable: it is not installed.
         InvalidRequest: its directory is in a worktree that another clinvk changes.
     """
-    if session.status == "active":
-        raise SessionBusy(f"session {session.id!r} is busy: a run of it is under way")
+    _refuse_busy(session)
     request = complete(
         RunRequest(
             prompt="",
@@ -64,21 +64,29 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
         settings,
     )
     _refuse_rules(request)
-    opened = asyncio.run(handover(request, session, settings, environ))
+    opens = asyncio.run(handover(request, session, settings, environ))
     if settings.unified_flags.dry_run:
-        command = shlex.join(opened.argv)
-        tell(f"cd {shlex.quote(opened.cwd)} && {command}" if opened.cwd else command)
+        command = shlex.join(opens.argv)
+        tell(f"cd {shlex.quote(opens.cwd)} && {command}" if opens.cwd else command)
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
     asyncio.run(_free(session, environ))
-    if opened.cwd and may_lie_in_worktree(opened.cwd):
-        asyncio.run(_hold(opened.cwd, environ))
-    return _become(opened)
+    if opens.cwd and may_lie_in_worktree(opens.cwd):
+        asyncio.run(_hold(opens.cwd, environ))
+    return _become(opens)
 
 
 async def _free(session: Session, environ: Mapping[str, str]) -> None:
+    """Have a server let go of the conversation; a run of it may have begun while the user was asked for a prompt."""
+    async with opened(environ) as store:
+        _refuse_busy(await store.session(session.id))
     await freeing(environ)(session.id)
+
+
+def _refuse_busy(session: Session) -> None:
+    if session.status == "active":
+        raise SessionBusy(f"session {session.id!r} is busy: a run of it is under way")
 
 
 async def _hold(directory: str, environ: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import without_sequences
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.signals import on_signals
-from clinvk.cli.stdout import ReaderGone, Stdout
+from clinvk.cli.stdout import ReaderGone, Stdout, is_writable, writable
 from clinvk.config import OutputSettings
 from clinvk.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LAST_WORDS_WITHIN_S = 1.0
 _FORCE_AFTER_S = 0.05
 _INPUT_SHOWN = 200
+_STDERR = 2
 
 
 class Showing:
@@ -116,6 +117,7 @@ class Showing:
             self._ending = event
         if data := printer.feed(event, at):
             await self._stdout.write(data)
+        await writable(_STDERR)  # who does not read it holds up the agent, but not Ctrl-C
         self._remark(run, event)
 
     def _remark(self, run: "Followed", event: Event) -> None:
@@ -159,7 +161,8 @@ class Showing:
             async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
                 await self._event(run, printer, ending, run.ended_at or run.created_at)
         except (TimeoutError, ReaderGone):
-            self._notes.error(ending.message)
+            if is_writable(_STDERR):
+                self._notes.error(ending.message)
 
 
 def _tokens(usage: Usage) -> str:
@@ -172,15 +175,20 @@ def _signals_cancel() -> Generator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short."""
     task = asyncio.current_task()
     assert task is not None
+    more: list[asyncio.TimerHandle] = []
 
     def cancel() -> None:
         if task.cancelling():
             # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
-            asyncio.get_running_loop().call_later(_FORCE_AFTER_S, task.cancel)
+            more.append(asyncio.get_running_loop().call_later(_FORCE_AFTER_S, task.cancel))
         task.cancel()
 
     with on_signals(cancel):
-        yield
+        try:
+            yield
+        finally:
+            for each in more:  # nothing is left to be cut short
+                each.cancel()
 
 
 class _Unkept(logging.Handler):

@@ -1,4 +1,4 @@
-"""stdout, written to without holding up anything else."""
+"""stdout and stderr, written to without holding up anything else."""
 
 import asyncio
 import os
@@ -24,8 +24,6 @@ class Stdout:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._is_terminal = os.isatty(fd)
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
 
     async def write(self, data: bytes) -> None:
         """Write all of it, at once: nothing is kept back. It is UTF-8 of whole characters.
@@ -36,7 +34,7 @@ class Stdout:
         """
         rest = memoryview(harmless(data.decode(errors="replace")).encode() if self._is_terminal else data)
         while rest:
-            await self._writable()
+            await writable(self._fd)
             try:
                 rest = rest[os.write(self._fd, rest[:_PIECE_BYTES]) :]
             except BlockingIOError:
@@ -46,13 +44,22 @@ class Stdout:
             except OSError as exc:
                 raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
 
-    async def _writable(self) -> None:
-        if self._poll.poll(0):
-            return
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_writer(self._fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(self._fd)
+
+def is_writable(fd: int) -> bool:
+    """Say whether a pipe or a terminal takes something at the moment; a file always does."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+async def writable(fd: int) -> None:
+    """Wait until that is so. For each only one may."""
+    if is_writable(fd):
+        return
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)

@@ -1,13 +1,12 @@
 """`clinvk worktrees list`, `apply` and `discard`."""
 
-import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from clinvk.cli import exits
+from clinvk.cli import exits, signals
 from clinvk.cli.asking import agreed
 from clinvk.cli.flags import ApplyFlags, DeleteFlags, WorktreesFlags
 from clinvk.cli.notes import Notes
@@ -81,7 +80,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     """
     settings_of(flags, environ, {})
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
-    found = asyncio.run(_worktrees(environ).list(where))
+    found = signals.run(_worktrees(environ).list(where))
     if flags.wants_json:
         tell_json(WorktreeList([_item(listed) for listed in found]))
         return 0
@@ -113,7 +112,7 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
             id=done.id, repository=done.repository, files=done.files, removed=done.removed, dry_run=flags.dry_run
         )
 
-    done = asyncio.run(applied())
+    done = signals.run(applied())
     if flags.wants_json:
         tell_json(done)
     else:
@@ -134,14 +133,14 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     async def wanted() -> list[str]:
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
 
-    ids = asyncio.run(wanted())
-    asyncio.run(_worktrees(environ).discard(*ids, dry_run=True))  # nobody is asked in vain
+    ids = signals.run(wanted())
+    signals.run(_worktrees(environ).discard(*ids, dry_run=True))  # nobody is asked in vain
     if not (flags.yes or flags.dry_run) and not agreed("discard", _counted(ids, environ), "worktrees"):
         notes.say("nothing was discarded")
         return exits.CANCELLED
 
     if not flags.dry_run:
-        asyncio.run(_worktrees(environ).discard(*ids))
+        signals.run(_worktrees(environ).discard(*ids))
     if flags.wants_json:
         tell_json(Discarded(ids, flags.dry_run))
     else:
@@ -196,5 +195,5 @@ def _named(files: Sequence[ChangedFile]) -> list[str]:
 
 
 def _counted(ids: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    numbers = {listed.id: len(listed.files) for listed in asyncio.run(_worktrees(environ).list())}
+    numbers = {listed.id: len(listed.files) for listed in signals.run(_worktrees(environ).list())}
     return [f"{own} (changed files: {numbers.get(own, 0)})" for own in ids]

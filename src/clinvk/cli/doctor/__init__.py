@@ -8,7 +8,7 @@ from clinvk import __version__
 from clinvk.api import doors, keys
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends import BACKENDS
-from clinvk.cli import exits
+from clinvk.cli import exits, signals
 from clinvk.cli.doctor import agents, kept, machine
 from clinvk.cli.doctor.report import Check, Report, lines
 from clinvk.cli.flags import JsonFlags
@@ -42,7 +42,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         bounds.check(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
-    usable, checks = asyncio.run(_look(flags, settings, environ, errors))
+    usable, checks = signals.run(_look(flags, settings, environ, errors))
     is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))

@@ -22,6 +22,7 @@ from clinvk.runtime.worktrees import listing, repository
 from clinvk.runtime.worktrees.folders import Facts, Place
 from clinvk.runtime.worktrees.git import Git, GitFailed
 from clinvk.runtime.worktrees.trees import CHANGED_WITHIN_S, Trees
+from clinvk.runtime.worktrees.whole import whole
 from clinvk.runtime.worktrees.words import Applied, Listed, State, Worktree
 
 __all__ = ["Applied", "Listed", "State", "Worktree", "Worktrees"]
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 DIFF_BYTES = 1024 * 1024
 """How much of a diff is told."""
 
+_CLAIMED_WITHIN_S = 10.0
 _REMOVED_WITHIN_S = 300.0
 
 
@@ -85,12 +87,12 @@ class Worktrees:
         )
         made: list[Place] = []
         try:
-            await finished(self._claim(label, facts, made))
+            await whole(self._claim(label, facts, made), "making a folder", _CLAIMED_WITHIN_S)
             (place,) = made
             async with self._trees.alone():
-                await finished(repository.register(git, place), CHANGED_WITHIN_S)
+                await whole(repository.register(git, place), "git worktree add", CHANGED_WITHIN_S)
             await git.out("reset", "--hard", "--quiet", cwd=str(place.root))
-            await asyncio.to_thread(repository.settle, place)
+            await whole(asyncio.to_thread(repository.settle, place), "copying an index")
         except BaseException:
             for place in made:
                 await self._give_up(place)
@@ -151,7 +153,7 @@ class Worktrees:
                 return await run_check(self._spawner, command, worktree.path, self._environ, timeout_s)
             finally:
                 if not look.warnings:  # what git could not read it could not put back
-                    await finished(look.restore(), _REMOVED_WITHIN_S)
+                    await whole(look.restore(), "putting the files back", _REMOVED_WITHIN_S)
 
     async def leave(self, worktree: Worktree) -> None:
         """Let go of a worktree. It is removed if it is as it was, and kept where its outcome said that it is not.
@@ -238,7 +240,7 @@ class Worktrees:
                 async with self._trees.changing_target(place.facts.repository):
                     await repository.apply(target, look, place, dry_run)
             if removed := not (keep or dry_run or look.warnings):
-                await finished(self._trees.remove(place, with_commits=True), _REMOVED_WITHIN_S)
+                await whole(self._trees.remove(place, with_commits=True), f"removing worktree {own}", _REMOVED_WITHIN_S)
         return Applied(
             id=own, repository=place.facts.repository, files=look.files, removed=removed, warnings=look.warnings
         )
@@ -255,7 +257,8 @@ class Worktrees:
             places = [await held.enter_async_context(self._trees.unused(own)) for own in in_order]
             if not dry_run:
                 for place in places:
-                    await finished(self._trees.remove(place, with_commits=True), _REMOVED_WITHIN_S)
+                    removing = self._trees.remove(place, with_commits=True)
+                    await whole(removing, f"removing worktree {place.id}", _REMOVED_WITHIN_S)
 
     async def _target(self, top: str, directory: str | None) -> Git:
         """Give git for a tree; started where the caller is only if that is in it, for elsewhere git may have no way."""
@@ -263,7 +266,12 @@ class Worktrees:
         return self._trees.git(top, directory if is_inside else None)
 
     async def _claim(self, label: str, facts: Facts, made: MutableSequence[Place]) -> None:
-        place, lock = await asyncio.to_thread(self._trees.folders.make, label, facts)
+        making = asyncio.get_running_loop().run_in_executor(None, self._trees.folders.make, label, facts)
+        try:
+            place, lock = await asyncio.shield(making)
+        except asyncio.CancelledError:  # it is given up; the next who lists worktrees removes what comes of it
+            making.add_done_callback(_unlock)
+            raise
         self._held[place.id] = lock
         made.append(place)
 
@@ -294,6 +302,11 @@ class Worktrees:
         self._kept.discard(own)
         if (lock := self._held.pop(own, None)) is not None:
             os.close(lock)
+
+
+def _unlock(making: "asyncio.Future[tuple[Place, int]]") -> None:
+    if not making.cancelled() and not making.exception():
+        os.close(making.result()[1])
 
 
 def _lies_in(directory: str, top: str) -> bool:

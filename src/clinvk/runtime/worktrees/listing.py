@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clinvk.errors import ClinvkError
 from clinvk.plan import ChangedFile
 from clinvk.runtime.worktrees.folders import Place
-from clinvk.runtime.worktrees.trees import Trees
+from clinvk.runtime.worktrees.trees import Trees, taken
 from clinvk.runtime.worktrees.words import Listed, State
 
 _LOOKS_AT_ONCE = 4
@@ -28,7 +28,7 @@ async def listed(trees: Trees, common: str | None) -> Sequence[Listed]:
 
 async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
     """Give one; None where it is of another repository, or where nobody could want it: then it is removed."""
-    lock = await asyncio.to_thread(trees.folders.share, own)
+    lock = await taken(lambda: trees.folders.share(own))
     try:
         place = await asyncio.to_thread(trees.folders.read, own)
         if place and common not in (None, place.facts.common):
@@ -64,7 +64,7 @@ async def _swept(trees: Trees, place: Place) -> Listed | None:
 
     Gives it where it cannot be removed, or somebody has worked in it since it was looked at.
     """
-    lock = await asyncio.to_thread(trees.folders.hold, place.id)
+    lock = await taken(lambda: trees.folders.hold(place.id))
     if lock is None:
         return None
     try:

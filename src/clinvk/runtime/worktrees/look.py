@@ -7,17 +7,16 @@ worktree began with, names the repository itself, and keeps what it reads in a f
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clinvk.errors import ClinvkError
 from clinvk.plan import Alteration, ChangedFile
-from clinvk.runtime.cleanup import finished
 from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import Git, GitFailed, words, would_wait
 from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk.runtime.worktrees.whole import whole
 
 _CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
@@ -100,18 +99,19 @@ async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
         ClinvkError: git cannot look.
     """
     await asyncio.to_thread(check_read, str(place.root))
-    apart = await asyncio.to_thread(_prepared, place.folder)
+    apart = place.folder / f"look-{os.urandom(4).hex()}"
     env = {
         "GIT_INDEX_FILE": str(apart / "index"),
         "GIT_OBJECT_DIRECTORY": str(apart / "objects"),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(place.facts.common, "objects")),
     }
     try:
+        await whole(asyncio.to_thread(_prepare, apart, place.folder / "index"), "copying an index")
         look = Look(git, place, apart, env)
         await look.take(await _added_by_agent(git, place))
         yield look
     finally:
-        await finished(asyncio.to_thread(remove_tree, apart))
+        await whole(asyncio.to_thread(remove_tree, apart), f"removing {str(apart)!r}")
 
 
 def check_read(root: str) -> None:
@@ -139,15 +139,13 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
         return []
 
 
-def _prepared(folder: Path) -> Path:
-    apart = Path(tempfile.mkdtemp(prefix="look-", dir=folder))
-    (apart / "objects").mkdir()
+def _prepare(apart: Path, index: Path) -> None:
     try:
-        shutil.copy2(folder / "index", apart / "index")
+        apart.mkdir(mode=0o700)
+        (apart / "objects").mkdir()
+        shutil.copy2(index, apart / "index")
     except OSError as exc:
-        remove_tree(apart)
         raise ClinvkError(f"{exc.filename}: {exc.strerror}") from exc
-    return apart
 
 
 async def _added_by_agent(git: Git, place: Place) -> bytes:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.cleanup import finished
 from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTooSlow, words
 from clinvk.runtime.worktrees.look import Look, check_read
 from clinvk.runtime.worktrees.saved import Saved
+from clinvk.runtime.worktrees.whole import whole
 
 _REPOSITORY = b"160000"
 _REFUSED = 1
@@ -171,11 +171,12 @@ async def apply(git: Git, look: Look, place: Place, dry_run: bool) -> None:
     await find(git, top)
     await _check(git, look.patch, place)
     if not dry_run:
-        saved = await asyncio.to_thread(Saved, top, look.names, look.folder)
+        saved = Saved(top, look.names, look.folder)
+        await whole(asyncio.to_thread(saved.put_aside), "putting files aside", _APPLIED_WITHIN_S)
         admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
         tried = {"GIT_DIR": admin, "GIT_WORK_TREE": str(saved.tried)}
         await _fitting(git, place, str(look.patch), cwd=str(saved.tried), env=tried)
-        await finished(_written(git, look.patch, place, saved), _APPLIED_WITHIN_S)
+        await whole(_written(git, look.patch, place, saved), "applying the changes", _APPLIED_WITHIN_S)
 
 
 async def _check(git: Git, patch: Path, place: Place) -> None:
@@ -208,13 +209,14 @@ async def _written(git: Git, patch: Path, place: Place, saved: Saved) -> None:
         await _fitting(git, place, str(patch))
     except InvalidRequest:
         raise
-    except ClinvkError as exc:
+    except (ClinvkError, asyncio.CancelledError) as exc:  # it is given up, or the loop is closed
         try:
             foreign = await asyncio.to_thread(saved.restore)
         except OSError as failed:
             raise ClinvkError(f"files were changed in part, and cannot be put back: {failed}") from failed
         if foreign:
-            raise ClinvkError(f"{exc.message}; not put back, as somebody else wrote to it: {_some(foreign)}") from exc
+            why = exc.message if isinstance(exc, ClinvkError) else "the changes were not applied in time"
+            raise ClinvkError(f"{why}; not put back, as somebody else wrote to it: {_some(foreign)}") from exc
         raise
 
 

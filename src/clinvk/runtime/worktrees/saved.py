@@ -16,30 +16,36 @@ class Saved:
     """What was at some places of a tree: files and links; where there was nothing, that is known too.
 
     `tried` is a folder with the same files, for whoever wants to see first what the change makes of them: only what
-    is as it is there, or a beginning of that, is put back.
+    is as it is there, or a beginning of that, is put back. Both are in folders that are made in `folder`.
     """
 
     def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
-        """Put the files aside, into folders that are made in one.
+        self.tried = folder / "tried"
+        self._saved = folder / "saved"
+        self._top = os.fsencode(top)
+        self._names = names
+        self._aside: dict[bytes, bytes | None] = {}
+        self._folders: set[bytes] = set()
+
+    def put_aside(self) -> None:
+        """Put the files aside.
 
         Raises:
             ClinvkError: one cannot be read, or there is no room.
         """
-        self.tried = folder / "tried"
-        self._top = os.fsencode(top)
-        self._aside: dict[bytes, bytes | None] = {}
-        self._folders = {name for name in _folders(names) if os.path.isdir(os.path.join(self._top, name))}
+        around = _folders(self._names)
+        self._folders = {name for name in around if os.path.isdir(os.path.join(self._top, name))}
         try:
-            (folder / "saved").mkdir()
+            self._saved.mkdir()
             self.tried.mkdir()
-            for number, name in enumerate(names):
+            for number, name in enumerate(self._names):
                 place = os.path.join(self._top, name)
-                aside = os.fsencode(folder / "saved" / str(number))
+                aside = os.fsencode(self._saved / str(number))
                 self._aside[name] = aside if _is_file(place) else None
                 if self._aside[name]:
                     _copy(place, aside)
                 self._try(place, name)
-            for name in [os.path.join(inner, b".gitattributes") for inner in _folders(names)]:
+            for name in [os.path.join(inner, b".gitattributes") for inner in around]:
                 if _is_file(os.path.join(self._top, name)) and not os.path.lexists(self._tried(name)):
                     self._try(os.path.join(self._top, name), name)
         except OSError as exc:

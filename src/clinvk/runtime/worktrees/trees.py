@@ -217,21 +217,26 @@ class Trees:
 async def _waited(
     take: Callable[[], int | None], within_s: float, free: Callable[[int], object] = os.close
 ) -> int | None:
-    """Take a lock as soon as it is free; None where it is not in time.
-
-    The thread that takes it goes on where the caller is cancelled: what it gets then is let go with `free`.
-    """
+    """Take a lock as soon as it is free; None where it is not in time. Otherwise as `taken`."""
     deadline = time.monotonic() + within_s
     while True:
-        taking = asyncio.get_running_loop().run_in_executor(None, take)
-        try:
-            lock = await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            await finished(_freed(taking, free))
-            raise
+        lock = await taken(take, free)
         if lock is not None or time.monotonic() > deadline:
             return lock
         await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def taken(take: Callable[[], int | None], free: Callable[[int], object] = os.close) -> int | None:
+    """Take a lock if it is free.
+
+    The thread that takes it goes on where the caller is cancelled: what it gets then is let go with `free`.
+    """
+    taking = asyncio.get_running_loop().run_in_executor(None, take)
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        await finished(_freed(taking, free))
+        raise
 
 
 async def _freed(taking: Awaitable[int | None], free: Callable[[int], object]) -> None:

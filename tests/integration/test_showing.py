@@ -1,0 +1,68 @@
+"""A prompt on the terminal that is stopped, with a runner that is none."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from clinvk.cli.notes import Notes
+from clinvk.cli.showing import Showing
+from clinvk.config import OutputSettings
+from clinvk.events import Logged
+from clinvk.request import RunRequest
+
+
+class Stopping:
+    """A runner, and its run: it ends as soon as the second of two signals has come, the first of which it sends."""
+
+    id, session_id, created_at = "run", None, 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    raw = b""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> AsyncGenerator["Stopping"]:
+        """Run; the end of it takes until the second signal."""
+        try:
+            yield self
+        finally:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                pass
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Say nothing, and be interrupted."""
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(10)
+        yield Logged(1, 0.0, None)  # type: ignore[arg-type]
+
+
+class Said(Notes):
+    """Keeps the errors."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.errors: list[str] = []
+
+    def error(self, message: str) -> None:
+        """Keep it."""
+        self.errors.append(message)
+
+
+async def test_a_second_ctrl_c_cuts_short_nothing_that_comes_after_the_run() -> None:
+    notes = Said()
+    runs = Stopping(RunRequest(prompt="hi", backend="claude"))
+
+    @asynccontextmanager
+    async def running() -> AsyncGenerator[Stopping]:
+        yield runs
+
+    code = await Showing(OutputSettings(format="text"), notes).run(runs.request, "", None, running())
+    await asyncio.sleep(0.2)  # as the store is closed
+    assert (code, notes.errors) == (7, ["cancelled"])

@@ -1,0 +1,165 @@
+"""Work on worktrees that is cancelled at an awkward moment, or takes too long: what a thread still does then."""
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import ClinvkError
+from clinvk.runtime import worktrees as package
+from clinvk.runtime.worktrees import Worktrees, look
+from clinvk.runtime.worktrees import repository as repositories
+from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.saved import Saved
+from integration.worktree_home import another, changed, home, left_over
+from polling import until, until_told
+from repositories import Repository
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
+    return repository
+
+
+@pytest.fixture
+def worktrees(repository: Repository) -> Worktrees:
+    """The worktrees of a clinvk home."""
+    return another(repository)
+
+
+class Gate:
+    """Holds up a thread that does something, from `asked` until `may_go_on`."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.may_go_on = threading.Event()
+
+
+@contextmanager
+def late(of: object, name: str) -> Generator[Gate]:
+    """Have a function wait at its beginning."""
+    gate, function = Gate(), getattr(of, name)
+
+    def waits(*arguments: object) -> object:
+        gate.asked.set()
+        gate.may_go_on.wait(20)
+        return function(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(of, name, waits)
+        yield gate
+
+
+async def cancelled_at(gate: Gate, task: "asyncio.Task[object]") -> None:
+    """Cancel a task whose thread is held up; let that go on when the task has ended, or waits for it; end both."""
+    await until(gate.asked.is_set)
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+    gate.may_go_on.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    with late(look, "_prepare") as gate:
+        await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
+    assert list((home(repository) / "worktrees" / worktree.id).glob("look-*")) == []
+    await worktrees.apply(worktree.id)
+    assert left_over(repository) == []
+
+
+async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
+    with late(repositories, "settle") as gate:
+        await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
+    assert left_over(repository) == []
+
+
+@pytest.mark.parametrize("lock", ["share", "hold"])
+async def test_a_list_that_is_cancelled_holds_none(repository: Repository, worktrees: Worktrees, lock: str) -> None:
+    worktree = await changed(worktrees, repository)
+    folder = home(repository) / "worktrees" / worktree.id
+    (folder / "index").rename(folder / "removing")
+    with late(Folders, lock) as gate:
+        await cancelled_at(gate, asyncio.create_task(worktrees.list()))
+    held = await asyncio.to_thread(Folders(home(repository)).hold, worktree.id)
+    assert held is not None
+    os.close(held)
+
+
+async def test_files_that_are_being_put_aside_are_waited_for(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    with late(Saved, "put_aside") as gate:
+        await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
+    assert repository.files()["a.txt"] == b"one\n"
+    await worktrees.apply(worktree.id)
+    assert left_over(repository) == []
+
+
+async def test_a_folder_that_comes_too_late_is_held_by_nobody(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "_CLAIMED_WITHIN_S", 0.2)
+    with late(Folders, "make") as gate:
+        with pytest.raises(ClinvkError, match=r"making a folder took over 0\.2 s"):
+            await worktrees.make(str(repository.path), "agent")
+        gate.may_go_on.set()
+        await until(lambda: left_over(repository))
+    await until_told(lambda: removed_by_the_list(worktrees, repository))
+
+
+async def removed_by_the_list(worktrees: Worktrees, repository: Repository) -> bool:
+    """List them; say whether nothing is left."""
+    assert await worktrees.list() == [] or left_over(repository)
+    return left_over(repository) == []
+
+
+def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> Worktrees:
+    """Give worktrees whose git hangs in one command, after what it does there."""
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    git.write_text(f'#!/bin/sh\ncase "$PWD $*" in {command}) {does} sleep 60;; esac\nexec {shutil.which("git")} "$@"\n')
+    git.chmod(0o755)
+    return another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
+
+
+async def test_git_that_takes_too_long_to_make_one_is_told(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "CHANGED_WITHIN_S", 0.5)
+    worktrees = with_slow('*"worktree add"*', repository, tmp_path)
+    with pytest.raises(ClinvkError, match=r"git worktree add took over 0\.5 s"):
+        await worktrees.make(str(repository.path), "agent")
+    assert left_over(repository) == []
+
+
+async def test_files_that_take_too_long_to_be_put_back_are_told(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "_REMOVED_WITHIN_S", 0.5)
+    worktrees = with_slow("*checkout-index*", repository, tmp_path)
+    worktree = await worktrees.make(str(repository.path), "agent")
+    with pytest.raises(ClinvkError, match=r"putting the files back took over 0\.5 s"):
+        await worktrees.check(worktree, "true", 10)
+
+
+async def test_changes_that_take_too_long_to_apply_are_put_back(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = repository.path
+    monkeypatch.setattr(repositories, "_APPLIED_WITHIN_S", 1.0)
+    worktrees = with_slow(f'*--check*) ;; "{top} "*" apply "*', repository, tmp_path, "printf tw >a.txt;")
+    worktree = await changed(worktrees, repository)
+    with pytest.raises(ClinvkError, match="applying the changes took over 1 s"):
+        await worktrees.apply(worktree.id)
+    assert repository.files()["a.txt"] == b"one\n"
