@@ -133,22 +133,6 @@ async def test_a_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) 
     assert scripted.calls() == []
 
 
-async def test_a_dry_run_tells_a_directory_whose_name_is_no_utf_8(
-    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    odd = Path(f"{tmp_path}/odd\udcff")
-    odd.mkdir()
-    monkeypatch.chdir(odd)
-    async with serving(scripted.env) as served:
-        whole = await served.prompt(dry_run=True)
-        streamed = await served.prompt(dry_run=True, output_format="stream-json")
-        step = {"backend": "claude", "prompt": "x"}
-        chain = await served.client.post("/api/v1/chain", json={"steps": [step], "dry_run": True})
-    assert "/odd?" in whole.json()["output"]
-    assert lines_of(streamed.text)[-1]["type"] == "done"
-    assert "/odd?" in chain.json()["results"][0]["output"]
-
-
 async def test_settings_can_make_every_run_a_dry_one(scripted: Scripted) -> None:
     async with serving(scripted.env, unified_flags=UnifiedFlags(dry_run=True)) as served:
         told = (await served.prompt(dry_run=False)).json()
