@@ -1,9 +1,7 @@
 """The command through a server that is up, with the real CLIs: it finds an agent that is up already."""
 
-import os
 import re
 import subprocess
-import time
 from collections.abc import Generator
 
 import httpx
@@ -42,34 +40,11 @@ def _kept(url: str) -> dict[str, int]:
     return httpx.get(f"{url}/health", timeout=30).json()["warm"]
 
 
-def _first_token_s(machine: Machine, *arguments: str) -> float:
-    """Give the seconds from the start of the command until the agent's first words are on stdout."""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [Clinvk.command, "-o", "text", "--no-stdin", "--new", *arguments, "hello [[words=3]]"],
-        cwd=machine.project,
-        env=machine.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout
-    first = os.read(process.stdout.fileno(), 100)
-    took_s = time.perf_counter() - began
-    rest, _ = process.communicate(timeout=60)
-    assert (first + rest, process.returncode) == (b"word1 word2 word3\n", 0)
-    return took_s
-
-
-def test_claude_begins_to_answer_in_two_fifths_of_the_time(machine: Machine, url: str) -> None:
-    """Of several tries the best: what else the machine does slows both down, but not always alike."""
-    _first_token_s(machine)
-    ratios: list[float] = []
-    for _ in range(5):
+def test_a_command_finds_an_agent_that_is_up_already(machine: Machine, url: str) -> None:
+    for _ in range(2):
+        done = clinvk(machine, "-o", "text", "--new", "hello [[words=3]]")
+        assert (done.stdout, done.returncode) == ("word1 word2 word3\n", 0)
         until(lambda: _kept(url)["ready"] > 0, 60)
-        ratios.append(_first_token_s(machine) / _first_token_s(machine, "--no-server"))
-        if ratios[-1] <= 0.4:
-            break
-    assert min(ratios) <= 0.4, ratios
     assert _kept(url)["hits"] >= 1
 
 

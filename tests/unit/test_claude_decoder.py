@@ -197,6 +197,7 @@ GOLDEN: dict[str, list[Event]] = {
             "agent_crashed",
             "claude was killed by signal 15 before it reported a result and said nothing on stderr",
             143,
+            Usage(19006, 0, 7),
         ),
     ],
     "bad_flag": [
@@ -607,9 +608,10 @@ def test_of_an_answer_that_was_interrupted_the_tokens_of_the_streams_count() -> 
     interrupted = line(
         type="result", subtype="error_during_execution", is_error=True, terminal_reason="aborted_streaming"
     )
-    ending = decode([INIT, *lines, interrupted])[-1]
-    assert isinstance(ending, RunFailed)
-    assert ending.usage == Usage(input_tokens=16, output_tokens=9, cached_tokens=10)
+    for last in ([interrupted], []):  # now and then it exits before it has told that
+        ending = decode([INIT, *lines, *last])[-1]
+        assert isinstance(ending, RunFailed)
+        assert ending.usage == Usage(input_tokens=16, output_tokens=9, cached_tokens=10)
 
 
 def test_a_compacted_conversation_is_a_success_though_no_model_was_asked() -> None:

@@ -74,11 +74,15 @@ class ClaudeDecoder:
                 return self._result(told)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        """Give the ending of a process that told none."""
+        """Give the ending of a process that told none, with the tokens of its streams.
+
+        One that is interrupted exits now and then before it tells how it ended.
+        """
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
             return RunFailed(SessionNotFound.code, forgotten(said), exit_code)
-        return crashed("claude", exit_code, stderr)
+        failed = crashed("claude", exit_code, stderr)
+        return failed if self._streamed == Usage() else replace(failed, usage=self._streamed)
 
     def complaint(self, stderr: bytes) -> str:
         """Give the last line of stderr: Claude Code prints no noise there."""
