@@ -21,10 +21,12 @@ def test_a_signal_is_7_and_nothing_of_the_agent_is_left_when_it_returns(clinvk: 
     clinvk.agent.play([*BEGUN, spawn("all"), spawn("setsid"), hang()])
     with clinvk.started("-o", "text", "hello") as process:
         until(lambda: len(clinvk.agent.grandchildren()) == 2)
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"begun ")
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=15)
         assert clinvk.agent.alive() == []
-    assert (process.returncode, stdout, stderr) == (7, b"begun \n", b"clinvk: cancelled\n")
+    assert (process.returncode, stdout, stderr) == (7, b"\n", b"clinvk: cancelled\n")
 
 
 @pytest.mark.timeout(90)

@@ -261,13 +261,15 @@ def test_a_signal_ends_the_agent_in_the_server(clinvk: Clinvk, server: Server, n
     with clinvk.started("-o", "text", "hello") as process:
         until(lambda: len(clinvk.agent.grandchildren()) == 2)
         assert is_of_server(clinvk.agent.calls()[0])
+        assert process.stdout
+        read_until(process.stdout.fileno(), b"begun ")
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=15)
         if number == signal.SIGKILL:
             until(lambda: clinvk.agent.alive() == [])
         assert clinvk.agent.alive() == []
     if number != signal.SIGKILL:
-        assert (process.returncode, stdout, stderr) == (7, b"begun \n", b"clinvk: cancelled\n")
+        assert (process.returncode, stdout, stderr) == (7, b"\n", b"clinvk: cancelled\n")
     assert server.client.get("/api/v1/runs").json()["runs"][0]["state"] == "cancelled"
 
 

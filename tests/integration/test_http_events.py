@@ -233,7 +233,7 @@ async def test_a_run_that_failed_ends_with_its_error(scripted: Scripted) -> None
         run_id = (await served.prompt()).json()["run_id"]
         await served.ended(run_id)
         seen = frames((await events(served, run_id)).text)
-    assert [one.type for one in seen] == ["init", "message", "error"]
+    assert [one.type for one in seen] == ["init", "message", "token_usage", "error"]
     assert json.loads(seen[-1].data)["content"]["details"]["exit_code"] == 9
 
 
