@@ -33,12 +33,6 @@ def repository(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
-    """The worktrees of a clinvk home."""
-    return another(repository)
-
-
-@pytest.fixture
 def small_files() -> Generator[Callable[[], None]]:
     """Gives what lets no process write a file of more than 1 MiB, until the end of the test."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -23,20 +23,6 @@ from repositories import Repository
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    """A repository with one commit."""
-    repository = Repository(tmp_path / "project", tmp_path / "home")
-    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
-    return repository
-
-
-@pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
-    """The worktrees of a clinvk home."""
-    return another(repository)
-
-
 class Gate:
     """Holds up a thread that does something, from `asked` until `may_go_on`."""
 

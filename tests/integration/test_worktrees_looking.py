@@ -26,12 +26,6 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-@pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
-    """The worktrees of a clinvk home."""
-    return another(repository)
-
-
 def slow_git(tmp_path: Path, command: str) -> Path:
     """Give a git that takes a minute for one command; each time it leaves a line in `looks`."""
     git = tmp_path / "bin" / "git"

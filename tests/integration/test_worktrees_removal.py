@@ -14,7 +14,7 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.runtime.worktrees import Worktrees
 from clinvk.runtime.worktrees.folders import Facts, Folders
 from clinvk.runtime.worktrees.removal import remove_tree
-from integration.worktree_home import another, changed, left_over
+from integration.worktree_home import changed, left_over
 from repositories import Repository
 
 pytestmark = pytest.mark.timeout(60)
@@ -26,12 +26,6 @@ def repository(tmp_path: Path) -> Repository:
     repository = Repository(tmp_path / "project", tmp_path / "home")
     repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n", ".gitignore": "*.log\n"})
     return repository
-
-
-@pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
-    """The worktrees of a clinvk home."""
-    return another(repository)
 
 
 @contextmanager

@@ -37,20 +37,6 @@ WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch
 """Works from when `begun` is there until `go` is."""
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    """A repository with one commit."""
-    repository = Repository(tmp_path / "project", tmp_path / "home")
-    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
-    return repository
-
-
-@pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
-    """The worktrees of a clinvk home."""
-    return another(repository)
-
-
 @pytest.fixture(autouse=True)
 def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work is not waited for as long as for a user."""

@@ -285,6 +285,21 @@ def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
         return None if whole == text else parsed(decoder, whole)
 
 
+class Head(msgspec.Struct, frozen=True):
+    """Whose message of JSON-RPC it is: an answer has `id`, a question both, a notification `method` alone."""
+
+    id: int | str | None = None
+    method: str = ""
+
+
+_HEADS = msgspec.json.Decoder(Head)
+
+
+def head_of(line: bytes) -> Head | None:
+    """Read that of a message, whatever else is in it."""
+    return parsed(_HEADS, line)
+
+
 def _without_half(found: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if found["half"] else found[0]
 

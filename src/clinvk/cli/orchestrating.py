@@ -15,7 +15,7 @@ from clinvk.cli.progress import Teller
 from clinvk.cli.sessions_store import opened
 from clinvk.cli.showing import told_what_is_not_kept
 from clinvk.cli.signals import on_signals
-from clinvk.cli.stdout import is_writable
+from clinvk.cli.stdout import STDERR, is_writable
 from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
@@ -27,7 +27,6 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.store import SessionStore
 
 _SHORT_DIGITS = 12
-_STDERR = 2
 
 
 class Job(NamedTuple):
@@ -122,7 +121,7 @@ class _Driving:
                 task.cancel()
             else:
                 stop.set()
-                if is_writable(_STDERR):
+                if is_writable(STDERR):
                     self._job.notes.say("ending all agents; once more kills them")
 
         teller = self._job.teller(one.plan, stop.set)

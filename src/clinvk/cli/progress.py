@@ -8,7 +8,7 @@ import msgspec
 
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import without_sequences
-from clinvk.cli.stdout import is_writable, writable
+from clinvk.cli.stdout import STDERR, is_writable, writable
 from clinvk.cli.times import duration
 from clinvk.errors import TimedOut
 from clinvk.events import Event, Logged, Progress, ThinkingDelta, ToolCall
@@ -17,7 +17,6 @@ from clinvk.plan import Chain, Part, PartResult, Plan
 from clinvk.runtime.runs import Run
 
 _INPUT_SHOWN = 200
-_STDERR = 2
 
 
 class Teller(Observer, Protocol):
@@ -81,7 +80,7 @@ class Lines:
 
     def begun(self, index: int, part: Part, run: Run) -> None:
         """Say so, if nobody would be held up."""
-        if is_writable(_STDERR):
+        if is_writable(STDERR):
             self._notes.say(f"{label(self._plan, index, part)}: started")
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
@@ -108,7 +107,7 @@ class Lines:
 
     async def _tell(self, say: Callable[[str], None], line: str) -> None:
         async with self._turn:
-            await writable(_STDERR)
+            await writable(STDERR)
             say(line)
 
 

@@ -14,7 +14,7 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.output import without_sequences
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.signals import on_signals
-from clinvk.cli.stdout import ReaderGone, Stdout, is_writable, writable
+from clinvk.cli.stdout import STDERR, ReaderGone, Stdout, is_writable, writable
 from clinvk.config import OutputSettings
 from clinvk.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _LAST_WORDS_WITHIN_S = 1.0
 _FORCE_AFTER_S = 0.05
 _INPUT_SHOWN = 200
-_STDERR = 2
 
 
 class Showing:
@@ -117,7 +116,7 @@ class Showing:
             self._ending = event
         if data := printer.feed(event, at):
             await self._stdout.write(data)
-        await writable(_STDERR)  # who does not read it holds up the agent, but not Ctrl-C
+        await writable(STDERR)  # who does not read it holds up the agent, but not Ctrl-C
         self._remark(run, event)
 
     def _remark(self, run: "Followed", event: Event) -> None:
@@ -161,7 +160,7 @@ class Showing:
             async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
                 await self._event(run, printer, ending, run.ended_at or run.created_at)
         except (TimeoutError, ReaderGone):
-            if is_writable(_STDERR):
+            if is_writable(STDERR):
                 self._notes.error(ending.message)
 
 

@@ -7,6 +7,8 @@ import select
 from clinvk.cli.output import harmless
 from clinvk.errors import ClinvkError
 
+STDERR = 2
+
 _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll calls writable takes so much without blocking."""
 

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from clinvk.backends.base import parsed
+from clinvk.backends.base import Head, head_of
 from clinvk.backends.codex import items
 from clinvk.events import Usage
 
@@ -332,23 +332,17 @@ class Refusal(msgspec.Struct):
     message: str = ""
 
 
-class _Head(msgspec.Struct):
-    id: int | str | None = None
-    method: str = ""
-
-
-class Other(_Head):
-    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
+class Other(Head, frozen=True):
+    """Any message."""
 
     result: Result | None = None
     error: Refusal | None = None
 
 
 OTHERS: msgspec.json.Decoder[Other] = msgspec.json.Decoder(Other)
-_HEADS = msgspec.json.Decoder(_Head)
 
 
 def bare(line: bytes) -> Other | None:
     """Read whose message it is that does not fit, so that nobody waits for it."""
-    head = parsed(_HEADS, line)
+    head = head_of(line)
     return Other(head.id, head.method) if head else None

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from clinvk.backends.base import parsed
+from clinvk.backends.base import Head, head_of, parsed
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -105,13 +105,8 @@ class Failure(msgspec.Struct, frozen=True):
         return f"{self.message}: {inner.details}" if inner and inner.details else self.message
 
 
-class _Head(msgspec.Struct, frozen=True):
-    id: int | str | None = None
-    method: str = ""
-
-
-class Message(_Head, frozen=True):
-    """Any message: an answer has `id`, a question `id` and `method`, a notification `method` alone."""
+class Message(Head, frozen=True):
+    """Any message."""
 
     params: Params = Params()
     result: Result | None = None
@@ -119,7 +114,6 @@ class Message(_Head, frozen=True):
 
 
 _DETAILS = msgspec.json.Decoder(_Details)
-_HEADS = msgspec.json.Decoder(_Head)
 _MESSAGES = msgspec.json.Decoder(Message)
 
 
@@ -127,5 +121,5 @@ def read(line: bytes) -> Message | None:
     """Read a line; of one that does not fit whose message it is, so that nobody waits for it."""
     if message := parsed(_MESSAGES, line):
         return message
-    head = parsed(_HEADS, line)
+    head = head_of(line)
     return Message(head.id, head.method) if head else None
