@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -444,12 +445,18 @@ def test_what_the_server_asks_of_others_does_not_hold_for_its_own_user(scripted:
     assert "CLINVK_API_KEYS" not in call.env
 
 
-def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Server) -> None:
-    """Also one that hides how deep it is."""
+UNMARK = "import os, resource, sys; resource.setrlimit(15, (-1, -1)); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Takes off the mark that all bear that came of an agent, then runs a command."""
+
+
+@pytest.mark.parametrize("by", ["", f"{sys.executable} -c '{UNMARK}'"], ids=["marked", "unmarked"])
+def test_a_command_that_an_agent_starts_stays_with_it(clinvk: Clinvk, server: Server, by: str) -> None:
+    """Also one that hides how deep it is, and whose it is."""
     agent = Path(clinvk.agent.folder / "claude")
     nested = clinvk.folder / "nested"
     plain = agent.read_text()
-    hidden = f"env -u CLINVK_DEPTH WINDOWID= {clinvk.command} -v -o text -b codex --new inner >{nested} 2>&1 </dev/null"
+    command = f"{by} {clinvk.command} -v -o text -b codex --new inner"
+    hidden = f"env -u CLINVK_DEPTH WINDOWID= {command} >{nested} 2>&1 </dev/null"
     clinvk.agent.play(says("codex", "inner answer"), when="inner")
     clinvk.agent.play(claude_says("outer answer"))
     agent.write_text(f'#!/bin/sh\n{hidden}\nexec {agent}.py "$@"\n')

@@ -12,6 +12,7 @@ from agents.machine import Machine
 from clinvk.events import (
     Event,
     Progress,
+    RunFailed,
     RunFinished,
     RunStarted,
     TextDelta,
@@ -23,6 +24,7 @@ from clinvk.events import (
 from clinvk.request import Image, RunRequest
 from clinvk.result import RunResult
 from clinvk.store.memory import MemoryStore
+from polling import until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
 
@@ -260,3 +262,21 @@ async def test_a_refused_flag_is_told_in_the_words_of_the_cli(machine: Machine) 
     assert "--no-such-flag" in result.error.message
     assert "stdin" not in result.error.message
     assert result.error.exit_code == 2
+
+
+async def test_a_tool_that_is_stopped_leaves_nothing_in_the_project(machine: Machine) -> None:
+    """Codex makes empty folders there, `.git` among them, for as long as a tool is at work in its sandbox."""
+    temporary = machine.outside / "temporary"
+    temporary.mkdir()
+    machine.env["TMPDIR"] = str(temporary)
+    begun = machine.project / "begun"
+    asked = replace(ask(f"[[tool=shell cmd='touch {begun}; sleep 300']]"), approval_mode="auto")
+    async with machine.runs() as runs:
+        for _ in range(2):
+            async with runs.run(machine.completed(asked)) as run:
+                await until(begun.exists)
+                await runs.cancel(run.id)
+                assert isinstance((await run.result()).ending, RunFailed)
+            begun.unlink()
+    assert [path.name for path in machine.project.iterdir()] == []
+    assert not {path.name for path in temporary.iterdir()} & {".git", ".codex", ".agents", ".aws"}

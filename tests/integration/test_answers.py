@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import Launch
-from clinvk.config import Settings, complete
+from clinvk.config import BackendSettings, Settings, complete
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
 from clinvk.request import RunRequest
@@ -302,6 +302,19 @@ async def test_a_schema_that_only_the_answer_shows_to_have_no_end_fails_the_run_
     )
     assert text(told) == '{"a": 1}'
     assert len(scripted.calls()) == 1
+
+
+async def test_an_answer_that_cannot_be_judged_is_told_with_what_it_used(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(gemini_says("3"))
+    settings = Settings(backends={"gemini": BackendSettings(env={"PYTHONHOME": str(tmp_path)})})
+    request = ask("gemini", tmp_path, output_schema=INTEGER)
+    async with LocalRuns(settings, MemoryStore(), scripted.env) as running, running.run(request) as run:
+        told = [logged.event async for logged in run.follow()]
+    assert isinstance(told[-1], RunFailed)
+    assert told[-1].code == "internal_error"
+    assert told[-1].usage == Usage(12, 5, 2, 0)
+    assert text(told) == "3"
+    assert run.refusal is None
 
 
 @pytest.mark.timeout(60)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -75,7 +76,7 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
     guard.start()
     assert agent.poll() is None
     guard.alarm()
-    assert await asyncio.to_thread(agent.wait, 15) == -9
+    assert await asyncio.to_thread(agent.wait, 15) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])

@@ -137,8 +137,9 @@ async def test_what_cannot_be_started_fails_its_run_and_nothing_else(tmp_path: P
             assert (await run.result()).text == "x"
 
 
+@pytest.mark.parametrize("is_lost", [False, True], ids=["well", "lost"])
 async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     async with Server(Lasting(tmp_path)) as server:
         assert (await server.ask("say x")).text == "x"
@@ -153,10 +154,16 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
         async def late(*seated: Any) -> object:
             asked.set()
             await released.wait()
-            return await seat(*seated)
+            found = await seat(*seated)
+            assert found
+            if is_lost:
+                found.worker.fail("it is lost")
+            return found
 
         monkeypatch.setattr(server.pool, "seat", late)
         monkeypatch.setattr(LastingChannel, "start", noted)
+        (profile,) = server.pool._stock.profiles.values()  # pyright: ignore[reportPrivateUsage]
+        profile.failures = 2
         async with server.runs.run(request("say y")) as run:
             await asked.wait()
             cancelling = asyncio.create_task(server.runs.cancel(run.id))
@@ -165,9 +172,10 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
             await cancelling
             assert run.state == "cancelled"
         assert prompts == []
+        assert profile.failures == 2, "nothing went well"
         monkeypatch.setattr(server.pool, "seat", seat)
         assert (await server.ask("say z")).text == "z"
-        assert server.misses == 1
+        assert is_lost or server.misses == 1
 
 
 class Faulty(Lasting):

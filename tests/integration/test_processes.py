@@ -122,6 +122,17 @@ async def test_what_has_a_variable_is_ended_and_the_rest_goes_on(kind: Kind) -> 
     child.process.discard()
 
 
+@BOTH_MARKS
+async def test_what_is_ended_may_clean_up_before(kind: Kind, tmp_path: Path) -> None:
+    own = spawner(kind)
+    trap = f"trap 'rm {tmp_path}/lock; exit' TERM; touch {tmp_path}/lock; while :; do sleep 0.05; done"
+    child = Child(own, "sh", "-c", f'setsid sh -c "{trap}" & trap "" TERM; cat')
+    await until(lambda: (tmp_path / "lock").exists())
+    await own.sweep(child.process)
+    assert not (tmp_path / "lock").exists()
+    assert not alive(child.process.pid)
+
+
 async def test_a_prompt_larger_than_any_pipe_is_written_whole() -> None:
     child = Child(spawner(), "wc", "-c")
     child.process.write(b"x" * 5_000_000, close=True)
@@ -450,7 +461,7 @@ async def test_without_pidfds_the_loops_threads_stay_free(monkeypatch: pytest.Mo
         await asyncio.to_thread(lambda: None)
     await asyncio.gather(*(own.sweep(child.process) for child in children))
     for child in children:
-        await child.until(lambda child=child: child.process.exit_code == 137)
+        await child.until(lambda child=child: child.process.exit_code == 143)
         child.process.discard()
 
 

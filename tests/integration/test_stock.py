@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,22 @@ async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_
             await asyncio.sleep(0.02)
         await ending
         assert not stock.leaving
+
+
+async def test_a_run_that_was_given_up_stays_lost_when_its_process_then_exits(tmp_path: Path) -> None:
+    backend, host = Lasting(tmp_path), Host(env=ENV)
+    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
+    assert launch
+    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
+        worker = stock.open(profile, launch)
+        await until(lambda: worker.is_ready)
+        seat = worker.admit("one", lambda: None)
+        worker.give_up(seat, "it did not begin")
+        assert seat.is_lost
+        os.kill(worker.process.pid, signal.SIGKILL)
+        await until(lambda: worker.is_gone)
+        assert seat.is_lost
 
 
 async def test_what_is_started_of_a_profile_that_was_forgotten_meanwhile_is_ended_with_the_rest(tmp_path: Path) -> None:

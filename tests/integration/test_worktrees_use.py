@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.plan import Chain, Part
 from clinvk.request import RunRequest
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees import Worktrees, trees
 from clinvk.runtime.worktrees import repository as repositories_of
 from clinvk.runtime.worktrees.folders import Folders
 from clinvk.runtime.worktrees.removal import remove_tree
@@ -524,3 +526,22 @@ async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
     async with asyncio.timeout(30):
         await worktrees.discard(worktree.id)
     assert left_over(repository) == []
+
+
+async def test_a_lock_that_is_got_after_that_was_given_up_is_let_go_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, may_go_on = threading.Event(), threading.Event()
+    freed: list[int] = []
+
+    def late() -> int:
+        asked.set()
+        may_go_on.wait(20)
+        return 7
+
+    monkeypatch.setattr(trees, "finished", partial(finished, within_s=0.1))
+    waiting = asyncio.create_task(trees.taken(late, freed.append))
+    await until(asked.is_set)
+    waiting.cancel()
+    with pytest.raises(TimeoutError):
+        await waiting
+    may_go_on.set()
+    await until(lambda: freed == [7])

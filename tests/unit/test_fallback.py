@@ -42,3 +42,17 @@ def test_one_that_was_replaced_since_it_spoke_is_another(program: str, tmp_path:
     os.replace(other, program)
     fallbacks.note(program, "it did not answer")
     assert not fallbacks.is_spoken(program)
+
+
+def test_one_that_was_replaced_and_has_spoken_since_may_fail_twice_in_a_row_as_well(
+    program: str, tmp_path: Path
+) -> None:
+    fallbacks = Fallbacks()
+    fallbacks.note_spoken(program)
+    other = tmp_path / "other"
+    other.write_text("another")
+    os.replace(other, program)
+    fallbacks.note_spoken(program)
+    for spoken in (True, True, False):
+        fallbacks.note(program, "it did not answer")
+        assert fallbacks.is_spoken(program) is spoken

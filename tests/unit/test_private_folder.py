@@ -5,6 +5,7 @@ import logging
 import stat
 import tempfile
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -103,23 +104,51 @@ async def test_a_folder_that_a_hanging_disk_makes_when_nobody_waits_any_more_is_
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_what_a_hanging_disk_takes_when_its_folder_was_removed_is_not_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    goes_on, fill = threading.Event(), PrivateFolder._fill  # pyright: ignore[reportPrivateUsage]
+class Disk:
+    """One that hangs: what is put into a folder `begun` to be filled is on it once it `goes_on`."""
+
+    def __init__(self) -> None:
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk, fill = Disk(), PrivateFolder._fill  # pyright: ignore[reportPrivateUsage]
 
     def late(self: PrivateFolder, path: str) -> None:
-        goes_on.wait(30)
+        disk.begun.set()
+        disk.goes_on.wait(30)
         fill(self, path)
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(PrivateFolder, "_fill", late)
-    folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
+    return disk
+
+
+@pytest.mark.parametrize("files", [{"a": b""}, {"a": b"", "a/b": b""}], ids=["whole", "in part"])
+async def test_what_a_hanging_disk_takes_when_its_folder_was_removed_is_not_left_behind(
+    tmp_path: Path, disk: Disk, files: dict[str, bytes]
+) -> None:
+    folder = PrivateFolder(Launch(argv=("x",), files=files), {}, 1)
     writing = asyncio.create_task(asyncio.to_thread(folder.write))
-    await until(lambda: folder.path)
+    await until(disk.begun.is_set)
     await folder.clear()
     assert list(tmp_path.iterdir()) == []
-    goes_on.set()
-    await writing
+    disk.goes_on.set()
+    with suppress(ClinvkError):
+        await writing
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_hanging_disk_is_given_besides_when_its_folder_was_removed_is_not_left_behind(
+    tmp_path: Path, disk: Disk
+) -> None:
+    folder = PrivateFolder(Launch(argv=("x",)), {}, 1)
+    folder.path = tempfile.mkdtemp()
+    adding = asyncio.create_task(asyncio.to_thread(folder.add, Launch(argv=("x",), files={"b": b""})))
+    await until(disk.begun.is_set)
+    await folder.clear()
+    disk.goes_on.set()
+    await adding
     assert list(tmp_path.iterdir()) == []

@@ -95,6 +95,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         opening: what the process is told of the conversation before the prompt comes.
         otherwise: how to run it where the CLI turns out not to speak its long-lived protocol (`NotSpoken`).
         stop_signal: what makes this CLI stop by itself and clean up.
+        tools_leave_first: it kills its tools when it is stopped, which then clean up nothing: they are asked to leave
+            before.
         counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
         asks_again: an answer that does not fit the schema is asked for again, in the same conversation, by a process
             that has this launch's private folder.
@@ -122,6 +124,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     opening: dict[str, object] = {}
     otherwise: "Launch | None" = None
     stop_signal: int = SIGTERM
+    tools_leave_first: bool = False
     counted_turns: int | None = None
     asks_again: bool = False
     warm: "Launch | None" = None

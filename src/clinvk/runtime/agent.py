@@ -37,15 +37,13 @@ class AgentRun:
         self.request = assignment.request
         self.created_at = time.time()
         self.refusal: ClinvkError | None = None
-        self._recorder = recorder
         self._course = Course(assignment, spawner, recorder)
-        self._has_begun = False
-        self._queueing: asyncio.Future[None] | None = None
+        self._begun = asyncio.Event()
 
     def go_on_from(self, resume: Resume, launch: Launch) -> None:
         """Continue another state of the conversation than the run was made for; before it is driven."""
         self._course.assignment = replace(self._course.assignment, resume=resume, launch=launch)
-        self._recorder.go_on_from(resume)
+        self._course.recorder.go_on_from(resume)
 
     @property
     def started_at(self) -> float | None:
@@ -92,7 +90,8 @@ class AgentRun:
     @property
     def session_id(self) -> str | None:
         """The session that this run is a turn of; None for an ephemeral run."""
-        return self._recorder.session.id if self._recorder.session else None
+        session = self._course.recorder.session
+        return session.id if session else None
 
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
         """Give the events after number `after` to the ending; each time all there are."""
@@ -107,9 +106,7 @@ class AgentRun:
 
     async def begun(self) -> None:
         """Wait until it leaves the queue: its turn has come, or it has ended before."""
-        if not self._has_begun:
-            self._queueing = self._queueing or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._queueing)
+        await self._begun.wait()
 
     async def result(self) -> RunResult:
         """Wait for the ending, then give all in one."""
@@ -134,9 +131,7 @@ class AgentRun:
         try:
             while not place.held and not course.stopped_by:
                 await course.wait(inf)
-            self._has_begun = True
-            if self._queueing:
-                self._queueing.set_result(None)
+            self._begun.set()
             if course.assignment.hold and not course.stopped_by:
                 async with course.assignment.hold():
                     await self._work(place)

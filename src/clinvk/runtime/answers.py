@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.errors import AgentFailed, InvalidRequest
+from clinvk.errors import AgentFailed, ClinvkError
 from clinvk.events import Ending, Event, RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.record import SCHEMA_FIELD
 from clinvk.request import RunRequest
@@ -77,9 +77,9 @@ async def judged(
         fault = await schema.mismatch(spawner, environ, form, value)
     except ValueError as exc:
         value, fault = None, str(exc)
-    except InvalidRequest as exc:
-        refused = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
-        return Judgement(refused, tuple(answer.rest()))
+    except ClinvkError as exc:
+        unjudged = RunFailed(exc.code, exc.message, usage=ending.usage, cost_usd=ending.cost_usd)
+        return Judgement(unjudged, tuple(answer.rest()))
     if not fault:
         text = msgspec.json.encode(value).decode()
         return Judgement(replace(ending, structured_output=value), (TextDelta(text),))

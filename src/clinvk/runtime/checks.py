@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from clinvk.plan import Check
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.process import Process, Spawner
+from clinvk.runtime.wake import Wake
 
 OUTPUT_BYTES = 64 * 1024
 """How much of what a check prints is kept: its end, which says why."""
@@ -22,7 +23,7 @@ async def run_check(
     Raises:
         InvalidRequest: the directory cannot be entered, or the command is too long.
     """
-    changed = asyncio.Event()
+    changed = Wake()
     # stderr joins stdout before the command is read: a mistake in it is then told in its place.
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$0"', command)
     process = spawner.spawn(argv, environment(environ), directory, changed.set, raw=True)
@@ -40,7 +41,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in without_secrets(environ).items() if not name.startswith("GIT_")}
 
 
-async def _exit_code(process: Process, changed: asyncio.Event, output: "_Tail", timeout_s: float) -> int | None:
+async def _exit_code(process: Process, changed: Wake, output: "_Tail", timeout_s: float) -> int | None:
     """Read to the end; None where it does not come in time."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -55,14 +56,13 @@ async def _exit_code(process: Process, changed: asyncio.Event, output: "_Tail", 
     return process.exit_code
 
 
-async def _read(process: Process, changed: asyncio.Event, output: "_Tail", to_exit: bool) -> None:
+async def _read(process: Process, changed: Wake, output: "_Tail", to_exit: bool) -> None:
     while True:
         for piece in process.take():
             output.add(piece)
         if process.exit_code is not None if to_exit else process.at_eof:
             return
         await changed.wait()
-        changed.clear()
 
 
 class _Tail:

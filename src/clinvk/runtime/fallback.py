@@ -34,8 +34,7 @@ class Fallbacks:
     def note_spoken(self, path: str) -> None:
         """A program has begun a run in its protocol."""
         self._doubts[path] = 0
-        if path not in self._spoke:
-            self._spoke[path] = fingerprint((path,), {})
+        self._spoke[path] = fingerprint((path,), {})
 
     def note(self, path: str, why: str) -> None:
         """A program that did not speak it has begun a run the other way: take that from now on.

@@ -38,9 +38,9 @@ def _prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Cal
         find, alive = lambda: tree.find(None), tree.alive
 
     def end() -> None:
+        remains.end(find, alive)
         if cgroup:
             remains.end_cgroup(cgroup)
-        remains.end(find, alive)
         remains.remove_private_folders(temporary, server)
 
     return end

@@ -16,6 +16,9 @@ from clinvk.runtime.process import Process
 from clinvk.runtime.seat import OwnSeat
 from clinvk.runtime.slots import Place
 
+_INTERRUPTED_WITHIN_S = 1.0
+"""How long an agent may take to end its turn."""
+
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
 
@@ -43,15 +46,17 @@ async def run_one_shot(course: Course, place: Place) -> None:
 
 
 class _OneShot:
-    """A run and its process, or a second one where the answer is asked for again."""
+    """A run and its process, or a second one where the answer is asked for again.
 
-    __slots__ = ("_course", "_has_told", "_place", "_process")
+    `_told_all` is the process that has told how the run ended, after which there is no other.
+    """
+
+    __slots__ = ("_course", "_place", "_told_all")
 
     def __init__(self, course: Course, place: Place) -> None:
         self._course = course
         self._place = place
-        self._process: Process | None = None
-        self._has_told = False
+        self._told_all: Process | None = None
 
     async def run(self, launch: Launch) -> None:
         """Run to the ending, with the private folder that the launch wants."""
@@ -86,7 +91,7 @@ class _OneShot:
         if self._course.stopped_by:  # while its folder was made, or what goes before ran
             await self._course.end(self._course.stopped_by)
             return
-        process = self._process = self._spawn(folder)
+        process = self._spawn(folder)
         try:
             await self._course.start(time.time())
             await self._talk(process)
@@ -109,7 +114,7 @@ class _OneShot:
 
     def _woken(self) -> None:
         """Wake the run. Its slot is free once its agent has told all and is gone, before all of that is kept."""
-        if self._has_told and self._process and self._process.exit_code is not None:
+        if self._told_all and self._told_all.exit_code is not None:
             self._place.leave()
         self._course.hear()
 
@@ -125,16 +130,30 @@ class _OneShot:
         exchange = course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:
-            self._has_told = course.request.output_schema is None  # else the answer may be asked for again
+            if course.request.output_schema is None:  # else the answer may be asked for again
+                self._told_all = process
             self._woken()
             ending = await self._with_exit_code(ending, process)
         else:
+            await self._interrupt(exchange, seat, launch)
             await self._stop(exchange, process, launch)
         await course.finish(exchange, ending)
         if told and isinstance(ending, RunFinished):
             await self._exit(process)
         if told and process.exit_code is None:
             await self._stop(exchange, process, launch)
+
+    async def _interrupt(self, exchange: Exchange, seat: OwnSeat, launch: Launch) -> None:
+        """Have an agent that can be told so end its turn by itself, which it then writes down, and counts."""
+        course = self._course
+        if launch.tools_leave_first and not course.is_hurried:
+            await finished(course.spawner.end_tools(seat.process, None))
+        if course.is_hurried or seat.exit_code is not None or not seat.interrupt():
+            return
+        until = course.now() + _INTERRUPTED_WITHIN_S
+        while not exchange.costs and seat.exit_code is None and not course.is_hurried and course.now() < until:
+            await course.wait(until)
+            await course.hear_out(exchange)
 
     async def _stop(self, exchange: Exchange, process: Process, launch: Launch) -> None:
         """Ask the process to stop, and keep what it still says; what is left of it then is swept."""

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import inf
 from typing import Self
 
@@ -101,6 +102,8 @@ class Pool:
             if resume and not resume.fork:
                 await self.forget(resume.handle, worker)
             await worker.opened.wait()
+            async with worker.ending_tools:
+                pass
         except BaseException:
             worker.leave(run)
             raise
@@ -109,8 +112,8 @@ class Pool:
         worker.leave(run)
         return None
 
-    async def left(self, seat: PooledSeat, *, trusted: bool, kept: bool) -> None:
-        """Take a seat back from a run that is over. `kept` is whether its conversation may go on.
+    async def left(self, seat: PooledSeat, turns: int, *, trusted: bool, kept: bool) -> None:
+        """Take a seat back from a run that is over; its session has had so many `turns`, and may go on if `kept`.
 
         One that is not `trusted` takes no more runs, and what the run left at work in it is ended.
         """
@@ -120,7 +123,7 @@ class Pool:
         is_done = worker.channel.capacity == 1 and not (kept and seat.conversation)
         if not trusted or is_done or worker.served + 1 >= worker.launch.most_runs:
             worker.retire()
-        if trusted and (profile := self._stock.profile_of(worker)):
+        if trusted and seat.is_over and (profile := self._stock.profile_of(worker)):
             profile.failures = 0
             worker.is_proven = True
         try:
@@ -130,7 +133,7 @@ class Pool:
             if worker.is_retiring and not worker.seats:
                 await finished(self._stock.ended(worker, patient=trusted))
             elif seat.conversation:
-                await self._keep(worker, seat.conversation, seat.turns, kept=kept)
+                await self._keep(worker, seat.conversation, turns, kept=kept)
             self._upkeep.wake()
 
     async def _end_tools(self, seat: PooledSeat, *, trusted: bool) -> None:
@@ -145,10 +148,11 @@ class Pool:
             worker.has_leavings = True
             return
         worker.has_leavings = worker.has_leavings and not is_alone
-        await finished(self._spawner.end_tools(worker.process, seat.tools))
-        if not trusted:  # a tool was perhaps about to begin when the run was stopped
-            await asyncio.sleep(_LATE_S)
+        async with nullcontext() if seat.tools else worker.ending_tools:
             await finished(self._spawner.end_tools(worker.process, seat.tools))
+            if not trusted:  # a tool was perhaps about to begin when the run was stopped
+                await asyncio.sleep(_LATE_S)
+                await finished(self._spawner.end_tools(worker.process, seat.tools))
 
     async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
         """Hold a conversation for its next turn, of those that nobody else can go on with only the latest."""
@@ -171,8 +175,11 @@ class Pool:
                 profile.taken_at = -inf
 
     async def forget(self, handle: str, but: Worker | None = None) -> None:
-        """A conversation goes on elsewhere: what another process knows of it is out of date."""
-        for worker in self._stock.workers:
+        """A conversation goes on elsewhere: what another process knows of it is out of date.
+
+        One that keeps it from others has let go of it then, or is gone.
+        """
+        for worker in (*self._stock.workers, *self._stock.leaving):
             if worker is but:
                 continue
             if worker.held.pop(handle, None) and worker.channel.capacity == 1:

@@ -4,6 +4,7 @@ import time
 
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.events import RunFinished, RunStarted
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.course import Course
 from clinvk.runtime.exchange import Exchange
 from clinvk.runtime.pool import Pool
@@ -51,12 +52,13 @@ def _turns(course: Course) -> int:
 
 
 class _PooledRun:
-    """A run in its seat."""
+    """A run in its seat. `_is_told` is whether it ended as the process said, and nobody stopped it."""
 
     def __init__(self, course: Course, pool: Pool, seat: PooledSeat) -> None:
         self._course = course
         self._pool = pool
         self._seat = seat
+        self._is_told = False
 
     async def go(self, place: Place, launch: Launch) -> None:
         """Have the conversation, and give the seat back."""
@@ -67,9 +69,8 @@ class _PooledRun:
             if course.ended:
                 place.leave()
         finally:
-            seat.turns = _turns(course)
-            kept = seat.is_told and not course.request.ephemeral and isinstance(course.log.ending, RunFinished)
-            await self._pool.left(seat, trusted=is_whole, kept=kept)
+            kept = self._is_told and not course.request.ephemeral and isinstance(course.log.ending, RunFinished)
+            await self._pool.left(seat, _turns(course), trusted=is_whole, kept=kept)
 
     async def _talk(self, launch: Launch) -> bool:
         """Have the conversation and log its ending; say whether the process is as good as before.
@@ -80,7 +81,7 @@ class _PooledRun:
         await course.start(time.time())
         if course.stopped_by:  # before anything was asked
             await course.end(course.stopped_by)
-            return True
+            return not seat.is_lost
         was_ready = seat.worker.is_ready
         exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
         try:
@@ -96,11 +97,11 @@ class _PooledRun:
             self._pool.distrust(seat, seat.worker.trouble)
             if told and not self._has_told:
                 return False
-        seat.is_told = told and not seat.is_lost
+        self._is_told = told and not seat.is_lost
         if not told:
             await self._interrupt(exchange)
         await course.finish(exchange, ending)
-        return seat.is_told or (seat.is_over and not seat.is_lost and not exchange.activity.open_calls)
+        return self._is_told or (seat.is_over and not seat.is_lost and not exchange.activity.open_calls)
 
     @property
     def _has_told(self) -> bool:
@@ -110,6 +111,8 @@ class _PooledRun:
     async def _interrupt(self, exchange: Exchange) -> None:
         """Have the process end the turn, and keep what it still says."""
         course, seat = self._course, self._seat
+        if course.assignment.launch.tools_leave_first and seat.tools and not course.is_hurried:
+            await finished(course.spawner.end_tools(seat.worker.process, seat.tools))
         if not seat.worker.stop(seat.run):
             return
         until = course.now() + _INTERRUPTED_WITHIN_S

@@ -20,15 +20,19 @@ class PrivateFolder:
     `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
     """
 
-    __slots__ = ("_environ", "_is_cleared", "_launch", "_server", "is_needed", "path")
+    __slots__ = ("_environ", "_is_cleared", "_launch", "_server", "path")
 
     def __init__(self, launch: Launch, environ: Mapping[str, str], server: int) -> None:
         self.path: str | None = None
-        self.is_needed = bool(launch.files or launch.links)
         self._launch = launch
         self._environ = environ
         self._server = server
         self._is_cleared = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the launch has files or links."""
+        return bool(self._launch.files or self._launch.links)
 
     def command(self, path: str) -> list[str]:
         """Give the command line that starts the program at `path`."""
@@ -61,22 +65,24 @@ class PrivateFolder:
                 logger.warning("a private folder could not be removed in time: %s", path)
 
     def write(self) -> None:
-        """Make the folder, and all in it.
+        """Make the folder where there is none, and all that is not in it yet; where it cannot be filled none is left.
 
         Raises:
             ClinvkError: it cannot be written.
         """
         import tempfile
 
+        path = None
         try:
-            self.path = path = tempfile.mkdtemp(prefix=remains.private_prefix(self._server))
+            path = self.path = self.path or tempfile.mkdtemp(prefix=remains.private_prefix(self._server))
             self._fill(path)
         except OSError as exc:
-            self.remove()
-            raise _unwritten(exc) from exc
-        if self._is_cleared:  # perhaps before all was in it
-            self.path = path
-            self.remove()
+            self._is_cleared = True
+            raise ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})") from exc
+        finally:
+            if self._is_cleared:  # perhaps while it was filled
+                self.path = path
+                self.remove()
 
     def add(self, launch: Launch) -> None:
         """Add what another launch needs and is not there yet.
@@ -85,15 +91,8 @@ class PrivateFolder:
             ClinvkError: it cannot be written.
         """
         self._launch = launch
-        if self.path is None and not (launch.files or launch.links):
-            return
-        if self.path is None:
+        if self.is_needed:
             self.write()
-            return
-        try:
-            self._fill(self.path)
-        except OSError as exc:
-            raise _unwritten(exc) from exc
 
     def remove(self) -> None:
         """Remove the folder and all in it; what its links lead to stays."""
@@ -119,10 +118,6 @@ class PrivateFolder:
             if name.endswith("/"):
                 os.makedirs(leads_to, mode=0o700, exist_ok=True)
             os.symlink(leads_to, _place(folder, name.rstrip("/")))
-
-
-def _unwritten(exc: OSError) -> ClinvkError:
-    return ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})")
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:

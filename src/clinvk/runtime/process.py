@@ -131,9 +131,9 @@ class Spawner:
         self._search = None
 
     def _end(self, roots: Mapping[int, int]) -> None:
+        kill(self._marks, roots)
         if self._bounds:
             self._bounds.end(roots)
-        kill(self._marks, roots)
 
 
 class Process:

@@ -18,6 +18,7 @@ RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
 STEP = 10**9
 GUARDIAN = 0
 """The number of a guardian among the processes of a clinvk: it is ended with none of them, nor with what is around."""
+_LEAVES_WITHIN_S = 0.25
 _GONE_WITHIN_S = 5.0
 _LOOKS = 50
 """How often a search begins again because something went while it looked."""
@@ -65,11 +66,21 @@ def bearers(server: int) -> "dict[int, set[int]]":
 
 
 def is_marked(pid: int) -> bool:
-    """Say whether a process came of an agent of any clinvk, as far as its mark can be seen."""
+    """Say whether a process came of an agent of any clinvk, as far as can be seen; one that is gone may have.
+
+    It can take off its own mark, not that of those above it. In a sandbox with processes of its own it does not come
+    away from those either: who has lost its parents there is still below the sandbox's first.
+    """
     try:
-        return hasattr(resource, "prlimit") and _mark_of(pid) is not None
+        while hasattr(resource, "prlimit") and pid > 1:
+            if _mark_of(pid) is not None:
+                return True
+            if not (stat := _stat(pid)):
+                return True
+            pid = stat[1]
     except ProcessLookupError:
-        return False
+        return True
+    return False
 
 
 def _is_guardian(pid: int) -> bool:
@@ -158,10 +169,14 @@ def descendants(roots: set[int]) -> set[int]:
 def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]") -> None:
     """End all that is found. Blocks: run it in a thread.
 
-    Each is stopped before any is killed, since a stopped process cannot fork, and the search is
-    repeated until it finds nothing new; then all are killed, and waited for. What became another user's cannot be
-    ended, and is left.
+    What is found first is asked to leave: Git removes its locks then, and the sandbox of Codex the empty folders that
+    it has made in the project. Then each is stopped before any is killed, since a stopped process cannot fork, and the
+    search is repeated until it finds nothing new; then all are killed, and waited for. What became another user's
+    cannot be ended, and is left.
     """
+    if not (found := find()):
+        return
+    _ask_to_leave(found, alive)
     stopped: set[int] = set()
     untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
@@ -175,6 +190,16 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
             if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
+
+
+def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> None:
+    """Ask processes to leave, which may have been stopped, and wait a while until they have."""
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        for pid in found:
+            _send(pid, number)
+    deadline = time.monotonic() + _LEAVES_WITHIN_S
+    while alive(found) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def end_cgroup(folder: str) -> None:

@@ -113,6 +113,13 @@ class OwnSeat:
         """Answer it."""
         self.process.write(data, close=False)
 
+    def interrupt(self) -> bool:
+        """Have the run end, so that it tells what it cost; say whether the process can be told so."""
+        data = self._channel.interrupt(self._run)
+        if data:
+            self.process.write(data, close=False)
+        return data is not None
+
     def complaint(self) -> str:
         """Give the line of stderr that says best what troubles the agent."""
         return self._channel.complaint(self.process.stderr)

@@ -129,7 +129,7 @@ class Stock:
             logger.exception("a kept process could not be ended")
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
-        """End a process with all that came of it; if `patient` it may leave by itself first."""
+        """End a process with all that came of it; if `patient` it may leave by itself first, unless it was given up."""
         profile = self.profile_of(worker)
         if profile is None:
             return
@@ -137,7 +137,7 @@ class Stock:
         self.leaving[worker] = profile
         process = worker.process
         try:
-            if patient:
+            if patient and worker.is_up:
                 await worker.all_left_to_others()
                 process.write(b"", close=True)
                 await _exit(process)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from clinvk.runtime.process import Spawner
+from clinvk.runtime.wake import Wake
 
 
 class Exited(NamedTuple):
@@ -29,7 +30,7 @@ async def run_tool(
         BackendUnavailable: the program cannot be started.
         TimeoutError: it took too long.
     """
-    changed = asyncio.Event()
+    changed = Wake()
     process = spawner.spawn(argv, env, cwd, changed.set, raw=True)
     pieces: list[bytes] = []
     try:
@@ -37,7 +38,6 @@ async def run_tool(
         async with asyncio.timeout(timeout_s):
             while process.exit_code is None or not process.at_eof:
                 await changed.wait()
-                changed.clear()
                 pieces += process.take()
         return Exited(process.exit_code, b"".join(pieces), process.stderr)
     finally:

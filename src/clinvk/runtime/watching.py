@@ -4,30 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from clinvk.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
-from clinvk.request import RunRequest
+from clinvk.runtime.runs import Followed
 
 
-class Watched(Protocol):
-    """A run as it is watched; times are seconds since the epoch. `entries` is all that happened so far."""
-
-    id: str
-    request: RunRequest
-    created_at: float
-
-    @property
-    def started_at(self) -> float | None:
-        """When it got an agent process."""
-        ...
-
-    @property
-    def ended_at(self) -> float | None:
-        """When it was over."""
-        ...
-
-    @property
-    def session_id(self) -> str | None:
-        """The session that it is a turn of."""
-        ...
+class Watched(Followed, Protocol):
+    """A run as it is watched. `entries` is all that happened so far."""
 
     @property
     def ending(self) -> Ending | None:

@@ -51,6 +51,7 @@ class Worker:
         is_blamed: it has failed, and that was noted.
         trouble: why it, or a run in it, was given up.
         has_leavings: runs may have left something at work that could not be told from what others have at work.
+        ending_tools: held while all tools in it are ended, during which no run begins that would lose its own.
         served: runs that have left it.
         opened: set once it was started, or could not be.
         held: the conversations it can go on with, by the agent's id.
@@ -69,6 +70,7 @@ class Worker:
         self.is_retiring = False
         self.is_ready = False
         self.is_gone = self.is_proven = self.is_blamed = self.has_leavings = False
+        self.ending_tools = asyncio.Lock()
         self.served = 0
         self.trouble = ""
         self._leaving: set[str] = set()
@@ -99,7 +101,7 @@ class Worker:
     @property
     def is_up(self) -> bool:
         """Whether it was started and has not gone."""
-        return self._process is not None and not self.is_gone
+        return self.was_started and not self.is_gone
 
     @property
     def room(self) -> int:
@@ -118,9 +120,13 @@ class Worker:
             self.idle_since = time.monotonic()
 
     def let_go(self, conversation: str) -> bool:
-        """Have the process leave a conversation to others; say whether it keeps it from them at this moment."""
+        """Have the process leave a conversation to others; say whether it keeps it from them at this moment.
+
+        One that was given up may do so as well until it has exited.
+        """
         self.held.pop(conversation, None)
-        data = self.channel.let_go(conversation) if self.is_up else None
+        is_there = self.was_started and self.process.exit_code is None
+        data = self.channel.let_go(conversation) if is_there else None
         if data:
             self.process.write(data, close=False)
             self._leaving.add(conversation)
@@ -146,9 +152,9 @@ class Worker:
 
     def pump(self) -> None:
         """Hand what the process has said to those it is for; called whenever it has said something or is gone."""
-        if self.is_gone or self._process is None or self.rests:
+        if not self.is_up or self.rests:
             return
-        process = self._process
+        process = self.process
         for line in process.take():
             self._hear(line)
         if process.too_long:
@@ -196,7 +202,7 @@ class Worker:
         except NotSpoken as exc:
             for seat in self.seats.values():
                 seat.refuse(str(exc))
-            self._lose(str(exc))
+            self.fail(str(exc))
         except Exception:
             logger.exception("what a kept process of %s says cannot be read", self.launch.argv[0])
             self.fail("clinvk itself failed; its log has the details")
@@ -219,15 +225,15 @@ class Worker:
         return data is not None
 
     def _exited(self) -> None:
-        if self.is_gone or self._process is None:
+        if not self.is_up:
             return
-        for line in self._process.take():
+        for line in self.process.take():
             self._hear(line)
-        code, stderr = self._process.exit_code or 0, self._process.stderr
+        code, stderr = self.process.exit_code or 0, self.process.stderr
         for seat in self.seats.values():
-            seat.is_lost = not seat.is_over
+            seat.is_lost = seat.is_lost or not seat.is_over
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
-        self._lose(f"the agent's process exited with code {code}")
+        self.fail(f"the agent's process exited with code {code}")
 
     def _stays(self) -> None:
         if self.process.exit_code is None and not self.is_gone:
@@ -235,33 +241,30 @@ class Worker:
 
     def fail(self, why: str) -> None:
         """Give the process up, and all runs in it."""
+        self.is_gone = True
+        self.trouble = why
+        self.retire()
         for seat in self.seats.values():
-            seat.is_lost = not seat.is_over
-        self._lose(why)
+            self._lose(seat, why)
+        self._changed()
 
     def give_up(self, seat: "PooledSeat", why: str) -> None:
         """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
         self.retire()
         self.trouble = why
         self.stop(seat.run)
-        seat.is_lost = not seat.is_over
-        self._lose_seat(seat, why)
+        self._lose(seat, why)
 
     def ping(self) -> None:
         """Ask for a sign of life."""
         self.process.write(self.launch.ping, close=False)
         self.pinged_at = self._loop.time()
 
-    def _lose(self, why: str) -> None:
-        self.is_gone = True
-        self.trouble = why
-        self.retire()
-        for seat in self.seats.values():
-            self._lose_seat(seat, why)
-        self._changed()
-
-    def _lose_seat(self, seat: "PooledSeat", why: str) -> None:
-        if not seat.is_over and not seat.is_refused:
+    def _lose(self, seat: "PooledSeat", why: str) -> None:
+        if seat.is_over:
+            return
+        seat.is_lost = True
+        if not seat.is_refused:
             seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
 
 
@@ -270,7 +273,6 @@ class PooledSeat:
 
     Attributes:
         is_over: the ending has come.
-        is_told: the run ended as the process said, and nobody stopped it.
         is_lost: the process went before it told how the run ended.
         is_answered: it has said something since the run began.
         is_heard: it has said something of the run.
@@ -278,7 +280,6 @@ class PooledSeat:
         has_used_tools: the run has; they may have left something at work.
         tools: the variable that what it leaves at work has in its environment.
         conversation: the agent's id of the run's conversation, once told.
-        turns: those of the session that the conversation is of, this one included.
     """
 
     exit_code = None
@@ -288,9 +289,8 @@ class PooledSeat:
     def __init__(self, run: str, worker: Worker, wake: Callable[[], None]) -> None:
         self.run = run
         self.worker = worker
-        self.is_over = self.is_lost = self.is_answered = self.is_told = self.is_heard = self.has_used_tools = False
+        self.is_over = self.is_lost = self.is_answered = self.is_heard = self.has_used_tools = False
         self.conversation: str | None = None
-        self.turns = 0
         self.tools: tuple[str, str] | None = None
         self.waiting_bytes = 0
         self.began_at = inf

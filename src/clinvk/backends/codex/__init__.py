@@ -128,6 +128,7 @@ class Codex:
             return msgspec.structs.replace(by_exec, before=_unarchived(resume, host))
         by_server = msgspec.structs.replace(
             by_exec,
+            tools_leave_first=True,
             argv=(self.executable, "app-server", *request.extra, *words),
             files=files,
             long_lived=True,

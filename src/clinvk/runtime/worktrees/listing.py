@@ -31,11 +31,9 @@ async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
     lock = await taken(lambda: trees.folders.share(own))
     try:
         place = await asyncio.to_thread(trees.folders.read, own)
-        if place and common not in (None, place.facts.common):
+        if place is None or common not in (None, place.facts.common):
             return None
-        if place is None or lock is None:
-            return _item(place, "in use") if place else None
-        if await asyncio.to_thread(trees.folders.is_used, own):
+        if lock is None or await asyncio.to_thread(trees.folders.is_used, own):
             return _item(place, "in use")
         item = await _seen(trees, place)
     finally:

@@ -131,7 +131,12 @@ class Trees:
 
     async def stays_used(self, own: str) -> bool:
         """Say whether an agent that has entered a worktree is still there once it had the time to go."""
-        return await _waited(lambda: None if self.folders.is_used(own) else 0, _GONE_WITHIN_S, lambda _: None) is None
+        deadline = time.monotonic() + _GONE_WITHIN_S
+        while await asyncio.to_thread(self.folders.is_used, own):
+            if time.monotonic() > deadline:
+                return True
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return False
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
@@ -235,7 +240,7 @@ async def taken(take: Callable[[], int | None], free: Callable[[int], object] = 
     try:
         return await asyncio.shield(taking)
     except asyncio.CancelledError:
-        await finished(_freed(taking, free))
+        await finished(asyncio.shield(_freed(taking, free)))  # given up, it still lets go
         raise
 
 

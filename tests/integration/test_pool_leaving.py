@@ -1,0 +1,114 @@
+"""Kept processes, and what runs have left in them, that are being ended when the next run comes."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from clinvk.backends.base import Channel, Host, Launch
+from clinvk.events import ToolCall
+from clinvk.runtime.process import Process, Spawner
+from clinvk.runtime.runs import Run
+from clinvk.runtime.worker import Worker
+from integration.pool_server import Server, begun, request, sleeping
+from lasting_backend import AGENT, Lasting, LastingChannel
+from polling import until
+
+LOCKS = """
+    if handle not in locks:
+        import fcntl
+        locks[handle] = open(sys.argv[0] + "." + handle, "w")
+        try: fcntl.flock(locks[handle], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return tell(run, type="run_failed", code="session_busy", message="it has an active writer")
+    told = memory.setdefault(handle, [])"""
+
+LEAVES = "\nlocks = {}\ndef work("
+LINGERS = "\ntime.sleep(0.7)\n"
+
+
+class Jealous(Lasting):
+    """No other process can go on with a conversation as long as one that had it is there."""
+
+    def install_agent(self) -> None:
+        super().install_agent()
+        agent = AGENT.replace("\n    told = memory.setdefault(handle, [])", LOCKS).replace("\ndef work(", LEAVES)
+        Path(self.executable).write_text((agent + LINGERS).replace("{python}", sys.executable))
+
+    def channel(self, launch: Launch, host: Host) -> Channel:
+        return JealousChannel(8, tells_tools=True) if launch.long_lived else super().channel(launch, host)
+
+
+class JealousChannel(LastingChannel):
+    """One process."""
+
+    def let_go(self, conversation: str) -> bytes | None:
+        return b""
+
+
+def workers(server: Server) -> list[Worker]:
+    """Give the processes that are kept."""
+    return server.pool._stock.workers  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_conversation_is_waited_for_that_a_process_has_which_is_being_ended(
+    tmp_path: Path, patient: bool
+) -> None:
+    async with Server(Jealous(tmp_path)) as server:
+        told, session = await server.asked("pid")
+        (worker,) = workers(server)
+        if not patient:
+            worker.fail("it is in the way")
+        server.pool._stock.end(worker)  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: worker not in workers(server))
+        again = await server.ask("pid", session)
+        assert again.error is None
+        assert again.text != told.text
+
+
+async def test_a_conversation_is_had_of_a_process_that_hangs(tmp_path: Path) -> None:
+    async with Server(Jealous(tmp_path)) as server:
+        patience = server.pool.patience
+        patience.silent_s, patience.answers_within_s = 0.2, 0.5
+        told, session = await server.asked("pid")
+        (worker,) = workers(server)
+        os.kill(int(told.text), signal.SIGSTOP)
+        await until(lambda: worker.is_gone)
+        again = await server.ask("pid", session)
+        assert again.error is None
+        assert again.text != told.text
+
+
+async def test_what_a_run_has_at_work_is_not_ended_with_what_the_one_before_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come while that is searched for, to a process whose tools cannot be told apart."""
+    asked, may_go_on, end_tools = asyncio.Event(), asyncio.Event(), Spawner.end_tools
+
+    async def late(self: Spawner, process: Process, variable: tuple[str, str] | None) -> None:
+        asked.set()
+        await may_go_on.wait()
+        await end_tools(self, process, variable)
+
+    async with Server(Lasting(tmp_path, tells_tools=False)) as server:
+        monkeypatch.setattr(Spawner, "end_tools", late)
+        async with server.runs.run(request("leave")) as run:
+            await asked.wait()
+            async with server.runs.run(request("tool")) as other:
+                await begins_soon(other)
+                may_go_on.set()
+                await until(lambda: not sleeping(run.id))
+                await until(lambda: sleeping(other.id))
+        assert server.misses == 1
+
+
+async def begins_soon(run: Run) -> None:
+    """Give a run time to have a tool at work."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await begun(run, ToolCall)
