@@ -282,6 +282,19 @@ async def test_read_only_takes_no_command_that_would_write_settings(machine: Mac
     assert not (machine.home / ".claude" / "settings.json").exists()
 
 
+async def test_what_a_project_has_scheduled_is_not_begun(machine: Machine) -> None:
+    """A process that stays would begin it at once, as a turn of its own, and note in the project that it has."""
+    tasks = machine.project / ".claude" / "scheduled_tasks.json"
+    tasks.parent.mkdir()
+    due = {"id": "abcd1234", "cron": "* * * * *", "prompt": "scheduled", "createdAt": 1, "recurring": True}
+    tasks.write_text(before := json.dumps({"tasks": [due]}))
+    prompt = "hello [[delay=4 words=2]]"
+    result = await machine.run(request("default", sandbox_mode="read-only", backend="claude", prompt=prompt))
+    assert isinstance(result.ending, RunFinished), result.ending
+    assert tasks.read_text() == before
+    assert not machine.requests("scheduled")
+
+
 async def test_read_only_works_with_an_oauth_login(machine: Machine) -> None:
     del machine.env["ANTHROPIC_API_KEY"]
     login = {"accessToken": "sk-ant-oat01-x", "refreshToken": "r", "expiresAt": 4102444800000}
@@ -369,6 +382,17 @@ async def test_the_confined_shell_writes_in_the_added_directories(machine: Machi
         request("default", backend="claude", prompt=prompt, sandbox_mode="workspace", add_dirs=(str(added),))
     )
     assert [path.name for path in machine.outside.rglob("*") if path.is_file()] == ["made"]
+
+
+@pytest.mark.usefixtures("confining")
+async def test_the_confined_shell_does_not_write_where_claude_lets_every_shell(machine: Machine) -> None:
+    """Its sandbox opens a folder of npm's in the home by itself, where there is one."""
+    logs = machine.home / ".npm" / "_logs"
+    logs.mkdir(parents=True)
+    prompt = f'w [[tool=shell cmd="touch {logs}/made; touch here"]]'
+    await machine.run(request("default", backend="claude", prompt=prompt, sandbox_mode="workspace"))
+    assert (machine.project / "here").exists()
+    assert not (logs / "made").exists()
 
 
 async def test_workspace_with_approval_always_denies_each_call(field: Battlefield) -> None:
@@ -461,8 +485,16 @@ def inbox(machine: Machine) -> str:
     )
 
 
-@pytest.mark.parametrize("command", ["/config permissionMode=acceptEdits", "/settings autoCompact=false", "/heapdump"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("/config permissionMode=acceptEdits", "/settings autoCompact=false", "/heapdump"),
+        *("/config\ufeffautoCompact=false", "/heapdump\ufeff"),
+    ],
+)
 async def test_a_prompt_that_is_a_command_changes_no_settings(machine: Machine, command: str) -> None:
+    """A byte order mark is a blank to Claude, which ends the name of a command."""
+
     def everything() -> set[tuple[str, bytes]]:
         settings = {(str(path), path.read_bytes()) for path in (machine.home / ".claude").glob("settings*.json")}
         return settings | {(str(path), b"") for path in machine.home.glob("*.heapsnapshot")}
@@ -471,6 +503,7 @@ async def test_a_prompt_that_is_a_command_changes_no_settings(machine: Machine, 
     with pytest.raises(Unsupported) as refused:
         await machine.run(request("auto", backend="claude", prompt=command))
     assert refused.value.field == "prompt"
-    result = await machine.run(request("auto", backend="claude", prompt=f" {command}"))
-    assert isinstance(result.ending, RunFinished)
+    for blank in (" ", "\ufeff"):
+        result = await machine.run(request("auto", backend="claude", prompt=f"{blank}{command}"))
+        assert isinstance(result.ending, RunFinished)
     assert everything() == before

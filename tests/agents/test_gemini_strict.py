@@ -317,6 +317,23 @@ async def test_edits_do_not_reach_what_other_conversations_are_told(
     assert (machine.project / "relative.txt").read_text() == "50% \\u0000"
 
 
+@pytest.mark.parametrize("prompt", ["\ufeff/init", "\ufeff$init", "\u00a0\ufeff/init"])
+async def test_a_kept_process_takes_no_prompt_for_a_command_whatever_stands_before_it(
+    machine: Machine, prompt: str
+) -> None:
+    """Before it looks for a command it leaves out blanks, a byte order mark too. `/init` writes the project's file."""
+    settings = replace(machine.settings, warm=WarmSettings(kept_backends=("gemini",)))
+    request = replace(_ask(f"{prompt} [[words=1]]", "default", "read-only"), literal=True, ephemeral=True)
+    async with (
+        LocalRuns(settings, MemoryStore(), machine.env, keeps_warm=True) as runs,
+        runs.run(machine.completed(request)) as run,
+    ):
+        result = await run.result()
+    assert result.text == "word1"
+    assert prompt in json.dumps(machine.requests("init")[-1], ensure_ascii=False)
+    assert list(machine.project.iterdir()) == []
+
+
 async def test_allowed_tools_are_all_there_are(machine: Machine) -> None:
     request = replace(
         _ask(_attempts(machine) + _call("list_directory", dir_path="."), "none"), allowed_tools=("list_directory",)

@@ -129,6 +129,7 @@ def test_workspace_confines_the_shell_where_bwrap_and_socat_are_there() -> None:
         "failIfUnavailable": True,
         "autoAllowBashIfSandboxed": True,
         "allowUnsandboxedCommands": False,
+        "filesystem": {"denyWrite": ["~/.npm/_logs", "/tmp/claude"]},
     }
     assert "Bash" in flags(made)["--tools"][0].split(",")
 
@@ -176,7 +177,8 @@ def test_what_begins_turns_that_no_run_asked_for_is_not_there_where_all_else_is(
 @pytest.mark.parametrize(("approval", "sandbox"), MODES)
 def test_nothing_is_at_work_in_the_background_when_a_run_has_ended(approval: str, sandbox: str) -> None:
     made = launch(approval_mode=approval, sandbox_mode=sandbox)
-    assert made.env["CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"] == "1"
+    for name in ("CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "CLAUDE_CODE_DISABLE_CRON"):
+        assert made.env[name] == "1"
 
 
 def test_claudes_own_folder_is_where_the_environment_says() -> None:

@@ -45,9 +45,14 @@ From 2.1.332 on a conversation keeps the system prompt that it began with, unles
 flag for that too, which versions before would refuse.
 """
 
-_ENVIRONMENT = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1", "BUN_GC_TIMER_DISABLE": "1"}
+_ENVIRONMENT = {
+    "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+    "CLAUDE_CODE_DISABLE_CRON": "1",
+    "BUN_GC_TIMER_DISABLE": "1",
+}
 """A run is to end with all that it began. A sub-agent or a command in the background would outlast it, as sub-agents do
-by themselves from 2.1.332 on, and then begin a turn that nobody asked for.
+by themselves from 2.1.332 on, and then begin a turn that nobody asked for. So would what a project's
+`.claude/scheduled_tasks.json` names, which is also written when it is due, whatever the words.
 
 Its JavaScript runtime, Bun, also collects garbage by a timer, beside what its heap's growth calls for. That costs half
 of the processor time of a process at rest, and a fifth of the prompts a second while several start at once; the most

@@ -57,8 +57,13 @@ its runs, and what it says there would be told in the next one."""
 
 _WORKTREES = ("EnterWorktree", "ExitWorktree")
 _OTHER_SESSIONS = ("ListAgents", "SendMessage")
-_LASTING_COMMANDS = re.compile(r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?!\S)")
-"""What of Claude's own commands changes the user's settings or writes elsewhere, without the model and unasked."""
+_LASTING_COMMANDS = re.compile(
+    r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?![^\s\ufeff])"
+)
+"""What of Claude's own commands changes the user's settings or writes elsewhere, without the model and unasked.
+
+To Claude, a byte order mark is a blank too.
+"""
 
 _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
 
@@ -70,7 +75,9 @@ _CONFINED: dict[str, object] = {
     "failIfUnavailable": True,
     "autoAllowBashIfSandboxed": True,
     "allowUnsandboxedCommands": False,
+    "filesystem": {"denyWrite": ["~/.npm/_logs", "/tmp/claude"]},  # noqa: S108 - it is kept from writing there
 }
+"""The folders are writable in each of Claude's sandboxes, where they are there."""
 
 
 class Posture(msgspec.Struct, frozen=True, kw_only=True):

@@ -206,17 +206,19 @@ class AppServerChannel:
         return self._close(conversation) if self._idle.pop(conversation, None) else None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Give the endings that the process did not tell.
+        """Give the endings that the process did not tell, with the tokens that it did.
 
         Raises:
             NotSpoken: it ended by itself and never answered the greeting.
         """
         if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
-            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or self._banner}")
+            said = self.complaint(stderr) or self._banner or "nothing on stderr"
+            raise NotSpoken(f"it exited with code {exit_code}: {said}")
         for conversation in [*self._open.values()]:
             del self._open[conversation.run]
-            gone = failures.exited(exit_code, stderr, conversation.decoder.last_error)
-            yield conversation.run, conversation.ending or gone
+            decoder = conversation.decoder
+            gone = failures.exited(exit_code, stderr, decoder.last_error)
+            yield conversation.run, conversation.ending or msgspec.structs.replace(gone, usage=decoder.usage)
 
     def complaint(self, stderr: bytes) -> str:
         """Give the last line of stderr that is no noise."""

@@ -27,6 +27,9 @@ FOLDER = "attached"
 _BRACE = "clinvk-brace.txt"
 _NO_WIDTH = "\u200b"
 _FORGOTTEN = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
+_COMMAND = re.compile(r"[\s\ufeff]*[/$]")
+"""What begins a command over the protocol. The CLI leaves out a byte order mark before it, too, unlike `str.strip`."""
+
 _MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
 
 
@@ -56,7 +59,7 @@ def parts(request: RunRequest) -> list[dict[str, object]]:
 
 def is_plain(request: RunRequest) -> bool:
     """Say whether the prompt means the same over the protocol: no file is named in it, and no command begins it."""
-    return (request.literal or "@" not in request.prompt) and not told(request).strip().startswith(("/", "$"))
+    return (request.literal or "@" not in request.prompt) and not _COMMAND.match(told(request))
 
 
 def files(request: RunRequest) -> dict[str, bytes]:
