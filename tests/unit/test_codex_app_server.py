@@ -936,8 +936,14 @@ def test_a_process_that_exits_later_has_crashed() -> None:
     assert list(process.channel.closed(137, b"")) == []
 
 
-def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise() -> None:
-    noise = b"\x1b[2m2026-01-02T03:04:05.678Z\x1b[0m \x1b[31mERROR\x1b[0m codex_app_server: x\n"
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\x1b[2m2026-01-02T03:04:05.678Z\x1b[0m \x1b[31mERROR\x1b[0m codex_app_server: x\n",
+        b"/srv/a project is marked as untrusted in the effective configuration. To load project-local config, hooks,\n",
+    ],
+)
+def test_the_complaint_is_the_last_line_of_stderr_that_is_no_noise(noise: bytes) -> None:
     assert Process().channel.complaint(b"the login is odd\n" + noise) == "the login is odd"
 
 

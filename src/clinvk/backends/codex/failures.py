@@ -65,6 +65,7 @@ _NOISE = re.compile(
     r"Reading (prompt|additional input) from stdin"
     r"|WARNING: proceeding, even though"
     r"|warning: Untrusted project-local configuration"
+    r"|.* is marked as untrusted in the effective configuration"
     r"|Could not create otel exporter: OTel headers helper requires"
     r"|\d{4}-\d\d-\d\dT\S+ +(TRACE|DEBUG|INFO|WARN|ERROR) "
 )
