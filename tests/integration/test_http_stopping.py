@@ -344,7 +344,7 @@ def test_a_check_is_ended_with_the_server_and_the_answer_has_what_there_is(
     assert not [*Path(scripted.env["HOME"], ".clinvk", "worktrees").glob("claude-*")]
     again = server()
     run = again.client.get(f"/api/v1/runs/{told['run_id']}").json()
-    assert (run["state"], run["error"]) == ("cancelled", "clinvk is stopping")
+    assert (run["state"], run["error"]) == ("cancelled", "the server is stopping")
 
 
 def test_an_idle_server_is_small(server: Start, monkeypatch: pytest.MonkeyPatch) -> None:

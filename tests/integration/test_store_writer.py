@@ -96,6 +96,31 @@ async def test_what_can_wait_is_done_soon_though_what_was_asked_for_before_it_is
     assert done == ["later"]
 
 
+async def test_what_can_wait_is_done_soon_though_there_is_always_more_that_cannot(tmp_path: Path) -> None:
+    done: list[str] = []
+    writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
+    await writer.write(lambda _: None)
+
+    def writing(go_on: threading.Event) -> asyncio.Task[bool]:
+        return asyncio.create_task(writer.write(lambda _: go_on.wait(10)))
+
+    go_on = threading.Event()
+    present = writing(go_on)
+    asyncio.get_running_loop().call_soon(lambda: writer.later("key", lambda _: done.append("later")))
+    async with asyncio.timeout(10):
+        while not done:
+            await asyncio.sleep(0)
+            following = threading.Event()
+            next_one = writing(following)
+            await asyncio.sleep(0)
+            go_on.set()
+            await present
+            go_on, present = following, next_one
+    go_on.set()
+    await present
+    await writer.close()
+
+
 async def test_what_is_asked_for_after_the_close_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = Writer(Database(tmp_path, PATIENCE_S), lambda _: None)
     await writer.write(lambda _: None)

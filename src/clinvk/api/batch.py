@@ -215,8 +215,8 @@ class _Visit:
         """Say 200 when the answer takes long; then send what means nothing."""
         if not self._one:
             return
-        pulse = sse.PULSE if self._is_sse else unified.PULSE
-        if await self._reply.pulse(pulse, 2 * self._endpoint.prompts.tick_s):
+        if self._reply.is_quiet(2 * self._endpoint.prompts.tick_s):
+            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
             await self._open()
 
 

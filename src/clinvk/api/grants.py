@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.api.beside import beside
 from clinvk.api.key_file import Key, Limits
 from clinvk.api.keys import Keys
 from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
@@ -114,13 +114,9 @@ class Grants:
                 "check",
             )
 
-    @asynccontextmanager
-    async def tended(self, every_s: float = REFRESH_EVERY_S) -> AsyncGenerator[None]:
+    def tended(self, every_s: float = REFRESH_EVERY_S) -> AbstractAsyncContextManager[None]:
         """Inside this context, keep what `judge` knows up to date."""
-        async with asyncio.TaskGroup() as group:
-            tending = group.create_task(self._tend(every_s))
-            yield
-            tending.cancel()
+        return beside(self._tend(every_s))
 
     async def _tend(self, every_s: float) -> None:
         while True:

@@ -204,8 +204,9 @@ def _decoded(text: str, path: Path) -> tuple[Key, ...]:
         keys = msgspec.json.decode(text, type=_Content).keys
     except msgspec.DecodeError as exc:
         raise ConfigError(f"{path}: is no file of API keys: {exc}") from exc
-    if twice := {key.name for key in keys if not _NAME.fullmatch(key.name)}:
-        raise ConfigError(f"{path}: {twice.pop()!r} cannot be the name of a key")
+    for key in keys:
+        if not _NAME.fullmatch(key.name):
+            raise ConfigError(f"{path}: {key.name!r} cannot be the name of a key")
     if len({key.name for key in keys}) < len(keys):
         raise ConfigError(f"{path}: two keys have the same name")
     return keys

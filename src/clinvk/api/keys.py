@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
+from clinvk.api.beside import beside
 from clinvk.api.key_file import PREFIX, Key, KeyFile, digest_of
 from clinvk.config import Settings
 from clinvk.config.loading import home
@@ -136,10 +137,8 @@ async def read(
 @asynccontextmanager
 async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) -> AsyncGenerator[None]:
     """Inside this context, let the keys follow the file, and keep in it when they were used."""
-    async with asyncio.TaskGroup() as group:
-        tending = group.create_task(_tend(keys, file, look_every_s))
+    async with beside(_tend(keys, file, look_every_s)):
         yield
-        tending.cancel()
     await _note(keys, file)
 
 

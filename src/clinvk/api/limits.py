@@ -77,10 +77,9 @@ class Limits:
         Raises:
             RateLimited: it is one too many.
         """
-        own = key.limits if key else None
-        if key and own and own.rate_rps:
-            burst = own.burst or max(1, math.ceil(own.rate_rps))
-            _take(self._keys, key.name, own.rate_rps, burst, "of this API key")
+        if key and (rate_rps := key.limits.rate_rps):
+            burst = key.limits.burst or max(1, math.ceil(rate_rps))
+            _take(self._keys, key.name, rate_rps, burst, "of this API key")
         elif self._is_on:
             shared = (self._rate_rps, self._burst)
             _take(self._addresses, _network(address), *shared, "from this address (server.rate_limit_rps)")

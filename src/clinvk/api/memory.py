@@ -7,10 +7,12 @@ requests the server held 240 MB, of which 18 were in use. https://man7.org/linux
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import TYPE_CHECKING
+
+from clinvk.api.beside import beside
 
 if TYPE_CHECKING:
     import ctypes
@@ -30,13 +32,9 @@ def bound_heaps() -> None:
         library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-@asynccontextmanager
-async def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AsyncGenerator[None]:
+def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AbstractAsyncContextManager[None]:
     """Give free memory back, again and again inside this context, if there were `requests` since."""
-    async with asyncio.TaskGroup() as group:
-        giving = group.create_task(_give_back_often(requests, every_s))
-        yield
-        giving.cancel()
+    return beside(_give_back_often(requests, every_s))
 
 
 async def _give_back_often(requests: Callable[[], int], every_s: float) -> None:

@@ -6,71 +6,15 @@ import msgspec
 
 from clinvk import __version__
 from clinvk.api import model_operations, rest_operations, server_operations
-from clinvk.api.operations import Json, Kinds, anything, sentence
+from clinvk.api.operations import Json, anything, sentence
 from clinvk.dialects import unified
-from clinvk.dialects.base import (
-    BackendNotAllowed,
-    BeyondPolicy,
-    BodyTooLarge,
-    BodyTooSlow,
-    BudgetSpent,
-    DirectoryNotAllowed,
-    ForeignOrigin,
-    HostRefused,
-    KeyRefused,
-    MethodNotAllowed,
-    NoSuchPath,
-    NotCancellable,
-    RateLimited,
-    WrongMediaType,
-    nearest,
-)
+from clinvk.dialects.base import nearest
 from clinvk.dialects.rest import STATUSES, TITLES
-from clinvk.errors import (
-    AgentFailed,
-    AmbiguousId,
-    BackendUnavailable,
-    ClinvkError,
-    InvalidRequest,
-    NotResumable,
-    QueueFull,
-    RunNotFound,
-    SessionBusy,
-    SessionNotFound,
-    ShuttingDown,
-    StoreUnavailable,
-    Unsupported,
-)
+from clinvk.errors import ClinvkError, SessionError, TimedOut
 
-_PROBLEMS: Kinds = (
-    InvalidRequest,
-    KeyRefused,
-    ForeignOrigin,
-    HostRefused,
-    DirectoryNotAllowed,
-    BackendNotAllowed,
-    BeyondPolicy,
-    NoSuchPath,
-    BackendUnavailable,
-    SessionNotFound,
-    RunNotFound,
-    MethodNotAllowed,
-    BodyTooSlow,
-    SessionBusy,
-    NotResumable,
-    AmbiguousId,
-    NotCancellable,
-    BodyTooLarge,
-    WrongMediaType,
-    Unsupported,
-    RateLimited,
-    BudgetSpent,
-    ClinvkError,
-    AgentFailed,
-    QueueFull,
-    ShuttingDown,
-    StoreUnavailable,
-)
+_OF_COMMANDS = (SessionError, TimedOut)
+"""What only commands raise: a run that timed out has an answer like any other."""
+
 _TAGS = {
     "Prompts": "Run agents.",
     "Several agents": "Run them together, and get one answer or one stream.",
@@ -110,7 +54,7 @@ def document() -> bytes:
                     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 },
             },
-            "x-problems": [_explained(kind) for kind in _PROBLEMS],
+            "x-problems": _problems(),
         }
     )
 
@@ -119,6 +63,12 @@ def _tidied(schema: dict[str, Json]) -> Json:
     """Take the indentation of the source out of a description."""
     text = schema.get("description")
     return {**schema, "description": cleandoc(text)} if isinstance(text, str) else schema
+
+
+def _problems() -> list[Json]:
+    """Explain the kinds of problems, by status."""
+    told = (kind for kind in TITLES if kind not in _OF_COMMANDS)
+    return [_explained(kind) for kind in sorted(told, key=lambda kind: nearest(kind, STATUSES))]
 
 
 def _explained(kind: type[ClinvkError]) -> Json:

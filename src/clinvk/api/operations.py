@@ -1,6 +1,6 @@
 """The building blocks of the OpenAPI document: operations, parameters, answers, problems."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -25,9 +25,9 @@ _RETRIED = (RateLimited, BudgetSpent, QueueFull, ShuttingDown)
 
 
 class Errors(NamedTuple):
-    """How one API tells errors: the status of each kind, and the body."""
+    """How one API tells errors: the status of each kind, as `nearest` has it, and the body."""
 
-    status: Callable[[type[ClinvkError]], int]
+    statuses: Mapping[type[ClinvkError], int]
     media_type: str
     schema: Json
 
@@ -61,15 +61,16 @@ def parameters(type_: type[msgspec.Struct]) -> list[Json]:
     return found
 
 
-def by_id(what: str) -> Json:
-    """Describe the id in a path."""
-    return {
-        "name": "id",
-        "in": "path",
-        "required": True,
-        "description": f"The id of the {what}, or the first 4 or more digits of it, if no other begins so.",
-        "schema": {"type": "string"},
-    }
+def by_id(what: str, or_prefix: bool = True) -> Json:
+    """Describe the id in a path, for which the beginning of one will do unless told otherwise."""
+    prefix = ", or the first 4 or more digits of it, if no other begins so" if or_prefix else ""
+    description = f"The id of the {what}{prefix}."
+    return {"name": "id", "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+
+
+def header(name: str, description: str, **schema: Json) -> Json:
+    """Describe a header of a request: a text, unless its `schema` says otherwise."""
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
 
 def body(type_: type[msgspec.Struct], examples: dict[str, Json], required: bool, group: str = "") -> Json:
@@ -89,12 +90,15 @@ def an_event() -> Json:
 
 def answer(description: str, type_: type[msgspec.Struct], group: str = "") -> dict[str, Json]:
     """Describe an answer of JSON."""
-    return {**success(description), "content": {"application/json": {"schema": ref(type_, group)}}}
+    return success(description, {"application/json": {"schema": ref(type_, group)}})
 
 
-def success(description: str) -> dict[str, Json]:
-    """Describe an answer that is no problem, without its content."""
-    return {"description": description, "headers": _headers()}
+def success(
+    description: str, content: dict[str, Json] | None = None, headers: Mapping[str, str] | None = None
+) -> dict[str, Json]:
+    """Describe an answer that is no problem: its content by media type, and what its own headers say."""
+    told: dict[str, Json] = {"description": description, "headers": _headers(headers)}
+    return {**told, "content": content} if content else told
 
 
 def anything(type_: type) -> dict[str, Json]:
@@ -106,26 +110,19 @@ def anything(type_: type) -> dict[str, Json]:
 
 def located(answer: dict[str, Json]) -> dict[str, Json]:
     """Describe an answer that says where what it tells of is to be found."""
-    location: Json = {"description": "Where it is to be found.", "schema": {"type": "string"}}
-    return {**answer, "headers": {**_headers(), "location": location}}
+    return {**answer, "headers": _headers({"location": "Where it is to be found."})}
 
 
-def of_run(answer: dict[str, Json], description: str) -> dict[str, Json]:
-    """Describe an answer whose header names a run."""
-    run: Json = {"description": description, "schema": {"type": "string"}}
-    return {**answer, "headers": {**_headers(), "x-clinvk-run-id": run}}
-
-
-def _headers() -> dict[str, Json]:
-    schema: Json = {"type": "string"}
-    return {"x-request-id": {"description": "The id sent with the request, or one made for it.", "schema": schema}}
+def _headers(more: Mapping[str, str] | None = None) -> dict[str, Json]:
+    told = {"x-request-id": "The id sent with the request, or one made for it.", **(more or {})}
+    return {name: {"description": description, "schema": {"type": "string"}} for name, description in told.items()}
 
 
 def _failures(kinds: Kinds, errors: Errors) -> dict[str, Json]:
     """Give the error responses by status; kinds that share one are told together."""
     by_status: dict[str, list[type[ClinvkError]]] = {}
     for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):
-        by_status.setdefault(str(errors.status(kind)), []).append(kind)
+        by_status.setdefault(str(nearest(kind, errors.statuses)), []).append(kind)
     return {
         status: {
             "description": " ".join(f"`{kind.code}`: {sentence(kind)}" for kind in same),
@@ -140,11 +137,7 @@ def _retry_headers() -> dict[str, Json]:
     return {**_headers(), "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
-def _status(kind: type[ClinvkError]) -> int:
-    return nearest(kind, STATUSES)
-
-
-_PROBLEMS = Errors(_status, Rest.error_type, ref(Problem))
+_PROBLEMS = Errors(STATUSES, Rest.error_type, ref(Problem))
 
 
 def sentence(kind: type[ClinvkError]) -> str:

@@ -163,9 +163,10 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class Reply:
     """One HTTP answer, from its status line to its end.
 
-    The status line waits for `open` or the first byte, so that an error can still have its own. A client that takes
-    nothing for `write_timeout_s` (0: no limit) counts as gone: its watcher looks, since a timer for each write would
-    cost more than the write.
+    The status line waits for `open`, so that an error can still have its own. `opened` and `ended` are set right before
+    it, or the last piece, is sent: who answers and who watches may come to that at once. A client that takes nothing
+    for `write_timeout_s` (0: no limit) counts as gone: its watcher looks, since a timer for each write would cost more
+    than the write.
     """
 
     __slots__ = ("_now", "_put_at", "_send", "_sending", "_write_timeout_s", "ended", "opened")
@@ -204,20 +205,19 @@ class Reply:
         """Say whether nothing was sent for so long."""
         return not self._sending and self._now() - self._put_at >= quiet_s
 
-    async def pulse(self, data: bytes, quiet_s: float) -> bool:
-        """Send `data` if nothing was sent for `quiet_s`; say whether the answer was that quiet.
+    async def pulse(self, data: bytes) -> None:
+        """Send what keeps an answer alive that has begun and not ended; for its watcher, which looks at no other write.
 
         Raises:
             ClientGone: it takes nothing.
         """
-        is_quiet = self.is_quiet(quiet_s)
-        if is_quiet and self.opened and not self.ended:
-            try:
-                async with asyncio.timeout(self._write_timeout_s):
-                    await self.write(data)
-            except TimeoutError:
-                raise self._stuck() from None
-        return is_quiet
+        if not self.opened or self.ended:
+            return
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self.write(data)
+        except TimeoutError:
+            raise self._stuck() from None
 
     def look_within(self, wait_s: float) -> float:
         """Give how long its watcher may wait."""

@@ -7,6 +7,7 @@ from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document
 from clinvk.api.viewers import Viewers
 from clinvk.dialects.openai_responses import kept
+from clinvk.dialects.openai_responses.kept import Kept
 from clinvk.errors import InvalidRequest, RunNotFound
 from clinvk.record import RunRecord
 from clinvk.runtime.runs import Runs
@@ -25,16 +26,17 @@ class Responses:
         """Answer `GET /responses/{id}`."""
         if request.query_params.get("stream") == "true":
             raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
-        return await self._shown(await self._run(request.path_params["id"]))
+        return await self._shown(*await self._found(request.path_params["id"]))
 
     async def cancel(self, request: Request) -> Response:
         """Answer `POST /responses/{id}/cancel`, once the agent has been told to stop; what has ended stays as it is."""
         refuse_foreign(request.scope)
-        run = await self._run(request.path_params["id"])
+        run, told = await self._found(request.path_params["id"])
         await self._runs.cancel(run.id)
-        return await self._shown(await self._store.run(run.id))
+        return await self._shown(await self._store.run(run.id), told)
 
-    async def _run(self, response_id: str) -> RunRecord:
+    async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
+        """Give the run of a response, and what it has kept of that."""
         not_found = RunNotFound(f"Response with id {response_id!r} not found.")
         run_id = kept.run_id(response_id)
         if run_id is None:
@@ -43,12 +45,10 @@ class Responses:
             run = await self._store.run(run_id)
         except RunNotFound:
             raise not_found from None
-        if kept.of(run) is None:
+        if (told := kept.of(run)) is None:
             raise not_found
-        return run
+        return run, told
 
-    async def _shown(self, run: RunRecord) -> Response:
-        told = kept.of(run)
-        assert told
+    async def _shown(self, run: RunRecord, told: Kept) -> Response:
         batches = [] if run.state in UNDER_WAY else [batch async for batch in self._viewers.kept(run)]
         return document(kept.again(run, told, [event for batch in batches for _, _, event in batch]))

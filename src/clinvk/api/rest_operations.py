@@ -10,8 +10,8 @@ from clinvk.api.operations import (
     answer,
     body,
     by_id,
+    header,
     located,
-    of_run,
     operation,
     parameters,
     ref,
@@ -124,20 +124,17 @@ def _prompts() -> dict[str, Json]:
         "detach": {"summary": "Go on without me", "value": {**minimal, "detach": True}},
         "dry_run": {"summary": "Show the command, run nothing", "value": dry},
     }
-    prefer: Json = {
-        "name": "prefer",
-        "in": "header",
-        "description": "`respond-async`: with `detach`, answer 202 at once.",
-        "schema": {"type": "string"},
-    }
-    answered = success("The agent was started. How it ended is told by `exit_code`, or by the stream's last event.")
-    answered["content"] = {
-        "application/json": {"schema": ref(PromptAnswer)},
-        unified.MEDIA_TYPE: {
-            "schema": an_event(),
-            "x-stream": "One event a line. Spaces before an event keep the connection alive.",
+    prefer = header("prefer", "`respond-async`: with `detach`, answer 202 at once.")
+    answered = success(
+        "The agent was started. How it ended is told by `exit_code`, or by the stream's last event.",
+        {
+            "application/json": {"schema": ref(PromptAnswer)},
+            unified.MEDIA_TYPE: {
+                "schema": an_event(),
+                "x-stream": "One event a line. Spaces before an event keep the connection alive.",
+            },
         },
-    }
+    )
     post = operation(
         "prompt",
         "Prompts",
@@ -200,17 +197,20 @@ def _batch(
 ) -> Json:
     asked, told, last = types
     either: Json = {"anyOf": [an_event(), ref(last)]}
-    answered = success("All have been run, or as many as should be. How each went is told by its `exit_code`.")
-    answered["content"] = {
-        "application/json": {"schema": ref(told)},
-        unified.MEDIA_TYPE: {"schema": either, "x-stream": "One event a line, of all runs as they happen."},
-        sse.MEDIA_TYPE: {"schema": either, "x-stream": "The same, one event in each `data`."},
-    }
+    answered = success(
+        "All have been run, or as many as should be. How each went is told by its `exit_code`.",
+        {
+            "application/json": {"schema": ref(told)},
+            unified.MEDIA_TYPE: {"schema": either, "x-stream": "One event a line, of all runs as they happen."},
+            sse.MEDIA_TYPE: {"schema": either, "x-stream": "The same, one event in each `data`."},
+        },
+        {"x-clinvk-run-id": "The run that stands for the whole; absent in a dry run."},
+    )
     post = operation(
         name,
         "Several agents",
         summary,
-        {"200": of_run(answered, "The run that stands for the whole; absent in a dry run.")},
+        {"200": answered},
         (*_PROMPT, RunNotFound) if name == "chain" else _PROMPT,
         description="Refused whole, before anything runs, where a part of it cannot be run. The header `accept` asks "
         "for a stream, whose last event is the answer. A client that leaves ends all of its agents.",
@@ -282,23 +282,21 @@ def _runs() -> dict[str, Json]:
     tag = "Runs"
     run = by_id("run")
     shown = answer("The run.", RunView)
-    last: Json = {
-        "name": "last-event-id",
-        "in": "header",
-        "description": "Only what comes after this event. A browser sends it when it connects again.",
-        "schema": {"type": "integer"},
-    }
-    events = success("The events, to the run's end.")
-    events["content"] = {
-        sse.MEDIA_TYPE: {
-            "schema": an_event(),
-            "x-stream": "One event in each `data`, with `id`. Comments keep the connection alive.",
+    told = "Only what comes after this event. A browser sends it when it connects again."
+    last = header("last-event-id", told, type="integer")
+    events = success(
+        "The events, to the run's end.",
+        {
+            sse.MEDIA_TYPE: {
+                "schema": an_event(),
+                "x-stream": "One event in each `data`, with `id`. Comments keep the connection alive.",
+            },
+            unified.MEDIA_TYPE: {
+                "schema": an_event(),
+                "x-stream": "One event a line, when the header `accept` asks for it.",
+            },
         },
-        unified.MEDIA_TYPE: {
-            "schema": an_event(),
-            "x-stream": "One event a line, when the header `accept` asks for it.",
-        },
-    }
+    )
     return {
         "/api/v1/runs": {
             "get": operation(

@@ -141,10 +141,7 @@ class RunEndpoint:
 class _Visit:
     """One request and its answer."""
 
-    __slots__ = (
-        *("_call", "_dialect", "_encoder", "_endpoint", "_is_stream"),
-        *("_more", "_receive", "_reply", "_run", "_scope"),
-    )
+    __slots__ = ("_call", "_dialect", "_encoder", "_endpoint", "_more", "_receive", "_reply", "_run", "_scope")
 
     def __init__(self, endpoint: RunEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
         self._endpoint = endpoint
@@ -155,7 +152,6 @@ class _Visit:
         self._call: Call | None = None
         self._run: Run | None = None
         self._encoder: Encoder | None = None
-        self._is_stream = False
         self._more: list[Header] = []
 
     async def serve(self) -> None:
@@ -177,6 +173,11 @@ class _Visit:
         except ClientGone as gone:
             logger.debug("client left: %s", gone)
 
+    @property
+    def _is_stream(self) -> bool:
+        """Whether a stream is asked for, as far as the request was read."""
+        return self._call is not None and self._call.stream
+
     async def _break_off(self) -> None:
         """Say that clinvk itself failed, where it is not too late for that."""
         if not self._reply.ended:
@@ -192,7 +193,6 @@ class _Visit:
 
     async def _answer(self, asked: Call, leaving: Leaving) -> None:
         endpoint = self._endpoint
-        self._is_stream = asked.stream
         key_name = self._scope["state"]["key_name"]
         call = self._call = replace(asked, request=await endpoint.admit(asked, key_name))
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
@@ -242,7 +242,7 @@ class _Visit:
             if is_held:
                 if self._dialect.is_model_api:
                     held += batch
-                    if not (batch := self._released(call, held)):
+                    if not (batch := self._released(call, run, held)):
                         continue
                 self._raise_if_never_started(call, run, batch[0].event)
                 is_held = False
@@ -324,7 +324,7 @@ class _Visit:
         if self._dialect.is_model_api and not call.fails_in_stream:
             raise self._failure(event, has_acted=False)
 
-    def _released(self, call: Call, held: list[Logged]) -> list[Logged]:
+    def _released(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
         """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
 
         Raises:
@@ -333,7 +333,7 @@ class _Visit:
         if self._reply.opened:
             return held
         telling = next((event for _, _, event in held if vendor.tells_something(event)), None)
-        if not isinstance(telling, RunFailed) or self._run is None or self._run.started_at is None:
+        if not isinstance(telling, RunFailed) or run.started_at is None:
             return held if telling else []
         if call.fails_in_stream and not vendor.may_ask_again(telling.code, has_acted=False):
             return held
@@ -361,12 +361,12 @@ class _Visit:
             await self._open()
             quiet_s = 0.0 if isinstance(self._dialect, Pulsing) else quiet_s
         if self._reply.is_quiet(quiet_s):
-            await self._reply.pulse(self._pulse(run), quiet_s)
+            await self._reply.pulse(self._pulse(run))
             await self._open()
 
     def _pulse(self, run: Run) -> bytes:
         """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
-        if self._is_stream and self._call and isinstance(self._dialect, Pulsing):
+        if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
             return self._dialect.kept_alive(self._encoding(self._call, run))
         return self._dialect.pulse
 

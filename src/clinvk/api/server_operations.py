@@ -16,12 +16,9 @@ def paths() -> dict[str, Json]:
         answers: dict[str, Json] = {"200": answer("It is.", Health), "503": answer(unwell, Health)}
         return {"get": operation(name, tag, summary, answers, ())}
 
-    whole = success("This document.")
-    whole["content"] = {"application/json": {"schema": {"type": "object"}}}
-    page = success("The page.")
-    page["content"] = {"text/html": {"schema": {"type": "string"}}}
-    counted = success("All metrics.")
-    counted["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    whole = success("This document.", {"application/json": {"schema": {"type": "object"}}})
+    page = success("The page.", {"text/html": {"schema": {"type": "string"}}})
+    counted = success("All metrics.", {"text/plain": {"schema": {"type": "string"}}})
     backends = {"200": answer("All backends.", BackendList)}
     alive: dict[str, Json] = {"200": answer("It does.", Alive)}
     return {

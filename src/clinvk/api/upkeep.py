@@ -3,16 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import chain, repeat
 
+from clinvk.api.beside import beside
 from clinvk.errors import StoreUnavailable
 from clinvk.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
 
-RECOVER_EVERY_S = 60.0
+RECOVER_EVERY_S = 10.0
 _RECOVER_AGAIN_S = 1.0
 """When it is done the second time: what a clinvk that was just killed had begun to start may have held its lock."""
 
@@ -21,15 +21,11 @@ _DAY_S = 86_400
 _NAMED_FILES = 20
 
 
-@asynccontextmanager
-async def tended(
+def tended(
     store: SqliteStore, retention_days: int, recover_every_s: float = RECOVER_EVERY_S
-) -> AsyncGenerator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Tend the store inside this context. Nothing waits for it, and no trouble of the store ends it."""
-    async with asyncio.TaskGroup() as group:
-        tending = group.create_task(_tend(store, retention_days, recover_every_s))
-        yield
-        tending.cancel()
+    return beside(_tend(store, retention_days, recover_every_s))
 
 
 async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:

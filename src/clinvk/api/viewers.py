@@ -122,12 +122,13 @@ class _Visit:
         after = self._after()
         viewers = self._viewers
         run = await viewers.store.run(self._scope["path_params"]["id"])
-        live = viewers.runs.live(run.id)
-        if self._scope["method"] == "HEAD" or live or run.state in UNDER_WAY:
-            await self._open()
         if self._scope["method"] == "HEAD":
+            await self._open()
             await self._reply.end()
             return
+        live = viewers.runs.live(run.id)
+        if live or run.state in UNDER_WAY:
+            await self._open()
         encoder: unified.UnifiedEncoder | None = None
         async for batch in live.batches() if live else viewers.kept(run):
             encoder = encoder or unified.UnifiedEncoder(
@@ -173,7 +174,8 @@ class _Visit:
         await self._reply.end()
 
     async def _keep_alive(self) -> None:
-        await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE, 2 * self._viewers.tick_s)
+        if self._reply.is_quiet(2 * self._viewers.tick_s):
+            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
 
     async def _refuse(self, error: ClinvkError) -> None:
         if self._reply.opened:

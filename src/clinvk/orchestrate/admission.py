@@ -61,11 +61,11 @@ async def admitted(
         case Parallel() | Chain():
             return replace(plan, parts=tuple(parts))
         case Compare():
-            return replace(plan, parts=tuple(parts), judge=await _judge(plan, admit, require, runs))
+            return replace(plan, parts=tuple(parts), judge=await admission.judge(plan))
 
 
 class _Admission:
-    """Completes parts one by one; CLIs and repositories are looked at once."""
+    """Completes parts one by one, and the judge; CLIs and repositories are looked at once."""
 
     def __init__(self, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees) -> None:
         self._admit = admit
@@ -87,6 +87,20 @@ class _Admission:
             await self._look_at(request.workdir or "")
         return replace(part, request=request)
 
+    async def judge(self, plan: Compare) -> RunRequest | None:
+        if plan.judge is None:
+            return None
+        try:
+            request = await self._admit(plan.judge)
+            await self._runs.plan(judge.shaped(request, judge.FEWEST))
+            if not is_dry_run(plan):
+                self._look_for(request.backend)
+        except ClinvkError as exc:
+            if exc.field == "output_schema":  # clinvk's own
+                exc.field = None
+            raise placed(exc, "judge") from exc
+        return request
+
     def _look_for(self, backend: str) -> None:
         if backend and backend not in self._found:
             self._require(backend)
@@ -102,21 +116,6 @@ def _where_it_follows(part: Part, before: list[Part]) -> Part:
     """Give a part that follows in the directory of the one before; of a worktree, in what that is made from."""
     followed = before[-1].request.workdir if part.follows and before else None
     return replace(part, request=replace(part.request, workdir=followed)) if followed else part
-
-
-async def _judge(plan: Compare, admit: Admit, require: Callable[[str], object], runs: Runs) -> RunRequest | None:
-    if plan.judge is None:
-        return None
-    try:
-        request = await admit(plan.judge)
-        await runs.plan(judge.shaped(request, judge.FEWEST))
-        if not is_dry_run(plan):
-            require(request.backend)
-    except ClinvkError as exc:
-        if exc.field == "output_schema":  # clinvk's own
-            exc.field = None
-        raise placed(exc, "judge") from exc
-    return request
 
 
 def _placed(error: ClinvkError, plan: Plan, index: int) -> ClinvkError:

@@ -1,7 +1,6 @@
 """Parts in git worktrees of their own: what they changed, and what a check says about it."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from msgspec.structs import replace
 
@@ -21,16 +20,14 @@ class Isolation:
         self._worktrees = worktrees
         self._check = check
 
-    @asynccontextmanager
-    async def worktree(self, part: Part) -> AsyncGenerator[Worktree]:
+    def worktree(self, part: Part) -> AbstractAsyncContextManager[Worktree]:
         """Make a worktree for a part. At the end it is removed, unless something was changed in it.
 
         Raises:
             InvalidRequest, ClinvkError: none can be made.
         """
         label = part.name or part.id or part.request.backend
-        async with self._worktrees.isolated(part.request.workdir or "", label) as worktree:
-            yield worktree
+        return self._worktrees.isolated(part.request.workdir or "", label)
 
     async def judged(self, worktree: Worktree, result: PartResult, stopping: Stopping) -> PartResult:
         """Tell what a part did in its worktree, and what the check says about it, which ends with the whole."""

@@ -64,12 +64,11 @@ class Orchestrations:
             StoreUnavailable: it cannot be kept.
         """
         isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "")
+        if is_dry_run(plan):
+            yield Orchestration("", plan, self._runs, isolation)
+            return
         keeping = Keeping(self._store, plan, asked)
         one = Orchestration(keeping.run_id, plan, self._runs, isolation)
-        if is_dry_run(plan):
-            one.id = ""
-            yield one
-            return
         await keeping.begin()
         self._live[one.id] = one
         try:
@@ -92,11 +91,14 @@ class Orchestrations:
         with suppress(TimeoutError):
             async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
                 for one in tuple(self._live.values()):
-                    group.create_task(one.cancel("clinvk is stopping"))
+                    group.create_task(one.cancel("the server is stopping"))
 
 
 class Orchestration:
-    """One under way. `summary` is there when it has been driven to its end, `over` is set when that is kept."""
+    """One under way. `summary` is there when it has been driven to its end, `over` is set when that is kept.
+
+    `stopped` is why it was cancelled as a whole; empty also for one that ends early by itself, as with `fail_fast`.
+    """
 
     def __init__(self, run_id: str, plan: Plan, runs: Runs, isolation: Isolation) -> None:
         self.id = run_id

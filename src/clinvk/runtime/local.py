@@ -125,8 +125,8 @@ class LocalRuns:
         self._closing = True
         for run in self._live.values():
             if run.started_at is None:
-                run.refusal = ShuttingDown("clinvk is stopping")
-            run.stop(RunFailed(Cancelled.code, "clinvk is stopping"))
+                run.refusal = ShuttingDown("the server is stopping")
+            run.stop(RunFailed(Cancelled.code, "the server is stopping"))
         try:
             await self._group.__aexit__(None, None, None)
             if self.pool:
@@ -273,7 +273,7 @@ class LocalRuns:
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
-            raise ShuttingDown("clinvk is stopping and takes no new runs")
+            raise ShuttingDown("the server is stopping and takes no new runs")
 
     def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
         here = users or self._here

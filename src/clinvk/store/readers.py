@@ -17,13 +17,19 @@ THREADS = 4
 _T = TypeVar("_T")
 
 
+class _Own(threading.local):
+    """The connection of a thread, and which database file it is to."""
+
+    kept: "tuple[sqlite3.Connection, tuple[int, int] | None] | None" = None
+
+
 class Readers:
     """Carries out operations that read, a few at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="clinvk-reader")
-        self._own = threading.local()
+        self._own = _Own()
         self._connections: set[sqlite3.Connection] = set()
 
     async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
@@ -56,9 +62,8 @@ class Readers:
 
     def _connected(self) -> "sqlite3.Connection":
         identity = self._database.identity()
-        kept: tuple[sqlite3.Connection, tuple[int, int] | None] | None = getattr(self._own, "kept", None)
-        if kept and kept[1] == identity:
-            return kept[0]
+        if self._own.kept and self._own.kept[1] == identity:
+            return self._own.kept[0]
         self._disconnect()
         connection = self._database.connect_to_read()
         self._connections.add(connection)
@@ -66,8 +71,8 @@ class Readers:
         return connection
 
     def _disconnect(self) -> None:
-        kept: tuple[sqlite3.Connection, tuple[int, int] | None] | None = getattr(self._own, "kept", None)
-        if kept:
-            del self._own.kept
-            self._connections.discard(kept[0])
-            kept[0].close()
+        if self._own.kept:
+            connection, _ = self._own.kept
+            self._own.kept = None
+            self._connections.discard(connection)
+            connection.close()

@@ -54,13 +54,9 @@ _CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
-_LEFT = (
-    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs"
-    " WHERE owner = ? AND state IN ('queued', 'running')"
-)
-_BEGUN = (
-    "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE id = ? AND state IN ('queued', 'running')"
-)
+_UNDER_WAY = "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running')"
+_LEFT = f"{_UNDER_WAY} AND owner = ?"
+_BEGUN = f"{_UNDER_WAY} AND id = ?"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class _Job:
     """An operation, who waits for it, and what it failed with. One that `must` happen is tried again."""
 
-    def __init__(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> None:
+    def __init__(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> None:
         self.operation = operation
         self.must = must
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,7 +120,7 @@ class Writer:
             raise
         return values[0]
 
-    def post(self, operation: "Callable[[sqlite3.Connection], None]") -> None:
+    def post(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
         """Ask for an operation that nobody waits for; its failure is logged."""
         self._ask(operation, must=False).done.add_done_callback(_log_failure)
 
@@ -133,7 +133,8 @@ class Writer:
         self.forget(key)
         job = self._later[key] = _Job(operation, must=False)
         job.done.add_done_callback(_log_failure)
-        self._plan()
+        if not self._timer:
+            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
 
     def forget(self, key: str) -> None:
         """Let go of what was to be done `later`: what is asked for now says it all."""
@@ -162,7 +163,7 @@ class Writer:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._leave))
         self._thread.shutdown(wait=False)
 
-    def _ask(self, operation: "Callable[[sqlite3.Connection], None]", must: bool) -> _Job:
+    def _ask(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> _Job:
         job = _Job(operation, must)
         self._waiting.append(job)
         if len(self._waiting) == 1:  # else it is planned
@@ -170,14 +171,9 @@ class Writer:
         return job
 
     def _plan(self) -> None:
-        """See to it that it starts: when the transaction before is done, or soon for what can wait.
-
-        What is asked for in the same turn of the loop goes into one transaction.
-        """
+        """Have what this turn of the loop asks for started together; while a transaction is under way, after that."""
         if not self._batch and (self._waiting or self._is_due):
             asyncio.get_running_loop().call_soon(self._start)
-        elif self._later and not self._timer and not self._is_due:
-            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
 
     def _fall_due(self) -> None:
         self._timer = None
@@ -185,22 +181,21 @@ class Writer:
         self._plan()
 
     def _start(self) -> None:
+        """Hand all that is asked for to the writer's thread, and what can wait when that is due."""
         if self._batch:
             return
-        later = [*self._later.values()] if self._is_due else []
-        jobs = [job for job in (*later, *self._waiting) if not job.done.cancelled()]
+        jobs = [job for job in self._waiting if not job.done.cancelled()]
+        self._waiting.clear()
         if self._is_due:
+            jobs = [*self._later.values(), *jobs]
+            self._carries_later = bool(self._later)
             self._later.clear()
             self._is_due = False
-        self._carries_later = bool(later)
-        self._waiting.clear()
         if self._is_closed:
             self._refuse(jobs)
         elif jobs:
             self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
             self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
-        if not self._batch:  # all that was asked for was cancelled, but not what can wait
-            self._plan()
 
     def _refuse(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:

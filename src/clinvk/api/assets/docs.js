@@ -38,7 +38,7 @@ function shape(schema) {
 
 function bounds(schema) {
   const number = [schema, ...(schema.anyOf || [])].find((part) => part.maximum !== undefined) || {};
-  const low = number.minimum ?? number.exclusiveMinimum;
+  const low = number.minimum ?? `above ${number.exclusiveMinimum}`;
   if (number.maximum === undefined) return "";
   return number.maximum === 2 ** 31 - 1 ? `, ${low} or more` : `, ${low} to ${number.maximum}`;
 }

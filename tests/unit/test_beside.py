@@ -1,0 +1,34 @@
+"""Work beside a context: it ends with that, and ends that."""
+
+import asyncio
+
+import pytest
+
+from clinvk.api.beside import beside
+
+
+async def test_work_goes_on_beside_a_context_and_ends_with_it() -> None:
+    said: list[str] = []
+    has_begun = asyncio.Event()
+
+    async def work() -> None:
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            said.append("ended")
+
+    async with beside(work()):
+        await has_begun.wait()
+        assert not said
+    assert said == ["ended"]
+
+
+async def test_what_the_work_raises_ends_the_context() -> None:
+    async def work() -> None:
+        raise OSError("it broke")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with beside(work()):
+            await asyncio.Event().wait()
+    assert [str(error) for error in caught.value.exceptions] == ["it broke"]
