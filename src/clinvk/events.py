@@ -78,7 +78,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Something worth showing that is neither answer nor tool.
 
-    `stage` is one word: `retry`, `warning`, `stderr`.
+    `stage` is one word: `retry`, `warning`, `denied`, `stderr`.
     """
 
     stage: str

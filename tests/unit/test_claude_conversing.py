@@ -69,7 +69,7 @@ def test_each_turn_has_its_own_events_tokens_and_costs() -> None:
     ]
     assert process.endings[0].usage == Usage(14823, 2, 7)
     assert process.endings[1].usage == Usage(14860, 4, 7)
-    assert process.endings[1].cost_usd == pytest.approx(0.0743685)
+    assert process.endings[1].cost_usd == 0.0743685
 
 
 def test_a_turn_that_fails_does_as_in_a_process_of_its_own_and_costs_nothing() -> None:

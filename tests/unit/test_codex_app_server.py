@@ -184,6 +184,7 @@ EXPECTED: dict[str, list[Event]] = {
         started("01a213c6-6288-78e1-bc92-7d03e65f9693"),
         RunFailed(
             "agent_unauthenticated",
+            "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): "
             "unexpected status 401 Unauthorized: invalid api key (stand-in), url: http://127.0.0.1:1/v1/responses",
             1,
         ),
@@ -507,14 +508,12 @@ def test_a_turn_that_tells_no_tokens_has_none() -> None:
     ("message", "info", "code"),
     [
         ("odd", None, "agent_failed"),
-        ("odd", "unauthorized", "agent_unauthenticated"),
         ("odd", "usageLimitExceeded", "agent_rate_limited"),
         ("flagged", "cyberPolicy", "agent_rejected"),
         ("flagged", "bioPolicy", "agent_rejected"),
         ("odd", "serverOverloaded", "agent_overloaded"),
         ("odd", "contextWindowExceeded", "agent_rejected"),
         ("odd", {"httpConnectionFailed": {"httpStatusCode": None}}, "agent_overloaded"),
-        ("odd", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}, "agent_unauthenticated"),
         ("odd", {"ofTheFuture": {"httpStatusCode": 429}}, "agent_rate_limited"),
         ("odd", {"activeTurnNotSteerable": {"turnKind": "review"}}, "agent_failed"),
         ("odd", {"ofTheFuture": "x"}, "agent_failed"),
@@ -525,6 +524,13 @@ def test_a_turn_that_tells_no_tokens_has_none() -> None:
 def test_a_failure_has_the_code_of_its_message_or_of_its_kind(message: str, info: object, code: str) -> None:
     failure = {"message": message, "codexErrorInfo": info}
     assert turned(ended("failed", failure)) == [RunFailed(code, message, 1)]
+
+
+@pytest.mark.parametrize("info", ["unauthorized", {"responseStreamConnectionFailed": {"httpStatusCode": 403}}])
+def test_a_refused_login_is_told_with_what_to_do(info: object) -> None:
+    message = "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): odd"
+    failure = {"message": "odd", "codexErrorInfo": info}
+    assert turned(ended("failed", failure)) == [RunFailed("agent_unauthenticated", message, 1)]
 
 
 def test_a_failure_keeps_the_tokens_that_were_used() -> None:

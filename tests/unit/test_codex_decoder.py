@@ -148,6 +148,7 @@ EXPECTED: dict[str, list[Event]] = {
         started("01a211e9-f42c-7793-bcc7-bd7f1dc77342"),
         RunFailed(
             "agent_unauthenticated",
+            "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): "
             "unexpected status 401 Unauthorized: invalid x-api-key, url: http://127.0.0.1:18099/v1/responses",
             1,
         ),
@@ -419,7 +420,12 @@ def test_a_refused_login_ends_the_run_though_codex_tries_again(status: int) -> N
         {"type": "error", "message": f"Reconnecting... 1/5 (unexpected status {status} No: key, url: http://x/v1)"}
     )
     assert fed([line]) == [
-        RunFailed("agent_unauthenticated", f"unexpected status {status} No: key, url: http://x/v1", 1)
+        RunFailed(
+            "agent_unauthenticated",
+            "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): "
+            f"unexpected status {status} No: key, url: http://x/v1",
+            1,
+        )
     ]
 
 

@@ -21,6 +21,7 @@ from clinvk.events import (
 )
 from clinvk.request import RunRequest
 
+NO_LOGIN = "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))
 HOSTILE = (b'{"type":"error","message":"\xff"}', b'{"type":"error","x":' + b"[" * 100_000)
@@ -139,7 +140,7 @@ def test_messages_around_a_tool_call_are_a_blank_line_apart() -> None:
     ("case", "code", "message"),
     [
         ("err400", "agent_rejected", "bad request (fake)"),
-        ("err401", "agent_unauthenticated", "invalid x-api-key"),
+        ("err401", "agent_unauthenticated", f"{NO_LOGIN}invalid x-api-key"),
         ("maxattempts1_500", "agent_overloaded", "internal (fake)"),
     ],
 )
@@ -295,8 +296,8 @@ def test_an_agent_that_was_signalled_has_not_succeeded(case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "code", "exit_code", "message"),
     [
-        ("nokey", "agent_unauthenticated", 41, "When using Gemini API, you must specify the GEMINI_API_KEY"),
-        ("untrusted_yolo", "agent_unauthenticated", 41, "Invalid auth method selected."),
+        ("nokey", "agent_unauthenticated", 41, f"{NO_LOGIN}When using Gemini API, you must specify the GEMINI_API_KEY"),
+        ("untrusted_yolo", "agent_unauthenticated", 41, f"{NO_LOGIN}Invalid auth method selected."),
         ("empty_stdin", "invalid_request", 42, "No input provided via stdin."),
         (
             "resume_other_cwd",

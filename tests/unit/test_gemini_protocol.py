@@ -275,12 +275,22 @@ def test_an_answer_that_goes_round_in_circles_fails_as_in_a_process_of_its_own()
         (429, "too many", "agent_rate_limited", 1),
         (500, "internal error", "agent_overloaded", 1),
         (500, "terminated", "agent_failed", 1),
-        (-32000, "Gemini API key is missing", "agent_unauthenticated", 41),
     ],
 )
 def test_a_failure_is_told_as_by_a_process_of_its_own(code: int, message: str, kind: str, exit_code: int) -> None:
     failure = msgspec.json.encode({"id": 2, "error": {"code": code, "message": message}})
     assert Process().up().hear(failure).endings == [RunFailed(kind, message, exit_code)]
+
+
+def test_a_missing_login_is_told_as_by_a_process_of_its_own() -> None:
+    failure = b'{"id":2,"error":{"code":-32000,"message":"Gemini API key is missing"}}'
+    (ending,) = Process().up().hear(failure).endings
+    assert isinstance(ending, RunFailed)
+    assert (ending.code, ending.exit_code) == ("agent_unauthenticated", 41)
+    assert ending.message == (
+        "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "
+        "Gemini API key is missing"
+    )
 
 
 def written(kind: str, id_: str, *tokens: int) -> bytes:

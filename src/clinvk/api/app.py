@@ -46,6 +46,7 @@ from clinvk.store import SessionStore
 if TYPE_CHECKING:
     from clinvk.orchestrate.live import Orchestrations
 
+_METRICS = "/metrics"
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
 
@@ -107,7 +108,7 @@ def create_app(
     if metrics := watching.metrics:
         from clinvk.api.metrics import Exposition
 
-        routes.append(Route("/metrics", Exposition(metrics, runs, store, lambda: front.active).show))
+        routes.append(Route(_METRICS, Exposition(metrics, runs, store, lambda: front.active).show))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -191,6 +192,8 @@ def _misdirected(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         return _refusal(request, MethodNotAllowed(f"{where}: the methods of this path are {allowed}"), error.headers)
     hint = _BASES if request.state.dialect.is_model_api else "GET /docs lists what there is"
+    if request.scope["path"] == _METRICS:
+        hint = "metrics are kept with the setting server.metrics_enabled"
     return _refusal(request, NoSuchPath(f"{where}: there is nothing here; {hint}"))
 
 

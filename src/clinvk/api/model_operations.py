@@ -3,11 +3,22 @@
 Their schemas are named after the vendor, `OpenAI.ChatBody`, and take fields that they do not list.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 
-from clinvk.api.operations import Errors, Json, Kinds, answer, anything, body, operation, parameters
+from clinvk.api.operations import (
+    Errors,
+    Json,
+    Kinds,
+    answer,
+    anything,
+    body,
+    by_id,
+    header,
+    operation,
+    parameters,
+    ref,
+    success,
+)
 from clinvk.dialects import anthropic, openai_completions, openai_errors, openai_models, sse, vendor
 from clinvk.dialects.anthropic import answer as anthropic_answer
 from clinvk.dialects.anthropic import body as anthropic_body
@@ -26,7 +37,6 @@ from clinvk.dialects.base import (
     PreviousNotFound,
     RateLimited,
     WrongMediaType,
-    nearest,
 )
 from clinvk.dialects.openai_chat import bodies as chat
 from clinvk.dialects.openai_responses import answer as response
@@ -107,15 +117,8 @@ _RUN: Kinds = (
 )
 
 
-def _told(statuses: Mapping[type[ClinvkError], int], type_: type[msgspec.Struct], group: str) -> Errors:
-    def status(kind: type[ClinvkError]) -> int:
-        return nearest(kind, statuses)
-
-    return Errors(status, "application/json", {"$ref": f"#/components/schemas/{group}{type_.__name__}"})
-
-
-_OPENAI_ERRORS = _told(openai_errors.STATUSES, openai_errors.ErrorAnswer, _OPENAI)
-_ANTHROPIC_ERRORS = _told(anthropic_errors.STATUSES, anthropic_errors.ErrorAnswer, _ANTHROPIC)
+_OPENAI_ERRORS = Errors(openai_errors.STATUSES, "application/json", ref(openai_errors.ErrorAnswer, _OPENAI))
+_ANTHROPIC_ERRORS = Errors(anthropic_errors.STATUSES, "application/json", ref(anthropic_errors.ErrorAnswer, _ANTHROPIC))
 
 
 def paths() -> dict[str, Json]:
@@ -172,10 +175,10 @@ def _openai_records() -> dict[str, Json]:
         return operation(name, "OpenAI", summary, told, kinds, _OPENAI_ERRORS, parameters=[*given])
 
     kept: Kinds = (InvalidRequest, RunNotFound, StoreUnavailable, *_GUARDED)
-    by_id = _by_id("response")
+    response_id = by_id("response", or_prefix=False)
     return {
         "/openai/v1/responses/{id}": {
-            "get": get("getResponse", "Show a response that was stored", response.Response, kept, by_id)
+            "get": get("getResponse", "Show a response that was stored", response.Response, kept, response_id)
         },
         "/openai/v1/responses/{id}/cancel": {
             "post": get(
@@ -183,12 +186,12 @@ def _openai_records() -> dict[str, Json]:
                 "End a response that is being made",
                 response.Response,
                 (*kept, ForeignOrigin),
-                by_id,
+                response_id,
             )
         },
         "/openai/v1/models": {"get": get("listModels", "List the models", openai_models.ModelList, _GUARDED)},
         "/openai/v1/models/{id}": {
-            "get": get("getModel", "Show a model", openai_models.Model, _MODEL, _by_id("model"))
+            "get": get("getModel", "Show a model", openai_models.Model, _MODEL, by_id("model", or_prefix=False))
         },
     }
 
@@ -237,7 +240,7 @@ def _anthropic_models() -> dict[str, Json]:
                 shown,
                 _MODEL,
                 _ANTHROPIC_ERRORS,
-                parameters=[_by_id("model")],
+                parameters=[by_id("model", or_prefix=False)],
             )
         },
     }
@@ -253,23 +256,15 @@ def _run(
     more: Kinds = (),
 ) -> dict[str, Json]:
     is_openai = group == _OPENAI
-    answered = answer("The agent has answered.", told, group)
-    headers = answered["headers"]
-    content = answered["content"]
-    assert isinstance(headers, dict)
-    assert isinstance(content, dict)
-    stream: Json = {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."}
+    content: dict[str, Json] = {
+        "application/json": {"schema": ref(told, group)},
+        sse.MEDIA_TYPE: {"schema": {"type": "string"}, "x-stream": "Server-sent events, with `stream: true`."},
+    }
     return operation(
         name,
         "OpenAI" if is_openai else "Anthropic",
         summary,
-        {
-            "200": {
-                **answered,
-                "headers": {**headers, **_HEADERS},
-                "content": {**content, sse.MEDIA_TYPE: stream},
-            }
-        },
+        {"200": success("The agent has answered.", content, _HEADERS)},
         (*more, *_RUN),
         _OPENAI_ERRORS if is_openai else _ANTHROPIC_ERRORS,
         parameters=[*_GIVEN],
@@ -281,32 +276,15 @@ def _example(value: Json) -> dict[str, Json]:
     return {"minimal": {"summary": "Only what is needed", "value": value}}
 
 
-def _by_id(what: str) -> Json:
-    return {
-        "name": "id",
-        "in": "path",
-        "required": True,
-        "description": f"The id of the {what}.",
-        "schema": {"type": "string"},
-    }
-
-
-def _header(name: str, description: str, **schema: Json) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
-
-
 _GIVEN = (
-    _header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
-    _header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in."),
-    _header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=[*APPROVAL_MODES]),
-    _header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=[*SANDBOX_MODES]),
-    _header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking."),
+    header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
+    header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in."),
+    header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=[*APPROVAL_MODES]),
+    header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=[*SANDBOX_MODES]),
+    header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking."),
 )
-_HEADERS: dict[str, Json] = {
-    name: {"description": description, "schema": {"type": "string"}}
-    for name, description in {
-        "x-clinvk-run-id": "clinvk's id of this run.",
-        "x-clinvk-session-id": "The session that it is a turn of, if it is one.",
-        "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
-    }.items()
+_HEADERS = {
+    "x-clinvk-run-id": "clinvk's id of this run.",
+    "x-clinvk-session-id": "The session that it is a turn of, if it is one.",
+    "x-clinvk-ignored": "Fields of the body that have no effect, such as `tools`.",
 }

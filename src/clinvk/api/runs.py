@@ -380,8 +380,8 @@ def _headers(call: Call, run: Run) -> list[Header]:
     headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
     if run.session_id:
         headers.append((b"x-clinvk-session-id", run.session_id.encode()))
-    if call.ignored:
-        headers.append((b"x-clinvk-ignored", ", ".join(call.ignored).encode()))
+    if ignored := vendor.ignored(call):
+        headers.append((b"x-clinvk-ignored", ", ".join(ignored).encode()))
     return headers
 
 

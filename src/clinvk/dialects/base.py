@@ -189,7 +189,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         model: as the client sent it, where the answer tells it again.
         include_usage: a stream tells the tokens at its end.
         shows_work: what the agent does with its own tools shows as its thinking, which `request.thinking` asks for.
-        ignored: fields of the body whose client should know that they have no effect.
+        ignored: fields of the body whose client should know that they have no effect, as far as the body tells.
         chat: the client's own conversation that this is of; None where it names none.
         previous: the run that it goes on from; None where it begins, or names a session.
         fails_in_stream: its client takes nothing but a stream, and asks again after a status that tells of a failure

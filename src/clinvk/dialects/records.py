@@ -107,7 +107,7 @@ class MessageList(msgspec.Struct, frozen=True, kw_only=True):
 
     session_id: str
     messages: list[TurnMessage]
-    total: Annotated[int, Meta(description="Turns in all.")]
+    total: Annotated[int, Meta(description="Turns in all, not messages: a turn is a prompt with its answer.")]
     limit: int
     offset: int
 

@@ -76,7 +76,7 @@ class ToolOutcome(msgspec.Struct, frozen=True):
 class Stage(msgspec.Struct, frozen=True):
     """Something worth showing that is neither answer nor tool."""
 
-    stage: Annotated[str, Meta(description="One word: retry, warning or stderr.")]
+    stage: Annotated[str, Meta(description="One word: retry, warning, denied or stderr.")]
     message: str
 
 

@@ -37,7 +37,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
 
     runs: Annotated[int, Meta(description="How many have ended.")]
     token_usage: Usage
-    cost_usd: Annotated[float, Meta(description="As far as their agents told it.")]
+    cost_usd: Annotated[float | None, Meta(description="What their agents told, together; null where none told any.")]
 
 
 class UsageItem(Used, frozen=True, kw_only=True):
@@ -109,27 +109,17 @@ def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> Usag
 class _Sum:
     def __init__(self) -> None:
         self.runs = 0
-        self._tokens = (0, 0, 0, 0)
+        self.usage = Usage()
         self._cost_usd = 0.0
 
     def add(self, row: UsageOfDay) -> None:
-        used, (input_, output, cached, reasoning) = row.usage, self._tokens
         self.runs += row.runs
+        self.usage += row.usage
         self._cost_usd += row.cost_usd
-        self._tokens = (
-            input_ + used.input_tokens,
-            output + used.output_tokens,
-            cached + used.cached_tokens,
-            reasoning + used.reasoning_tokens,
-        )
 
     @property
-    def usage(self) -> Usage:
-        return Usage(*self._tokens)
-
-    @property
-    def cost_usd(self) -> float:
-        return round(self._cost_usd, 6)
+    def cost_usd(self) -> float | None:
+        return round(self._cost_usd, 6) if self._cost_usd else None
 
 
 def _day(name: str, given: str, default: date) -> date:

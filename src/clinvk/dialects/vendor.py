@@ -174,6 +174,13 @@ def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
     return tuple(texts)
 
 
+def ignored(call: Call) -> tuple[str, ...]:
+    """Say what of a body has no effect, once its model has named the backend: also `model`, a name that is none's."""
+    request = call.request
+    has_effect = call.model in ("", request.model) or call.model.partition("/")[0] == request.backend
+    return call.ignored if has_effect else ("model", *call.ignored)
+
+
 def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
     """Say what `Call.ignored` is for a request whose answer, of a schema, is given whole or not at all."""
     return (field,) if request.stop and request.output_schema is not None else ()

@@ -256,11 +256,7 @@ class SqliteStore:
         """Let the index of words catch up, also in a process that keeps but one session."""
         self._new += 1
         if self._new % search.INDEX_EVERY == 1:
-            self._writer.post(_index)
-
-
-def _index(db: "sqlite3.Connection") -> None:
-    search.index(db)
+            self._writer.post(search.index)
 
 
 def _probe(db: "sqlite3.Connection") -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host
 from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, launches
+from clinvk.backends.claude.ending import LOG_IN
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")
 _TAKEN = ("Input must be provided", "No conversation found")
@@ -61,7 +62,7 @@ def _login(answer: Answer) -> Login:
     except msgspec.DecodeError:
         return Login(None, "claude auth status does not tell its login")
     if not status.loggedIn:
-        return Login(False, "not logged in; run claude and /login, or set ANTHROPIC_API_KEY")
+        return Login(False, f"not logged in; {LOG_IN}")
     how = status.authMethod if status.apiProvider in ("", "firstParty") else status.apiProvider
     return Login(True, f"logged in ({how.replace('_', ' ') or 'as it says'})")
 

@@ -99,7 +99,7 @@ class ConversationChannel:
             NotSpoken: it ended by itself and said nothing.
         """
         if not self._speaks and exit_code < 128:  # above is a signal
-            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr)}")
+            raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or 'nothing on stderr'}")
         if self._run:
             run, self._run = self._run, ""
             yield run, self._decoder.closed(exit_code, stderr) if self._speaks else crashed("claude", exit_code, stderr)

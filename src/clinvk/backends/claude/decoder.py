@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
-from clinvk.backends.claude.ending import NO_CONVERSATION, ending, forgotten, own, tokens
+from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, own, tokens
 from clinvk.backends.retold import News, Retold
 from clinvk.errors import AgentUnauthenticated, SessionNotFound
 from clinvk.events import (
@@ -200,6 +200,8 @@ class ClaudeDecoder:
                 yield from self._last_words(line)
             case RunFailed():
                 pass
+        if denials := denied(line, self._before):
+            yield Progress("denied", denials)
         yield end
 
     def _last_words(self, line: wire.Result) -> Iterator[Event]:
@@ -217,7 +219,7 @@ def _retry(line: wire.System) -> Event:
     answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
     why = f"{answered} ({line.error})" if line.error else answered
     if line.error_status in (401, 403):
-        return RunFailed(AgentUnauthenticated.code, f"claude is not logged in, or not allowed: {why}", exit_code=1)
+        return RunFailed(AgentUnauthenticated.code, not_logged_in(why), exit_code=1)
     return Progress("retry", f"{why}; retry {line.attempt} of {line.max_retries} in {line.retry_delay_ms / 1000:.1f} s")
 
 

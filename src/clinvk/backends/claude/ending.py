@@ -27,6 +27,11 @@ _STOP_REASONS: dict[str | None, StopReason] = {
     "refusal": "refusal",
 }
 
+LOG_IN = "run claude and /login, or set ANTHROPIC_API_KEY"
+"""What to do where it has no login."""
+
+_COST_DIGITS = 8
+
 _TOO_LONG = "max_output_tokens"
 """How Claude Code names that the model reached the limit of an answer, and then each time it was told to go on."""
 
@@ -111,6 +116,21 @@ def _less(counts: ModelCounts, before: ModelCounts) -> ModelCounts:
     )
 
 
+def denied(result: Result, before: Result | None) -> str:
+    """Say what was not permitted in the turn of a result; empty where that was nothing.
+
+    What the one `before` it in the same process has told is left out, should a version count them from its start.
+    """
+    told = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
+    denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in told]
+    names = [denial.tool_name for denial in denials if denial.tool_name]
+    if not names:
+        return ""
+    actions = "1 action was" if len(names) == 1 else f"{len(names):,} actions were"
+    tools = ", ".join(dict.fromkeys(names))
+    return f"{actions} denied: {tools}; approval_mode and sandbox_mode say what is allowed"
+
+
 def tokens(counts: ModelCounts | TokenCounts) -> Usage:
     """Give tokens as all agents have them: the cached ones are a part of the input."""
     cached = counts.cache_read_input_tokens or 0
@@ -126,14 +146,21 @@ def _finished(result: Result, stop_reason: StopReason, used: Usage) -> RunFinish
     return RunFinished(
         stop_reason=stop_reason,
         usage=used,
-        cost_usd=result.total_cost_usd,
+        cost_usd=_cost_usd(result),
         structured_output=result.structured_output,
         turns=result.num_turns,
     )
 
 
 def _failed(result: Result, code: str, message: str, used: Usage) -> RunFailed:
-    return RunFailed(code, message, usage=used, cost_usd=result.total_cost_usd)
+    if code == AgentUnauthenticated.code:
+        message = not_logged_in(message)
+    return RunFailed(code, message, usage=used, cost_usd=_cost_usd(result))
+
+
+def _cost_usd(result: Result) -> float | None:
+    """Give the cost without what binary numbers add to a decimal one."""
+    return None if result.total_cost_usd is None else round(result.total_cost_usd, _COST_DIGITS)
 
 
 def _aborted(result: Result) -> bool:
@@ -155,6 +182,11 @@ def _message(result: Result) -> str:
         return "claude was interrupted"
     said = result.result or "; ".join(result.errors or ())
     return forgotten(said) if _is_unknown(result) else said or f"claude ended the run with {result.subtype!r}"
+
+
+def not_logged_in(said: str) -> str:
+    """Say that there is no login, or one that the model API refuses, and what to do."""
+    return f"claude is not logged in, or not allowed ({LOG_IN}): {said}"
 
 
 def forgotten(said: str) -> str:

@@ -165,6 +165,7 @@ class Denial(msgspec.Struct, frozen=True):
     """A tool call that was not permitted."""
 
     tool_use_id: str = ""
+    tool_name: str = ""
 
 
 class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):

@@ -10,6 +10,7 @@ import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host, Launch
 from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, flags_in, launches
+from clinvk.backends.codex.failures import LOG_IN
 
 _UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")
 _HANDLE = "00000000-0000-4000-8000-000000000000"
@@ -74,7 +75,7 @@ def _login(answer: Answer) -> Login:
     if answer.exit_code == 0:
         return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # behind it stands a part of the key
     if any("Not logged in" in line for line in said):
-        return Login(False, "not logged in; run codex login, or set CODEX_API_KEY")
+        return Login(False, f"not logged in; {LOG_IN}")
     return Login(None, "codex login status does not tell its login")
 
 

@@ -24,13 +24,19 @@ from clinvk.events import RunFailed, StopReason
 RETRYING = "Reconnecting..."
 """How a message begins after which the CLI tries again."""
 
+LOG_IN = "run codex login, or set CODEX_API_KEY"
+"""What to do where it has no login."""
+
+_OF_A_PROVIDER = "Missing environment variable"
+"""How it names the key that a provider of the user's own needs."""
+
 _BROKEN_OFF = "Incomplete response returned, reason: "
 _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
 """Why the model broke its answer off, as the model API names it."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
 _WORDS = (
-    ("Missing environment variable", AgentUnauthenticated),
+    (_OF_A_PROVIDER, AgentUnauthenticated),
     ("Not logged in", AgentUnauthenticated),
     ("sign in again", AgentUnauthenticated),
     ("codex login", AgentUnauthenticated),
@@ -86,8 +92,14 @@ def failed(message: str, exit_code: int | None = None) -> RunFailed:
     if body is not None:
         return RunFailed(AgentRejected.code, body, exit_code)
     if status := _STATUS.search(message):
-        return RunFailed(agent_code(int(status[1])), message, exit_code)
+        return _failed(agent_code(int(status[1])), message, exit_code)
     code = next((error.code for words, error in _WORDS if words in message), AgentFailed.code)
+    return _failed(code, message, exit_code)
+
+
+def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
+    if code == AgentUnauthenticated.code and _OF_A_PROVIDER not in message:
+        message = f"codex is not logged in, or not allowed ({LOG_IN}): {message}"
     return RunFailed(code, message, exit_code)
 
 
@@ -101,7 +113,7 @@ def told(message: str, kind: bytes) -> RunFailed:
         return ending
     name, status = (names, None) if isinstance(names, str) else next(iter(names.items()))
     code = agent_code(status.http_status_code) if status and status.http_status_code else None
-    return RunFailed(code or _KINDS.get(name, AgentFailed).code, message, 1)
+    return _failed(code or _KINDS.get(name, AgentFailed).code, message, 1)
 
 
 def is_archived(message: str) -> bool:

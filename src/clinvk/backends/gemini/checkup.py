@@ -5,10 +5,10 @@ import re
 from clinvk.backends.base import PRIVATE, Backend, Host
 from clinvk.backends.checkup import Answer, Checkup, Login, Trial, flags_in, launches
 from clinvk.backends.gemini import home
+from clinvk.backends.gemini.decoder import LOG_IN
 from clinvk.errors import InvalidRequest
 
 _HANDLE = "00000000-0000-4000-8000-000000000000"
-_NO_LOGIN = "not logged in; run gemini, or set GEMINI_API_KEY"
 _VERTEX_NEEDS = "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
@@ -50,7 +50,7 @@ def _login(host: Host) -> Login:
         case "gateway":
             return Login(False, f"GOOGLE_GEMINI_BASE_URL needs security.auth.selectedType in {folder}/settings.json")
         case other:
-            return Login(None, f"login {other}") if other else Login(False, _NO_LOGIN)
+            return Login(None, f"login {other}") if other else Login(False, f"not logged in; {LOG_IN}")
 
 
 def _by_key(given: set[str]) -> Login:

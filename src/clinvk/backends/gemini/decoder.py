@@ -78,6 +78,9 @@ _STOPS: dict[str, StopReason] = {
 }
 """How the messages begin with which the CLI reports an end that is no failure of the agent."""
 
+LOG_IN = "run gemini once in a terminal, or set GEMINI_API_KEY"
+"""What to do where it has no login."""
+
 BROKEN_OFF = "Loop detected, stopping execution"
 """A warning, after which the CLI asks no more and reports success."""
 
@@ -159,13 +162,13 @@ class GeminiDecoder:
         if failure := self._failure:
             status = _STATUSES.get(exit_code)
             code = agent_code(status) if failure.code == AgentFailed.code else failure.code
-            return msgspec.structs.replace(failure, code=code, exit_code=1 if status else exit_code)
+            return failed(code, failure.message, 1 if status else exit_code, failure.usage)
         said = readable(stderr.decode(errors="replace"))
         if exit_code in _EXITS and said:
             if exit_code == 42 and said.startswith(_UNKNOWN_CONVERSATION):
                 lost = f"gemini does not know the conversation any more: {said}"
                 return RunFailed(SessionNotFound.code, lost, exit_code)
-            return RunFailed(_EXITS[exit_code], said, exit_code)
+            return failed(_EXITS[exit_code], said, exit_code)
         return crashed("gemini", exit_code, said.encode())
 
     def complaint(self, stderr: bytes) -> str:
@@ -220,6 +223,13 @@ def cause(message: str) -> tuple[int | None, str]:
     while error := _api_error(inner):
         status, inner = error.code or status, error.message
     return status, inner + advice
+
+
+def failed(code: str, message: str, exit_code: int, usage: Usage | None = None) -> RunFailed:
+    """Give the ending of a failure; of one of the login it says what to do."""
+    if code == AgentUnauthenticated.code:
+        message = f"gemini is not logged in, or not allowed ({LOG_IN}): {message}"
+    return RunFailed(code, message, exit_code, usage)
 
 
 def _api_error(text: str) -> _Status | None:

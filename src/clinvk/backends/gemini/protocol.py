@@ -26,7 +26,7 @@ from clinvk.backends.base import Delivery, Host, NotSpoken, crashed, last_line
 from clinvk.backends.gemini import asking, wire
 from clinvk.backends.gemini.decoder import GeminiDecoder, readable
 from clinvk.backends.gemini.record import Record, Written
-from clinvk.backends.gemini.turn import Turn, failed
+from clinvk.backends.gemini.turn import Turn, refused
 from clinvk.errors import Cancelled, NotResumable
 from clinvk.events import RunFailed, RunStarted
 from clinvk.request import RunRequest
@@ -117,7 +117,7 @@ class ProtocolChannel:
         """
         said = readable(stderr.decode(errors="replace"))
         if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
-            raise NotSpoken(f"it exited with code {exit_code}: {last_line(said)}")
+            raise NotSpoken(f"it exited with code {exit_code}: {last_line(said) or 'nothing on stderr'}")
         for turn in [*self._open.values()]:
             del self._open[turn.run]
             yield turn.run, crashed("gemini", exit_code, said.encode())
@@ -170,7 +170,7 @@ class ProtocolChannel:
                 yield from self._begun(turn)
             self._open.pop(turn.run, None)
             failure = message.error or wire.Failure(message="gemini gave an answer that makes no sense")
-            yield turn.run, failed(failure, self._written(turn))
+            yield turn.run, refused(failure, self._written(turn))
         elif result.session_id:
             turn.session = result.session_id
             self._records[turn.session] = Record(turn.session, self._host)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from clinvk.backends.base import Prose
 from clinvk.backends.gemini import wire
-from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause
+from clinvk.backends.gemini.decoder import BROKEN_OFF, NOTHING, cause, failed
 from clinvk.backends.gemini.record import Written
 from clinvk.errors import AgentFailed, AgentUnauthenticated, Cancelled, agent_code
 from clinvk.events import (
@@ -141,12 +141,12 @@ def _input(tool: wire.Tool) -> dict[str, object]:
     return told or ({"title": tool.title} if tool.title else {})
 
 
-def failed(failure: wire.Failure, written: Written | None = None) -> RunFailed:
+def refused(failure: wire.Failure, written: Written | None = None) -> RunFailed:
     """Give the ending of a request that was not done, with what was written of its turn."""
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:
-        return RunFailed(AgentUnauthenticated.code, failure.message, exit_code=_NO_LOGIN_EXIT)
+        return failed(AgentUnauthenticated.code, failure.message, _NO_LOGIN_EXIT)
     status, message = cause(failure.said)
     if 400 <= failure.code < 600 and message != _TERMINATED:
         status = failure.code
-    return RunFailed(agent_code(status), message, exit_code=1, usage=used)
+    return failed(agent_code(status), message, 1, used)

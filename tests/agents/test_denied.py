@@ -1,0 +1,33 @@
+"""What the real Claude Code was not permitted to do is told, in the run in which it was."""
+
+import pytest
+
+from agents.machine import Machine, clinvk
+from clinvk.events import Progress, RunFinished
+from clinvk.request import RunRequest
+
+pytestmark = pytest.mark.timeout(120)
+
+DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
+
+
+@pytest.mark.parametrize("way", ["alone", "kept"], indirect=True)
+async def test_a_turn_tells_what_was_denied_in_it_and_the_next_does_not(machine: Machine) -> None:
+    path = machine.project / "no.txt"
+    session: str | None = None
+    async with machine.runs() as runs:
+        for prompt, told in ((f"[[tool=write path={path} content=x say=Done.]]", [DENIED]), ("[[words=1]]", [])):
+            request = machine.completed(RunRequest(prompt=prompt, backend="claude", session_id=session, warm=True))
+            async with runs.run(request) as run:
+                *events, ending = [logged.event async for logged in run.follow()]
+                session = run.session_id
+            assert isinstance(ending, RunFinished)
+            assert [event.message for event in events if isinstance(event, Progress)] == told
+            assert not told or events[-1] == Progress("denied", DENIED)
+    assert not path.exists()
+
+
+def test_a_script_is_told_and_the_exit_code_is_0(machine: Machine) -> None:
+    prompt = f"[[tool=write path={machine.project / 'no.txt'} content=x say=Done.]]"
+    done = clinvk(machine, "--new", "-o", "text", "--no-stdin", prompt)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Done.\n", f"clinvk: {DENIED}\n")

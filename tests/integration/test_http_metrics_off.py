@@ -1,0 +1,13 @@
+"""`GET /metrics` of a server that keeps none."""
+
+from scripted import Scripted
+from serving import serving
+
+
+async def test_it_names_the_setting_that_turns_them_on(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.get("/metrics")
+        other = await served.client.get("/metricz")
+    assert response.status_code == 404
+    assert "server.metrics_enabled" in response.json()["detail"]
+    assert "server.metrics_enabled" not in other.json()["detail"]

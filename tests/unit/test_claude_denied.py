@@ -1,0 +1,74 @@
+"""What Claude Code was not permitted to do is told right before the ending, once."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clinvk.backends.claude.conversing import ConversationChannel
+from clinvk.events import Event, Progress, RunFailed, RunFinished
+from clinvk.request import RunRequest
+
+RECORDING = Path(__file__).parent / "recordings" / "claude" / "tool_denied.stdout"
+INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'
+HOW = "approval_mode and sandbox_mode say what is allowed"
+
+
+def result(*denials: object, **fields: object) -> bytes:
+    told = {"type": "result", "subtype": "success", "num_turns": 1, "result": "Done.", "permission_denials": denials}
+    return msgspec.json.encode({**told, **fields})
+
+
+def denial(number: int, tool: str) -> dict[str, str]:
+    return {"tool_use_id": f"toolu_{number}", "tool_name": tool}
+
+
+def turns(*turns: Iterable[bytes]) -> list[list[Event]]:
+    """Have one process take several turns; give the events of each."""
+    channel = ConversationChannel()
+    told: list[list[Event]] = []
+    for lines in turns:
+        channel.start("run", RunRequest(prompt="x"), None)
+        deliveries = [delivery for line in lines for delivery in channel.receive(line)]
+        told.append([delivery[1] for delivery in deliveries if not isinstance(delivery, bytes)])
+    return told
+
+
+def denials_told(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Progress) and event.stage == "denied"]
+
+
+def test_a_recorded_denial_is_told_right_before_the_ending() -> None:
+    (events,) = turns(RECORDING.read_bytes().splitlines())
+    assert events[-2] == Progress("denied", f"1 action was denied: Bash; {HOW}")
+    assert isinstance(events[-1], RunFinished)
+
+
+def test_each_tool_is_named_once_and_each_action_counted() -> None:
+    (events,) = turns([INIT, result(denial(1, "Write"), denial(2, "Bash"), denial(3, "Write"))])
+    assert denials_told(events) == [f"3 actions were denied: Write, Bash; {HOW}"]
+
+
+def test_a_run_that_fails_tells_it_too() -> None:
+    (events,) = turns([INIT, result(denial(1, "Write"), subtype="error_during_execution", is_error=True)])
+    assert len(denials_told(events)) == 1
+    assert isinstance(events[-1], RunFailed)
+
+
+@pytest.mark.parametrize("counts", ["the turn", "the process"])
+def test_a_later_turn_of_the_process_tells_its_own_alone(counts: str) -> None:
+    first, last = denial(1, "Write"), denial(2, "Bash")
+    before = (first,) if counts == "the process" else ()
+    told = turns([INIT, result(first)], [result(*before)], [result(*before, last)])
+    assert [denials_told(events) for events in told] == [
+        [f"1 action was denied: Write; {HOW}"],
+        [],
+        [f"1 action was denied: Bash; {HOW}"],
+    ]
+
+
+@pytest.mark.parametrize("denials", [(), ({"tool_use_id": "t"},), ("odd",), (None,)])
+def test_nothing_is_told_where_no_tool_is_named(denials: tuple[object, ...]) -> None:
+    (events,) = turns([INIT, result(*denials)])
+    assert denials_told(events) == []

@@ -1,0 +1,27 @@
+"""What is said of a program that ends before it speaks the protocol of a process that stays."""
+
+import pytest
+
+from clinvk.backends import BACKENDS
+from clinvk.backends.base import Channel, Host, NotSpoken
+from clinvk.request import RunRequest
+
+HOST = Host()
+
+
+def channel(name: str) -> Channel:
+    """The channel of a process that stays."""
+    backend = BACKENDS[name]
+    launch = backend.launch(RunRequest(prompt="", workdir="/", ephemeral=True), None, HOST)
+    stays = launch if launch.long_lived else launch.warm
+    assert stays
+    return backend.channel(stays, HOST)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(
+    ("stderr", "told"), [(b"", "nothing on stderr"), (b"\n \n", "nothing on stderr"), (b"older\n", "older")]
+)
+def test_where_it_says_nothing_that_is_said(name: str, stderr: bytes, told: str) -> None:
+    with pytest.raises(NotSpoken, match=f"^it exited with code 2: {told}$"):
+        list(channel(name).closed(2, stderr))
