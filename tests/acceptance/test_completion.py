@@ -1,11 +1,16 @@
 """The completion scripts, in the shells themselves: zsh and fish where they are installed."""
 
+import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from acceptance.command import Clinvk
+from repositories import Repository
+from scripted.steps import claude_says, touch
 
 BASH = """
 source <("$0" completion bash)
@@ -16,11 +21,14 @@ printf '%s\\n' "${COMPREPLY[@]}"
 FISH = "%s completion fish | source; complete -C (string join ' ' -- (string escape -n -- $argv[1..-2]) $argv[-1])"
 ZSH = """
 compdef() { : }
-compadd() { shift ${@[(i)--]}; print -rl -- $@ }
+compadd() { shift ${@[(i)--]}; print -rl -- $before$^@ }
 _describe() { print -rl -- ${${(P)2}%%:*} }
 _files() { [[ $1 == -/ ]] && print -rl -- *(/N) || print -rl -- *(N) }
 _message() { : }
-compset() { words[CURRENT]=${words[CURRENT]#$~2} }
+compset() {
+    local rest=${words[CURRENT]##$~2}
+    before=${${words[CURRENT]%$rest}##--*=} words[CURRENT]=$rest
+}
 source <("$0" completion zsh)
 words=("$@") CURRENT=$#
 _clinvk | while read -r word; do [[ $word == ${words[CURRENT]##--*=}* ]] && print -r -- $word; done
@@ -33,8 +41,18 @@ def offered(clinvk: Clinvk, shell: str, *words: str) -> set[str]:
     if shell == "bash":  # parts words at =
         words = tuple(part for word in words for part in word.replace("=", "\n=\n").split("\n") if part or not word)
     script = {"bash": BASH, "zsh": ZSH, "fish": FISH % clinvk.command}[shell]
-    command = [shell, "-c", script, *([clinvk.command] if shell != "fish" else []), "clinvk", *words]
-    done = subprocess.run(command, env=clinvk.agent.env, cwd=clinvk.folder, capture_output=True, text=True, check=False)
+    command = [
+        shutil.which(shell) or shell,
+        "-c",
+        script,
+        *([clinvk.command] if shell != "fish" else []),
+        "clinvk",
+        *words,
+    ]
+    path = os.pathsep.join([str(Path(clinvk.command).parent), clinvk.agent.env["PATH"]])
+    done = subprocess.run(
+        command, env={**clinvk.agent.env, "PATH": path}, cwd=clinvk.folder, capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""
     return {line.partition("\t")[0].rpartition("=")[2] for line in done.stdout.splitlines() if line}
 
@@ -47,6 +65,11 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("--backend=codex config s", ["show", "set"], ["get"]),
     ("-b ", ["claude", "codex", "gemini"], ["config"]),
     ("--backend=c", ["claude", "codex"], ["gemini"]),
+    ("compare --backends ", ["claude", "codex", "gemini"], ["compare"]),
+    ("compare --backends claude,co", ["claude,codex"], ["claude,claude", "codex"]),
+    ("compare --backends=codex,claude,", ["codex,claude,gemini"], ["gemini"]),
+    ("keys create --backends g", ["gemini"], ["codex"]),
+    ("compare --allowed-tools ", [], ["claude"]),
     ("--output-format ", ["text", "json", "stream-json"], []),
     ("--sandbox-mode ", ["default", "read-only", "workspace", "full"], []),
     ("--model ", ["fast", "best", "opus"], []),
@@ -86,3 +109,30 @@ def test_a_shell_that_is_not_known_is_1(clinvk: Clinvk) -> None:
     done = clinvk.run("completion", "tcsh")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "clinvk: no completion for 'tcsh'; have bash, zsh, fish\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_offers_the_sessions_for_an_id(clinvk: Clinvk, shell: str) -> None:
+    assert offered(clinvk, shell, "resume", "") == set()
+    ids: set[str] = set()
+    for prompt in ("one", "two"):
+        clinvk.agent.play(claude_says("the answer"))
+        ids.add(json.loads(clinvk.run("--new", prompt).stdout)["session_id"][:8])
+    first = min(ids)
+    assert offered(clinvk, shell, "resume", "") == ids
+    assert offered(clinvk, shell, "sessions", "show", first[:7]) == {first}
+    assert offered(clinvk, shell, "sessions", "delete", first, "") == ids
+    assert offered(clinvk, shell, "sessions", "show", first, "") == set()
+    assert offered(clinvk, shell, "resume", first, "") == set()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_offers_the_worktrees_for_an_id(clinvk: Clinvk, shell: str) -> None:
+    repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "one\n"})
+    clinvk.agent.play([touch(Path("b.txt")), *claude_says("done")])
+    clinvk.run("compare", "--backends=claude", "--isolation=worktree", "-w", str(repository.path), "--", "x")
+    ids = {tree["id"] for tree in json.loads(clinvk.run("worktrees", "list", "--json").stdout)["worktrees"]}
+    assert len(ids) == 1
+    for command in ("apply", "discard"):
+        assert offered(clinvk, shell, "worktrees", command, "") == ids

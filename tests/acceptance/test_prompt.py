@@ -47,6 +47,8 @@ def test_json_is_one_object_of_the_documented_shape(clinvk: Clinvk, backend: str
         "exit_code",
         "usage",
         *(["cost_usd"] if backend == "claude" else []),
+        "run_id",
+        "stop_reason",
         "raw",
     ]
     assert (result["backend"], result["content"], result["exit_code"]) == (backend, "answer", 0)

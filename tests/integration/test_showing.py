@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from clinvk.cli.notes import Notes
 from clinvk.cli.showing import Showing
 from clinvk.config import OutputSettings
-from clinvk.events import Logged
+from clinvk.events import Ending, Logged
 from clinvk.request import RunRequest
 
 
@@ -19,6 +19,7 @@ class Stopping:
     id, session_id, created_at = "run", None, 0.0
     started_at: float | None = None
     ended_at: float | None = None
+    ending: Ending | None = None
     raw = b""
 
     def __init__(self, request: RunRequest) -> None:

@@ -45,6 +45,7 @@ class Finished:
     raw: bytes = b""
     started_at: float | None = 101.0
     ended_at: float | None = 103.5
+    ending: Ending | None = None
     session_id: str | None = None
     id: str = "run"
     request: RunRequest = REQUEST
@@ -119,6 +120,20 @@ def test_json_tells_what_the_run_cost_where_the_agent_did() -> None:
     assert printed(Finished(), RunFinished(cost_usd=0.25))["cost_usd"] == 0.25
     assert printed(Finished(), RunFailed("agent_failed", "no", cost_usd=0.0))["cost_usd"] == 0
     assert "cost_usd" not in printed(Finished(), RunFinished())
+
+
+def test_json_tells_which_run_it_was_and_why_it_ended() -> None:
+    finished = printed(Finished(), RunFinished("max_turns", structured_output={"a": [1]}))
+    assert (finished["run_id"], finished["stop_reason"], finished["structured_output"]) == (
+        "run",
+        "max_turns",
+        {"a": [1]},
+    )
+    assert "error_code" not in finished
+    assert "structured_output" not in printed(Finished(), RunFinished())
+    failed = printed(Finished(), RunFailed("timed_out", "too late"))
+    assert (failed["run_id"], failed["error_code"]) == ("run", "timed_out")
+    assert "stop_reason" not in failed
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
-        raise InvalidRequest(message.removeprefix("argument "))
+        told = message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, got")
+        raise InvalidRequest(told)
 
 
 def parser_of(name: str) -> Parser:

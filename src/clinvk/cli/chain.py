@@ -28,12 +28,11 @@ def chain(flags: ChainFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, {})
-    notes = notes if settings.output.color else Notes(environ, color=False)
+    settings = settings_of(flags, environ, {}, notes)
     base = real_directory(flags.workdir)
     view = View(flags, settings, environ, notes, has_answers=not flags.quiet)
     try:
-        make, refused = _left(flags) if flags.resume_from is not None else _asked(view, flags, base)
+        make, refused = _asked(view, flags, base) if flags.resume_from is None else _left(flags.resume_from, flags)
         return run(Job(settings, environ, notes, make, refused, view.teller, view.told))
     except task_files.InvalidFile as exc:
         notes.error(exc.message)
@@ -45,8 +44,7 @@ _Made = tuple[Callable[[SessionStore], Awaitable[Plan]], Callable[[ClinvkError],
 """What makes the plan, and what says of an error where it was asked for."""
 
 
-def _left(flags: ChainFlags) -> _Made:
-    reference = flags.resume_from or ""
+def _left(reference: str, flags: ChainFlags) -> _Made:
     for name in _OF_STEPS:
         if getattr(flags, name) not in (None, False):
             what = "--resume-from goes on with the steps of its chain as they were begun"

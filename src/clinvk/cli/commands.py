@@ -23,6 +23,7 @@ from clinvk.cli.flags import (
     ResumeFlags,
     ServeFlags,
     ServiceFlags,
+    StatusFlags,
     TagFlags,
     WorktreesFlags,
     add_apply,
@@ -98,7 +99,7 @@ COMMANDS = {
     "service uninstall": Command(
         texts.SERVICE_UNINSTALL, ("MANAGER?",), ServiceFlags, add_service, "service:uninstall"
     ),
-    "service status": Command(texts.SERVICE_STATUS, ("MANAGER?",), ServiceFlags, add_status, "service:status"),
+    "service status": Command(texts.SERVICE_STATUS, ("MANAGER?",), StatusFlags, add_status, "service:status"),
     "service print": Command(texts.SERVICE_PRINT, ("MANAGER?",), InstallFlags, add_install, "service:show"),
     "keys create": Command(texts.KEYS_CREATE, ("NAME",), KeyFlags, add_key, "keys:create"),
     "keys list": Command(texts.KEYS_LIST, (), JsonFlags, add_json, "keys:list_all"),

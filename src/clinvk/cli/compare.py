@@ -29,8 +29,7 @@ def compare(flags: CompareFlags, environ: Mapping[str, str], notes: Notes) -> in
         ClinvkError: nothing was run.
     """
     no_limit = 0 if flags.timeout == 0 else None
-    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit})
-    notes = notes if settings.output.color else Notes(environ, color=False)
+    settings = settings_of(flags, environ, {"unified_flags.command_timeout_secs": no_limit}, notes)
     names = _names(flags, settings, environ, notes)
     files = check(flags, settings)
     text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)

@@ -77,14 +77,14 @@ def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     kind = keys.kind_of(Given(name, None, "config get", ""), BACKENDS)
     settings = _flat(trace_of(flags, environ, {}).settings)
     if keys.is_section(kind):
-        inside = [(inner[len(name) :], hidden(inner, value)) for inner, value in settings]
-        below = [inner for inner, (whole, _) in zip(inside, settings, strict=True) if whole[: len(name)] == name]
-        _tell_section([(inner, value) for inner, value in below if inner], flags.wants_json)
+        depth = len(name)
+        inside = [(whole[depth:], hidden(whole, value)) for whole, value in settings if whole[:depth] == name]
+        _tell_section([(inner, value) for inner, value in inside if inner], flags.wants_json)
         return 0
-    found = next(((value,) for whole, value in settings if whole == name), None)
-    if not found:
+    values = dict(settings)
+    if name not in values:
         raise ConfigError(f"config get: {'.'.join(name)!r} is not set")
-    _tell_value(found[0], flags.wants_json)
+    _tell_value(values[name], flags.wants_json)
     return 0
 
 
@@ -116,7 +116,8 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     dotted, text = flags.words
     wanted = change_to(dotted, text, BACKENDS, environ)
     edit = partial(changed, change=wanted, backends=BACKENDS, environ=environ)
-    done = f"{dotted} = {hidden(wanted.keys, text) or '(empty)'}"
+    shown = hidden(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
+    done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
     _write(flags, environ, notes, edit, done, f"{dotted} was so already")
     _warn_if_beaten(wanted.keys, environ, notes)
     return 0

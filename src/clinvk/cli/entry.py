@@ -24,6 +24,7 @@ def enter(argv: Sequence[str]) -> int:
         notes.error(exc.message)
         return exits.of_code(exc.code)
     except KeyboardInterrupt:
+        notes.hurry()
         notes.error("cancelled")
         return exits.CANCELLED
     except BrokenPipeError:
@@ -42,7 +43,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     command, flags = arguments.read(argv)
     if flags.help:
         return _help(command.split())
-    if isinstance(flags, PromptFlags) and not argv and os.isatty(0):
+    if not argv and os.isatty(0):
         return _help(())
     if command == "version" or (isinstance(flags, PromptFlags) and flags.version):
         return _print(f"clinvk {__version__}")

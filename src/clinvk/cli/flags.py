@@ -99,11 +99,22 @@ class JsonFlags(Flags, frozen=True, kw_only=True):
         return self.json or self.output_format == "json"
 
 
-class ServiceFlags(JsonFlags, frozen=True, kw_only=True):
+class ServiceFlags(Flags, frozen=True, kw_only=True):
     """What the commands of `service` take besides."""
 
     system: bool = False
     user: bool = False
+
+
+class StatusFlags(ServiceFlags, frozen=True, kw_only=True):
+    """What `service status` takes besides."""
+
+    json: bool = False
+
+    @property
+    def wants_json(self) -> bool:
+        """As that of `JsonFlags`."""
+        return self.json or self.output_format == "json"
 
 
 class InstallFlags(ServiceFlags, frozen=True, kw_only=True):
@@ -126,7 +137,7 @@ class ListFlags(JsonFlags, frozen=True, kw_only=True):
 
 
 class DeleteFlags(JsonFlags, frozen=True, kw_only=True):
-    """What `sessions delete` takes besides."""
+    """What `sessions delete` and `worktrees discard` take besides."""
 
     yes: bool = False
 
@@ -189,7 +200,6 @@ class CompareFlags(RunFlags, frozen=True, kw_only=True):
 
     json: bool = False
     quiet: bool = False
-
     backends: list[str] | None = None
     all_backends: bool = False
     sequential: bool = False
@@ -343,7 +353,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `sessions delete`."""
+    """Add the flags of `sessions delete` and `worktrees discard`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--yes", "-y", action="store_true", help="do not ask")
     _add_json(own.add_argument)

@@ -12,8 +12,7 @@ from clinvk.api.workdirs import Workdirs
 from clinvk.cli import times
 from clinvk.cli.flags import Flags, JsonFlags, KeyFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell, tell_json
-from clinvk.cli.sessions import columns
+from clinvk.cli.output import columns, tell, tell_json
 from clinvk.cli.settings import directory, trace_of
 from clinvk.cli.table import Column, table
 from clinvk.config.loading import home

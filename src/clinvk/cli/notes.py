@@ -1,23 +1,32 @@
 """Lines for the user on stderr. What programs read is on stdout."""
 
-import sys
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from clinvk.cli.output import on_one_line, without_sequences, write
+from clinvk.cli.output import STDERR, has_colors, is_writable, on_one_line, without_sequences, write
 
 _DIM, _RED, _PLAIN = "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
 class Notes:
-    """Writes lines that begin with `clinvk: `, colored on a terminal if `color` and the environment allow it.
+    """Writes lines that begin with `clinvk: `, colored on a terminal if the environment allows it.
 
     An agent's words among them cannot steer the terminal.
     """
 
-    def __init__(self, environ: Mapping[str, str], color: bool = True) -> None:
-        self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._color = color and self.is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.is_terminal = os.isatty(STDERR)
+        self._color = has_colors(STDERR, environ)
+        self._waits = True
+
+    def allow_color(self, is_allowed: bool) -> None:
+        """Color from now on only if the settings allow it, too."""
+        self._color = self._color and is_allowed
+
+    def hurry(self) -> None:
+        """Leave out from now on what would wait for whoever reads stderr."""
+        self._waits = False
 
     def error(self, message: str) -> None:
         """Say what went wrong, mostly in the words of a program's stderr."""
@@ -30,7 +39,6 @@ class Notes:
     def _line(self, message: str, color: str) -> None:
         line = on_one_line(message)
         text = f"{color}clinvk:{_PLAIN} {line}\n" if self._color else f"clinvk: {line}\n"
-        if sys.stderr is None:
-            return
-        with suppress(OSError):  # nobody listens
-            write(2, text)
+        if self._waits or is_writable(STDERR):
+            with suppress(OSError):  # nobody listens
+                write(STDERR, text)

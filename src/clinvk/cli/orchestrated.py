@@ -56,7 +56,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     order: tuple[int, ...]
     error: str | Unset = UNSET
     duration_seconds: float
+    run_id: str = ""
     usage: TokenUsage | None = None
+    cost_usd: float | None = None
 
 
 class ParallelOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -188,5 +190,7 @@ def _judged(verdict: Verdict, parts: tuple[Part, ...]) -> Judged:
         order=verdict.order,
         error=told.error.message if told.error else UNSET,
         duration_seconds=round(told.duration_s, 3),
+        run_id=told.run_id,
         usage=_usage(told),
+        cost_usd=told.result.ending.cost_usd,
     )

@@ -15,7 +15,6 @@ from clinvk.cli.progress import Teller
 from clinvk.cli.sessions_store import opened
 from clinvk.cli.showing import told_what_is_not_kept
 from clinvk.cli.signals import on_signals
-from clinvk.cli.stdout import STDERR, is_writable
 from clinvk.config import Settings, complete
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
@@ -92,20 +91,24 @@ async def _run(job: Job) -> int:
                         _tell_how_to_go_on(one, job.notes)
                         summary = await driving.drive(one)
     except asyncio.CancelledError:
+        job.notes.hurry()
         job.notes.error("cancelled")
         return exits.CANCELLED
     for warning in summary.warnings:
         if warning not in told:
             job.notes.say(f"warning: {warning}")
     job.told(summary)
-    return exits.CANCELLED if driving.is_stopped else _exit_code(summary)
+    return exits.CANCELLED if driving.stop.is_set() else _exit_code(summary)
 
 
 class _Driving:
-    """Drives an orchestration to its end, which the first signal brings forward; another kills the agents."""
+    """Drives an orchestration to its end, which the first signal brings forward; another kills the agents.
+
+    `stop` is set where all agents are to end: by that signal, or because nobody reads what they say.
+    """
 
     def __init__(self, job: Job, runs: LocalRuns) -> None:
-        self.is_stopped = False
+        self.stop = asyncio.Event()
         self._job = job
         self._runs = runs
 
@@ -113,20 +116,19 @@ class _Driving:
         """Drive it. What is stopped has a summary too; what is killed raises `CancelledError`."""
         task = asyncio.current_task()
         assert task is not None
-        stop = asyncio.Event()
 
         def signalled() -> None:
-            if stop.is_set():
+            if self.stop.is_set():
                 self._runs.kill()
                 task.cancel()
             else:
-                stop.set()
-                if is_writable(STDERR):
-                    self._job.notes.say("ending all agents; once more kills them")
+                self.stop.set()
+                self._job.notes.hurry()
+                self._job.notes.say("ending all agents; once more kills them")
 
-        teller = self._job.teller(one.plan, stop.set)
+        teller = self._job.teller(one.plan, self.stop.set)
         async with asyncio.TaskGroup() as group:
-            beside = (group.create_task(teller.show()), group.create_task(self._cancel(one, stop)))
+            beside = (group.create_task(teller.show()), group.create_task(self._cancel(one)))
             try:
                 with on_signals(signalled):
                     return await one.drive(teller)
@@ -134,9 +136,8 @@ class _Driving:
                 for each in beside:
                     each.cancel()
 
-    async def _cancel(self, one: Orchestration, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self.is_stopped = True
+    async def _cancel(self, one: Orchestration) -> None:
+        await self.stop.wait()
         await one.cancel()
 
 

@@ -7,9 +7,8 @@ from clinvk.cli import orchestrated_text as text
 from clinvk.cli.flags import CompareFlags, TogetherFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.orchestrated import outcome
-from clinvk.cli.output import harmless, shown, tell, tell_json
+from clinvk.cli.output import columns, harmless, has_colors, shown, tell, tell_json
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
-from clinvk.cli.sessions import columns, has_colors
 from clinvk.config import Settings
 from clinvk.plan import Chain, Compare, Plan, Summary, is_dry_run
 
@@ -41,6 +40,11 @@ class View(NamedTuple):
         """Whether there is a terminal to draw on."""
         return self.notes.is_terminal and self.environ.get("TERM", "dumb") != "dumb"
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether each beginning and each end is a line on stderr."""
+        return not (self.is_stream or self.flags.quiet or self.is_live or self.flags.wants_json)
+
     def teller(self, plan: Plan, stop: Callable[[], None]) -> Teller:
         """Give what tells of a plan while it is under way; `stop` ends all agents."""
         if self.is_stream:
@@ -53,7 +57,7 @@ class View(NamedTuple):
             from clinvk.cli.progress_live import Display
 
             return Display(plan, color=self.settings.output.color and not self.environ.get("NO_COLOR"))
-        return Silence() if self.flags.wants_json else Lines(plan, self.notes)
+        return Lines(plan, self.notes) if self.has_lines else Silence()
 
     def told(self, summary: Summary) -> None:
         """Tell what came of it: on stdout what was asked for, on stderr what is to be known besides."""
@@ -82,7 +86,7 @@ class View(NamedTuple):
         if most is not None:
             lines = [harmless(line) for line in lines]
         if not shows_commands:
-            style = text.colored if self.settings.output.color and has_colors(self.environ) else None
+            style = text.colored if self.settings.output.color and has_colors(1, self.environ) else None
             lines += text.overview(summary, most, style, self.settings.output.show_tokens)
         tell("\n".join(lines).rstrip("\n"))
 
@@ -96,7 +100,7 @@ class View(NamedTuple):
                 notes.say(
                     f"{who}: its changes are kept: clinvk worktrees apply {result.change.branch.partition('/')[2]}"
                 )
-        if self.flags.quiet or self.is_live or self.flags.wants_json or self.is_stream:
+        if not self.has_lines:
             self._tell_errors(summary)
         is_unfinished = isinstance(plan, Chain) and summary.completed < len(plan.parts)
         if is_unfinished and summary.run_id and not any(part.request.ephemeral for part in plan.parts):

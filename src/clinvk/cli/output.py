@@ -1,12 +1,15 @@
-"""What a command tells: text or JSON on stdout, UTF-8 whatever the locale."""
+"""What a command tells: text or JSON on stdout, UTF-8 whatever the locale; and what its terminal is like."""
 
 import os
 import re
 import select
+from collections.abc import Mapping
 
 import msgspec
 
 from clinvk.errors import ClinvkError
+
+STDERR = 2
 
 _STEERING = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
@@ -47,6 +50,27 @@ def without_sequences(text: str) -> str:
 def shown(text: str) -> str:
     """Give what an agent said as stdout may have it: harmless on a terminal, as it is elsewhere."""
     return harmless(text) if os.isatty(1) else text
+
+
+def columns() -> int | None:
+    """Give the width of the terminal; None where stdout is none."""
+    if not os.isatty(1):
+        return None
+    import shutil  # it brings all that packs files, which no prompt waits for
+
+    return shutil.get_terminal_size().columns
+
+
+def has_colors(fd: int, environ: Mapping[str, str]) -> bool:
+    """Say whether stdout or stderr may be colored, but for the settings."""
+    return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def is_writable(fd: int) -> bool:
+    """Say whether a pipe or a terminal takes something at the moment; a file always does."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def tell(text: str) -> None:

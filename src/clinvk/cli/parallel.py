@@ -41,8 +41,7 @@ def parallel(flags: ParallelFlags, environ: Mapping[str, str], notes: Notes) -> 
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, {})
-    notes = notes if settings.output.color else Notes(environ, color=False)
+    settings = settings_of(flags, environ, {}, notes)
     base = real_directory(flags.workdir)
     view = View(flags, settings, environ, notes, settings.parallel.aggregate_output and not flags.quiet)
     try:

@@ -7,7 +7,7 @@ import msgspec
 
 from clinvk.cli import exits
 from clinvk.dialects.base import Encoder
-from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.events import Ending, Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
 
 if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
@@ -56,7 +56,10 @@ class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON result of a prompt. `exit_code` is what clinvk exits with; `raw` the agent's own last event."""
+    """The JSON result of a prompt. `exit_code` is what clinvk exits with; `raw` the agent's own last event.
+
+    `stop_reason` is of a run that did not fail, `error` and `error_code` of one that did.
+    """
 
     backend: str
     content: str
@@ -66,7 +69,11 @@ class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     usage: TokenUsage | None
     cost_usd: float | msgspec.UnsetType = msgspec.UNSET
+    run_id: str
+    stop_reason: StopReason | msgspec.UnsetType = msgspec.UNSET
+    structured_output: object = msgspec.UNSET
     error: str | msgspec.UnsetType = msgspec.UNSET
+    error_code: str | msgspec.UnsetType = msgspec.UNSET
     raw: msgspec.Raw | None
 
 
@@ -93,6 +100,9 @@ class JsonPrinter:
         return b""
 
     def _result(self, ending: Ending) -> bytes:
+        failed = ending if isinstance(ending, RunFailed) else None
+        finished = ending if isinstance(ending, RunFinished) else None
+        answer = finished.structured_output if finished else None
         result = PromptResult(
             backend=self._run.request.backend,
             content="".join(self._text),
@@ -102,7 +112,11 @@ class JsonPrinter:
             exit_code=exits.of_ending(ending),
             usage=TokenUsage.of(ending.usage) if ending.usage else None,
             cost_usd=msgspec.UNSET if ending.cost_usd is None else ending.cost_usd,
-            error=ending.message if isinstance(ending, RunFailed) else msgspec.UNSET,
+            run_id=self._run.id,
+            stop_reason=finished.stop_reason if finished else msgspec.UNSET,
+            structured_output=msgspec.UNSET if answer is None else answer,
+            error=failed.message if failed else msgspec.UNSET,
+            error_code=failed.code if failed else msgspec.UNSET,
             raw=_json(self._run.raw),
         )
         data = msgspec.json.encode(result)

@@ -7,8 +7,8 @@ from typing import Protocol
 import msgspec
 
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import without_sequences
-from clinvk.cli.stdout import STDERR, is_writable, writable
+from clinvk.cli.output import STDERR, is_writable, without_sequences
+from clinvk.cli.stdout import writable
 from clinvk.cli.times import duration
 from clinvk.errors import TimedOut
 from clinvk.events import Event, Logged, Progress, ThinkingDelta, ToolCall

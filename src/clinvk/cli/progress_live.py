@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from clinvk.cli.output import without_sequences
 from clinvk.cli.progress import activity, label, status, tokens
-from clinvk.cli.table import one_line
+from clinvk.cli.table import cut_left, one_line
 from clinvk.cli.times import duration
 from clinvk.events import Logged, TextDelta
 from clinvk.plan import Chain, Part, PartResult, Plan
@@ -58,13 +58,24 @@ class _Running:
 
 
 class Row(NamedTuple):
-    """What is shown of a part."""
+    """What is shown of a part; `is_text`: what it did last is to talk, and the end of that says more."""
 
     label: str
     state: str
     elapsed: str = ""
     tokens: str = ""
     last: str = ""
+    is_text: bool = False
+
+
+class _End:
+    """A line that is cut at its beginning where there is no room for all of it."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(cut_left(self._line, options.max_width), "dim")
 
 
 class Display:
@@ -121,7 +132,8 @@ class Display:
         rows.add_column("LAST", no_wrap=True, overflow="ellipsis", ratio=1)
         for row in self._rows(max(1, self._console.height - _ROWS_AROUND)):
             state = Text(row.state, _STYLES.get(row.state, "dim"))
-            rows.add_row(Text(row.label), state, row.elapsed, row.tokens, Text(row.last, "dim"))
+            last = _End(row.last) if row.is_text else Text(row.last, "dim")
+            rows.add_row(Text(row.label), state, row.elapsed, row.tokens, last)
         return Group(rows, Text(self._foot(), "dim"))
 
     def _begin(self, index: int) -> None:
@@ -169,6 +181,7 @@ class Display:
             state="running" if started_at else "waiting",
             elapsed=duration(max(0.0, now - started_at)) if started_at else "",
             last=one_line(running.last, _TAIL_CHARS),
+            is_text=not running.did,
         )
 
     def _foot(self) -> str:

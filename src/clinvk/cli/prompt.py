@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -14,7 +14,7 @@ from clinvk.cli.attached import Attached, attached
 from clinvk.cli.flags import PromptFlags, RunFlags
 from clinvk.cli.nearest import Circumstances, NearestRuns
 from clinvk.cli.notes import Notes
-from clinvk.cli.sessions_store import opened, real_directory
+from clinvk.cli.sessions_store import has_directory, opened, real_directory
 from clinvk.cli.settings import directory, settings_of
 from clinvk.cli.showing import Showing
 from clinvk.cli.stdin import prompt_from
@@ -28,6 +28,9 @@ from clinvk.session import Session
 from clinvk.store import SessionQuery, SessionStore
 
 _SHORT_DIGITS = 8
+_LOOKED_AT = 16
+"""So many sessions are read at once in search of one that can be gone on with: mostly it is the first."""
+
 _DAY_S = 86400.0
 
 
@@ -60,7 +63,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, without_server(flags.no_server))
+    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
     if flags.continue_ and (flags.new or flags.ephemeral):
         raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
     files = check(flags, settings)
@@ -68,7 +71,7 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
     async def choose(store: SessionStore) -> Choice:
         if flags.continue_:
-            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir))
+            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
         if flags.new or flags.ephemeral or not settings.session.auto_resume:
             return Choice()
         return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
@@ -92,18 +95,36 @@ def check(flags: RunFlags, settings: Settings) -> Attached:
     return files
 
 
-async def newest(store: SessionStore, backend: str | None, workdir: str | None) -> Choice:
-    """Choose the newest session that can be gone on with.
+async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> Choice:
+    """Choose the newest session that can be gone on with. Newer ones whose directories are gone are told of.
 
     Raises:
         SessionNotFound: there is none.
     """
-    page = await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))
-    if not page.items:
-        of = f" of {backend}" if backend else ""
-        where = f" in {workdir}" if workdir else ""
-        raise SessionNotFound(f"no session{of}{where} to go on with")
-    return asked_for(page.items[0])
+    query = SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=_LOOKED_AT)
+    gone: list[Session] = []
+    while items := (await store.sessions(replace(query, offset=len(gone)))).items:
+        for session in items:
+            if has_directory(session):
+                _tell_of_gone(gone, notes)
+                return asked_for(session)
+            gone.append(session)
+    _tell_of_gone(gone, notes)
+    of = f" of {backend}" if backend else ""
+    where = f" in {workdir}" if workdir else ""
+    raise SessionNotFound(f"no session{of}{where} to go on with")
+
+
+def _tell_of_gone(gone: Sequence[Session], notes: Notes) -> None:
+    match gone:
+        case []:
+            pass
+        case [session]:
+            notes.say(
+                f"session {session.id[:_SHORT_DIGITS]} is passed over: its directory {session.working_dir!r} is gone"
+            )
+        case _:
+            notes.say(f"{len(gone):,} sessions are passed over: their directories are gone")
 
 
 def asked_for(session: Session) -> Choice:
@@ -129,8 +150,6 @@ def run(asked: Asked, choose: Choose) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    if not asked.settings.output.color:
-        asked = asked._replace(notes=Notes(asked.environ, color=False))
     if not asked.flags.verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
     return asyncio.run(_run(asked, choose))

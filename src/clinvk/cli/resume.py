@@ -2,22 +2,22 @@
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from clinvk.cli import exits
+from clinvk.cli.asking import answer_to
 from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.picker_terminal import pick
 from clinvk.cli.prompt import Asked, Choice, asked_for, check, newest, run, without_server
 from clinvk.cli.resume_handover import hand_over, refuse_prompt_flags
-from clinvk.cli.sessions_store import found, opened, real_directory
+from clinvk.cli.sessions_store import found, has_directory, opened, real_directory
 from clinvk.cli.sessions_text import home_of
 from clinvk.cli.settings import settings_of
 from clinvk.cli.stdin import prompt_from
-from clinvk.errors import InvalidRequest, SessionError
+from clinvk.errors import InvalidRequest, NotResumable, SessionError
 from clinvk.session import Session
 from clinvk.store import SessionQuery, SessionStore
 
@@ -35,7 +35,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: nothing was run.
     """
-    settings = settings_of(flags, environ, without_server(flags.no_server))
+    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
     words = _words(flags)
     if flags.interactive:
         refuse_prompt_flags(flags, words.prompt)
@@ -76,27 +76,41 @@ async def _chosen(flags: ResumeFlags, words: _Words, environ: Mapping[str, str],
         if words.reference is not None:
             session = await found(store, words.reference)
             _check_same(session, flags.backend, workdir)
-            return asked_for(session)
+            return _named(session)
         has_prompt = words.prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
         if flags.last or (flags.here and has_prompt):
-            return await newest(store, flags.backend, workdir)
+            return await newest(store, flags.backend, workdir, notes)
         if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":
             raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")
-        session = await _picked(store, flags.backend, workdir, environ)
-        return asked_for(session) if session else None
+        session = await _picked(store, flags.backend, workdir, environ, notes)
+        return _named(session) if session else None
 
 
 async def _picked(
-    store: SessionStore, backend: str | None, workdir: str | None, environ: Mapping[str, str]
+    store: SessionStore, backend: str | None, workdir: str | None, environ: Mapping[str, str], notes: Notes
 ) -> Session | None:
     if not (await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))).items:
-        await newest(store, backend, workdir)
+        await newest(store, backend, workdir, notes)
 
     async def search(text: str) -> tuple[Session, ...]:
         query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=1000)
         return (await store.sessions(query)).items
 
     return await pick(search, time.time(), home_of(environ.get("HOME")))
+
+
+def _named(session: Session) -> Choice:
+    """Choose the session that the user has named.
+
+    Raises:
+        NotResumable: its directory is gone.
+    """
+    if not has_directory(session):
+        raise NotResumable(
+            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more; "
+            f"make it again to go on there, or see what was said: clinvk sessions export {session.id}"
+        )
+    return asked_for(session)
 
 
 def _check_same(session: Session, backend: str | None, workdir: str | None) -> None:
@@ -115,10 +129,7 @@ def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: N
     """Give the prompt; None is an empty line on the terminal: then the agent's own program is opened."""
     if argument is not None or flags.no_stdin or not os.isatty(0):
         return prompt_from(argument, None if flags.no_stdin else 0, notes.say)
-    sys.stderr.write(f"prompt for {session.backend} (an empty line opens its own program): ")
-    sys.stderr.flush()
-    line = sys.stdin.readline()
+    line = answer_to(f"prompt for {session.backend} (an empty line opens its own program): ")
     if not line:
-        sys.stderr.write("\n")
         raise InvalidRequest("no prompt")
     return line.rstrip("\n") if line.strip() else None

@@ -22,8 +22,8 @@ from clinvk.runtime.process import Spawner
 from clinvk.session import Session
 
 _OF_A_PROMPT = (
-    *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image", "output_schema", "effort", "timeout"),
-    "no_stdin",
+    *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image"),
+    *("output_schema", "effort", "timeout", "no_stdin"),
 )
 _WORDS = ("approval_mode", "sandbox_mode", "allowed_tools")
 

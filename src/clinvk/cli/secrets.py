@@ -2,6 +2,7 @@
 
 import re
 
+from clinvk.config.keys import is_variable
 from clinvk.config.writing import Value
 
 _HIDDEN = "********"
@@ -12,7 +13,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
 def hidden(name: tuple[str, ...], value: Value) -> Value:
     """Give a setting as it may be shown; `name` is its key from the top down."""
     if isinstance(value, str):
-        if len(name) == 4 and value and _SECRET_NAME.search(name[-1]):
+        if is_variable(name) and value and _SECRET_NAME.search(name[-1]):
             return _HIDDEN
         return _without_password(value)
     if isinstance(value, tuple):

@@ -26,10 +26,10 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     }
 
     def load() -> Settings:
-        settings = settings_of(flags, environ, more)
+        settings = settings_of(flags, environ, more, notes)
         if flags.model is None:
             return settings
-        return settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model})
+        return settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model}, notes)
 
     settings = load()
     from clinvk.api import server

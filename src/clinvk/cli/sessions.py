@@ -1,8 +1,6 @@
 """`clinvk sessions list` and `show`."""
 
 import asyncio
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +9,7 @@ import msgspec
 from clinvk.cli import sessions_text as text
 from clinvk.cli.flags import JsonFlags, ListFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell, tell_json
+from clinvk.cli.output import columns, has_colors, tell, tell_json
 from clinvk.cli.sessions_store import found, opened, real_directory
 from clinvk.cli.settings import settings_of
 from clinvk.dialects import records
@@ -34,7 +32,7 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         ClinvkError: they cannot be read, or there is no such backend or directory.
     """
-    settings = settings_of(flags, environ, {})
+    settings = settings_of(flags, environ, {}, notes)
     query = SessionQuery(
         backend=flags.backend,
         status=flags.status,
@@ -48,7 +46,7 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
         items = [records.session_item(session) for session in sessions]
         tell_json(records.SessionList(sessions=items, total=total, limit=flags.limit, offset=0))
     elif sessions:
-        style = text.colored if settings.output.color and has_colors(environ) else None
+        style = text.colored if settings.output.color and has_colors(1, environ) else None
         tell("\n".join(text.listing(sessions, time.time(), text.home_of(environ.get("HOME")), columns(), style)))
         if total > len(sessions):
             notes.say(f"{len(sessions)} of {total:,}; --limit 0 shows all")
@@ -70,7 +68,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         SessionNotFound, AmbiguousId: the word stands for no session.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     session, runs = asyncio.run(whole(flags.words[0], environ, notes))
     if flags.wants_json:
         fields = msgspec.structs.asdict(records.session_view(session))
@@ -92,13 +90,3 @@ async def whole(reference: str, environ: Mapping[str, str], notes: Notes) -> tup
 async def _turns(store: SessionStore, session: Session) -> list[RunRecord]:
     page = await store.runs(RunQuery(session_id=session.id, limit=ALL))
     return [*reversed(page.items)]
-
-
-def columns() -> int | None:
-    """Give the width of the terminal; None where stdout is none."""
-    return shutil.get_terminal_size().columns if os.isatty(1) else None
-
-
-def has_colors(environ: Mapping[str, str]) -> bool:
-    """Say whether stdout may be colored."""
-    return os.isatty(1) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

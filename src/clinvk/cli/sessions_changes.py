@@ -51,7 +51,7 @@ def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: a word stands for no session; nothing was deleted.
         SessionBusy: some have a run under way; the others were deleted.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     wanted = asyncio.run(_wanted(flags.words, environ, notes))
     if not (flags.yes or flags.dry_run) and not agreed("delete", _named(wanted), "sessions"):
         notes.say("nothing was deleted")
@@ -103,7 +103,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         InvalidRequest: `--older-than` is no age.
     """
-    age = _age_s(flags, settings_of(flags, environ, {}))
+    age = _age_s(flags, settings_of(flags, environ, {}, notes))
     if age is None:
         if flags.wants_json:
             tell_json(Cleaned(0, None, flags.dry_run))
@@ -138,7 +138,7 @@ def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: the word stands for no session.
         NotResumable, BackendUnavailable, Unsupported: its conversation cannot be branched off.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     session = asyncio.run(_forked(flags, environ, notes))
     if flags.wants_json:
         tell_json(records.session_view(session))
@@ -162,7 +162,7 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: the word stands for no session.
         InvalidRequest: there is nothing to do, or a tag cannot be one.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     added = [as_tag(text) for text in flags.words[1:]]
     removed = [as_tag(text) for text in flags.remove]
     if not added and not removed:
@@ -191,7 +191,7 @@ def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: the word stands for no session.
         InvalidRequest: the title cannot be one.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     title = as_title(flags.words[1])
 
     async def changed() -> Session:

@@ -31,7 +31,7 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
         SessionNotFound, AmbiguousId: the word stands for no session.
         InvalidRequest: the file cannot be written, or two formats are asked for.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     if flags.wants_json and flags.format == "markdown":
         raise InvalidRequest("--json and --format markdown exclude each other")
     session, runs = asyncio.run(whole(flags.words[0], environ, notes))
@@ -41,12 +41,12 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
         text = msgspec.json.format(data, indent=2).decode() + "\n"
     else:
         text = markdown(session, runs, home_of(environ.get("HOME")))
-    if flags.output in (None, "-"):
+    if flags.output is None or flags.output == "-":
         tell(shown(text.removesuffix("\n")))
     elif flags.dry_run:
         notes.say(f"would write {flags.output}")
     else:
-        _write(flags.output or "", text)
+        _write(flags.output, text)
         notes.say(f"wrote {flags.output}")
     return 0
 

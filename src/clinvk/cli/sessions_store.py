@@ -66,3 +66,8 @@ def real_directory(workdir: str | None) -> str:
         InvalidRequest: it is none.
     """
     return os.path.realpath(directory("." if workdir is None else workdir, "--workdir"))
+
+
+def has_directory(session: Session) -> bool:
+    """Say whether the directory that a session's conversation is bound to is there."""
+    return not session.working_dir or os.path.isdir(session.working_dir)

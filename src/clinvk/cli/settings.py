@@ -6,24 +6,29 @@ from pathlib import Path
 from clinvk import backends
 from clinvk.cli.arguments import is_utf8
 from clinvk.cli.flags import Flags
+from clinvk.cli.notes import Notes
 from clinvk.config import Settings
 from clinvk.config.given import Reject, refuse
 from clinvk.config.loading import Trace, trace
 from clinvk.errors import InvalidRequest
 
 
-def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object]) -> Settings:
-    """Load the settings under the flags that are settings too; `more` are those of one command, None is not given.
+def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], notes: Notes) -> Settings:
+    """Load the settings under the flags that are settings too, and hold the notes to them.
+
+    `more` are the flags of one command, by dotted key; None is not given.
 
     Raises:
         ConfigError: a source has an unknown key or a wrong value.
         BackendUnavailable: `--backend` names none.
     """
-    return trace_of(flags, environ, more).settings
+    settings = trace_of(flags, environ, more).settings
+    notes.allow_color(settings.output.color)
+    return settings
 
 
 def trace_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: Reject = refuse) -> Trace:
-    """Load the settings as `settings_of` does, with the place of each; `reject` gets what is wrong with them."""
+    """Load what `settings_of` gives, with the place of each; `reject` gets what is wrong with them."""
     if flags.backend is not None:
         backends.named(flags.backend)
     given: dict[str, object] = {

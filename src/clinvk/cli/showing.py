@@ -8,13 +8,14 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.cli import exits
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import without_sequences
+from clinvk.cli.output import STDERR, without_sequences
 from clinvk.cli.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
 from clinvk.cli.signals import on_signals
-from clinvk.cli.stdout import STDERR, ReaderGone, Stdout, is_writable, writable
+from clinvk.cli.stdout import ReaderGone, Stdout, writable
 from clinvk.config import OutputSettings
 from clinvk.errors import Cancelled, SessionError, SessionNotFound
 from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
@@ -36,6 +37,8 @@ class Showing:
         self._notes = notes
         self._stdout = Stdout(1)
         self._shown: tuple[Followed, Printer] | None = None
+        self._number = 0
+        self._denied = ""
         self._ending: Ending | None = None
 
     @property
@@ -84,9 +87,11 @@ class Showing:
             async with runs.run(request) as run:
                 printer = self._printer(run)
                 self._shown = run, printer
+                self._number = 0
                 if note:
                     self._notes.say(note)
                 async for number, at, event in run.follow():
+                    self._number = number
                     if (
                         is_attempt
                         and number == 1
@@ -121,6 +126,8 @@ class Showing:
 
     def _remark(self, run: "Followed", event: Event) -> None:
         """Say on stderr what stdout does not tell."""
+        if isinstance(event, RunFinished | RunFailed) and self._denied:
+            self._notes.say(self._denied)  # only the ending ends the answer's last line
         if isinstance(event, RunFailed):
             self._notes.error(event.message)
             return
@@ -129,6 +136,8 @@ class Showing:
         match event:
             case Progress(stage="stderr", message=message):
                 self._notes.say(f"{run.request.backend}: {without_sequences(message)}")
+            case Progress(stage="denied", message=message):  # else its run looks like any other
+                self._denied = message
             case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
                 self._notes.say(f"{stage}: {message}")
             case ToolCall(name=name, input=given) if run.request.verbose:
@@ -148,6 +157,7 @@ class Showing:
 
     async def _cancelled(self) -> None:
         """Show what there is. A reader who pauses is not waited for."""
+        self._notes.hurry()
         task = asyncio.current_task()
         while task and task.cancelling():
             task.uncancel()
@@ -156,12 +166,21 @@ class Showing:
             self._notes.error(ending.message)
             return
         run, printer = self._shown
+        if run.ending:
+            ending = replace(ending, usage=run.ending.usage, cost_usd=run.ending.cost_usd)
         try:
             async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
+                if run.ending and self._output.format != "text":  # whoever reads along has seen enough
+                    await self._rest(run, printer)
                 await self._event(run, printer, ending, run.ended_at or run.created_at)
         except (TimeoutError, ReaderGone):
-            if is_writable(STDERR):
-                self._notes.error(ending.message)
+            self._notes.error(ending.message)
+
+    async def _rest(self, run: "Followed", printer: Printer) -> None:
+        """Print what the agent said while it was stopped."""
+        async for _, at, event in run.follow(self._number):
+            if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
+                await self._stdout.write(data)
 
 
 def _tokens(usage: Usage) -> str:

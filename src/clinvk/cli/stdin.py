@@ -7,36 +7,38 @@ from collections.abc import Callable
 
 from clinvk.errors import InvalidRequest
 
-PATIENCE_S = 3.0
+_PATIENCE_S = 3.0
 _READ_BYTES = 1024 * 1024
+_NO_PROMPT = "no prompt: give one as an argument or on stdin; see clinvk help"
 
 Note = Callable[[str], None]
 
 
-def prompt_from(argument: str | None, fd: int | None, note: Note, patience_s: float = PATIENCE_S) -> str:
+def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
     """Give the prompt.
 
     Without an argument, or with `-`, it is what stands on stdin. An argument is followed by stdin as context,
-    in `<stdin>` tags; a pipe on which nothing comes for `patience_s` is left alone.
+    in `<stdin>` tags; a pipe on which nothing comes for 3 s is left alone.
 
     Args:
         argument: PROMPT, if there is one.
         fd: stdin; None is closed, or not to be looked at.
         note: takes a line for the user.
-        patience_s: for the first byte of a pipe.
 
     Raises:
         InvalidRequest: there is no prompt, it is empty, or it is not UTF-8.
     """
     if argument is not None and argument != "-":
-        context = "" if fd is None or not argument.strip() else _context(fd, note, patience_s)
+        context = "" if fd is None or not argument.strip() else _context(fd, note)
         prompt = f"{argument}\n\n<stdin>\n{context.rstrip()}\n</stdin>" if context.strip() else argument
     elif fd is None:
-        raise InvalidRequest("no prompt: give one as an argument or on stdin")
+        raise InvalidRequest(_NO_PROMPT)
     elif argument is None and os.isatty(fd):
         raise InvalidRequest("no prompt: give one as an argument, or - to type it here; see clinvk help")
     else:
-        prompt = _awaited(fd, note, patience_s)
+        prompt = decoded(all_of(fd, "the prompt", note))
+        if argument is None and not prompt and not _is_redirected(fd):
+            raise InvalidRequest(_NO_PROMPT)
     if not prompt.strip():
         raise InvalidRequest("the prompt is empty")
     return prompt
@@ -48,24 +50,32 @@ def all_of(fd: int, what: str, note: Note) -> bytes:
     Raises:
         InvalidRequest: it cannot be read.
     """
-    if not os.isatty(fd) and not _has_news(fd, PATIENCE_S):
+    if not os.isatty(fd) and not _has_news(fd, _PATIENCE_S):
         note(f"waiting for {what} on stdin")
     return _bytes(fd)
 
 
-def _context(fd: int, note: Note, patience_s: float) -> str:
+def decoded(data: bytes) -> str:
+    """Give the text that stood on stdin.
+
+    Raises:
+        InvalidRequest: it is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(
+            f"stdin is not UTF-8 text: byte 0x{exc.object[exc.start]:02x} at position {exc.start}"
+        ) from None
+
+
+def _context(fd: int, note: Note) -> str:
     if not _is_redirected(fd):
         return ""
-    if not _has_news(fd, patience_s):
-        note(f"nothing came on stdin for {patience_s:g} s; going on without it (--no-stdin does not wait)")
+    if not _has_news(fd, _PATIENCE_S):
+        note(f"nothing came on stdin for {_PATIENCE_S:g} s; going on without it (--no-stdin does not wait)")
         return ""
-    return _read(fd)
-
-
-def _awaited(fd: int, note: Note, patience_s: float) -> str:
-    if not os.isatty(fd) and not _has_news(fd, patience_s):
-        note("waiting for the prompt on stdin")
-    return _read(fd)
+    return decoded(_bytes(fd))
 
 
 def _is_redirected(fd: int) -> bool:
@@ -82,15 +92,6 @@ def _has_news(fd: int, within_s: float) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(within_s * 1000))
-
-
-def _read(fd: int) -> str:
-    try:
-        return _bytes(fd).decode()
-    except UnicodeDecodeError as exc:
-        raise InvalidRequest(
-            f"stdin is not UTF-8 text: byte 0x{exc.object[exc.start]:02x} at position {exc.start}"
-        ) from None
 
 
 def _bytes(fd: int) -> bytes:

@@ -4,10 +4,8 @@ import asyncio
 import os
 import select
 
-from clinvk.cli.output import harmless
+from clinvk.cli.output import harmless, is_writable
 from clinvk.errors import ClinvkError
-
-STDERR = 2
 
 _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll calls writable takes so much without blocking."""
@@ -47,15 +45,8 @@ class Stdout:
                 raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
 
 
-def is_writable(fd: int) -> bool:
-    """Say whether a pipe or a terminal takes something at the moment; a file always does."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))
-
-
 async def writable(fd: int) -> None:
-    """Wait until that is so. For each only one may."""
+    """Wait until a pipe or a terminal takes something. For each only one may."""
     if is_writable(fd):
         return
     loop = asyncio.get_running_loop()

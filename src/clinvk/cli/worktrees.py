@@ -10,8 +10,7 @@ from clinvk.cli import exits, signals
 from clinvk.cli.asking import agreed
 from clinvk.cli.flags import ApplyFlags, DeleteFlags, WorktreesFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell, tell_json
-from clinvk.cli.sessions import columns
+from clinvk.cli.output import columns, tell, tell_json
 from clinvk.cli.sessions_store import real_directory
 from clinvk.cli.sessions_text import directory, home_of
 from clinvk.cli.settings import settings_of
@@ -78,7 +77,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     Raises:
         InvalidRequest: `--here` and there is no repository.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
     found = signals.run(_worktrees(environ).list(where))
     if flags.wants_json:
@@ -100,7 +99,7 @@ def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     Raises:
         InvalidRequest: there is no such worktree, it is in use, unchanged, applied already, or does not fit.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
     worktrees = _worktrees(environ)
 
     async def applied() -> AppliedWorktree:
@@ -128,7 +127,7 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     Raises:
         InvalidRequest: a word stands for no worktree, one is in use, or nobody can be asked; none was removed.
     """
-    settings_of(flags, environ, {})
+    settings_of(flags, environ, {}, notes)
 
     async def wanted() -> list[str]:
         return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))

@@ -12,11 +12,13 @@ from clinvk.config.given import Given, Reject, refuse
 from clinvk.config.values import checked, opened_home, user_home
 from clinvk.errors import ConfigError
 
-__all__ = ["Given", "Trace", "home", "load", "settings_file", "trace"]
-
-
 WORKTREES = "worktrees"
 """The folder of the home in which agents have git worktrees of their own."""
+
+
+def may_lie_in_worktree(directory: str) -> bool:
+    """Say, by its name alone, whether a directory may lie in such a worktree: this is asked for each run."""
+    return f"/{WORKTREES}/" in directory
 
 
 class Trace(NamedTuple):
@@ -24,11 +26,6 @@ class Trace(NamedTuple):
 
     settings: Settings
     places: dict[tuple[str, ...], str]
-
-
-def may_lie_in_worktree(directory: str) -> bool:
-    """Say, by its name alone, whether a directory may lie in such a worktree: this is asked for each run."""
-    return f"/{WORKTREES}/" in directory
 
 
 def home(environ: Mapping[str, str]) -> Path:

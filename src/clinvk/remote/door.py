@@ -33,7 +33,7 @@ from clinvk.remote.frames import (
     Told,
     ToServer,
 )
-from clinvk.remote.place import Claim, peer_of
+from clinvk.remote.place import Claim, Peer, peer_of
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.remains import is_marked
 from clinvk.runtime.runs import Run
@@ -59,7 +59,7 @@ class Door:
         self._settings = settings
         self._environ = environ
         self._group = asyncio.TaskGroup()
-        self._opening: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._guests: set[_Guest] = set()
 
     async def __aenter__(self) -> Self:
@@ -87,12 +87,12 @@ class Door:
             return
         if listener is None:
             logger.info("commands go through another server of this home, for as long as it is there")
-        self._opening = self._group.create_task(self._serve(listener, runs, greeting))
+        self._serving = self._group.create_task(self._serve(listener, runs, greeting))
 
     def shut(self) -> None:
         """Let nobody in any more. Those who are in stay; what they ask for is declined where runs are not taken."""
-        if self._opening:
-            self._opening.cancel()
+        if self._serving:
+            self._serving.cancel()
         self._claim.leave()
 
     async def _serve(self, listener: socket.socket | None, runs: LocalRuns, greeting: Greeting) -> None:
@@ -138,7 +138,6 @@ class _Guest:
         self._runs = runs
         self._greeting = greeting
         self._environ = environ
-        self._declined: Declined | None = None
         self._run: Run | None = None
         self._stops = 0
 
@@ -162,9 +161,10 @@ class _Guest:
             self._sock.close()
             return
         try:
-            if self._is_welcome():
-                await link.say(self._declined or self._greeting)
-                await self._listen(link, group)
+            if peer := self._peer():
+                declined = _declined(peer)
+                await link.say(declined or self._greeting)
+                await self._listen(link, group, declined)
         except ConnectionError as exc:
             logger.debug("a command is gone: %s", exc)
         except Exception:
@@ -175,20 +175,19 @@ class _Guest:
                 await asyncio.wait([self.talk])
             link.close()
 
-    def _is_welcome(self) -> bool:
-        """Look who it is. What an agent starts stays with that agent: it is ended with it, and held in its sandbox."""
+    def _peer(self) -> Peer | None:
+        """Look who it is; None is nobody to talk to."""
         try:
             peer = peer_of(self._sock)
         except OSError:
-            return False
-        self._declined = Declined("it was started by an agent") if peer.pid and is_marked(peer.pid) else None
-        return peer.uid == os.geteuid()
+            return None
+        return peer if peer.uid == os.geteuid() else None
 
-    async def _listen(self, link: "Link[ToServer]", group: asyncio.TaskGroup) -> None:
+    async def _listen(self, link: "Link[ToServer]", group: asyncio.TaskGroup, declined: Declined | None) -> None:
         while message := await link.hear():
             match message:
-                case Ask() if self._declined:
-                    await link.say(self._declined)
+                case Ask() if declined:
+                    await link.say(declined)
                 case Ask():
                     if self.talk:
                         await asyncio.wait([self.talk])
@@ -241,6 +240,11 @@ class _Guest:
         except Exception:
             logger.exception("a run of a command failed inside clinvk")
             return Refused(ClinvkError.code, "clinvk itself failed; the server's log has the details")
+
+
+def _declined(peer: Peer) -> Declined | None:
+    """Say no to what an agent starts: it stays with that agent, is ended with it, and held in its sandbox."""
+    return Declined("it was started by an agent") if peer.pid and is_marked(peer.pid) else None
 
 
 class _Heard(logging.Handler):

@@ -25,10 +25,6 @@ _XUCRED = struct.Struct("IIh")
 _LOCAL_PEERCRED = 1
 
 
-class NotPrivate(OSError):
-    """The folder of the socket belongs to somebody else, or is open to others."""
-
-
 class Peer(NamedTuple):
     """The process at the other end, as the kernel knows it; `pid` is 0 where it does not tell."""
 
@@ -145,4 +141,4 @@ def peer_of(sock: socket.socket) -> Peer:
 def _check_private(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise NotPrivate(0, "it is not this user's alone to write to", str(folder))
+        raise OSError(f"{folder} is not this user's alone to write to")

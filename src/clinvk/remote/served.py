@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,7 +24,6 @@ from clinvk.remote.frames import (
     Greeting,
     LetGo,
     Link,
-    Over,
     Refused,
     Remark,
     Stop,
@@ -155,11 +155,12 @@ class _ServedRun:
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.raw = b""
+        self.ending: Ending | None = None
         self._link = link
         self._ask = ask
         self._say = say
         self._number = 0
-        self._ending: Ending | None = None
+        self._unread: deque[Logged] = deque()
         self._is_over = False
         self._is_given_up = False
         self._give_time()
@@ -195,19 +196,20 @@ class _ServedRun:
     async def __aexit__(self, *_: object) -> None:
         if self._is_given_up:
             await self._stopped(_STOPS_AT_ONCE_WITHIN_S)
-        elif self._ending:
+        elif self.ending:
             await self._gone_within(_GONE_WITHIN_S)
         else:
             await self._stopped()
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
         """Give the events, from the first on, to the ending; where the server is lost that is the ending."""
-        while self._ending is None:
-            for logged in await self._next():
-                if logged.number > after:
-                    yield logged
+        while self._unread or self.ending is None:
+            if not self._unread:
+                await self._next()
+            elif (logged := self._unread.popleft()).number > after:
+                yield logged
 
-    async def _next(self) -> list[Logged]:
+    async def _next(self) -> None:
         """Wait for what happens next."""
         try:
             async with self._waiting():
@@ -216,24 +218,22 @@ class _ServedRun:
             message = None
         except TimeoutError:
             self._is_given_up = True
-            return self._failed(TimedOut.code, self._overdue)
+            self._failed(TimedOut.code, self._overdue)
+            return
         match message:
             case Told(entries=entries):
                 if self.started_at is None and message.started_at:
                     self._give_time()
                 self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
-                return self._noted(entries)
+                self._note(entries)
             case Begun():  # it was not waited for
-                return []
+                pass
             case Remark(message=text):
                 self._say(text)
-                return []
-            case Over() if self._ending:
+            case _:  # it is over, or the server is lost
                 self._is_over = True
-                return []
-            case _:
-                self._is_over = True
-                return [] if self._ending else self._failed(ClinvkError.code, _LOST)
+                if not self.ending:
+                    self._failed(ClinvkError.code, _LOST)
 
     def _give_time(self) -> None:
         """From this moment on the time limit of the run counts, as far as is known here."""
@@ -242,7 +242,7 @@ class _ServedRun:
 
     def _waiting(self) -> asyncio.Timeout:
         """Give a context for a wait for the server, which raises TimeoutError where the run should long be over."""
-        if self._until is None or self._ending:
+        if self._until is None or self.ending:
             return asyncio.timeout(None)
         return asyncio.timeout(max(self._until - time.monotonic(), _QUIET_S))
 
@@ -250,17 +250,17 @@ class _ServedRun:
     def _overdue(self) -> str:
         return f"{_SILENT}, and the {self.request.timeout_s:g} s are over"
 
-    def _failed(self, code: str, message: str) -> list[Logged]:
+    def _failed(self, code: str, message: str) -> None:
         """End the run here."""
         self.ended_at = time.time()
-        return self._noted([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
+        self._note([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
 
-    def _noted(self, entries: list[Logged]) -> list[Logged]:
+    def _note(self, entries: list[Logged]) -> None:
+        self._unread += entries
         for number, _, event in entries:
             self._number = number
             if isinstance(event, RunFinished | RunFailed):
-                self._ending = event
-        return entries
+                self.ending = event
 
     async def _stopped(self, within_s: float = _STOPS_WITHIN_S) -> None:
         """End the run. Cancelled meanwhile, end it at once."""
@@ -289,6 +289,6 @@ class _ServedRun:
             self._say(_UNKNOWN)
 
     async def _gone(self) -> None:
-        """Wait until nothing is left of the run; what happens in it meanwhile nobody sees."""
+        """Wait until nothing is left of the run. What happens in it meanwhile can be followed afterwards."""
         while not self._is_over:
             await self._next()

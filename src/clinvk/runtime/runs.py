@@ -6,7 +6,7 @@ from typing import Protocol
 
 from clinvk.backends.base import Launch
 from clinvk.errors import ClinvkError
-from clinvk.events import Logged
+from clinvk.events import Ending, Logged
 from clinvk.kept import Warm
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -28,6 +28,11 @@ class Followed(Protocol):
     @property
     def ended_at(self) -> float | None:
         """When it was over."""
+        ...
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, once it has."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""`clinvk completion`: a script that completes the command line in a shell, without starting clinvk at each key."""
+"""`clinvk completion`: a script that completes the command line in a shell. It starts clinvk only to list sessions."""
 
 from collections.abc import Mapping
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from clinvk.cli.commands import GROUPS
 from clinvk.cli.completion.grammar import Flag, Grammar
 
 _HEAD = r"""# clinvk completion for bash: source <(clinvk completion bash)
@@ -11,6 +12,24 @@ _clinvk_offer() {
     COMPREPLY=($(compgen -W "${1// /$'\n'}" -- "$cur"))
     [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == *. ]] && compopt -o nospace 2>/dev/null
     return 0
+}
+
+_clinvk_list() {
+    local before=
+    [[ $cur == *,* ]] && before=${cur%,*},
+    _clinvk_offer "$before${1// / $before}"
+}
+
+_clinvk_sessions() {
+    local id rest ids=
+    while read -r id rest; do
+        [[ $id == ID ]] || ids+="$id "
+    done < <(command clinvk sessions list --limit 100 </dev/null 2>/dev/null)
+    _clinvk_offer "${ids% }"
+}
+
+_clinvk_worktrees() {
+    COMPREPLY=($(cd "${CLINVK_HOME:-$HOME/.clinvk}/worktrees" 2>/dev/null && compgen -d -- "$cur"))
 }
 
 _clinvk_paths() {
@@ -65,9 +84,7 @@ _clinvk() {
 
 def script(grammar: Grammar) -> str:
     """Give the script."""
-    valued = "|".join(name for flag in grammar.with_value for name in flag.names)
-    groups = "|".join(group for group in grammar.after if f"help {group}" in grammar.after)
-    state = _STATE.replace("@VALUED@", valued).replace("@GROUPS@", groups or "''")
+    state = _STATE.replace("@VALUED@", "|".join(grammar.names_with_value)).replace("@GROUPS@", "|".join(GROUPS))
     body = [*_values(grammar.with_value), *_flags(grammar), *_words(grammar)]
     return "\n".join([_HEAD, state.strip("\n"), *body, "}", "", "complete -F _clinvk clinvk"])
 
@@ -83,7 +100,8 @@ def _values(flags: Iterable[Flag]) -> Iterator[str]:
             case "FILE":
                 yield f"            {'|'.join(flag.names)}) _clinvk_paths -f ;;"
             case _ if flag.words:
-                yield f"            {'|'.join(flag.names)}) _clinvk_offer '{' '.join(flag.words)}' ;;"
+                offer = "_clinvk_list" if flag.is_list else "_clinvk_offer"
+                yield f"            {'|'.join(flag.names)}) {offer} '{' '.join(flag.words)}' ;;"
             case _:
                 pass
     yield "        esac"
@@ -113,6 +131,10 @@ def _words(grammar: Grammar) -> Iterator[str]:
     yield "            case $name:$count in"
     keyed = "|".join(f"'{command.name}:1'" for command in grammar.commands if command.words[:1] == ("KEY",))
     yield f"                {keyed}) _clinvk_offer '{' '.join(grammar.keys)}' ;;"
+    for command in grammar.commands:
+        if command.ids:
+            place = f"'{command.name}:'*" if command.takes_several else f"'{command.name}:1'"
+            yield f"                {place}) _clinvk_{command.ids} ;;"
     yield "            esac"
     yield "            ;;"
     yield "    esac"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from clinvk.cli.commands import GROUPS
 from clinvk.cli.completion.grammar import Flag, Grammar
 
 _STATE = r"""# clinvk completion for fish: clinvk completion fish | source
@@ -44,16 +45,31 @@ function __clinvk_in --description 'whether this is the command'
     end
 end
 
+function __clinvk_list --description 'these words, behind what stands before the last comma'
+    set -l before (commandline -ct | string replace -r '^--[^=]*=' '' | string replace -r '[^,]*$' '')
+    printf '%s\n' "$before"$argv
+end
+
+function __clinvk_worktrees --description 'their ids'
+    set -l home ~/.clinvk
+    set -q CLINVK_HOME[1]; and set home $CLINVK_HOME
+    for found in $home/worktrees/*/
+        string replace -r '.*/([^/]+)/$' '$1' -- $found
+    end
+end
+
+function __clinvk_sessions --description 'the ids of the newest, with the rest of what is listed'
+    command clinvk sessions list --limit 100 </dev/null 2>/dev/null | string match -v 'ID *' | string replace -r ' +' \t
+end
+
 complete -c clinvk -f
 """
 
 
 def script(grammar: Grammar) -> str:
     """Give the script."""
-    valued = " ".join(name for flag in grammar.with_value for name in flag.names)
-    groups = " ".join(group for group in grammar.after if f"help {group}" in grammar.after)
-    state = _STATE.replace("@VALUED@", valued).replace("@GROUPS@", groups or "''").rstrip("\n")
-    return "\n".join([state, *_words(grammar), *_flags(grammar)])
+    state = _STATE.replace("@VALUED@", " ".join(grammar.names_with_value)).replace("@GROUPS@", " ".join(GROUPS))
+    return "\n".join([state.rstrip("\n"), *_words(grammar), *_flags(grammar)])
 
 
 def _words(grammar: Grammar) -> Iterator[str]:
@@ -63,6 +79,9 @@ def _words(grammar: Grammar) -> Iterator[str]:
     for command in grammar.commands:
         if command.words[:1] == ("KEY",):
             yield _complete(f"__clinvk_follows {command.name}", f"-a {_quoted(' '.join(grammar.keys))}")
+        if command.ids:
+            where = "__clinvk_in" if command.takes_several else "__clinvk_follows"
+            yield _complete(f"{where} {command.name}", f"-a '(__clinvk_{command.ids})'")
     for key, values in grammar.values.items():
         yield _complete(f"__clinvk_follows config set {key}", f"-a {_quoted(' '.join(values))}")
 
@@ -87,6 +106,8 @@ def _flag(flag: Flag) -> str:
             takes = " -x -a '(__fish_complete_directories)'"
         case "FILE":
             takes = " -r -F"
+        case _ if flag.is_list and flag.words:
+            takes = f" -x -a '(__clinvk_list {' '.join(flag.words)})'"
         case _:
             takes = f" -x -a {_quoted(' '.join(flag.words))}" if flag.words else " -x"
     return " ".join(names) + takes

@@ -1,5 +1,6 @@
 """What can stand on the command line, as the scripts for the shells need it: read off the parsers themselves."""
 
+import argparse
 from typing import NamedTuple
 
 from clinvk.backends import BACKENDS
@@ -10,16 +11,25 @@ from clinvk.config import keys
 
 MANAGERS = ("systemd", "launchd")
 SHELLS = ("bash", "zsh", "fish")
+_LIST = "A,B"
 _ALIASES = ("fast", "balanced", "best")
 
 
 class Flag(NamedTuple):
-    """A flag. `value` says what it takes: empty is nothing, DIR and FILE are paths; `words` are values to offer."""
+    """A flag. `value` says what it takes: empty is nothing, DIR and FILE are paths; `words` are values to offer.
+
+    Of a list, what is given may be several of them, with commas between.
+    """
 
     names: tuple[str, ...]
     about: str
     value: str = ""
     words: tuple[str, ...] = ()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes a list."""
+        return self.value == _LIST
 
 
 class Spoken(NamedTuple):
@@ -28,6 +38,18 @@ class Spoken(NamedTuple):
     name: str
     words: tuple[str, ...]
     flags: tuple[Flag, ...]
+
+    @property
+    def ids(self) -> str:
+        """What its first word is the ID of, `sessions` or `worktrees`; empty where it is none."""
+        if not self.words or not self.words[0].startswith("ID"):
+            return ""
+        return "worktrees" if self.name.startswith("worktrees ") else "sessions"
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether its first word may come several times."""
+        return self.words[:1] != () and self.words[0].endswith("...")
 
 
 class Grammar(NamedTuple):
@@ -49,6 +71,11 @@ class Grammar(NamedTuple):
     def with_value(self) -> list[Flag]:
         """The flags that take a value, each once."""
         return list({flag.names: flag for command in self.commands for flag in command.flags if flag.value}.values())
+
+    @property
+    def names_with_value(self) -> list[str]:
+        """All names of these."""
+        return [name for flag in self.with_value for name in flag.names]
 
 
 def grammar() -> Grammar:
@@ -82,15 +109,17 @@ def _flags(name: str) -> tuple[Flag, ...]:
     found: list[Flag] = []
     for action in actions:
         value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
-        found.append(Flag(tuple(action.option_strings), action.help or "", value, _words(value, action.type)))
+        found.append(Flag(tuple(action.option_strings), action.help or "", value, _words(value, action)))
     return tuple(found)
 
 
-def _words(value: str, kind: object) -> tuple[str, ...]:
+def _words(value: str, action: argparse.Action) -> tuple[str, ...]:
     match value:
         case "NAME":
+            return tuple(BACKENDS)
+        case "A,B" if action.dest == "backends":  # the others are tools, by the agent's names
             return tuple(BACKENDS)
         case "MODEL":
             return tuple(dict.fromkeys([*_ALIASES, *(model for own in BACKENDS.values() for model in own.models)]))
         case _:
-            return tuple(kind.words) if isinstance(kind, OneOf) else ()
+            return tuple(action.type.words) if isinstance(action.type, OneOf) else ()

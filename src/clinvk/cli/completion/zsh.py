@@ -2,10 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 
+from clinvk.cli.commands import GROUPS
 from clinvk.cli.completion.grammar import Flag, Grammar
 
 _STATE = r"""#compdef clinvk
 # clinvk completion for zsh: source <(clinvk completion zsh), or this as a file _clinvk in a folder of $fpath
+
+_clinvk_sessions() {
+    local id about
+    local -a ids
+    while read -r id about; do
+        [[ $id == ID ]] || ids+=("$id:$about")
+    done < <(command clinvk sessions list --limit 100 </dev/null 2>/dev/null)
+    _describe id ids
+}
+
+_clinvk_worktrees() {
+    compadd -- "${CLINVK_HOME:-$HOME/.clinvk}"/worktrees/*(N/:t)
+}
 
 _clinvk() {
     local flag= dashes= word
@@ -48,10 +62,8 @@ fi"""
 
 def script(grammar: Grammar) -> str:
     """Give the script."""
-    valued = "|".join(name for flag in grammar.with_value for name in flag.names)
-    groups = "|".join(group for group in grammar.after if f"help {group}" in grammar.after)
-    state = _STATE.replace("@VALUED@", valued).replace("@GROUPS@", groups or "''").rstrip("\n")
-    return "\n".join([state, *_values(grammar), *_flags(grammar), *_words(grammar), "}", _TAIL])
+    state = _STATE.replace("@VALUED@", "|".join(grammar.names_with_value)).replace("@GROUPS@", "|".join(GROUPS))
+    return "\n".join([state.rstrip("\n"), *_values(grammar), *_flags(grammar), *_words(grammar), "}", _TAIL])
 
 
 def _values(grammar: Grammar) -> Iterator[str]:
@@ -63,6 +75,9 @@ def _values(grammar: Grammar) -> Iterator[str]:
                 yield f"            ({'|'.join(flag.names)}) _files -/ ;;"
             case "FILE":
                 yield f"            ({'|'.join(flag.names)}) _files ;;"
+            case _ if flag.words and flag.is_list:
+                words = " ".join(map(quoted, flag.words))
+                yield f"            ({'|'.join(flag.names)}) compset -P '*,'; compadd -qS , -- {words} ;;"
             case _ if flag.words:
                 yield f"            ({'|'.join(flag.names)}) compadd -- {' '.join(map(quoted, flag.words))} ;;"
             case _:
@@ -104,6 +119,10 @@ def _words(grammar: Grammar) -> Iterator[str]:
     plain = " ".join(key for key in grammar.keys if not key.endswith("."))
     open_ended = " ".join(key for key in grammar.keys if key.endswith("."))
     yield f"                ({keyed}) compadd -- {plain}; compadd -S '' -- {open_ended} ;;"
+    for command in grammar.commands:
+        if command.ids:
+            place = f"{quoted(command.name + ':')}*" if command.takes_several else quoted(command.name + ":1")
+            yield f"                ({place}) _clinvk_{command.ids} ;;"
     yield "            esac"
     yield "            ;;"
     yield "    esac"

@@ -1,7 +1,6 @@
 """`clinvk doctor`: whether everything is there that clinvk needs. It asks no model and changes nothing."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 
 from clinvk import __version__
@@ -13,7 +12,7 @@ from clinvk.cli.doctor import agents, kept, machine
 from clinvk.cli.doctor.report import Check, Report, lines
 from clinvk.cli.flags import JsonFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell, tell_json
+from clinvk.cli.output import has_colors, tell, tell_json
 from clinvk.cli.settings import trace_of
 from clinvk.config import Settings
 from clinvk.config.keys import all_keys
@@ -49,8 +48,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     if flags.wants_json:
         tell_json(found)
     else:
-        color = settings.output.color and os.isatty(1) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        tell("\n".join(lines(found, obstacle, color)))
+        tell("\n".join(lines(found, obstacle, settings.output.color and has_colors(1, environ))))
     return _INVALID if errors else 0 if found.usable else exits.FAILED
 
 

@@ -88,7 +88,7 @@ def check_store(home: Path) -> Check:
 
 async def check_port(server: ServerSettings) -> Check:
     """Find out whether `clinvk serve` could listen, and who does where it could not."""
-    where = f"{server.host or '*'}:{server.port}"
+    where = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
     if not server.port:
         return Check(_MACHINE, "port", "ok", f"{where}: a free one is taken")
     try:
@@ -118,9 +118,7 @@ def _told(health: _Health) -> str:
 
 
 def _bind(host: str, port: int) -> None:
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         with socket.socket(family, kind, protocol) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -131,7 +129,7 @@ def _bind(host: str, port: int) -> None:
 async def _asked(host: str, port: int) -> bytes:
     """Ask whoever listens for its health; empty where nobody listens, or says nothing in time."""
     said = b""
-    local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not to listen on
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not to listen on
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_ANSWERS_WITHIN_S):
             reader, writer = await asyncio.open_connection(local, port)

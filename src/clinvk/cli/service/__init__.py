@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clinvk.cli.completion.grammar import MANAGERS
 from clinvk.cli.exits import FAILED
-from clinvk.cli.flags import InstallFlags, ServiceFlags
+from clinvk.cli.flags import InstallFlags, ServiceFlags, StatusFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import tell, tell_json
 from clinvk.cli.service import placing
@@ -80,7 +80,7 @@ def uninstall(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> 
     return 0
 
 
-def status(flags: ServiceFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def status(flags: StatusFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Tell whether the service is installed, starts by itself, and runs; give 0 when it runs.
 
     Raises:

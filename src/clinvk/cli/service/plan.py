@@ -12,7 +12,7 @@ from typing import NamedTuple
 from clinvk.api import key_file
 from clinvk.backends import BACKENDS
 from clinvk.cli.flags import InstallFlags, ServiceFlags
-from clinvk.cli.settings import directory, settings_of
+from clinvk.cli.settings import directory, trace_of
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home, settings_file
 from clinvk.errors import InvalidRequest
@@ -87,7 +87,7 @@ def planned(flags: InstallFlags, environ: Mapping[str, str], account: Account, r
     """
     environ = {**environ, "HOME": str(account.home)}
     more: dict[str, object] = {"server.host": flags.host, "server.port": flags.port}
-    settings = settings_of(flags, environ, more)
+    settings = trace_of(flags, environ, more).settings
     own = home(environ)
     folder = own / "workspace" if flags.workdir is None else Path(directory(flags.workdir, "--workdir"))
     path, found = _search_path(environ, account)

@@ -1,0 +1,16 @@
+"""What the JSON of a comparison tells of its judge."""
+
+import json
+
+from acceptance.command import Clinvk
+from scripted.steps import claude_says
+
+
+def test_the_judge_has_its_run_and_what_it_cost_beside_its_tokens(clinvk: Clinvk) -> None:
+    clinvk.agent.play(claude_says("the answer"), when="ask")
+    clinvk.agent.play(claude_says('{"best": "A", "reasons": "so"}'), when="Judge the answers")
+    done = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "--json", "ask")
+    told = json.loads(done.stdout)
+    part, judge = told["results"][0], told["judge"]
+    assert (judge["usage"], judge["cost_usd"]) == (part["usage"], part["cost_usd"])
+    assert judge["run_id"] not in ("", told["run_id"], *(result["run_id"] for result in told["results"]))

@@ -1,0 +1,43 @@
+"""What the display of several agents on a terminal says that each did last."""
+
+import json
+
+from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
+from scripted.steps import Step, claude_says, line, wait_for
+
+RETRY = line(
+    '{"type":"system","subtype":"api_retry","attempt":1,"max_retries":10,"retry_delay_ms":600,"error_status":529,'
+    '"error":"overloaded"}'
+)
+
+
+def shown_last(clinvk: Clinvk, told: list[Step], rest: list[Step], text: str) -> str:
+    """Run a task whose agent tells this and then waits; give what is drawn until the display shows a text."""
+    go = clinvk.folder / "go"
+    clinvk.agent.play([*told, wait_for(go), *rest])
+    (clinvk.folder / "t.json").write_text(json.dumps([{"backend": "claude", "prompt": "one"}]))
+    with on_terminal(clinvk, "parallel", "-f", "t.json", columns=100) as terminal:
+        drawn = terminal.until(text)
+        go.touch()
+        assert terminal.ended() == 0
+    return drawn
+
+
+def test_of_a_long_line_the_end_is_shown_which_moves(clinvk: Clinvk) -> None:
+    says = claude_says("It begins here " + "and goes on " * 20 + "to 日本語 so far")
+    drawn = shown_last(clinvk, says[:4], says[4:], "to 日本語 so far")
+    assert "…" in drawn
+    assert "It begins here" not in drawn
+
+
+def test_that_the_model_api_is_asked_again_is_shown(clinvk: Clinvk) -> None:
+    first, *rest = claude_says("x")
+    shown_last(clinvk, [first, RETRY], rest, "retry: the model API answered 529")
+
+
+def test_of_a_tool_the_beginning_is_shown(clinvk: Clinvk) -> None:
+    call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "make " + "all " * 40}}
+    first, *rest = claude_says("x")
+    told = line(json.dumps({"type": "assistant", "message": {"id": "msg_0", "content": [call]}}))
+    shown_last(clinvk, [first, told], rest, 'Bash {"command":"make all')

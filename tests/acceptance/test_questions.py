@@ -1,0 +1,74 @@
+"""What a command asks on the terminal, and that what it says next begins a line of its own."""
+
+import json
+import signal
+
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.terminal import Terminal, on_terminal
+from scripted.steps import claude_says
+
+END = b"\x04"
+INTERRUPT = b""
+"""A signal, since the terminals of these tests are those of no process, and make none of a key."""
+
+
+def answer(terminal: Terminal, key: bytes) -> None:
+    """Press a key, or interrupt the command."""
+    if key == INTERRUPT:
+        terminal.process.send_signal(signal.SIGINT)
+    else:
+        terminal.type(key)
+
+
+@pytest.fixture
+def session(clinvk: Clinvk) -> str:
+    """A conversation."""
+    clinvk.agent.play(claude_says("x"))
+    return json.loads(clinvk.run("-o", "json", "hello").stdout)["session_id"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "code"), [(END, "nothing was deleted", 7), (INTERRUPT, "cancelled", 7), (b"n\n", "nothing", 7)]
+)
+def test_whether_to_delete(clinvk: Clinvk, session: str, key: bytes, said: str, code: int) -> None:
+    with on_terminal(clinvk, "sessions", "delete", session) as terminal:
+        terminal.until("? [y/N] ")
+        answer(terminal, key)
+        assert terminal.ended() == code
+        assert f"\r\nclinvk: {said}" in terminal.plain().decode()
+
+
+@pytest.mark.parametrize(("key", "said", "code"), [(END, "no prompt", 1), (INTERRUPT, "cancelled", 7)])
+def test_what_to_go_on_with(clinvk: Clinvk, session: str, key: bytes, said: str, code: int) -> None:
+    with on_terminal(clinvk, "resume", session) as terminal:
+        terminal.until("opens its own program): ")
+        answer(terminal, key)
+        assert terminal.ended() == code
+        assert f"\r\nclinvk: {said}" in terminal.plain().decode()
+
+
+def test_a_prompt_that_is_typed_in_another_encoding_is_refused_as_one_on_stdin_is(clinvk: Clinvk, session: str) -> None:
+    with on_terminal(clinvk, "resume", session) as terminal:
+        terminal.until("opens its own program): ")
+        terminal.type(b"\xe9t\xe9\n")
+        assert terminal.ended() == 1
+        assert "clinvk: stdin is not UTF-8 text: byte 0xe9 at position 0" in terminal.plain().decode(errors="replace")
+
+
+@pytest.mark.parametrize("is_colored", [True, False])
+def test_the_setting_of_colors_holds_for_every_line(clinvk: Clinvk, session: str, is_colored: bool) -> None:
+    clinvk.settings(f"output: {{color: {str(is_colored).lower()}, format: text}}\n")
+    (clinvk.folder / "t.json").write_text("[]")
+    for command in (
+        ["sessions", "list", "--tag", "none"],
+        ["worktrees", "list"],
+        ["--timeout", "1", "--add-dir", "none", "hello"],
+        ["parallel", "-f", "t.json"],
+        ["resume", "ffff", "hello"],
+    ):
+        with on_terminal(clinvk, *command) as terminal:
+            terminal.ended()
+            assert terminal.plain().startswith(b"clinvk: ")
+            assert (b"\x1b[" in terminal.read) == is_colored, command

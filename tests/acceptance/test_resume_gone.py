@@ -1,0 +1,84 @@
+"""Going on with the newest conversation where the directories of newer ones are gone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from acceptance.command import Clinvk
+from repositories import Repository
+from scripted.steps import claude_says, touch
+
+FIRST = "aaaaaaaa-1111-4111-8111-111111111111"
+SECOND = "bbbbbbbb-2222-4222-8222-222222222222"
+WAYS = [["-c"], ["resume", "--last"]]
+
+
+def begun_in(clinvk: Clinvk, directory: str, handle: str = SECOND) -> str:
+    """Begin a session in a directory; give its id."""
+    (clinvk.folder / directory).mkdir(exist_ok=True)
+    clinvk.agent.play(claude_says("x", session=handle))
+    done = clinvk.run("--new", "-w", directory, "first")
+    assert done.returncode == 0
+    return json.loads(done.stdout)["session_id"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_session_whose_directory_is_gone_is_passed_over_and_told_of(clinvk: Clinvk, way: list[str]) -> None:
+    kept = begun_in(clinvk, ".", FIRST)
+    gone = begun_in(clinvk, "gone")
+    shutil.rmtree(clinvk.folder / "gone")
+    done = clinvk.run(*way, "go on")
+    assert (done.returncode, json.loads(done.stdout)["session_id"]) == (0, kept)
+    passed_over, continuing = done.stderr.splitlines()
+    directory = str(clinvk.folder / "gone")
+    assert passed_over == f"clinvk: session {gone[:8]} is passed over: its directory {directory!r} is gone"
+    assert continuing.startswith(f"clinvk: continuing session {kept[:8]} ")
+    assert f"--resume={FIRST}" in clinvk.agent.calls()[-1].argv
+
+
+def test_many_such_sessions_are_told_of_in_one_line(clinvk: Clinvk) -> None:
+    kept = begun_in(clinvk, ".", FIRST)
+    for number in range(20):
+        begun_in(clinvk, f"gone-{number}")
+    for number in range(20):
+        shutil.rmtree(clinvk.folder / f"gone-{number}")
+    done = clinvk.run("-c", "--dry-run", "go on")
+    assert done.stderr.splitlines()[0] == "clinvk: 20 sessions are passed over: their directories are gone"
+    assert f"continuing session {kept[:8]} " in done.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_none_is_left_it_is_4(clinvk: Clinvk, way: list[str]) -> None:
+    begun_in(clinvk, "gone")
+    shutil.rmtree(clinvk.folder / "gone")
+    done = clinvk.run(*way, "go on")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines()[1:] == ["clinvk: no session to go on with"]
+    assert len(clinvk.agent.calls()) == 1
+
+
+def test_one_that_is_named_is_4_and_what_to_do_is_said(clinvk: Clinvk) -> None:
+    gone = begun_in(clinvk, "gone")
+    shutil.rmtree(clinvk.folder / "gone")
+    done = clinvk.run("resume", gone[:8], "go on")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+    assert f"{str(clinvk.folder / 'gone')!r}, which does not exist any more" in done.stderr
+    assert f"clinvk sessions export {gone[:8]}" in done.stderr
+    (clinvk.folder / "gone").mkdir()
+    assert clinvk.run("resume", gone[:8], "go on").returncode == 0
+
+
+def test_a_session_of_a_worktree_that_was_applied_is_passed_over(clinvk: Clinvk) -> None:
+    Repository(clinvk.folder, Path(clinvk.agent.env["HOME"])).commit(a="one\n")
+    kept = begun_in(clinvk, ".", FIRST)
+    clinvk.agent.play([touch(Path("made")), *claude_says("x", session=SECOND)])
+    tasks = b'[{"backend": "claude", "prompt": "ask"}]'
+    told = clinvk.run("parallel", "--isolation", "worktree", "--json", stdin=tasks)
+    result = json.loads(told.stdout)["results"][0]
+    assert result["worktree"], told.stderr
+    assert clinvk.run("worktrees", "apply", result["branch"]).returncode == 0
+    done = clinvk.run("-c", "--dry-run", "go on")
+    assert f"session {result['session_id'][:8]} is passed over" in done.stderr
+    assert f"continuing session {kept[:8]} " in done.stderr

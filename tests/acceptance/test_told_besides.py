@@ -1,0 +1,61 @@
+"""What stderr tells of a run that goes on, or seems to go well: who waits at a terminal is told more than a script."""
+
+import json
+
+import pytest
+
+from acceptance.command import Clinvk
+from acceptance.terminal import on_terminal
+from scripted.steps import Step, claude_says, line
+from standin.document import JSON
+
+RETRY = line(
+    '{"type":"system","subtype":"api_retry","attempt":1,"max_retries":10,"retry_delay_ms":600,"error_status":529,'
+    '"error":"overloaded"}'
+)
+SUMMARIZED = line('{"type":"system","subtype":"compact_boundary"}')
+AGAIN = "retry: the model API answered 529 (overloaded); retry 1 of 10 in 0.6 s"
+DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
+
+
+def denied() -> list[Step]:
+    """Answer, and name a denial in the result."""
+    *said, result = claude_says("Done.")
+    denials: JSON = [{"tool_name": "Write", "tool_use_id": "toolu_1", "tool_input": {}}]
+    return [*said, line(json.dumps({**json.loads(str(result["line"])), "permission_denials": denials}))]
+
+
+def played(clinvk: Clinvk) -> None:
+    first, *rest = denied()
+    clinvk.agent.play([first, RETRY, SUMMARIZED, *rest])
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_terminal_is_told_of_retries_and_warnings(clinvk: Clinvk, form: str) -> None:
+    played(clinvk)
+    with on_terminal(clinvk, "-o", form, "--new", "hello", env={"NO_COLOR": "1"}, columns=200) as terminal:
+        assert terminal.ended() == 0
+    told = [line for line in terminal.plain().decode().splitlines() if line.startswith("clinvk: ")]
+    assert told == [
+        f"clinvk: {AGAIN}",
+        "clinvk: warning: claude summarized the conversation so far",
+        f"clinvk: {DENIED}",
+    ]
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["here", "served"], indirect=True)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_script_is_told_of_what_was_denied_alone(clinvk: Clinvk, form: str) -> None:
+    played(clinvk)
+    done = clinvk.run("-o", form, "--new", "hello")
+    assert (done.returncode, done.stderr) == (0, f"clinvk: {DENIED}\n")
+
+
+def test_in_a_stream_of_events_it_is_an_event(clinvk: Clinvk) -> None:
+    played(clinvk)
+    done = clinvk.run("-o", "stream-json", "--new", "hello")
+    assert done.stderr == ""
+    *_, denial, _, ending = map(json.loads, done.stdout.splitlines())
+    assert (denial["type"], denial["content"]) == ("progress", {"stage": "denied", "message": DENIED})
+    assert ending["type"] == "done"
