@@ -13,6 +13,7 @@ from anthropic.types import MessageParam
 from pydantic import BaseModel
 
 from clinvk.api.keys import Keys
+from clinvk.backends.claude.ending import not_logged_in
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Call, Facts
 from clinvk.events import RunFinished, RunStarted, TextDelta
@@ -237,7 +238,8 @@ async def test_an_agent_that_is_refused_by_its_model_makes_the_request_fail_with
         with pytest.raises(kind) as told:
             await client.messages.create(model="claude", max_tokens=1024, messages=ASKED, stream=stream)
     error = told.value
-    assert (error.status_code, error.type, error.api_message) == (answered, type_, "not today")
+    message = not_logged_in("not today") if status == 401 else "not today"
+    assert (error.status_code, error.type, error.api_message) == (answered, type_, message)
     assert error.request_id
 
 

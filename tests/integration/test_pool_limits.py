@@ -20,7 +20,7 @@ from clinvk.runtime.health import Patience
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.upkeep import Upkeep
-from integration.pool_server import ENV, Server, gone
+from integration.pool_server import ENV, WARM, Server, gone
 from lasting_backend import Lasting
 from polling import until
 
@@ -127,6 +127,17 @@ async def test_a_server_with_processes_that_hang_stops_all_the_same(tmp_path: Pa
 def kept_by_this() -> list[psutil.Process]:
     children = psutil.Process().children()
     return [child for child in children if not gone(child.pid) and "lasting" in child.cmdline()]
+
+
+async def test_one_is_ready_also_where_sessions_begin_faster_than_processes_may_be_kept(tmp_path: Path) -> None:
+    """The processes of those before, which are kept for them, would else take all places, and go in turn."""
+    async with Server(Lasting(tmp_path, capacity=1)) as server:
+        for _ in range(2 * WARM.max_processes):
+            await server.ask("say x")
+        hits = server.pool.standing.hits
+        async with asyncio.timeout(30):
+            while server.pool.standing.hits == hits:
+                await server.ask("say x")
 
 
 async def test_one_that_was_started_ahead_is_there_again_after_it_has_died(tmp_path: Path) -> None:

@@ -258,19 +258,25 @@ class Upkeep:
             return 1
         if sum(bool(worker.seats) for worker in profile.workers) >= (os.cpu_count() or 1):
             return 0
-        recent = sum(1 for at in profile.begun if now - at < _RECENT_S)
-        return max(1, min(recent, self._settings.max_processes))
+        return max(1, min(_begun_lately(profile, now), self._settings.max_processes))
 
     def _is_fallow(self, worker: Worker, wanting: Profile, now: float) -> bool:
         """Say whether a spare of a profile may take the place of an idle process.
 
-        Of two profiles only the one that was used last may; so that they do not end each other's in turn.
+        Of two profiles only the one that was used last may; so that they do not end each other's in turn. A process
+        that has just carried a run is likely to be asked to go on, unless so many conversations begin that it would
+        have to go for one of theirs: else each of those would be started for, and none ever find one ready.
         """
         profile = self.stock.profile_of(worker)
         if profile is wanting:
-            return bool(worker.served) and now - worker.idle_since > _RECENT_S
+            would_go = _begun_lately(wanting, now) >= self._settings.max_processes
+            return bool(worker.served) and (would_go or now - worker.idle_since > _RECENT_S)
         assert profile  # of what is idle nothing is being ended
         return profile.taken_at < wanting.taken_at
+
+
+def _begun_lately(profile: Profile, now: float) -> int:
+    return sum(1 for at in profile.begun if now - at < _RECENT_S)
 
 
 async def record_fingerprint(profile: Profile, handle: str) -> Fingerprint:
