@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from clinvk.runtime import marks
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.stock import Stock
+from clinvk.runtime.worker import Worker
 from lasting_backend import Lasting
 from polling import until
 
@@ -26,6 +29,19 @@ class Hanging(Spawner):
     async def sweep(self, process: Process) -> None:
         await super().sweep(process)
         raise TimeoutError("it took too long")
+
+
+@asynccontextmanager
+async def ready(backend: Lasting) -> AsyncGenerator[tuple[Stock, Worker]]:
+    """A stock with a process that is ready."""
+    host = Host(env=ENV)
+    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
+    assert launch
+    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
+        worker = stock.open(profile, launch)
+        await until(lambda: worker.is_ready)
+        yield stock, worker
 
 
 async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp_path: Path) -> None:
@@ -48,13 +64,7 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
 async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_to_be_ended_again(
     tmp_path: Path,
 ) -> None:
-    backend, host = Lasting(tmp_path, mode="slow"), Host(env=ENV)
-    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
-    assert launch
-    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
-        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
-        worker = stock.open(profile, launch)
-        await until(lambda: worker.is_ready)
+    async with ready(Lasting(tmp_path, mode="slow")) as (stock, worker):
         ending = asyncio.create_task(stock.ended(worker, patient=True))
         stock.end(worker)
         await asyncio.sleep(0)
@@ -66,13 +76,7 @@ async def test_one_that_is_being_ended_counts_until_it_is_gone_also_where_it_is_
 
 
 async def test_a_run_that_was_given_up_stays_lost_when_its_process_then_exits(tmp_path: Path) -> None:
-    backend, host = Lasting(tmp_path), Host(env=ENV)
-    launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
-    assert launch
-    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
-        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
-        worker = stock.open(profile, launch)
-        await until(lambda: worker.is_ready)
+    async with ready(Lasting(tmp_path)) as (_, worker):
         seat = worker.admit("one", lambda: None)
         worker.give_up(seat, "it did not begin")
         assert seat.is_lost

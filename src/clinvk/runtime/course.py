@@ -11,13 +11,17 @@ from clinvk.events import Ending, Event, Progress, RunFailed, RunFinished, RunSt
 from clinvk.redaction import redacted, secrets_in
 from clinvk.runtime.answers import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.assignment import Assignment
+from clinvk.runtime.cleanup import finished
 from clinvk.runtime.exchange import Exchange, Limits
 from clinvk.runtime.log import EventLog
-from clinvk.runtime.process import Spawner
+from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder
 from clinvk.runtime.seat import Seat
 from clinvk.runtime.wake import Wake
 from clinvk.session import Resume
+
+INTERRUPTED_WITHIN_S = 1.0
+"""How long an agent may take to end a turn by itself."""
 
 _KEEP_EVERY_S = 2.0
 """How much of what a running agent said may be lost when clinvk dies."""
@@ -127,6 +131,14 @@ class Course:
         """The agent has a process since `at`, for the first time or again."""
         self.started_at = self.started_at or at
         await self.recorder.spawned(self.started_at)
+
+    async def let_tools_leave(self, process: Process, variable: tuple[str, str] | None) -> None:
+        """Have the tools of the run leave before its agent is stopped, where that would end them hard.
+
+        They are those with a `variable` in their environment; None: all of the process.
+        """
+        if self.assignment.launch.tools_leave_first and not self.is_hurried:
+            await finished(self.spawner.end_tools(process, variable))
 
     def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""

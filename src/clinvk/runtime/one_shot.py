@@ -10,14 +10,11 @@ from clinvk.errors import AgentCrashed
 from clinvk.events import Ending, RunFailed, RunFinished
 from clinvk.runtime import private
 from clinvk.runtime.cleanup import finished
-from clinvk.runtime.course import Course
+from clinvk.runtime.course import INTERRUPTED_WITHIN_S, Course
 from clinvk.runtime.exchange import LINGER_S, Exchange
 from clinvk.runtime.process import Process
 from clinvk.runtime.seat import OwnSeat
 from clinvk.runtime.slots import Place
-
-_INTERRUPTED_WITHIN_S = 1.0
-"""How long an agent may take to end its turn."""
 
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
@@ -135,7 +132,7 @@ class _OneShot:
             self._woken()
             ending = await self._with_exit_code(ending, process)
         else:
-            await self._interrupt(exchange, seat, launch)
+            await self._interrupt(exchange, seat)
             await self._stop(exchange, process, launch)
         await course.finish(exchange, ending)
         if told and isinstance(ending, RunFinished):
@@ -143,14 +140,13 @@ class _OneShot:
         if told and process.exit_code is None:
             await self._stop(exchange, process, launch)
 
-    async def _interrupt(self, exchange: Exchange, seat: OwnSeat, launch: Launch) -> None:
+    async def _interrupt(self, exchange: Exchange, seat: OwnSeat) -> None:
         """Have an agent that can be told so end its turn by itself, which it then writes down, and counts."""
         course = self._course
-        if launch.tools_leave_first and not course.is_hurried:
-            await finished(course.spawner.end_tools(seat.process, None))
+        await course.let_tools_leave(seat.process, None)
         if course.is_hurried or seat.exit_code is not None or not seat.interrupt():
             return
-        until = course.now() + _INTERRUPTED_WITHIN_S
+        until = course.now() + INTERRUPTED_WITHIN_S
         while not exchange.costs and seat.exit_code is None and not course.is_hurried and course.now() < until:
             await course.wait(until)
             await course.hear_out(exchange)

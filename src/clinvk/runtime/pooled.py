@@ -4,16 +4,12 @@ import time
 
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.events import RunFinished, RunStarted
-from clinvk.runtime.cleanup import finished
-from clinvk.runtime.course import Course
+from clinvk.runtime.course import INTERRUPTED_WITHIN_S, Course
 from clinvk.runtime.exchange import Exchange
 from clinvk.runtime.pool import Pool
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.slots import Place
 from clinvk.runtime.worker import PooledSeat
-
-_INTERRUPTED_WITHIN_S = 1.0
-"""How long a process may take to end a turn."""
 
 _PATIENCE = 3
 """How many times longer a process may take to answer that was not up when the run came: it is not asked in vain."""
@@ -111,11 +107,11 @@ class _PooledRun:
     async def _interrupt(self, exchange: Exchange) -> None:
         """Have the process end the turn, and keep what it still says."""
         course, seat = self._course, self._seat
-        if course.assignment.launch.tools_leave_first and seat.tools and not course.is_hurried:
-            await finished(course.spawner.end_tools(seat.worker.process, seat.tools))
+        if seat.tools:
+            await course.let_tools_leave(seat.worker.process, seat.tools)
         if not seat.worker.stop(seat.run):
             return
-        until = course.now() + _INTERRUPTED_WITHIN_S
+        until = course.now() + INTERRUPTED_WITHIN_S
         while not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:
             await course.wait(until)
         await course.hear_out(exchange)
