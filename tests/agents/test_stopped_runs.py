@@ -1,6 +1,8 @@
 """A run that is stopped costs the same, and leaves the same conversation, whichever process carried it."""
 
 import json
+import time
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -10,6 +12,8 @@ from clinvk.events import RunFailed, ToolCall, Usage
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.marks import kill_tools
+from clinvk.runtime.process import Process
 from clinvk.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(120)
@@ -38,3 +42,31 @@ async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(machine: Ma
     assert result.ending.code == "cancelled"
     assert result.usage == Usage(100, 30, 20, 10)
     assert "turn_aborted" in sent
+
+
+def kill_tools_late(*which: Any) -> None:
+    kill_tools(*which)
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_codex_does_not_ask_its_model_again_between_the_end_of_its_tool_and_its_own(
+    machine: Machine, warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
+    result, _ = await cancelled_and_gone_on(machine, warm)
+    assert (result.text.strip(), result.usage) == ("Wait.", Usage(100, 30, 20, 10))
+
+
+def goes_on(process: Process) -> None:
+    """Does not hold it."""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_turn_of_codex_that_ends_by_itself_as_it_is_stopped_is_counted(
+    machine: Machine, warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
+    monkeypatch.setattr(Process, "hold", goes_on)
+    result, _ = await cancelled_and_gone_on(machine, warm)
+    assert result.usage == Usage(200, 60, 40, 20)

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from math import inf
 
 from msgspec.structs import replace
@@ -132,13 +134,21 @@ class Course:
         self.started_at = self.started_at or at
         await self.recorder.spawned(self.started_at)
 
-    async def let_tools_leave(self, process: Process, variable: tuple[str, str] | None) -> None:
-        """Have the tools of the run leave before its agent is stopped, where that would end them hard.
+    @asynccontextmanager
+    async def tools_gone(self, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
+        """A context before which the tools of the run leave, where its agent would end them hard when it is stopped.
 
-        They are those with a `variable` in their environment; None: all of the process.
+        They are those with a `variable` in their environment; None: all of the process. Inside, an agent that had any
+        stands still: when it hears that they have ended it would ask its model again.
         """
-        if self.assignment.launch.tools_leave_first and not self.is_hurried:
-            await finished(self.spawner.end_tools(process, variable))
+        if not self.assignment.launch.tools_leave_first or self.is_hurried:
+            yield
+            return
+        try:
+            await finished(self.spawner.end_tools(process, variable, holding=True))
+            yield
+        finally:
+            process.go_on()
 
     def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""

@@ -9,7 +9,7 @@ does not hold a process that leaves the tree with an emptied environment.
 
 import os
 import sys
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
@@ -152,11 +152,14 @@ def kill(marks: Marks, roots: Roots | None) -> None:
     remains.end(lambda: marks.find(roots), marks.alive)
 
 
-def kill_tools(marks: Marks, number: int, pid: int, variable: tuple[str, str] | None) -> None:
+def kill_tools(
+    marks: Marks, number: int, pid: int, variable: tuple[str, str] | None, found: Callable[[], None] | None = None
+) -> None:
     """End the tools that came of an agent process, and their children; the process goes on. Blocks.
 
     Tools are those with a variable in their environment; where there is none to tell them by, those outside the
-    session of the process `pid`: CLIs put their tools into sessions of their own, and nothing else.
+    session of the process `pid`: CLIs put their tools into sessions of their own, and nothing else. If there are any,
+    `found` is called before they end.
     """
     wanted = "=".join(variable or ()).encode()
 
@@ -165,6 +168,8 @@ def kill_tools(marks: Marks, number: int, pid: int, variable: tuple[str, str] | 
 
     tools = {other for other in marks.look().get(number, ()) if is_tool(other)}
     if tools:
+        if found:
+            found()
         remains.end(lambda: marks.alive(tools | _descendants(tools)), marks.alive)
 
 

@@ -143,9 +143,9 @@ class _OneShot:
     async def _interrupt(self, exchange: Exchange, seat: OwnSeat) -> None:
         """Have an agent that can be told so end its turn by itself, which it then writes down, and counts."""
         course = self._course
-        await course.let_tools_leave(seat.process, None)
-        if course.is_hurried or seat.exit_code is not None or not seat.interrupt():
-            return
+        async with course.tools_gone(seat.process, None):
+            if course.is_hurried or seat.exit_code is not None or not seat.interrupt():
+                return
         until = course.now() + INTERRUPTED_WITHIN_S
         while not exchange.costs and seat.exit_code is None and not course.is_hurried and course.now() < until:
             await course.wait(until)

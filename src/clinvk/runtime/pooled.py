@@ -1,6 +1,7 @@
 """A run that a kept process carries."""
 
 import time
+from contextlib import nullcontext
 
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.events import RunFinished, RunStarted
@@ -107,11 +108,9 @@ class _PooledRun:
     async def _interrupt(self, exchange: Exchange) -> None:
         """Have the process end the turn, and keep what it still says."""
         course, seat = self._course, self._seat
-        if seat.tools:
-            await course.let_tools_leave(seat.worker.process, seat.tools)
-        if not seat.worker.stop(seat.run):
-            return
+        async with course.tools_gone(seat.worker.process, seat.tools) if seat.tools else nullcontext():
+            is_asked = seat.worker.stop(seat.run)
         until = course.now() + INTERRUPTED_WITHIN_S
-        while not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:
+        while is_asked and not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:
             await course.wait(until)
         await course.hear_out(exchange)

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -99,9 +100,13 @@ class Spawner:
         finally:
             process.discard()
 
-    async def end_tools(self, process: "Process", variable: tuple[str, str] | None) -> None:
-        """End the tools of a process, those with a variable in their environment if it is given; it goes on."""
-        await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable)
+    async def end_tools(self, process: "Process", variable: tuple[str, str] | None, *, holding: bool = False) -> None:
+        """End the tools of a process, those with a variable in their environment if it is given.
+
+        It goes on; or with `holding`, if it has any, it is held before they end, and does not hear of it until then.
+        """
+        held = process.hold if holding else None
+        await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
         """Give the resident bytes of processes and of all that came of them, by number."""
@@ -207,6 +212,19 @@ class Process:
         if self.exit_code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def hold(self) -> None:
+        """Have the process stand still, with those that it has in its group: a wrapper's CLI, not its tools."""
+        self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have the process go on, if it was held."""
+        self._signal_group(signal.SIGCONT)
+
+    def _signal_group(self, number: int) -> None:
+        if self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
 
     def discard(self) -> None:
         """Close the pipes; what is still printed is lost."""
