@@ -10,6 +10,7 @@ from clinvk.events import StopReason, Usage
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
+RUN_STATES: tuple[RunState, ...] = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 SCHEMA_FIELD = "output_schema"
 """What errors about the schema of an answer call it."""

@@ -15,6 +15,7 @@ from acceptance.command import WITHIN_S, Clinvk
 
 UP, DOWN, ESCAPE, ENTER, INTERRUPT = b"\x1b[A", b"\x1b[B", b"\x1b", b"\r", b"\x03"
 _CODES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_DRAWN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|(\r\n|\r|[^\x1b\r]+)")
 
 
 class Terminal:
@@ -48,6 +49,21 @@ class Terminal:
     def plain(self) -> bytes:
         """Give what was read without the codes that steer a terminal."""
         return _CODES.sub(b"", self.read)
+
+    def screen(self) -> list[str]:
+        """Give the lines that all that came has left on the screen, were that high enough."""
+        lines, row = [""], 0
+        for steps, code, text in _DRAWN.findall(self.all_read.decode(errors="replace")):
+            if code == "A":
+                row -= int(steps or 1)
+            elif code == "K" or text == "\r":  # what is written there is written over the whole line
+                lines[row] = ""
+            elif text == "\r\n":
+                row += 1
+                lines += [""] * (row == len(lines))
+            else:
+                lines[row] += text
+        return "\n".join(lines).rstrip().split("\n")
 
     def ended(self) -> int:
         """Wait for the end of the command; give its exit code. What it printed is read."""

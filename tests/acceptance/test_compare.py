@@ -11,9 +11,9 @@ from acceptance.terminal import on_terminal
 from clinvk.cli.orchestrated import CompareOutcome
 from clinvk.cli.table import width
 from repositories import Repository
-from scripted.steps import claude_says, exits, says, stderr
+from scripted.steps import claude_says, exits, says, stderr, touch
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 LONG = "words that are wrapped where a column ends, and not before it"
 
@@ -186,6 +186,46 @@ def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinv
     assert repository.worktrees() == []
 
 
+def test_on_a_terminal_differences_are_colored(clinvk: Clinvk) -> None:
+    repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "a\n"})
+    clinvk.agent.play([touch(Path("b.txt")), *claude_says("x")], when="touch")
+    arguments = (
+        "compare",
+        "--backends=claude",
+        "--isolation=worktree",
+        "-w",
+        "project",
+        "--diff",
+        "--no-stdin",
+        "touch",
+    )
+    for env, head in (
+        ({}, "\x1b[1mdiff --git a/b.txt b/b.txt\x1b[m"),
+        ({"NO_COLOR": "1"}, "diff --git a/b.txt b/b.txt"),
+    ):
+        with on_terminal(clinvk, *arguments, env=env) as terminal:
+            assert terminal.ended() == 0
+        assert f"\r\n{head}\r\n" in terminal.all_read.decode()
+    assert "\ndiff --git a/b.txt b/b.txt\n" in clinvk.run(*arguments).stdout
+
+
+def test_what_a_check_says_that_fails_is_told_and_what_all_are_warned_of_once(clinvk: Clinvk) -> None:
+    repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
+    repository.commit(**{"a.txt": "a\n"})
+    repository.write("a.txt", "b\n")
+    arguments = ("--backends", "claude,claude", "--isolation", "worktree", "-w", "project", "--no-stdin")
+    done = clinvk.run("compare", *arguments, "--check", "seq 1000; echo no such test; exit 3", "ask")
+    assert done.returncode == 0
+    for index in (0, 1):
+        said = [*map(str, range(982, 1001)), "no such test"]
+        assert "\n".join([f"── [{index}] claude ── check failed (exit code 3)", *said, ""]) in done.stdout
+    (warned,) = [line for line in done.stderr.splitlines() if "uncommitted changes" in line]
+    assert warned.startswith("clinvk: [0] claude and 1 more: the worktree begins with the commit ")
+    quiet = clinvk.run("compare", *arguments, "--check", "echo said; exit 3", "-q", "ask")
+    assert "said" not in quiet.stdout
+
+
 def test_one_that_fails_is_1_and_the_others_answers_are_told(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
     done = clinvk.run("compare", "--backends", "claude", "-q", "bad")
@@ -197,6 +237,7 @@ def test_one_that_fails_is_1_and_the_others_answers_are_told(clinvk: Clinvk) -> 
 def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
     done = clinvk.run("compare", "--all-backends", "--dry-run", "ask")
     assert (done.returncode, done.stderr) == (0, "")
+    assert clinvk.run("compare", "--all-backends", "--dry-run", "--diff", "ask").stdout == done.stdout
     assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
     assert clinvk.agent.calls() == []
 

@@ -80,7 +80,9 @@ OFFERED: list[tuple[str, list[str], list[str]]] = [
     ("config set default_backend ", ["claude", "codex", "gemini"], []),
     ("config set server.host ", [], ["server.port", "claude"]),
     ("config show --js", ["--json"], ["--port"]),
-    ("worktrees ", ["list", "apply", "discard"], ["show"]),
+    ("worktrees ", ["list", "show", "apply", "discard"], ["fork"]),
+    ("worktrees show --d", ["--diff"], ["--keep"]),
+    ("runs list --state ", ["running", "interrupted"], ["active"]),
     ("worktrees apply --k", ["--keep"], ["--yes"]),
     ("serve --po", ["--port"], ["--json"]),
     ("help con", ["config"], []),
@@ -127,6 +129,13 @@ def test_a_shell_offers_the_sessions_for_an_id(clinvk: Clinvk, shell: str) -> No
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_offers_the_runs_for_an_id(clinvk: Clinvk, shell: str) -> None:
+    clinvk.agent.play(claude_says("the answer"))
+    run = json.loads(clinvk.run("--new", "one").stdout)["run_id"][:8]
+    assert offered(clinvk, shell, "runs", "show", "") == {run}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_offers_the_worktrees_for_an_id(clinvk: Clinvk, shell: str) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "one\n"})
@@ -134,5 +143,5 @@ def test_a_shell_offers_the_worktrees_for_an_id(clinvk: Clinvk, shell: str) -> N
     clinvk.run("compare", "--backends=claude", "--isolation=worktree", "-w", str(repository.path), "--", "x")
     ids = {tree["id"] for tree in json.loads(clinvk.run("worktrees", "list", "--json").stdout)["worktrees"]}
     assert len(ids) == 1
-    for command in ("apply", "discard"):
+    for command in ("show", "apply", "discard"):
         assert offered(clinvk, shell, "worktrees", command, "") == ids

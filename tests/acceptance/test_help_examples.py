@@ -20,7 +20,15 @@ from repositories import Repository
 from scripted.steps import claude_says
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-LEFT_OUT = ("serve", "service", "worktrees apply", "chain --resume-from", "resume --here", "keys create ci")
+LEFT_OUT = (
+    "serve",
+    "service",
+    "worktrees show",
+    "worktrees apply",
+    "chain --resume-from",
+    "resume --here",
+    "keys create ci",
+)
 SESSION, DIGITS = "3f9c", 32
 
 

@@ -14,7 +14,7 @@ from clinvk.cli.orchestrated import ParallelOutcome, PartOutcome
 from clinvk.cli.table import width
 from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch, wait_for
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 STYLE = re.compile(rb"\x1b\[[0-9;]*m")
 TWO = [{"backend": "claude", "prompt": "one", "name": "first"}, {"backend": "codex", "prompt": "two", "id": "t-2"}]
@@ -154,7 +154,7 @@ def test_the_output_folder_gets_a_file_a_task_and_a_summary(clinvk: Clinvk) -> N
     assert msgspec.json.decode((folder / "1-hidden.json").read_bytes(), type=PartOutcome) == outcome.results[1]
 
 
-@pytest.mark.parametrize("path", ["..", "/tmp/elsewhere", "out/../../x", "link/x", "file"])
+@pytest.mark.parametrize("path", ["..", "/tmp/elsewhere", "out/../../x", "link/x", "file", "~/out"])
 def test_an_output_folder_elsewhere_is_refused_before_anything_runs(clinvk: Clinvk, path: str) -> None:
     (clinvk.folder / "link").symlink_to(clinvk.agent.folder)
     (clinvk.folder / "file").touch()
@@ -286,6 +286,22 @@ def test_a_signal_ends_all_agents_and_tells_what_there_was(clinvk: Clinvk, numbe
     assert stderr.decode() == "clinvk: ending all agents; once more kills them\n"
     assert clinvk.agent.alive() == []
     assert len(list((clinvk.folder / "out").iterdir())) == 5
+
+
+def test_on_a_terminal_what_a_signal_does_stands_above_the_display(clinvk: Clinvk) -> None:
+    steady = [ignore(signal.SIGINT), ignore(signal.SIGTERM), touch(clinvk.folder / "up"), hang()]
+    clinvk.agent.play(steady, when="for ever")
+    (clinvk.folder / "t.json").write_text(json.dumps([task("for ever"), task("for ever")]))
+    with on_terminal(clinvk, "parallel", "-f", "t.json") as terminal:
+        until((clinvk.folder / "up").exists)
+        terminal.until("2 running")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until("kills them")
+        terminal.until("2 running")
+        terminal.until("2 running")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.ended() == 7
+    assert terminal.screen() == ["clinvk: ending all agents; once more kills them", "clinvk: cancelled"]
 
 
 def test_a_second_signal_kills_agents_that_do_not_stop(clinvk: Clinvk) -> None:

@@ -1,4 +1,4 @@
-"""`clinvk worktrees`: listed, applied and discarded."""
+"""`clinvk worktrees`: listed, shown, applied and discarded."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 from acceptance.command import Clinvk, until
 from acceptance.terminal import Terminal, on_terminal
 from clinvk.cli.table import width
-from clinvk.cli.worktrees import AppliedWorktree, Discarded, WorktreeList
+from clinvk.cli.worktrees import AppliedWorktree, Discarded, ShownWorktree, WorktreeList
 from clinvk.plan import ChangedFile
 from clinvk.runtime.marks import RlimitMarks
 from clinvk.runtime.process import Spawner
@@ -23,7 +23,7 @@ from scripted.steps import claude_says, touch, wait_for
 
 T = TypeVar("T")
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -114,6 +114,104 @@ def test_one_that_cannot_be_looked_at_is_listed_with_the_reason(clinvk: Clinvk, 
     assert done.returncode == 0
     assert done.stdout.splitlines()[1].split()[:2] == [worktree.id, "broken"]
     assert done.stderr.startswith(f"clinvk: {worktree.id}: {repository.path} knows no worktree")
+
+
+def test_what_is_in_one_is_shown_with_who_worked_there(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository, **{"a.txt": "two\n", "new": "new\n"})
+    clinvk.agent.play(claude_says("x"))
+    prompted = json.loads(clinvk.run("-b", "claude", "--workdir", worktree.path, "change it").stdout)
+    done = clinvk.run("worktrees", "show", worktree.branch)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, _, diff = done.stdout.partition("\n\n")
+    *fields, changed, new = [line.split(maxsplit=1) for line in head.splitlines()]
+    told_of = {name: value for name, value in fields if name != "made"}
+    assert told_of == {
+        "id": worktree.id,
+        "state": "changed",
+        "repository": str(repository.path),
+        "directory": worktree.path.replace(str(repository.home), "~"),
+        "branch": worktree.branch,
+        "base": worktree.base,
+        "run": f"{prompted['run_id']} (finished)",
+        "agent": "claude (claude-scripted)",
+        "session": prompted["session_id"],
+        "prompt": "change it",
+        "files": "2",
+    }
+    assert (changed, new) == (["modified", "a.txt"], ["added", "new"])
+    assert diff.startswith("diff --git a/a.txt b/a.txt\n")
+    assert "\n-one\n+two\ndiff --git a/new b/new\n" in diff
+
+
+def test_one_is_shown_as_json(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    shown = told(clinvk, ShownWorktree, "show", worktree.id)
+    (item,) = told(clinvk, WorktreeList, "list").worktrees
+    assert {name: getattr(shown, name) for name in item.__struct_fields__} == msgspec.structs.asdict(item)
+    assert shown.runs == []
+    assert str(shown.diff).endswith("\n-one\n+two\n")
+    assert told(clinvk, ShownWorktree, "show", worktree.id, "--diff") == shown
+
+
+@pytest.mark.parametrize("flags", [(), ("--diff",)], ids=["whole", "diff"])
+def test_what_is_shown_in_a_pipe_is_a_patch_for_git(
+    clinvk: Clinvk, repository: Repository, flags: tuple[str, ...]
+) -> None:
+    files = {"a.txt": b"tw\xf6\r\n", "pixel": bytes(range(256)), "with space": b"x" * 2**21 + b"\nno end"}
+    worktree = left(repository, without=("inner/b",))
+    for name, content in files.items():
+        Path(worktree.root, name).write_bytes(content)
+    done = clinvk.run("worktrees", "show", worktree.id, *flags, close_fds="> change.patch")
+    assert (done.returncode, done.stderr) == (0, "")
+    patch = clinvk.folder / "change.patch"
+    assert patch.read_bytes().startswith(b"diff --git " if flags else b"id ")
+    repository.git("apply", "--whitespace=nowarn", str(patch))
+    assert repository.files() == files
+    assert listed(clinvk) == [worktree.id]
+
+
+def test_on_a_terminal_the_diff_is_colored_and_has_no_more_than_text(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository, **{"a.txt": "two \x1b[2J\n", "pixel": "\0"})
+    with on_terminal(clinvk, "worktrees", "show", "--diff", worktree.id) as terminal:
+        assert terminal.ended() == 0
+    colored = terminal.read.decode().split("\r\n")
+    assert colored[0] == "\x1b[1mdiff --git a/a.txt b/a.txt\x1b[m"
+    assert colored[4:7] == ["\x1b[36m@@ -1 +1 @@\x1b[m", "\x1b[31m-one\x1b[m", "\x1b[32m+two ?[2J\x1b[m"]
+    assert colored[-2:] == ["Binary files differ", ""]
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CLINVK_OUTPUT__COLOR": "false"}):
+        with on_terminal(clinvk, "worktrees", "show", worktree.id, env=env) as terminal:
+            assert terminal.ended() == 0
+        assert "\x1b" not in terminal.read.decode()
+
+
+def test_one_that_has_no_diff_is_shown_without_and_why(clinvk: Clinvk, repository: Repository) -> None:
+    worktrees = worktrees_of(repository)
+    busy = asyncio.run(worktrees.make(str(repository.path), "busy"))
+    other = Repository(clinvk.folder / "other", repository.home)
+    other.commit(**{"a.txt": "one\n"})
+    broken = left(other)
+    other.path.rename(clinvk.folder / "moved")
+    for worktree, state, why in (
+        (busy, "in use", "an agent is at work in it: its diff is there when that has ended"),
+        (broken, "broken", f"{other.path} knows no worktree '{broken.root}' any more"),
+    ):
+        done = clinvk.run("worktrees", "show", worktree.id)
+        assert (done.returncode, done.stderr) == (0, f"clinvk: {worktree.id}: {why}\n")
+        assert done.stdout.splitlines()[1] == f"state        {state}"
+        alone = clinvk.run("worktrees", "show", "--diff", worktree.id)
+        assert (alone.returncode, alone.stdout, alone.stderr) == (1, "", done.stderr)
+        shown = told(clinvk, ShownWorktree, "show", worktree.id)
+        assert (shown.state, shown.diff) == (state, None)
+    asyncio.run(worktrees.leave(busy))
+
+
+def test_one_is_shown_though_nothing_can_be_told_of_who_worked_there(clinvk: Clinvk, repository: Repository) -> None:
+    worktree = left(repository)
+    (repository.home / ".clinvk" / "clinvk.db").write_text("no database")
+    done = clinvk.run("worktrees", "show", worktree.id)
+    assert done.returncode == 0
+    assert done.stdout.endswith("\n-one\n+two\n")
+    assert done.stderr.startswith("clinvk: who worked there cannot be told: ")
 
 
 def test_applying_changes_the_files_and_removes_the_worktree(clinvk: Clinvk, repository: Repository) -> None:
@@ -279,7 +377,7 @@ def test_one_that_a_prompt_is_sent_to_is_in_use_until_that_is_answered(
     assert listed(clinvk) == []
 
 
-@pytest.mark.parametrize("command", ["apply", "discard"])
+@pytest.mark.parametrize("command", ["show", "apply", "discard"])
 def test_a_word_that_is_no_worktree_is_1_and_nothing_happens(
     clinvk: Clinvk, repository: Repository, command: str
 ) -> None:

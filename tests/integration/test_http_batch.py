@@ -475,6 +475,13 @@ async def test_several_agents_that_may_edit_one_tree_at_once_are_warned_of(scrip
 
         assert "2 tasks may change files in" in (await warnings(task("a", **edits), task("b", **edits)))[0]
         assert await warnings(task("a", **edits), task("b", **edits), max_parallel=1) == []
+        below = [{**edits, "workdir": str(tmp_path / name)} for name in ("x", "x/y", "xy")]
+        for each in below:
+            Path(str(each["workdir"])).mkdir()
+        (warning,) = await warnings(task("a", **below[1]), task("b", **below[0]), task("c", **below[2]))
+        assert f"2 tasks may change files in '{tmp_path}/x' at" in warning
+        (warning,) = await warnings(*(task("a", **each) for each in below), task("b", **edits))
+        assert f"4 tasks may change files in '{tmp_path}' at" in warning
         assert await warnings(task("a", **edits), task("b", workdir=str(tmp_path))) == []
         assert await warnings(task("a", **edits), task("b", **{**edits, "sandbox_mode": "read-only"})) == []
 
@@ -572,6 +579,7 @@ async def test_a_step_gets_what_those_before_it_answered_and_nothing_is_expanded
         (3, None, "third"),
     ]
     assert told["warnings"] == [
+        "steps[0].prompt: {{ previous }} stays as it is; what is filled in is {{previous}}",
         "steps[0].prompt: {{steps.later}} names no earlier step, and stays as it is",
         "steps[2].prompt: {{steps.none}} names no earlier step, and stays as it is",
     ]

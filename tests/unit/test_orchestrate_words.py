@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from clinvk.events import RunFinished
 from clinvk.orchestrate import judge
-from clinvk.orchestrate.template import expand, unknown_steps
+from clinvk.orchestrate.template import expand, misspelt, unknown_steps
 from clinvk.plan import Change, Check, Compare, Part, PartResult
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -47,6 +47,16 @@ def test_what_an_answer_has_of_a_regular_expression_means_nothing() -> None:
 def test_places_that_lead_to_no_earlier_step_are_named() -> None:
     found = unknown_steps("{{steps.a}} {{steps.later}} {{previous}} {{steps. b}}", frozenset({"a"}))
     assert [*found] == ["{{steps.later}}", "{{steps. b}}"]
+
+
+def test_what_looks_like_a_place_but_is_none_is_named_with_the_place_that_was_meant() -> None:
+    template = "{{previous}} {{ previous }} {{INPUT}} {{ steps.a}} {{Steps.a }} {{steps.a }} {{ steps.later }}"
+    assert [*misspelt(template, frozenset({"a", ""}))] == [
+        ("{{ previous }}", "{{previous}}"),
+        ("{{INPUT}}", "{{input}}"),
+        ("{{ steps.a}}", "{{steps.a}}"),
+        ("{{Steps.a }}", "{{steps.a}}"),
+    ]
 
 
 def answered(index: int, text: str, **fields: object) -> PartResult:

@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from clinvk.cli.orchestrated_text import answers, overview, side_by_side, wrapped
+from clinvk.cli.notes import Notes
+from clinvk.cli.orchestrated_text import answers, failed_checks, overview, side_by_side, wrapped
 from clinvk.cli.progress_live import Display
 from clinvk.cli.table import width
 from clinvk.errors import Cancelled, TimedOut
@@ -74,6 +75,13 @@ def test_a_failure_is_told_below_what_was_said_until_then() -> None:
     ]
 
 
+def test_what_was_cancelled_before_its_agent_was_up_has_no_answer_to_tell() -> None:
+    results = (done(0, "x"), not_run(1, part(), Cancelled("not run")), failed(2, "agent_failed"))
+    plan = Parallel(parts=tuple(result.part for result in results))
+    heads = [line for line in answers(summary(plan, *results)) if line.startswith("──")]
+    assert heads == ["── [0] claude ──", "── [2] claude ──"]
+
+
 def test_the_table_has_a_word_for_each_way_to_end() -> None:
     results = (
         done(0, "x", "first"),
@@ -101,6 +109,12 @@ def test_the_table_of_isolated_agents_counts_files_and_tells_what_the_check_said
     assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
 
+def test_of_a_check_the_end_is_told_where_it_failed() -> None:
+    checks = (Check(passed=True, exit_code=0, output="fine"), Check(passed=False, exit_code=None, output="\x1b[31mx\n"))
+    both = compared(*(replace(done(index, "x"), check=check) for index, check in enumerate(checks)))
+    assert [*failed_checks(both)] == ["── [1] claude ── check failed (it took too long)", "x", ""]
+
+
 def test_a_chain_that_ended_early_says_how_many_steps_were_not_run() -> None:
     plan = Chain(parts=(part(), part(), part()))
     assert overview(summary(plan, done(0, "x")), None, None, show_tokens=False)[-1] == (
@@ -111,7 +125,7 @@ def test_a_chain_that_ended_early_says_how_many_steps_were_not_run() -> None:
 async def test_the_display_fits_its_terminal_however_many_parts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "12")
-    display = Display(Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), color=False)
+    display = Display(Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), Notes({}), color=False)
     for index in (0, 1, 3):
         await display.ended(done(index, WIDE, f"n{index}"))
     console = Console(width=60, height=12, color_system=None)
@@ -127,7 +141,7 @@ async def test_the_display_fits_its_terminal_however_many_parts_there_are(monkey
 
 async def test_drawing_takes_no_longer_with_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "30")
-    display = Display(Parallel(parts=(part(),) * 50_000), color=False)
+    display = Display(Parallel(parts=(part(),) * 50_000), Notes({}), color=False)
     for index in range(40_000):
         await display.ended(done(index, "x"))
     began = time.process_time()

@@ -12,6 +12,7 @@ import msgspec
 
 from clinvk.config import OUTPUT_FORMATS, OutputFormat
 from clinvk.plan import Isolation
+from clinvk.record import RUN_STATES, RunState
 from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Effort, SandboxMode
 from clinvk.session import SESSION_STATUSES, SessionStatus
 
@@ -161,10 +162,25 @@ class ExportFlags(JsonFlags, frozen=True, kw_only=True):
     output: str | None = None
 
 
+class RunsFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `runs list` takes besides."""
+
+    state: RunState | None = None
+    parts: bool = False
+    limit: int = 20
+    here: bool = False
+
+
 class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
     """What `worktrees list` takes besides."""
 
     here: bool = False
+
+
+class ShowFlags(JsonFlags, frozen=True, kw_only=True):
+    """What `worktrees show` takes besides."""
+
+    diff: bool = False
 
 
 class ApplyFlags(JsonFlags, frozen=True, kw_only=True):
@@ -381,10 +397,27 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     _add_json(own.add_argument)
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `runs list`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--state", type=OneOf(RUN_STATES), metavar="STATE", help=f"only {', '.join(RUN_STATES)}")
+    own.add_argument("--parts", action="store_true", help="those too that are a part of parallel, chain, compare")
+    own.add_argument("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
+    own.add_argument("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
+    _add_json(own.add_argument)
+
+
 def add_worktrees(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `worktrees list`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--here", action="store_true", help="only those of this repository (--workdir: of that one)")
+    _add_json(own.add_argument)
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `worktrees show`."""
+    own = parser.add_argument_group("flags")
+    own.add_argument("--diff", action="store_true", help="print the diff alone, whole: a patch for git apply")
     _add_json(own.add_argument)
 
 

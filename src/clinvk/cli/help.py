@@ -19,7 +19,8 @@ commands:
   parallel                  run several tasks at once, from a file
   chain                     run steps one after the other, from a file
   compare PROMPT            give one prompt to several agents
-  worktrees COMMAND         list, apply, discard what agents did in worktrees
+  runs COMMAND              list, show what was run
+  worktrees COMMAND         list, show, apply, discard what agents changed
   serve                     serve the REST API
   service COMMAND           install, uninstall, status, print
   keys COMMAND              create, list, revoke the API keys of the server
@@ -172,12 +173,43 @@ examples:
 """,
 )
 
+RUNS = Help(
+    "clinvk runs list | show ID",
+    "What was run: each prompt, and several agents together.",
+    """\
+commands:
+  runs list                 list runs, the newest first
+  runs show ID              show one: what was asked and answered, or its parts
+
+ID may be the first digits, 4 or more. Help for each: clinvk help runs list
+""",
+)
+
+RUNS_LIST = Help(
+    "clinvk runs list [flags]",
+    "List runs, the newest first: those of the command line and of servers, also\n"
+    "those under way. Of several agents together there is one line; --parts has\n"
+    "those of each, too.",
+    """\
+examples:
+  clinvk runs list
+  clinvk runs list --state running
+  clinvk runs list --here --parts --backend codex --json
+""",
+)
+
+RUNS_SHOW = Help(
+    "clinvk runs show [flags] ID",
+    "Show a run: how it went, the prompt and the answer; of parallel, chain and\ncompare their parts.",
+)
+
 WORKTREES = Help(
-    "clinvk worktrees list | apply | discard",
+    "clinvk worktrees list | show | apply | discard",
     "The git worktrees in which agents changed something.",
     """\
 commands:
   worktrees list            list them, with the number of changed files
+  worktrees show ID         show one: who worked in it, and the diff
   worktrees apply ID        bring the changes of one into your tree
   worktrees discard ID...   remove some, with what was done in them
 
@@ -195,6 +227,17 @@ WORKTREES_LIST = Help(
 examples:
   clinvk worktrees list
   clinvk worktrees list --here --json
+""",
+)
+
+WORKTREES_SHOW = Help(
+    "clinvk worktrees show [flags] ID",
+    "Show what an agent was asked and has changed in a worktree, with the diff, which\n"
+    "apply would bring into your tree.",
+    """\
+examples:
+  clinvk worktrees show claude-3f9c2a1b
+  clinvk worktrees show --diff claude-3f9c2a1b > change.patch
 """,
 )
 
@@ -259,7 +302,8 @@ steps.yaml:
 of an earlier step, {{input}} the text beside the steps; all other braces stay.
 A step takes what a task of clinvk parallel does. stop_on_failure: false goes
 on after a failure. --resume-from takes the id that a chain tells on stderr as
-it begins. Exit codes are those of clinvk parallel.
+it begins, and that clinvk runs list has, too. Exit codes are those of clinvk
+parallel.
 """,
 )
 

@@ -1,8 +1,9 @@
 """Lines for the user on stderr. What programs read is on stdout."""
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from clinvk.cli.output import STDERR, has_colors, is_writable, on_one_line, without_sequences, write
 
@@ -19,6 +20,16 @@ class Notes:
         self.is_terminal = os.isatty(STDERR)
         self._color = has_colors(STDERR, environ)
         self._waits = True
+        self._write: Callable[[str], None] = partial(write, STDERR)
+
+    @contextmanager
+    def written_by(self, write: Callable[[str], None]) -> Generator[None]:
+        """Have lines, each with its end, written by what draws on the terminal meanwhile, so that both stay whole."""
+        before, self._write = self._write, write
+        try:
+            yield
+        finally:
+            self._write = before
 
     def allow_color(self, is_allowed: bool) -> None:
         """Color from now on only if the settings allow it, too."""
@@ -41,4 +52,4 @@ class Notes:
         text = f"{color}clinvk:{_PLAIN} {line}\n" if self._color else f"clinvk: {line}\n"
         if self._waits or is_writable(STDERR):
             with suppress(OSError):  # nobody listens
-                write(STDERR, text)
+                self._write(text)

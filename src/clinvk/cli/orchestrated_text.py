@@ -1,6 +1,6 @@
 """What `parallel`, `chain` and `compare` print for people: the answers, what was changed, and a table. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import unified_diff
 from itertools import zip_longest
 
@@ -15,14 +15,17 @@ from clinvk.plan import Chain, Compare, PartResult, Summary
 _TITLE_LEAST = 12
 _PIPED_TITLE = 100
 _COLUMN_LEAST = 36
+_CHECK_LINES = 20
 _BETWEEN = "  │  "
 _COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
 _PLAIN = "\x1b[0m"
 
 
 def answers(summary: Summary) -> Iterator[str]:
-    """Give the answers, each below its head."""
+    """Give the answers, each below its head, but of those that were cancelled before their agents were up."""
     for result in summary.results:
+        if result.is_cancelled and not result.result.started:
+            continue
         yield head(summary, result)
         yield result.result.text.strip("\n")
         if result.error:
@@ -89,26 +92,41 @@ def head(summary: Summary, result: PartResult) -> str:
     return f"── {one_line(label(summary.plan, result.index, result.part))} ──"
 
 
-def differences(summary: Summary) -> Iterator[str]:
-    """Give what each part changed in its worktree; where none had one, how each answer differs from the first."""
+def differences(summary: Summary, shown: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """Give what each part changed in its worktree; where none had one, how each answer differs from the first.
+
+    `shown` gives the lines of a patch as they are to be told.
+    """
     changed = [result for result in summary.results if result.change]
     for result in changed:
         yield f"{head(summary, result)} changes"
-        yield (result.change.diff.rstrip("\n") if result.change else "") or "(none)"
+        yield from shown(result.change.diff.rstrip("\n")) if result.change and result.change.diff else ["(none)"]
         if result.change and result.change.is_cut:
             yield "(the rest is left out)"
         yield ""
     if not changed:
-        yield from _of_answers(summary)
+        yield from _of_answers(summary, shown)
 
 
-def _of_answers(summary: Summary) -> Iterator[str]:
+def failed_checks(summary: Summary) -> Iterator[str]:
+    """Give the end of what each check printed that failed."""
+    for result in summary.results:
+        check = result.check
+        if check and not check.passed:
+            why = "it took too long" if check.exit_code is None else f"exit code {check.exit_code}"
+            yield f"{head(summary, result)} check failed ({why})"
+            yield from without_sequences(check.output).splitlines()[-_CHECK_LINES:]
+            yield ""
+
+
+def _of_answers(summary: Summary, shown: Callable[[str], Iterable[str]]) -> Iterator[str]:
     answered = [result for result in summary.results if result.error is None]
     for other in answered[1:]:
         first = answered[0]
         one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
         lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
-        yield "\n".join(lines) or f"{one} and {two} answer the same"
+        diff = "\n".join(lines)
+        yield from shown(diff) if diff else [f"{one} and {two} answer the same"]
         yield ""
 
 

@@ -1,13 +1,16 @@
 """How `parallel`, `chain` and `compare` tell: while they are under way, and when they are over."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from clinvk.cli import orchestrated_text as text
 from clinvk.cli.flags import CompareFlags, TogetherFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.orchestrated import outcome
-from clinvk.cli.output import columns, harmless, has_colors, shown, tell, tell_json
+from clinvk.cli.output import columns, has_colors, shown, tell, tell_json
+from clinvk.cli.patch_text import readable
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
 from clinvk.config import Settings
 from clinvk.plan import Chain, Compare, Plan, Summary, is_dry_run
@@ -56,7 +59,8 @@ class View(NamedTuple):
         if self.is_live:
             from clinvk.cli.progress_live import Display
 
-            return Display(plan, color=self.settings.output.color and not self.environ.get("NO_COLOR"))
+            color = self.settings.output.color and not self.environ.get("NO_COLOR")
+            return Display(plan, self.notes, color)
         return Lines(plan, self.notes) if self.has_lines else Silence()
 
     def told(self, summary: Summary) -> None:
@@ -73,6 +77,19 @@ class View(NamedTuple):
 
     def _tell(self, summary: Summary) -> None:
         most = columns()
+        is_colored = self.settings.output.color and has_colors(1, self.environ)
+        lines = self._answers(summary, most)
+        if self.has_differences and not is_dry_run(summary.plan):
+            lines += text.differences(summary, _as_it_is if most is None else partial(_readable, is_colored=is_colored))
+        if self.has_answers:
+            lines += map(shown, text.failed_checks(summary))
+        if not is_dry_run(summary.plan):
+            style = text.colored if is_colored else None
+            lines += text.overview(summary, most, style, self.settings.output.show_tokens)
+        tell("\n".join(lines).rstrip("\n"))
+
+    def _answers(self, summary: Summary, most: int | None) -> list[str]:
+        """Give what agents answered, or in a dry run their commands; `most` is the width of the terminal."""
         shows_commands = is_dry_run(summary.plan)
         lines: list[str] = []
         if self.has_answers or shows_commands:
@@ -81,25 +98,19 @@ class View(NamedTuple):
             lines += beside or text.answers(summary)
         if shows_commands:
             lines += text.judge_to_be(summary)
-        if self.has_differences:
-            lines += text.differences(summary)
-        if most is not None:
-            lines = [harmless(line) for line in lines]
-        if not shows_commands:
-            style = text.colored if self.settings.output.color and has_colors(1, self.environ) else None
-            lines += text.overview(summary, most, style, self.settings.output.show_tokens)
-        tell("\n".join(lines).rstrip("\n"))
+        return [shown(line) for line in lines]
 
     def _remark(self, summary: Summary) -> None:
         plan, notes = summary.plan, self.notes
+        shared = Counter(warning for result in summary.results if result.change for warning in result.change.warnings)
         for result in summary.results:
             who = label(plan, result.index, result.part)
             for warning in result.change.warnings if result.change else ():
-                notes.say(f"{who}: {warning}")
+                if count := shared.pop(warning, 0):
+                    notes.say(f"{who}{f' and {count - 1} more' if count > 1 else ''}: {warning}")
             if result.change and result.change.kept:
-                notes.say(
-                    f"{who}: its changes are kept: clinvk worktrees apply {result.change.branch.partition('/')[2]}"
-                )
+                own = result.change.branch.partition("/")[2]
+                notes.say(f"{who}: its changes are kept: clinvk worktrees show {own} (or apply, discard)")
         if not self.has_lines:
             self._tell_errors(summary)
         is_unfinished = isinstance(plan, Chain) and summary.completed < len(plan.parts)
@@ -113,3 +124,11 @@ class View(NamedTuple):
             self.notes.error(f"{label(summary.plan, result.index, result.part)}: {status(result)}: {error.message}")
         if (more := len(failed) - _ERRORS_SHOWN) > 0:
             self.notes.error(f"{more:,} more failed")
+
+
+def _as_it_is(patch: str) -> list[str]:
+    return [patch]
+
+
+def _readable(patch: str, is_colored: bool) -> list[str]:
+    return [*readable(patch.split("\n"), is_colored)]

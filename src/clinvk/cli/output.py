@@ -80,8 +80,13 @@ def tell(text: str) -> None:
         BrokenPipeError: nobody reads stdout any more.
         ClinvkError: it cannot be written, e.g. the disk is full.
     """
+    tell_bytes(f"{text}\n".encode(errors="replace"))
+
+
+def tell_bytes(data: bytes) -> None:
+    """Print what may be no text, as it is; otherwise as `tell`."""
     try:
-        write(1, f"{text}\n")
+        _write(1, data)
     except BrokenPipeError:
         raise
     except OSError as exc:
@@ -94,7 +99,11 @@ def write(fd: int, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    rest = memoryview(text.encode(errors="replace"))
+    _write(fd, text.encode(errors="replace"))
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]

@@ -60,7 +60,7 @@ def opened(path: str, base: str) -> Generator[OutputDir]:
         InvalidRequest: it lies elsewhere, or cannot be made.
     """
     field = "output_dir"
-    real = os.path.realpath(os.path.join(base, path))
+    real = os.path.realpath(os.path.join(base, os.path.expanduser(path)))
     root = os.path.realpath(base)
     if os.path.commonpath([root, real]) != root:
         raise InvalidRequest(f"output_dir: {path!r} is outside the working directory {root!r}", field)

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from clinvk.cli.notes import Notes
 from clinvk.cli.output import without_sequences
 from clinvk.cli.progress import activity, label, status, tokens
 from clinvk.cli.table import cut_left, one_line
@@ -81,8 +82,9 @@ class _End:
 class Display:
     """An observer that shows what it hears; what does not fit the terminal is but counted."""
 
-    def __init__(self, plan: Plan, color: bool) -> None:
+    def __init__(self, plan: Plan, notes: Notes, color: bool) -> None:
         self._plan = plan
+        self._notes = notes
         self._console = Console(file=sys.stderr, color_system="auto" if color else None, highlight=False)
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[int, Row]] = deque(maxlen=_KEPT)
@@ -109,17 +111,21 @@ class Display:
         self._end(result)
 
     async def show(self) -> None:
-        """Show it until this is cancelled; then take it off the terminal.
+        """Show it until this is cancelled; then take it off the terminal. What is said meanwhile stands above it.
 
         Nothing is drawn while the terminal takes nothing (Ctrl-S): that would hold up the agents.
         """
         poll = select.poll()
         poll.register(self._console.file.fileno(), select.POLLOUT)
-        with Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self.drawn) as live:
+        live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self.drawn)
+        with live, self._notes.written_by(self._above):
             while True:
                 if poll.poll(0):
                     live.refresh()
                 await asyncio.sleep(_EVERY_S)
+
+    def _above(self, line: str) -> None:
+        self._console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
 
     def drawn(self) -> Group:
         """Give the display as it is at present."""

@@ -1,30 +1,41 @@
-"""`clinvk worktrees list`, `apply` and `discard`."""
+"""`clinvk worktrees list`, `show`, `apply` and `discard`."""
 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import BinaryIO
 
 import msgspec
+from msgspec.structs import asdict
 
 from clinvk.cli import exits, signals
 from clinvk.cli.asking import agreed
-from clinvk.cli.flags import ApplyFlags, DeleteFlags, WorktreesFlags
+from clinvk.cli.flags import ApplyFlags, DeleteFlags, ShowFlags, WorktreesFlags
 from clinvk.cli.notes import Notes
-from clinvk.cli.output import columns, tell, tell_json
-from clinvk.cli.sessions_store import real_directory
+from clinvk.cli.output import columns, has_colors, tell, tell_bytes, tell_json
+from clinvk.cli.patch_text import readable
+from clinvk.cli.sessions_store import opened, real_directory
 from clinvk.cli.sessions_text import directory, home_of
 from clinvk.cli.settings import settings_of
 from clinvk.cli.table import Column, one_line, table
-from clinvk.cli.times import ago
+from clinvk.cli.times import ago, at_length
 from clinvk.config.loading import home
 from clinvk.dialects import records
+from clinvk.errors import ClinvkError
 from clinvk.plan import ChangedFile
+from clinvk.record import RunRecord
 from clinvk.runtime import marks
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import Listed, State, Worktrees
+from clinvk.store import RunQuery, SessionQuery
 
+_ALL = 2**31 - 1
 _REPOSITORY_LEAST = 12
 _FILES_NAMED = 20
+_PIECE_BYTES = 64 * 1024
+_PIPED_PROMPT = 200
 _COLUMNS = (
     Column("ID"),
     Column("STATE"),
@@ -52,6 +63,17 @@ class WorktreeList(msgspec.Struct, frozen=True):
     """The worktrees that are there, the oldest first."""
 
     worktrees: list[WorktreeItem]
+
+
+class ShownWorktree(WorktreeItem, frozen=True, kw_only=True):
+    """A worktree with what was done in it.
+
+    `runs` are those of its agents, oldest first, but for ephemeral ones. `diff` is the whole patch, as text, or null
+    where there can be none.
+    """
+
+    runs: list[records.RunItem]
+    diff: str | None
 
 
 class AppliedWorktree(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +112,38 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     for listed in found:
         if listed.problem:
             notes.error(f"{listed.id}: {listed.problem}")
+    return 0
+
+
+def show(flags: ShowFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print what a worktree is, who worked in it, and the diff: elsewhere than on a terminal a patch for git.
+
+    Raises:
+        InvalidRequest: there is no such worktree.
+        ClinvkError: the diff alone is wanted, and there is none.
+    """
+    settings = settings_of(flags, environ, {}, notes)
+
+    async def shown() -> tuple[Listed, BinaryIO | None]:
+        worktrees = _worktrees(environ)
+        return await worktrees.show(await worktrees.find(flags.words[0]))
+
+    listed, patch = signals.run(shown())
+    missing = f"{listed.id}: {listed.problem or 'an agent is at work in it: its diff is there when that has ended'}"
+    with patch or nullcontext():
+        has_head = flags.wants_json or not flags.diff
+        if not (has_head or patch):
+            raise ClinvkError(missing)
+        runs = signals.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
+        if flags.wants_json:
+            tell_json(_shown(listed, runs, patch))
+            return 0
+        if has_head:
+            tell("\n".join(_details(listed, runs, time.time(), home_of(environ.get("HOME")), columns())))
+        if patch:
+            _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
+    if listed.problem or patch is None:
+        notes.error(missing)
     return 0
 
 
@@ -173,6 +227,59 @@ def _item(listed: Listed) -> WorktreeItem:
     )
 
 
+def _shown(listed: Listed, runs: Sequence[RunRecord], patch: BinaryIO | None) -> ShownWorktree:
+    diff = patch.read().decode(errors="replace") if patch else None
+    return ShownWorktree(**asdict(_item(listed)), runs=[records.run_item(run) for run in runs], diff=diff)
+
+
+async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
+    """Give the runs of the sessions of a directory, which has no links in it, oldest first."""
+    runs: list[RunRecord] = []
+    try:
+        async with opened(environ) as store:
+            sessions = await store.sessions(SessionQuery(working_dir=directory, limit=_ALL))
+            for session in sessions.items:
+                runs += (await store.runs(RunQuery(session_id=session.id, limit=_ALL))).items
+    except ClinvkError as exc:
+        notes.error(f"who worked there cannot be told: {exc.message}")
+    return sorted(runs, key=lambda run: run.created_at)
+
+
+def _details(
+    listed: Listed, runs: Sequence[RunRecord], now: float, user: str | None, most: int | None
+) -> Sequence[str]:
+    lines = [
+        ("id", listed.id),
+        ("state", listed.state),
+        ("repository", directory(listed.repository, user)),
+        ("directory", directory(listed.path, user)),
+        ("branch", listed.branch),
+        ("base", listed.base),
+        ("made", f"{at_length(listed.made_at)} ({ago(listed.made_at, now)})"),
+    ]
+    for run in runs:
+        lines += [
+            ("run", f"{run.id} ({run.state})"),
+            ("agent", f"{run.backend} ({run.model})" if run.model else run.backend),
+            ("session", run.session_id or ""),
+            ("prompt", one_line(run.prompt, most or _PIPED_PROMPT)),
+        ]
+    counted = [("files", str(len(listed.files)))] if listed.files else []
+    return [*(f"{name:<11}  {one_line(text)}" for name, text in [*lines, *counted]), *map(_named_file, listed.files)]
+
+
+def _tell_patch(patch: BinaryIO, has_head: bool, is_colored: bool) -> None:
+    """Print a patch; `has_head` is whether something stands before it. A terminal gets no more than text."""
+    if columns() is None:
+        pieces = iter(partial(patch.read, _PIECE_BYTES), b"")
+    else:
+        lines = (line.decode(errors="replace") for line in patch)
+        pieces = (f"{line}\n".encode() for line in readable(lines, is_colored))
+    for piece in pieces:
+        tell_bytes(b"\n" + piece if has_head else piece)
+        has_head = False
+
+
 def _listing(found: Sequence[Listed], now: float, user: str | None, most: int | None) -> list[str]:
     rows = [
         (
@@ -188,9 +295,13 @@ def _listing(found: Sequence[Listed], now: float, user: str | None, most: int | 
 
 
 def _named(files: Sequence[ChangedFile]) -> list[str]:
-    lines = [f"  {file.change:<12}  {one_line(file.path)}" for file in files[:_FILES_NAMED]]
+    lines = [*map(_named_file, files[:_FILES_NAMED])]
     more = len(files) - _FILES_NAMED
     return [*lines, f"  and {more:,} more"] if more > 0 else lines
+
+
+def _named_file(file: ChangedFile) -> str:
+    return f"  {file.change:<12}  {one_line(file.path)}"
 
 
 def _counted(ids: Sequence[str], environ: Mapping[str, str]) -> list[str]:

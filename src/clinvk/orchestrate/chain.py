@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from msgspec.structs import replace
 
 from clinvk.orchestrate.performing import Performing
-from clinvk.orchestrate.template import expand, unknown_steps
+from clinvk.orchestrate.template import expand, misspelt, unknown_steps
 from clinvk.plan import Chain, Part, PartResult
 
 _COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
@@ -59,9 +59,14 @@ def _answer(previous: PartResult | None) -> str:
 
 
 def warnings(chain: Chain) -> Iterator[str]:
-    """Name the places of the prompts that look as if they led to an earlier step, but do not."""
+    """Name what stays as it is in the prompts, though it looks as if it were to be filled in."""
     earlier: set[str] = set()
     for index, part in enumerate(chain.parts):
-        for place in unknown_steps(part.request.prompt, earlier):
-            yield f"steps[{index}].prompt: {place} names no earlier step, and stays as it is"
+        template, at = part.request.prompt, f"steps[{index}].prompt"
+        for text, place in misspelt(template, earlier):
+            yield f"{at}: {text} stays as it is; what is filled in is {place}"
+        for place in unknown_steps(template, earlier):
+            yield f"{at}: {place} names no earlier step, and stays as it is"
+        if chain.input is None and "{{input}}" in template:
+            yield f"{at}: {{{{input}}}} stays as it is: no input is given"
         earlier.add(part.name)

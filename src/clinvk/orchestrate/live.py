@@ -4,8 +4,10 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import PurePath
 
 from clinvk.config.loading import home
 from clinvk.events import RunFinished
@@ -174,15 +176,17 @@ def warnings(plan: Plan) -> Iterator[str]:
 
 
 def _shared(parts: tuple[Part, ...], what: str) -> Iterator[str]:
-    """Name directories in which several agents may change files at once."""
-    editing: dict[str, list[int]] = {}
-    for index, part in enumerate(parts):
-        if part.isolation == "none" and not part.dry_run and may_edit(part.request):
-            editing.setdefault(part.request.workdir or "", []).append(index)
-    for directory, indices in editing.items():
-        if len(indices) > 1:
+    """Name directories in which, or below which, several agents may change files at once."""
+    edits = (part for part in parts if part.isolation == "none" and not part.dry_run and may_edit(part.request))
+    editing = Counter(part.request.workdir or "" for part in edits)
+    shared: Counter[str] = Counter()
+    for directory, count in editing.items():
+        around = [str(path) for path in PurePath(directory).parents if str(path) in editing]
+        shared[around[-1] if around else directory] += count
+    for directory, count in shared.items():
+        if count > 1:
             yield (
-                f"{len(indices)} {what} may change files in {directory!r} at the same time, and undo each other's "
+                f"{count} {what} may change files in {directory!r} at the same time, and undo each other's "
                 "work; isolation: worktree gives each a tree of its own"
             )
 

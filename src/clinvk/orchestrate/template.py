@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Set
 
 _PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))\}\}")
+_ALIKE = re.compile(r"\{\{\s*(?:(?P<word>previous|input)\s*|steps\.(?P<step>[^{}\n]+))\}\}", re.IGNORECASE)
 
 
 def expand(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
@@ -30,3 +31,17 @@ def unknown_steps(template: str, earlier: Set[str]) -> Iterator[str]:
     for place in _PLACE.finditer(template):
         if place["step"] is not None and place["step"] not in earlier:
             yield place[0]
+
+
+def misspelt(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
+    """Give what is no place for its blanks or capitals, and the place that it looks like.
+
+    `{{ steps.NAME }}` is meant for an earlier step only: others write the like, such as workflows of GitHub.
+    """
+    for found in _ALIKE.finditer(template):
+        if _PLACE.fullmatch(found[0]):
+            continue
+        step = (found["step"] or "").strip()
+        meant = f"{{{{steps.{step}}}}}" if step else f"{{{{{(found['word'] or '').lower()}}}}}"
+        if (step in earlier or not step) and _PLACE.fullmatch(meant):
+            yield found[0], meant

@@ -20,12 +20,20 @@ _clinvk_list() {
     _clinvk_offer "$before${1// / $before}"
 }
 
-_clinvk_sessions() {
+_clinvk_listed() {
     local id rest ids=
     while read -r id rest; do
         [[ $id == ID ]] || ids+="$id "
-    done < <(command clinvk sessions list --limit 100 </dev/null 2>/dev/null)
+    done < <(command clinvk "$1" list --limit 100 </dev/null 2>/dev/null)
     _clinvk_offer "${ids% }"
+}
+
+_clinvk_sessions() {
+    _clinvk_listed sessions
+}
+
+_clinvk_runs() {
+    _clinvk_listed runs
 }
 
 _clinvk_worktrees() {

@@ -58,8 +58,16 @@ function __clinvk_worktrees --description 'their ids'
     end
 end
 
-function __clinvk_sessions --description 'the ids of the newest, with the rest of what is listed'
-    command clinvk sessions list --limit 100 </dev/null 2>/dev/null | string match -v 'ID *' | string replace -r ' +' \t
+function __clinvk_listed --description 'the ids of the newest, with the rest of what is listed'
+    command clinvk $argv list --limit 100 </dev/null 2>/dev/null | string match -v 'ID *' | string replace -r ' +' \t
+end
+
+function __clinvk_sessions --description 'their ids'
+    __clinvk_listed sessions
+end
+
+function __clinvk_runs --description 'their ids'
+    __clinvk_listed runs
 end
 
 complete -c clinvk -f

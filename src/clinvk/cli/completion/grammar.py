@@ -41,10 +41,11 @@ class Spoken(NamedTuple):
 
     @property
     def ids(self) -> str:
-        """What its first word is the ID of, `sessions` or `worktrees`; empty where it is none."""
+        """What its first word is the ID of, `sessions`, `runs` or `worktrees`; empty where it is none."""
         if not self.words or not self.words[0].startswith("ID"):
             return ""
-        return "worktrees" if self.name.startswith("worktrees ") else "sessions"
+        group = self.name.split()[0]
+        return group if group in GROUPS else "sessions"
 
     @property
     def takes_several(self) -> bool:

@@ -8,13 +8,21 @@ from clinvk.cli.completion.grammar import Flag, Grammar
 _STATE = r"""#compdef clinvk
 # clinvk completion for zsh: source <(clinvk completion zsh), or this as a file _clinvk in a folder of $fpath
 
-_clinvk_sessions() {
+_clinvk_listed() {
     local id about
     local -a ids
     while read -r id about; do
         [[ $id == ID ]] || ids+=("$id:$about")
-    done < <(command clinvk sessions list --limit 100 </dev/null 2>/dev/null)
+    done < <(command clinvk $1 list --limit 100 </dev/null 2>/dev/null)
     _describe id ids
+}
+
+_clinvk_sessions() {
+    _clinvk_listed sessions
+}
+
+_clinvk_runs() {
+    _clinvk_listed runs
 }
 
 _clinvk_worktrees() {

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, MutableSequence, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.plan import Change, Check
@@ -206,6 +207,19 @@ class Worktrees:
         if directory is not None:
             _, common, _ = await repository.find(self._trees.git(directory), directory)
         return await listing.listed(self._trees, common)
+
+    async def show(self, own: str) -> tuple[Listed, BinaryIO | None]:
+        """Give one of those, by its id, with the patch of its changes as a file, which the caller closes.
+
+        There is no patch where there can be none: that it is in use, or what its `problem` is, says why.
+
+        Raises:
+            InvalidRequest: there is none, or it was left unchanged, and is removed.
+        """
+        listed, patch = await listing.shown(self._trees, own)
+        if listed is None:
+            raise InvalidRequest(f"no worktree {own!r}; clinvk worktrees list shows them")
+        return listed, patch
 
     async def find(self, reference: str) -> str:
         """Give the id that a word stands for: an id, the beginning of one, or a branch.

@@ -2,15 +2,21 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 from clinvk.errors import ClinvkError
 from clinvk.plan import ChangedFile
 from clinvk.runtime.worktrees.folders import Place
+from clinvk.runtime.worktrees.git import GitFailed
+from clinvk.runtime.worktrees.look import Look
 from clinvk.runtime.worktrees.trees import Trees, taken
 from clinvk.runtime.worktrees.words import Listed, State
 
 _LOOKS_AT_ONCE = 4
+
+_Take = Callable[[Look], Awaitable[None]]
 
 
 async def listed(trees: Trees, common: str | None) -> Sequence[Listed]:
@@ -26,7 +32,35 @@ async def listed(trees: Trees, common: str | None) -> Sequence[Listed]:
     return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
 
 
-async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
+async def shown(trees: Trees, own: str) -> tuple[Listed | None, BinaryIO | None]:
+    """Give one, with its patch as a file that nobody else has; the caller closes it.
+
+    As in a list, None stands for one that nobody could want. There is no patch where there can be none: that it is in
+    use, or what its `problem` is, says why.
+    """
+    patches: list[BinaryIO] = []
+
+    async def take(look: Look) -> None:
+        try:
+            await look.write_patch()
+        except GitFailed as exc:  # a file of several GB, for one, is too much for git
+            look.warnings = (*look.warnings, f"there is no diff: {exc.message}")
+        else:
+            patches.append(await asyncio.to_thread(_opened, look.patch))
+
+    listed = await _listed(trees, own, None, take)
+    if listed is None:
+        for patch in patches:
+            patch.close()
+        return None, None
+    return listed, patches[0] if patches else None
+
+
+def _opened(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
+async def _listed(trees: Trees, own: str, common: str | None, take: _Take | None = None) -> Listed | None:
     """Give one; None where it is of another repository, or where nobody could want it: then it is removed."""
     lock = await taken(lambda: trees.folders.share(own))
     try:
@@ -35,20 +69,22 @@ async def _listed(trees: Trees, own: str, common: str | None) -> Listed | None:
             return None
         if lock is None or await asyncio.to_thread(trees.folders.is_used, own):
             return _item(place, "in use")
-        item = await _seen(trees, place)
+        item = await _seen(trees, place, take)
     finally:
         if lock is not None:
             os.close(lock)
     return item or await _swept(trees, place)
 
 
-async def _seen(trees: Trees, place: Place) -> Listed | None:
-    """Look at one that nobody uses."""
+async def _seen(trees: Trees, place: Place, take: _Take | None = None) -> Listed | None:
+    """Look at one that nobody uses; `take` gets the look while it lasts."""
     if not await asyncio.to_thread(trees.folders.is_ready, place.id):  # no agent was ever there, or it was removed
         return None
     is_there = await asyncio.to_thread(place.root.is_dir)
     try:
         async with trees.look(place) as look:
+            if take:
+                await take(look)
             files, problem, is_changed = look.files, "; ".join(look.warnings), look.is_changed
     except ClinvkError as exc:
         return _item(place, "broken", problem=exc.message) if is_there else None

@@ -1,0 +1,173 @@
+"""`clinvk runs`: every prompt that was run, and several agents together with their parts."""
+
+import json
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from acceptance.command import Clinvk, until
+from acceptance.terminal import on_terminal
+from clinvk.cli.flags import RunsFlags
+from clinvk.cli.notes import Notes
+from clinvk.cli.runs import RunsListed, list_all
+from clinvk.cli.table import width
+from clinvk.dialects.records import RunItem, RunView
+from scripted.steps import claude_says, exits, says, stderr, wait_for
+
+pytestmark = pytest.mark.timeout(120)
+
+T = TypeVar("T")
+
+STEPS = 'steps: [{name: plan, prompt: "first"}, {backend: codex, prompt: "bad"}, {prompt: "last"}]'
+
+
+def told(clinvk: Clinvk, kind: type[T], *arguments: str) -> T:
+    """Run a command of `runs` with --json; give what it prints."""
+    done = clinvk.run("runs", *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return msgspec.json.decode(done.stdout, type=kind)
+
+
+def listed(clinvk: Clinvk, *arguments: str) -> list[RunItem]:
+    return told(clinvk, RunsListed, "list", *arguments).runs
+
+
+def asked(clinvk: Clinvk, prompt: str, *arguments: str, backend: str = "claude") -> str:
+    """Run a prompt; give the id of its run."""
+    clinvk.agent.play(says(backend, f"the answer to {prompt}"), when=prompt)
+    done = clinvk.run("--new", "-b", backend, *arguments, "--", prompt)
+    return json.loads(done.stdout)["run_id"]
+
+
+def failed_chain(clinvk: Clinvk) -> RunItem:
+    """Run a chain whose second step fails; give its run."""
+    clinvk.agent.play(claude_says("the plan"), when="first")
+    clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
+    assert clinvk.run("chain", stdin=STEPS.encode()).returncode == 1
+    return listed(clinvk)[0]
+
+
+def test_the_list_is_a_table_the_newest_first_with_ids_that_are_accepted(clinvk: Clinvk) -> None:
+    one = asked(clinvk, "the first\nprompt")
+    two = asked(clinvk, "other", backend="codex")
+    done = clinvk.run("runs", "list")
+    assert done.stderr == ""
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["ID", "AGENT", "STATE", "BEGAN", "TOOK", "DIRECTORY", "PROMPT"]
+    assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
+    assert rows[1].endswith("  the first prompt")
+    assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
+
+
+def test_filters_choose(clinvk: Clinvk) -> None:
+    (clinvk.folder / "there").mkdir()
+    there = asked(clinvk, "one", "-w", "there")
+    codex = asked(clinvk, "two", backend="codex")
+    whole = failed_chain(clinvk)
+
+    def ids(*arguments: str) -> list[str]:
+        return [run.id for run in listed(clinvk, *arguments)]
+
+    assert ids() == [whole.id, codex, there]
+    assert ids("--here") == [whole.id, codex]
+    assert ids("--workdir", "there") == [there]
+    assert ids("-b", "codex") == [codex]
+    assert ids("--state", "failed") == [whole.id]
+    assert ids("-n", "1") == [whole.id]
+    assert [run.prompt for run in listed(clinvk, "--parts")] == ["bad", "first", "", "two", "one"]
+    assert [run.prompt for run in listed(clinvk, "--parts", "-b", "codex", "-n", "0")] == ["bad", "two"]
+    done = clinvk.run("runs", "list", "-n", "2")
+    assert (len(done.stdout.splitlines()), done.stderr) == (3, "clinvk: the newest 2; --limit 0 shows all\n")
+    assert clinvk.run("runs", "list", "-n", "3").stderr == ""
+
+
+def test_what_is_not_there_is_said(clinvk: Clinvk) -> None:
+    done = clinvk.run("runs", "list")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs yet: each prompt is one\n")
+    done = clinvk.run("runs", "list", "--state", "running")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "clinvk: no runs match\n")
+    done = clinvk.run("runs", "show", "abcd")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "clinvk: no run 'abcd'; clinvk runs list shows them\n"
+    assert clinvk.run("runs", "list", "--state", "done").returncode == 1
+    assert clinvk.run("runs", "list", "-b", "cluade").returncode == 2
+    assert clinvk.run("runs", "list", "-w", "nowhere").returncode == 1
+
+
+def test_a_run_is_shown_with_what_was_said(clinvk: Clinvk) -> None:
+    run = asked(clinvk, "the first\nprompt")
+    done = clinvk.run("runs", "show", run[:8])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n── prompt ──\nthe first\nprompt\n\n── answer ──\nthe answer to the first\nprompt\n")
+    lines = dict(line.split("  ", 1) for line in done.stdout.partition("\n\n")[0].splitlines())
+    assert lines["id"].strip() == run
+    assert lines["state"].strip() == "finished"
+    assert told(clinvk, RunView, "show", run).output == "the answer to the first\nprompt"
+
+
+def test_a_chain_is_one_line_and_shows_its_steps(clinvk: Clinvk) -> None:
+    whole = failed_chain(clinvk)
+    (row,) = clinvk.run("runs", "list").stdout.splitlines()[1:]
+    assert row.split()[1:3] == ["chain", "failed"]
+    assert row.endswith("  3 steps")
+    view = told(clinvk, RunView, "show", whole.id)
+    assert (view.kind, view.total_runs, [part.index for part in view.runs]) == ("chain", 2, [0, 1])
+    done = clinvk.run("runs", "show", whole.id)
+    *_, head, first, second = done.stdout.splitlines()
+    assert head.split() == ["STEP", "ID", "AGENT", "STATE", "TOOK", "IN", "OUT", "PROMPT"]
+    assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "finished"]
+    assert first.endswith("  plan: first")
+    assert second.split()[:4] == ["2", view.runs[1].id[:8], "codex", "failed"]
+    part = clinvk.run("runs", "show", view.runs[1].id).stdout
+    assert f"part of     {whole.id}\n" in part
+    assert "boom" in part
+    clinvk.agent.play(says("codex", "good"), when="bad")
+    clinvk.agent.play(claude_says("end"), when="last")
+    assert clinvk.run("chain", "--resume-from", row.split()[0]).returncode == 0
+
+
+def test_a_list_that_is_read_in_pages_passes_over_parts_and_has_none_twice(
+    clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = [asked(clinvk, "before")]
+    clinvk.agent.play(claude_says("answer"), when="one")
+    for tasks in (1, 3):
+        assert clinvk.run("parallel", stdin=json.dumps([{"prompt": "one"}] * tasks).encode()).returncode == 0
+        runs = [listed(clinvk)[0].id, *runs]
+    monkeypatch.setattr("clinvk.cli.runs._PAGE", 2)
+    for limit in (0, 2):
+        assert list_all(RunsFlags(json=True, limit=limit), clinvk.agent.env, Notes({})) == 0
+        told = msgspec.json.decode(capfd.readouterr().out, type=RunsListed)
+        assert [run.id for run in told.runs] == runs[: limit or None]
+
+
+def test_a_run_that_is_under_way_elsewhere_is_listed_until_its_clinvk_dies(clinvk: Clinvk) -> None:
+    clinvk.agent.play([wait_for(clinvk.folder / "never")])
+    with clinvk.started("hello") as process:
+        until(lambda: [run.state for run in listed(clinvk)] == ["running"])
+        assert len(listed(clinvk, "--state", "running")) == 1
+        process.kill()
+        process.wait()
+        until(lambda: [run.state for run in listed(clinvk)] == ["interrupted"])
+
+
+@pytest.mark.parametrize("columns", [80, 41, 20])
+def test_it_fits_the_terminal_and_does_not_steer_it(clinvk: Clinvk, columns: int) -> None:
+    run = asked(clinvk, "長い" * 40 + "\x1b[31mred\x07")
+    with on_terminal(clinvk, "runs", "list", columns=columns) as terminal:
+        assert terminal.ended() == 0
+    lines = terminal.read.decode().splitlines()
+    assert len(lines) == 2
+    assert max(map(width, lines)) <= columns
+    with on_terminal(clinvk, "runs", "show", run, columns=columns) as shown:
+        assert shown.ended() == 0
+    assert b"\x1b" not in terminal.read + shown.read
+
+
+def test_a_state_is_colored_on_a_terminal_unless_somebody_minds(clinvk: Clinvk) -> None:
+    failed_chain(clinvk)
+    for arguments, env, is_colored in ((["list"], {}, True), (["list"], {"NO_COLOR": "1"}, False)):
+        with on_terminal(clinvk, "runs", *arguments, env=env) as terminal:
+            assert terminal.ended() == 0
+        assert (b"\x1b[31mfailed" in terminal.read) is is_colored

@@ -1,0 +1,76 @@
+"""What is in a worktree, as it is shown: its patch is the caller's, and holds up nobody."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import InvalidRequest
+from clinvk.plan import ChangedFile
+from clinvk.runtime.worktrees import Worktrees
+from integration.worktree_home import another, changed, home, left_over
+from repositories import Repository
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository with one commit."""
+    repository = Repository(tmp_path / "project", tmp_path / "home")
+    repository.commit(**{"a.txt": "one\n", "inner/b.txt": "one\n"})
+    return repository
+
+
+async def test_the_patch_can_be_read_when_the_worktree_is_gone(repository: Repository, worktrees: Worktrees) -> None:
+    own = (await changed(worktrees, repository)).id
+    listed, patch = await worktrees.show(own)
+    assert patch
+    with patch:
+        assert (listed.id, listed.state, listed.files) == (own, "changed", (ChangedFile("a.txt", "modified"),))
+        assert [*(home(repository) / "worktrees" / own).glob("look-*")] == []
+        await another(repository).discard(own)
+        assert left_over(repository) == []
+        assert patch.read().endswith(b"\n-one\n+two\n")
+
+
+async def test_one_that_was_changed_back_has_an_empty_patch(repository: Repository, worktrees: Worktrees) -> None:
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_text("one\n")
+    listed, patch = await worktrees.show(worktree.id)
+    assert patch
+    with patch:
+        assert (listed.state, listed.files, patch.read()) == ("unchanged", (), b"")
+
+
+async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Repository, worktrees: Worktrees) -> None:
+    dead = another(repository)
+    own = (await dead.make(str(repository.path), "agent")).id
+    dead._let_go(own)  # pyright: ignore[reportPrivateUsage] - as the death of the process does
+    with pytest.raises(InvalidRequest, match=f"no worktree '{own}'"):
+        await worktrees.show(own)
+    assert left_over(repository) == []
+
+
+async def test_files_of_which_git_makes_no_patch_are_told(repository: Repository, tmp_path: Path) -> None:
+    git = tmp_path / "bin" / "git"
+    git.parent.mkdir()
+    real = shutil.which("git")
+    refuses = 'case " $* " in *" --output="*) echo fatal: too big >&2; exit 128;; esac'
+    git.write_text(f'#!/bin/sh\n{refuses}\nexec {real} "$@"\n')
+    git.chmod(0o755)
+    worktrees = another(repository, PATH=f"{git.parent}:{repository.env['PATH']}")
+    listed, patch = await worktrees.show((await changed(worktrees, repository)).id)
+    assert (listed.state, listed.files, patch) == ("changed", (ChangedFile("a.txt", "modified"),), None)
+    assert listed.problem == "there is no diff: git diff-index failed: too big"
+
+
+async def test_one_can_be_applied_while_it_is_shown_to_a_slow_reader(
+    repository: Repository, worktrees: Worktrees
+) -> None:
+    own = (await changed(worktrees, repository)).id
+    _, patch = await worktrees.show(own)
+    assert patch
+    with patch:
+        await another(repository).apply(own)
+    assert repository.files()["a.txt"] == b"two\n"

@@ -1,0 +1,60 @@
+"""A patch as a terminal shows it."""
+
+from clinvk.cli.patch_text import readable
+
+PATCH = """\
+diff --git a/a.txt b/a.txt
+index 5626abf..f719efd 100644
+--- a/a.txt
++++ b/a.txt
+@@ -1,3 +1,3 @@ def f():
+ same
+-one
++two
+--- three
+\\ No newline at end of file
+diff --git a/pixel.png b/pixel.png
+new file mode 100644
+index 0000000..f76dd23
+GIT binary patch
+literal 3
+Kcmew#
+
+literal 0
+HcmV?d00001
+
+diff --git a/old b/new
+similarity index 100%
+rename from old
+rename to new
+"""
+BOLD, CYAN, GREEN, RED, PLAIN = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[m"
+
+
+def test_lines_have_the_colors_of_git() -> None:
+    assert list(readable(PATCH.splitlines(keepends=True), is_colored=True)) == [
+        *(f"{BOLD}{line}{PLAIN}" for line in PATCH.splitlines()[:4]),
+        f"{CYAN}@@ -1,3 +1,3 @@{PLAIN} def f():",
+        " same",
+        f"{RED}-one{PLAIN}",
+        f"{GREEN}+two{PLAIN}",
+        f"{RED}--- three{PLAIN}",
+        "\\ No newline at end of file",
+        *(f"{BOLD}{line}{PLAIN}" for line in PATCH.splitlines()[10:13]),
+        "Binary files differ",
+        *(f"{BOLD}{line}{PLAIN}" for line in PATCH.splitlines()[-4:]),
+    ]
+
+
+def test_without_colors_lines_are_as_they_are_but_for_what_is_no_text() -> None:
+    lines = list(readable(PATCH.splitlines(keepends=True), is_colored=False))
+    assert lines[:10] == PATCH.splitlines()[:10]
+    assert lines[10:14] == [*PATCH.splitlines()[10:13], "Binary files differ"]
+
+
+def test_nothing_in_a_file_steers_the_terminal_or_is_taken_for_a_header() -> None:
+    lines = ["diff --git a/a b/a\n", "@@ -0,0 +1,2 @@\n", "+\x1b[2Jx\r\n", "+++ b/a"]
+    assert list(readable(lines, is_colored=True))[2:] == [
+        f"{GREEN}+?[2Jx{PLAIN}",
+        f"{GREEN}+++ b/a{PLAIN}",
+    ]
