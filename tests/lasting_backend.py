@@ -2,8 +2,8 @@
 
 A prompt is words: `say TEXT`, `pid`, `wait` (for an interrupt), `tool` (leaves `sleep 77` running and waits), `leave`
 (leaves it and ends), `tick N` (as many pieces of text), `trace N` (the same after the pid), `die`, `garbage`, `freeze`
-(the whole process stops), `deaf` (ends, and no stdin is read any more), `grow N` (keeps as many megabytes). `alone` is
-another way to run it.
+(the whole process stops), `deaf` (ends, and no stdin is read any more), `grow N` (keeps as many megabytes), `flood N`
+(tells as many, and waits). `alone` is another way to run it.
 """
 
 import sys
@@ -42,6 +42,11 @@ def work(run, prompt, handle):
     if word == "garbage": sys.stdout.buffer.write(b"\xff\x00{" * 10 + b"\n"); sys.stdout.flush()
     if word == "freeze": os.kill(os.getpid(), signal.SIGSTOP)
     if word == "long": tell(run, type="text_delta", text="x" * int(rest))
+    if word == "flood":
+        for _ in range(int(rest)): tell(run, type="text_delta", text="x" * (1 << 20))
+        stops[run].wait()
+        tell(run, type="run_failed", code="cancelled", message="interrupted", usage=dict(output_tokens=1))
+        return
     if word == "trace": tell(run, type="text_delta", text=str(os.getpid()) + " ")
     if word in ("tick", "trace"):
         for _ in range(int(rest)): tell(run, type="text_delta", text="."); time.sleep(0.01)

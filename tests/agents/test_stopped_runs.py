@@ -2,23 +2,81 @@
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from acceptance.command import until as wait_until
 from agents.machine import Machine
+from clinvk.backends.base import Delivery
+from clinvk.backends.codex.app_server import AppServerChannel
 from clinvk.events import RunFailed, ToolCall, Usage
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+from clinvk.runtime import one_shot, pooled
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.marks import kill_tools
 from clinvk.runtime.process import Process
 from clinvk.store.memory import MemoryStore
+from polling import until
 
 pytestmark = pytest.mark.timeout(120)
 
 AT_WORK = 'x [[tool=shell cmd="sleep 600" before="Wait. " usage=100,20,30,10]]'
+
+
+@pytest.fixture(autouse=True)
+def time_to_end_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a run wait for its agent as long as that takes on a busy machine."""
+    for module in (one_shot, pooled):
+        monkeypatch.setattr(module, "INTERRUPTED_WITHIN_S", 30.0)
+
+
+def notes(machine: Machine) -> list[dict[str, Any]]:
+    """Give what Codex has written down so far of the only conversation."""
+    records = (machine.home / ".codex" / "sessions").rglob("rollout-*.jsonl")
+    lines = [line for record in records for line in record.read_text().splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What Codex says, line by line."""
+    lines: list[bytes] = []
+    receive = AppServerChannel.receive
+
+    def noted(channel: AppServerChannel, line: bytes) -> Iterable[Delivery]:
+        lines.append(line)
+        return receive(channel, line)
+
+    monkeypatch.setattr(AppServerChannel, "receive", noted)
+    return lines
+
+
+def counted(heard: list[bytes]) -> Usage | None:
+    """Give the tokens that Codex told of until it had ended its first turn.
+
+    It gives a turn that is interrupted a tenth of a second to tell them. On a busy machine it writes them down and
+    tells them to nobody.
+    """
+    usage = None
+    for line in heard:
+        match json.loads(line):
+            case {"method": "thread/tokenUsage/updated", "params": {"tokenUsage": {"total": total}}}:
+                names = ("inputTokens", "outputTokens", "cachedInputTokens", "reasoningOutputTokens")
+                usage = Usage(*(total[name] for name in names))
+            case {"method": "turn/completed"}:
+                break
+            case _:
+                pass
+    return usage
+
+
+def is_asked_for_a_tool(machine: Machine) -> bool:
+    """Whether the model's answer with the call is over. The call is told before, the tokens with the tool's end."""
+    return any(note["type"] == "token_usage_record" for note in notes(machine))
 
 
 async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult, str]:
@@ -27,6 +85,7 @@ async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult
         async with runs.run(machine.completed(asked)) as run:
             async for logged in run.follow():
                 if isinstance(logged.event, ToolCall):
+                    await until(lambda: is_asked_for_a_tool(machine))
                     await runs.cancel(run.id)
             first, session = await run.result(), run.session_id
         later = replace(asked, prompt=f"then warm={warm} [[words=1]]", session_id=session)
@@ -36,26 +95,31 @@ async def cancelled_and_gone_on(machine: Machine, warm: bool) -> tuple[RunResult
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(machine: Machine, warm: bool) -> None:
+async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(
+    machine: Machine, warm: bool, heard: list[bytes]
+) -> None:
     result, sent = await cancelled_and_gone_on(machine, warm)
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == "cancelled"
-    assert result.usage == Usage(100, 30, 20, 10)
+    assert result.usage == counted(heard)
     assert "turn_aborted" in sent
-
-
-def kill_tools_late(*which: Any) -> None:
-    kill_tools(*which)
-    time.sleep(0.5)
 
 
 @pytest.mark.parametrize("warm", [False, True])
 async def test_codex_does_not_ask_its_model_again_between_the_end_of_its_tool_and_its_own(
-    machine: Machine, warm: bool, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, warm: bool, heard: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[int] = []
+
+    def kill_tools_late(*which: Any) -> None:
+        kill_tools(*which)
+        time.sleep(0.5)
+        asked.append(len(machine.requests("x [[")))
+
     monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
     result, _ = await cancelled_and_gone_on(machine, warm)
-    assert (result.text.strip(), result.usage) == ("Wait.", Usage(100, 30, 20, 10))
+    assert asked[0] == 1
+    assert result.usage == counted(heard)
 
 
 def goes_on(process: Process) -> None:
@@ -64,9 +128,13 @@ def goes_on(process: Process) -> None:
 
 @pytest.mark.parametrize("warm", [False, True])
 async def test_a_turn_of_codex_that_ends_by_itself_as_it_is_stopped_is_counted(
-    machine: Machine, warm: bool, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, warm: bool, heard: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def kill_tools_late(*which: Any) -> None:
+        kill_tools(*which)
+        wait_until(lambda: any(note["payload"].get("type") == "task_complete" for note in notes(machine)))
+
     monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
     monkeypatch.setattr(Process, "hold", goes_on)
     result, _ = await cancelled_and_gone_on(machine, warm)
-    assert result.usage == Usage(200, 60, 40, 20)
+    assert result.usage == counted(heard) == Usage(200, 60, 40, 20)

@@ -37,6 +37,7 @@ async def main():
     Guard(own, Bounds(AgentSettings(), 0)).start()
     with own.marking(1):
         subprocess.run(["sh", "-c", sys.argv[2]])
+    print("up", flush=True)  # it has its own mark again
     time.sleep(300)
 
 asyncio.run(main())
@@ -76,7 +77,7 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
     guard.start()
     assert agent.poll() is None
     guard.alarm()
-    assert await asyncio.to_thread(agent.wait, 15) == -signal.SIGTERM
+    assert await asyncio.to_thread(agent.wait, 30) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
@@ -93,7 +94,7 @@ async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_cli
     guard = Guard(own, UNBOUND)
     guard.start()
     guard.alarm()
-    await until(lambda: len(list(tmp_path.glob("clinvk-*"))) == 1, within_s=15)
+    await until(lambda: len(list(tmp_path.glob("clinvk-*"))) == 1)
     assert Path(other.filled(f"{PRIVATE}/home/.cli/login")).read_bytes() == b"secret"
     assert (tmp_path / "chats").is_dir()
 
@@ -169,7 +170,8 @@ async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_pa
     hide = f"(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ > {escaped}; exec sleep 300\") &' &)"
     argv = [sys.executable, "-c", OUTER, str(number()), hide]
     process = spawner.spawn(argv, ENV, None, lambda: None)
-    await until(lambda: escaped.exists() and escaped.read_text().strip(), within_s=15)
+    await until(process.take)
+    await until(lambda: escaped.exists() and escaped.read_text().strip())
     pid = int(escaped.read_text())
     assert alive(pid)
     await spawner.sweep(process)

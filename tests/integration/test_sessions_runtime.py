@@ -118,6 +118,13 @@ def test_files_of_the_agents_home_are_found_largest_first(tmp_path: Path) -> Non
     assert found == [f"{tmp_path}/[0]/b/x-2.json", f"{tmp_path}/[0]/a/x-1.json"]
 
 
+def test_a_link_that_leads_round_in_a_circle_is_found(tmp_path: Path) -> None:
+    """A project may have any: it is no reason to fail."""
+    link = tmp_path / "x.rules"
+    link.symlink_to(link)
+    assert executables.host({}).find(str(tmp_path), "*.rules") == [str(link)]
+
+
 async def test_without_a_directory_a_session_is_in_clinvks_own() -> None:
     assert (await Place().turn(says("abc"))).working_dir == str(Path.cwd().resolve())
 

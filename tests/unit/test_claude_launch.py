@@ -186,7 +186,16 @@ def test_claudes_own_folder_is_where_the_environment_says() -> None:
     assert permissions(made)["deny"] == ["Edit(//srv/claude/**)"]
 
 
-@pytest.mark.parametrize(("data", "denied"), [(b'{"disableAllHooks":true}', True), (b"{}", False), (b"garbage", False)])
+@pytest.mark.parametrize(
+    ("data", "denied"),
+    [
+        (b'{"disableAllHooks":true}', True),
+        (b'{"disableAllHooks":true,"model":"\xff"}', True),
+        (b'{"disableAllHooks":true,"model":"\\ud83d"}', True),
+        (b"{}", False),
+        (b"garbage", False),
+    ],
+)
 def test_there_are_no_sub_agents_where_the_user_switched_off_the_hook_that_guards_them(
     data: bytes, denied: bool
 ) -> None:

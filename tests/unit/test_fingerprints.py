@@ -52,6 +52,15 @@ def test_what_else_a_folder_has_is_passed_over(tmp_path: Path, file: str) -> Non
     assert fingerprint(names, {}) == before
 
 
+def test_a_link_that_leads_round_in_a_circle_is_passed_over(tmp_path: Path) -> None:
+    """A project may have any: it is no reason to fail."""
+    write(tmp_path / "rules" / "a.md")
+    before = fingerprint((f"{tmp_path}/rules/*.md",), {})
+    link = tmp_path / "rules" / "link"
+    link.symlink_to(link)
+    assert fingerprint((f"{tmp_path}/rules/*.md",), {}) == before
+
+
 def test_a_folder_counts_for_nothing_but_what_is_named_in_it(tmp_path: Path) -> None:
     names = (f"{tmp_path}/folder/", f"{tmp_path}/folder/a", f"{tmp_path}/b")
     write(tmp_path / "b")

@@ -144,11 +144,9 @@ class Course:
         if not self.assignment.launch.tools_leave_first or self.is_hurried:
             yield
             return
-        try:
+        with process.holding():
             await finished(self.spawner.end_tools(process, variable, holding=True))
             yield
-        finally:
-            process.go_on()
 
     def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""

@@ -151,7 +151,7 @@ def _finder(environ: Mapping[str, str]) -> Callable[[str, str], Sequence[str]]:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # gone since it was found
+    except OSError:  # gone since it was found, or a link that leads nowhere
         return -1
 
 

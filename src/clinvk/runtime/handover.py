@@ -32,20 +32,20 @@ async def handover(
     """Say how the agent's own program opens a session; of the request it is told the model alone.
 
     Raises:
-        NotResumable: its agent never told its handle, or it is a fork that has not branched off.
-        InvalidRequest: its directory is gone.
+        SessionBusy: its agent has yet to tell its handle.
+        NotResumable: it never told it, it is a fork that has not branched off, or its directory is gone.
+        InvalidRequest: it is of another backend than the request.
         BackendUnavailable: its backend is unknown, disabled or not installed.
     """
     backend = backends.named(session.backend, registry)
     executables.check_enabled(backend, settings)
-    if not session.backend_session_id:
-        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
+    handle = sessions.handle_of(session)
     if session.forks_parent:
         raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
     request = await sessions.placed(request, session)
     return Handover(
         path=executables.require(backend, settings, environ),
-        argv=backend.interactive(Resume(session.backend_session_id), request.model),
+        argv=backend.interactive(Resume(handle), request.model),
         cwd=request.workdir,
         env=executables.environment(backend.name, settings, environ),
     )

@@ -112,7 +112,7 @@ class TreeMarks:
     def find(self, roots: Roots | None) -> set[int]:
         """Find all with the variable, the roots, and their descendants; a guardian is left."""
         bearers, guardians = self._bearers()
-        found: set[int] = set(roots.values() if roots else ())
+        found = {*roots.values()} - {0} if roots else set[int]()  # 0 has exited; on macOS all others came of it
         for number, pids in bearers.items():
             found |= pids if roots is None or number in roots else set()
         return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
@@ -215,10 +215,11 @@ def _descendants(roots: set[int]) -> set[int]:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Say whether a process is dead, waited for or not."""
+    """Say whether a process is dead, with all its threads, waited for or not."""
     import psutil
 
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() < 2
     except psutil.Error:
         return True

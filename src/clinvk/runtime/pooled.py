@@ -111,6 +111,7 @@ class _PooledRun:
         async with course.tools_gone(seat.worker.process, seat.tools) if seat.tools else nullcontext():
             is_asked = seat.worker.stop(seat.run)
         until = course.now() + INTERRUPTED_WITHIN_S
-        while is_asked and not (seat.is_over or seat.is_lost or course.is_hurried) and course.now() < until:
-            await course.wait(until)
         await course.hear_out(exchange)
+        while is_asked and not (exchange.costs or seat.is_lost or course.is_hurried) and course.now() < until:
+            await course.wait(until)
+            await course.hear_out(exchange)

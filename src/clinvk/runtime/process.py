@@ -13,8 +13,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
@@ -103,7 +103,7 @@ class Spawner:
     async def end_tools(self, process: "Process", variable: tuple[str, str] | None, *, holding: bool = False) -> None:
         """End the tools of a process, those with a variable in their environment if it is given.
 
-        It goes on; or with `holding`, if it has any, it is held before they end, and does not hear of it until then.
+        It goes on; or with `holding`, if it has any, it is held before they end, and does not hear of it yet.
         """
         held = process.hold if holding else None
         await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
@@ -149,7 +149,7 @@ class Process:
     """
 
     __slots__ = (
-        *("_close_stdin", "_err", "_in", "_lines", "_loop", "_open", "_out", "_popen"),
+        *("_close_stdin", "_err", "_holders", "_in", "_lines", "_loop", "_open", "_out", "_popen"),
         *("_reading", "_splitter", "_stderr", "_stderr_lines", "_stderr_splitter", "_unwritten", "_waiting_bytes"),
         *("_wake", "exit_code", "number", "pid", "too_long"),
     )
@@ -172,6 +172,7 @@ class Process:
         self._stderr_lines: list[bytes] = []
         self._unwritten = _NOTHING
         self._close_stdin = False
+        self._holders = 0
         self._reading = True
         self._open = [self._in, self._out, self._err]
         self._loop.add_reader(self._out, self._read_stdout)
@@ -213,17 +214,25 @@ class Process:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """A context in which the process may be held. Each of its runs may have one: it goes on when all are left."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._signal_group(signal.SIGCONT)
+
     def hold(self) -> None:
         """Have the process stand still, with those that it has in its group: a wrapper's CLI, not its tools."""
-        self._signal_group(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Have the process go on, if it was held."""
-        self._signal_group(signal.SIGCONT)
+        if self._holders:  # else whoever wanted it has given up meanwhile
+            self._signal_group(signal.SIGSTOP)
 
     def _signal_group(self, number: int) -> None:
         if self.exit_code is None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all of them are dead
                 os.killpg(self.pid, number)
 
     def discard(self) -> None:

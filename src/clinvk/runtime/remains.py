@@ -147,8 +147,8 @@ def _told_limit(pid: int) -> int:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Give those of the processes that are still there, zombies apart."""
-    return {pid for pid in pids if (stat := _stat(pid)) and stat[0] not in "ZX"}
+    """Give those of the processes that are still there, zombies apart, unless only the first thread of one is dead."""
+    return {pid for pid in pids if (stat := _stat(pid)) and (stat[0] not in "ZX" or stat[2] > 1)}
 
 
 def descendants(roots: set[int]) -> set[int]:
@@ -176,11 +176,11 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
     """
     if not (found := find()):
         return
-    _ask_to_leave(found, alive)
+    staying = _ask_to_leave(found, alive)  # not found again where their parents have left
     stopped: set[int] = set()
     untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
-    while found := (find() | alive(stopped)) - untouchable:
+    while found := (find() | alive(staying | stopped)) - untouchable:
         fresh = found - stopped
         stopped |= fresh
         untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
@@ -192,14 +192,15 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
             time.sleep(0.001)
 
 
-def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> None:
-    """Ask processes to leave, which may have been stopped, and wait a while until they have."""
+def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> set[int]:
+    """Ask processes to leave, which may have been stopped, and wait a while until they have; give those that stay."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
             _send(pid, number)
     deadline = time.monotonic() + _LEAVES_WITHIN_S
-    while alive(found) and time.monotonic() < deadline:
+    while (staying := alive(found)) and time.monotonic() < deadline:
         time.sleep(0.005)
+    return staying
 
 
 def end_cgroup(folder: str) -> None:
@@ -269,11 +270,11 @@ def _pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()}
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Give state and parent of a process."""
+def _stat(pid: int) -> tuple[str, int, int] | None:
+    """Give the state of the first thread of a process, its parent, and how many threads it has."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
     except OSError:
         return None
-    return fields[0].decode(), int(fields[1])
+    return fields[0].decode(), int(fields[1]), int(fields[17])

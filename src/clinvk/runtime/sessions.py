@@ -25,11 +25,12 @@ async def fork(
 
     Raises:
         SessionNotFound, AmbiguousId: as the store.
-        NotResumable: the parent's agent never told its handle.
+        SessionBusy: the parent's agent has yet to tell its handle.
+        NotResumable: it never told it.
         BackendUnavailable, Unsupported: its backend is unknown, or its CLI cannot branch off.
     """
     parent = await store.session(reference)
-    handle = _handle(parent)
+    handle = handle_of(parent)
     capabilities = backends.named(parent.backend, registry).capabilities
     if not (capabilities.resume and capabilities.fork):
         raise Unsupported(f"{parent.backend} cannot branch off a conversation: session {parent.id!r} cannot be forked")
@@ -79,10 +80,25 @@ async def resume(store: SessionStore, session: Session) -> Resume:
     """Give what continues a session.
 
     Raises:
-        NotResumable: the agent never told its handle.
+        SessionBusy: the agent has yet to tell its handle.
+        NotResumable: it never told it.
     """
     origin = await _origin(store, session)
-    return Resume(_handle(origin), _counted(origin), session.forks_parent)
+    return Resume(handle_of(origin), _counted(origin), session.forks_parent)
+
+
+def handle_of(session: Session) -> str:
+    """Give the agent's own id of the conversation.
+
+    Raises:
+        SessionBusy: that of a first turn is yet to be told.
+        NotResumable: it never was.
+    """
+    if not session.backend_session_id and session.status == "active":
+        raise SessionBusy(f"session {session.id!r} is busy with its first run")
+    if not session.backend_session_id:
+        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
+    return session.backend_session_id
 
 
 async def _origin(store: SessionStore, session: Session) -> Session:
@@ -101,12 +117,3 @@ async def _origin(store: SessionStore, session: Session) -> Session:
 def _counted(session: Session) -> Usage:
     """Give the tokens that the agent begins to count from; an imported session has but its sum."""
     return session.counted if session.counted != Usage() else session.token_usage
-
-
-def _handle(session: Session) -> str:
-    """Give the agent's own id of the conversation; that of a first turn may not be told yet."""
-    if not session.backend_session_id and session.status == "active":
-        raise SessionBusy(f"session {session.id!r} is busy with its first run")
-    if not session.backend_session_id:
-        raise NotResumable(f"session {session.id!r} cannot be continued: its agent never told its own session")
-    return session.backend_session_id

@@ -24,7 +24,9 @@ async def run_tool(
     cwd: str | None = None,
     stdin: bytes = b"",
 ) -> Exited:
-    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed. All it prints is kept.
+    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
+
+    All that it prints is kept, but of stderr only the end.
 
     Raises:
         BackendUnavailable: the program cannot be started.

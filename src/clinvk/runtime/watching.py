@@ -3,17 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from clinvk.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
+from clinvk.events import Logged, RunStarted, TextDelta, ThinkingDelta
 from clinvk.runtime.runs import Followed
 
 
 class Watched(Followed, Protocol):
     """A run as it is watched. `entries` is all that happened so far."""
-
-    @property
-    def ending(self) -> Ending | None:
-        """How it ended, once it has."""
-        ...
 
     @property
     def entries(self) -> Sequence[Logged]:

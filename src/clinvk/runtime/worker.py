@@ -47,6 +47,7 @@ class Worker:
     Attributes:
         is_retiring: it takes no more runs, and is to be ended once it is empty.
         is_ready: it has spoken its protocol.
+        is_gone: it was given up, or has exited.
         is_proven: a run went well in it.
         is_blamed: it has failed, and that was noted.
         trouble: why it, or a run in it, was given up.
@@ -189,9 +190,9 @@ class Worker:
         return self.channel.capacity == 1 and any(seat.waiting_bytes > _REST_BYTES for seat in self.seats.values())
 
     def _deliver(self, line: bytes, told: Callable[[], Iterable[Delivery]]) -> None:
-        if self.channel.capacity == 1:
-            for seat in self.seats.values():
-                seat.put(line)
+        concerned = {*self.seats.values()} if self.channel.capacity == 1 else set[PooledSeat]()
+        for seat in concerned:
+            seat.put(line)
         try:
             for delivery in told():
                 if isinstance(delivery, bytes):
@@ -199,6 +200,7 @@ class Worker:
                 elif seat := self.seats.get(delivery[0]):
                     seat.put(line, delivery[1])
                     self._note(seat, delivery[1])
+                    concerned.add(seat)
         except NotSpoken as exc:
             for seat in self.seats.values():
                 seat.refuse(str(exc))
@@ -208,6 +210,8 @@ class Worker:
             self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
             seat.is_answered = self.is_ready
+        for seat in concerned:  # once a line: whoever is woken looks at once
+            seat.wake()
 
     def _note(self, seat: "PooledSeat", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
@@ -266,6 +270,7 @@ class Worker:
         seat.is_lost = True
         if not seat.is_refused:
             seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
+        seat.wake()
 
 
 class PooledSeat:
@@ -277,6 +282,7 @@ class PooledSeat:
         is_answered: it has said something since the run began.
         is_heard: it has said something of the run.
         began_at: when it was given the prompt, by the loop's clock.
+        wake: has the run look at what was kept for it.
         has_used_tools: the run has; they may have left something at work.
         tools: the variable that what it leaves at work has in its environment.
         conversation: the agent's id of the run's conversation, once told.
@@ -294,7 +300,7 @@ class PooledSeat:
         self.tools: tuple[str, str] | None = None
         self.waiting_bytes = 0
         self.began_at = inf
-        self._wake = wake
+        self.wake = wake
         self._waiting: list[tuple[bytes, list[Delivery]]] = []
         self._refused = ""
 
@@ -310,7 +316,7 @@ class PooledSeat:
         self.worker.process.write(self.worker.channel.start(self.run, request, resume), close=False)
 
     def put(self, line: bytes, event: Event | None = None) -> None:
-        """Keep a line, or one more event of the same line, until the run looks."""
+        """Keep a line, or one more event of the same line, until the run is woken and looks."""
         if self.is_over:
             return
         if not self._waiting or self._waiting[-1][0] is not line:
@@ -321,12 +327,11 @@ class PooledSeat:
             self.is_heard = True
             self.has_used_tools = self.has_used_tools or isinstance(event, ToolCall)
             self.is_over = isinstance(event, RunFinished | RunFailed)
-        self._wake()
 
     def refuse(self, why: str) -> None:
         """Have the run learn that the process does not speak its protocol."""
         self._refused = why
-        self._wake()
+        self.wake()
 
     def hear(self) -> list[tuple[bytes, Iterable[Delivery]]]:
         """Give what came since the last call.

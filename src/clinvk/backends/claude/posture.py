@@ -41,7 +41,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from clinvk.backends.base import Host
+from clinvk.backends.base import Host, parsed
 from clinvk.errors import Unsupported
 from clinvk.request import RunRequest
 
@@ -66,6 +66,8 @@ To Claude, a byte order mark is a blank too.
 """
 
 _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
+
+_SETTINGS = msgspec.json.Decoder(dict[str, object])
 
 _ALONE: dict[str, object] = {"crossSessionInbound": "refuse"}
 """From 2.1.332 on each process listens for messages of other sessions of the same user, which are prompts to it."""
@@ -203,11 +205,8 @@ def _config_folder(host: Host) -> str:
 def _user_switched_hooks_off(host: Host) -> bool:
     """Say whether the user's `disableAllHooks` would switch off the guard against worktrees too."""
     own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
-    data = host.read(f"{own}/settings.json")
-    try:
-        settings = msgspec.json.decode(data or b"{}", type=dict[str, object])
-    except msgspec.MsgspecError:
-        return False
+    data = host.read(f"{own}/settings.json") or b""
+    settings = parsed(_SETTINGS, data.decode(errors="replace").encode()) or {}
     return settings.get("disableAllHooks") is True
 
 

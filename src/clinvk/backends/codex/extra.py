@@ -123,8 +123,8 @@ def _spelt_out(argument: str) -> str:
 
 
 def _value(spelt: tuple[str, ...], index: int) -> str:
-    flag, joined, value = spelt[index].partition("=")
-    return value if joined or flag not in ("--config", *_HARMLESS_OPTIONS) else "".join(spelt[index + 1 : index + 2])
+    _, joined, value = spelt[index].partition("=")
+    return value if joined else "".join(spelt[index + 1 : index + 2])
 
 
 def _check_key(index: int, setting: str, is_open: bool) -> None:

@@ -1,0 +1,58 @@
+"""Runs that share a process, and are stopped at once."""
+
+import asyncio
+import threading
+import time
+from itertools import count
+from typing import Any
+
+import pytest
+
+from agents.machine import Machine
+from clinvk.events import ToolCall
+from clinvk.request import RunRequest
+from clinvk.runtime import pooled
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.marks import kill_tools
+from clinvk.runtime.runs import Run
+from clinvk.store.memory import MemoryStore
+
+pytestmark = pytest.mark.timeout(120)
+
+PROMPTS = ("one", "two")
+
+
+async def at_work(runs: LocalRuns, machine: Machine, prompt: str) -> Run:
+    """Start a run, and wait until its tool is at work."""
+    asked = f'{prompt} [[tool=shell cmd="sleep 600"]]'
+    request = RunRequest(prompt=asked, backend="codex", approval_mode="none", sandbox_mode="full")
+    run = await runs.start(machine.completed(request))
+    async for logged in run.follow():
+        if isinstance(logged.event, ToolCall):
+            break
+    return run
+
+
+async def test_codex_does_not_ask_its_model_again_for_a_turn_whose_tool_ends_as_another_is_interrupted(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, ended = count(), threading.Barrier(2)
+    asked: list[int] = []
+
+    def kill_tools_in_turn(*which: Any) -> None:
+        turn = next(number)
+        kill_tools(*which)
+        if turn < len(PROMPTS):
+            ended.wait(30)
+        if turn == 1:  # the other is interrupted by now
+            time.sleep(1.0)
+            asked.extend(len(machine.requests(prompt)) for prompt in PROMPTS)
+
+    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_in_turn)
+    monkeypatch.setattr(pooled, "INTERRUPTED_WITHIN_S", 30.0)
+    async with LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True) as runs:
+        going = [await at_work(runs, machine, prompt) for prompt in PROMPTS]
+        assert runs.warm
+        assert runs.warm.processes == 1
+        await asyncio.gather(*(runs.cancel(run.id) for run in going))
+    assert asked == [1, 1]

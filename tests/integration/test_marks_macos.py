@@ -1,0 +1,20 @@
+"""The marks of other systems than Linux, as far as they show here."""
+
+import psutil
+import pytest
+
+from clinvk.runtime import marks
+
+
+class WithKernel(psutil.Process):
+    """Processes as macOS has them, where 0 is the kernel, of which all others came; here that is init."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid or 1)
+
+
+def test_of_an_agent_that_has_exited_not_all_processes_of_the_machine_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psutil, "Process", WithKernel)
+    assert marks.TreeMarks(987654321).find({1: 0}) == set()

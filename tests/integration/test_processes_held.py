@@ -1,0 +1,45 @@
+"""A process that stands still while its tools leave, and goes on."""
+
+import errno
+
+import psutil
+import pytest
+
+from clinvk.runtime.process import Process
+from integration.test_processes import Child, spawner
+from polling import until
+
+
+def stands_still(process: Process) -> bool:
+    return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+
+
+async def test_a_process_that_several_hold_goes_on_when_the_last_lets_it() -> None:
+    own = spawner()
+    child = Child(own, "cat")
+    with child.process.holding():
+        with child.process.holding():
+            child.process.hold()
+            await until(lambda: stands_still(child.process))
+        assert stands_still(child.process)
+    await until(lambda: not stands_still(child.process))
+    child.process.hold()  # by whoever has given up waiting for it
+    child.process.write(b"on\n", close=True)
+    await child.end()
+    assert child.lines == [b"on"]
+    await own.sweep(child.process)
+
+
+async def test_a_process_that_is_dead_and_not_yet_waited_for_is_held_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a group of which nobody is alive macOS says that it is not ours."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    own = spawner()
+    child = Child(own, "cat")
+    with monkeypatch.context() as macos:
+        macos.setattr("os.killpg", refuse)
+        with child.process.holding():
+            child.process.hold()
+    await own.sweep(child.process)

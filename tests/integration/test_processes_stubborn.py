@@ -1,0 +1,25 @@
+"""The end of what stays when it is asked to leave, and is nobody's child any more."""
+
+from integration.test_processes import BOTH_MARKS, Child, Kind, alive, spawner
+
+STUBBORN = 'env -i /bin/sh -c \'trap "" TERM; echo "$$"; while :; do sleep 1; done\''
+
+
+@BOTH_MARKS
+async def test_the_child_of_a_tool_that_left_is_ended_though_it_stays_and_has_no_variable(kind: Kind) -> None:
+    own = spawner(kind)
+    child = Child(own, "sh", "-c", 'X=1 sh -c "$0 & wait" & cat', STUBBORN)
+    await child.until(lambda: bool(child.lines))
+    await own.end_tools(child.process, ("X", "1"))
+    assert not alive(int(child.lines[0]))
+    assert child.process.exit_code is None
+    await own.sweep(child.process)
+
+
+@BOTH_MARKS
+async def test_the_child_of_an_agent_that_left_is_ended_though_it_stays_and_has_no_variable(kind: Kind) -> None:
+    own = spawner(kind)
+    child = Child(own, "sh", "-c", f"{STUBBORN} & wait")
+    await child.until(lambda: bool(child.lines))
+    await own.sweep(child.process)
+    assert not alive(int(child.lines[0]))

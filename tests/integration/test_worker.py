@@ -1,0 +1,41 @@
+"""What a kept process says, handed to the runs that it is for."""
+
+from pathlib import Path
+
+import pytest
+
+from clinvk.events import TextDelta, Usage
+from clinvk.request import RunRequest
+from clinvk.runtime import pooled
+from integration.pool_server import Server, request
+from integration.test_stock import ready
+from lasting_backend import Lasting
+from polling import until
+
+
+@pytest.mark.parametrize("capacity", [1, 8])
+async def test_a_line_is_heard_once_with_all_that_it_delivers(tmp_path: Path, capacity: int) -> None:
+    heard: list[tuple[bytes, int]] = []
+
+    def hear() -> None:
+        heard.extend((line, len([*delivered])) for line, delivered in seat.hear())
+
+    async with ready(Lasting(tmp_path, capacity)) as (_, worker):
+        seat = worker.admit("one", hear)
+        seat.begin(RunRequest(prompt="tick 3", backend="lasting"), None)
+        await until(lambda: seat.is_over)
+    assert [count for _, count in heard] == [1] * 5
+
+
+@pytest.mark.parametrize("capacity", [1, 8])
+async def test_a_run_that_is_stopped_while_it_says_much_is_counted(
+    tmp_path: Path, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooled, "INTERRUPTED_WITHIN_S", 5.0)
+    async with Server(Lasting(tmp_path, capacity)) as server, server.runs.run(request("flood 20")) as run:
+        async for logged in run.follow():
+            if isinstance(logged.event, TextDelta):
+                break
+        await server.runs.cancel(run.id)
+        assert run.ending
+        assert run.ending.usage == Usage(output_tokens=1)
