@@ -139,3 +139,18 @@ def test_origins_that_cannot_be_meant_keep_the_server_from_starting(server: dict
     settings = Settings(server=ServerSettings(port=0, **server))  # pyright: ignore[reportArgumentType]  # as in a file
     with pytest.raises(ConfigError, match=words):
         serve(settings, {}, lambda _: pytest.fail("it has started"))
+
+
+async def test_a_browser_that_asks_whether_a_page_of_the_internet_may_reach_this_machine_is_told_so(
+    scripted: Scripted,
+) -> None:
+    """Chromium did until version 141, in the same preflight: https://wicg.github.io/private-network-access/."""
+    asks = {**ASKING, "access-control-request-private-network": "true"}
+    async with serving(scripted.env, cors_allowed_origins=["https://app.example.com"]) as served:
+        for origin, status, allowed in (
+            ("https://app.example.com", 200, "true"),
+            ("https://evil.example", 405, None),
+        ):
+            answer = await served.client.options("/openai/v1/chat/completions", headers={**asks, "origin": origin})
+            assert answer.status_code == status
+            assert answer.headers.get("access-control-allow-private-network") == allowed

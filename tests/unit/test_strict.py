@@ -25,6 +25,10 @@ class Body(msgspec.Struct):
     messages: list[Message]
 
 
+class Labelled(msgspec.Struct):
+    metadata: dict[str, str]
+
+
 class Closed(msgspec.Struct, forbid_unknown_fields=True):
     inner: "Closed | None" = None
     prompt: str = ""
@@ -96,3 +100,11 @@ def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
     assert told.value.field
     assert told.value.field.startswith("x")
     assert len(told.value.message) < 400
+
+
+@pytest.mark.parametrize(("value", "got"), [(7, '{"a":7}'), ([], '{"a":[]}')])
+def test_a_value_of_a_free_object_is_what_is_wrong_and_not_the_object(value: object, got: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        strict.decode(msgspec.json.encode({"metadata": {"a": value}}), msgspec.json.Decoder(Labelled))
+    assert caught.value.field == "metadata"
+    assert caught.value.message == f"each value in metadata must be a text, got {got}"

@@ -26,7 +26,7 @@ from clinvk.api.models import Models
 from clinvk.api.records import RunRecords
 from clinvk.api.reply import ClientGone, broken, path_of, retry_headers
 from clinvk.api.responses import Responses
-from clinvk.api.runs import RunEndpoint
+from clinvk.api.runs import RunEndpoint, SpelledOut
 from clinvk.api.sessions import Sessions
 from clinvk.api.templates import Templates
 from clinvk.api.usage import UsageRecords
@@ -71,9 +71,10 @@ def create_app(
     viewers = Viewers(runs, store, settings.server, stopping, lambda run_id: bool(orchestrations().live(run_id)))
     models = Models(inventory, grants, registry)
 
-    def run(dialect: Dialect) -> RunEndpoint:
-        return RunEndpoint(dialect, runs, store, settings, environ, grants, registry)
+    def run(dialect: Dialect, spelled_out: SpelledOut | None = None) -> RunEndpoint:
+        return RunEndpoint(dialect, runs, store, settings, environ, grants, registry, spelled_out=spelled_out)
 
+    responses = Responses(runs, store, viewers)
     prompts = run(surfaces.REST)
 
     def batch(kind: Kind) -> ASGIApp:
@@ -94,7 +95,7 @@ def create_app(
         Route("/api/v1/runs/{id}/cancel", records.cancel, methods=["POST"]),
         Route("/api/v1/usage", UsageRecords(store, registry).all),
         Route("/api/v1/backends", status.backends),
-        *_openai(run, models, Responses(runs, store, viewers)),
+        *_openai(run, run(OpenAIResponses(), responses.spelled_out), models, responses),
         *_anthropic(run, models, settings.server),
         Route("/v1/models", models.any_all),
         Route("/v1/models/{id:path}", models.any_one),
@@ -161,11 +162,13 @@ class Shortcut:
         return (endpoint or self.app)(scope, receive, send)
 
 
-def _openai(run: Callable[[Dialect], RunEndpoint], models: Models, responses: Responses) -> Iterator[Route]:
+def _openai(
+    run: Callable[[Dialect], RunEndpoint], responding: RunEndpoint, models: Models, responses: Responses
+) -> Iterator[Route]:
     runs = {
         "/chat/completions": run(surfaces.OPENAI),
         "/completions": run(OpenAICompletions()),
-        "/responses": run(OpenAIResponses()),
+        "/responses": responding,
     }
     for base in ("/openai/v1", "/v1"):
         yield from (Route(base + path, endpoint, methods=["POST"]) for path, endpoint in runs.items())

@@ -3,7 +3,8 @@
 from msgspec.structs import replace
 
 from clinvk.dialects.base import Previous, PreviousNotFound
-from clinvk.dialects.conversation import Turn, told, without_images
+from clinvk.dialects.conversation import Turn, system_prompt, told, without_images
+from clinvk.dialects.openai_responses import kept
 from clinvk.errors import RunNotFound, SessionNotFound
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
@@ -16,14 +17,16 @@ _MAX_TURNS = 1000
 async def after(store: SessionStore, request: RunRequest, previous: Previous, begins_anew: bool = False) -> RunRequest:
     """Make a request that has its backend go on from a run.
 
-    The session of that run is continued where the run is its newest turn. Else it is told again in a session of its
-    own: where the conversation went on from there before, or shall be kept by nobody, or by another backend; or with
-    `begins_anew`.
+    What the system said in its input holds until it says something else. The session of that run is continued where the
+    run is its newest turn. Else it is told again in a session of its own: where the conversation went on from there
+    before, or shall be kept by nobody, or by another backend; or with `begins_anew`.
 
     Raises:
         PreviousNotFound: there is no such run, or nothing of it was kept.
     """
     run, session = await _found(store, previous)
+    system = system_prompt(previous.conversation.system) or kept.system(run)
+    request = replace(request, system_prompt=system_prompt((previous.instructions, system)))
     can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
     if can_go_on and not begins_anew and await _is_newest(store, run):
         return replace(request, session_id=session.id)

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document
 from clinvk.api.viewers import Viewers
-from clinvk.dialects.openai_responses import kept
+from clinvk.dialects.openai_responses import answer, kept, references
 from clinvk.dialects.openai_responses.kept import Kept
 from clinvk.errors import InvalidRequest, RunNotFound
 from clinvk.record import RunRecord
@@ -15,7 +15,7 @@ from clinvk.store import UNDER_WAY, SessionStore
 
 
 class Responses:
-    """The endpoints below `/openai/v1/responses/{id}`."""
+    """The endpoints below `/openai/v1/responses/{id}`, and what requests for others name of these responses."""
 
     def __init__(self, runs: Runs, store: SessionStore, viewers: Viewers) -> None:
         self._runs = runs
@@ -35,6 +35,23 @@ class Responses:
         await self._runs.cancel(run.id)
         return await self._shown(await self._store.run(run.id), told)
 
+    async def spelled_out(self, body: bytes) -> bytes:
+        """Give the body of a request with the answers themselves that its input only names.
+
+        Raises:
+            InvalidRequest: one of them is not there.
+        """
+        if not (run_ids := references.named(body)):
+            return body
+        found: dict[str, answer.Item] = {}
+        for run_id in run_ids:
+            try:
+                response = await self._again(*await self._found(kept.response_id(run_id)))
+            except RunNotFound:
+                break  # one is enough to refuse the request
+            found |= {item.id: item for item in response.output}
+        return references.spelled_out(body, found)
+
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
         """Give the run of a response, and what it has kept of that."""
         not_found = RunNotFound(f"Response with id {response_id!r} not found.")
@@ -50,5 +67,8 @@ class Responses:
         return run, told
 
     async def _shown(self, run: RunRecord, told: Kept) -> Response:
+        return document(await self._again(run, told))
+
+    async def _again(self, run: RunRecord, told: Kept) -> answer.Response:
         batches = [] if run.state in UNDER_WAY else [batch async for batch in self._viewers.kept(run)]
-        return document(kept.again(run, told, [event for batch in batches for _, _, event in batch]))
+        return kept.again(run, told, [event for batch in batches for _, _, event in batch])

@@ -6,7 +6,7 @@ asked for with `detach` goes on.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
@@ -60,6 +60,10 @@ HOLD_S = 10.0
 _OPENING_TICK_S = 0.5
 
 
+SpelledOut = Callable[[bytes], Awaitable[bytes]]
+"""Gives the body of a request with what it only names of earlier runs. Raises `InvalidRequest`."""
+
+
 class RunEndpoint:
     """Answers requests of one dialect, as an ASGI application."""
 
@@ -74,6 +78,7 @@ class RunEndpoint:
         registry: Mapping[str, Backend] = backends.BACKENDS,
         tick_s: float = TICK_S,
         hold_s: float = HOLD_S,
+        spelled_out: SpelledOut | None = None,
     ) -> None:
         self.dialect = dialect
         self.runs = runs
@@ -84,6 +89,7 @@ class RunEndpoint:
         self.grants = grants
         self.tick_s = tick_s
         self.hold_s = hold_s
+        self.spelled_out = spelled_out
         self._registry = registry
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -186,7 +192,10 @@ class _Visit:
 
     async def _read(self) -> Call:
         """Read the request. Body and headers go with this: a run may take an hour."""
-        body = await read_json(self._scope, self._receive, self._endpoint.settings.server)
+        endpoint = self._endpoint
+        body = await read_json(self._scope, self._receive, endpoint.settings.server)
+        if endpoint.spelled_out:
+            body = await endpoint.spelled_out(body)
         call = self._dialect.parse(body, headers_of(self._scope))
         forget_headers(self._scope)
         return call

@@ -145,12 +145,15 @@ class Previous(msgspec.Struct, frozen=True):
     """A run that a request goes on from, named by its client in `field`.
 
     Attributes:
-        conversation: what is said after it, for where it must be told again what was said before.
+        conversation: what is said after it, for where it must be told again what was said before; without
+            `instructions`.
+        instructions: a text of the system that holds for this request alone, and stands before the others.
     """
 
     run_id: str
     field: str
     conversation: Conversation
+    instructions: str = ""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,9 @@ MAX_IMAGES = 100
 MAX_IMAGE_CHARS = 5 * 1024 * 1024
 """As base64: the limit of Anthropic's API. A larger image would fail each later turn of its session as well."""
 
+SEPARATOR = "\n\n"
+"""Between two texts of the system."""
+
 _PREAMBLE = (
     "Below is a conversation between a user and you, the assistant: each <{name}> element is one turn, the oldest "
     "first. Nothing inside an element ends it or begins another. Answer as the assistant, to what came last, with "
@@ -107,8 +110,12 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
         prompt = _text(lone.content, images)
     else:
         prompt = _elements(turns, images)
-    system = "\n\n".join(text for text in conversation.system if text.strip())
-    return Told(prompt, system or None, tuple(images))
+    return Told(prompt, system_prompt(conversation.system), tuple(images))
+
+
+def system_prompt(texts: Iterable[str]) -> str | None:
+    """Put together what the system says; None where it says nothing."""
+    return SEPARATOR.join(text for text in texts if text.strip()) or None
 
 
 def spoken(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -19,6 +19,8 @@ _SHOWN = 80
 _MAX_NAME = 200
 _MAX_DIGITS = 9
 _UNKNOWN = "Object contains unknown field `"
+_ANY_KEY = "[...]"
+"""The word of msgspec for a key of a free object, which it does not tell."""
 _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 
@@ -65,6 +67,8 @@ def parameters(query: bytes, type_: type[T]) -> T:
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:
     """Raise what msgspec found at a place of the body in our words; `word` is what a part of it is called."""
     said, inside = _parted(message)
+    is_value = inside.endswith(_ANY_KEY)
+    inside = inside.replace(_ANY_KEY, "")
     path = [int(part) if _is_index(part) else part for part in re.findall(r"[^.\[\]]+", inside)]
     place = _short(f"{at}.{inside}" if at and inside else at or inside)
     prefix = f"{place}." if place else ""
@@ -77,10 +81,9 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
         raise InvalidRequest(f"{prefix}{quoted['name']} is missing", prefix + quoted["name"]) from None
     if said.startswith("Number out of range"):
         raise InvalidRequest(f"{place or 'the body'} has a number that is out of range", place or None) from None
-    what = place or "the body"
-    raise InvalidRequest(
-        f"{what} must be {_allowed(_types_at(type_, path))}{_got(body, path)}", place or None
-    ) from None
+    what = f"each value in {place}" if is_value else place or "the body"
+    allowed = _allowed(_types_at(type_, [*path, ""] if is_value else path))
+    raise InvalidRequest(f"{what} must be {allowed}{_got(body, path)}", place or None) from None
 
 
 def _parted(message: str) -> tuple[str, str]:
@@ -88,7 +91,7 @@ def _parted(message: str) -> tuple[str, str]:
     said, mark, place = message.rpartition(" - at `$")
     if not mark or (said.startswith(_UNKNOWN) and not said.removeprefix(_UNKNOWN).endswith("`")):
         return message, ""
-    return said, place.removesuffix("`").removeprefix(".").replace("[...]", "")  # its word for a key of a free object
+    return said, place.removesuffix("`").removeprefix(".")
 
 
 def _is_index(part: str) -> bool:

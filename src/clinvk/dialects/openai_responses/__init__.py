@@ -150,4 +150,6 @@ def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> 
     run_id = kept.run_id(asked.previous_response_id)
     if run_id is None:
         raise PreviousNotFound(f"Previous response with id {asked.previous_response_id!r} not found.", field)
-    return Previous(run_id, field, told)
+    instructions = asked.instructions or ""
+    said = replace(told, system=told.system[1:]) if instructions else told
+    return Previous(run_id, field, said, instructions)

@@ -6,6 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.dialects.base import Call
+from clinvk.dialects.conversation import SEPARATOR
 from clinvk.dialects.openai_responses.answer import Json, Response
 from clinvk.dialects.openai_responses.output import Output
 from clinvk.events import Event
@@ -73,6 +74,15 @@ def of(run: RunRecord) -> Kept | None:
         return kept
     instructions = str(run.request.get("system_prompt", ""))[: kept.instructions_chars]
     return replace(kept, response=replace(kept.response, instructions=instructions))
+
+
+def system(run: RunRecord) -> str:
+    """Give what the system said in the input of a run's response, or before; its instructions were for it alone."""
+    kept = of(run)
+    if kept is None:
+        return ""
+    said = str(run.request.get("system_prompt") or "")
+    return said.removeprefix(kept.response.instructions or "").removeprefix(SEPARATOR)
 
 
 def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:

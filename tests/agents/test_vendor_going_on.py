@@ -1,0 +1,43 @@
+"""What a response goes on from reaches the model of the real CLIs, though its client does not send it again."""
+
+import json
+
+import pytest
+from openai import AsyncOpenAI
+
+from agents.machine import Machine
+from serving import serving
+
+CLIS = ("claude", "codex", "gemini")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize("backend", CLIS)
+async def test_what_the_system_said_and_an_answer_that_is_only_named_reach_the_model(
+    machine: Machine, backend: str
+) -> None:
+    async with (
+        serving(machine.env, default_workdir=str(machine.project)) as served,
+        AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+        ) as client,
+    ):
+        first = await client.responses.create(
+            model=backend,
+            input=[
+                {"role": "developer", "content": "Speak like a pirate."},
+                {"role": "user", "content": '[[say="ahoy there"]]'},
+            ],
+        )
+        await client.responses.create(model=backend, input="second turn", previous_response_id=first.id)
+        await client.responses.create(
+            model=backend,
+            input=[
+                {"role": "user", "content": "hello"},
+                {"type": "item_reference", "id": first.output[0].id or ""},
+                {"role": "user", "content": "named turn"},
+            ],
+        )
+    assert "Speak like a pirate." in json.dumps(machine.requests("second turn"))
+    assert "ahoy there" in json.dumps(machine.requests("named turn"))

@@ -1,0 +1,162 @@
+"""What a client of the Responses API leaves unsaid, since the vendor has it: earlier answers, what the system said."""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError
+from openai.types.responses import Response, ResponseInputItemParam, ResponseInputParam
+
+from clinvk.store.memory import MemoryStore
+from scripted import Call, Scripted
+from scripted.steps import claude_says, hang, line
+from serving import Served, serving
+
+SESSION = "11111111-1111-4111-8111-111111111111"
+
+
+@asynccontextmanager
+async def clients(scripted: Scripted, store: MemoryStore | None = None) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
+    async with (
+        serving(scripted.env, store=store) as served,
+        AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
+        ) as client,
+    ):
+        yield client, served
+
+
+def user(text: str) -> ResponseInputItemParam:
+    return {"role": "user", "content": text}
+
+
+def developer(text: str) -> ResponseInputItemParam:
+    return {"role": "developer", "content": text}
+
+
+def named(response: Response) -> ResponseInputParam:
+    """Name the items of a response, as Vercel's AI SDK does instead of sending them."""
+    return [{"type": "item_reference", "id": item.id or ""} for item in response.output]
+
+
+def sent(response: Response) -> ResponseInputParam:
+    """Send them themselves."""
+    return json.loads(json.dumps([item.to_dict() for item in response.output]))
+
+
+def told(call: Call) -> str:
+    """Give the prompt that the agent got."""
+    return (call.stdin or b"").decode()
+
+
+async def test_an_answer_that_is_named_by_its_id_is_told_as_if_it_was_sent(scripted: Scripted) -> None:
+    thinks = [
+        line(json.dumps({"type": "stream_event", "event": event, "parent_tool_use_id": None}))
+        for event in (
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
+            {"type": "content_block_stop", "index": 0},
+        )
+    ]
+    says = claude_says("hello ", "Ada")
+    scripted.play([*says[:2], *thinks, *says[2:]])
+    async with clients(scripted) as (client, _):
+        first = await client.responses.create(model="claude", input="I am Ada", reasoning={"summary": "auto"})
+        assert [item.type for item in first.output] == ["reasoning", "message"]
+        for given in (sent(first), named(first)):
+            conversation: ResponseInputParam = [user("I am Ada"), *given, user("who am I?")]
+            await client.responses.create(model="claude", input=conversation)
+    by_text, by_name = scripted.calls()[1:]
+    assert "hello Ada" in told(by_text)
+    assert told(by_name) == told(by_text)
+
+
+async def test_an_answer_that_is_named_but_not_kept_is_a_mistake_in_the_input(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    scripted.play([hang()], when="slow")
+    async with clients(scripted) as (client, _):
+        not_kept = await client.responses.create(model="claude", input="hi", store=False)
+        running = await client.responses.create(model="claude", input="slow", background=True)
+        for name in (not_kept.output[0].id or "", f"msg_{running.id.removeprefix('resp_')}_0", f"msg_{'0' * 32}_0"):
+            conversation: ResponseInputParam = [user("hi"), {"type": "item_reference", "id": name}, user("go on")]
+            with pytest.raises(BadRequestError) as caught:
+                await client.responses.create(model="claude", input=conversation)
+            assert caught.value.param == "input[1].id"
+            assert name in caught.value.message
+        await client.responses.cancel(running.id)
+    assert len(scripted.calls()) <= 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["msg_of_another_server", "rs_" + "0" * 32 + "_0", "msg_" + "0" * 32, None, 7],
+)
+async def test_a_name_that_is_none_of_an_answer_of_clinvk_is_passed_over(scripted: Scripted, name: object) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as served:
+        conversation: Sequence[object] = [user("hi"), {"type": "item_reference", "id": name}, user("go on")]
+        body = {"model": "claude", "input": conversation}
+        assert (await served.client.post("/openai/v1/responses", json=body)).status_code == 200
+    assert "go on" in told(scripted.calls()[0])
+
+
+async def test_a_named_answer_does_not_hide_what_is_wrong_with_the_rest(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, served):
+        first = await client.responses.create(model="claude", input="hi")
+        item = {"type": "item_reference", "id": first.output[0].id}
+        wrong = {"model": "claude", "input": [item, {"role": "critic", "content": "x"}]}
+        answer = await served.client.post("/openai/v1/responses", json=wrong)
+        cut = await served.client.post(
+            "/openai/v1/responses",
+            content=json.dumps(wrong).encode()[:-1],
+            headers={"content-type": "application/json"},
+        )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input[1].role")
+    assert cut.status_code == 400
+
+
+async def system(store: MemoryStore, response: Response) -> object:
+    """Give what the agent was told as its system prompt beside its own."""
+    run = await store.run(response.id.removeprefix("resp_"))
+    return run.request.get("system_prompt")
+
+
+async def test_what_the_system_said_in_an_input_holds_until_it_says_something_else(scripted: Scripted) -> None:
+    """Its instructions do not: the vendor's are those of one request."""
+    scripted.play(claude_says("hello", session=SESSION))
+    async with clients(scripted, store := MemoryStore()) as (client, _):
+        first = await client.responses.create(
+            model="claude", instructions="be brief", input=[developer("be kind"), user("hi")]
+        )
+        second = await client.responses.create(model="claude", input="and?", previous_response_id=first.id)
+        third = await client.responses.create(
+            model="claude",
+            instructions="be long",
+            input=[developer("be calm"), user("and?")],
+            previous_response_id=second.id,
+        )
+        fourth = await client.responses.create(model="claude", input="and?", previous_response_id=third.id)
+        branch = await client.responses.create(model="claude", input="else?", previous_response_id=second.id)
+        assert await store.count() == 2
+        await client.responses.create(model="claude", input="so?", previous_response_id=third.id, store=False)
+    assert await system(store, first) == "be brief\n\nbe kind"
+    assert await system(store, second) == "be kind"
+    assert await system(store, third) == "be long\n\nbe calm"
+    assert await system(store, fourth) == "be calm"
+    assert await system(store, branch) == "be kind"
+    assert any("append-system-prompt" in word for word in scripted.calls()[-1].argv)  # its record keeps none
+    assert [response.instructions for response in (second, third, fourth)] == [None, "be long", None]
+
+
+async def test_the_instructions_of_a_response_are_the_same_again_where_others_were_said_before(
+    scripted: Scripted,
+) -> None:
+    scripted.play(claude_says("hello", session=SESSION))
+    async with clients(scripted) as (client, _):
+        first = await client.responses.create(model="claude", input=[developer("be kind"), user("hi")])
+        second = await client.responses.create(
+            model="claude", instructions="be long", input="and?", previous_response_id=first.id
+        )
+        assert await client.responses.retrieve(second.id) == second
