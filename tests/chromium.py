@@ -80,7 +80,7 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return record(result, "result").get("value")
 
-    async def until(self, expression: str, within_s: float = 15) -> None:
+    async def until(self, expression: str, within_s: float = 30) -> None:
         """Wait until a JavaScript expression is true."""
         deadline = time.monotonic() + within_s
         while not await self.evaluate(expression):
@@ -157,4 +157,4 @@ async def browsing() -> AsyncGenerator[Page]:
             write_end.close()
             read_end.close()
             process.terminate()
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), 30)

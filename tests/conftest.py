@@ -1,6 +1,7 @@
 """Fixtures of all tests: the stand-in model API, the scripted agent, and two checks that hold for each test."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -36,6 +37,21 @@ The last are of the measuring of coverage, which takes locks wherever the code h
 """
 
 
+def _ignored(_number: int, _frame: object) -> None:
+    """Do nothing."""
+
+
+def pytest_configure() -> None:
+    """Have what tests start mind the signals that it is sent, though the tests are to ignore them.
+
+    So they are under `nohup`, and in the background of a script. What is ignored stays so in a new program, and what
+    is handled does not.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignored)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Count a skipped test as failed in continuous integration: there nothing may be missing."""
@@ -64,11 +80,11 @@ def nothing_blocks_the_loop() -> Generator[None]:
 
 @pytest.fixture(autouse=True)
 def no_child_is_left() -> Generator[None]:
-    """Fail a test that leaves a child process behind; one that is just ending has a second."""
+    """Fail a test that leaves a child process behind; one that is just ending has five seconds, on a busy machine."""
     before = set(psutil.Process().children())
     yield
     left = [child for child in psutil.Process().children() if child not in before]
-    _, left = psutil.wait_procs(left, timeout=1)
+    _, left = psutil.wait_procs(left, timeout=5)
     for child in left:
         child.kill()
     assert not left, f"processes left behind: {left}"

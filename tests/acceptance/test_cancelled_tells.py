@@ -42,7 +42,7 @@ def cancelled(clinvk: Clinvk, form: str) -> tuple[bytes, bytes]:
         assert shows
         seen = read_until(shows.fileno(), b"at-work")
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=15)
+        stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 7
     return (seen + stdout, stderr) if form == "stream-json" else (stdout, seen + stderr)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -54,7 +55,7 @@ class Clients:
     async def at_work(self, url: str) -> None:
         """Ask until the server is gone."""
         kinds = (self._asks, self._asks, self._goes_on, self._streams, self._lets_go, self._describes)
-        async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             await asyncio.gather(*(self._again_and_again(kind, client) for kind in kinds))
 
     async def _again_and_again(
@@ -128,18 +129,20 @@ async def _look(url: str) -> None:
 
     A process that was killed while it started an agent may leave its lock to that for a moment.
     """
-    async with httpx.AsyncClient(base_url=url, timeout=15) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         health = (await client.get("/health")).json()
         assert health["status"] == "ok", health
         for left in ("sessions?status=active", "runs?state=queued", "runs?state=running"):
             await until_told(partial(_is_none, client, left))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> None:
     chance = random.Random(3)
     clients = Clients(echo, chance)
-    for number in range(KILLS):
+    for number in count():
+        if number >= KILLS and len(clients.told.answers) > KILLS:
+            break  # on a busy machine hardly a run has ended by then
         with Server(echo) as server:
             if number % 4 == 3:  # killed while it comes up
                 await asyncio.sleep(chance.uniform(0, 0.5))
@@ -147,11 +150,10 @@ async def test_a_killed_server_has_lost_nothing_that_it_had_told(echo: Echo) -> 
             else:
                 await _look(server.up().url)
                 work = asyncio.create_task(clients.at_work(server.url))
-                await asyncio.sleep(chance.uniform(0, 0.6))
+                await asyncio.sleep(chance.uniform(0, 0.6 * (1 + number // KILLS)))
                 server.kill()
                 await work
     until(lambda: echo.alive() == [])
-    assert len(clients.told.answers) > KILLS
     with Server(echo) as server:
         await _look(server.up().url)
         for session in list({session: None for session, _ in clients.told.answers.values()})[:5]:

@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -139,9 +138,8 @@ class Reader:
     def serve(self, variables: Sequence[str], arguments: Sequence[str]) -> None:
         """Start the server; it is ready when it has printed the line about /docs."""
         self.stop()
-        self.port = _free_port()
-        given = ["127.0.0.1" if word == "0.0.0.0" else str(self.port) if word == "3000" else word for word in arguments]
-        env = {**self.env, "CLINVK_SERVER__PORT": str(self.port), **dict(word.split("=", 1) for word in variables)}
+        given = [{"0.0.0.0": "127.0.0.1", "3000": "0"}.get(word, word) for word in arguments]
+        env = {**self.env, "CLINVK_SERVER__PORT": "0", **dict(word.split("=", 1) for word in variables)}
         self.server = subprocess.Popen(
             [str(self.programs / "clinvk"), *given],
             cwd=self.project,
@@ -157,6 +155,8 @@ class Reader:
             line = self.server.stdout.readline()
             assert line, f"the server ended: {self.printed}"
             self.printed += line
+        (port,) = set(re.findall(r"http://127\.0\.0\.1:(\d+)", self.printed))
+        self.port = int(port)
         for path in ("/health", "/docs"):
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WITHIN_S) as answer:
                 assert answer.status == 200
@@ -192,11 +192,6 @@ def _make_venv(folder: Path) -> None:
     pip = folder / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m pip "$@"\n')
     pip.chmod(0o755)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def shape(value: JSON) -> JSON:

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -49,11 +50,13 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_nothing_that_agents_started_outlives_a_server_that_is_killed_at_any_moment(scripted: Scripted) -> None:
     chance = random.Random(6)
     scripted.play([*HIDING[:2], *BEGUN, *HIDING[2:], hang()])
-    for number in range(KILLS):
+    for number in count():
+        if number >= KILLS and len(scripted.grandchildren()) > KILLS:
+            break  # on a busy machine hardly an agent has come as far as to start something
         with Server(scripted) as server:
             if number % 4 == 3:  # killed while it comes up
                 time.sleep(chance.uniform(0, 0.5))
@@ -61,12 +64,11 @@ def test_nothing_that_agents_started_outlives_a_server_that_is_killed_at_any_mom
                 server.up()
                 for _ in range(3):
                     server.detached("hello")
-                time.sleep(chance.uniform(0, 0.4))
+                time.sleep(chance.uniform(0, 0.4 * (1 + number // KILLS)))
             guarding = guardians(server.process.pid)
             server.kill()
         until(lambda guarding=guarding: all(map(gone, guarding)))
         assert scripted.alive() == [], number
-    assert len(scripted.grandchildren()) > KILLS, "hardly an agent has come as far as to start something"
 
 
 def test_nothing_that_agents_started_outlives_a_killed_server_under_which_they_were_long_at_work(
@@ -90,7 +92,7 @@ def test_nothing_that_an_agent_started_outlives_a_killed_command_line(clinvk: Cl
         until(lambda: len(clinvk.agent.grandchildren()) == 5)
         guarding = guardian(process.pid)
         process.kill()
-        stdout, _ = process.communicate(timeout=15)  # to the end: what is left holds nothing of the terminal's
+        stdout, _ = process.communicate(timeout=30)  # to the end: what is left holds nothing of the terminal's
     assert stdout == b"begun "
     until(lambda: gone(guarding))
     assert clinvk.agent.alive() == []
@@ -188,5 +190,5 @@ def test_a_guardian_ends_with_a_command_line_that_ends(clinvk: Clinvk) -> None:
     with clinvk.started("-o", "text", "hello") as process:
         guarding = guardian(process.pid)
         go.touch()
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
         assert gone(guarding)

@@ -21,7 +21,7 @@ from clinvk.runtime.worktrees import Worktree, Worktrees
 from repositories import Repository
 from scripted.steps import claude_says, hang, stderr, touch
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 BEGUN = claude_says("begun ")[:4]
 
@@ -122,7 +122,7 @@ def test_a_picker_whose_terminal_is_gone_is_7(clinvk: Clinvk) -> None:
         os.close(follower)
         read_until(leader, b"search")
         os.close(leader)
-        assert process.wait(15) == 7
+        assert process.wait(30) == 7
     finally:
         process.kill()
         process.communicate()
@@ -153,7 +153,7 @@ def test_a_doctor_that_is_interrupted_twice_leaves_nothing(clinvk: Clinvk) -> No
         process.send_signal(signal.SIGINT)
         time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (7, b"clinvk: cancelled\n")
     assert not list(temporary.iterdir())
     assert not any(is_alive(int(pid)) for pid in log.read_text().split())
@@ -193,7 +193,7 @@ def test_worktrees_apply_that_is_interrupted_twice_changes_all_or_nothing(clinvk
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         go.touch()
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (7, b"clinvk: cancelled\n")
     contents = {(repository.path / name).read_text() for name in ("a.txt", "b.txt")}
     assert len(contents) == 1
@@ -209,6 +209,6 @@ def test_the_end_of_each_task_is_written_though_the_reader_of_their_events_pause
         until(lambda: (clinvk.folder / "one").exists() and (clinvk.folder / "two").exists())
         process.send_signal(signal.SIGINT)
         until((clinvk.folder / "out" / "summary.json").exists)
-        process.communicate(timeout=15)
+        process.communicate(timeout=30)
     assert process.returncode == 7
     assert sorted(os.listdir(clinvk.folder / "out")) == ["0.json", "1.json", "summary.json"]

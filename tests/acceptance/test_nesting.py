@@ -6,7 +6,7 @@ from acceptance.command import Clinvk
 from nesting import deepest
 from scripted.steps import claude_says
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize(("command", "parts"), [("parallel", "tasks"), ("chain", "steps")])

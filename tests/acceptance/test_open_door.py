@@ -22,7 +22,7 @@ with socket.socket() as sock:
 def status(path, key=""):
     request = urllib.request.Request(url + path, headers={"x-api-key": key})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -32,11 +32,11 @@ server = subprocess.Popen(sys.argv[1:], stdout=out.open("w"), stderr=err.open("w
 while not (found := re.search(r"http://0\\.0\\.0\\.0:(\\d+)", out.read_text())):
     time.sleep(0.01)
 url = "http://127.0.0.1:" + found[1]
-health = json.load(urllib.request.urlopen(url + "/health", timeout=10))
+health = json.load(urllib.request.urlopen(url + "/health", timeout=30))
 key = (err.read_text().splitlines() or [""])[-1]
 answers = [status("/api/v1/sessions"), status("/api/v1/sessions", key)]
 server.terminate()
-server.wait(10)
+server.wait(30)
 print(json.dumps([*answers, key, health.get("warnings", []), out.read_text(), err.read_text()]))
 """
 

@@ -68,7 +68,7 @@ def test_a_slow_pipe_is_read_to_its_end_once_something_came(clinvk: Clinvk) -> N
         assert clinvk.agent.calls() == []
         os.write(writing, b"two")
         os.close(writing)
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
     assert clinvk.prompts == ["hello\n\n<stdin>\none two\n</stdin>"]
 
 
@@ -107,7 +107,7 @@ def test_a_dash_reads_the_prompt_from_a_terminal(clinvk: Clinvk) -> None:
     leader, follower = os.openpty()
     with clinvk.started("-", stdin=follower) as process:
         os.write(leader, b"typed\n\x04")
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
     os.close(leader)
     os.close(follower)
     assert clinvk.prompts == ["typed\n"]

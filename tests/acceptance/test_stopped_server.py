@@ -17,5 +17,5 @@ def test_a_prompt_whose_server_is_stopped_is_told_that_the_server_is_stopping(
         with clinvk.started("-o", "text", "--new", "hello") as process:
             until((clinvk.folder / "up").exists)
             server.process.send_signal(signal.SIGTERM)
-            stdout, stderr = process.communicate(timeout=15)
+            stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (7, b"", b"clinvk: the server is stopping\n")

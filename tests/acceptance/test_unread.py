@@ -11,7 +11,7 @@ from acceptance.command import Clinvk, until
 from acceptance.test_interrupted import BEGUN, full_pipe
 from scripted.steps import hang, stderr, touch
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])

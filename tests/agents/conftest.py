@@ -87,7 +87,7 @@ def machine(standin: Address, agent_path: str, way: str) -> Generator[Machine]:
     with tempfile.TemporaryDirectory(prefix="clinvk-machine-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         machine = Machine.install(Path(folder).resolve(), agent_path, standin, keeps_warm=way == "kept")
         yield machine
-        until = time.monotonic() + 2
+        until = time.monotonic() + 10
         while (left := machine.left()) and time.monotonic() < until:
             time.sleep(0.05)
         for process in left:

@@ -184,7 +184,7 @@ def interrupted_in_a_tool(machine: Machine, *arguments: str) -> tuple[int, bytes
     try:
         until(up.exists, 60)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=15)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
     return process.returncode, stderr

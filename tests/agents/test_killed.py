@@ -22,7 +22,7 @@ def test_the_tools_are_ended_and_the_conversation_can_be_gone_on_with(machine: M
         until((machine.project / "up").exists, 60)
         assert len(machine.left()) > 2
         process.kill()
-        process.communicate(timeout=15)
+        process.communicate(timeout=30)
     until(lambda: machine.left() == [])
     with _started(machine, "resume", "--last", "and then? [[words=2]]") as process:
         stdout, stderr = process.communicate(timeout=90)

@@ -52,15 +52,13 @@ async def at_work(run: Run) -> None:
             return
 
 
-def sleeping(seconds: int) -> list[psutil.Process]:
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
+def sleeping(machine: Machine, seconds: int) -> bool:
+    """Whether a tool sleeps for just so long."""
+    for process in machine.left():
+        with suppress(psutil.Error):
             if process.cmdline() == ["sleep", str(seconds)]:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+                return True
+    return False
 
 
 ACTS_LATER = [
@@ -151,10 +149,10 @@ async def test_a_cancelled_run_leaves_no_tool(machine: Machine, backend: str) ->
     async with keeping(machine) as runs, runs.run(machine.completed(replace(request, prompt="y [[hang=60]]"))) as other:
         async with runs.run(machine.completed(request)) as run:
             await at_work(run)
-            await until(lambda: sleeping(seconds))
+            await until(lambda: sleeping(machine, seconds))
             await runs.cancel(run.id)
         assert isinstance((await run.result()).ending, RunFailed)
-        await until(lambda: not sleeping(seconds), within_s=2)
+        await until(lambda: not sleeping(machine, seconds))
         assert other.state == "running"
 
 

@@ -15,7 +15,7 @@ from serving import serving
 from standin.document import JSON
 
 pytestmark = [
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(120),
     pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
 ]
 

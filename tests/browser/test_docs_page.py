@@ -16,7 +16,7 @@ from serving import Served, serving
 from standin.document import record, string
 
 pytestmark = [
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(120),
     pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
 ]
 

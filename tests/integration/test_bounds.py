@@ -46,7 +46,7 @@ def marks() -> RlimitMarks:
 async def done(agents: AgentSettings, *argv: str, open_files: int | None = None) -> Exited:
     """Run a command to its end, within bounds."""
     own = marks()
-    return await run_tool(Spawner(own, Bounds(agents, own.server, open_files)), argv, ENV, 15)
+    return await run_tool(Spawner(own, Bounds(agents, own.server, open_files)), argv, ENV, 30)
 
 
 def alive(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 
 import pytest
 from msgspec.structs import replace
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 from clinvk.config import Settings, complete
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
 from clinvk.request import RunRequest
+from clinvk.runtime import one_shot
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
@@ -39,12 +39,13 @@ def instead_of_a_server(scripted: Scripted, script: str) -> None:
     codex.chmod(0o755)
 
 
-async def test_pieces_come_from_the_server_which_then_exits_by_itself(scripted: Scripted) -> None:
+async def test_pieces_come_from_the_server_which_then_exits_by_itself(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shot, "LINGER_S", 600.0)  # after which it would be stopped
     scripted.play(codex_streams("one ", "two"), server=True)
     async with local_runs(scripted) as runs:
-        begun = time.monotonic()
         told = await events(runs, replace(REQUEST, prompt="say it"))
-    assert time.monotonic() - begun < 5  # it need not be stopped
     assert told == [
         RunStarted("codex-scripted", THREAD),
         TextDelta("one "),
@@ -80,9 +81,8 @@ async def test_what_is_no_message_is_noticed_at_once(scripted: Scripted, script:
     instead_of_a_server(scripted, script)
     scripted.play(codex_says("by exec"), reads=False)
     async with local_runs(scripted) as runs:
-        begun = time.monotonic()
+        runs.fallbacks = Fallbacks(answer_within_s=600)
         assert await events(runs) == BY_EXEC
-    assert time.monotonic() - begun < 8
 
 
 @pytest.mark.parametrize("script", ["sleep 600", "echo Usage: codex; sleep 600"])
@@ -96,19 +96,19 @@ async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted, s
         assert await events(runs) == BY_EXEC
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 async def test_both_processes_together_have_the_time_of_one_run(scripted: Scripted) -> None:
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])
     async with local_runs(scripted) as runs:
-        runs.fallbacks = Fallbacks(answer_within_s=5)
-        async with runs.run(replace(REQUEST, timeout_s=6)) as run:
+        runs.fallbacks = Fallbacks(answer_within_s=10)
+        async with runs.run(replace(REQUEST, timeout_s=12)) as run:
             result = await run.result()
     assert isinstance(result.ending, RunFailed)
-    assert result.ending.message.startswith("timed out after 6 s")
+    assert result.ending.message.startswith("timed out after 12 s")
     assert run.started_at
     assert run.ended_at
-    assert run.ended_at - run.started_at < 10
+    assert run.ended_at - run.started_at < 20
 
 
 async def test_a_banner_before_the_server_answers_is_nothing(scripted: Scripted) -> None:

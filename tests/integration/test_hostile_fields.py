@@ -388,7 +388,7 @@ async def hold(served: Served, ground: Ground, requests: list[httpx.Request]) ->
     async with asyncio.TaskGroup() as group:
         for request in requests:
             group.create_task(send(request))
-    await until(lambda: not served.runs.busy and not served.runs.queued, within_s=20)
+    await until(lambda: not served.runs.busy and not served.runs.queued)
     assert (await served.client.get("/health/live")).status_code == 200
     assert ground.seen() == before
     assert alive(ground) == []

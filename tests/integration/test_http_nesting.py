@@ -35,7 +35,7 @@ BODIES: dict[str, tuple[str, dict[str, JSON]]] = {
 }
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("path", "body"), BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
 async def test_json_that_can_just_be_read_is_no_failure_of_clinvk(

@@ -164,7 +164,7 @@ def test_a_server_in_a_terminal_reloads_at_sighup_and_stops_when_the_terminal_is
     assert found
     os.kill(terminal.pid, signal.SIGHUP)
     terminal.read("reloaded")
-    assert httpx.get(f"{found[1]}/health", timeout=15).status_code == 200
+    assert httpx.get(f"{found[1]}/health", timeout=30).status_code == 200
     terminal.close()
     codes: list[int] = []
     until(lambda: (code := terminal.ended()) is not None and (codes.append(code) or True))

@@ -137,7 +137,7 @@ async def is_kept(store: SqliteStore, session_id: str) -> bool:
 async def test_a_run_whose_clinvk_died_is_marked_while_the_server_runs(tmp_path: Path) -> None:
     run = RunRecord(id="d" * 32, backend="claude", prompt="p", state="running", created_at=1.0)
     died = subprocess.run(
-        [sys.executable, "-c", BEGIN_AND_DIE, str(tmp_path), msgspec.json.encode(run)], timeout=15, check=False
+        [sys.executable, "-c", BEGIN_AND_DIE, str(tmp_path), msgspec.json.encode(run)], timeout=30, check=False
     )
     assert died.returncode == -9
     async with SqliteStore(tmp_path) as store, tended(store, retention_days=0, recover_every_s=0.01):

@@ -45,8 +45,8 @@ class Process:
         assert self.popen.stdout
         self.greeting = self.popen.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.greeting.strip())
-        assert found, self.popen.communicate(timeout=5)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=15)
+        assert found, self.popen.communicate(timeout=30)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30)
 
     def prompt(self, **fields: object) -> "Answer":
         """Send a prompt from a thread of its own."""
@@ -58,7 +58,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Wait for the exit, for less than a long grace; give the code, and what was said but how it stops."""
-        _, told = self.popen.communicate(timeout=15)
+        _, told = self.popen.communicate(timeout=30)
         self.stopping = re.findall(r" clinvk\.api\.stopping: (.*)\n", told)
         return self.popen.returncode, re.sub(r".* clinvk\.api\.stopping: .*\n", "", told)
 
@@ -76,7 +76,7 @@ class Answer(threading.Thread):
         self._response = self._ask()
 
     def get(self) -> httpx.Response:
-        self.join(15)
+        self.join(30)
         assert self._response is not None
         return self._response
 
@@ -85,7 +85,7 @@ class Answer(threading.Thread):
 def server(scripted: Scripted) -> Generator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(grace_s: int = 25) -> Process:
+    def start(grace_s: int = 60) -> Process:
         started.append(Process(scripted, grace_s))
         return started[-1]
 
@@ -97,7 +97,7 @@ def server(scripted: Scripted) -> Generator[Callable[..., Process]]:
         process.popen.communicate()
 
 
-def until(condition: Callable[[], object], within_s: float = 10) -> None:
+def until(condition: Callable[[], object], within_s: float = 30) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -290,6 +290,7 @@ def test_what_still_waits_in_the_queue_after_the_grace_is_told_to_come_again(ser
     until(scripted.calls)
     second = process.prompt()
     third = process.prompt(output_format="stream-json")
+    until(lambda: process.client.get("/api/v1/runs?state=queued").json()["total"] == 2)
     process.stop()
     assert first.get().json()["error_code"] == "cancelled"
     for queued in (second, third):
@@ -333,14 +334,15 @@ def test_a_check_is_ended_with_the_server_and_the_answer_has_what_there_is(
     scripted.play(claude_says("so far"))
     process = server(grace_s=0)
     body = {"prompt": "x", "backends": ["claude"], "workdir": str(project.path), "isolation": "worktree"}
-    check = f"touch {begun}; sleep 86397"
+    sleeps = f"{86397 + os.getpid()}"
+    check = f"touch {begun}; sleep {sleeps}"
     answer = Answer(lambda: process.client.post("/api/v1/compare", json={**body, "check": check}))
     until(begun.exists)
     process.stop()
     assert process.end() == (0, "")
     told = answer.get().json()
     assert [(result["output"], "check" in result) for result in told["results"]] == [("so far", False)]
-    assert not [found for found in psutil.process_iter(["cmdline"]) if "86397" in (found.info["cmdline"] or [])]
+    assert not [found for found in psutil.process_iter(["cmdline"]) if sleeps in (found.info["cmdline"] or [])]
     assert not [*Path(scripted.env["HOME"], ".clinvk", "worktrees").glob("claude-*")]
     again = server()
     run = again.client.get(f"/api/v1/runs/{told['run_id']}").json()

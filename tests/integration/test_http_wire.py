@@ -19,7 +19,7 @@ POST = HEAD + b"content-length: %d\r\n\r\n" % len(PROMPT) + PROMPT
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 CLOSE = b"connection: close\r\n\r\n"
-WITHIN_S = 15
+WITHIN_S = 30
 
 
 async def insisted(writer: asyncio.StreamWriter, piece: bytes, size: int) -> None:

@@ -128,7 +128,7 @@ async def test_the_room_that_is_made_for_one_is_not_taken_by_what_is_wanted_less
         await kept.measured(await kept.want("small", "one"))
         await kept.want("small", "two")
         heavy = await kept.want("heavy", "two")
-        await until(lambda: any(worker.is_ready for worker in heavy.workers), within_s=15)
+        await until(lambda: any(worker.is_ready for worker in heavy.workers))
 
 
 async def test_one_that_leaves_before_it_was_measured_counts_as_much_as_others_have_taken(tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ async def test_ctrl_c_ends_the_wait_for_its_beginning_too(prompt: str) -> None:
         began = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 14
     assert said == ["the server does not tell whether its agent is gone"]
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("prompt", ["hi", LARGE], ids=["short", "long"])
 async def test_a_time_limit_holds_for_a_run_that_does_not_begin(prompt: str) -> None:
     said: list[str] = []

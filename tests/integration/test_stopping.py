@@ -1,12 +1,14 @@
 """Agents that are asked to stop, and take their time."""
 
 import os
-import time
 from pathlib import Path
+
+import pytest
 
 from clinvk.config import Settings
 from clinvk.events import RunFailed
 from clinvk.request import RunRequest
+from clinvk.runtime import one_shot
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 from integration.pool_server import gone
@@ -20,15 +22,16 @@ def local_runs() -> LocalRuns:
     return LocalRuns(Settings(), MemoryStore(), ENV, {"shell": Shell()})
 
 
-async def test_the_tools_of_an_agent_that_waits_for_them_are_ended_and_it_stops_by_itself(tmp_path: Path) -> None:
+async def test_the_tools_of_an_agent_that_waits_for_them_are_ended_and_it_stops_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_shot, "STOP_GRACE_S", 600.0)
     tool = f"setsid sleep 300 >/dev/null 2>&1 &\necho $! > {tmp_path}/tool\n"
     script = f"trap '' TERM\n{tool}{TEXT}wait\necho by itself > {tmp_path}/stopped\n"
     async with local_runs() as runs:
         run = await runs.start(RunRequest(prompt=script, backend="shell"))
         await until(lambda: (tmp_path / "tool").exists() and (tmp_path / "tool").read_text())
-        begun = time.monotonic()
         await runs.cancel(run.id)
         assert gone(int((tmp_path / "tool").read_text()))
         assert (tmp_path / "stopped").exists()
-        assert time.monotonic() - begun < 2.5
         assert isinstance((await run.result()).ending, RunFailed)

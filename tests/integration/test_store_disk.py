@@ -95,7 +95,7 @@ def test_a_disk_in_trouble_is_told_and_all_is_well_when_it_is(tmp_path: Path, co
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -146,25 +146,25 @@ async def test_two_processes_may_import_at_once(folder: Path) -> None:
         assert await one.count() == 300
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_ten_thousand_files_hold_nothing_up(folder: Path) -> None:
     """Runs are kept meanwhile; and the next start has next to nothing to look at."""
     for _ in range(10_000):
         write(folder, initial_prompt="explain the parser")
     age(folder)
     async with SqliteStore(folder.parent) as store:
-        began = time.monotonic()
+        began = time.process_time()
         importing = asyncio.create_task(store.import_earlier())
         meanwhile = 0
         while not importing.done():
             await turn(store, session())
             meanwhile += 1
-        first_s = time.monotonic() - began
+        first_s = time.process_time() - began
         assert importing.result().count == 10_000
         assert meanwhile >= 50
         assert (await store.sessions(SessionQuery(text="parser"))).total == 10_000 + meanwhile
     async with SqliteStore(folder.parent) as store:
         await store.count()
-        began = time.monotonic()
+        began = time.process_time()
         assert (await store.import_earlier()).count == 0
-        assert time.monotonic() - began < first_s / 20
+        assert time.process_time() - began < first_s / 20

@@ -230,15 +230,15 @@ async def test_a_file_in_the_place_of_the_home_is_told(tmp_path: Path) -> None:
 async def test_a_database_that_another_program_has_locked_is_told(home: Path) -> None:
     """All who wait for it are told at once, not one after the other."""
     await kept(home)
-    async with SqliteStore(home, patience_s=0.5) as store:
+    async with SqliteStore(home, patience_s=2) as store:
         await store.count()
         locked = database(home)
         locked.execute("BEGIN IMMEDIATE")
         waiting = asyncio.gather(*(turn(store, session()) for _ in range(5)), return_exceptions=True)
         began = time.monotonic()
         told = [str(outcome).partition(": ")[2] for outcome in await waiting]
-        assert told == ["another program has held its lock for 0.5 s"] * 5
-        assert time.monotonic() - began < 2
+        assert told == ["another program has held its lock for 2 s"] * 5
+        assert time.monotonic() - began < 8
         assert (await store.sessions(SessionQuery())).total == 1
         with pytest.raises(StoreUnavailable, match="held its lock"):
             await store.count()
@@ -430,7 +430,7 @@ async def left_behind(home: Path, *said: str) -> tuple[str, str]:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == -9, done.stderr

@@ -23,7 +23,7 @@ BODIES: dict[str, JSON] = {
     "/anthropic/v1/messages/count_tokens": COUNTED,
     "/api/v1/prompt": PROMPT,
 }
-WITHIN_S = 10
+WITHIN_S = 30
 
 
 def truncated(body: JSON, chance: random.Random) -> bytes:
@@ -52,7 +52,7 @@ def assert_refused(path: str, response: httpx.Response) -> None:
     assert place or "the body" in message, told
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", BODIES)
 async def test_500_bodies_are_answered_or_refused_in_the_form_of_the_api(tmp_path: Path, path: str) -> None:
     agents = Answering(tmp_path)

@@ -13,7 +13,7 @@ import openai
 import pytest
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import records
 from clinvk.api import chats
@@ -401,13 +401,21 @@ async def test_a_full_queue_is_told_with_the_time_to_come_again(scripted: Script
 # What takes long
 
 
-def endpoint(dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True) -> httpx.AsyncClient:
+def endpoint(
+    dialect: Dialect, runs: LocalRuns, hold_s: float, raises: bool = True, begun: asyncio.Event | None = None
+) -> httpx.AsyncClient:
+    """Give a client of an endpoint; `begun` is set once something of an answer was sent."""
     answer = RunEndpoint(
         dialect, runs, MemoryStore(), Settings(), {}, Grants(Keys(), MemoryStore()), SHELL, tick_s=0.03, hold_s=hold_s
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, send)
+        async def noted(message: Message) -> None:
+            await send(message)
+            if begun and message.get("body"):
+                begun.set()
+
+        await answer({**scope, "state": {"request_id": "q", "dialect": dialect, "key_name": ""}}, receive, noted)
 
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, raises), base_url="http://clinvk")
 
@@ -425,9 +433,14 @@ async def test_the_status_waits_for_the_agent_only_so_long(
 ) -> None:
     env = {"PATH": os.environ["PATH"], "HOME": "/"}
     script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done\n" + failed("agent_overloaded")
-    async with LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs, endpoint(dialect, runs, 0.05) as client:
+    begun = asyncio.Event()
+    async with (
+        LocalRuns(Settings(), MemoryStore(), env, SHELL) as runs,
+        endpoint(dialect, runs, 0.05, begun=begun) as client,
+    ):
         asked = asyncio.create_task(client.post(path, json=asking(path, script, "shell", stream=True)))
-        await asyncio.sleep(0.8)
+        async with asyncio.timeout(30):
+            await begun.wait()
         (tmp_path / "go").touch()
         response = await asked
     assert response.status_code == 200

@@ -21,7 +21,7 @@ from integration.worktree_home import another, changed, home, left_over
 from polling import until
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

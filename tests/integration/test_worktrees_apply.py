@@ -13,7 +13,7 @@ from clinvk.runtime.worktrees.folders import Folders
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from clinvk.runtime.worktrees.removal import remove_tree
 from integration.worktree_home import changed, left_over
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ class Scripted:
         file = self.folder / "calls.jsonl"
         if not file.exists():
             return []
-        return [json.loads(text) for text in file.read_text().splitlines()]
+        return [json.loads(text) for text in file.read_text().rpartition("\n")[0].splitlines()]  # what is whole
 
     def _call(self, entry: Record) -> Call:
         argv, pid = entry["argv"], entry["pid"]

@@ -30,7 +30,7 @@ class Address:
     def requests(self, contains: str = "") -> list[Record]:
         """Give what the model API received from this caller, oldest first; blocks for some milliseconds."""
         query = {"contains": contains, **({"as": self.who} if self.who else {})}
-        with _OPENER.open(f"{self.root}/_requests?{urllib.parse.urlencode(query)}", timeout=10) as answer:
+        with _OPENER.open(f"{self.root}/_requests?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             found: JSON = json.load(answer)
         return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 

@@ -19,7 +19,7 @@ def start(scripted: Scripted, name: str = "claude", *flags: str) -> "subprocess.
 def run(scripted: Scripted, steps: list[Step], prompt: bytes = b"hello") -> tuple[int, bytes, bytes]:
     scripted.play(steps)
     with start(scripted) as process:
-        out, err = process.communicate(prompt, timeout=10)
+        out, err = process.communicate(prompt, timeout=30)
     return process.returncode, out, err
 
 
@@ -72,7 +72,7 @@ def test_ignores_sigterm_and_dies_by_a_signal(scripted: Scripted) -> None:
         process.send_signal(SIGTERM)
         assert ready.exists()
         go.touch()
-        process.wait(10)
+        process.wait(30)
     assert process.returncode == -SIGKILL
 
 
@@ -88,7 +88,7 @@ def test_a_grandchild_may_hold_the_output_open(scripted: Scripted) -> None:
     scripted.play([spawn("all", holds_output=True), line("bye")])
     with start(scripted) as process:
         process.stdin.close() if process.stdin else None
-        process.wait(10)
+        process.wait(30)
         assert scripted.alive()
         scripted.end()
         assert process.stdout

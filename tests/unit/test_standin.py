@@ -27,7 +27,7 @@ class Client:
     def post(self, prompt: str, *, stream: bool = True, turns: list[Record] | None = None) -> tuple[int, bytes]:
         path, body = self.request(prompt, stream, turns or [])
         url = urlsplit(self.address.url)
-        connection = http.client.HTTPConnection(url.netloc, timeout=10)
+        connection = http.client.HTTPConnection(url.netloc, timeout=30)
         try:
             connection.request("POST", url.path + path, json.dumps(body), {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -174,10 +174,10 @@ def test_usage_is_as_asked(client: Client) -> None:
 def test_a_client_that_leaves_is_recorded(client: Client) -> None:
     url = urlsplit(client.address.url)
     path, body = client.request("[[hang=30]]", True, [])
-    connection = http.client.HTTPConnection(url.netloc, timeout=10)
+    connection = http.client.HTTPConnection(url.netloc, timeout=30)
     connection.request("POST", url.path + path, json.dumps(body))
     connection.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while time.monotonic() < until and [entry["outcome"] for entry in client.address.requests()] != ["left"]:
         time.sleep(0.02)
     assert [entry["outcome"] for entry in client.address.requests()] == ["left"]
@@ -267,7 +267,7 @@ def test_a_router_of_the_cli_gets_json_whatever_the_prompt_asks(standin: Address
         "contents": [{"role": "user", "parts": [{"text": "[[error=500]]"}]}],
         "generationConfig": {"responseMimeType": "application/json"},
     }
-    connection = http.client.HTTPConnection(url.netloc, timeout=10)
+    connection = http.client.HTTPConnection(url.netloc, timeout=30)
     connection.request("POST", url.path + "/v1beta/models/m:generateContent", json.dumps(body))
     answer = connection.getresponse()
     text = string(parts(json.loads(answer.read()))[0], "text")
