@@ -169,6 +169,7 @@ class Lasting:
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
     capabilities = Capabilities()
+    holds_system = False
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class Shell:
     models: tuple[str, ...] = ()
     aliases: Mapping[str, str | None] = {}
     capabilities = Capabilities()
+    holds_system = False
     safe_flags: Flags = NO_FLAGS
     folders: tuple[str, ...] = ()
 

@@ -11,8 +11,6 @@ from acceptance.terminal import on_terminal
 from clinvk.cli.orchestrated import ChainOutcome
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
-pytestmark = pytest.mark.timeout(120)
-
 STEPS = """\
 input: a town
 steps:

@@ -13,9 +13,10 @@ from clinvk.cli.notes import Notes
 from clinvk.cli.runs import RunsListed, list_all
 from clinvk.cli.table import width
 from clinvk.dialects.records import RunItem, RunView
+from clinvk.record import RunRecord
+from clinvk.store import Page, RunQuery
+from clinvk.store.sqlite import SqliteStore
 from scripted.steps import claude_says, exits, says, stderr, wait_for
-
-pytestmark = pytest.mark.timeout(120)
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def test_the_list_is_a_table_the_newest_first_with_ids_that_are_accepted(clinvk:
     done = clinvk.run("runs", "list")
     assert done.stderr == ""
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["ID", "AGENT", "STATE", "BEGAN", "TOOK", "DIRECTORY", "PROMPT"]
+    assert head.split() == ["ID", "BACKEND", "STATE", "CREATED", "TOOK", "DIRECTORY", "PROMPT"]
     assert [row.split()[:3] for row in rows] == [[two[:8], "codex", "finished"], [one[:8], "claude", "finished"]]
     assert rows[1].endswith("  the first prompt")
     assert [told(clinvk, RunView, "show", row.split()[0]).id for row in rows] == [two, one]
@@ -80,6 +81,7 @@ def test_filters_choose(clinvk: Clinvk) -> None:
     done = clinvk.run("runs", "list", "-n", "2")
     assert (len(done.stdout.splitlines()), done.stderr) == (3, "clinvk: the newest 2; --limit 0 shows all\n")
     assert clinvk.run("runs", "list", "-n", "3").stderr == ""
+    assert [told(clinvk, RunsListed, "list", "-n", limit).has_more for limit in "230"] == [True, False, False]
 
 
 def test_what_is_not_there_is_said(clinvk: Clinvk) -> None:
@@ -115,12 +117,12 @@ def test_a_chain_is_one_line_and_shows_its_steps(clinvk: Clinvk) -> None:
     assert (view.kind, view.total_runs, [part.index for part in view.runs]) == ("chain", 2, [0, 1])
     done = clinvk.run("runs", "show", whole.id)
     *_, head, first, second = done.stdout.splitlines()
-    assert head.split() == ["STEP", "ID", "AGENT", "STATE", "TOOK", "IN", "OUT", "PROMPT"]
+    assert head.split() == ["STEP", "ID", "BACKEND", "STATE", "TOOK", "IN", "OUT", "PROMPT"]
     assert first.split()[:4] == ["1", view.runs[0].id[:8], "claude", "finished"]
     assert first.endswith("  plan: first")
     assert second.split()[:4] == ["2", view.runs[1].id[:8], "codex", "failed"]
     part = clinvk.run("runs", "show", view.runs[1].id).stdout
-    assert f"part of     {whole.id}\n" in part
+    assert f"part of      {whole.id}\n" in part
     assert "boom" in part
     clinvk.agent.play(says("codex", "good"), when="bad")
     clinvk.agent.play(claude_says("end"), when="last")
@@ -140,6 +142,27 @@ def test_a_list_that_is_read_in_pages_passes_over_parts_and_has_none_twice(
         assert list_all(RunsFlags(json=True, limit=limit), clinvk.agent.env, Notes({})) == 0
         told = msgspec.json.decode(capfd.readouterr().out, type=RunsListed)
         assert [run.id for run in told.runs] == runs[: limit or None]
+
+
+def test_no_more_is_read_than_is_shown_but_where_there_are_parts_to_pass_over(
+    clinvk: Clinvk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[tuple[int, int]] = []
+    read = SqliteStore.runs
+
+    async def runs(store: SqliteStore, query: RunQuery) -> Page[RunRecord]:
+        pages.append((query.limit, query.offset))
+        return await read(store, query)
+
+    monkeypatch.setattr(SqliteStore, "runs", runs)
+    for prompt in ("one", "two", "three"):
+        asked(clinvk, prompt)
+    for with_parts in (True, False):
+        assert list_all(RunsFlags(limit=1, parts=with_parts), clinvk.agent.env, Notes({})) == 0
+    assert pages == [(2, 0), (2, 0)]
+    assert clinvk.run("parallel", stdin=json.dumps([{"prompt": "one"}] * 3).encode()).returncode == 0
+    assert list_all(RunsFlags(limit=1), clinvk.agent.env, Notes({})) == 0
+    assert pages[2:] == [(2, 0), (500, 2)]
 
 
 def test_a_run_that_is_under_way_elsewhere_is_listed_until_its_clinvk_dies(clinvk: Clinvk) -> None:
@@ -163,6 +186,8 @@ def test_it_fits_the_terminal_and_does_not_steer_it(clinvk: Clinvk, columns: int
     with on_terminal(clinvk, "runs", "show", run, columns=columns) as shown:
         assert shown.ended() == 0
     assert b"\x1b" not in terminal.read + shown.read
+    head = shown.read.decode().partition("── prompt ──")[0]
+    assert "長" not in head
 
 
 def test_a_state_is_colored_on_a_terminal_unless_somebody_minds(clinvk: Clinvk) -> None:

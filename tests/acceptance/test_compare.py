@@ -13,8 +13,6 @@ from clinvk.cli.table import width
 from repositories import Repository
 from scripted.steps import claude_says, exits, says, stderr, touch
 
-pytestmark = pytest.mark.timeout(120)
-
 LONG = "words that are wrapped where a column ends, and not before it"
 
 

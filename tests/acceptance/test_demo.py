@@ -89,7 +89,6 @@ def left(folder: Path) -> list[object]:
     return [*processes, *(folder / "temporary").iterdir(), *(folder / "home").iterdir()]
 
 
-@pytest.mark.timeout(120)
 def test_the_demo_shows_each_part_and_leaves_nothing(folder: Path) -> None:
     with demo(folder, AGENTS) as process:
         shown, complaints = process.communicate(timeout=WITHIN_S)
@@ -101,7 +100,6 @@ def test_the_demo_shows_each_part_and_leaves_nothing(folder: Path) -> None:
     assert left(folder) == []
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_demo_that_is_stopped_while_an_agent_works_leaves_nothing(folder: Path, number: signal.Signals) -> None:
     with demo(folder, AGENTS) as process:
@@ -124,7 +122,6 @@ def test_a_demo_without_an_agent_says_which_and_what_to_do(folder: Path) -> None
     assert left(folder) == []
 
 
-@pytest.mark.timeout(120)
 def test_a_demo_whose_agent_fails_ends_with_what_it_said(folder: Path) -> None:
     agents = folder / "agents"
     agents.mkdir()

@@ -27,8 +27,6 @@ TOKENS = {
 }
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in PROGRAMS and path.name != "demo.py")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

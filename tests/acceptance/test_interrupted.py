@@ -21,8 +21,6 @@ from clinvk.runtime.worktrees import Worktree, Worktrees
 from repositories import Repository
 from scripted.steps import claude_says, hang, stderr, touch
 
-pytestmark = pytest.mark.timeout(120)
-
 BEGUN = claude_says("begun ")[:4]
 
 

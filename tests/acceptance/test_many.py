@@ -5,7 +5,6 @@ import json
 from collections import Counter
 
 import httpx
-import pytest
 
 from acceptance.many import command_line
 from acceptance.server import Server
@@ -56,7 +55,6 @@ class Conversation:
         assert text == answer(name, self.turns)
 
 
-@pytest.mark.timeout(120)
 async def test_command_lines_and_servers_on_one_home_keep_each_session_and_run_once(echo: Echo) -> None:
     with Server(echo) as one, Server(echo) as other:
         async with (

@@ -14,8 +14,6 @@ from clinvk.cli.orchestrated import ParallelOutcome, PartOutcome
 from clinvk.cli.table import width
 from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch, wait_for
 
-pytestmark = pytest.mark.timeout(120)
-
 STYLE = re.compile(rb"\x1b\[[0-9;]*m")
 TWO = [{"backend": "claude", "prompt": "one", "name": "first"}, {"backend": "codex", "prompt": "two", "id": "t-2"}]
 

@@ -301,7 +301,6 @@ class TestDescribe:
         assert told(clinvk, SessionView, "tag", session, "d", "--remove", "a", "--remove=x").tags == ("b c", "d")
         assert clinvk.run("sessions", "tag", session, "--remove", "b c", "--remove", "d").stdout.endswith("(no tags)\n")
 
-    @pytest.mark.timeout(120)
     def test_tags_that_are_given_at_the_same_time_are_all_kept(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
         tags = [f"t{number}" for number in range(6)]

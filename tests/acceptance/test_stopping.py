@@ -29,7 +29,6 @@ def test_a_signal_is_7_and_nothing_of_the_agent_is_left_when_it_returns(clinvk: 
     assert (process.returncode, stdout, stderr) == (7, b"\n", b"clinvk: cancelled\n")
 
 
-@pytest.mark.timeout(120)
 def test_a_second_ctrl_c_does_not_wait_for_an_agent_that_ignores_the_first(clinvk: Clinvk) -> None:
     """However busy the machine is, one of a few tries is faster than the agent's grace, which none is without it."""
     clinvk.agent.play([ignore(signal.SIGTERM), ignore(signal.SIGINT), *BEGUN, spawn("all"), hang()])

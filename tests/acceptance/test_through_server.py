@@ -26,8 +26,6 @@ from clinvk.request import RunRequest
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, letters, says, spawn, touch, wait_for
 
-pytestmark = pytest.mark.timeout(120)
-
 OF_SERVER = {"WINDOWID": "of-the-server"}
 BEGUN = claude_says("begun ")[:4]
 

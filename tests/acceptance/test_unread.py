@@ -11,8 +11,6 @@ from acceptance.command import Clinvk, until
 from acceptance.test_interrupted import BEGUN, full_pipe
 from scripted.steps import hang, stderr, touch
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("command", [["hello"], ["parallel", "-f", "t.json"], ["chain", "-f", "t.json"]], ids=" ".join)

@@ -23,8 +23,6 @@ from scripted.steps import claude_says, touch, wait_for
 
 T = TypeVar("T")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(clinvk: Clinvk) -> Repository:
@@ -133,7 +131,7 @@ def test_what_is_in_one_is_shown_with_who_worked_there(clinvk: Clinvk, repositor
         "branch": worktree.branch,
         "base": worktree.base,
         "run": f"{prompted['run_id']} (finished)",
-        "agent": "claude (claude-scripted)",
+        "backend": "claude (claude-scripted)",
         "session": prompted["session_id"],
         "prompt": "change it",
         "files": "2",
@@ -141,6 +139,18 @@ def test_what_is_in_one_is_shown_with_who_worked_there(clinvk: Clinvk, repositor
     assert (changed, new) == (["modified", "a.txt"], ["added", "new"])
     assert diff.startswith("diff --git a/a.txt b/a.txt\n")
     assert "\n-one\n+two\ndiff --git a/new b/new\n" in diff
+
+
+@pytest.mark.parametrize("columns", [80, 41])
+def test_the_beginning_of_a_prompt_fits_the_terminal(clinvk: Clinvk, repository: Repository, columns: int) -> None:
+    worktree = left(repository)
+    clinvk.agent.play(claude_says("x"))
+    assert clinvk.run("-b", "claude", "--workdir", worktree.path, "長い" * 400).returncode == 0
+    with on_terminal(clinvk, "worktrees", "show", worktree.id, columns=columns) as terminal:
+        assert terminal.ended() == 0
+    (line,) = [line for line in terminal.read.decode().splitlines() if line.startswith("prompt ")]
+    assert line.endswith("長…") or line.endswith("い…")
+    assert columns - 2 < width(line) <= columns
 
 
 def test_one_is_shown_as_json(clinvk: Clinvk, repository: Repository) -> None:

@@ -13,8 +13,6 @@ from scripted import Scripted
 from scripted.steps import claude_says, exits, stderr
 from serving import Served, serving
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @dataclass(frozen=True)
 class Client:

@@ -20,8 +20,6 @@ from clinvk.request import ApprovalMode, RunRequest
 from clinvk.result import RunResult
 from polling import until
 
-pytestmark = pytest.mark.timeout(120)
-
 HOOKS = (
     *("SessionStart", "Setup", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd"),
     *("InstructionsLoaded", "ConfigChange", "SubagentStop"),

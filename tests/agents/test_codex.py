@@ -26,7 +26,7 @@ from clinvk.result import RunResult
 from clinvk.store.memory import MemoryStore
 from polling import until
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
+pytestmark = pytest.mark.usefixtures("codex_way")
 
 PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 

@@ -16,8 +16,6 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.session import Resume
 from clinvk.store.memory import MemoryStore
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def ask(prompt: str, session: str | None = None) -> RunRequest:
     return RunRequest(prompt=prompt, backend="codex", session_id=session)

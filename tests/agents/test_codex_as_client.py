@@ -16,8 +16,6 @@ from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, pause, stderr
 from serving import serving
 
-pytestmark = pytest.mark.timeout(120)
-
 CONFIG = """\
 model = "{model}"
 model_provider = "clinvk"

@@ -11,7 +11,7 @@ from agents.machine import Machine
 from clinvk.events import RunFinished
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
+pytestmark = pytest.mark.usefixtures("codex_way")
 
 WORDS: list[tuple[ApprovalMode, SandboxMode]] = [
     ("default", "default"),

@@ -14,9 +14,6 @@ from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 
-pytestmark = pytest.mark.timeout(120)
-
-
 BY_EXEC = ("--color=never",)
 
 

@@ -22,7 +22,7 @@ from clinvk.errors import Unsupported
 from clinvk.events import RunFinished
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("codex_way")]
+pytestmark = pytest.mark.usefixtures("codex_way")
 
 MCP_SERVER = """\
 import json, pathlib, sys

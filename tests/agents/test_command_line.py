@@ -8,8 +8,6 @@ from agents.machine import Machine, clinvk, interrupted_in_a_tool
 
 CLIS = ("claude", "codex", "gemini")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.mark.parametrize("backend", CLIS)
 def test_a_prompt_with_context_is_answered_and_tools_work_in_the_directory(machine: Machine, backend: str) -> None:

@@ -30,7 +30,6 @@ def earlier(machine: Machine, latest: str) -> str:
     return json.dumps(body)
 
 
-@pytest.mark.timeout(120)
 @BACKENDS
 async def test_a_conversation_begun_over_http_goes_on_from_another_folder(machine: Machine, backend: str) -> None:
     async with serving(machine.env) as served:
@@ -47,7 +46,6 @@ async def test_a_conversation_begun_over_http_goes_on_from_another_folder(machin
     assert (shown["turn_count"], shown["working_dir"]) == (2, str(machine.project))
 
 
-@pytest.mark.timeout(120)
 @BACKENDS
 async def test_a_conversation_begun_on_the_command_line_goes_on_over_http(machine: Machine, backend: str) -> None:
     begun = clinvk(machine, machine.project, "-b", backend, "my dog is called Rex [[words=2]]", "-o", "json")

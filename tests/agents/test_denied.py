@@ -6,8 +6,6 @@ from agents.machine import Machine, clinvk
 from clinvk.events import Progress, RunFinished
 from clinvk.request import RunRequest
 
-pytestmark = pytest.mark.timeout(120)
-
 DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
 
 

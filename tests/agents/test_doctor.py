@@ -10,8 +10,6 @@ import pytest
 from agents.machine import Machine
 from standin.document import Record
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def doctor(machine: Machine, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, Record, str]:
     clinvk = str(Path(sys.executable).with_name("clinvk"))

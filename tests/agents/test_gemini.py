@@ -12,8 +12,6 @@ from clinvk.events import RunFailed, RunFinished, RunStarted, StopReason, TextDe
 from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 from standin.document import record
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def _ask(
     prompt: str, approval: ApprovalMode = "default", sandbox: SandboxMode = "default", model: str | None = "fast"

@@ -18,8 +18,6 @@ from clinvk.request import ApprovalMode, RunRequest, SandboxMode
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 
-pytestmark = pytest.mark.timeout(120)
-
 MCP_SERVER = """\
 import json, pathlib, sys
 pathlib.Path(sys.argv[1], sys.argv[2]).touch()

@@ -15,8 +15,6 @@ from serving import Served, serving
 
 CLIS = ("claude", "codex", "gemini")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def ask(served: Served, machine: Machine, prompt: str, **more: object) -> httpx.Response:
     fields: dict[str, object] = {"approval_mode": "none", "sandbox_mode": "full", "workdir": str(machine.project)}

@@ -15,7 +15,6 @@ from agents.machine import Machine
 HIDES = "test -e up && exit; env -i setsid sh -c '(sleep 599 &)'; touch up; exec sleep 599"
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 def test_the_tools_are_ended_and_the_conversation_can_be_gone_on_with(machine: Machine, backend: str) -> None:
     with _started(machine, "-b", backend, f'go [[tool=shell cmd="{HIDES}" words=1]]') as process:

@@ -8,7 +8,6 @@ from clinvk.request import RunRequest
 MEGABYTE = "x" * 1_000_000
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 async def test_a_prompt_of_a_megabyte_is_answered(machine: Machine, backend: str) -> None:
     result = await machine.run(RunRequest(prompt=f"{MEGABYTE} [[words=3]]", backend=backend))
@@ -16,7 +15,6 @@ async def test_a_prompt_of_a_megabyte_is_answered(machine: Machine, backend: str
     assert result.text == "word1 word2 word3"
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("backend", "size"), [("claude", 300_000), ("codex", 20_000_000)])
 async def test_a_large_answer_comes_whole(machine: Machine, backend: str, size: int) -> None:
     result = await machine.run(RunRequest(prompt=f"[[bytes={size}]]", backend=backend))

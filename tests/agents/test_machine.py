@@ -14,7 +14,6 @@ DIRECT = {
 }
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("cli", DIRECT)
 def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> None:
     prompt = f'hello [[say="the answer"]] [[tool=write path={machine.project}/made.txt content=hi]]'
@@ -27,7 +26,6 @@ def test_a_cli_answers_and_writes_without_clinvk(machine: Machine, cli: str) -> 
     assert len(machine.requests("hello")) == 2
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("way", ["kept"], indirect=True)
 @pytest.mark.parametrize("backend", ["claude", "codex"])
 async def test_a_machine_that_keeps_processes_has_its_runs_carried_by_them(machine: Machine, backend: str) -> None:

@@ -16,8 +16,6 @@ from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelt
 from clinvk.request import Image, RunRequest
 from standin.document import JSON, record
 
-pytestmark = pytest.mark.timeout(120)
-
 AGENTS = ("claude", "codex", "gemini")
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="

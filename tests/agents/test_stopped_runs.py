@@ -22,9 +22,8 @@ from clinvk.runtime.process import Process
 from clinvk.store.memory import MemoryStore
 from polling import until
 
-pytestmark = pytest.mark.timeout(120)
-
 AT_WORK = 'x [[tool=shell cmd="sleep 600" before="Wait. " usage=100,20,30,10]]'
+ONE_REQUEST = Usage(100, 30, 20, 10)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +101,7 @@ async def test_a_cancelled_turn_of_codex_is_counted_and_written_down(
     assert isinstance(result.ending, RunFailed)
     assert result.ending.code == "cancelled"
     assert result.usage == counted(heard)
+    assert result.usage in (None, ONE_REQUEST)
     assert "turn_aborted" in sent
 
 
@@ -120,6 +120,7 @@ async def test_codex_does_not_ask_its_model_again_between_the_end_of_its_tool_an
     result, _ = await cancelled_and_gone_on(machine, warm)
     assert asked[0] == 1
     assert result.usage == counted(heard)
+    assert result.usage in (None, ONE_REQUEST)
 
 
 def goes_on(process: Process) -> None:
@@ -137,4 +138,4 @@ async def test_a_turn_of_codex_that_ends_by_itself_as_it_is_stopped_is_counted(
     monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
     monkeypatch.setattr(Process, "hold", goes_on)
     result, _ = await cancelled_and_gone_on(machine, warm)
-    assert result.usage == counted(heard) == Usage(200, 60, 40, 20)
+    assert result.usage == counted(heard) == ONE_REQUEST + ONE_REQUEST

@@ -17,8 +17,6 @@ from clinvk.runtime.marks import kill_tools
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
 
-pytestmark = pytest.mark.timeout(120)
-
 PROMPTS = ("one", "two")
 
 

@@ -10,8 +10,6 @@ import pytest
 from acceptance.command import Clinvk, until
 from agents.machine import Machine, clinvk, interrupted_in_a_tool
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def url(machine: Machine) -> Generator[str]:

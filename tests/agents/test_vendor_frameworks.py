@@ -19,8 +19,6 @@ KEY = SecretStr("not-needed")
 PROMPT = "[[words=3 usage=100,20,30,10]]"
 ANSWER = '{"name": "Ann", "age": 5}'
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Person(BaseModel):
     """Somebody."""

@@ -16,8 +16,6 @@ CLIS = ("claude", "codex", "gemini")
 TOKENS = {"claude": (100, 30, 0), "codex": (100, 30, 10), "gemini": (110, 35, 10)}
 """Tokens read, written and of thinking: Claude Code tells none of these, Gemini first asks which model to take."""
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def printed(machine: Machine, agent_path: str, name: str, model: str) -> Record:
     """Run a script where a project's own script would lie, beside its `node_modules`; give what it printed."""

@@ -26,8 +26,6 @@ from standin.document import Record
 CLIS = ("claude", "codex", "gemini")
 FREE = {"x-clinvk-approval-mode": "none", "x-clinvk-sandbox-mode": "full"}
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @dataclass(frozen=True)
 class Clients:

@@ -18,8 +18,6 @@ from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
 from polling import until
 
-pytestmark = pytest.mark.timeout(120)
-
 BACKENDS = ("claude", "codex", "gemini")
 
 

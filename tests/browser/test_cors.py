@@ -14,10 +14,9 @@ from scripted.steps import claude_says
 from serving import serving
 from standin.document import JSON
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
-]
+pytestmark = pytest.mark.skipif(
+    executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
+)
 
 ASK = """fetch(%s, {method: 'POST',
   headers: {'content-type': 'application/json', 'authorization': 'Bearer k', 'x-stainless-lang': 'js'},

@@ -15,10 +15,9 @@ from scripted.steps import claude_says, hang, wait_for
 from serving import Served, serving
 from standin.document import record, string
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"),
-]
+pytestmark = pytest.mark.skipif(
+    executable() is None, reason=f"needs a browser: none of {', '.join(NAMES)} is installed"
+)
 
 ANSWER = "document.querySelector('#prompt .answer').textContent"
 STATUS = "document.querySelector('#prompt .status').textContent"

@@ -249,7 +249,6 @@ async def test_an_answer_that_is_not_whole_is_told_as_it_is(scripted: Scripted, 
     assert len(scripted.calls()) == 1
 
 
-@pytest.mark.timeout(120)
 async def test_a_schema_that_takes_for_ever_costs_a_run_and_not_the_server(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(gemini_says(json.dumps("a" * 60)))
     told = await events(scripted, ask("gemini", tmp_path, output_schema={"type": "string", "pattern": "^(a+)+b$"}))
@@ -317,7 +316,6 @@ async def test_an_answer_that_cannot_be_judged_is_told_with_what_it_used(scripte
     assert run.refusal is None
 
 
-@pytest.mark.timeout(120)
 async def test_a_schema_that_takes_for_ever_to_look_at_holds_nothing_up(scripted: Scripted, tmp_path: Path) -> None:
     """Each of 20 000 objects is compared with each."""
     schema: dict[str, object] = {

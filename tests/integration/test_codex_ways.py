@@ -96,7 +96,6 @@ async def test_silence_is_waited_for_once_and_not_for_long(scripted: Scripted, s
         assert await events(runs) == BY_EXEC
 
 
-@pytest.mark.timeout(120)
 async def test_both_processes_together_have_the_time_of_one_run(scripted: Scripted) -> None:
     instead_of_a_server(scripted, "sleep 600")
     scripted.play([hang()])

@@ -133,7 +133,6 @@ class Clients:
             thread.join(30)
 
 
-@pytest.mark.timeout(120)
 def test_a_restart_loses_no_request_and_finishes_what_runs(
     scripted: Scripted, listener: socket.socket, tmp_path: Path
 ) -> None:

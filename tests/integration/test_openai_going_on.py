@@ -5,21 +5,25 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError
+from openai import AsyncOpenAI, BadRequestError, InternalServerError
 from openai.types.responses import Response, ResponseInputItemParam, ResponseInputParam
 
+from clinvk.config import BackendSettings
+from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
 from scripted import Call, Scripted
-from scripted.steps import claude_says, hang, line
+from scripted.steps import claude_says, exits, hang, line, says
 from serving import Served, serving
 
 SESSION = "11111111-1111-4111-8111-111111111111"
 
 
 @asynccontextmanager
-async def clients(scripted: Scripted, store: MemoryStore | None = None) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
+async def clients(
+    scripted: Scripted, store: MemoryStore | None = None, backends: dict[str, BackendSettings] | None = None
+) -> AsyncGenerator[tuple[AsyncOpenAI, Served]]:
     async with (
-        serving(scripted.env, store=store) as served,
+        serving(scripted.env, store=store, backends=backends) as served,
         AsyncOpenAI(
             base_url=f"http://127.0.0.1:{served.port}/openai/v1", api_key="not-needed", max_retries=0
         ) as client,
@@ -48,6 +52,11 @@ def sent(response: Response) -> ResponseInputParam:
 def told(call: Call) -> str:
     """Give the prompt that the agent got."""
     return (call.stdin or b"").decode()
+
+
+def whole(call: Call) -> str:
+    """Give all that the agent got."""
+    return " ".join(call.argv) + told(call)
 
 
 async def test_an_answer_that_is_named_by_its_id_is_told_as_if_it_was_sent(scripted: Scripted) -> None:
@@ -86,6 +95,48 @@ async def test_an_answer_that_is_named_but_not_kept_is_a_mistake_in_the_input(sc
             assert name in caught.value.message
         await client.responses.cancel(running.id)
     assert len(scripted.calls()) <= 2
+
+
+async def test_an_answer_that_is_named_twice_is_a_mistake_in_the_input(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, _):
+        first = await client.responses.create(model="claude", input="hi")
+        conversation: ResponseInputParam = [*named(first), user("and?"), *named(first), user("so?")]
+        with pytest.raises(BadRequestError, match="is named twice") as caught:
+            await client.responses.create(model="claude", input=conversation)
+    assert caught.value.param == "input[2].id"
+
+
+async def test_a_body_is_held_to_its_limit_with_the_answers_that_it_names(scripted: Scripted) -> None:
+    scripted.play(claude_says("x" * 2000))
+    async with serving(scripted.env, max_request_body_bytes=3000) as served:
+        names: list[object] = []
+        for _ in range(2):
+            answer = await served.client.post("/openai/v1/responses", json={"model": "claude", "input": "hi"})
+            names.append({"type": "item_reference", "id": answer.json()["output"][0]["id"]})
+        one, both = [
+            await served.client.post(
+                "/openai/v1/responses", json={"model": "claude", "input": [*some, {"role": "user", "content": "and?"}]}
+            )
+            for some in (names[:1], names)
+        ]
+    assert (one.status_code, both.status_code) == (200, 413)
+    assert "max_request_body_bytes" in both.json()["error"]["message"]
+    assert len(scripted.calls()) == 3
+
+
+async def test_a_key_that_is_no_text_is_a_mistake_in_a_body_that_names_an_answer(scripted: Scripted) -> None:
+    scripted.play(claude_says("hello"))
+    async with clients(scripted) as (client, served):
+        first = await client.responses.create(model="claude", input="hi")
+        body = json.dumps({"model": "claude", "input": named(first)}).encode()
+        answer = await served.client.post(
+            "/openai/v1/responses",
+            content=body.replace(b"{", b'{"\xff": 1, ', 1),
+            headers={"content-type": "application/json"},
+        )
+    assert answer.status_code == 400
+    assert "UTF-8" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +199,54 @@ async def test_what_the_system_said_in_an_input_holds_until_it_says_something_el
     assert await system(store, branch) == "be kind"
     assert any("append-system-prompt" in word for word in scripted.calls()[-1].argv)  # its record keeps none
     assert [response.instructions for response in (second, third, fourth)] == [None, "be long", None]
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"])
+async def test_a_session_that_holds_what_the_system_said_is_not_told_it_again(scripted: Scripted, backend: str) -> None:
+    scripted.play(says(backend, "hello"))
+    scripted.play(claude_says("hello", session=SESSION), when="take over")
+    own = {backend: BackendSettings(system_prompt="be the default")}
+    async with clients(scripted, store := MemoryStore(), own) as (client, _):
+        first = await client.responses.create(model=backend, input=[developer("be kind"), user("hi")])
+        second = await client.responses.create(model=backend, input="and?", previous_response_id=first.id)
+        third = await client.responses.create(
+            model=backend, instructions="be long", input="so?", previous_response_id=second.id
+        )
+        await client.responses.create(model=backend, input="else?", previous_response_id=second.id)
+        other = await client.responses.create(model="claude", input="take over", previous_response_id=third.id)
+        calm: ResponseInputParam = [developer("be calm"), user("well?")]
+        fourth = await client.responses.create(model=backend, input=calm, previous_response_id=third.id)
+        fifth = await client.responses.create(model="claude", input="take over", previous_response_id=fourth.id)
+        assert await client.responses.retrieve(third.id) == third
+    begun, gone_on, instructed, branch, _, changed, _ = map(whole, scripted.calls())
+    assert ["be kind" in each for each in (begun, gone_on, instructed, branch, changed)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert "be long" in instructed
+    assert "be calm" in changed
+    assert "be the default" not in begun + gone_on + instructed + branch + changed
+    assert await system(store, other) == "be kind"
+    assert await system(store, fifth) == "be calm"
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"])
+async def test_a_session_whose_last_turn_failed_is_told_again_what_the_system_said(
+    scripted: Scripted, backend: str
+) -> None:
+    scripted.play(says(backend, "hello"))
+    scripted.play([*says(backend, "well")[:-1], exits(1)], when="break down")
+    async with clients(scripted, store := MemoryStore()) as (client, _):
+        with pytest.raises(InternalServerError):
+            await client.responses.create(model=backend, input=[developer("be kind"), user("break down")])
+        failed = f"resp_{(await store.runs(RunQuery())).items[0].id}"
+        second = await client.responses.create(model=backend, input="and?", previous_response_id=failed)
+        await client.responses.create(model=backend, input="so?", previous_response_id=second.id)
+        assert await store.count() == 1
+    assert ["be kind" in whole(call) for call in scripted.calls()[-2:]] == [True, False]
 
 
 async def test_the_instructions_of_a_response_are_the_same_again_where_others_were_said_before(

@@ -57,7 +57,6 @@ def judge(result: RunResult, ticks: int, victims: set[int]) -> None:
     assert int(pid) in victims, "a bystander has failed, or a run that had told nothing"
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("capacity", [1, 8], ids=["a process a run", "shared"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_whatever_is_killed_at_any_moment(tmp_path: Path, seed: int, capacity: int) -> None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import pytest
 
 from clinvk.backends.base import Host
 from clinvk.config import WarmSettings
@@ -37,7 +36,6 @@ def resident_mb() -> float:
     return total / MIB
 
 
-@pytest.mark.timeout(120)
 async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) -> None:
     """Without a bound they take 100 MB. It may be passed by what they grow within the second between two looks."""
     chance, peak_mb, limit_mb = random.Random(7), 0.0, 50
@@ -69,7 +67,6 @@ async def test_memory_is_bounded_through_hundreds_of_mixed_runs(tmp_path: Path) 
         await until(lambda: resident_mb() <= limit_mb)
 
 
-@pytest.mark.timeout(120)
 async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_are_up(tmp_path: Path) -> None:
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0

@@ -5,8 +5,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from clinvk.backends.base import Host
 from clinvk.config import WarmSettings
 from clinvk.request import RunRequest
@@ -20,8 +18,6 @@ from integration.pool_server import ENV
 from integration.test_pool_limits import resident_mb
 from lasting_backend import Lasting
 from polling import until
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class Looking(Upkeep):

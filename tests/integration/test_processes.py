@@ -309,7 +309,6 @@ async def test_what_an_exited_process_left_behind_is_swept(kind: Kind, tmp_path:
     child.process.discard()
 
 
-@pytest.mark.timeout(120)
 async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path) -> None:
     bomb = (
         "import os, time\n"
@@ -332,7 +331,6 @@ async def test_a_fork_bomb_under_an_emptied_environment_is_ended(tmp_path: Path)
     child.process.discard()
 
 
-@pytest.mark.timeout(120)
 async def test_what_goes_on_in_a_child_each_moment_is_ended(tmp_path: Path) -> None:
     """When it is looked at, it has gone, and its child is younger than the list of all processes."""
     for number in range(5):

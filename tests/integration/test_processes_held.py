@@ -30,7 +30,7 @@ async def test_a_process_that_several_hold_goes_on_when_the_last_lets_it() -> No
     await own.sweep(child.process)
 
 
-async def test_a_process_that_is_dead_and_not_yet_waited_for_is_held_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_group_that_is_said_not_to_be_ours_is_held_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a group of which nobody is alive macOS says that it is not ours."""
 
     def refuse(*_: object) -> None:

@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from clinvk.store import RunQuery, SessionQuery
 from clinvk.store.sqlite import SqliteStore
 from records import ANSWER, turn
@@ -74,7 +72,6 @@ def check(home: Path) -> None:
     assert sorted(totals) == sorted(counted)
 
 
-@pytest.mark.timeout(120)
 async def test_twenty_processes_keep_each_session_once(tmp_path: Path) -> None:
     """And one that reads meanwhile sees only whole ones."""
 
@@ -100,7 +97,6 @@ async def test_twenty_processes_keep_each_session_once(tmp_path: Path) -> None:
     check(tmp_path)
 
 
-@pytest.mark.timeout(120)
 async def test_a_process_that_is_killed_at_any_moment_loses_nothing_that_it_told(tmp_path: Path) -> None:
     source = random.Random(7)
     kept: list[str] = []

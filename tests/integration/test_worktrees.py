@@ -21,8 +21,6 @@ from integration.worktree_home import another, changed, home, left_over
 from polling import until
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

@@ -13,8 +13,6 @@ from clinvk.runtime.worktrees.folders import Folders
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

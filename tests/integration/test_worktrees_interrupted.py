@@ -7,20 +7,19 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from clinvk.errors import ClinvkError
 from clinvk.runtime import worktrees as package
-from clinvk.runtime.worktrees import Worktrees, look
+from clinvk.runtime.worktrees import Worktrees, listing, look
 from clinvk.runtime.worktrees import repository as repositories
 from clinvk.runtime.worktrees.folders import Folders
 from clinvk.runtime.worktrees.saved import Saved
 from integration.worktree_home import another, changed, home, left_over
 from polling import until, until_told
 from repositories import Repository
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class Gate:
@@ -63,6 +62,23 @@ async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, w
     assert list((home(repository) / "worktrees" / worktree.id).glob("look-*")) == []
     await worktrees.apply(worktree.id)
     assert left_over(repository) == []
+
+
+@pytest.mark.parametrize(("of", "name"), [(listing, "_opened"), (look, "remove_tree")], ids=["opened", "left"])
+async def test_one_that_is_not_shown_to_the_end_leaves_no_file_open(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, of: object, name: str
+) -> None:
+    patches: list[BinaryIO] = []
+
+    def opened(file: Path) -> BinaryIO:
+        patches.append(file.open("rb"))
+        return patches[-1]
+
+    monkeypatch.setattr(listing, "_opened", opened)
+    worktree = await changed(worktrees, repository)
+    with late(of, name) as gate:
+        await cancelled_at(gate, asyncio.create_task(worktrees.show(worktree.id)))
+    assert [patch.closed for patch in patches] == [True]
 
 
 async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:

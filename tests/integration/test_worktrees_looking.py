@@ -13,8 +13,6 @@ from clinvk.runtime.worktrees import Worktrees
 from integration.worktree_home import another, left_over
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(120)
-
 NESTED = "git init --quiet dep && cd dep && echo x >f && git add f && git -c user.name=a -c user.email=a@b commit -qm x"
 
 

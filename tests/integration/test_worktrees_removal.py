@@ -17,8 +17,6 @@ from clinvk.runtime.worktrees.removal import remove_tree
 from integration.worktree_home import changed, left_over
 from repositories import Repository
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:

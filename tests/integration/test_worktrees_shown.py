@@ -7,11 +7,9 @@ import pytest
 
 from clinvk.errors import InvalidRequest
 from clinvk.plan import ChangedFile
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees import State, Worktrees
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
@@ -52,7 +50,14 @@ async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Reposit
     assert left_over(repository) == []
 
 
-async def test_files_of_which_git_makes_no_patch_are_told(repository: Repository, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "state", "files"),
+    [("two\n", "changed", (ChangedFile("a.txt", "modified"),)), ("one\n", "unchanged", ())],
+    ids=["changed", "unchanged"],
+)
+async def test_files_of_which_git_makes_no_patch_are_told(
+    repository: Repository, tmp_path: Path, content: str, state: State, files: tuple[ChangedFile, ...]
+) -> None:
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
     real = shutil.which("git")
@@ -60,9 +65,12 @@ async def test_files_of_which_git_makes_no_patch_are_told(repository: Repository
     git.write_text(f'#!/bin/sh\n{refuses}\nexec {real} "$@"\n')
     git.chmod(0o755)
     worktrees = another(repository, PATH=f"{git.parent}:{repository.env['PATH']}")
-    listed, patch = await worktrees.show((await changed(worktrees, repository)).id)
-    assert (listed.state, listed.files, patch) == ("changed", (ChangedFile("a.txt", "modified"),), None)
+    worktree = await changed(worktrees, repository)
+    Path(worktree.root, "a.txt").write_text(content)
+    listed, patch = await worktrees.show(worktree.id)
+    assert (listed.state, listed.files, patch) == (state, files, None)
     assert listed.problem == "there is no diff: git diff-index failed: too big"
+    assert [(item.state, item.files) for item in await worktrees.list()] == [(state, files)]
 
 
 async def test_one_can_be_applied_while_it_is_shown_to_a_slow_reader(

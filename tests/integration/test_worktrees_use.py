@@ -33,8 +33,6 @@ from polling import until
 from repositories import Repository
 from shell_backend import DONE, TEXT, Shell
 
-pytestmark = pytest.mark.timeout(120)
-
 WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch done\n" + TEXT + DONE
 """Works from when `begun` is there until `go` is."""
 

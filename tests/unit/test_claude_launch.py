@@ -191,6 +191,7 @@ def test_claudes_own_folder_is_where_the_environment_says() -> None:
     [
         (b'{"disableAllHooks":true}', True),
         (b'{"disableAllHooks":true,"model":"\xff"}', True),
+        (b'\xef\xbb\xbf{"disableAllHooks":true}', True),
         (b'{"disableAllHooks":true,"model":"\\ud83d"}', True),
         (b"{}", False),
         (b"garbage", False),

@@ -1,8 +1,10 @@
 """Sessions as people read them."""
 
+import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions_text import details, directory, listing, markdown, short_ids, titled
+from clinvk.cli.sessions_text import details, directory, listing, markdown, short_ids, titled, turns
+from clinvk.cli.table import width
 from clinvk.events import Usage
 from clinvk.record import RunRecord
 from clinvk.session import Session
@@ -56,6 +58,20 @@ def test_details_leave_out_what_is_empty() -> None:
     assert "tokens       1,234 in (6 cached), 5 out" in lines
     assert "tags         a, b" in lines
     assert 'metadata     {"k":1}' in lines
+
+
+@pytest.mark.parametrize("most", [80, 41])
+def test_the_beginning_of_a_prompt_fits_the_terminal(most: int) -> None:
+    lines = details(replace(SESSION, initial_prompt="長い" * 400), NOW, None, most)
+    assert most - 2 < width(lines[1]) <= most
+    assert lines[1].endswith("…")
+
+
+def test_turns_tell_when_they_were_created() -> None:
+    run = RunRecord(id="1" * 32, backend="claude", prompt="one", state="queued", created_at=NOW)
+    head, row = turns([run], NOW, None)
+    assert head.split() == ["TURN", "STATE", "CREATED", "TOOK", "IN", "OUT", "PROMPT"]
+    assert row.split() == ["1", "queued", "just", "now", "one"]
 
 
 def test_markdown_says_how_a_turn_failed_or_that_it_is_under_way() -> None:

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from clinvk.events import RunFinished
 from clinvk.orchestrate import judge
+from clinvk.orchestrate.chain import warnings
 from clinvk.orchestrate.template import expand, misspelt, unknown_steps
-from clinvk.plan import Change, Check, Compare, Part, PartResult
+from clinvk.plan import Chain, Change, Check, Compare, Part, PartResult
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
@@ -56,7 +57,31 @@ def test_what_looks_like_a_place_but_is_none_is_named_with_the_place_that_was_me
         ("{{INPUT}}", "{{input}}"),
         ("{{ steps.a}}", "{{steps.a}}"),
         ("{{Steps.a }}", "{{steps.a}}"),
+        ("{{steps.a }}", "{{steps.a}}"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("{{input}}", "{{input}} stays as it is: no input is given"),
+        ("{{ Input }}", "{{ Input }} stays as it is: no input is given"),
+        ("{{ previous }}", "{{ previous }} stays as it is; what is filled in is {{previous}}"),
+        ("{{ steps.a}}", "{{ steps.a}} stays as it is; what is filled in is {{steps.a}}"),
+        ("{{steps.a }}", "{{steps.a }} stays as it is; what is filled in is {{steps.a}}"),
+        ("{{steps. }}", "{{steps. }} names no earlier step, and stays as it is"),
+        ("{{steps.b }}", "{{steps.b }} names no earlier step, and stays as it is"),
+    ],
+)
+def test_what_stays_in_a_prompt_is_told_once_with_the_reason(prompt: str, told: str) -> None:
+    parts = [
+        Part(request=RunRequest(prompt=text, backend="claude"), name=name) for text, name in (("", "a"), (prompt, ""))
+    ]
+    assert [*warnings(Chain(parts=tuple(parts)))] == [f"steps[1].prompt: {told}"]
+
+
+def test_a_step_whose_name_ends_with_a_blank_is_a_place() -> None:
+    assert [*misspelt("{{steps.a }}", frozenset({"a", "a "}))] == []
 
 
 def answered(index: int, text: str, **fields: object) -> PartResult:

@@ -44,8 +44,8 @@ class Cors(CORSMiddleware):
             allow_credentials=settings.cors_allow_credentials,
             expose_headers=_EXPOSED,
             max_age=settings.cors_max_age,
+            allow_private_network=True,
         )
-        self.allow_private_network = True  # older Starlettes have no argument for it, nor look at it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer a preflight: that one never carries a key."""

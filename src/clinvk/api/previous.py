@@ -4,7 +4,6 @@ from msgspec.structs import replace
 
 from clinvk.dialects.base import Previous, PreviousNotFound
 from clinvk.dialects.conversation import Turn, system_prompt, told, without_images
-from clinvk.dialects.openai_responses import kept
 from clinvk.errors import RunNotFound, SessionNotFound
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
@@ -14,22 +13,32 @@ from clinvk.store import UNDER_WAY, RunQuery, SessionStore
 _MAX_TURNS = 1000
 
 
-async def after(store: SessionStore, request: RunRequest, previous: Previous, begins_anew: bool = False) -> RunRequest:
-    """Make a request that has its backend go on from a run.
+async def after(
+    store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, begins_anew: bool = False
+) -> RunRequest:
+    """Make a request, completed from the settings, that has its backend go on from a run.
 
     What the system said in its input holds until it says something else. The session of that run is continued where the
     run is its newest turn. Else it is told again in a session of its own: where the conversation went on from there
     before, or shall be kept by nobody, or by another backend; or with `begins_anew`.
 
+    With `holds_system` a session has what the system said before, if its newest turn came to its end: its agent is not
+    told that again, and the run keeps it in its `answer_as` for those that go on from there.
+
     Raises:
         PreviousNotFound: there is no such run, or nothing of it was kept.
     """
     run, session = await _found(store, previous)
-    system = system_prompt(previous.conversation.system) or kept.system(run)
-    request = replace(request, system_prompt=system_prompt((previous.instructions, system)))
+    own = system_prompt((previous.instructions, *previous.conversation.system))
+    before = "" if system_prompt(previous.conversation.system) else _system(run, previous)
+    system = system_prompt((own or "", before)) or request.system_prompt
     can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
     if can_go_on and not begins_anew and await _is_newest(store, run):
-        return replace(request, session_id=session.id)
+        if before and holds_system and run.state == "finished":
+            system = own
+            request = replace(request, answer_as={**request.answer_as, "clinvk_system": before})
+        return replace(request, session_id=session.id, system_prompt=system)
+    request = replace(request, system_prompt=system)
     earlier = await _earlier(store, session, run)
     said = [turn for each in (*earlier, run) for turn in _said(each)]
     conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
@@ -69,6 +78,14 @@ async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Se
     if run.state in UNDER_WAY:
         raise PreviousNotFound("Previous response is not complete yet; wait until it is", previous.field)
     return run, await store.session(run.session_id)
+
+
+def _system(run: RunRecord, previous: Previous) -> str:
+    match run.request:
+        case {"answer_as": {"clinvk_system": str(before)}}:
+            return before
+        case _:
+            return previous.system(run)
 
 
 def _said(run: RunRecord) -> list[Turn]:

@@ -96,7 +96,7 @@ async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: in
     """Read a body; 0 is no limit."""
     declared = headers.get("content-length", "")
     if max_bytes and declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s or None):
@@ -106,15 +106,16 @@ async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: in
                     raise ClientGone("before the end of its request")
                 body += message.get("body", b"")
                 if max_bytes and len(body) > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise too_large(max_bytes)
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
         raise BodyTooSlow(f"the body was not there within {timeout_s:g} s (server.read_timeout_secs)") from None
 
 
-def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body has more than {max_bytes} bytes (server.max_request_body_bytes)")
+def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
+    """Say that a body is beyond the limit of the settings."""
+    return BodyTooLarge(f"{what} has more than {max_bytes} bytes (server.max_request_body_bytes)")
 
 
 def retry_headers(error: ClinvkError) -> Iterable[Header]:

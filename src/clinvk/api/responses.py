@@ -1,10 +1,11 @@
 """Responses of OpenAI's API that were stored, made again from the records of their runs."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk.api.hosts import refuse_foreign
-from clinvk.api.reply import document
+from clinvk.api.reply import document, too_large
 from clinvk.api.viewers import Viewers
 from clinvk.dialects.openai_responses import answer, kept, references
 from clinvk.dialects.openai_responses.kept import Kept
@@ -12,6 +13,8 @@ from clinvk.errors import InvalidRequest, RunNotFound
 from clinvk.record import RunRecord
 from clinvk.runtime.runs import Runs
 from clinvk.store import UNDER_WAY, SessionStore
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Responses:
@@ -35,21 +38,27 @@ class Responses:
         await self._runs.cancel(run.id)
         return await self._shown(await self._store.run(run.id), told)
 
-    async def spelled_out(self, body: bytes) -> bytes:
-        """Give the body of a request with the answers themselves that its input only names.
+    async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
+        """Give the body of a request with the answers themselves that its input only names; 0 is no limit.
 
         Raises:
-            InvalidRequest: one of them is not there.
+            InvalidRequest: one of them is not there, or named twice.
+            BodyTooLarge: the body and they have more than `max_bytes`.
         """
-        if not (run_ids := references.named(body)):
+        if not (names := references.named(body)):
             return body
-        found: dict[str, answer.Item] = {}
-        for run_id in run_ids:
+        found: dict[str, bytes] = {}
+        size = len(body)
+        for run_id, ids in names.items():
             try:
                 response = await self._again(*await self._found(kept.response_id(run_id)))
             except RunNotFound:
                 break  # one is enough to refuse the request
-            found |= {item.id: item for item in response.output}
+            items = {item.id: _encode(item) for item in response.output if item.id in ids}
+            size += sum(map(len, items.values()))
+            if max_bytes and size > max_bytes:
+                raise too_large(max_bytes, "the body with the answers that it names")
+            found |= items
         return references.spelled_out(body, found)
 
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:

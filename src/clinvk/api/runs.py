@@ -60,8 +60,11 @@ HOLD_S = 10.0
 _OPENING_TICK_S = 0.5
 
 
-SpelledOut = Callable[[bytes], Awaitable[bytes]]
-"""Gives the body of a request with what it only names of earlier runs. Raises `InvalidRequest`."""
+SpelledOut = Callable[[bytes, int], Awaitable[bytes]]
+"""Gives the body of a request with what it only names of earlier runs, of at most so many bytes; 0 is no limit.
+
+Raises `InvalidRequest`.
+"""
 
 
 class RunEndpoint:
@@ -112,9 +115,12 @@ class RunEndpoint:
         if session:
             request = replace(request, session_id=session.id, backend=request.backend or session.backend)
         if self.dialect.is_model_api:
-            request, session = await self._placed(call, self._resolved(request), session, begins_anew)
-        backends.named(request.backend, self._registry)
-        request = self.workdirs.settle(self.allowance.completed(request), session)
+            request = self._resolved(request)
+        backend = backends.named(request.backend, self._registry)
+        request = self.allowance.completed(request)
+        if self.dialect.is_model_api:
+            request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
+        request = self.workdirs.settle(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
         request = await self.grants.admit(request, key_name)
@@ -127,14 +133,14 @@ class RunEndpoint:
         return replace(request, backend=backend, model=model)
 
     async def _placed(
-        self, call: Call, request: RunRequest, session: Session | None, begins_anew: bool
+        self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, begins_anew: bool
     ) -> tuple[RunRequest, Session | None]:
         """Find the session of a request that names none, but what it goes on from.
 
         Images are counted then: a session has the earlier ones of a conversation that comes whole.
         """
         if call.previous:
-            request = await previous.after(self.store, request, call.previous, begins_anew)
+            request = await previous.after(self.store, request, call.previous, holds_system, begins_anew)
         elif call.chat:
             request = await chats.placed(self.store, request, call.chat, begins_anew)
         if (count := len(request.images)) > MAX_IMAGES:
@@ -195,7 +201,7 @@ class _Visit:
         endpoint = self._endpoint
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
-            body = await endpoint.spelled_out(body)
+            body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
         call = self._dialect.parse(body, headers_of(self._scope))
         forget_headers(self._scope)
         return call

@@ -194,7 +194,8 @@ class Backend(Protocol):
     for (`fast`, `best`, …), None where the CLI is left to choose; `install` is the command that brings the CLI;
     `vendor` is whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags`
     are those of the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths
-    that begin with `~`, or with a variable as `$CODEX_HOME`.
+    that begin with `~`, or with a variable as `$CODEX_HOME`. With `holds_system` a conversation has in it
+    what the system said before; without, it must be told that in each turn.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Backend(Protocol):
     models: tuple[str, ...]
     aliases: Mapping[str, str | None]
     capabilities: Capabilities
+    holds_system: bool
     safe_flags: Flags
     folders: tuple[str, ...]
 

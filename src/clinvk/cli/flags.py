@@ -177,7 +177,7 @@ class WorktreesFlags(JsonFlags, frozen=True, kw_only=True):
     here: bool = False
 
 
-class ShowFlags(JsonFlags, frozen=True, kw_only=True):
+class WorktreeShowFlags(JsonFlags, frozen=True, kw_only=True):
     """What `worktrees show` takes besides."""
 
     diff: bool = False
@@ -414,7 +414,7 @@ def add_worktrees(parser: argparse.ArgumentParser) -> None:
     _add_json(own.add_argument)
 
 
-def add_show(parser: argparse.ArgumentParser) -> None:
+def add_worktree_show(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `worktrees show`."""
     own = parser.add_argument_group("flags")
     own.add_argument("--diff", action="store_true", help="print the diff alone, whole: a patch for git apply")

@@ -17,8 +17,9 @@ _PIPED_TITLE = 100
 _COLUMN_LEAST = 36
 _CHECK_LINES = 20
 _BETWEEN = "  │  "
-_COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
-_PLAIN = "\x1b[0m"
+
+COLORS = {"failed": "\x1b[31m", "timed out": "\x1b[31m", "cancelled": "\x1b[33m", "done": "\x1b[32m"}
+"""Those of a status."""
 
 
 def answers(summary: Summary) -> Iterator[str]:
@@ -92,20 +93,20 @@ def head(summary: Summary, result: PartResult) -> str:
     return f"── {one_line(label(summary.plan, result.index, result.part))} ──"
 
 
-def differences(summary: Summary, shown: Callable[[str], Iterable[str]]) -> Iterator[str]:
+def differences(summary: Summary, as_told: Callable[[str], Iterable[str]]) -> Iterator[str]:
     """Give what each part changed in its worktree; where none had one, how each answer differs from the first.
 
-    `shown` gives the lines of a patch as they are to be told.
+    `as_told` gives the lines of a patch as they are to be told.
     """
-    changed = [result for result in summary.results if result.change]
-    for result in changed:
+    changed = [(result, result.change) for result in summary.results if result.change]
+    for result, change in changed:
         yield f"{head(summary, result)} changes"
-        yield from shown(result.change.diff.rstrip("\n")) if result.change and result.change.diff else ["(none)"]
-        if result.change and result.change.is_cut:
+        yield from as_told(change.diff.rstrip("\n")) if change.diff else ["(none)"]
+        if change.is_cut:
             yield "(the rest is left out)"
         yield ""
     if not changed:
-        yield from _of_answers(summary, shown)
+        yield from _of_answers(summary, as_told)
 
 
 def failed_checks(summary: Summary) -> Iterator[str]:
@@ -119,14 +120,14 @@ def failed_checks(summary: Summary) -> Iterator[str]:
             yield ""
 
 
-def _of_answers(summary: Summary, shown: Callable[[str], Iterable[str]]) -> Iterator[str]:
+def _of_answers(summary: Summary, as_told: Callable[[str], Iterable[str]]) -> Iterator[str]:
     answered = [result for result in summary.results if result.error is None]
     for other in answered[1:]:
         first = answered[0]
         one, two = (one_line(label(summary.plan, result.index, result.part)) for result in (first, other))
         lines = unified_diff(first.result.text.splitlines(), other.result.text.splitlines(), one, two, lineterm="")
         diff = "\n".join(lines)
-        yield from shown(diff) if diff else [f"{one} and {two} answer the same"]
+        yield from as_told(diff) if diff else [f"{one} and {two} answer the same"]
         yield ""
 
 
@@ -145,12 +146,6 @@ def overview(summary: Summary, most: int | None, style: Style | None, show_token
     columns.append(Column("TITLE", _TITLE_LEAST))
     rows = [_row(summary, result, most, has_changes, has_checks) for result in summary.results]
     return [*table(columns, rows, most, style), *_totals(summary, show_tokens)]
-
-
-def colored(shown: str, text: str) -> str:
-    """Color a status; the `Style` of a terminal that may have colors."""
-    color = _COLORS.get(text)
-    return f"{color}{shown}{_PLAIN}" if color else shown
 
 
 def _row(summary: Summary, result: PartResult, most: int | None, has_changes: bool, has_checks: bool) -> Sequence[str]:

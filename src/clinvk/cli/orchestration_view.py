@@ -12,6 +12,7 @@ from clinvk.cli.orchestrated import outcome
 from clinvk.cli.output import columns, has_colors, shown, tell, tell_json
 from clinvk.cli.patch_text import readable
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
+from clinvk.cli.table import colored
 from clinvk.config import Settings
 from clinvk.plan import Chain, Compare, Plan, Summary, is_dry_run
 
@@ -84,7 +85,7 @@ class View(NamedTuple):
         if self.has_answers:
             lines += map(shown, text.failed_checks(summary))
         if not is_dry_run(summary.plan):
-            style = text.colored if is_colored else None
+            style = colored(text.COLORS) if is_colored else None
             lines += text.overview(summary, most, style, self.settings.output.show_tokens)
         tell("\n".join(lines).rstrip("\n"))
 

@@ -5,17 +5,17 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.cli import runs_text as text
 from clinvk.cli.flags import JsonFlags, RunsFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import columns, has_colors, shown, tell, tell_json
-from clinvk.cli.sessions import ALL
-from clinvk.cli.sessions_store import opened, real_directory
+from clinvk.cli.sessions_store import ALL, found_run, opened, real_directory
 from clinvk.cli.sessions_text import home_of
 from clinvk.cli.settings import settings_of
+from clinvk.cli.table import colored
 from clinvk.dialects import records
-from clinvk.errors import AmbiguousId, RunNotFound
 from clinvk.record import RunRecord
 from clinvk.store import RunQuery, SessionStore
 
@@ -23,9 +23,10 @@ _PAGE = 500
 
 
 class RunsListed(msgspec.Struct, frozen=True):
-    """Runs, the newest first."""
+    """Runs, the newest first; `has_more` is whether older ones are left out."""
 
     runs: list[records.RunItem]
+    has_more: bool
 
 
 def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
@@ -37,12 +38,13 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
     settings = settings_of(flags, environ, {}, notes)
     found = asyncio.run(_listed(flags, environ, notes))
     runs = found[: flags.limit or None]
+    has_more = len(found) > len(runs)
     if flags.wants_json:
-        tell_json(RunsListed([records.run_item(run) for run in runs]))
+        tell_json(RunsListed([records.run_item(run) for run in runs], has_more))
     elif runs:
-        style = text.colored if settings.output.color and has_colors(1, environ) else None
+        style = colored(text.COLORS) if settings.output.color and has_colors(1, environ) else None
         tell("\n".join(text.listing(runs, time.time(), home_of(environ.get("HOME")), columns(), style)))
-        if len(found) > len(runs):
+        if has_more:
             notes.say(f"the newest {len(runs)}; --limit 0 shows all")
     else:
         is_filtered = flags.backend or flags.state or flags.here or flags.workdir is not None
@@ -56,11 +58,12 @@ async def _listed(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) ->
     most = flags.limit + 1 if flags.limit else ALL
     found: list[RunRecord] = []
     async with opened(environ, notes) as store:
-        async for run in _newest(store, RunQuery(backend=flags.backend, state=flags.state, limit=_PAGE)):
-            if len(found) == most:
-                break
+        query = RunQuery(backend=flags.backend, state=flags.state, limit=min(_PAGE, most))
+        async for run in _newest(store, query):
             if (flags.parts or run.parent_id is None) and where in (None, run.workdir):
                 found.append(run)
+            if len(found) == most:
+                break
     return found
 
 
@@ -73,7 +76,7 @@ async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunReco
             if run.id not in seen:  # one that began meanwhile has moved the others on
                 seen.add(run.id)
                 yield run
-        query = msgspec.structs.replace(query, offset=query.offset + _PAGE)
+        query = replace(query, limit=_PAGE, offset=query.offset + query.limit)
         if query.offset >= page.total:
             return
 
@@ -90,8 +93,8 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         tell_json(records.run_view(run, parts, len(parts)))
         return 0
     now, most = time.time(), columns()
-    style = text.colored if settings.output.color and has_colors(1, environ) else None
-    lines = text.details(run, now, home_of(environ.get("HOME")), most)
+    style = colored(text.COLORS) if settings.output.color and has_colors(1, environ) else None
+    lines = text.details(run, now, home_of(environ.get("HOME")))
     lines += ["", *text.parts(run, parts, most, style)] if parts else []
     tell("\n".join([*lines, *map(shown, text.said(run))]))
     return 0
@@ -100,11 +103,6 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 async def _whole(reference: str, environ: Mapping[str, str], notes: Notes) -> tuple[RunRecord, Sequence[RunRecord]]:
     """Give a run and its parts."""
     async with opened(environ, notes) as store:
-        try:
-            run = await store.run(reference)
-        except RunNotFound as exc:
-            raise RunNotFound(f"{exc.message}; clinvk runs list shows them") from exc
-        except AmbiguousId as exc:
-            raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
+        run = await found_run(store, reference)
         page = await store.runs(RunQuery(parent_id=run.id, limit=ALL))
     return run, page.items

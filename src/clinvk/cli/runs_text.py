@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence, Sized
 import msgspec
 
 from clinvk.cli.output import without_sequences
-from clinvk.cli.sessions_text import directory, short_ids, tokens
+from clinvk.cli.sessions_text import directory, short_ids, tokens, took
 from clinvk.cli.table import Column, Style, one_line, table
-from clinvk.cli.times import ago, at_length, duration
+from clinvk.cli.times import ago, at_length
 from clinvk.events import Usage
 from clinvk.record import RunRecord
 from clinvk.request import PartOf
@@ -15,24 +15,25 @@ from clinvk.request import PartOf
 _PROMPT_LEAST = 12
 _DIRECTORY_LEAST = 12
 _PIPED_PROMPT = 100
-_COLORS = {
+
+COLORS = {
     **dict.fromkeys(("queued", "running", "cancelled"), "\x1b[33m"),
     **dict.fromkeys(("failed", "interrupted"), "\x1b[31m"),
 }
-_PLAIN = "\x1b[0m"
+"""Those of a state."""
 
 _LISTED = (
     Column("ID"),
-    Column("AGENT"),
+    Column("BACKEND"),
     Column("STATE"),
-    Column("BEGAN", is_spare=True),
+    Column("CREATED", is_spare=True),
     Column("TOOK", to_right=True, is_spare=True),
     Column("DIRECTORY", _DIRECTORY_LEAST, from_left=True),
     Column("PROMPT", _PROMPT_LEAST),
 )
 _PARTS = (
     Column("ID"),
-    Column("AGENT"),
+    Column("BACKEND"),
     Column("STATE"),
     Column("TOOK", to_right=True, is_spare=True),
     Column("IN", to_right=True, is_spare=True),
@@ -50,22 +51,16 @@ def listing(
     rows = [
         (
             short,
-            _agent(run),
+            _backend(run),
             run.state,
             ago(run.created_at, now),
-            _took(run),
+            took(run),
             directory(run.workdir, home),
             about(run) if most else about(run)[:_PIPED_PROMPT],
         )
         for short, run in zip(short_ids([run.id for run in runs]), runs, strict=True)
     ]
     return table(_LISTED, rows, most, style)
-
-
-def colored(shown: str, text: str) -> str:
-    """Color a state; the `Style` of a terminal that may have colors."""
-    color = _COLORS.get(text)
-    return f"{color}{shown}{_PLAIN}" if color else shown
 
 
 def about(run: RunRecord) -> str:
@@ -78,30 +73,30 @@ def about(run: RunRecord) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def details(run: RunRecord, now: float, home: str | None, most: int | None) -> list[str]:
+def details(run: RunRecord, now: float, home: str | None) -> list[str]:
     """Give all that is kept of a run but what was said and its parts, a line for each."""
     part = _place(run)
     usage = run.usage or Usage()
     lines = {
         "id": run.id,
-        "agent": f"{_agent(run)} ({run.model})" if run.model else _agent(run),
-        "about": about(run)[: most or 200] if run.kind != "prompt" else "",
+        "backend": f"{_backend(run)} ({run.model})" if run.model else _backend(run),
+        "about": "" if run.prompt else about(run),
         "state": run.state,
         "error": without_sequences(run.error_message or ""),
         "error code": run.error_code or "",
         "exit code": str(run.exit_code) if run.exit_code else "",
-        "stopped by": run.stop_reason if run.stop_reason not in (None, "end_turn") else "",
+        "stop reason": run.stop_reason if run.stop_reason not in (None, "end_turn") else "",
         "session": run.session_id or "",
         "part of": run.parent_id or "",
         "name": part.name if part else "",
         "directory": directory(run.workdir, home),
-        "began": f"{at_length(run.created_at)} ({ago(run.created_at, now)})",
-        "took": _took(run),
+        "created": f"{at_length(run.created_at)} ({ago(run.created_at, now)})",
+        "took": took(run),
         "tokens": tokens(usage) if usage != Usage() else "",
         "cost": f"${run.cost_usd:.4f}" if run.cost_usd is not None else "",
         "API key": run.key_name,
     }
-    return [f"{name:<10}  {one_line(text)}" for name, text in lines.items() if text]
+    return [f"{name:<11}  {one_line(text)}" for name, text in lines.items() if text]
 
 
 def parts(
@@ -114,9 +109,9 @@ def parts(
         (
             str(place.index + first),
             short,
-            _agent(run),
+            _backend(run),
             run.state,
-            _took(run),
+            took(run),
             f"{run.usage.input_tokens:,}" if run.usage else "",
             f"{run.usage.output_tokens:,}" if run.usage else "",
             _named(place, run) if most else _named(place, run)[:_PIPED_PROMPT],
@@ -146,9 +141,5 @@ def _place(run: RunRecord) -> PartOf | None:
     return msgspec.convert(run.request.get("part"), PartOf | None)
 
 
-def _agent(run: RunRecord) -> str:
+def _backend(run: RunRecord) -> str:
     return one_line(run.backend or run.kind)
-
-
-def _took(run: RunRecord) -> str:
-    return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""

@@ -10,14 +10,13 @@ from clinvk.cli import sessions_text as text
 from clinvk.cli.flags import JsonFlags, ListFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import columns, has_colors, tell, tell_json
-from clinvk.cli.sessions_store import found, opened, real_directory
+from clinvk.cli.sessions_store import ALL, found, opened, real_directory
 from clinvk.cli.settings import settings_of
+from clinvk.cli.table import colored
 from clinvk.dialects import records
 from clinvk.record import RunRecord
 from clinvk.session import Session
 from clinvk.store import RunQuery, SessionQuery, SessionStore
-
-ALL = 2**31 - 1
 
 
 class Shown(records.SessionView, frozen=True, kw_only=True):
@@ -46,7 +45,7 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
         items = [records.session_item(session) for session in sessions]
         tell_json(records.SessionList(sessions=items, total=total, limit=flags.limit, offset=0))
     elif sessions:
-        style = text.colored if settings.output.color and has_colors(1, environ) else None
+        style = colored(text.COLORS) if settings.output.color and has_colors(1, environ) else None
         tell("\n".join(text.listing(sessions, time.time(), text.home_of(environ.get("HOME")), columns(), style)))
         if total > len(sessions):
             notes.say(f"{len(sessions)} of {total:,}; --limit 0 shows all")

@@ -1,4 +1,4 @@
-"""The store of this machine as the command line uses it, and what it says of ids that name no session."""
+"""The store of this machine as the command line uses it, and what it says of ids that name no session or run."""
 
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -7,10 +7,14 @@ from contextlib import asynccontextmanager
 from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory
 from clinvk.config.loading import home
-from clinvk.errors import AmbiguousId, SessionNotFound
+from clinvk.errors import AmbiguousId, RunNotFound, SessionNotFound
+from clinvk.record import RunRecord
 from clinvk.session import Session
 from clinvk.store import SessionStore
 from clinvk.store.sqlite import SqliteStore
+
+ALL = 2**31 - 1
+"""A limit that nothing reaches."""
 
 _DAMAGED_TOLD = 20
 
@@ -55,6 +59,21 @@ async def found(store: SessionStore, reference: str) -> Session:
         return await store.session(reference)
     except SessionNotFound as exc:
         raise SessionNotFound(f"{exc.message}; clinvk sessions list shows them") from exc
+    except AmbiguousId as exc:
+        raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
+
+
+async def found_run(store: SessionStore, reference: str) -> RunRecord:
+    """Give the run that a word of the command line stands for.
+
+    Raises:
+        RunNotFound: there is none, or the word cannot be an id.
+        AmbiguousId: there are several; lists them.
+    """
+    try:
+        return await store.run(reference)
+    except RunNotFound as exc:
+        raise RunNotFound(f"{exc.message}; clinvk runs list shows them") from exc
     except AmbiguousId as exc:
         raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from clinvk.cli.output import without_sequences
-from clinvk.cli.table import Column, Style, one_line, table
+from clinvk.cli.table import Column, Style, cut, one_line, table
 from clinvk.cli.times import ago, at_length, duration
 from clinvk.events import Usage
 from clinvk.record import RunRecord
@@ -16,8 +16,11 @@ _SHORT_DIGITS = 8
 _TITLE_LEAST = 12
 _DIRECTORY_LEAST = 12
 _PIPED_TITLE = 100
-_TERM_COLORS = {"active": "\x1b[33m", "paused": "\x1b[33m", "error": "\x1b[31m"}
-_PLAIN = "\x1b[0m"
+_PIPED_PROMPT = 200
+_LABEL = 13
+
+COLORS = {"active": "\x1b[33m", "paused": "\x1b[33m", "error": "\x1b[31m"}
+"""Those of a status."""
 
 _LISTED = (
     Column("ID"),
@@ -37,7 +40,7 @@ _CHOICES = (
 _TURNS = (
     Column("TURN", to_right=True),
     Column("STATE"),
-    Column("STARTED", is_spare=True),
+    Column("CREATED", is_spare=True),
     Column("TOOK", to_right=True, is_spare=True),
     Column("IN", to_right=True, is_spare=True),
     Column("OUT", to_right=True, is_spare=True),
@@ -78,12 +81,6 @@ def choices(sessions: Sequence[Session], now: float, home: str | None, most: int
     return table(_CHOICES, rows, most)
 
 
-def colored(shown: str, text: str) -> str:
-    """Color a status; the `Style` of a terminal that may have colors."""
-    color = _TERM_COLORS.get(text)
-    return f"{color}{shown}{_PLAIN}" if color else shown
-
-
 def titled(session: Session) -> str:
     """Give what a session is about, on one line: its title, or its first prompt."""
     return one_line(session.title or session.initial_prompt)
@@ -103,7 +100,7 @@ def details(session: Session, now: float, home: str | None, most: int | None) ->
     lines = {
         "id": session.id,
         "title": one_line(session.title),
-        "prompt": one_line(session.initial_prompt, most or 200),
+        "prompt": opening(session.initial_prompt, most),
         "backend": f"{session.backend} ({session.model})" if session.model else session.backend,
         "status": session.status,
         "error": one_line(without_sequences(session.error_message or "")),
@@ -127,7 +124,7 @@ def turns(runs: Sequence[RunRecord], now: float, most: int | None) -> list[str]:
             str(number),
             run.state,
             ago(run.created_at, now),
-            duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else "",
+            took(run),
             f"{run.usage.input_tokens:,}" if run.usage else "",
             f"{run.usage.output_tokens:,}" if run.usage else "",
             one_line(run.prompt) if most else one_line(run.prompt)[:_PIPED_TITLE],
@@ -135,6 +132,16 @@ def turns(runs: Sequence[RunRecord], now: float, most: int | None) -> list[str]:
         for number, run in enumerate(runs, 1)
     ]
     return table(_TURNS, rows, most)
+
+
+def opening(prompt: str, most: int | None) -> str:
+    """Give the beginning of a prompt on one line, which fits a terminal of the width `most` beside its name."""
+    return cut(one_line(prompt), most - _LABEL) if most else one_line(prompt, _PIPED_PROMPT)
+
+
+def took(run: RunRecord) -> str:
+    """Say how long a run took; nothing where it has not ended, or never began."""
+    return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""
 
 
 def tokens(usage: Usage) -> str:

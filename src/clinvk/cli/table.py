@@ -1,7 +1,7 @@
 """Tables that fit a terminal: columns of text, cut where they must be. Pure."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from clinvk.cli.output import on_one_line
@@ -9,6 +9,7 @@ from clinvk.cli.output import on_one_line
 _GAP = 2
 _MORE = "…"
 _BETWEEN = " " * _GAP
+_PLAIN = "\x1b[0m"
 
 Style = Callable[[str, str], str]
 """Takes a cell as it is shown and its whole text; gives it with the codes of the terminal."""
@@ -71,6 +72,16 @@ def cut_left(text: str, most: int) -> str:
             break
         kept = char + kept
     return _MORE + kept if most > 0 else ""
+
+
+def colored(colors: Mapping[str, str]) -> Style:
+    """Give the style of a terminal that may have colors, each the code of the text that it is for."""
+
+    def style(shown: str, text: str) -> str:
+        color = colors.get(text)
+        return f"{color}{shown}{_PLAIN}" if color else shown
+
+    return style
 
 
 def table(

@@ -12,12 +12,12 @@ from msgspec.structs import asdict
 
 from clinvk.cli import exits, signals
 from clinvk.cli.asking import agreed
-from clinvk.cli.flags import ApplyFlags, DeleteFlags, ShowFlags, WorktreesFlags
+from clinvk.cli.flags import ApplyFlags, DeleteFlags, WorktreesFlags, WorktreeShowFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.output import columns, has_colors, tell, tell_bytes, tell_json
 from clinvk.cli.patch_text import readable
-from clinvk.cli.sessions_store import opened, real_directory
-from clinvk.cli.sessions_text import directory, home_of
+from clinvk.cli.sessions_store import ALL, opened, real_directory
+from clinvk.cli.sessions_text import directory, home_of, opening
 from clinvk.cli.settings import settings_of
 from clinvk.cli.table import Column, one_line, table
 from clinvk.cli.times import ago, at_length
@@ -31,11 +31,9 @@ from clinvk.runtime.process import Spawner
 from clinvk.runtime.worktrees import Listed, State, Worktrees
 from clinvk.store import RunQuery, SessionQuery
 
-_ALL = 2**31 - 1
 _REPOSITORY_LEAST = 12
 _FILES_NAMED = 20
 _PIECE_BYTES = 64 * 1024
-_PIPED_PROMPT = 200
 _COLUMNS = (
     Column("ID"),
     Column("STATE"),
@@ -115,7 +113,7 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     return 0
 
 
-def show(flags: ShowFlags, environ: Mapping[str, str], notes: Notes) -> int:
+def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Print what a worktree is, who worked in it, and the diff: elsewhere than on a terminal a patch for git.
 
     Raises:
@@ -237,9 +235,9 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
     runs: list[RunRecord] = []
     try:
         async with opened(environ) as store:
-            sessions = await store.sessions(SessionQuery(working_dir=directory, limit=_ALL))
+            sessions = await store.sessions(SessionQuery(working_dir=directory, limit=ALL))
             for session in sessions.items:
-                runs += (await store.runs(RunQuery(session_id=session.id, limit=_ALL))).items
+                runs += (await store.runs(RunQuery(session_id=session.id, limit=ALL))).items
     except ClinvkError as exc:
         notes.error(f"who worked there cannot be told: {exc.message}")
     return sorted(runs, key=lambda run: run.created_at)
@@ -260,9 +258,9 @@ def _details(
     for run in runs:
         lines += [
             ("run", f"{run.id} ({run.state})"),
-            ("agent", f"{run.backend} ({run.model})" if run.model else run.backend),
+            ("backend", f"{run.backend} ({run.model})" if run.model else run.backend),
             ("session", run.session_id or ""),
-            ("prompt", one_line(run.prompt, most or _PIPED_PROMPT)),
+            ("prompt", opening(run.prompt, most)),
         ]
     counted = [("files", str(len(listed.files)))] if listed.files else []
     return [*(f"{name:<11}  {one_line(text)}" for name, text in [*lines, *counted]), *map(_named_file, listed.files)]

@@ -1,6 +1,6 @@
 """What a wire format looks like to clinvk: a body in, a `Call` out; events in, bytes out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -9,6 +9,7 @@ from clinvk import errors
 from clinvk.dialects.conversation import Conversation, Told
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event
+from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
@@ -147,12 +148,14 @@ class Previous(msgspec.Struct, frozen=True):
     Attributes:
         conversation: what is said after it, for where it must be told again what was said before; without
             `instructions`.
+        system: gives what the system said to a run that was told all of it, without such `instructions`.
         instructions: a text of the system that holds for this request alone, and stands before the others.
     """
 
     run_id: str
     field: str
     conversation: Conversation
+    system: Callable[[RunRecord], str]
     instructions: str = ""
 
 

@@ -9,6 +9,7 @@ from clinvk.orchestrate.performing import Performing
 from clinvk.orchestrate.template import expand, misspelt, unknown_steps
 from clinvk.plan import Chain, Part, PartResult
 
+_INPUT = "{{input}}"
 _COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
 
 
@@ -63,10 +64,14 @@ def warnings(chain: Chain) -> Iterator[str]:
     earlier: set[str] = set()
     for index, part in enumerate(chain.parts):
         template, at = part.request.prompt, f"steps[{index}].prompt"
-        for text, place in misspelt(template, earlier):
-            yield f"{at}: {text} stays as it is; what is filled in is {place}"
+        meant = dict(misspelt(template, earlier))
+        for text, place in meant.items():
+            has_none = chain.input is None and place == _INPUT
+            why = ": no input is given" if has_none else f"; what is filled in is {place}"
+            yield f"{at}: {text} stays as it is{why}"
         for place in unknown_steps(template, earlier):
-            yield f"{at}: {place} names no earlier step, and stays as it is"
-        if chain.input is None and "{{input}}" in template:
-            yield f"{at}: {{{{input}}}} stays as it is: no input is given"
+            if place not in meant:
+                yield f"{at}: {place} names no earlier step, and stays as it is"
+        if chain.input is None and _INPUT in template:
+            yield f"{at}: {_INPUT} stays as it is: no input is given"
         earlier.add(part.name)

@@ -34,12 +34,13 @@ def unknown_steps(template: str, earlier: Set[str]) -> Iterator[str]:
 
 
 def misspelt(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
-    """Give what is no place for its blanks or capitals, and the place that it looks like.
+    """Give what is not filled in for its blanks or capitals, and the place that it looks like.
 
     `{{ steps.NAME }}` is meant for an earlier step only: others write the like, such as workflows of GitHub.
     """
     for found in _ALIKE.finditer(template):
-        if _PLACE.fullmatch(found[0]):
+        place = _PLACE.fullmatch(found[0])
+        if place and (place["word"] or place["step"] in earlier):
             continue
         step = (found["step"] or "").strip()
         meant = f"{{{{steps.{step}}}}}" if step else f"{{{{{(found['word'] or '').lower()}}}}}"

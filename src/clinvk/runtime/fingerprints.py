@@ -52,6 +52,7 @@ def _files(path: str) -> Collection[str]:
     entries = _entries(folder)
     if ending.startswith("/"):
         return sorted(file for entry in entries if os.access(file := entry.path + ending, os.F_OK))
+    # Not `entry.is_dir()`: it raises for a link that leads round in a circle.
     folders = [entry.path for entry in entries if not entry.name.endswith(ending) and os.path.isdir(entry)]
     entries += islice(chain.from_iterable(map(_entries, sorted(folders))), _MOST - len(entries))
     return sorted(entry.path for entry in entries if entry.name.endswith(ending))

@@ -190,7 +190,7 @@ class Worker:
         return self.channel.capacity == 1 and any(seat.waiting_bytes > _REST_BYTES for seat in self.seats.values())
 
     def _deliver(self, line: bytes, told: Callable[[], Iterable[Delivery]]) -> None:
-        concerned = {*self.seats.values()} if self.channel.capacity == 1 else set[PooledSeat]()
+        concerned = dict.fromkeys(self.seats.values() if self.channel.capacity == 1 else ())
         for seat in concerned:
             seat.put(line)
         try:
@@ -198,9 +198,9 @@ class Worker:
                 if isinstance(delivery, bytes):
                     self.process.write(delivery, close=False)
                 elif seat := self.seats.get(delivery[0]):
+                    concerned[seat] = None
                     seat.put(line, delivery[1])
                     self._note(seat, delivery[1])
-                    concerned.add(seat)
         except NotSpoken as exc:
             for seat in self.seats.values():
                 seat.refuse(str(exc))

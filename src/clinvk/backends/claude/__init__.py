@@ -59,6 +59,7 @@ class Claude:
     models: tuple[str, ...] = ("sonnet", "opus", "haiku")
     aliases: Mapping[str, str | None] = ALIASES
     capabilities = Capabilities()
+    holds_system = False
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 

@@ -206,7 +206,7 @@ def _user_switched_hooks_off(host: Host) -> bool:
     """Say whether the user's `disableAllHooks` would switch off the guard against worktrees too."""
     own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
     data = host.read(f"{own}/settings.json") or b""
-    settings = parsed(_SETTINGS, data.decode(errors="replace").encode()) or {}
+    settings = parsed(_SETTINGS, data.decode("utf-8-sig", errors="replace").encode()) or {}
     return settings.get("disableAllHooks") is True
 
 

@@ -87,6 +87,7 @@ class Codex:
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
+    holds_system = True
     safe_flags = extra.SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 

@@ -90,6 +90,7 @@ class Gemini:
     )
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities()
+    holds_system = True
     safe_flags = SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 

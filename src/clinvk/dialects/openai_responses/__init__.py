@@ -152,4 +152,4 @@ def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> 
         raise PreviousNotFound(f"Previous response with id {asked.previous_response_id!r} not found.", field)
     instructions = asked.instructions or ""
     said = replace(told, system=told.system[1:]) if instructions else told
-    return Previous(run_id, field, said, instructions)
+    return Previous(run_id, field, said, kept.system, instructions)

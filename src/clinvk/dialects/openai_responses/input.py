@@ -1,7 +1,7 @@
 """The input of a response → a conversation: https://platform.openai.com/docs/api-reference/responses/create.
 
 An item that is neither message nor call nor outcome says nothing to an agent and is passed over: the thinking of
-earlier turns, which comes back encrypted, references to items, and whatever clients will send next month.
+earlier turns, which comes back encrypted, and whatever clients will send next month.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -77,7 +77,7 @@ def of(run: RunRecord) -> Kept | None:
 
 
 def system(run: RunRecord) -> str:
-    """Give what the system said in the input of a run's response, or before; its instructions were for it alone."""
+    """Give what the system said to a run as it was told; the instructions of its response were for it alone."""
     kept = of(run)
     if kept is None:
         return ""

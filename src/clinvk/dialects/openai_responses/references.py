@@ -4,11 +4,11 @@ Vercel's AI SDK names all that was stored, where it is not told otherwise.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 
-from clinvk.dialects.openai_responses.answer import Item
+from clinvk.dialects import strict
 from clinvk.errors import InvalidRequest
 
 _KIND = "item_reference"
@@ -35,35 +35,48 @@ _inputs = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 
-def named(body: bytes) -> tuple[str, ...]:
-    """Give the ids of the runs whose answers the input of a body names, in the order in which it does.
+def named(body: bytes) -> Mapping[str, Set[str]]:
+    """Give the ids of the answers that the input of a body names, by the runs that gave these, in their order in it.
 
-    What is wrong with a body is not told here: none are named in one that cannot be read.
+    What is wrong with the rest of a body is not told here: none are named in one that cannot be read.
+
+    Raises:
+        InvalidRequest: one is named twice; names its place.
     """
     if _KIND.encode() not in body:
-        return ()
+        return {}
     try:
         items = _bodies.decode(body).input
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ()
-    return tuple(dict.fromkeys(answer["run"] for item in items if (answer := item.answer)))
+        return {}
+    names: dict[str, set[str]] = {}
+    for index, item in enumerate(items):
+        if answer := item.answer:
+            ids = names.setdefault(answer["run"], set())
+            if answer[0] in ids:
+                raise InvalidRequest(f"{_place(index)}: item {answer[0]!r} is named twice", _place(index))
+            ids.add(answer[0])
+    return names
 
 
-def spelled_out(body: bytes, found: Mapping[str, Item]) -> bytes:
+def spelled_out(body: bytes, found: Mapping[str, bytes]) -> bytes:
     """Give a body that names some with the items themselves, which `found` has by their ids.
 
     Raises:
         InvalidRequest: one is not there; names its place.
     """
-    fields = _fields.decode(body)
-    items: list[Item | msgspec.Raw] = []
+    fields = strict.decode(body, _fields)
+    items: list[msgspec.Raw] = []
     for index, (raw, item) in enumerate(zip(_inputs.decode(fields["input"]), _bodies.decode(body).input, strict=True)):
         if not (answer := item.answer):
             items.append(raw)
         elif (there := found.get(answer[0])) is not None:
-            items.append(there)
+            items.append(msgspec.Raw(there))
         else:
-            place = f"input[{index}].id"
             why = "its response is not complete, not stored, or deleted; send it whole"
-            raise InvalidRequest(f"{place}: item {answer[0]!r} not found: {why}", place)
+            raise InvalidRequest(f"{_place(index)}: item {answer[0]!r} not found: {why}", _place(index))
     return _encode({**fields, "input": items})
+
+
+def _place(index: int) -> str:
+    return f"input[{index}].id"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +13,7 @@ from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import GitFailed
 from clinvk.runtime.worktrees.look import Look
 from clinvk.runtime.worktrees.trees import Trees, taken
+from clinvk.runtime.worktrees.whole import whole
 from clinvk.runtime.worktrees.words import Listed, State
 
 _LOOKS_AT_ONCE = 4
@@ -35,10 +37,10 @@ async def listed(trees: Trees, common: str | None) -> Sequence[Listed]:
 async def shown(trees: Trees, own: str) -> tuple[Listed | None, BinaryIO | None]:
     """Give one, with its patch as a file that nobody else has; the caller closes it.
 
-    As in a list, None stands for one that nobody could want. There is no patch where there can be none: that it is in
-    use, or what its `problem` is, says why.
+    As in a list, None stands for one that nobody could want.
     """
     patches: list[BinaryIO] = []
+    held = ExitStack()
 
     async def take(look: Look) -> None:
         try:
@@ -46,13 +48,14 @@ async def shown(trees: Trees, own: str) -> tuple[Listed | None, BinaryIO | None]
         except GitFailed as exc:  # a file of several GB, for one, is too much for git
             look.warnings = (*look.warnings, f"there is no diff: {exc.message}")
         else:
-            patches.append(await asyncio.to_thread(_opened, look.patch))
+            opening = asyncio.to_thread(lambda: patches.append(held.enter_context(_opened(look.patch))))
+            await whole(opening, "opening a patch")
 
-    listed = await _listed(trees, own, None, take)
-    if listed is None:
-        for patch in patches:
-            patch.close()
-        return None, None
+    with held:
+        listed = await _listed(trees, own, None, take)
+        if listed is None:
+            return None, None
+        held.pop_all()
     return listed, patches[0] if patches else None
 
 
@@ -83,14 +86,16 @@ async def _seen(trees: Trees, place: Place, take: _Take | None = None) -> Listed
     is_there = await asyncio.to_thread(place.root.is_dir)
     try:
         async with trees.look(place) as look:
+            files, is_changed = look.files, look.is_changed
             if take:
                 await take(look)
-            files, problem, is_changed = look.files, "; ".join(look.warnings), look.is_changed
+            problem = "; ".join(look.warnings)
     except ClinvkError as exc:
         return _item(place, "broken", problem=exc.message) if is_there else None
     if is_changed:
         return _item(place, "changed", files, problem)
-    return _item(place, "unchanged") if await asyncio.to_thread(trees.folders.is_kept, place.id) else None
+    is_kept = await asyncio.to_thread(trees.folders.is_kept, place.id)
+    return _item(place, "unchanged", problem=problem) if is_kept else None
 
 
 async def _swept(trees: Trees, place: Place) -> Listed | None:
