@@ -48,7 +48,7 @@ def test_each_writes_a_change_of_its_own_and_the_diffs_come_back_and_can_be_appl
 
     applied, *others = [result.branch for result in outcome.results]
     shown = clinvk(machine, "worktrees", "show", applied).stdout
-    assert f"\nrun          {outcome.results[0].run_id} (finished)\nagent        claude " in shown
+    assert f"\nrun          {outcome.results[0].run_id} (finished)\nbackend      claude " in shown
     assert shown.endswith(str(outcome.results[0].diff))
     assert clinvk(machine, "worktrees", "apply", applied).returncode == 0
     assert repository.files() == {"shared.txt": b"by claude\n", "claude.txt": b"by claude\n"}
