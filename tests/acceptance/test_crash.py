@@ -220,7 +220,7 @@ async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
 
 
 def _is_interrupted(client: httpx.Client, run_id: str) -> bool:
-    """Whether a server knows that the clinvk of a run is dead; no request waits until it has looked."""
+    """Whether a server knows that the clinvk of a run is dead. What that had begun to start may have its lock."""
     return client.get(f"/api/v1/runs/{run_id}").json()["state"] == "interrupted"
 
 

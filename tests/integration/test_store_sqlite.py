@@ -11,13 +11,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from clinvk.errors import SessionBusy, SessionNotFound, StoreUnavailable
 from clinvk.events import RunFailed, TextDelta
-from clinvk.store import RunQuery, SessionQuery, lists
+from clinvk.store import RunQuery, SessionQuery, lists, turns
 from clinvk.store.database import MIGRATIONS, Database
 from clinvk.store.readers import THREADS as READERS
 from clinvk.store.readers import Readers
@@ -454,6 +455,28 @@ async def test_what_a_dead_process_left_is_interrupted_and_can_go_on(home: Path)
         ]
         assert (await turn(store, left)).state == "finished"
     assert list((home / "owners").iterdir()) == []
+
+
+async def test_who_reads_while_a_store_is_being_opened_sees_nobody_dead_at_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run_id = await left_behind(home)
+    recovering, may_go_on, recover = threading.Event(), threading.Event(), turns.recover
+
+    def late(*given: Any) -> int:
+        recovering.set()
+        may_go_on.wait(60)
+        return recover(*given)
+
+    monkeypatch.setattr(turns, "recover", late)
+    async with SqliteStore(home) as store, asyncio.TaskGroup() as group:
+        first = group.create_task(store.count())
+        await until(recovering.is_set)
+        second = group.create_task(store.run(run_id))
+        await asyncio.sleep(0.2)
+        may_go_on.set()
+        assert await first == 1
+        assert (await second).state == "interrupted"
 
 
 async def test_a_store_that_is_open_already_lets_go_of_a_dead_ones_claims(home: Path) -> None:

@@ -256,12 +256,13 @@ class Writer:
         if self._connection and self._identity != self._database.identity():
             self._disconnect()
         if self._connection is None:
-            self._connection, self._identity = self._database.connect(), self._database.identity()
+            connection, identity = self._database.connect(), self._database.identity()
             try:
-                self._opened(self._connection)
+                self._opened(connection)
             except BaseException:
-                self._disconnect()
+                connection.close()
                 raise
+            self._connection, self._identity = connection, identity  # not before: others read what it is to change
         return self._connection
 
     def _leave(self) -> None:
