@@ -7,6 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.events import StopReason, Usage
+from clinvk.request import PartOf
 
 RunKind = Literal["prompt", "parallel", "chain", "compare"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
@@ -56,6 +57,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> RunKind:
         """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
+
+    @property
+    def part(self) -> PartOf | None:
+        """Its place in the orchestration that it is a part of."""
+        return msgspec.convert(self.request.get("part"), PartOf | None)
 
 
 def options_as_kept(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:

@@ -363,9 +363,13 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--tag", metavar="TAG", help="only those with this tag")
     own.add_argument("--search", metavar="TEXT", help="only those with this text in title or first prompt")
-    own.add_argument("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
-    own.add_argument("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
-    _add_json(own.add_argument)
+    _add_newest(own.add_argument)
+
+
+def _add_newest(add: Callable[..., object]) -> None:
+    add("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
+    add("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
+    _add_json(add)
 
 
 def add_delete(parser: argparse.ArgumentParser) -> None:
@@ -402,9 +406,7 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("flags")
     own.add_argument("--state", type=OneOf(RUN_STATES), metavar="STATE", help=f"only {', '.join(RUN_STATES)}")
     own.add_argument("--parts", action="store_true", help="those too that are a part of parallel, chain, compare")
-    own.add_argument("--here", action="store_true", help="only those of this directory (--workdir: of that one)")
-    own.add_argument("--limit", "-n", type=_whole(), metavar="N", help="at most N, the newest (default: 20; 0: all)")
-    _add_json(own.add_argument)
+    _add_newest(own.add_argument)
 
 
 def add_worktrees(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence, Sized
 
-import msgspec
-
 from clinvk.cli.output import without_sequences
 from clinvk.cli.sessions_text import directory, short_ids, tokens, took
 from clinvk.cli.table import Column, Style, one_line, table
@@ -75,7 +73,6 @@ def about(run: RunRecord) -> str:
 
 def details(run: RunRecord, now: float, home: str | None) -> list[str]:
     """Give all that is kept of a run but what was said and its parts, a line for each."""
-    part = _place(run)
     usage = run.usage or Usage()
     lines = {
         "id": run.id,
@@ -88,7 +85,7 @@ def details(run: RunRecord, now: float, home: str | None) -> list[str]:
         "stop reason": run.stop_reason if run.stop_reason not in (None, "end_turn") else "",
         "session": run.session_id or "",
         "part of": run.parent_id or "",
-        "name": part.name if part else "",
+        "name": run.part.name if run.part else "",
         "directory": directory(run.workdir, home),
         "created": f"{at_length(run.created_at)} ({ago(run.created_at, now)})",
         "took": took(run),
@@ -104,7 +101,7 @@ def parts(
 ) -> list[str]:
     """Give a table of the parts of a run, in their order; steps are counted from 1."""
     number, first = ("STEP", 1) if whole.kind == "chain" else ("INDEX", 0)
-    placed = sorted(((_place(run) or PartOf("", 0), run) for run in runs), key=lambda own: _order(*own))
+    placed = sorted(((run.part or PartOf("", 0), run) for run in runs), key=lambda own: _order(*own))
     rows = [
         (
             str(place.index + first),
@@ -135,10 +132,6 @@ def _named(place: PartOf, run: RunRecord) -> str:
 
 def _order(place: PartOf, run: RunRecord) -> tuple[int, float]:
     return place.index, run.created_at
-
-
-def _place(run: RunRecord) -> PartOf | None:
-    return msgspec.convert(run.request.get("part"), PartOf | None)
 
 
 def _backend(run: RunRecord) -> str:

@@ -1,8 +1,9 @@
 """The store of this machine as the command line uses it, and what it says of ids that name no session or run."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from clinvk.cli.notes import Notes
 from clinvk.cli.settings import directory
@@ -17,6 +18,8 @@ ALL = 2**31 - 1
 """A limit that nothing reaches."""
 
 _DAMAGED_TOLD = 20
+
+_T = TypeVar("_T")
 
 
 @asynccontextmanager
@@ -55,12 +58,7 @@ async def found(store: SessionStore, reference: str) -> Session:
         SessionNotFound: there is none, or the word cannot be an id.
         AmbiguousId: there are several; lists them.
     """
-    try:
-        return await store.session(reference)
-    except SessionNotFound as exc:
-        raise SessionNotFound(f"{exc.message}; clinvk sessions list shows them") from exc
-    except AmbiguousId as exc:
-        raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
+    return await _named(store.session(reference), "sessions")
 
 
 async def found_run(store: SessionStore, reference: str) -> RunRecord:
@@ -70,10 +68,15 @@ async def found_run(store: SessionStore, reference: str) -> RunRecord:
         RunNotFound: there is none, or the word cannot be an id.
         AmbiguousId: there are several; lists them.
     """
+    return await _named(store.run(reference), "runs")
+
+
+async def _named(wanted: Awaitable[_T], group: str) -> _T:
+    """Give what was looked for; where it cannot be told, say what helps in this group of commands."""
     try:
-        return await store.run(reference)
-    except RunNotFound as exc:
-        raise RunNotFound(f"{exc.message}; clinvk runs list shows them") from exc
+        return await wanted
+    except (SessionNotFound, RunNotFound) as exc:
+        raise type(exc)(f"{exc.message}; clinvk {group} list shows them") from exc
     except AmbiguousId as exc:
         raise AmbiguousId(f"{exc.message}; give more digits", exc.candidates) from exc
 

@@ -11,7 +11,6 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import strict
 from clinvk.events import StopReason, Usage
 from clinvk.record import RunKind, RunRecord, RunState
-from clinvk.request import PartOf
 from clinvk.session import MAX_TAG_CHARS, MAX_TAGS, MAX_TITLE_CHARS, Session, SessionStatus, as_tag, as_title
 
 LISTED_CHARS = 1000
@@ -220,7 +219,7 @@ def session_item(session: Session) -> SessionView:
 
 def run_item(run: RunRecord) -> RunItem:
     """Show a run in a list."""
-    part = msgspec.convert(run.request.get("part"), PartOf | None)
+    part = run.part
     return RunItem(
         id=run.id,
         state=run.state,

@@ -26,10 +26,6 @@ class _Kept(msgspec.Struct):
     resumed: str = ""
 
 
-class _Place(msgspec.Struct):
-    part: PartOf | None = None
-
-
 async def resumed(store: SessionStore, reference: str) -> Chain:
     """Give the chain that goes on from another one, as it was asked.
 
@@ -78,7 +74,7 @@ async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[Part
     found: dict[int, tuple[PartOf, RunRecord]] = {}
     while True:
         async for run in _below(store, record.id):
-            if place := msgspec.convert(run.request, _Place).part:
+            if place := run.part:
                 found.setdefault(place.index, (place, run))
         before = msgspec.convert(record.request, _Kept).resumed
         if not before:
