@@ -182,6 +182,7 @@ def test_a_name_that_leads_nowhere_is_warned_of(clinvk: Clinvk) -> None:
 def test_a_dry_run_shows_the_commands_of_all_steps(clinvk: Clinvk) -> None:
     done = clinvk.run("chain", "--dry-run", "-f", "steps.yaml")
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("# Would execute:\n── ")
     assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
     assert clinvk.agent.calls() == []
 

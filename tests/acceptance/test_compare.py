@@ -236,6 +236,7 @@ def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
     done = clinvk.run("compare", "--all-backends", "--dry-run", "ask")
     assert (done.returncode, done.stderr) == (0, "")
     assert clinvk.run("compare", "--all-backends", "--dry-run", "--diff", "ask").stdout == done.stdout
+    assert done.stdout.startswith("# Would execute:\n── ")
     assert done.stdout.count(f"cd {clinvk.folder} && ") == 3
     assert clinvk.agent.calls() == []
 

@@ -128,6 +128,7 @@ def test_a_dry_run_shows_each_command_and_starts_none(clinvk: Clinvk) -> None:
     body = {"tasks": TWO, "output_dir": "out"}
     done = clinvk.run("parallel", "--dry-run", stdin=json.dumps(body).encode())
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("# Would execute:\n── ")
     shown = [line for line in done.stdout.splitlines() if line.startswith(f"cd {clinvk.folder} && ")]
     assert len(shown) == 2
     assert " claude -p " in shown[0]

@@ -237,6 +237,7 @@ def test_a_directory_that_is_none_is_refused(clinvk: Clinvk, path: str) -> None:
 def test_dry_run_shows_the_command_and_starts_nothing_even_where_the_cli_is_missing(clinvk: Clinvk) -> None:
     done = clinvk.run("--dry-run", "-m", "opus", "hello", "-w", str(clinvk.folder), env={"PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"# Would execute:\ncd {clinvk.folder} && ")
     assert "claude" in done.stdout
     assert "opus" in done.stdout
     assert "# prompt: 5 bytes on stdin" in done.stdout

@@ -350,7 +350,7 @@ class TestInteractive:
     def test_a_dry_run_shows_its_command(self, clinvk: Clinvk) -> None:
         begun(clinvk)
         done = clinvk.run("resume", "--last", "-i", "--dry-run")
-        assert done.stdout == f"cd {clinvk.folder} && claude --resume={FIRST}\n"
+        assert done.stdout == f"# Would execute:\ncd {clinvk.folder} && claude --resume={FIRST}\n"
 
     def test_it_is_refused_without_a_terminal_with_a_prompt_and_with_its_flags(self, clinvk: Clinvk) -> None:
         begun(clinvk)

@@ -126,6 +126,7 @@ async def test_a_dry_run_shows_the_command_and_runs_nothing(scripted: Scripted) 
     assert (response.status_code, told["exit_code"], told["session_id"]) == (200, 0, None)
     assert "claude -p" in told["output"]
     assert "opus" in told["output"]
+    assert "Would execute" not in told["output"]
     assert [event["type"] for event in lines_of(streamed.text)] == ["init", "message", "done"]
     assert scripted.calls() == []
 

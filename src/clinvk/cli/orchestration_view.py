@@ -9,7 +9,7 @@ from clinvk.cli import orchestrated_text as text
 from clinvk.cli.flags import CompareFlags, TogetherFlags
 from clinvk.cli.notes import Notes
 from clinvk.cli.orchestrated import outcome
-from clinvk.cli.output import columns, has_colors, shown, tell, tell_json
+from clinvk.cli.output import WOULD_EXECUTE, columns, has_colors, shown, tell, tell_json
 from clinvk.cli.patch_text import readable
 from clinvk.cli.progress import Lines, Silence, Teller, label, status
 from clinvk.cli.table import colored
@@ -92,7 +92,7 @@ class View(NamedTuple):
     def _answers(self, summary: Summary, most: int | None) -> list[str]:
         """Give what agents answered, or in a dry run their commands; `most` is the width of the terminal."""
         shows_commands = is_dry_run(summary.plan)
-        lines: list[str] = []
+        lines = [WOULD_EXECUTE] if shows_commands else []
         if self.has_answers or shows_commands:
             is_wide = most is not None and isinstance(summary.plan, Compare) and not shows_commands
             beside = text.side_by_side(summary, most) if is_wide and most else []

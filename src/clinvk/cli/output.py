@@ -11,6 +11,9 @@ from clinvk.errors import ClinvkError
 
 STDERR = 2
 
+WOULD_EXECUTE = "# Would execute:"
+"""The first line of a dry run. Scripts look for it; as a comment it leaves the rest a command for a shell."""
+
 _STEERING = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
     r"\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"

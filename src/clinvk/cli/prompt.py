@@ -14,6 +14,7 @@ from clinvk.cli.attached import Attached, attached
 from clinvk.cli.flags import PromptFlags, RunFlags
 from clinvk.cli.nearest import Circumstances, NearestRuns
 from clinvk.cli.notes import Notes
+from clinvk.cli.output import WOULD_EXECUTE
 from clinvk.cli.sessions_store import has_directory, opened, real_directory
 from clinvk.cli.settings import directory, settings_of
 from clinvk.cli.showing import Showing
@@ -219,7 +220,7 @@ async def _describe(request: RunRequest, note: str, store: SessionStore, asked: 
     if note:
         asked.notes.say(note)
     try:
-        await Stdout(1).write(f"{describe(launch, len(request.prompt.encode()))}\n".encode())
+        await Stdout(1).write(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}\n".encode())
     except ReaderGone:
         return exits.CANCELLED
     return 0

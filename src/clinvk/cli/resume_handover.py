@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from clinvk.cli.flags import ResumeFlags
 from clinvk.cli.nearest import freeing
-from clinvk.cli.output import tell
+from clinvk.cli.output import WOULD_EXECUTE, tell
 from clinvk.cli.sessions_store import opened
 from clinvk.config import Settings, complete
 from clinvk.config.loading import home, may_lie_in_worktree
@@ -67,7 +67,8 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
     opens = asyncio.run(handover(request, session, settings, environ))
     if settings.unified_flags.dry_run:
         command = shlex.join(opens.argv)
-        tell(f"cd {shlex.quote(opens.cwd)} && {command}" if opens.cwd else command)
+        where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""
+        tell(f"{WOULD_EXECUTE}\n{where}{command}")
         return 0
     if not (os.isatty(0) and os.isatty(1)):
         raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
