@@ -1,8 +1,10 @@
 """Ending kept processes where what should end them fails."""
 
 import asyncio
+import gc
 import os
 import signal
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Host
 from clinvk.request import RunRequest
 from clinvk.runtime import marks
+from clinvk.runtime import worker as worker_module
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.stock import Stock
@@ -31,17 +34,39 @@ class Hanging(Spawner):
         raise TimeoutError("it took too long")
 
 
-@asynccontextmanager
-async def ready(backend: Lasting) -> AsyncGenerator[tuple[Stock, Worker]]:
-    """A stock with a process that is ready."""
+async def opened(stock: Stock, backend: Lasting) -> Worker:
+    """Start a process and wait until it is ready."""
     host = Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
+    profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
+    worker = stock.open(profile, launch)
+    await until(lambda: worker.is_ready)
+    return worker
+
+
+@asynccontextmanager
+async def ready(backend: Lasting) -> AsyncGenerator[tuple[Stock, Worker]]:
+    """A stock with a process that is ready."""
     async with Stock(Spawner(marks.choose()), lambda: None) as stock:
-        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
-        worker = stock.open(profile, launch)
-        await until(lambda: worker.is_ready)
-        yield stock, worker
+        yield stock, await opened(stock, backend)
+
+
+@pytest.mark.parametrize("patient", [False, True])
+async def test_an_ended_worker_is_released_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    for timer in ("LINGER_S", "DRAIN_S"):
+        monkeypatch.setattr(worker_module, timer, 600.0)
+
+    async def end_one(stock: Stock) -> "weakref.ref[Worker]":
+        worker = await opened(stock, Lasting(tmp_path))
+        await stock.ended(worker, patient=patient)
+        return weakref.ref(worker)
+
+    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+        ended = await end_one(stock)
+        await until(lambda: gc.collect() >= 0 and ended() is None)
 
 
 async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp_path: Path) -> None:

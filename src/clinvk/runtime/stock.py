@@ -142,7 +142,7 @@ class Stock:
                 process.write(b"", close=True)
                 await _exit(process)
         finally:
-            worker.is_gone = True
+            worker.close()
             try:
                 await self._spawner.sweep(process)
                 await finished(_exit(process))  # the loop that learns of it may end next

@@ -81,7 +81,7 @@ class Worker:
         self.heard_at = self.pinged_at = self._loop.time()
         self._changed = changed
         self._process: Process | None = None
-        self._is_closed = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def process(self) -> Process:
@@ -160,15 +160,18 @@ class Worker:
             self._hear(line)
         if process.too_long:
             self.fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
-        if process.exit_code is not None:
-            if process.at_eof:
-                self._exited()
-            else:
-                self._loop.call_later(DRAIN_S, self._exited)
-        elif process.at_eof and not self._is_closed:
-            self._is_closed = True
-            self._loop.call_later(LINGER_S, self._stays)
+        if process.exit_code is not None and process.at_eof:
+            self._exited()
+        elif process.exit_code is not None:
+            self._call_once(DRAIN_S, self._exited)
+        elif process.at_eof:
+            self._call_once(LINGER_S, self._stays)
         self._changed()
+
+    def _call_once(self, delay_s: float, look: Callable[[], None]) -> None:
+        """Call `look` once, `delay_s` from now, unless the process is closed before or a timer is already set."""
+        if not (self._timer or self.is_gone):
+            self._timer = self._loop.call_later(delay_s, look)
 
     def _hear(self, line: bytes) -> None:
         """Take a line, unless the process was given up at one before it."""
@@ -243,9 +246,15 @@ class Worker:
         if self.process.exit_code is None and not self.is_gone:
             self.fail("the agent closed its output but did not exit")
 
+    def close(self) -> None:
+        """Mark the process as gone, and cancel the timer that would keep this object in memory."""
+        self.is_gone = True
+        if self._timer:
+            self._timer.cancel()
+
     def fail(self, why: str) -> None:
         """Give the process up, and all runs in it."""
-        self.is_gone = True
+        self.close()
         self.trouble = why
         self.retire()
         for seat in self.seats.values():
