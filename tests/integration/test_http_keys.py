@@ -29,6 +29,7 @@ from clinvk.record import UsageOfDay
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
 from clinvk.session import Session
+from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
 from polling import until, until_told
 from records import AT, turn
@@ -260,6 +261,45 @@ async def test_a_key_does_not_go_on_with_a_session_of_elsewhere(scripted: Script
             refused = await asked(served, key, session_id=f"{number}" * 32)
             assert (refused.status_code, refused.json()["code"]) == (403, "directory_not_allowed")
     assert scripted.calls() == []
+
+
+async def test_a_key_changes_only_sessions_that_it_may_continue(scripted: Scripted, tmp_path: Path) -> None:
+    """A key that is limited to an agent and a directory forks, edits and deletes no session of another."""
+    mine, store = tmp_path / "mine", MemoryStore()
+    mine.mkdir()
+    other_agent, elsewhere, own = ("1" * 32, "2" * 32, "3" * 32)
+    for session_id, backend, place in (
+        (other_agent, "codex", mine),
+        (elsewhere, "claude", tmp_path),
+        (own, "claude", mine),
+    ):
+        await store.create(
+            Session(
+                id=session_id,
+                backend=backend,
+                created_at=AT,
+                last_used=AT,
+                working_dir=str(place),
+                initial_prompt="p",
+                backend_session_id="h",
+            )
+        )
+    key, keys = await made(scripted, Limits(backends=("claude",), workdirs=(str(mine),)))
+    async with serving(scripted.env, store=store, keys=keys) as served:
+
+        async def answers(session_id: str) -> list[tuple[int, str]]:
+            path, headers = f"/api/v1/sessions/{session_id}", {"x-api-key": key}
+            told = [
+                await served.client.post(f"{path}/fork", headers=headers),
+                await served.client.patch(path, json={"title": "t"}, headers=headers),
+                await served.client.delete(path, headers=headers),
+            ]
+            return [(answer.status_code, answer.json().get("code", "")) for answer in told]
+
+        assert await answers(other_agent) == [(403, "backend_not_allowed")] * 3
+        assert await answers(elsewhere) == [(403, "directory_not_allowed")] * 3
+        assert await answers(own) == [(201, ""), (200, ""), (200, "")]
+    assert {session.title for session in (await store.sessions(SessionQuery())).items} == {""}
 
 
 @pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])

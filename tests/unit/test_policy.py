@@ -61,9 +61,14 @@ NEVER = [
     *("/home/ben/.aws", f"{HOME}/.gnupg", f"{HOME}/.kube/x", "/tmp/copy/.ssh", "/srv/ben/.docker"),
     *(f"{HOME}/.config/gcloud", f"{HOME}/.config/gh/x", f"{HOME}/.local/share/keyrings", f"{HOME}/Library/Keychains"),
     *(f"{HOME}/.clinvk", f"{HOME}/.clinvk/x", f"{HOME}/.claude", f"{HOME}/.claude/projects", f"{HOME}/.Claude/x"),
+    *(f"{HOME}/.config", f"{HOME}/.local", f"{HOME}/.local/share", f"{HOME}/.local/bin", f"{HOME}/.Config"),
+    *(f"{HOME}/.config/{name}" for name in ("github-copilot", "sops/age", "fish", "git", "zsh", "environment.d")),
+    *(f"{HOME}/{name}" for name in (".1password", ".cargo/bin", ".terraform.d", ".vscode-server")),
+    f"{HOME}/.local/share/dbus-1",
     *("/usr/lib/service/x", "/var/log/nginx", "/run/user/1000"),
 ]
 FINE = [
+    *(f"{HOME}/.local/binx", "/srv/.configs"),
     *("/srv", "/srv/etc", "/home/ana", "/home/ana/project", "/opt/app", "/work", "/mnt/disk", "/var/www/site"),
     *("/tmp", "/tmp/x", "/var/tmp/x", "/run/user/1000/tmp/x", "/usr/src/app", "/run/media/ana/disk", "/etcetera"),
     *(f"{HOME}/.clinvk/workspace", f"{HOME}/.clinvk/workspace/x", "/usr/lib/service", "/home/ana/project/.claude/x"),

@@ -66,7 +66,7 @@ def create_app(
     stopping = asyncio.Event()
     docs = Docs()
     status = Status(runs, store, inventory, grants, doors.warning)
-    sessions = Sessions(store, settings.server, registry)
+    sessions = Sessions(store, settings.server, grants, registry)
     records = RunRecords(runs, store, orchestrations, registry)
     viewers = Viewers(runs, store, settings.server, stopping, lambda run_id: bool(orchestrations().live(run_id)))
     models = Models(inventory, grants, registry)

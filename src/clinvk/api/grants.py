@@ -17,6 +17,7 @@ from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy, BudgetSpent, D
 from clinvk.errors import StoreUnavailable
 from clinvk.policy import Directories
 from clinvk.request import RunRequest
+from clinvk.session import Session
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -74,13 +75,7 @@ class Grants:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        if not _has_backend(limits, request.backend):
-            raise BackendNotAllowed(
-                f"backend {request.backend!r} is not one that this API key may run; it may run "
-                f"{', '.join(limits.backends)}",
-                "backend",
-            )
-        _judge_directories(request, limits)
+        _judge_place(request, limits)
         spent = self._spent.get(key.name)
         if spent is None or spent.day != today():
             return
@@ -88,6 +83,16 @@ class Grants:
             raise _all_spent(f"{limits.tokens_per_day} tokens")
         if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
             raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+
+    def check_session(self, session: Session, key_name: str) -> None:
+        """Refuse to change or fork a session that a key may not continue.
+
+        Raises:
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `judge`.
+        """
+        if key_name:
+            request = RunRequest(prompt="", backend=session.backend, workdir=session.working_dir or None)
+            _judge_place(request, self._key(key_name).limits)
 
     def has_backend(self, key_name: str, backend: str) -> bool:
         """Say whether requests with a key may run a backend.
@@ -149,6 +154,17 @@ def today() -> str:
 
 def _has_backend(limits: Limits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
+
+
+def _judge_place(request: RunRequest, limits: Limits) -> None:
+    """Judge the agent of a request and its directories."""
+    if not _has_backend(limits, request.backend):
+        raise BackendNotAllowed(
+            f"backend {request.backend!r} is not one that this API key may run; it may run "
+            f"{', '.join(limits.backends)}",
+            "backend",
+        )
+    _judge_directories(request, limits)
 
 
 def _judge_directories(request: RunRequest, limits: Limits) -> None:

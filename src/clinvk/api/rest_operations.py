@@ -66,6 +66,7 @@ from clinvk.errors import (
 )
 
 _SESSION: Kinds = (SessionNotFound, AmbiguousId, *STORED)
+_CHANGED: Kinds = (*_SESSION, DirectoryNotAllowed, BackendNotAllowed)
 _RUN: Kinds = (RunNotFound, AmbiguousId, *STORED)
 _BODY: Kinds = (BodyTooSlow, BodyTooLarge, WrongMediaType)
 _PROMPT: Kinds = (
@@ -242,7 +243,7 @@ def _sessions() -> dict[str, Json]:
                 tag,
                 "Give a session a title and tags",
                 {"200": shown},
-                (*_SESSION, *_BODY),
+                (*_CHANGED, *_BODY),
                 parameters=[session],
                 requestBody=body(SessionPatch, described, required=True),
             ),
@@ -251,7 +252,7 @@ def _sessions() -> dict[str, Json]:
                 tag,
                 "Delete a session with its runs",
                 {"200": answer("It is gone.", Deleted)},
-                (*_SESSION, SessionBusy),
+                (*_CHANGED, SessionBusy),
                 parameters=[session],
             ),
         },
@@ -271,7 +272,7 @@ def _sessions() -> dict[str, Json]:
                 tag,
                 "Begin a session that goes on from another",
                 {"201": located(answer("The new session; the other one stays as it is.", SessionView))},
-                (*_SESSION, ForeignOrigin, NotResumable, BackendUnavailable, Unsupported),
+                (*_CHANGED, ForeignOrigin, NotResumable, BackendUnavailable, Unsupported),
                 parameters=[session],
             )
         },

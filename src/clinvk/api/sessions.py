@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from clinvk import backends
+from clinvk.api.grants import Grants
 from clinvk.api.hosts import refuse_foreign
 from clinvk.api.reply import document, read_json
 from clinvk.backends.base import Backend
@@ -14,6 +15,7 @@ from clinvk.config import ServerSettings
 from clinvk.dialects import records, strict
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import sessions
+from clinvk.session import Session
 from clinvk.store import RunQuery, SessionQuery, SessionStore
 
 PATH = "/api/v1/sessions"
@@ -23,9 +25,14 @@ class Sessions:
     """The endpoints below `/api/v1/sessions`. Where a path has an id, a unique prefix of it will do."""
 
     def __init__(
-        self, store: SessionStore, settings: ServerSettings, registry: Mapping[str, Backend] = backends.BACKENDS
+        self,
+        store: SessionStore,
+        settings: ServerSettings,
+        grants: Grants,
+        registry: Mapping[str, Backend] = backends.BACKENDS,
     ) -> None:
         self._store = store
+        self._grants = grants
         self._settings = settings
         self._registry = registry
 
@@ -61,8 +68,8 @@ class Sessions:
     async def fork(self, request: Request) -> Response:
         """Answer `POST /api/v1/sessions/{id}/fork`."""
         refuse_foreign(request.scope)
-        session_id = os.urandom(16).hex()
-        session = await sessions.fork(self._store, request.path_params["id"], session_id, self._registry)
+        parent = await self._changeable(request)
+        session = await sessions.fork(self._store, parent.id, os.urandom(16).hex(), self._registry)
         return document(records.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
 
     async def messages(self, request: Request) -> Response:
@@ -83,14 +90,20 @@ class Sessions:
     async def _describe(self, request: Request) -> Response:
         body = await read_json(request.scope, request.receive, self._settings)
         patch = records.patch(body)
-        session = await self._store.session(request.path_params["id"])
+        session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
         return document(records.session_view(await self._store.describe(session.id, patch.title, tags)))
 
     async def _delete(self, request: Request) -> Response:
-        session = await self._store.session(request.path_params["id"])
+        session = await self._changeable(request)
         await self._store.delete(session.id)
         return document(records.Deleted(id=session.id))
+
+    async def _changeable(self, request: Request) -> Session:
+        """Return the session of the path; its agent and directory must be allowed to the key of the request."""
+        session = await self._store.session(request.path_params["id"])
+        self._grants.check_session(session, request.scope["state"]["key_name"])
+        return session
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:

@@ -22,16 +22,31 @@ _NOT_SYSTEM = ("/run/media", "/usr/local/src", "/usr/src")
 """Where people keep their own in a folder of the system: disks that are plugged in, and sources in containers."""
 
 _SECRET = frozenset(
-    {".ssh", ".aws", ".gnupg", ".azure", ".kube", ".docker", ".password-store", ".gcloud", ".mozilla", ".oci"}
+    {
+        *(".ssh", ".aws", ".gnupg", ".azure", ".kube", ".docker", ".password-store", ".gcloud", ".mozilla", ".oci"),
+        *(".1password", ".aliyun", ".cargo", ".chef", ".databricks", ".electrum", ".fly", ".huggingface", ".kaggle"),
+        *(".keychain", ".m2", ".minikube", ".pki", ".pulumi", ".step", ".subversion", ".terraform.d", ".thunderbird"),
+        *(".vagrant.d", ".cursor-server", ".vscode-server", ".vscode-server-insiders", ".windsurf-server"),
+    }
 )
 _SECRET_BELOW = {
     ".config": frozenset(
-        {"gcloud", "gh", "gopass", "google-chrome", "chromium", "op", "rclone", "systemd", "autostart"}
+        {
+            *("gcloud", "gh", "gopass", "google-chrome", "chromium", "op", "rclone", "systemd", "autostart"),
+            *("1password", "age", "bravesoftware", "configstore", "containers", "doctl", "environment.d", "fish"),
+            *("git", "github-copilot", "glab-cli", "hcloud", "helm", "microsoft-edge", "mozilla", "ngrok", "nushell"),
+            *("plasma-workspace", "scw", "sops", "stripe", "vivaldi", "zsh"),
+        }
     ),
-    ".local": frozenset({"share/gopass", "share/keyrings"}),
-    "library": frozenset({"keychains", "launchagents"}),
+    ".local": frozenset(
+        {"bin", *(f"share/{name}" for name in ("applications", "dbus-1", "gopass", "keyrings", "kwalletd", "systemd"))}
+    ),
+    "library": frozenset({"application support", "keychains", "launchagents"}),
 }
-"""Folders of credentials, or of what the system runs by itself, by where in a home they are."""
+"""Folders of credentials, or of programs that the system or a shell runs by itself, by where in a home they are."""
+
+_ABOVE_SECRETS = ("/.config", "/.local", "/.local/share")
+"""What is below these is judged by itself."""
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
@@ -59,7 +74,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
         if folded in _ALONE:
             return "is never allowed: it has too much below it"
         if secret := _secret(folded):
-            return f"is never allowed: {secret!r} may hold credentials"
+            return f"is never allowed: {secret!r} may hold credentials, or programs that run by themselves"
         if (private := _containing_folded(folded, self.private)) and not containing(path, self.kept):
             return f"is never allowed: {private!r} is private to clinvk or an agent"
         if f"{folded}/".startswith(_BELOW_SYSTEM) and not self._is_fine(path, folded):
@@ -118,6 +133,8 @@ def _secret(folded: str) -> str | None:
     names = folded.split("/")
     if found := _SECRET.intersection(names):
         return min(found)
+    if folded.endswith(_ABOVE_SECRETS):
+        return names[-1]
     for index, name in enumerate(names):
         if below := _SECRET_BELOW.get(name):
             for size in (1, 2):
