@@ -5,19 +5,27 @@ is `noted` of the request or run that is being served is a field of each line th
 """
 
 import asyncio
+import io
 import logging
+import os
+import select
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import Context, ContextVar, copy_context
+from math import inf
 from types import MappingProxyType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from clinvk.config import LogFormat, LogLevel
 from clinvk.redaction import MOST_CHARS, redacted
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _LEVELS: Mapping[LogLevel, int] = {
     "debug": logging.DEBUG,
@@ -27,7 +35,14 @@ _LEVELS: Mapping[LogLevel, int] = {
 }
 _OF_REQUESTS = ("clinvk.api.middleware", "clinvk.api.journal")
 """Where a line comes from for each request, and for each run."""
+_OF_CLIENTS = ("uvicorn.error", "clinvk.remote.door")
+"""Where a warning comes from that a client can cause as often as it likes."""
+_SELDOM_S = 60.0
 _TOGETHER_S = 0.05
+_MOST_BYTES = 4 * 1024 * 1024
+_LAST_WITHIN_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 _noted: ContextVar[Mapping[str, str]] = ContextVar("noted", default=MappingProxyType({}))
 _encoder = msgspec.json.Encoder(enc_hook=str)
@@ -43,12 +58,28 @@ def noted() -> Mapping[str, str]:
     return _noted.get()
 
 
-def to_stderr(form: LogFormat) -> None:
-    """Write lines of this form to stderr, unless logging leads elsewhere already."""
+@contextmanager
+def on_stderr(form: LogFormat) -> Generator[None]:
+    """Log in this form to stderr, unless logging leads elsewhere already.
+
+    Inside this context nothing that Python writes to stderr waits for its reader.
+    """
+    before, unblocked = sys.stderr, Unblocked(2)
+    thread = threading.Thread(target=unblocked.run, daemon=True)
+    thread.start()
+    sys.stderr = io.TextIOWrapper(unblocked, "utf-8", "backslashreplace", write_through=True)
     handler = Together(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(Seldom(_OF_CLIENTS, _SELDOM_S))
     logging.basicConfig(handlers=[handler])
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells of these
+    try:
+        yield
+    finally:
+        handler.flush()
+        unblocked.finish()
+        thread.join(_LAST_WITHIN_S)
+        sys.stderr = before
 
 
 def adjust(level: LogLevel, requests: bool) -> None:
@@ -90,11 +121,8 @@ class Together(logging.StreamHandler[TextIO]):
             lines = [line for context, record in waiting if (line := context.run(self._shown, record))]
             if not lines:
                 return
-            try:
-                self.stream.write("".join(lines))
-                super().flush()
-            except OSError:  # nobody reads stderr any more, which ends nobody's work
-                self.handleError(waiting[-1][1])
+            self.stream.write("".join(lines))
+            super().flush()
 
     def _fall_due(self) -> None:
         self._is_due = False
@@ -106,6 +134,102 @@ class Together(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - as logging itself: a faulty message must not end what it tells of
             self.handleError(record)
             return ""
+
+
+class Unblocked(io.RawIOBase):
+    """Writes to a file descriptor on a thread of its own, which calls `run`; a stuck reader blocks nothing else.
+
+    Bytes wait up to a bound. Lines beyond the bound, and lines that cannot be written, are dropped; the number of
+    dropped lines is logged once a write succeeds.
+    """
+
+    name = "<stderr>"
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._waiting = bytearray()
+        self._dropped = 0
+        self._is_finished = False
+        self._changed = threading.Condition()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Queue bytes, or drop them if too many wait."""
+        taken = bytes(data)
+        with self._changed:
+            if len(self._waiting) < _MOST_BYTES:
+                self._waiting += taken
+                self._changed.notify()
+            else:
+                self._dropped += taken.count(b"\n")
+        return len(taken)
+
+    def finish(self) -> None:
+        """Let `run` return once all bytes are written."""
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Write the bytes that are queued, until `finish` is called."""
+        while data := self._taken():
+            try:
+                _write(self._fd, data)
+            except OSError:  # the reader is gone, or the disk is full: neither ends the server
+                with self._changed:
+                    self._dropped += data.count(b"\n")
+                continue
+            with self._changed:
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                logger.error("dropped %d lines of the log: stderr did not take them", dropped)
+
+    def _taken(self) -> bytearray:
+        """Wait for bytes and return them all; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_finished)
+            taken, self._waiting = self._waiting, bytearray()
+            return taken
+
+
+def _write(fd: int, data: bytearray) -> None:
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:  # another process made the pipe non-blocking
+            select.select([], [fd], [])
+
+
+class Seldom(logging.Filter):
+    """Passes one warning of each kind per `every_s`, with the number of warnings suppressed since the last one.
+
+    Only the named loggers are limited; errors always pass.
+    """
+
+    def __init__(self, names: Collection[str], every_s: float) -> None:
+        super().__init__()
+        self._names = names
+        self._every_s = every_s
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be logged."""
+        if record.name not in self._names or record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        since, count = self._kinds.get(record.msg, (-inf, 0))
+        if now - since < self._every_s:
+            self._kinds[record.msg] = since, count + 1
+            return False
+        self._kinds[record.msg] = now, 0
+        if count:
+            record.msg, record.args = f"{record.getMessage()} ({count} more since the last such line)", ()
+        return True
 
 
 class TextLines(logging.Formatter):

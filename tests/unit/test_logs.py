@@ -5,7 +5,10 @@ import contextvars
 import io
 import json
 import logging
+import os
 import sys
+import threading
+import time
 from collections.abc import Generator
 
 import pytest
@@ -135,6 +138,34 @@ async def test_a_faulty_message_loses_no_other(capsys: pytest.CaptureFixture[str
     logger.error("x")
     assert messages(written) == ["x"]
     assert "no number" in capsys.readouterr().err
+
+
+def test_warnings_that_clients_cause_are_limited_and_counted() -> None:
+    logger, written = together()
+    logger.name = "x"
+    logger.handlers[0].addFilter(logs.Seldom(("x",), every_s=0.2))
+    for _ in range(4):
+        logger.warning("garbage")
+    logger.warning("other garbage")
+    logger.error("garbage")
+    time.sleep(0.25)
+    logger.warning("garbage")
+    assert messages(written) == ["garbage", "other garbage", "garbage", "garbage (3 more since the last such line)"]
+
+
+def test_bytes_reach_a_pipe_that_another_process_made_nonblocking() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    unblocked = logs.Unblocked(writing)
+    data = b"x" * 1_000_000
+    assert unblocked.write(data) == len(data)
+    unblocked.finish()
+    thread = threading.Thread(target=unblocked.run)
+    thread.start()
+    with open(reading, "rb") as pipe:
+        assert pipe.read(len(data)) == data
+    thread.join()
+    os.close(writing)
 
 
 @pytest.fixture

@@ -88,7 +88,13 @@ def serve(
     Raises:
         ConfigError: a setting asks for what cannot be given.
     """
-    logs.to_stderr(settings.log.format)
+    with logs.on_stderr(settings.log.format):
+        return _listen_and_serve(settings, environ, announce, load or (lambda: settings), insecure)
+
+
+def _listen_and_serve(
+    settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load, insecure: bool
+) -> int:
     _adjust_logs(settings)
     entrance.check(settings.server)
     workdirs = Workdirs(settings, environ)
@@ -111,7 +117,6 @@ def serve(
         if not taken and not insecure:
             taken = entrance.locked(settings.server, sockets, _to_stderr)
         _remark(settings, workdirs)
-        load = load or (lambda: settings)
         runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
     return 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Thread
 
 from clinvk.cli.flags import ServeFlags
 from clinvk.cli.notes import Notes
@@ -38,6 +39,10 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _announce(text: str) -> None:
-    """Print what the server says of itself; a server whose stdout nobody reads serves all the same."""
+    """Print the greeting on a thread of its own: the server serves even if nobody reads its stdout."""
+    Thread(target=_print, args=(text,), daemon=True).start()
+
+
+def _print(text: str) -> None:
     with suppress(OSError, ClinvkError):
         tell(text)
