@@ -14,7 +14,7 @@ from scripted import Scripted
 from standin.process import Address, running
 
 MAY_BLOCK = (
-    ("clinvk/runtime/process.py", {"_popen"}),
+    ("clinvk/runtime/process.py", {"_popen", "_held"}),
     ("clinvk/runtime/bounds.py", {"around", "open"}),
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "host", "part", "read", "resolve"}),
@@ -25,7 +25,18 @@ MAY_BLOCK = (
     ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),
     (
         "clinvk/api/workdirs.py",
-        {"_here", "check", "_own", "_resolved", "_looked_up", "_built_in", "_both", "_directories", "_check_same"},
+        {
+            "_here",
+            "check",
+            "_own",
+            "_resolved",
+            "_looked_up",
+            "original",
+            "_built_in",
+            "_both",
+            "_directories",
+            "_check_same",
+        },
     ),
     ("<frozen importlib._bootstrap>", {"_find_and_load"}),
     ("coverage/collector.py", {"lock_data", "unlock_data"}),

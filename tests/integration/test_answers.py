@@ -176,10 +176,11 @@ async def test_the_turn_before_costs_also_where_the_agent_cannot_be_asked_again(
     scripted.play(gemini_says("not", " json"))
     admitted: list[RunRequest] = []
 
-    def admit_once(request: RunRequest) -> None:
+    def admit_once(request: RunRequest) -> str:
         if admitted:
             raise InvalidRequest("it leads elsewhere", "workdir")
         admitted.append(request)
+        return str(tmp_path)
 
     running = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit_once)
     async with running, running.run(ask("gemini", tmp_path, output_schema=INTEGER)) as run:

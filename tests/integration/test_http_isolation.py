@@ -8,10 +8,11 @@ import httpx
 import msgspec
 import pytest
 
+from integration.worktree_home import another, changed, home
 from polling import until
 from repositories import Repository
 from scripted import Scripted
-from scripted.steps import claude_says, codex_says, exits, hang, spawn, touch
+from scripted.steps import claude_says, codex_says, exits, hang, spawn, touch, wait_for
 from serving import Served, serving
 
 
@@ -76,6 +77,44 @@ async def test_an_isolated_agent_works_where_its_directory_allows_it(scripted: S
         elsewhere = await post(served, "compare", compare(project.parent, "claude"))
     assert told["results"][0]["exit_code"] == 0
     assert (elsewhere.status_code, elsewhere.json()["code"]) == (403, "directory_not_allowed")
+
+
+async def test_a_directory_in_a_worktree_is_judged_as_the_one_that_it_is_a_copy_of(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    scripted.play(claude_says("x"))
+    repository.commit(**{"secret/key": "s", ".ssh/id": "s"})
+    worktree = Path((await changed(another(repository), repository)).root)
+    environ = {**scripted.env, "CLINVK_HOME": str(home(repository))}
+    async with serving(environ, blocked_workdir_prefixes=(str(project / "secret"),)) as served:
+        for place in (worktree, worktree / "inner"):
+            assert (await served.prompt(workdir=str(place))).status_code == 200
+        for place in (worktree / "secret", worktree / ".ssh", worktree.parent, worktree.parent.parent):
+            answer = await served.prompt(workdir=str(place))
+            assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), place
+    async with serving(environ, allowed_workdir_prefixes=(str(project),)) as served:
+        assert (await served.prompt(workdir=str(worktree / "inner"))).status_code == 200
+
+
+async def test_a_step_does_not_follow_a_link_that_the_agent_before_made_of_its_directory(
+    scripted: Scripted, project: Path, tmp_path: Path
+) -> None:
+    began, goes_on, elsewhere = tmp_path / "began", tmp_path / "goes_on", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    scripted.play([touch(began), wait_for(goes_on), *claude_says("x")], when="one")
+    scripted.play(claude_says("y"), when="two")
+    first = {"backend": "claude", "prompt": "one", "workdir": str(project / "inner"), "isolation": "worktree"}
+    body = {"steps": [first, {"backend": "claude", "prompt": "two"}], "pass_working_dir": True}
+    async with serving(scripted.env, allowed_workdir_prefixes=(str(project),)) as served:
+        running = asyncio.create_task(post(served, "chain", body))
+        await until(began.exists)
+        inner = Path(scripted.calls()[0].cwd)
+        inner.rename(inner.with_name("aside"))
+        inner.symlink_to(elsewhere)
+        goes_on.touch()
+        told = (await running).json()
+    assert [result.get("error_code") for result in told["results"]] == [None, "directory_not_allowed"]
+    assert len(scripted.calls()) == 1
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

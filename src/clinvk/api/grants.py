@@ -62,8 +62,8 @@ class Grants:
         self.judge(request)
         return request
 
-    def judge(self, request: RunRequest) -> None:
-        """Judge a request again, right before its agent is started.
+    def judge(self, request: RunRequest, workdir: str = "") -> None:
+        """Judge a request again, right before its agent is started; `workdir` is where its directory leads.
 
         Raises:
             KeyRefused: its key was revoked.
@@ -75,7 +75,7 @@ class Grants:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        _judge_place(request, limits)
+        _judge_place(request, limits, workdir)
         spent = self._spent.get(key.name)
         if spent is None or spent.day != today():
             return
@@ -156,7 +156,7 @@ def _has_backend(limits: Limits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
 
 
-def _judge_place(request: RunRequest, limits: Limits) -> None:
+def _judge_place(request: RunRequest, limits: Limits, workdir: str = "") -> None:
     """Judge the agent of a request and its directories."""
     if not _has_backend(limits, request.backend):
         raise BackendNotAllowed(
@@ -164,15 +164,14 @@ def _judge_place(request: RunRequest, limits: Limits) -> None:
             f"{', '.join(limits.backends)}",
             "backend",
         )
-    _judge_directories(request, limits)
+    _judge_directories(request, limits, workdir)
 
 
-def _judge_directories(request: RunRequest, limits: Limits) -> None:
-    """Hold the directories of a request against those of its key; of a worktree, what it was made from."""
+def _judge_directories(request: RunRequest, limits: Limits, workdir: str) -> None:
     if not limits.workdirs:
         return
     allowed = Directories(allowed=tuple(map(os.path.realpath, limits.workdirs)))
-    workdir = (request.part and request.part.base) or request.workdir or "/"
+    workdir = workdir or request.workdir or "/"
     beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
     for field, path in (("workdir", workdir), *beside):
         if allowed.refusal(os.path.realpath(path)):

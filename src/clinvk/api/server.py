@@ -270,9 +270,10 @@ async def opened(
             doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
             workdirs = Workdirs(settings, environ, registry)
 
-            def admit(request: RunRequest) -> None:
-                grants.judge(request)
-                workdirs.admit(request)
+            def admit(request: RunRequest) -> str:
+                real = workdirs.admit(request)
+                grants.judge(request, workdirs.original(real))
+                return real
 
             async with (
                 keys.tended(taken, KeyFile(home(environ))),

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend
 from clinvk.config import Settings
-from clinvk.config.loading import WORKTREES, home
+from clinvk.config.loading import home, may_lie_in_worktree
 from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
 from clinvk.policy import BuiltIn, Directories
@@ -68,20 +68,17 @@ class Workdirs:
         built_in = replace(self._built_in, own=_both(self._default))
         return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
 
-    def admit(self, request: RunRequest) -> None:
+    def admit(self, request: RunRequest) -> str:
         """Judge the directories of a settled request again, right before its agent is started.
 
-        Of one that works in a worktree it is the directory that this was made from: clinvk itself made it.
+        Return where its working directory leads, free of symbolic links.
 
         Raises:
             DirectoryNotAllowed, InvalidRequest: as `settle`.
         """
         self._admitted_beside(request)
-        workdir = (request.part and request.part.base) or request.workdir or _here()
-        if request.session_id:
-            self._judged_of_session(workdir)
-        else:
-            self._admitted(workdir, "workdir")
+        workdir = request.workdir or _here()
+        return self._judged_of_session(workdir) if request.session_id else self._admitted(workdir, "workdir")
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Give the request with directories that are there; the one to work in is that of its session, if it has one.
@@ -101,8 +98,19 @@ class Workdirs:
     def _admitted_beside(self, request: RunRequest) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
 
-    def _judged_of_session(self, path: str) -> None:
-        self._judged(path, "session_id", "the session's directory")
+    def original(self, real: str) -> str:
+        """Return the directory that one in a worktree of clinvk is a copy of; any other directory is its own."""
+        if not may_lie_in_worktree(real):
+            return real
+        from clinvk.runtime.worktrees.folders import Folders  # few requests name a worktree
+
+        try:
+            return Folders(home(self._environ)).original(real)
+        except ConfigError:  # a machine without homes
+            return real
+
+    def _judged_of_session(self, path: str) -> str:
+        return self._judged(path, "session_id", "the session's directory")
 
     def _admitted(self, path: str, field: str) -> str:
         """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
@@ -115,8 +123,9 @@ class Workdirs:
     def _judged(self, path: str, field: str, name: str) -> str:
         """Hold a path against all lists; give what it leads to."""
         real = _resolved(path, field, name)
-        if refusal := self._built_in.refusal(real) or self._directories().refusal(real):
-            leads = "" if real == path else f" (which leads to {real!r})"
+        judged = self.original(real)
+        if refusal := self._built_in.refusal(judged) or self._directories().refusal(judged):
+            leads = "" if judged == path else f" (which leads to {real!r})" if judged == real else f" (of {judged!r})"
             raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
         return real
 
@@ -175,7 +184,7 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
     folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
     return BuiltIn(
         private=_both(str(own), *folders),
-        kept=_both(*(str(own / name) for name in (_WORKSPACE, WORKTREES))),
+        kept=_both(str(own / _WORKSPACE)),
         temporary=_both(tempfile.gettempdir()),
         own=tuple(here if settings.server.default_workdir else here - {"/"}),
     )

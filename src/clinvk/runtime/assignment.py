@@ -15,8 +15,9 @@ from clinvk.session import Resume
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """What to start, in which environment, and what it continues.
 
-    `relaunch` says how to go on with the run's own conversation. `check` raises a `ClinvkError` where the agent must
-    not be started after all: the queue may have taken hours. `hold` is what holds the worktree to work in, where that
+    `relaunch` says how to go on with the run's own conversation. `check` judges the directories again right
+    before the start, since the queue may have taken hours: it returns where the working directory leads, and raises a
+    `ClinvkError` where the agent must not be started. `hold` is what holds the worktree to work in, where that
     is one of this clinvk's. `pool` has processes that may carry the run.
     """
 
@@ -31,6 +32,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     no_progress_s: float
     fallbacks: Fallbacks
     relaunch: Callable[[RunRequest, Resume], Launch]
-    check: Callable[[], None] | None = None
+    check: Callable[[], str] | None = None
     hold: Callable[[], AbstractAsyncContextManager[None]] | None = None
     pool: Pool | None = None

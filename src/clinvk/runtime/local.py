@@ -44,10 +44,10 @@ logger = logging.getLogger(__name__)
 class LocalRuns:
     """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
 
-    `admit_dirs` is called right before an agent is started, and raises where it must not work in the directories of
-    its request: what was admitted to the queue may lead elsewhere once the queue has moved. `watches` are told of runs.
-    With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a session
-    that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in `Bounds`.
+    `admit_dirs` is called right before an agent is started, as `Assignment.check` with its request. `watches` are told
+    of runs. With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a
+    session that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in
+    `Bounds`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LocalRuns:
         store: SessionStore,
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
-        admit_dirs: Callable[[RunRequest], None] | None = None,
+        admit_dirs: Callable[[RunRequest], str] | None = None,
         watches: Sequence[Watch] = (),
         keeps_warm: bool = False,
         frees: Callable[[str], Awaitable[None]] | None = None,
@@ -261,7 +261,8 @@ class LocalRuns:
         for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
             try:
                 backend = self._here.backend(name)
-                request = RunRequest(prompt="", backend=name, workdir=self._settings.server.default_workdir or None)
+                workdir = executables.resolve(self._settings.server.default_workdir)
+                request = RunRequest(prompt="", backend=name, workdir=workdir)
                 launch = self._launch(self._here, backend, complete(request, self._settings), None).warm
                 if launch:
                     env = self._here.environment(name)

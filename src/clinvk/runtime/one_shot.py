@@ -99,14 +99,14 @@ class _OneShot:
 
     def _spawn(self, folder: private.PrivateFolder) -> Process:
         assignment = self._course.assignment
-        if assignment.check:
-            assignment.check()
+        real = assignment.check() if assignment.check else ""
         return self._course.spawner.spawn(
             folder.command(assignment.path),
             folder.environment(),
             assignment.launch.cwd,
             self._woken,
             stderr_lines=self._course.request.verbose,
+            real=real,
         )
 
     def _woken(self) -> None:

@@ -27,10 +27,11 @@ async def run_pooled(course: Course, place: Place) -> bool:
     if pool is None:
         return False
     if launch and _may_share(course) and assignment.fallbacks.is_spoken(assignment.path):
-        if assignment.check:
-            assignment.check()
+        real = assignment.check() if assignment.check else launch.cwd
         wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
-        seat = await pool.seat(wanted, assignment.resume, _turns(course), assignment.run_id, course.wake)
+        seat = None
+        if real == launch.cwd:  # kept processes start in no other directory than the one that they are kept for
+            seat = await pool.seat(wanted, assignment.resume, _turns(course), assignment.run_id, course.wake)
         if seat:
             await _PooledRun(course, pool, seat).go(place, launch)
     if not course.ended and assignment.resume and not assignment.resume.fork:

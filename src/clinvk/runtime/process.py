@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -31,6 +32,7 @@ STDERR_TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 _PIPE_BYTES = 1024 * 1024
 """What Linux lets any user have."""
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _SWEEP_EVERY_S = 0.02
 _NOTHING = memoryview(b"")
 
@@ -54,10 +56,11 @@ class Spawner:
         wake: Callable[[], None],
         stderr_lines: bool = False,
         raw: bool = False,
+        real: str = "",
     ) -> "Process":
         """Start a process; `wake` is called whenever it printed something or is gone.
 
-        Its stdout is taken in lines; with `raw` as it comes.
+        Its stdout is taken in lines; with `raw` as it comes. With `real` it starts only if `cwd` leads there.
 
         Raises:
             BackendUnavailable: the program cannot be started.
@@ -67,8 +70,8 @@ class Spawner:
         number = self._count
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         try:
-            with self._marks.marking(number):
-                spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, cwd)
+            with _held(cwd, real) as place, self._marks.marking(number):
+                spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
         except ClinvkError:
             if self._bounds and self._bounds.cgroup:
                 self._condemn(number, 0)  # its cgroup may be there
@@ -378,6 +381,31 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
         os.set_blocking(ours, False)
     _widen(stdout)
     return _Spawned(popen, stdin, stdout, stderr)
+
+
+@contextmanager
+def _held(cwd: str | None, real: str) -> Generator[str | None]:
+    """Hold a directory, and yield a path to it that nobody can turn into a link to another.
+
+    Other systems than Linux have no such path: there `cwd` is only resolved once more.
+
+    Raises:
+        InvalidRequest: the directory cannot be opened, or is not the one whose path without links is `real`.
+    """
+    if not cwd or not real:
+        yield cwd
+        return
+    try:
+        held = os.open(cwd, _DIRECTORY)
+    except OSError as exc:
+        raise _refusal(exc, cwd, cwd) from exc
+    try:
+        place = f"/proc/self/fd/{held}" if sys.platform == "linux" else cwd
+        if (os.path.realpath(cwd) if place == cwd else os.readlink(place)) != real:
+            raise InvalidRequest(f"cannot work in {cwd!r}: it leads elsewhere since it was checked", "workdir")
+        yield place
+    finally:
+        os.close(held)
 
 
 def _pipes() -> Sequence[tuple[int, int]]:

@@ -94,7 +94,8 @@ class Stock:
         try:
             await folder.prepare()
             env |= folder.environment()
-            worker.attach(self._spawner.spawn(folder.command(wanted.path), env, launch.cwd, worker.pump))
+            command, real = folder.command(wanted.path), launch.cwd or ""
+            worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.pump, real=real))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
             logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)

@@ -160,9 +160,24 @@ class Folders:
         None where there is none, or where nobody could `enter` it: that is in the sandbox of an agent which works
         there, and whose clinvk holds it.
         """
-        real, top = Path(os.path.realpath(directory)), Path(os.path.realpath(self.path))
-        own = real.relative_to(top).parts[0] if top in real.parents else ""
-        return own if own and self.read(own) and os.access(self.path / own, os.W_OK) else None
+        place, _ = self._within(os.path.realpath(directory))
+        return place.id if place and os.access(place.folder, os.W_OK) else None
+
+    def original(self, real: str) -> str:
+        """Return the directory that one in the tree of a worktree is a copy of; `real`, without links, otherwise.
+
+        A worktree may be made from another worktree.
+        """
+        place, inside = self._within(real)
+        if place is None or inside[:1] != (place.facts.name,):
+            return real
+        return self.original(os.path.join(place.facts.repository, *inside[1:]))
+
+    def _within(self, real: str) -> tuple[Place | None, tuple[str, ...]]:
+        """Return the worktree whose folder holds a path, and the parts of the path below that folder."""
+        path, top = Path(real), Path(os.path.realpath(self.path))
+        own, *inside = path.relative_to(top).parts if top in path.parents else ("",)
+        return self.read(own) if own else None, tuple(inside)
 
     def enter(self, own: str, use: str) -> int | None:
         """Take a lock that says that one more agent works in a worktree; None where another clinvk changes that.

@@ -1,0 +1,138 @@
+"""An agent starts in the directory that was judged, also where somebody turns its path into a link meanwhile."""
+
+import _thread
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.config import Settings, WarmSettings
+from clinvk.events import RunFailed
+from clinvk.request import RunRequest
+from clinvk.runtime.local import LocalRuns
+from clinvk.store.memory import MemoryStore
+from integration.pool_server import ENV
+from lasting_backend import Lasting
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+
+
+def swapping(place: Path, target: Path) -> Callable[[RunRequest], str]:
+    """Return a check that passes, right after which the directory is a link to another one."""
+
+    def swap() -> None:
+        place.rename(place.with_name("aside"))
+        place.symlink_to(target)
+        swapped.append(True)
+
+    def check(_: RunRequest) -> str:
+        if not begun:
+            begun.append(_thread.start_new_thread(swap, ()))
+        while not swapped:  # any lock or file would count as blocking the loop
+            pass
+        return str(place)
+
+    begun: list[int] = []
+    swapped: list[bool] = []
+
+    return check
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "secret").mkdir()
+    return tmp_path / "public"
+
+
+async def test_an_agent_does_not_start_in_a_directory_that_was_swapped_after_its_check(
+    scripted: Scripted, place: Path
+) -> None:
+    scripted.play(claude_says("x"))
+    admit = swapping(place, place.with_name("secret"))
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit)
+    request = RunRequest(prompt="hi", backend="claude", workdir=str(place))
+    async with runs, runs.run(request) as run:
+        ending = (await run.result()).ending
+    assert isinstance(ending, RunFailed)
+    assert ending.code == "invalid_request"
+    assert ending.message == f"cannot work in {str(place)!r}: it leads elsewhere since it was checked"
+    assert scripted.calls() == []
+
+
+async def test_a_kept_process_does_not_start_in_a_directory_that_was_swapped_after_its_check(
+    tmp_path: Path, place: Path
+) -> None:
+    secret = place.with_name("secret")
+    settings = Settings(warm=WarmSettings(kept_backends=("lasting",), max_processes=3))
+    registry = {"lasting": Lasting(tmp_path)}
+    admit = swapping(place, secret)
+    runs = LocalRuns(settings, MemoryStore(), ENV, registry, admit_dirs=admit, keeps_warm=True)
+    request = RunRequest(prompt="hi", backend="lasting", workdir=str(place))
+    async with runs, runs.run(request) as run:
+        await run.result()
+        working_in = {child.cwd() for child in psutil.Process().children(recursive=True)}
+    assert str(secret) not in working_in
+
+
+async def test_an_agent_starts_in_a_directory_that_is_named_by_a_link(scripted: Scripted, place: Path) -> None:
+    """Not over HTTP, where links are resolved first: a session of the command line may lie behind one."""
+    scripted.play(claude_says("x"))
+    link = place.with_name("link")
+    link.symlink_to(place)
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=lambda _: str(place))
+    async with runs, runs.run(RunRequest(prompt="hi", backend="claude", workdir=str(link))) as run:
+        await run.result()
+    assert [call.cwd for call in scripted.calls()] == [str(place)]
+
+
+FLIP = """
+import os, sys, time
+place, aside, link, target = sys.argv[1:]
+while True:
+    time.sleep(0.001)
+    os.symlink(target, link)
+    os.rename(place, aside)
+    os.rename(link, place)
+    time.sleep(0.001)
+    os.unlink(place)
+    os.rename(aside, place)
+"""
+
+
+@contextmanager
+def flipping(place: Path, target: Path) -> Generator[None]:
+    """Swap a directory for a link and back, as fast as another process can, until the context ends."""
+    paths = [str(path) for path in (place, place.with_name("aside"), place.with_name("link"), target)]
+    with subprocess.Popen([sys.executable, "-ISc", FLIP, *paths]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+    if place.is_symlink():
+        place.unlink()
+    if not place.exists():
+        place.with_name("aside").rename(place)
+
+
+async def test_no_run_enters_a_blocked_directory_while_its_path_is_swapped_again_and_again(
+    scripted: Scripted, place: Path
+) -> None:
+    scripted.play(claude_says("x"))
+    secret = str(place.with_name("secret"))
+    async with serving(scripted.env, blocked_workdir_prefixes=(secret,)) as served:
+        with flipping(place, Path(secret)):
+            answers = [
+                answer
+                for _ in range(20)
+                for answer in await asyncio.gather(*(served.prompt(workdir=str(place)) for _ in range(4)))
+            ]
+        assert (await served.prompt(workdir=str(place))).status_code == 200
+    assert {answer.status_code for answer in answers} <= {200, 400, 403}
+    assert secret not in [call.cwd for call in scripted.calls()]
