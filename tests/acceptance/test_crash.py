@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import sqlite3
 import time
@@ -24,10 +25,15 @@ from clinvk.store.sqlite import SqliteStore
 from earlier import earlier_sessions
 from echo import Echo, answer
 from polling import until_told
-from standin.document import Record, string
+from scripted import Scripted
+from scripted.steps import claude_says, pause
+from standin.document import Record, record, string
 
 KILLS = 28
 ALL = 1_000_000
+WORDS = [f"word{number} " for number in range(300)]
+LOST_S = 0.6
+"""Half of it is for a machine that is busy with other tests."""
 
 
 class Told:
@@ -178,7 +184,9 @@ async def _check(echo: Echo, told: Told) -> None:
             assert sessions[session_id].backend_session_id
         for run in runs.values():
             events = await store.events(run.id)
-            assert [event.number for event in events] == [*range(1, len(events) + 1)]
+            *whole, last = [event.number for event in events]
+            assert whole == [*range(1, len(events))]
+            assert last == len(events) or (run.state == "interrupted" and last > len(events))
             assert isinstance(events[-1].event, RunFinished if run.state == "finished" else RunFailed)
     assert {run_id: runs[run_id].session_id for run_id in told.accepted} == told.accepted
     assert {session_id: sessions[session_id].title for session_id in told.titles} == told.titles
@@ -217,6 +225,52 @@ async def test_what_a_killed_run_had_said_is_kept(echo: Echo) -> None:
         assert run["output"] == f"{name} "
         messages = client.get(f"/api/v1/sessions/{run['session_id']}/messages").json()["messages"]
         assert [message["text"] for message in messages] == [f"{name} 600", f"{name} "]
+
+
+def test_text_that_a_client_has_read_survives_a_kill(scripted: Scripted) -> None:
+    """All but the text of the last moment is stored, and a follower that comes back learns that the run was cut."""
+    chance = random.Random(6)
+    scripted.play([step for word in claude_says(*WORDS) for step in (word, pause(0.02))])
+    for _ in range(3):
+        with Server(scripted) as server:
+            server.up()
+            read = _read_until(server, chance.randint(55, 90))
+            server.kill()
+            killed_at = time.monotonic()
+        surely_stored = "".join(text for at, _, text in read if at < killed_at - LOST_S)
+        assert len(surely_stored.split()) > 10
+        run_id, last_id = read[0][2], read[-1][1]
+        with Server(scripted) as server:
+            client = server.up().client
+            until(lambda client=client, run_id=run_id: _is_interrupted(client, run_id))
+            assert client.get(f"/api/v1/runs/{run_id}").json()["output"].startswith(surely_stored)
+            stored = _followed(client, run_id, 0)
+            for after in (len(stored) - 1, len(stored), last_id, last_id + 1000):
+                assert _followed(client, run_id, after)[-1] == stored[-1]
+            assert record(stored[-1], "content")["message"] == "clinvk ended while the run was under way"
+            told = client.get(f"/api/v1/runs/{run_id}/events?after={stored[-1]['sequence']}")
+            assert told.status_code == 204, "a browser would ask for ever"
+
+
+def _read_until(server: Server, words: int) -> list[tuple[float, int, str]]:
+    """Give what a client read of a run: when, the number and the text of each word; first the id of the run."""
+    read: list[tuple[float, int, str]] = []
+    body = {"backend": "claude", "prompt": "hi", "output_format": "stream-json"}
+    with server.client.stream("POST", "/api/v1/prompt", json=body) as response:
+        for line in response.iter_lines():
+            told = json.loads(line)
+            content = told["content"]
+            text = content["run_id"] if told["type"] == "init" else content["text"]
+            read.append((time.monotonic() if told["type"] == "message" else math.inf, told["sequence"], text))
+            if len(read) > words:
+                break
+    return read
+
+
+def _followed(client: httpx.Client, run_id: str, after: int) -> list[Record]:
+    response = client.get(f"/api/v1/runs/{run_id}/events", headers={"last-event-id": str(after)})
+    assert response.status_code == 200, f"nothing after {after}"
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
 
 
 def _is_interrupted(client: httpx.Client, run_id: str) -> bool:

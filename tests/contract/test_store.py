@@ -112,8 +112,8 @@ async def test_a_run_that_is_not_kept_cannot_go_on(store: SessionStore) -> None:
     await store.update(run(given), changed)
     with pytest.raises(RunNotFound):
         await store.end(run(given, state="finished"), changed, ANSWER)
-    with pytest.raises(RunNotFound):
-        await store.append(new_id(), ANSWER)
+    await store.append({(missing := new_id()): ANSWER})
+    assert await store.events(missing) == []
     assert await store.session(given.id) == given
 
 
@@ -207,8 +207,8 @@ async def test_many_runs_at_once_are_each_kept(store: SessionStore) -> None:
 async def test_events_come_back_as_they_were(store: SessionStore) -> None:
     record = run()
     await store.begin(record, None)
-    await store.append(record.id, ANSWER[:2])
-    await store.append(record.id, ANSWER[2:])
+    await store.append({record.id: ANSWER[:2]})
+    await store.append({record.id: ANSWER[2:]})
     assert await store.events(record.id) == ANSWER
     assert await store.events(record.id, after=2) == ANSWER[2:]
     assert await store.events(record.id, after=1, limit=2) == ANSWER[1:3]
@@ -219,19 +219,28 @@ async def test_events_come_back_as_they_were(store: SessionStore) -> None:
 async def test_events_that_are_kept_already_are_passed_over(store: SessionStore) -> None:
     record = run()
     await store.begin(record, None)
-    await store.append(record.id, ANSWER[:2])
-    await store.append(record.id, ANSWER[:3])
-    await store.append(record.id, ANSWER[1:2])
+    await store.append({record.id: ANSWER[:2]})
+    await store.append({record.id: ANSWER[:3]})
+    await store.append({record.id: ANSWER[1:2]})
     await store.end(replace(record, state="finished"), None, ANSWER)
     assert await store.events(record.id) == ANSWER
+
+
+async def test_events_of_several_runs_are_stored_together(store: SessionStore) -> None:
+    one, other = run(), run()
+    for record in (one, other):
+        await store.begin(record, None)
+    await store.append({one.id: ANSWER[:2], new_id(): ANSWER, other.id: ANSWER})
+    assert await store.events(one.id) == ANSWER[:2]
+    assert await store.events(other.id) == ANSWER
 
 
 async def test_events_may_be_missing(store: SessionStore) -> None:
     """What could not be kept for a while leaves a gap, and what came after it keeps its numbers."""
     record = run()
     await store.begin(record, None)
-    await store.append(record.id, ANSWER[:1])
-    await store.append(record.id, [*ANSWER[2:3], *log(TextDelta("late"), first=9)])
+    await store.append({record.id: ANSWER[:1]})
+    await store.append({record.id: [*ANSWER[2:3], *log(TextDelta("late"), first=9)]})
     assert [event.number for event in await store.events(record.id)] == [1, 3, 9]
     assert [event.number for event in await store.events(record.id, after=3)] == [9]
 
@@ -605,8 +614,7 @@ async def test_a_run_of_a_deleted_session_cannot_go_on(store: SessionStore) -> N
     late = await turn(store, given)
     await store.delete(given.id)
     await store.update(late, given)
-    with pytest.raises(RunNotFound):
-        await store.append(late.id, ANSWER)
+    await store.append({late.id: ANSWER})
     with pytest.raises(RunNotFound):
         await store.end(late, given, ANSWER)
     assert await store.count() == 0
@@ -670,7 +678,7 @@ async def test_any_text_is_kept(store: SessionStore, text: str) -> None:
     assert await store.session(given.id) == given
     assert await store.run(record.id) == record
     said = log(RunStarted(text[:9]), TextDelta(text), TextDelta(text), RunFailed("agent_failed", text))
-    await store.append(record.id, said)
+    await store.append({record.id: said})
     assert await store.events(record.id) == said
     assert await ids_of(store, working_dir=text[:50]) == [given.id]
     assert await ids_of(store, tag=text[:50]) == [given.id]

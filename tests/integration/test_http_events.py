@@ -124,10 +124,20 @@ async def test_nothing_left_to_tell_is_a_204_so_that_a_browser_does_not_ask_agai
     async with serving(scripted.env) as served:
         run_id = (await served.prompt()).json()["run_id"]
         await served.ended(run_id)
-        last = frames((await events(served, run_id)).text)[-1].id
-        for after in (last, last + 5):
-            response = await events(served, run_id, after)
-            assert (response.status_code, response.content) == (204, b"")
+        last = frames((await events(served, run_id)).text)[-1]
+        response = await events(served, run_id, last.id)
+        assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_a_reader_of_more_than_was_stored_gets_the_ending(scripted: Scripted) -> None:
+    """As after a crash. The ending has its own number, so that a browser gets 204 the next time."""
+    scripted.play(claude_says("x"))
+    async with serving(scripted.env) as served:
+        run_id = (await served.prompt()).json()["run_id"]
+        await served.ended(run_id)
+        whole = frames((await events(served, run_id)).text)
+        for after in (whole[-1].id + 1, whole[-1].id + 5):
+            assert frames((await events(served, run_id, after)).text) == whole[-2:]
 
 
 async def test_the_header_beats_the_query(scripted: Scripted) -> None:
@@ -243,7 +253,7 @@ async def test_the_run_of_another_clinvk_is_followed_through_the_store(scripted:
     )
     async with SqliteStore(tmp_path) as other, SqliteStore(tmp_path) as store:
         await other.begin(run, None)
-        await other.append(run.id, [Logged(1, 13.0, RunStarted("m", "h")), Logged(2, 14.0, TextDelta("one"))])
+        await other.append({run.id: [Logged(1, 13.0, RunStarted("m", "h")), Logged(2, 14.0, TextDelta("one"))]})
         async with (
             serving(scripted.env, store=store) as served,
             served.client.stream("GET", f"/api/v1/runs/{run.id}/events") as response,
@@ -329,7 +339,7 @@ async def test_a_long_run_is_replayed_whole_through_the_store(scripted: Scripted
     )
     await store.begin(run, None)
     texts = [Logged(number, 2.0, TextDelta(f"{number},")) for number in range(2, 5002)]
-    await store.append(run.id, [Logged(1, 1.5, RunStarted()), *texts, Logged(5002, 9.0, RunFinished())])
+    await store.append({run.id: [Logged(1, 1.5, RunStarted()), *texts, Logged(5002, 9.0, RunFinished())]})
     async with serving(scripted.env, store=store) as served:
         whole = frames((await events(served, run.id)).text)
         rest = frames((await events(served, run.id, 4321)).text)
@@ -349,7 +359,7 @@ async def test_what_a_store_has_lost_shifts_no_number_of_what_it_has(scripted: S
         Logged(4, 2.0, TextDelta("four")),
         Logged(7, 9.0, RunFinished(usage=Usage(1, 1))),
     ]
-    await store.append(run.id, kept)
+    await store.append({run.id: kept})
     async with serving(scripted.env, store=store) as served:
         whole = frames((await events(served, run.id)).text)
         rests = {after: frames((await events(served, run.id, after)).text) for after in (1, 2, 3, 4, 6, 7)}

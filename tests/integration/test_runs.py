@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunSt
 from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime import one_shot
+from clinvk.runtime.autosave import EVERY_S
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.watching import Watched
 from clinvk.session import Resume, Session
@@ -158,6 +159,21 @@ async def test_events_that_could_not_be_kept_are_kept_with_the_next() -> None:
         told = [logged async for logged in run.follow()]
     assert store.refused
     assert await store.events(run.id) == told
+
+
+async def test_new_events_of_several_runs_are_stored_together_and_once(tmp_path: Path) -> None:
+    store = CountingStore()
+    async with local_runs(store) as runs:
+        started = [
+            await runs.start(ask(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done\n{TEXT}sleep 300"))
+            for _ in range(8)
+        ]
+        (tmp_path / "go").touch()
+        await until(lambda: sum(len(runs) for runs in store.appended) >= len(started))
+        await asyncio.sleep(2 * EVERY_S)
+        appended = [*store.appended]  # each run is another when it ends
+    assert len(appended) < len(started)
+    assert sorted(run for runs in appended for run in runs) == sorted(run.id for run in started)
 
 
 async def test_flags_of_the_settings_stay_out_of_the_record_of_a_run() -> None:
@@ -560,7 +576,7 @@ class FaultyStore(MemoryStore):
     async def update(self, run: RunRecord, session: Session | None) -> None:
         raise RuntimeError("a bug")
 
-    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         raise RunNotFound("the file was moved away")
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
@@ -572,11 +588,23 @@ class ForgetfulStore(MemoryStore):
 
     refused = False
 
-    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
         if not self.refused:
             self.refused = True
             raise StoreUnavailable("the database is locked")
-        await super().append(run_id, events)
+        await super().append(events)
+
+
+class CountingStore(MemoryStore):
+    """A store that notes the runs of each `append`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appended: list[list[str]] = []
+
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        self.appended.append([*events])
+        await super().append(events)
 
 
 class SlowStore(MemoryStore):

@@ -419,7 +419,7 @@ async def left_behind(home: Path, *said: str) -> tuple[str, str]:
             record = run(given)
             await store.begin(record, given)
             if said := sys.argv[2:]:
-                await store.append(record.id, log(*map(TextDelta, said)))
+                await store.append({record.id: log(*map(TextDelta, said))})
             print(given.id, record.id, flush=True)
             os.kill(os.getpid(), 9)
 
@@ -450,9 +450,9 @@ async def test_what_a_dead_process_left_is_interrupted_and_can_go_on(home: Path)
         events = await store.events(run_id)
         assert events[:2] == log(TextDelta("half "), TextDelta("an ans"))
         assert record.ended_at == events[1].at
-        assert [(event.number, event.event) for event in events[2:]] == [
-            (3, RunFailed("internal_error", left.error_message))
-        ]
+        (last,) = events[2:]
+        assert last.event == RunFailed("internal_error", left.error_message)
+        assert last.number > 100_000, "a client may have read many events that were not stored"
         assert (await turn(store, left)).state == "finished"
     assert list((home / "owners").iterdir()) == []
 
@@ -538,7 +538,7 @@ async def test_a_run_that_had_its_ending_but_not_its_end_keeps_that_ending(home:
     async with SqliteStore(home) as store:
         record = run()
         await store.begin(record, None)
-        await store.append(record.id, ANSWER)
+        await store.append({record.id: ANSWER})
     async with SqliteStore(home) as store:
         assert (await store.run(record.id)).state == "interrupted"
         assert await store.events(record.id) == ANSWER

@@ -25,9 +25,6 @@ from clinvk.session import Resume
 INTERRUPTED_WITHIN_S = 1.0
 """How long an agent may take to end a turn by itself."""
 
-_KEEP_EVERY_S = 2.0
-"""How much of what a running agent said may be lost when clinvk dies."""
-
 
 class Course:
     """What has become of a run so far.
@@ -63,8 +60,6 @@ class Course:
         self._handle: str | None = None
         self._first: Ending | None = None
         self._in_protocol = False
-        self._kept = 0
-        self._kept_at = self.now()
         self._heeded: Exchange | None = None
         self._fault: Exception | None = None
 
@@ -102,7 +97,7 @@ class Course:
         if exchange.ending or exchange.unspoken or any(isinstance(event, RunStarted) for event in exchange.heard):
             return False
         self._log(*exchange.take())
-        return not exchange.limit(now) and min(exchange.deadline(), self._keep_by()) >= self._rings_at
+        return not exchange.limit(now) and exchange.deadline() >= self._rings_at
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
         """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""
@@ -176,14 +171,12 @@ class Course:
             else:
                 exchange.hear(self.now())
                 await self._record(*exchange.take())
-            if self.now() >= self._keep_by():
-                await self._keep()
             if ending := exchange.ending or self.stopped_by or exchange.limit(self.now()):
                 return ending
             if exchange.unspoken:
                 raise NotSpoken(exchange.unspoken)
             self._heeded = exchange if self.log.count else None  # of its start there is more to do than to log it
-            await self.wait(min(exchange.deadline(), self._keep_by()))
+            await self.wait(exchange.deadline())
             self._heeded = None
 
     async def hear_out(self, exchange: Exchange) -> None:
@@ -247,16 +240,7 @@ class Course:
             if isinstance(event, Progress):
                 events[index] = replace(event, message=self._redacted(event.message))
         self.log.extend(events, size)
-
-    def _keep_by(self) -> float:
-        """Give the time by which what was said is to be kept, also if nothing more is said."""
-        return self._kept_at + _KEEP_EVERY_S if self.log.count > self._kept else inf
-
-    async def _keep(self) -> None:
-        self._kept_at = self.now()
-        entries = self.log.since(self._kept)
-        if await self.recorder.append(entries):
-            self._kept += len(entries)
+        self.recorder.save_soon(self.log)
 
     async def end(self, ending: Ending) -> None:
         """Log the ending, and keep all."""
@@ -269,7 +253,7 @@ class Course:
             ending = replace(ending, message=self._redacted(ending.message))
         last = self.log.mended(ending)
         try:
-            await self.recorder.ended(ending, [*self.log.since(self._kept), *last], self.log.text)
+            await self.recorder.ended(ending, [*self.log.unsaved(), *last], self.log.text)
         finally:
             self.ended_at = time.time()
             self.log.append(last)

@@ -20,6 +20,7 @@ from clinvk.request import RunRequest
 from clinvk.runtime import bounds, executables, marks, sessions
 from clinvk.runtime.agent import AgentRun
 from clinvk.runtime.assignment import Assignment
+from clinvk.runtime.autosave import Autosave
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
@@ -79,6 +80,7 @@ class LocalRuns:
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
+        self._autosave = Autosave(store, self._group.create_task)
         self._closing = False
         self._guard = Guard(chosen, self._bounds)
         keeps_warm = keeps_warm and settings.warm.enabled and not bounds.are_per_process(settings.agents)
@@ -212,7 +214,9 @@ class LocalRuns:
         if session is None and not request.ephemeral:
             session = new_session(request, os.urandom(16).hex(), self._settings.session)
         told = replace(request, extra=self._own_extra(request))
-        recorder = Recorder(self._store, assignment.run_id, told, session, resume, self._settings.session)
+        recorder = Recorder(
+            self._store, self._autosave, assignment.run_id, told, session, resume, self._settings.session
+        )
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
         place = self._slots.enter(request.backend, run.wake, share, may_wait=users is None)

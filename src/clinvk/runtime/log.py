@@ -30,11 +30,12 @@ class EventLog:
     """The events of one run. `caught_up` is called when the log `is_ahead` no more.
 
     A log that was let go has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
-    down.
+    down. `saved` is the number of the last event that is stored.
     """
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self.ending: Ending | None = None
+        self.saved = 0
         self._is_held = True
         self._entries: list[Logged] = []
         self._sizes: list[int] = [0]
@@ -83,6 +84,10 @@ class EventLog:
     def since(self, number: int) -> list[Logged]:
         """Give the events after a number that are there."""
         return self._entries[number:]
+
+    def unsaved(self) -> list[Logged]:
+        """Return the events that are not stored yet."""
+        return self.since(self.saved)
 
     def let_go(self) -> None:
         """Wait for no reader from now on."""

@@ -13,6 +13,8 @@ from clinvk.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Us
 from clinvk.record import RunRecord, RunState, as_kept, options_as_kept
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
+from clinvk.runtime.autosave import Autosave
+from clinvk.runtime.log import EventLog
 from clinvk.session import Resume, Session, SessionStatus
 from clinvk.store import SessionStore
 
@@ -45,11 +47,22 @@ class Recorder:
     is at work does not end the run: what is not kept then is told in the log of clinvk.
     """
 
-    __slots__ = ("_counted", "_goes_on", "_has_started", "_keeps_text", "_record", "_session", "_settings", "_store")
+    __slots__ = (
+        "_autosave",
+        "_counted",
+        "_goes_on",
+        "_has_started",
+        "_keeps_text",
+        "_record",
+        "_session",
+        "_settings",
+        "_store",
+    )
 
     def __init__(
         self,
         store: SessionStore,
+        autosave: Autosave,
         run_id: str,
         request: RunRequest,
         session: Session | None,
@@ -57,6 +70,7 @@ class Recorder:
         settings: SessionSettings,
     ) -> None:
         self._store = store
+        self._autosave = autosave
         self._session = session
         self._goes_on = resume is not None
         self._counted = resume.used if resume else Usage()
@@ -120,12 +134,14 @@ class Recorder:
         self._has_started = True
         await self._kept(self._store.update(self._record, self._session))
 
-    async def append(self, entries: Sequence[Logged]) -> bool:
-        """Keep what the agent has said since the last time; say whether it need not be kept again."""
-        return not self._keeps_text or await self._kept(self._store.append(self._record.id, entries))
+    def save_soon(self, log: EventLog) -> None:
+        """Store the new events of a log with the next autosave."""
+        if self._keeps_text:
+            self._autosave.add(self._record.id, log)
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
         """The run is over; `entries` are the last ones, `output` is the whole answer."""
+        self._autosave.forget(self._record.id)
         failure = ending if isinstance(ending, RunFailed) else None
         self._record = replace(
             self._record,
@@ -151,16 +167,13 @@ class Recorder:
             )
         await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))
 
-    async def _kept(self, keeping: Awaitable[None]) -> bool:
+    async def _kept(self, keeping: Awaitable[None]) -> None:
         try:
             await keeping
         except ClinvkError as exc:
             logger.warning("run %s is not kept: %s", self._record.id, exc.message)
-            return False
         except Exception:
             logger.exception("run %s is not kept", self._record.id)  # a faulty store must not cost the answer
-            return False
-        return True
 
 
 def _options(request: RunRequest) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """What outlives a process: sessions and runs. Every store keeps this protocol and passes one contract suite."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -99,11 +99,10 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
-        """Keep events of a run, in the order of their numbers. Those that are kept already are passed over.
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        """Store events of runs in one transaction, by run id and each run's in the order of their numbers.
 
-        Raises:
-            RunNotFound: no run has this id.
+        Skip events that are stored already, and those of a run that is not.
         """
         ...
 

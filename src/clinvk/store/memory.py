@@ -1,6 +1,6 @@
 """A store that lives and dies with its process."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
@@ -44,13 +44,12 @@ class MemoryStore:
         if run.id in self._runs:
             self._change(run, session)
 
-    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
-        """Keep events of a run."""
-        if run_id not in self._runs:
-            raise ids.missing(run_id, "run")
-        kept = self._events.setdefault(run_id, [])
-        last = kept[-1].number if kept else 0
-        kept.extend(event for event in events if event.number > last)
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        """Store events of runs."""
+        for run_id in events.keys() & self._runs.keys():
+            kept = self._events.setdefault(run_id, [])
+            last = kept[-1].number if kept else 0
+            kept.extend(event for event in events[run_id] if event.number > last)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Keep the end of a run with its last events, and release its session."""
@@ -59,7 +58,7 @@ class MemoryStore:
         self._count(run)
         self._change(run, session)
         if run.id not in self._lost_text:
-            await self.append(run.id, events)
+            await self.append({run.id: events})
 
     async def session(self, reference: str) -> Session:
         """Give a session."""

@@ -9,7 +9,7 @@ loss of power, which may cost the last moments.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -104,10 +104,14 @@ class SqliteStore:
         """Keep what has become known of a run and its session: soon, and before anything is read here."""
         self._writer.later(run.id, lambda db: turns.update(db, run, session))
 
-    async def append(self, run_id: str, events: Sequence[Logged]) -> None:
-        """Keep events of a run."""
-        packed = await self._packed(events)
-        await self._writer.write(lambda db: turns.append(db, run_id, packed))
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        """Store events of runs in one transaction."""
+
+        def append(db: "sqlite3.Connection") -> None:
+            for run_id, new in events.items():
+                turns.append(db, run_id, chunks.pack(new))
+
+        await self._writer.write(append)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Keep the end of a run with its last events, and release its session."""

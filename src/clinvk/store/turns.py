@@ -4,6 +4,7 @@ Each function is an operation of the writer: it checks, then it writes.
 """
 
 from collections.abc import Collection, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -60,6 +61,9 @@ _BEGUN = f"{_UNDER_WAY} AND id = ?"
 _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 
+_UNSAVED = 1_000_000
+"""Events, at least, that clients may have read of a run when it was interrupted, and that were not stored."""
+
 _INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
 _WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
 
@@ -105,11 +109,8 @@ def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
 
 
 def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
-    """Keep events of a run, but those that are kept already."""
-    row = connection.execute(_LAST_NUMBER, (run_id,)).fetchone()
-    if row is None:
-        raise ids.missing(run_id, "run")
-    key, last = row
+    """Store events of a run, except those that are stored already; none if the run is not."""
+    key, last = connection.execute(_LAST_NUMBER, (run_id,)).fetchone() or (0, inf)
     for chunk in packed:
         if chunk.first > last:
             connection.execute(_INSERT_CHUNK, (key, chunk.last, chunk.data))
@@ -220,7 +221,8 @@ def _stop(
 ) -> None:
     """End a run that cannot do it itself, at its last sign of life, with what is kept of its answer.
 
-    Its events get the ending that they lack.
+    Its events get the ending that they lack. The number of that is beyond all that a client may have read, so that
+    none takes the ending for one that it has.
     """
     events = [event for (data,) in connection.execute(_CHUNKS, (key,)) for event in chunks.decode(data)]
     last = events[-1] if events else Logged(0, at, ending)
@@ -228,7 +230,7 @@ def _stop(
     connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))
     connection.execute(_PAUSE_SESSION, (ending.message, session_id))
     if not events or not isinstance(last.event, RunFinished | RunFailed):
-        added = Logged(last.number + 1, last.at, ending)
+        added = Logged(last.number + 1 + _UNSAVED, last.at, ending)
         connection.execute(_INSERT_CHUNK, (key, added.number, chunks.encode([added])))
 
 
