@@ -3,8 +3,11 @@
 import asyncio
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -27,7 +30,7 @@ from clinvk.store.sqlite import SqliteStore
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says
-from serving import serving
+from serving import Served, serving
 
 
 async def test_health_is_ok_with_a_store_and_a_backend(scripted: Scripted) -> None:
@@ -128,6 +131,54 @@ async def test_what_is_old_stays_for_ever_where_the_settings_say_so(tmp_path: Pa
             await until_told(lambda: is_kept(store, "a" * 32))
             await asyncio.sleep(0.1)  # several rounds
         assert await is_kept(store, "c" * 32)
+
+
+async def test_a_clock_that_is_years_ahead_deletes_no_session(tmp_path: Path) -> None:
+    """Sessions age by the last one that was used, and by the time that the server is up."""
+    now, year_s, day_s = time.time(), 365 * 86_400, 86_400
+    async with SqliteStore(tmp_path) as store:
+        for name, last_used in (
+            ("a", now - year_s),
+            ("b", now - year_s - 29 * day_s),
+            ("c", now - year_s - 31 * day_s),
+        ):
+            await store.create(
+                Session(
+                    id=name * 32,
+                    backend="x",
+                    created_at=last_used,
+                    last_used=last_used,
+                    working_dir="/",
+                    initial_prompt="",
+                )
+            )
+        async with tended(store, retention_days=30):
+            await until_told(lambda: is_gone(store, "c" * 32))
+        assert await store.count() == 2
+
+
+async def is_gone(store: SqliteStore, session_id: str) -> bool:
+    return not await is_kept(store, session_id)
+
+
+async def test_health_answers_while_another_program_holds_the_lock_of_the_database(scripted: Scripted) -> None:
+    home = scripted.folder / ".clinvk"
+    async with SqliteStore(home) as store:
+        await store.count()
+    with closing(sqlite3.connect(home / "clinvk.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with serving(scripted.env, store=SqliteStore(home, patience_s=60)) as served:
+            began = time.monotonic()
+            health = await served.client.get("/health")
+            assert time.monotonic() - began < 20
+            assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+            assert "lock" in health.json()["session_store"]["error"]
+            other.execute("ROLLBACK")
+            await until_told(lambda: is_well(served))
+
+
+async def is_well(served: Served) -> bool:
+    return (await served.client.get("/health")).status_code == 200
 
 
 async def is_kept(store: SqliteStore, session_id: str) -> bool:

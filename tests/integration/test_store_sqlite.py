@@ -241,7 +241,7 @@ async def test_a_database_that_another_program_has_locked_is_told(home: Path) ->
         assert told == ["another program has held its lock for 2 s"] * 5
         assert time.monotonic() - began < 8
         assert (await store.sessions(SessionQuery())).total == 1
-        with pytest.raises(StoreUnavailable, match="held its lock"):
+        with pytest.raises(StoreUnavailable, match="its lock"):
             await store.count()
         locked.execute("COMMIT")
         locked.close()

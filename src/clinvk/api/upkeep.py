@@ -29,7 +29,7 @@ def tended(
 
 
 async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:
-    is_imported, clean_at, trouble = False, 0.0, ""
+    is_imported, clean_at, trouble, clock = False, 0.0, "", _Clock()
     for pause_s in chain([min(_RECOVER_AGAIN_S, recover_every_s)], repeat(recover_every_s)):
         try:
             if not is_imported:
@@ -38,7 +38,7 @@ async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float)
             if recovered := await store.recover():
                 logger.info("%d runs were interrupted: their clinvk died", recovered)
             if retention_days and time.monotonic() >= clean_at:
-                await _clean(store, retention_days)
+                await _clean(store, retention_days, clock)
                 clean_at = time.monotonic() + CLEAN_EVERY_S
             trouble = ""
         except StoreUnavailable as exc:
@@ -60,6 +60,23 @@ async def _import(store: SqliteStore) -> None:
         logger.warning("not imported: %d more files", more)
 
 
-async def _clean(store: SqliteStore, retention_days: int) -> None:
-    if number := await store.clean(time.time() - retention_days * _DAY_S):
+class _Clock:
+    """The clock for the age of sessions: it starts at the last use of a session, and runs while the server is up.
+
+    The clock of the machine may be years ahead when the server starts.
+    """
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    async def now(self, store: SqliteStore) -> float:
+        """Return the time in seconds since the epoch, never one ahead of the machine's clock."""
+        if self._start is None:
+            self._start = await store.last_used() or time.time(), time.monotonic()
+        last_used, since = self._start
+        return min(time.time(), last_used + time.monotonic() - since)
+
+
+async def _clean(store: SqliteStore, retention_days: int, clock: _Clock) -> None:
+    if number := await store.clean(await clock.now(store) - retention_days * _DAY_S):
         logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)

@@ -29,6 +29,7 @@ from clinvk.store.writer import Writer
 if TYPE_CHECKING:
     import sqlite3
 
+_COUNTED_WITHIN_S = 2.0
 _LARGE_CHARS = 8192
 _CLEAN_STEP = 100
 _IMPORT_STEP = 100
@@ -172,7 +173,19 @@ class SqliteStore:
         return number
 
     async def count(self) -> int:
-        """Give the number of sessions; raises also when nothing could be written."""
+        """Return the number of sessions; raise also when nothing could be written, or when the database is locked."""
+        try:
+            async with asyncio.timeout(_COUNTED_WITHIN_S):
+                return await self._count()
+        except TimeoutError as exc:
+            error = f"does not answer within {_COUNTED_WITHIN_S:g} s; another program may hold its lock"
+            raise StoreUnavailable(f"{self._database.path}: {error}") from exc
+
+    async def last_used(self) -> float | None:
+        """Return when a session was last used, in seconds since the epoch; None if there is no session."""
+        return await self._read(lambda db: db.execute("SELECT max(last_used) FROM sessions").fetchone()[0])
+
+    async def _count(self) -> int:
         if self._writer.trouble:
             await self._writer.write(_probe)
 
