@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 
+from clinvk.api.key_file import Limits
+from integration.test_http_keys import made as key_for
 from integration.worktree_home import another, changed, home
 from polling import until
 from repositories import Repository
@@ -94,6 +97,69 @@ async def test_a_directory_in_a_worktree_is_judged_as_the_one_that_it_is_a_copy_
             assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), place
     async with serving(environ, allowed_workdir_prefixes=(str(project),)) as served:
         assert (await served.prompt(workdir=str(worktree / "inner"))).status_code == 200
+
+
+async def test_a_worktree_has_no_files_of_blocked_directories(
+    scripted: Scripted, project: Path, repository: Repository
+) -> None:
+    names = ("secret", "in ner/[s]ecret*", "kept", "ignored")
+    repository.commit(**{"secret/key": "s", "in ner/[s]ecret*/key": "s", "in ner/secrets/key": "s", "kept/key": "s"})
+    scripted.play([touch(Path("made.txt")), *claude_says("x")], when="edit")
+    blocked = [str(project / name) for name in names if name != "kept"]
+    async with serving(scripted.env, blocked_workdir_prefixes=tuple(blocked)) as served:
+        told = (await post(served, "compare", compare(project / "inner", "claude"))).json()
+    (result,) = told["results"]
+    worktree = Path(result["worktree"]).parent
+    there = {str(path.relative_to(worktree)) for path in worktree.rglob("*") if path.is_file()}
+    assert there == {".git", "in ner/secrets/key", "inner/kept.txt", "inner/made.txt", "kept/key"}
+    assert result["files"] == [{"path": "inner/made.txt", "change": "added"}]
+    assert result["warnings"] == ["not in the worktree, since the server blocks it: in ner/[s]ecret*, secret"]
+    assert repository.git("status", "--porcelain") == ""
+    assert repository.git("status", "--porcelain", cwd=worktree) == "?? inner/made.txt\n"
+
+
+@pytest.mark.parametrize("fields", [{"isolation": "worktree"}, {"isolation": "worktree", "dry_run": True}])
+@pytest.mark.parametrize("lists", ["allowed", "blocked", "key"])
+async def test_a_repository_that_reaches_beyond_the_lists_is_refused(
+    scripted: Scripted, project: Path, lists: str, fields: dict[str, object]
+) -> None:
+    """The whole repository would be beside the agent, not only the directory that is allowed."""
+    inner = str(project / "inner")
+    key, keys = await key_for(scripted, Limits(workdirs=(inner,) if lists == "key" else ()))
+    allowed, blocked = (inner,) if lists == "allowed" else (), (f"{project}/.git",) if lists == "blocked" else ()
+    async with serving(
+        scripted.env, keys=keys, allowed_workdir_prefixes=allowed, blocked_workdir_prefixes=blocked
+    ) as served:
+        answer = await post(served, "compare", {**compare(project / "inner", "claude"), **fields}, **{"x-api-key": key})
+    assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
+    assert scripted.calls() == []
+
+
+@pytest.mark.parametrize("how", ["gitdir", "link", "objects", "pack", "alternates"])
+async def test_files_of_a_blocked_repository_are_not_had_by_way_of_another(
+    scripted: Scripted, project: Path, repository: Repository, tmp_path: Path, how: str
+) -> None:
+    blocked, allowed = project, Repository(tmp_path / "allowed", tmp_path / "home")
+    repository.git("gc", "--quiet")
+    git, theirs = allowed.path / ".git", blocked / ".git"
+    match how:
+        case "gitdir" | "link":
+            shutil.rmtree(git)
+            git.symlink_to(theirs) if how == "link" else git.write_text(f"gitdir: {theirs}\n")
+        case "objects":
+            shutil.rmtree(git / "objects")
+            (git / "objects").symlink_to(theirs / "objects")
+        case "pack":
+            (git / "objects" / "pack").rmdir()
+            (git / "objects" / "pack").symlink_to(theirs / "objects" / "pack")
+        case _:
+            (git / "objects" / "info" / "alternates").write_text(f"{theirs}/objects\n")
+    if how not in ("gitdir", "link"):
+        (git / "HEAD").write_text(repository.git("rev-parse", "HEAD"))
+    async with serving(scripted.env, blocked_workdir_prefixes=(str(blocked),)) as served:
+        answer = await post(served, "compare", compare(allowed.path, "claude"))
+    assert (answer.status_code, answer.json()["code"]) == (403, "directory_not_allowed"), answer.text
+    assert scripted.calls() == []
 
 
 async def test_a_step_does_not_follow_a_link_that_the_agent_before_made_of_its_directory(

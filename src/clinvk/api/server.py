@@ -6,7 +6,7 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -275,6 +275,10 @@ async def opened(
                 grants.judge(request, workdirs.original(real))
                 return real
 
+            def judge(request: RunRequest, place: str) -> Sequence[str]:
+                grants.judge(request, workdirs.original(place))
+                return workdirs.judge_repository(place)
+
             async with (
                 keys.tended(taken, KeyFile(home(environ))),
                 grants.tended(),
@@ -296,7 +300,7 @@ async def opened(
                 def orchestrations() -> "Orchestrations":
                     from clinvk.orchestrate.live import Orchestrations
 
-                    return Orchestrations(runs, store, runs.spawner, needed)
+                    return Orchestrations(runs, store, runs.spawner, needed, judge=judge)
 
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry

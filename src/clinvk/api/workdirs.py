@@ -15,7 +15,7 @@ from clinvk.config import Settings
 from clinvk.config.loading import home, may_lie_in_worktree
 from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
-from clinvk.policy import BuiltIn, Directories
+from clinvk.policy import BuiltIn, Directories, containing
 from clinvk.request import RunRequest
 from clinvk.session import Session
 
@@ -97,6 +97,19 @@ class Workdirs:
 
     def _admitted_beside(self, request: RunRequest) -> tuple[str, ...]:
         return tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+
+    def judge_repository(self, real: str) -> tuple[str, ...]:
+        """Judge a directory that files of a worktree come from; return the directories below it that are blocked.
+
+        Raises:
+            DirectoryNotAllowed: the lists keep agents out of it.
+        """
+        lists, judged = self._directories(), self.original(real)
+        # In an ordinary repository it is the directory around `.git` that the operator has chosen.
+        if refusal := self._built_in.refusal(judged.removesuffix("/.git")) or lists.refusal(judged):
+            raise DirectoryNotAllowed(f"a worktree would have files from {real!r}, which {refusal}", "isolation")
+        inside = (path for path in lists.blocked if containing(path, (judged,)))
+        return tuple(real + path.removeprefix(judged) for path in inside)
 
     def original(self, real: str) -> str:
         """Return the directory that one in a worktree of clinvk is a copy of; any other directory is its own."""

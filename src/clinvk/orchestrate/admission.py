@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec.structs import replace
 
 from clinvk.config import Settings, refuse_nesting
 from clinvk.errors import ClinvkError, InvalidRequest, placed
-from clinvk.orchestrate import judge
+from clinvk.orchestrate import judge as judging
+from clinvk.orchestrate.isolation import JudgeOf
 from clinvk.plan import Chain, Compare, Parallel, Part, Plan, is_dry_run
 from clinvk.policy.words import APPROVAL, within
 from clinvk.request import RunRequest
@@ -38,14 +40,16 @@ def settled(plan: Plan, settings: Settings) -> Plan:
 
 
 async def admitted(
-    plan: Plan, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees
+    plan: Plan, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees, judge: JudgeOf
 ) -> Plan:
     """Give the plan with every request completed; `require` raises where the CLI of a backend is not there.
+
+    `judge` is as in `Orchestrations`.
 
     Raises:
         ClinvkError: a part cannot be run; its `field` says which, and why.
     """
-    admission = _Admission(admit, require, runs, worktrees)
+    admission = _Admission(admit, require, runs, worktrees, judge)
     done = plan.done if isinstance(plan, Chain) else ()
     parts = [replace(plan.parts[result.index], request=result.part.request) for result in done]
     began = time.monotonic()
@@ -67,11 +71,14 @@ async def admitted(
 class _Admission:
     """Completes parts one by one, and the judge; CLIs and repositories are looked at once."""
 
-    def __init__(self, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees) -> None:
+    def __init__(
+        self, admit: Admit, require: Callable[[str], object], runs: Runs, worktrees: Worktrees, judge: JudgeOf
+    ) -> None:
         self._admit = admit
         self._require = require
         self._runs = runs
         self._worktrees = worktrees
+        self._judge = judge
         self._found: set[str] = set()
         self._fit: set[str] = set()
 
@@ -84,7 +91,7 @@ class _Admission:
         if not part.dry_run:
             self._look_for(request.backend)
         if part.isolation != "none":
-            await self._look_at(request.workdir or "")
+            await self._look_at(request)
         return replace(part, request=request)
 
     async def judge(self, plan: Compare) -> RunRequest | None:
@@ -92,7 +99,7 @@ class _Admission:
             return None
         try:
             request = await self._admit(plan.judge)
-            await self._runs.plan(judge.shaped(request, judge.FEWEST))
+            await self._runs.plan(judging.shaped(request, judging.FEWEST))
             if not is_dry_run(plan):
                 self._look_for(request.backend)
         except ClinvkError as exc:
@@ -106,9 +113,10 @@ class _Admission:
             self._require(backend)
             self._found.add(backend)
 
-    async def _look_at(self, directory: str) -> None:
+    async def _look_at(self, request: RunRequest) -> None:
+        directory = request.workdir or ""
         if directory not in self._fit:
-            await self._worktrees.examine(directory)
+            await self._worktrees.examine(directory, partial(self._judge, request))
             self._fit.add(directory)
 
 

@@ -13,11 +13,12 @@ from clinvk.config.loading import home
 from clinvk.events import RunFinished
 from clinvk.orchestrate import chain, judge, parallel
 from clinvk.orchestrate.admission import Admit, admitted
-from clinvk.orchestrate.isolation import Isolation
+from clinvk.orchestrate.isolation import Isolation, JudgeOf
 from clinvk.orchestrate.keeping import Keeping
 from clinvk.orchestrate.performing import Observer, Performing
 from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict, is_dry_run
 from clinvk.policy import may_edit
+from clinvk.request import RunRequest
 from clinvk.runtime.cleanup import WITHIN_S, finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import Runs
@@ -28,8 +29,14 @@ from clinvk.store import SessionStore
 logger = logging.getLogger(__name__)
 
 
+def _anywhere(_: RunRequest, __: str) -> Sequence[str]:
+    return ()
+
+
 class Orchestrations:
     """Those of this process; `spawner` starts git and checks, in `environ`.
+
+    `judge` says where the files of worktrees may come from.
 
     Where the end of one is not kept `within_s`, its results are told nonetheless.
     """
@@ -41,11 +48,13 @@ class Orchestrations:
         spawner: Spawner,
         environ: Mapping[str, str],
         within_s: float = WITHIN_S,
+        judge: JudgeOf = _anywhere,
     ) -> None:
         self._runs = runs
         self._store = store
         self._worktrees = Worktrees(spawner, home(environ), environ)
         self._within_s = within_s
+        self._judge = judge
         self._live: dict[str, Orchestration] = {}
 
     async def admitted(self, plan: Plan, admit: Admit, require: Callable[[str], object]) -> Plan:
@@ -54,7 +63,7 @@ class Orchestrations:
         Raises:
             ClinvkError: a part cannot be run; its `field` says which, and why.
         """
-        return await admitted(plan, admit, require, self._runs, self._worktrees)
+        return await admitted(plan, admit, require, self._runs, self._worktrees, self._judge)
 
     @asynccontextmanager
     async def begun(self, plan: Plan, asked: Plan) -> "AsyncGenerator[Orchestration]":
@@ -65,7 +74,7 @@ class Orchestrations:
         Raises:
             StoreUnavailable: it cannot be kept.
         """
-        isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "")
+        isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "", self._judge)
         if is_dry_run(plan):
             yield Orchestration("", plan, self._runs, isolation)
             return

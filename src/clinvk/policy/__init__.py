@@ -7,10 +7,10 @@ command line, which is the user's own, to the depth alone.
 from collections.abc import Mapping
 
 from clinvk.errors import InvalidRequest
-from clinvk.policy.directories import BuiltIn, Directories
+from clinvk.policy.directories import BuiltIn, Directories, containing
 from clinvk.request import RunRequest
 
-__all__ = ["DEPTH_VARIABLE", "BuiltIn", "Directories", "depth", "may_edit", "refuse_depth"]
+__all__ = ["DEPTH_VARIABLE", "BuiltIn", "Directories", "containing", "depth", "may_edit", "refuse_depth"]
 
 DEPTH_VARIABLE = "CLINVK_DEPTH"
 """In an agent's environment: how many agents are around what it starts, itself included."""

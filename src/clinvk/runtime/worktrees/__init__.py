@@ -24,9 +24,9 @@ from clinvk.runtime.worktrees.folders import Facts, Place
 from clinvk.runtime.worktrees.git import Git, GitFailed
 from clinvk.runtime.worktrees.trees import CHANGED_WITHIN_S, Trees
 from clinvk.runtime.worktrees.whole import whole
-from clinvk.runtime.worktrees.words import Applied, Listed, State, Worktree
+from clinvk.runtime.worktrees.words import Applied, Judge, Listed, State, Worktree
 
-__all__ = ["Applied", "Listed", "State", "Worktree", "Worktrees"]
+__all__ = ["Applied", "Judge", "Listed", "State", "Worktree", "Worktrees"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,31 +52,32 @@ class Worktrees:
         self._kept: set[str] = set()
 
     @asynccontextmanager
-    async def isolated(self, directory: str, label: str) -> AsyncGenerator[Worktree]:
+    async def isolated(self, directory: str, label: str, judge: Judge | None = None) -> AsyncGenerator[Worktree]:
         """Make a worktree, and leave it at the end.
 
         Raises:
             InvalidRequest, ClinvkError: as `make`.
         """
-        worktree = await self.make(directory, label)
+        worktree = await self.make(directory, label, judge)
         try:
             yield worktree
         finally:
             await self.leave(worktree)
 
-    async def make(self, directory: str, label: str) -> Worktree:
+    async def make(self, directory: str, label: str, judge: Judge | None = None) -> Worktree:
         """Make a worktree from the HEAD of the repository that holds a directory.
 
         Args:
             directory: where the agent was to work; in the worktree it works in the same sub-directory.
             label: whose it is; its id begins so.
+            judge: judges where its files come from. Without it they may come from anywhere.
 
         Raises:
-            InvalidRequest: there can be none; the field is `isolation`.
+            InvalidRequest: there can be none, or the judge refuses it; the field is `isolation`.
             ClinvkError: git failed, e.g. for lack of room.
         """
         git = self._trees.git(directory)
-        source = await repository.source(git, directory)
+        source = await repository.source(git, directory, judge)
         facts = Facts(
             repository=source.top,
             common=source.common,
@@ -92,7 +93,7 @@ class Worktrees:
             (place,) = made
             async with self._trees.alone():
                 await whole(repository.register(git, place), "git worktree add", CHANGED_WITHIN_S)
-            await git.out("reset", "--hard", "--quiet", cwd=str(place.root))
+            await repository.check_out(git, place, source.left_out)
             await whole(asyncio.to_thread(repository.settle, place), "copying an index")
         except BaseException:
             for place in made:
@@ -108,13 +109,13 @@ class Worktrees:
             warnings=source.warnings,
         )
 
-    async def examine(self, directory: str) -> None:
-        """Look whether a worktree can be made from a directory.
+    async def examine(self, directory: str, judge: Judge | None = None) -> None:
+        """Look whether a worktree can be made from a directory; `judge` as in `make`.
 
         Raises:
             InvalidRequest, ClinvkError: as `make`.
         """
-        await repository.source(self._trees.git(directory), directory)
+        await repository.source(self._trees.git(directory), directory, judge)
 
     async def outcome(self, worktree: Worktree, max_diff_bytes: int = DIFF_BYTES) -> Change:
         """Look at what was done in a worktree; call it when the agent has ended, and before the worktree is left.

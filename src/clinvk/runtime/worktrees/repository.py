@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTooSlow, 
 from clinvk.runtime.worktrees.look import Look, check_read
 from clinvk.runtime.worktrees.saved import Saved
 from clinvk.runtime.worktrees.whole import whole
+from clinvk.runtime.worktrees.words import Judge
 
 _REPOSITORY = b"160000"
 _REFUSED = 1
@@ -36,6 +38,7 @@ class Source(NamedTuple):
         inside: the directory, from the top on; empty for the top.
         base: the commit of HEAD.
         submodules: where in the tree other repositories are.
+        left_out: what of the commit is blocked, and left out of the worktree.
         warnings: what of the tree is not in the commit.
     """
 
@@ -44,6 +47,7 @@ class Source(NamedTuple):
     inside: str
     base: str
     submodules: tuple[str, ...]
+    left_out: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -73,31 +77,87 @@ async def find(git: Git, directory: str) -> tuple[str, str, str]:
     return top, common, inside
 
 
-async def source(git: Git, directory: str) -> Source:
+async def source(git: Git, directory: str, judge: Judge | None) -> Source:
     """Find what a worktree for a directory would be made from.
 
     Raises:
-        InvalidRequest: as `find`, or there is no commit yet.
+        InvalidRequest: as `find`, there is no commit yet, or the judge refuses it.
         ClinvkError: git failed.
     """
     top, common, inside = await find(git, directory)
+    blocked = await _blocked(git, top, common, judge) if judge else ()
     head = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if head.exit_code:
         raise InvalidRequest(f"the git repository {top!r} has no commit yet: a worktree begins with one", ISOLATION)
     base = head.stdout.decode().strip()
     listed = await git.out("ls-tree", "-r", "-z", "--full-tree", base)
-    modules = tuple(
-        os.fsdecode(entry.partition(b"\t")[2]) for entry in listed.split(b"\0") if entry.startswith(_REPOSITORY)
-    )
+    entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
+    modules = tuple(name for mode, name in entries if mode.startswith(_REPOSITORY))
+    left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
     _check_names(*modules)
     warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
     if modules:
         warnings.append(f"submodules are empty in the worktree: {_some(modules)}")
+    if left_out:
+        warnings.append(f"not in the worktree, since the server blocks it: {_some(left_out)}")
     if uncommitted := await _uncommitted(git, top):
         warnings.append(
             f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it{uncommitted}"
         )
-    return Source(top, common, inside, base, modules, tuple(warnings))
+    return Source(top, common, inside, base, modules, left_out, tuple(warnings))
+
+
+async def _blocked(git: Git, top: str, common: str, judge: Judge) -> Sequence[str]:
+    """Judge all directories that files of a worktree come from; return what of the tree is blocked, from the top on.
+
+    Raises:
+        InvalidRequest: the judge refuses one, or git cannot say where all are.
+    """
+    counted = await git.out("count-objects", "-v")
+    others = [os.fsdecode(line[11:]) for line in counted.splitlines() if line.startswith(b"alternate: ")]
+
+    def judged() -> Sequence[str]:
+        real = os.path.realpath(top)
+        blocked = judge(real)
+        try:
+            stores = dict.fromkeys(_stores(common, others))
+        except OSError as exc:
+            raise InvalidRequest(f"cannot look where the objects of {top!r} are: {exc}", ISOLATION) from exc
+        for path in stores:
+            judge(path)
+        return sorted({os.path.relpath(path, real) for path in blocked})
+
+    return await asyncio.to_thread(judged)
+
+
+def _stores(common: str, others: Sequence[str]) -> Iterator[str]:
+    """Yield where the objects of a repository are, also behind links; `others` are those that it borrows from."""
+    yield os.path.realpath(common)
+    for objects in (os.path.join(common, "objects"), *others):
+        yield os.path.realpath(objects)
+        yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
+
+
+async def check_out(git: Git, place: Place, left_out: Sequence[str]) -> None:
+    """Put the files into a worktree, except what is left out.
+
+    Raises:
+        ClinvkError: git failed.
+    """
+    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false")
+    if left_out:
+        await asyncio.to_thread(_leave_out, place, left_out)
+    await git.out(*(sparse if left_out else ()), "reset", "--hard", "--quiet", cwd=str(place.root))
+    if await asyncio.to_thread(lambda: any(os.path.lexists(place.root / name) for name in left_out)):
+        raise ClinvkError(f"git does not leave {_some(left_out)} out of the worktree")
+
+
+def _leave_out(place: Place, names: Sequence[str]) -> None:
+    patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
+    file = (registered(place.facts.common, place.root) or place.root) / "info" / "sparse-checkout"
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as opened:
+        opened.write(patterns if opened.tell() else f"/*\n{patterns}")
 
 
 async def _uncommitted(git: Git, top: str) -> str:
@@ -273,6 +333,6 @@ def _inside(directory: str, top: str) -> str:
     return "" if inside == "." else inside
 
 
-def _some(names: tuple[str, ...] | list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     shown = ", ".join(name.encode(errors="replace").decode() for name in names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

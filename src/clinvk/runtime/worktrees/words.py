@@ -1,10 +1,14 @@
 """What is said of worktrees."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from clinvk.plan import ChangedFile
+
+Judge = Callable[[str], Sequence[str]]
+"""Raises if no files of a worktree may come from a directory; returns the directories below it that are blocked."""
 
 State = Literal["in use", "changed", "unchanged", "broken"]
 
