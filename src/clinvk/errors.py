@@ -13,6 +13,7 @@
     ├─ RunNotFound                run_not_found
     ├─ AmbiguousId                ambiguous_id
     ├─ StoreUnavailable           store_unavailable
+    ├─ ResourcesExhausted         resources_exhausted
     ├─ QueueFull                  queue_full
     ├─ ShuttingDown               shutting_down
     ├─ TimedOut                   timed_out
@@ -29,18 +30,23 @@ What goes wrong before an agent was started is raised. What ends a run that was 
 travels as `RunFailed`, whose `code` is the `code` of one of these classes.
 """
 
+import errno
 from typing import ClassVar
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_MOST_CAUSES = 10
 
 
 class ClinvkError(Exception):
     """The root of the tree; by itself an error inside clinvk.
 
     `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body that it is
-    about, e.g. `tasks[2].prompt`.
+    about, e.g. `tasks[2].prompt`. `retry_after_s` is when to try again, None where that would not help.
     """
 
     code: ClassVar[str] = "internal_error"
     field: str | None = None
+    retry_after_s: float | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -127,6 +133,14 @@ class StoreUnavailable(ClinvkError):
     """The store of sessions cannot be used: read-only, full, damaged, or written by a newer clinvk."""
 
     code = "store_unavailable"
+    retry_after_s = 5
+
+
+class ResourcesExhausted(ClinvkError):
+    """The machine has no file descriptor, process or memory left for the request; try again later."""
+
+    code = "resources_exhausted"
+    retry_after_s = 5
 
 
 class QueueFull(ClinvkError):
@@ -143,6 +157,7 @@ class ShuttingDown(ClinvkError):
     """The server is stopping and takes no new runs."""
 
     code = "shutting_down"
+    retry_after_s = 5
 
 
 class TimedOut(ClinvkError):
@@ -206,6 +221,22 @@ def placed(error: ClinvkError, at: str) -> ClinvkError:
     return error
 
 
+def exhausted(error: BaseException) -> ResourcesExhausted | None:
+    """Return the error to report instead of `error` if that, or what it was raised from, is a lack of resources."""
+    cause: BaseException | None = error
+    for _ in range(_MOST_CAUSES):  # an error that was raised from itself is its own cause
+        match cause:
+            case ResourcesExhausted() | None:
+                return cause
+            case OSError(errno=number, strerror=lack) if number in _EXHAUSTED:
+                return ResourcesExhausted(f"no resources left: {lack}")
+            case MemoryError() | RuntimeError(args=("can't start new thread",)):
+                return ResourcesExhausted("no memory left, or too many threads")
+            case _:
+                cause = cause.__cause__
+    return None
+
+
 def failure(code: str, message: str) -> ClinvkError:
     """Give the error of a run that failed: the class that has its `RunFailed.code`."""
     return _ENDINGS.get(code, ClinvkError)(message)
@@ -260,5 +291,6 @@ _REFUSALS = _by_code(
     SessionNotFound,
     SessionBusy,
     NotResumable,
+    ResourcesExhausted,
     StoreUnavailable,
 )

@@ -1,6 +1,7 @@
 """Processes: lines in, bytes out, and the end of everything that came of one."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import resource
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.errors import BackendUnavailable, InvalidRequest
+from clinvk.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
 from clinvk.runtime import marks
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner
@@ -256,13 +257,25 @@ async def test_a_start_that_fails_for_want_of_descriptors_costs_none(room: int) 
                 taken.append(os.dup(0))
         for fd in taken[len(taken) - room :]:
             os.close(fd)
-        with pytest.raises(BackendUnavailable, match="cannot start '/bin/true': Too many open files"):
+        with pytest.raises(ResourcesExhausted, match="cannot start '/bin/true': Too many open files"):
             spawner().spawn(["/bin/true"], ENV, None, lambda: None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for fd in taken[: len(taken) - room]:
         os.close(fd)
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.ENFILE])
+async def test_a_spawn_that_the_system_refuses_for_lack_of_resources_can_be_retried(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(ResourcesExhausted, match=os.strerror(number)):
+        spawner().spawn(["/bin/true"], ENV, "/", lambda: None)
 
 
 HIDERS = {

@@ -215,7 +215,7 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.SessionBusy("x"), 409, "conflict_error"),
         (errors.NotResumable("x"), 400, "invalid_request_error"),
         (errors.AmbiguousId("x", ()), 400, "invalid_request_error"),
-        (errors.QueueFull("x", 1), 529, "overloaded_error"),
+        (errors.QueueFull("x", 1), 503, "overloaded_error"),
         (errors.ShuttingDown("x"), 503, "overloaded_error"),
         (errors.StoreUnavailable("x"), 503, "overloaded_error"),
         (errors.TimedOut("x"), 504, "timeout_error"),

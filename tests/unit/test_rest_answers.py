@@ -198,6 +198,7 @@ PROBLEMS = [
     (NotCancellable("no"), 409, "run_not_cancellable", None),
     (BodyTooLarge("no"), 413, "body_too_large", None),
     (WrongMediaType("no"), 415, "unsupported_media_type", None),
+    (errors.ResourcesExhausted("no"), 503, "resources_exhausted", None),
     (QueueFull("no", 5), 503, "queue_full", None),
     (errors.ShuttingDown("no"), 503, "shutting_down", None),
     (errors.AgentCrashed("no"), 502, "agent_crashed", None),

@@ -1,10 +1,12 @@
 """Each kind of error has its HTTP status, and what the API calls it, in each dialect."""
 
+import errno
 from collections.abc import Iterator
 
 import pytest
 
 from clinvk import errors
+from clinvk.api.reply import refusal
 from clinvk.dialects import base
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import RateLimited
@@ -36,6 +38,40 @@ def test_the_dialects_agree_on_who_is_to_blame(kind: type[ClinvkError]) -> None:
     """An agent that fails is an answer in REST; only one that could not be started comes here."""
     if not issubclass(kind, AgentFailed):
         assert len({status < 500 for status in statuses(kind)}) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [errors.ResourcesExhausted, errors.QueueFull, errors.ShuttingDown, errors.StoreUnavailable, RateLimited]
+)
+def test_a_temporary_refusal_is_429_or_503_with_retry_after(kind: type[ClinvkError]) -> None:
+    for dialect in (Rest(), OpenAIChat(), Anthropic()):
+        status, _, headers = refusal(made(kind), dialect, {"state": {"request_id": "r"}})
+        assert status in (429, 503)
+        assert int(dict(headers)[b"retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [OSError(errno.EMFILE, "x"), OSError(errno.ENFILE, "x"), MemoryError(), RuntimeError("can't start new thread")],
+)
+@pytest.mark.parametrize("kind", [ClinvkError, errors.InvalidRequest, errors.BackendUnavailable])
+def test_an_error_that_a_lack_of_resources_caused_is_reported_as_such(kind: type[ClinvkError], lack: Exception) -> None:
+    error = made(kind)
+    error.__cause__ = lack
+    assert isinstance(errors.exhausted(error), errors.ResourcesExhausted)
+
+
+@pytest.mark.parametrize("cause", [OSError(errno.ENOENT, "x"), RuntimeError("x"), None])
+def test_other_errors_are_reported_as_they_are(cause: Exception | None) -> None:
+    error = made(errors.InvalidRequest)
+    error.__cause__ = cause
+    assert errors.exhausted(error) is None
+
+
+def test_an_error_that_was_raised_from_itself_is_reported_as_it_is() -> None:
+    error = made(errors.InvalidRequest)
+    error.__cause__ = error
+    assert errors.exhausted(error) is None
 
 
 def test_only_these_are_errors_inside_clinvk() -> None:

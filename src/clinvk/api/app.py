@@ -24,7 +24,7 @@ from clinvk.api.meta import Status
 from clinvk.api.middleware import Front
 from clinvk.api.models import Models
 from clinvk.api.records import RunRecords
-from clinvk.api.reply import ClientGone, broken, path_of, retry_headers
+from clinvk.api.reply import ClientGone, broken, path_of, refusal
 from clinvk.api.responses import Responses
 from clinvk.api.runs import RunEndpoint, SpelledOut
 from clinvk.api.sessions import Sessions
@@ -38,7 +38,7 @@ from clinvk.config import ServerSettings, Settings
 from clinvk.dialects.base import Dialect, MethodNotAllowed, NoSuchPath
 from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, exhausted
 from clinvk.plan import Kind
 from clinvk.runtime.runs import Runs
 from clinvk.store import SessionStore
@@ -116,6 +116,7 @@ def create_app(
             HTTPException: _misdirected,
             ClinvkError: _refused,
             ClientGone: _left,
+            OSError: _failed,
             Exception: _broken,
         },
     )
@@ -187,7 +188,7 @@ def _anthropic(run: Callable[[Dialect], RunEndpoint], models: Models, settings: 
     yield Route("/anthropic/v1/models/{id:path}", models.anthropic_one)
 
 
-def _misdirected(request: Request, error: Exception) -> Response:
+async def _misdirected(request: Request, error: Exception) -> Response:
     """Answer a path or method that is not served."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {path_of(request.scope)}"
@@ -200,24 +201,31 @@ def _misdirected(request: Request, error: Exception) -> Response:
     return _refusal(request, NoSuchPath(f"{where}: there is nothing here; {hint}"))
 
 
-def _refused(request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """Answer a request that cannot be served."""
     assert isinstance(error, ClinvkError)
     return _refusal(request, error)
 
 
-def _left(_: Request, __: Exception) -> Response:
+async def _left(_: Request, __: Exception) -> Response:
     """Answer nobody: the client has gone."""
     return Response(status_code=400)
 
 
-def _broken(request: Request, _: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    """Answer a request for which no file could be opened, even that of a module; any other error goes to `_broken`."""
+    if lack := exhausted(error):
+        return _refusal(request, lack)
+    raise error
+
+
+async def _broken(request: Request, _: Exception) -> Response:
     """Answer a request that an error inside clinvk ended; the error itself goes on to the server's log."""
     return _refusal(request, broken(), {"x-should-retry": "false"} if request.state.dialect.is_model_api else None)
 
 
 def _refusal(request: Request, error: ClinvkError, headers: Mapping[str, str] | None = None) -> Response:
     dialect: Dialect = request.state.dialect
-    status, body = dialect.error(error, request.state.request_id)
-    more = {name.decode(): value.decode() for name, value in retry_headers(error)}
+    status, body, retry = refusal(error, dialect, request.scope)
+    more = {name.decode(): value.decode() for name, value in retry}
     return Response(body, status, {**more, **(headers or {})}, media_type=dialect.error_type)

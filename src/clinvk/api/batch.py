@@ -24,7 +24,7 @@ from clinvk.api.reply import (
     chunked,
     headers_of,
     read_json,
-    retry_headers,
+    refusal,
 )
 from clinvk.api.runs import RunEndpoint, facts_of
 from clinvk.backends.base import Backend
@@ -197,8 +197,8 @@ class _Visit:
             run_id = self._one.id if self._one else ""
             await self._reply.end(self._framed(broken_off(run_id, error, time.time())))
             return
-        status, body = Rest().error(error, self._scope["state"]["request_id"])
-        await self._reply.whole(status, Rest.error_type, body, retry_headers(error))
+        status, body, retry = refusal(error, Rest(), self._scope)
+        await self._reply.whole(status, Rest.error_type, body, retry)
 
     @property
     def _is_sse(self) -> bool:

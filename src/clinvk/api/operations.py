@@ -7,7 +7,14 @@ import msgspec
 
 from clinvk.dialects.base import BudgetSpent, HostRefused, KeyRefused, RateLimited, nearest
 from clinvk.dialects.rest import STATUSES, TITLES, Problem, Rest
-from clinvk.errors import ClinvkError, InvalidRequest, QueueFull, ShuttingDown, StoreUnavailable
+from clinvk.errors import (
+    ClinvkError,
+    InvalidRequest,
+    QueueFull,
+    ResourcesExhausted,
+    ShuttingDown,
+    StoreUnavailable,
+)
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Kinds = tuple[type[ClinvkError], ...]
@@ -21,7 +28,7 @@ GUARDED: Kinds = (KeyRefused, *OPEN)
 STORED: Kinds = (InvalidRequest, StoreUnavailable, *GUARDED)
 """Those of requests with parameters that need the store."""
 
-_RETRIED = (RateLimited, BudgetSpent, QueueFull, ShuttingDown)
+_RETRIED = (RateLimited, BudgetSpent, ResourcesExhausted, QueueFull, ShuttingDown, StoreUnavailable)
 
 
 class Errors(NamedTuple):

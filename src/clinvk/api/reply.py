@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.config import ServerSettings
-from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, RateLimited, WrongMediaType
-from clinvk.errors import ClinvkError, QueueFull, ShuttingDown
+from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, WrongMediaType
+from clinvk.errors import ClinvkError, exhausted
 
 Header = tuple[bytes, bytes]
 
@@ -26,8 +26,6 @@ NO_TRANSFORM = b"no-cache, no-transform"
 """What caches may do: keep nothing; ask before they use it, and pass a stream on as it is."""
 
 _CHUNK_BYTES = 64 * 1024
-_SHUTDOWN_RETRY_S = 5
-
 
 _encoder = msgspec.json.Encoder()
 
@@ -118,19 +116,12 @@ def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
     return BodyTooLarge(f"{what} has more than {max_bytes} bytes (server.max_request_body_bytes)")
 
 
-def retry_headers(error: ClinvkError) -> Iterable[Header]:
-    """Give the headers that tell when to try again, where that helps."""
-    match error:
-        case BudgetSpent():
-            return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode()), NO_RETRY]
-        case RateLimited():
-            return [(b"retry-after", str(math.ceil(error.retry_after_s)).encode())]
-        case QueueFull():
-            return [(b"retry-after", str(round(error.retry_after_s)).encode())]
-        case ShuttingDown():
-            return [(b"retry-after", str(_SHUTDOWN_RETRY_S).encode())]
-        case _:
-            return []
+def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
+    """Return status, body and headers of an error: 503 if a lack of resources caused it, whatever kind it is."""
+    error = exhausted(error) or error
+    status, body = dialect.error(error, scope["state"]["request_id"])
+    retry_after = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))]
+    return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
 
 
 def broken() -> ClinvkError:
@@ -141,9 +132,9 @@ def broken() -> ClinvkError:
 async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
     """Answer a request that gets no further, in the dialect of its path."""
     dialect: Dialect = scope["state"]["dialect"]
-    status, body = dialect.error(error, scope["state"]["request_id"])
+    status, body, retry = refusal(error, dialect, scope)
     fixed = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry_headers(error), *headers]})
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *retry, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 

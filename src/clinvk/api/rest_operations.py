@@ -59,6 +59,7 @@ from clinvk.errors import (
     BackendUnavailable,
     NotResumable,
     QueueFull,
+    ResourcesExhausted,
     RunNotFound,
     SessionBusy,
     SessionNotFound,
@@ -82,6 +83,7 @@ _PROMPT: Kinds = (
     NotResumable,
     Unsupported,
     AgentFailed,
+    ResourcesExhausted,
     QueueFull,
 )
 

@@ -30,7 +30,7 @@ from clinvk.api.reply import (
     forget_headers,
     headers_of,
     read_json,
-    retry_headers,
+    refusal,
 )
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
@@ -38,7 +38,7 @@ from clinvk.config import Settings
 from clinvk.dialects import vendor
 from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
 from clinvk.dialects.conversation import MAX_IMAGES
-from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, failure
+from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, exhausted, failure
 from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
@@ -179,8 +179,8 @@ class _Visit:
                     await self._refuse(error)
                 except ClientGone:
                     raise
-                except Exception:
-                    await self._break_off()
+                except Exception as exc:
+                    await self._break_off(exc)
                     raise
         except ClientGone as gone:
             logger.debug("client left: %s", gone)
@@ -190,11 +190,11 @@ class _Visit:
         """Whether a stream is asked for, as far as the request was read."""
         return self._call is not None and self._call.stream
 
-    async def _break_off(self) -> None:
+    async def _break_off(self, error: Exception) -> None:
         """Say that clinvk itself failed, where it is not too late for that."""
         if not self._reply.ended:
             self._more += [NO_RETRY] if self._dialect.is_model_api else []
-            await self._refuse(broken())
+            await self._refuse(exhausted(error) or broken())
 
     async def _read(self) -> Call:
         """Read the request. Body and headers go with this: a run may take an hour."""
@@ -307,8 +307,8 @@ class _Visit:
         if self._is_stream and self._reply.opened:
             await self._reply.end(self._broken_off(error))
             return
-        status, body = self._dialect.error(error, self._scope["state"]["request_id"])
-        await self._reply.whole(status, self._dialect.error_type, body, [*retry_headers(error), *self._more])
+        status, body, retry = refusal(error, self._dialect, self._scope)
+        await self._reply.whole(status, self._dialect.error_type, body, [*retry, *self._more])
 
     def _broken_off(self, error: ClinvkError) -> bytes:
         """Give what ends a stream that has begun and cannot go on."""

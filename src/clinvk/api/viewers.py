@@ -12,7 +12,7 @@ from contextlib import suppress
 from starlette.types import Receive, Scope, Send
 
 from clinvk.api.leaving import Leaving
-from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, chunked, headers_of, retry_headers
+from clinvk.api.reply import NO_BUFFERING, ClientGone, Reply, chunked, headers_of, refusal
 from clinvk.api.runs import TICK_S, facts_of
 from clinvk.config import ServerSettings
 from clinvk.dialects import sse, strict, unified
@@ -184,8 +184,8 @@ class _Visit:
             logger.warning("the events of a run stopped: %s", error.message)
             await self._reply.end()
             return
-        status, body = Rest().error(error, self._scope["state"]["request_id"])
-        await self._reply.whole(status, Rest.error_type, body, retry_headers(error))
+        status, body, retry = refusal(error, Rest(), self._scope)
+        await self._reply.whole(status, Rest.error_type, body, retry)
 
 
 def _facts(run: RunRecord) -> Facts:

@@ -127,6 +127,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     BodyTooLarge: 413,
     WrongMediaType: 415,
     RateLimited: 429,
+    errors.ResourcesExhausted: 503,
     errors.QueueFull: 503,
     errors.ShuttingDown: 503,
     errors.StoreUnavailable: 503,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk import logs
 from clinvk.backends.base import Launch
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, exhausted
 from clinvk.events import Ending, Logged, RunFailed
 from clinvk.result import RunResult, gather
 from clinvk.runtime.assignment import Assignment
@@ -138,11 +138,13 @@ class AgentRun:
             else:
                 await self._work(place)
         except ClinvkError as exc:
-            self.refusal = exc
-            await course.end(RunFailed(exc.code, exc.message))
-        except Exception:
+            self.refusal = exhausted(exc) or exc
+            await course.end(RunFailed(self.refusal.code, self.refusal.message))
+        except Exception as exc:
             logger.exception("run %s failed inside clinvk", self.id)
-            await course.end(RunFailed(ClinvkError.code, "clinvk itself failed; its log has the details"))
+            self.refusal = exhausted(exc)
+            failed = self.refusal or ClinvkError("clinvk itself failed; its log has the details")
+            await course.end(RunFailed(failed.code, failed.message))
         finally:
             course.close()
             place.leave()

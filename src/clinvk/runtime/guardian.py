@@ -9,10 +9,13 @@ killed it.
 import os
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_AGAIN_AFTER_S = 0.1
 
 
 def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
@@ -21,7 +24,13 @@ def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     end = _prepared(kind, server, cgroup, temporary.split(os.pathsep))
     os.read(0, 1)
-    end()
+    while True:
+        try:
+            end()
+        except OSError:  # the machine has no file descriptor left
+            time.sleep(_AGAIN_AFTER_S)
+        else:
+            return
 
 
 def _prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Callable[[], None]":

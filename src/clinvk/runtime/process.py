@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.lines import LineSplitter, LineTooLong
@@ -34,6 +34,8 @@ _PIPE_BYTES = 1024 * 1024
 """What Linux lets any user have."""
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _SWEEP_EVERY_S = 0.02
+_SEARCH_AGAIN_S = 0.2
+"""The pause after a search that lacked a file descriptor."""
 _NOTHING = memoryview(b"")
 
 
@@ -64,6 +66,7 @@ class Spawner:
 
         Raises:
             BackendUnavailable: the program cannot be started.
+            ResourcesExhausted: no descriptor, process or memory is left for it.
             InvalidRequest: the command line is too long, or the directory cannot be entered.
         """
         self._count += 1
@@ -130,7 +133,11 @@ class Spawner:
             condemned, self._condemned = self._condemned, {}
             try:
                 await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in condemned.items()})
-            except Exception:
+            except Exception as exc:
+                if exhausted(exc):
+                    self._condemned = condemned | self._condemned
+                    await asyncio.sleep(_SEARCH_AGAIN_S)
+                    continue
                 logger.exception("what is left of ended agents cannot be searched for")
             self._searched_at = time.monotonic()
             for _, gone in condemned.values():
@@ -431,6 +438,8 @@ def _widen(pipe: int) -> None:
 def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
     if isinstance(exc, ValueError):  # what no program can be given, such as a variable whose name has a `=`
         return BackendUnavailable(f"cannot start {program!r}: {exc}")
+    if exc.errno == errno.EAGAIN or exhausted(exc):  # EAGAIN: the user has too many processes
+        return ResourcesExhausted(f"cannot start {program!r}: {exc.strerror}")
     if exc.filename == cwd and cwd is not None:
         return InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir")
     if exc.errno == errno.E2BIG:

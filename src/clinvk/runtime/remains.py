@@ -4,6 +4,7 @@ The guardian is made of this alone, and there is one for each clinvk: imports ar
 start.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -78,7 +79,7 @@ def is_marked(pid: int) -> bool:
             if not (stat := _stat(pid)):
                 return True
             pid = stat[1]
-    except ProcessLookupError:
+    except OSError:
         return True
     return False
 
@@ -271,10 +272,16 @@ def _pids() -> set[int]:
 
 
 def _stat(pid: int) -> tuple[str, int, int] | None:
-    """Give the state of the first thread of a process, its parent, and how many threads it has."""
+    """Return the state of a process's first thread, its parent and its number of threads; None if it is gone.
+
+    Raises:
+        OSError: no file can be opened, so whether the process is gone is not known.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         return None
     return fields[0].decode(), int(fields[1]), int(fields[17])

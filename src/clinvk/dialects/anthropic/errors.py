@@ -12,7 +12,6 @@ from clinvk.redaction import redacted
 
 STATUSES: Mapping[type[ClinvkError], int] = {
     **vendor.STATUSES,
-    errors.QueueFull: 529,
     errors.AgentUnpaid: 402,
     errors.AgentOverloaded: 529,
 }
