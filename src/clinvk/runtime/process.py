@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -33,6 +32,7 @@ _READ_BYTES = 64 * 1024
 _PIPE_BYTES = 1024 * 1024
 """What Linux lets any user have."""
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
 _SWEEP_EVERY_S = 0.02
 _SEARCH_AGAIN_S = 0.2
 """The pause after a search that lacked a file descriptor."""
@@ -73,7 +73,7 @@ class Spawner:
         number = self._count
         env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
         try:
-            with _held(cwd, real) as place, self._marks.marking(number):
+            with _held(argv[0], cwd, real) as place, self._marks.marking(number):
                 spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
         except ClinvkError:
             if self._bounds and self._bounds.cgroup:
@@ -391,12 +391,13 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
 
 
 @contextmanager
-def _held(cwd: str | None, real: str) -> Generator[str | None]:
-    """Hold a directory, and yield a path to it that nobody can turn into a link to another.
+def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
+    """Hold the directory that a program is to start in; yield a path to it that nobody can turn into a link to another.
 
-    Other systems than Linux have no such path: there `cwd` is only resolved once more.
+    Systems without `/proc` have no such path: there `cwd` is only resolved once more.
 
     Raises:
+        ResourcesExhausted: no file can be opened.
         InvalidRequest: the directory cannot be opened, or is not the one whose path without links is `real`.
     """
     if not cwd or not real:
@@ -405,10 +406,10 @@ def _held(cwd: str | None, real: str) -> Generator[str | None]:
     try:
         held = os.open(cwd, _DIRECTORY)
     except OSError as exc:
-        raise _refusal(exc, cwd, cwd) from exc
+        raise _refusal(exc, program, cwd) from exc
     try:
-        place = f"/proc/self/fd/{held}" if sys.platform == "linux" else cwd
-        if (os.path.realpath(cwd) if place == cwd else os.readlink(place)) != real:
+        place = f"{_DESCRIPTORS}/{held}" if _DESCRIPTORS else cwd
+        if (os.readlink(place) if _DESCRIPTORS else os.path.realpath(cwd)) != real:
             raise InvalidRequest(f"cannot work in {cwd!r}: it leads elsewhere since it was checked", "workdir")
         yield place
     finally:
