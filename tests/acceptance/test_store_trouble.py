@@ -114,6 +114,22 @@ def test_a_server_that_may_write_no_more_refuses_prompts_until_it_may(echo: Echo
         _refused_until_there_is_room(echo, server, no_room, "clinvk.db: disk I/O error")
 
 
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="no limits of another process here")
+def test_health_is_not_ok_while_there_is_room_for_less_than_a_prompt(echo: Echo) -> None:
+    with Server(echo, {"PYTHONDONTWRITEBYTECODE": "1"}) as server:
+        server.up().prompt(f"{echo.name()} 0")
+        process = psutil.Process(server.process.pid)
+        journal = (echo.folder / ".clinvk" / "clinvk.db-wal").stat().st_size
+        limits = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (journal + 4 * 4096, limits[1]))
+        for _ in range(3):
+            assert server.prompt(f"{echo.name()} 0").status_code == 503
+            assert server.client.get("/health").json()["status"] == "unhealthy"
+        process.rlimit(psutil.RLIMIT_FSIZE, limits)
+        assert server.client.get("/health").json()["status"] == "ok"
+        assert server.prompt(f"{echo.name()} 0").status_code == 200
+
+
 if _mounting_is_allowed():
 
     def test_a_server_whose_disk_is_full_refuses_prompts_until_there_is_room(echo: Echo) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ALONE = ("unshare", "--user", "--map-root-user", "--mount")
-MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+MOUNT = 'mount -t tmpfs -o size="$4" tmpfs "$1" && exec "$2" -c "$3" "$1"'
 
 COMMON = """if True:
     import asyncio, os, random, subprocess, sys
@@ -20,9 +20,7 @@ COMMON = """if True:
     from records import ANSWER, log, run, session, turn
 
     home = sys.argv[1]
-"""
 
-FULL = """
     def fill():
         with open(f"{home}/ballast", "wb", buffering=0) as file:
             try:
@@ -33,7 +31,9 @@ FULL = """
 
     def long(size):
         return log(TextDelta(random.Random(1).randbytes(size).hex()))
+"""
 
+FULL = """
     async def main():
         async with SqliteStore(home) as store:
             first = await turn(store, session())
@@ -82,16 +82,42 @@ READ_ONLY = """
 """
 
 
+DELETE = """
+    async def main():
+        async with SqliteStore(home) as store:
+            ids = []
+            with pytest.raises(StoreUnavailable, match="its disk is full$"):
+                while True:
+                    given = session(status="active")
+                    record = run(given)
+                    await store.begin(record, given)
+                    finished, completed = replace(record, state="finished"), replace(given, status="completed")
+                    await store.end(finished, completed, long(500_000))
+                    ids.append(given.id)
+            fill()
+            for session_id in ids[:5]:
+                await store.delete(session_id)
+            for _ in range(3):
+                await turn(store, session())
+
+    asyncio.run(main())
+"""
+
+
 def can_mount() -> bool:
     return shutil.which("unshare") is not None and subprocess.run([*ALONE, "true"], check=False).returncode == 0
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small disk")
-@pytest.mark.parametrize("code", [FULL, READ_ONLY], ids=["full", "read-only"])
-def test_a_disk_in_trouble_is_told_and_all_is_well_when_it_is(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "size"),
+    [(FULL, "1m"), (READ_ONLY, "1m"), (DELETE, "32m")],
+    ids=["full", "read-only", "full-delete"],
+)
+def test_a_disk_in_trouble_is_told_and_all_is_well_when_it_is(tmp_path: Path, code: str, size: str) -> None:
     """What was kept stays readable, and the end of a run that found no room is kept once there is some."""
     done = subprocess.run(
-        [*ALONE, "sh", "-c", MOUNT, "sh", str(tmp_path), sys.executable, COMMON + code],
+        [*ALONE, "sh", "-c", MOUNT, "sh", str(tmp_path), sys.executable, COMMON + code, size],
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)},
         capture_output=True,
         text=True,

@@ -16,15 +16,33 @@ if TYPE_CHECKING:
     import sqlite3
 
 FILE = "clinvk.db"
+RESERVE = "clinvk.reserve"
+"""A file that only takes room, for deletions to have some on a full disk."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _RETRY_S = 0.02
 _CACHED_STATEMENTS = 256
 _READER_CACHE_KIB = 1024
 _JOURNAL_BYTES = 64 * 1024 * 1024
+_PAGE_BYTES = 4096
 _LEAST_FREE_BYTES = 256 * 1024
+_RESERVE_BYTES = 8 * 1024 * 1024
+_LEAST_RESERVE_BYTES = 1024 * 1024
+_RESERVED_SHARE = 8
 _OURS = frozenset(
-    {FILE, f"{FILE}-wal", f"{FILE}-shm", "config.yaml", "keys.json", "sessions", "owners", "workspace", "worktrees"}
+    {
+        FILE,
+        f"{FILE}-wal",
+        f"{FILE}-shm",
+        RESERVE,
+        "config.yaml",
+        "keys.json",
+        "sessions",
+        "owners",
+        "workspace",
+        "worktrees",
+    }
 )
 _MAGIC = b"SQLite format 3\0"
 _DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
@@ -62,6 +80,7 @@ class Database:
                 connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
                 # What a statement would need to be undone is kept in 64 KiB for each statement else.
                 connection.execute("PRAGMA temp_store = MEMORY")
+                self._reserve(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -78,6 +97,41 @@ class Database:
                 connection.close()
                 raise
             return connection
+
+    def free_reserve(self) -> bool:
+        """Remove the reserve; return whether there was one."""
+        try:
+            os.remove(self.home / RESERVE)
+        except OSError:
+            return False
+        return True
+
+    def _reserve(self, connection: "sqlite3.Connection") -> None:
+        """Reserve room on the disk: 8 MiB, at most an eighth of what is free, nothing on a tiny disk.
+
+        If the reserve was freed, that room goes to the journal first: when its pages are in the database, it is
+        written from its start again.
+        """
+        import sqlite3
+
+        path, free = self.home / RESERVE, self._free_bytes()
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            size = 0
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            if pages * _PAGE_BYTES - os.stat(self.path).st_size < free:
+                with suppress(sqlite3.OperationalError):  # a quota
+                    connection.execute("PRAGMA wal_checkpoint").fetchall()
+                free = self._free_bytes()
+        wanted = min(_RESERVE_BYTES, (free + size) // _RESERVED_SHARE)
+        if wanted > max(size, _LEAST_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
+            with suppress(OSError), open(path, "ab", opener=_private) as file:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self.home)
+        return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
     def size(self) -> int:
         """Give the bytes of the file and of what SQLite keeps beside it."""
@@ -127,9 +181,7 @@ class Database:
             StoreUnavailable: it is read-only, or its disk is full.
         """
         self._refuse_read_only()
-        disk = os.statvfs(self.home)
-        free = disk.f_bavail if os.geteuid() else disk.f_bfree
-        if disk.f_blocks and free * disk.f_frsize < _LEAST_FREE_BYTES:
+        if os.statvfs(self.home).f_blocks and self._free_bytes() < _LEAST_FREE_BYTES:
             raise StoreUnavailable(f"{self.path}: its disk is full")
 
     @contextmanager
@@ -271,6 +323,11 @@ def is_locked(exc: BaseException | None) -> bool:
     return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
+def has_no_room(exc: BaseException | None) -> bool:
+    """Say whether SQLite could not write: the disk is full, or a quota or limit of this process is reached."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+
+
 def is_damage(exc: BaseException | None) -> bool:
     """Say whether SQLite found what no database has."""
     return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
@@ -278,6 +335,10 @@ def is_damage(exc: BaseException | None) -> bool:
 
 def _version(connection: "sqlite3.Connection") -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, earlier, ids, lists, search, turns
 from clinvk.store.chunks import Chunk
-from clinvk.store.database import Database, transaction
+from clinvk.store.database import Database, has_no_room, transaction
 from clinvk.store.earlier import Damaged, Imported
 from clinvk.store.owners import Owners
 from clinvk.store.readers import Readers
@@ -55,6 +55,9 @@ _DELETE_OLD_RUNS = (
     " AND state NOT IN ('queued', 'running') LIMIT ?)"
 )
 _PROBE = "UPDATE search SET indexed = ~indexed"
+_ROOM_BYTES = 128 * 1024
+_TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_ROOM_BYTES}))"  # noqa: S608
+_GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
 
@@ -153,7 +156,7 @@ class SqliteStore:
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with its runs and their events."""
-        await self._writer.write(lambda db: turns.delete(db, self._owners, session_id))
+        await self._free(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete what was last used, or imported, before a time; give the number of sessions."""
@@ -165,7 +168,7 @@ class SqliteStore:
             return turns.clean(db, [found for (found,) in db.execute(_SOME_OLD, (before, _CLEAN_STEP))])
 
         number = 0
-        while deleted := await self._writer.write(delete_some):
+        while deleted := await self._free(delete_some):
             number += deleted
         while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
             pass
@@ -187,7 +190,8 @@ class SqliteStore:
 
     async def _count(self) -> int:
         if self._writer.trouble:
-            await self._writer.write(_probe)
+            await self._writer.write(_take_room)
+            await self._writer.write(_give_room_back)
 
         def count(db: "sqlite3.Connection") -> int:
             self._writer.refuse_damaged()
@@ -253,6 +257,15 @@ class SqliteStore:
             await self._writer.write(_probe)
             return await self._readers.read(operation)
 
+    async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        """Carry out a deletion, on a full disk in the room that is reserved for that."""
+        try:
+            return await self._writer.write(operation)
+        except StoreUnavailable as exc:
+            if not has_no_room(exc.__cause__) or not await self._readers.call(self._database.free_reserve):
+                raise
+        return await self._writer.write(operation)
+
     async def _described(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
         if self._writer.is_behind:
             await self._writer.catch_up()
@@ -280,6 +293,15 @@ def _probe(db: "sqlite3.Connection") -> None:
     """Write what was there: there and back, as SQLite does not write what stays the same."""
     db.execute(_PROBE)
     db.execute(_PROBE)
+
+
+def _take_room(db: "sqlite3.Connection") -> None:
+    """Write about as much as a prompt and its answer: to find room for a page only says little."""
+    db.execute(_TAKE_ROOM)
+
+
+def _give_room_back(db: "sqlite3.Connection") -> None:
+    db.execute(_GIVE_ROOM_BACK)
 
 
 def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: ids.Kind) -> str:
