@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from clinvk.api.half_closed import is_gone
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendCallable, ASGISendEvent
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -22,6 +24,11 @@ _END_OF_HEAD = b"\r\n\r\n"
 _ENDING = b"\r\n\r"
 _TOO_LATE = b"408 Request Timeout"
 _TOO_LARGE = b"431 Request Header Fields Too Large"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_LOOK_AFTER_S = 0.05
+_LOOK_EVERY_S = 5.0
+"""How often a half-closed client is looked at: first soon, then twice as late each time, at most this late."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -36,6 +43,9 @@ class Protocol(HttpToolsProtocol):
     to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
     a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
 
+    A client that closes the sending side alone, after its request, gets its answer. One that is gone does not look
+    different until it is looked at, or sent something: an interim response, if no other is under way.
+
     HTTP/1.0 knows neither chunks nor `expect`, with which uvicorn would answer it: an answer whose length is not told
     ends with the connection.
     """
@@ -48,6 +58,7 @@ class Protocol(HttpToolsProtocol):
         "_held",
         "_in_body",
         "_in_head",
+        "_is_half_closed",
         "_running",
         "_stuck",
     )
@@ -61,7 +72,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = self._framing_bytes = 0
         self._held = self._ahead = b""
-        self._in_head = self._in_body = False
+        self._in_head = self._in_body = self._is_half_closed = False
         self._running: RequestResponseCycle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -77,6 +88,32 @@ class Protocol(HttpToolsProtocol):
         if self._running:  # uvicorn tells the latest request of the connection: another, where that is behind this
             self._running.disconnected = self._running.disconnected or not self._running.response_complete
             self._running.message_event.set()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
+        """Keep the connection of a client that sends nothing more but waits for its answer."""
+        if self._is_busy and not self._in_body and not self._is_half_closed:
+            self._is_half_closed = self._waits()
+            if self._is_half_closed:
+                self._deadline = self.loop.call_later(_LOOK_AFTER_S, self._look_at_client, _LOOK_AFTER_S)
+        return self._is_half_closed
+
+    def _look_at_client(self, after_s: float) -> None:
+        """Cut off a half-closed client that is gone, or look again."""
+        self._deadline = None
+        if not self._waits():
+            self.transport.abort()
+            return
+        after_s = min(2 * after_s, _LOOK_EVERY_S)
+        self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
+
+    def _waits(self) -> bool:
+        """Return whether a half-closed client may still wait for its answer; if that is not known, provoke a sign."""
+        gone, cycle = is_gone(self.transport.get_extra_info("socket")), self._running
+        if gone is None and cycle and not cycle.response_started:
+            if cycle.scope["http_version"] != "1.1":
+                return False
+            self.transport.write(_CONTINUE)
+        return not gone
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -160,6 +197,9 @@ class Protocol(HttpToolsProtocol):
             self._watch_rest()
         elif self._ahead:
             self.loop.call_soon(self._go_on)
+        elif self._is_half_closed and not self._is_busy:
+            self.transport.close()
+            self._watch_rest()
 
     def _go_on(self) -> None:
         if self._ahead and not self.transport.is_closing():
