@@ -19,6 +19,12 @@ MAX_TAGS = 100
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Controls, ends of lines, and what is no Unicode."""
 
+_SHOWN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\s]"
+TAG_PATTERN = rf"^\s*{_SHOWN}([^\x00-\x1f\x7f-\x9f\u2028\u2029]*{_SHOWN})?\s*$"
+"""What `as_tag` takes, as a regular expression for others."""
+TITLE_PATTERN = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]*$"
+"""What `as_title` takes: gaps in it, line ends too, are spaces."""
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation that can be continued.

@@ -1,6 +1,7 @@
 """The OpenAPI document: whole, consistent in itself, and true to what the server reads."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TypeAlias
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from clinvk.api.openapi import document
+from clinvk.backends import BACKENDS
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.base import Dialect
 from clinvk.dialects.openai_chat import OpenAIChat
@@ -15,6 +17,8 @@ from clinvk.dialects.openai_completions import OpenAICompletions
 from clinvk.dialects.openai_responses import OpenAIResponses
 from clinvk.dialects.prompt_body import PromptBody
 from clinvk.dialects.rest import STATUSES, Rest
+from clinvk.errors import InvalidRequest
+from clinvk.session import TAG_PATTERN, TITLE_PATTERN, as_tag, as_title
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
@@ -171,3 +175,66 @@ def test_errors_of_the_model_apis_are_those_of_their_vendor(path: str, schema: s
     for status in told[1:]:
         content = at("paths", path, "post", "responses", status, "content")
         assert content == {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def parameter(path: str, name: str) -> Json:
+    parameters = at("paths", path, "get", "parameters")
+    assert isinstance(parameters, list)
+    (found,) = (each for each in parameters if isinstance(each, dict) and each["name"] == name)
+    return found["schema"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/sessions", "/api/v1/runs", "/api/v1/usage"])
+def test_lists_name_the_backends(path: str) -> None:
+    schema = parameter(path, "backend")
+    assert isinstance(schema, dict)
+    assert schema["enum"] == [*BACKENDS]
+
+
+def test_an_event_id_is_not_negative() -> None:
+    assert parameter("/api/v1/runs/{id}/events", "last-event-id") == {"type": "integer", "minimum": 0}
+
+
+@pytest.mark.parametrize("path", ["/api/v1/runs/{id}/events", "/api/v1/parallel"])
+def test_server_sent_events_carry_json_as_data(path: str) -> None:
+    method = "get" if "{id}" in path else "post"
+    stream = ("paths", path, method, "responses", "200", "content")
+    envelope = (*stream, "text/event-stream", "schema")
+    assert at(*envelope, "required") == ["data"]
+    assert at(*envelope, "properties", "data", "contentSchema") == at(*stream, "application/x-ndjson", "schema")
+
+
+@pytest.mark.parametrize(("pattern", "read"), [(TAG_PATTERN, as_tag), (TITLE_PATTERN, as_title)], ids=["tag", "title"])
+@pytest.mark.parametrize("text", ["a", " a b ", "a\tb", "\ta\n", "a\nb", "a\x1bb", "a\u2028b", "é\u200d", "\x00", " "])
+def test_pattern_agrees_with_the_server(pattern: str, read: Callable[[str], str], text: str) -> None:
+    try:
+        read(text)
+    except InvalidRequest:
+        assert not re.search(pattern, text)
+    else:
+        assert re.search(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "allowed"),
+    [
+        ("OpenAI.ChatBody", "n", {"enum": [None, 1]}),
+        ("OpenAI.ChatBody", "modalities", {"items": {"const": "text"}, "maxItems": 1}),
+        ("OpenAI.CompletionBody", "best_of", {"enum": [None, 1]}),
+        ("OpenAI.CompletionBody", "suffix", {"maxLength": 0}),
+        ("OpenAI.ResponseBody", "conversation", {"type": "null"}),
+        ("OpenAI.ResponseBody", "prompt", {"type": "null"}),
+    ],
+)
+def test_fields_that_a_model_api_refuses_are_forbidden(schema: str, field: str, allowed: dict[str, Json]) -> None:
+    for keyword, value in allowed.items():
+        assert at("components", "schemas", schema, "properties", field, keyword) == value
+
+
+@pytest.mark.parametrize("path", MODEL_APIS)
+def test_headers_of_the_model_apis_list_their_values(path: str) -> None:
+    parameters = at("paths", path, "post", "parameters")
+    assert isinstance(parameters, list)
+    schemas = [each["schema"] for each in parameters if isinstance(each, dict)]
+    limited = [schema for schema in schemas if isinstance(schema, dict) and {"enum", "pattern"} & set(schema)]
+    assert len(limited) == len(schemas) - 1

@@ -280,10 +280,10 @@ def _example(value: Json) -> dict[str, Json]:
 
 _GIVEN = (
     header(vendor.SESSION, f"The session to continue with the last turn alone; `{vendor.NEW_SESSION}` begins one."),
-    header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in."),
-    header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=[*APPROVAL_MODES]),
-    header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=[*SANDBOX_MODES]),
-    header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking."),
+    header(vendor.WORKDIR, "Absolute path of an existing directory that the agent works in.", pattern="^(/.*)?$"),
+    header(vendor.APPROVAL, "auto: edits unasked; none: acts unasked.", enum=["", *APPROVAL_MODES]),
+    header(vendor.SANDBOX, "read-only: writes nothing; workspace: in its directories only.", enum=["", *SANDBOX_MODES]),
+    header(vendor.EVENTS, "`true`: what the agent does with its own tools shows as thinking.", enum=[*vendor.FLAGS]),
 )
 _HEADERS = {
     "x-clinvk-run-id": "clinvk's id of this run.",

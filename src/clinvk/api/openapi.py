@@ -6,7 +6,7 @@ import msgspec
 
 from clinvk import __version__
 from clinvk.api import model_operations, rest_operations, server_operations
-from clinvk.api.operations import Json, anything, sentence
+from clinvk.api.operations import Json, anything, merged, sentence
 from clinvk.dialects import unified
 from clinvk.dialects.base import nearest
 from clinvk.dialects.rest import STATUSES, TITLES
@@ -48,7 +48,10 @@ def document() -> bytes:
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
             "paths": {**rest_operations.paths(), **model_operations.paths(), **server_operations.paths()},
             "components": {
-                "schemas": {name: _tidied(schema) for name, schema in components.items()},
+                "schemas": {
+                    name: merged(_tidied(schema), rest_operations.BEYOND_TYPES.get(name, {}))
+                    for name, schema in components.items()
+                },
                 "securitySchemes": {
                     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where some are set."},
                     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from clinvk.backends import BACKENDS
 from clinvk.dialects.base import BudgetSpent, HostRefused, KeyRefused, RateLimited, nearest
 from clinvk.dialects.rest import STATUSES, TITLES, Problem, Rest
 from clinvk.errors import (
@@ -59,13 +60,24 @@ def operation(
 
 
 def parameters(type_: type[msgspec.Struct]) -> list[Json]:
-    """Give the fields of a struct as parameters of a query."""
+    """Return the fields of a struct as parameters of a query. An empty value is as good as none."""
     (_,), components = msgspec.json.schema_components([type_])
     found: list[Json] = []
     for name, schema in components[type_.__name__]["properties"].items():
         description = schema.pop("description", "")
-        found.append({"name": name, "in": "query", "description": description, "schema": schema})
+        if name == "backend":
+            schema["enum"] = [*BACKENDS]
+        found.append(
+            {"name": name, "in": "query", "description": description, "allowEmptyValue": True, "schema": schema}
+        )
     return found
+
+
+def merged(schema: Json, more: Json) -> Json:
+    """Return a schema with members added or replaced, at any depth."""
+    if not (isinstance(schema, dict) and isinstance(more, dict)):
+        return more
+    return {**schema, **{name: merged(schema.get(name), value) for name, value in more.items()}}
 
 
 def by_id(what: str, or_prefix: bool = True) -> Json:
@@ -93,6 +105,16 @@ def ref(type_: type[msgspec.Struct], group: str = "") -> Json:
 def an_event() -> Json:
     """Point to the schema of the events of a stream."""
     return {"$ref": "#/components/schemas/Event"}
+
+
+def an_sse_event(data: Json) -> Json:
+    """Describe one server-sent event whose `data` is this as JSON."""
+    text: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"id": {"type": "integer", "minimum": 1}, "data": text},
+    }
 
 
 def answer(description: str, type_: type[msgspec.Struct], group: str = "") -> dict[str, Json]:

@@ -7,16 +7,19 @@ from clinvk.api.operations import (
     Json,
     Kinds,
     an_event,
+    an_sse_event,
     answer,
     body,
     by_id,
     header,
     located,
+    merged,
     operation,
     parameters,
     ref,
     success,
 )
+from clinvk.backends import BACKENDS
 from clinvk.dialects import sse, unified
 from clinvk.dialects.base import (
     BackendNotAllowed,
@@ -37,7 +40,7 @@ from clinvk.dialects.batch.answers import (
     ParallelAnswer,
     ParallelSummary,
 )
-from clinvk.dialects.batch.bodies import ChainBody, CompareBody, ParallelBody
+from clinvk.dialects.batch.bodies import BackendBody, ChainBody, CompareBody, ParallelBody
 from clinvk.dialects.prompt_body import PromptBody
 from clinvk.dialects.records import (
     Deleted,
@@ -112,6 +115,33 @@ TYPES = (
 )
 
 
+_BACKENDS: Json = {"enum": [*BACKENDS]}
+_NONE: Json = {"type": "null"}
+_SOME: Json = {"type": "string", "minLength": 1}
+_OF_PROMPT: dict[str, Json] = {
+    "properties": {"backend": {"enum": [None, "", *BACKENDS]}},
+    "anyOf": [
+        {"required": ["backend"], "properties": {"backend": _BACKENDS}},
+        {"required": ["session_id"], "properties": {"session_id": _SOME}},
+    ],
+}
+
+BEYOND_TYPES: dict[str, Json] = {
+    "PromptBody": _OF_PROMPT,
+    "PartBody": merged(_OF_PROMPT, {"properties": {"detach": {"enum": [None, False]}}}),
+    "ChainBody": {
+        "anyOf": [
+            {"required": ["steps"], "properties": {"steps": {"type": "array"}, "resume_from": {"enum": [None, ""]}}},
+            {"required": ["resume_from"], "properties": {"resume_from": _SOME, "steps": _NONE, "input": _NONE}},
+        ]
+    },
+    "CompareBody": {"properties": {"backends": {"items": {"anyOf": [_BACKENDS, ref(BackendBody)]}}}},
+    "BackendBody": {"properties": {"backend": _BACKENDS}},
+    "JudgeBody": {"properties": {"backend": _BACKENDS}},
+}
+"""What the server requires of bodies beyond the types of their fields: to be merged into their schemas."""
+
+
 def paths() -> dict[str, Json]:
     """Give all paths."""
     return {**_prompts(), **_batches(), **_sessions(), **_runs()}
@@ -119,7 +149,7 @@ def paths() -> dict[str, Json]:
 
 def _prompts() -> dict[str, Json]:
     minimal: Json = {"backend": "claude", "prompt": "What does this project do?"}
-    streamed: Json = {**minimal, "workdir": "/srv/project", "sandbox_mode": "read-only", "output_format": "stream-json"}
+    streamed: Json = {**minimal, "sandbox_mode": "read-only", "output_format": "stream-json"}
     dry: Json = {**minimal, "model": "fast", "dry_run": True}
     examples: dict[str, Json] = {
         "minimal": {"summary": "Only what is needed", "value": minimal},
@@ -159,14 +189,7 @@ def _batches() -> dict[str, Json]:
         {"backend": "codex", "prompt": "Name another."},
     ]
     steps: list[Json] = [prompts[0], {"backend": "codex", "prompt": "Is this one: {{previous}}?"}]
-    edits: Json = {
-        "prompt": "Fix the parser",
-        "backends": ["claude", "codex"],
-        "approval_mode": "auto",
-        "isolation": "worktree",
-        "check": "make test",
-        "judge": {"backend": "gemini"},
-    }
+    judged: Json = {"prompt": "Name a prime.", "backends": ["claude", "codex"], "judge": {"backend": "gemini"}}
     return {
         "/api/v1/parallel": _batch(
             "parallel",
@@ -186,7 +209,7 @@ def _batches() -> dict[str, Json]:
             (CompareBody, CompareAnswer, CompareSummary),
             {
                 "minimal": {"summary": "Two answers", "value": {"prompt": "hello", "backends": ["claude", "codex"]}},
-                "edits": {"summary": "Two changes, each in a worktree, checked and judged", "value": edits},
+                "judged": {"summary": "Two answers, of which a third agent names the better", "value": judged},
             },
         ),
     }
@@ -205,7 +228,10 @@ def _batch(
         {
             "application/json": {"schema": ref(told)},
             unified.MEDIA_TYPE: {"schema": either, "x-stream": "One event a line, of all runs as they happen."},
-            sse.MEDIA_TYPE: {"schema": either, "x-stream": "The same, one event in each `data`."},
+            sse.MEDIA_TYPE: {
+                "schema": an_sse_event(either),
+                "x-stream": "The same as server-sent events, without `id`.",
+            },
         },
         {"x-clinvk-run-id": "The run that stands for the whole; absent in a dry run."},
     )
@@ -286,13 +312,13 @@ def _runs() -> dict[str, Json]:
     run = by_id("run")
     shown = answer("The run.", RunView)
     told = "Only what comes after this event. A browser sends it when it connects again."
-    last = header("last-event-id", told, type="integer")
+    last = header("last-event-id", told, type="integer", minimum=0)
     events = success(
         "The events, to the run's end.",
         {
             sse.MEDIA_TYPE: {
-                "schema": an_event(),
-                "x-stream": "One event in each `data`, with `id`. Comments keep the connection alive.",
+                "schema": an_sse_event(an_event()),
+                "x-stream": "Server-sent events. Comments keep the connection alive.",
             },
             unified.MEDIA_TYPE: {
                 "schema": an_event(),

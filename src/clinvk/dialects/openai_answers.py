@@ -60,6 +60,10 @@ def usage_of(usage: Usage | None) -> TokenUsage:
     )
 
 
+ONE = {"enum": [None, 1]}
+"""What `only_one` takes, as JSON Schema."""
+
+
 def finish_reason(ending: RunFinished) -> str:
     """Say why the answer ended in one of OpenAI's words."""
     return _FINISH_REASONS[ending.stop_reason]

@@ -10,7 +10,16 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import openai_errors, sse, strict, vendor
 from clinvk.dialects.base import Call, Facts
 from clinvk.dialects.conversation import Conversation, Turn
-from clinvk.dialects.openai_answers import Chunks, StreamOptions, TokenUsage, finish_reason, only_one, stops, usage_of
+from clinvk.dialects.openai_answers import (
+    ONE,
+    Chunks,
+    StreamOptions,
+    TokenUsage,
+    finish_reason,
+    only_one,
+    stops,
+    usage_of,
+)
 from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 from clinvk.request import RunRequest
@@ -32,10 +41,12 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
     stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
         None
     )
-    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.")] = None
-    best_of: Annotated[int | None, Meta(description="Answers to choose from; only 1 is possible.")] = None
+    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.", extra_json_schema=ONE)] = None
+    best_of: Annotated[int | None, Meta(description="Answers to choose from; only 1.", extra_json_schema=ONE)] = None
     echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
-    suffix: Annotated[str | None, Meta(description="Refused: an agent fills no gap.")] = None
+    suffix: Annotated[
+        str | None, Meta(description="Refused: an agent fills no gap.", extra_json_schema={"maxLength": 0})
+    ] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None
     top_p: Annotated[float | None, Meta(description="Ignored.")] = None

@@ -10,9 +10,12 @@ from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.records import Tags
 from clinvk.errors import InvalidRequest
 from clinvk.request import MAX_STOP_CHARS, MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
+from clinvk.session import as_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
+_Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
 _StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
@@ -22,21 +25,32 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
     """
 
-    prompt: Annotated[str, Meta(description="What the agent shall do.", examples=["What does this project do?"])]
+    prompt: Annotated[
+        str,
+        Meta(
+            description="What the agent shall do.",
+            examples=["What does this project do?"],
+            extra_json_schema={"pattern": r"\S"},
+        ),
+    ]
     images: Annotated[
         Annotated[list[str], Meta(max_length=MAX_IMAGES)] | None,
         Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
     ] = None
     model: Annotated[
-        str | None,
+        _Text | None,
         Meta(description="A model name of the CLI, or fast/quick, balanced/default, best/powerful.", examples=["fast"]),
     ] = None
     workdir: Annotated[
         str | None,
-        Meta(description="Absolute path of an existing directory that the agent works in.", examples=["/srv/project"]),
+        Meta(
+            description="Absolute path of an existing directory that the agent works in.",
+            examples=["/srv/project"],
+            extra_json_schema={"pattern": r"^(/[^\x00]*)?$"},
+        ),
     ] = None
     add_dirs: Annotated[
-        list[str] | None, Meta(description="Absolute paths of further directories that the agent may use.")
+        list[_Directory] | None, Meta(description="Absolute paths of further directories that the agent may use.")
     ] = None
     approval_mode: Annotated[
         ApprovalMode | Literal[""] | None,
@@ -47,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="read-only: writes nothing; workspace: in its directories only; full: anywhere."),
     ] = None
     allowed_tools: Annotated[
-        list[str] | None, Meta(description="The agent's own tool names that it may use; null is all.")
+        list[_Text] | None, Meta(description="The agent's own tool names that it may use; null is all.")
     ] = None
     ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation, here or in the CLI.")] = (
         None
@@ -68,7 +82,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         dict[str, object] | None,
         Meta(description="JSON Schema of the answer, which is then JSON and nothing else, and given whole."),
     ] = None
-    system_prompt: Annotated[str | None, Meta(description="Added to the agent's own system prompt.")] = None
+    system_prompt: Annotated[_Text | None, Meta(description="Added to the agent's own system prompt.")] = None
     timeout_secs: Annotated[
         Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
     ] = None
@@ -77,7 +91,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         bool | None, Meta(description="false: an agent process of its own, not one that was up before. Default true.")
     ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
-    extra: Annotated[list[str] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
+    extra: Annotated[list[_Text] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
     tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
         None
@@ -95,7 +109,7 @@ class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
     ] = None
     session_id: Annotated[
-        str | None,
+        _Text | None,
         Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
     ] = None
     output_format: Annotated[
@@ -161,7 +175,7 @@ def request_of(asked: Asked, backend: str | None, session_id: str | None) -> Run
         ephemeral=bool(asked.ephemeral),
         warm=asked.warm is not False,
         verbose=bool(asked.verbose),
-        tags=tuple(asked.tags or ()),
+        tags=tuple(map(as_tag, asked.tags or ())),
         metadata=asked.metadata or {},
     )
 

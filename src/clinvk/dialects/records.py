@@ -11,7 +11,17 @@ from msgspec.structs import asdict, replace
 from clinvk.dialects import strict
 from clinvk.events import StopReason, Usage
 from clinvk.record import RunKind, RunRecord, RunState
-from clinvk.session import MAX_TAG_CHARS, MAX_TAGS, MAX_TITLE_CHARS, Session, SessionStatus, as_tag, as_title
+from clinvk.session import (
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TITLE_CHARS,
+    TAG_PATTERN,
+    TITLE_PATTERN,
+    Session,
+    SessionStatus,
+    as_tag,
+    as_title,
+)
 
 LISTED_CHARS = 1000
 """How much of a prompt a list shows."""
@@ -19,8 +29,8 @@ LISTED_CHARS = 1000
 SHOWN_PARTS = 1000
 """How many of its parts a run of several agents shows; the list of runs gives all."""
 
-Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS)]
-_Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS)]
+Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS, extra_json_schema={"pattern": TITLE_PATTERN})]
+_Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG_PATTERN})]
 Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
 
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Items, at most.")]

@@ -190,6 +190,8 @@ def _described(type_: inspect.Type) -> str:
     match type_:
         case inspect.StrType() as text:
             words = "a text" + _lengths(text.min_length, text.max_length, "characters")
+        case inspect.DateType():
+            words = "a day such as 2026-11-25"
         case inspect.BoolType():
             words = "true or false"
         case inspect.IntType() as number:

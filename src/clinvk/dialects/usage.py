@@ -16,20 +16,25 @@ ASPECTS = ("day", "key", "backend", "model")
 DAYS = 30
 """How many days are told where none are asked for, today included."""
 
+_ASPECT = f"({'|'.join(ASPECTS)})"
 _Day = Annotated[str, Meta(examples=["2026-11-25"])]
 
 
 class UsageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters."""
 
-    since: Annotated[str, Meta(description=f"The first day, UTC; default {DAYS - 1} days ago.")] = ""
-    until: Annotated[str, Meta(description="The last day, UTC; default today.")] = ""
+    since: Annotated[date | None, Meta(description=f"The first day, UTC; default {DAYS - 1} days ago.")] = None
+    until: Annotated[date | None, Meta(description="The last day, UTC; default today.")] = None
     key: Annotated[str | None, Meta(description="Only runs that were asked for with the API key of this name.")] = None
     backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
     model: Annotated[str | None, Meta(description="Only those of this model.")] = None
-    group_by: Annotated[str, Meta(description="What to tell apart, with commas: some of day, key, backend, model.")] = (
-        "day,key,backend,model"
-    )
+    group_by: Annotated[
+        str,
+        Meta(
+            description="What to tell apart, with commas: some of day, key, backend, model.",
+            extra_json_schema={"pattern": rf"^\s*{_ASPECT}\s*(,\s*{_ASPECT}\s*)*$"},
+        ),
+    ] = "day,key,backend,model"
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +77,8 @@ def span(asked: UsageListing, today: date) -> Span:
     Raises:
         InvalidRequest: names the parameter.
     """
-    until = _day("until", asked.until, today)
-    since = _day("since", asked.since, date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS)))
+    until = asked.until or today
+    since = asked.since or date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS))
     if since > until:
         raise InvalidRequest(f"since {since} is after until {until}", "since")
     return Span(since.isoformat(), until.isoformat(), _apart(asked.group_by))
@@ -120,13 +125,6 @@ class _Sum:
     @property
     def cost_usd(self) -> float | None:
         return round(self._cost_usd, 6) if self._cost_usd else None
-
-
-def _day(name: str, given: str, default: date) -> date:
-    try:
-        return date.fromisoformat(given) if given else default
-    except ValueError:
-        raise InvalidRequest(f"{name} must be a day such as 2026-11-25, got {given!r}", name) from None
 
 
 def _apart(given: str) -> frozenset[str]:

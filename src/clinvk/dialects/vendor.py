@@ -69,6 +69,8 @@ _TEMPORARY = "local:"
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
+FLAGS = (*_YES, *_NO)
+"""Values of a header that is true or false; case does not matter."""
 _MAX_SHOWN = 2000
 _MAX_CHAT_CHARS = 200
 _encoder = msgspec.json.Encoder()
@@ -256,6 +258,6 @@ def _word(headers: Mapping[str, str], name: str, allowed: tuple[Word, ...]) -> W
 
 def _flag(headers: Mapping[str, str], name: str) -> bool:
     value = (_value(headers, name) or "").lower()
-    if value not in _YES + _NO:
+    if value not in FLAGS:
         raise InvalidRequest(f"the header {name} must be true or false, got {value!r}", name)
     return value in _YES

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects.openai_answers import StreamOptions, TokenUsage
+from clinvk.dialects.openai_answers import ONE, StreamOptions, TokenUsage
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
@@ -114,7 +114,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
         None
     )
-    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.")] = None
+    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.", extra_json_schema=ONE)] = None
     max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     max_completion_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
     reasoning_effort: Annotated[
@@ -130,7 +130,10 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: Annotated[str | dict[str, object] | None, Meta(description="auto or none.")] = None
     functions: Annotated[list[dict[str, object]] | None, Meta(description="The older word for `tools`.")] = None
     function_call: Annotated[str | dict[str, object] | None, Meta(description="auto or none.")] = None
-    modalities: Annotated[list[str] | None, Meta(description="Only text can be had.")] = None
+    modalities: Annotated[
+        list[str] | None,
+        Meta(description="Only text can be had.", extra_json_schema={"items": {"const": "text"}, "maxItems": 1}),
+    ] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, if one is.")] = None
     temperature: Annotated[float | None, Meta(description="Ignored.")] = None
     top_p: Annotated[float | None, Meta(description="Ignored.")] = None

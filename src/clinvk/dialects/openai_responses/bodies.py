@@ -59,8 +59,12 @@ class ResponseBody(msgspec.Struct, frozen=True, kw_only=True):
     previous_response_id: Annotated[
         str | None, Meta(description="The stored response to go on from; `input` is then only what comes after it.")
     ] = None
-    conversation: Annotated[str | Json | None, Meta(description="Refused: use `previous_response_id`.")] = None
-    prompt: Annotated[Json | None, Meta(description="Refused: there are no templates here.")] = None
+    conversation: Annotated[
+        str | Json | None, Meta(description="Refused: use `previous_response_id`.", extra_json_schema={"type": "null"})
+    ] = None
+    prompt: Annotated[
+        Json | None, Meta(description="Refused: there are no templates here.", extra_json_schema={"type": "null"})
+    ] = None
     stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
     store: Annotated[
         bool | None, Meta(description="Keep a session, so that one can go on from the response; the default.")

@@ -1,0 +1,105 @@
+"""The OpenAPI document allows what the REST API takes, and nothing else; its examples work on any machine."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeArgument=false
+# (schemathesis leaves its types open.)
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from schemathesis import Case
+from schemathesis.checks import CheckContext, CheckFunction
+from schemathesis.core.transport import Response
+from schemathesis.generation import GenerationMode
+
+from answering import Answering
+from clinvk.api.openapi import document
+from integration.test_vendor_document import CHECKS, EXAMPLES, RIGHT, WRONG, send
+from scripted import Scripted
+from serving import serving
+
+BODIES = [
+    ("POST", "/api/v1/prompt"),
+    ("POST", "/api/v1/parallel"),
+    ("POST", "/api/v1/chain"),
+    ("POST", "/api/v1/compare"),
+    ("PATCH", "/api/v1/sessions/{id}"),
+]
+LISTS = ["/api/v1/sessions", "/api/v1/runs", "/api/v1/runs/{id}/events", "/api/v1/usage"]
+CONTENT = re.compile(
+    r"images\[\d+\] |does not exist|is not a directory|is that of|isolation must be|is after until"
+    r"|whole number .*, got \d+(\.0|e)"
+)
+"""Refusals of what no schema can express; a JSON Schema cannot tell 1.0 from 1."""
+
+
+def check_acceptance(_: CheckContext, response: Response, case: Case) -> None:
+    """Fail if a request is refused for its shape."""
+    if response.status_code in (400, 405, 415, 422):
+        assert CONTENT.search(response.json()["detail"]), (case.body, case.query, response.text)
+
+
+def check_refusal(_: CheckContext, response: Response, case: Case) -> None:
+    """Fail if a request is not refused."""
+    assert 400 <= response.status_code < 500, (case.body, response.text)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("method", "path", "mode", "check"),
+    [
+        *((*operation, RIGHT, check_acceptance) for operation in (*BODIES, *(("GET", path) for path in LISTS))),
+        *((*operation, WRONG, check_refusal) for operation in BODIES),
+    ],
+)
+async def test_server_takes_what_the_document_allows_and_refuses_the_rest(
+    tmp_path: Path, method: str, path: str, mode: GenerationMode, check: CheckFunction
+) -> None:
+    agents = Answering(tmp_path)
+    async with serving(agents.env, agents.registry) as served:
+        url = f"http://127.0.0.1:{served.port}"
+        assert await asyncio.to_thread(send, method, path, mode, url, [*CHECKS, check]) == EXAMPLES
+
+
+async def test_all_examples_work_outside_of_a_repository(tmp_path: Path) -> None:
+    agents = Answering(tmp_path)
+    answers: dict[str, int] = {}
+    async with serving(agents.env, agents.registry, default_workdir=str(tmp_path)) as served:
+        session = (await served.prompt()).json()["session_id"]
+        for path, operations in json.loads(document())["paths"].items():
+            for method, operation in operations.items():
+                content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+                for name, example in content.get("examples", {}).items():
+                    url = path.replace("{id}", session)
+                    answer = await served.client.request(method, url, json=example["value"])
+                    answers[f"{method} {path} {name}"] = answer.status_code
+    assert len(answers) > 10
+    assert {name for name, status in answers.items() if status != 200} == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("/api/v1/sessions", "backend=qwn"),
+        ("/api/v1/runs", "backend=qwn"),
+        ("/api/v1/usage", "backend=qwn"),
+        ("/api/v1/usage", "since=20261125"),
+        ("/api/v1/usage", "until=2026-02-30"),
+        ("/api/v1/usage", "group_by=day,hour"),
+        ("/api/v1/runs", "limit=0"),
+    ],
+)
+async def test_wrong_query_is_refused(scripted: Scripted, path: str, wrong: str) -> None:
+    async with serving(scripted.env) as served:
+        answer: httpx.Response = await served.client.get(f"{path}?{wrong}")
+    assert (answer.status_code, answer.json()["field"]) == (400, wrong.partition("=")[0])
+
+
+async def test_tags_of_a_prompt_are_on_one_line(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        answer = await served.prompt(tags=["a\nb"])
+    assert (answer.status_code, answer.json()["field"]) == (400, "tags")
