@@ -21,9 +21,9 @@ _AT_REST = 200
 
 
 def queueing(place: Workplace) -> list[Figure]:
-    """Send prompts of two seconds all at once to a server with the settings that it has by itself, and look at it."""
+    """Send prompts of two seconds all at once to a server with 16 slots, and look at it."""
     count = place.some(_PROMPTS)
-    with serving(place) as server:
+    with serving(place, f"server: {{max_concurrent_runs: {_SLOTS}}}\n") as server:
         resting = [_live_ms(server) for _ in range(_AT_REST)]
         with ThreadPoolExecutor(1) as pool:
             sent = pool.submit(timed, _job(place, server, count))

@@ -16,6 +16,7 @@ from standin.process import Address, running
 MAY_BLOCK = (
     ("clinvk/runtime/process.py", {"_popen", "_held"}),
     ("clinvk/runtime/bounds.py", {"around", "open"}),
+    ("clinvk/runtime/capacity.py", {"capacity"}),
     ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/executables.py", {"find", "host", "part", "read", "resolve"}),
     ("clinvk/runtime/surroundings.py", {"path"}),

@@ -71,6 +71,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         part: where it is a part of an orchestration.
         answer_as: what its dialect makes the answer again from, and finds its conversation by; kept with the run alone.
         key_name: the API key that it came with; empty where none was asked for.
+        client: whose it is in the queue: its key, else its address; empty for this machine's user. It is not kept.
     """
 
     prompt: str
@@ -101,3 +102,4 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     part: PartOf | None = None
     answer_as: dict[str, object] = {}
     key_name: str = ""
+    client: str = ""

@@ -250,3 +250,18 @@ def test_a_reader_who_leaves_is_no_traceback(clinvk: Clinvk) -> None:
     line = f"{clinvk.command} config show | true"
     done = subprocess.run(["/bin/sh", "-c", line], env=clinvk.agent.env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_show_tells_how_many_runs_the_machine_carries_and_why(clinvk: Clinvk) -> None:
+    shown = clinvk.run("config", "show").stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("  max_concurrent_runs:")]
+    number = int(line.split()[1])
+    assert number >= 16
+    assert "# default: " in line
+    assert "MB of memory" in line
+    assert clinvk.run("config", "get", "server.max_concurrent_runs").stdout == f"{number}\n"
+    assert (
+        json.loads(clinvk.run("config", "show", "--json").stdout)["settings"]["server"]["max_concurrent_runs"] == number
+    )
+    clinvk.settings("server: {max_concurrent_runs: 7}\n")
+    assert f"max_concurrent_runs: 7 # {clinvk.config}:1" in " ".join(clinvk.run("config", "show").stdout.split())

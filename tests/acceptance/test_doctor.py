@@ -429,3 +429,22 @@ def _answer(server: socket.socket, pieces: Sequence[bytes]) -> None:
         for piece in pieces:
             connection.sendall(piece)
             time.sleep(0.05)
+
+
+def test_the_number_of_runs_at_once_is_told_with_its_reason(clinvk: Clinvk) -> None:
+    ((status, message),) = said(doctor(clinvk)[1], "runs")
+    assert status == "ok"
+    assert "MB of memory" in message
+    clinvk.settings("server: {max_concurrent_runs: 400, max_concurrent_per_backend: 5}\n")
+    assert said(doctor(clinvk)[1], "runs") == [
+        ("ok", "clinvk serve runs 400 agents at once, 5 of each agent: set by server.max_concurrent_runs")
+    ]
+
+
+def test_a_copy_of_the_former_example_is_pointed_at(clinvk: Clinvk) -> None:
+    clinvk.settings("server:\n  max_concurrent_runs: 400\n  max_concurrent_per_backend: 16\n")
+    ((status, message),) = said(doctor(clinvk)[1], "runs")
+    assert status == "warning"
+    assert message.startswith(f"{clinvk.config}:3: server.max_concurrent_per_backend: 16")
+    clinvk.run(*message.rpartition("clinvk ")[2].split())
+    assert said(doctor(clinvk)[1], "runs")[0][0] == "ok"

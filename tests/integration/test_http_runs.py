@@ -375,3 +375,43 @@ async def test_a_run_that_died_with_its_clinvk_ends_with_why(scripted: Scripted)
     assert (told["state"], told["error"]) == ("interrupted", "clinvk died")
     (data,) = re.findall(r"^data: (.*)$", events.text, re.MULTILINE)
     assert (json.loads(data)["type"], json.loads(data)["content"]["message"]) == ("error", "clinvk died")
+
+
+BIG = "a" * 400_000
+
+
+async def test_prompts_that_wait_are_bounded_in_bytes(scripted: Scripted) -> None:
+    scripted.play([*claude_says("x")[:4], hang()])
+    async with serving(scripted.env, max_concurrent_runs=1, max_queued_mb=1, trusted_proxies=("127.0.0.1",)) as served:
+        await served.detached(prompt=BIG)
+        begun = [await served.detached(prompt=BIG) for _ in range(2)]
+        assert [run["queue_position"] for run in begun] == [1, 2]
+        refused = [await served.prompt(prompt=BIG, detach=True)]
+        refused += [await served.client.post("/openai/v1/chat/completions", json={"model": "claude", **OF_BIG})]
+        tasks = [{"backend": "claude", "prompt": BIG}] * 2
+        refused += [await served.client.post("/api/v1/parallel", json={"tasks": tasks})]
+        assert (await queued(served))[0]["id"] == begun[1]["run_id"], "refused requests leave no run behind"
+        other = await served.client.post(
+            "/api/v1/prompt",
+            json={"backend": "claude", "prompt": "hi", "detach": True},
+            headers={"prefer": "respond-async", "x-forwarded-for": "192.0.2.1"},
+        )
+        assert other.json()["queue_position"] == 1, "another client has room, and it is its turn"
+    assert [(answer.status_code, "retry-after" in answer.headers) for answer in refused] == [(503, True)] * 3
+
+
+OF_BIG = {"messages": [{"role": "user", "content": BIG}]}
+
+
+async def test_a_run_that_waits_tells_its_position_in_the_queue(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    async with serving(scripted.env, max_concurrent_runs=1) as served:
+        runs = [await served.detached() for _ in range(3)]
+        assert [run.get("queue_position") for run in runs] == [None, 1, 2]
+        last = f"/api/v1/runs/{runs[2]['run_id']}"
+        assert (await served.client.get(last)).json()["queue_position"] == 2
+        await served.client.post(f"/api/v1/runs/{runs[1]['run_id']}/cancel")
+        assert (await served.client.get(last)).json()["queue_position"] == 1
+        (tmp_path / "go").touch()
+        await served.ended(runs[2]["run_id"])
+        assert "queue_position" not in (await served.client.get(last)).json()

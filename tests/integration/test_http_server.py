@@ -44,6 +44,16 @@ async def test_health_is_ok_with_a_store_and_a_backend(scripted: Scripted) -> No
     assert told["uptime_ms"] >= 0
 
 
+async def test_health_tells_how_many_runs_go_at_once_and_why(scripted: Scripted) -> None:
+    async with serving(scripted.env, store=MemoryStore(), max_concurrent_runs=5) as served:
+        told = (await served.client.get("/health")).json()["capacity"]
+        assert told == {"max_concurrent_runs": 5, "reason": "set by server.max_concurrent_runs"}
+        served.runs.resize(ServerSettings())
+        told = (await served.client.get("/health")).json()["capacity"]
+    assert told["max_concurrent_runs"] >= 16
+    assert "MB of memory" in told["reason"]
+
+
 async def test_health_counts_sessions(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:

@@ -1,6 +1,7 @@
 """Runs: from the queue through an agent to an ending, with nothing left behind."""
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -30,6 +31,7 @@ from clinvk.record import RunRecord
 from clinvk.request import RunRequest
 from clinvk.runtime import one_shot
 from clinvk.runtime.autosave import EVERY_S
+from clinvk.runtime.course import Course
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.watching import Watched
 from clinvk.session import Resume, Session
@@ -783,3 +785,25 @@ async def test_a_watch_with_a_fault_costs_its_run_and_no_slot() -> None:
             await runs.start(ask(DONE))
         assert runs.busy == 0
     assert [run.state for run in (await store.runs(RunQuery())).items] == ["cancelled"]
+
+
+async def test_one_backend_may_have_all_slots() -> None:
+    async with local_runs(max_concurrent_runs=20) as runs, AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(runs.run(ask("exec sleep 300")))
+        assert (runs.busy, runs.queued) == (20, 0)
+
+
+async def test_what_a_full_queue_refuses_is_freed_without_a_collection() -> None:
+    """Requests of megabytes that are refused one after the other would fill the memory until the next one."""
+    request = ask(DONE, metadata={"some": "thing"})
+    async with local_runs(max_concurrent_runs=1, max_queued_runs=0) as runs, runs.run(ask("exec sleep 300")):
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(QueueFull):
+                async with runs.run(request):
+                    pass
+            assert not [kept for kept in gc.get_objects() if isinstance(kept, Course) and kept.request == request]
+        finally:
+            gc.enable()

@@ -7,10 +7,15 @@ import msgspec
 import yaml
 
 from clinvk.config import BackendSettings, Settings
-from clinvk.config.loading import load
+from clinvk.config.loading import load, trace
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "config.example.yaml"
+
+
+def uncommented() -> str:
+    """Return the example with every setting in force: `#key: value` is a setting, `# text` a comment."""
+    return re.sub(r"(?m)^( *)#(?=[a-z_]+:)", r"\1", EXAMPLE.read_text())
 
 
 def keys_of(struct: type[msgspec.Struct]) -> set[str]:
@@ -36,12 +41,19 @@ def keys_in(section: dict[str, object], above: str = "") -> set[str]:
 
 
 def test_the_example_has_every_key() -> None:
-    content = msgspec.convert(yaml.safe_load(EXAMPLE.read_text()), dict[str, object])
+    content = msgspec.convert(yaml.safe_load(uncommented()), dict[str, object])
     assert keys_in(content) - {"backends.codex", "backends.gemini"} == keys_of(Settings)
 
 
-def test_the_example_changes_nothing() -> None:
-    settings = load(str(EXAMPLE), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
+def test_a_copy_of_the_example_sets_nothing() -> None:
+    found = trace(str(EXAMPLE), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
+    assert (found.settings, found.places) == (Settings(), {})
+
+
+def test_the_example_has_the_default_of_every_key(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(uncommented())
+    settings = load(str(file), {"HOME": "/home/user"}, {}, ("claude", "codex", "gemini"))
     assert settings.backends == {"claude": BackendSettings()}
     assert msgspec.structs.replace(settings, backends={}) == Settings()
 

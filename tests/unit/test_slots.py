@@ -1,26 +1,27 @@
 import asyncio
+import contextlib
 import weakref
 
 import pytest
 
 from clinvk.errors import QueueFull
-from clinvk.runtime.slots import Place, Share, Slots
+from clinvk.runtime.slots import Applicant, Place, QueueLimits, Share, Slots
 
 
 def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:
-    return slots.enter(backend, lambda: granted.append(name))
+    return slots.enter(Applicant(backend), lambda: granted.append(name))
 
 
 def test_a_free_slot_is_taken_at_once() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=0)
+    slots = Slots(QueueLimits(1, 1, 0))
     assert enter(slots, "claude", granted, "a").held
     assert (slots.busy, slots.queued) == (1, 0)
 
 
 def test_the_queue_is_first_come_first_served() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(1, 1, 9))
     places = [enter(slots, "claude", granted, name) for name in "abc"]
     for place in places:
         assert place.held
@@ -31,7 +32,7 @@ def test_the_queue_is_first_come_first_served() -> None:
 
 def test_a_full_backend_does_not_hold_up_another() -> None:
     granted: list[str] = []
-    slots = Slots(total=2, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(2, 1, 9))
     enter(slots, "claude", granted, "a")
     waiting = enter(slots, "claude", granted, "b")
     assert enter(slots, "codex", granted, "c").held
@@ -40,7 +41,7 @@ def test_a_full_backend_does_not_hold_up_another() -> None:
 
 def test_the_oldest_of_all_backends_is_next_when_the_total_is_the_limit() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(1, 1, 9))
     first = enter(slots, "claude", granted, "first")
     enter(slots, "gemini", granted, "second")
     enter(slots, "codex", granted, "third")
@@ -50,7 +51,7 @@ def test_the_oldest_of_all_backends_is_next_when_the_total_is_the_limit() -> Non
 
 def test_who_leaves_the_queue_is_passed_over() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(1, 1, 9))
     first, left, last = (enter(slots, "claude", granted, name) for name in ("first", "left", "last"))
     left.leave()
     assert slots.queued == 1
@@ -61,7 +62,7 @@ def test_who_leaves_the_queue_is_passed_over() -> None:
 
 def test_a_queue_that_all_have_left_does_not_hold_up_a_newcomer() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(1, 1, 9))
     first, left = enter(slots, "claude", granted, "first"), enter(slots, "claude", granted, "left")
     left.leave()
     first.leave()
@@ -70,7 +71,7 @@ def test_a_queue_that_all_have_left_does_not_hold_up_a_newcomer() -> None:
 
 def test_leaving_twice_gives_up_one_slot_only() -> None:
     granted: list[str] = []
-    slots = Slots(total=2, per_backend=2, max_queued=9)
+    slots = Slots(QueueLimits(2, 2, 9))
     first = enter(slots, "claude", granted, "a")
     enter(slots, "claude", granted, "b")
     first.leave()
@@ -80,7 +81,7 @@ def test_leaving_twice_gives_up_one_slot_only() -> None:
 
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     granted: list[str] = []
-    slots = Slots(total=1, per_backend=1, max_queued=1)
+    slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", granted, "a")
     enter(slots, "claude", granted, "b")
     with pytest.raises(QueueFull) as refused:
@@ -91,7 +92,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
 
 def test_what_runs_and_what_waits_is_told_by_backend() -> None:
     granted: list[str] = []
-    slots = Slots(total=2, per_backend=1, max_queued=9)
+    slots = Slots(QueueLimits(2, 1, 9))
     for backend in ("claude", "claude", "claude", "codex"):
         enter(slots, backend, granted, backend)
     told = slots.occupancy(["claude", "codex", "gemini"])
@@ -101,10 +102,10 @@ def test_what_runs_and_what_waits_is_told_by_backend() -> None:
 
 
 async def test_who_waits_for_room_is_woken_by_whoever_leaves_and_by_other_limits() -> None:
-    slots = Slots(total=1, per_backend=1, max_queued=0)
+    slots = Slots(QueueLimits(1, 1, 0))
     place = enter(slots, "claude", [], "a")
-    for make_room in (place.leave, lambda: slots.resize(2, 2, 0)):
-        waiting = asyncio.create_task(slots.room("claude"))
+    for make_room in (place.leave, lambda: slots.resize(QueueLimits(2, 2))):
+        waiting = asyncio.create_task(slots.room(Applicant("claude")))
         await asyncio.sleep(0)
         assert not waiting.done()
         make_room()
@@ -113,20 +114,20 @@ async def test_who_waits_for_room_is_woken_by_whoever_leaves_and_by_other_limits
 
 
 async def test_a_place_in_the_queue_is_room() -> None:
-    slots = Slots(total=1, per_backend=1, max_queued=1)
+    slots = Slots(QueueLimits(1, 1, 1))
     enter(slots, "claude", [], "a")
-    await slots.room("claude")
+    await slots.room(Applicant("claude"))
     enter(slots, "claude", [], "b")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(slots.room("claude"), 0.01)
+        await asyncio.wait_for(slots.room(Applicant("claude")), 0.01)
 
 
 def test_a_taken_share_holds_up_neither_others_nor_the_queue() -> None:
-    slots, share = Slots(total=3, per_backend=3, max_queued=0), Share(at_once=1)
-    first, second = (slots.enter("claude", lambda: None, share) for _ in range(2))
+    slots, share = Slots(QueueLimits(3, 3, 0)), Share(at_once=1)
+    first, second = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(2))
     assert (first.held, second.held, slots.busy, slots.queued) == (True, False, 1, 0)
-    assert slots.enter("claude", lambda: None).held
-    assert slots.enter("codex", lambda: None, Share(at_once=1)).held
+    assert slots.enter(Applicant("claude"), lambda: None).held
+    assert slots.enter(Applicant("codex", share=Share(at_once=1)), lambda: None).held
     assert slots.occupancy(["claude", "codex"]).queued == {"claude": 0, "codex": 0}
     first.leave()
     assert second.held
@@ -134,10 +135,10 @@ def test_a_taken_share_holds_up_neither_others_nor_the_queue() -> None:
 
 def test_whose_share_is_free_waits_for_a_slot_in_the_order_of_all() -> None:
     granted: list[str] = []
-    slots, share = Slots(total=1, per_backend=1, max_queued=9), Share(at_once=1)
-    first = slots.enter("claude", lambda: None, share)
-    slots.enter("claude", lambda: granted.append("shared"), share)
-    other = slots.enter("claude", lambda: granted.append("other"))
+    slots, share = Slots(QueueLimits(1, 1, 9)), Share(at_once=1)
+    first = slots.enter(Applicant("claude", share=share), lambda: None)
+    slots.enter(Applicant("claude", share=share), lambda: granted.append("shared"))
+    other = slots.enter(Applicant("claude"), lambda: granted.append("other"))
     assert slots.queued == 1
     first.leave()
     assert granted == ["shared"]
@@ -145,8 +146,8 @@ def test_whose_share_is_free_waits_for_a_slot_in_the_order_of_all() -> None:
 
 
 def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
-    slots, share = Slots(total=3, per_backend=3, max_queued=9), Share(at_once=1)
-    first, left, last = (slots.enter("claude", lambda: None, share) for _ in range(3))
+    slots, share = Slots(QueueLimits(3, 3, 9)), Share(at_once=1)
+    first, left, last = (slots.enter(Applicant("claude", share=share), lambda: None) for _ in range(3))
     left.leave()
     first.leave()
     assert (last.held, left.held, slots.busy) == (True, False, 1)
@@ -154,10 +155,10 @@ def test_who_leaves_a_share_while_waiting_for_it_is_passed_over() -> None:
 
 def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
     """Clients that give up and ask again are thousands in the hour that the runs before them may take."""
-    slots = Slots(total=1, per_backend=1, max_queued=9)
-    slots.enter("claude", lambda: None)
-    slots.enter("claude", lambda: None)
-    waiting = slots.enter("claude", lambda: None)
+    slots = Slots(QueueLimits(1, 1, 9))
+    slots.enter(Applicant("claude"), lambda: None)
+    slots.enter(Applicant("claude"), lambda: None)
+    waiting = slots.enter(Applicant("claude"), lambda: None)
     known = weakref.ref(waiting)
     waiting.leave()
     del waiting
@@ -166,13 +167,146 @@ def test_who_leaves_the_queue_is_let_go_though_nothing_moves() -> None:
 
 
 async def test_who_waits_for_room_is_woken_where_a_share_that_others_wait_for_is_taken() -> None:
-    slots, share = Slots(total=2, per_backend=1, max_queued=1), Share(at_once=1)
+    slots, share = Slots(QueueLimits(2, 1, 1)), Share(at_once=1)
     enter(slots, "codex", [], "a")
-    slots.enter("codex", lambda: None, share)
-    waiting = asyncio.create_task(slots.room("codex"))
+    slots.enter(Applicant("codex", share=share), lambda: None)
+    waiting = asyncio.create_task(slots.room(Applicant("codex")))
     await asyncio.sleep(0)
     assert not waiting.done()
-    assert slots.enter("claude", lambda: None, share).held
+    assert slots.enter(Applicant("claude", share=share), lambda: None).held
     async with asyncio.timeout(30):
         await waiting
     assert slots.queued == 0
+
+
+def queue(slots: Slots, client: str, count: int, held_bytes: int = 0, backend: str = "claude") -> list[Place]:
+    """Let runs of a client enter, as many of `count` as are taken."""
+    places: list[Place] = []
+    with contextlib.suppress(QueueFull):
+        for _ in range(count):
+            places.append(slots.enter(Applicant(backend, client, held_bytes=held_bytes), lambda: None))
+    return places
+
+
+def served(slots: Slots, running: Place, waiting: list[Place]) -> list[str]:
+    """End one run after the other; return the clients in the order in which their runs got the slot."""
+    order: list[str] = []
+    while waiting:
+        running.leave()
+        (running,) = (place for place in waiting if place.held)
+        waiting.remove(running)
+        order.append(running.run.client)
+    return order
+
+
+def test_clients_take_turns_for_a_slot() -> None:
+    slots = Slots(QueueLimits(1, queued=99))
+    running, *waiting = queue(slots, "ana", 5)
+    waiting += queue(slots, "ben", 2) + queue(slots, "eve", 1)
+    assert served(slots, running, waiting) == ["ben", "eve", "ana", "ben", "ana", "ana", "ana"]
+
+
+def test_newcomers_do_not_overtake_a_client_for_ever() -> None:
+    slots = Slots(QueueLimits(1, queued=99))
+    running, waiting = queue(slots, "ana", 2)
+    for number in range(2):
+        assert not waiting.held
+        (new,) = queue(slots, f"new{number}", 1)
+        running.leave()
+        running = waiting if waiting.held else new
+    assert waiting.held
+
+
+def test_a_free_slot_goes_to_the_client_that_holds_the_fewest() -> None:
+    slots = Slots(QueueLimits(4, queued=99))
+    running = queue(slots, "ana", 8)
+    late = queue(slots, "ben", 3)
+    for place in running[:2]:
+        place.leave()
+    assert [place.held for place in late] == [True, True, False]
+    running[2].leave()
+    assert running[4].held, "both hold two slots, and it is the turn of ana"
+
+
+def test_no_client_fills_the_queue() -> None:
+    slots = Slots(QueueLimits(1, queued=10))
+    assert len(queue(slots, "ana", 99)) == 1 + 6
+    assert len(queue(slots, "ben", 99)) == 3
+    assert slots.queued == 9
+    assert len(queue(slots, "eve", 99)) == 1, "a client that has nothing queued finds the last place"
+    assert not queue(slots, "joe", 1)
+
+
+def test_the_user_of_this_machine_may_fill_the_queue() -> None:
+    slots = Slots(QueueLimits(1, queued=10))
+    assert len(queue(slots, "", 99)) == 11
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
+    running, *waiting = queue(slots, "", 99, held_bytes=30)
+    assert len(waiting) == 3
+    running.leave()
+    assert len(queue(slots, "", 99, held_bytes=30)) == 1
+
+
+def test_no_client_fills_the_bytes_of_the_queue() -> None:
+    slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
+    queue(slots, "ana", 99, held_bytes=10)
+    assert len(queue(slots, "ben", 99, held_bytes=10)) == 3
+    assert len(queue(slots, "eve", 99, held_bytes=10)) == 1
+
+
+def test_a_run_larger_than_the_bound_may_wait_where_nothing_is_held() -> None:
+    slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
+    assert len(queue(slots, "ana", 99, held_bytes=500)) == 2
+    assert not queue(slots, "ben", 1, held_bytes=1)
+
+
+def test_bytes_that_are_reserved_count_until_they_are_let_go() -> None:
+    slots = Slots(QueueLimits(1, queued=99, queued_bytes=100))
+    queue(slots, "ana", 1)
+    with slots.reserved("ana", 90):
+        assert not queue(slots, "ben", 1, held_bytes=20)
+        with pytest.raises(QueueFull), slots.reserved("ben", 20):
+            pass
+    assert len(queue(slots, "ben", 1, held_bytes=20)) == 1
+
+
+def test_a_client_runs_no_more_at_once_than_it_may() -> None:
+    slots = Slots(QueueLimits(4, queued=99), {"ana": 1}.get)
+    first, second = queue(slots, "ana", 2)
+    assert (first.held, second.held, slots.queued) == (True, False, 1)
+    assert [place.held for place in queue(slots, "ben", 2)] == [True, True]
+    first.leave()
+    assert second.held
+
+
+def test_a_client_at_its_limit_fills_no_queue_either() -> None:
+    slots = Slots(QueueLimits(4, queued=10, queued_bytes=100), {"ana": 1}.get)
+    assert len(queue(slots, "ana", 99)) == 1 + 6
+    assert len(queue(slots, "ben", 4)) == 4
+
+
+def test_a_backend_without_a_limit_may_have_all_slots() -> None:
+    slots = Slots(QueueLimits(50))
+    assert all(place.held for place in queue(slots, "ana", 50))
+
+
+def test_the_position_counts_the_turns_of_all_clients() -> None:
+    slots = Slots(QueueLimits(1, queued=99))
+    running, *ana = queue(slots, "ana", 4)
+    ben = queue(slots, "ben", 2)
+    waiting = {place: place.position for place in (*ana, *ben)}
+    assert running.position is None
+    assert list(waiting.values()) == [2, 4, 5, 1, 3]
+    ana[0].leave()
+    assert ana[0].position is None
+    assert [place.position for place in (*ana[1:], *ben)] == [2, 4, 1, 3]
+
+
+def test_a_client_that_has_left_is_forgotten() -> None:
+    slots = Slots(QueueLimits(1, queued=99))
+    for place in queue(slots, "ana", 3, held_bytes=5):
+        place.leave()
+    assert not vars(slots)["_clients"]

@@ -87,15 +87,17 @@ class BatchEndpoint:
         """
         return settled(await self._read(body), self.prompts.settings)
 
-    async def admitted(self, plan: Plan, key_name: str) -> Plan:
-        """Complete all of a plan from the settings, or refuse it whole; `key_name` is the key that it came with.
+    async def admitted(self, plan: Plan, key_name: str, client: str) -> Plan:
+        """Complete all of a plan from the settings, or refuse it whole.
+
+        `key_name` is the key that it came with, `client` whose runs they are in the queue.
 
         Raises:
             ClinvkError: a part cannot be run; its field says which.
         """
 
         async def admit(request: RunRequest) -> RunRequest:
-            return await self.prompts.admit(Call(request=request), key_name)
+            return await self.prompts.admit(Call(request=request), key_name, client)
 
         if isinstance(plan, Compare) and plan.check:
             self.prompts.allowance.check_command()
@@ -155,7 +157,8 @@ class _Visit:
 
     async def _answer(self, leaving: Leaving) -> None:
         asked = await self._asked(leaving)
-        plan = await self._endpoint.admitted(asked, self._scope["state"]["key_name"])
+        state = self._scope["state"]
+        plan = await self._endpoint.admitted(asked, state["key_name"], state.get("client", ""))
         async with self._endpoint.orchestrations.begun(plan, asked) as self._one:
             summary = await self._driven(self._one)
         await self._end(summary)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clinvk.api.doors import Doors
+from clinvk.api.limits import network_of
 from clinvk.api.reply import Header, headers_of, refuse
 from clinvk.dialects.base import KeyRefused
 from clinvk.errors import ClinvkError, ShuttingDown
@@ -21,7 +22,7 @@ class Gate:
     """Lets a request pass that is meant for this server, is not one too many, and carries an API key or needs none.
 
     Once the server stops none passes. It is here that this is told, so that pages of other origins can read it.
-    The name of its key is in the state for those behind, empty where it has none.
+    The state has the name of its key, empty without one, and its `client`: that name, else what it has of addresses.
     """
 
     def __init__(self, app: ASGIApp, doors: Doors) -> None:
@@ -42,13 +43,15 @@ class Gate:
         if self._proxies:
             self._proxies.apply(scope)
         key = self._keys.find(headers_of(scope)) if self._keys else None
-        scope["state"]["key_name"] = key.name if key else ""
+        address = scope["client"][0] if scope["client"] else _NOBODY
+        scope["state"].update(key_name=key.name if key else "", client=key.name if key else network_of(address))
         if scope["path"] not in _UNCOUNTED:
-            self._limits.take(scope["client"][0] if scope["client"] else _NOBODY, key)
+            self._limits.take(address, key)
         self._hosts.check(scope)
         if self._keys and not key and not _is_open(scope):
             raise KeyRefused(
-                "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, and it must be valid"
+                "an API key is needed: `authorization: Bearer KEY` or `x-api-key: KEY`, "
+                "and it must be valid and not expired"
             )
 
 

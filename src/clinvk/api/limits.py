@@ -82,7 +82,7 @@ class Limits:
             _take(self._keys, key.name, rate_rps, burst, "of this API key")
         elif self._is_on:
             shared = (self._rate_rps, self._burst)
-            _take(self._addresses, _network(address), *shared, "from this address (server.rate_limit_rps)")
+            _take(self._addresses, network_of(address), *shared, "from this address (server.rate_limit_rps)")
             if key:
                 _take(self._keys, key.name, *shared, "of this API key (server.rate_limit_rps)")
 
@@ -93,8 +93,8 @@ def _take(buckets: Buckets, name: str, rate_rps: float, burst: int, whose: str) 
 
 
 @lru_cache(maxsize=4096)
-def _network(address: str) -> str:
-    """Give what one client has of addresses: of IPv6 the network."""
+def network_of(address: str) -> str:
+    """Return what one client has of addresses: of IPv6 the network."""
     if ":" not in address:
         return address
     whole = IPv6Address(address.partition("%")[0])

@@ -67,6 +67,13 @@ class WarmHealth(KeptHealth, frozen=True):
     ]
 
 
+class CapacityHealth(msgspec.Struct, frozen=True):
+    """How many runs go at once."""
+
+    max_concurrent_runs: int
+    reason: Annotated[str, Meta(description="Why so many: a setting, or what the machine has.")]
+
+
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the server is: ok; degraded (no backend is available); unhealthy (sessions cannot be kept)."""
 
@@ -76,6 +83,7 @@ class Health(msgspec.Struct, frozen=True, omit_defaults=True):
     uptime_ms: int
     backends: list[BackendHealth]
     session_store: StoreHealth
+    capacity: CapacityHealth
     warm: Annotated[WarmHealth | None, Meta(description="Absent where no agent processes are kept.")] = None
     warnings: Annotated[list[str], Meta(description="What an operator should know, as that the door is open.")] = []
 
@@ -133,6 +141,7 @@ class Status:
             uptime_ms=int(uptime_s * 1000),
             backends=backends,
             session_store=store,
+            capacity=CapacityHealth(*self._runs.capacity),
             warm=_warm(standing) if (standing := self._runs.warm) else None,
             warnings=[warning] if (warning := self._warning()) else [],
         )

@@ -76,7 +76,8 @@ class RunRecords:
         """Show a run, with its parts where it has some: the first ones, since a list begins with the newest."""
         run = await self._store.run(reference)
         if run.kind == "prompt":
-            return document(records.run_view(run))
+            live = self._runs.live(run.id)
+            return document(records.run_view(run, queue_position=live.queue_position if live else None))
         page = await self._store.runs(RunQuery(parent_id=run.id, limit=records.SHOWN_PARTS))
         if (over := page.total - records.SHOWN_PARTS) > 0:
             page = await self._store.runs(RunQuery(parent_id=run.id, limit=records.SHOWN_PARTS, offset=over))

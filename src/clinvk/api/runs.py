@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
@@ -35,7 +36,7 @@ from clinvk.api.reply import (
 from clinvk.api.workdirs import Workdirs
 from clinvk.backends.base import Backend, describe
 from clinvk.config import Settings
-from clinvk.dialects import vendor
+from clinvk.dialects import sse, vendor
 from clinvk.dialects.base import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, exhausted, failure
@@ -99,9 +100,10 @@ class RunEndpoint:
         """Serve one request to its end, or until its client leaves."""
         return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
 
-    async def admit(self, call: Call, key_name: str, begins_anew: bool = False) -> RunRequest:
+    async def admit(self, call: Call, key_name: str, client: str, begins_anew: bool = False) -> RunRequest:
         """Complete a request from its session and the settings; `key_name` is the key that it came with.
 
+        `client` is whose run it is in the queue.
         With `begins_anew` it goes on in no session but one that it names itself.
 
         Raises:
@@ -124,7 +126,8 @@ class RunEndpoint:
         if session:
             request = replace(request, workdir=session.working_dir or None)
         request = await self.grants.admit(request, key_name)
-        return replace(request, timeout_s=request.timeout_s or self.settings.server.request_timeout_secs or None)
+        timeout_s = request.timeout_s or self.settings.server.request_timeout_secs or None
+        return replace(request, timeout_s=timeout_s, client=client)
 
     def _resolved(self, request: RunRequest) -> RunRequest:
         """Let the model name the backend; a name that is none's is left to that of the session, or the default."""
@@ -208,8 +211,9 @@ class _Visit:
 
     async def _answer(self, asked: Call, leaving: Leaving) -> None:
         endpoint = self._endpoint
-        key_name = self._scope["state"]["key_name"]
-        call = self._call = replace(asked, request=await endpoint.admit(asked, key_name))
+        state = self._scope["state"]
+        admit = partial(endpoint.admit, asked, state["key_name"], state.get("client", ""))
+        call = self._call = replace(asked, request=await admit())
         if call.dry_run or endpoint.settings.unified_flags.dry_run:
             await self._show(call)
             return
@@ -220,7 +224,7 @@ class _Visit:
             if self._run or asked.request.session_id or not (asked.previous or asked.chat):
                 raise
         # Another was faster to go on with the session that was found for this one.
-        call = self._call = replace(asked, request=await endpoint.admit(asked, key_name, begins_anew=True))
+        call = self._call = replace(asked, request=await admit(begins_anew=True))
         await self._carry_out(call, leaving)
 
     async def _carry_out(self, call: Call, leaving: Leaving) -> None:
@@ -297,7 +301,9 @@ class _Visit:
     async def _open(self) -> None:
         if self._is_stream:
             cache = NO_TRANSFORM if self._dialect.is_model_api else NO_STORE
-            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *self._more], cache)
+            position = self._run.queue_position if self._run else None
+            queued: list[Header] = [(b"x-clinvk-queue-position", b"%d" % position)] if position else []
+            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *queued, *self._more], cache)
         else:
             await self._reply.open(200, self._dialect.result_type)
 
@@ -383,7 +389,7 @@ class _Visit:
         """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
         if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
             return self._dialect.kept_alive(self._encoding(self._call, run))
-        return self._dialect.pulse
+        return sse.pulse(run.queue_position) if self._dialect.pulse == sse.PULSE else self._dialect.pulse
 
     def _holds(self, run: Run) -> bool:
         """Say whether the status is still to be told by what happens."""
@@ -418,4 +424,5 @@ def facts_of(run: Run) -> Facts:
         created_at=run.created_at,
         started_at=run.started_at or run.created_at,
         duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
+        queue_position=run.queue_position,
     )

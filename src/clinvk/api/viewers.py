@@ -22,7 +22,7 @@ from clinvk.dialects.rest import Rest
 from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.events import Logged, RunFailed, RunFinished
 from clinvk.record import RunRecord
-from clinvk.runtime.runs import Runs
+from clinvk.runtime.runs import Run, Runs
 from clinvk.store import UNDER_WAY, SessionStore
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class _Visit:
         self._last_event_id = headers.get("last-event-id", "")
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
         self._media_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
+        self._live: Run | None = None
 
     async def serve(self) -> None:
         """Answer the request.
@@ -126,7 +127,7 @@ class _Visit:
             await self._open()
             await self._reply.end()
             return
-        live = viewers.runs.live(run.id)
+        live = self._live = viewers.runs.live(run.id)
         if live or run.state in UNDER_WAY:
             await self._open()
         encoder: unified.UnifiedEncoder | None = None
@@ -177,7 +178,8 @@ class _Visit:
 
     async def _keep_alive(self) -> None:
         if self._reply.is_quiet(2 * self._viewers.tick_s):
-            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
+            position = self._live.queue_position if self._live else None
+            await self._reply.pulse(sse.pulse(position) if self._is_sse else unified.PULSE)
 
     async def _refuse(self, error: ClinvkError) -> None:
         if self._reply.opened:

@@ -21,8 +21,10 @@ from clinvk.config.loading import home, settings_file, trace
 from clinvk.config.saving import change, preview
 from clinvk.config.writing import Value, document, written
 from clinvk.errors import ConfigError
+from clinvk.runtime.capacity import capacity
 
 _DEFAULT = "default"
+_RUNS = ("server", "max_concurrent_runs")
 _SOURCE_COLUMN = 44
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -59,8 +61,9 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         sources = {".".join(name): found.places.get(name, _DEFAULT) for name, _ in settings}
         tell_json(Shown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
         return 0
+    reasons = {_RUNS: f"{_DEFAULT}: {capacity(found.settings.server).reason}"} | found.places
     lines = [
-        f"{line:<{_SOURCE_COLUMN}}  # {found.places.get(name, _DEFAULT)}" if name else line
+        f"{line:<{_SOURCE_COLUMN}}  # {reasons.get(name, _DEFAULT)}" if name else line
         for line, name in document(settings)
     ]
     tell("\n".join([f"# {file}" if file.exists() else f"# {file}: not there", *lines]))
@@ -186,10 +189,15 @@ def _flat(settings: Settings) -> list[Setting]:
         if isinstance(value, dict) and value:
             found += [((*name, variable), text) for variable, text in msgspec.convert(value, dict[str, str]).items()]
         elif value is None:
-            found.append((name, "all" if keys.is_list(kind) else ""))
+            found.append((name, "all" if keys.is_list(kind) else _of_machine(settings, name)))
         else:
             found.append((name, msgspec.convert(value, Value)))
     return found
+
+
+def _of_machine(settings: Settings, name: tuple[str, ...]) -> Value:
+    """Return the value of a setting that is left open: a number that the machine decides, else an empty text."""
+    return capacity(settings.server).runs if name == _RUNS else ""
 
 
 def _value(settings: Settings, name: tuple[str, ...]) -> object:

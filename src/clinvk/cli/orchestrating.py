@@ -182,7 +182,7 @@ def _at_once(plan: Plan) -> int:
 
 def _with_room(settings: Settings, at_once: int) -> Settings:
     """Give settings under which as many agents run as were asked for: what limits a server is not meant for this."""
-    server = replace(settings.server, max_concurrent_runs=at_once, max_concurrent_per_backend=at_once)
+    server = replace(settings.server, max_concurrent_runs=at_once, max_concurrent_per_backend=0, max_queued_mb=0)
     return replace(settings, server=server)
 
 

@@ -106,7 +106,7 @@ class OutputSettings(_Section, frozen=True, kw_only=True):
 
 
 class ServerSettings(_Section, frozen=True, kw_only=True):
-    """`clinvk serve`."""
+    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `clinvk.runtime.capacity`."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -128,9 +128,10 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     blocked_workdir_prefixes: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     metrics_enabled: bool = False
-    max_concurrent_runs: Positive = 16
-    max_concurrent_per_backend: Positive = 16
+    max_concurrent_runs: Positive | None = None
+    max_concurrent_per_backend: NonNegative = 0
     max_queued_runs: NonNegative = 10_000
+    max_queued_mb: NonNegative = 256
     no_progress_timeout_secs: NonNegative = 600
     shutdown_grace_secs: NonNegative = 25
     default_workdir: str = ""

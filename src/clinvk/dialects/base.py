@@ -221,7 +221,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialect needs of the run beside its events; handed in, since dialects have no clock and no ids.
 
     `created_at` and `started_at` are in seconds since the epoch: when it was asked for, and when its agent was started,
-    if it was. `duration_s` is known for results only.
+    if it was. `duration_s` is known for results only, `queue_position` while the run waits for a slot.
     """
 
     run_id: str
@@ -232,6 +232,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
     started_at: float = 0.0
     duration_s: float = 0.0
+    queue_position: int | None = None
 
 
 class Encoder(Protocol):

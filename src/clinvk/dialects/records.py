@@ -35,6 +35,13 @@ Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
 
 _Limit = Annotated[int, Meta(ge=1, le=1000, description="Items, at most.")]
 _Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Items that are passed over first.")]
+QueuePosition = (
+    Annotated[
+        int,
+        Meta(description="The position in the queue of this server, where clients take turns; only while it waits."),
+    ]
+    | msgspec.UnsetType
+)
 _Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
 
@@ -156,6 +163,7 @@ class RunItem(msgspec.Struct, frozen=True, kw_only=True):
 class RunView(RunItem, frozen=True, kw_only=True):
     """A run, with what came of it."""
 
+    queue_position: QueuePosition = msgspec.UNSET
     output: Annotated[str, Meta(description="The answer, once the run has ended; empty if ephemeral.")]
     request: Annotated[dict[str, object], Meta(description="What else was asked, settings included.")]
     total_runs: Annotated[int, Meta(description="How many parts have been begun; 0 for one prompt.")]
@@ -261,12 +269,21 @@ def _exit_code(run: RunRecord) -> int | None:
     return run.exit_code or 1
 
 
-def run_view(run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0) -> RunView:
+def run_view(
+    run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0, queue_position: int | None = None
+) -> RunView:
     """Show a run; of `total` parts those that are given."""
     fields = asdict(run_item(run))
     fields["prompt"] = run.prompt
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
-    return RunView(**fields, output=run.output, request=run.request, total_runs=total, runs=shown)
+    return RunView(
+        **fields,
+        queue_position=queue_position or msgspec.UNSET,
+        output=run.output,
+        request=run.request,
+        total_runs=total,
+        runs=shown,
+    )
 
 
 def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:

@@ -26,6 +26,7 @@ from clinvk.dialects.base import (
     WrongMediaType,
 )
 from clinvk.dialects.prompt_body import PromptBody, request_of
+from clinvk.dialects.records import QueuePosition
 from clinvk.errors import (
     AgentFailed,
     AmbiguousId,
@@ -78,6 +79,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
     state: Annotated[str, Meta(description="queued or running.")]
+    queue_position: QueuePosition = msgspec.UNSET
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -181,7 +183,7 @@ class Rest:
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
         """Give the answer of a run that goes on behind the client's back."""
-        return _encoder.encode(Accepted(run_id=facts.run_id, session_id=facts.session_id, state=state))
+        return _encoder.encode(_accepted(facts, state))
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
         """Give the problem document of a request that could not be run."""
@@ -197,6 +199,15 @@ class Rest:
             candidates=error.candidates if isinstance(error, AmbiguousId) else (),
         )
         return status, _encoder.encode(problem)
+
+
+def _accepted(facts: Facts, state: str) -> Accepted:
+    return Accepted(
+        run_id=facts.run_id,
+        session_id=facts.session_id,
+        state=state,
+        queue_position=facts.queue_position or msgspec.UNSET,
+    )
 
 
 def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnswer:

@@ -73,25 +73,27 @@ class Orchestrations:
 
         Raises:
             StoreUnavailable: it cannot be kept.
+            QueueFull: too many bytes wait here.
         """
         isolation = Isolation(self._worktrees, plan.check if isinstance(plan, Compare) else "", self._judge)
         if is_dry_run(plan):
             yield Orchestration("", plan, self._runs, isolation)
             return
-        keeping = Keeping(self._store, plan, asked)
-        one = Orchestration(keeping.run_id, plan, self._runs, isolation)
-        await keeping.begin()
-        self._live[one.id] = one
-        try:
-            yield one
-        finally:
+        with self._runs.reserved([part.request for part in plan.parts]):
+            keeping = Keeping(self._store, plan, asked)
+            one = Orchestration(keeping.run_id, plan, self._runs, isolation)
+            await keeping.begin()
+            self._live[one.id] = one
             try:
-                await finished(keeping.ended(one.summary, one.stopped), self._within_s)
-            except TimeoutError as exc:
-                logger.warning("run %s is not kept: %s", keeping.run_id, exc)
+                yield one
             finally:
-                del self._live[one.id]
-                one.over.set()
+                try:
+                    await finished(keeping.ended(one.summary, one.stopped), self._within_s)
+                except TimeoutError as exc:
+                    logger.warning("run %s is not kept: %s", keeping.run_id, exc)
+                finally:
+                    del self._live[one.id]
+                    one.over.set()
 
     def live(self, run_id: str) -> "Orchestration | None":
         """Give one that is under way here."""

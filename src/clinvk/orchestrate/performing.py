@@ -125,7 +125,7 @@ class Performing:
             try:
                 return await self._run(index, part, base)
             except QueueFull:
-                await self._stopping.unless(self._runs.room(part.request.backend))
+                await self._stopping.unless(self._runs.room(part.request))
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
         place = PartOf(self._run_id, index, part.name, base)

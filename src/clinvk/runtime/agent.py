@@ -37,6 +37,7 @@ class AgentRun:
         self.request = assignment.request
         self.created_at = time.time()
         self.refusal: ClinvkError | None = None
+        self.place: Place | None = None
         self._course = Course(assignment, spawner, recorder)
         self._begun = asyncio.Event()
 
@@ -66,6 +67,11 @@ class AgentRun:
         if self.ending:
             return state_of(self.ending)
         return "queued" if self.started_at is None else "running"
+
+    @property
+    def queue_position(self) -> int | None:
+        """The position in the queue, from 1; None unless the run waits there."""
+        return self.place.position if self.place else None
 
     @property
     def ended(self) -> bool:
@@ -148,6 +154,7 @@ class AgentRun:
         finally:
             course.close()
             place.leave()
+            self.place = None
 
     async def _work(self, place: Place) -> None:
         if self._course.stopped_by:  # while it waited for the slot, or for the worktree

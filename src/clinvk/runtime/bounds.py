@@ -39,7 +39,7 @@ class Bounds:
             ConfigError: there can be none.
         """
         if self._wants_cgroup:
-            self.cgroup = os.path.join(_own_cgroup(), f"clinvk-{self._server}")
+            self.cgroup = os.path.join(own_cgroup(), f"clinvk-{self._server}")
             try:
                 os.mkdir(self.cgroup)
                 self._try()
@@ -144,7 +144,7 @@ def _at_most(limit: int, wanted: int, unit: int = 1) -> int:
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard // unit)
 
 
-def _own_cgroup() -> str:
+def own_cgroup() -> str:
     """Give the folder of the cgroup that clinvk is in.
 
     Raises:

@@ -44,7 +44,8 @@ class Course:
         self.request = assignment.request
         self.spawner = spawner
         self.recorder = recorder
-        self.log = EventLog(self.wake)
+        self._changed = Wake()
+        self.log = EventLog(self._changed.set)  # not a method of this: a cycle would keep the prompt until a collection
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.raw = b""
@@ -52,7 +53,6 @@ class Course:
         self.is_hurried = False
         self.is_ending = False
         self.unspoken = ""
-        self._changed = Wake()
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._timer: asyncio.TimerHandle | None = None

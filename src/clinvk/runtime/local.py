@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from functools import partial
 from typing import Self
 
@@ -22,6 +22,7 @@ from clinvk.runtime.agent import AgentRun
 from clinvk.runtime.assignment import Assignment
 from clinvk.runtime.autosave import Autosave
 from clinvk.runtime.bounds import Bounds
+from clinvk.runtime.capacity import Capacity, capacity, held_bytes, queue_limits
 from clinvk.runtime.cleanup import finished
 from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
@@ -32,7 +33,7 @@ from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
 from clinvk.runtime.runs import Run
 from clinvk.runtime.schema import Schemas
-from clinvk.runtime.slots import Occupancy, Place, Share, Slots
+from clinvk.runtime.slots import Applicant, Occupancy, Place, Share, Slots
 from clinvk.runtime.surroundings import Surroundings
 from clinvk.runtime.watching import Watch
 from clinvk.session import Resume, Session
@@ -48,7 +49,7 @@ class LocalRuns:
     `admit_dirs` is called right before an agent is started, as `Assignment.check` with its request. `watches` are told
     of runs. With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a
     session that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in
-    `Bounds`.
+    `Bounds`, `most_of` as in `Slots`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LocalRuns:
         keeps_warm: bool = False,
         frees: Callable[[str], Awaitable[None]] | None = None,
         open_files: int | None = None,
+        most_of: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         server = settings.server
         chosen = marks.choose()
@@ -76,7 +78,8 @@ class LocalRuns:
         self._admit_dirs = admit_dirs
         self._watches = watches
         self._frees = frees
-        self._slots = Slots(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+        self.capacity: Capacity = capacity(server)
+        self._slots = Slots(queue_limits(server), most_of)
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
@@ -111,7 +114,8 @@ class LocalRuns:
 
     def resize(self, server: ServerSettings) -> None:
         """Take other limits on how many run at once, and how many wait."""
-        self._slots.resize(server.max_concurrent_runs, server.max_concurrent_per_backend, server.max_queued_runs)
+        self.capacity = capacity(server)
+        self._slots.resize(queue_limits(server))
 
     async def __aenter__(self) -> Self:
         self._bounds.open()
@@ -172,9 +176,17 @@ class LocalRuns:
         """Give a run that is queued or under way here."""
         return self._live.get(run_id)
 
-    async def room(self, backend: str) -> None:
-        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
-        await self._slots.room(backend)
+    async def room(self, request: RunRequest) -> None:
+        """Wait until a run of an orchestration would be taken: after a `QueueFull`, though another may be faster."""
+        await self._slots.room(Applicant(request.backend, request.client))
+
+    def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
+        """Count the memory of an orchestration's requests, of one client, as that of waiting runs inside this context.
+
+        Raises:
+            QueueFull: the queue has no room for so many bytes.
+        """
+        return self._slots.reserved(requests[0].client if requests else "", sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False) -> None:
         """End a run that is queued or under way here; `at_once` its agent gets no time to stop by itself."""
@@ -219,7 +231,9 @@ class LocalRuns:
         )
         run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
-        place = self._slots.enter(request.backend, run.wake, share, may_wait=users is None)
+        held = 0 if share else held_bytes(request)
+        applicant = Applicant(request.backend, request.client, share, held)
+        place = self._slots.enter(applicant, run.wake, may_wait=users is None)
         try:
             await recorder.begin()
         except BaseException:
@@ -237,6 +251,7 @@ class LocalRuns:
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
             await finished(run.drive(place))  # what was begun in the store is ended there
             raise
+        run.place = place
         task = self._group.create_task(run.drive(place))
         self._live[run.id], self._tasks[run.id] = run, task
         task.add_done_callback(partial(self._over, run, place, watching))

@@ -1,7 +1,7 @@
 """What everybody sees of runs, wherever their agents are."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from clinvk.backends.base import Launch
@@ -10,6 +10,7 @@ from clinvk.events import Ending, Logged
 from clinvk.kept import Warm
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
+from clinvk.runtime.capacity import Capacity
 from clinvk.runtime.slots import Occupancy, Share
 
 
@@ -63,6 +64,11 @@ class Run(Followed, Protocol):
         """One of queued, running, finished, failed, cancelled."""
         ...
 
+    @property
+    def queue_position(self) -> int | None:
+        """The position in the queue, from 1; None unless the run waits there."""
+        ...
+
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
         """Give the same as `follow`, each time all there are."""
         ...
@@ -112,6 +118,11 @@ class Runs(Runner, Protocol):
         ...
 
     @property
+    def capacity(self) -> Capacity:
+        """How many runs go at once, and why."""
+        ...
+
+    @property
     def occupancy(self) -> Occupancy:
         """Who holds slots and who waits, by backend."""
         ...
@@ -121,8 +132,16 @@ class Runs(Runner, Protocol):
         """The agent processes that are kept; None where none are."""
         ...
 
-    async def room(self, backend: str) -> None:
-        """Wait until a run of a backend would be taken: after a `QueueFull`, though another may be faster."""
+    async def room(self, request: RunRequest) -> None:
+        """Wait until a run of an orchestration would be taken: after a `QueueFull`, though another may be faster."""
+        ...
+
+    def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
+        """Count the memory of an orchestration's requests, of one client, as that of waiting runs inside this context.
+
+        Raises:
+            QueueFull: the queue has no room for so many bytes.
+        """
         ...
 
     async def cancel(self, run_id: str) -> None:

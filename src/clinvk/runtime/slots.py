@@ -1,13 +1,15 @@
-"""How many runs go at once, in all and for each backend, and who is next."""
+"""How many runs go at once, in all and for each backend and client, and who is next."""
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from clinvk.errors import QueueFull
 
 _RETRY_AFTER_S = 5.0
+_MIB = 1024 * 1024
 
 
 class Share:
@@ -23,18 +25,36 @@ class Share:
         return self.held >= self.at_once
 
 
+class Applicant(NamedTuple):
+    """A run that asks for a slot.
+
+    Attributes:
+        backend: the agent CLI that it starts.
+        client: whose run it is; empty is this machine's user, who owes nobody a share of the queue.
+        share: the share that it belongs to; what its runs hold is counted by `Slots.reserved`.
+        held_bytes: the memory that it holds while it waits.
+    """
+
+    backend: str
+    client: str = ""
+    share: Share | None = None
+    held_bytes: int = 0
+
+
 class Place:
     """A run's place: in the queue at first, a slot once `held`."""
 
-    def __init__(
-        self, slots: "Slots", backend: str, share: Share | None, number: int, granted: Callable[[], None]
-    ) -> None:
-        self.backend = backend
-        self.share = share
+    def __init__(self, slots: "Slots", run: Applicant, number: int, granted: Callable[[], None]) -> None:
+        self.run = run
         self.number = number
         self.held = False
         self.granted = granted
         self._slots = slots
+
+    @property
+    def position(self) -> int | None:
+        """The position in the queue, from 1; None for a run that holds a slot or waits for its share."""
+        return self._slots.position(self)
 
     def leave(self) -> None:
         """Give the place up, queued or held. Leaving twice is fine."""
@@ -50,26 +70,69 @@ class Occupancy(NamedTuple):
     queue_slots: int
 
 
+class QueueLimits(NamedTuple):
+    """What may run and wait at the same time; 0 is no limit, except that with `queued` 0 no run waits.
+
+    Attributes:
+        total: runs at once.
+        per_backend: runs of one backend at once.
+        queued: runs that wait.
+        queued_bytes: memory that waiting runs hold. A run that finds nothing held may wait whatever its size.
+    """
+
+    total: int
+    per_backend: int = 0
+    queued: int = 0
+    queued_bytes: int = 0
+
+
 _Line = tuple[str, Share | None]
-"""Those with one backend and one share are served in their order."""
+"""Runs of a client with one backend and one share are served in their order."""
+
+
+class _Client:
+    """The runs of one client."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.held_bytes = 0
+        self.lines: dict[_Line, OrderedDict[int, Place]] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.held or self.held_bytes or self.lines)
+
+    def queue(self) -> dict[_Line, OrderedDict[int, Place]]:
+        """Return the lines of runs that wait for a slot, and not for their share."""
+        return {key: line for key, line in self.lines.items() if not (key[1] and key[1].is_taken)}
+
+    @property
+    def queued(self) -> int:
+        return sum(len(line) for line in self.queue().values())
 
 
 class Slots:
-    """Slots with a bounded queue: first come, first served, but a full backend or share holds up nobody else."""
+    """Slots with a bounded queue that all clients have a fair part of.
 
-    def __init__(self, total: int, per_backend: int, max_queued: int) -> None:
-        self._total = total
-        self._per_backend = per_backend
-        self._max_queued = max_queued
+    A free slot goes to the client that holds the fewest, in turn among equals, and there to the run that came first; a
+    full backend, share or client holds up nobody else. A client may queue no more than it leaves free for the others,
+    in number and in bytes, so that none fills the queue.
+    """
+
+    def __init__(self, limits: QueueLimits, most_of: Callable[[str], int | None] = lambda _: None) -> None:
+        """`most_of` returns how many runs of a client may go at once; None is no limit."""
+        self._limits = limits
+        self._most_of = most_of
         self._arrived = 0
         self._held: dict[str, int] = {}
-        self._lines: dict[_Line, OrderedDict[int, Place]] = {}
+        self._held_bytes = 0
+        self._clients: OrderedDict[str, _Client] = OrderedDict()  # in the order of their turns
         self._members: set[Place] = set()
         self._changed = asyncio.Event()
 
-    def resize(self, total: int, per_backend: int, max_queued: int) -> None:
+    def resize(self, limits: QueueLimits) -> None:
         """Let more or fewer run and wait from now on; whoever has a place keeps it."""
-        self._total, self._per_backend, self._max_queued = total, per_backend, max_queued
+        self._limits = limits
         self._serve()
 
     @property
@@ -80,80 +143,162 @@ class Slots:
     @property
     def queued(self) -> int:
         """Places in the queue."""
-        return sum(len(line) for line in self._queue().values())
+        return sum(client.queued for client in self._clients.values())
 
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
-        """Give what is so at the moment, of these backends."""
+        """Return the runs of these backends that hold slots and that wait."""
         running = {backend: self._held.get(backend, 0) for backend in backends}
         queued = dict.fromkeys(running, 0)
-        for (backend, _), line in self._queue().items():
-            if backend in queued:
-                queued[backend] += len(line)
-        return Occupancy(running, queued, self._total, self._max_queued)
+        for client in self._clients.values():
+            for (backend, _), line in client.queue().items():
+                if backend in queued:
+                    queued[backend] += len(line)
+        return Occupancy(running, queued, self._limits.total, self._limits.queued)
 
-    def enter(
-        self, backend: str, granted: Callable[[], None], share: Share | None = None, may_wait: bool = True
-    ) -> Place:
-        """Take a slot, of the run's `share` where it has one, or a place in the queue; `granted` is called at the slot.
+    def enter(self, run: Applicant, granted: Callable[[], None], may_wait: bool = True) -> Place:
+        """Take a slot or a place in the queue; `granted` is called once the run holds a slot.
 
         Raises:
-            QueueFull: no slot is free and the queue has no room, or the run may not wait.
+            QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        if not (self._has_room(backend) if may_wait else self._free(backend)):
-            raise QueueFull(f"{self.busy} runs are under way and {self.queued} wait; no more are taken", _RETRY_AFTER_S)
-        place = Place(self, backend, share, self._arrived, granted)
+        if not (self._has_room(run) if may_wait else self._is_free(run)):
+            raise self._full()
+        place = Place(self, run, self._arrived, granted)
         self._arrived += 1
         self._members.add(place)
-        self._lines.setdefault((backend, share), OrderedDict())[place.number] = place
+        client = self._client(run.client)
+        client.lines.setdefault((run.backend, run.share), OrderedDict())[place.number] = place
+        self._hold(run.client, run.held_bytes)
         self._serve()
         return place
 
     def left(self, place: Place) -> None:
-        """Take a place out, and give what it held to the next."""
+        """Take a place out, and serve the next runs with what it held."""
         if place not in self._members:
             return
         self._members.remove(place)
         if place.held:
-            self._held[place.backend] -= 1
-            if place.share:
-                place.share.held -= 1
+            self._held[place.run.backend] -= 1
+            self._clients[place.run.client].held -= 1
+            self._clients.move_to_end(place.run.client)
+            if place.run.share:
+                place.run.share.held -= 1
+            self._forget_if_idle(place.run.client)
         else:
             self._step_out(place)
         self._serve()
 
-    async def room(self, backend: str) -> None:
-        """Wait until `enter` would take a place; whoever enters before this goes on takes it away again."""
-        while not self._has_room(backend):
+    @contextmanager
+    def reserved(self, client: str, held_bytes: int) -> Generator[None]:
+        """Count the memory that runs of a share hold, inside this context, as queued.
+
+        Raises:
+            QueueFull: the queue has no room for so many bytes.
+        """
+        if not self._has_memory(client, held_bytes):
+            raise self._full()
+        self._hold(client, held_bytes)
+        try:
+            yield
+        finally:
+            self._hold(client, -held_bytes)
+            self._serve()
+
+    async def room(self, run: Applicant) -> None:
+        """Wait until `enter` would take a run; whoever enters before this returns takes the room away again."""
+        while not self._has_room(run):
             await self._changed.wait()
 
-    def _has_room(self, backend: str) -> bool:
-        return self._free(backend) or self.queued < self._max_queued
+    def position(self, place: Place) -> int | None:
+        """Return how many runs are served up to this one, if clients go on taking turns; None if it does not wait."""
+        run, own = place.run, self._clients.get(place.run.client)
+        if place.held or place not in self._members or own is None or (run.share and run.share.is_taken):
+            return None
+        before = sum(number < place.number for line in own.queue().values() for number in line)
+        turns = sorted(self._clients.values(), key=lambda client: client.held)
+        mine = turns.index(own)
+        others = (min(client.queued, before + (turn < mine)) for turn, client in enumerate(turns) if client is not own)
+        return before + 1 + sum(others)
 
-    def _free(self, backend: str) -> bool:
-        return self.busy < self._total and self._held.get(backend, 0) < self._per_backend
+    def _full(self) -> QueueFull:
+        state = (
+            f"{self.busy} runs are under way, and {self.queued} wait with {self._held_bytes / _MIB:.1f} MB of prompts"
+        )
+        return QueueFull(f"the queue has no room for this client: {state}", _RETRY_AFTER_S)
 
-    def _queue(self) -> dict[_Line, OrderedDict[int, Place]]:
-        """Give the lines of those that wait for a slot, and not for their share."""
-        return {key: line for key, line in self._lines.items() if not (key[1] and key[1].is_taken)}
+    def _client(self, name: str) -> _Client:
+        return self._clients.setdefault(name, _Client())
+
+    def _forget_if_idle(self, name: str) -> None:
+        if self._clients[name].is_idle:
+            del self._clients[name]
+
+    def _hold(self, client: str, held_bytes: int) -> None:
+        """Count memory for a client, or no longer if negative."""
+        self._held_bytes += held_bytes
+        self._client(client).held_bytes += held_bytes
+        self._forget_if_idle(client)
+
+    def _has_room(self, run: Applicant) -> bool:
+        if self._is_free(run):
+            return True
+        free = self._limits.queued - self.queued
+        queued = client.queued if run.client and (client := self._clients.get(run.client)) else 0
+        return free > 0 and queued <= free and self._has_memory(run.client, run.held_bytes)
+
+    def _has_memory(self, client: str, held_bytes: int) -> bool:
+        most = self._limits.queued_bytes
+        if not (most and held_bytes and self._held_bytes):
+            return True
+        free = most - self._held_bytes
+        held = known.held_bytes if client and (known := self._clients.get(client)) else 0
+        return held_bytes <= free and held <= free
+
+    def _is_free(self, run: Applicant) -> bool:
+        """Say whether a run could have a slot at once, but for its share."""
+        return self._has_slot(run.backend) and not self._has_most(run.client)
+
+    def _has_slot(self, backend: str) -> bool:
+        most = self._limits.per_backend
+        return self.busy < self._limits.total and not (most and self._held.get(backend, 0) >= most)
+
+    def _has_most(self, client: str) -> bool:
+        """Say whether a client has as many slots as it may."""
+        most = self._most_of(client)
+        return most is not None and client in self._clients and self._clients[client].held >= most
 
     def _serve(self) -> None:
-        """Give the slots that are free to those who are next, and let all who wait for room look again."""
+        """Give free slots to the runs that are next, and let all who wait for room look again."""
         while first := self._first():
-            self._step_out(first)
+            name, client = first.run.client, self._clients[first.run.client]
             first.held = True
-            self._held[first.backend] = self._held.get(first.backend, 0) + 1
-            if first.share:
-                first.share.held += 1
+            client.held += 1
+            self._clients.move_to_end(name)
+            self._held[first.run.backend] = self._held.get(first.run.backend, 0) + 1
+            self._step_out(first)
+            if first.run.share:
+                first.run.share.held += 1
             first.granted()
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _first(self) -> Place | None:
-        heads = [next(iter(line.values())) for (backend, _), line in self._queue().items() if self._free(backend)]
-        return min(heads, key=lambda place: place.number, default=None)
+        """Return the run that is next; None if no slot is free for any."""
+        if self.busy >= self._limits.total:
+            return None
+        fewest, first = 0, None
+        for name, client in self._clients.items():
+            if not client.lines or (first and client.held >= fewest) or self._has_most(name):
+                continue
+            lines = (line for (backend, _), line in client.queue().items() if self._has_slot(backend))
+            if heads := [next(iter(line.values())) for line in lines]:
+                fewest, first = client.held, min(heads, key=lambda place: place.number)
+        return first
 
     def _step_out(self, place: Place) -> None:
-        line = self._lines[place.backend, place.share]
-        del line[place.number]
-        if not line:
-            del self._lines[place.backend, place.share]
+        """Take a place out of the queue."""
+        lines, key = self._clients[place.run.client].lines, (place.run.backend, place.run.share)
+        del lines[key][place.number]
+        if not lines[key]:
+            del lines[key]
+        self._hold(place.run.client, -place.run.held_bytes)

@@ -36,12 +36,13 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: there is no home directory.
     """
     errors: list[ConfigError] = []
-    settings = trace_of(flags, environ, {}, errors.append).settings
+    settings, places = trace_of(flags, environ, {}, errors.append)
     try:
         bounds.check(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
     usable, checks = signals.run(_look(flags, settings, environ, errors))
+    checks.append(machine.check_runs(settings.server, places))
     is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))

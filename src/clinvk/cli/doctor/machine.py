@@ -13,6 +13,7 @@ from clinvk.cli.doctor.report import Check, Status
 from clinvk.config import ServerSettings, Settings
 from clinvk.errors import ClinvkError, StoreUnavailable
 from clinvk.remote.served import NotHere, server_of
+from clinvk.runtime.capacity import capacity
 from clinvk.runtime.executables import without_secrets
 from clinvk.runtime.marks import Marks, RlimitMarks
 from clinvk.runtime.process import Spawner
@@ -22,6 +23,7 @@ _FILES, _MACHINE = "files", "machine"
 SESSIONS = "sessions"
 """The check whether they can be kept."""
 
+_FORMER_LIMIT = 16
 _WITHIN_S = 10.0
 _ANSWERS_WITHIN_S = 5.0
 _MOST_BYTES = 1024 * 1024
@@ -84,6 +86,19 @@ def check_store(home: Path) -> Check:
     except StoreUnavailable as exc:
         return Check(_FILES, SESSIONS, "problem", exc.message)
     return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
+
+
+def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str]) -> Check:
+    """Say how many runs go at once, and point at limits that were copied from the example of earlier versions."""
+    runs, reason = capacity(server)
+    name = ("server", "max_concurrent_per_backend")
+    place = places.get(name, "")
+    if server.max_concurrent_per_backend == _FORMER_LIMIT and ":" in place:
+        dotted = ".".join(name)
+        about = f"{dotted}: {_FORMER_LIMIT}, as in the example of earlier versions, holds each agent to so many runs"
+        return Check(_MACHINE, "runs", "warning", f"{place}: {about} of {runs}; clinvk config unset {dotted}")
+    each = f", {limit} of each agent" if (limit := server.max_concurrent_per_backend) else ""
+    return Check(_MACHINE, "runs", "ok", f"clinvk serve runs {runs} agents at once{each}: {reason}")
 
 
 async def check_port(server: ServerSettings) -> Check:
