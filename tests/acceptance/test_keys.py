@@ -46,6 +46,10 @@ def test_what_cannot_be_meant_is_refused_and_makes_no_key(clinvk: Clinvk) -> Non
         ["a", "--rate", "0"],
         ["a", "--cost-per-day", "nan"],
         ["a", "--tokens-per-day", "0"],
+        ["a", "--max-runs", "0"],
+        ["a", "--expires", "0"],
+        ["a", "--expires", "soon"],
+        ["a", "--expires", "999999w"],
     ):
         done = clinvk.run("keys", "create", *words)
         assert done.returncode in (1, 2)
@@ -145,3 +149,21 @@ def test_a_server_asks_for_the_key_that_was_made(clinvk: Clinvk, scripted: Scrip
         without = server.client.post("/api/v1/prompt", json=body)
         answer = server.client.post("/api/v1/prompt", json=body, headers={"authorization": f"Bearer {key}"})
     assert (without.status_code, answer.status_code) == (401, 200)
+
+
+def test_a_list_shows_when_keys_expire_and_which_have_expired(clinvk: Clinvk) -> None:
+    made = clinvk.run("keys", "create", "ana", "--expires", "30d", "--max-runs", "2")
+    assert "2 runs at once; it expires on " in made.stderr
+    clinvk.run("keys", "create", "ben")
+    file = clinvk.config.parent / "keys.json"
+    content = json.loads(file.read_text())
+    content["keys"].append({**content["keys"][0], "name": "old", "digest": "0" * 64, "expires_at": 1.5})
+    file.write_text(json.dumps(content))
+    items = json.loads(clinvk.run("keys", "list", "--json").stdout)["keys"]
+    assert [(item["name"], item["expired"]) for item in items] == [("ana", False), ("ben", False), ("old", True)]
+    assert (items[0]["limits"], items[1]["expires_at"]) == ({"max_runs": 2}, None)
+    assert items[2]["expires_at"] == "1970-01-01T00:00:01.500Z"
+    listed = clinvk.run("keys", "list").stdout.splitlines()
+    assert "EXPIRES" in listed[0]
+    assert "never" in listed[2]
+    assert "expired 1970-01-01" in listed[3]

@@ -24,7 +24,7 @@ from clinvk.api.meta import Status
 from clinvk.backends.base import Backend
 from clinvk.config import ServerSettings, Settings
 from clinvk.config.loading import home
-from clinvk.dialects.base import BudgetSpent
+from clinvk.dialects.base import BudgetSpent, KeyRefused
 from clinvk.record import UsageOfDay
 from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
@@ -708,3 +708,66 @@ def open_to_others() -> Generator[socket.socket]:
     with socket.socket() as sock:
         sock.bind(("0.0.0.0", 0))
         yield sock
+
+
+async def detached(served: Served, headers: dict[str, str], prompt: str) -> httpx.Response:
+    return await served.client.post(
+        "/api/v1/prompt",
+        json={"backend": "claude", "prompt": prompt, "detach": True},
+        headers={"prefer": "respond-async", **headers},
+    )
+
+
+@pytest.mark.parametrize("has_keys", [True, False])
+async def test_the_runs_of_one_client_do_not_make_another_wait_for_all_of_them(
+    scripted: Scripted, tmp_path: Path, has_keys: bool
+) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    ana, ben = {"x-forwarded-for": "192.0.2.1"}, {"x-forwarded-for": "192.0.2.2"}
+    keys = None
+    if has_keys:
+        key, keys = await made(scripted)
+        ana, ben = {"x-api-key": key}, {"x-api-key": await also(scripted, keys)}
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=1, trusted_proxies=("127.0.0.1",)) as served:
+        many = [(await detached(served, ana, f"ana {number}")).json()["run_id"] for number in range(5)]
+        one = (await detached(served, ben, "ben")).json()["run_id"]
+        (tmp_path / "go").touch()
+        for run_id in (*many, one):
+            await served.ended(run_id)
+    assert [b"ben" in (call.stdin or b"") for call in scripted.calls()] == [False, True, False, False, False, False]
+
+
+async def test_a_key_runs_no_more_at_once_than_it_may(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play([wait_for(tmp_path / "go"), *claude_says("x")])
+    key, keys = await made(scripted, Limits(max_runs=1))
+    other = await also(scripted, keys)
+    async with serving(scripted.env, keys=keys, max_concurrent_runs=4) as served:
+        begun = [asyncio.create_task(asked(served, key)) for _ in range(3)]
+        begun += [asyncio.create_task(asked(served, other)) for _ in range(2)]
+        await until(lambda: (served.runs.busy, served.runs.queued) == (3, 2))
+        (tmp_path / "go").touch()
+        answers = await asyncio.gather(*begun)
+    assert [answer.status_code for answer in answers] == [200] * 5
+
+
+async def test_a_key_that_has_expired_is_refused(scripted: Scripted) -> None:
+    file = KeyFile(home(scripted.env))
+    old, new = [
+        await asyncio.to_thread(file.create, name, Limits(), False, time.time() + left_s)
+        for name, left_s in (("old", -1), ("new", 3600))
+    ]
+    keys = Keys((), await asyncio.to_thread(file.read))
+    async with serving(scripted.env, store=MemoryStore(), keys=keys) as served:
+        answers = [await asked(served, key, dry_run=True) for key in (old, new)]
+        health = await served.client.get("/health/live", headers={"x-api-key": old})
+    assert [answer.status_code for answer in answers] == [401, 200]
+    assert "not expired" in answers[0].json()["detail"]
+    assert health.status_code == 200
+
+
+async def test_a_run_that_waits_is_not_started_once_its_key_has_expired(scripted: Scripted) -> None:
+    file = KeyFile(home(scripted.env))
+    await asyncio.to_thread(file.create, "ana", Limits(), False, time.time() - 1)
+    grants = Grants(Keys((), await asyncio.to_thread(file.read)), MemoryStore())
+    with pytest.raises(KeyRefused, match="has expired"):
+        grants.judge(RunRequest(prompt="hi", backend="claude", key_name="ana"))

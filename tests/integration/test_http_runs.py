@@ -351,7 +351,7 @@ async def test_cancelling_tells_the_client_that_waits(scripted: Scripted) -> Non
 
 async def test_a_run_of_another_clinvk_cannot_be_cancelled_here(scripted: Scripted) -> None:
     store = await store_of(record(1, state="running"))
-    await store.append(f"{1:032x}", [Logged(1, 1.0, RunStarted()), Logged(2, 1.0, TextDelta("x"))])
+    await store.append({f"{1:032x}": [Logged(1, 1.0, RunStarted()), Logged(2, 1.0, TextDelta("x"))]})
     async with serving(scripted.env, store=store) as served:
         response = await served.client.post(f"/api/v1/runs/{1:032x}/cancel")
     assert (response.status_code, response.json()["code"]) == (409, "run_not_cancellable")

@@ -102,6 +102,11 @@ class Grants:
         """
         return not key_name or _has_backend(self._key(key_name).limits, backend)
 
+    def max_runs(self, client: str) -> int | None:
+        """Return how many runs of a client may go at once: of a key, as it says; None is no limit."""
+        key = self._keys.named(client)
+        return key.limits.max_runs if key else None
+
     def check_command(self, key_name: str) -> None:
         """Refuse a command of the shell where the key is held to something: no command is.
 
@@ -143,7 +148,7 @@ class Grants:
 
     def _key(self, name: str) -> Key:
         if not (key := self._keys.named(name)):
-            raise KeyRefused("the API key of this request has been revoked")
+            raise KeyRefused("the API key of this request has been revoked or has expired")
         return key
 
 

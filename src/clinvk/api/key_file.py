@@ -36,6 +36,7 @@ _Rate = Annotated[float, Meta(ge=RATES_RPS[0], le=RATES_RPS[1])]
 _Burst = Annotated[int, Meta(ge=BURSTS[0], le=BURSTS[1])]
 _Positive = Annotated[float, Meta(gt=0)]
 _Whole = Annotated[int, Meta(gt=0)]
+_Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # the year 9999 is the last one that dates can have
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -47,6 +48,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
         rate_rps: requests a second, within `RATES_RPS`; `burst` of them, within `BURSTS`, may come at once.
         tokens_per_day: input and output tokens of the runs that began on one day, UTC; more runs are refused then.
         cost_usd_per_day: the same of what agents told that these cost.
+        max_runs: runs at once; more wait in the queue.
     """
 
     backends: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     burst: _Burst | None = None
     tokens_per_day: _Whole | None = None
     cost_usd_per_day: _Positive | None = None
+    max_runs: _Whole | None = None
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -64,7 +67,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     created_at: float = 0.0
     last_used: float | None = None
+    expires_at: _Time | None = None
     limits: Limits = Limits()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the key is refused because its time is over."""
+        return self.expires_at is not None and time.time() >= self.expires_at
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +119,7 @@ class KeyFile:
         except OSError as exc:
             raise self._unreadable(exc.strerror) from exc
 
-    def create(self, name: str, limits: Limits, dry_run: bool = False) -> str:
+    def create(self, name: str, limits: Limits, dry_run: bool = False, expires_at: float | None = None) -> str:
         """Add a key with a name of its own; give it. It can be had this once only. With `dry_run` it is not kept.
 
         Raises:
@@ -122,7 +131,8 @@ class KeyFile:
                 f"{name!r} cannot be the name of a key: have 1 to 64 of a-z, A-Z, 0-9, and after the first . _ -"
             )
         key = PREFIX + secrets.token_urlsafe(32)
-        made = Key(name=name, digest=digest_of(key), created_at=round(time.time(), 3), limits=limits)
+        created_at = round(time.time(), 3)
+        made = Key(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
 
         def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:
             if any(known.name == name for known in keys):

@@ -81,11 +81,12 @@ class Keys:
         return any(key.name == _START for key in self._staying)
 
     def named(self, name: str) -> Key | None:
-        """Give the key of this name; None also where it was revoked."""
-        return self._named.get(name)
+        """Return the key of this name; None also if it was revoked or has expired."""
+        key = self._named.get(name)
+        return None if key is None or key.has_expired else key
 
     def find(self, headers: Mapping[str, str]) -> Key | None:
-        """Give the key that is in `authorization` or `x-api-key`; one that is valid is enough."""
+        """Return the key in `authorization` or `x-api-key` that has not expired; one that is valid is enough."""
         authorization, own = headers.get("authorization"), headers.get("x-api-key")
         key = None
         if authorization:
@@ -100,7 +101,7 @@ class Keys:
     def _of(self, text: str) -> Key | None:
         digest = digest_of(text)
         key = self._found.get(digest[:_FOUND_BY])
-        return key if key and hmac.compare_digest(key.digest, digest) else None
+        return key if key and hmac.compare_digest(key.digest, digest) and not key.has_expired else None
 
 
 def start_key() -> tuple[str, Keys]:

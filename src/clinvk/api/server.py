@@ -291,6 +291,7 @@ async def opened(
                     watching.watches,
                     keeps_warm=True,
                     open_files=open_files,
+                    most_of=grants.max_runs,
                 ) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)

@@ -87,6 +87,8 @@ class KeyFlags(Flags, frozen=True, kw_only=True):
     burst: int | None = None
     tokens_per_day: int | None = None
     cost_per_day: float | None = None
+    max_runs: int | None = None
+    expires: str | None = None
 
 
 class JsonFlags(Flags, frozen=True, kw_only=True):
@@ -263,6 +265,8 @@ def add_key(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--burst", type=_whole(least=1), metavar="N", help="so many at once (default: those of a second)")
     own.add_argument("--tokens-per-day", type=_whole(least=1), metavar="N", help="N tokens a day, in and out (UTC)")
     own.add_argument("--cost-per-day", type=_amount, metavar="USD", help="so many US dollars a day (UTC)")
+    own.add_argument("--max-runs", type=_whole(least=1), metavar="N", help="N runs at once; more wait")
+    own.add_argument("--expires", metavar="TIME", help="refuse the key after 12h, 30d, 2w, or days (default: never)")
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:

@@ -399,7 +399,7 @@ KEYS = Help(
     """\
 commands:
   keys create NAME          make a key, and show it this once
-  keys list                 list them: what each may do, and when it was used
+  keys list                 list them: what each may do, and when it expires
   keys revoke NAME          take one away
 
 Once there is a key, each request must carry one. Only digests are kept, in
@@ -414,7 +414,7 @@ KEYS_CREATE = Help(
 examples:
   clinvk keys create ana
   clinvk keys create ci --backends codex --allow-dir /srv/ci --rate 2
-  clinvk keys create guest --tokens-per-day 1000000 --cost-per-day 5
+  clinvk keys create guest --tokens-per-day 1000000 --expires 30d --max-runs 2
 
 What a key has used of its day is counted when a run ends; one that is under
 way when it is used up goes on.

@@ -20,7 +20,8 @@ from clinvk.config.values import split_list
 from clinvk.dialects import records
 from clinvk.errors import ConfigError, InvalidRequest
 
-_COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("MAY DO", 8))
+_COLUMNS = (Column("NAME", 8), Column("CREATED"), Column("LAST USED"), Column("EXPIRES"), Column("MAY DO", 8))
+_LONGEST_S = 100 * 365 * 86_400
 
 
 class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,8 @@ class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_at: str
     last_used: str | None
+    expires_at: str | None
+    expired: bool
     limits: Limits
 
 
@@ -42,18 +45,19 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Make a key and print it.
 
     Raises:
-        InvalidRequest: the name is taken or cannot be one, or a limit cannot be meant.
+        InvalidRequest: the name is taken or cannot be one, or a limit or the expiry cannot be meant.
         BackendUnavailable: one of the backends does not exist.
         ConfigError: the file of keys cannot be used.
     """
     name = flags.words[0]
-    limits = _limits(flags)
+    limits, expires_at = _limits(flags), _expires_at(flags.expires)
     _warn_of_directories(limits, flags, environ, notes)
-    key = KeyFile(home(environ)).create(name, limits, flags.dry_run)
+    key = KeyFile(home(environ)).create(name, limits, flags.dry_run, expires_at)
+    described = _may(limits) + (f"; it expires on {times.at_length(expires_at)}" if expires_at else "")
     if flags.dry_run:
-        notes.say(f"would make a key {name!r}: {_may(limits)}")
+        notes.say(f"would make a key {name!r}: {described}")
         return 0
-    notes.say(f"made key {name!r}: {_may(limits)}; it is shown this once only")
+    notes.say(f"made key {name!r}: {described}; it is shown this once only")
     tell(key)
     return 0
 
@@ -117,7 +121,16 @@ def _limits(flags: KeyFlags) -> Limits:
         burst=flags.burst,
         tokens_per_day=flags.tokens_per_day,
         cost_usd_per_day=flags.cost_per_day,
+        max_runs=flags.max_runs,
     )
+
+
+def _expires_at(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if (seconds := times.age_s(text, "--expires")) > _LONGEST_S:
+        raise InvalidRequest(f"--expires: {text!r} is over 100 years; a key without --expires never expires")
+    return round(time.time() + seconds, 3)
 
 
 def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -> None:
@@ -142,13 +155,21 @@ def _item(key: Key) -> KeyItem:
         name=key.name,
         created_at=records.time(key.created_at),
         last_used=records.time(key.last_used) if key.last_used else None,
+        expires_at=None if key.expires_at is None else records.time(key.expires_at),
+        expired=key.has_expired,
         limits=key.limits,
     )
 
 
 def _row(key: Key, now: float) -> Sequence[str]:
     used = times.ago(key.last_used, now) if key.last_used else "never"
-    return key.name, times.ago(key.created_at, now), used, _may(key.limits)
+    return key.name, times.ago(key.created_at, now), used, _expiry(key, now), _may(key.limits)
+
+
+def _expiry(key: Key, now: float) -> str:
+    if key.expires_at is None:
+        return "never"
+    return f"expired {times.ago(key.expires_at, now)}" if key.has_expired else times.at_length(key.expires_at)
 
 
 def _may(limits: Limits) -> str:
@@ -163,6 +184,8 @@ def _words(limits: Limits) -> Iterator[str]:
     if limits.rate_rps:
         unit = "request" if limits.rate_rps == 1 else "requests"
         yield f"{limits.rate_rps:g} {unit}/s" + (f", {limits.burst} at once" if limits.burst else "")
+    if limits.max_runs:
+        yield f"{limits.max_runs} run{'' if limits.max_runs == 1 else 's'} at once"
     if limits.tokens_per_day:
         yield f"{limits.tokens_per_day:,} tokens/day"
     if limits.cost_usd_per_day:

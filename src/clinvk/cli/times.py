@@ -1,4 +1,4 @@
-"""Times as people say them: how long ago, how long, and ages that are typed."""
+"""Times as people say them: how long ago, how long, and lengths of time that are typed."""
 
 import re
 import time
@@ -37,15 +37,15 @@ def duration(seconds: float) -> str:
 
 
 def age_s(text: str, flag: str) -> float:
-    """Read an age: `12h`, `30d`, `2w`, or a number of days. Give the seconds.
+    """Read a length of time, `12h`, `30d`, `2w`, or a number of days, and return its seconds.
 
     Raises:
-        InvalidRequest: it is none, or 0.
+        InvalidRequest: the text is no length of time, or 0.
     """
     match = _AGE.fullmatch(text.strip().lower())
     if not match:
-        raise InvalidRequest(f"{flag}: {text!r} is no age; have 12h, 30d, 2w, or a number of days", flag)
+        raise InvalidRequest(f"{flag}: {text!r} is no length of time; have 12h, 30d, 2w, or a number of days", flag)
     seconds = int(match[1]) * _HOURS[match[2]] * 3600.0
     if not seconds:
-        raise InvalidRequest(f"{flag}: {text!r} would delete every session; the least is 1h", flag)
+        raise InvalidRequest(f"{flag}: {text!r} is too short; the least is 1h", flag)
     return seconds
