@@ -3,14 +3,26 @@
 import asyncio
 import hashlib
 import os
+import random
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from clinvk.cli.doctor.machine import check_store
 from clinvk.errors import StoreUnavailable
 from clinvk.session import Session
+from clinvk.store import RunQuery, SessionQuery
 from clinvk.store.database import Database
 from clinvk.store.sqlite import SqliteStore
+from records import ANSWER, run, turn
+from records import session as new_session
+from scripted import Scripted
+from serving import serving
+
+PAGE = 4096
 
 
 def digests(home: Path) -> dict[str, str]:
@@ -78,3 +90,84 @@ def test_a_file_that_cannot_be_read_is_not_held_open(tmp_path: Path) -> None:
         Database(tmp_path, patience_s=1).connect_to_read()
     assert str(path) in raised.value.message
     assert str(path) not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+
+
+SESSIONS = 40
+
+
+async def filled(home: Path) -> bytes:
+    """Fill a database with long sessions, each a page or more; return its bytes."""
+    async with SqliteStore(home) as store:
+        for number in range(SESSIONS):
+            given = new_session(
+                status="active", last_used=1e9 + number, initial_prompt=f"SESSION-{number} {'p' * 3000}"
+            )
+            record = run(given, prompt="p" * 3000)
+            await store.begin(record, given)
+            await store.end(replace(record, state="finished"), replace(given, status="completed"), ANSWER)
+    return (home / "clinvk.db").read_bytes()
+
+
+@pytest.mark.parametrize("how", ["zeros", "garbage", "bits"])
+async def test_a_damaged_page_anywhere_is_skipped_or_reported(tmp_path: Path, how: str) -> None:
+    """No list ends with an error of the program, and most damage costs some items only."""
+    whole = await filled(tmp_path / "whole")
+    chance = random.Random(1)
+    refused = 0
+    pages = range(1, len(whole) // PAGE, 5)
+    for page in pages:
+        data = bytearray(whole)
+        at = slice(page * PAGE, (page + 1) * PAGE)
+        if how == "bits":
+            for _ in range(30):
+                data[at.start + chance.randrange(PAGE)] ^= 1 << chance.randrange(8)
+        else:
+            data[at] = bytes(PAGE) if how == "zeros" else b"\xa5" * PAGE
+        home = tmp_path / str(page)
+        home.mkdir()
+        (home / "clinvk.db").write_bytes(data)
+        async with SqliteStore(home, patience_s=1) as store:
+            try:
+                for query in (SessionQuery(), SessionQuery(text="ppp"), SessionQuery(working_dir="/srv")):
+                    await store.sessions(query)
+                for listed in (await store.runs(RunQuery())).items:
+                    await store.events(listed.id)
+                await store.recover()
+            except StoreUnavailable:
+                refused += 1
+    assert refused < len(pages) / 3
+
+
+async def test_lists_leave_out_what_is_damaged_and_health_and_doctor_say_so(scripted: Scripted) -> None:
+    home = scripted.folder / ".clinvk"
+    data = bytearray(await filled(home))
+    async with SqliteStore(home) as store:
+        last = (await store.sessions(SessionQuery())).items[-1]
+    page = data.index(b"SESSION-0 ") // PAGE
+    data[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
+    (home / "clinvk.db").write_bytes(data)
+    async with serving(scripted.env) as served:
+        assert (await served.client.get("/health")).json()["status"] == "ok"
+        listed = (await served.client.get("/api/v1/sessions")).json()
+        assert listed["total"] == SESSIONS
+        assert 0 < listed["unreadable"] == SESSIONS - len(listed["sessions"]) < SESSIONS / 2
+        health = await served.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        assert "clinvk doctor" in health.json()["warnings"][0]
+        assert (await served.client.get("/health/ready")).status_code == 200, "prompts can still be stored"
+        one = await served.client.get(f"/api/v1/sessions/{last.id}")
+        assert (one.status_code, one.json()["code"]) == (503, "store_unavailable")
+    found = await asyncio.to_thread(check_store, home)
+    assert (found.status, "damaged" in found.message) == ("problem", True)
+    await asyncio.to_thread(repaired_as_told, found.message)
+    async with SqliteStore(home) as store:
+        kept = await store.sessions(SessionQuery())
+        assert len(kept.items) > SESSIONS / 2
+        assert kept.unreadable == 0
+        await turn(store, new_session())
+
+
+def repaired_as_told(message: str) -> None:
+    if shutil.which("sqlite3"):
+        command = message.partition("sqlite3): ")[2]
+        subprocess.run(["sh", "-c", command], check=True, timeout=60)

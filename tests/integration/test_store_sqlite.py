@@ -120,9 +120,9 @@ async def test_the_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / name / "clinvk.db").exists()
 
 
-async def test_after_closing_one_file_is_left(home: Path) -> None:
+async def test_closing_leaves_no_journal(home: Path) -> None:
     await kept(home)
-    assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "owners"]
+    assert sorted(path.name for path in home.rglob("*")) == ["clinvk.db", "clinvk.reserve", "owners"]
 
 
 async def test_what_was_kept_is_there_after_opening_again(home: Path) -> None:

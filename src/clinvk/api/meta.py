@@ -23,6 +23,7 @@ from clinvk.store import SessionStore
 logger = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
+_DAMAGE = "Some sessions or runs cannot be read: the database is damaged. `clinvk doctor` says how to repair it."
 _LEADING_PATH = re.compile(r"/.*?: ")
 
 
@@ -75,7 +76,10 @@ class CapacityHealth(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the server is: ok; degraded (no backend is available); unhealthy (sessions cannot be kept)."""
+    """How the server is.
+
+    It is ok; degraded (no backend is available, or some sessions cannot be read); unhealthy (sessions cannot be kept).
+    """
 
     status: Literal["ok", "degraded", "unhealthy"]
     version: Annotated[str, Meta(description="Of clinvk.")]
@@ -123,7 +127,8 @@ class Status:
     async def ready(self, _: Request) -> Response:
         """Answer `GET /health/ready`: whether prompts should be sent here."""
         health = await self._health()
-        return document(health, 200 if health.status == "ok" else 503)
+        can_run = any(backend.available for backend in health.backends)
+        return document(health, 200 if health.session_store.available and can_run else 503)
 
     async def live(self, _: Request) -> Response:
         """Answer `GET /health/live`: whether the process should be left running."""
@@ -132,10 +137,11 @@ class Status:
     async def _health(self) -> Health:
         backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]
         store = await self._store_health()
+        damage = self._store.damage
         any_backend = any(backend.available for backend in backends)
         uptime_s = time.monotonic() - self._since
         return Health(
-            status="unhealthy" if not store.available else "ok" if any_backend else "degraded",
+            status="unhealthy" if not store.available else "ok" if any_backend and not damage else "degraded",
             version=__version__,
             uptime=_spoken(int(uptime_s)),
             uptime_ms=int(uptime_s * 1000),
@@ -143,7 +149,7 @@ class Status:
             session_store=store,
             capacity=CapacityHealth(*self._runs.capacity),
             warm=_warm(standing) if (standing := self._runs.warm) else None,
-            warnings=[warning] if (warning := self._warning()) else [],
+            warnings=[text for text in (self._warning(), damage and _DAMAGE) if text],
         )
 
     async def _store_health(self) -> StoreHealth:

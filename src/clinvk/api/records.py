@@ -53,7 +53,11 @@ class RunRecords:
             )
         )
         shown = [records.run_item(run) for run in page.items]
-        return document(records.RunList(runs=shown, total=page.total, limit=asked.limit, offset=asked.offset))
+        return document(
+            records.RunList(
+                runs=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
+            )
+        )
 
     async def one(self, request: Request) -> Response:
         """Answer `GET /api/v1/runs/{id}`."""

@@ -52,7 +52,9 @@ class Sessions:
         )
         shown = [records.session_item(session) for session in page.items]
         return document(
-            records.SessionList(sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset),
+            records.SessionList(
+                sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
+            ),
         )
 
     async def one(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,7 +16,7 @@ from clinvk.cli.table import colored
 from clinvk.dialects import records
 from clinvk.record import RunRecord
 from clinvk.session import Session
-from clinvk.store import RunQuery, SessionQuery, SessionStore
+from clinvk.store import Page, RunQuery, SessionQuery, SessionStore
 
 
 class Shown(records.SessionView, frozen=True, kw_only=True):
@@ -40,10 +40,15 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
         working_dir=real_directory(flags.workdir) if flags.here or flags.workdir is not None else None,
         limit=flags.limit or ALL,
     )
-    sessions, total = asyncio.run(_listed(query, environ, notes))
+    page = asyncio.run(_listed(query, environ, notes))
+    sessions, total = page.items, page.total
+    if page.unreadable:
+        notes.say(f"{page.unreadable} sessions cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
         items = [records.session_item(session) for session in sessions]
-        tell_json(records.SessionList(sessions=items, total=total, limit=flags.limit, offset=0))
+        tell_json(
+            records.SessionList(sessions=items, total=total, limit=flags.limit, offset=0, unreadable=page.unreadable)
+        )
     elif sessions:
         style = colored(text.COLORS) if settings.output.color and has_colors(1, environ) else None
         tell("\n".join(text.listing(sessions, time.time(), text.home_of(environ.get("HOME")), columns(), style)))
@@ -55,10 +60,9 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return 0
 
 
-async def _listed(query: SessionQuery, environ: Mapping[str, str], notes: Notes) -> tuple[Sequence[Session], int]:
+async def _listed(query: SessionQuery, environ: Mapping[str, str], notes: Notes) -> Page[Session]:
     async with opened(environ, notes) as store:
-        page = await store.sessions(query)
-    return page.items, page.total
+        return await store.sessions(query)
 
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:

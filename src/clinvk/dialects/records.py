@@ -42,6 +42,7 @@ QueuePosition = (
     ]
     | msgspec.UnsetType
 )
+_UNREADABLE = "How many of this part of the list are left out, since the database is damaged; absent for none."
 _Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
 
 
@@ -69,13 +70,14 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, object]
 
 
-class SessionList(msgspec.Struct, frozen=True, kw_only=True):
+class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sessions, newest first."""
 
     sessions: list[SessionView]
     total: Annotated[int, Meta(description="How many there are with this filter.")]
     limit: int
     offset: int
+    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
 
 
 class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -170,13 +172,14 @@ class RunView(RunItem, frozen=True, kw_only=True):
     runs: Annotated[list[RunItem], Meta(description=f"The parts, in their order, at most {SHOWN_PARTS}.")]
 
 
-class RunList(msgspec.Struct, frozen=True, kw_only=True):
+class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Runs, newest first."""
 
     runs: list[RunItem]
     total: Annotated[int, Meta(description="How many there are with this filter.")]
     limit: int
     offset: int
+    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
 
 
 class RunListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -29,10 +29,14 @@ Item = TypeVar("Item")
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
-    """A part of a list, and how long the whole is."""
+    """A part of a list, and how long the whole is.
+
+    `unreadable` items are left out of this part, since the database is damaged.
+    """
 
     items: tuple[Item, ...]
     total: int
+    unreadable: int = 0
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +80,15 @@ class SessionStore(Protocol):
     made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` and `tag` alone,
     so that a run and who describes its session do not undo each other. What a run was begun as stays too. All methods
     raise `StoreUnavailable` when the store cannot be used.
+
+    Attributes:
+        damage: what of the store was found to be damaged; empty if nothing was. The rest can be used.
     """
+
+    @property
+    def damage(self) -> str:
+        """What of the store was found to be damaged."""
+        ...
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it until the run's `end`.

@@ -4,21 +4,26 @@ What was merged comes apart again into the same events: the lengths, numbers and
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from clinvk.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
-from clinvk.store.rows import to_json
+from clinvk.store.database import damage_as_unreadable
+from clinvk.store.rows import Unreadable, to_json
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _TICKS_PER_S = 2**22
 """A float of seconds since the epoch has no finer steps between 2004 and 2038."""
 
 _DEFLATE_BYTES = 2048
 _LEVEL = 1
+_DATA = "SELECT data FROM chunks WHERE key = ?"
 
 
 class _TextPieces(msgspec.Struct, tag="text_pieces"):
@@ -75,8 +80,30 @@ def encode(events: Sequence[Logged]) -> bytes:
     return data if len(data) < _DEFLATE_BYTES else zlib.compress(data, _LEVEL)
 
 
-def decode(data: bytes) -> Iterator[Logged]:
-    """Read events back."""
+def decode(data: bytes) -> list[Logged]:
+    """Read events back.
+
+    Raises:
+        Unreadable: they are damaged.
+    """
+    try:
+        return list(_decoded(data))
+    except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as exc:
+        raise Unreadable(f"is damaged: {exc} in events of a run") from exc
+
+
+def stored(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], damaged: list[str]) -> Iterator[Logged]:
+    """Read the events of chunks by their keys. Skip chunks that are damaged, and add to `damaged` why."""
+    for key in keys:
+        try:
+            with damage_as_unreadable():
+                (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
+                yield from decode(data)
+        except Unreadable as exc:
+            damaged.append(exc.message)
+
+
+def _decoded(data: bytes) -> Iterator[Logged]:
     chunk = _decoder.decode(data if data.startswith(b"[") else zlib.decompress(data))
     number, at = chunk.first, chunk.ticks
     for entry in chunk.entries:

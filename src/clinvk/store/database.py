@@ -8,9 +8,12 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.errors import StoreUnavailable
+from clinvk.record import RunRecord
+from clinvk.session import Session
+from clinvk.store.rows import RUNS, SESSIONS, Table, Unreadable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -174,6 +177,19 @@ class Database:
             counted = connection.execute("SELECT count(*) FROM sessions") if _version(connection) else None
             return int(counted.fetchone()[0]) if counted else 0
 
+    def unreadable(self) -> int:
+        """Return how many sessions and runs have damaged values; 0 if the database is not up to date.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        if self.identity() is None:
+            return 0
+        with self.translated(), closing(self.connect_to_read()) as connection:
+            if _version(connection) < len(self._files()):
+                return 0
+            return _unreadable(connection, SESSIONS) + _unreadable(connection, RUNS)
+
     def check(self) -> None:
         """Look whether the file could be written to.
 
@@ -294,6 +310,9 @@ class Database:
         return sorted(self._migrations.glob("*.sql"))
 
 
+_T = TypeVar("_T", Session, RunRecord)
+
+
 @contextmanager
 def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
     """Write all or nothing."""
@@ -331,6 +350,31 @@ def has_no_room(exc: BaseException | None) -> bool:
 def is_damage(exc: BaseException | None) -> bool:
     """Say whether SQLite found what no database has."""
     return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+@contextmanager
+def damage_as_unreadable() -> Generator[None]:
+    """Raise what SQLite says of a damaged page or text as `Unreadable`."""
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if is_damage(exc) or "decode" in str(exc):
+            raise Unreadable(_DAMAGED.format(exc)) from exc
+        raise
+
+
+def _unreadable(connection: "sqlite3.Connection", table: Table[_T]) -> int:
+    number = 0
+    select = table.select("WHERE key = ?")
+    for key in connection.execute(f"SELECT key FROM {table.name}"):  # noqa: S608 - our own names
+        try:
+            with damage_as_unreadable():
+                table.read(connection.execute(select, key).fetchone())
+        except Unreadable:
+            number += 1
+    return number
 
 
 def _version(connection: "sqlite3.Connection") -> int:

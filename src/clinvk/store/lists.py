@@ -5,6 +5,7 @@ A list by text, by a session or parent of runs, or by tag and directory at once,
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -13,7 +14,8 @@ from clinvk.events import Usage
 from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, search
-from clinvk.store.rows import RUNS, SESSIONS, Table, Value
+from clinvk.store.database import damage_as_unreadable
+from clinvk.store.rows import RUNS, SESSIONS, Table, Unreadable, Value
 from clinvk.text import readable
 
 if TYPE_CHECKING:
@@ -76,9 +78,13 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Sess
             and query.status in (None, group.state)
             and (group.resumable or not query.resumable)
         ]
-        keys = _merged(connection, kind, value, groups, query.limit, query.offset)
         total = sum(group.total for group in groups)
-    return Page(_items(connection, SESSIONS, _SESSION, keys), total)
+        try:
+            with damage_as_unreadable():
+                keys = _merged(connection, kind, value, groups, query.limit, query.offset)
+        except Unreadable:
+            keys, _ = _selected_sessions(connection, query)
+    return _page(connection, SESSIONS, _SESSION, keys, total)
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
@@ -87,7 +93,7 @@ def current(connection: "sqlite3.Connection", backend: str, working_dir: str) ->
     groups = [group for group in _groups(connection, kind, value) if group.backend == backend and group.resumable]
     for key in _in_order(connection, kind, value, groups):
         if not connection.execute(_OF_PARTS, (key,)).fetchone()[0]:
-            return _items(connection, SESSIONS, _SESSION, [key])[0]
+            return SESSIONS.read(connection.execute(_SESSION, (key,)).fetchone())
     return None
 
 
@@ -101,9 +107,13 @@ def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
             for group in _groups(connection, "runs", "")
             if query.backend in (None, group.backend) and query.state in (None, group.state)
         ]
-        keys = _merged(connection, "runs", "", groups, query.limit, query.offset)
         total = sum(group.total for group in groups)
-    return Page(_items(connection, RUNS, _RUN, keys), total)
+        try:
+            with damage_as_unreadable():
+                keys = _merged(connection, "runs", "", groups, query.limit, query.offset)
+        except Unreadable:
+            keys, _ = _selected_runs(connection, query)
+    return _page(connection, RUNS, _RUN, keys, total)
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
@@ -188,10 +198,30 @@ def _selected(
     limit: int,
     offset: int,
 ) -> tuple[list[int], int]:
-    statement = f"SELECT key FROM {table} WHERE {' AND '.join(conditions)} ORDER BY {at} DESC, key DESC"  # noqa: S608
-    keys = [key for (key,) in connection.execute(statement, values)]
-    return keys[offset : offset + limit], len(keys)
+    """Give the keys of a page, and the length of the list; where an index is damaged, without it."""
+    rest = f"WHERE {' AND '.join(conditions) or 'TRUE'} ORDER BY"
+    try:
+        with damage_as_unreadable():
+            rows = connection.execute(f"SELECT {at}, key FROM {table} {rest} {at} DESC, key DESC", values).fetchall()  # noqa: S608
+    except Unreadable:
+        rows = _salvaged(connection, f"SELECT {at}, key FROM {table} NOT INDEXED {rest} key", values)  # noqa: S608
+    return [key for _, key in rows[offset : offset + limit]], len(rows)
 
 
-def _items(connection: "sqlite3.Connection", table: Table[_T], statement: str, keys: list[int]) -> tuple[_T, ...]:
-    return tuple(table.read(connection.execute(statement, (key,)).fetchone()) for key in keys)
+def _salvaged(connection: "sqlite3.Connection", statement: str, values: list[Value]) -> list[tuple[float, int]]:
+    """Read rows from both ends of a table, each up to a damaged page; the newest first."""
+    rows: set[tuple[float, int]] = set()
+    for order in ("", " DESC"):
+        with suppress(Unreadable), damage_as_unreadable():
+            for row in connection.execute(statement + order, values):
+                rows.add(row)
+    return sorted(rows, reverse=True)
+
+
+def _page(connection: "sqlite3.Connection", table: Table[_T], statement: str, keys: list[int], total: int) -> Page[_T]:
+    """Read the items of a page, except those that are damaged."""
+    items: list[_T] = []
+    for key in keys:
+        with suppress(Unreadable), damage_as_unreadable():
+            items.append(table.read(connection.execute(statement, (key,)).fetchone()))
+    return Page(tuple(items), total, len(keys) - len(items))

@@ -22,6 +22,8 @@ class MemoryStore:
     `_holders` are the runs under way, by session; `_lost_text` are orchestrations of which a part was deleted.
     """
 
+    damage = ""
+
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
         self._runs: dict[str, RunRecord] = {}

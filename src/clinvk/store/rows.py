@@ -5,9 +5,15 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from clinvk.errors import StoreUnavailable
 from clinvk.record import RunRecord
 from clinvk.session import Session
 from clinvk.text import readable
+
+
+class Unreadable(StoreUnavailable):
+    """What is stored has another form than clinvk gives it: a page of the database is damaged."""
+
 
 Value = str | bytes | int | float | None
 """What SQLite keeps."""
@@ -20,40 +26,56 @@ class Table(Generic[_T]):
 
     def __init__(self, name: str, type_: type[_T], *coded: str) -> None:
         self.columns: tuple[str, ...] = type_.__struct_fields__
-        self._name = name
+        self.name = name
         self._type = type_
         self._coded = coded
 
     def select(self, rest: str) -> str:
         """Write a statement that reads whole rows."""
-        return f"SELECT {', '.join(self.columns)} FROM {self._name} {rest}"  # noqa: S608 - our own names
+        return f"SELECT {', '.join(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
 
     def insert(self, *more: str) -> str:
         """Write a statement that inserts a row, with columns that are no fields after those that are."""
         names = (*self.columns, *more)
         marks = ", ".join("?" * len(names))
-        return f"INSERT INTO {self._name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+        return f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
 
     def update(self, columns: Sequence[str]) -> str:
         """Write a statement that changes some columns of the row with an id."""
         changes = ", ".join(f"{name} = ?" for name in columns)
-        return f"UPDATE {self._name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
+        return f"UPDATE {self.name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
         """Give the values of an item for some columns, all by default."""
         return tuple(_plain(getattr(item, name)) for name in columns or self.columns)
 
-    def read(self, row: Sequence[object]) -> _T:
-        """Make the item of a whole row."""
+    def read(self, row: Sequence[object] | None) -> _T:
+        """Make the item of a whole row.
+
+        Raises:
+            Unreadable: the row is missing, or has values that are never stored.
+        """
+        if row is None:
+            raise Unreadable(f"is damaged: a row of its {self.name} is missing")
         fields = dict(zip(self.columns, row, strict=True))
         for name in self._coded:
             if isinstance(text := fields[name], str):
-                fields[name] = msgspec.json.decode(text)
-        return msgspec.convert(fields, self._type, strict=False)
+                fields[name] = _decoded(text)
+        try:
+            return msgspec.convert(fields, self._type, strict=False)
+        except msgspec.ValidationError as exc:
+            raise Unreadable(f"is damaged: {exc} in a row of its {self.name}") from exc
 
 
 SESSIONS = Table("sessions", Session, "token_usage", "counted", "tags", "metadata")
 RUNS = Table("runs", RunRecord, "request", "usage")
+
+
+def _decoded(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as exc:
+        raise Unreadable(f"is damaged: {exc}") from exc
 
 
 def to_json(value: object) -> bytes:

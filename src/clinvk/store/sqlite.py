@@ -7,6 +7,7 @@ loss of power, which may cost the last moments.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,11 +20,11 @@ from clinvk.record import RunRecord, UsageOfDay
 from clinvk.session import Session
 from clinvk.store import Page, RunQuery, SessionQuery, at_rest, chunks, earlier, ids, lists, search, turns
 from clinvk.store.chunks import Chunk
-from clinvk.store.database import Database, has_no_room, transaction
+from clinvk.store.database import Database, has_no_room, is_damage, transaction
 from clinvk.store.earlier import Damaged, Imported
 from clinvk.store.owners import Owners
 from clinvk.store.readers import Readers
-from clinvk.store.rows import RUNS, SESSIONS
+from clinvk.store.rows import RUNS, SESSIONS, Unreadable
 from clinvk.store.writer import Writer
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _IDS: dict[ids.Kind, str] = {
 }
 _SESSION = SESSIONS.select("WHERE id = ?")
 _RUN = RUNS.select("WHERE id = ?")
-_EVENTS = "SELECT data FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
+_EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
 
 _OLD = (
     "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
@@ -60,6 +61,9 @@ _TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_
 _GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
 
 _T = TypeVar("_T")
+_Item = TypeVar("_Item", Session, RunRecord)
+
+logger = logging.getLogger(__name__)
 
 
 class SqliteStore:
@@ -82,6 +86,8 @@ class SqliteStore:
         self._writer = Writer(self._database, self._recovered, committed=committed)
         self._readers = Readers(self._database)
         self._new = 0
+        self.damage = ""
+        self._damaged: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,7 +140,7 @@ class SqliteStore:
 
     async def sessions(self, query: SessionQuery) -> Page[Session]:
         """List sessions."""
-        return await self._read(lambda db: lists.sessions(db, query))
+        return await self._noted(await self._read(lambda db: lists.sessions(db, query)))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
         """Give the newest session that a next prompt may go on with."""
@@ -196,6 +202,8 @@ class SqliteStore:
         def count(db: "sqlite3.Connection") -> int:
             self._writer.refuse_damaged()
             self._database.check()
+            if self.damage and self._damaged != self._database.identity():
+                self.damage = ""
             return lists.count(db)
 
         return await self._read(count)
@@ -211,11 +219,15 @@ class SqliteStore:
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
         """List runs."""
-        return await self._read(lambda db: lists.runs(db, query))
+        return await self._noted(await self._read(lambda db: lists.runs(db, query)))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """Give the kept events of a run after number `after`, at most `limit`."""
-        return await self._read(lambda db: _events(db, run_id, after, limit))
+        damaged: list[str] = []
+        events = await self._read(lambda db: _events(db, run_id, after, limit, damaged))
+        if damaged:
+            await self._note(f"run {run_id}: {damaged[0]}")
+        return events
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
         """Give what the runs that have ended used, from a day on, in order of days."""
@@ -252,10 +264,24 @@ class SqliteStore:
             await self._writer.catch_up()
         try:
             return await self._readers.read(operation)
-        except StoreUnavailable:
+        except StoreUnavailable as exc:
+            if isinstance(exc, Unreadable) or is_damage(exc.__cause__):
+                await self._note(exc.message)
+                raise
             # The file may have been removed or replaced: to write opens it again, or tells what is wrong.
             await self._writer.write(_probe)
             return await self._readers.read(operation)
+
+    async def _noted(self, page: Page[_Item]) -> Page[_Item]:
+        if page.unreadable:
+            await self._note(f"{page.unreadable} sessions or runs of a list cannot be read: the database is damaged")
+        return page
+
+    async def _note(self, damage: str) -> None:
+        """Remember what is damaged, until another file is in the place of this one."""
+        if not self.damage:
+            logger.warning("%s; clinvk doctor says how to repair it", damage)
+            self.damage, self._damaged = damage, await self._readers.call(self._database.identity)
 
     async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
         """Carry out a deletion, on a full disk in the room that is reserved for that."""
@@ -309,9 +335,9 @@ def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: ids.Kind)
     return ids.only([key for (key,) in found], reference, kind)
 
 
-def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None) -> list[Logged]:
-    kept = (event for (data,) in db.execute(_EVENTS, (run_id, after)) for event in chunks.decode(data))
-    return list(islice((event for event in kept if event.number > after), limit))
+def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, damaged: list[str]) -> list[Logged]:
+    stored = chunks.stored(db, db.execute(_EVENTS, (run_id, after)), damaged)
+    return list(islice((event for event in stored if event.number > after), limit))
 
 
 def _size(logged: Logged) -> int:

@@ -51,7 +51,7 @@ _CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key 
 _INSERT_RUN = RUNS.insert("owner")
 _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
-_CHUNKS = "SELECT data FROM chunks WHERE run = ? ORDER BY last"
+_CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
@@ -224,7 +224,7 @@ def _stop(
     Its events get the ending that they lack. The number of that is beyond all that a client may have read, so that
     none takes the ending for one that it has.
     """
-    events = [event for (data,) in connection.execute(_CHUNKS, (key,)) for event in chunks.decode(data)]
+    events = [*chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), [])]
     last = events[-1] if events else Logged(0, at, ending)
     output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
     connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))

@@ -27,6 +27,12 @@ _FORMER_LIMIT = 16
 _WITHIN_S = 10.0
 _ANSWERS_WITHIN_S = 5.0
 _MOST_BYTES = 1024 * 1024
+_REPAIR = (
+    "To save what can be read, stop clinvk and run (SQLite's own command, package sqlite3): cd {home} &&"
+    " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
+    " mv clinvk.db damaged.db &&"
+    " rm -f clinvk.db-wal clinvk.db-shm && mv repaired.db clinvk.db"
+)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -82,9 +88,14 @@ def check_store(home: Path) -> Check:
     from clinvk.store.database import Database
 
     try:
-        count = Database(home, _ANSWERS_WITHIN_S).peek()
+        database = Database(home, _ANSWERS_WITHIN_S)
+        count, unreadable = database.peek(), database.unreadable()
     except StoreUnavailable as exc:
-        return Check(_FILES, SESSIONS, "problem", exc.message)
+        repair = f". {_REPAIR.format(home=home)}" if "damaged" in exc.message else ""
+        return Check(_FILES, SESSIONS, "problem", exc.message + repair)
+    if unreadable:
+        message = f"{unreadable} sessions and runs are damaged. {_REPAIR.format(home=home)}"
+        return Check(_FILES, SESSIONS, "warning", message)
     return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
 
 
