@@ -41,12 +41,12 @@ class ClinvkError(Exception):
     """The root of the tree; by itself an error inside clinvk.
 
     `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body that it is
-    about, e.g. `tasks[2].prompt`. `retry_after_s` is when to try again, None where that would not help.
+    about, e.g. `tasks[2].prompt`. `retry_after_s` is when to try again, 0 if that would not help.
     """
 
     code: ClassVar[str] = "internal_error"
     field: str | None = None
-    retry_after_s: float | None = None
+    retry_after_s: float = 0
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -129,6 +129,55 @@ def test_the_agents_of_another_server_go_on(scripted: Scripted, tmp_path: Path) 
         until(lambda: other.client.get(f"/api/v1/runs/{run_id}").json()["state"] == "finished")
 
 
+def kill_with_guardian(pid: int) -> None:
+    """End a clinvk and its guardian in the same moment: neither sees the other go."""
+    guarding = guardian(pid)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for each in (guarding.pid, pid):
+            os.kill(each, number)
+    until(lambda: gone(guarding))
+
+
+def test_the_next_server_ends_what_a_server_left_that_was_killed_with_its_guardian(scripted: Scripted) -> None:
+    scripted.play([*BEGUN, *HIDING, hang()])
+    with Server(scripted) as server:
+        server.up().detached("hello")
+        until(lambda: len(scripted.grandchildren()) == len(HIDING))
+        kill_with_guardian(server.process.pid)
+    assert scripted.alive()
+    with Server(scripted) as successor:
+        successor.up()
+        until(lambda: not scripted.alive())
+        assert len(list(scripted.folder.glob(".clinvk/owners/*.guard"))) == 1  # its own
+        assert successor.stop() == 0
+    assert not list(scripted.folder.glob(".clinvk/owners/*.guard"))
+
+
+def test_the_next_command_ends_what_a_command_left_that_was_killed_with_its_guardian(clinvk: Clinvk) -> None:
+    clinvk.agent.play([*BEGUN, *HIDING, hang()], when="hello")
+    clinvk.agent.play(claude_says("x"), when="next")
+    with clinvk.started("-o", "text", "hello") as process:
+        until(lambda: len(clinvk.agent.grandchildren()) == len(HIDING))
+        kill_with_guardian(process.pid)
+    with clinvk.started("next") as process:
+        process.communicate(timeout=30)
+    assert clinvk.agent.alive() == []
+
+
+def test_the_next_start_leaves_the_agents_of_the_living_alone(scripted: Scripted) -> None:
+    scripted.play([*BEGUN, *HIDING, hang()])
+    with Server(scripted) as living:
+        living.up().detached("hello")
+        until(lambda: len(scripted.grandchildren()) == len(HIDING))
+        until(lambda: len(scripted.alive()) == len(HIDING) + 1)
+        guarding = guardian(living.process.pid)
+        guarding.kill()  # its server alone holds the lock until there is another
+        with Server(scripted) as other:
+            other.up()
+            assert other.stop() == 0
+        assert len(scripted.alive()) == len(HIDING) + 1
+
+
 def test_a_guardian_has_a_session_of_its_own_and_minds_no_signal(scripted: Scripted) -> None:
     scripted.play([*BEGUN, spawn("all"), hang()])
     with Server(scripted) as server:

@@ -120,7 +120,7 @@ def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, by
     """Return status, body and headers of an error: 503 if a lack of resources caused it, whatever kind it is."""
     error = exhausted(error) or error
     status, body = dialect.error(error, scope["state"]["request_id"])
-    retry_after = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))]
+    retry_after = [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))] if error.retry_after_s else []
     return status, body, [*retry_after, NO_RETRY] if isinstance(error, BudgetSpent) else retry_after
 
 

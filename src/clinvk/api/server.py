@@ -292,6 +292,7 @@ async def opened(
                     keeps_warm=True,
                     open_files=open_files,
                     most_of=grants.max_runs,
+                    home=home(environ),
                 ) as runs,
             ):
                 inventory = Inventory(settings, environ, runs.version, registry)

@@ -117,6 +117,8 @@ class NearestRuns:
             from clinvk.runtime.local import LocalRuns
 
             given = self._given
-            runs = LocalRuns(given.settings, given.store, given.environ, frees=freeing(given.environ))
+            runs = LocalRuns(
+                given.settings, given.store, given.environ, frees=freeing(given.environ), home=home(given.environ)
+            )
             self._local = await self._stack.enter_async_context(runs)
         return self._local

@@ -16,6 +16,7 @@ from clinvk.cli.sessions_store import opened
 from clinvk.cli.showing import told_what_is_not_kept
 from clinvk.cli.signals import on_signals
 from clinvk.config import Settings, complete
+from clinvk.config.loading import home
 from clinvk.errors import ClinvkError
 from clinvk.orchestrate.admission import settled
 from clinvk.orchestrate.live import Orchestration, Orchestrations, warnings
@@ -78,7 +79,9 @@ async def _run(job: Job) -> int:
             asked = settled(await job.make(store), job.settings)
             at_once = _at_once(asked)
             settings = _with_room(job.settings, at_once)
-            async with LocalRuns(settings, store, job.environ, frees=freeing(job.environ)) as runs:
+            async with LocalRuns(
+                settings, store, job.environ, frees=freeing(job.environ), home=home(job.environ)
+            ) as runs:
                 environ = executables.inherited(job.settings, job.environ)
                 orchestrations = Orchestrations(runs, store, runs.spawner, environ)
                 plan = await _admitted(job, asked, orchestrations, store)

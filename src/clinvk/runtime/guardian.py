@@ -22,7 +22,7 @@ def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
     """Wait for the end of clinvk, then end all that its agents have left, and remove their private folders."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end = _prepared(kind, server, cgroup, temporary.split(os.pathsep))
+    end = prepared(kind, server, cgroup, temporary.split(os.pathsep))
     os.read(0, 1)
     while True:
         try:
@@ -33,7 +33,7 @@ def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
             return
 
 
-def _prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Callable[[], None]":
+def prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Callable[[], None]":
     """Bring in what the search needs before it is needed: by then another clinvk may be installed here."""
     from clinvk.runtime import remains
 

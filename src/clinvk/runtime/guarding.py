@@ -12,6 +12,7 @@ import time
 from clinvk.runtime import guardian
 from clinvk.runtime.bounds import Bounds
 from clinvk.runtime.marks import MARK_VARIABLE, Marks, RlimitMarks, label
+from clinvk.runtime.predecessors import Claim
 from clinvk.runtime.remains import GUARDIAN
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,10 @@ class Guard:
     itself. All are done on the loop, and take it a millisecond at most.
     """
 
-    def __init__(self, marks: Marks, bounds: Bounds) -> None:
+    def __init__(self, marks: Marks, bounds: Bounds, claim: Claim | None = None) -> None:
         self._marks = marks
         self._bounds = bounds
+        self._claim = claim
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: socket.socket | None = None
         self._started_at = 0.0
@@ -46,6 +48,11 @@ class Guard:
     def pid(self) -> int | None:
         """The guardian's pid; None while there is none."""
         return self._process.pid if self._process else None
+
+    async def take_over(self) -> None:
+        """End what the dead of this home left, before `start`."""
+        if self._claim:
+            await asyncio.to_thread(self._claim.take, _told(self._marks, self._bounds.cgroup))
 
     def start(self) -> None:
         """Start a guardian, and another whenever it is gone. It is at work when it has read its program."""
@@ -64,6 +71,8 @@ class Guard:
             self._process.kill()
             self._process.wait()
         self._close()
+        if self._claim:
+            self._claim.release()
 
     def alarm(self) -> None:
         """Let the guardian end what is left."""
@@ -97,12 +106,11 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
     Its session is its own, and none of clinvk's pipes, environment and directories is.
     """
     libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
-    told = (marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks))
     ours, theirs = socket.socketpair()
     try:
         with theirs, marks.marking(GUARDIAN):
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guardian.__file__, *told],
+                [sys.executable, "-I", "-S", guardian.__file__, *_told(marks, cgroup)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -114,6 +122,11 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
         ours.close()
         raise
     return process, ours
+
+
+def _told(marks: Marks, cgroup: str) -> tuple[str, ...]:
+    """Return the command line of a guardian."""
+    return marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks)
 
 
 def _temporary() -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ from clinvk.runtime.fallback import Fallbacks
 from clinvk.runtime.guarding import Guard
 from clinvk.runtime.one_shot import STOP_GRACE_S
 from clinvk.runtime.pool import Pool
+from clinvk.runtime.predecessors import Claim
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.profiles import Wanted
 from clinvk.runtime.recording import Recorder, new_session
@@ -49,7 +51,8 @@ class LocalRuns:
     `admit_dirs` is called right before an agent is started, as `Assignment.check` with its request. `watches` are told
     of runs. With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a
     session that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in
-    `Bounds`, `most_of` as in `Slots`.
+    `Bounds`, `most_of` as in `Slots`. With a `home`, what a clinvk of that home left that was killed with its guardian
+    is ended first.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class LocalRuns:
         frees: Callable[[str], Awaitable[None]] | None = None,
         open_files: int | None = None,
         most_of: Callable[[str], int | None] = lambda _: None,
+        home: Path | None = None,
     ) -> None:
         server = settings.server
         chosen = marks.choose()
@@ -85,7 +89,7 @@ class LocalRuns:
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store, self._group.create_task)
         self._closing = False
-        self._guard = Guard(chosen, self._bounds)
+        self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not bounds.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 
@@ -119,6 +123,7 @@ class LocalRuns:
 
     async def __aenter__(self) -> Self:
         self._bounds.open()
+        await self._guard.take_over()
         self._guard.start()
         await self._group.__aenter__()
         if self.pool:
