@@ -377,21 +377,21 @@ def test_a_default_directory_that_is_not_there_keeps_the_server_from_starting() 
         serve(settings, {}, print)
 
 
-def test_a_port_in_use_is_told_and_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         assert serve(Settings(server=ServerSettings(port=port)), {}, print) == 5
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.out == ""
     assert told.err == f"clinvk: cannot listen on http://127.0.0.1:{port}: Address already in use\n"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
 def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(
-    capsys: pytest.CaptureFixture[str], host: str
+    capfd: pytest.CaptureFixture[str], host: str
 ) -> None:
     assert serve(Settings(server=ServerSettings(host=host)), {}, print) == 5
-    assert f"cannot listen on http://{host}:8080" in capsys.readouterr().err
+    assert f"cannot listen on http://{host}:8080" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
