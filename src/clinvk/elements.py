@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-_QUOTED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;"})
+_QUOTED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;", "\r": "&#13;"}
 
 
 def unused(name: str, texts: Iterable[str]) -> str:
@@ -17,7 +17,7 @@ def unused(name: str, texts: Iterable[str]) -> str:
     Letters of the other case and spaces in the tag count as the same: a model may read them so.
     """
     tag = _tag(name)
-    used = {int(number or 1) for text in texts for number in tag.findall(text)}
+    used = {int(found[1] or 1) for text in texts for found in tag.finditer(text)}
     free = next(number for number in range(1, len(used) + 2) if number not in used)
     return name if free == 1 else f"{name}-{free}"
 
@@ -29,8 +29,14 @@ def element(name: str, text: str, /, **attributes: str) -> str:
 
 def opening(name: str, /, **attributes: str) -> str:
     """Give the tag that begins an element."""
-    said = "".join(f' {key.replace("_", "-")}="{value.translate(_QUOTED)}"' for key, value in attributes.items())
+    said = "".join(f' {key.replace("_", "-")}="{_quoted(value)}"' for key, value in attributes.items())
     return f"<{name}{said}>"
+
+
+def _quoted(value: str) -> str:
+    for char, entity in _QUOTED.items():
+        value = value.replace(char, entity)
+    return value
 
 
 @cache

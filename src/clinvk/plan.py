@@ -18,7 +18,7 @@ Isolation = Literal["none", "worktree"]
 """Where a part works: in its directory itself, or in a git worktree of that directory's repository."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One agent's share.
 
     Attributes:
@@ -139,7 +139,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     output: str
 
 
-class PartResult(msgspec.Struct, frozen=True, kw_only=True):
+class PartResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one part went.
 
     Attributes:

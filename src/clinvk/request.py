@@ -19,6 +19,9 @@ MAX_STOPS = 100
 MAX_STOP_CHARS = 1000
 """Of each of them: what may become one is held back, and looked at again with each piece."""
 
+MAX_NAME_CHARS = 1000
+"""Of a name, such as that of a model: names come back with every event."""
+
 
 class Image(msgspec.Struct, frozen=True):
     """An image of a prompt: its bytes and media type, e.g. `image/png`."""
@@ -42,7 +45,7 @@ class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str = ""
 
 
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One prompt for one agent.
 
     A field that is None was not asked for: the settings decide, then the agent's CLI.

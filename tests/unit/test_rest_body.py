@@ -203,7 +203,7 @@ MISTAKES = [
     (asked(prompt=1), "prompt must be a text, got 1", "prompt"),
     (asked(prompt=None), "prompt must be a text, got null", "prompt"),
     (asked(verbose="yes"), 'verbose must be true or false, got "yes"', "verbose"),
-    (asked(extra="-x"), 'extra must be a list, each item a text, got "-x"', "extra"),
+    (asked(extra="-x"), 'extra must be a list of at most 1000 items, each item a text, got "-x"', "extra"),
     (asked(extra=["a", {"b": 1}]), 'extra[1] must be a text, got {"b":1}', "extra[1]"),
     (asked(metadata=[]), "metadata must be a JSON object, got []", "metadata"),
     (

@@ -1,6 +1,7 @@
 """The answer is cut before the first stop text, however it comes in pieces."""
 
 import random
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -65,6 +66,16 @@ def test_a_long_answer_full_of_false_starts_is_cut_in_no_time() -> None:
     stop = "a" * 1000 + "b"
     events, matched = _cut([stop], [TextDelta("a" * 10_000) for _ in range(100)])
     assert (len(_text(events)), matched) == (1_000_000, None)
+
+
+@pytest.mark.parametrize("size", [1, 4, 2000])
+def test_the_time_for_a_letter_does_not_depend_on_the_stop_texts(size: int) -> None:
+    """Looking for each text by itself took over a minute here."""
+    stops = ["a" * (450 + more) + "b" + "a" * 450 for more in range(100)]
+    began = time.thread_time()
+    events, matched = _cut(stops, [TextDelta("a" * size)] * (200_000 // size))
+    assert (len(_text(events)), matched) == (200_000 // size * size, None)
+    assert time.thread_time() - began < 5
 
 
 def test_nothing_follows_a_stop_text() -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import msgspec
 from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
@@ -42,12 +41,15 @@ from clinvk.plan import Chain, Compare, Kind, Part, PartResult, Plan, Summary
 from clinvk.request import RunRequest
 from clinvk.runtime import executables
 from clinvk.runtime.runs import Run
+from clinvk.runtime.threads import beside_loop
 
 logger = logging.getLogger(__name__)
 
-_parallel = msgspec.json.Decoder(bodies.ParallelBody)
-_chain = msgspec.json.Decoder(bodies.ChainBody)
-_compare = msgspec.json.Decoder(bodies.CompareBody)
+_parallel = strict.decoder(bodies.ParallelBody)
+_chain = strict.decoder(bodies.ChainBody)
+_compare = strict.decoder(bodies.CompareBody)
+_RESULT_BYTES = 1000
+"""What a result takes to encode, as if it were so long."""
 
 
 class BatchEndpoint:
@@ -107,18 +109,19 @@ class BatchEndpoint:
     async def _read(self, body: bytes) -> Plan:
         match self._kind:
             case "parallel":
-                return bodies.parallel(strict.decode(body, _parallel))
+                return await beside_loop(len(body), lambda: bodies.parallel(strict.decode(body, _parallel)))
             case "chain":
-                return await self._chain(strict.decode(body, _chain))
+                chain = await beside_loop(len(body), strict.decode, body, _chain)
+                if chain.resume_from:
+                    return await self._resumed(chain, chain.resume_from)
+                return await beside_loop(len(body), bodies.chain, chain)
             case "compare":
-                return bodies.compare(strict.decode(body, _compare))
+                return await beside_loop(len(body), lambda: bodies.compare(strict.decode(body, _compare)))
 
-    async def _chain(self, body: bodies.ChainBody) -> Chain:
-        if not body.resume_from:
-            return bodies.chain(body)
+    async def _resumed(self, body: bodies.ChainBody, run_id: str) -> Chain:
         if body.steps is not None or body.input is not None:
             raise InvalidRequest("resume_from goes on with the steps and the input of its chain", "steps")
-        chain = await resumed(self.prompts.store, body.resume_from)
+        chain = await resumed(self.prompts.store, run_id)
         parts = tuple(replace(part, dry_run=bool(body.dry_run or part.dry_run)) for part in chain.parts)
         stop = chain.stop_on_failure if body.stop_on_failure is None else body.stop_on_failure
         return replace(chain, parts=parts, stop_on_failure=stop)
@@ -181,10 +184,12 @@ class _Visit:
 
     async def _end(self, summary: Summary) -> None:
         """Give the answer, or the last line of the stream; the end of the whole is kept by then."""
+        encode = answers.last_line if self._stream else answers.whole
+        answer = await beside_loop(len(summary.results) * _RESULT_BYTES, encode, summary)
         if self._stream:
-            await self._reply.end(self._framed(answers.last_line(summary)))
+            await self._reply.end(self._framed(answer))
         else:
-            await self._reply.whole(200, Rest.result_type, answers.whole(summary), self._headers())
+            await self._reply.whole(200, Rest.result_type, answer, self._headers())
 
     async def _open(self) -> None:
         if self._stream:

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from clinvk.api.reply import headers_of, read_json
 from clinvk.config import ServerSettings
 from clinvk.dialects.anthropic import Anthropic
+from clinvk.runtime.threads import beside_loop
 
 
 class Counting:
@@ -18,4 +19,5 @@ class Counting:
     async def estimate(self, request: Request) -> Response:
         """Answer `POST /anthropic/v1/messages/count_tokens`."""
         body = await read_json(request.scope, request.receive, self._settings)
-        return Response(self._dialect.count(body, headers_of(request.scope)), media_type=self._dialect.result_type)
+        count = await beside_loop(len(body), self._dialect.count, body, headers_of(request.scope))
+        return Response(count, media_type=self._dialect.result_type)

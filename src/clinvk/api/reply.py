@@ -12,6 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 from clinvk.config import ServerSettings
 from clinvk.dialects.base import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, WrongMediaType
 from clinvk.errors import ClinvkError, exhausted
+from clinvk.runtime.threads import beside_loop
+from clinvk.text import MAX_JSON_VALUES, json_values
 
 Header = tuple[bytes, bytes]
 
@@ -81,13 +83,16 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
 
     Raises:
         WrongMediaType: it says something else, or nothing.
-        BodyTooLarge: it has more bytes than `server.max_request_body_bytes`, declared or not.
+        BodyTooLarge: it has more bytes than `server.max_request_body_bytes`, declared or not; or too many values.
         BodyTooSlow: it was not there after `server.read_timeout_secs`.
         ClientGone: the client left before its end.
     """
     headers = headers_of(scope)
     _require_json(headers)
-    return await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
+    body = await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
+    if await beside_loop(len(body), json_values, body) > MAX_JSON_VALUES:
+        raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
+    return body
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:

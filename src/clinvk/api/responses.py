@@ -12,6 +12,7 @@ from clinvk.dialects.openai_responses.kept import Kept
 from clinvk.errors import InvalidRequest, RunNotFound
 from clinvk.record import RunRecord
 from clinvk.runtime.runs import Runs
+from clinvk.runtime.threads import beside_loop
 from clinvk.store import UNDER_WAY, SessionStore
 
 _encode = msgspec.json.Encoder().encode
@@ -45,7 +46,7 @@ class Responses:
             InvalidRequest: one of them is not there, or named twice.
             BodyTooLarge: the body and they have more than `max_bytes`.
         """
-        if not (names := references.named(body)):
+        if not (names := await beside_loop(len(body), references.named, body)):
             return body
         found: dict[str, bytes] = {}
         size = len(body)
@@ -59,7 +60,7 @@ class Responses:
             if max_bytes and size > max_bytes:
                 raise too_large(max_bytes, "the body with the answers that it names")
             found |= items
-        return references.spelled_out(body, found)
+        return await beside_loop(len(body), references.spelled_out, body, found)
 
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
         """Give the run of a response, and what it has kept of that."""

@@ -44,6 +44,7 @@ from clinvk.events import Event, Logged, RunFailed, RunFinished, RunStarted, Tex
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.threads import beside_loop
 from clinvk.session import Session
 from clinvk.store import SessionStore
 from clinvk.text import readable
@@ -122,7 +123,7 @@ class RunEndpoint:
         request = self.allowance.completed(request)
         if self.dialect.is_model_api:
             request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
-        request = self.workdirs.settle(request, session)
+        request = await self.workdirs.settled(request, session)
         if session:
             request = replace(request, workdir=session.working_dir or None)
         request = await self.grants.admit(request, key_name)
@@ -205,7 +206,7 @@ class _Visit:
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
             body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
-        call = self._dialect.parse(body, headers_of(self._scope))
+        call = await beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope))
         forget_headers(self._scope)
         return call
 

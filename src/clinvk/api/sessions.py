@@ -15,6 +15,7 @@ from clinvk.config import ServerSettings
 from clinvk.dialects import records, strict
 from clinvk.errors import BackendUnavailable, InvalidRequest
 from clinvk.runtime import sessions
+from clinvk.runtime.threads import beside_loop
 from clinvk.session import Session
 from clinvk.store import RunQuery, SessionQuery, SessionStore
 
@@ -91,7 +92,7 @@ class Sessions:
 
     async def _describe(self, request: Request) -> Response:
         body = await read_json(request.scope, request.receive, self._settings)
-        patch = records.patch(body)
+        patch = await beside_loop(len(body), records.patch, body)
         session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
         return document(records.session_view(await self._store.describe(session.id, patch.title, tags)))

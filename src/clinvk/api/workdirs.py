@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -17,9 +18,13 @@ from clinvk.dialects.base import DirectoryNotAllowed
 from clinvk.errors import ConfigError, InvalidRequest
 from clinvk.policy import BuiltIn, Directories, containing
 from clinvk.request import RunRequest
+from clinvk.runtime.threads import Lookups
 from clinvk.session import Session
 
 _WORKSPACE = "workspace"
+_PATH_MAX = 4096
+"""Bytes of a path that Linux opens, with the NUL at its end."""
+
 _LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 
@@ -37,6 +42,7 @@ class Workdirs:
         self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ
         self._built_in = _built_in(settings, environ, registry)
+        self._lookups = Lookups()
 
     def check_default(self) -> None:
         """Look at `server.default_workdir` before the first request comes.
@@ -79,6 +85,19 @@ class Workdirs:
         self._admitted_beside(request)
         workdir = request.workdir or _here()
         return self._judged_of_session(workdir) if request.session_id else self._admitted(workdir, "workdir")
+
+    async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
+        """Settle a request, in a thread where the request or its session names a directory.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: as `settle`; also where a file system does not answer.
+        """
+        if not (session or request.workdir or request.add_dirs):
+            return self.settle(request)
+        try:
+            return await self._lookups.run(partial(self.settle, request, session))
+        except TimeoutError:
+            raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Give the request with directories that are there; the one to work in is that of its session, if it has one.
@@ -127,6 +146,7 @@ class Workdirs:
 
     def _admitted(self, path: str, field: str) -> str:
         """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
+        _refuse_long(path, field, field)
         if not os.path.isabs(path):
             raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
         path = self._judged(path, field, field)
@@ -166,11 +186,18 @@ def _resolved(path: str, field: str, name: str) -> str:
     Raises:
         InvalidRequest: it cannot be told where the path leads, or no path has such characters.
     """
+    _refuse_long(path, field, name)
     try:
         return _looked_up(path) or os.path.realpath(path)
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise InvalidRequest(f"{name} {path!r} cannot be used: {why}", field) from exc
+
+
+def _refuse_long(path: str, field: str, name: str) -> None:
+    """Refuse a path that no system call would take: `realpath` takes quadratic time for its parts."""
+    if (size := len(path.encode(errors="surrogatepass"))) >= _PATH_MAX:
+        raise InvalidRequest(f"{name} cannot be used: it has {size} bytes; a path has at most {_PATH_MAX - 1}", field)
 
 
 def _looked_up(path: str) -> str:

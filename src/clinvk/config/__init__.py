@@ -24,6 +24,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 _LEVELS_AROUND = 100
 """How much deeper than it was read in may what a request brings be written: in a record, in a list, further inside."""
 
+MAX_OBJECT_BYTES = 256 * 1024
+"""Of JSON of any kind that a request brings, such as its metadata: lists of runs read it again and again."""
+
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
@@ -197,7 +200,7 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
     `extra_flags` of the settings come before the request's own.
 
     Raises:
-        InvalidRequest: JSON that it brings is nested too deeply; names the field.
+        InvalidRequest: an object that it brings is too large or nested too deeply; names the field.
     """
     refuse_nesting("metadata", request.metadata)
     refuse_nesting("output_schema", request.output_schema)
@@ -218,10 +221,10 @@ def complete(request: RunRequest, settings: Settings) -> RunRequest:
 
 
 def refuse_nesting(field: str, value: object) -> None:
-    """Refuse JSON that could just be read, and would be nested too deeply to be written again.
+    """Refuse JSON that is nested too deeply to be written again, or has more than `MAX_OBJECT_BYTES`.
 
     Raises:
-        InvalidRequest: it is; names the field.
+        InvalidRequest: names the field.
     """
     if not value:
         return
@@ -229,6 +232,8 @@ def refuse_nesting(field: str, value: object) -> None:
     for _ in range(_LEVELS_AROUND):
         inside = [inside]
     try:
-        msgspec.json.encode(inside)
+        size = len(msgspec.json.encode(inside)) - 2 * _LEVELS_AROUND
     except RecursionError:
         raise InvalidRequest(f"{field} is nested too deeply", field) from None
+    if size > MAX_OBJECT_BYTES:
+        raise InvalidRequest(f"{field} has {size} bytes as JSON; at most {MAX_OBJECT_BYTES} are allowed", field)

@@ -39,7 +39,8 @@ _PREAMBLE = (
 _GO_ON = "The last turn is yours and not finished: go on exactly where it stops, without repeating any of it."
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<parameters>(?:;[^;,]*)*),", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
+_MAX_HEAD = 1000
+_SPACE = b" \t\n\r\f\v"
 _MARK = re.compile(r"\[Image #\d+\]")
 _MAGIC = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -67,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
     is_error: bool = False
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One message: what was said, then the calls made; of a user or tool, the outcomes and then what was said."""
 
     role: Literal["user", "assistant", "tool"]
@@ -191,7 +192,7 @@ def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str
     Raises:
         InvalidRequest: it is an address, no base64, or larger than `MAX_IMAGE_CHARS`.
     """
-    head = _DATA_URL.match(source)
+    head = _DATA_URL.match(source, 0, _MAX_HEAD)
     encoded = source[head.end() :] if head else source
     if len(encoded) > MAX_IMAGE_CHARS:
         raise InvalidRequest(f"{field} has {len(encoded)} characters; at most {MAX_IMAGE_CHARS} are allowed", field)
@@ -201,7 +202,7 @@ def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str
         shown = source if len(source) <= 80 else source[:80] + "…"
         raise InvalidRequest(f"{field} must be a data URL or base64, no address is fetched: got {shown!r}", field)
     try:
-        data = base64.b64decode(_SPACE.sub("", encoded), validate=True)
+        data = base64.b64decode(encoded.encode().translate(None, _SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"{field} is no valid base64: {error}", field) from None
     if not data:

@@ -9,17 +9,18 @@ from msgspec import Meta
 from clinvk.dialects.conversation import MAX_IMAGES, image_of
 from clinvk.dialects.records import Tags
 from clinvk.errors import InvalidRequest
-from clinvk.request import MAX_STOP_CHARS, MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
+from clinvk.request import MAX_NAME_CHARS, MAX_STOP_CHARS, MAX_STOPS, ApprovalMode, Effort, RunRequest, SandboxMode
 from clinvk.session import as_tag
 
 _Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Seconds = Annotated[float, Meta(gt=0, le=604_800)]
 _Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
 _StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A prompt, and how it shall be run.
 
     A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
@@ -38,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
     ] = None
     model: Annotated[
-        _Text | None,
+        Name | None,
         Meta(description="A model name of the CLI, or fast/quick, balanced/default, best/powerful.", examples=["fast"]),
     ] = None
     workdir: Annotated[
@@ -50,7 +51,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = None
     add_dirs: Annotated[
-        list[_Directory] | None, Meta(description="Absolute paths of further directories that the agent may use.")
+        Annotated[list[_Directory], Meta(max_length=100)] | None,
+        Meta(description="Absolute paths of further directories that the agent may use."),
     ] = None
     approval_mode: Annotated[
         ApprovalMode | Literal[""] | None,
@@ -61,7 +63,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="read-only: writes nothing; workspace: in its directories only; full: anywhere."),
     ] = None
     allowed_tools: Annotated[
-        list[_Text] | None, Meta(description="The agent's own tool names that it may use; null is all.")
+        Annotated[list[_Text], Meta(max_length=1000)] | None,
+        Meta(description="The agent's own tool names that it may use; null is all."),
     ] = None
     ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation, here or in the CLI.")] = (
         None
@@ -91,7 +94,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         bool | None, Meta(description="false: an agent process of its own, not one that was up before. Default true.")
     ] = None
     dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
-    extra: Annotated[list[_Text] | None, Meta(description="Flags for the agent CLI itself, each an argument.")] = None
+    extra: Annotated[
+        Annotated[list[_Text], Meta(max_length=1000)] | None,
+        Meta(description="Flags for the agent CLI itself, each an argument."),
+    ] = None
     tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
     metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
         None
@@ -105,11 +111,11 @@ class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     backend: Annotated[
-        str | None,
+        Name | None,
         Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
     ] = None
     session_id: Annotated[
-        _Text | None,
+        Name | None,
         Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
     ] = None
     output_format: Annotated[

@@ -144,7 +144,7 @@ TITLES: Mapping[type[ClinvkError], str] = {
     TimedOut: "Timed out",
 }
 
-_body = msgspec.json.Decoder(PromptBody)
+_body = strict.decoder(PromptBody)
 _encoder = msgspec.json.Encoder()
 
 

@@ -3,6 +3,7 @@
 msgspec finds the mistake; its messages speak of Python types, so they are put into the words of the body.
 """
 
+import math
 import re
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -22,7 +23,14 @@ _UNKNOWN = "Object contains unknown field `"
 _ANY_KEY = "[...]"
 """The word of msgspec for a key of a free object, which it does not tell."""
 _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
+
+
+def decoder(type_: type[T]) -> msgspec.json.Decoder[T]:
+    """Return a decoder that reads the floats of free objects by `float`: msgspec needs 13 µs for one like `1.1e300`."""
+    return msgspec.json.Decoder(type_, float_hook=_float)
 
 
 def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str = "") -> T:
@@ -94,6 +102,12 @@ def _parted(message: str) -> tuple[str, str]:
     return said, place.removesuffix("`").removeprefix(".")
 
 
+def _float(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError("Number out of range")
+    return value
+
+
 def _is_index(part: str) -> bool:
     return part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS
 
@@ -109,12 +123,14 @@ def _unknown(word: str, place: str, name: str, known: list[str]) -> str:
 
 
 def _got(body: bytes, path: list[int | str]) -> str:
+    value = body
     try:
-        value = msgspec.json.decode(body)
         for part in path:
-            value = value[part]
-        shown = msgspec.json.encode(value).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+            value = bytes(_items.decode(value)[part] if isinstance(part, int) else _members.decode(value)[part])
+        if len(value) <= _MAX_NAME:
+            value = msgspec.json.encode(msgspec.json.decode(value))
+        shown = value[:_MAX_NAME].decode(errors="ignore")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError):
         return ""  # wrong in more than one way; one is enough to tell
     return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
 

@@ -18,6 +18,7 @@ from clinvk.errors import ClinvkError, InvalidRequest
 from clinvk.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
 from clinvk.request import (
     APPROVAL_MODES,
+    MAX_NAME_CHARS,
     MAX_STOP_CHARS,
     MAX_STOPS,
     SANDBOX_MODES,
@@ -122,8 +123,10 @@ def call(request: RunRequest, conversation: Conversation, asked: Asked, field: s
 
     Raises:
         InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand. Or the model's name
-            is blank.
+            is blank or too long.
     """
+    if len(request.model or "") > MAX_NAME_CHARS:
+        raise InvalidRequest(f"model must have at most {MAX_NAME_CHARS} characters", "model")
     if not (request.model or "").strip():
         raise InvalidRequest("model is empty", "model")
     whole = told(conversation, only_last=asked.session_id is not None, field=field)

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
+from clinvk.errors import InvalidRequest
 from clinvk.orchestrate.performing import Performing
 from clinvk.orchestrate.template import expand, misspelt, unknown_steps
 from clinvk.plan import Chain, Part, PartResult
+from clinvk.runtime.threads import beside_loop
 
 _INPUT = "{{input}}"
 _COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
@@ -18,9 +20,14 @@ async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...
     results = list(chain.done)
     told = {result.part.name: result.result.text for result in results}
     for index, part in enumerate(chain.parts[len(results) :], len(results)):
-        filled = _filled(chain, part, results[-1] if results else None, told)
-        is_moved = filled.request.workdir != part.request.workdir
-        result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
+        previous = results[-1] if results else None
+        try:
+            filled = await beside_loop(len(part.request.prompt), _filled, chain, part, previous, told)
+        except InvalidRequest as exc:
+            result = await performing.refuse(index, part, exc)
+        else:
+            is_moved = filled.request.workdir != part.request.workdir
+            result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
         results.append(replace(result, part=part))
         if not part.dry_run:
             told[part.name] = result.result.text

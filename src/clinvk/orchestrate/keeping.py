@@ -100,7 +100,7 @@ def _options(asked: Plan) -> dict[str, object]:
 
 def _kept(part: Part) -> dict[str, object]:
     bare = replace(part, request=replace(part.request, images=()), meta={})
-    return msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
+    return msgspec.to_builtins(bare)
 
 
 def _keeps_text(plan: Plan) -> bool:

@@ -23,10 +23,13 @@ from clinvk.runtime.cleanup import WITHIN_S, finished
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.slots import Share
+from clinvk.runtime.threads import beside_loop
 from clinvk.runtime.worktrees import Worktrees
 from clinvk.store import SessionStore
 
 logger = logging.getLogger(__name__)
+
+_PART_CHARS = 100
 
 
 def _anywhere(_: RunRequest, __: str) -> Sequence[str]:
@@ -130,7 +133,8 @@ class Orchestration:
         self._performing = performing = Performing(self._runs, self.id, self._isolation, share, observer)
         if self.stopped:
             await performing.stop(self.stopped)
-        said, verdict = tuple(warnings(self.plan)), None
+        size = sum(_PART_CHARS + len(part.request.prompt) for part in self.plan.parts)
+        said, verdict = await beside_loop(size, lambda: tuple(warnings(self.plan))), None
         match self.plan:
             case Parallel() as plan:
                 results = await parallel.perform(performing, plan.parts, bool(plan.fail_fast))

@@ -51,6 +51,7 @@ class Performing:
         self._isolation = isolation
         self._observer = observer
         self._stopping = Stopping()
+        self._showing = asyncio.Lock()
         self._under_way: set[str] = set()
         self._tellings: set[asyncio.Timeout] = set()
 
@@ -78,7 +79,14 @@ class Performing:
                 raise self._not_run()
             result = await self._performed(index, part, base)
         except ClinvkError as exc:
-            result = not_run(index, part, exc)
+            return await self.refuse(index, part, exc)
+        return await self._ended(result)
+
+    async def refuse(self, index: int, part: Part, error: ClinvkError) -> PartResult:
+        """Return the result of a part that an error keeps from running."""
+        return await self._ended(not_run(index, part, error))
+
+    async def _ended(self, result: PartResult) -> PartResult:
         if self._observer:
             await self._told(self._observer.ended(result))
         return result
@@ -106,10 +114,11 @@ class Performing:
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty", "prompt")
         if part.dry_run:
-            await asyncio.sleep(0)  # others get their turn: nothing else here waits for anything
-            launch = await self._runs.plan(request)
-            command = describe(launch, len(request.prompt.encode()))
-            return described(index, part, readable("\n".join([command, *_elsewhere(part)])))
+            async with self._showing:
+                await asyncio.sleep(0)  # others get their turn: nothing else here waits for anything
+                launch = await self._runs.plan(request)
+                command = describe(launch, len(request.prompt.encode()))
+                return described(index, part, readable("\n".join([command, *_elsewhere(part)])))
         if part.isolation == "none":
             return await self._run_in_turn(index, part, base)
         directory = request.workdir or ""

@@ -3,6 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Set
 
+from clinvk.errors import InvalidRequest
+
+MAX_FILLED_CHARS = 16 * 1024 * 1024
+"""A prompt that takes the answer before it twice doubles with each step."""
+
 _PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))\}\}")
 _ALIKE = re.compile(r"\{\{\s*(?:(?P<word>previous|input)\s*|steps\.(?P<step>[^{}\n]+))\}\}", re.IGNORECASE)
 
@@ -12,16 +17,25 @@ def expand(template: str, previous: str, steps: Mapping[str, str], given: str | 
 
     `{{previous}}` is the answer of the step before, `{{steps.NAME}}` that of an earlier step, `{{input}}` what was
     `given` with the chain.
+
+    Raises:
+        InvalidRequest: more than `MAX_FILLED_CHARS` would be filled in.
     """
+    size = 0
 
     def filling(place: re.Match[str]) -> str:
+        nonlocal size
         match place["word"]:
             case "previous":
-                return previous
+                text = previous
             case "input":
-                return place[0] if given is None else given
+                text = place[0] if given is None else given
             case _:
-                return steps.get(place["step"], place[0])
+                text = steps.get(place["step"], place[0])
+        size += len(text)
+        if size > MAX_FILLED_CHARS:
+            raise InvalidRequest(f"prompt has more than {MAX_FILLED_CHARS} characters once it is filled in", "prompt")
+        return text
 
     return _PLACE.sub(filling, template)
 

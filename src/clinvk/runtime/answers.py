@@ -1,5 +1,6 @@
 """The answer of a run that has a schema: held back until it is known to fit."""
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -73,7 +74,9 @@ async def judged(
     if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
         return Judgement(ending, tuple(answer.rest()))
     try:
-        value = schema.read(answer.text) if ending.structured_output is None else ending.structured_output
+        value = ending.structured_output
+        if value is None:
+            value = await asyncio.to_thread(schema.read, answer.text)
         fault = await schema.mismatch(spawner, environ, form, value)
     except ValueError as exc:
         value, fault = None, str(exc)

@@ -19,11 +19,15 @@ from clinvk.runtime.log import EventLog
 from clinvk.runtime.process import Process, Spawner
 from clinvk.runtime.recording import Recorder
 from clinvk.runtime.seat import Seat
+from clinvk.runtime.threads import beside_loop
 from clinvk.runtime.wake import Wake
 from clinvk.session import Resume
 
 INTERRUPTED_WITHIN_S = 1.0
 """How long an agent may take to end a turn by itself."""
+
+_WORK_OF_A_LETTER = 20
+"""To prepare the search for a letter of a stop text, as a size for `beside_loop`."""
 
 
 class Course:
@@ -85,6 +89,8 @@ class Course:
             self._fault, has_logged = exc, False
         if has_logged:
             self._heeded = exchange
+            if exchange and exchange.backlog:
+                self._loop.call_soon(self.hear)
         else:
             self.wake()
 
@@ -143,7 +149,7 @@ class Course:
             await finished(self.spawner.end_tools(process, variable, holding=True))
             yield
 
-    def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
+    async def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""
         self._in_protocol = launch.long_lived
         limits = Limits(
@@ -153,7 +159,8 @@ class Course:
             answer_s=self.assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
             turns=launch.counted_turns,
         )
-        exchange = Exchange(seat, self.assignment.request, limits, words_of(self.request))
+        words = await beside_loop(_WORK_OF_A_LETTER * sum(map(len, self.request.stop)), words_of, self.request)
+        exchange = Exchange(seat, self.assignment.request, limits, words)
         exchange.begin(self.assignment.resume, self.now())
         return exchange
 
@@ -175,6 +182,9 @@ class Course:
                 return ending
             if exchange.unspoken:
                 raise NotSpoken(exchange.unspoken)
+            if exchange.backlog and not self.log.is_ahead:
+                await asyncio.sleep(0)
+                continue
             self._heeded = exchange if self.log.count else None  # of its start there is more to do than to log it
             await self.wait(exchange.deadline())
             self._heeded = None

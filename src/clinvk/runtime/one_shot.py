@@ -124,7 +124,7 @@ class _OneShot:
         assignment, launch = course.assignment, course.assignment.launch
         channel = assignment.backend.channel(launch, assignment.host)
         seat = OwnSeat(assignment.run_id, process, channel, launch.long_lived)
-        exchange = course.exchange(seat, launch)
+        exchange = await course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:
             if course.request.output_schema is None:  # else the answer may be asked for again

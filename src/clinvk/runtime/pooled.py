@@ -81,7 +81,7 @@ class _PooledRun:
             await course.end(course.stopped_by)
             return not seat.is_lost
         was_ready = seat.worker.is_ready
-        exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
+        exchange = await course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
         try:
             ending = await course.listen(exchange)
         except NotSpoken as exc:

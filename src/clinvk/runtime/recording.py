@@ -179,7 +179,7 @@ class Recorder:
 def _options(request: RunRequest) -> dict[str, object]:
     """Give what was asked beside the prompt, for the record."""
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
-    options = msgspec.json.decode(msgspec.json.encode(bare), type=dict[str, object])
+    options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]
     return options_as_kept(options, not request.ephemeral)
 

@@ -18,6 +18,7 @@ from clinvk.runtime import schema_process
 from clinvk.runtime.process import Spawner
 from clinvk.runtime.schema_process import Task, Verdict
 from clinvk.runtime.tool import run_tool
+from clinvk.text import MAX_JSON_VALUES, json_values
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _TAGS = ("", "json")
 
 Json = dict[str, object]
 
+_values = msgspec.json.Decoder(float_hook=float)
 _verdicts = msgspec.json.Decoder(Verdict)
 
 
@@ -100,11 +102,13 @@ def read(text: str) -> object:
     """Read the JSON in an answer: all of it, what is fenced as code, the last paragraph, or an object in prose.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it has more than `MAX_JSON_VALUES`.
     """
+    if json_values(text.encode(errors="replace")) > MAX_JSON_VALUES:
+        raise ValueError(f"it has more than {MAX_JSON_VALUES} JSON values")
     for candidate in _candidates(text.strip()):
         try:
-            return msgspec.json.decode(candidate)
+            return _values.decode(candidate)
         except (msgspec.DecodeError, RecursionError):
             continue
     raise ValueError("it is no JSON")

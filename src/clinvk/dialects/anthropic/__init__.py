@@ -18,7 +18,7 @@ from clinvk.events import RunFailed
 from clinvk.request import RunRequest
 from clinvk.result import RunResult
 
-_body = msgspec.json.Decoder(MessagesBody)
+_body = strict.decoder(MessagesBody)
 _encoder = msgspec.json.Encoder()
 
 _BUDGETS = ((4096, "low"), (16384, "medium"), (math.inf, "high"))

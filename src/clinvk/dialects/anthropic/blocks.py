@@ -30,7 +30,7 @@ _blocks: dict[str, msgspec.json.Decoder[_Block]] = {
     "image": msgspec.json.Decoder(ImageIn),
     "document": msgspec.json.Decoder(DocumentIn),
     "search_result": msgspec.json.Decoder(SearchResultIn),
-    "tool_use": msgspec.json.Decoder(ToolUseIn),
+    "tool_use": strict.decoder(ToolUseIn),
     "tool_result": msgspec.json.Decoder(ToolResultIn),
 }
 """Blocks of other kinds are passed over: earlier thinking, which is the model's own, and what only the vendor has."""
@@ -129,7 +129,10 @@ def _document(source: Source, place: str) -> Iterator[str | Image]:
         case "text":
             yield _data(source, place)
         case "content":
-            yield from _content(source.content, f"{place}.content")
+            for block, at in _read(source.content, f"{place}.content"):
+                if not isinstance(block, TextIn | ImageIn):  # each level would be decoded again
+                    raise InvalidRequest(f"{at} must be a text or an image: it is inside a document", at)
+                yield from _parts(block, at)
         case other:
             raise InvalidRequest(
                 f"{place}.type is {other!r}; a document must be 'text' or 'content': the agents take no other ones",

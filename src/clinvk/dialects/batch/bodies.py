@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from clinvk.dialects.prompt_body import Asked, PromptBody, Seconds, request_of
+from clinvk.dialects.prompt_body import Asked, Name, PromptBody, Seconds, request_of
 from clinvk.errors import ClinvkError, InvalidRequest, placed
 from clinvk.plan import Chain, Compare, Isolation, Parallel, Part
 from clinvk.request import RunRequest
@@ -31,10 +31,10 @@ class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     id: Annotated[
-        str | None, Meta(description="Comes back with the result and its events; no two tasks have the same.")
+        Name | None, Meta(description="Comes back with the result and its events; no two tasks have the same.")
     ] = None
     name: Annotated[
-        str | None,
+        Name | None,
         Meta(description="Comes back too; of a step, what `{{steps.NAME}}` means, so that no two have the same."),
     ] = None
     meta: Annotated[dict[str, object] | None, Meta(description="Comes back with the result.")] = None
@@ -72,7 +72,7 @@ class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="A step that names no directory works where the one before did, also in its worktree."),
     ] = None
     resume_from: Annotated[
-        str | None, Meta(description="The `run_id` of a chain, to go on from its first step that is not finished.")
+        Name | None, Meta(description="The `run_id` of a chain, to go on from its first step that is not finished.")
     ] = None
     dry_run: _All = None
 
@@ -80,18 +80,18 @@ class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class BackendBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of those that are compared, where it has a model or isolation of its own."""
 
-    backend: Annotated[str, Meta(description="The agent CLI.")]
-    model: Annotated[str | None, Meta(description="Beats the `model` of the body.")] = None
-    name: Annotated[str | None, Meta(description="Comes back with the result and its events.")] = None
+    backend: Annotated[Name, Meta(description="The agent CLI.")]
+    model: Annotated[Name | None, Meta(description="Beats the `model` of the body.")] = None
+    name: Annotated[Name | None, Meta(description="Comes back with the result and its events.")] = None
     isolation: _Where = None
 
 
 class JudgeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One more agent, which names the better answer; it is not told who gave which, and sees them in any order."""
 
-    backend: Annotated[str, Meta(description="The agent CLI that judges.")]
+    backend: Annotated[Name, Meta(description="The agent CLI that judges.")]
     prompt: Annotated[str | None, Meta(description="What counts, besides what the prompt itself asks.")] = None
-    model: Annotated[str | None, Meta(description="A model of that CLI, or an alias.")] = None
+    model: Annotated[Name | None, Meta(description="A model of that CLI, or an alias.")] = None
     timeout_secs: Annotated[Seconds | None, Meta(description="Seconds that it may take.")] = None
 
 
@@ -99,7 +99,7 @@ class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt for several backends, side by side."""
 
     backends: Annotated[
-        list[str | BackendBody],
+        list[Name | BackendBody],
         Meta(min_length=1, max_length=100, description="Names, or objects.", examples=[["claude", "codex"]]),
     ]
     sequential: Annotated[bool | None, Meta(description="One after the other.")] = None

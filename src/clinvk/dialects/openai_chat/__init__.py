@@ -28,7 +28,7 @@ from clinvk.result import RunResult
 
 _JSON_OBJECT: dict[str, object] = {"type": "object"}
 _NO_THINKING = ("none", "disabled")
-_body = msgspec.json.Decoder(ChatBody)
+_body = strict.decoder(ChatBody)
 _encoder = msgspec.json.Encoder()
 
 

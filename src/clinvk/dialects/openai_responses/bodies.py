@@ -92,7 +92,7 @@ class _Items(msgspec.Struct, frozen=True):
     input: str | list[msgspec.Raw] = ""
 
 
-_bodies = msgspec.json.Decoder(ResponseBody)
+_bodies = strict.decoder(ResponseBody)
 _items = msgspec.json.Decoder(_Items)
 
 

@@ -67,8 +67,8 @@ class _Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 _heads = msgspec.json.Decoder(InputItem)
 _messages = msgspec.json.Decoder(_Message)
-_calls = msgspec.json.Decoder(_Call)
-_outcomes = msgspec.json.Decoder(_Outcome)
+_calls = strict.decoder(_Call)
+_outcomes = strict.decoder(_Outcome)
 _encoder = msgspec.json.Encoder()
 
 

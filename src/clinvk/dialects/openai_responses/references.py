@@ -29,7 +29,7 @@ class _Body(msgspec.Struct, frozen=True):
     input: list[_Item]
 
 
-_bodies = msgspec.json.Decoder(_Body)
+_bodies = strict.decoder(_Body)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _inputs = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode

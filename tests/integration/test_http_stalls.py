@@ -1,0 +1,154 @@
+"""No request keeps the server from answering others, whatever its body."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from scripted import Scripted
+from scripted.steps import claude_says
+from serving import serving
+
+MOST_S = 0.5
+"""CPU time between two turns of a task that asks for one every 5 ms: on a busy machine the clock would tell little."""
+
+PROMPT = "/api/v1/prompt"
+CHAT = "/openai/v1/chat/completions"
+MESSAGES = "/anthropic/v1/messages"
+RESPONSES = "/openai/v1/responses"
+
+
+class Turns:
+    """How long the loop's other tasks had to wait, at most."""
+
+    longest_s = 0.0
+
+
+@asynccontextmanager
+async def watched() -> AsyncGenerator[Turns]:
+    turns = Turns()
+
+    async def take() -> None:
+        at = time.process_time()
+        while True:
+            await asyncio.sleep(0.005)
+            now = time.process_time()
+            turns.longest_s, at = max(turns.longest_s, now - at), now
+
+    taking = asyncio.create_task(take())
+    try:
+        yield turns
+    finally:
+        taking.cancel()
+
+
+def prompt(**fields: object) -> bytes:
+    return json.dumps({"backend": "claude", "prompt": "hi", **fields}).encode()
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"model": "claude", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+def metadata(values: bytes) -> bytes:
+    return b'{"backend": "claude", "prompt": "hi", "metadata": {"a": [%s1]}}' % values
+
+
+def nested(levels: int, text: str) -> bytes:
+    """Documents in documents, which are decoded level by level."""
+    before = '[{"type": "document", "source": {"type": "content", "content": ' * levels
+    content = f'{before}"{text}"{"}}]" * levels}'
+    return f'{{"model": "claude", "messages": [{{"role": "user", "content": {content}}}]}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        pytest.param(PROMPT, prompt(workdir="/" + "a/" * 100_000), 400, id="a long path"),
+        pytest.param(PROMPT, prompt(workdir="a/" * 100_000), 400, id="a long relative path"),
+        pytest.param(PROMPT, prompt(add_dirs=["/" + "a/" * 100_000]), 400, id="a long further path"),
+        pytest.param(PROMPT, prompt(add_dirs=["/usr/src"] * 100_000), 400, id="many paths"),
+        pytest.param(PROMPT, prompt(extra=["--effort=high"] * 400_000), 400, id="many flags"),
+        pytest.param(PROMPT, prompt(allowed_tools=["Read"] * 400_000), 400, id="many tools"),
+        pytest.param(PROMPT, prompt(backend="ab" * 4_000_000), 400, id="a long name of a backend"),
+        pytest.param(PROMPT, prompt(images=[" a" * 2_500_000]), 400, id="an image full of spaces"),
+        pytest.param(PROMPT, prompt(images=["data:" + ";a=b" * 1_200_000]), 400, id="a long head of an image"),
+        pytest.param(PROMPT, metadata(b"1.1e300," * 150_000), 400, id="large floats"),
+        pytest.param(PROMPT, metadata(b"[]," * 3_000_000), 413, id="empty lists"),
+        pytest.param(CHAT, chat(messages=[{"role": "user", "content": "hi"}] * 100_000), 200, id="many messages"),
+        pytest.param(CHAT, chat(model="ab" * 4_000_000), 400, id="a long name of a model"),
+        pytest.param(
+            CHAT,
+            b'{"model": "claude", "tools": [%s{}]}' % (b'{"a": {"b": {}}},' * 400_000),
+            413,
+            id="many tools of the client",
+        ),
+        pytest.param(MESSAGES, nested(200, "x" * 8_000_000), 400, id="nested documents"),
+        pytest.param(
+            RESPONSES,
+            json.dumps({"model": "claude", "input": [{"role": "user", "content": "hi"}] * 100_000}).encode(),
+            200,
+            id="many items",
+        ),
+        pytest.param(
+            "/api/v1/chain",
+            json.dumps(
+                {"steps": [{"backend": "claude", "prompt": "{{input}}" * 800_000}], "input": "x" * 1000}
+            ).encode(),
+            200,
+            id="a prompt that grows as it is filled in",
+        ),
+        pytest.param(
+            "/api/v1/parallel",
+            json.dumps({"tasks": [*([{"backend": "claude", "prompt": "hi"}] * 90_000), {"prompt": "hi"}]}).encode(),
+            400,
+            id="many tasks",
+        ),
+    ],
+)
+async def test_no_body_holds_up_other_requests(scripted: Scripted, path: str, body: bytes, status: int) -> None:
+    scripted.play(claude_says("hello"))
+    async with serving(scripted.env) as served:
+        await served.prompt()  # what is imported for the first one
+        async with watched() as turns:
+            response = await served.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert response.status_code == status, response.text[:500]
+        assert len(response.content) < 10_000
+    assert turns.longest_s < MOST_S
+
+
+async def test_a_long_path_in_a_header_is_refused_at_once(scripted: Scripted) -> None:
+    async with serving(scripted.env) as served:
+        response = await served.client.post(CHAT, json=json.loads(chat()), headers={"x-clinvk-workdir": "/a" * 30_000})
+    assert response.status_code == 400
+    assert "at most 4095" in response.text
+
+
+@pytest.mark.parametrize("tail", ["", "STOP", "STOP and more"])
+async def test_a_long_answer_is_searched_for_stop_texts_bit_by_bit(scripted: Scripted, tail: str) -> None:
+    """The texts differ from the answer in their middle, the worst place."""
+    scripted.play(claude_says("a" * 1_000_000 + tail))
+    stop = ["a" * (450 + size) + "b" + "a" * 450 for size in range(99)]
+    async with serving(scripted.env) as served:
+        await served.prompt()
+        async with watched() as turns:
+            response = await served.prompt(stop=[*stop, "STOP"])
+    told = response.json()
+    assert len(told["output"]) == 1_000_000
+    assert told["stop_reason"] == ("stop_sequence" if tail else "end_turn")
+    assert turns.longest_s < MOST_S
+
+
+async def test_a_chain_whose_prompt_grows_too_long_ends_with_that_step(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.play(claude_says("x" * 9_000_000))
+    steps = [{"backend": "claude", "prompt": text} for text in ("hi", "{{previous}}{{previous}}", "never")]
+    async with serving(scripted.env) as served:
+        response = await served.client.post("/api/v1/chain", json={"steps": steps, "stop_on_failure": True})
+    told = response.json()
+    assert (told["completed_steps"], told["failed_step"]) == (1, 2)
+    assert "prompt has more than 16777216 characters" in told["results"][1]["error"]
+    assert len(scripted.calls()) == 1

@@ -1,0 +1,43 @@
+"""How many values a JSON document has is counted exactly, whatever its strings have."""
+
+import json
+import random
+
+import pytest
+
+from clinvk import text
+from clinvk.text import json_values
+from standin.document import JSON
+
+
+def _document(chance: random.Random, depth: int = 0) -> JSON:
+    kind = chance.random()
+    if depth > 4 or kind < 0.5:
+        return "".join(chance.choice('a"\\[{,é\n]}') for _ in range(chance.randint(0, 6)))
+    if kind < 0.75:
+        return [_document(chance, depth + 1) for _ in range(chance.randint(0, 5))]
+    return {str(_document(chance, 9)): _document(chance, depth + 1) for _ in range(chance.randint(0, 5))}
+
+
+def _signs(value: JSON) -> int:
+    """The brackets, braces and commas of a value."""
+    if isinstance(value, list):
+        return 1 + max(0, len(value) - 1) + sum(map(_signs, value))
+    if isinstance(value, dict):
+        return 1 + max(0, len(value) - 1) + sum(map(_signs, value.values()))
+    return 0
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_what_stands_in_strings_does_not_count(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MAX_JSON_VALUES", 0)
+    monkeypatch.setattr(text, "_SLICE_BYTES", 7)
+    chance = random.Random(seed)
+    value = _document(chance)
+    document = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode()
+    if any(sign in document for sign in b"[{,"):
+        assert json_values(document) == _signs(value)
+
+
+def test_a_long_text_is_one_value() -> None:
+    assert json_values(json.dumps(["[1, {2}]," * 200_000]).encode()) == 1

@@ -1,0 +1,39 @@
+"""Look-ups in threads of their own: results, errors, deadlines."""
+
+import asyncio
+import threading
+
+import pytest
+
+from clinvk.runtime import threads
+from clinvk.runtime.threads import Lookups
+
+
+async def test_a_lookup_gives_its_result_or_its_error() -> None:
+    lookups = Lookups()
+    assert await lookups.run(lambda: 5) == 5
+    with pytest.raises(ValueError, match="amiss"):
+        await lookups.run(_fail)
+
+
+async def test_stuck_lookups_end_at_their_deadline_and_leave_room_when_they_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_AT_ONCE", 2)
+    lookups = Lookups(within_s=0.1)
+    answers = threading.Event()
+    for _ in range(3):  # the third gets no thread
+        with pytest.raises(TimeoutError):
+            await lookups.run(answers.wait)
+    answers.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await lookups.run(lambda: "there") == "there"
+                break
+            except TimeoutError:
+                continue
+
+
+def _fail() -> None:
+    raise ValueError("something is amiss")
