@@ -300,4 +300,4 @@ def test_nothing_but_the_answer_is_left_behind(clinvk: Clinvk, served: bool) -> 
     clinvk.run("hello")
     assert sorted(os.listdir(clinvk.folder)) == before
     of_server = {"serve.lock", "serve.sock", "clinvk.db-shm", "clinvk.db-wal"} if served else set[str]()
-    assert {*os.listdir(clinvk.config.parent)} - of_server == {"clinvk.db", "owners"}
+    assert {*os.listdir(clinvk.config.parent)} - of_server == {"clinvk.db", "clinvk.reserve", "owners"}
