@@ -387,9 +387,7 @@ def test_a_port_in_use_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "a\0b", "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 70])
-def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(
-    capfd: pytest.CaptureFixture[str], host: str
-) -> None:
+def test_a_host_that_does_not_exist_is_told_and_gives_exit_code_5(capfd: pytest.CaptureFixture[str], host: str) -> None:
     assert serve(Settings(server=ServerSettings(host=host)), {}, print) == 5
     assert f"cannot listen on http://{host}:8080" in capfd.readouterr().err
 
