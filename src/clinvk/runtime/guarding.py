@@ -51,8 +51,8 @@ class Guard:
 
     async def take_over(self) -> None:
         """End what the dead of this home left, before `start`."""
-        if self._claim:
-            await asyncio.to_thread(self._claim.take, _told(self._marks, self._bounds.cgroup))
+        if claim := self._claim:
+            await asyncio.to_thread(lambda: claim.take(_told(self._marks, self._bounds.cgroup)))
 
     def start(self) -> None:
         """Start a guardian, and another whenever it is gone. It is at work when it has read its program."""
