@@ -10,11 +10,11 @@ import uvloop
 
 from bench.load import Times, times
 from bench.workplace import BenchBroken, Workplace
-from clinvk.config import Settings, complete
-from clinvk.request import RunRequest
+from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
-from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.request import RunRequest
 
 _WARM_UP = 30
 _SETTLE_S = 0.1

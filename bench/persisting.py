@@ -12,10 +12,10 @@ from bench.report import Budget, Figure
 from bench.rounds import interleaved
 from bench.spawning import paced, paces
 from bench.workplace import Workplace
-from clinvk.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 
 _SESSIONS = 10_000
 _AT_ONCE = 500

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from bench.report import Budget, Figure
 from bench.workplace import Workplace
-from clinvk.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store import SessionQuery
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import SessionQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 
 _SIZES = (10_000, 100_000)
 _AT_ONCE = 500

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clinvk.backends import BACKENDS
+from clinvk.backends.registry import BACKENDS
 from shell_backend import DONE, Shell
 
 ANSWER = """echo '{"type":"text_delta","text":"{}"}'\n"""

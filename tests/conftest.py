@@ -14,18 +14,18 @@ from scripted import Scripted
 from standin.process import Address, running
 
 MAY_BLOCK = (
-    ("clinvk/runtime/process.py", {"_popen", "_held"}),
-    ("clinvk/runtime/bounds.py", {"around", "open"}),
-    ("clinvk/runtime/capacity.py", {"capacity"}),
-    ("clinvk/runtime/guarding.py", {"start", "dismiss", "_gone"}),
-    ("clinvk/runtime/executables.py", {"find", "host", "part", "read", "resolve"}),
-    ("clinvk/runtime/surroundings.py", {"path"}),
-    ("clinvk/runtime/fallback.py", {"is_spoken", "note_spoken", "note"}),
-    ("clinvk/api/docs.py", {"__init__"}),
-    ("clinvk/api/inventory.py", {"_version"}),
-    ("clinvk/api/grants.py", {"_resolved", "_judge_directories"}),
+    ("clinvk/runtime/process/spawn.py", {"_popen", "_held"}),
+    ("clinvk/runtime/process/resource_limits.py", {"around", "open"}),
+    ("clinvk/runtime/slots.py", {"capacity"}),
+    ("clinvk/runtime/process/guardian_process.py", {"start", "dismiss", "_gone"}),
+    ("clinvk/runtime/process/executables.py", {"find", "host", "part", "read", "resolve"}),
+    ("clinvk/runtime/agent_environment.py", {"path"}),
+    ("clinvk/runtime/pool/agent_programs.py", {"is_spoken", "note_spoken", "note"}),
+    ("clinvk/api/openapi/docs.py", {"__init__"}),
+    ("clinvk/api/endpoints/health.py", {"_version"}),
+    ("clinvk/api/access/key_policy.py", {"_resolved", "_judge_directories"}),
     (
-        "clinvk/api/workdirs.py",
+        "clinvk/api/access/workdirs.py",
         {
             "_here",
             "check",

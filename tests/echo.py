@@ -8,7 +8,7 @@ import shutil
 from itertools import count
 from pathlib import Path
 
-from clinvk.events import Usage
+from clinvk.types.events import Usage
 from scripted import Scripted
 
 A_TURN = Usage(input_tokens=12, output_tokens=5, cached_tokens=2)

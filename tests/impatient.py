@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
-from clinvk import backends
-from clinvk.api.grants import Grants
-from clinvk.api.keys import Keys
-from clinvk.api.runs import RunEndpoint
-from clinvk.api.server import Server, listen
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.keys import Keys
+from clinvk.api.endpoints.prompts import RunEndpoint
+from clinvk.api.server.server import Server, listen
+from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
-from clinvk.config import Settings
-from clinvk.dialects.base import Dialect
+from clinvk.config.model import Settings
+from clinvk.dialects.dialect import Dialect
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
 

@@ -14,11 +14,11 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Delivery, Host, Launch, NotSpoken, crashed, parsed
-from clinvk.backends.oneshot import OneShotChannel
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta
-from clinvk.policy.flags import Flags
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.shared import OneShotChannel
+from clinvk.policy.rules import Flags
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 NO_FLAGS: Flags = {}
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from clinvk.events import Event, Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store import SessionStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.events import Event, Logged, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 
 AT = 1_800_000_000.0
 """When things happen: a time that is not the tests' own."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import httpx
 
-from clinvk.api.keys import Keys
-from clinvk.api.middleware import Front
-from clinvk.api.server import listen, opened
-from clinvk.api.watching import watched
-from clinvk.backends import BACKENDS
+from clinvk.api.access.keys import Keys
+from clinvk.api.http.middleware import Front
+from clinvk.api.observe.observers import watched
+from clinvk.api.server.server import listen, opened
 from clinvk.backends.base import Backend
-from clinvk.config import (
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.load import home
+from clinvk.config.model import (
     BackendSettings,
     LogSettings,
     PolicySettings,
@@ -23,10 +24,9 @@ from clinvk.config import (
     UnifiedFlags,
     WarmSettings,
 )
-from clinvk.config.loading import home
 from clinvk.runtime.local import LocalRuns
-from clinvk.store import SessionStore
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import SessionStore
+from clinvk.store.sqlite.sqlite import SqliteStore
 from polling import until
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, crashed, last_line
-from clinvk.backends.oneshot import OneShotChannel
-from clinvk.events import Event
-from clinvk.policy.flags import Flags
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.shared import OneShotChannel
+from clinvk.policy.rules import Flags
+from clinvk.types.events import Event
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 NO_FLAGS: Flags = {}
 TEXT = """echo '{"type":"text_delta","text":"hello"}'\n"""

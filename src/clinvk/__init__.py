@@ -6,8 +6,8 @@ The public names below are resolved on first use, so that `import clinvk` costs 
 # Not from `typing`, whose import costs more than all the rest of this module; type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from clinvk.errors import ClinvkError
-    from clinvk.events import (
+    from clinvk.types.errors import ClinvkError
+    from clinvk.types.events import (
         Event,
         Progress,
         RunFailed,
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         ToolResult,
         Usage,
     )
-    from clinvk.request import ApprovalMode, RunRequest, SandboxMode
-    from clinvk.result import RunResult, collect
+    from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+    from clinvk.types.result import RunResult, collect
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _HOME = {
     "RunResult": "result",
     "collect": "result",
 }
-"""The modules of the public names; those not listed are in `events`."""
+"""The modules of the public names, in `types`; those not listed are in `events`."""
 
 
 def __getattr__(name: str) -> object:
@@ -60,4 +60,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'events')}"), name)
+    return getattr(import_module(f"{__name__}.types.{_HOME.get(name, 'events')}"), name)

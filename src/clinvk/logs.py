@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from clinvk.config import LogFormat, LogLevel
-from clinvk.redaction import MOST_CHARS, redacted
+from clinvk.config.model import LogFormat, LogLevel
+from clinvk.types.redaction import MOST_CHARS, redacted
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -33,9 +33,9 @@ _LEVELS: Mapping[LogLevel, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-_OF_REQUESTS = ("clinvk.api.middleware", "clinvk.api.journal")
+_OF_REQUESTS = ("clinvk.api.http.middleware", "clinvk.api.observe.observers")
 """Where a line comes from for each request, and for each run."""
-_OF_CLIENTS = ("uvicorn.error", "clinvk.remote.door")
+_OF_CLIENTS = ("uvicorn.error", "clinvk.remote.socket_server")
 """Where a warning comes from that a client can cause as often as it likes."""
 _SELDOM_S = 60.0
 _TOGETHER_S = 0.05

@@ -8,7 +8,7 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrated import ChainOutcome
+from clinvk.cli.orchestrate.outcomes import ChainOutcome
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
 STEPS = """\

@@ -8,14 +8,14 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.terminal import on_terminal
-from clinvk.cli.flags import RunsFlags
-from clinvk.cli.notes import Notes
-from clinvk.cli.runs import RunsListed, list_all
-from clinvk.cli.table import width
-from clinvk.dialects.records import RunItem, RunView
-from clinvk.record import RunRecord
-from clinvk.store import Page, RunQuery
-from clinvk.store.sqlite import SqliteStore
+from clinvk.cli.parse.flags import RunsFlags
+from clinvk.cli.sessions.runs import RunsListed, list_all
+from clinvk.cli.terminal.output import Notes
+from clinvk.cli.terminal.table import width
+from clinvk.dialects.rest.views import RunItem, RunView
+from clinvk.store.protocol import Page, RunQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.record import RunRecord
 from scripted.steps import claude_says, exits, says, stderr, wait_for
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def test_a_list_that_is_read_in_pages_passes_over_parts_and_has_none_twice(
     for tasks in (1, 3):
         assert clinvk.run("parallel", stdin=json.dumps([{"prompt": "one"}] * tasks).encode()).returncode == 0
         runs = [listed(clinvk)[0].id, *runs]
-    monkeypatch.setattr("clinvk.cli.runs._PAGE", 2)
+    monkeypatch.setattr("clinvk.cli.sessions.runs._PAGE", 2)
     for limit in (0, 2):
         assert list_all(RunsFlags(json=True, limit=limit), clinvk.agent.env, Notes({})) == 0
         told = msgspec.json.decode(capfd.readouterr().out, type=RunsListed)

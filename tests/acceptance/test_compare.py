@@ -8,8 +8,8 @@ import pytest
 
 from acceptance.command import Clinvk
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrated import CompareOutcome
-from clinvk.cli.table import width
+from clinvk.cli.orchestrate.outcomes import CompareOutcome
+from clinvk.cli.terminal.table import width
 from repositories import Repository
 from scripted.steps import claude_says, exits, says, stderr, touch
 

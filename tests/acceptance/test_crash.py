@@ -18,10 +18,10 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.server import Server
-from clinvk.events import RunFailed, RunFinished, TextDelta
-from clinvk.record import RunRecord
-from clinvk.store import RunQuery, SessionQuery
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.events import RunFailed, RunFinished, TextDelta
+from clinvk.types.record import RunRecord
 from earlier import earlier_sessions
 from echo import Echo, answer
 from polling import until_told

@@ -28,9 +28,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api import doors
-from clinvk.backends import BACKENDS
-from clinvk.config.loading import load
+from clinvk.api.access import auth
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.load import load
 from scripted import Scripted
 from scripted.steps import codex_streams, says
 from standin.document import JSON
@@ -113,7 +113,7 @@ class Reader:
                 assert block.text == self.printed.replace(f":{self.port}\n", ":8080\n")
             case "yaml":
                 (self.home / "sample.yaml").write_text(block.text)
-                doors.check(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
+                auth.check(load(str(self.home / "sample.yaml"), self.env, {}, BACKENDS).server)
             case language:
                 pytest.fail(f"{block.place}: no rule for a block of language {language!r}")
 

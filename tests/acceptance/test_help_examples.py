@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import WITHIN_S, Clinvk
-from clinvk.backends import BACKENDS
-from clinvk.cli import help as texts
-from clinvk.cli.commands import COMMANDS, GROUPS, help_of
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.parse import help as texts
+from clinvk.cli.parse.commands import COMMANDS, GROUPS, help_of
 from repositories import Repository
 from scripted.steps import claude_says
 

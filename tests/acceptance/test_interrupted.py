@@ -15,9 +15,10 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.terminal import ENTER, on_terminal
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktree, Worktrees
+from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktrees import Worktrees
 from repositories import Repository
 from scripted.steps import claude_says, hang, stderr, touch
 
@@ -52,7 +53,7 @@ def test_ctrl_c_while_the_command_is_imported_is_7_and_so_it_is_while_python_exi
         "import os, signal, sys\n"
         "class Interrupted:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'clinvk.cli.arguments':\n"
+        "        if name == 'clinvk.cli.parse.arguments':\n"
         "            raise KeyboardInterrupt\n"
         "class Last:\n"
         "    def __del__(self, kill=os.kill, of=(os.getpid(), signal.SIGINT)):\n"

@@ -8,9 +8,9 @@ import httpx
 
 from acceptance.many import command_line
 from acceptance.server import Server
-from clinvk.events import Usage
-from clinvk.store import RunQuery, SessionQuery
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.events import Usage
 from echo import A_TURN, Echo, answer
 from polling import until_told
 

@@ -10,8 +10,8 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.terminal import on_terminal
-from clinvk.cli.orchestrated import ParallelOutcome, PartOutcome
-from clinvk.cli.table import width
+from clinvk.cli.orchestrate.outcomes import ParallelOutcome, PartOutcome
+from clinvk.cli.terminal.table import width
 from scripted.steps import claude_says, exits, hang, ignore, says, stderr, touch, wait_for
 
 STYLE = re.compile(rb"\x1b\[[0-9;]*m")

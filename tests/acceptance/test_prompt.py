@@ -290,8 +290,8 @@ def test_a_prompt_loads_neither_the_server_nor_the_reader_of_settings_files(clin
     clinvk.agent.play(claude_says("x"))
     done = clinvk.run("hello", env={"PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {text.rpartition("|")[2].strip() for text in done.stderr.splitlines()}
-    assert "clinvk.cli.showing" in loaded
-    assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest", "psutil"}
+    assert "clinvk.cli.prompt.display" in loaded
+    assert not loaded & {"starlette", "uvicorn", "yaml", "clinvk.api", "clinvk.dialects.rest.rest", "psutil"}
 
 
 def test_nothing_but_the_answer_is_left_behind(clinvk: Clinvk, served: bool) -> None:

@@ -14,11 +14,10 @@ import pytest
 
 from acceptance.command import WITHIN_S, Clinvk, until
 from acceptance.terminal import on_terminal
-from clinvk.cli.sessions import Shown
-from clinvk.cli.sessions_changes import Cleaned, Deleted
-from clinvk.cli.sessions_export import Exported
-from clinvk.cli.table import width
-from clinvk.dialects.records import SessionList, SessionView
+from clinvk.cli.sessions.session_changes import Cleaned, Deleted
+from clinvk.cli.sessions.sessions import Exported, Shown
+from clinvk.cli.terminal.table import width
+from clinvk.dialects.rest.views import SessionList, SessionView
 from scripted.steps import claude_says, exits, says, stderr, touch, wait_for
 
 T = TypeVar("T")

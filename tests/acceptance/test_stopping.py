@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.command import Clinvk, read_until, until
-from clinvk.runtime.one_shot import STOP_GRACE_S
+from clinvk.runtime.run.execution import STOP_GRACE_S
 from scripted.steps import claude_says, hang, ignore, pause, spawn, touch, wait_for
 
 BEGUN = claude_says("begun ")[:4]

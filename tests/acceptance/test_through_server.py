@@ -21,8 +21,8 @@ import pytest
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
 from clinvk.remote.frames import Ask
-from clinvk.remote.place import connected, path_of
-from clinvk.request import RunRequest
+from clinvk.remote.socket_path import connected, path_of
+from clinvk.types.request import RunRequest
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, letters, says, spawn, touch, wait_for
 
@@ -558,6 +558,6 @@ def test_a_prompt_through_the_server_imports_nothing_that_runs_agents(clinvk: Cl
     assert told.stdout == "x\n"
     assert is_of_server(clinvk.agent.calls()[0])
     imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
-    assert "clinvk.remote.served" in imported
-    agents = {f"clinvk.runtime.{name}" for name in ("local", "runs", "agent")}
+    assert "clinvk.remote.remote_runs" in imported
+    agents = {f"clinvk.runtime.{name}" for name in ("local", "runs", "run.agent_run")}
     assert imported.isdisjoint(agents | {"sqlite3", "yaml", "uvicorn", "psutil"})

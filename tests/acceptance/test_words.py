@@ -6,7 +6,7 @@ import os
 import pytest
 
 from acceptance.command import Clinvk
-from clinvk.cli.commands import FIRST_WORDS
+from clinvk.cli.parse.commands import FIRST_WORDS
 from scripted.steps import claude_says
 
 

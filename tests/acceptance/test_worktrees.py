@@ -12,12 +12,13 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.terminal import Terminal, on_terminal
-from clinvk.cli.table import width
-from clinvk.cli.worktrees import AppliedWorktree, Discarded, ShownWorktree, WorktreeList
-from clinvk.plan import ChangedFile
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktree, Worktrees
+from clinvk.cli.admin.worktrees import AppliedWorktree, Discarded, ShownWorktree, WorktreeList
+from clinvk.cli.terminal.table import width
+from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 from scripted.steps import claude_says, touch, wait_for
 

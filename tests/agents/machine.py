@@ -12,13 +12,13 @@ import psutil
 from msgspec.structs import replace
 
 from acceptance.command import Clinvk, until
-from clinvk.config import Settings, complete
-from clinvk.events import Event
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
-from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.events import Event
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 from standin.document import Record
 from standin.process import Address
 

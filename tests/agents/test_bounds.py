@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.config import AgentSettings
-from clinvk.request import RunRequest
+from clinvk.config.model import AgentSettings
+from clinvk.types.request import RunRequest
 
 AMPLE = AgentSettings(max_memory_mb=2048, max_cpu_secs=600, max_open_files=1024)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agents.machine import Machine
 from clinvk.backends.base import Host
 from clinvk.backends.claude import Claude
-from clinvk.events import (
+from clinvk.types.events import (
     Progress,
     RunFailed,
     RunFinished,
@@ -24,7 +24,7 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import Image, RunRequest
+from clinvk.types.request import Image, RunRequest
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import (
+from clinvk.store.memory import MemoryStore
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,9 +22,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import Image, RunRequest
-from clinvk.result import RunResult
-from clinvk.store.memory import MemoryStore
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.result import RunResult
 from polling import until
 
 pytestmark = pytest.mark.usefixtures("codex_way")

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from agents.machine import Machine
 from clinvk.backends.codex.app_server import AppServerChannel
-from clinvk.events import Event, RunFailed, TextDelta
-from clinvk.request import RunRequest
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
-from clinvk.session import Resume
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, RunFailed, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 
 def ask(prompt: str, session: str | None = None) -> RunRequest:

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import RunFinished
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.events import RunFinished
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
 pytestmark = pytest.mark.usefixtures("codex_way")
 

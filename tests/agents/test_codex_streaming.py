@@ -7,12 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
-from clinvk.request import RunRequest, SandboxMode
-from clinvk.result import RunResult
 from clinvk.runtime import sessions
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, ToolCall, Usage
+from clinvk.types.request import RunRequest, SandboxMode
+from clinvk.types.result import RunResult
 
 BY_EXEC = ("--color=never",)
 

@@ -18,9 +18,9 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.errors import Unsupported
-from clinvk.events import RunFinished
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.errors import Unsupported
+from clinvk.types.events import RunFinished
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
 pytestmark = pytest.mark.usefixtures("codex_way")
 

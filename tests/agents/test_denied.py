@@ -3,8 +3,8 @@
 import pytest
 
 from agents.machine import Machine, clinvk
-from clinvk.events import Progress, RunFinished
-from clinvk.request import RunRequest
+from clinvk.types.events import Progress, RunFinished
+from clinvk.types.request import RunRequest
 
 DENIED = "1 action was denied: Write; approval_mode and sandbox_mode say what is allowed"
 

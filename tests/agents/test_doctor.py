@@ -63,7 +63,7 @@ def test_without_a_login_none_can_be_used(machine: Machine) -> None:
 OLDER = """
 import sys
 from msgspec.structs import replace
-from clinvk.backends import BACKENDS
+from clinvk.backends.registry import BACKENDS
 from clinvk.cli.entry import enter
 
 class Newer(type(BACKENDS[{name!r}])):

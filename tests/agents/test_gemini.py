@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, ToolResult, Usage
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.types.events import RunFailed, RunFinished, RunStarted, StopReason, TextDelta, ToolCall, ToolResult, Usage
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 from standin.document import record
 
 

@@ -12,11 +12,11 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.config import WarmSettings
-from clinvk.events import Event, ToolCall, ToolResult
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, ToolCall, ToolResult
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
 MCP_SERVER = """\
 import json, pathlib, sys

@@ -3,7 +3,7 @@
 import pytest
 
 from agents.machine import Machine
-from clinvk.request import RunRequest
+from clinvk.types.request import RunRequest
 
 MEGABYTE = "x" * 1_000_000
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from agents.machine import Machine
-from clinvk.request import RunRequest
+from clinvk.types.request import RunRequest
 
 DIRECT = {
     "claude": ("claude", "-p", "--permission-mode", "acceptEdits"),

@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
-from clinvk.request import Image, RunRequest
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ThinkingDelta
+from clinvk.types.request import Image, RunRequest
 from standin.document import JSON, record
 
 AGENTS = ("claude", "codex", "gemini")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
-from clinvk.errors import SessionBusy
-from clinvk.events import RunFailed, RunFinished, Usage
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.sessions import fork
-from clinvk.session import Session
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import SessionBusy
+from clinvk.types.events import RunFailed, RunFinished, Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+from clinvk.types.session import Session
 from polling import until
 
 pytestmark = pytest.mark.timeout(180)

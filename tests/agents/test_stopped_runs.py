@@ -12,14 +12,14 @@ from acceptance.command import until as wait_until
 from agents.machine import Machine
 from clinvk.backends.base import Delivery
 from clinvk.backends.codex.app_server import AppServerChannel
-from clinvk.events import RunFailed, ToolCall, Usage
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
-from clinvk.runtime import one_shot, pooled
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.marks import kill_tools
-from clinvk.runtime.process import Process
+from clinvk.runtime.process.process_tags import kill_tools
+from clinvk.runtime.process.spawn import Process
+from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import RunFailed, ToolCall, Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 from polling import until
 
 AT_WORK = 'x [[tool=shell cmd="sleep 600" before="Wait. " usage=100,20,30,10]]'
@@ -29,7 +29,7 @@ ONE_REQUEST = Usage(100, 30, 20, 10)
 @pytest.fixture(autouse=True)
 def time_to_end_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run wait for its agent as long as that takes on a busy machine."""
-    for module in (one_shot, pooled):
+    for module in (execution, execution):
         monkeypatch.setattr(module, "INTERRUPTED_WITHIN_S", 30.0)
 
 
@@ -116,7 +116,7 @@ async def test_codex_does_not_ask_its_model_again_between_the_end_of_its_tool_an
         time.sleep(0.5)
         asked.append(len(machine.requests("x [[")))
 
-    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
+    monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_late)
     result, _ = await cancelled_and_gone_on(machine, warm)
     assert asked[0] == 1
     assert result.usage == counted(heard)
@@ -135,7 +135,7 @@ async def test_a_turn_of_codex_that_ends_by_itself_as_it_is_stopped_is_counted(
         kill_tools(*which)
         wait_until(lambda: any(note["payload"].get("type") == "task_complete" for note in notes(machine)))
 
-    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_late)
+    monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_late)
     monkeypatch.setattr(Process, "hold", goes_on)
     result, _ = await cancelled_and_gone_on(machine, warm)
     assert result.usage == counted(heard) == ONE_REQUEST + ONE_REQUEST

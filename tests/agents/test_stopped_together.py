@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from agents.machine import Machine
-from clinvk.events import ToolCall
-from clinvk.request import RunRequest
-from clinvk.runtime import pooled
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.marks import kill_tools
+from clinvk.runtime.process.process_tags import kill_tools
+from clinvk.runtime.run import execution
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import ToolCall
+from clinvk.types.request import RunRequest
 
 PROMPTS = ("one", "two")
 
@@ -46,8 +46,8 @@ async def test_codex_does_not_ask_its_model_again_for_a_turn_whose_tool_ends_as_
             time.sleep(1.0)
             asked.extend(len(machine.requests(prompt)) for prompt in PROMPTS)
 
-    monkeypatch.setattr("clinvk.runtime.process.kill_tools", kill_tools_in_turn)
-    monkeypatch.setattr(pooled, "INTERRUPTED_WITHIN_S", 30.0)
+    monkeypatch.setattr("clinvk.runtime.process.spawn.kill_tools", kill_tools_in_turn)
+    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 30.0)
     async with LocalRuns(machine.settings, MemoryStore(), machine.env, keeps_warm=True) as runs:
         going = [await at_work(runs, machine, prompt) for prompt in PROMPTS]
         assert runs.warm

@@ -8,8 +8,8 @@ import pytest
 
 from agents.machine import Machine
 from agents.machine import clinvk as _clinvk
-from clinvk.cli.orchestrated import ParallelOutcome
-from clinvk.plan import ChangedFile
+from clinvk.cli.orchestrate.outcomes import ParallelOutcome
+from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 
 CLIS = ("claude", "codex", "gemini")

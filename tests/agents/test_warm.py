@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from agents.machine import Machine
-from clinvk.config import WarmSettings
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolCall, Usage
-from clinvk.request import RunRequest
+from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolCall, Usage
+from clinvk.types.request import RunRequest
 from polling import until
 
 BACKENDS = ("claude", "codex", "gemini")

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from acceptance.command import Clinvk
 from acceptance.command import until as wait_until
 from agents.machine import CODEX_CONFIG, Machine
-from clinvk.config import WarmSettings
-from clinvk.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
-from clinvk.request import RunRequest
-from clinvk.runtime import one_shot, pooled
-from clinvk.runtime.health import Patience
+from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.pool.worker_key import Patience
+from clinvk.runtime.run import execution
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, ToolResult
+from clinvk.types.request import RunRequest
 from integration.pool_server import gone
 from polling import until, until_told
 
@@ -189,9 +189,9 @@ async def test_the_tool_of_a_cancelled_run_is_ended_however_long_its_agent_may_t
     machine: Machine, backend: str, warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, grace in (
-        (one_shot, "STOP_GRACE_S"),
-        (one_shot, "INTERRUPTED_WITHIN_S"),
-        (pooled, "INTERRUPTED_WITHIN_S"),
+        (execution, "STOP_GRACE_S"),
+        (execution, "INTERRUPTED_WITHIN_S"),
+        (execution, "INTERRUPTED_WITHIN_S"),
     ):
         monkeypatch.setattr(module, grace, 60.0)
     seconds = 7200 + 10 * BACKENDS.index(backend) + warm

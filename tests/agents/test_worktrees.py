@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from agents.machine import Machine
-from clinvk.backends import BACKENDS
-from clinvk.plan import Change, ChangedFile
-from clinvk.request import RunRequest, SandboxMode
-from clinvk.runtime.marks import choose
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.backends.registry import BACKENDS
+from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.orchestration import Change, ChangedFile
+from clinvk.types.request import RunRequest, SandboxMode
 from repositories import Repository
 
 

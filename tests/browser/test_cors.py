@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from chromium import NAMES, Page, browsing, executable
-from clinvk.api.keys import Keys
+from clinvk.api.access.keys import Keys
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionBusy, SessionNotFound
-from clinvk.events import RunFailed, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store import RunQuery, SessionQuery, SessionStore
 from clinvk.store.memory import MemoryStore
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import AmbiguousId, InvalidRequest, RunNotFound, SessionBusy, SessionNotFound
+from clinvk.types.events import RunFailed, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 from records import ANSWER, AT, log, new_id, run, session, turn
 
 

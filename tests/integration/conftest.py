@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees.worktrees import Worktrees
 from integration.worktree_home import another
 from repositories import Repository
 

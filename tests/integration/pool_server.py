@@ -5,14 +5,14 @@ import os
 import psutil
 from msgspec.structs import replace
 
-from clinvk.config import Settings, WarmSettings
-from clinvk.events import RunStarted
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.pool import Pool
+from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import RunStarted
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 from lasting_backend import Lasting
 
 ENV = {"PATH": os.environ["PATH"]}

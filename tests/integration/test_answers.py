@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import Launch
-from clinvk.config import BackendSettings, Settings, complete
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
-from clinvk.request import RunRequest
-from clinvk.runtime import marks
+from clinvk.config.model import BackendSettings, Settings, complete
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.private import PrivateFolder
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.schema import Schemas
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.private_folder import PrivateFolder
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.run.schema import Schemas
 from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ToolCall, Usage
+from clinvk.types.request import RunRequest
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_says, gemini_says, hang, ignore, says, spawn
 
@@ -341,7 +341,7 @@ async def test_a_schema_that_takes_for_ever_to_look_at_holds_nothing_up(scripted
 async def test_a_schema_is_looked_at_once() -> None:
     """What its judge says where it cannot be started is for the log alone."""
     environ: dict[str, str] = {}
-    schemas = Schemas(Spawner(marks.choose()), environ)
+    schemas = Schemas(Spawner(process_tags.choose()), environ)
     await schemas.check(INTEGER)
     environ["PYTHONHOME"] = "/nowhere"
     await schemas.check(dict(INTEGER))

@@ -11,12 +11,12 @@ import pytest
 from anthropic.types import MessageParam
 from pydantic import BaseModel
 
-from clinvk.api.keys import Keys
+from clinvk.api.access.keys import Keys
 from clinvk.backends.claude.ending import not_logged_in
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import Call, Facts
-from clinvk.events import RunFinished, RunStarted, TextDelta
-from clinvk.request import RunRequest
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.types.events import RunFinished, RunStarted, TextDelta
+from clinvk.types.request import RunRequest
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, wait_for

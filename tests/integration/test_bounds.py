@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.config import AgentSettings
-from clinvk.errors import BackendUnavailable, ConfigError, InvalidRequest
-from clinvk.runtime import bounds
-from clinvk.runtime.bounds import Bounds
-from clinvk.runtime.guarding import Guard
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.tool import Exited, run_tool
+from clinvk.config.model import AgentSettings
+from clinvk.runtime.process import resource_limits
+from clinvk.runtime.process.executables import Exited, run_tool
+from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import BackendUnavailable, ConfigError, InvalidRequest
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -191,15 +191,15 @@ async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bou
 
 
 def test_where_no_cgroup_can_be_made_it_is_said_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bounds, "_own_cgroup", lambda: str(tmp_path / "nowhere"))
+    monkeypatch.setattr(resource_limits, "_own_cgroup", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: No such file .*nowhere/clinvk-.*Delegate=yes"):
-        bounds.check(AgentSettings(cgroup=True))
+        resource_limits.check(AgentSettings(cgroup=True))
 
 
 def test_a_folder_that_is_no_cgroup_is_refused_and_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bounds, "_own_cgroup", lambda: str(tmp_path))
+    monkeypatch.setattr(resource_limits, "_own_cgroup", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: .*cgroup\.procs"):
-        bounds.check(AgentSettings(cgroup=True))
+        resource_limits.check(AgentSettings(cgroup=True))
     assert os.listdir(tmp_path) == []

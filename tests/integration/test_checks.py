@@ -6,11 +6,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.errors import InvalidRequest
-from clinvk.plan import Check
-from clinvk.runtime.checks import OUTPUT_BYTES, run_check
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
+from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.checks import OUTPUT_BYTES, run_check
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.orchestration import Check
 
 ENV = {"PATH": os.environ["PATH"]}
 

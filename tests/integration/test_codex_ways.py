@@ -6,13 +6,13 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from clinvk.config import Settings, complete
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.request import RunRequest
-from clinvk.runtime import one_shot
-from clinvk.runtime.fallback import Fallbacks
+from clinvk.config.model import Settings, complete
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.request import RunRequest
 from polling import until
 from scripted import Scripted
 from scripted.steps import codex_says, codex_streams, exits, hang, line, spawn
@@ -42,7 +42,7 @@ def instead_of_a_server(scripted: Scripted, script: str) -> None:
 async def test_pieces_come_from_the_server_which_then_exits_by_itself(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_shot, "LINGER_S", 600.0)  # after which it would be stopped
+    monkeypatch.setattr(execution, "LINGER_S", 600.0)  # after which it would be stopped
     scripted.play(codex_streams("one ", "two"), server=True)
     async with local_runs(scripted) as runs:
         told = await events(runs, replace(REQUEST, prompt="say it"))
@@ -60,7 +60,7 @@ async def test_pieces_come_from_the_server_which_then_exits_by_itself(
 async def test_a_codex_without_a_server_is_noticed_once(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(codex_says("by exec"))
     async with local_runs(scripted) as runs:
-        with caplog.at_level(logging.WARNING, "clinvk.runtime.fallback"):
+        with caplog.at_level(logging.WARNING, "clinvk.runtime.pool.agent_programs"):
             assert [await events(runs) for _ in range(3)] == [BY_EXEC] * 3
     assert (scripted.refusals(), len(scripted.calls())) == (1, 3)
     assert [record.message for record in caplog.records] == [

@@ -15,22 +15,22 @@ import psutil
 import pytest
 
 from clinvk.backends.base import PRIVATE, Launch
-from clinvk.config import AgentSettings
-from clinvk.runtime import marks
-from clinvk.runtime.bounds import Bounds
-from clinvk.runtime.guarding import Guard
-from clinvk.runtime.private import PrivateFolder
-from clinvk.runtime.process import Spawner
+from clinvk.config.model import AgentSettings
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.private_folder import PrivateFolder
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.spawn import Spawner
 from polling import until
 
 ENV = {"PATH": os.environ["PATH"]}
 UNBOUND = Bounds(AgentSettings(), 0)
 OUTER = """
 import asyncio, subprocess, sys, time
-from clinvk.config import AgentSettings
-from clinvk.runtime.bounds import Bounds
-from clinvk.runtime.guarding import Guard
-from clinvk.runtime.marks import RlimitMarks
+from clinvk.config.model import AgentSettings
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.process_tags import RlimitMarks
 
 async def main():
     own = RlimitMarks(int(sys.argv[1]))
@@ -56,23 +56,25 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture(params=[marks.RlimitMarks, marks.TreeMarks])
-def own(request: pytest.FixtureRequest) -> marks.Marks:
+@pytest.fixture(params=[process_tags.RlimitMarks, process_tags.TreeMarks])
+def own(request: pytest.FixtureRequest) -> process_tags.Marks:
     return request.param(number())
 
 
 @pytest.fixture
-def agent(own: marks.Marks) -> Generator["subprocess.Popen[bytes]"]:
+def agent(own: process_tags.Marks) -> Generator["subprocess.Popen[bytes]"]:
     """A process that carries a mark."""
     with own.marking(1):
-        environ = {**ENV, marks.MARK_VARIABLE: marks.label(own.server, 1)}
+        environ = {**ENV, process_tags.MARK_VARIABLE: process_tags.label(own.server, 1)}
         process = subprocess.Popen(["sleep", "300"], env=environ, start_new_session=True)
     yield process
     process.kill()
     process.wait()
 
 
-async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, agent: "subprocess.Popen[bytes]") -> None:
+async def test_a_guardian_that_is_alarmed_ends_what_is_left(
+    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
+) -> None:
     guard = Guard(own, UNBOUND)
     guard.start()
     assert agent.poll() is None
@@ -82,7 +84,7 @@ async def test_a_guardian_that_is_alarmed_ends_what_is_left(own: marks.Marks, ag
 
 @pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
 async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_clinvk_alone(
-    own: marks.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+    own: process_tags.Marks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
 ) -> None:
     monkeypatch.chdir(tmp_path.parent)
     monkeypatch.setenv("TMPDIR", tmp_path.name if is_relative else str(tmp_path))
@@ -100,7 +102,7 @@ async def test_a_guardian_that_is_alarmed_removes_the_private_folders_of_its_cli
 
 
 async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
-    own: marks.Marks, agent: "subprocess.Popen[bytes]"
+    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
     guard = Guard(own, UNBOUND)
     guard.start()
@@ -112,7 +114,7 @@ async def test_a_guardian_that_is_dismissed_is_gone_and_ends_nothing(
 
 
 async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
-    own: marks.Marks, agent: "subprocess.Popen[bytes]"
+    own: process_tags.Marks, agent: "subprocess.Popen[bytes]"
 ) -> None:
     guard = Guard(own, UNBOUND)
     guard.start()
@@ -120,7 +122,9 @@ async def test_a_search_for_all_finds_the_agents_and_not_the_guardian(
     guard.dismiss()
 
 
-async def test_a_guardian_that_ends_by_itself_is_replaced(own: marks.Marks, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_guardian_that_ends_by_itself_is_replaced(
+    own: process_tags.Marks, caplog: pytest.LogCaptureFixture
+) -> None:
     guard = Guard(own, UNBOUND)
     guard.start()
     first = guard.pid
@@ -136,7 +140,7 @@ async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
 ) -> None:
     python = sys.executable
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    guard = Guard(marks.RlimitMarks(number()), UNBOUND)
+    guard = Guard(process_tags.RlimitMarks(number()), UNBOUND)
     guard.start()
     assert guard.pid is None
     assert "no guardian can be started" in caplog.text
@@ -148,7 +152,7 @@ async def test_a_guardian_that_cannot_be_started_is_told_of_and_tried_again(
 async def test_a_guardian_that_ends_while_no_file_can_be_opened_is_replaced_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guard = Guard(marks.RlimitMarks(number()), UNBOUND)
+    guard = Guard(process_tags.RlimitMarks(number()), UNBOUND)
     guard.start()
     assert guard.pid
 
@@ -165,7 +169,7 @@ async def test_a_guardian_that_ends_while_no_file_can_be_opened_is_replaced_late
 
 async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_path: Path) -> None:
     """The sweep of the clinvk around ends the one inside and leaves its guardian, which nothing else would do for."""
-    spawner = Spawner(marks.RlimitMarks(number()))
+    spawner = Spawner(process_tags.RlimitMarks(number()))
     escaped = tmp_path / "pid"
     hide = f"(env -i setsid /bin/sh -c '(sh -c \"echo \\$\\$ > {escaped}; exec sleep 300\") &' &)"
     argv = [sys.executable, "-c", OUTER, str(number()), hide]

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.config import Settings, WarmSettings
-from clinvk.events import RunFailed
-from clinvk.request import RunRequest
+from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import RunFailed
+from clinvk.types.request import RunRequest
 from integration.pool_server import ENV
 from lasting_backend import Lasting
 from scripted import Scripted

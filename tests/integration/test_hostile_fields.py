@@ -19,10 +19,10 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.registry import BACKENDS
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 from polling import until
 from scripted.steps import says
 from serving import Served, serving

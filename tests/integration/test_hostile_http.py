@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clinvk.api.keys import Keys
+from clinvk.api.access.keys import Keys
 from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted

@@ -10,16 +10,16 @@ import httpx
 import msgspec
 import pytest
 
-from clinvk.api.app import Later
-from clinvk.api.batch import BatchEndpoint
-from clinvk.config import ServerSettings
-from clinvk.dialects.batch import bodies
-from clinvk.events import Logged
-from clinvk.orchestrate import resuming
-from clinvk.record import RunRecord
-from clinvk.request import PartOf
-from clinvk.session import Session
+from clinvk.api.endpoints.batch import BatchEndpoint
+from clinvk.api.server.app import Later
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.rest import bodies
+from clinvk.orchestrate import chain_resume
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Logged
+from clinvk.types.record import RunRecord
+from clinvk.types.request import PartOf
+from clinvk.types.session import Session
 from echo import Echo, answer
 from polling import until, until_told
 from scripted import Scripted
@@ -658,7 +658,7 @@ async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
 async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resuming, "_PAGE", 1)
+    monkeypatch.setattr(chain_resume, "_PAGE", 1)
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     steps = [task("one"), task("two {{previous}}", name="n"), task("three {{steps.n}} {{input}}")]

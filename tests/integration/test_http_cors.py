@@ -2,12 +2,12 @@
 
 import pytest
 
-from clinvk.api.keys import Keys
-from clinvk.api.server import serve
-from clinvk.config import ServerSettings, Settings
-from clinvk.errors import ConfigError
-from clinvk.session import Session
+from clinvk.api.access.keys import Keys
+from clinvk.api.server.server import serve
+from clinvk.config.model import ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import ConfigError
+from clinvk.types.session import Session
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from clinvk.events import Logged, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
 from clinvk.store.memory import MemoryStore
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.events import Logged, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, wait_for

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api import half_closed
+from clinvk.api.http import half_closed
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, spawn, wait_for

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from clinvk.api.key_file import Limits
+from clinvk.api.access.key_file import Limits
 from integration.test_http_keys import made as key_for
 from integration.worktree_home import another, changed, home
 from polling import until

@@ -14,23 +14,22 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
-from clinvk.api import limits
-from clinvk.api.doors import doors, locked
-from clinvk.api.grants import Grants
-from clinvk.api.inventory import Inventory
-from clinvk.api.key_file import KeyFile, Limits
-from clinvk.api.keys import Keys, tended
-from clinvk.api.meta import Status
+from clinvk.api.access import rate_limits
+from clinvk.api.access.auth import doors, locked
+from clinvk.api.access.key_file import KeyFile, Limits
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.keys import Keys, tended
+from clinvk.api.endpoints.health import Inventory, Status
 from clinvk.backends.base import Backend
-from clinvk.config import ServerSettings, Settings
-from clinvk.config.loading import home
-from clinvk.dialects.base import BudgetSpent, KeyRefused
-from clinvk.record import UsageOfDay
-from clinvk.request import RunRequest
+from clinvk.config.load import home
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.dialects.dialect import BudgetSpent, KeyRefused
 from clinvk.runtime.local import LocalRuns
-from clinvk.session import Session
-from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import SessionQuery
+from clinvk.types.record import UsageOfDay
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
 from polling import until, until_told
 from records import AT, turn
 from scripted import Scripted
@@ -61,7 +60,7 @@ async def limited(
 ) -> AsyncGenerator[Served]:
     """Serve two requests at once, and then one a second, by a clock that stands still."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("clinvk.api.doors.Limits", partial(limits.Limits, now=lambda: 1.0))
+        patched.setattr("clinvk.api.access.auth.Limits", partial(rate_limits.Limits, now=lambda: 1.0))
         async with serving(
             scripted.env,
             store=MemoryStore(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.config import BackendSettings, PolicySettings
+from clinvk.config.model import BackendSettings, PolicySettings
 from clinvk.store.memory import MemoryStore
 from scripted import Scripted
 from scripted.steps import claude_says, exits, stderr

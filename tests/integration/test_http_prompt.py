@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from clinvk.backends.base import Host, Launch
-from clinvk.config import BackendSettings, UnifiedFlags
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.config.model import BackendSettings, UnifiedFlags
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, ignore, letters, pause, spawn, stderr, touch, wait_for

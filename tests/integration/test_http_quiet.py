@@ -10,17 +10,17 @@ import msgspec
 import pytest
 from starlette.types import Message
 
-from clinvk.api.grants import Grants
-from clinvk.api.keys import Keys
-from clinvk.api.runs import RunEndpoint
-from clinvk.api.viewers import Viewers
-from clinvk.config import ServerSettings, Settings
-from clinvk.dialects.rest import Rest
-from clinvk.record import RunRecord
-from clinvk.request import RunRequest
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.keys import Keys
+from clinvk.api.endpoints.prompts import RunEndpoint
+from clinvk.api.endpoints.runs import Viewers
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
-from clinvk.store import SessionStore
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
 from polling import until
 from shell_backend import DONE, TEXT, Shell
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clinvk.config import BackendSettings
-from clinvk.events import Logged, RunStarted, TextDelta
-from clinvk.record import RunRecord
+from clinvk.config.model import BackendSettings
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Logged, RunStarted, TextDelta
+from clinvk.types.record import RunRecord
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says, exits, hang, letters, spawn, wait_for

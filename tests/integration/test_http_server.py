@@ -15,18 +15,18 @@ import pytest
 from starlette.routing import Route
 
 from clinvk import __version__
-from clinvk.api.app import Shortcut
-from clinvk.api.cors import Cors
-from clinvk.api.gate import Gate
-from clinvk.api.server import greeting, listen, serve
-from clinvk.api.upkeep import tended
-from clinvk.config import BackendSettings, ServerSettings, Settings
-from clinvk.errors import ConfigError, StoreUnavailable
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store import Page, SessionQuery
+from clinvk.api.access.auth import Gate
+from clinvk.api.access.cors import Cors
+from clinvk.api.server.app import Shortcut
+from clinvk.api.server.housekeeping import tended
+from clinvk.api.server.server import greeting, listen, serve
+from clinvk.config.model import BackendSettings, ServerSettings, Settings
 from clinvk.store.memory import MemoryStore
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import Page, SessionQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import ConfigError, StoreUnavailable
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 from polling import until, until_told
 from scripted import Scripted
 from scripted.steps import claude_says
@@ -122,7 +122,7 @@ async def test_what_an_earlier_clinvk_kept_is_imported_and_what_is_old_is_cleane
             id="c" * 32, backend="codex", created_at=1.0, last_used=1.0, working_dir="/", initial_prompt="old"
         )
         await store.create(old)
-        with caplog.at_level("INFO", "clinvk.api.upkeep"):
+        with caplog.at_level("INFO", "clinvk.api.server.housekeeping"):
             async with tended(store, retention_days=30):
                 await until(lambda: "cleaned" in caplog.text)
         assert [session.id for session in (await store.sessions(SessionQuery())).items] == ["a" * 32]
@@ -211,8 +211,8 @@ async def is_interrupted(store: SqliteStore, run_id: str) -> bool:
 
 BEGIN_AND_DIE = """
 import asyncio, os, sys, msgspec
-from clinvk.record import RunRecord
-from clinvk.store.sqlite import SqliteStore
+from clinvk.types.record import RunRecord
+from clinvk.store.sqlite.sqlite import SqliteStore
 async def begin():
     async with SqliteStore(sys.argv[1]) as store:
         await store.begin(msgspec.json.decode(sys.argv[2], type=RunRecord), None)
@@ -328,7 +328,7 @@ async def test_each_answer_has_an_id_the_clients_own_if_it_sends_a_sane_one(scri
 async def test_a_path_cannot_forge_a_line_of_the_log(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     path = "/x%0aPOST%20/api/v1/prompt%20200%0d%1b[2J%e2%80%a8%3fy"
     async with serving(scripted.env) as served:
-        with caplog.at_level("INFO", "clinvk.api.middleware"):
+        with caplog.at_level("INFO", "clinvk.api.http.middleware"):
             response = await served.client.get(path)
             wrong = await served.client.put("/api/v1/runs/%0aforged")
             await until(lambda: len(caplog.records) == 2)
@@ -342,11 +342,11 @@ async def test_a_path_cannot_forge_a_line_of_the_log(scripted: Scripted, caplog:
 
 async def test_a_prompt_is_logged_with_its_status_and_id(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     scripted.play(claude_says("x"))
-    with caplog.at_level("INFO", "clinvk.api.middleware"):
+    with caplog.at_level("INFO", "clinvk.api.http.middleware"):
         async with serving(scripted.env) as served:
             await served.client.post("/api/v1/prompt", json={}, headers={"x-request-id": "id1"})
             await served.client.get("/health")
-    (entry,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.middleware"]
+    (entry,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.http.middleware"]
     assert entry.startswith("POST /api/v1/prompt 400, ")
     assert entry.endswith("request id1, from 127.0.0.1")
 

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from clinvk.events import Usage
-from clinvk.session import Session
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Usage
+from clinvk.types.session import Session
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, exits, hang, wait_for
 from serving import Served, serving

@@ -12,10 +12,10 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from clinvk.api.keys import Keys
-from clinvk.api.protocol import MAX_HEAD_BYTES
-from clinvk.session import Session
+from clinvk.api.access.keys import Keys
+from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
+from clinvk.types.session import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, pause

@@ -21,8 +21,8 @@ from scripted.steps import claude_says, hang, ignore, spawn, wait_for
 
 SERVE = """
 import os, sys
-from clinvk.api.server import serve
-from clinvk.config import ServerSettings, Settings, WarmSettings
+from clinvk.api.server.server import serve
+from clinvk.config.model import ServerSettings, Settings, WarmSettings
 server = ServerSettings(port=0, shutdown_grace_secs=int(sys.argv[1]), max_concurrent_runs=1)
 settings = Settings(server=server, warm=WarmSettings(enabled=False))
 sys.exit(serve(settings, dict(os.environ), lambda text: print(text, flush=True)))
@@ -59,8 +59,8 @@ class Process:
     def end(self) -> tuple[int, str]:
         """Wait for the exit, for less than a long grace; give the code, and what was said but how it stops."""
         _, told = self.popen.communicate(timeout=30)
-        self.stopping = re.findall(r" clinvk\.api\.stopping: (.*)\n", told)
-        return self.popen.returncode, re.sub(r".* clinvk\.api\.stopping: .*\n", "", told)
+        self.stopping = re.findall(r" clinvk\.api\.server\.lifecycle: (.*)\n", told)
+        return self.popen.returncode, re.sub(r".* clinvk\.api\.server\.lifecycle: .*\n", "", told)
 
 
 class Answer(threading.Thread):

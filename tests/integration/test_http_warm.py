@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.cli.doctor import machine
-from clinvk.config import ServerSettings, WarmSettings
+from clinvk.cli.admin.doctor import machine
+from clinvk.config.model import ServerSettings, WarmSettings
 from lasting_backend import Lasting
 from polling import until
 from serving import Served, serving

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.key_file import KeyFile, Limits
-from clinvk.api.keys import Keys
-from clinvk.config import LogSettings
-from clinvk.config.loading import home
+from clinvk.api.access.key_file import KeyFile, Limits
+from clinvk.api.access.keys import Keys
+from clinvk.config.load import home
+from clinvk.config.model import LogSettings
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, codex_says, wait_for
@@ -148,12 +148,15 @@ async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
 ) -> None:
     text, keys = await key_of(scripted)
     scripted.play(claude_says("an answer"))
-    with caplog.at_level(logging.INFO, "clinvk.api.middleware"), caplog.at_level(logging.INFO, "clinvk.api.journal"):
+    with (
+        caplog.at_level(logging.INFO, "clinvk.api.http.middleware"),
+        caplog.at_level(logging.INFO, "clinvk.api.observe.observers"),
+    ):
         async with serving(scripted.env, keys=keys) as served:
             headers = {"x-api-key": text, "x-request-id": "q1"}
             body = {"backend": "claude", "prompt": "a secret"}
             answer = (await served.client.post("/api/v1/prompt?token=x", json=body, headers=headers)).json()
-    request, run = (fields_of(caplog, name) for name in ("clinvk.api.middleware", "clinvk.api.journal"))
+    request, run = (fields_of(caplog, name) for name in ("clinvk.api.http.middleware", "clinvk.api.observe.observers"))
     assert (request["method"], request["path"], request["status"]) == ("POST", "/api/v1/prompt", 200)
     assert request["run_id"] == run["run_id"] == answer["run_id"]
     assert request["key"] == run["key"] == "ana"
@@ -161,7 +164,7 @@ async def test_a_line_of_the_log_tells_of_a_run_and_of_its_request(
     assert (run["outcome"], run["session_id"]) == ("finished", answer["session_id"])
     assert run["model"] == "claude-scripted"
     assert (run["input_tokens"], run["output_tokens"], run["cost_usd"]) == (12, 5, 0.01)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.middleware"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.http.middleware"]
     assert line.endswith(", by ana, from 127.0.0.1")
     assert "secret" not in caplog.text
     assert "an answer" not in caplog.text
@@ -173,11 +176,11 @@ async def test_prompts_are_in_the_log_where_they_are_asked_for(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, prompts: bool
 ) -> None:
     scripted.play(claude_says("x"))
-    with caplog.at_level(logging.INFO, "clinvk.api.journal"):
+    with caplog.at_level(logging.INFO, "clinvk.api.observe.observers"):
         async with serving(scripted.env, log=LogSettings(prompts=prompts)) as served:
             await served.prompt(prompt="line 1\nline 2")
-    assert fields_of(caplog, "clinvk.api.journal").get("prompt") == ("line 1\nline 2" if prompts else None)
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.journal"]
+    assert fields_of(caplog, "clinvk.api.observe.observers").get("prompt") == ("line 1\nline 2" if prompts else None)
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "clinvk.api.observe.observers"]
     assert "\n" not in message
 
 
@@ -267,7 +270,7 @@ def started(tmp_path: Path, **env: str) -> "subprocess.CompletedProcess[str]":
 def test_what_is_off_is_not_imported(tmp_path: Path) -> None:
     done = started(tmp_path)
     assert done.returncode == 0
-    assert "clinvk.api.server" in done.stderr
+    assert "clinvk.api.server.server" in done.stderr
     assert "prometheus_client" not in done.stderr
     assert "opentelemetry" not in done.stderr
 

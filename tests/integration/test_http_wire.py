@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from clinvk.api.keys import Keys
-from clinvk.api.protocol import MAX_HEAD_BYTES
+from clinvk.api.access.keys import Keys
+from clinvk.api.http.http1 import MAX_HEAD_BYTES
 from clinvk.store.memory import MemoryStore
 from polling import until
 from scripted import Scripted

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from clinvk.runtime import marks
+from clinvk.runtime.process import process_tags
 
 
 class WithKernel(psutil.Process):
@@ -17,4 +17,4 @@ def test_of_an_agent_that_has_exited_not_all_processes_of_the_machine_have_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(psutil, "Process", WithKernel)
-    assert marks.TreeMarks(987654321).find({1: 0}) == set()
+    assert process_tags.TreeMarks(987654321).find({1: 0}) == set()

@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 
-from clinvk.api.keys import Keys
+from clinvk.api.access.keys import Keys
 from scripted import Scripted
 from scripted.steps import Step, claude_says, codex_says, exits, line, wait_for
 from serving import Served, serving

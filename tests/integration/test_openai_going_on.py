@@ -8,9 +8,9 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, InternalServerError
 from openai.types.responses import Response, ResponseInputItemParam, ResponseInputParam
 
-from clinvk.config import BackendSettings
-from clinvk.store import RunQuery
+from clinvk.config.model import BackendSettings
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import RunQuery
 from scripted import Call, Scripted
 from scripted.steps import claude_says, exits, hang, line, says
 from serving import Served, serving

@@ -13,11 +13,11 @@ from openai import APIStatusError, AsyncOpenAI, BadRequestError, InternalServerE
 from openai.types.responses import Response, ResponseInputImageParam, ResponseInputParam
 from pydantic import BaseModel
 
-from clinvk.errors import SessionBusy
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store import Page, RunQuery, SessionQuery
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import Page, RunQuery, SessionQuery
+from clinvk.types.errors import SessionBusy
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 from polling import until
 from scripted import Scripted
 from scripted.steps import Step, claude_says, exits, hang, line, stderr, wait_for

@@ -16,19 +16,19 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from clinvk.config import ServerSettings, Settings, complete
-from clinvk.dialects.batch import bodies
-from clinvk.errors import InvalidRequest
-from clinvk.events import Logged
+from clinvk.config.model import ServerSettings, Settings, complete
+from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
-from clinvk.record import RunRecord
-from clinvk.request import RunRequest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
-from clinvk.session import Session
-from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import RunQuery
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.events import Logged
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, PartResult, Plan, Summary
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
 from nesting import too_deep
 from polling import until
 from repositories import Repository

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.remote.place import Claim, connected, peer_of
+from clinvk.remote.socket_path import Claim, connected, peer_of
 
 ALONE = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
-ASK = "import socket; from clinvk.remote.place import peer_of; peer_of(socket.socket(fileno=0))"
+ASK = "import socket; from clinvk.remote.socket_path import peer_of; peer_of(socket.socket(fileno=0))"
 
 
 def test_the_kernel_tells_who_is_at_the_other_end() -> None:

@@ -11,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import Host, Launch
-from clinvk.config import Settings, WarmSettings
-from clinvk.events import RunFailed, RunFinished, TextDelta, ToolCall
-from clinvk.request import RunRequest
-from clinvk.runtime.agent import AgentRun
+from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.session import Resume
+from clinvk.runtime.run.agent_run import AgentRun
+from clinvk.types.events import RunFailed, RunFinished, TextDelta, ToolCall
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 from integration.pool_server import ENV, Server, begun, request, sleeping
 from lasting_backend import Lasting
 from polling import until

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config import WarmSettings
-from clinvk.events import RunFailed, RunFinished, TextDelta
+from clinvk.config.model import WarmSettings
+from clinvk.types.events import RunFailed, RunFinished, TextDelta
 from integration.pool_server import Server, begun, gone, request, sleeping
 from lasting_backend import Lasting
 from polling import until

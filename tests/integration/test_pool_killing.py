@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.events import RunFailed, RunFinished
-from clinvk.result import RunResult
+from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.result import RunResult
 from integration.pool_server import Server
 from lasting_backend import Lasting
 

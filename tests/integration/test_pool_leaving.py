@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import Channel, Host, Launch
-from clinvk.events import ToolCall
-from clinvk.runtime.process import Process, Spawner
+from clinvk.runtime.pool.worker import Worker
+from clinvk.runtime.process.spawn import Process, Spawner
 from clinvk.runtime.runs import Run
-from clinvk.runtime.worker import Worker
+from clinvk.types.events import ToolCall
 from integration.pool_server import Server, begun, request, sleeping
 from lasting_backend import AGENT, Lasting, LastingChannel
 from polling import until

@@ -10,15 +10,14 @@ from pathlib import Path
 import psutil
 
 from clinvk.backends.base import Host
-from clinvk.config import WarmSettings
-from clinvk.errors import SessionBusy
-from clinvk.events import RunFinished
-from clinvk.request import RunRequest
-from clinvk.runtime import marks
-from clinvk.runtime.health import Patience
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Wanted
-from clinvk.runtime.upkeep import Upkeep
+from clinvk.config.model import WarmSettings
+from clinvk.runtime.pool.reaper import Upkeep
+from clinvk.runtime.pool.worker_key import Patience, Wanted
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import SessionBusy
+from clinvk.types.events import RunFinished
+from clinvk.types.request import RunRequest
 from integration.pool_server import ENV, WARM, Server, gone
 from lasting_backend import Lasting
 from polling import until
@@ -71,7 +70,7 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
-    upkeep = Upkeep(Spawner(marks.choose()), settings, Patience())
+    upkeep = Upkeep(Spawner(process_tags.choose()), settings, Patience())
 
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
@@ -97,7 +96,7 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
 
 async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> None:
     """Where each run has a system prompt of its own there are as many kinds as runs."""
-    backend, chosen = Lasting(tmp_path), marks.choose()
+    backend, chosen = Lasting(tmp_path), process_tags.choose()
     upkeep = Upkeep(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), Patience())
     async with upkeep.stock:
         for number in range(50):

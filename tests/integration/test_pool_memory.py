@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from clinvk.config import WarmSettings
+from clinvk.config.model import WarmSettings
 from integration.pool_server import Server
 from lasting_backend import Lasting
 from polling import until

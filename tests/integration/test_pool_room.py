@@ -6,14 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clinvk.backends.base import Host
-from clinvk.config import WarmSettings
-from clinvk.request import RunRequest
-from clinvk.runtime import marks
-from clinvk.runtime.health import Patience
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Profile, Wanted
-from clinvk.runtime.upkeep import Upkeep
-from clinvk.runtime.worker import Worker
+from clinvk.config.model import WarmSettings
+from clinvk.runtime.pool.reaper import Upkeep
+from clinvk.runtime.pool.worker import Worker
+from clinvk.runtime.pool.worker_key import Patience, Profile, Wanted
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.request import RunRequest
 from integration.pool_server import ENV
 from integration.test_pool_limits import resident_mb
 from lasting_backend import Lasting
@@ -41,7 +40,7 @@ class Kept:
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
-        self.upkeep = Looking(Spawner(marks.choose()), settings, Patience())
+        self.upkeep = Looking(Spawner(process_tags.choose()), settings, Patience())
         self.limit_mb = limit_mb
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 

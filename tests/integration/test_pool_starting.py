@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from clinvk.backends.base import Channel, Delivery, Host, Launch, NotSpoken
-from clinvk.config import BackendSettings, Settings, WarmSettings
-from clinvk.events import RunFailed
-from clinvk.request import RunRequest
+from clinvk.config.model import BackendSettings, Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.session import Resume
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import RunFailed
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 from integration.pool_server import ENV, Server, request
 from lasting_backend import AGENT, Lasting, LastingChannel
 from polling import until

@@ -15,16 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clinvk.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
-from clinvk.runtime import marks
-from clinvk.runtime.cleanup import finished
-from clinvk.runtime.process import HIGH_WATER_BYTES, Process, Spawner
-from clinvk.runtime.tool import run_tool
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.executables import run_tool
+from clinvk.runtime.process.spawn import HIGH_WATER_BYTES, Process, Spawner
+from clinvk.runtime.process.waiting import finished
+from clinvk.types.errors import BackendUnavailable, InvalidRequest, ResourcesExhausted
 from polling import settled, until
 
 ENV = {"PATH": os.environ["PATH"]}
-BOTH_MARKS = pytest.mark.parametrize("kind", [marks.RlimitMarks, marks.TreeMarks])
-Kind = type[marks.RlimitMarks] | type[marks.TreeMarks]
+BOTH_MARKS = pytest.mark.parametrize("kind", [process_tags.RlimitMarks, process_tags.TreeMarks])
+Kind = type[process_tags.RlimitMarks] | type[process_tags.TreeMarks]
 
 
 class Child:
@@ -46,7 +46,7 @@ class Child:
         await self.until(lambda: self.process.exit_code is not None and self.process.at_eof)
 
 
-def spawner(kind: Kind = marks.RlimitMarks) -> Spawner:
+def spawner(kind: Kind = process_tags.RlimitMarks) -> Spawner:
     """A spawner with a number of its own: tests that run side by side must not end each other's processes."""
     return Spawner(kind(10**8 + int.from_bytes(os.urandom(4)) % 10**8))
 
@@ -302,7 +302,7 @@ async def test_nothing_that_a_process_started_outlives_the_sweep(hide: str, tmp_
 
 @pytest.mark.parametrize("hide", HIDERS)
 async def test_without_rlimits_the_environment_and_the_tree_find_the_common_cases(hide: str, tmp_path: Path) -> None:
-    own = spawner(marks.TreeMarks)
+    own = spawner(process_tags.TreeMarks)
     child = Child(own, "sh", "-c", f"{HIDERS[hide].format(pids=tmp_path / 'pids')}\nexec sleep 300")
     await until(lambda: pids(tmp_path / "pids"))
     await own.sweep(child.process)
@@ -370,7 +370,7 @@ async def test_what_goes_on_in_a_child_each_moment_is_ended(tmp_path: Path) -> N
 
 OTHER_GROUP = """
 import os, resource, signal
-from clinvk.runtime import remains
+from clinvk.runtime.process import process_scan as remains
 
 SERVER = 987654321
 
@@ -414,7 +414,7 @@ async def test_a_sweep_leaves_the_processes_of_other_agents_alone() -> None:
 async def test_what_a_clinvk_inside_started_with_marks_of_its_own_is_swept_too(tmp_path: Path) -> None:
     inner = (
         "import subprocess, sys, time\n"
-        "from clinvk.runtime.marks import RlimitMarks\n"
+        "from clinvk.runtime.process.process_tags import RlimitMarks\n"
         "with RlimitMarks(987654321).marking(1):\n"
         "    child = subprocess.Popen(['sleep', '300'], start_new_session=True)\n"
         f"open({str(tmp_path / 'pids')!r}, 'w').write(str(child.pid))\n"
@@ -432,14 +432,14 @@ def test_marking_leaves_our_own_limits_as_they_were() -> None:
     import resource
 
     before = resource.getrlimit(15)
-    own = marks.RlimitMarks(123_456_789)
+    own = process_tags.RlimitMarks(123_456_789)
     with own.marking(7):
         assert resource.getrlimit(15)[0] == 123_456_789_000_000_007
     assert resource.getrlimit(15) == before
 
 
 def test_rlimits_are_the_marks_on_linux() -> None:
-    assert isinstance(marks.choose(), marks.RlimitMarks)
+    assert isinstance(process_tags.choose(), process_tags.RlimitMarks)
 
 
 async def test_a_helper_program_gives_code_and_output() -> None:

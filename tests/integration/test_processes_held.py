@@ -5,7 +5,7 @@ import errno
 import psutil
 import pytest
 
-from clinvk.runtime.process import Process
+from clinvk.runtime.process.spawn import Process
 from integration.test_processes import Child, spawner
 from polling import until
 

@@ -17,7 +17,7 @@ from schemathesis.core.transport import Response
 from schemathesis.generation import GenerationMode
 
 from answering import Answering
-from clinvk.api.openapi import document
+from clinvk.api.openapi.document import document
 from integration.test_vendor_document import CHECKS, EXAMPLES, RIGHT, WRONG, send
 from scripted import Scripted
 from serving import serving

@@ -14,8 +14,15 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import Host, Launch
-from clinvk.config import BackendSettings, ServerSettings, Settings, complete
-from clinvk.errors import (
+from clinvk.config.model import BackendSettings, ServerSettings, Settings, complete
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run import execution
+from clinvk.runtime.run.event_log import SAVE_EVERY_S
+from clinvk.runtime.run.task import Course
+from clinvk.runtime.runs import Watched
+from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import RunQuery
+from clinvk.types.errors import (
     BackendUnavailable,
     InvalidRequest,
     NotResumable,
@@ -26,17 +33,10 @@ from clinvk.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from clinvk.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
-from clinvk.record import RunRecord
-from clinvk.request import RunRequest
-from clinvk.runtime import one_shot
-from clinvk.runtime.autosave import EVERY_S
-from clinvk.runtime.course import Course
-from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.watching import Watched
-from clinvk.session import Resume, Session
-from clinvk.store import RunQuery
-from clinvk.store.memory import MemoryStore
+from clinvk.types.events import Event, Logged, Progress, RunFailed, RunFinished, RunStarted, TextDelta, Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
 from polling import settled, until
 from shell_backend import CALL, DONE, FAILED, RESULT, TEXT, Shell
 
@@ -172,7 +172,7 @@ async def test_new_events_of_several_runs_are_stored_together_and_once(tmp_path:
         ]
         (tmp_path / "go").touch()
         await until(lambda: sum(len(runs) for runs in store.appended) >= len(started))
-        await asyncio.sleep(2 * EVERY_S)
+        await asyncio.sleep(2 * SAVE_EVERY_S)
         appended = [*store.appended]  # each run is another when it ends
     assert len(appended) < len(started)
     assert sorted(run for runs in appended for run in runs) == sorted(run.id for run in started)
@@ -196,7 +196,7 @@ async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: P
 async def test_a_failure_with_its_code_ends_the_run_and_stops_the_agent_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(one_shot, "LINGER_S", 60.0)  # within which it would be left to exit by itself
+    monkeypatch.setattr(execution, "LINGER_S", 60.0)  # within which it would be left to exit by itself
     failed = """echo '{"type":"run_failed","code":"agent_unauthenticated","message":"no","exit_code":1}'\n"""
     async with local_runs() as runs:
         assert await events(runs, ask(failed + "exec sleep 300")) == [
@@ -714,7 +714,7 @@ async def test_an_agent_is_started_after_what_goes_before_it_whatever_comes_of_t
 
 
 async def test_an_agent_is_started_though_what_goes_before_it_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one_shot, "_PREPARES_WITHIN_S", 0.1)
+    monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 0.1)
     backend = Prepared("sleep 600; true")
     async with (
         LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs,
@@ -726,7 +726,7 @@ async def test_an_agent_is_started_though_what_goes_before_it_does_not_end(monke
 async def test_a_run_that_is_cancelled_before_its_agent_is_started_waits_for_nothing_and_starts_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_shot, "_PREPARES_WITHIN_S", 600)
+    monkeypatch.setattr(execution, "_PREPARES_WITHIN_S", 600)
     begun = tmp_path / "begun"
     backend = Prepared(f"touch {begun}; sleep 600; true")
     async with LocalRuns(Settings(), MemoryStore(), ENV, {"shell": backend}) as runs:

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from clinvk.errors import TimedOut
 from clinvk.remote.frames import Link, ToCommand
-from clinvk.remote.served import ServedRuns
-from clinvk.request import RunRequest
+from clinvk.remote.remote_runs import ServedRuns
+from clinvk.types.errors import TimedOut
+from clinvk.types.request import RunRequest
 
 LARGE = "x" * 5_000_000
 """More than a socket takes that nobody reads."""

@@ -8,17 +8,17 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import Capabilities, Host, Launch
-from clinvk.config import SessionSettings, Settings
-from clinvk.errors import AmbiguousId, BackendUnavailable, NotResumable, SessionNotFound, Unsupported
-from clinvk.events import Usage
-from clinvk.record import RunRecord
-from clinvk.request import RunRequest
-from clinvk.runtime import executables
+from clinvk.config.model import SessionSettings, Settings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import executables
 from clinvk.runtime.sessions import fork
-from clinvk.session import Resume, Session
-from clinvk.store import RunQuery
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import RunQuery
+from clinvk.types.errors import AmbiguousId, BackendUnavailable, NotResumable, SessionNotFound, Unsupported
+from clinvk.types.events import Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
 from shell_backend import Shell
 
 FORK = "f" * 32

@@ -6,11 +6,11 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
-from clinvk.cli.notes import Notes
-from clinvk.cli.showing import Showing
-from clinvk.config import OutputSettings
-from clinvk.events import Ending, Logged
-from clinvk.request import RunRequest
+from clinvk.cli.prompt.display import Showing
+from clinvk.cli.terminal.output import Notes
+from clinvk.config.model import OutputSettings
+from clinvk.types.events import Ending, Logged
+from clinvk.types.request import RunRequest
 
 
 class Stopping:

@@ -13,13 +13,13 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.backends.base import Host
-from clinvk.request import RunRequest
-from clinvk.runtime import marks
-from clinvk.runtime import worker as worker_module
-from clinvk.runtime.process import Process, Spawner
-from clinvk.runtime.profiles import Wanted
-from clinvk.runtime.stock import Stock
-from clinvk.runtime.worker import Worker
+from clinvk.runtime.pool import worker as worker_module
+from clinvk.runtime.pool.worker import Worker
+from clinvk.runtime.pool.worker_key import Wanted
+from clinvk.runtime.pool.worker_set import Stock
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.types.request import RunRequest
 from lasting_backend import Lasting
 from polling import until
 
@@ -48,7 +48,7 @@ async def opened(stock: Stock, backend: Lasting) -> Worker:
 @asynccontextmanager
 async def ready(backend: Lasting) -> AsyncGenerator[tuple[Stock, Worker]]:
     """A stock with a process that is ready."""
-    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
         yield stock, await opened(stock, backend)
 
 
@@ -64,7 +64,7 @@ async def test_an_ended_worker_is_released_from_memory(
         await stock.ended(worker, patient=patient)
         return weakref.ref(worker)
 
-    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
         ended = await end_one(stock)
         await until(lambda: gc.collect() >= 0 and ended() is None)
 
@@ -74,7 +74,7 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     launch = replace(launch, files={"secret": b"s"})
-    async with Stock(Hanging(marks.choose()), lambda: None) as stock:
+    async with Stock(Hanging(process_tags.choose()), lambda: None) as stock:
         profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
         worker = stock.open(profile, launch)
         await worker.opened.wait()
@@ -115,7 +115,7 @@ async def test_what_is_started_of_a_profile_that_was_forgotten_meanwhile_is_ende
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    async with Stock(Spawner(marks.choose()), lambda: None) as stock:
+    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
         wanted = Wanted(backend, host, backend.executable, ENV, launch)
         forgotten = await stock.profile(wanted)
         stock.profiles.clear()

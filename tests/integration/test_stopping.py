@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config import Settings
-from clinvk.events import RunFailed
-from clinvk.request import RunRequest
-from clinvk.runtime import one_shot
+from clinvk.config.model import Settings
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.run import execution
 from clinvk.store.memory import MemoryStore
+from clinvk.types.events import RunFailed
+from clinvk.types.request import RunRequest
 from integration.pool_server import gone
 from polling import until
 from shell_backend import TEXT, Shell
@@ -25,7 +25,7 @@ def local_runs() -> LocalRuns:
 async def test_the_tools_of_an_agent_that_waits_for_them_are_ended_and_it_stops_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_shot, "STOP_GRACE_S", 600.0)
+    monkeypatch.setattr(execution, "STOP_GRACE_S", 600.0)
     tool = f"setsid sleep 300 >/dev/null 2>&1 &\necho $! > {tmp_path}/tool\n"
     script = f"trap '' TERM\n{tool}{TEXT}wait\necho by itself > {tmp_path}/stopped\n"
     async with local_runs() as runs:

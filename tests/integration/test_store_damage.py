@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.doctor.machine import check_store
-from clinvk.errors import StoreUnavailable
-from clinvk.session import Session
-from clinvk.store import RunQuery, SessionQuery
-from clinvk.store.database import Database
-from clinvk.store.sqlite import SqliteStore
+from clinvk.cli.admin.doctor.machine import check_store
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.sqlite.database import Database
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.session import Session
 from records import ANSWER, run, turn
 from records import session as new_session
 from scripted import Scripted

@@ -14,9 +14,9 @@ COMMON = """if True:
     import asyncio, os, random, subprocess, sys
     import pytest
     from msgspec.structs import replace
-    from clinvk.errors import StoreUnavailable
-    from clinvk.events import TextDelta
-    from clinvk.store.sqlite import SqliteStore
+    from clinvk.types.errors import StoreUnavailable
+    from clinvk.types.events import TextDelta
+    from clinvk.store.sqlite.sqlite import SqliteStore
     from records import ANSWER, log, run, session, turn
 
     home = sys.argv[1]

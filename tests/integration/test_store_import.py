@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import SessionNotFound
-from clinvk.store import SessionQuery
-from clinvk.store.earlier import Damaged, Imported
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import SessionQuery
+from clinvk.store.sqlite.legacy import Damaged, Imported
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import SessionNotFound
 from records import new_id, session, turn
 
 OLD = 1_600_000_000

@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from clinvk.store import RunQuery, SessionQuery
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.sqlite.sqlite import SqliteStore
 from records import ANSWER, turn
 
 WRITE = """if True:
     import asyncio, sys
-    from clinvk.store.sqlite import SqliteStore
+    from clinvk.store.sqlite.sqlite import SqliteStore
     from records import session, turn
 
     async def write(store, many):

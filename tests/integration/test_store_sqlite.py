@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from clinvk.errors import SessionBusy, SessionNotFound, StoreUnavailable
-from clinvk.events import RunFailed, TextDelta
-from clinvk.store import RunQuery, SessionQuery, lists, turns
-from clinvk.store.database import MIGRATIONS, Database
-from clinvk.store.readers import THREADS as READERS
-from clinvk.store.readers import Readers
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.protocol import RunQuery, SessionQuery
+from clinvk.store.sqlite import lists, turns
+from clinvk.store.sqlite.database import MIGRATIONS, Database
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.store.sqlite.threads import THREADS as READERS
+from clinvk.store.sqlite.threads import Readers
+from clinvk.types.errors import SessionBusy, SessionNotFound, StoreUnavailable
+from clinvk.types.events import RunFailed, TextDelta
 from polling import until
 from records import ANSWER, AT, log, run, session, turn
 
@@ -409,9 +410,9 @@ async def left_behind(home: Path, *said: str) -> tuple[str, str]:
     """Let a process begin a run and die in it; give the ids of session and run."""
     code = """if True:
         import asyncio, os, sys
-        from clinvk.store.sqlite import SqliteStore
+        from clinvk.store.sqlite.sqlite import SqliteStore
         from records import ANSWER, log, new_id, run, session, turn
-        from clinvk.events import TextDelta
+        from clinvk.types.events import TextDelta
 
         async def main():
             store = SqliteStore(sys.argv[1])
@@ -660,7 +661,7 @@ def test_no_list_looks_through_a_table(home: Path) -> None:
 
 
 def test_the_command_line_imports_sqlite_only_to_open_the_store() -> None:
-    code = "import sys, clinvk.store.sqlite, clinvk.store.memory; print('sqlite3' in sys.modules)"
+    code = "import sys, clinvk.store.sqlite.sqlite, clinvk.store.memory; print('sqlite3' in sys.modules)"
     env = {"PATH": os.environ["PATH"]}  # without what makes a child measure its coverage, in a database of its own
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.errors import StoreUnavailable
-from clinvk.store.database import Database
-from clinvk.store.sqlite import SqliteStore
-from clinvk.store.writer import Writer
+from clinvk.store.sqlite.database import Database
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.store.sqlite.threads import Writer
+from clinvk.types.errors import StoreUnavailable
 from polling import until
 from records import ANSWER, run, session
 

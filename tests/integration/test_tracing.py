@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.key_file import KeyFile, Limits
-from clinvk.api.keys import Keys
-from clinvk.config.loading import home
+from clinvk.api.access.key_file import KeyFile, Limits
+from clinvk.api.access.keys import Keys
+from clinvk.config.load import home
 from collector import Collector, attributes_of
 from scripted import Scripted
 from scripted.steps import claude_says

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from clinvk.api.keys import Keys
+from clinvk.api.access.keys import Keys
 from scripted import Scripted
 from scripted.steps import claude_says, exits
 from serving import Served, serving

@@ -28,7 +28,7 @@ from schemathesis.checks import (
 from schemathesis.generation import GenerationMode
 
 from answering import Answering
-from clinvk.api.openapi import document
+from clinvk.api.openapi.document import document
 from serving import serving
 
 CHECKS = [

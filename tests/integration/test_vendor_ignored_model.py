@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.config import BackendSettings
+from clinvk.config.model import BackendSettings
 from clinvk.store.memory import MemoryStore
 from scripted import Scripted
 from scripted.steps import says

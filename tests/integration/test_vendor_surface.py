@@ -16,29 +16,29 @@ from openai import AsyncOpenAI
 from starlette.types import Message, Receive, Scope, Send
 
 import records
-from clinvk.api import chats
-from clinvk.api.grants import Grants
-from clinvk.api.keys import Keys
-from clinvk.api.runs import RunEndpoint
-from clinvk.backends import BACKENDS
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.keys import Keys
+from clinvk.api.endpoints import continuation
+from clinvk.api.endpoints.prompts import RunEndpoint
 from clinvk.backends.base import Backend, Host, Launch
-from clinvk.config import BackendSettings, Settings, UnifiedFlags
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.model import BackendSettings, Settings, UnifiedFlags
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import Answered, Chat, Dialect
 from clinvk.dialects.conversation import Told
-from clinvk.dialects.openai_chat import OpenAIChat
-from clinvk.dialects.openai_completions import OpenAICompletions
-from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.dialects.rest import Rest
-from clinvk.errors import ClinvkError, StoreUnavailable
-from clinvk.events import Logged, TextDelta
-from clinvk.request import RunRequest
+from clinvk.dialects.dialect import Answered, Chat, Dialect
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.responses import OpenAIResponses
+from clinvk.dialects.rest.rest import Rest
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.runtime.slots import Share
-from clinvk.session import Resume
-from clinvk.store import SessionQuery
 from clinvk.store.memory import MemoryStore
+from clinvk.store.protocol import SessionQuery
+from clinvk.types.errors import ClinvkError, StoreUnavailable
+from clinvk.types.events import Logged, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 from impatient import answering
 from polling import until
 from scripted import Scripted
@@ -112,7 +112,7 @@ async def test_each_way_to_write_a_path_leads_to_an_answer_without_a_redirect(sc
 async def test_a_probe_is_answered_without_a_key_and_not_logged(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, base: str, path: str
 ) -> None:
-    caplog.set_level(logging.DEBUG, "clinvk.api.middleware")
+    caplog.set_level(logging.DEBUG, "clinvk.api.http.middleware")
     async with serving(scripted.env, store=MemoryStore(), keys=Keys(["k"])) as served:
         response = await served.client.head(base + path, follow_redirects=False)
     assert response.status_code == 200
@@ -660,7 +660,7 @@ async def test_a_conversation_is_found_by_what_earlier_versions_kept_of_it() -> 
     chat, store = Chat(name="c-1", digest="d2", answered=answered), MemoryStore()
     session = records.session(tags=("chat:c-1",))
     await records.turn(store, session, request={"metadata": {"clinvk_chat": "d1"}})
-    request = await chats.placed(store, RunRequest(prompt="all", backend="claude"), chat)
+    request = await continuation.placed(store, RunRequest(prompt="all", backend="claude"), chat)
     assert (request.session_id, request.prompt) == (session.id, "u2")
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.events import TextDelta, Usage
-from clinvk.request import RunRequest
-from clinvk.runtime import pooled
+from clinvk.runtime.run import execution
+from clinvk.types.events import TextDelta, Usage
+from clinvk.types.request import RunRequest
 from integration.pool_server import Server, request
 from integration.test_stock import ready
 from lasting_backend import Lasting
@@ -31,7 +31,7 @@ async def test_a_line_is_heard_once_with_all_that_it_delivers(tmp_path: Path, ca
 async def test_a_run_that_is_stopped_while_it_says_much_is_counted(
     tmp_path: Path, capacity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooled, "INTERRUPTED_WITHIN_S", 5.0)
+    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 5.0)
     async with Server(Lasting(tmp_path, capacity)) as server, server.runs.run(request("flood 20")) as run:
         async for logged in run.follow():
             if isinstance(logged.event, TextDelta):

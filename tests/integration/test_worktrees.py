@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.plan import ChangedFile
-from clinvk.runtime.worktrees import Worktree, Worktrees
 from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
 from polling import until
 from repositories import Repository
@@ -370,9 +371,9 @@ async def test_sixteen_worktrees_of_a_repository_are_made_changed_and_left_at_on
 WORK = """
 import asyncio, os, sys
 from pathlib import Path
-from clinvk.runtime.marks import choose
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktrees import Worktrees
 
 async def main():
     worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
@@ -478,9 +479,9 @@ async def test_one_that_another_changes_for_too_long_is_told(
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
-from clinvk.runtime.marks import choose
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.process.process_tags import choose
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktrees import Worktrees
 
 async def main():
     worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.worktrees import Worktrees
 from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
 

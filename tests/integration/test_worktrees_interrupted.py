@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 import pytest
 
-from clinvk.errors import ClinvkError
-from clinvk.runtime import worktrees as package
-from clinvk.runtime.worktrees import Worktrees, listing, look
+from clinvk.runtime.worktrees import diff, listing
 from clinvk.runtime.worktrees import repository as repositories
+from clinvk.runtime.worktrees import worktrees as package
 from clinvk.runtime.worktrees.folders import Folders
-from clinvk.runtime.worktrees.saved import Saved
+from clinvk.runtime.worktrees.tree_files import Saved
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError
 from integration.worktree_home import another, changed, home, left_over
 from polling import until, until_told
 from repositories import Repository
@@ -57,14 +58,14 @@ async def cancelled_at(gate: Gate, task: "asyncio.Task[object]") -> None:
 
 async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
     worktree = await changed(worktrees, repository)
-    with late(look, "_prepare") as gate:
+    with late(diff, "_prepare") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
     assert list((home(repository) / "worktrees" / worktree.id).glob("look-*")) == []
     await worktrees.apply(worktree.id)
     assert left_over(repository) == []
 
 
-@pytest.mark.parametrize(("of", "name"), [(listing, "_opened"), (look, "remove_tree")], ids=["opened", "left"])
+@pytest.mark.parametrize(("of", "name"), [(listing, "_opened"), (diff, "remove_tree")], ids=["opened", "left"])
 async def test_one_that_is_not_shown_to_the_end_leaves_no_file_open(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, of: object, name: str
 ) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import ClinvkError
-from clinvk.plan import ChangedFile
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError
+from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, left_over
 from repositories import Repository
 

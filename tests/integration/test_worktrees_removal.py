@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.worktrees import Worktrees
 from clinvk.runtime.worktrees.folders import Facts, Folders
-from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import changed, left_over
 from repositories import Repository
 

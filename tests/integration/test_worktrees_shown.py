@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.errors import InvalidRequest
-from clinvk.plan import ChangedFile
-from clinvk.runtime.worktrees import State, Worktrees
+from clinvk.runtime.worktrees.worktree_types import State
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
 

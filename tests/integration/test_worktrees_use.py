@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.config import Settings, complete
-from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.config.model import Settings, complete
 from clinvk.orchestrate.live import Orchestrations
-from clinvk.plan import Chain, Part
-from clinvk.request import RunRequest
-from clinvk.runtime.cleanup import finished
 from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process.waiting import finished
 from clinvk.runtime.runs import Run
-from clinvk.runtime.worktrees import Worktrees, trees
 from clinvk.runtime.worktrees import repository as repositories_of
+from clinvk.runtime.worktrees import trees
 from clinvk.runtime.worktrees.folders import Folders
-from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.orchestration import Chain, Part
+from clinvk.types.request import RunRequest
 from integration.pool_server import WARM
 from integration.worktree_home import another, changed, home, left_over
 from lasting_backend import Lasting

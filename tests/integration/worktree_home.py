@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from clinvk.runtime.marks import RlimitMarks
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.worktrees import Worktree, Worktrees
+from clinvk.runtime.process.process_tags import RlimitMarks
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktrees import Worktrees
 from repositories import Repository
 
 

@@ -1,5 +1,5 @@
-from clinvk.events import Progress, TextDelta, ToolCall, ToolResult
-from clinvk.runtime.activity import Activity
+from clinvk.runtime.run.run_io import Activity
+from clinvk.types.events import Progress, TextDelta, ToolCall, ToolResult
 
 
 def test_a_turn_ends_when_all_of_its_tools_have_answered() -> None:

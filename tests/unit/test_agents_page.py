@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES
-from clinvk.errors import Unsupported
-from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.backends.registry import BACKENDS
+from clinvk.types.errors import Unsupported
+from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 TITLES = {"claude": "Claude Code", "codex": "Codex", "gemini": "Gemini CLI"}

@@ -3,13 +3,13 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.api.allowance import Allowance
-from clinvk.backends import BACKENDS
-from clinvk.config import BackendSettings, PolicySettings, ServerSettings, Settings, UnifiedFlags
-from clinvk.dialects.base import BackendNotAllowed, BeyondPolicy
-from clinvk.errors import InvalidRequest
-from clinvk.policy.words import APPROVAL, SANDBOX
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
+from clinvk.api.access.request_policy import Allowance
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.model import BackendSettings, PolicySettings, ServerSettings, Settings, UnifiedFlags
+from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
+from clinvk.policy.rules import APPROVAL, SANDBOX
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, RunRequest, SandboxMode
 
 ASKED = RunRequest(prompt="p", backend="claude")
 

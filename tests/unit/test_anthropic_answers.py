@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from clinvk import errors
-from clinvk.dialects import base
+from clinvk.dialects import dialect
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.anthropic.models import Model, page
-from clinvk.dialects.base import Call, Facts
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.events import (
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.types import errors
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,8 +21,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import RunRequest
-from clinvk.result import gather
+from clinvk.types.request import RunRequest
+from clinvk.types.result import gather
 
 FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.0)
 CALL = Call(request=RunRequest(prompt="hi", backend="claude"), model="claude/opus")
@@ -227,14 +227,14 @@ def test_the_keepalive_is_the_ping_of_the_api() -> None:
         (errors.AgentUnpaid("x"), 402, "billing_error"),
         (errors.AgentOverloaded("x"), 529, "overloaded_error"),
         (errors.AgentRejected("x"), 400, "invalid_request_error"),
-        (base.KeyRefused("x"), 401, "authentication_error"),
-        (base.ForeignOrigin("x"), 403, "permission_error"),
-        (base.DirectoryNotAllowed("x"), 403, "permission_error"),
-        (base.NoSuchPath("x"), 404, "not_found_error"),
-        (base.MethodNotAllowed("x"), 405, "invalid_request_error"),
-        (base.BodyTooSlow("x"), 408, "timeout_error"),
-        (base.BodyTooLarge("x"), 413, "request_too_large"),
-        (base.WrongMediaType("x"), 415, "invalid_request_error"),
+        (dialect.KeyRefused("x"), 401, "authentication_error"),
+        (dialect.ForeignOrigin("x"), 403, "permission_error"),
+        (dialect.DirectoryNotAllowed("x"), 403, "permission_error"),
+        (dialect.NoSuchPath("x"), 404, "not_found_error"),
+        (dialect.MethodNotAllowed("x"), 405, "invalid_request_error"),
+        (dialect.BodyTooSlow("x"), 408, "timeout_error"),
+        (dialect.BodyTooLarge("x"), 413, "request_too_large"),
+        (dialect.WrongMediaType("x"), 415, "invalid_request_error"),
     ],
 )
 def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, status: int, type_: str) -> None:
@@ -256,7 +256,7 @@ def test_an_error_has_the_status_and_the_type_of_the_api(error: ClinvkError, sta
     ],
 )
 def test_a_message_names_the_field_in_the_clients_words(error: InvalidRequest, message: str) -> None:
-    _, body = Anthropic().error(base.renamed(error, Anthropic.fields), "req_1")
+    _, body = Anthropic().error(dialect.renamed(error, Anthropic.fields), "req_1")
     assert msgspec.json.decode(body)["error"]["message"] == message
 
 

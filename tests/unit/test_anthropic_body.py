@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import Call
-from clinvk.errors import InvalidRequest
-from clinvk.request import Image, RunRequest
+from clinvk.dialects.dialect import Call
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import Image, RunRequest
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_SOURCE: dict[str, object] = {

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host
-from clinvk.backends.checkup import Answer, Checkable, Checkup, Login, Question, flags_in, launches
+from clinvk.backends.checkup_base import Answer, Checkable, Checkup, Login, Question, flags_in, launches
+from clinvk.backends.registry import BACKENDS
 
 HANDLE = "00000000-0000-4000-8000-000000000000"
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clinvk.api.beside import beside
+from clinvk.runtime.process.waiting import beside
 
 
 async def test_work_goes_on_beside_a_context_and_ends_with_it() -> None:

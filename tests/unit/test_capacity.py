@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from clinvk.config import ServerSettings
-from clinvk.request import Image, RunRequest
-from clinvk.runtime.capacity import Capacity, capacity, held_bytes, of_machine, queue_limits
+from clinvk.config.model import ServerSettings
+from clinvk.runtime.slots import Capacity, capacity, held_bytes, of_machine, queue_limits
+from clinvk.types.request import Image, RunRequest
 
 
 @pytest.mark.parametrize(

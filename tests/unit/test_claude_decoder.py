@@ -8,8 +8,8 @@ import pytest
 
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.claude import Claude
-from clinvk.backends.retold import News, Retold
-from clinvk.events import (
+from clinvk.backends.shared import News, Retold
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,7 +21,7 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import RunRequest
+from clinvk.types.request import RunRequest
 
 NO_LOGIN = "claude is not logged in, or not allowed (run claude and /login, or set ANTHROPIC_API_KEY): "
 RECORDINGS = Path(__file__).parent / "recordings" / "claude"

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.backends.claude.conversing import ConversationChannel
-from clinvk.events import Event, Progress, RunFailed, RunFinished
-from clinvk.request import RunRequest
+from clinvk.backends.claude.channel import ConversationChannel
+from clinvk.types.events import Event, Progress, RunFailed, RunFinished
+from clinvk.types.request import RunRequest
 
 RECORDING = Path(__file__).parent / "recordings" / "claude" / "tool_denied.stdout"
 INIT = b'{"type":"system","subtype":"init","session_id":"s","model":"m"}'

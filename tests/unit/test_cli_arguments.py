@@ -2,10 +2,10 @@
 
 import pytest
 
-from clinvk.cli import arguments
-from clinvk.cli.flags import PromptFlags, ServeFlags
-from clinvk.config.values import split_list
-from clinvk.errors import InvalidRequest
+from clinvk.cli.parse import arguments
+from clinvk.cli.parse.flags import PromptFlags, ServeFlags
+from clinvk.config.setting_values import split_list
+from clinvk.types.errors import InvalidRequest
 
 
 def prompt_flags(*argv: str) -> PromptFlags:

@@ -4,11 +4,11 @@ from typing import get_type_hints
 
 import pytest
 
-from clinvk.cli import arguments
-from clinvk.cli import help as texts
-from clinvk.cli.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, members, start_of
-from clinvk.cli.flags import Flags
-from clinvk.errors import InvalidRequest
+from clinvk.cli.parse import arguments
+from clinvk.cli.parse import help as texts
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, members, start_of
+from clinvk.cli.parse.flags import Flags
+from clinvk.types.errors import InvalidRequest
 
 ANSWERED_BY_ENTRY = ("version", "help")
 STARTED = [name for name in COMMANDS if name not in ANSWERED_BY_ENTRY]

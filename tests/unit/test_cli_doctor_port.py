@@ -2,8 +2,8 @@
 
 import pytest
 
-from clinvk.cli.doctor.machine import check_port
-from clinvk.config import ServerSettings
+from clinvk.cli.admin.doctor.machine import check_port
+from clinvk.config.model import ServerSettings
 
 
 @pytest.mark.parametrize(("host", "where"), [("127.0.0.1", "127.0.0.1:0"), ("::1", "[::1]:0"), ("box", "box:0")])

@@ -2,8 +2,7 @@
 
 import pytest
 
-from clinvk.cli.notes import Notes
-from clinvk.cli.output import on_one_line, without_sequences
+from clinvk.cli.terminal.output import Notes, on_one_line, without_sequences
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.cli import arguments, commands
+from clinvk.cli.parse import arguments, commands
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from clinvk.cli import exits
-from clinvk.cli.printers import JsonPrinter, LinesPrinter, TextPrinter
-from clinvk.errors import (
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, TextPrinter
+from clinvk.cli.terminal import exits
+from clinvk.types.errors import (
     AgentCrashed,
     AmbiguousId,
     BackendUnavailable,
@@ -20,7 +20,7 @@ from clinvk.errors import (
     SessionNotFound,
     TimedOut,
 )
-from clinvk.events import (
+from clinvk.types.events import (
     Ending,
     Logged,
     Progress,
@@ -32,8 +32,8 @@ from clinvk.events import (
     ToolCall,
     Usage,
 )
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 
 REQUEST = RunRequest(prompt="p", backend="codex", model="asked")
 

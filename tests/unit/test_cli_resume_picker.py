@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.picker import Keys, Picker
-from clinvk.cli.table import width
-from clinvk.session import Session
+from clinvk.cli.sessions.picker import Keys, Picker
+from clinvk.cli.terminal.table import width
+from clinvk.types.session import Session
 
 NOW = 1_700_000_000.0
 ONE = Session(

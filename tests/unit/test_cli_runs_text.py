@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.runs_text import details
-from clinvk.cli.table import width
-from clinvk.record import RunRecord
+from clinvk.cli.sessions.runs import details
+from clinvk.cli.terminal.table import width
+from clinvk.types.record import RunRecord
 
 NOW = 1_700_000_000.0
 

@@ -3,11 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cli.sessions_text import details, directory, listing, markdown, short_ids, titled, turns
-from clinvk.cli.table import width
-from clinvk.events import Usage
-from clinvk.record import RunRecord
-from clinvk.session import Session
+from clinvk.cli.sessions.session_text import details, directory, listing, markdown, short_ids, titled, turns
+from clinvk.cli.terminal.table import width
+from clinvk.types.events import Usage
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 
 NOW = 1_700_000_000.0
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clinvk.cli import arguments
-from clinvk.cli.commands import COMMANDS
-from clinvk.errors import InvalidRequest
+from clinvk.cli.parse import arguments
+from clinvk.cli.parse.commands import COMMANDS
+from clinvk.types.errors import InvalidRequest
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -5,9 +5,9 @@ from datetime import datetime
 
 import pytest
 
-from clinvk.cli.table import Column, cut, cut_left, one_line, table, width
-from clinvk.cli.times import age_s, ago, duration
-from clinvk.errors import InvalidRequest
+from clinvk.cli.terminal.table import Column, cut, cut_left, one_line, table, width
+from clinvk.cli.terminal.times import age_s, ago, duration
+from clinvk.types.errors import InvalidRequest
 
 COLUMNS = (Column("ID"), Column("N", to_right=True), Column("PLACE", 6, from_left=True), Column("TITLE", 8))
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import Delivery, Host, Launch, NotSpoken, describe
 from clinvk.backends.codex import Codex
-from clinvk.events import (
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,8 +21,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
-from clinvk.session import Resume
+from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "codex_server"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.stdout"))

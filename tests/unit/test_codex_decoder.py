@@ -8,7 +8,7 @@ import pytest
 from clinvk.backends.base import Host
 from clinvk.backends.codex import Codex
 from clinvk.backends.codex.exec import ExecChannel
-from clinvk.events import (
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,8 +21,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "codex"
 CASES = sorted(path.stem for path in RECORDINGS.glob("*.exit"))

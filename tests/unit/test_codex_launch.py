@@ -5,13 +5,13 @@ import tomllib
 import pytest
 from msgspec.structs import replace
 
-from clinvk.backends import toml
+from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Host, Launch, describe
 from clinvk.backends.codex import Codex
-from clinvk.backends.codex.strict import is_strict
-from clinvk.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
-from clinvk.session import Resume
+from clinvk.backends.codex.exec import is_strict
+from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.session import Resume
 
 THREAD = "01a211ec-d7c5-7781-8ba4-a81b539a5c93"
 HELLO = RunRequest(prompt="hello", backend="codex", workdir="/p")
@@ -257,8 +257,8 @@ def test_the_aliases_are_models_that_are_offered() -> None:
 
 @pytest.mark.parametrize("text", ['a "b" \\ \n\r\t\b\f', "é 🙂 \x1f\x7f", "'''", "x = 1", ""])
 def test_any_text_survives_as_toml(text: str) -> None:
-    assert tomllib.loads(f"x = {toml.string(text)}") == {"x": text}
-    assert tomllib.loads(f"x = {toml.table({text: '1'})}") == {"x": {text: 1}}
+    assert tomllib.loads(f"x = {shared.string(text)}") == {"x": text}
+    assert tomllib.loads(f"x = {shared.table({text: '1'})}") == {"x": {text: 1}}
 
 
 def test_system_prompt_effort_and_thinking_are_settings() -> None:

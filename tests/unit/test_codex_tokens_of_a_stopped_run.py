@@ -4,8 +4,8 @@ import msgspec
 
 from clinvk.backends.base import Host
 from clinvk.backends.codex import Codex
-from clinvk.events import RunFailed, Usage
-from clinvk.request import RunRequest
+from clinvk.types.events import RunFailed, Usage
+from clinvk.types.request import RunRequest
 
 
 def line(**message: object) -> bytes:

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 import yaml
 
-from clinvk.config.changing import change_to, changed, without
-from clinvk.errors import ConfigError
+from clinvk.config.edit import change_to, changed, without
+from clinvk.types.errors import ConfigError
 
 BACKENDS = ("claude", "codex", "gemini")
 FILE = Path("/home/ana/.clinvk/config.yaml")

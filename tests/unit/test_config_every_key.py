@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.backends import BACKENDS
-from clinvk.config import BackendSettings, Settings, keys
-from clinvk.config.changing import change_to, changed
-from clinvk.config.loading import load
-from clinvk.errors import ConfigError
+from clinvk.backends.registry import BACKENDS
+from clinvk.config import setting_values
+from clinvk.config.edit import change_to, changed
+from clinvk.config.load import load
+from clinvk.config.model import BackendSettings, Settings
+from clinvk.types.errors import ConfigError
 
 Name = tuple[str, ...]
-KEYS = [(name, kind) for name, kind in keys.all_keys(("claude",)) if not keys.is_section(kind)]
+KEYS = [(name, kind) for name, kind in setting_values.all_keys(("claude",)) if not setting_values.is_section(kind)]
 IDS = [".".join(name) for name, _ in KEYS]
 PATHS = ("default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes")
 
@@ -29,7 +30,7 @@ OF_VARIABLES: dict[Name, tuple[tuple[str, object], tuple[str, object]]] = {
 
 def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, object]]:
     """Give two values that are no default, as text and as what they mean."""
-    words = keys.words_of(kind)
+    words = setting_values.words_of(kind)
     if special := (OF_BACKENDS | OF_VARIABLES).get(name):
         return special
     if words == ("true", "false"):
@@ -39,7 +40,7 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
         others = [word for word in words if word != value_of(Settings(), name)]
         one, two = others[0], others[-1]
         return (one, one), (two, two)
-    if keys.is_list(kind):
+    if setting_values.is_list(kind):
         return ("/a,/b", ("/a", "/b")), ('["/c,d"]', ("/c,d",))
     if kind is str:
         return ("/one", "/one"), ("/two", "/two")
@@ -47,11 +48,11 @@ def samples(name: Name, kind: object) -> tuple[tuple[str, object], tuple[str, ob
 
 
 def wrong(name: Name, kind: object) -> str:
-    if name in OF_BACKENDS or keys.words_of(kind):
+    if name in OF_BACKENDS or setting_values.words_of(kind):
         return "nonsense"
     if name in OF_VARIABLES:
         return "A B"
-    if kind is str or keys.is_list(kind):
+    if kind is str or setting_values.is_list(kind):
         return "relative" if name[-1] in PATHS else ""
     return "-1"
 
@@ -125,5 +126,5 @@ def test_a_mistyped_key_is_told_with_the_nearest(tmp_path: Path, name: Name, kin
 def test_there_is_a_word_for_every_type_of_a_key() -> None:
     """A new type would be called a text where a value is refused."""
     kinds = {kind for _, kind in KEYS}
-    texts = {kind for kind in kinds if keys.allowed(kind).startswith("a text")}
+    texts = {kind for kind in kinds if setting_values.allowed(kind).startswith("a text")}
     assert texts == {str}

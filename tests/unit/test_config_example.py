@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from clinvk.config import BackendSettings, Settings
-from clinvk.config.loading import load, trace
+from clinvk.config.load import load, trace
+from clinvk.config.model import BackendSettings, Settings
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "config.example.yaml"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.config import BackendSettings, Settings
-from clinvk.config.loading import home, load
-from clinvk.config.values import user_home
-from clinvk.errors import ConfigError
+from clinvk.config.load import home, load
+from clinvk.config.model import BackendSettings, Settings
+from clinvk.config.setting_values import user_home
+from clinvk.types.errors import ConfigError
 
 BACKENDS = ("claude", "codex", "gemini")
 

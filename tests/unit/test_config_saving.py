@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.config.saving import change, preview
-from clinvk.errors import ConfigError
+from clinvk.types.errors import ConfigError
 
 SET_ONE = """
 import sys

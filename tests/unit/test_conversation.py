@@ -17,8 +17,8 @@ from clinvk.dialects.conversation import (
     image_of,
     told,
 )
-from clinvk.errors import InvalidRequest
-from clinvk.request import Image
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import Image
 
 PNG = Image("image/png", b"\x89PNG\r\n\x1a\n1")
 GIF = Image("image/gif", b"GIF89a2")

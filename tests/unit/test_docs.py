@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from clinvk import __version__
-from clinvk.api import server
-from clinvk.api.openapi import document
-from clinvk.backends import BACKENDS
-from clinvk.config import ServerSettings
-from clinvk.config.keys import all_keys
-from clinvk.request import APPROVAL_MODES, SANDBOX_MODES
+from clinvk.api.openapi.document import document
+from clinvk.api.server import server
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.model import ServerSettings
+from clinvk.config.setting_values import all_keys
+from clinvk.types.request import APPROVAL_MODES, SANDBOX_MODES
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])

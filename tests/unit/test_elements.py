@@ -3,8 +3,8 @@
 import pytest
 
 from clinvk.backends.base import with_system_prompt
-from clinvk.elements import element, unused
-from clinvk.request import RunRequest
+from clinvk.types.prompt_xml import element, unused
+from clinvk.types.request import RunRequest
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clinvk.config import AgentSettings, BackendSettings, Settings
-from clinvk.runtime import executables
+from clinvk.config.model import AgentSettings, BackendSettings, Settings
+from clinvk.runtime.process import executables
 
 ENVIRON = {
     "PATH": "/bin",

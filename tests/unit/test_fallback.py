@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.fallback import Fallbacks
+from clinvk.runtime.pool.agent_programs import Fallbacks
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.fingerprints import fingerprint
+from clinvk.runtime.pool.agent_programs import fingerprint
 
 LATER = "changed, and longer"
 

@@ -8,7 +8,7 @@ import pytest
 
 from clinvk.backends.base import Host, Launch
 from clinvk.backends.gemini import Gemini
-from clinvk.events import (
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -19,7 +19,7 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import RunRequest
+from clinvk.types.request import RunRequest
 
 NO_LOGIN = "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini"

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from clinvk.backends.base import PRIVATE, Host, Launch
 from clinvk.backends.gemini import MAX_PROMPT_BYTES, Gemini
-from clinvk.errors import InvalidRequest, NotResumable, Unsupported
-from clinvk.request import ApprovalMode, Image, RunRequest, SandboxMode
-from clinvk.session import Resume
+from clinvk.types.errors import InvalidRequest, NotResumable, Unsupported
+from clinvk.types.request import ApprovalMode, Image, RunRequest, SandboxMode
+from clinvk.types.session import Resume
 
 ASK = RunRequest(prompt="hello", backend="gemini", workdir="/project")
 OPEN = replace(ASK, approval_mode="none")

@@ -7,8 +7,8 @@ import pytest
 
 from clinvk.backends.base import Delivery, Host, Launch, NotSpoken
 from clinvk.backends.gemini import Gemini
-from clinvk.errors import NotResumable
-from clinvk.events import (
+from clinvk.types.errors import NotResumable
+from clinvk.types.events import (
     Event,
     RunFailed,
     RunFinished,
@@ -19,8 +19,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import Image, RunRequest
-from clinvk.session import Resume
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.session import Resume
 
 RECORDINGS = Path(__file__).parent / "recordings" / "gemini_acp"
 HOST = Host(env={"HOME": "/h"})

@@ -4,11 +4,11 @@ import socket
 
 import pytest
 
-from clinvk.api import doors, hosts
-from clinvk.api.hosts import Hosts
-from clinvk.config import ServerSettings
-from clinvk.dialects.base import ForeignOrigin, HostRefused
-from clinvk.errors import ClinvkError, ConfigError, InvalidRequest
+from clinvk.api.access import auth, hosts
+from clinvk.api.access.hosts import Hosts
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.dialect import ForeignOrigin, HostRefused
+from clinvk.types.errors import ClinvkError, ConfigError, InvalidRequest
 
 OWN = ("box", "box.local")
 
@@ -123,7 +123,7 @@ def test_a_list_of_the_settings_adds_names(allowed: tuple[str, ...], host: str, 
 @pytest.mark.parametrize("name", ["", "a b", "http://a", "a:80", "*.", "*a", "a/b", "a..", "**"])
 def test_a_name_that_cannot_be_meant_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.allowed_hosts\[1\]"):
-        doors.check(ServerSettings(allowed_hosts=("fine.example", name)))
+        auth.check(ServerSettings(allowed_hosts=("fine.example", name)))
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "PUT"])

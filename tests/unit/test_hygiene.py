@@ -10,7 +10,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 BLOCKS = """
 from pathlib import Path
-from clinvk.config.file import read
+from clinvk.config.yaml_file import read
 
 async def test_it(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("server: {}")

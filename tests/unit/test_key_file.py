@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from clinvk.api.key_file import FILE, KeyFile, Limits, digest_of
-from clinvk.api.keys import Keys
-from clinvk.errors import ConfigError, InvalidRequest
+from clinvk.api.access.key_file import FILE, KeyFile, Limits, digest_of
+from clinvk.api.access.keys import Keys
+from clinvk.types.errors import ConfigError, InvalidRequest
 
 LIMITS = Limits(
     backends=("codex",), workdirs=("/srv",), rate_rps=0.5, burst=3, tokens_per_day=1000, cost_usd_per_day=2.5

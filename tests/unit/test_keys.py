@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api import keys
-from clinvk.api.keys import Keys
-from clinvk.config import ServerSettings, Settings
-from clinvk.errors import ConfigError
-from clinvk.runtime import marks
-from clinvk.runtime.process import Spawner
+from clinvk.api.access import keys
+from clinvk.api.access.keys import Keys
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import ConfigError
 
 GOPASS = Settings(server=ServerSettings(api_keys_gopass_path="work/clinvk"))
 
 
 async def read(environ: dict[str, str], settings: Settings | None = None) -> Keys:
-    return await keys.read(settings or Settings(), environ, Spawner(marks.choose()))
+    return await keys.read(settings or Settings(), environ, Spawner(process_tags.choose()))
 
 
 def gopass(folder: Path, script: str) -> dict[str, str]:
@@ -121,4 +121,4 @@ async def test_a_gopass_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 async def test_a_gopass_that_hangs_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gopass took over 0\.3 s"):
-        await keys.read(GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(marks.choose()), gopass_within_s=0.3)
+        await keys.read(GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose()), gopass_within_s=0.3)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from clinvk.api.key_file import Key
-from clinvk.api.key_file import Limits as KeyLimits
-from clinvk.api.limits import Buckets, Limits
-from clinvk.config import ServerSettings
-from clinvk.dialects.base import RateLimited
+from clinvk.api.access.key_file import Key
+from clinvk.api.access.key_file import Limits as KeyLimits
+from clinvk.api.access.rate_limits import Buckets, Limits
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.dialect import RateLimited
 
 ON = ServerSettings(rate_limit_enabled=True, rate_limit_rps=2, rate_limit_burst=3)
 

@@ -1,7 +1,7 @@
 import asyncio
 
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
-from clinvk.runtime.log import HIGH_WATER_BYTES, EventLog
+from clinvk.runtime.run.event_log import HIGH_WATER_BYTES, EventLog
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
 
 
 async def read(log: EventLog, after: int = 0) -> list[Event]:

@@ -14,7 +14,7 @@ from collections.abc import Generator
 import pytest
 
 from clinvk import logs
-from clinvk.config import LogLevel
+from clinvk.config.model import LogLevel
 from polling import until
 
 FORGED = "all is well\n2026-11-25 18:00:00,000 INFO clinvk: forged\x1b[2J\u2028"
@@ -170,7 +170,7 @@ def test_bytes_reach_a_pipe_that_another_process_made_nonblocking() -> None:
 
 @pytest.fixture
 def levels() -> Generator[None]:
-    names = ("clinvk", "clinvk.api.middleware", "clinvk.api.journal")
+    names = ("clinvk", "clinvk.api.http.middleware", "clinvk.api.observe.observers")
     before = {name: logging.getLogger(name).level for name in names}
     yield
     for name, level in before.items():
@@ -193,5 +193,5 @@ def test_requests_are_told_when_asked_for_whatever_the_level(
 ) -> None:
     logs.adjust(level, requests)
     assert logging.getLogger("clinvk.store").getEffectiveLevel() == others
-    for name in ("clinvk.api.middleware", "clinvk.api.journal"):
+    for name in ("clinvk.api.http.middleware", "clinvk.api.observe.observers"):
         assert logging.getLogger(name).getEffectiveLevel() == of_requests

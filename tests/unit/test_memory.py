@@ -5,7 +5,7 @@ import sys
 
 _PRINT_ARENAS = """
 import ctypes, threading
-from clinvk.api import memory
+from clinvk.api.server import housekeeping as memory
 memory.bound_heaps()
 ready = threading.Barrier(8)
 def allocate():
@@ -19,7 +19,7 @@ ctypes.CDLL(None).malloc_stats()
 
 _GIVE_BACK = """
 import asyncio, itertools, os, time
-from clinvk.api import memory
+from clinvk.api.server import housekeeping as memory
 def resident_pages():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.events import RunFailed, RunFinished, Usage
-from clinvk.kept import Kept, Warm
-from clinvk.metrics import Metrics, Standing
+from clinvk.api.observe.metrics import Metrics, Standing
+from clinvk.runtime.runs import Kept, Warm
+from clinvk.types.events import RunFailed, RunFinished, Usage
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = (REPOSITORY / "packaging" / "grafana-dashboard.json").read_text()

@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from clinvk.config import Settings, complete
-from clinvk.errors import InvalidRequest
-from clinvk.request import RunRequest
+from clinvk.config.model import Settings, complete
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import RunRequest
 from nesting import too_deep
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Channel, Host, NotSpoken
-from clinvk.request import RunRequest
+from clinvk.backends.registry import BACKENDS
+from clinvk.types.request import RunRequest
 
 HOST = Host()
 

@@ -6,10 +6,10 @@ import random
 import pytest
 
 from bodies import CHAT, COMPLETION, mutated
-from clinvk.dialects.base import Dialect
-from clinvk.dialects.openai_chat import OpenAIChat
-from clinvk.dialects.openai_completions import OpenAICompletions
-from clinvk.errors import InvalidRequest
+from clinvk.dialects.dialect import Dialect
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.types.errors import InvalidRequest
 from standin.document import JSON
 
 

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from clinvk.dialects.base import Call, Facts, renamed
-from clinvk.dialects.openai_chat import OpenAIChat
-from clinvk.errors import InvalidRequest, Unsupported
-from clinvk.events import (
+from clinvk.dialects.dialect import Call, Facts, renamed
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.types.errors import InvalidRequest, Unsupported
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -21,8 +21,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import Image, RunRequest
-from clinvk.result import gather
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.result import gather
 
 PNG = b"\x89PNG\r\n\x1a\n rest"
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from clinvk.dialects.base import Call, Facts
-from clinvk.dialects.openai_completions import OpenAICompletions
-from clinvk.errors import InvalidRequest
-from clinvk.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, Usage
-from clinvk.request import RunRequest
-from clinvk.result import gather
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta, ThinkingDelta, Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.result import gather
 
 FACTS = Facts(run_id="r1", backend="claude", started_at=1_700_000_000.9)
 ANSWER: list[Event] = [

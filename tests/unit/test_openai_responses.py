@@ -10,10 +10,10 @@ from openai.types.responses import Response as SdkResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from clinvk.dialects.base import Call, Encoder, Facts, KeyRefused, PreviousNotFound, renamed
-from clinvk.dialects.openai_responses import OpenAIResponses, kept
-from clinvk.errors import AgentRateLimited, InvalidRequest, Unsupported
-from clinvk.events import (
+from clinvk.dialects.dialect import Call, Encoder, Facts, KeyRefused, PreviousNotFound, renamed
+from clinvk.dialects.openai.responses import OpenAIResponses, stored
+from clinvk.types.errors import AgentRateLimited, InvalidRequest, Unsupported
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -26,8 +26,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.record import RunRecord, RunState
-from clinvk.result import gather
+from clinvk.types.record import RunRecord, RunState
+from clinvk.types.result import gather
 
 RUN = "0123456789abcdef0123456789abcdef"
 FACTS = Facts(run_id=RUN, backend="claude", session_id="s", created_at=1_700_000_000.25, started_at=1_700_000_007.5)
@@ -374,17 +374,17 @@ def test_the_response_is_the_same_when_it_is_made_again_from_the_record() -> Non
     ]
     for asked, events in cases:
         run = record(asked)
-        found = kept.of(run)
+        found = stored.of(run)
         assert found
-        assert json.loads(msgspec.json.encode(kept.again(run, found, events))) == result(asked, events)
+        assert json.loads(msgspec.json.encode(stored.again(run, found, events))) == result(asked, events)
 
 
 def test_a_response_is_as_old_as_its_run_whether_that_waits_or_has_begun() -> None:
     begun = record(call(background=True), "running")
     for run in (begun, replace(begun, state="queued", started_at=None)):
-        found = kept.of(run)
+        found = stored.of(run)
         assert found
-        assert kept.again(run, found, ()).created_at == 1_700_000_000
+        assert stored.again(run, found, ()).created_at == 1_700_000_000
 
 
 def test_what_a_response_is_made_again_from_is_not_the_metadata_of_the_client() -> None:
@@ -407,16 +407,16 @@ def test_what_a_response_is_made_again_from_is_not_the_metadata_of_the_client() 
 def test_instructions_are_made_again_as_they_were_sent(instructions: str | None, items: list[Json]) -> None:
     asked = call(instructions=instructions, input=[*items, {"role": "user", "content": "hi"}])
     run = record(asked)
-    found = kept.of(run)
+    found = stored.of(run)
     assert found
-    assert json.loads(msgspec.json.encode(kept.again(run, found, SAYS))) == result(asked, SAYS)
+    assert json.loads(msgspec.json.encode(stored.again(run, found, SAYS))) == result(asked, SAYS)
 
 
 def test_a_response_that_an_earlier_clinvk_kept_in_the_metadata_is_still_there() -> None:
     old: Json = {"model": "claude", "instructions": "x", "reasoning": {}, "text": {}, "metadata": {"a": "b"}}
     metadata: Json = {"a": "b", "openai_response": {"response": old, "shows_work": True}}
     run = replace(record(call()), request={"metadata": metadata, "system_prompt": "x"})
-    found = kept.of(run)
+    found = stored.of(run)
     assert found
     assert found.shows_work
     assert (found.response.instructions, found.response.metadata) == ("x", {"a": "b"})
@@ -424,25 +424,25 @@ def test_a_response_that_an_earlier_clinvk_kept_in_the_metadata_is_still_there()
 
 def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
     run = record(call(background=True), "running")
-    found = kept.of(run)
+    found = stored.of(run)
     assert found
-    assert kept.again(run, found, ()).status == "in_progress"
-    assert kept.again(replace(run, state="queued"), found, ()).status == "queued"
-    failed = kept.again(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
+    assert stored.again(run, found, ()).status == "in_progress"
+    assert stored.again(replace(run, state="queued"), found, ()).status == "queued"
+    failed = stored.again(replace(run, state="failed"), found, (RunStarted(), RunFailed("agent_crashed", "x")))
     assert (failed.status, failed.error and failed.error.message) == ("failed", "x")
 
 
 def test_no_response_is_made_of_a_run_that_was_none_or_was_not_stored() -> None:
-    assert kept.of(record(call(store=False))) is None
-    assert kept.of(replace(record(call()), request={})) is None
-    assert kept.of(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
-    assert kept.of(replace(record(call()), session_id=None)) is None
+    assert stored.of(record(call(store=False))) is None
+    assert stored.of(replace(record(call()), request={})) is None
+    assert stored.of(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
+    assert stored.of(replace(record(call()), session_id=None)) is None
 
 
 @pytest.mark.parametrize("text", ["", "resp_", RUN, f"resp_{RUN[:-1]}", f"resp_{RUN}0", f"resp_{RUN[:-1]}Z", "resp_é"])
 def test_only_the_id_of_a_response_is_one(text: str) -> None:
-    assert kept.run_id(text) is None
-    assert kept.run_id(f"resp_{RUN}") == RUN
+    assert stored.run_id(text) is None
+    assert stored.run_id(f"resp_{RUN}") == RUN
 
 
 def test_errors_have_the_shape_of_the_vendor_and_name_the_field_of_the_client() -> None:

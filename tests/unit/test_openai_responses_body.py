@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from clinvk.dialects.base import Call, PreviousNotFound
-from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.errors import InvalidRequest
+from clinvk.dialects.dialect import Call, PreviousNotFound
+from clinvk.dialects.openai.responses import OpenAIResponses
+from clinvk.types.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 PNG_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()

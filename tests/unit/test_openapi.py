@@ -8,17 +8,17 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from clinvk.api.openapi import document
-from clinvk.backends import BACKENDS
+from clinvk.api.openapi.document import document
+from clinvk.backends.registry import BACKENDS
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import Dialect
-from clinvk.dialects.openai_chat import OpenAIChat
-from clinvk.dialects.openai_completions import OpenAICompletions
-from clinvk.dialects.openai_responses import OpenAIResponses
-from clinvk.dialects.prompt_body import PromptBody
-from clinvk.dialects.rest import STATUSES, Rest
-from clinvk.errors import InvalidRequest
-from clinvk.session import TAG_PATTERN, TITLE_PATTERN, as_tag, as_title
+from clinvk.dialects.dialect import Dialect
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.openai.completions import OpenAICompletions
+from clinvk.dialects.openai.responses import OpenAIResponses
+from clinvk.dialects.rest.bodies import PromptBody
+from clinvk.dialects.rest.rest import STATUSES, Rest
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.session import TAG_PATTERN, TITLE_PATTERN, as_tag, as_title
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 

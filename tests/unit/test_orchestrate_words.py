@@ -5,13 +5,12 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from clinvk.events import RunFinished
 from clinvk.orchestrate import judge
-from clinvk.orchestrate.chain import warnings
-from clinvk.orchestrate.template import expand, misspelt, unknown_steps
-from clinvk.plan import Chain, Change, Check, Compare, Part, PartResult
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.orchestrate.chain import expand, misspelt, unknown_steps, warnings
+from clinvk.types.events import RunFinished
+from clinvk.types.orchestration import Chain, Change, Check, Compare, Part, PartResult
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 
 STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{steps.a}}"}
 

@@ -6,15 +6,15 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from clinvk.cli.notes import Notes
-from clinvk.cli.orchestrated_text import answers, failed_checks, overview, side_by_side, wrapped
-from clinvk.cli.progress_live import Display
-from clinvk.cli.table import width
-from clinvk.errors import Cancelled, TimedOut
-from clinvk.events import RunFailed, RunFinished
-from clinvk.plan import Chain, Change, Check, Compare, Parallel, Part, PartResult, Plan, Summary, not_run
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.cli.orchestrate.progress_live import Display
+from clinvk.cli.orchestrate.result_text import answers, failed_checks, overview, side_by_side, wrapped
+from clinvk.cli.terminal.output import Notes
+from clinvk.cli.terminal.table import width
+from clinvk.types.errors import Cancelled, TimedOut
+from clinvk.types.events import RunFailed, RunFinished
+from clinvk.types.orchestration import Chain, Change, Check, Compare, Parallel, Part, PartResult, Plan, Summary, not_run
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 
 WIDE = "日本語のとても長い答え " * 5
 

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 import yaml
 
-from clinvk.backends import BACKENDS
-from clinvk.cli import arguments
-from clinvk.config import ServerSettings
-from clinvk.config.loading import load
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.parse import arguments
+from clinvk.config.load import load
+from clinvk.config.model import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from clinvk.dialects import strict
-from clinvk.errors import InvalidRequest
+from clinvk.dialects import json_bodies
+from clinvk.types.errors import InvalidRequest
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,7 +32,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ],
 )
 def test_a_query_is_read(query: bytes, asked: Asked) -> None:
-    assert strict.parameters(query, Asked) == asked
+    assert json_bodies.parameters(query, Asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_a_query_is_read(query: bytes, asked: Asked) -> None:
 )
 def test_a_mistake_is_told_with_its_parameter(query: bytes, message: str, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as told:
-        strict.parameters(query, Asked)
+        json_bodies.parameters(query, Asked)
     assert (told.value.message, told.value.field) == (message, field)

@@ -1,6 +1,6 @@
 """A patch as a terminal shows it."""
 
-from clinvk.cli.patch_text import readable
+from clinvk.cli.terminal.table import readable
 
 PATCH = """\
 diff --git a/a.txt b/a.txt

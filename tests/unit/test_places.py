@@ -4,10 +4,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Host
-from clinvk.backends.places import upwards
-from clinvk.request import ApprovalMode, RunRequest
+from clinvk.backends.registry import BACKENDS
+from clinvk.backends.shared import upwards
+from clinvk.types.request import ApprovalMode, RunRequest
 
 
 @pytest.mark.parametrize("directory", ["/", "/home", "/home/a b/ü", "/a/b/c/d"])

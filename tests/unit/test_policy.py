@@ -2,11 +2,11 @@
 
 import pytest
 
-from clinvk.backends import BACKENDS
 from clinvk.backends.base import Backend, Host
-from clinvk.policy import BuiltIn, Directories
-from clinvk.policy.flags import Flags, NotListed, listed
-from clinvk.request import ApprovalMode, RunRequest, SandboxMode
+from clinvk.backends.registry import BACKENDS
+from clinvk.policy.directories import BuiltIn, Directories
+from clinvk.policy.rules import Flags, NotListed, listed
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
 CASES = [
     ((), (), "/anywhere", True),

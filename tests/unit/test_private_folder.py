@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from clinvk.backends.base import PRIVATE, Launch
-from clinvk.errors import ClinvkError
-from clinvk.runtime import private
-from clinvk.runtime.cleanup import finished
-from clinvk.runtime.private import PrivateFolder
+from clinvk.runtime.process import private_folder
+from clinvk.runtime.process.private_folder import PrivateFolder
+from clinvk.runtime.process.waiting import finished
+from clinvk.types.errors import ClinvkError
 from polling import until
 
 
@@ -71,7 +71,7 @@ async def test_a_disk_that_hangs_holds_up_nobody_who_clears_a_folder(
 
     await folder.prepare()
     path = folder.filled(PRIVATE)
-    monkeypatch.setattr(private, "finished", partial(finished, within_s=0.1))
+    monkeypatch.setattr(private_folder, "finished", partial(finished, within_s=0.1))
     monkeypatch.setattr(PrivateFolder, "remove", late)
     with caplog.at_level(logging.WARNING):
         await folder.clear()
@@ -93,7 +93,7 @@ async def test_a_folder_that_a_hanging_disk_makes_when_nobody_waits_any_more_is_
         ended.set()
 
     monkeypatch.setattr(tempfile, "mkdtemp", late)
-    monkeypatch.setattr(private, "finished", partial(finished, within_s=0.1))
+    monkeypatch.setattr(private_folder, "finished", partial(finished, within_s=0.1))
     monkeypatch.setattr(PrivateFolder, "write", written)
     folder = PrivateFolder(Launch(argv=("x",), files={"a": b""}), {}, 1)
     with pytest.raises(TimeoutError):

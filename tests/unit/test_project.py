@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import clinvk
-from clinvk.backends import BACKENDS
+from clinvk.backends.registry import BACKENDS
 
 ROOT = Path(__file__).parents[2]
 LOCKS = (

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 from starlette.types import Scope
 
-from clinvk.api.proxies import Proxies
-from clinvk.config import ServerSettings
-from clinvk.errors import ConfigError
+from clinvk.api.access.proxies import Proxies
+from clinvk.config.model import ServerSettings
+from clinvk.types.errors import ConfigError
 
 TRUSTED = ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32")
 OUTSIDE = "203.0.113.9"

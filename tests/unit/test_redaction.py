@@ -7,12 +7,12 @@ import string
 import msgspec
 import pytest
 
-from clinvk.dialects import openai_errors
-from clinvk.dialects.anthropic import errors as anthropic_errors
-from clinvk.dialects.rest import Rest
-from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.dialects.anthropic import error_bodies as anthropic_errors
+from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.rest.rest import Rest
 from clinvk.logs import JsonLines, TextLines
-from clinvk.redaction import HIDDEN, MOST_CHARS, redacted, secrets_in
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.redaction import HIDDEN, MOST_CHARS, redacted, secrets_in
 
 SEED = 20261125
 _WORD = string.ascii_letters + string.digits
@@ -131,7 +131,7 @@ def test_no_error_of_any_api_tells_a_secret(error: type[ClinvkError]) -> None:
     for text, secret in CASES[::7]:
         made = error(f"workdir {text!r} is wrong")
         made.field = "workdir"
-        for _, body in (Rest().error(made, "r"), openai_errors.refusal(made), anthropic_errors.refusal(made, "r")):
+        for _, body in (Rest().error(made, "r"), error_bodies.refusal(made), anthropic_errors.refusal(made, "r")):
             assert msgspec.json.decode(body)
             assert secret not in body.decode()
 

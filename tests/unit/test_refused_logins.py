@@ -7,7 +7,7 @@ from clinvk.backends.codex import failures
 from clinvk.backends.gemini import wire
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.turn import refused
-from clinvk.events import RunFailed
+from clinvk.types.events import RunFailed
 
 OF_CODEX = "codex is not logged in, or not allowed (run codex login, or set CODEX_API_KEY): "
 OF_GEMINI = "gemini is not logged in, or not allowed (run gemini once in a terminal, or set GEMINI_API_KEY): "

@@ -2,8 +2,8 @@
 
 import pytest
 
-from clinvk import backends
-from clinvk.errors import ModelNotFound
+from clinvk.backends import registry as backends
+from clinvk.types.errors import ModelNotFound
 
 NAMES = [
     ("claude", "claude", None),

@@ -6,9 +6,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from clinvk import errors
 from clinvk.dialects import sse
-from clinvk.dialects.base import (
+from clinvk.dialects.dialect import (
     BodyTooLarge,
     Call,
     DirectoryNotAllowed,
@@ -18,10 +17,11 @@ from clinvk.dialects.base import (
     NotCancellable,
     WrongMediaType,
 )
-from clinvk.dialects.rest import Rest
-from clinvk.dialects.unified import PULSE, UnifiedEncoder
-from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest, QueueFull, SessionNotFound, Unsupported
-from clinvk.events import (
+from clinvk.dialects.rest.rest import Rest
+from clinvk.dialects.rest.unified import PULSE, UnifiedEncoder
+from clinvk.types import errors
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, QueueFull, SessionNotFound, Unsupported
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,
@@ -33,8 +33,8 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
 
 FACTS = Facts(
     run_id="r1", backend="claude", session_id="s1", workdir="/w", started_at=1_700_000_000.0, duration_s=1.2345

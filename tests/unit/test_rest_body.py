@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from clinvk.dialects.base import Call
-from clinvk.dialects.prompt_body import PromptBody
-from clinvk.dialects.rest import Rest
-from clinvk.errors import InvalidRequest
-from clinvk.request import Image, RunRequest
+from clinvk.dialects.dialect import Call
+from clinvk.dialects.rest.bodies import PromptBody
+from clinvk.dialects.rest.rest import Rest
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import Image, RunRequest
 
 
 def parse(body: bytes | dict[str, object], **headers: str) -> Call:

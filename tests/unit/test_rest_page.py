@@ -7,14 +7,23 @@ from typing import get_args, get_type_hints
 import msgspec
 import pytest
 
-from clinvk.api.openapi import document
-from clinvk.dialects import unified
-from clinvk.dialects.batch.answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer, PartAnswer
-from clinvk.dialects.batch.bodies import ChainBody, CompareBody, ParallelBody, PartBody, chain, compare, parallel
-from clinvk.dialects.prompt_body import Asked, PromptBody
-from clinvk.dialects.records import RunListing, RunView, SessionListing, SessionView
-from clinvk.dialects.rest import PromptAnswer, Rest
-from clinvk.record import RunState
+from clinvk.api.openapi.document import document
+from clinvk.dialects.rest import unified
+from clinvk.dialects.rest.batch_answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer, PartAnswer
+from clinvk.dialects.rest.bodies import (
+    Asked,
+    ChainBody,
+    CompareBody,
+    ParallelBody,
+    PartBody,
+    PromptBody,
+    chain,
+    compare,
+    parallel,
+)
+from clinvk.dialects.rest.rest import PromptAnswer, Rest
+from clinvk.dialects.rest.views import RunListing, RunView, SessionListing, SessionView
+from clinvk.types.record import RunState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from bodies import SCHEMA, mutated
-from clinvk.runtime.schema import Json, read
-from clinvk.runtime.schema_process import Task, judged
+from clinvk.runtime.run.schema import Json, read
+from clinvk.runtime.run.schema_process import Task, judged
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 

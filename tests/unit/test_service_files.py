@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from clinvk.cli.flags import InstallFlags
-from clinvk.cli.service.launchd import Launchd
-from clinvk.cli.service.plan import Account, Plan, planned
-from clinvk.cli.service.systemd import Systemd
-from clinvk.config import AgentSettings, ServerSettings, Settings
-from clinvk.errors import ConfigError, InvalidRequest
+from clinvk.cli.admin.service.launchd import Launchd
+from clinvk.cli.admin.service.service_plan import Account, Plan, planned
+from clinvk.cli.admin.service.systemd import Systemd
+from clinvk.cli.parse.flags import InstallFlags
+from clinvk.config.model import AgentSettings, ServerSettings, Settings
+from clinvk.types.errors import ConfigError, InvalidRequest
 
 ANA = Account("ana", 1000, 1000, Path("/home/ana"), for_machine=True)
 OWN = ANA._replace(for_machine=False)

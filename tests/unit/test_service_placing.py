@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from clinvk.cli.service import placing
-from clinvk.cli.service.plan import Account
-from clinvk.errors import ClinvkError
+from clinvk.cli.admin.service import unit_files
+from clinvk.cli.admin.service.service_plan import Account
+from clinvk.types.errors import ClinvkError
 
 UID = 65534
 
@@ -34,7 +34,7 @@ def account(machine: Path) -> Account:
 
 @pytest.mark.parametrize("place", ["home/.clinvk/workspace", "srv/projects"])
 def test_what_is_missing_of_a_directory_becomes_the_accounts_own(machine: Path, place: str) -> None:
-    placing.make_folder(machine / place, account(machine))
+    unit_files.make_folder(machine / place, account(machine))
     for made in (machine / place, (machine / place).parent):
         found = made.stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (UID, UID, 0o700)
@@ -47,21 +47,21 @@ def test_no_link_of_the_accounts_has_root_make_or_give_away_a_folder_elsewhere(m
     link.symlink_to(machine / "etc")
     os.lchown(link, UID, UID)
     with pytest.raises(ClinvkError, match=r"\.clinvk on the way to it not root's"):
-        placing.make_folder(link / "workspace", account(machine))
+        unit_files.make_folder(link / "workspace", account(machine))
     assert list((machine / "etc").iterdir()) == []
 
 
 def test_a_link_of_roots_may_lead_on(machine: Path) -> None:
     (machine / "disk").mkdir()
     (machine / "srv").symlink_to(machine / "disk")
-    placing.make_folder(machine / "srv" / "projects", account(machine))
+    unit_files.make_folder(machine / "srv" / "projects", account(machine))
     assert (machine / "disk" / "projects").stat().st_uid == UID
 
 
 def test_a_file_of_the_service_can_be_read_by_everybody(machine: Path) -> None:
     before = os.umask(0o077)
     try:
-        placing.write(machine / "clinvk.service", "[Unit]\n")
+        unit_files.write(machine / "clinvk.service", "[Unit]\n")
     finally:
         os.umask(before)
     assert stat.S_IMODE((machine / "clinvk.service").stat().st_mode) == 0o644

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clinvk.dialects import records
-from clinvk.errors import InvalidRequest
-from clinvk.session import as_tag, as_title, retagged
+from clinvk.dialects.rest import views
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.session import as_tag, as_title, retagged
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 """One sign of several characters, some of which join the others."""
@@ -42,9 +42,9 @@ def test_tags_keep_their_order() -> None:
 @pytest.mark.parametrize("body", [b'{"title": "a\\u001b[31m"}', b'{"tags": ["a", "b\\nc"]}', b'{"tags": [" "]}'])
 def test_what_cannot_be_typed_cannot_be_sent(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        records.patch(body)
+        views.patch(body)
 
 
 def test_what_is_sent_is_kept_as_what_is_typed() -> None:
-    patch = records.patch(b'{"title": " two\\nlines", "tags": [" a "]}')
+    patch = views.patch(b'{"title": " two\\nlines", "tags": [" a "]}')
     assert (patch.title, patch.tags) == ("two lines", ["a"])

@@ -4,8 +4,8 @@ import weakref
 
 import pytest
 
-from clinvk.errors import QueueFull
 from clinvk.runtime.slots import Applicant, Place, QueueLimits, Share, Slots
+from clinvk.types.errors import QueueFull
 
 
 def enter(slots: Slots, backend: str, granted: list[str], name: str) -> Place:

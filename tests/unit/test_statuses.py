@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from clinvk import errors
-from clinvk.api.reply import refusal
-from clinvk.dialects import base
+from clinvk.api.http.response import refusal
+from clinvk.dialects import dialect as base
 from clinvk.dialects.anthropic import Anthropic
-from clinvk.dialects.base import RateLimited
-from clinvk.dialects.openai_chat import OpenAIChat
-from clinvk.dialects.rest import Rest
-from clinvk.errors import AgentFailed, AmbiguousId, ClinvkError, QueueFull
+from clinvk.dialects.dialect import RateLimited
+from clinvk.dialects.openai.chat import OpenAIChat
+from clinvk.dialects.rest.rest import Rest
+from clinvk.types import errors
+from clinvk.types.errors import AgentFailed, AmbiguousId, ClinvkError, QueueFull
 
 
 def kinds(of: type[ClinvkError] = ClinvkError) -> Iterator[type[ClinvkError]]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from clinvk.events import Event, Progress, RunStarted, TextDelta, ThinkingDelta, ToolCall
-from clinvk.runtime.stopping import Cutter
+from clinvk.runtime.run.answer_filter import Cutter
+from clinvk.types.events import Event, Progress, RunStarted, TextDelta, ThinkingDelta, ToolCall
 
 
 def _cut(stops: Sequence[str], events: Sequence[Event]) -> tuple[list[Event], str | None]:

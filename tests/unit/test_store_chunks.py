@@ -6,7 +6,8 @@ import zlib
 import msgspec
 import pytest
 
-from clinvk.events import (
+from clinvk.store.sqlite import event_chunks
+from clinvk.types.events import (
     Event,
     Logged,
     Progress,
@@ -19,7 +20,6 @@ from clinvk.events import (
     ToolResult,
     Usage,
 )
-from clinvk.store import chunks
 from records import AT, log
 
 TEXTS = ("", " ", "a", "wörter ", "\n\n", "\0", "\U0001f389", '"quoted" \\ ', "日本", "x" * 3000)
@@ -56,10 +56,10 @@ def random_log(source: random.Random) -> list[Logged]:
 def test_any_log_comes_back_as_it_was(seed: int) -> None:
     """To the number, the character and the tick of the clock."""
     entries = random_log(random.Random(seed))
-    packed = chunks.pack(entries)
-    assert [event for chunk in packed for event in chunks.decode(chunk.data)] == entries
+    packed = event_chunks.pack(entries)
+    assert [event for chunk in packed for event in event_chunks.decode(chunk.data)] == entries
     assert [(chunk.first, chunk.last) for chunk in packed] == [
-        (part[0].number, part[-1].number) for part in map(list, (chunks.decode(chunk.data) for chunk in packed))
+        (part[0].number, part[-1].number) for part in map(list, (event_chunks.decode(chunk.data) for chunk in packed))
     ]
 
 
@@ -72,13 +72,13 @@ def test_any_log_comes_back_as_it_was(seed: int) -> None:
 )
 def test_an_ending_comes_back_as_it_was(ending: Event) -> None:
     entries = log(RunStarted("m", "h"), ending)
-    (chunk,) = chunks.pack(entries)
-    assert list(chunks.decode(chunk.data)) == entries
+    (chunk,) = event_chunks.pack(entries)
+    assert list(event_chunks.decode(chunk.data)) == entries
 
 
 def test_deltas_in_a_row_are_one_text() -> None:
     """Their kinds do not mix: an answer that goes on after its thinking is another text."""
-    (chunk,) = chunks.pack(
+    (chunk,) = event_chunks.pack(
         log(*[TextDelta("word ")] * 50, *[ThinkingDelta("hm ")] * 50, ToolResult("id", "out"), *[TextDelta("end")] * 9)
     )
     _, _, entries = msgspec.json.decode(zlib.decompress(chunk.data) if chunk.data[0] != ord("[") else chunk.data)
@@ -87,9 +87,9 @@ def test_deltas_in_a_row_are_one_text() -> None:
 
 def test_a_long_output_is_deflated() -> None:
     output = "".join(f"src/clinvk/store/part{number}.py\n" for number in range(5000))
-    (chunk,) = chunks.pack(log(ToolResult("id", output)))
+    (chunk,) = event_chunks.pack(log(ToolResult("id", output)))
     assert len(chunk.data) < len(output) / 4
-    assert list(chunks.decode(chunk.data)) == log(ToolResult("id", output))
+    assert list(event_chunks.decode(chunk.data)) == log(ToolResult("id", output))
 
 
 def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_being_kept() -> None:
@@ -99,12 +99,12 @@ def test_what_an_agent_nests_as_deeply_as_can_be_read_keeps_nothing_else_from_be
         deep = {"a": deep}
     read = ToolCall("1", "Read", {"path": "a"})
     ending = RunFinished("end_turn", Usage(1), structured_output=deep)
-    (chunk,) = chunks.pack(log(TextDelta("a"), read, ToolCall("2", "t", {"a": deep}), ending))
-    assert list(chunks.decode(chunk.data)) == log(
+    (chunk,) = event_chunks.pack(log(TextDelta("a"), read, ToolCall("2", "t", {"a": deep}), ending))
+    assert list(event_chunks.decode(chunk.data)) == log(
         TextDelta("a"), read, ToolCall("2", "t", {}), RunFinished("end_turn", Usage(1))
     )
 
 
 def test_what_is_no_unicode_becomes_readable() -> None:
-    (chunk,) = chunks.pack(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
-    assert [logged.event for logged in chunks.decode(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]
+    (chunk,) = event_chunks.pack(log(TextDelta("a\udcff"), TextDelta("b\ud800c")))
+    assert [logged.event for logged in event_chunks.decode(chunk.data)] == [TextDelta("a?"), TextDelta("b?c")]

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from clinvk.events import Usage
-from clinvk.session import Session
-from clinvk.store import ids
-from clinvk.store.earlier import parse
+from clinvk.store import protocol
+from clinvk.store.sqlite.legacy import parse
+from clinvk.types.events import Usage
+from clinvk.types.session import Session
 
 ID = "0123456789abcdef" * 2
 WHOLE = {
@@ -86,7 +86,7 @@ def test_an_id_that_is_written_differently_is_the_same(given: str) -> None:
 
 def test_an_id_of_another_kind_is_mapped_and_remembered() -> None:
     first, second = parsed(id="my session"), parsed(id="my sessions")
-    assert ids.is_id(first.id)
+    assert protocol.is_id(first.id)
     assert first.id == parsed(id="my session").id != second.id
     assert first.metadata["imported_id"] == "my session"
     assert parsed(parent_id="my session").parent_id == first.id

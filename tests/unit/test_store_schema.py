@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.record import RunRecord
-from clinvk.session import Session
-from clinvk.store.database import Database
+from clinvk.store.sqlite.database import Database
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
 
 
 @pytest.mark.parametrize(("table", "kept"), [("sessions", Session), ("runs", RunRecord)])

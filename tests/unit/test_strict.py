@@ -5,8 +5,8 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from clinvk.dialects import strict
-from clinvk.errors import InvalidRequest
+from clinvk.dialects import json_bodies
+from clinvk.types.errors import InvalidRequest
 
 
 class Text(msgspec.Struct, tag="text"):
@@ -56,13 +56,13 @@ def test_a_mistake_is_told_where_it_is_and_with_all_that_is_allowed_there(
     content: bytes, place: str, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as told:
-        strict.decode(b'{"messages": [{"content": %s}]}' % content, DECODER)
+        json_bodies.decode(b'{"messages": [{"content": %s}]}' % content, DECODER)
     assert (told.value.message, told.value.field) == (f"{place} {message}", place)
 
 
 def refused(body: object, decoder: "msgspec.json.Decoder[Decoded]") -> InvalidRequest:
     with pytest.raises(InvalidRequest) as told:
-        strict.decode(msgspec.json.encode(body), decoder)
+        json_bodies.decode(msgspec.json.encode(body), decoder)
     return told.value
 
 
@@ -96,7 +96,7 @@ def test_the_name_of_an_unknown_field_is_not_told_at_any_length() -> None:
 )
 def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
     with pytest.raises(InvalidRequest) as told:
-        strict.parameters(query, Closed)
+        json_bodies.parameters(query, Closed)
     assert told.value.field
     assert told.value.field.startswith("x")
     assert len(told.value.message) < 400
@@ -105,6 +105,6 @@ def test_no_name_of_a_parameter_breaks_what_is_said_of_it(query: bytes) -> None:
 @pytest.mark.parametrize(("value", "got"), [(7, '{"a":7}'), ([], '{"a":[]}')])
 def test_a_value_of_a_free_object_is_what_is_wrong_and_not_the_object(value: object, got: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        strict.decode(msgspec.json.encode({"metadata": {"a": value}}), msgspec.json.Decoder(Labelled))
+        json_bodies.decode(msgspec.json.encode({"metadata": {"a": value}}), msgspec.json.Decoder(Labelled))
     assert caught.value.field == "metadata"
     assert caught.value.message == f"each value in metadata must be a text, got {got}"

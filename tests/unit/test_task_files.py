@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.cli.places import in_json
-from clinvk.cli.task_files import InvalidFile, TaskFile, parse, read
-from clinvk.dialects.batch.bodies import ParallelBody
-from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
+from clinvk.cli.orchestrate.positions import in_json
+from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, parse, read
+from clinvk.dialects.rest.bodies import ParallelBody
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
 TASKS = [{"backend": "claude", "prompt": "one\ntwo"}, {"backend": "codex", "prompt": "é", "max_turns": 3}]
 DECODER = msgspec.json.Decoder(ParallelBody)

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from clinvk import text
-from clinvk.text import json_values
+from clinvk.types import text
+from clinvk.types.text import json_values
 from standin.document import JSON
 
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from clinvk.runtime import threads
-from clinvk.runtime.threads import Lookups
+from clinvk.runtime.process import waiting
+from clinvk.runtime.process.waiting import Lookups
 
 
 async def test_a_lookup_gives_its_result_or_its_error() -> None:
@@ -19,7 +19,7 @@ async def test_a_lookup_gives_its_result_or_its_error() -> None:
 async def test_stuck_lookups_end_at_their_deadline_and_leave_room_when_they_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads, "_AT_ONCE", 2)
+    monkeypatch.setattr(waiting, "_AT_ONCE", 2)
     lookups = Lookups(within_s=0.1)
     answers = threading.Event()
     for _ in range(3):  # the third gets no thread

@@ -2,9 +2,9 @@
 
 from datetime import date
 
-from clinvk.dialects.usage import UsageList, UsageListing, span, summary
-from clinvk.events import Usage
-from clinvk.record import UsageOfDay
+from clinvk.dialects.rest.usage import UsageList, UsageListing, span, summary
+from clinvk.types.events import Usage
+from clinvk.types.record import UsageOfDay
 
 
 def told(group_by: str, **costs: float) -> UsageList:

@@ -4,12 +4,12 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.dialects import vendor
-from clinvk.dialects.base import Call
 from clinvk.dialects.conversation import Conversation, Turn
+from clinvk.dialects.dialect import Call
 from clinvk.dialects.vendor import Asked
-from clinvk.errors import InvalidRequest
-from clinvk.events import Event, RunStarted, TextDelta, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import MAX_STOP_CHARS, Image, RunRequest
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.events import Event, RunStarted, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.request import MAX_STOP_CHARS, Image, RunRequest
 
 BARE = RunRequest(prompt="", model="m")
 IMAGE = Image("image/png", b"x")

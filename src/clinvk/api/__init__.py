@@ -1,1 +1,1 @@
-"""The only package that knows ASGI."""
+"""The HTTP server: the only package that knows ASGI."""

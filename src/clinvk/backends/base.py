@@ -8,12 +8,12 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from clinvk.elements import element, unused
-from clinvk.errors import AgentCrashed, InvalidRequest, NotResumable
-from clinvk.events import Event, RunFailed, TextDelta
-from clinvk.policy.flags import Flags
-from clinvk.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
-from clinvk.session import Resume
+from clinvk.policy.rules import Flags
+from clinvk.types.errors import AgentCrashed, InvalidRequest, NotResumable
+from clinvk.types.events import Event, RunFailed, TextDelta
+from clinvk.types.prompt_xml import element, unused
+from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, RunRequest
+from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"
 """Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""

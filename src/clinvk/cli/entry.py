@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from clinvk import __version__
-from clinvk.cli import arguments, commands, exits
-from clinvk.cli.arguments import is_utf8
-from clinvk.cli.flags import PromptFlags
-from clinvk.cli.notes import Notes
-from clinvk.cli.output import tell
-from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.cli.parse import arguments, commands
+from clinvk.cli.parse.arguments import is_utf8
+from clinvk.cli.parse.flags import PromptFlags
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.output import Notes, tell
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 
 def enter(argv: Sequence[str]) -> int:

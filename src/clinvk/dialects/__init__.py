@@ -1,1 +1,1 @@
-"""Wire formats: request bodies in, answers and streams out."""
+"""Wire formats: request bodies in, answers and streams out. Pure."""

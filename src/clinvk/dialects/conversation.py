@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from clinvk.elements import element, unused
-from clinvk.errors import InvalidRequest
-from clinvk.request import Image
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.prompt_xml import element, unused
+from clinvk.types.request import Image
 
 Content = tuple[str | Image, ...]
 """Texts and images in their order."""

@@ -10,13 +10,13 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from clinvk import errors
-from clinvk.dialects import base
-from clinvk.dialects.base import Answered, Call, Chat
+from clinvk.dialects import dialect
 from clinvk.dialects.conversation import Conversation, digest, last_answer, spoken, told
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
-from clinvk.request import (
+from clinvk.dialects.dialect import Answered, Call, Chat
+from clinvk.types import errors
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import Event, Progress, RunStarted, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.request import (
     APPROVAL_MODES,
     MAX_NAME_CHARS,
     MAX_STOP_CHARS,
@@ -35,7 +35,7 @@ EVENTS = "x-clinvk-events"
 HEADERS = (SESSION, WORKDIR, APPROVAL, SANDBOX, EVENTS)
 
 STATUSES: Mapping[type[ClinvkError], int] = {
-    **base.STATUSES,
+    **dialect.STATUSES,
     errors.SessionError: 400,
     errors.AmbiguousId: 400,
     errors.AgentRejected: 400,

@@ -7,15 +7,15 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from clinvk.config import Settings, refuse_nesting
-from clinvk.errors import ClinvkError, InvalidRequest, placed
+from clinvk.config.model import Settings, refuse_nesting
 from clinvk.orchestrate import judge as judging
-from clinvk.orchestrate.isolation import JudgeOf
-from clinvk.plan import Chain, Compare, Parallel, Part, Plan, is_dry_run
-from clinvk.policy.words import APPROVAL, within
-from clinvk.request import RunRequest
+from clinvk.orchestrate.parts import JudgeOf
+from clinvk.policy.rules import APPROVAL, within
 from clinvk.runtime.runs import Runs
-from clinvk.runtime.worktrees import Worktrees
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import ClinvkError, InvalidRequest, placed
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, is_dry_run
+from clinvk.types.request import RunRequest
 
 Admit = Callable[[RunRequest], Awaitable[RunRequest]]
 """Completes a request from the settings, or raises why it cannot be run."""

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.elements import element, unused
-from clinvk.plan import Compare, Part, PartResult, Verdict, described, is_dry_run
-from clinvk.request import RunRequest
+from clinvk.types.orchestration import Compare, Part, PartResult, Verdict, described, is_dry_run
+from clinvk.types.prompt_xml import element, unused
+from clinvk.types.request import RunRequest
 
 FEWEST = 2
 """Answers, below which there is nothing to compare."""

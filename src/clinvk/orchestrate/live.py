@@ -9,23 +9,22 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from pathlib import PurePath
 
-from clinvk.config.loading import home
-from clinvk.events import RunFinished
-from clinvk.orchestrate import chain, judge, parallel
+from clinvk.config.load import home
+from clinvk.orchestrate import chain, judge
+from clinvk.orchestrate import parts as parallel
 from clinvk.orchestrate.admission import Admit, admitted
-from clinvk.orchestrate.isolation import Isolation, JudgeOf
-from clinvk.orchestrate.keeping import Keeping
-from clinvk.orchestrate.performing import Observer, Performing
-from clinvk.plan import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict, is_dry_run
-from clinvk.policy import may_edit
-from clinvk.request import RunRequest
-from clinvk.runtime.cleanup import WITHIN_S, finished
-from clinvk.runtime.process import Spawner
+from clinvk.orchestrate.parts import Isolation, JudgeOf, Observer, Performing
+from clinvk.orchestrate.whole_record import Keeping
+from clinvk.policy.rules import may_edit
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import WITHIN_S, beside_loop, finished
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.slots import Share
-from clinvk.runtime.threads import beside_loop
-from clinvk.runtime.worktrees import Worktrees
-from clinvk.store import SessionStore
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.store.protocol import SessionStore
+from clinvk.types.events import RunFinished
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, PartResult, Plan, Summary, Verdict, is_dry_run
+from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from clinvk.errors import ClinvkError
-from clinvk.events import Logged
-from clinvk.request import RunRequest
+from clinvk.types.errors import ClinvkError
+from clinvk.types.events import Logged
+from clinvk.types.request import RunRequest
 
 MOST_BYTES = 256 * 1024 * 1024
 """The longest frame: a larger request is no business of a server."""

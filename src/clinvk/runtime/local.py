@@ -11,36 +11,33 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from clinvk import backends
+from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, Launch
-from clinvk.config import ServerSettings, Settings, complete
-from clinvk.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
-from clinvk.events import RunFailed
-from clinvk.kept import Warm
-from clinvk.request import RunRequest
-from clinvk.runtime import bounds, executables, marks, sessions
-from clinvk.runtime.agent import AgentRun
-from clinvk.runtime.assignment import Assignment
-from clinvk.runtime.autosave import Autosave
-from clinvk.runtime.bounds import Bounds
-from clinvk.runtime.capacity import Capacity, capacity, held_bytes, queue_limits
-from clinvk.runtime.cleanup import finished
-from clinvk.runtime.fallback import Fallbacks
-from clinvk.runtime.guarding import Guard
-from clinvk.runtime.one_shot import STOP_GRACE_S
-from clinvk.runtime.pool import Pool
-from clinvk.runtime.predecessors import Claim
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.profiles import Wanted
-from clinvk.runtime.recording import Recorder, new_session
-from clinvk.runtime.runs import Run
-from clinvk.runtime.schema import Schemas
-from clinvk.runtime.slots import Applicant, Occupancy, Place, Share, Slots
-from clinvk.runtime.surroundings import Surroundings
-from clinvk.runtime.watching import Watch
-from clinvk.session import Resume, Session
-from clinvk.store import SessionStore
-from clinvk.text import readable
+from clinvk.config.model import ServerSettings, Settings, complete
+from clinvk.runtime import sessions
+from clinvk.runtime.agent_environment import Surroundings
+from clinvk.runtime.pool.agent_programs import Fallbacks
+from clinvk.runtime.pool.pool import Pool
+from clinvk.runtime.pool.worker_key import Wanted
+from clinvk.runtime.process import executables, process_tags, resource_limits
+from clinvk.runtime.process.guardian_process import Claim, Guard
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.run.agent_run import AgentRun
+from clinvk.runtime.run.event_log import Autosave
+from clinvk.runtime.run.execution import STOP_GRACE_S
+from clinvk.runtime.run.recording import Recorder, new_session
+from clinvk.runtime.run.schema import Schemas
+from clinvk.runtime.run.task import Assignment
+from clinvk.runtime.runs import Run, Warm, Watch
+from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Place, Share, Slots, capacity, held_bytes, queue_limits
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
+from clinvk.types.events import RunFailed
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
+from clinvk.types.text import readable
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ class LocalRuns:
         home: Path | None = None,
     ) -> None:
         server = settings.server
-        chosen = marks.choose()
+        chosen = process_tags.choose()
         self._bounds = Bounds(settings.agents, chosen.server, open_files)
         self.spawner = Spawner(chosen, self._bounds)
         self.fallbacks = Fallbacks()
@@ -90,7 +87,7 @@ class LocalRuns:
         self._autosave = Autosave(store, self._group.create_task)
         self._closing = False
         self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
-        keeps_warm = keeps_warm and settings.warm.enabled and not bounds.are_per_process(settings.agents)
+        keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
         self.pool = Pool(self.spawner, settings.warm) if keeps_warm else None
 
     @property

@@ -1,17 +1,48 @@
-"""What everybody sees of runs, wherever their agents are."""
+"""The protocol of runs, wherever their agents are, and the callbacks and figures for those who watch them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
+import msgspec
+
 from clinvk.backends.base import Launch
-from clinvk.errors import ClinvkError
-from clinvk.events import Ending, Logged
-from clinvk.kept import Warm
-from clinvk.request import RunRequest
-from clinvk.result import RunResult
-from clinvk.runtime.capacity import Capacity
-from clinvk.runtime.slots import Occupancy, Share
+from clinvk.runtime.slots import Capacity, Occupancy, Share
+from clinvk.types.errors import ClinvkError
+from clinvk.types.events import Ending, Logged, RunStarted, TextDelta, ThinkingDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Kept processes at this moment.
+
+    Attributes:
+        processes: those that are kept.
+        ready: of these, those that a run without a session can go to at once.
+        runs: runs that they carry.
+        hits, misses: runs that found a process, and runs that did not.
+        memory_bytes: what they take, as last measured.
+    """
+
+    processes: int
+    ready: int
+    runs: int
+    hits: int
+    misses: int
+    memory_bytes: int
+
+
+class Warm(Kept, frozen=True, kw_only=True):
+    """All of them, and those of each backend of which any may be kept; `memory_limit_bytes` is 0 for no limit.
+
+    `one_shot` are backends whose program turned out not to speak the protocol that staying needs.
+    """
+
+    backends: Mapping[str, Kept]
+    one_shot: tuple[str, ...] = ()
+    slots: int
+    memory_limit_bytes: int
 
 
 class Followed(Protocol):
@@ -147,3 +178,27 @@ class Runs(Runner, Protocol):
     async def cancel(self, run_id: str) -> None:
         """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
         ...
+
+
+class Watched(Followed, Protocol):
+    """A run as it is watched. `entries` is all that happened so far."""
+
+    @property
+    def entries(self) -> Sequence[Logged]:
+        """Its events, in their order."""
+        ...
+
+
+Watch = Callable[[Watched], Callable[[], None]]
+"""Called when a run has begun; what it gives is called when that is over. Both in the context of its request."""
+
+
+def model_told(run: Watched) -> str | None:
+    """Give the model that the agent said it works with; None where it said none."""
+    started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
+    return started.model if started else None
+
+
+def first_word_at(run: Watched) -> float | None:
+    """Give when the first piece of the answer, or of the thinking before it, was there; None where there was none."""
+    return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from clinvk import backends
+from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
-from clinvk.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
-from clinvk.events import Usage
-from clinvk.request import RunRequest
-from clinvk.session import Resume, Session
-from clinvk.store import SessionStore
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import InvalidRequest, NotResumable, SessionBusy, SessionNotFound, Unsupported
+from clinvk.types.events import Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
 
 
 async def fork(

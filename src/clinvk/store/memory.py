@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from clinvk.errors import SessionBusy
-from clinvk.events import Logged, Usage
-from clinvk.record import RunRecord, UsageOfDay, without_text
-from clinvk.session import Session, retagged
-from clinvk.store import MADE_WITH, RUN_MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest, ids, search
+from clinvk.store import protocol, search
+from clinvk.store.protocol import MADE_WITH, RUN_MADE_WITH, UNDER_WAY, Page, RunQuery, SessionQuery, at_rest
+from clinvk.types.errors import SessionBusy
+from clinvk.types.events import Logged, Usage
+from clinvk.types.record import RunRecord, UsageOfDay, without_text
+from clinvk.types.session import Session, retagged
 
 _T = TypeVar("_T")
 
@@ -56,7 +57,7 @@ class MemoryStore:
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
         """Keep the end of a run with its last events, and release its session."""
         if run.id not in self._runs:
-            raise ids.missing(run.id, "run")
+            raise protocol.missing(run.id, "run")
         self._count(run)
         self._change(run, session)
         if run.id not in self._lost_text:
@@ -195,7 +196,7 @@ class MemoryStore:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise ids.missing(session_id, "session") from None
+            raise protocol.missing(session_id, "session") from None
 
     def _drop(self, session_id: str) -> None:
         del self._sessions[session_id]
@@ -217,10 +218,10 @@ class MemoryStore:
         self._lost_text.discard(run_id)
 
 
-def _only(known: Iterable[str], reference: str, kind: ids.Kind) -> str:
-    prefix = ids.prefix(reference, kind)
+def _only(known: Iterable[str], reference: str, kind: protocol.Kind) -> str:
+    prefix = protocol.prefix(reference, kind)
     found = sorted(key for key in known if key.startswith(prefix))
-    return ids.only(found[: ids.MAX_CANDIDATES + 1], reference, kind)
+    return protocol.only(found[: protocol.MAX_CANDIDATES + 1], reference, kind)
 
 
 def _is_asked_for(session: Session, query: SessionQuery) -> bool:

@@ -7,9 +7,9 @@ follows behind: it holds the rows up to `search.indexed`, and those after it, wh
 
 from typing import TYPE_CHECKING
 
-from clinvk.session import Session
-from clinvk.store import SEARCHED_CHARS
-from clinvk.text import readable
+from clinvk.store.protocol import SEARCHED_CHARS
+from clinvk.types.session import Session
+from clinvk.types.text import readable
 
 if TYPE_CHECKING:
     import sqlite3

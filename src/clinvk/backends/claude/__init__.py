@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.backends.base import MOST_RUNS, Capabilities, Channel, Host, Launch, conversation
-from clinvk.backends.claude.conversing import PING, ConversationChannel
+from clinvk.backends.claude.channel import PING, ConversationChannel
 from clinvk.backends.claude.decoder import ClaudeDecoder
 from clinvk.backends.claude.flags import ALIASES, SAFE_FLAGS, command, continuing, stdin, streamed
-from clinvk.backends.claude.posture import posture
-from clinvk.backends.oneshot import OneShotChannel
-from clinvk.backends.places import upwards
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.claude.permissions import posture
+from clinvk.backends.shared import OneShotChannel, upwards
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
-    from clinvk.backends.checkup import Checkup
+    from clinvk.backends.checkup_base import Checkup
 
 _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 

@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host
-from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, launches
+from clinvk.backends.checkup_base import Answer, Checkup, Login, Question, Trial, launches
 from clinvk.backends.claude.ending import LOG_IN
 
 _UNKNOWN = re.compile(r"unknown option '(-[^'=]+)")

@@ -1,7 +1,7 @@
 """Turns the lines of `claude -p` (wire.py) into events.
 
 Text and thinking are the pieces that the model API streamed; of what Claude Code then tells in full only what the
-pieces lacked (retold.py). What sub-agents say is not the answer. What Claude Code says itself is held back until it
+pieces lacked (shared.py). What sub-agents say is not the answer. What Claude Code says itself is held back until it
 is known whether it is the answer or the reason of a failure or refusal.
 """
 
@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from clinvk.backends.base import Prose, crashed, last_line
 from clinvk.backends.claude import wire
 from clinvk.backends.claude.ending import NO_CONVERSATION, denied, ending, forgotten, not_logged_in, own, tokens
-from clinvk.backends.retold import News, Retold
-from clinvk.errors import AgentUnauthenticated, SessionNotFound
-from clinvk.events import (
+from clinvk.backends.shared import News, Retold
+from clinvk.types.errors import AgentUnauthenticated, SessionNotFound
+from clinvk.types.events import (
     Event,
     Progress,
     RunFailed,

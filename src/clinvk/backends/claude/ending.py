@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from clinvk.backends.claude.wire import ModelCounts, Result, TokenCounts
-from clinvk.errors import (
+from clinvk.types.errors import (
     AgentFailed,
     AgentOverloaded,
     AgentRateLimited,
@@ -15,7 +15,7 @@ from clinvk.errors import (
     SessionNotFound,
     agent_code,
 )
-from clinvk.events import Ending, RunFailed, RunFinished, StopReason, Usage
+from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
 NO_CONVERSATION = "No conversation found"
 """How Claude Code begins its answer to a session id that it does not know in this working directory."""

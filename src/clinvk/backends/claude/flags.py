@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from clinvk.backends.base import PRIVATE, conversation, effort_of
-from clinvk.backends.claude.posture import Posture
-from clinvk.errors import InvalidRequest
-from clinvk.policy.flags import Flags
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.claude.permissions import Posture
+from clinvk.policy.rules import Flags
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 ALIASES = {
     "fast": "haiku",

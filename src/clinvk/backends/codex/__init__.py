@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends import toml
+from clinvk.backends import shared
 from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation, effort_of, kind_of
-from clinvk.backends.codex import extra, settings
+from clinvk.backends.codex import flags, user_files
 from clinvk.backends.codex.app_server import PING, ROOTS, AppServerChannel
 from clinvk.backends.codex.exec import ExecChannel, is_native, told
-from clinvk.backends.codex.fence import Fence, fence
-from clinvk.backends.codex.instructions import INSTRUCTIONS, knows_instructions
-from clinvk.backends.codex.mentions import SETTING, unmentioned
-from clinvk.backends.places import upwards
-from clinvk.errors import InvalidRequest
-from clinvk.request import Image, RunRequest
-from clinvk.session import Resume
+from clinvk.backends.codex.flags import SETTING, unmentioned
+from clinvk.backends.codex.sandbox import Fence, fence
+from clinvk.backends.codex.user_files import INSTRUCTIONS, knows_instructions
+from clinvk.backends.shared import upwards
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
-    from clinvk.backends.checkup import Checkup
+    from clinvk.backends.checkup_base import Checkup
 
 _ALIASES = {
     "fast": "gpt-6-luna",
@@ -88,7 +88,7 @@ class Codex:
     aliases: Mapping[str, str | None] = _ALIASES
     capabilities = Capabilities(approval_modes=("default", "auto", "none"), allowed_tools=False)
     holds_system = True
-    safe_flags = extra.SAFE_FLAGS
+    safe_flags = flags.SAFE_FLAGS
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
@@ -98,7 +98,7 @@ class Codex:
         untold = _untold(request, resume, held, host)
         prompt = told(request, resume, untold)
         _check_prompt(prompt)
-        extra.check(request.extra, held.is_open)
+        flags.check(request.extra, held.is_open)
         config = {**_CONFIG, **held.config, **_config(request, None if resume else held)}
         if request.literal:
             config |= unmentioned(prompt)
@@ -125,7 +125,7 @@ class Codex:
             counted_turns=request.max_turns or None,
             asks_again=not is_native(request) and not request.ephemeral,
         )
-        if held.has_rules or not extra.server_takes(request.extra):
+        if held.has_rules or not flags.server_takes(request.extra):
             return msgspec.structs.replace(by_exec, before=_unarchived(resume, host))
         by_server = msgspec.structs.replace(
             by_exec,
@@ -165,7 +165,7 @@ class Codex:
 
     def records(self, handle: str, host: Host) -> Sequence[str]:
         """Give the thread's rollout."""
-        return host.find(f"{settings.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
+        return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
 
 
 def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> dict[str, object]:
@@ -186,14 +186,14 @@ def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host
 def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
     """Give what takes a thread out of the archive, where a server has left it that was ended; `exec` cannot."""
     thread = conversation(resume, "codex") if resume else ""
-    archive = f"{settings.folder(host, host.resolve(''))}/archived_sessions"
+    archive = f"{user_files.folder(host, host.resolve(''))}/archived_sessions"
     return ("unarchive", thread) if thread and host.find(archive, f"rollout-*{thread}.jsonl") else ()
 
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
     """Give the login, settings and instructions that a server started now would find; those of a thread stay."""
     workdir = host.resolve(request.workdir or "")
-    folder = settings.folder(host, workdir)
+    folder = user_files.folder(host, workdir)
     own = (f"{folder}/{name}" for name in ("config.toml", "environments.toml", ".env", "AGENTS.md", "auth.json"))
     return (*_MANAGED, *own, *(f"{place}{name}" for place in upwards(workdir) for name in INSTRUCTIONS))
 
@@ -223,11 +223,11 @@ def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
     """Give the settings; a thread that is not begun here has its instructions already."""
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
-        config["developer_instructions"] = toml.string(instructions)
+        config["developer_instructions"] = shared.string(instructions)
     if effort := effort_of(request, _EFFORTS):
-        config["model_reasoning_effort"] = toml.string(effort)
+        config["model_reasoning_effort"] = shared.string(effort)
     if request.thinking:
-        config["model_reasoning_summary"] = toml.string("auto")
+        config["model_reasoning_summary"] = shared.string("auto")
     return config
 
 

@@ -32,10 +32,10 @@ from clinvk.backends.base import Delivery, NotSpoken, last_line, parsed
 from clinvk.backends.codex import failures, wire
 from clinvk.backends.codex.exec import is_native, told
 from clinvk.backends.codex.turn import TurnDecoder
-from clinvk.errors import Cancelled
-from clinvk.events import RunFailed, RunFinished, Usage
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.types.errors import Cancelled
+from clinvk.types.events import RunFailed, RunFinished, Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 _PROVIDER = "openai"
 """The model provider where no settings name one."""

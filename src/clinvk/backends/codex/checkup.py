@@ -9,7 +9,7 @@ import tomllib
 import msgspec
 
 from clinvk.backends.base import PRIVATE, Backend, Host, Launch
-from clinvk.backends.checkup import Answer, Checkup, Login, Question, Trial, flags_in, launches
+from clinvk.backends.checkup_base import Answer, Checkup, Login, Question, Trial, flags_in, launches
 from clinvk.backends.codex.failures import LOG_IN
 
 _UNKNOWN = re.compile(r"unexpected argument '(-[^'=]+)")

@@ -1,10 +1,11 @@
 """`codex exec --json`: one process for one prompt, a JSON object a line.
 
 There are no deltas: a message comes whole when it is complete. Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints
-the same.
+the same. Codex asks its API for strict answers, which takes only a part of JSON Schema:
+https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -17,8 +18,10 @@ from clinvk.backends.codex.items import (
     ItemStarted,
     ItemUpdated,
     Line,
+    Messages,
     Reasoning,
     StreamError,
+    Thoughts,
     ThreadStarted,
     TodoList,
     Tool,
@@ -28,12 +31,61 @@ from clinvk.backends.codex.items import (
     Warn,
     structured,
 )
-from clinvk.backends.codex.strict import is_strict
-from clinvk.backends.codex.telling import Messages, Thoughts
-from clinvk.backends.oneshot import OneShotChannel
-from clinvk.events import Event, Progress, RunFinished, RunStarted, Usage
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.shared import OneShotChannel
+from clinvk.types.events import Event, Progress, RunFinished, RunStarted, Usage
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
+
+Json = dict[str, object]
+
+_ALWAYS = frozenset({"$ref", "$schema", "$id", "title", "description", "type", "enum", "const", "anyOf"})
+_KNOWN = _ALWAYS | {
+    *("properties", "required", "additionalProperties", "items", "$defs", "definitions"),
+    *("pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("minItems", "maxItems"),
+}
+
+
+def is_strict(schema: Json) -> bool:
+    """Say whether the API takes a schema: an object, all of whose objects are closed and need all they have."""
+    return schema.get("type") == "object" and "anyOf" not in schema and all(map(_is_fit, _parts(schema)))
+
+
+def _is_fit(part: Json) -> bool:
+    if not _KNOWN.issuperset(part):
+        return False
+    if part.get("type") != "object" and "properties" not in part:
+        return True
+    return part.get("additionalProperties") is False and _names(part.get("required")) == set(
+        _object(part, "properties")
+    )
+
+
+def _parts(schema: Json) -> Iterator[Json]:
+    """Give a schema and all schemas in it."""
+    yield schema
+    for key in ("properties", "$defs", "definitions"):
+        for part in _object(schema, key).values():
+            yield from _parts(_as_object(part))
+    options = schema.get("anyOf")
+    inner = [schema.get("items"), *(msgspec.convert(options, list[object]) if isinstance(options, list) else ())]
+    for part in inner:
+        if part is not None:
+            yield from _parts(_as_object(part))
+
+
+def _object(schema: Json, key: str) -> Json:
+    return _as_object(schema.get(key) or {})
+
+
+def _as_object(value: object) -> Json:
+    """Give a value as an object; what is none is an object that no strict schema has."""
+    return msgspec.convert(value, Json) if isinstance(value, dict) else {"": value}
+
+
+def _names(required: object) -> set[object]:
+    return set(msgspec.convert(required, list[object])) if isinstance(required, list) else set()
+
 
 _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 

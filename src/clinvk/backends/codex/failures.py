@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from clinvk.backends.base import crashed, parsed
-from clinvk.errors import (
+from clinvk.types.errors import (
     AgentFailed,
     AgentOverloaded,
     AgentRateLimited,
@@ -19,7 +19,7 @@ from clinvk.errors import (
     SessionNotFound,
     agent_code,
 )
-from clinvk.events import RunFailed, StopReason
+from clinvk.types.events import RunFailed, StopReason
 
 RETRYING = "Reconnecting..."
 """How a message begins after which the CLI tries again."""

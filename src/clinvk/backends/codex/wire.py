@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.backends.base import Head, head_of
 from clinvk.backends.codex import items
-from clinvk.events import Usage
+from clinvk.types.events import Usage
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 

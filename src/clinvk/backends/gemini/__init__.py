@@ -22,26 +22,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clinvk.backends.base import (
-    PRIVATE,
-    Capabilities,
-    Channel,
-    Host,
-    Launch,
-    conversation,
-)
-from clinvk.backends.gemini import asking, home
+from clinvk.backends.base import PRIVATE, Capabilities, Channel, Host, Launch, conversation
+from clinvk.backends.gemini import home, prompt_delivery
+from clinvk.backends.gemini.acp import PING, ProtocolChannel
 from clinvk.backends.gemini.decoder import GeminiDecoder
 from clinvk.backends.gemini.flags import SAFE_FLAGS, check_extra
-from clinvk.backends.gemini.protocol import PING, ProtocolChannel
-from clinvk.backends.gemini.words import Leave, grants, leave, limits, settled
-from clinvk.backends.oneshot import OneShotChannel
-from clinvk.errors import InvalidRequest, Unsupported
-from clinvk.request import RunRequest
-from clinvk.session import Resume
+from clinvk.backends.gemini.permissions import Leave, grants, leave, limits, settled
+from clinvk.backends.shared import OneShotChannel
+from clinvk.types.errors import InvalidRequest, Unsupported
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume
 
 if TYPE_CHECKING:
-    from clinvk.backends.checkup import Checkup
+    from clinvk.backends.checkup_base import Checkup
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
 
@@ -100,8 +93,8 @@ class Gemini:
         allowed = leave(request)
         check_extra(request.extra, open_words=allowed.open and allowed.only is None)
         files, links, env = _surroundings(request, resume, allowed, host)
-        asked = asking.files(request)
-        own = (f"--include-directories={folder}" for folder in asking.directories(asked))
+        asked = prompt_delivery.files(request)
+        own = (f"--include-directories={folder}" for folder in prompt_delivery.directories(asked))
         return Launch(
             argv=(self.executable, _ALONE, *_arguments(request, resume, allowed, host), *own, *request.extra),
             env={**_QUIET, **env},
@@ -116,7 +109,9 @@ class Gemini:
     def channel(self, launch: Launch, host: Host) -> Channel:
         """Make the state machine for one process of this launch."""
         return (
-            ProtocolChannel(launch.opening, host) if launch.opening else OneShotChannel(GeminiDecoder(), asking.stdin)
+            ProtocolChannel(launch.opening, host)
+            if launch.opening
+            else OneShotChannel(GeminiDecoder(), prompt_delivery.stdin)
         )
 
     def checkup(self, host: Host) -> "Checkup":
@@ -151,7 +146,7 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         or allowed.asks
         or request.extra
         or request.output_schema is not None
-        or not asking.is_plain(request)
+        or not prompt_delivery.is_plain(request)
         or home.limits_turns(host)
     ):
         return None
@@ -177,7 +172,7 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
 
 
 def _check(request: RunRequest) -> None:
-    if len(asking.told(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
+    if len(prompt_delivery.told(request).encode(errors="replace")) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"the prompt is longer than the {MAX_PROMPT_BYTES} bytes that gemini reads", "prompt")
     for index, folder in enumerate(request.add_dirs):
         if "," in folder or folder != folder.strip():

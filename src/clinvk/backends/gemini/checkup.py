@@ -3,10 +3,10 @@
 import re
 
 from clinvk.backends.base import PRIVATE, Backend, Host
-from clinvk.backends.checkup import Answer, Checkup, Login, Trial, flags_in, launches
+from clinvk.backends.checkup_base import Answer, Checkup, Login, Trial, flags_in, launches
 from clinvk.backends.gemini import home
 from clinvk.backends.gemini.decoder import LOG_IN
-from clinvk.errors import InvalidRequest
+from clinvk.types.errors import InvalidRequest
 
 _HANDLE = "00000000-0000-4000-8000-000000000000"
 _VERTEX_NEEDS = "Vertex AI needs GOOGLE_API_KEY, or GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.json import Decoder as JSONDecoder
 
 from clinvk.backends.base import Prose, crashed, last_line, parsed
-from clinvk.errors import (
+from clinvk.types.errors import (
     AgentFailed,
     AgentRejected,
     AgentUnauthenticated,
@@ -16,7 +16,7 @@ from clinvk.errors import (
     SessionNotFound,
     agent_code,
 )
-from clinvk.events import (
+from clinvk.types.events import (
     Ending,
     Event,
     Progress,

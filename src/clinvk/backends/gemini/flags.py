@@ -4,8 +4,8 @@ The CLI reads its flags with yargs, for which `--output-format`, `--outputFormat
 `--output-format.x` are the same flag, and `-do json` is `-d -o json`.
 """
 
-from clinvk.errors import InvalidRequest
-from clinvk.policy.flags import Flags
+from clinvk.policy.rules import Flags
+from clinvk.types.errors import InvalidRequest
 
 _GOVERNED = {
     "acp": "clinvk runs one prompt a process",

@@ -21,9 +21,9 @@ from msgspec import DecodeError, ValidationError, convert
 from msgspec.json import decode
 
 from clinvk.backends.base import PRIVATE, Host, effort_of
-from clinvk.backends.gemini.words import EDITS, READS, Leave
-from clinvk.errors import InvalidRequest
-from clinvk.request import RunRequest
+from clinvk.backends.gemini.permissions import EDITS, READS, Leave
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import RunRequest
 
 HOME = f"{PRIVATE}/home"
 _FOLDER = "home/.gemini"

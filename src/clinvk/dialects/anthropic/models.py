@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from clinvk.dialects import strict
-from clinvk.errors import InvalidRequest
+from clinvk.dialects import json_bodies
+from clinvk.types.errors import InvalidRequest
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
@@ -42,7 +42,7 @@ def page(models: Sequence[Model], query: bytes) -> ModelPage:
     Raises:
         InvalidRequest: a parameter is wrong, or names no model of the list; names it.
     """
-    asked = strict.parameters(query, ModelListing)
+    asked = json_bodies.parameters(query, ModelListing)
     ids = [model.id for model in models]
     if asked.before_id is not None:
         end = _place(ids, asked.before_id, "before_id")

@@ -28,10 +28,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from clinvk import locks
-from clinvk.config.loading import WORKTREES
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk import file_locks
+from clinvk.config.load import WORKTREES
+from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _LABEL_CHARS = 40
 _FACTS = "worktree.json"
@@ -362,7 +362,7 @@ def _taken(lock: int, how: int) -> int | None:
 
 def _there(lock: int | None, path: Path) -> int | None:
     """Give a lock that was taken; None where its file was removed meanwhile."""
-    if lock is not None and not locks.is_of(lock, path):
+    if lock is not None and not file_locks.is_of(lock, path):
         os.close(lock)
         return None
     return lock

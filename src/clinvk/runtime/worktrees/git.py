@@ -12,10 +12,10 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from clinvk.errors import BackendUnavailable, ClinvkError, InvalidRequest
-from clinvk.runtime.checks import environment
-from clinvk.runtime.process import Spawner
-from clinvk.runtime.tool import Exited, run_tool
+from clinvk.runtime.process.executables import Exited, run_tool
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.checks import environment
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 
 ISOLATION = "isolation"
 """The field of a request that asks for a worktree."""

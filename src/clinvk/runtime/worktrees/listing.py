@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from clinvk.errors import ClinvkError
-from clinvk.plan import ChangedFile
+from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.worktrees.diff import Look
 from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import GitFailed
-from clinvk.runtime.worktrees.look import Look
 from clinvk.runtime.worktrees.trees import Trees, taken
-from clinvk.runtime.worktrees.whole import whole
-from clinvk.runtime.worktrees.words import Listed, State
+from clinvk.runtime.worktrees.worktree_types import Listed, State
+from clinvk.types.errors import ClinvkError
+from clinvk.types.orchestration import ChangedFile
 
 _LOOKS_AT_ONCE = 4
 

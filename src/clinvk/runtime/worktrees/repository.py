@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.errors import ClinvkError, InvalidRequest
+from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.worktrees.diff import Look, check_read
 from clinvk.runtime.worktrees.folders import Place
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTooSlow, words
-from clinvk.runtime.worktrees.look import Look, check_read
-from clinvk.runtime.worktrees.saved import Saved
-from clinvk.runtime.worktrees.whole import whole
-from clinvk.runtime.worktrees.words import Judge
+from clinvk.runtime.worktrees.tree_files import Saved
+from clinvk.runtime.worktrees.worktree_types import Judge
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 _REPOSITORY = b"160000"
 _REFUSED = 1

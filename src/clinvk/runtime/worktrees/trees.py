@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
-from clinvk.errors import ClinvkError, InvalidRequest
-from clinvk.runtime.cleanup import finished
-from clinvk.runtime.process import Spawner
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import finished
 from clinvk.runtime.worktrees import repository
+from clinvk.runtime.worktrees.diff import Look, looked
 from clinvk.runtime.worktrees.folders import Folders, Place
 from clinvk.runtime.worktrees.git import Git, GitTooSlow
-from clinvk.runtime.worktrees.look import Look, looked
-from clinvk.runtime.worktrees.removal import remove_tree
+from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 CHANGED_WITHIN_S = 60.0
 """How long another clinvk may change which worktrees there are."""

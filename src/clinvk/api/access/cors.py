@@ -1,0 +1,72 @@
+"""Which web pages of other origins may use the server: https://fetch.spec.whatwg.org/#http-cors-protocol."""
+
+import re
+from collections.abc import Iterator
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clinvk.config.model import ServerSettings
+from clinvk.types.errors import ConfigError
+
+_LOCAL = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")
+_ANY = "*"
+_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+_EXPOSED = (
+    "x-request-id",
+    "request-id",
+    "retry-after",
+    "x-should-retry",
+    "x-clinvk-session-id",
+    "x-clinvk-queue-position",
+    "x-clinvk-run-id",
+    "x-clinvk-ignored",
+    "location",
+    "preference-applied",
+)
+
+
+class Cors(CORSMiddleware):
+    """Answers the preflights of allowed origins, and lets their pages read answers; other requests pass as they are.
+
+    Without a list only pages of this machine are allowed.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        origins = settings.cors_allowed_origins
+        self._named = frozenset(origins) - {_ANY}
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_origin_regex=None if origins else _LOCAL,
+            allow_methods=_METHODS,
+            allow_headers=("*",),
+            allow_credentials=settings.cors_allow_credentials,
+            expose_headers=_EXPOSED,
+            max_age=settings.cors_max_age,
+            allow_private_network=True,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer a preflight: that one never carries a key."""
+        origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
+        if origin is not None and self.is_allowed_origin(origin):
+            scope["state"]["origin_named"] = origin in self._named
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each origin that is none, and that all are allowed to use what a browser knows of its user."""
+    for index, origin in enumerate(settings.cors_allowed_origins):
+        if origin != _ANY and not _ORIGIN.fullmatch(origin):
+            yield ConfigError(
+                f"server.cors_allowed_origins[{index}] is {origin!r}; an origin is as a browser sends it, "
+                "such as https://app.example.com or http://localhost:3000, or '*' for all"
+            )
+    if _ANY in settings.cors_allowed_origins and settings.cors_allow_credentials:
+        yield ConfigError(
+            "server.cors_allow_credentials is true, and server.cors_allowed_origins has '*': name the origins instead"
+        )

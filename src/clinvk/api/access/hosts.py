@@ -1,0 +1,139 @@
+"""For whom a request is meant: the names in the Host header that are this server's.
+
+A web page can give its own name the address of this machine (DNS rebinding); its browser then takes the server for a
+part of the page, and only the name in the header tells.
+"""
+
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from starlette.types import Scope
+
+from clinvk.api.http.response import Header, headers_of
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.dialect import ForeignOrigin, HostRefused
+from clinvk.types.errors import ConfigError, InvalidRequest
+
+_LOOPBACK = ("localhost", "ip6-localhost", "localhost.localdomain")
+_ANY = "*"
+_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_ALLOWED = re.compile(rf"\*|(?:\*\.)?{_NAME}", re.IGNORECASE)
+_HOST = re.compile(rf"(\[[0-9a-f:.]+\]|{_NAME})\.?(:[0-9]{{1,5}})?", re.IGNORECASE)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_NAMED_WITHIN_S = 1.0
+
+
+class Hosts:
+    """The names and addresses that are this server's: the machine's own, and those of `server.allowed_hosts`."""
+
+    def __init__(self, settings: ServerSettings, own: Iterable[str] = ()) -> None:
+        allowed = [name.lower().strip("[]") for name in settings.allowed_hosts]
+        self._any = _ANY in allowed
+        self._suffixes = (".localhost", *(name[1:] for name in allowed if name.startswith("*.")))
+        self._names = frozenset((*_LOOPBACK, *allowed, *(name.lower() for name in own), settings.host.lower()))
+
+    def check(self, scope: Scope) -> None:
+        """Refuse a request that is meant for another server, or comes from a web page that may not send it.
+
+        Raises:
+            InvalidRequest: it does not say for whom it is, or says it twice.
+            HostRefused: it is for another server.
+            ForeignOrigin: it does not only ask, and comes from a page of another origin.
+        """
+        headers = headers_of(scope)
+        host = headers.get("host", "")
+        if len(headers) != len(scope["headers"]):
+            _refuse_several(scope["headers"])
+        if not host and scope["http_version"] != "1.0":
+            raise InvalidRequest("the header host is missing", "host")
+        if host and not self._any and not self._has(host, scope):
+            raise HostRefused(
+                f"the header host is {host!r:.200}, which is no name of this server; "
+                "server.allowed_hosts names those under which it can be reached"
+            )
+        if scope["method"] not in _SAFE:
+            refuse_foreign(scope, is_asked=True)
+
+    def _has(self, host: str, scope: Scope) -> bool:
+        """Say whether this server is meant: by name, by a loopback address, or by the one it was reached at."""
+        if not (parts := _HOST.fullmatch(host)):
+            return False
+        name = parts[1].lower().strip("[]")
+        if name in self._names or name.endswith(self._suffixes):
+            return True
+        address = _address(name)
+        server: tuple[str, int | None] | None = scope.get("server")
+        return address is not None and (address.is_loopback or (server is not None and str(address) == server[0]))
+
+
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each name that cannot be that of a host."""
+    for index, name in enumerate(settings.allowed_hosts):
+        if not _ALLOWED.fullmatch(name) and not _address(name.strip("[]")):
+            yield ConfigError(
+                f"server.allowed_hosts[{index}] is {name!r}; a host is a name or an address without port, such as "
+                "agents.example.com or *.example.com, or '*' for all"
+            )
+
+
+def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
+    """Refuse a request that a web page of another origin makes its browser send, but for those that the settings name.
+
+    A browser always says where it comes from. Of one with a JSON body it asks beforehand, so that `is_asked` lets
+    through also what the settings only allow; one without a body it sends without asking.
+
+    Raises:
+        ForeignOrigin: it comes from such a page.
+    """
+    headers = headers_of(scope)
+    origin = headers.get("origin")
+    if origin is None:
+        return
+    state: Mapping[str, object] = scope["state"]
+    if state.get("origin_named", False) or (is_asked and "origin_named" in state):
+        return
+    if origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        raise ForeignOrigin(
+            f"the header origin is {origin!r:.200}; web pages of other origins may not do this "
+            "(server.cors_allowed_origins)"
+        )
+
+
+def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_WITHIN_S) -> tuple[str, ...]:
+    """Give the names by which others know this machine; none where only it can reach the sockets. Blocks.
+
+    A name server that does not answer is left alone after `within_s`.
+    """
+    if all(is_loopback(sock) for sock in sockets):
+        return ()
+    found = [os.uname().nodename]
+    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    asking.start()
+    asking.join(within_s)
+    return tuple(name for whole in tuple(found) for name in _also_known_as(whole))
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Say whether only this machine can reach a socket."""
+    return sock.family == socket.AF_UNIX or ip_address(sock.getsockname()[0]).is_loopback
+
+
+def _also_known_as(name: str) -> Iterator[str]:
+    short = name.partition(".")[0]
+    yield from (name, short, f"{short}.local")
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(name)
+    except ValueError:
+        return None
+
+
+def _refuse_several(headers: Iterable[Header]) -> None:
+    if sum(name == b"host" for name, _ in headers) > 1:
+        raise InvalidRequest("the header host is there more than once", "host")

@@ -1,0 +1,222 @@
+"""The file of API keys in the clinvk home: who may come in and what with, but no key, only the digests of them.
+
+A digest is a plain SHA-256: a key has 256 random bits, so that there is nothing to guess. All of this blocks.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from clinvk.config import saving
+from clinvk.types.errors import ConfigError, InvalidRequest
+
+FILE = "keys.json"
+PREFIX = "clinvk_"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+RATES_RPS = (0.0001, 1_000_000.0)
+"""Requests a second that a key can be held to: beyond these the sums of its bucket mean nothing, and hold nobody."""
+
+BURSTS = (1, 1_000_000)
+
+_Rate = Annotated[float, Meta(ge=RATES_RPS[0], le=RATES_RPS[1])]
+_Burst = Annotated[int, Meta(ge=BURSTS[0], le=BURSTS[1])]
+_Positive = Annotated[float, Meta(gt=0)]
+_Whole = Annotated[int, Meta(gt=0)]
+_Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # the year 9999 is the last one that dates can have
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a key may do; None and empty lists are no limit but that of the settings.
+
+    Attributes:
+        backends: the only ones that it may run.
+        workdirs: its agents work in these directories, or below.
+        rate_rps: requests a second, within `RATES_RPS`; `burst` of them, within `BURSTS`, may come at once.
+        tokens_per_day: input and output tokens of the runs that began on one day, UTC; more runs are refused then.
+        cost_usd_per_day: the same of what agents told that these cost.
+        max_runs: runs at once; more wait in the queue.
+    """
+
+    backends: tuple[str, ...] = ()
+    workdirs: tuple[str, ...] = ()
+    rate_rps: _Rate | None = None
+    burst: _Burst | None = None
+    tokens_per_day: _Whole | None = None
+    cost_usd_per_day: _Positive | None = None
+    max_runs: _Whole | None = None
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One key; times are seconds since the epoch, `digest` is hexadecimal."""
+
+    name: str
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    created_at: float = 0.0
+    last_used: float | None = None
+    expires_at: _Time | None = None
+    limits: Limits = Limits()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the key is refused because its time is over."""
+        return self.expires_at is not None and time.time() >= self.expires_at
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: tuple[Key, ...]
+
+
+def digest_of(key: str) -> str:
+    """Give what is kept of a key."""
+    return hashlib.sha256(key.encode("latin-1")).hexdigest()
+
+
+class KeyFile:
+    """The keys in one clinvk home. Each change leaves the file whole, and loses none that others make meanwhile."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / FILE
+
+    def stamp(self) -> tuple[int, ...]:
+        """Tell one content and one mode of the file from another without reading it; empty for no file."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def read(self) -> tuple[Key, ...] | None:
+        """Give the keys; None where there is no file.
+
+        Raises:
+            ConfigError: it cannot be read, says what it should not, or others may write in it.
+        """
+        try:
+            with open(self.path, "rb", opener=_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise self._unreadable("it is no regular file")
+                self._refuse_others(status)
+                return _decoded(file.read().decode(errors="replace"), self.path)
+        except FileNotFoundError as exc:
+            if self.path.is_symlink():  # as where a secret is not mounted yet
+                raise self._unreadable("the link leads to nothing") from exc
+            return None
+        except OSError as exc:
+            raise self._unreadable(exc.strerror) from exc
+
+    def create(self, name: str, limits: Limits, dry_run: bool = False, expires_at: float | None = None) -> str:
+        """Add a key with a name of its own; give it. It can be had this once only. With `dry_run` it is not kept.
+
+        Raises:
+            InvalidRequest: the name is taken, or cannot be one.
+            ConfigError: the file cannot be used.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{name!r} cannot be the name of a key: have 1 to 64 of a-z, A-Z, 0-9, and after the first . _ -"
+            )
+        key = PREFIX + secrets.token_urlsafe(32)
+        created_at = round(time.time(), 3)
+        made = Key(name=name, digest=digest_of(key), created_at=created_at, expires_at=expires_at, limits=limits)
+
+        def add(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+            if any(known.name == name for known in keys):
+                raise InvalidRequest(f"there is a key {name!r} already; clinvk keys revoke {name} takes it away")
+            return (*keys, made)
+
+        self._change(add, dry_run)
+        return key
+
+    def revoke(self, name: str, dry_run: bool = False) -> None:
+        """Take a key away; with `dry_run` it stays.
+
+        Raises:
+            InvalidRequest: there is none of this name.
+            ConfigError: the file cannot be used.
+        """
+
+        def remove(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+            left = tuple(key for key in keys if key.name != name)
+            if len(left) == len(keys):
+                known = ", ".join(key.name for key in keys) or "none"
+                raise InvalidRequest(f"no key {name!r}; have {known}")
+            return left
+
+        if self.read() is None:
+            raise InvalidRequest(f"no key {name!r}; there is no file {self.path}")
+        self._change(remove, dry_run)
+
+    def note(self, used: Mapping[str, float]) -> None:
+        """Keep when keys were used last; where the file is gone, nothing is kept.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        self._change(
+            lambda keys: tuple(
+                replace(key, last_used=max(key.last_used or 0.0, used[key.name])) if key.name in used else key
+                for key in keys
+            )
+        )
+
+    def _change(self, change: Callable[[tuple[Key, ...]], tuple[Key, ...]], dry_run: bool = False) -> None:
+        def edit(text: str) -> str:
+            keys = change(_decoded(text, self.path) if text else ())
+            if not (text or keys):
+                return ""
+            return msgspec.json.format(msgspec.json.encode(_Content(keys)), indent=2).decode() + "\n"
+
+        self.read()
+        if dry_run:
+            saving.preview(self.path, edit)
+        else:
+            saving.change(self.path, edit, make_folder=True)
+
+    def _unreadable(self, why: str | None) -> ConfigError:
+        return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
+
+    def _refuse_others(self, status: os.stat_result) -> None:
+        """Refuse a file in which somebody else may write a key of theirs, or read which there are.
+
+        What root has put there for this user may be read by others: else this user could not.
+        """
+        is_own = status.st_uid == os.geteuid()
+        if not is_own and status.st_uid != 0:
+            raise ConfigError(f"{self.path}: belongs to another user; API keys are taken from a file of one's own")
+        if is_own and status.st_mode & _OTHERS:
+            raise ConfigError(f"{self.path}: others may read or write it; chmod 600 it")
+        if status.st_mode & _WRITTEN_BY_OTHERS:
+            raise ConfigError(f"{self.path}: others may write it; chmod go-w it")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody where it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _decoded(text: str, path: Path) -> tuple[Key, ...]:
+    try:
+        keys = msgspec.json.decode(text, type=_Content).keys
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"{path}: is no file of API keys: {exc}") from exc
+    for key in keys:
+        if not _NAME.fullmatch(key.name):
+            raise ConfigError(f"{path}: {key.name!r} cannot be the name of a key")
+    if len({key.name for key in keys}) < len(keys):
+        raise ConfigError(f"{path}: two keys have the same name")
+    return keys

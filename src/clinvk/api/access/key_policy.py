@@ -1,0 +1,193 @@
+"""What a key may do: its backends, its directories, and what it may use in a day."""
+
+import asyncio
+import logging
+import os
+import time
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.api.access.key_file import Key, Limits
+from clinvk.api.access.keys import Keys
+from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
+from clinvk.policy.directories import Directories
+from clinvk.runtime.process.waiting import beside
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+logger = logging.getLogger(__name__)
+
+REFRESH_EVERY_S = 2.0
+_DAY_S = 86_400
+
+
+class _Spent(msgspec.Struct, frozen=True):
+    """What a key had used of a day when it was looked at."""
+
+    day: str
+    tokens: int
+    cost_usd: float
+
+
+class Grants:
+    """Holds requests against the key that they came with, `RunRequest.key_name`; one without a key may do all.
+
+    What a key has used of its day is what the store knows of the runs that have ended, looked at when a request comes,
+    and every few seconds while others wait: runs that are under way when it is used up go on.
+    """
+
+    def __init__(self, keys: Keys, store: SessionStore) -> None:
+        self._keys = keys
+        self._store = store
+        self._spent: dict[str, _Spent] = {}
+
+    async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
+        """Judge a settled request that came with a key; give it with that.
+
+        Raises:
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
+            StoreUnavailable: what the key has used is not known.
+        """
+        if not key_name:
+            return request
+        request = replace(request, key_name=key_name)
+        key = self._key(key_name)
+        if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
+            await self._look(key.name)
+        self.judge(request)
+        return request
+
+    def judge(self, request: RunRequest, workdir: str = "") -> None:
+        """Judge a request again, right before its agent is started; `workdir` is where its directory leads.
+
+        Raises:
+            KeyRefused: its key was revoked.
+            BackendNotAllowed: the key may not run this backend.
+            DirectoryNotAllowed: its agents may not work there.
+            BudgetSpent: the key has used what it may in a day.
+        """
+        if not request.key_name:
+            return
+        key = self._key(request.key_name)
+        limits = key.limits
+        _judge_place(request, limits, workdir)
+        spent = self._spent.get(key.name)
+        if spent is None or spent.day != today():
+            return
+        if limits.tokens_per_day and spent.tokens >= limits.tokens_per_day:
+            raise _all_spent(f"{limits.tokens_per_day} tokens")
+        if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
+            raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
+
+    def check_session(self, session: Session, key_name: str) -> None:
+        """Refuse to change or fork a session that a key may not continue.
+
+        Raises:
+            KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `judge`.
+        """
+        if key_name:
+            request = RunRequest(prompt="", backend=session.backend, workdir=session.working_dir or None)
+            _judge_place(request, self._key(key_name).limits)
+
+    def has_backend(self, key_name: str, backend: str) -> bool:
+        """Say whether requests with a key may run a backend.
+
+        Raises:
+            KeyRefused: the key was revoked.
+        """
+        return not key_name or _has_backend(self._key(key_name).limits, backend)
+
+    def max_runs(self, client: str) -> int | None:
+        """Return how many runs of a client may go at once: of a key, as it says; None is no limit."""
+        key = self._keys.named(client)
+        return key.limits.max_runs if key else None
+
+    def check_command(self, key_name: str) -> None:
+        """Refuse a command of the shell where the key is held to something: no command is.
+
+        Raises:
+            KeyRefused: its key was revoked.
+            BeyondPolicy: the key has limits.
+        """
+        if not key_name:
+            return
+        limits = self._key(key_name).limits
+        if limits.workdirs or limits.backends or limits.tokens_per_day or limits.cost_usd_per_day:
+            raise BeyondPolicy(
+                "check is a command that nothing of what this API key is held to holds back; it is allowed to keys "
+                "without backends, workdirs and budget only",
+                "check",
+            )
+
+    def tended(self, every_s: float = REFRESH_EVERY_S) -> AbstractAsyncContextManager[None]:
+        """Inside this context, keep what `judge` knows up to date."""
+        return beside(self._tend(every_s))
+
+    async def _tend(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            self._spent = {name: spent for name, spent in self._spent.items() if self._keys.named(name)}
+            for name in tuple(self._spent):
+                try:
+                    await self._look(name)
+                except StoreUnavailable:
+                    break  # the next request is told; what runs cannot be counted
+                except Exception:
+                    logger.exception("what the key %r has used is not known", name)
+
+    async def _look(self, name: str) -> None:
+        day = today()
+        used = await self._store.usage(day, name)
+        tokens = sum(item.usage.input_tokens + item.usage.output_tokens for item in used)
+        self._spent[name] = _Spent(day, tokens, sum(item.cost_usd for item in used))
+
+    def _key(self, name: str) -> Key:
+        if not (key := self._keys.named(name)):
+            raise KeyRefused("the API key of this request has been revoked or has expired")
+        return key
+
+
+def today() -> str:
+    """Give the day, UTC, as `2026-11-25`."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def _has_backend(limits: Limits, backend: str) -> bool:
+    return not limits.backends or backend in limits.backends
+
+
+def _judge_place(request: RunRequest, limits: Limits, workdir: str = "") -> None:
+    """Judge the agent of a request and its directories."""
+    if not _has_backend(limits, request.backend):
+        raise BackendNotAllowed(
+            f"backend {request.backend!r} is not one that this API key may run; it may run "
+            f"{', '.join(limits.backends)}",
+            "backend",
+        )
+    _judge_directories(request, limits, workdir)
+
+
+def _judge_directories(request: RunRequest, limits: Limits, workdir: str) -> None:
+    if not limits.workdirs:
+        return
+    allowed = Directories(allowed=tuple(map(os.path.realpath, limits.workdirs)))
+    workdir = workdir or request.workdir or "/"
+    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
+    for field, path in (("workdir", workdir), *beside):
+        if allowed.refusal(os.path.realpath(path)):
+            raise DirectoryNotAllowed(
+                f"{field} {path!r} is in no directory that this API key may work in: {', '.join(limits.workdirs)}",
+                field,
+            )
+
+
+def _all_spent(what: str) -> BudgetSpent:
+    return BudgetSpent(
+        f"this API key has used up its {what} of the day; the next day begins at midnight, UTC",
+        _DAY_S - time.time() % _DAY_S,
+    )

@@ -1,0 +1,208 @@
+"""API keys: where they come from, and whose a request carries."""
+
+import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from clinvk.api.access.key_file import PREFIX, Key, KeyFile, digest_of
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.runtime.process.executables import run_tool, without_secrets
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import beside
+from clinvk.types.errors import ClinvkError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "CLINVK_API_KEYS"
+
+GOPASS_WITHIN_S = 30.0
+LOOK_EVERY_S = 2.0
+NOTE_EVERY_S = 60.0
+_KEY = re.compile(r"[!-+\--~]+")
+"""Visible ASCII without the comma that stands between two keys: what a header can carry as it is."""
+
+_FOUND_BY = 16
+_START = "start:1"
+
+
+class Keys:
+    """The keys that are taken. A key is asked for if there are any, or were any since the server started.
+
+    Of the keys only the digests are kept. A key is found by the beginning of its digest, and decided on by all of
+    it: how long the first takes tells of the digest of what was sent, and nothing of the keys that there are.
+    """
+
+    def __init__(self, keys: Iterable[Key | str] = (), filed: Iterable[Key] | None = None) -> None:
+        """`keys` are those that stay, `filed` those of the file, None where there is none; a text is a key's own."""
+        self.used: dict[str, float] = {}
+        """When keys of the file were used, since it was last kept there."""
+        self._staying = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
+        self._required = bool(self._staying)
+        self._named: dict[str, Key] = {}
+        self._found: dict[str, Key] = {}
+        self.take_filed(filed)
+
+    def __bool__(self) -> bool:
+        """Say whether a key is asked for."""
+        return self._required
+
+    def take_filed(self, filed: Iterable[Key] | None) -> None:
+        """Take the keys of the file in the place of those that were in it; a door that was locked stays so."""
+        self._required = self._required or filed is not None
+        self._filed = {key.name: key for key in filed or ()}
+        self._look_up()
+
+    def take(self, other: "Keys") -> None:
+        """Take the keys that stay of another in the place of these; one made for this start stays where there are none.
+
+        The door is locked if the other's is. Those of the file are followed anyway, and not taken back to where
+        they were when the other was read.
+        """
+        self._required = self._required or other._required
+        if other or not self.is_made:
+            self._staying = other._staying
+            self._look_up()
+
+    def _look_up(self) -> None:
+        keys = (*self._staying, *self._filed.values())
+        self._named = {key.name: key for key in keys}
+        self._found = {key.digest[:_FOUND_BY]: key for key in keys}
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its key was made for one start of the server, which had none."""
+        return any(key.name == _START for key in self._staying)
+
+    def named(self, name: str) -> Key | None:
+        """Return the key of this name; None also if it was revoked or has expired."""
+        key = self._named.get(name)
+        return None if key is None or key.has_expired else key
+
+    def find(self, headers: Mapping[str, str]) -> Key | None:
+        """Return the key in `authorization` or `x-api-key` that has not expired; one that is valid is enough."""
+        authorization, own = headers.get("authorization"), headers.get("x-api-key")
+        key = None
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            key = self._of(token.strip()) if scheme.lower() == "bearer" else None
+        if key is None and own:
+            key = self._of(own.strip())
+        if key and key.name in self._filed:
+            self.used[key.name] = time.time()
+        return key
+
+    def _of(self, text: str) -> Key | None:
+        digest = digest_of(text)
+        key = self._found.get(digest[:_FOUND_BY])
+        return key if key and hmac.compare_digest(key.digest, digest) and not key.has_expired else None
+
+
+def start_key() -> tuple[str, Keys]:
+    """Make a key for one start of the server; give it, and the keys that are it alone."""
+    text = PREFIX + secrets.token_urlsafe(32)
+    return text, Keys([_key(_START, text)])
+
+
+async def read(
+    settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_WITHIN_S
+) -> Keys:
+    """Read the keys: `CLINVK_API_KEYS`, else what gopass keeps under `server.api_keys_gopass_path`; and the file.
+
+    Raises:
+        ConfigError: there are none where there should be, or one that no header could carry.
+    """
+    staying: list[Key] = []
+    if (text := environ.get(VARIABLE)) is not None:
+        if_none = f"{VARIABLE} is set, but has no key in it; unset it to serve without keys"
+        staying = _keys(text, "env", VARIABLE, if_none)
+    elif path := settings.server.api_keys_gopass_path:
+        place = f"gopass entry {path!r} (server.api_keys_gopass_path)"
+        text = await _gopass(path, place, environ, spawner, gopass_within_s)
+        staying = _keys(text, "gopass", place, f"{place} has no key in it")
+    file = KeyFile(home(environ))
+    filed = await asyncio.to_thread(file.read)
+    if filed == () and not staying:
+        raise ConfigError(
+            f"{file.path} has no key in it; clinvk keys create NAME makes one, and without the file none is asked for"
+        )
+    return Keys(staying, filed)
+
+
+@asynccontextmanager
+async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) -> AsyncGenerator[None]:
+    """Inside this context, let the keys follow the file, and keep in it when they were used."""
+    async with beside(_tend(keys, file, look_every_s)):
+        yield
+    await _note(keys, file)
+
+
+async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
+    stamp, trouble, note_at = None, "", 0.0
+    while True:
+        found = await asyncio.to_thread(file.stamp)
+        if found != stamp or trouble:
+            stamp, before = found, trouble
+            trouble = await _follow(keys, file)
+            if trouble not in ("", before):
+                logger.warning("API keys stay as they were: %s", trouble)
+        if keys.used and time.monotonic() >= note_at:
+            await _note(keys, file)
+            note_at = time.monotonic() + NOTE_EVERY_S
+        await asyncio.sleep(look_every_s)
+
+
+async def _follow(keys: Keys, file: KeyFile) -> str:
+    """Take what the file says; where it cannot be read, what was taken stays. Give why it cannot, or nothing."""
+    try:
+        filed = await asyncio.to_thread(file.read)
+    except ConfigError as exc:
+        return exc.message
+    keys.take_filed(filed)
+    return ""
+
+
+async def _note(keys: Keys, file: KeyFile) -> None:
+    """Keep in the file when its keys were used; what cannot be kept is no reason to stop."""
+    used = dict(keys.used)
+    if not used:
+        return
+    try:
+        await asyncio.to_thread(file.note, used)
+    except ConfigError as exc:
+        logger.warning("when API keys were used last is not kept: %s", exc.message)
+    else:
+        keys.used = {name: at for name, at in keys.used.items() if at != used.get(name)}
+
+
+def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:
+    keys = [key for part in re.split(r"[,\n]", text) if (key := part.strip())]
+    if not keys:
+        raise ConfigError(if_none)
+    for number, key in enumerate(keys, 1):
+        if not _KEY.fullmatch(key):
+            raise ConfigError(f"{place}: key {number} has characters other than visible ASCII, or spaces inside")
+    return [_key(f"{source}:{number}", key) for number, key in enumerate(keys, 1)]
+
+
+def _key(name: str, text: str) -> Key:
+    """Make a key that is not from the file; a name with a colon is none that the file can have."""
+    return Key(name=name, digest=digest_of(text))
+
+
+async def _gopass(path: str, place: str, environ: Mapping[str, str], spawner: Spawner, within_s: float) -> str:
+    try:
+        answer = await run_tool(spawner, ("gopass", "show", "-o", path), without_secrets(environ), within_s)
+    except ClinvkError as exc:
+        raise ConfigError(f"{place} cannot be read: {exc.message}") from exc
+    except TimeoutError:
+        raise ConfigError(f"{place} cannot be read: gopass took over {within_s:g} s") from None
+    if answer.exit_code:
+        said = " ".join(answer.stderr.decode(errors="replace").split()) or "it does not say why"
+        raise ConfigError(f"{place} cannot be read: gopass exited with {answer.exit_code}: {said:.300}")
+    return answer.stdout.decode(errors="replace")

@@ -1,0 +1,109 @@
+"""Who really asks, behind proxies that are trusted: `X-Forwarded-For` and `-Proto`, or `Forwarded` (RFC 7239)."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from starlette.types import Scope
+
+from clinvk.api.http.response import Header, headers_of
+from clinvk.config.model import ServerSettings
+from clinvk.types.errors import ConfigError
+
+Address = IPv4Address | IPv6Address
+
+_MOST_HOPS = 50
+_PAIR = re.compile(r'\s*([a-z]+)=(?:"([^"\\]*)"|([^\s";,]*))\s*', re.IGNORECASE)
+_SCHEMES = ("http", "https")
+
+
+class Proxies:
+    """The proxies that are trusted; without any, nothing is believed but the connection itself."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Raises `ConfigError` where one is neither an address nor a network."""
+        self._networks = [_network(index, text) for index, text in enumerate(settings.trusted_proxies)]
+        self._trusts = lru_cache(maxsize=4096)(self._is_one)
+
+    def __bool__(self) -> bool:
+        """Say whether any is trusted."""
+        return bool(self._networks)
+
+    def apply(self, scope: Scope) -> None:
+        """Put the client and the scheme that a trusted proxy tells into a request."""
+        peer = _address(scope["client"][0]) if scope["client"] else None
+        if peer is None or not self._trusts(peer):
+            return
+        headers = headers_of(scope)
+        forwarded = list(_elements(_lines(scope["headers"], b"forwarded"))) if "forwarded" in headers else []
+        chain = [address.strip() for address in ",".join(_lines(scope["headers"], b"x-forwarded-for")).split(",")]
+        told = [self._first(chain[-_MOST_HOPS:], peer)] if chain != [""] else []
+        if forwarded:
+            told.append(self._first([element.get("for", "") for element in forwarded[-_MOST_HOPS:]], peer))
+        if told and all(client == told[0] for client in told):  # else one of them is the client's own
+            scope["client"] = (str(told[0]), 0)
+        proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
+        if proto.lower() in _SCHEMES:
+            scope["scheme"] = proto.lower()
+
+    def _first(self, chain: Sequence[str], peer: Address) -> Address:
+        """Give the first address, from the server's side, that is no trusted proxy's; what is no address ends it."""
+        client = peer
+        for text in reversed(chain):
+            if (address := _address(text)) is None:
+                break
+            client = address
+            if not self._trusts(address):
+                break
+        return client
+
+    def _is_one(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
+    """Give each that is neither an address nor a network."""
+    for index, text in enumerate(settings.trusted_proxies):
+        try:
+            _network(index, text)
+        except ConfigError as exc:
+            yield exc
+
+
+def _network(index: int, text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(
+            f"server.trusted_proxies[{index}] is {text!r}; a proxy is an address or a network, such as 127.0.0.1 or "
+            "10.0.0.0/8"
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> Address | None:
+    """Read an address as proxies write it: with a port, in brackets; None where it is none."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _lines(headers: Iterable[Header], name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in headers if key == name]
+
+
+def _elements(lines: Iterable[str]) -> Iterable[dict[str, str]]:
+    """Give the parameters of each proxy in `Forwarded`, nearest last."""
+    for element in ",".join(lines).split(","):
+        if element.strip():
+            pairs = (_PAIR.fullmatch(part) for part in element.split(";"))
+            yield {pair[1].lower(): pair[2] or pair[3] or "" for pair in pairs if pair}

@@ -1,0 +1,119 @@
+"""What requests over HTTP may ask for at most: `policy` of the settings, held against each of them."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import Backend
+from clinvk.config.model import Settings, complete
+from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy
+from clinvk.policy.rules import APPROVAL, SANDBOX, NotListed, listed, reach, within
+from clinvk.types.request import RunRequest
+
+
+class Allowance:
+    """Holds requests to the policy, and completes them within it.
+
+    What a request names and may not have is refused, never cut down silently: its client would take it for done. What
+    it leaves open is as the settings say, or stricter where the policy is.
+    """
+
+    def __init__(self, settings: Settings, registry: Mapping[str, Backend]) -> None:
+        policy = settings.policy
+        self._settings = settings
+        self._policy = policy
+        self._registry = registry
+        self._approval = within(APPROVAL, policy.max_approval_mode)
+        self._sandbox = within(SANDBOX, policy.max_sandbox_mode)
+        self._is_any_word = self._approval == APPROVAL and self._sandbox == SANDBOX
+        self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
+
+    def completed(self, asked: RunRequest) -> RunRequest:
+        """Give a request, whose backend there is, completed from the settings.
+
+        Raises:
+            BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
+            InvalidRequest: what it brings is nested too deeply.
+        """
+        if not self.has_backend(asked.backend):
+            raise BackendNotAllowed(
+                f"backend {asked.backend!r} is not one that requests may run; allowed are "
+                f"{', '.join(self._policy.allowed_backends)} (policy.allowed_backends)",
+                "backend",
+            )
+        if asked.model and not self.has_model(asked.backend, asked.model):
+            raise BeyondPolicy(
+                f"model {asked.model!r:.200} is not one that requests may choose; allowed are "
+                f"{', '.join(self._policy.allowed_models)} (policy.allowed_models)",
+                "model",
+            )
+        if asked.extra:
+            asked = replace(asked, extra=self._flags(asked))
+        request = complete(asked, self._settings)
+        return request if self._is_any_word else self._held(asked, request)
+
+    def has_backend(self, backend: str) -> bool:
+        """Say whether requests may run a backend."""
+        return not self._policy.allowed_backends or backend in self._policy.allowed_backends
+
+    def has_model(self, backend: str, model: str) -> bool:
+        """Say whether requests may choose a model of a backend; an alias is also what it stands for there."""
+        meant = self._registry[backend].aliases.get(model) or model
+        names = [named for name in (model, meant) for named in (name, f"{backend}/{name}")]
+        allowed = self._policy.allowed_models
+        return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
+
+    def check_command(self) -> None:
+        """Refuse a command of the shell: it runs unasked, in no sandbox, and reads and writes wherever it likes.
+
+        Raises:
+            BeyondPolicy: the policy allows no such thing, or there are lists of directories.
+        """
+        if self._has_lists:
+            raise BeyondPolicy(
+                "check is a command that no list of directories holds back; it is allowed without "
+                "server.allowed_workdir_prefixes and server.blocked_workdir_prefixes only",
+                "check",
+            )
+        if not self._is_any_word:
+            raise BeyondPolicy(
+                "check is a command that runs unasked and in no sandbox; it is allowed with "
+                "policy.max_approval_mode none and policy.max_sandbox_mode full only",
+                "check",
+            )
+
+    def _flags(self, asked: RunRequest) -> tuple[str, ...]:
+        """Give the extra flags of a request; those of the settings, which come to them, are not held to a list."""
+        if not self._policy.extra_flags:
+            raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
+        try:
+            return listed(asked.extra, self._registry[asked.backend].safe_flags)
+        except NotListed as exc:
+            raise BeyondPolicy(str(exc), f"extra[{exc.index}]") from exc
+
+    def _held(self, asked: RunRequest, request: RunRequest) -> RunRequest:
+        if request.approval_mode not in self._approval:
+            if asked.approval_mode:
+                raise _beyond("approval_mode", asked.approval_mode, self._approval)
+            request = replace(request, approval_mode=self._approval[-1])
+        if request.sandbox_mode not in self._sandbox:
+            if asked.sandbox_mode:
+                raise _beyond("sandbox_mode", asked.sandbox_mode, self._sandbox)
+            request = replace(request, sandbox_mode=self._sandbox[-1])
+        if reach(request.approval_mode, request.sandbox_mode) in self._sandbox:
+            return request
+        if asked.approval_mode or asked.sandbox_mode:
+            raise BeyondPolicy(
+                "approval_mode 'none' with sandbox_mode 'default' is no sandbox at all; allowed with 'none' are "
+                "read-only, workspace (policy.max_sandbox_mode)",
+                "approval_mode" if asked.approval_mode else "sandbox_mode",
+            )
+        return replace(request, sandbox_mode="workspace")
+
+
+def _beyond(field: str, word: str, allowed: tuple[str, ...]) -> BeyondPolicy:
+    return BeyondPolicy(
+        f"{field} {word!r} is looser than requests may ask for; allowed are {', '.join(allowed)} (policy.max_{field})",
+        field,
+    )

@@ -1,0 +1,276 @@
+"""In which directories an agent works, and which of them it is let into."""
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import Backend
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.load import home, may_lie_in_worktree
+from clinvk.config.model import Settings
+from clinvk.dialects.dialect import DirectoryNotAllowed
+from clinvk.policy.directories import BuiltIn, Directories, containing
+from clinvk.runtime.process.waiting import Lookups
+from clinvk.types.errors import ConfigError, InvalidRequest
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+_WORKSPACE = "workspace"
+_PATH_MAX = 4096
+"""Bytes of a path that Linux opens, with the NUL at its end."""
+
+_LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
+
+
+class Workdirs:
+    """Checks the directories that requests name, and gives one to those that name none.
+
+    The agent gets the path without symbolic links that was held against the lists. To its own directory, which the
+    operator has chosen, the server does not apply those that are built in, as long as nothing else is in its place.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend] = BACKENDS
+    ) -> None:
+        self._default = settings.server.default_workdir
+        self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
+        self._environ = environ
+        self._built_in = _built_in(settings, environ, registry)
+        self._lookups = Lookups()
+
+    def check_default(self) -> None:
+        """Look at `server.default_workdir` before the first request comes.
+
+        Raises:
+            ConfigError: it cannot be worked in.
+        """
+        try:
+            if self._default:
+                self._admitted(self._default, "server.default_workdir")
+        except InvalidRequest as exc:
+            raise ConfigError(exc.message) from exc
+
+    def refusal_of_default(self) -> str:
+        """Say why a request that names no directory is refused; empty where it is not."""
+        here = _here()
+        own = str(self._workspace) if here == "/" else here
+        try:
+            self._judged(self._default or own, "workdir", "the server's own directory")
+        except InvalidRequest as exc:
+            return f"{exc.message}; server.default_workdir names another"
+        return ""
+
+    def refusal_throughout(self, path: str) -> str:
+        """Say why no request is let into a directory or below it, whatever it names; empty where one may be.
+
+        The path is free of symbolic links. Where a server is started is not known, and not looked at.
+        """
+        built_in = replace(self._built_in, own=_both(self._default))
+        return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
+
+    def admit(self, request: RunRequest) -> str:
+        """Judge the directories of a settled request again, right before its agent is started.
+
+        Return where its working directory leads, free of symbolic links.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: as `settle`.
+        """
+        self._admitted_beside(request)
+        workdir = request.workdir or _here()
+        return self._judged_of_session(workdir) if request.session_id else self._admitted(workdir, "workdir")
+
+    async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
+        """Settle a request, in a thread where the request or its session names a directory.
+
+        Raises:
+            DirectoryNotAllowed, InvalidRequest: as `settle`; also where a file system does not answer.
+        """
+        if not (session or request.workdir or request.add_dirs):
+            return self.settle(request)
+        try:
+            return await self._lookups.run(partial(self.settle, request, session))
+        except TimeoutError:
+            raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
+
+    def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
+        """Give the request with directories that are there; the one to work in is that of its session, if it has one.
+
+        Raises:
+            DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
+            InvalidRequest: a directory is not absolute, not there, not a directory, not readable, or not the session's.
+        """
+        add_dirs = self._admitted_beside(request)
+        if session:
+            _check_same(request, session)
+            self._judged_of_session(session.working_dir or _here())
+            return replace(request, add_dirs=add_dirs)
+        workdir = self._admitted(request.workdir or self._default or self._own(), "workdir")
+        return replace(request, workdir=workdir, add_dirs=add_dirs)
+
+    def _admitted_beside(self, request: RunRequest) -> tuple[str, ...]:
+        return tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+
+    def judge_repository(self, real: str) -> tuple[str, ...]:
+        """Judge a directory that files of a worktree come from; return the directories below it that are blocked.
+
+        Raises:
+            DirectoryNotAllowed: the lists keep agents out of it.
+        """
+        lists, judged = self._directories(), self.original(real)
+        # In an ordinary repository it is the directory around `.git` that the operator has chosen.
+        if refusal := self._built_in.refusal(judged.removesuffix("/.git")) or lists.refusal(judged):
+            raise DirectoryNotAllowed(f"a worktree would have files from {real!r}, which {refusal}", "isolation")
+        inside = (path for path in lists.blocked if containing(path, (judged,)))
+        return tuple(real + path.removeprefix(judged) for path in inside)
+
+    def original(self, real: str) -> str:
+        """Return the directory that one in a worktree of clinvk is a copy of; any other directory is its own."""
+        if not may_lie_in_worktree(real):
+            return real
+        from clinvk.runtime.worktrees.folders import Folders  # few requests name a worktree
+
+        try:
+            return Folders(home(self._environ)).original(real)
+        except ConfigError:  # a machine without homes
+            return real
+
+    def _judged_of_session(self, path: str) -> str:
+        return self._judged(path, "session_id", "the session's directory")
+
+    def _admitted(self, path: str, field: str) -> str:
+        """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
+        _refuse_long(path, field, field)
+        if not os.path.isabs(path):
+            raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
+        path = self._judged(path, field, field)
+        check(path, field)
+        return path
+
+    def _judged(self, path: str, field: str, name: str) -> str:
+        """Hold a path against all lists; give what it leads to."""
+        real = _resolved(path, field, name)
+        judged = self.original(real)
+        if refusal := self._built_in.refusal(judged) or self._directories().refusal(judged):
+            leads = "" if judged == path else f" (which leads to {real!r})" if judged == real else f" (of {judged!r})"
+            raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
+        return real
+
+    def _directories(self) -> Directories:
+        """Resolve the lists anew each time: a link in one of them may be turned while the server runs."""
+        allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
+        return Directories(allowed, blocked)
+
+    def _own(self) -> str:
+        """Give the server's own directory; where that says nothing (a service starts in `/`), a workspace at home."""
+        own = _here()
+        if own != "/":
+            return own
+        self._workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(self._workspace)
+
+    @property
+    def _workspace(self) -> Path:
+        return home(self._environ) / _WORKSPACE
+
+
+def _resolved(path: str, field: str, name: str) -> str:
+    """Give an absolute path without symbolic links.
+
+    Raises:
+        InvalidRequest: it cannot be told where the path leads, or no path has such characters.
+    """
+    _refuse_long(path, field, name)
+    try:
+        return _looked_up(path) or os.path.realpath(path)
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidRequest(f"{name} {path!r} cannot be used: {why}", field) from exc
+
+
+def _refuse_long(path: str, field: str, name: str) -> None:
+    """Refuse a path that no system call would take: `realpath` takes quadratic time for its parts."""
+    if (size := len(path.encode(errors="surrogatepass"))) >= _PATH_MAX:
+        raise InvalidRequest(f"{name} cannot be used: it has {size} bytes; a path has at most {_PATH_MAX - 1}", field)
+
+
+def _looked_up(path: str) -> str:
+    """Let the kernel tell what is under a path, in one step; empty where it does not."""
+    try:
+        opened = os.open(path, _LOOK)
+    except OSError:
+        return ""
+    try:
+        return os.readlink(f"/proc/self/fd/{opened}")
+    except OSError:  # no Linux
+        return ""
+    finally:
+        os.close(opened)
+
+
+def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltIn:
+    """Give what no request is let into, with what of this machine belongs to it."""
+    try:
+        own = home(environ)
+    except ConfigError:  # a machine without homes
+        return BuiltIn()
+    here = {os.path.realpath(path) for path in (_here(), settings.server.default_workdir) if path}
+    folders = {_opened(folder, environ) for backend in registry.values() for folder in backend.folders}
+    return BuiltIn(
+        private=_both(str(own), *folders),
+        kept=_both(str(own / _WORKSPACE)),
+        temporary=_both(tempfile.gettempdir()),
+        own=tuple(here if settings.server.default_workdir else here - {"/"}),
+    )
+
+
+def _opened(folder: str, environ: Mapping[str, str]) -> str:
+    """Give the path that a backend calls `~/…` or `$VARIABLE/…`; empty where there is none."""
+    first, slash, rest = folder.partition("/")
+    found = environ.get("HOME" if first == "~" else first.removeprefix("$"))
+    return f"{found}{slash}{rest}" if found else ""
+
+
+def _both(*paths: str) -> tuple[str, ...]:
+    """Give absolute paths as they are and as what they lead to."""
+    found = [path for path in paths if os.path.isabs(path)]
+    return tuple(dict.fromkeys([*found, *map(os.path.realpath, found)]))
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # somebody removed it
+        return "/"
+
+
+def _check_same(request: RunRequest, session: Session) -> None:
+    """Refuse another directory than the session's: the agents bind a conversation to the one it began in."""
+    asked, bound = request.workdir, session.working_dir
+    if asked and bound and _resolved(asked, "workdir", "workdir") != os.path.realpath(bound):
+        raise InvalidRequest(
+            f"workdir is {asked!r}, but session {session.id!r} works in {bound!r}; leave workdir out", "workdir"
+        )
+
+
+def check(path: str, field: str) -> None:
+    """Refuse a directory that no agent could work in.
+
+    Raises:
+        InvalidRequest: names `field`.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as exc:
+        why = "does not exist" if exc.errno == errno.ENOENT else f"cannot be used: {exc.strerror}"
+        raise InvalidRequest(f"{field} {path!r} {why}", field) from exc
+    if not stat.S_ISDIR(mode):
+        raise InvalidRequest(f"{field} {path!r} is not a directory", field)
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise InvalidRequest(f"{field} {path!r} cannot be read by the server's user", field)

@@ -1,0 +1,149 @@
+"""Which earlier conversation a request continues: one that its client keeps and names, or one after an earlier run.
+
+A client that keeps its conversation sends all of it each time. Its session is found by its tag, by its last answer
+being the last one that the client sends, and by a digest of all that it was told before: where the user has changed
+the conversation, or where the client asks something else in its name (for a title), no session fits, and everything is
+sent again. The run alone keeps that digest, in its `answer_as`: metadata is the caller's, and shows with the session.
+"""
+
+import hashlib
+import re
+
+from msgspec.structs import replace
+
+from clinvk.dialects.conversation import Turn, system_prompt, told, without_images
+from clinvk.dialects.dialect import Answered, Chat, Previous, PreviousNotFound
+from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionQuery, SessionStore
+from clinvk.types.errors import RunNotFound, SessionNotFound
+from clinvk.types.record import RunRecord
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+_PREFIX = "chat:"
+_PLAIN = re.compile(r"[!-~]{1,90}")
+_LOOKED_AT = 5
+"""Sessions of one conversation, the newest first: there are several where the user went back in it."""
+
+
+async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
+    """Make a request that has its backend go on with the session that has its conversation, or begin one.
+
+    It begins one also with `begins_anew`: another request goes on with the session.
+
+    What is asked at the beginning of a conversation that there is already leaves no session: clients do so to have it
+    described, and before its first answer is replaced.
+    """
+    tag = _tag(chat.name)
+    request = replace(request, answer_as={**request.answer_as, "clinvk_chat": chat.digest})
+    kept = (await store.sessions(SessionQuery(tag=tag, backend=request.backend, limit=_LOOKED_AT))).items
+    begun = replace(request, tags=(*request.tags, tag))
+    answered = chat.answered
+    if answered is None:
+        return replace(request, ephemeral=True) if kept else begun
+    for session in () if begins_anew else kept:
+        if await _has(store, session, answered):
+            latest = answered.latest
+            return replace(request, prompt=latest.prompt, images=latest.images, session_id=session.id)
+    return begun
+
+
+def _tag(name: str) -> str:
+    """Give the tag of the sessions of a conversation; a name that cannot be a tag is told by its digest."""
+    return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
+
+
+async def _has(store: SessionStore, session: Session, answered: Answered) -> bool:
+    """Say whether the newest turn of a session answered the same; clients put more before it, such as thinking."""
+    runs = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
+    output = runs[0].output.strip() if runs else ""
+    if not output or not answered.answer.strip().endswith(output):
+        return False
+    match runs[0].request:  # earlier records have it in the metadata
+        case {"answer_as": {"clinvk_chat": str(digest)}} | {"metadata": {"clinvk_chat": str(digest)}}:
+            return digest == answered.digest
+        case _:
+            return False
+
+
+_MAX_TURNS = 1000
+
+
+async def after(
+    store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, begins_anew: bool = False
+) -> RunRequest:
+    """Make a request, completed from the settings, that has its backend go on from a run.
+
+    What the system said in its input holds until it says something else. The session of that run is continued where the
+    run is its newest turn. Else it is told again in a session of its own: where the conversation went on from there
+    before, or shall be kept by nobody, or by another backend; or with `begins_anew`.
+
+    With `holds_system` a session has what the system said before, if its newest turn came to its end: its agent is not
+    told that again, and the run keeps it in its `answer_as` for those that go on from there.
+
+    Raises:
+        PreviousNotFound: there is no such run, or nothing of it was kept.
+    """
+    run, session = await _found(store, previous)
+    own = system_prompt((previous.instructions, *previous.conversation.system))
+    before = "" if system_prompt(previous.conversation.system) else _system(run, previous)
+    system = system_prompt((own or "", before)) or request.system_prompt
+    can_go_on = session.backend_session_id and session.backend == request.backend and not request.ephemeral
+    if can_go_on and not begins_anew and await _is_newest(store, run):
+        if before and holds_system and run.state == "finished":
+            system = own
+            request = replace(request, answer_as={**request.answer_as, "clinvk_system": before})
+        return replace(request, session_id=session.id, system_prompt=system)
+    request = replace(request, system_prompt=system)
+    earlier = await _earlier(store, session, run)
+    said = [turn for each in (*earlier, run) for turn in _said(each)]
+    conversation = replace(previous.conversation, turns=(*said, *previous.conversation.turns))
+    again = told(conversation, field=previous.field)
+    return replace(request, prompt=again.prompt, images=again.images, workdir=request.workdir or run.workdir or None)
+
+
+async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
+    """Give the turns before a run, the oldest first; those of a fork's parent until its first turn branched off."""
+    earlier: list[RunRecord] = []
+    first = run
+    while True:
+        turns = (await store.runs(RunQuery(session_id=session.id, limit=_MAX_TURNS))).items
+        before = [turn for turn in reversed(turns) if turn.created_at < first.created_at]
+        earlier = before + earlier
+        first = earlier[0] if earlier else run
+        if session.parent_id is None or len(earlier) >= _MAX_TURNS:
+            return earlier
+        try:
+            session = await store.session(session.parent_id)
+        except SessionNotFound:  # deleted; its fork stays
+            return earlier
+
+
+async def _is_newest(store: SessionStore, run: RunRecord) -> bool:
+    newest = (await store.runs(RunQuery(session_id=run.session_id, limit=1))).items
+    return [turn.id for turn in newest] == [run.id]
+
+
+async def _found(store: SessionStore, previous: Previous) -> tuple[RunRecord, Session]:
+    try:
+        run = await store.run(previous.run_id)
+    except RunNotFound:
+        run = None
+    if run is None or run.session_id is None:
+        raise PreviousNotFound("Previous response not found: it was never made, not stored, or deleted", previous.field)
+    if run.state in UNDER_WAY:
+        raise PreviousNotFound("Previous response is not complete yet; wait until it is", previous.field)
+    return run, await store.session(run.session_id)
+
+
+def _system(run: RunRecord, previous: Previous) -> str:
+    match run.request:
+        case {"answer_as": {"clinvk_system": str(before)}}:
+            return before
+        case _:
+            return previous.system(run)
+
+
+def _said(run: RunRecord) -> list[Turn]:
+    """Give the turns of a run. Its images were not kept, and those that come now have their numbers."""
+    answer = [Turn("assistant", (run.output,))] if run.output else []
+    return [Turn("user", (without_images(run.prompt),)), *answer]

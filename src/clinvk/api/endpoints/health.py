@@ -1,0 +1,278 @@
+"""What the server reports about itself: its health, its backends, and the versions of their CLIs."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import __version__
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.request_policy import Allowance
+from clinvk.api.http.response import document
+from clinvk.backends.base import Backend, Capabilities
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.model import Settings
+from clinvk.runtime.process import executables
+from clinvk.runtime.runs import Kept, Runs, Warm
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import ClinvkError
+
+AskVersion = Callable[[Backend, str], Awaitable[str | None]]
+
+
+class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent CLI that clinvk can run."""
+
+    name: Annotated[str, Meta(description="What `backend` of a prompt calls it.", examples=["claude"])]
+    available: Annotated[bool, Meta(description="Whether a prompt for it can be run: enabled and installed.")]
+    enabled: Annotated[bool, Meta(description="`backends.<name>.enabled` of the settings.")]
+    models: Annotated[tuple[str, ...], Meta(description="Models known to work, best known first; others may.")]
+    capabilities: Annotated[Capabilities, Meta(description="What it honours; what is missing is refused.")]
+    path: Annotated[str | None, Meta(description="The program, where it is installed.")] = None
+    version: Annotated[str | None, Meta(description="As the program tells it; absent until it has.")] = None
+    install: Annotated[str | None, Meta(description="What installs it, where it is missing.")] = None
+
+
+class Inventory:
+    """Looks for the CLIs anew each time, which takes microseconds; asks each file for its version only once.
+
+    What the policy keeps from requests is not told of.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        ask_version: AskVersion,
+        registry: Mapping[str, Backend] = BACKENDS,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._ask_version = ask_version
+        self._registry = registry
+        self._allowance = Allowance(settings, registry)
+        self._versions: dict[tuple[str, str, int], str | None] = {}
+        self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+
+    def look(self) -> list[BackendInfo]:
+        """Give all backends that requests may run, as they are at this moment."""
+        return [self._info(each) for each in self._registry.values() if self._allowance.has_backend(each.name)]
+
+    def has_model(self, backend: str, model: str) -> bool:
+        """Say whether a model of a backend may be chosen, known or not."""
+        return self._allowance.has_model(backend, model)
+
+    async def learn(self) -> None:
+        """Ask the CLIs that `look` finds for their versions, one after another, for as long as the server runs."""
+        self.look()
+        while True:
+            name, path, mtime = await self._unknown.get()
+            self._versions[name, path, mtime] = await self._ask_version(self._registry[name], path)
+
+    def _info(self, backend: Backend) -> BackendInfo:
+        own = self._settings.backend(backend.name)
+        path = executables.find(backend, self._settings, self._environ)
+        return BackendInfo(
+            name=backend.name,
+            available=own.enabled and path is not None,
+            enabled=own.enabled,
+            models=tuple(model for model in backend.models if self.has_model(backend.name, model)),
+            capabilities=backend.capabilities,
+            path=path,
+            version=self._version(backend, path) if path else None,
+            install=None if path else backend.install,
+        )
+
+    def _version(self, backend: Backend, path: str) -> str | None:
+        try:
+            key = (backend.name, path, os.stat(path).st_mtime_ns)
+        except OSError:  # removed a moment ago, or its folder was closed
+            return None
+        if key not in self._versions:
+            self._versions[key] = None
+            self._unknown.put_nowait(key)
+        return self._versions[key]
+
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
+_DAMAGE = "Some sessions or runs cannot be read: the database is damaged. `clinvk doctor` says how to repair it."
+_LEADING_PATH = re.compile(r"/.*?: ")
+
+
+class BackendList(msgspec.Struct, frozen=True):
+    """All backends that requests with this key may run."""
+
+    backends: list[BackendInfo]
+
+
+class BackendHealth(msgspec.Struct, frozen=True):
+    """Whether a backend can be used."""
+
+    name: str
+    available: bool
+
+
+class StoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether sessions can be kept."""
+
+    available: bool
+    session_count: int
+    error: str | None = None
+
+
+class KeptHealth(msgspec.Struct, frozen=True):
+    """The agent processes of a backend that are up for prompts to come."""
+
+    processes: int
+    ready: Annotated[int, Meta(description="Those of them that a prompt without a session can go to at once.")]
+    runs: Annotated[int, Meta(description="Runs that they are at work for.")]
+    hits: Annotated[int, Meta(description="Runs that found one, since the server came up.")]
+    misses: Annotated[int, Meta(description="Runs for which one was started, or that got a process of their own.")]
+    memory_mb: Annotated[int, Meta(description="As measured a few seconds ago.")]
+
+
+class WarmHealth(KeptHealth, frozen=True):
+    """The agent processes that are up for prompts to come: all, and by backend."""
+
+    backends: Annotated[dict[str, KeptHealth], Meta(description="Those of which processes may be kept.")]
+    one_shot: Annotated[
+        tuple[str, ...], Meta(description="Those whose program does not speak the protocol that staying needs.")
+    ]
+
+
+class CapacityHealth(msgspec.Struct, frozen=True):
+    """How many runs go at once."""
+
+    max_concurrent_runs: int
+    reason: Annotated[str, Meta(description="Why so many: a setting, or what the machine has.")]
+
+
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the server is.
+
+    It is ok; degraded (no backend is available, or some sessions cannot be read); unhealthy (sessions cannot be kept).
+    """
+
+    status: Literal["ok", "degraded", "unhealthy"]
+    version: Annotated[str, Meta(description="Of clinvk.")]
+    uptime: Annotated[str, Meta(description="For people.", examples=["2h5m12s"])]
+    uptime_ms: int
+    backends: list[BackendHealth]
+    session_store: StoreHealth
+    capacity: CapacityHealth
+    warm: Annotated[WarmHealth | None, Meta(description="Absent where no agent processes are kept.")] = None
+    warnings: Annotated[list[str], Meta(description="What an operator should know, as that the door is open.")] = []
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Status:
+    """The endpoints that tell of one server, which came up when this was made."""
+
+    def __init__(
+        self, runs: Runs, store: SessionStore, inventory: Inventory, grants: Grants, warning: Callable[[], str]
+    ) -> None:
+        """`warning` gives what is told with the health; empty for nothing."""
+        self._runs = runs
+        self._store = store
+        self._inventory = inventory
+        self._grants = grants
+        self._warning = warning
+        self._since = time.monotonic()
+        self._trouble = ""
+
+    async def backends(self, request: Request) -> Response:
+        """Answer `GET /api/v1/backends`."""
+        key_name: str = request.state.key_name
+        found = [info for info in self._inventory.look() if self._grants.has_backend(key_name, info.name)]
+        return document(BackendList(found))
+
+    async def health(self, _: Request) -> Response:
+        """Answer `GET /health`."""
+        health = await self._health()
+        return document(health, 503 if health.status == "unhealthy" else 200)
+
+    async def ready(self, _: Request) -> Response:
+        """Answer `GET /health/ready`: whether prompts should be sent here."""
+        health = await self._health()
+        can_run = any(backend.available for backend in health.backends)
+        return document(health, 200 if health.session_store.available and can_run else 503)
+
+    async def live(self, _: Request) -> Response:
+        """Answer `GET /health/live`: whether the process should be left running."""
+        return document(Alive())
+
+    async def _health(self) -> Health:
+        backends = [BackendHealth(info.name, info.available) for info in self._inventory.look()]
+        store = await self._store_health()
+        damage = self._store.damage
+        any_backend = any(backend.available for backend in backends)
+        uptime_s = time.monotonic() - self._since
+        return Health(
+            status="unhealthy" if not store.available else "ok" if any_backend and not damage else "degraded",
+            version=__version__,
+            uptime=_spoken(int(uptime_s)),
+            uptime_ms=int(uptime_s * 1000),
+            backends=backends,
+            session_store=store,
+            capacity=CapacityHealth(*self._runs.capacity),
+            warm=_warm(standing) if (standing := self._runs.warm) else None,
+            warnings=[text for text in (self._warning(), damage and _DAMAGE) if text],
+        )
+
+    async def _store_health(self) -> StoreHealth:
+        """Ask the store. Health needs no key: where the store is, which tells whose home it is in, is for the log."""
+        try:
+            count = await self._store.count()
+        except (ClinvkError, OSError) as exc:
+            trouble = str(exc)
+            if trouble != self._trouble:
+                logger.warning("unhealthy: %s", trouble)
+            self._trouble = trouble
+            why = exc.message if isinstance(exc, ClinvkError) else exc.strerror or type(exc).__name__
+            return StoreHealth(available=False, session_count=0, error=_without_path(why))
+        self._trouble = ""
+        return StoreHealth(available=True, session_count=count)
+
+
+def _warm(warm: Warm) -> WarmHealth:
+    backends = {name: KeptHealth(**_numbers(kept)) for name, kept in warm.backends.items()}
+    return WarmHealth(**_numbers(warm), backends=backends, one_shot=warm.one_shot)
+
+
+def _numbers(kept: Kept) -> dict[str, int]:
+    return {
+        "processes": kept.processes,
+        "ready": kept.ready,
+        "runs": kept.runs,
+        "hits": kept.hits,
+        "misses": kept.misses,
+        "memory_mb": kept.memory_bytes // _MIB,
+    }
+
+
+def _without_path(message: str) -> str:
+    """Leave out the file that the store's messages begin with."""
+    path = _LEADING_PATH.match(message)
+    return message[path.end() :] if path else message
+
+
+def _spoken(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    shown = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{shown}{seconds}s"

@@ -1,0 +1,97 @@
+"""The models that can be asked for, in the shapes of both vendors, and estimates of how many tokens a request has."""
+
+from collections.abc import Iterator, Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.endpoints.health import Inventory
+from clinvk.api.http.paths import OPENAI
+from clinvk.api.http.response import document, headers_of, read_json
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend
+from clinvk.config.model import ServerSettings
+from clinvk.dialects.anthropic import Anthropic
+from clinvk.dialects.anthropic import models as anthropic_models
+from clinvk.dialects.openai import models as openai_models
+from clinvk.runtime.process.waiting import beside_loop
+from clinvk.types.errors import ModelNotFound
+
+
+class Models:
+    """The endpoints. A backend's own name stands for its default model; no agent is started to find out.
+
+    What the policy, or the key of the request, does not allow is as if it were not there.
+    """
+
+    def __init__(
+        self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend] = backends.BACKENDS
+    ) -> None:
+        self._inventory = inventory
+        self._grants = grants
+        self._registry = registry
+
+    async def openai_all(self, request: Request) -> Response:
+        """Answer `GET /openai/v1/models`."""
+        data = [openai_models.Model(id=name, owned_by=backend) for name, backend in self._names(request)]
+        return document(openai_models.ModelList(data=data))
+
+    async def openai_one(self, request: Request) -> Response:
+        """Answer `GET /openai/v1/models/{id}`."""
+        name: str = request.path_params["id"]
+        return document(openai_models.Model(id=name, owned_by=self._backend_of(request, name)))
+
+    async def anthropic_all(self, request: Request) -> Response:
+        """Answer `GET /anthropic/v1/models`."""
+        models = [anthropic_models.Model(id=name, display_name=name) for name, _ in self._names(request)]
+        return document(anthropic_models.page(models, request.scope["query_string"]))
+
+    async def anthropic_one(self, request: Request) -> Response:
+        """Answer `GET /anthropic/v1/models/{id}`."""
+        name: str = request.path_params["id"]
+        self._backend_of(request, name)
+        return document(anthropic_models.Model(id=name, display_name=name))
+
+    async def any_all(self, request: Request) -> Response:
+        """Answer `GET /v1/models`, which two vendors share."""
+        is_openai = request.state.dialect is OPENAI
+        return await (self.openai_all if is_openai else self.anthropic_all)(request)
+
+    async def any_one(self, request: Request) -> Response:
+        """Answer `GET /v1/models/{id}`, which two vendors share."""
+        is_openai = request.state.dialect is OPENAI
+        return await (self.openai_one if is_openai else self.anthropic_one)(request)
+
+    def _names(self, request: Request) -> Iterator[tuple[str, str]]:
+        key_name: str = request.state.key_name
+        for backend in self._inventory.look():
+            if backend.available and self._grants.has_backend(key_name, backend.name):
+                yield backend.name, backend.name
+                yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
+
+    def _backend_of(self, request: Request, name: str) -> str:
+        """Give the backend of a model, listed or not: a list of all that a CLI knows, there is none.
+
+        Raises:
+            ModelNotFound: the name is no backend's, or it or its backend cannot be used.
+        """
+        backend, model = backends.resolve(name, "", self._registry)
+        is_fine = not model or self._inventory.has_model(backend, model)
+        if not is_fine or backend not in {owner for _, owner in self._names(request)}:
+            raise ModelNotFound(f"no model {name!r:.100}: no backend that can be used has it; GET models lists them")
+        return backend
+
+
+class Counting:
+    """The endpoint."""
+
+    def __init__(self, dialect: Anthropic, settings: ServerSettings) -> None:
+        self._dialect = dialect
+        self._settings = settings
+
+    async def estimate(self, request: Request) -> Response:
+        """Answer `POST /anthropic/v1/messages/count_tokens`."""
+        body = await read_json(request.scope, request.receive, self._settings)
+        count = await beside_loop(len(body), self._dialect.count, body, headers_of(request.scope))
+        return Response(count, media_type=self._dialect.result_type)

@@ -1,0 +1,430 @@
+"""The one endpoint through which every run goes, whatever the dialect, stream or not.
+
+A run lives inside its request: a client that leaves, waiting or reading, queued or running, ends it. Only one that was
+asked for with `detach` goes on.
+"""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+from msgspec.structs import replace
+from starlette.types import Receive, Scope, Send
+
+from clinvk import logs
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.request_policy import Allowance
+from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.endpoints import continuation
+from clinvk.api.http.disconnect import Leaving
+from clinvk.api.http.response import (
+    NO_BUFFERING,
+    NO_RETRY,
+    NO_STORE,
+    NO_TRANSFORM,
+    ClientGone,
+    Header,
+    Reply,
+    broken,
+    chunked,
+    forget_headers,
+    headers_of,
+    read_json,
+    refusal,
+)
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend, describe
+from clinvk.config.model import Settings
+from clinvk.dialects import sse, vendor
+from clinvk.dialects.conversation import MAX_IMAGES
+from clinvk.dialects.dialect import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
+from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.runs import Run, Runs
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionBusy, exhausted, failure
+from clinvk.types.events import Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+from clinvk.types.session import Session
+from clinvk.types.text import readable
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 5.0
+"""How often a quiet answer is looked at; it is kept alive after two quiet ticks, so within 15 s."""
+
+RUNS_PATH = "/api/v1/runs"
+
+HOLD_S = 10.0
+"""How long the status of an answer is held for what will tell it: proxies give up on silence."""
+
+_OPENING_TICK_S = 0.5
+
+
+SpelledOut = Callable[[bytes, int], Awaitable[bytes]]
+"""Gives the body of a request with what it only names of earlier runs, of at most so many bytes; 0 is no limit.
+
+Raises `InvalidRequest`.
+"""
+
+
+class RunEndpoint:
+    """Answers requests of one dialect, as an ASGI application."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        runs: Runs,
+        store: SessionStore,
+        settings: Settings,
+        environ: Mapping[str, str],
+        grants: Grants,
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+        tick_s: float = TICK_S,
+        hold_s: float = HOLD_S,
+        spelled_out: SpelledOut | None = None,
+    ) -> None:
+        self.dialect = dialect
+        self.runs = runs
+        self.store = store
+        self.settings = settings
+        self.workdirs = Workdirs(settings, environ, registry)
+        self.allowance = Allowance(settings, registry)
+        self.grants = grants
+        self.tick_s = tick_s
+        self.hold_s = hold_s
+        self.spelled_out = spelled_out
+        self._registry = registry
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request to its end, or until its client leaves."""
+        return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
+
+    async def admit(self, call: Call, key_name: str, client: str, begins_anew: bool = False) -> RunRequest:
+        """Complete a request from its session and the settings; `key_name` is the key that it came with.
+
+        `client` is whose run it is in the queue.
+        With `begins_anew` it goes on in no session but one that it names itself.
+
+        Raises:
+            BackendUnavailable: there is no such backend.
+            SessionNotFound, AmbiguousId: there is no such session, or several.
+            PreviousNotFound: the run that it goes on from is not there.
+            InvalidRequest: a directory cannot be worked in, or the policy or the key does not allow this.
+        """
+        request = call.request
+        session = await self.store.session(request.session_id) if request.session_id else None
+        if session:
+            request = replace(request, session_id=session.id, backend=request.backend or session.backend)
+        if self.dialect.is_model_api:
+            request = self._resolved(request)
+        backend = backends.named(request.backend, self._registry)
+        request = self.allowance.completed(request)
+        if self.dialect.is_model_api:
+            request, session = await self._placed(call, request, session, backend.holds_system, begins_anew)
+        request = await self.workdirs.settled(request, session)
+        if session:
+            request = replace(request, workdir=session.working_dir or None)
+        request = await self.grants.admit(request, key_name)
+        timeout_s = request.timeout_s or self.settings.server.request_timeout_secs or None
+        return replace(request, timeout_s=timeout_s, client=client)
+
+    def _resolved(self, request: RunRequest) -> RunRequest:
+        """Let the model name the backend; a name that is none's is left to that of the session, or the default."""
+        default = request.backend or self.settings.default_backend
+        backend, model = backends.resolve(request.model or "", default, self._registry)
+        return replace(request, backend=backend, model=model)
+
+    async def _placed(
+        self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, begins_anew: bool
+    ) -> tuple[RunRequest, Session | None]:
+        """Find the session of a request that names none, but what it goes on from.
+
+        Images are counted then: a session has the earlier ones of a conversation that comes whole.
+        """
+        if call.previous:
+            request = await continuation.after(self.store, request, call.previous, holds_system, begins_anew)
+        elif call.chat:
+            request = await continuation.placed(self.store, request, call.chat, begins_anew)
+        if (count := len(request.images)) > MAX_IMAGES:
+            raise InvalidRequest(f"images has {count} images; at most {MAX_IMAGES} are allowed", "images")
+        if request.session_id and session is None:
+            session = await self.store.session(request.session_id)
+        return request, session
+
+
+class _Visit:
+    """One request and its answer."""
+
+    __slots__ = ("_call", "_dialect", "_encoder", "_endpoint", "_more", "_receive", "_reply", "_run", "_scope")
+
+    def __init__(self, endpoint: RunEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
+        self._endpoint = endpoint
+        self._dialect = endpoint.dialect
+        self._scope = scope
+        self._receive = receive
+        self._reply = reply
+        self._call: Call | None = None
+        self._run: Run | None = None
+        self._encoder: Encoder | None = None
+        self._more: list[Header] = []
+
+    async def serve(self) -> None:
+        """Answer the request; what a client that leaves had asked for is ended."""
+        try:
+            async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
+                try:
+                    self._call = await self._read()
+                    if not self._call.detach:
+                        leaving.watch()
+                    await self._answer(self._call, leaving)
+                except ClinvkError as error:
+                    await self._refuse(error)
+                except ClientGone:
+                    raise
+                except Exception as exc:
+                    await self._break_off(exc)
+                    raise
+        except ClientGone as gone:
+            logger.debug("client left: %s", gone)
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether a stream is asked for, as far as the request was read."""
+        return self._call is not None and self._call.stream
+
+    async def _break_off(self, error: Exception) -> None:
+        """Say that clinvk itself failed, where it is not too late for that."""
+        if not self._reply.ended:
+            self._more += [NO_RETRY] if self._dialect.is_model_api else []
+            await self._refuse(exhausted(error) or broken())
+
+    async def _read(self) -> Call:
+        """Read the request. Body and headers go with this: a run may take an hour."""
+        endpoint = self._endpoint
+        body = await read_json(self._scope, self._receive, endpoint.settings.server)
+        if endpoint.spelled_out:
+            body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
+        call = await beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope))
+        forget_headers(self._scope)
+        return call
+
+    async def _answer(self, asked: Call, leaving: Leaving) -> None:
+        endpoint = self._endpoint
+        state = self._scope["state"]
+        admit = partial(endpoint.admit, asked, state["key_name"], state.get("client", ""))
+        call = self._call = replace(asked, request=await admit())
+        if call.dry_run or endpoint.settings.unified_flags.dry_run:
+            await self._show(call)
+            return
+        try:
+            await self._carry_out(call, leaving)
+            return
+        except SessionBusy:
+            if self._run or asked.request.session_id or not (asked.previous or asked.chat):
+                raise
+        # Another was faster to go on with the session that was found for this one.
+        call = self._call = replace(asked, request=await admit(begins_anew=True))
+        await self._carry_out(call, leaving)
+
+    async def _carry_out(self, call: Call, leaving: Leaving) -> None:
+        runs = self._endpoint.runs
+        async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
+            logs.note(run_id=run.id)
+            if call.detach:
+                leaving.watch()  # who leaves before would have nothing begun
+            if call.respond_async:
+                await self._accept(call, run)
+                return
+            self._run = run
+            if self._dialect.is_model_api:
+                self._more = _headers(call, run)
+            if call.stream:
+                await self._stream(call, run)
+            else:
+                await self._whole(call, run)
+
+    async def _accept(self, call: Call, run: Run) -> None:
+        """Say where the run is to be found, and leave it to itself."""
+        assert isinstance(self._dialect, Deferring), "no other format asks for it"
+        body = self._dialect.accepted(call, facts_of(run), run.state)
+        if self._dialect.is_model_api:
+            await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))
+            return
+        headers = [(b"location", f"{RUNS_PATH}/{run.id}".encode()), (b"preference-applied", b"respond-async")]
+        await self._reply.whole(202, self._dialect.result_type, body, headers)
+
+    async def _stream(self, call: Call, run: Run) -> None:
+        held: list[Logged] = []
+        is_held = True
+        async for batch in run.batches():
+            if is_held:
+                if self._dialect.is_model_api:
+                    held += batch
+                    if not (batch := self._released(call, run, held)):
+                        continue
+                self._raise_if_never_started(call, run, batch[0].event)
+                is_held = False
+                await self._open()
+            encoder = self._encoding(call, run)
+            for data in chunked(encoder.feed(event, at) for _, at, event in batch):
+                await self._reply.write(data)
+            data = b""  # the last piece would stay until there is another
+        await self._reply.end()
+
+    async def _whole(self, call: Call, run: Run) -> None:
+        result = await run.result()
+        self._raise_if_never_started(call, run, result.ending)
+        if self._dialect.is_model_api and result.error:
+            raise self._failure(result.error, has_acted=bool(result.tool_calls))
+        body = self._dialect.result(call, result, facts_of(run))
+        await self._reply.whole(200, self._dialect.result_type, body, self._more)
+
+    async def _show(self, call: Call) -> None:
+        """Answer a dry run as if an agent had answered with its own command line."""
+        request = call.request
+        launch = await self._endpoint.runs.plan(request)
+        command = readable(describe(launch, len(request.prompt.encode())))
+        started, ending = RunStarted(request.model), RunFinished()
+        facts = Facts(
+            run_id="", backend=request.backend, model=request.model, workdir=launch.cwd or request.workdir or ""
+        )
+        if not call.stream:
+            result = RunResult(text=command, started=started, ending=ending, said=(TextDelta(command),))
+            await self._reply.whole(200, self._dialect.result_type, self._dialect.result(call, result, facts))
+            return
+        encoder = self._encoder = self._dialect.encoder(call, facts)
+        await self._open()
+        at = time.time()
+        await self._reply.end(b"".join(encoder.feed(event, at) for event in (started, TextDelta(command), ending)))
+
+    async def _open(self) -> None:
+        if self._is_stream:
+            cache = NO_TRANSFORM if self._dialect.is_model_api else NO_STORE
+            position = self._run.queue_position if self._run else None
+            queued: list[Header] = [(b"x-clinvk-queue-position", b"%d" % position)] if position else []
+            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *queued, *self._more], cache)
+        else:
+            await self._reply.open(200, self._dialect.result_type)
+
+    async def _refuse(self, error: ClinvkError) -> None:
+        if self._call:  # what is wrong from here on is wrong with the request that was made of the body
+            error = renamed(error, self._dialect.fields)
+        if self._is_stream and self._reply.opened:
+            await self._reply.end(self._broken_off(error))
+            return
+        status, body, retry = refusal(error, self._dialect, self._scope)
+        await self._reply.whole(status, self._dialect.error_type, body, [*retry, *self._more])
+
+    def _broken_off(self, error: ClinvkError) -> bytes:
+        """Give what ends a stream that has begun and cannot go on."""
+        encoder = self._encoder
+        if encoder is None:
+            assert self._call
+            assert self._run, "a stream is opened for a run"
+            encoder = self._encoding(self._call, self._run)
+        return encoder.feed(RunFailed(error.code, error.message), time.time())
+
+    def _encoding(self, call: Call, run: Run) -> Encoder:
+        """Give the encoder of the stream, which is made once it is needed."""
+        if self._encoder is None:
+            self._encoder = self._dialect.encoder(call, facts_of(run))
+        return self._encoder
+
+    def _raise_if_never_started(self, call: Call, run: Run, event: Event) -> None:
+        """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself.
+
+        So does the answer of a run that was cancelled while it waited, where no status says that it was.
+        """
+        if self._reply.opened or run.started_at is not None or not isinstance(event, RunFailed):
+            return
+        if run.refusal:
+            raise run.refusal
+        if event.code != Cancelled.code:
+            raise ClinvkError(event.message)
+        if self._dialect.is_model_api and not call.fails_in_stream:
+            raise self._failure(event, has_acted=False)
+
+    def _released(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
+        """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
+
+        Raises:
+            ClinvkError: it does, after its start.
+        """
+        if self._reply.opened:
+            return held
+        telling = next((event for _, _, event in held if vendor.tells_something(event)), None)
+        if not isinstance(telling, RunFailed) or run.started_at is None:
+            return held if telling else []
+        if call.fails_in_stream and not vendor.may_ask_again(telling.code, has_acted=False):
+            return held
+        raise self._failure(telling, has_acted=False)
+
+    def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
+        """Give why an agent failed; where a client must not ask again by itself, a header will say so."""
+        if not vendor.may_ask_again(failed.code, has_acted):
+            self._more.append(NO_RETRY)
+        return failure(failed.code, failed.message)
+
+    def _tick_s(self) -> float:
+        opening = self._is_stream and not self._reply.opened
+        return _OPENING_TICK_S if opening else self._endpoint.tick_s
+
+    async def _keep_alive(self) -> None:
+        """Say 200 once the agent is known to run, or has been queued for long; then send what means nothing."""
+        run = self._run
+        if run is None or (self._holds(run) and time.time() - run.created_at < self._endpoint.hold_s):
+            return
+        if self._dialect.is_model_api and not self._is_stream:
+            return
+        quiet_s = 2 * self._endpoint.tick_s
+        if self._is_stream and not self._reply.opened:
+            await self._open()
+            quiet_s = 0.0 if isinstance(self._dialect, Pulsing) else quiet_s
+        if self._reply.is_quiet(quiet_s):
+            await self._reply.pulse(self._pulse(run))
+            await self._open()
+
+    def _pulse(self, run: Run) -> bytes:
+        """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
+        if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
+            return self._dialect.kept_alive(self._encoding(self._call, run))
+        return sse.pulse(run.queue_position) if self._dialect.pulse == sse.PULSE else self._dialect.pulse
+
+    def _holds(self, run: Run) -> bool:
+        """Say whether the status is still to be told by what happens."""
+        return run.started_at is None or (self._dialect.is_model_api and not self._reply.opened)
+
+
+def _headers(call: Call, run: Run) -> list[Header]:
+    """Give what a model's API has no place for in its answers."""
+    headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
+    if run.session_id:
+        headers.append((b"x-clinvk-session-id", run.session_id.encode()))
+    if ignored := vendor.ignored(call):
+        headers.append((b"x-clinvk-ignored", ", ".join(ignored).encode()))
+    return headers
+
+
+@asynccontextmanager
+async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
+    """Begin a run that leaving this context does not end."""
+    yield await runs.start(request)
+
+
+def facts_of(run: Run) -> Facts:
+    """Give what a dialect needs of a run that is under way."""
+    request = run.request
+    return Facts(
+        run_id=run.id,
+        backend=request.backend,
+        session_id=run.session_id,
+        model=request.model,
+        workdir=request.workdir or "",
+        created_at=run.created_at,
+        started_at=run.started_at or run.created_at,
+        duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
+        queue_position=run.queue_position,
+    )

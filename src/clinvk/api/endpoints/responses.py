@@ -1,0 +1,84 @@
+"""Responses of OpenAI's API that were stored, made again from the records of their runs."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.runs import Viewers
+from clinvk.api.http.response import document, too_large
+from clinvk.dialects.openai.responses import response_object, stored
+from clinvk.dialects.openai.responses.stored import Kept
+from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.runs import Runs
+from clinvk.store.protocol import UNDER_WAY, SessionStore
+from clinvk.types.errors import InvalidRequest, RunNotFound
+from clinvk.types.record import RunRecord
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Responses:
+    """The endpoints below `/openai/v1/responses/{id}`, and what requests for others name of these responses."""
+
+    def __init__(self, runs: Runs, store: SessionStore, viewers: Viewers) -> None:
+        self._runs = runs
+        self._store = store
+        self._viewers = viewers
+
+    async def one(self, request: Request) -> Response:
+        """Answer `GET /responses/{id}`."""
+        if request.query_params.get("stream") == "true":
+            raise InvalidRequest("stream is not supported here: only a response that is being made streams", "stream")
+        return await self._shown(*await self._found(request.path_params["id"]))
+
+    async def cancel(self, request: Request) -> Response:
+        """Answer `POST /responses/{id}/cancel`, once the agent has been told to stop; what has ended stays as it is."""
+        refuse_foreign(request.scope)
+        run, told = await self._found(request.path_params["id"])
+        await self._runs.cancel(run.id)
+        return await self._shown(await self._store.run(run.id), told)
+
+    async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
+        """Give the body of a request with the answers themselves that its input only names; 0 is no limit.
+
+        Raises:
+            InvalidRequest: one of them is not there, or named twice.
+            BodyTooLarge: the body and they have more than `max_bytes`.
+        """
+        if not (names := await beside_loop(len(body), stored.named, body)):
+            return body
+        found: dict[str, bytes] = {}
+        size = len(body)
+        for run_id, ids in names.items():
+            try:
+                response = await self._again(*await self._found(stored.response_id(run_id)))
+            except RunNotFound:
+                break  # one is enough to refuse the request
+            items = {item.id: _encode(item) for item in response.output if item.id in ids}
+            size += sum(map(len, items.values()))
+            if max_bytes and size > max_bytes:
+                raise too_large(max_bytes, "the body with the answers that it names")
+            found |= items
+        return await beside_loop(len(body), stored.spelled_out, body, found)
+
+    async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
+        """Give the run of a response, and what it has kept of that."""
+        not_found = RunNotFound(f"Response with id {response_id!r} not found.")
+        run_id = stored.run_id(response_id)
+        if run_id is None:
+            raise not_found
+        try:
+            run = await self._store.run(run_id)
+        except RunNotFound:
+            raise not_found from None
+        if (told := stored.of(run)) is None:
+            raise not_found
+        return run, told
+
+    async def _shown(self, run: RunRecord, told: Kept) -> Response:
+        return document(await self._again(run, told))
+
+    async def _again(self, run: RunRecord, told: Kept) -> response_object.Response:
+        batches = [] if run.state in UNDER_WAY else [batch async for batch in self._viewers.kept(run)]
+        return stored.again(run, told, [event for batch in batches for _, _, event in batch])

@@ -1,0 +1,314 @@
+"""Runs over HTTP: listed, shown, cancelled, summed up, and their events, past and live.
+
+The source of events is the run itself if it runs here, else the store, which is polled while another clinvk runs it. A
+viewer that leaves ends nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.endpoints.prompts import TICK_S, facts_of
+from clinvk.api.endpoints.sessions import check_backend
+from clinvk.api.http.disconnect import Leaving
+from clinvk.api.http.response import NO_BUFFERING, ClientGone, Reply, chunked, document, headers_of, refusal
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend
+from clinvk.config.model import ServerSettings
+from clinvk.dialects import json_bodies, sse
+from clinvk.dialects.dialect import Facts, NotCancellable
+from clinvk.dialects.rest import unified, usage, views
+from clinvk.dialects.rest.rest import Rest
+from clinvk.dialects.rest.views import Following
+from clinvk.runtime.runs import Run, Runs
+from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
+from clinvk.types.events import Logged, RunFailed, RunFinished
+from clinvk.types.record import RunRecord
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
+
+
+class RunRecords:
+    """The endpoints below `/api/v1/runs`, events apart. Where a path has an id, a unique prefix of it will do."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        store: SessionStore,
+        orchestrations: Callable[[], "Orchestrations"],
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+    ) -> None:
+        self._runs = runs
+        self._orchestrations = orchestrations
+        self._store = store
+        self._registry = registry
+
+    async def all(self, request: Request) -> Response:
+        """Answer `GET /api/v1/runs`."""
+        asked = json_bodies.parameters(request.scope["query_string"], views.RunListing)
+        check_backend(asked.backend, self._registry)
+        session = await self._store.session(asked.session_id) if asked.session_id else None
+        parent = await self._store.run(asked.parent_id) if asked.parent_id else None
+        page = await self._store.runs(
+            RunQuery(
+                session_id=session.id if session else None,
+                parent_id=parent.id if parent else None,
+                backend=asked.backend,
+                state=asked.state,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+        shown = [views.run_item(run) for run in page.items]
+        return document(
+            views.RunList(
+                runs=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
+            )
+        )
+
+    async def one(self, request: Request) -> Response:
+        """Answer `GET /api/v1/runs/{id}`."""
+        return await self._shown(request.path_params["id"])
+
+    async def cancel(self, request: Request) -> Response:
+        """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
+        refuse_foreign(request.scope)
+        run = await self._store.run(request.path_params["id"])
+        live = self._runs.live(run.id)
+        if run.kind != "prompt" and (whole := self._orchestrations().live(run.id)):
+            await whole.cancel()
+        elif live and live.state in UNDER_WAY:
+            await self._runs.cancel(run.id)
+        else:
+            raise NotCancellable(_why_not(await self._store.run(run.id)))
+        return await self._shown(run.id)
+
+    async def _shown(self, reference: str) -> Response:
+        """Show a run, with its parts where it has some: the first ones, since a list begins with the newest."""
+        run = await self._store.run(reference)
+        if run.kind == "prompt":
+            live = self._runs.live(run.id)
+            return document(views.run_view(run, queue_position=live.queue_position if live else None))
+        page = await self._store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS))
+        if (over := page.total - views.SHOWN_PARTS) > 0:
+            page = await self._store.runs(RunQuery(parent_id=run.id, limit=views.SHOWN_PARTS, offset=over))
+        return document(views.run_view(run, page.items, page.total))
+
+
+def _why_not(run: RunRecord) -> str:
+    if run.state in UNDER_WAY:
+        return f"run {run.id!r} goes on in another clinvk; it can be cancelled only there"
+    return f"run {run.id!r} has ended already: it is {run.state}"
+
+
+class UsageRecords:
+    """The endpoint `/api/v1/usage`."""
+
+    def __init__(self, store: SessionStore, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+        self._store = store
+        self._registry = registry
+
+    async def all(self, request: Request) -> Response:
+        """Answer `GET /api/v1/usage`."""
+        asked = json_bodies.parameters(request.scope["query_string"], usage.UsageListing)
+        check_backend(asked.backend, self._registry)
+        span = usage.span(asked, datetime.now(UTC).date())
+        rows = await self._store.usage(span.since, asked.key)
+        return document(await asyncio.to_thread(usage.summary, rows, asked, span))
+
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+_BATCH = 500
+
+
+class Viewers:
+    """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
+
+    Once `stopping` is set, nobody is kept who waits for the run of another clinvk; `is_here` says of an orchestration
+    that it goes on in this one.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        store: SessionStore,
+        settings: ServerSettings,
+        stopping: asyncio.Event,
+        is_here: Callable[[str], bool] = lambda _: False,
+        tick_s: float = TICK_S,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self.runs = runs
+        self.store = store
+        self.settings = settings
+        self.tick_s = tick_s
+        self._stopping = stopping
+        self._is_here = is_here
+        self._poll_s = poll_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one viewer, to the run's end or until it leaves."""
+        visit = _Visit(self, scope, receive, Reply(send, self.settings.write_timeout_secs))
+        try:
+            await visit.serve()
+        except ClientGone as gone:
+            logger.debug("viewer left: %s", gone)
+
+    async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
+        """Give the events of a run of which another clinvk knows, or none any more, to its ending.
+
+        Raises:
+            RunNotFound: the run had ended, and kept no events because it was ephemeral.
+        """
+        last, had_ended = 0, run.state not in UNDER_WAY
+        while True:
+            is_here = run.kind != "prompt" and self._is_here(run.id)  # it may end while the events are read
+            while batch := await self.store.events(run.id, last, _BATCH):
+                last = batch[-1].number
+                yield batch
+                if isinstance(batch[-1].event, RunFinished | RunFailed):
+                    return
+            if run.state not in UNDER_WAY:
+                if had_ended and run.request.get("ephemeral"):
+                    raise RunNotFound(f"run {run.id!r} was ephemeral: none of its events are kept")
+                yield [_ending(run, last + 1)]
+                return
+            if is_here:
+                await asyncio.sleep(self._poll_s)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._poll_s)
+                    return
+            run = await self.store.run(run.id)
+
+
+class _Visit:
+    """One request and its answer."""
+
+    def __init__(self, viewers: Viewers, scope: Scope, receive: Receive, reply: Reply) -> None:
+        self._viewers = viewers
+        self._scope = scope
+        self._receive = receive
+        self._reply = reply
+        headers = headers_of(scope)
+        self._last_event_id = headers.get("last-event-id", "")
+        self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
+        self._media_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
+        self._live: Run | None = None
+
+    async def serve(self) -> None:
+        """Answer the request.
+
+        Raises:
+            ClientGone: the viewer left.
+        """
+        async with Leaving(self._receive, self._reply, lambda: self._viewers.tick_s, self._keep_alive) as leaving:
+            leaving.watch()
+            try:
+                await self._answer()
+            except ClinvkError as error:
+                await self._refuse(error)
+
+    async def _answer(self) -> None:
+        after = self._after()
+        viewers = self._viewers
+        run = await viewers.store.run(self._scope["path_params"]["id"])
+        if self._scope["method"] == "HEAD":
+            await self._open()
+            await self._reply.end()
+            return
+        live = self._live = viewers.runs.live(run.id)
+        if live or run.state in UNDER_WAY:
+            await self._open()
+        encoder: unified.UnifiedEncoder | None = None
+        async for batch in live.batches() if live else viewers.kept(run):
+            encoder = encoder or unified.UnifiedEncoder(
+                facts_of(live) if live else _facts(await viewers.store.run(run.id))
+            )
+            for data in chunked(self._lines(encoder, batch, after)):
+                await self._open()
+                await self._reply.write(data)
+        await self._end()
+
+    def _after(self) -> int:
+        """Give the number of the last event that the viewer has. A browser that connects again says it in a header."""
+        asked = json_bodies.parameters(self._scope["query_string"], Following)
+        if not self._last_event_id:
+            return asked.after
+        if not (self._last_event_id.isascii() and self._last_event_id.isdigit()):
+            raise InvalidRequest(
+                f"the header last-event-id must be the id of an event, a whole number, got {self._last_event_id!r}",
+                "last-event-id",
+            )
+        return int(self._last_event_id[:20])
+
+    def _lines(self, encoder: unified.UnifiedEncoder, batch: Sequence[Logged], after: int) -> Iterator[bytes]:
+        for number, at, event in batch:
+            if number <= after and not isinstance(event, RunFinished | RunFailed):
+                encoder.skip(event)
+                continue
+            encoder.sequence = number - 1
+            lines = encoder.feed(event, at).splitlines(keepends=True)
+            has_read_more = after >= number + len(lines)  # than was stored when its clinvk was killed
+            for sequence, line in enumerate(lines, number):
+                if sequence > after or has_read_more:
+                    yield sse.frame(line, id=sequence) if self._is_sse else line
+
+    async def _open(self) -> None:
+        if self._reply.opened:
+            return
+        await self._reply.open(200, self._media_type, [NO_BUFFERING])
+        if self._is_sse and self._scope["method"] != "HEAD":
+            await self._reply.write(sse.OPENING)
+
+    async def _end(self) -> None:
+        """End the answer; where nothing is left to tell, 204 keeps a browser from asking on."""
+        await self._reply.open(204, self._media_type)
+        await self._reply.end()
+
+    async def _keep_alive(self) -> None:
+        if self._reply.is_quiet(2 * self._viewers.tick_s):
+            position = self._live.queue_position if self._live else None
+            await self._reply.pulse(sse.pulse(position) if self._is_sse else unified.PULSE)
+
+    async def _refuse(self, error: ClinvkError) -> None:
+        if self._reply.opened:
+            logger.warning("the events of a run stopped: %s", error.message)
+            await self._reply.end()
+            return
+        status, body, retry = refusal(error, Rest(), self._scope)
+        await self._reply.whole(status, Rest.error_type, body, retry)
+
+
+def _facts(run: RunRecord) -> Facts:
+    return Facts(
+        run_id=run.id,
+        backend=run.backend,
+        session_id=run.session_id,
+        model=run.model,
+        workdir=run.workdir,
+        started_at=run.started_at or run.created_at,
+    )
+
+
+def _ending(run: RunRecord, number: int) -> Logged:
+    """Make the ending of a run that has kept none: it was ephemeral, or its clinvk died, or could not write."""
+    at = run.ended_at or run.created_at
+    if run.state == "finished":
+        return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))
+    message = run.error_message or f"the run was {run.state}"
+    return Logged(
+        number, at, RunFailed(run.error_code or Cancelled.code, message, run.exit_code, run.usage, run.cost_usd)
+    )

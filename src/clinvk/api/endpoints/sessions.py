@@ -1,0 +1,123 @@
+"""Sessions over HTTP: listed, shown, described, forked, deleted, and read as a conversation."""
+
+import os
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk.api.access.hosts import refuse_foreign
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.http.response import document, read_json
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend
+from clinvk.config.model import ServerSettings
+from clinvk.dialects import json_bodies
+from clinvk.dialects.rest import views
+from clinvk.runtime import sessions
+from clinvk.runtime.process.waiting import beside_loop
+from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
+from clinvk.types.errors import BackendUnavailable, InvalidRequest
+from clinvk.types.session import Session
+
+PATH = "/api/v1/sessions"
+
+
+class Sessions:
+    """The endpoints below `/api/v1/sessions`. Where a path has an id, a unique prefix of it will do."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        settings: ServerSettings,
+        grants: Grants,
+        registry: Mapping[str, Backend] = backends.BACKENDS,
+    ) -> None:
+        self._store = store
+        self._grants = grants
+        self._settings = settings
+        self._registry = registry
+
+    async def all(self, request: Request) -> Response:
+        """Answer `GET /api/v1/sessions`."""
+        asked = json_bodies.parameters(request.scope["query_string"], views.SessionListing)
+        check_backend(asked.backend, self._registry)
+        page = await self._store.sessions(
+            SessionQuery(
+                backend=asked.backend,
+                status=asked.status,
+                tag=asked.tag,
+                text=asked.q,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+        shown = [views.session_item(session) for session in page.items]
+        return document(
+            views.SessionList(
+                sessions=shown, total=page.total, limit=asked.limit, offset=asked.offset, unreadable=page.unreadable
+            ),
+        )
+
+    async def one(self, request: Request) -> Response:
+        """Answer `GET`, `PATCH` and `DELETE /api/v1/sessions/{id}`."""
+        match request.method:
+            case "PATCH":
+                return await self._describe(request)
+            case "DELETE":
+                return await self._delete(request)
+            case _:
+                return document(views.session_view(await self._store.session(request.path_params["id"])))
+
+    async def fork(self, request: Request) -> Response:
+        """Answer `POST /api/v1/sessions/{id}/fork`."""
+        refuse_foreign(request.scope)
+        parent = await self._changeable(request)
+        session = await sessions.fork(self._store, parent.id, os.urandom(16).hex(), self._registry)
+        return document(views.session_view(session), 201, {"location": f"{PATH}/{session.id}"})
+
+    async def messages(self, request: Request) -> Response:
+        """Answer `GET /api/v1/sessions/{id}/messages`."""
+        asked = json_bodies.parameters(request.scope["query_string"], views.MessageListing)
+        session = await self._store.session(request.path_params["id"])
+        page = await self._store.runs(RunQuery(session_id=session.id, limit=asked.limit, offset=asked.offset))
+        return document(
+            views.MessageList(
+                session_id=session.id,
+                messages=[*views.messages(reversed(page.items))],
+                total=page.total,
+                limit=asked.limit,
+                offset=asked.offset,
+            )
+        )
+
+    async def _describe(self, request: Request) -> Response:
+        body = await read_json(request.scope, request.receive, self._settings)
+        patch = await beside_loop(len(body), views.patch, body)
+        session = await self._changeable(request)
+        tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
+        return document(views.session_view(await self._store.describe(session.id, patch.title, tags)))
+
+    async def _delete(self, request: Request) -> Response:
+        session = await self._changeable(request)
+        await self._store.delete(session.id)
+        return document(views.Deleted(id=session.id))
+
+    async def _changeable(self, request: Request) -> Session:
+        """Return the session of the path; its agent and directory must be allowed to the key of the request."""
+        session = await self._store.session(request.path_params["id"])
+        self._grants.check_session(session, request.scope["state"]["key_name"])
+        return session
+
+
+def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
+    """Refuse to list what belongs to a backend that does not exist.
+
+    Raises:
+        InvalidRequest: names the nearest.
+    """
+    try:
+        if name is not None:
+            backends.named(name, registry)
+    except BackendUnavailable as exc:
+        raise InvalidRequest(exc.message, "backend") from exc

@@ -1,0 +1,1 @@
+"""HTTP below the endpoints: the protocol, middleware, responses and disconnects."""

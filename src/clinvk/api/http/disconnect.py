@@ -1,0 +1,80 @@
+"""A client that leaves before its answer has ended: noticed, and what it had asked for is given up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive
+
+from clinvk.api.http.response import ClientGone, Reply
+
+_WATCH_AFTER_S = 0.02
+
+
+class Leaving:
+    """Inside this context a client that leaves ends what is under way there; `quiet` is called every `wait_s()`.
+
+    It begins with `watch`, once the body has been read: both take what the client sends.
+
+    Raises:
+        ClientGone: it left, or takes nothing any more.
+    """
+
+    __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
+
+    def __init__(
+        self, receive: Receive, reply: Reply, wait_s: Callable[[], float], quiet: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._receive = receive
+        self._reply = reply
+        self._wait_s = wait_s
+        self._quiet = quiet
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._reason: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._watcher:
+            self._watcher.remove_done_callback(self._watched)
+            self._watcher.cancel()
+        if self._reason and self._task and isinstance(error, asyncio.CancelledError) and not self._task.uncancel():
+            raise self._reason from None
+
+    def watch(self) -> None:
+        """Watch from now on. An answer that is there at once needs no watcher, which is not cheap."""
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher.add_done_callback(self._watched)
+
+    def _watched(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled() and (reason := watcher.exception()) and self._task:
+            self._reason = reason
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._reply.look_within(self._wait_s())):
+                    message = await self._receive()
+            except TimeoutError:
+                self._reply.refuse_stuck()
+                if not self._reply.ended:
+                    await self._quiet()
+            else:
+                if message["type"] == "http.disconnect":
+                    if self._reply.ended:
+                        return
+                    raise ClientGone("before the end of its answer")

@@ -1,0 +1,301 @@
+"""HTTP/1.1 as uvicorn speaks it, for clients that offer to speak something else, and for those that never finish."""
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from clinvk.api.http.half_closed import is_gone
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendCallable, ASGISendEvent
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+MAX_HEAD_BYTES = 64 * 1024
+"""What a request may have before its body, and around the parts of one: uvicorn's parser has no limit of its own."""
+
+_OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+_BEGUN = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
+"""What may be the beginning of an offer, where the rest has not come yet."""
+
+_HIDDEN = b"\r\nx-upgrd:"
+_END_OF_HEAD = b"\r\n\r\n"
+_ENDING = b"\r\n\r"
+_TOO_LATE = b"408 Request Timeout"
+_TOO_LARGE = b"431 Request Header Fields Too Large"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_LOOK_AFTER_S = 0.05
+_LOOK_EVERY_S = 5.0
+"""How often a half-closed client is looked at: first soon, then twice as late each time, at most this late."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Hides the offer of an upgrade from the parser, and ends connections on which nothing gets finished.
+
+    Java's HTTP client offers h2c with every request over plain HTTP. httptools takes such a request to have
+    no body, so that a prompt would be lost; and no upgrade is ever made here.
+
+    A head, and what is left of a body once its answer was given, must be there within `read_timeout_s`. A client that
+    takes nothing of what it is sent for `write_timeout_s` is cut off; 0 is no limit. Bodies that are read have their
+    own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here, up
+    to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
+    a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
+
+    A client that closes the sending side alone, after its request, gets its answer. One that is gone does not look
+    different until it is looked at, or sent something: an interim response, if no other is under way.
+
+    HTTP/1.0 knows neither chunks nor `expect`, with which uvicorn would answer it: an answer whose length is not told
+    ends with the connection.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_deadline",
+        "_framing_bytes",
+        "_head_bytes",
+        "_held",
+        "_in_body",
+        "_in_head",
+        "_is_half_closed",
+        "_running",
+        "_stuck",
+    )
+    # beside uvicorn's own attributes: with over 30 in one dictionary each connection has one of its own
+
+    read_timeout_s: float = 0
+    write_timeout_s: float = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin; a client that asks nothing is idle."""
+        super().connection_made(transport)
+        self._head_bytes = self._framing_bytes = 0
+        self._held = self._ahead = b""
+        self._in_head = self._in_body = self._is_half_closed = False
+        self._running: RequestResponseCycle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+        self._be_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what waits."""
+        self._unset_keepalive_if_required()
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running:  # uvicorn tells the latest request of the connection: another, where that is behind this
+            self._running.disconnected = self._running.disconnected or not self._running.response_complete
+            self._running.message_event.set()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
+        """Keep the connection of a client that sends nothing more but waits for its answer."""
+        if self._is_busy and not self._in_body and not self._is_half_closed:
+            self._is_half_closed = self._waits()
+            if self._is_half_closed:
+                self._deadline = self.loop.call_later(_LOOK_AFTER_S, self._look_at_client, _LOOK_AFTER_S)
+        return self._is_half_closed
+
+    def _look_at_client(self, after_s: float) -> None:
+        """Cut off a half-closed client that is gone, or look again."""
+        self._deadline = None
+        if not self._waits():
+            self.transport.abort()
+            return
+        after_s = min(2 * after_s, _LOOK_EVERY_S)
+        self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
+
+    def _waits(self) -> bool:
+        """Return whether a half-closed client may still wait for its answer; if that is not known, provoke a sign."""
+        gone, cycle = is_gone(self.transport.get_extra_info("socket")), self._running
+        if gone is None and cycle and not cycle.response_started:
+            if cycle.scope["http_version"] != "1.1":
+                return False
+            self.transport.write(_CONTINUE)
+        return not gone
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        data, self._ahead = self._ahead + data, b""
+        if self._is_busy and (self.pipeline or not self._in_body):
+            self._keep(data)
+            return
+        was_body = self._in_body
+        if not was_body:
+            data = self._held + data
+            if len(data) > MAX_HEAD_BYTES and data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) < 0:
+                self._end_with(_TOO_LARGE)
+                return
+            if _OFFER.search(data):
+                head, end, rest = data.partition(_END_OF_HEAD)
+                data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length: a body may look so too
+            data, self._held = _without_begun(data)
+        self._framing_bytes += len(data)
+        super().data_received(data)
+        if self._in_body and self._framing_bytes > MAX_HEAD_BYTES:
+            self._end_with(_TOO_LARGE)
+        elif self.pipeline:
+            self.flow.resume_reading()
+        elif not self._is_busy:
+            self._await_rest(was_body, len(data))
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what comes ahead: a head, and as much of a body as came with it."""
+        self._ahead = data
+        if len(data) > MAX_HEAD_BYTES:
+            if self.pipeline or _END_OF_HEAD in data:
+                self.flow.pause_reading()
+            else:
+                self._end_with(_TOO_LARGE)
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a request is not answered yet."""
+        return self._running is not None and not self._running.response_complete
+
+    def on_message_begin(self) -> None:
+        """Take the beginning of a head."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of a head."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Take the end of a head."""
+        self._in_head, self._in_body = False, True
+        self._head_bytes = self._framing_bytes = 0
+        if self._deadline:
+            self._stop_waiting()
+        is_behind = self._is_busy
+        super().on_headers_complete()
+        if self.scope["http_version"] in ("0.9", "1.0"):
+            self.cycle.waiting_for_100_continue = False
+            self.cycle.send = _unchunked(self.cycle)  # type: ignore[assignment]  # called as its own
+        if not is_behind:
+            self._running = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._framing_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a body."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or see to it that the last bytes of a connection leave."""
+        if self.pipeline:
+            self._running, _ = self.pipeline[-1]
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_rest()
+        elif self._ahead:
+            self.loop.call_soon(self._go_on)
+        elif self._is_half_closed and not self._is_busy:
+            self.transport.close()
+            self._watch_rest()
+
+    def _go_on(self) -> None:
+        if self._ahead and not self.transport.is_closing():
+            self.data_received(b"")
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection on which nothing was asked, also where its client does not take what it was sent."""
+        super().timeout_keep_alive_handler()
+        self._watch_rest()
+
+    def pause_writing(self) -> None:
+        """Notice that the client does not take what it is sent as fast as it comes."""
+        super().pause_writing()
+        self._watch_rest()
+
+    def resume_writing(self) -> None:
+        """Notice that it does."""
+        super().resume_writing()
+        if self._stuck:
+            self._stuck.cancel()
+            self._stuck = None
+
+    def _await_rest(self, was_body: bool, size: int) -> None:
+        """Give a client its time to finish what it has begun: a head, or a body that was answered already."""
+        if was_body and not (self._in_head or self._in_body):
+            self._stop_waiting()
+            self._be_idle()
+            return
+        if not self._in_body:
+            self._head_bytes += size
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._end_with(_TOO_LARGE)
+                return
+        if not self._deadline and self.read_timeout_s:
+            self._deadline = self.loop.call_later(self.read_timeout_s, self._end_with, _TOO_LATE)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _be_idle(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _end_with(self, status: bytes) -> None:
+        """End the connection, with a status where no other answer is under way on it."""
+        if self.transport.is_closing():
+            return
+        if self._is_busy:
+            self.transport.abort()
+            return
+        if not self._in_body:
+            self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+        self.transport.close()
+        self._watch_rest()
+
+    def _watch_rest(self) -> None:
+        if not self._stuck and self.write_timeout_s:
+            self._look(left=0)
+
+    def _look(self, left: int) -> None:
+        """Cut a client off that has taken nothing since it was last looked at, when `left` bytes were left."""
+        now_left = self.transport.get_write_buffer_size()
+        if now_left and left and now_left >= left:
+            self.transport.abort()
+        elif now_left:
+            self._stuck = self.loop.call_later(self.write_timeout_s, self._look, now_left)
+
+
+def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
+    """Give what sends the answer of a cycle without chunks. Where no length is told, each part is as long as it is."""
+    send, has_length = cycle.send, True
+
+    async def send_unchunked(message: "ASGISendEvent") -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif message["type"] == "http.response.body" and not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return send_unchunked
+
+
+def _without_begun(data: bytes) -> tuple[bytes, bytes]:
+    """Part what may be the beginning of an offer from the end of a head that is not whole."""
+    begun = _BEGUN.search(data, max(0, len(data) - len(_HIDDEN)))
+    if not begun or _END_OF_HEAD in data or data.endswith(_ENDING):
+        return data, b""
+    return data[: begun.start()], data[begun.start() :]
+
+
+def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
+    """Give the protocol with limits: uvicorn makes one for each connection, and has no place for them."""
+    limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
+    return type("TimedProtocol", (Protocol,), {"__slots__": (), **limits})

@@ -1,0 +1,149 @@
+"""What every request passes first: its id, its path, the log, and the door that closes when the server stops."""
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clinvk import logs
+from clinvk.api.http import paths
+from clinvk.api.http.response import Header, headers_of, path_of
+
+logger = logging.getLogger(__name__)
+
+Answered = Callable[[str, str, int | None, float], None]
+"""Is told of an answer: method, path, status (None: the client left before it had one), and the seconds it took."""
+
+_LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# The name of a key is told without that word, with which each line would be searched for secrets: see redaction.py.
+_ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s", "client": ", from %(client)s"}
+_SELDOM_TOLD = ("/health", "/metrics")
+_OPEN_WHILE_STOPPING = ("/health", "/health/live")
+_LAST: Header = (b"connection", b"close")
+_SLASHES = re.compile(r"/{2,}")
+_TWICE = re.compile(r"^(/openai|/anthropic|)/v1/v1/")
+_PROBED = frozenset(
+    base + path or "/"
+    for base in ("", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1")
+    for path in ("", "/api/hello")
+)
+"""Where clients look with HEAD, and without their key, whether somebody is there."""
+
+
+class Front:
+    """Gives each request an id (`x-request-id`, the client's own where it sends one), tidies its path, logs it.
+
+    Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
+    `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
+    is the last request of its connection, and the state says that the gate is to refuse it, health checks apart; where
+    the server `hands_over` to a next one it is served. `answered` is told of each answer.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: Answered | None = None) -> None:
+        self.active = 0
+        self.stopping = stopping
+        self.hands_over = False
+        self.app = app
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            return
+        path = _tidied(scope["path"])
+        request_id = _id_of(headers_of(scope))
+        is_refused = self.stopping.is_set() and not self.hands_over and path not in _OPEN_WHILE_STOPPING
+        scope["path"] = path
+        scope.setdefault("state", {}).update(
+            request_id=request_id, dialect=paths.dialect_of(path, headers_of(scope)), is_refused=is_refused
+        )
+        logs.note(request_id=request_id)
+        log = _Entry(scope, send, is_last=self.stopping.is_set())
+        self.active += 1
+        try:
+            if log.is_probe and not is_refused:
+                await Response()(scope, receive, log.send)
+            else:
+                await self.app(scope, receive, log.send)
+        finally:
+            self.active -= 1
+            seconds = log.write()
+            if self._answered:
+                self._answered(scope["method"], path, log.status or None, seconds)
+
+
+def _id_of(headers: Mapping[str, str]) -> str:
+    given = headers.get("x-request-id", "")
+    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def _tidied(path: str) -> str:
+    """Give a path without empty parts, and without a second `/v1`: some clients add theirs to a base that has one."""
+    if "//" in path or path.endswith("/"):
+        path = _SLASHES.sub("/", path).rstrip("/") or "/"
+    return _TWICE.sub(r"\1/v1/", path)
+
+
+class _Entry:
+    """A line of the access log; also puts the request id on the answer, and ends the connection after its last."""
+
+    __slots__ = ("_began", "_bytes", "_more", "_scope", "_send", "is_probe", "status")
+
+    def __init__(self, scope: Scope, send: Send, is_last: bool) -> None:
+        self._more: list[Header] = [_LAST] if is_last else []
+        self.is_probe = scope["method"] == "HEAD" and scope["path"] in _PROBED
+        self._scope = scope
+        self._send = send
+        self._began = time.monotonic()
+        self.status = 0
+        self._bytes = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *self._ids(), *self._more]}
+        else:
+            self._bytes += len(message.get("body", b""))
+        await self._send(message)
+
+    def _ids(self) -> list[Header]:
+        """Give the request id as the clients of REST and OpenAI look for it, and those of Anthropic."""
+        state = self._scope["state"]
+        request_id: bytes = state["request_id"].encode()
+        ids: list[Header] = [(b"x-request-id", request_id)]
+        return [*ids, (b"request-id", request_id)] if state["dialect"].is_model_api else ids
+
+    def write(self) -> float:
+        """Write the line; give how many seconds the answer took."""
+        seconds = time.monotonic() - self._began
+        level = logging.DEBUG if self._scope["path"].startswith(_SELDOM_TOLD) else logging.INFO
+        if self.is_probe or not logger.isEnabledFor(level):
+            return seconds
+        state, client = self._scope["state"], self._scope["client"]
+        fields: dict[str, object] = {
+            "method": self._scope["method"],
+            "path": path_of(self._scope),
+            "status": self.status or "gone",
+            "bytes": self._bytes,
+            "duration_ms": round(seconds * 1000, 1),
+            "request_id": state["request_id"],
+        }
+        also = {
+            "run_id": logs.noted().get("run_id"),
+            "key": state.get("key_name"),
+            "client": client and client[0],
+        }
+        line = _LINE
+        for name, value in also.items():
+            if value:
+                fields[name] = value
+                line += _ALSO[name]
+        logger.log(level, line, fields)
+        return seconds

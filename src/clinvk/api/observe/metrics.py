@@ -1,0 +1,312 @@
+"""`GET /metrics` for Prometheus. Imported only where metrics are asked for, since it brings in the client.
+
+All labels have few values: no model, key, path or session is one. `packaging/grafana-dashboard.json` shows them. Counts
+are plain numbers: the client's own, with a lock each, would cost a prompt four times as much.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from math import inf
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from clinvk import __version__
+from clinvk.runtime.runs import Kept, Runs, Warm, Watch, Watched, first_word_at
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import ClinvkError
+from clinvk.types.events import Ending, RunFailed, RunFinished
+
+_Labels = tuple[str, ...]
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_QUICK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_WAITING_S = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is so at the moment: requests and runs under way, the limits, and what is kept.
+
+    `sessions` is None where the store cannot be used; `warm` where no agent processes are kept.
+    """
+
+    requests: int
+    running: Mapping[str, int]
+    queued: Mapping[str, int]
+    slots: int
+    queue_slots: int
+    sessions: int | None
+    store_bytes: int
+    warm: Warm | None
+
+
+class Metrics:
+    """Everything that is counted: on one thread, but for `time_commit` and `generate`, which may be on others."""
+
+    def __init__(self) -> None:
+        self._process = ProcessCollector(registry=None)
+        self._requests: Counter[_Labels] = Counter()
+        self._runs: Counter[_Labels] = Counter()
+        self._tokens: Counter[_Labels] = Counter()
+        self._cost_usd: dict[_Labels, float] = {}
+        self._request_seconds = _Times(_WORKING_S)
+        self._run_seconds = _Times(_WORKING_S)
+        self._queue_seconds = _Times(_WAITING_S)
+        self._first_word_seconds = _Times(_WAITING_S)
+        self._commit_seconds = _Times(_QUICK_S)
+
+    def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
+        """Give what counts a request, by its method, the template of its path, its status, and its seconds."""
+        return lambda method, path, status, seconds: self.count_request(method, template(path), status, seconds)
+
+    def count_request(self, method: str, route: str, status: int | None, seconds: float) -> None:
+        """Count an answered request; None as `status` is a client that left before."""
+        method = method if method in _METHODS else "other"
+        self._requests[method, route, "gone" if status is None else str(status)] += 1
+        self._request_seconds.take((method, route), seconds)
+
+    def count_run(self, backend: str, ending: Ending) -> None:
+        """Count a run that has ended, and what it used."""
+        self._runs[backend, _outcome(ending)] += 1
+        if usage := ending.usage:
+            self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
+            self._tokens[backend, "cached"] += usage.cached_tokens
+            self._tokens[backend, "output"] += max(0, usage.output_tokens - usage.reasoning_tokens)
+            self._tokens[backend, "reasoning"] += usage.reasoning_tokens
+        if ending.cost_usd and ending.cost_usd > 0:
+            self._cost_usd[backend,] = self._cost_usd.get((backend,), 0.0) + ending.cost_usd
+
+    def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
+        """Take down how long a run waited, took to its first word (None: it said none), and went."""
+        self._queue_seconds.take((backend,), queued_s)
+        self._run_seconds.take((backend,), seconds)
+        if first_word_s is not None:
+            self._first_word_seconds.take((backend,), first_word_s)
+
+    def time_commit(self, seconds: float) -> None:
+        """Take down how long a transaction took. From one thread."""
+        self._commit_seconds.take((), seconds)
+
+    def generate(self, standing: Standing) -> bytes:
+        """Give all of it in the text format of Prometheus."""
+        registry = CollectorRegistry()
+        registry.register(self._process)
+        registry.register(_Snapshot([*self._counted(), *_standing(standing)]))
+        return generate_latest(registry)
+
+    def _counted(self) -> Iterator[Metric]:
+        backend = ("backend",)
+        yield _counter(
+            "clinvk_http_requests",
+            "Answered requests by method, template of the path, and status (gone: the client left before).",
+            ("method", "route", "status"),
+            self._requests,
+        )
+        yield self._request_seconds.told(
+            "clinvk_http_request_duration_seconds",
+            "From a request to the end of its answer, a stream's too.",
+            ("method", "route"),
+        )
+        yield _counter(
+            "clinvk_runs",
+            "Ended runs by backend and outcome: finished, or the code of the error.",
+            ("backend", "outcome"),
+            self._runs,
+        )
+        yield self._run_seconds.told("clinvk_run_duration_seconds", "From the agent's start to its end.", backend)
+        yield self._queue_seconds.told(
+            "clinvk_run_queue_seconds", "How long runs waited until their agent was started.", backend
+        )
+        yield self._first_word_seconds.told(
+            "clinvk_time_to_first_token_seconds",
+            "From the request for a run, queue included, to the first piece of its answer or thinking.",
+            backend,
+        )
+        yield _counter(
+            "clinvk_tokens",
+            "Tokens of ended runs, each in one type: input (not cached), cached, output (not reasoning), reasoning.",
+            ("backend", "type"),
+            self._tokens,
+        )
+        yield _counter(
+            "clinvk_cost_usd", "What agents say that ended runs cost, in US dollars.", backend, self._cost_usd
+        )
+        yield self._commit_seconds.told("clinvk_store_write_seconds", "How long transactions that write took.", ())
+
+
+class _Times:
+    """A histogram for each combination of labels."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts: dict[_Labels, list[int]] = {}
+        self._sums: dict[_Labels, float] = {}
+
+    def take(self, labels: _Labels, seconds: float) -> None:
+        counts = self._counts.get(labels)
+        if counts is None:
+            self._sums[labels] = 0.0
+            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def told(self, name: str, help_: str, names: Sequence[str]) -> Metric:
+        family = HistogramMetricFamily(name, help_, labels=names)
+        for labels, counts in list(self._counts.items()):
+            below, buckets = 0, list[tuple[str, float]]()
+            for bound, count in zip((*self._bounds, inf), list(counts), strict=True):
+                below += count
+                buckets.append((repr(bound) if bound < inf else "+Inf", below))
+            family.add_metric(labels, buckets, self._sums[labels])
+        return family
+
+
+class _Snapshot(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _standing(standing: Standing) -> Iterator[Metric]:
+    info = InfoMetricFamily("clinvk_build", "The version of clinvk.")
+    info.add_metric((), {"version": __version__})
+    yield info
+    yield _gauge("clinvk_http_requests_active", "Requests under way.", standing.requests)
+    yield _gauge_by_backend("clinvk_runs_running", "Runs that hold a slot.", standing.running)
+    yield _gauge_by_backend("clinvk_runs_queued", "Runs that wait for a slot.", standing.queued)
+    yield _gauge("clinvk_slots", "Runs that may go at once.", standing.slots)
+    yield _gauge("clinvk_queue_slots", "Runs that may wait.", standing.queue_slots)
+    yield _gauge("clinvk_store_up", "1 where sessions can be kept, else 0.", int(standing.sessions is not None))
+    if standing.sessions is not None:
+        yield _gauge("clinvk_store_sessions", "Sessions that are kept.", standing.sessions)
+    yield _gauge("clinvk_store_bytes", "The database with its journal.", standing.store_bytes)
+    if standing.warm:
+        yield from _warm(standing.warm)
+
+
+def _warm(warm: Warm) -> Iterator[Metric]:
+    def of_each(value: Callable[[Kept], int]) -> dict[str, int]:
+        return {backend: value(kept) for backend, kept in warm.backends.items()}
+
+    def counted(name: str, help_: str, values: Mapping[str, int]) -> Metric:
+        return _counter(name, help_, ("backend",), {(backend,): value for backend, value in values.items()})
+
+    yield _gauge_by_backend("clinvk_warm_processes", "Kept agent processes.", of_each(lambda kept: kept.processes))
+    yield _gauge_by_backend(
+        "clinvk_warm_ready", "Those that a run without a session can go to at once.", of_each(lambda kept: kept.ready)
+    )
+    yield _gauge_by_backend("clinvk_warm_runs", "Runs that they carry.", of_each(lambda kept: kept.runs))
+    yield _gauge_by_backend(
+        "clinvk_warm_memory_bytes",
+        "What they and all that they started take, as last measured.",
+        of_each(lambda kept: kept.memory_bytes),
+    )
+    yield counted("clinvk_warm_hits", "Runs that found a kept process.", of_each(lambda kept: kept.hits))
+    yield counted("clinvk_warm_misses", "Runs that found none.", of_each(lambda kept: kept.misses))
+    yield _gauge_by_backend(
+        "clinvk_warm_one_shot",
+        "1 where the program does not speak the protocol that staying needs, else 0.",
+        {backend: int(backend in warm.one_shot) for backend in warm.backends},
+    )
+    yield _gauge("clinvk_warm_slots", "Processes that may be kept.", warm.slots)
+    if warm.memory_limit_bytes:
+        yield _gauge("clinvk_warm_memory_limit_bytes", "What they may take together.", warm.memory_limit_bytes)
+
+
+def _counter(name: str, help_: str, names: Sequence[str], values: Mapping[_Labels, float]) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=names)
+    for labels, value in list(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(name: str, help_: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_, value)
+
+
+def _gauge_by_backend(name: str, help_: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=("backend",))
+    for backend, value in values.items():
+        family.add_metric((backend,), value)
+    return family
+
+
+def _outcome(ending: Ending) -> str:
+    match ending:
+        case RunFinished():
+            return "finished"
+        case RunFailed(code=code):
+            return code
+
+
+_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def counting(metrics: Metrics) -> Watch:
+    """Give what counts runs."""
+    return lambda run: partial(_count, metrics, run)
+
+
+def _count(metrics: Metrics, run: Watched) -> None:
+    if not (ending := run.ending):
+        return
+    backend = run.request.backend
+    metrics.count_run(backend, ending)
+    if run.started_at is not None:
+        first = first_word_at(run)
+        metrics.time_run(
+            backend,
+            run.started_at - run.created_at,
+            None if first is None else first - run.created_at,
+            (run.ended_at or run.started_at) - run.started_at,
+        )
+
+
+class Exposition:
+    """The endpoint."""
+
+    def __init__(self, metrics: Metrics, runs: Runs, store: SessionStore, active: Callable[[], int]) -> None:
+        """`active` tells how many requests are under way."""
+        self._metrics = metrics
+        self._runs = runs
+        self._store = store
+        self._active = active
+
+    async def show(self, _: Request) -> Response:
+        """Answer `GET /metrics`, in a thread: it takes milliseconds, in which streams go on."""
+        standing = await self._standing()
+        text = await asyncio.to_thread(self._metrics.generate, standing)
+        return Response(text, media_type=_MEDIA_TYPE, headers={"cache-control": "no-store"})
+
+    async def _standing(self) -> Standing:
+        try:
+            sessions = await self._store.count()
+        except (ClinvkError, OSError):
+            sessions = None
+        occupancy = self._runs.occupancy
+        return Standing(
+            requests=self._active(),
+            running=occupancy.running,
+            queued=occupancy.queued,
+            slots=occupancy.slots,
+            queue_slots=occupancy.queue_slots,
+            sessions=sessions,
+            store_bytes=await self._store.size(),
+            warm=self._runs.warm,
+        )

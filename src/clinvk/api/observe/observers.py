@@ -1,0 +1,115 @@
+"""How operators watch the server: a log line for each finished run, metrics, traces. What is off is not imported."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend
+from clinvk.config.model import Settings
+from clinvk.runtime.runs import Watch, Watched, first_word_at, model_told
+from clinvk.types.errors import ConfigError
+from clinvk.types.events import RunFailed, Usage
+
+if TYPE_CHECKING:
+    from clinvk.api.observe.metrics import Metrics
+    from clinvk.api.observe.tracing import Tracing
+
+logger = logging.getLogger(__name__)
+
+# Words that go with secrets, as token and key, would have each line searched for those: see redaction.py.
+_LINE = (
+    "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, %(input_tokens)d in, %(output_tokens)d out"
+)
+
+
+class Journal:
+    """Watches runs. What was asked is told only where that `has_prompts`; what was answered, never."""
+
+    def __init__(self, has_prompts: bool) -> None:
+        self._has_prompts = has_prompts
+
+    def watch(self, run: Watched) -> Callable[[], None]:
+        """Take a run that has begun; give what tells of it when it is over."""
+        return partial(self._tell, run)
+
+    def _tell(self, run: Watched) -> None:
+        ending = run.ending
+        if ending is None or not logger.isEnabledFor(logging.INFO):
+            return
+        request, usage = run.request, ending.usage or Usage()
+        ended_at = run.ended_at or run.created_at
+        fields: dict[str, object] = {
+            "run_id": run.id,
+            "backend": request.backend,
+            "outcome": ending.code if isinstance(ending, RunFailed) else "finished",
+            "duration_ms": round((ended_at - run.created_at) * 1000),
+            "queued_ms": _ms(run.created_at, run.started_at),
+            "first_word_ms": _ms(run.created_at, first_word_at(run)),
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cost_usd": ending.cost_usd,
+            "model": model_told(run) or request.model,
+            "session_id": run.session_id,
+            "parent_id": request.part.run_id if request.part else None,
+            "key": request.key_name or None,
+            "prompt": request.prompt if self._has_prompts else None,
+        }
+        line = f"{_LINE}, prompt %(prompt)r" if self._has_prompts else _LINE
+        logger.info(line, {name: value for name, value in fields.items() if value is not None})
+
+
+def _ms(since: float, at: float | None) -> int | None:
+    return None if at is None else round((at - since) * 1000)
+
+
+class Watching(NamedTuple):
+    """What is told of runs (`watches`), and metrics and traces, where they are on."""
+
+    watches: tuple[Watch, ...]
+    metrics: "Metrics | None" = None
+    tracing: "Tracing | None" = None
+
+    @property
+    def committed(self) -> Callable[[float], None] | None:
+        """What is told how long each transaction of the store took."""
+        return self.metrics.time_commit if self.metrics else None
+
+
+@asynccontextmanager
+async def watched(settings: Settings, registry: Mapping[str, Backend] = backends.BACKENDS) -> AsyncGenerator[Watching]:
+    """Watch as the settings have it, inside this context. Leaving it sends the traces that are left.
+
+    Raises:
+        ConfigError: what traces need is not installed.
+    """
+    metrics = tracing = None
+    watches: list[Watch] = [Journal(settings.log.prompts).watch]
+    if settings.server.metrics_enabled:
+        from clinvk.api.observe.metrics import Metrics, counting
+
+        metrics = Metrics()
+        watches.append(counting(metrics))
+    if settings.tracing.enabled:
+        tracing = await asyncio.to_thread(_tracing, {name: backend.vendor for name, backend in registry.items()})
+        watches.append(tracing.watch)
+    try:
+        yield Watching(tuple(watches), metrics, tracing)
+    finally:
+        if tracing:
+            await tracing.close()
+
+
+def _tracing(vendors: Mapping[str, str]) -> "Tracing":
+    try:
+        from clinvk.api.observe.tracing import Tracing
+    except ModuleNotFoundError as exc:
+        if not (exc.name or "").startswith("opentelemetry"):
+            raise
+        raise ConfigError(
+            "tracing.enabled is true, but OpenTelemetry is not installed; `pip install 'clinvk[otel]'` brings it"
+        ) from exc
+    return Tracing(vendors)

@@ -1,0 +1,211 @@
+"""Traces: a span for each request, below it one for each run of an agent, below that one for each use of a tool.
+
+The names are those of OpenTelemetry's conventions for HTTP and for generative AI (`invoke_agent`, `execute_tool`):
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/ and …/http/http-spans/. No prompt, answer or
+input of a tool is in them. This module brings in OpenTelemetry, so that it is imported where traces are asked for only.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clinvk import __version__, logs
+from clinvk.api.http.paths import UNKNOWN, Templates
+from clinvk.api.http.response import headers_of
+from clinvk.runtime.runs import Watched, first_word_at, model_told
+from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
+
+Attributes = dict[str, str | int | float | bool | list[str]]
+
+_UNTRACED = ("/health", "/metrics")
+_FLUSH_WITHIN_S = 3.0
+
+
+class Tracing:
+    """Makes spans, and sends them to where `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say; by `processor` in tests."""
+
+    def __init__(self, vendors: Mapping[str, str], processor: SpanProcessor | None = None) -> None:
+        """`vendors` has for each backend whose models it asks."""
+        self._vendors = vendors
+        named = OTELResourceDetector().detect().attributes.get("service.name", "clinvk")
+        resource = Resource.create({"service.name": named, "service.version": __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("clinvk", __version__)
+        self._incoming = TraceContextTextMapPropagator()
+
+    async def close(self) -> None:
+        """Send what there is, as far as that goes in a few seconds; OpenTelemetry would try for half a minute."""
+        leaving = threading.Thread(target=self._provider.shutdown, daemon=True)
+        leaving.start()
+        await asyncio.to_thread(leaving.join, _FLUSH_WITHIN_S)
+
+    def traced(self, app: ASGIApp, templates: Templates) -> ASGIApp:
+        """Give an application whose requests are spans; they go on from the `traceparent` that they came with."""
+        return _Traced(app, self._tracer, self._incoming, templates)
+
+    def watch(self, run: Watched) -> Callable[[], None]:
+        """Begin the span of a run, below that of the present request; give what ends it."""
+        span = self._tracer.start_span(
+            f"invoke_agent {run.request.backend}",
+            kind=SpanKind.INTERNAL,
+            start_time=_ns(run.created_at),
+            attributes=_asked(run, self._vendors[run.request.backend]),
+        )
+        return partial(self._over, span, run)
+
+    def _over(self, span: Span, run: Watched) -> None:
+        if span.is_recording():
+            for name, at in (("agent started", run.started_at), ("first word", first_word_at(run))):
+                if at is not None:
+                    span.add_event(name, timestamp=_ns(at))
+            self._trace_tools(span, run)
+            if ending := run.ending:
+                span.set_attributes(_told(run, ending))
+                if isinstance(ending, RunFailed):
+                    span.set_status(StatusCode.ERROR)
+        span.end(_ns(run.ended_at) if run.ended_at else None)
+
+    def _trace_tools(self, span: Span, run: Watched) -> None:
+        ends = {entry.event.id: entry for entry in run.entries if isinstance(entry.event, ToolResult)}
+        below = trace.set_span_in_context(span)
+        for at, call in ((entry.at, entry.event) for entry in run.entries if isinstance(entry.event, ToolCall)):
+            end = ends.get(call.id)
+            tool = self._tracer.start_span(
+                f"execute_tool {call.name}",
+                context=below,
+                kind=SpanKind.INTERNAL,
+                start_time=_ns(at),
+                attributes={
+                    "gen_ai.operation.name": "execute_tool",
+                    "gen_ai.tool.name": call.name,
+                    "gen_ai.tool.call.id": call.id,
+                },
+            )
+            if _has_failed(end):
+                tool.set_attribute("error.type", "tool_error")
+                tool.set_status(StatusCode.ERROR)
+            tool.end(_ns(end.at if end else run.ended_at or at))
+
+
+class _Traced:
+    def __init__(
+        self, app: ASGIApp, tracer: trace.Tracer, incoming: TraceContextTextMapPropagator, templates: Templates
+    ) -> None:
+        self._app = app
+        self._tracer = tracer
+        self._incoming = incoming
+        self._templates = templates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(_UNTRACED):
+            await self._app(scope, receive, send)
+            return
+        route = self._templates.of(scope["path"])
+        headers = headers_of(scope)
+        status = 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with self._tracer.start_as_current_span(
+            scope["method"] if route == UNKNOWN else f"{scope['method']} {route}",
+            context=self._incoming.extract(headers),
+            kind=SpanKind.SERVER,
+            attributes=_of_request(scope, headers, route),
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            logs.note(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
+            try:
+                await self._app(scope, receive, sent)
+            finally:
+                span.set_attributes(_answered(status, scope))
+                if status >= 500 or not status:
+                    span.set_attribute("error.type", str(status) if status else "client_gone")
+                    span.set_status(StatusCode.ERROR)
+
+
+def _of_request(scope: Scope, headers: Mapping[str, str], route: str) -> Attributes:
+    attributes: Attributes = {
+        "http.request.method": scope["method"],
+        "url.path": scope["path"],
+        "url.scheme": scope["scheme"],
+        "network.protocol.version": scope["http_version"],
+        "clinvk.request.id": scope["state"]["request_id"],
+    }
+    if route != UNKNOWN:
+        attributes["http.route"] = route
+    if client := scope["client"]:
+        attributes["client.address"] = client[0]
+    if agent := headers.get("user-agent"):
+        attributes["user_agent.original"] = agent
+    return attributes
+
+
+def _answered(status: int, scope: Scope) -> Attributes:
+    attributes: Attributes = {"http.response.status_code": status} if status else {}
+    if key := scope["state"].get("key_name"):
+        attributes["clinvk.key.name"] = key
+    return attributes
+
+
+def _asked(run: Watched, vendor: str) -> Attributes:
+    request = run.request
+    attributes: Attributes = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": vendor,
+        "gen_ai.agent.name": request.backend,
+        "clinvk.run.id": run.id,
+    }
+    optional = {
+        "gen_ai.request.model": request.model,
+        "gen_ai.conversation.id": run.session_id,
+        "clinvk.run.parent_id": request.part.run_id if request.part else None,
+        "clinvk.key.name": request.key_name or None,
+    }
+    return attributes | {name: value for name, value in optional.items() if value is not None}
+
+
+def _told(run: Watched, ending: Ending) -> Attributes:
+    attributes: Attributes = {}
+    if usage := ending.usage:
+        attributes |= {
+            "gen_ai.usage.input_tokens": usage.input_tokens,
+            "gen_ai.usage.output_tokens": usage.output_tokens,
+            "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+            "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+        }
+    if ending.cost_usd is not None:
+        attributes["clinvk.cost_usd"] = ending.cost_usd
+    if (first := first_word_at(run)) is not None:
+        attributes["gen_ai.response.time_to_first_chunk"] = first - run.created_at
+    if model := model_told(run):
+        attributes["gen_ai.response.model"] = model
+    match ending:
+        case RunFinished(stop_reason=reason):
+            attributes["gen_ai.response.finish_reasons"] = [reason]
+        case RunFailed(code=code):
+            attributes["error.type"] = code
+    return attributes
+
+
+def _has_failed(end: Logged | None) -> bool:
+    return end is not None and isinstance(end.event, ToolResult) and end.event.is_error
+
+
+def _ns(at: float) -> int:
+    return int(at * 1e9)

@@ -1,0 +1,1 @@
+"""`clinvk serve`: listen, route, serve and shut down."""

@@ -1,0 +1,160 @@
+"""What a server does beside its requests: imports, recovers and cleans the store, frees memory, raises limits.
+
+Lines of agents, bodies and answers come and go between what stays. glibc keeps a heap for each thread, takes what is
+large from them too once something large was freed, and gives back what is free at a heap's end only: after 10,000 mixed
+requests the server held 240 MB, of which 18 were in use. https://man7.org/linux/man-pages/man3/mallopt.3.html
+"""
+
+import asyncio
+import gc
+import logging
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import cache
+from itertools import chain, repeat
+from typing import TYPE_CHECKING
+
+from clinvk.runtime.process.waiting import beside
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    import ctypes
+
+logger = logging.getLogger(__name__)
+
+RECOVER_EVERY_S = 10.0
+_RECOVER_AGAIN_S = 1.0
+"""When it is done the second time: what a clinvk that was just killed had begun to start may have held its lock."""
+
+CLEAN_EVERY_S = 4 * 3600.0
+_DAY_S = 86_400
+_NAMED_FILES = 20
+
+
+def tended(
+    store: SqliteStore, retention_days: int, recover_every_s: float = RECOVER_EVERY_S
+) -> AbstractAsyncContextManager[None]:
+    """Tend the store inside this context. Nothing waits for it, and no trouble of the store ends it."""
+    return beside(_tend(store, retention_days, recover_every_s))
+
+
+async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:
+    is_imported, clean_at, trouble, clock = False, 0.0, "", _Clock()
+    for pause_s in chain([min(_RECOVER_AGAIN_S, recover_every_s)], repeat(recover_every_s)):
+        try:
+            if not is_imported:
+                await _import(store)
+                is_imported = True
+            if recovered := await store.recover():
+                logger.info("%d runs were interrupted: their clinvk died", recovered)
+            if retention_days and time.monotonic() >= clean_at:
+                await _clean(store, retention_days, clock)
+                clean_at = time.monotonic() + CLEAN_EVERY_S
+            trouble = ""
+        except StoreUnavailable as exc:
+            if exc.message != trouble:
+                logger.warning("sessions cannot be kept: %s", exc.message)
+            trouble = exc.message
+        except Exception:
+            logger.exception("the store of sessions is not tended")
+        await asyncio.sleep(pause_s)
+
+
+async def _import(store: SqliteStore) -> None:
+    imported = await store.import_earlier()
+    if imported.count:
+        logger.info("imported %d sessions of an earlier clinvk", imported.count)
+    for damaged in imported.damaged[:_NAMED_FILES]:
+        logger.warning("not imported: %s: %s", damaged.file, damaged.reason)
+    if (more := len(imported.damaged) - _NAMED_FILES) > 0:
+        logger.warning("not imported: %d more files", more)
+
+
+class _Clock:
+    """The clock for the age of sessions: it starts at the last use of a session, and runs while the server is up.
+
+    The clock of the machine may be years ahead when the server starts.
+    """
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    async def now(self, store: SqliteStore) -> float:
+        """Return the time in seconds since the epoch, never one ahead of the machine's clock."""
+        if self._start is None:
+            self._start = await store.last_used() or time.time(), time.monotonic()
+        last_used, since = self._start
+        return min(time.time(), last_used + time.monotonic() - since)
+
+
+async def _clean(store: SqliteStore, retention_days: int, clock: _Clock) -> None:
+    if number := await store.clean(await clock.now(store) - retention_days * _DAY_S):
+        logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)
+
+
+TRIM_EVERY_S = 10.0
+
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+_LARGE_BYTES = 128 * 1024
+_HEAPS = 2
+"""One is the loop's, the other that of all threads beside it."""
+
+
+def bound_heaps() -> None:
+    """Have few heaps, and nothing large in them. To be called before there are threads."""
+    if library := _glibc():
+        library.mallopt(_ARENA_MAX, _HEAPS)
+        library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AbstractAsyncContextManager[None]:
+    """Give free memory back, again and again inside this context, if there were `requests` since."""
+    return beside(_give_back_often(requests, every_s))
+
+
+async def _give_back_often(requests: Callable[[], int], every_s: float) -> None:
+    known = requests()
+    while True:
+        await asyncio.sleep(every_s)
+        if (count := requests()) != known:
+            known = count
+            gc.collect()
+            await asyncio.to_thread(_trim)
+
+
+def _trim() -> None:
+    if library := _glibc():
+        library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> "ctypes.CDLL | None":
+    """Give the C library, where it is the one that needs this."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+_WANTED = (65_536, 10_240)
+"""The second is the most that some releases of macOS take, whatever their hard limit says."""
+
+
+def raise_limit() -> int | None:
+    """Raise the soft limit towards the hard one: the usual 1024 are less than the prompts that may wait.
+
+    Give the one before; None where it stays. It stays below the hard one: agents raise their own to that by themselves,
+    and such a limit must be told from one that is only inherited.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in _WANTED:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard - 1)
+        if limit <= soft or soft == resource.RLIM_INFINITY:
+            return None
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return soft
+    return None

@@ -1,0 +1,377 @@
+"""`clinvk serve`: listen, serve, and stop without leaving anything behind."""
+
+import asyncio
+import errno
+import gc
+import logging
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import uvicorn
+import uvloop
+from msgspec.structs import replace
+
+from clinvk import __version__, logs
+from clinvk.api.access import auth as entrance
+from clinvk.api.access import keys
+from clinvk.api.access.auth import Doors
+from clinvk.api.access.key_file import KeyFile
+from clinvk.api.access.key_policy import Grants
+from clinvk.api.access.keys import Keys
+from clinvk.api.access.workdirs import Workdirs
+from clinvk.api.endpoints.health import Inventory
+from clinvk.api.http.http1 import timed
+from clinvk.api.http.middleware import Front
+from clinvk.api.observe.observers import Watching, watched
+from clinvk.api.server import housekeeping, lifecycle
+from clinvk.api.server.app import create_app
+from clinvk.api.server.housekeeping import tended
+from clinvk.api.server.lifecycle import Prepare, Reload, heeded
+from clinvk.backends.base import Backend
+from clinvk.backends.registry import BACKENDS
+from clinvk.config.load import home
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.remote.socket_server import Door
+from clinvk.runtime.local import LocalRuns
+from clinvk.runtime.process import executables, process_tags, resource_limits
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.store.protocol import SessionStore
+from clinvk.store.sqlite.sqlite import SqliteStore
+from clinvk.types.errors import ConfigError
+from clinvk.types.request import RunRequest
+
+if TYPE_CHECKING:
+    from clinvk.orchestrate.live import Orchestrations
+
+logger = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+Load = Callable[[], Settings]
+
+SERVER_ERROR = 5
+"""The exit code of a server that could not listen."""
+
+_A_LONG_TIME_S = 10 * 365 * 86_400
+_CLOSE_WITHIN_S = 2
+_GARBAGE_AFTER = 10_000
+"""Objects after which the collector looks for cycles: what a few dozen prompts make. The usual 700 cost a twelfth."""
+_ENDPOINTS = """\
+  POST /api/v1/prompt    run a prompt
+  POST /api/v1/parallel  run several at once; /chain one after the other, /compare one prompt with several agents
+  GET  /api/v1/sessions  the conversations that can be continued
+  GET  /api/v1/runs      what ran and what runs, each with its events
+  GET  /api/v1/backends  which agents there are
+  /openai/v1             base URL for clients of OpenAI's API
+  /anthropic             base URL for clients of Anthropic's API
+  GET  /health           how the server is
+  GET  /docs             all of it, to read and to try (/openapi.json)"""
+
+
+def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    announce: Announce,
+    load: Load | None = None,
+    insecure: bool = False,
+) -> int:
+    """Serve until SIGINT or SIGTERM, then give the exit code.
+
+    The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
+    once. SIGHUP reads the keys anew, and limits and log level from the settings that `load` gives. `announce` gets
+    what a person should read when the server is up. Sockets of a service manager go before host and port. Where other
+    machines reach the server and there are no keys, one is made and printed on stderr, unless it shall be `insecure`.
+
+    Raises:
+        ConfigError: a setting asks for what cannot be given.
+    """
+    with logs.on_stderr(settings.log.format):
+        return _listen_and_serve(settings, environ, announce, load or (lambda: settings), insecure)
+
+
+def _listen_and_serve(
+    settings: Settings, environ: Mapping[str, str], announce: Announce, load: Load, insecure: bool
+) -> int:
+    _adjust_logs(settings)
+    entrance.check(settings.server)
+    workdirs = Workdirs(settings, environ)
+    workdirs.check_default()
+    resource_limits.check(settings.agents)
+    open_files = housekeeping.raise_limit()
+    housekeeping.bound_heaps()
+    server = settings.server
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        taken = runner.run(_read_keys(settings, environ))
+        sockets = lifecycle.inherited(environ)
+        if is_inherited := bool(sockets):
+            host, port = sockets[0].getsockname()[:2]
+            settings = replace(settings, server=replace(server, host=host, port=port))
+        try:
+            sockets = sockets or listen(server.host, server.port)
+        except OSError as exc:
+            print(f"clinvk: cannot listen on {_address(server.host, server.port)}: {exc.strerror}", file=sys.stderr)
+            return SERVER_ERROR
+        if not taken and not insecure:
+            taken = entrance.locked(settings.server, sockets, _to_stderr)
+        _remark(settings, workdirs)
+        runner.run(_serve(settings, environ, sockets, taken, announce, load, is_inherited, open_files))
+    return 0
+
+
+def _remark(settings: Settings, workdirs: Workdirs) -> None:
+    """Tell of settings that a server can serve with, but that will not do what they say."""
+    if refusal := workdirs.refusal_of_default():
+        logger.warning("requests that name no workdir are refused: %s", refusal)
+    if settings.warm.enabled and (names := settings.warm.never_started):
+        logger.warning("warm.prestart starts none of %s: not in warm.kept_backends", ", ".join(names))
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _adjust_logs(settings: Settings) -> None:
+    logs.adjust(settings.log.level, settings.log.requests or settings.unified_flags.verbose)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of `host`; with port 0 all get the same free one.
+
+    Raises:
+        OSError: an address is in use, or not of this machine, or no host can have this name.
+    """
+    sockets: list[socket.socket] = []
+    flags = socket.AI_PASSIVE
+    name = host.encode() if host.isascii() else host  # bytes, since a text would bring in all of IDNA
+    try:
+        found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as exc:  # a part of it is too long, or has characters that no name has
+        raise OSError(errno.EINVAL, "no host can have this name") from exc
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound_port: int = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            sock.bind((address[0], bound_port, *address[2:]))
+            sock.listen(2048)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+async def _read_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
+    return await keys.read(settings, environ, Spawner(process_tags.choose()))
+
+
+async def _serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    sockets: list[socket.socket],
+    taken: Keys,
+    announce: Announce,
+    load: Load,
+    is_inherited: bool,
+    open_files: int | None,
+) -> None:
+    with heeded() as signals:
+        async with (
+            watched(settings) as watching,
+            SqliteStore(home(environ), committed=watching.committed) as store,
+            Door(home(environ), settings, environ) as door,
+            opened(settings, environ, sockets, store, taken, watching, open_files=open_files) as served,
+            tended(store, settings.session.retention_days),
+        ):
+            reload = Reload(load, list(_renewed(environ, taken, served)))
+
+            async def reload_as_told() -> None:
+                lifecycle.notify(environ, *lifecycle.reloading())
+                await reload()
+                lifecycle.notify(environ, "READY=1")
+
+            door.open(served.runs)
+            where = greeting(settings.server, sockets, has_keys=bool(taken))
+            announce(where)
+            lifecycle.notify(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
+            await signals.stopped(reload_as_told)
+            lifecycle.notify(environ, "STOPPING=1", "STATUS=finishing what runs")
+            door.shut()
+            served.front.stopping.set()
+            if is_inherited:
+                served.hand_over()
+            await signals.drained(lambda: served.is_busy, settings.server.shutdown_grace_secs)
+
+
+def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Iterator[Prepare]:
+    """Give what SIGHUP renews."""
+
+    async def log_level(settings: Settings) -> Callable[[], None]:
+        return partial(_adjust_logs, settings)
+
+    async def keys_taken(settings: Settings) -> Callable[[], None]:
+        fresh = await _read_keys(settings, environ)
+        if taken and not fresh and not taken.is_made:
+            raise ConfigError("no API key is asked for any more, which would open the server; that needs a restart")
+        return partial(taken.take, fresh)
+
+    async def limits(settings: Settings) -> Callable[[], None]:
+        return partial(served.doors.limits.renew, settings.server)
+
+    async def run_limits(settings: Settings) -> Callable[[], None]:
+        return partial(served.runs.resize, settings.server)
+
+    yield from (log_level, keys_taken, limits, run_limits)
+
+
+class Served(NamedTuple):
+    """A server that is up: its outermost application, the runs behind it, what listens for it, and its doors."""
+
+    front: Front
+    runs: LocalRuns
+    server: "Server"
+    doors: Doors
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request or a run is under way; a detached run has no request."""
+        return bool(self.front.active or self.runs.busy or self.runs.queued)
+
+    def hand_over(self) -> None:
+        """Leave new connections to the next server, which gets the same sockets; they wait there until it is up."""
+        self.front.hands_over = True
+        self.server.stop_listening()
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings,
+    environ: Mapping[str, str],
+    sockets: list[socket.socket],
+    store: SessionStore,
+    taken: Keys,
+    watching: Watching,
+    registry: Mapping[str, Backend] = BACKENDS,
+    open_files: int | None = None,
+) -> AsyncGenerator[Served]:
+    """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
+
+    `taken` are the API keys that let a request in; `store` stays its owner's to close; `open_files` is for `Bounds`.
+    """
+    started = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
+            workdirs = Workdirs(settings, environ, registry)
+
+            def admit(request: RunRequest) -> str:
+                real = workdirs.admit(request)
+                grants.judge(request, workdirs.original(real))
+                return real
+
+            def judge(request: RunRequest, place: str) -> Sequence[str]:
+                grants.judge(request, workdirs.original(place))
+                return workdirs.judge_repository(place)
+
+            async with (
+                keys.tended(taken, KeyFile(home(environ))),
+                grants.tended(),
+                LocalRuns(
+                    settings,
+                    store,
+                    environ,
+                    registry,
+                    admit,
+                    watching.watches,
+                    keeps_warm=True,
+                    open_files=open_files,
+                    most_of=grants.max_runs,
+                    home=home(environ),
+                ) as runs,
+            ):
+                inventory = Inventory(settings, environ, runs.version, registry)
+                needed = executables.needed(environ)
+
+                @cache
+                def orchestrations() -> "Orchestrations":
+                    from clinvk.orchestrate.live import Orchestrations
+
+                    return Orchestrations(runs, store, runs.spawner, needed, judge=judge)
+
+                front = create_app(
+                    settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry
+                )
+                server = Server(front, settings.server, started.set)
+                group.create_task(server.serve(sockets))
+                learning = group.create_task(inventory.learn())
+                await started.wait()
+                gc.collect()
+                gc.freeze()  # what is there now stays: the collector need not look at it again and again
+                gc.set_threshold(_GARBAGE_AFTER)
+                async with housekeeping.given_back(lambda: server.server_state.total_requests):
+                    yield Served(front, runs, server, doors)
+                learning.cancel()
+                if orchestrations.cache_info().currsize:  # while there are runs: worktrees and checks need them
+                    await orchestrations().end()
+            server.should_exit = True
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but when it stops is decided outside of it."""
+
+    def __init__(self, front: Front, settings: ServerSettings, on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                front,
+                loop="none",
+                http=timed(settings.read_timeout_secs, settings.write_timeout_secs),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=settings.idle_timeout_secs or _A_LONG_TIME_S,
+                timeout_graceful_shutdown=_CLOSE_WITHIN_S,
+            )
+        )
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets=sockets)
+        self._on_started()
+
+    def stop_listening(self) -> None:
+        """Accept no more connections; those that there are stay."""
+        for server in self.servers:
+            server.close()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals alone; uvicorn would raise them again after a clean stop."""
+        yield
+
+
+def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
+    """Say where the server listens, what it offers, and whether for a key."""
+    port: int = sockets[0].getsockname()[1]
+    lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
+    if has_keys:
+        lines.append("requests need an API key, but for /health and /docs")
+    elif warning := entrance.open_to_others(settings, sockets):
+        lines.append(f"warning: {warning}")
+    return "\n".join(lines)
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host or '*'}:{port}"

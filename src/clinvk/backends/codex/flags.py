@@ -1,0 +1,181 @@
+"""The flags of Codex: which extra flags a request may add, and how skills that a prompt names are disabled.
+
+Codex 0.169.0 puts the `SKILL.md` of a named skill before the model, wherever the name stands. `$name` does so, and
+`[$anything](path)` with the absolute path of the file. Nothing escapes them, and no setting turns it off; but a
+disabled skill is not found. Where a prompt is data, what it could name is disabled for its run.
+"""
+
+import re
+
+from clinvk.backends import shared
+from clinvk.backends.base import refuse_extra
+from clinvk.policy.rules import Flags
+from clinvk.types.errors import InvalidRequest
+
+_LONG = {
+    "-a": "--ask-for-approval",
+    "-c": "--config",
+    "-C": "--cd",
+    "-h": "--help",
+    "-i": "--image",
+    "-m": "--model",
+    "-o": "--output-last-message",
+    "-p": "--profile",
+    "-s": "--sandbox",
+    "-V": "--version",
+}
+_GOVERNED_FLAGS = (
+    "--add-dir",
+    "--approve-for-me",
+    "--ask-for-approval",
+    "--cd",
+    "--dangerously-bypass-approvals-and-sandbox",
+    "--dangerously-bypass-hook-trust",
+    "--ephemeral",
+    "--full-auto",
+    "--help",
+    "--ignore-rules",
+    "--ignore-user-config",
+    "--image",
+    "--json",
+    "--experimental-json",
+    "--model",
+    "--output-last-message",
+    "--output-schema",
+    "--remote",
+    "--sandbox",
+    "--skip-git-repo-check",
+    "--trust",
+    "--version",
+    "--worktree",
+    "--yolo",
+    "--",
+)
+_GOVERNED_WORDS = ("e", "exec", "fork", "help", "resume", "review")
+_GOVERNED_KEYS = (
+    "approval_policy",
+    "approvals_reviewer",
+    "cwd",
+    "default_permissions",
+    "developer_instructions",
+    "model",
+    "permissions",
+    "projects",
+    "sandbox_mode",
+    "sandbox_workspace_write",
+)
+_HARMLESS_KEYS = (
+    "model_auto_compact_token_limit",
+    "model_context_window",
+    "model_provider",
+    "model_reasoning_effort",
+    "model_reasoning_summary",
+    "model_verbosity",
+    "service_tier",
+    "tool_output_token_limit",
+    "web_search",
+)
+_HARMLESS_SWITCHES = ("--oss", "--strict-config")
+_HARMLESS_OPTIONS = ("--color", "--local-provider", "--thread-source")
+_SAFE_SETTINGS = (
+    '(model_reasoning_effort|model_reasoning_summary|model_verbosity)=("[a-z]+"|[a-z]+)'
+    r"|(model_auto_compact_token_limit|model_context_window|tool_output_token_limit)=\d+"
+)
+SAFE_FLAGS: Flags = {
+    "-c": _SAFE_SETTINGS,
+    "--config": _SAFE_SETTINGS,
+    "--color": "always|never|auto",
+    "--strict-config": None,
+}
+"""The harmless ones that choose no model and no service either: for requests of anybody."""
+
+_SERVER_SWITCHES = ("--strict-config",)
+_SERVER_OPTIONS = ("--config", "--enable", "--disable")
+
+
+def check(extra: tuple[str, ...], is_open: bool) -> None:
+    """Refuse what would override clinvk, and, where the agent is held by a sandbox, all but a few harmless flags.
+
+    Raises:
+        InvalidRequest: an argument of `extra` is not accepted.
+    """
+    spelt = tuple(_spelt_out(argument) for argument in extra)
+    refuse_extra(spelt, (*_GOVERNED_FLAGS, *_GOVERNED_WORDS), "clinvk sets it from the request's own fields")
+    for index, argument in enumerate(spelt):
+        if argument.partition("=")[0] == "--config":
+            _check_key(index, _value(spelt, index), is_open)
+    if not is_open:
+        _check_harmless(extra, spelt)
+
+
+def server_takes(extra: tuple[str, ...]) -> bool:
+    """Say whether `codex app-server` has all of these flags."""
+    spelt = iter([_spelt_out(argument) for argument in extra])
+    for argument in spelt:
+        flag, joined, _ = argument.partition("=")
+        if flag in _SERVER_OPTIONS:
+            if not joined:
+                next(spelt, None)
+        elif argument not in _SERVER_SWITCHES:
+            return False
+    return True
+
+
+def _spelt_out(argument: str) -> str:
+    """Give the long form of a short flag, with `=` before a value that is joined to it."""
+    long = _LONG.get(argument[:2])
+    if long is None or argument.startswith("--"):
+        return argument
+    value = argument[2:].removeprefix("=")
+    return f"{long}={value}" if value else long
+
+
+def _value(spelt: tuple[str, ...], index: int) -> str:
+    _, joined, value = spelt[index].partition("=")
+    return value if joined else "".join(spelt[index + 1 : index + 2])
+
+
+def _check_key(index: int, setting: str, is_open: bool) -> None:
+    key = setting.partition("=")[0].strip()
+    top = key.partition(".")[0].strip().strip("\"'")
+    if top in _GOVERNED_KEYS:
+        raise InvalidRequest(
+            f"extra setting {key!r} is not accepted: clinvk sets it from the request's own fields", f"extra[{index}]"
+        )
+    if not is_open and key not in _HARMLESS_KEYS:
+        raise InvalidRequest(
+            f"extra setting {key!r} is not accepted in a sandbox; have {', '.join(_HARMLESS_KEYS)}", f"extra[{index}]"
+        )
+
+
+def _check_harmless(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
+    index = 0
+    while index < len(spelt):
+        flag, joined, _ = spelt[index].partition("=")
+        if flag in (*_HARMLESS_OPTIONS, "--config"):
+            index += 1 if joined else 2
+        elif spelt[index] in _HARMLESS_SWITCHES:
+            index += 1
+        else:
+            accepted = ", ".join((*_HARMLESS_SWITCHES, *_HARMLESS_OPTIONS, "--config"))
+            raise InvalidRequest(
+                f"extra flag {extra[index]!r} is not accepted in a sandbox; have {accepted}", f"extra[{index}]"
+            )
+
+
+SETTING = "skills.config"
+"""A list that is added to the user's own."""
+
+_NAME = re.compile(r"\$([A-Za-z0-9_:-]+)")
+_LINK = re.compile(r"\[\$[A-Za-z0-9_:-]+\]\s*\(([^)]*)\)")
+
+
+def unmentioned(text: str) -> dict[str, str]:
+    """Give the settings with which a text names no skill; none where it could name none."""
+    if "$" not in text:
+        return {}
+    paths = (path.strip().removeprefix("skill://") for path in _LINK.findall(text))
+    named = [("name", name) for name in dict.fromkeys(_NAME.findall(text))]
+    named += [("path", path) for path in dict.fromkeys(paths) if path.startswith("/")]
+    disabled = (f"{{{key} = {shared.string(value)}, enabled = false}}" for key, value in named)
+    return {SETTING: f"[{', '.join(disabled)}]"} if named else {}

@@ -1,0 +1,159 @@
+"""The user's files that Codex reads: `config.toml` for its sandbox, and the project's `AGENTS.md`.
+
+`config.toml` is read and never written. Codex leaves `AGENTS.md` out in a project that is marked untrusted, which is
+how clinvk keeps the project's `.codex` closed. The text is for the model and opens nothing. It is found, cut and framed
+here as Codex 0.163.0 to 0.171.0 do it where the project is not marked.
+
+A thread keeps the developer instructions that it began with. Where Codex had read the file itself, it tells the model
+in a marked turn that "the previously provided AGENTS.md instructions no longer apply".
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
+from typing import TypeVar
+
+import msgspec
+
+from clinvk.backends.base import Host
+
+_SYSTEM_CONFIG = "/etc/codex/config.toml"
+
+
+Value = TypeVar("Value")
+
+
+class Unreadable(Exception):
+    """The settings cannot be found or read; the message says why."""
+
+
+class _Project(msgspec.Struct):
+    trust_level: str = ""
+
+
+class Settings(msgspec.Struct):
+    """The tables and values of one file, or of all together."""
+
+    mcp_servers: dict[str, object] = {}
+    features: dict[str, object] = {}
+    otel: dict[str, object] = {}
+    projects: dict[str, _Project] = {}
+    sandbox_mode: object = None
+    default_permissions: object = None
+    developer_instructions: str | None = None
+    project_doc_max_bytes: int | None = None
+    project_doc_fallback_filenames: list[str] | None = None
+    project_root_markers: list[str] | None = None
+
+    @property
+    def names_a_sandbox(self) -> bool:
+        """The sandbox is chosen here, where no flag does."""
+        return self.sandbox_mode is not None or self.default_permissions is not None
+
+    def trust(self, places: Iterable[str]) -> str:
+        """Give the trust level of the first of the directories that has one; "" where none has."""
+        levels = (self.projects.get(place, _Project()).trust_level for place in places)
+        return next((level for level in levels if level), "")
+
+    def untrusted(self, places: Iterable[str]) -> list[str]:
+        """Give those of the directories in which the user does not trust."""
+        return [place for place in places if self.projects.get(place, _Project()).trust_level != "trusted"]
+
+
+def read(host: Host, workdir: str) -> Settings:
+    """Read the machine's settings, then the user's over them.
+
+    Raises:
+        Unreadable: one of the files is there but makes no sense, or nobody knows where the user's is.
+    """
+    if not host.env.get("CODEX_HOME") and not host.env.get("HOME"):
+        raise Unreadable("neither CODEX_HOME nor HOME is in the agent's environment")
+    machine, user = _file(host, _SYSTEM_CONFIG), _file(host, f"{folder(host, workdir)}/config.toml")
+    return Settings(
+        mcp_servers={**machine.mcp_servers, **user.mcp_servers},
+        features={**machine.features, **user.features},
+        otel={**machine.otel, **user.otel},
+        projects={**machine.projects, **user.projects},
+        sandbox_mode=_either(user.sandbox_mode, machine.sandbox_mode),
+        default_permissions=_either(user.default_permissions, machine.default_permissions),
+        developer_instructions=_either(user.developer_instructions, machine.developer_instructions),
+        project_doc_max_bytes=_either(user.project_doc_max_bytes, machine.project_doc_max_bytes),
+        project_doc_fallback_filenames=_either(
+            user.project_doc_fallback_filenames, machine.project_doc_fallback_filenames
+        ),
+        project_root_markers=_either(user.project_root_markers, machine.project_root_markers),
+    )
+
+
+def folder(host: Host, workdir: str) -> str:
+    """Give the user's folder of Codex."""
+    home = host.env.get("CODEX_HOME")
+    return str(PurePath(workdir) / home) if home else "~/.codex"
+
+
+def _either(users: Value | None, machines: Value | None) -> Value | None:
+    return machines if users is None else users
+
+
+def _file(host: Host, path: str) -> Settings:
+    data = host.read(path)
+    if not data:
+        return Settings()
+    import tomllib  # costs more than all else in starting Codex, and many have no such file
+
+    try:
+        return msgspec.convert(tomllib.loads(data.decode()), Settings)
+    except (ValueError, msgspec.ValidationError) as exc:
+        raise Unreadable(f"{path}: {exc}") from exc
+
+
+INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")
+"""The names of the files, of which the first that is there counts in each directory."""
+
+_MOST_BYTES = 32 * 1024
+_FRAME = "# AGENTS.md instructions for "
+_RETRACTED = b"AGENTS.md instructions no longer apply"
+_SEARCHED_BYTES = 4 * 1024 * 1024
+_FIT_IN_AN_ARGUMENT = 60_000
+"""Bytes that are no longer than an argument may be, though each becomes two as TOML."""
+
+
+def project_instructions(host: Host, settings: Settings, workdir: PurePath) -> str:
+    """Give the texts from the project's root down to the working directory; "" where there are none."""
+    most = _MOST_BYTES if settings.project_doc_max_bytes is None else settings.project_doc_max_bytes
+    left = min(most, _FIT_IN_AN_ARGUMENT)
+    texts: list[str] = []
+    for place in _folders(host, settings.project_root_markers, workdir):
+        data = _first(host, place, (*INSTRUCTIONS, *(settings.project_doc_fallback_filenames or ())), left)
+        text = data.decode(errors="replace")
+        if text.strip():
+            texts.append(text)
+            left -= len(data)
+    joined = "\n\n".join(texts)
+    return f"{_FRAME}{workdir}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>" if texts else ""
+
+
+def knows_instructions(host: Host, workdir: str, thread: str, instructions: str) -> bool:
+    """Say whether a thread began with them as developer instructions, and Codex does not take them back in it."""
+    text = msgspec.json.encode(instructions.partition("<INSTRUCTIONS>\n")[2].removesuffix("\n</INSTRUCTIONS>"))[1:-1]
+    found = host.find(f"{folder(host, workdir)}/sessions", f"*/*/*/rollout-*{thread}.jsonl")
+    lines = (host.part(found[0], 0, _SEARCHED_BYTES) or b"").splitlines() if found else []
+    ours = any(b'"role":"developer"' in line and _FRAME.encode() in line for line in lines)
+    return ours and not any(b'"role":"user"' in line and (text in line or _RETRACTED in line) for line in lines)
+
+
+def root(host: Host, markers: list[str] | None, workdir: PurePath) -> PurePath | None:
+    """Give the nearest directory that has one of the markers, by default `.git`."""
+    names = [name for name in ([".git"] if markers is None else markers) if name and not name.startswith("/")]
+    places = (workdir, *workdir.parents)
+    return next((place for place in places if any(host.find(str(place), name) for name in names)), None)
+
+
+def _folders(host: Host, markers: list[str] | None, workdir: PurePath) -> Iterator[PurePath]:
+    top = root(host, markers, workdir) or workdir
+    yield from (place for place in reversed((workdir, *workdir.parents)) if place.is_relative_to(top))
+
+
+def _first(host: Host, place: PurePath, names: tuple[str, ...], size: int) -> bytes:
+    """Give the beginning of the first file that is there, though it may be blank."""
+    found = (host.part(str(place / name), 0, size) for name in names) if size > 0 else iter(())
+    return next((data for data in found if data is not None), b"")

@@ -1,0 +1,245 @@
+"""`clinvk config`: the settings in force, where each comes from, and changes to the file. Secrets are hidden."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.parse.flags import Flags, JsonFlags
+from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.terminal.output import Notes, tell, tell_json
+from clinvk.config import setting_values
+from clinvk.config.edit import change_to, changed, settings_in, without
+from clinvk.config.load import home, settings_file, trace
+from clinvk.config.model import Settings
+from clinvk.config.saving import change, preview
+from clinvk.config.setting_values import Given, Reject, is_variable
+from clinvk.config.yaml_text import Value, document, written
+from clinvk.runtime.slots import capacity
+from clinvk.types.errors import ConfigError
+
+_HIDDEN = "********"
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|cookie|header|bearer", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+(?=@)")
+
+
+def hidden(name: tuple[str, ...], value: Value) -> Value:
+    """Give a setting as it may be shown; `name` is its key from the top down."""
+    if isinstance(value, str):
+        if is_variable(name) and value and _SECRET_NAME.search(name[-1]):
+            return _HIDDEN
+        return _without_password(value)
+    if isinstance(value, tuple):
+        return tuple(_flag(item) for item in value)
+    return value
+
+
+def _flag(text: str) -> str:
+    flag, equals, value = text.partition("=")
+    if equals and value and flag.startswith("-") and _SECRET_NAME.search(flag):
+        return f"{flag}={_HIDDEN}"
+    return _without_password(text)
+
+
+def _without_password(text: str) -> str:
+    return _PASSWORD_IN_URL.sub(rf"\1:{_HIDDEN}", text)
+
+
+_DEFAULT = "default"
+_RUNS = ("server", "max_concurrent_runs")
+_SOURCE_COLUMN = 44
+_INDEX = re.compile(r"\[\d+\]")
+
+Setting = tuple[tuple[str, ...], Value]
+
+
+class Edit(Protocol):
+    """A change to the text of a settings file; `left` gets what stays wrong in it."""
+
+    def __call__(self, text: str, path: Path, *, left: Reject) -> str:
+        """Give the changed text."""
+        ...
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """All settings as JSON. `sources` has by dotted key: default, FILE:LINE, a variable, or command line."""
+
+    home: str
+    file: str | None
+    settings: dict[str, object]
+    sources: dict[str, str]
+
+
+def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print all settings, and where each comes from.
+
+    Raises:
+        ConfigError: they are invalid.
+    """
+    found = trace_of(flags, environ, {})
+    settings = [(name, hidden(name, value)) for name, value in _flat(found.settings)]
+    file, _ = settings_file(flags.config, environ)
+    if flags.wants_json:
+        sources = {".".join(name): found.places.get(name, _DEFAULT) for name, _ in settings}
+        tell_json(Shown(str(home(environ)), str(file) if file.exists() else None, _nested(settings), sources))
+        return 0
+    reasons = {_RUNS: f"{_DEFAULT}: {capacity(found.settings.server).reason}"} | found.places
+    lines = [
+        f"{line:<{_SOURCE_COLUMN}}  # {reasons.get(name, _DEFAULT)}" if name else line
+        for line, name in document(settings)
+    ]
+    tell("\n".join([f"# {file}" if file.exists() else f"# {file}: not there", *lines]))
+    return 0
+
+
+def get(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Print one setting or section.
+
+    Raises:
+        ConfigError: there is no such key, or the settings are invalid.
+    """
+    name = setting_values.split(flags.words[0])
+    kind = setting_values.kind_of(Given(name, None, "config get", ""), BACKENDS)
+    settings = _flat(trace_of(flags, environ, {}).settings)
+    if setting_values.is_section(kind):
+        depth = len(name)
+        inside = [(whole[depth:], hidden(whole, value)) for whole, value in settings if whole[:depth] == name]
+        _tell_section([(inner, value) for inner, value in inside if inner], flags.wants_json)
+        return 0
+    values = dict(settings)
+    if name not in values:
+        raise ConfigError(f"config get: {'.'.join(name)!r} is not set")
+    _tell_value(values[name], flags.wants_json)
+    return 0
+
+
+def _tell_section(settings: Sequence[Setting], as_json: bool) -> None:
+    if as_json:
+        tell_json(_nested(settings))
+    else:
+        tell("\n".join(line for line, _ in document(settings)) or "{}")
+
+
+def _tell_value(value: Value, as_json: bool) -> None:
+    match value:
+        case _ if as_json:
+            tell_json(value)
+        case tuple():
+            tell("\n".join(f"- {written(item)}" for item in value) or "[]")
+        case bool():
+            tell("true" if value else "false")
+        case _:
+            tell(str(value))
+
+
+def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Write one setting into the settings file.
+
+    Raises:
+        ConfigError: there is no such key, it cannot have this value, or the file cannot be changed. It was not.
+    """
+    dotted, text = flags.words
+    wanted = change_to(dotted, text, BACKENDS, environ)
+    edit = partial(changed, change=wanted, backends=BACKENDS, environ=environ)
+    shown = hidden(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
+    done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
+    _write(flags, environ, notes, edit, done, f"{dotted} was so already")
+    _warn_if_beaten(wanted.keys, environ, notes)
+    return 0
+
+
+def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Take a setting or a section out of the settings file.
+
+    Raises:
+        ConfigError: there is no such key, or the file cannot be changed. It was not.
+    """
+    dotted = flags.words[0]
+    edit = partial(without, dotted=dotted, backends=BACKENDS, environ=environ)
+    _write(flags, environ, notes, edit, f"{dotted} was taken out", f"{dotted} was not set")
+    _warn_if_beaten(setting_values.split(dotted), environ, notes)
+    return 0
+
+
+def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, done: str, same: str) -> None:
+    file, is_named = settings_file(flags.config, environ)
+    left: list[ConfigError] = []
+
+    def checked(text: str) -> str:
+        after = edit(text, file, left=left.append)
+        old, new = (_unserved(settings_in(each, file, BACKENDS, environ), environ) for each in (text, after))
+        if added := [message for mistake, message in new.items() if mistake not in old]:
+            raise ConfigError(f"{file}: not changed: {added[0]}")
+        left.extend(map(ConfigError, new.values()))
+        return after
+
+    is_changed = preview(file, checked) if flags.dry_run else change(file, checked, make_folder=not is_named)
+    only = "dry run, nothing written: " if flags.dry_run else ""
+    notes.say(f"{only}{file}: {done if is_changed else same}")
+    for error in left:
+        notes.say(f"still wrong: {error.message}")
+
+
+def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Say what `serve` would refuse to start with on this machine, though each value is one of its kind.
+
+    Each mistake is found by itself without its place in a list, which another change moves.
+    """
+    from clinvk.api.access import (
+        auth,
+        workdirs,  # only a change waits for them
+    )
+
+    mistakes = list(auth.mistakes(settings.server))
+    try:
+        workdirs.Workdirs(settings, environ).check_default()
+    except ConfigError as exc:
+        mistakes.append(exc)
+    return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}
+
+
+def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: Notes) -> None:
+    """Say that a variable decides all the same. What is wrong with others is not the matter here."""
+    errors: list[ConfigError] = []
+    place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
+    if place and place in environ:
+        notes.say(f"the variable {place} beats the file as long as it is set")
+
+
+def _flat(settings: Settings) -> list[Setting]:
+    """Give every setting in order, as it is written in a file; an agent's variables one by one."""
+    found: list[Setting] = []
+    for name, kind in setting_values.all_keys(BACKENDS):
+        value = _value(settings, name)
+        if isinstance(value, dict) and value:
+            found += [((*name, variable), text) for variable, text in msgspec.convert(value, dict[str, str]).items()]
+        elif value is None:
+            found.append((name, "all" if setting_values.is_list(kind) else _of_machine(settings, name)))
+        else:
+            found.append((name, msgspec.convert(value, Value)))
+    return found
+
+
+def _of_machine(settings: Settings, name: tuple[str, ...]) -> Value:
+    """Return the value of a setting that is left open: a number that the machine decides, else an empty text."""
+    return capacity(settings.server).runs if name == _RUNS else ""
+
+
+def _value(settings: Settings, name: tuple[str, ...]) -> object:
+    is_of_agent = name[0] == "backends"
+    value: object = settings.backend(name[1]) if is_of_agent else settings
+    for key in name[2:] if is_of_agent else name:
+        value = getattr(value, key)
+    return value
+
+
+def _nested(settings: Sequence[Setting]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for head in dict.fromkeys(name[0] for name, _ in settings):
+        inner = [(name[1:], value) for name, value in settings if name[0] == head]
+        result[head] = inner[0][1] if inner[0][0] == () else _nested(inner)
+    return result

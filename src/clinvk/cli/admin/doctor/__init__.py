@@ -1,0 +1,134 @@
+"""`clinvk doctor`: whether everything is there that clinvk needs. It asks no model and changes nothing."""
+
+import asyncio
+from collections.abc import Mapping
+
+from clinvk import __version__
+from clinvk.api.access import auth, keys
+from clinvk.api.access.workdirs import Workdirs
+from clinvk.backends.registry import BACKENDS
+from clinvk.cli.admin.doctor import agents, machine, report
+from clinvk.cli.admin.doctor.report import Check, Report, lines
+from clinvk.cli.parse.flags import JsonFlags
+from clinvk.cli.parse.settings import trace_of
+from clinvk.cli.terminal import exits, streams
+from clinvk.cli.terminal.output import Notes, has_colors, tell, tell_json
+from clinvk.config.load import home, settings_file
+from clinvk.config.model import Settings
+from clinvk.config.setting_values import all_keys
+from clinvk.runtime.process import process_tags, resource_limits
+from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.process_scan import private_prefix
+from clinvk.runtime.process.process_tags import Marks
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import ConfigError
+
+_INVALID = exits.of_code(ConfigError.code)
+
+
+def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Look at everything, and print what was found.
+
+    Raises:
+        BackendUnavailable: `--backend` names none.
+        ConfigError: there is no home directory.
+    """
+    errors: list[ConfigError] = []
+    settings, places = trace_of(flags, environ, {}, errors.append)
+    try:
+        resource_limits.check(settings.agents)
+    except ConfigError as exc:
+        errors.append(exc)
+    usable, checks = streams.run(_look(flags, settings, environ, errors))
+    checks.append(machine.check_runs(settings.server, places))
+    is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
+    obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
+    found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))
+    if flags.wants_json:
+        tell_json(found)
+    else:
+        tell("\n".join(lines(found, obstacle, settings.output.color and has_colors(1, environ))))
+    return _INVALID if errors else 0 if found.usable else exits.FAILED
+
+
+async def _look(
+    flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
+) -> tuple[list[str], list[Check]]:
+    """Look at everything under a guardian, which would end what is started, and remove its folders, as in a run."""
+    chosen = process_tags.choose()
+    guard = Guard(chosen, Bounds(settings.agents, chosen.server))
+    guard.start()
+    try:
+        return await _look_with(chosen, flags, settings, environ, errors)
+    finally:
+        guard.dismiss()
+
+
+async def _look_with(
+    chosen: Marks, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
+) -> tuple[list[str], list[Check]]:
+    """Look at everything; the agents, which take longest, all at the same time. Gives those that can be used first."""
+    spawner = Spawner(chosen)
+    prefix = f"{private_prefix(chosen.server)}doctor-"
+    names = [flags.backend] if flags.backend else list(BACKENDS)
+    async with asyncio.TaskGroup() as group:
+        looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner, prefix)) for name in names]
+        git = group.create_task(machine.check_git(environ, spawner))
+        port = group.create_task(machine.check_port(settings.server))
+    # Not while something is started: clinvk carries an agent's mark itself then, and the server would decline it as
+    # started by an agent.
+    server = await machine.check_server(settings, environ)
+    seen = [look.result() for look in looks]
+    usable = [agent.name for agent in seen if agent.usable]
+    folder = home(environ)
+    file, _ = settings_file(flags.config, environ)
+    checks = [check for agent in seen for check in agent.checks]
+    checks += _settings(settings, errors, usable, flags, environ)
+    checks += await _serve(settings, environ, spawner)
+    checks += [machine.check_home(folder), machine.check_settings_file(file)]
+    checks += [await asyncio.to_thread(machine.check_store, folder)]
+    checks += [port.result(), server, git.result(), machine.check_marks(chosen)]
+    return usable, [check for check in checks if check]
+
+
+def _settings(
+    settings: Settings, errors: list[ConfigError], usable: list[str], flags: JsonFlags, environ: Mapping[str, str]
+) -> list[Check]:
+    """Say all that is wrong with the settings, and what is right but will not work."""
+    section = "settings"
+    checks = [Check(section, "invalid", "problem", error.message) for error in errors]
+    if not errors:
+        file, _ = settings_file(flags.config, environ)
+        checks.append(Check(section, "valid", "ok", str(file) if file.exists() else f"no {file}: the defaults hold"))
+        checks += [check for check in (report.check(settings), report.check_prestart(settings)) if check]
+    if usable and settings.default_backend not in usable:
+        other = f"{settings.default_backend} cannot be used; others need --backend"
+        checks.append(Check(section, "default", "warning", f"default_backend = {other}"))
+    return checks + [Check(section, "variable", "warning", text) for text in _near_misses(environ)]
+
+
+async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
+    """Say what keeps the server from starting, or from taking requests."""
+    workdirs = Workdirs(settings, environ)
+    mistakes = list(auth.mistakes(settings.server))
+    try:
+        workdirs.check_default()
+        if keys.VARIABLE in environ or not settings.server.api_keys_gopass_path:  # gopass may ask for its passphrase
+            await keys.read(settings, environ, spawner)
+    except ConfigError as exc:
+        mistakes.append(exc)
+    if mistakes:
+        told = (f"clinvk serve does not start: {mistake.message}" for mistake in mistakes)
+        return [Check("settings", "serve", "warning", text) for text in told]
+    if refusal := workdirs.refusal_of_default():
+        about = f"clinvk serve, started here, refuses requests that name no workdir: {refusal}"
+        return [Check("settings", "serve", "warning", about)]
+    return []
+
+
+def _near_misses(environ: Mapping[str, str]) -> list[str]:
+    """Say which variables would be settings with the two underscores between section and key."""
+    meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
+    missed = [name for name in sorted(environ) if name in meant and meant[name] != name]
+    return [f"{name} says nothing to clinvk; did you mean {meant[name]}?" for name in missed]

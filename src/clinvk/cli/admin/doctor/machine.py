@@ -1,0 +1,203 @@
+"""clinvk's own files, the port of its server, and what it needs of this machine."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from clinvk.cli.admin.doctor.report import Check, Status
+from clinvk.config.model import ServerSettings, Settings
+from clinvk.remote.remote_runs import NotHere, server_of
+from clinvk.runtime.process.executables import run_tool, without_secrets
+from clinvk.runtime.process.process_tags import Marks, RlimitMarks
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.slots import capacity
+from clinvk.types.errors import ClinvkError, StoreUnavailable
+
+_FILES, _MACHINE = "files", "machine"
+SESSIONS = "sessions"
+"""The check whether they can be kept."""
+
+_FORMER_LIMIT = 16
+_WITHIN_S = 10.0
+_ANSWERS_WITHIN_S = 5.0
+_MOST_BYTES = 1024 * 1024
+_REPAIR = (
+    "To save what can be read, stop clinvk and run (SQLite's own command, package sqlite3): cd {home} &&"
+    " sqlite3 clinvk.db .recover | grep -av '^CREATE TABLE sqlite_sequence' | sqlite3 repaired.db &&"
+    " mv clinvk.db damaged.db &&"
+    " rm -f clinvk.db-wal clinvk.db-shm && mv repaired.db clinvk.db"
+)
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class _Warm(msgspec.Struct):
+    """What it says of the agent processes that it keeps."""
+
+    processes: int = 0
+    ready: int = 0
+    hits: int = 0
+    misses: int = 0
+    memory_mb: int = 0
+    one_shot: list[str] = []
+
+
+class _Health(msgspec.Struct):
+    """What `GET /health` of a clinvk says."""
+
+    status: str
+    version: str
+    warm: _Warm | None = None
+
+
+def check_home(home: Path) -> Check:
+    """Look at the folder of clinvk's own files."""
+    try:
+        mode = home.stat().st_mode
+    except FileNotFoundError:
+        return Check(_FILES, "home", "ok", f"{home} is made when it is needed")
+    except OSError as exc:
+        return Check(_FILES, "home", "problem", f"{home}: {exc.strerror}")
+    if not stat.S_ISDIR(mode):
+        return Check(_FILES, "home", "problem", f"{home} is no folder")
+    return Check(_FILES, "home", *_private(home, mode, stat.S_IRWXO))
+
+
+def check_settings_file(file: Path) -> Check | None:
+    """Look at who may read the settings file, which may have keys of the agents; None where there is none."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return None
+    return Check(_FILES, "settings", *_private(file, mode, _OTHERS))
+
+
+def _private(path: Path, mode: int, others: int) -> tuple[Status, str]:
+    if mode & others:
+        return "warning", f"{path} is open to others ({stat.filemode(mode)}); chmod go-rwx {path}"
+    return "ok", f"{path} ({stat.filemode(mode)})"
+
+
+def check_store(home: Path) -> Check:
+    """Look at the sessions, without bringing anything up to date. Blocks."""
+    from clinvk.store.sqlite.database import Database
+
+    try:
+        database = Database(home, _ANSWERS_WITHIN_S)
+        count, unreadable = database.peek(), database.unreadable()
+    except StoreUnavailable as exc:
+        repair = f". {_REPAIR.format(home=home)}" if "damaged" in exc.message else ""
+        return Check(_FILES, SESSIONS, "problem", exc.message + repair)
+    if unreadable:
+        message = f"{unreadable} sessions and runs are damaged. {_REPAIR.format(home=home)}"
+        return Check(_FILES, SESSIONS, "warning", message)
+    return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
+
+
+def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str]) -> Check:
+    """Say how many runs go at once, and point at limits that were copied from the example of earlier versions."""
+    runs, reason = capacity(server)
+    name = ("server", "max_concurrent_per_backend")
+    place = places.get(name, "")
+    if server.max_concurrent_per_backend == _FORMER_LIMIT and ":" in place:
+        dotted = ".".join(name)
+        about = f"{dotted}: {_FORMER_LIMIT}, as in the example of earlier versions, holds each agent to so many runs"
+        return Check(_MACHINE, "runs", "warning", f"{place}: {about} of {runs}; clinvk config unset {dotted}")
+    each = f", {limit} of each agent" if (limit := server.max_concurrent_per_backend) else ""
+    return Check(_MACHINE, "runs", "ok", f"clinvk serve runs {runs} agents at once{each}: {reason}")
+
+
+async def check_port(server: ServerSettings) -> Check:
+    """Find out whether `clinvk serve` could listen, and who does where it could not."""
+    where = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
+    if not server.port:
+        return Check(_MACHINE, "port", "ok", f"{where}: a free one is taken")
+    try:
+        await asyncio.to_thread(_bind, server.host, server.port)
+    except OSError as exc:
+        if not (said := await _asked(server.host, server.port)):
+            return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
+        try:
+            health = msgspec.json.decode(said.partition(b"\r\n\r\n")[2], type=_Health)
+        except msgspec.DecodeError:
+            return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
+        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {_told(health)}")
+    return Check(_MACHINE, "port", "ok", f"{where} is free")
+
+
+def _told(health: _Health) -> str:
+    if health.warm is None:
+        return health.status
+    warm = health.warm
+    kept = f"{warm.processes} kept agent process{'' if warm.processes == 1 else 'es'}"
+    if warm.processes:
+        kept += f" of {warm.memory_mb} MB together, {warm.ready} ready"
+    if prompts := warm.hits + warm.misses:
+        kept += f"; {warm.hits} of {prompts} prompts found one"
+    started = f"; it starts {', '.join(warm.one_shot)} for each prompt" if warm.one_shot else ""
+    return f"{health.status}, with {kept}{started}"
+
+
+def _bind(host: str, port: int) -> None:
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+
+
+async def _asked(host: str, port: int) -> bytes:
+    """Ask whoever listens for its health; empty where nobody listens, or says nothing in time."""
+    said = b""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not to listen on
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+            reader, writer = await asyncio.open_connection(local, port)
+            said = b"?"
+            try:
+                writer.write(f"GET /health HTTP/1.0\r\nHost: localhost:{port}\r\n\r\n".encode())
+                while len(said) < _MOST_BYTES and (piece := await reader.read(_MOST_BYTES)):
+                    said += piece
+            finally:
+                writer.close()
+    return said
+
+
+async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
+    """Find out whether prompts of the command line go through a server that is up, or why not."""
+    not_through = "prompts do not go through the server of this home"
+    if not settings.warm.command_line:
+        return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
+    try:
+        async with server_of(settings, environ, settings.default_backend, lambda _: None):
+            return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
+    except NotHere as exc:
+        if why := str(exc):
+            return Check(_MACHINE, "server", "warning", f"{not_through}: {why}")
+        return Check(_MACHINE, "server", "skipped", "none of this home is up for prompts to go through")
+
+
+async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
+    """Look for git, which agents want in a project."""
+    with suppress(ClinvkError, TimeoutError):
+        done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _WITHIN_S)
+        if done.exit_code == 0:
+            return Check(_MACHINE, "git", "ok", done.stdout.decode(errors="replace").strip())
+    return Check(_MACHINE, "git", "warning", "git is not on PATH; agents use it in a project")
+
+
+def check_marks(marks: Marks) -> Check:
+    """Say by what an agent's processes are found again when it is to be ended."""
+    if isinstance(marks, RlimitMarks):
+        return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
+    return Check(
+        _MACHINE,
+        "processes",
+        "warning",
+        "a process that an agent hides on purpose outlives it: no mark by RLIMIT_RTTIME here",
+    )

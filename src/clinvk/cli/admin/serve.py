@@ -1,0 +1,47 @@
+"""`clinvk serve`."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from threading import Thread
+
+from clinvk.cli.parse.flags import ServeFlags
+from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.terminal.output import Notes, tell
+from clinvk.config.model import Settings
+from clinvk.types.errors import ClinvkError, InvalidRequest
+
+
+def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Serve until a signal; give the exit code.
+
+    Raises:
+        ClinvkError: the server was not started.
+    """
+    if flags.ephemeral:
+        raise InvalidRequest("serve has no --ephemeral: each request says it for itself")
+    more: dict[str, object] = {
+        "server.host": flags.host,
+        "server.port": flags.port,
+        "server.default_workdir": None if flags.workdir is None else directory(flags.workdir, "--workdir"),
+    }
+
+    def load() -> Settings:
+        settings = settings_of(flags, environ, more, notes)
+        if flags.model is None:
+            return settings
+        return settings_of(flags, environ, {**more, f"backends.{settings.default_backend}.model": flags.model}, notes)
+
+    settings = load()
+    from clinvk.api.server import server
+
+    return server.serve(settings, environ, _announce, load, flags.insecure)
+
+
+def _announce(text: str) -> None:
+    """Print the greeting on a thread of its own: the server serves even if nobody reads its stdout."""
+    Thread(target=_print, args=(text,), daemon=True).start()
+
+
+def _print(text: str) -> None:
+    with suppress(OSError, ClinvkError):
+        tell(text)

@@ -1,0 +1,1 @@
+"""`clinvk parallel`, `chain` and `compare`."""

@@ -1,0 +1,1 @@
+"""argv to typed flags: commands, flags, help texts and settings."""

@@ -1,0 +1,182 @@
+"""argv as typed flags. Flags stand before or after the command or the prompt; `--` ends them."""
+
+import argparse
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
+
+import msgspec
+
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, Command, help_of, members
+from clinvk.cli.parse.flags import Flags, add_global
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.text import nearest
+
+_F = TypeVar("_F", bound=Flags)
+
+
+class Asked(NamedTuple):
+    """The command, empty for a prompt, and its flags."""
+
+    command: str
+    flags: Flags
+
+
+def read(argv: Sequence[str]) -> Asked:
+    """Read the command line, program name left out.
+
+    Raises:
+        InvalidRequest: an unknown flag, a wrong value, a word too many, or a word that looks like a command.
+    """
+    end = argv.index("--") if "--" in argv else len(argv)
+    before, after = argv[:end], argv[end + 1 :]
+    flags, unknown = _parse(parser_of(""), PROMPT.flags, before)
+    if unknown and (name := _behind_its_flags(flags.words, before)):
+        return _command(name.split(), before, after)
+    if flags.words and flags.words[0] in FIRST_WORDS:
+        return _command(flags.words, before, after)
+    _refuse_near_commands(flags.words[0] if flags.words else "")
+    _refuse_unknown(unknown, PROMPT, "")
+    words = (*flags.words, *after)
+    if len(words) > 1:
+        raise InvalidRequest(f"the prompt must be one argument, got {len(words)}; put it in quotes")
+    return Asked("", msgspec.structs.replace(flags, words=words))
+
+
+def _behind_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
+    """Give the command before which flags of its own stand: with those of a prompt, their values are read as words."""
+    if any(" ".join(words[:number]) in COMMANDS for number in (1, 2)):
+        return None
+    for name in COMMANDS:
+        if set(name.split()) <= set(words):
+            flags, unknown = _parse(parser_of(name), COMMANDS[name].flags, before)
+            if not unknown and " ".join(flags.words[: len(name.split())]) == name:
+                return name
+    return None
+
+
+def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) -> Asked:
+    if words[0] in GROUPS and len(words) == 1 and {"--help", "-h"} & set(before):
+        return Asked(words[0], Flags(help=True))
+    name = named(words)
+    command = COMMANDS[name]
+    flags, unknown = _parse(parser_of(name), command.flags, before)
+    _refuse_unknown(unknown, command, name)
+    own = (*flags.words[len(name.split()) :], *after)
+    if not flags.help:
+        _check_number(name, command, own)
+    return Asked(name, msgspec.structs.replace(flags, words=own))
+
+
+def named(words: Sequence[str]) -> str:
+    """Give the name of the command that words begin with.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    first = words[0]
+    if first not in FIRST_WORDS:
+        raise InvalidRequest(f"no command {first!r}; {_nearest(first, FIRST_WORDS)}have {', '.join(FIRST_WORDS)}")
+    if first not in GROUPS:
+        return first
+    second = words[1] if len(words) > 1 else ""
+    if second in members(first):
+        return f"{first} {second}"
+    if not second:
+        raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
+    near = _nearest(second, members(first))
+    raise InvalidRequest(f"no command '{first} {second}'; {near}have {', '.join(members(first))}")
+
+
+def _check_number(name: str, command: Command, words: Sequence[str]) -> None:
+    if command.most is not None and len(words) > command.most:
+        raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
+    if len(words) < command.least:
+        raise InvalidRequest(f"{name} needs {command.words[len(words)]}; usage: {command.help.usage}")
+
+
+def _parse(parser: "Parser", kind: type[_F], argv: Sequence[str]) -> tuple[_F, list[str]]:
+    """Give the flags, and what looks like a flag but is none of the parser's."""
+    known, rest = parser.parse_known_args(argv)
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    words = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
+    unknown = [word for word in rest + words if _is_flag(word)]
+    return msgspec.convert({**given, "words": [word for word in words if not _is_flag(word)]}, kind), unknown
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-"
+
+
+def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None:
+    if not unknown:
+        return
+    flag = unknown[0].split("=", 1)[0]
+    fields = msgspec.structs.fields(command.flags)
+    known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
+    hint = "; a value that begins with - stands after --" if "VALUE" in command.words else ""
+    # Without their dashes, which make all flags alike.
+    if near := nearest(flag.lstrip("-"), known, likeness=0.55):
+        raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
+    if not name:
+        raise InvalidRequest(f"no flag {flag!r}; see clinvk help; a prompt that begins with - stands after --")
+    raise InvalidRequest(f"{name} has no flag {flag!r}; see clinvk help {name}{hint}")
+
+
+def _refuse_near_commands(word: str) -> None:
+    """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake.
+
+    One with a slash before it is none of clinvk's, and may be one of the agent's own.
+    """
+    if not word or word.startswith("/") or len(word.split()) != 1 or len(word) > 20:
+        return
+    near = nearest(word.lower(), FIRST_WORDS, likeness=0.8)
+    if near:
+        raise InvalidRequest(
+            f"no command {word!r}; did you mean {near!r}? as a prompt it stands after --: clinvk -- {word}"
+        )
+
+
+def _nearest(word: str, among: Collection[str]) -> str:
+    near = nearest(word, among)
+    return f"did you mean {near!r}? " if near else ""
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text of the system was UTF-8: for other bytes Python puts half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our errors: exit code 2 is not theirs, and no flag is guessed from its beginning."""
+
+    def __init__(self, name: str) -> None:
+        text = help_of(name)
+        super().__init__(
+            prog=f"clinvk {name}".strip(),
+            usage=text.usage,
+            description=text.description,
+            epilog=text.epilog,
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+        )
+        self.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
+        told = message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, got")
+        raise InvalidRequest(told)
+
+
+def parser_of(name: str) -> Parser:
+    """Make the parser of a command or group; the empty name is that of a prompt."""
+    parser = Parser(name)
+    command = COMMANDS.get(name) if name else PROMPT
+    if command and command.add:
+        command.add(parser)
+    add_global(parser)
+    return parser

@@ -1,0 +1,1 @@
+"""`clinvk PROMPT` and `clinvk resume`: one run, on the terminal."""

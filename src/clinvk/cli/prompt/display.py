@@ -1,0 +1,232 @@
+"""One run on the terminal: the answer on stdout as it comes, remarks on stderr, and signals that end it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.cli.prompt.printers import JsonPrinter, LinesPrinter, Printer, TextPrinter, duration_s
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.output import STDERR, Notes, without_sequences
+from clinvk.cli.terminal.streams import ReaderGone, Stdout, on_signals, writable
+from clinvk.config.model import OutputSettings
+from clinvk.types.errors import Cancelled, SessionError, SessionNotFound
+from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, ToolCall, Usage
+from clinvk.types.request import RunRequest
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import Followed, Runner
+
+_LAST_WORDS_WITHIN_S = 1.0
+_FORCE_AFTER_S = 0.05
+_INPUT_SHOWN = 200
+
+
+class Showing:
+    """One run on the terminal."""
+
+    def __init__(self, output: OutputSettings, notes: Notes) -> None:
+        self._output = output
+        self._notes = notes
+        self._stdout = Stdout(1)
+        self._shown: tuple[Followed, Printer] | None = None
+        self._number = 0
+        self._denied = ""
+        self._ending: Ending | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was begun."""
+        return self._shown is not None
+
+    async def run(
+        self,
+        request: RunRequest,
+        note: str,
+        otherwise: RunRequest | None,
+        running: "AbstractAsyncContextManager[Runner]",
+    ) -> int:
+        """Run, show, and give the exit code. When it returns, the agent and all that it started are gone.
+
+        Args:
+            request: what to run.
+            note: said when it has begun; may be empty.
+            otherwise: what to run where the session of `request` cannot be gone on with.
+            running: runs it.
+
+        Raises:
+            ClinvkError: nothing was run.
+        """
+        try:
+            with _signals_cancel(), told_what_is_not_kept(self._notes):
+                async with running as runs:
+                    if lost := await self._played(runs, request, note, is_attempt=otherwise is not None):
+                        assert otherwise is not None
+                        self._notes.say(f"{lost}; starting another session")
+                        await self._played(runs, otherwise, "", is_attempt=False)
+        except ReaderGone:
+            return exits.CANCELLED
+        except asyncio.CancelledError:
+            if self._ending is None:
+                await self._cancelled()
+            return exits.CANCELLED
+        assert self._ending is not None
+        return exits.of_ending(self._ending)
+
+    async def _played(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
+        """Run and show. Give why not, if it is an attempt at a session that cannot be gone on with."""
+        lost: str | None = None
+        try:
+            async with runs.run(request) as run:
+                printer = self._printer(run)
+                self._shown = run, printer
+                self._number = 0
+                if note:
+                    self._notes.say(note)
+                async for number, at, event in run.follow():
+                    self._number = number
+                    if (
+                        is_attempt
+                        and number == 1
+                        and isinstance(event, RunFailed)
+                        and event.code == SessionNotFound.code
+                    ):
+                        lost = event.message
+                    else:
+                        await self._event(run, printer, event, at)
+        except SessionError as exc:
+            if not is_attempt:
+                raise
+            lost = exc.message
+        return lost
+
+    def _printer(self, run: "Followed") -> Printer:
+        match self._output.format:
+            case "text":
+                return TextPrinter()
+            case "json":
+                return JsonPrinter(run, indent=os.isatty(1))
+            case "stream-json":
+                return LinesPrinter(run, run.request.workdir or "")
+
+    async def _event(self, run: "Followed", printer: Printer, event: Event, at: float) -> None:
+        if isinstance(event, RunFinished | RunFailed):
+            self._ending = event
+        if data := printer.feed(event, at):
+            await self._stdout.write(data)
+        await writable(STDERR)  # who does not read it holds up the agent, but not Ctrl-C
+        self._remark(run, event)
+
+    def _remark(self, run: "Followed", event: Event) -> None:
+        """Say on stderr what stdout does not tell."""
+        if isinstance(event, RunFinished | RunFailed) and self._denied:
+            self._notes.say(self._denied)  # only the ending ends the answer's last line
+        if isinstance(event, RunFailed):
+            self._notes.error(event.message)
+            return
+        if self._output.format == "stream-json":
+            return
+        match event:
+            case Progress(stage="stderr", message=message):
+                self._notes.say(f"{run.request.backend}: {without_sequences(message)}")
+            case Progress(stage="denied", message=message):  # else its run looks like any other
+                self._denied = message
+            case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
+                self._notes.say(f"{stage}: {message}")
+            case ToolCall(name=name, input=given) if run.request.verbose:
+                self._notes.say(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
+            case RunFinished():
+                self._finished(run, event)
+            case _:
+                pass
+
+    def _finished(self, run: "Followed", ending: RunFinished) -> None:
+        if ending.stop_reason != "end_turn":
+            self._notes.say(f"the answer ends early: {ending.stop_reason}")
+        costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
+        costs += [f"{duration_s(run):.1f} s"] if self._output.show_timing else []
+        if costs and self._output.format == "text":
+            self._notes.say(", ".join(costs))
+
+    async def _cancelled(self) -> None:
+        """Show what there is. A reader who pauses is not waited for."""
+        self._notes.hurry()
+        task = asyncio.current_task()
+        while task and task.cancelling():
+            task.uncancel()
+        ending = RunFailed(Cancelled.code, "cancelled")
+        if not self._shown:
+            self._notes.error(ending.message)
+            return
+        run, printer = self._shown
+        if run.ending:
+            ending = replace(ending, usage=run.ending.usage, cost_usd=run.ending.cost_usd)
+        try:
+            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
+                if run.ending and self._output.format != "text":  # whoever reads along has seen enough
+                    await self._rest(run, printer)
+                await self._event(run, printer, ending, run.ended_at or run.created_at)
+        except (TimeoutError, ReaderGone):
+            self._notes.error(ending.message)
+
+    async def _rest(self, run: "Followed", printer: Printer) -> None:
+        """Print what the agent said while it was stopped."""
+        async for _, at, event in run.follow(self._number):
+            if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
+                await self._stdout.write(data)
+
+
+def _tokens(usage: Usage) -> str:
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    return f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
+
+
+@contextmanager
+def _signals_cancel() -> Generator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short."""
+    task = asyncio.current_task()
+    assert task is not None
+    more: list[asyncio.TimerHandle] = []
+
+    def cancel() -> None:
+        if task.cancelling():
+            # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
+            more.append(asyncio.get_running_loop().call_later(_FORCE_AFTER_S, task.cancel))
+        task.cancel()
+
+    with on_signals(cancel):
+        try:
+            yield
+        finally:
+            for each in more:  # nothing is left to be cut short
+                each.cancel()
+
+
+class _Unkept(logging.Handler):
+    """Says on stderr what could not be kept of a run."""
+
+    def __init__(self, notes: Notes) -> None:
+        super().__init__(logging.WARNING)
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notes.say(record.getMessage())
+
+
+@contextmanager
+def told_what_is_not_kept(notes: Notes) -> Generator[None]:
+    """Tell the user what the runtime logs of the store."""
+    loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.whole_record")]
+    handler = _Unkept(notes)
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

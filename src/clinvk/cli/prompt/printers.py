@@ -1,0 +1,167 @@
+"""A run's events as one of the output formats: pure, events in, bytes for stdout out."""
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from clinvk.cli.terminal import exits
+from clinvk.dialects.dialect import Encoder
+from clinvk.types.events import Ending, Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+
+if TYPE_CHECKING:
+    from clinvk.runtime.runs import Followed
+
+
+class Printer(Protocol):
+    """Turns the events of one run into what stands on stdout."""
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the bytes of one event; may be empty."""
+        ...
+
+
+class TextPrinter:
+    """The answer, as it comes, with a newline at its end."""
+
+    def __init__(self) -> None:
+        self._last = "\n"
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the text of one event."""
+        match event:
+            case TextDelta(text=text) if text:
+                self._last = text[-1]
+                return text.encode(errors="replace")
+            case RunFinished() | RunFailed() if self._last != "\n":
+                return b"\n"
+            case _:
+                return b""
+
+
+class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`usage` of the JSON result; what is none is left out, but for the sums."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @classmethod
+    def of(cls, usage: Usage) -> "TokenUsage":
+        """Add up: the parts are counted in their wholes already."""
+        total = usage.input_tokens + usage.output_tokens
+        return cls(usage.input_tokens, usage.output_tokens, total, usage.cached_tokens, usage.reasoning_tokens)
+
+
+class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON result of a prompt. `exit_code` is what clinvk exits with; `raw` the agent's own last event.
+
+    `stop_reason` is of a run that did not fail, `error` and `error_code` of one that did.
+    """
+
+    backend: str
+    content: str
+    session_id: str | None
+    model: str | None
+    duration_seconds: float
+    exit_code: int
+    usage: TokenUsage | None
+    cost_usd: float | msgspec.UnsetType = msgspec.UNSET
+    run_id: str
+    stop_reason: StopReason | msgspec.UnsetType = msgspec.UNSET
+    structured_output: object = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    error_code: str | msgspec.UnsetType = msgspec.UNSET
+    raw: msgspec.Raw | None
+
+
+class JsonPrinter:
+    """One JSON object at the end; indented for people."""
+
+    def __init__(self, run: "Followed", indent: bool) -> None:
+        self._run = run
+        self._model = run.request.model
+        self._indent = indent
+        self._text: list[str] = []
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give nothing until the ending, then all."""
+        match event:
+            case TextDelta(text=text):
+                self._text.append(text)
+            case RunStarted(model=model):
+                self._model = model or self._model
+            case RunFinished() | RunFailed():
+                return self._result(event)
+            case _:
+                pass
+        return b""
+
+    def _result(self, ending: Ending) -> bytes:
+        failed = ending if isinstance(ending, RunFailed) else None
+        finished = ending if isinstance(ending, RunFinished) else None
+        answer = finished.structured_output if finished else None
+        result = PromptResult(
+            backend=self._run.request.backend,
+            content="".join(self._text),
+            session_id=self._run.session_id,
+            model=self._model,
+            duration_seconds=duration_s(self._run),
+            exit_code=exits.of_ending(ending),
+            usage=TokenUsage.of(ending.usage) if ending.usage else None,
+            cost_usd=msgspec.UNSET if ending.cost_usd is None else ending.cost_usd,
+            run_id=self._run.id,
+            stop_reason=finished.stop_reason if finished else msgspec.UNSET,
+            structured_output=msgspec.UNSET if answer is None else answer,
+            error=failed.message if failed else msgspec.UNSET,
+            error_code=failed.code if failed else msgspec.UNSET,
+            raw=_json(self._run.raw),
+        )
+        data = msgspec.json.encode(result)
+        return (msgspec.json.format(data, indent=2) if self._indent else data) + b"\n"
+
+
+class LinesPrinter:
+    """The unified events, one JSON object a line."""
+
+    def __init__(self, run: "Followed", workdir: str) -> None:
+        self._run = run
+        self._workdir = workdir
+        self._encoder: Encoder | None = None
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the lines of one event."""
+        self._encoder = self._encoder or self._make()
+        return self._encoder.feed(event, at)
+
+    def _make(self) -> Encoder:
+        """Make the encoder at the first event: the agent's start is known, and the import is hidden behind it."""
+        from clinvk.dialects.dialect import Facts
+        from clinvk.dialects.rest.unified import UnifiedEncoder
+
+        run = self._run
+        return UnifiedEncoder(
+            Facts(
+                run_id=run.id,
+                backend=run.request.backend,
+                session_id=run.session_id,
+                model=run.request.model,
+                workdir=self._workdir,
+                started_at=run.started_at or run.created_at,
+            )
+        )
+
+
+def duration_s(run: "Followed") -> float:
+    """Give the seconds from the agent's start to the ending, or to this moment; 0 if it never started."""
+    return round((run.ended_at or time.time()) - run.started_at, 3) if run.started_at else 0.0
+
+
+def _json(line: bytes) -> msgspec.Raw | None:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return msgspec.Raw(line)

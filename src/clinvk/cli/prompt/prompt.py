@@ -1,0 +1,267 @@
+"""`clinvk PROMPT`: which conversation it continues, the files that go with it, and one run of it."""
+
+import asyncio
+import logging
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.backends.base import describe
+from clinvk.cli.parse.flags import PromptFlags, RunFlags
+from clinvk.cli.parse.settings import directory, settings_of
+from clinvk.cli.prompt.display import Showing
+from clinvk.cli.prompt.where import Circumstances, NearestRuns
+from clinvk.cli.sessions.local_store import has_directory, opened, real_directory
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import prompt_from
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes
+from clinvk.cli.terminal.streams import ReaderGone, Stdout
+from clinvk.cli.terminal.times import ago
+from clinvk.config.model import SessionSettings, Settings, complete
+from clinvk.config.setting_values import split_list
+from clinvk.store.protocol import SessionQuery, SessionStore
+from clinvk.types.errors import InvalidRequest, SessionNotFound, StoreUnavailable
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.session import Session
+
+
+class Attached(NamedTuple):
+    """What the files hold."""
+
+    images: tuple[Image, ...] = ()
+    output_schema: dict[str, object] | None = None
+
+
+def attached(flags: RunFlags) -> Attached:
+    """Read the files that flags name.
+
+    Raises:
+        InvalidRequest: one cannot be read, or is not what it should be; names the flag.
+    """
+    schema = None if flags.output_schema is None else _schema(flags.output_schema)
+    return Attached(tuple(map(_image, flags.image)), schema)
+
+
+def _image(path: str) -> Image:
+    from clinvk.dialects.conversation import image_of  # only a prompt with an image waits for it
+
+    return image_of(b64encode(_read(path, "--image")).decode(), None, f"--image {path!r}")
+
+
+def _schema(path: str) -> dict[str, object]:
+    flag = "--output-schema"
+    try:
+        return msgspec.json.decode(_read(path, flag), type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"{flag}: {path!r} holds no JSON object: {exc}", flag) from exc
+
+
+def _read(path: str, flag: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidRequest(f"{flag}: {path!r} cannot be read: {why}", flag) from exc
+
+
+_SHORT_DIGITS = 8
+_LOOKED_AT = 16
+"""So many sessions are read at once in search of one that can be gone on with: mostly it is the first."""
+
+_DAY_S = 86400.0
+
+
+class Choice(NamedTuple):
+    """The session to go on with; None is another one. `is_own` is a choice that nobody asked for."""
+
+    session: Session | None = None
+    note: str = ""
+    is_own: bool = False
+
+
+Choose = Callable[[SessionStore], Awaitable[Choice]]
+
+
+class Asked(NamedTuple):
+    """What is to be run. With `imports` the sessions of an earlier clinvk are brought in first."""
+
+    flags: RunFlags
+    settings: Settings
+    text: str
+    environ: Mapping[str, str]
+    notes: Notes
+    attached: Attached
+    imports: bool = False
+
+
+def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Run the prompt of the command line and of stdin; give the exit code.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
+    if flags.continue_ and (flags.new or flags.ephemeral):
+        raise InvalidRequest(f"--continue and {'--new' if flags.new else '--ephemeral'} exclude each other")
+    files = check(flags, settings)
+    text = prompt_from(flags.words[0] if flags.words else None, None if flags.no_stdin else 0, notes.say)
+
+    async def choose(store: SessionStore) -> Choice:
+        if flags.continue_:
+            return await newest(store, flags.backend, flags.workdir and real_directory(flags.workdir), notes)
+        if flags.new or flags.ephemeral or not settings.session.auto_resume:
+            return Choice()
+        return await _resumed(store, settings.default_backend, real_directory(flags.workdir), settings.session)
+
+    return run(Asked(flags, settings, text, environ, notes, files, imports=flags.continue_), choose)
+
+
+def without_server(no_server: bool) -> dict[str, object]:
+    """Give the setting that a flag is."""
+    return {"warm.command_line": False if no_server else None}
+
+
+def check(flags: RunFlags, settings: Settings) -> Attached:
+    """Look at what the flags name before stdin is waited for; give the files.
+
+    Raises:
+        InvalidRequest: a directory or file is not there, or not what it should be.
+    """
+    files = attached(flags)
+    _request(flags, settings, "", files, None)
+    return files
+
+
+async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> Choice:
+    """Choose the newest session that can be gone on with. Newer ones whose directories are gone are told of.
+
+    Raises:
+        SessionNotFound: there is none.
+    """
+    query = SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=_LOOKED_AT)
+    gone: list[Session] = []
+    while items := (await store.sessions(replace(query, offset=len(gone)))).items:
+        for session in items:
+            if has_directory(session):
+                _tell_of_gone(gone, notes)
+                return asked_for(session)
+            gone.append(session)
+    _tell_of_gone(gone, notes)
+    of = f" of {backend}" if backend else ""
+    where = f" in {workdir}" if workdir else ""
+    raise SessionNotFound(f"no session{of}{where} to go on with")
+
+
+def _tell_of_gone(gone: Sequence[Session], notes: Notes) -> None:
+    match gone:
+        case []:
+            pass
+        case [session]:
+            notes.say(
+                f"session {session.id[:_SHORT_DIGITS]} is passed over: its directory {session.working_dir!r} is gone"
+            )
+        case _:
+            notes.say(f"{len(gone):,} sessions are passed over: their directories are gone")
+
+
+def asked_for(session: Session) -> Choice:
+    """Choose a session, and say where it takes the agent if that is not here."""
+    what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {ago(session.last_used, time.time())})"
+    is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
+    return Choice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
+
+
+async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> Choice:
+    """Choose the current session of the same agent in the same directory, if it is younger than sessions are kept."""
+    session = await store.current(backend, workdir)
+    now = time.time()
+    if session is None or 0 < settings.retention_days * _DAY_S < now - session.last_used:
+        return Choice()
+    short, when = session.id[:_SHORT_DIGITS], ago(session.last_used, now)
+    return Choice(session, f"continuing session {short} ({when}); --new starts another", is_own=True)
+
+
+def run(asked: Asked, choose: Choose) -> int:
+    """Run a prompt in the session that `choose` gives, or show what would be run; give the exit code.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    if not asked.flags.verbose:
+        logging.getLogger("clinvk").addHandler(logging.NullHandler())
+    return asyncio.run(_run(asked, choose))
+
+
+async def _run(asked: Asked, choose: Choose) -> int:
+    showing = Showing(asked.settings.output, asked.notes)
+    try:
+        async with opened(asked.environ, asked.notes if asked.imports else None) as store:
+            return await _run_over(store, asked, choose, showing)
+    except StoreUnavailable as exc:
+        if not asked.flags.ephemeral or showing.has_begun:
+            raise
+        asked.notes.say(f"{exc.message}; the run is not recorded")
+        from clinvk.store.memory import MemoryStore  # seldom needed
+
+        return await _run_over(MemoryStore(), _without_server(asked), choose, showing)
+
+
+def _without_server(asked: Asked) -> Asked:
+    """Have it run here: a server would keep it elsewhere."""
+    settings = asked.settings
+    return asked._replace(settings=replace(settings, warm=replace(settings.warm, command_line=False)))
+
+
+async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: Showing) -> int:
+    flags, settings = asked.flags, asked.settings
+    choice = await choose(store)
+    request = _request(flags, settings, asked.text, asked.attached, choice.session)
+    if settings.unified_flags.dry_run:
+        return await _describe(request, choice.note, store, asked)
+    otherwise = _request(flags, settings, asked.text, asked.attached, None) if choice.is_own else None
+    given = Circumstances(settings, asked.environ, store, asked.notes, tells=request.verbose)
+    return await showing.run(request, choice.note, otherwise, NearestRuns(given))
+
+
+def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None) -> RunRequest:
+    timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
+    request = RunRequest(
+        prompt=text,
+        backend=session.backend if session else settings.default_backend,
+        session_id=session.id if session else None,
+        model=flags.model,
+        system_prompt=flags.system_prompt,
+        workdir=session.working_dir or None if session else real_directory(flags.workdir),
+        add_dirs=tuple(directory(path, "--add-dir") for path in flags.add_dir),
+        approval_mode=flags.approval_mode,
+        sandbox_mode=flags.sandbox_mode,
+        allowed_tools=None if flags.allowed_tools is None else split_list(flags.allowed_tools),
+        max_turns=flags.max_turns,
+        effort=flags.effort,
+        images=files.images,
+        output_schema=files.output_schema,
+        timeout_s=timeout_s or None,
+        ephemeral=flags.ephemeral,
+        verbose=flags.verbose,
+    )
+    return complete(request, settings)
+
+
+async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
+    """Show what would be run."""
+    from clinvk.runtime.local import LocalRuns  # a prompt that goes through a server does without it
+
+    async with LocalRuns(asked.settings, store, asked.environ) as runs:
+        launch = await runs.plan(request)
+    if note:
+        asked.notes.say(note)
+    try:
+        await Stdout(1).write(f"{WOULD_EXECUTE}\n{describe(launch, len(request.prompt.encode()))}\n".encode())
+    except ReaderGone:
+        return exits.CANCELLED
+    return 0

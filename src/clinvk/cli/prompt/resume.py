@@ -1,0 +1,243 @@
+"""`clinvk resume`: continue a conversation, by a prompt or, with `--interactive`, in the agent's own program."""
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
+
+from clinvk.cli.parse.flags import ResumeFlags
+from clinvk.cli.parse.settings import settings_of
+from clinvk.cli.prompt.prompt import Asked, Choice, asked_for, check, newest, run, without_server
+from clinvk.cli.prompt.where import freeing
+from clinvk.cli.sessions.local_store import found, has_directory, opened, real_directory
+from clinvk.cli.sessions.picker import pick
+from clinvk.cli.sessions.session_text import home_of
+from clinvk.cli.terminal import exits
+from clinvk.cli.terminal.input import answer_to, prompt_from
+from clinvk.cli.terminal.output import WOULD_EXECUTE, Notes, tell
+from clinvk.config.load import home, may_lie_in_worktree
+from clinvk.config.model import Settings, complete
+from clinvk.runtime.agent_environment import Handover, handover
+from clinvk.runtime.process import process_tags
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.store.protocol import SessionQuery, SessionStore
+from clinvk.types.errors import ClinvkError, InvalidRequest, NotResumable, SessionBusy, SessionError, Unsupported
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Session
+
+_OF_A_PROMPT = (
+    *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image"),
+    *("output_schema", "effort", "timeout", "no_stdin"),
+)
+_WORDS = ("approval_mode", "sandbox_mode", "allowed_tools")
+
+
+def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
+    """Refuse what the agent's own program would not be told.
+
+    Raises:
+        InvalidRequest: names it.
+    """
+    if prompt is not None:
+        raise InvalidRequest("--interactive opens the agent's own program, where the prompt is typed: leave it away")
+    for name in _OF_A_PROMPT:
+        if getattr(flags, name) not in (None, (), False):
+            flag = f"--{name.replace('_', '-')}"
+            raise InvalidRequest(f"{flag} is for a prompt: the agent's own program, which is opened, is not told", flag)
+
+
+def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ: Mapping[str, str]) -> int:
+    """Become the agent's own program, in the session's directory; or show its command. Returns only in a dry run.
+
+    Raises:
+        SessionBusy, NotResumable: the session cannot be opened.
+        Unsupported: the settings ask for rules that the program would not be told.
+        BackendUnavailable: it is not installed.
+        InvalidRequest: its directory is in a worktree that another clinvk changes.
+    """
+    _refuse_busy(session)
+    request = complete(
+        RunRequest(
+            prompt="",
+            backend=session.backend,
+            session_id=session.id,
+            model=flags.model,
+            approval_mode=flags.approval_mode,
+            sandbox_mode=flags.sandbox_mode,
+        ),
+        settings,
+    )
+    _refuse_rules(request)
+    opens = asyncio.run(handover(request, session, settings, environ))
+    if settings.unified_flags.dry_run:
+        command = shlex.join(opens.argv)
+        where = f"cd {shlex.quote(opens.cwd)} && " if opens.cwd else ""
+        tell(f"{WOULD_EXECUTE}\n{where}{command}")
+        return 0
+    if not (os.isatty(0) and os.isatty(1)):
+        raise InvalidRequest(f"--interactive needs a terminal for {session.backend}'s own program")
+    asyncio.run(_free(session, environ))
+    if opens.cwd and may_lie_in_worktree(opens.cwd):
+        asyncio.run(_hold(opens.cwd, environ))
+    return _become(opens)
+
+
+async def _free(session: Session, environ: Mapping[str, str]) -> None:
+    """Have a server let go of the conversation; a run of it may have begun while the user was asked for a prompt."""
+    async with opened(environ) as store:
+        _refuse_busy(await store.session(session.id))
+    await freeing(environ)(session.id)
+
+
+def _refuse_busy(session: Session) -> None:
+    if session.status == "active":
+        raise SessionBusy(f"session {session.id!r} is busy: a run of it is under way")
+
+
+async def _hold(directory: str, environ: Mapping[str, str]) -> None:
+    """Let nobody apply or discard the worktree that the program is opened in, if it is one."""
+    from clinvk.runtime.worktrees.worktrees import Worktrees  # few need it
+
+    await Worktrees(Spawner(process_tags.choose()), home(environ), environ).use_from_here(directory)
+
+
+def _refuse_rules(request: RunRequest) -> None:
+    """Refuse to drop a rule silently: the agent's own program asks and limits by its own settings."""
+    for name in _WORDS:
+        value = getattr(request, name)
+        if value not in (None, "default"):
+            hint = "" if name == "allowed_tools" else f"; --{name.replace('_', '-')} default opens it all the same"
+            raise Unsupported(
+                f"{name} {value!r} does not reach {request.backend}'s own program, which keeps its own rules{hint}",
+                name,
+            )
+
+
+def _become(handover: Handover) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is executed would inherit it
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        if handover.cwd:
+            os.chdir(handover.cwd)
+        os.execve(handover.path, handover.argv, dict(handover.env))  # noqa: S606 - no shell is wanted
+    except OSError as exc:
+        raise ClinvkError(f"cannot start {handover.path!r}: {exc.strerror}") from exc
+
+
+class _Words(NamedTuple):
+    """What the words are: with --last and --here the only one is the prompt."""
+
+    reference: str | None
+    prompt: str | None
+
+
+def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
+    """Go on with a conversation; give the exit code.
+
+    Raises:
+        ClinvkError: nothing was run.
+    """
+    settings = settings_of(flags, environ, without_server(flags.no_server), notes)
+    words = _words(flags)
+    if flags.interactive:
+        refuse_prompt_flags(flags, words.prompt)
+    files = check(flags, settings)
+    choice = asyncio.run(_chosen(flags, words, environ, notes))
+    if not choice:
+        notes.say("nothing was chosen")
+        return exits.CANCELLED
+    assert choice.session is not None
+    if flags.interactive:
+        return hand_over(choice.session, flags, settings, environ)
+    text = _prompt(flags, words.prompt, choice.session, notes)
+    if text is None:
+        refuse_prompt_flags(flags, None)
+        return hand_over(choice.session, flags, settings, environ)
+
+    async def choose(store: SessionStore) -> Choice:
+        return choice
+
+    return run(Asked(flags, settings, text, environ, notes, files), choose)
+
+
+def _words(flags: ResumeFlags) -> _Words:
+    if flags.ephemeral:
+        raise InvalidRequest("resume has no --ephemeral: what is said becomes a part of the conversation")
+    if not (flags.last or flags.here):
+        return _Words(*(*flags.words, None, None)[:2])
+    if len(flags.words) > 1:
+        flag = "--last" if flags.last else "--here"
+        raise InvalidRequest(f"resume takes an ID or {flag}, not both; the prompt must be one argument, in quotes")
+    return _Words(None, flags.words[0] if flags.words else None)
+
+
+async def _chosen(flags: ResumeFlags, words: _Words, environ: Mapping[str, str], notes: Notes) -> Choice | None:
+    """Give the session to go on with; None where the user chose none."""
+    workdir = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
+    async with opened(environ, notes) as store:
+        if words.reference is not None:
+            session = await found(store, words.reference)
+            _check_same(session, flags.backend, workdir)
+            return _named(session)
+        has_prompt = words.prompt is not None or not (flags.interactive or flags.no_stdin or os.isatty(0))
+        if flags.last or (flags.here and has_prompt):
+            return await newest(store, flags.backend, workdir, notes)
+        if not (os.isatty(0) and os.isatty(2)) or environ.get("TERM") == "dumb":
+            raise SessionError("resume needs an ID, or --last: there is no terminal to choose on")
+        session = await _picked(store, flags.backend, workdir, environ, notes)
+        return _named(session) if session else None
+
+
+async def _picked(
+    store: SessionStore, backend: str | None, workdir: str | None, environ: Mapping[str, str], notes: Notes
+) -> Session | None:
+    if not (await store.sessions(SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=1))).items:
+        await newest(store, backend, workdir, notes)
+
+    async def search(text: str) -> tuple[Session, ...]:
+        query = SessionQuery(backend=backend, working_dir=workdir, text=text or None, resumable=True, limit=1000)
+        return (await store.sessions(query)).items
+
+    return await pick(search, time.time(), home_of(environ.get("HOME")))
+
+
+def _named(session: Session) -> Choice:
+    """Choose the session that the user has named.
+
+    Raises:
+        NotResumable: its directory is gone.
+    """
+    if not has_directory(session):
+        raise NotResumable(
+            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more; "
+            f"make it again to go on there, or see what was said: clinvk sessions export {session.id}"
+        )
+    return asked_for(session)
+
+
+def _check_same(session: Session, backend: str | None, workdir: str | None) -> None:
+    """Refuse flags that are not the session's: its conversation stays where it is."""
+    if backend is not None and backend != session.backend:
+        raise InvalidRequest(f"session {session.id!r} is of {session.backend}, not of --backend {backend}", "--backend")
+    if workdir is not None and os.path.realpath(session.working_dir) != workdir:
+        raise InvalidRequest(
+            f"session {session.id!r} belongs to {session.working_dir!r} and cannot go on in {workdir!r}; "
+            "leave --workdir away",
+            "--workdir",
+        )
+
+
+def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: Notes) -> str | None:
+    """Give the prompt; None is an empty line on the terminal: then the agent's own program is opened."""
+    if argument is not None or flags.no_stdin or not os.isatty(0):
+        return prompt_from(argument, None if flags.no_stdin else 0, notes.say)
+    line = answer_to(f"prompt for {session.backend} (an empty line opens its own program): ")
+    if not line:
+        raise InvalidRequest("no prompt")
+    return line.rstrip("\n") if line.strip() else None

@@ -1,0 +1,124 @@
+"""Who runs a prompt: a server of this user and home that is up, where the run is the same there, or this clinvk."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from clinvk.cli.terminal.output import Notes
+from clinvk.config.load import home
+from clinvk.config.model import Settings
+from clinvk.remote.socket_path import connected, path_of
+from clinvk.store.protocol import SessionStore
+from clinvk.types.request import RunRequest
+
+if TYPE_CHECKING:
+    from clinvk.remote.remote_runs import ServedRuns
+    from clinvk.runtime.local import LocalRuns
+    from clinvk.runtime.runs import Followed
+
+
+_NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
+
+
+class Circumstances(NamedTuple):
+    """What a run is begun with beside its request.
+
+    Where it `tells`, it says of a server that is up whether the run is begun there, and why not. `settings` have
+    `warm.command_line`: whether a server is asked.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+    store: SessionStore
+    notes: Notes
+    tells: bool
+
+
+def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
+    """Give what has a server of this home let go of a session's conversation."""
+
+    async def free(session_id: str) -> None:
+        if path_of(home(environ)).exists():
+            from clinvk.remote.remote_runs import let_go
+
+            await let_go(environ, session_id)
+
+    return free
+
+
+class NearestRuns:
+    """A `Runner`. What is not needed is neither started nor imported."""
+
+    def __init__(self, given: Circumstances) -> None:
+        self._given = given
+        self._stack = AsyncExitStack()
+        self._served: ServedRuns | None = None
+        self._local: LocalRuns | None = None
+        self._has_looked = False
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def run(self, request: RunRequest) -> "AsyncGenerator[Followed]":
+        """Run a prompt; leaving the context ends the run."""
+        async with AsyncExitStack() as stack:
+            yield await self._begun(request, stack)
+
+    async def _begun(self, request: RunRequest, stack: AsyncExitStack) -> "Followed":
+        if not self._has_looked:
+            self._has_looked = True
+            await self._look(request.backend)
+        if self._served:
+            from clinvk.remote.remote_runs import NotHere
+
+            try:
+                run = await stack.enter_async_context(self._served.run(request))
+            except NotHere as exc:
+                self._served = None
+                self._tell_why_not(str(exc))
+            else:
+                self._tell("through the server of this home")
+                return run
+        runs = await self._own()
+        return await stack.enter_async_context(runs.run(request))
+
+    async def _look(self, backend: str) -> None:
+        given = self._given
+        if not path_of(home(given.environ)).exists():
+            return
+        if not given.settings.warm.command_line:
+            if given.tells and (server := connected(home(given.environ))):
+                server.close()
+                self._tell_why_not(_NOT_ASKED)
+            return
+        from clinvk.remote.remote_runs import NotHere, server_of
+
+        try:
+            server = server_of(given.settings, given.environ, backend, given.notes.say)
+            self._served = await self._stack.enter_async_context(server)
+        except NotHere as exc:
+            self._tell_why_not(str(exc))
+
+    def _tell_why_not(self, why: str) -> None:
+        if why:
+            self._tell(f"not through the server: {why}")
+
+    def _tell(self, what: str) -> None:
+        if self._given.tells:
+            self._given.notes.say(what)
+
+    async def _own(self) -> "LocalRuns":
+        if self._local is None:
+            from clinvk.runtime.local import LocalRuns
+
+            given = self._given
+            runs = LocalRuns(
+                given.settings, given.store, given.environ, frees=freeing(given.environ), home=home(given.environ)
+            )
+            self._local = await self._stack.enter_async_context(runs)
+        return self._local

@@ -1,0 +1,1 @@
+"""`clinvk sessions` and `clinvk runs`: list, show, change and choose."""

@@ -1,0 +1,51 @@
+"""What clinvk exits with.
+
+0  success                                5  the server could not serve
+1  anything else, wrong usage included    6  timed out
+2  the backend is not available           7  cancelled
+3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it
+4  no such session, or it cannot be used
+
+2 is also a file of tasks or steps that cannot be read, or is not as it must be.
+"""
+
+from clinvk.types.errors import (
+    AmbiguousId,
+    BackendUnavailable,
+    Cancelled,
+    ConfigError,
+    NotResumable,
+    SessionBusy,
+    SessionError,
+    SessionNotFound,
+    TimedOut,
+)
+from clinvk.types.events import Ending, RunFailed
+
+FAILED = 1
+INVALID_FILE = 2
+CANCELLED = 7
+_LOWEST_OF_AGENTS = 8
+
+_BY_CODE = {
+    BackendUnavailable.code: 2,
+    ConfigError.code: 3,
+    **dict.fromkeys((error.code for error in (SessionError, SessionNotFound, SessionBusy, NotResumable)), 4),
+    AmbiguousId.code: 4,
+    TimedOut.code: 6,
+    Cancelled.code: CANCELLED,
+}
+
+
+def of_code(code: str) -> int:
+    """Give the exit code for a `ClinvkError.code`."""
+    return _BY_CODE.get(code, FAILED)
+
+
+def of_ending(ending: Ending) -> int:
+    """Give the exit code for a run that ended so. The agent's own 1 to 7 would read as clinvk's."""
+    match ending:
+        case RunFailed(code=code, exit_code=own):
+            return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else of_code(code)
+        case _:
+            return 0

@@ -1,0 +1,141 @@
+"""Input from the terminal: the prompt from the argument, stdin or both, and questions to the user."""
+
+import os
+import select
+import stat
+import sys
+from collections.abc import Callable, Sequence
+
+from clinvk.cli.terminal.output import STDERR, write
+from clinvk.types.errors import InvalidRequest
+
+_PATIENCE_S = 3.0
+_READ_BYTES = 1024 * 1024
+_NO_PROMPT = "no prompt: give one as an argument or on stdin; see clinvk help"
+
+Note = Callable[[str], None]
+
+
+def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
+    """Give the prompt.
+
+    Without an argument, or with `-`, it is what stands on stdin. An argument is followed by stdin as context,
+    in `<stdin>` tags; a pipe on which nothing comes for 3 s is left alone.
+
+    Args:
+        argument: PROMPT, if there is one.
+        fd: stdin; None is closed, or not to be looked at.
+        note: takes a line for the user.
+
+    Raises:
+        InvalidRequest: there is no prompt, it is empty, or it is not UTF-8.
+    """
+    if argument is not None and argument != "-":
+        context = "" if fd is None or not argument.strip() else _context(fd, note)
+        prompt = f"{argument}\n\n<stdin>\n{context.rstrip()}\n</stdin>" if context.strip() else argument
+    elif fd is None:
+        raise InvalidRequest(_NO_PROMPT)
+    elif argument is None and os.isatty(fd):
+        raise InvalidRequest("no prompt: give one as an argument, or - to type it here; see clinvk help")
+    else:
+        prompt = decoded(all_of(fd, "the prompt", note))
+        if argument is None and not prompt and not _is_redirected(fd):
+            raise InvalidRequest(_NO_PROMPT)
+    if not prompt.strip():
+        raise InvalidRequest("the prompt is empty")
+    return prompt
+
+
+def all_of(fd: int, what: str, note: Note) -> bytes:
+    """Read all that stands on stdin; a note says what it waits for where nothing comes for a while.
+
+    Raises:
+        InvalidRequest: it cannot be read.
+    """
+    if not os.isatty(fd) and not _has_news(fd, _PATIENCE_S):
+        note(f"waiting for {what} on stdin")
+    return _bytes(fd)
+
+
+def decoded(data: bytes) -> str:
+    """Give the text that stood on stdin.
+
+    Raises:
+        InvalidRequest: it is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(
+            f"stdin is not UTF-8 text: byte 0x{exc.object[exc.start]:02x} at position {exc.start}"
+        ) from None
+
+
+def _context(fd: int, note: Note) -> str:
+    if not _is_redirected(fd):
+        return ""
+    if not _has_news(fd, _PATIENCE_S):
+        note(f"nothing came on stdin for {_PATIENCE_S:g} s; going on without it (--no-stdin does not wait)")
+        return ""
+    return decoded(_bytes(fd))
+
+
+def _is_redirected(fd: int) -> bool:
+    """Say whether somebody put a pipe, a socket or a file there; devices are terminals and /dev/null."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
+
+
+def _has_news(fd: int, within_s: float) -> bool:
+    """Wait until there is something to read, or the end."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
+
+
+def _bytes(fd: int) -> bytes:
+    chunks: list[bytes] = []
+    while chunk := _read_some(fd):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _read_some(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, _READ_BYTES)
+        except BlockingIOError:  # whoever shares the pipe made it non-blocking
+            _has_news(fd, 60)
+        except OSError as exc:
+            raise InvalidRequest(f"stdin cannot be read: {exc.strerror}") from exc
+
+
+def agreed(verb: str, what: Sequence[str], many: str) -> bool:
+    """Ask before something is gone: to do it to these, one a line, `many` of which are called so; give the answer.
+
+    Raises:
+        InvalidRequest: there is no terminal to ask on.
+    """
+    if not os.isatty(0):
+        raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
+    question = f"{verb} {what[0]}" if len(what) == 1 else "\n".join([*what, f"{verb} these {len(what)} {many}"])
+    return answer_to(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def answer_to(question: str) -> str:
+    """Ask for a line, and give it with its end; where the input has ended it is empty.
+
+    Raises:
+        InvalidRequest: it is not UTF-8.
+    """
+    line = b""
+    try:
+        write(STDERR, question)
+        line = sys.stdin.buffer.readline()
+    finally:
+        if not line.endswith(b"\n"):  # after Ctrl-C and Ctrl-D the next line begins where the question ended
+            write(STDERR, "\n")
+    return decoded(line)

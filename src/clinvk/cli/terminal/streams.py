@@ -1,0 +1,107 @@
+"""stdout and stderr written without blocking, and the signals that end a command: Ctrl-C, SIGTERM, SIGHUP."""
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from clinvk.cli.terminal.output import harmless, is_writable
+from clinvk.types.errors import ClinvkError
+
+_PIECE_BYTES = select.PIPE_BUF
+"""A pipe that poll calls writable takes so much without blocking."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads stdout any more."""
+
+
+class Stdout:
+    """Writes to stdout so that a reader who pauses (`| less`) stops the agent's output, but not Ctrl-C.
+
+    An agent's words cannot steer a terminal; anything else gets them byte for byte.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._is_terminal = os.isatty(fd)
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, at once: nothing is kept back. It is UTF-8 of whole characters.
+
+        Raises:
+            ReaderGone: the other end of the pipe was closed.
+            ClinvkError: it cannot be written, e.g. the disk is full.
+        """
+        rest = memoryview(harmless(data.decode(errors="replace")).encode() if self._is_terminal else data)
+        while rest:
+            await writable(self._fd)
+            try:
+                rest = rest[os.write(self._fd, rest[:_PIECE_BYTES]) :]
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+            except BrokenPipeError:
+                raise ReaderGone from None
+            except OSError as exc:
+                raise ClinvkError(f"cannot write to stdout: {exc.strerror}") from exc
+
+
+async def writable(fd: int) -> None:
+    """Wait until a pipe or a terminal takes something. For each only one may."""
+    if is_writable(fd):
+        return
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)
+
+
+_T = TypeVar("_T")
+
+
+def run(work: Coroutine[None, None, _T]) -> _T:
+    """Run work in a loop of its own, to its end or until one of them: that cancels it.
+
+    Unlike with `asyncio.run` another one does not cut its clean-up short.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled.
+    """
+
+    async def cancelled_by_signals() -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+        with on_signals(task.cancel):
+            return await work
+
+    try:
+        return asyncio.run(cancelled_by_signals())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def on_signals(stop: Callable[[], object]) -> Generator[None]:
+    """Call `stop` at each of them.
+
+    A signal that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
+    """
+    loop = asyncio.get_running_loop()
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,181 @@
+"""Tables that fit a terminal, and patches in git's default colors. Pure."""
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from clinvk.cli.terminal.output import harmless, on_one_line
+
+_GAP = 2
+_MORE = "…"
+_BETWEEN = " " * _GAP
+_PLAIN = "\x1b[0m"
+
+Style = Callable[[str, str], str]
+"""Takes a cell as it is shown and its whole text; gives it with the codes of the terminal."""
+
+
+class Column(NamedTuple):
+    """One column.
+
+    Attributes:
+        least: the width that it keeps when there is not room for all; None never gives way.
+        from_left: it is cut at its beginning, since its end says more.
+        to_right: it stands at the right.
+        is_spare: it is left out where there is no room for what the others keep.
+    """
+
+    title: str
+    least: int | None = None
+    from_left: bool = False
+    to_right: bool = False
+    is_spare: bool = False
+
+
+def one_line(text: str, most: int = 1000) -> str:
+    """Give the beginning of a text on one line, without what would steer the terminal."""
+    return on_one_line(text[:most])
+
+
+def width(text: str) -> int:
+    """Give the cells that a text takes: wide characters two, combining ones none."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def _cells(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def cut(text: str, most: int) -> str:
+    """Give a text that takes `most` cells or fewer; `…` stands for what is missing at its end."""
+    if width(text) <= most:
+        return text
+    kept, room = "", most - 1
+    for char in text:
+        room -= _cells(char)
+        if room < 0:
+            break
+        kept += char
+    return kept.rstrip() + _MORE if most > 0 else ""
+
+
+def cut_left(text: str, most: int) -> str:
+    """Give the same, with `…` at the beginning."""
+    if width(text) <= most:
+        return text
+    kept, room = "", most - 1
+    for char in reversed(text):
+        room -= _cells(char)
+        if room < 0:
+            break
+        kept = char + kept
+    return _MORE + kept if most > 0 else ""
+
+
+def colored(colors: Mapping[str, str]) -> Style:
+    """Give the style of a terminal that may have colors, each the code of the text that it is for."""
+
+    def style(shown: str, text: str) -> str:
+        color = colors.get(text)
+        return f"{color}{shown}{_PLAIN}" if color else shown
+
+    return style
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], most: int | None, style: Style | None = None
+) -> list[str]:
+    """Give the lines of a table, its head first.
+
+    Where there is not room for all, the widest of those that have a `least` gives way first, then those that can be
+    spared go; what does not fit even so is cut off at the end of the line. `most` is the width of the terminal; None is
+    any.
+    """
+    widths = [max(map(width, cells)) for cells in zip([column.title for column in columns], *rows, strict=True)]
+    if most is not None:
+        kept = _kept(columns, widths, most)
+        columns, widths = [columns[index] for index in kept], [widths[index] for index in kept]
+        rows = [[row[index] for index in kept] for row in rows]
+        _give_way(columns, widths, most)
+    head = [_line(columns, widths, [column.title for column in columns], most, None)]
+    return head + [_line(columns, widths, row, most, style) for row in rows]
+
+
+def _kept(columns: Sequence[Column], widths: Sequence[int], most: int) -> list[int]:
+    """Leave out the last that can be spared until there is room for what the others keep, or none is left of them."""
+    least = [_least(column, wide) for column, wide in zip(columns, widths, strict=True)]
+    kept = [*range(len(columns))]
+    while sum(least[index] + _GAP for index in kept) - _GAP > most:
+        spare = [index for index in kept if columns[index].is_spare]
+        if not spare:
+            break
+        kept.remove(spare[-1])
+    return kept
+
+
+def _least(column: Column, wide: int) -> int:
+    """Give the width that a column keeps, which would be so `wide`."""
+    return wide if column.least is None else min(wide, max(column.least, width(column.title)))
+
+
+def _give_way(columns: Sequence[Column], widths: list[int], most: int) -> None:
+    over = sum(widths) + _GAP * (len(widths) - 1) - most
+    for _ in range(over):
+        giving = [
+            index
+            for index, (column, wide) in enumerate(zip(columns, widths, strict=True))
+            if wide > _least(column, wide)
+        ]
+        if not giving:
+            return
+        widths[max(giving, key=widths.__getitem__)] -= 1
+
+
+def _line(
+    columns: Sequence[Column], widths: Sequence[int], row: Sequence[str], most: int | None, style: Style | None
+) -> str:
+    """Lay the cells of a row beside each other; those for which there is no room are left out."""
+    parts: list[str] = []
+    room = most
+    for column, wide, text in zip(columns, widths, row, strict=True):
+        if room is not None:
+            wide = min(wide, room)
+            room = max(0, room - wide - _GAP)
+        if wide > 0:
+            shown = cut_left(text, wide) if column.from_left else cut(text, wide)
+            space = " " * (wide - width(shown))
+            styled = style(shown, text) if style else shown
+            parts.append(space + styled if column.to_right else styled + space)
+    return _BETWEEN.join(parts).rstrip()
+
+
+_BOLD, _CYAN, _GREEN, _RED, _RESET = "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[m"
+_COLORS = {"+": _GREEN, "-": _RED}
+
+
+def readable(patch: Iterable[str], is_colored: bool) -> Iterator[str]:
+    """Give the lines of a patch, which may end with a line feed, as a terminal may have them."""
+    part = "header"
+    for text in patch:
+        line = harmless(text.removesuffix("\n"))
+        if line.startswith("diff --git "):  # within a file each line has a sign before it
+            part = "header"
+        elif line.startswith("@@ "):
+            part = "lines"
+        elif line == "GIT binary patch":
+            part = "binary"
+            yield "Binary files differ"
+        if part != "binary":
+            yield _colored(line, part == "header") if is_colored else line
+
+
+def _colored(line: str, is_header: bool) -> str:
+    if is_header:
+        return f"{_BOLD}{line}{_RESET}"
+    if line.startswith("@@ "):
+        place, end, name = line.partition(" @@")
+        return f"{_CYAN}{place}{end}{_RESET}{name}"
+    color = _COLORS.get(line[:1])
+    return f"{color}{line}{_RESET}" if color else line

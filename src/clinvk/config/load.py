@@ -1,0 +1,160 @@
+"""Reading the settings: each source gives values with the place they stand at; each value is checked there."""
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from clinvk.config.model import Settings
+from clinvk.config.setting_values import Given, Reject, checked, opened_home, refuse, user_home
+from clinvk.types.errors import ConfigError
+
+WORKTREES = "worktrees"
+"""The folder of the home in which agents have git worktrees of their own."""
+
+
+def may_lie_in_worktree(directory: str) -> bool:
+    """Say, by its name alone, whether a directory may lie in such a worktree: this is asked for each run."""
+    return f"/{WORKTREES}/" in directory
+
+
+class Trace(NamedTuple):
+    """The settings, and where each that is no default comes from."""
+
+    settings: Settings
+    places: dict[tuple[str, ...], str]
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """Give the directory of clinvk's own files: `CLINVK_HOME`, else `~/.clinvk`.
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
+    if moved := environ.get("CLINVK_HOME"):
+        return _absolute(opened_home(moved, environ))
+    return user_home(environ) / ".clinvk"
+
+
+def settings_file(path: str | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """Give the settings file, and whether somebody named it: then it must exist.
+
+    Args:
+        path: the file that `--config` names; None is `CLINVK_CONFIG`, else `config.yaml` in the home.
+        environ: the environment.
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
+    if named := path or environ.get("CLINVK_CONFIG"):
+        return _absolute(opened_home(named, environ)), True
+    return home(environ) / "config.yaml", False
+
+
+def _absolute(path: str) -> Path:
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path!r} is in the current directory, which is gone") from exc
+
+
+def load(
+    path: str | None, environ: Mapping[str, str], flags: Mapping[str, object], backends: Collection[str]
+) -> Settings:
+    """Read all sources into settings; the arguments are those of `trace`.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; names its place, the key, the value and what is allowed.
+    """
+    return trace(path, environ, flags, backends).settings
+
+
+def trace(
+    path: str | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    backends: Collection[str],
+    reject: Reject = refuse,
+) -> Trace:
+    """Read all sources into settings that know where they come from.
+
+    Args:
+        path: the file that `--config` names; see `settings_file`.
+        environ: the environment.
+        flags: values by dotted key, e.g. `{"server.port": 3000}`; they beat all others.
+        backends: the names that exist.
+        reject: gets what is wrong; the rest is read if it returns.
+    """
+    found: dict[tuple[str, ...], object] = {}
+    places: dict[tuple[str, ...], str] = {}
+    for given in chain(_file(path, environ, reject), _environment(environ, backends), _flags(flags)):
+        try:
+            values = dict(checked(given, backends, environ))
+        except ConfigError as exc:
+            reject(exc)
+            continue
+        found |= values
+        places |= dict.fromkeys(values, given.place)
+    return Trace(settings_of(found), places)
+
+
+def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
+    """Give the settings with these values, each by its key and checked."""
+    return msgspec.convert(_nested(found), Settings)
+
+
+def _file(path: str | None, environ: Mapping[str, str], reject: Reject) -> Iterator[Given]:
+    try:
+        file, is_named = settings_file(path, environ)
+        if not is_named and not _may_be_there(file):
+            return
+        # The reader of YAML is a third of the start-up of a prompt: without a file nobody pays for it.
+        from clinvk.config.yaml_file import read
+
+        yield from read(file, reject)
+    except ConfigError as exc:
+        reject(exc)
+
+
+def _may_be_there(file: Path) -> bool:
+    """Say whether to read a file; one that cannot be looked at is read, so that the reader says why not."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
+
+
+def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[Given]:
+    """Give the short names first, so that `CLINVK_<SECTION>__<KEY>` beats them. An empty variable says nothing."""
+    short = {
+        "CLINVK_DEFAULT_BACKEND": ("default_backend",),
+        "CLINVK_BACKEND": ("default_backend",),
+        "CLINVK_API_KEYS_GOPASS_PATH": ("server", "api_keys_gopass_path"),
+        **{f"CLINVK_{name.upper()}_MODEL": ("backends", name, "model") for name in backends},
+    }
+    long = {name: _keys(name) for name in sorted(environ) if name.startswith("CLINVK_") and "__" in name}
+    for name, keys in {**short, **long}.items():
+        if value := environ.get(name):
+            yield Given(keys, value, name, value, is_text=True)
+
+
+def _keys(variable: str) -> tuple[str, ...]:
+    """Read `CLINVK_BACKENDS__CLAUDE__ENV__NAME` as keys: lower case, but for the name of an agent's variable."""
+    parts = variable.removeprefix("CLINVK_").split("__", 3)
+    lower = tuple(part.lower() for part in parts)
+    return (*lower[:3], parts[3]) if lower[:1] == ("backends",) and lower[2:3] == ("env",) and len(parts) > 3 else lower
+
+
+def _flags(flags: Mapping[str, object]) -> Iterator[Given]:
+    for key, value in flags.items():
+        yield Given(tuple(key.split(".")), value, "command line", str(value))
+
+
+def _nested(found: dict[tuple[str, ...], object]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for head in {keys[0] for keys in found}:
+        inner = {keys[1:]: value for keys, value in found.items() if keys[0] == head}
+        result[head] = inner[()] if () in inner else _nested(inner)
+    return result

@@ -1,0 +1,239 @@
+"""Settings: flags over environment over file over built-in. Parsed once, handed down, never global.
+
+`clinvk.config.load` reads them; the structs here are every key, its type, its bounds and its default.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
+
+OutputFormat = Literal["text", "json", "stream-json"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("text", "json", "stream-json")
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+NonNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+_LEVELS_AROUND = 100
+"""How much deeper than it was read in may what a request brings be written: in a record, in a list, further inside."""
+
+MAX_OBJECT_BYTES = 256 * 1024
+"""Of JSON of any kind that a request brings, such as its metadata: lists of runs read it again and again."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class UnifiedFlags(_Section, frozen=True, kw_only=True):
+    """What every run starts from; 0 is no limit, but of `max_depth`, where it lets no agent run another."""
+
+    approval_mode: ApprovalMode = "default"
+    sandbox_mode: SandboxMode = "default"
+    verbose: bool = False
+    dry_run: bool = False
+    max_turns: NonNegative = 0
+    max_tokens: NonNegative = 0
+    command_timeout_secs: NonNegative = 0
+    max_depth: NonNegative = 2
+
+
+class BackendSettings(_Section, frozen=True, kw_only=True):
+    """One agent CLI. None, or an empty word, is what `unified_flags` or the CLI itself says."""
+
+    enabled: bool = True
+    executable: str = ""
+    model: str = ""
+    system_prompt: str = ""
+    approval_mode: ApprovalMode | None = None
+    sandbox_mode: SandboxMode | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    extra_flags: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
+class AgentSettings(_Section, frozen=True, kw_only=True):
+    """What each agent process may use of the machine, with what it starts; 0 is no limit, no names are all of them."""
+
+    max_memory_mb: NonNegative = 0
+    max_cpu_secs: NonNegative = 0
+    max_open_files: NonNegative = 0
+    cgroup: bool = False
+    env_allow: tuple[str, ...] = ()
+
+
+class WarmSettings(_Section, frozen=True, kw_only=True):
+    """The agent processes that `clinvk serve` keeps, of which backends, and for which one starts with the server.
+
+    Of Gemini CLI a kept process tells less than one of its own; that is for the user to choose. With `command_line`
+    prompts of the command line go through a server that is up, and so find them.
+    """
+
+    enabled: bool = True
+    kept_backends: tuple[str, ...] = ("claude", "codex")
+    max_processes: NonNegative = 4
+    max_memory_mb: NonNegative = 2048
+    idle_secs: Positive = 600
+    prestart: tuple[str, ...] = ()
+    command_line: bool = True
+
+    @property
+    def never_started(self) -> tuple[str, ...]:
+        """What `prestart` names and `kept_backends` does not: of these none is started with the server."""
+        return tuple(name for name in self.prestart if name not in self.kept_backends)
+
+
+class SessionSettings(_Section, frozen=True, kw_only=True):
+    """How conversations are kept."""
+
+    auto_resume: bool = True
+    retention_days: NonNegative = 30
+    store_token_usage: bool = True
+    default_tags: tuple[str, ...] = ()
+
+
+class OutputSettings(_Section, frozen=True, kw_only=True):
+    """What the command line prints."""
+
+    format: OutputFormat = "json"
+    show_tokens: bool = False
+    show_timing: bool = False
+    color: bool = True
+
+
+class ServerSettings(_Section, frozen=True, kw_only=True):
+    """`clinvk serve`. `max_concurrent_runs` None: as many as the machine can carry, see `clinvk.runtime.slots`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    request_timeout_secs: NonNegative = 300
+    read_timeout_secs: NonNegative = 30
+    write_timeout_secs: NonNegative = 300
+    idle_timeout_secs: NonNegative = 120
+    api_keys_gopass_path: str = ""
+    rate_limit_enabled: bool = False
+    rate_limit_rps: Positive = 10
+    rate_limit_burst: Positive = 20
+    rate_limit_cleanup_secs: Positive = 180
+    trusted_proxies: tuple[str, ...] = ()
+    max_request_body_bytes: NonNegative = 10_485_760
+    cors_allowed_origins: tuple[str, ...] = ()
+    cors_allow_credentials: bool = False
+    cors_max_age: NonNegative = 300
+    allowed_workdir_prefixes: tuple[str, ...] = ()
+    blocked_workdir_prefixes: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    metrics_enabled: bool = False
+    max_concurrent_runs: Positive | None = None
+    max_concurrent_per_backend: NonNegative = 0
+    max_queued_runs: NonNegative = 10_000
+    max_queued_mb: NonNegative = 256
+    no_progress_timeout_secs: NonNegative = 600
+    shutdown_grace_secs: NonNegative = 25
+    default_workdir: str = ""
+
+
+class PolicySettings(_Section, frozen=True, kw_only=True):
+    """What a request to the server may ask for, at most; an empty list is no limit."""
+
+    max_approval_mode: ApprovalMode = "none"
+    max_sandbox_mode: SandboxMode = "full"
+    allowed_backends: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] = ()
+    extra_flags: bool = True
+
+
+class LogSettings(_Section, frozen=True, kw_only=True):
+    """What `clinvk serve` writes to stderr. `requests` is a line for each request and run, `prompts` what was asked."""
+
+    format: LogFormat = "console"
+    level: LogLevel = "info"
+    requests: bool = False
+    prompts: bool = False
+
+
+class TracingSettings(_Section, frozen=True, kw_only=True):
+    """OpenTelemetry; where to and how is told by its own variables, `OTEL_…`."""
+
+    enabled: bool = False
+
+
+class ParallelSettings(_Section, frozen=True, kw_only=True):
+    """`clinvk parallel`."""
+
+    max_workers: Positive = 3
+    fail_fast: bool = False
+    aggregate_output: bool = True
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """All of them. API keys and the home are no settings: they come from the environment alone."""
+
+    default_backend: str = "claude"
+    unified_flags: UnifiedFlags = UnifiedFlags()
+    backends: dict[str, BackendSettings] = {}
+    agents: AgentSettings = AgentSettings()
+    warm: WarmSettings = WarmSettings()
+    session: SessionSettings = SessionSettings()
+    output: OutputSettings = OutputSettings()
+    server: ServerSettings = ServerSettings()
+    policy: PolicySettings = PolicySettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    parallel: ParallelSettings = ParallelSettings()
+
+    def backend(self, name: str) -> BackendSettings:
+        """Give the settings of a backend, the built-in ones where there are none."""
+        return self.backends.get(name, BackendSettings())
+
+
+def complete(request: RunRequest, settings: Settings) -> RunRequest:
+    """Fill what the request left open from the settings of its backend, then from the unified ones.
+
+    `extra_flags` of the settings come before the request's own.
+
+    Raises:
+        InvalidRequest: an object that it brings is too large or nested too deeply; names the field.
+    """
+    refuse_nesting("metadata", request.metadata)
+    refuse_nesting("output_schema", request.output_schema)
+    own = settings.backend(request.backend)
+    unified = settings.unified_flags
+    return msgspec.structs.replace(
+        request,
+        model=request.model or own.model or None,
+        system_prompt=request.system_prompt or own.system_prompt or None,
+        approval_mode=request.approval_mode or own.approval_mode or unified.approval_mode,
+        sandbox_mode=request.sandbox_mode or own.sandbox_mode or unified.sandbox_mode,
+        allowed_tools=own.allowed_tools if request.allowed_tools is None else request.allowed_tools,
+        max_turns=unified.max_turns if request.max_turns is None else request.max_turns,
+        max_tokens=unified.max_tokens if request.max_tokens is None else request.max_tokens,
+        extra=own.extra_flags + request.extra,
+        verbose=request.verbose or unified.verbose,
+    )
+
+
+def refuse_nesting(field: str, value: object) -> None:
+    """Refuse JSON that is nested too deeply to be written again, or has more than `MAX_OBJECT_BYTES`.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    if not value:
+        return
+    inside = value
+    for _ in range(_LEVELS_AROUND):
+        inside = [inside]
+    try:
+        size = len(msgspec.json.encode(inside)) - 2 * _LEVELS_AROUND
+    except RecursionError:
+        raise InvalidRequest(f"{field} is nested too deeply", field) from None
+    if size > MAX_OBJECT_BYTES:
+        raise InvalidRequest(f"{field} has {size} bytes as JSON; at most {MAX_OBJECT_BYTES} are allowed", field)

@@ -1,0 +1,330 @@
+"""Settings by name: dotted keys, the sources of their values, and values checked against the type of their key."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, get_args, get_origin
+
+import msgspec
+from msgspec import inspect
+
+from clinvk.config.model import BackendSettings, Settings
+from clinvk.types.errors import ConfigError
+from clinvk.types.text import nearest
+
+
+class Given(NamedTuple):
+    """A value as a source gave it.
+
+    Attributes:
+        keys: from the top down, e.g. `("server", "port")`.
+        value: None is a key without a value, which says nothing.
+        place: where it stands: `FILE:LINE`, the variable or the flag.
+        written: the value as its author wrote it.
+        is_text: the source knows no types (the environment): `value` is to be read as the key's type.
+    """
+
+    keys: tuple[str, ...]
+    value: object
+    place: str
+    written: str
+    is_text: bool = False
+
+    @property
+    def said(self) -> str:
+        """What it says, for a message."""
+        return f"{'.'.join(self.keys)} = {self.written!r}"
+
+
+Reject = Callable[[ConfigError], None]
+"""Gets each thing that is wrong. One that returns lets the reading go on with the rest."""
+
+
+def refuse(error: ConfigError) -> None:
+    """Stop at the first thing that is wrong."""
+    raise error
+
+
+_LISTED = 12
+"""So many names are all told where one is unknown; of more only the one that was probably meant."""
+
+
+def split(dotted: str) -> tuple[str, ...]:
+    """Read a dotted key. The name of an agent's variable may have dots of its own."""
+    parts = tuple(dotted.split(".", 3))
+    return parts if is_variable(parts) else tuple(dotted.split("."))
+
+
+def is_variable(keys: tuple[str, ...]) -> bool:
+    """Say whether this is a variable of an agent: `backends.<name>.env.<variable>`."""
+    return len(keys) == 4 and (keys[0], keys[2]) == ("backends", "env")
+
+
+def kind_of(given: Given, backends: Collection[str]) -> object:
+    """Give the type that the key has in `Settings`.
+
+    Raises:
+        ConfigError: there is no such key; names the nearest.
+    """
+    kind: object = Settings
+    for depth, key in enumerate(given.keys):
+        dotted = ".".join(given.keys[: depth + 1])
+        if struct := _struct(kind):
+            fields = fields_of(struct)
+            if key not in fields:
+                raise unknown(given, f"unknown key {dotted!r}", key, fields)
+            kind = fields[key]
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            if kind is BackendSettings and key not in backends:
+                raise unknown(given, f"unknown backend {dotted!r}", key, backends)
+        else:
+            above = ".".join(given.keys[:depth])
+            raise ConfigError(f"{given.place}: {above} has no key {key!r}; it must be {allowed(kind)}")
+    return kind
+
+
+@cache
+def fields_of(struct: type[msgspec.Struct]) -> dict[str, object]:
+    """Give the fields of a section and their types, in their order."""
+    return {field.name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def is_section(kind: object) -> bool:
+    """Say whether keys stand below one of this type."""
+    return get_origin(kind) is dict or _struct(kind) is not None
+
+
+def _struct(kind: object) -> type[msgspec.Struct] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
+
+
+def is_list(kind: object) -> bool:
+    """Say whether a key of this type takes several texts."""
+    return get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
+
+
+def all_keys(backends: Collection[str]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Give every key with its type; the agents' variables, whose names are free, as a section."""
+    yield from _below((), Settings, backends)
+
+
+def _below(above: tuple[str, ...], kind: object, backends: Collection[str]) -> Iterator[tuple[tuple[str, ...], object]]:
+    if struct := _struct(kind):
+        for name, inner in fields_of(struct).items():
+            yield from _below((*above, name), inner, backends)
+    elif get_origin(kind) is dict and get_args(kind)[1] is BackendSettings:
+        for name in backends:
+            yield from _below((*above, name), BackendSettings, backends)
+    else:
+        yield above, kind
+
+
+def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
+    """Give the keys that may stand in a section, in their order; none where the names are free."""
+    if len(above) == 1 and above[0] == "backends":
+        return tuple(backends)
+    kind = kind_of(Given(above, None, "", ""), backends)
+    struct = _struct(kind)
+    return tuple(fields_of(struct)) if struct else ()
+
+
+def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
+    """Make the error of a word that is none of those there are."""
+    near = nearest(name.lower(), among)
+    hints = [f"did you mean {near!r}?"] if near else []
+    hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
+    value = "" if given.value is None or "=" in what else f" (= {given.written!r})"
+    place = f"{given.place}: " if given.place else ""
+    return ConfigError(f"{place}{what}{value}; {' '.join(hints)}")
+
+
+def words_of(kind: object) -> tuple[str, ...]:
+    """Give the words that a key of this type takes; empty where there are too many to say."""
+    return _words(inspect.type_info(kind))
+
+
+def _words(info: inspect.Type) -> tuple[str, ...]:
+    match info:
+        case inspect.BoolType():
+            return "true", "false"
+        case inspect.LiteralType(values=values):
+            return tuple(map(str, values))
+        case inspect.UnionType(types=types):
+            return tuple(word for part in types for word in _words(part))
+        case _:
+            return ()
+
+
+def allowed(kind: object) -> str:
+    """Say in words what a key of this type takes."""
+    return _allowed(inspect.type_info(kind))
+
+
+def _allowed(info: inspect.Type) -> str:
+    match info:
+        case inspect.IntType(ge=low, le=high):
+            return f"a whole number, {low} or more" if high is None else f"a whole number from {low} to {high}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+        case inspect.VarTupleType():
+            return "a list of texts"
+        case inspect.UnionType(types=types):
+            return " or ".join("empty" if isinstance(part, inspect.NoneType) else _allowed(part) for part in types)
+        case _:
+            return "a text (a number or a yes/no word needs quotes)"
+
+
+_PATHS = frozenset({"executable", "default_workdir", "allowed_workdir_prefixes", "blocked_workdir_prefixes"})
+_RELATIVE_OK = frozenset({"executable"})
+_OF_BACKENDS = frozenset({("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")})
+_OF_VARIABLES = ("agents", "env_allow")
+_IN_NAMES_OF_VARIABLES = frozenset("_.-%()*?[]!")
+"""What a variable has in its name, or a word for several, besides letters and digits."""
+
+_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
+"""What YAML reads as true and false besides these, so that a variable takes what the file takes."""
+
+
+def checked(
+    given: Given, backends: Collection[str], environ: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Give key and value, ready for `Settings`; of a section that came in one piece, all of them.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value; names its place, the key, the value and what is allowed.
+    """
+    kind = kind_of(given, backends)
+    if given.value is None:
+        return
+    if is_section(kind):
+        for inner in _opened(given):
+            yield from checked(inner, backends, environ)
+        return
+    value = _paths(given, converted(given, kind), environ)
+    _check(given, value, backends)
+    yield given.keys, value
+
+
+def _check(given: Given, value: object, backends: Collection[str]) -> None:
+    """Refuse what is of the type of its key, and still says nothing that could be meant."""
+    if is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
+        raise ConfigError(f"{given.place}: {given.said}: must be a variable: a name without '=', and no NUL character")
+    if given.keys == ("server", "host") and not str(value).strip():
+        every = "must be an address or a name, such as 127.0.0.1, or 0.0.0.0 for every one"
+        raise ConfigError(f"{given.place}: {given.said}: {every}")
+    if given.keys == ("default_backend",) and value not in backends:
+        raise unknown(given, f"default_backend = {value!r}", str(value), backends)
+    if given.keys in _OF_BACKENDS:
+        for name in msgspec.convert(value, tuple[str, ...]):
+            if name not in backends:
+                raise unknown(given, f"{'.'.join(given.keys)} = {name!r}", name, backends)
+    if given.keys == _OF_VARIABLES:
+        _check_variables(given, msgspec.convert(value, tuple[str, ...]))
+
+
+def _opened(given: Given) -> Iterator[Given]:
+    """Give the entries of a section that came in one piece: a JSON object in a variable."""
+    try:
+        content = msgspec.json.decode(given.written if given.is_text else "", type=dict[str, object])
+    except msgspec.DecodeError:
+        raise ConfigError(f"{given.place}: {given.said}: must be a section, keys with values") from None
+    for key, value in content.items():
+        yield Given((*given.keys, key), value, given.place, str(value))
+
+
+def _can_be_given(name: str, value: str) -> bool:
+    """Say whether a program can have such a variable."""
+    return name != "" and "=" not in name and "\0" not in name + value
+
+
+def _check_variables(given: Given, names: Sequence[str]) -> None:
+    for name in names:
+        if not name or not all(char.isalnum() or char in _IN_NAMES_OF_VARIABLES for char in name):
+            raise ConfigError(
+                f"{given.place}: {'.'.join(given.keys)} = {name!r}: must be names of variables, each an item of its "
+                "own, in which * stands for any text"
+            )
+
+
+def converted(given: Given, kind: object) -> object:
+    """Give the value as the type of its key.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = given.value
+    if value == "" and type(None) in get_args(kind):
+        return None
+    if given.keys[-1] == "allowed_tools" and isinstance(value, str) and not value.startswith("["):
+        return None if value == "all" else split_list([value])
+    if is_list(kind) and given.is_text and isinstance(value, str):
+        value = _listed(given, value)
+    if kind is bool and given.is_text:
+        value = _YES_NO.get(given.written.lower(), value)
+    try:
+        return msgspec.convert(value, kind, strict=not given.is_text)
+    except msgspec.ValidationError:
+        raise ConfigError(f"{given.place}: {given.said}: must be {allowed(kind)}") from None
+
+
+def _listed(given: Given, text: str) -> Sequence[str]:
+    """Read a list in a variable: `a,b`, or a JSON array where an item has a comma."""
+    if not text.startswith("["):
+        return split_list([text])
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError:
+        raise ConfigError(f"{given.place}: {given.said}: must be texts with commas, or a JSON array") from None
+
+
+def split_list(given: Sequence[str]) -> tuple[str, ...]:
+    """Split at commas, but for those inside parentheses: `Bash(git log,git diff),Read` are two tools."""
+    names: list[str] = []
+    for text in given:
+        depth, start = 0, 0
+        for at, char in enumerate(f"{text},"):
+            depth += (char == "(") - (char == ")")
+            if char == "," and depth <= 0:
+                names.append(text[start:at].strip())
+                start = at + 1
+        names.append(text[start:].strip())
+    return tuple(name for name in names if name)
+
+
+def _paths(given: Given, value: object, environ: Mapping[str, str]) -> object:
+    """Open a leading `~` of paths, and refuse relative ones, which would depend on where clinvk is started."""
+    if given.keys[-1] not in _PATHS or is_variable(given.keys):
+        return value
+    if isinstance(value, str):
+        return _path(given, value, environ)
+    return tuple(_path(given, item, environ) for item in msgspec.convert(value, tuple[str, ...]))
+
+
+def _path(given: Given, path: str, environ: Mapping[str, str]) -> str:
+    path = opened_home(path, environ)
+    if path and not path.startswith("/") and given.keys[-1] not in _RELATIVE_OK:
+        raise ConfigError(f"{given.place}: {given.said}: must be an absolute path")
+    return path
+
+
+def opened_home(path: str, environ: Mapping[str, str]) -> str:
+    """Open a leading `~`, as a shell would have; services and files have no shell."""
+    return str(user_home(environ)) + path[1:] if path == "~" or path.startswith("~/") else path
+
+
+def user_home(environ: Mapping[str, str]) -> Path:
+    """Give the user's home.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if named := environ.get("HOME"):
+        return Path(named).absolute()
+    if named is None:  # an empty one would be taken for the root
+        with suppress(RuntimeError):
+            return Path.home()
+    raise ConfigError("there is no home directory; set HOME or CLINVK_HOME")

@@ -1,0 +1,212 @@
+"""A message of the Messages API, whole or as a stream of events.
+
+https://docs.claude.com/en/api/messages, https://docs.claude.com/en/docs/build-with-claude/streaming
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Literal
+
+import msgspec
+
+from clinvk.dialects import vendor
+from clinvk.dialects.anthropic import error_bodies
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, StopReason, TextDelta, Usage
+from clinvk.types.result import Said
+
+MessageStop = Literal["end_turn", "max_tokens", "stop_sequence", "refusal"]
+
+_STOPS: dict[StopReason, MessageStop] = {
+    "end_turn": "end_turn",
+    "max_tokens": "max_tokens",
+    "max_turns": "max_tokens",
+    "stop_sequence": "stop_sequence",
+    "refusal": "refusal",
+}
+"""The API has no word for an agent that used up its requests to the model: what is told of both is a cut answer."""
+
+
+class OutputDetails(msgspec.Struct, frozen=True):
+    """What the output tokens were for."""
+
+    thinking_tokens: int
+
+
+class MessageUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens of a message. Other than in clinvk's own `Usage`, input read from a cache is not in `input_tokens`."""
+
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    output_tokens_details: OutputDetails | None = None
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """The answer."""
+
+    text: str
+
+
+class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
+    """The model's thinking. Clients keep the signature and send it back; it means nothing here."""
+
+    thinking: str
+    signature: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
+    """A whole message, or as its stream begins: without content, stop reason and tokens."""
+
+    id: str
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: tuple[ThinkingBlock | TextBlock, ...] = ()
+    stop_reason: MessageStop | None = None
+    stop_sequence: str | None = None
+    usage: MessageUsage
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Why a message ended."""
+
+    stop_reason: MessageStop
+    stop_sequence: str | None
+
+
+def content(said: Iterable[Said], call: Call, facts: Facts) -> tuple[ThinkingBlock | TextBlock, ...]:
+    """Gather text and thinking into blocks, in the order in which the agent gave them.
+
+    There is a text block also where the agent said nothing, as clients read the first one without a look.
+    """
+    blocks: list[ThinkingBlock | TextBlock] = []
+    for is_text, pieces in groupby(_pieces(said, call), key=lambda piece: piece[0]):
+        text = "".join(text for _, text in pieces)
+        blocks.append(TextBlock(text) if is_text else ThinkingBlock(text, signature_of(facts)))
+    if not any(isinstance(block, TextBlock) for block in blocks):
+        blocks.append(TextBlock(""))
+    return tuple(blocks)
+
+
+def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
+    """Give what shows of each event, and whether it is text."""
+    for event in said:
+        if isinstance(event, TextDelta):
+            yield True, event.text
+        elif thought := vendor.thought(event, call):
+            yield False, thought
+
+
+def message_id(facts: Facts) -> str:
+    """Make the id of the message from that of its run."""
+    return f"msg_{facts.run_id}"
+
+
+def signature_of(facts: Facts) -> str:
+    """Give the thinking of a run what some clients miss, and drop it without: a signature that is not empty."""
+    return f"clinvk_{facts.run_id}"
+
+
+def stop(ending: RunFinished) -> Stop:
+    """Say why a run ended in the API's words."""
+    return Stop(_STOPS[ending.stop_reason], ending.stop_sequence)
+
+
+def usage(tokens: Usage | None) -> MessageUsage:
+    """Count as the API does; zeros where the agent told nothing."""
+    told = tokens or Usage()
+    return MessageUsage(
+        input_tokens=max(0, told.input_tokens - told.cached_tokens),
+        cache_creation_input_tokens=0,
+        cache_read_input_tokens=told.cached_tokens,
+        output_tokens=told.output_tokens,
+        output_tokens_details=OutputDetails(told.reasoning_tokens) if told.reasoning_tokens else None,
+    )
+
+
+PULSE = b'event: ping\ndata: {"type":"ping"}\n\n'
+"""What keeps a quiet stream alive; it may come anywhere, also before the first event of the message."""
+
+_START = b'event: message_start\ndata: {"type":"message_start","message":%s}\n\n'
+_BLOCK_START = b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%s}\n\n'
+_BLOCK_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"%s_delta","%s":%s}}\n\n'
+)
+_BLOCK_STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+_END = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":%s,"usage":%s}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+_ERROR = b"event: error\ndata: %s\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+_Kind = Literal["text", "thinking"]
+
+
+class MessageEncoder:
+    """Gives the events of one message.
+
+    Text and thinking come in blocks in the order in which the agent gave them. A message has a text block also where
+    the agent said nothing, as clients read the first one without a look.
+    """
+
+    def __init__(self, call: Call, facts: Facts) -> None:
+        self._call = call
+        self._facts = facts
+        self._started = False
+        self._blocks = 0
+        self._open: _Kind | None = None
+        self._has_text = False
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the bytes of one event; none for what the client did not ask to see."""
+        match event:
+            case TextDelta(text=text):
+                return self._delta("text", text)
+            case RunStarted():
+                return self._start()
+            case RunFinished():
+                return self._finish(event)
+            case RunFailed():
+                return self._start() + _ERROR % error_bodies.broken_off(event)
+            case _:
+                thought = vendor.thought(event, self._call)
+                return self._delta("thinking", thought) if thought else b""
+
+    def _start(self) -> bytes:
+        """Begin the message, once. The tokens of its input are known at its end only."""
+        if self._started:
+            return b""
+        self._started = True
+        message = Message(id=message_id(self._facts), model=self._call.model, usage=usage(None))
+        return _START % _encode(message)
+
+    def _delta(self, kind: _Kind, text: str) -> bytes:
+        opening = b"" if self._open == kind else self._close() + self._begin(kind)
+        name = kind.encode()
+        return opening + _BLOCK_DELTA % (self._blocks - 1, name, name, _encode(text))
+
+    def _begin(self, kind: _Kind) -> bytes:
+        self._open = kind
+        self._has_text = self._has_text or kind == "text"
+        self._blocks += 1
+        block = TextBlock("") if kind == "text" else ThinkingBlock("", "")
+        return _BLOCK_START % (self._blocks - 1, _encode(block))
+
+    def _close(self) -> bytes:
+        """End the block that is open. One of thinking gets its signature first."""
+        closed, self._open = self._open, None
+        index = self._blocks - 1
+        if closed is None:
+            return b""
+        if closed == "text":
+            return _BLOCK_STOP % index
+        signature = _encode(signature_of(self._facts))
+        return _BLOCK_DELTA % (index, b"signature", b"signature", signature) + _BLOCK_STOP % index
+
+    def _finish(self, ending: RunFinished) -> bytes:
+        text = b"" if self._has_text else self._close() + self._begin("text")
+        return text + self._close() + _END % (_encode(stop(ending)), _encode(usage(ending.usage)))

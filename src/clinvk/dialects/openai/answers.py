@@ -1,0 +1,108 @@
+"""What the answers of OpenAI's chat completions and of its older completions have in common."""
+
+import msgspec
+
+from clinvk.dialects import vendor
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.events import RunFinished, StopReason, Usage
+
+DONE = b"data: [DONE]\n\n"
+
+_FINISH_REASONS: dict[StopReason, str] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "max_turns": "length",
+    "refusal": "content_filter",
+}
+
+_encoder = msgspec.json.Encoder()
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool | None = None
+
+
+class PromptDetails(msgspec.Struct, frozen=True):
+    """Which of the tokens of the prompt came from the model's cache."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(msgspec.Struct, frozen=True):
+    """Which of the tokens of the answer were thinking."""
+
+    reasoning_tokens: int
+
+
+class TokenUsage(msgspec.Struct, frozen=True):
+    """Tokens of one request; zeros where the agent told none."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+def usage_of(usage: Usage | None) -> TokenUsage:
+    """Tell the tokens of a run."""
+    usage = usage or Usage()
+    return TokenUsage(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        prompt_tokens_details=PromptDetails(usage.cached_tokens),
+        completion_tokens_details=CompletionDetails(usage.reasoning_tokens),
+    )
+
+
+ONE = {"enum": [None, 1]}
+"""What `only_one` takes, as JSON Schema."""
+
+
+def finish_reason(ending: RunFinished) -> str:
+    """Say why the answer ended in one of OpenAI's words."""
+    return _FINISH_REASONS[ending.stop_reason]
+
+
+def stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Read `stop`. Raises what `vendor.stops` raises."""
+    if stop == "":
+        raise InvalidRequest("stop is empty", "stop")
+    return vendor.stops([stop] if isinstance(stop, str) else stop or [])
+
+
+def only_one(**asked: int | None) -> None:
+    """Refuse to give several answers; each keyword is a field of the body that says how many.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    for field, number in asked.items():
+        if number not in (None, 1):
+            raise InvalidRequest(f"{field} must be 1, got {number}: an agent gives one answer", field)
+
+
+class Chunks:
+    """Writes the chunks of one stream; `kind` is what each says it is."""
+
+    def __init__(self, kind: str, id_: str, call: Call, facts: Facts) -> None:
+        model = _encoder.encode(call.model).decode()
+        head = f'data: {{"id":"{id_}","object":"{kind}","created":{int(facts.started_at)},"model":{model},"choices":['
+        self._head = head.encode()
+        self._tail = b'],"usage":null}\n\n' if call.include_usage else b"]}\n\n"
+        self._include_usage = call.include_usage
+
+    def chunk(self, choice: bytes) -> bytes:
+        """Give the chunk of one choice, which is JSON."""
+        return self._head + choice + self._tail
+
+    def end(self, usage: Usage | None) -> bytes:
+        """Give what ends a stream after its last choice: the tokens, if they were asked for, in a chunk without one."""
+        if not self._include_usage:
+            return DONE
+        return self._head + b'],"usage":' + _encoder.encode(usage_of(usage)) + b"}\n\n" + DONE

@@ -1,0 +1,257 @@
+"""OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat.
+
+`reasoning_content`, where an answer has the model's thinking, is not OpenAI's; DeepSeek began with it, and the clients
+that show thinking look there.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.dialects import json_bodies, sse, vendor
+from clinvk.dialects.conversation import CallMade, Content, Conversation, Outcome, Turn, document, image_of, system_text
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.openai.answers import Chunks, finish_reason, only_one, stops, usage_of
+from clinvk.dialects.openai.chat_bodies import (
+    AnswerMessage,
+    AudioPart,
+    ChatAnswer,
+    ChatBody,
+    Choice,
+    FileData,
+    FilePart,
+    ImagePart,
+    JsonSchema,
+    Message,
+    Part,
+    RefusalPart,
+    ResponseFormat,
+    TextPart,
+)
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.request import Image, RunRequest
+from clinvk.types.result import RunResult
+
+
+def conversation(messages: list[Message]) -> Conversation:
+    """Read the messages of a body.
+
+    Raises:
+        InvalidRequest: names the place in them.
+    """
+    system: list[str] = []
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        if message.role in ("system", "developer"):
+            content = _content(message, place)
+            system += (system_text(part, f"{place}.content[{at}]") for at, part in enumerate(content))
+        else:
+            turns.append(_turn(message, place))
+    return Conversation(tuple(system), tuple(turns))
+
+
+def _turn(message: Message, place: str) -> Turn:
+    content = tuple(_content(message, place))
+    match message.role:
+        case "assistant":
+            said = (*content, message.refusal) if message.refusal else content
+            return Turn("assistant", said, calls=tuple(_calls(message)), name=message.name)
+        case "tool":
+            if not message.tool_call_id:
+                raise InvalidRequest(f"{place}.tool_call_id is missing", f"{place}.tool_call_id")
+            return Turn("tool", outcomes=(Outcome(message.tool_call_id, content),))
+        case "function":
+            if not message.name:
+                raise InvalidRequest(f"{place}.name is missing", f"{place}.name")
+            return Turn("tool", outcomes=(Outcome(message.name, content),))
+        case _:
+            return Turn("user", content, name=message.name)
+
+
+def _calls(message: Message) -> Iterator[CallMade]:
+    if message.function_call:
+        yield CallMade(message.function_call.name, message.function_call.name, message.function_call.arguments)
+    for call in message.tool_calls or ():
+        if call.function:
+            yield CallMade(call.id, call.function.name, call.function.arguments)
+        if call.custom:
+            yield CallMade(call.id, call.custom.name, call.custom.input)
+
+
+def _content(message: Message, place: str) -> Content:
+    match message.content:
+        case str(text):
+            return (text,) if text else ()
+        case None if message.role in ("assistant", "function"):
+            return ()
+        case None:
+            raise InvalidRequest(f"{place}.content is missing", f"{place}.content")
+        case parts:
+            return tuple(_part(part, f"{place}.content[{index}]") for index, part in enumerate(parts))
+
+
+def _part(part: Part, place: str) -> str | Image:
+    match part:
+        case TextPart(text=text) | RefusalPart(refusal=text):
+            return text
+        case ImagePart(image_url=address):
+            if isinstance(address, str):
+                return image_of(address, None, f"{place}.image_url")
+            return image_of(address.url, None, f"{place}.image_url.url")
+        case AudioPart():
+            raise InvalidRequest(f"{place} is sound, which agents do not take; send text or images", place)
+        case FilePart(file=file):
+            return _file(file, f"{place}.file")
+
+
+def _file(file: FileData, place: str) -> str:
+    """Give a file of text as it stands in the conversation."""
+    if file.file_data is None:
+        what = "file_id: nothing is uploaded here; send the file" if file.file_id else "no file_data: send it"
+        raise InvalidRequest(f"{place} has {what} as a data URL in file_data", f"{place}.file_data")
+    return document(file.file_data, file.filename, f"{place}.file_data")
+
+
+_JSON_OBJECT: dict[str, object] = {"type": "object"}
+_NO_THINKING = ("none", "disabled")
+_body = json_bodies.decoder(ChatBody)
+_encoder = msgspec.json.Encoder()
+
+
+class OpenAIChat:
+    """The dialect of `/openai/v1/chat/completions`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "prompt": "messages",
+        "effort": "reasoning_effort",
+        "images": "messages",
+        "system_prompt": "messages",
+        "output_schema": "response_format.json_schema.schema",
+    }
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a request body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked = json_bodies.decode(body, _body)
+        only_one(n=asked.n)
+        if asked.modalities and asked.modalities != ["text"]:
+            raise InvalidRequest(
+                f"modalities must be ['text'], got {asked.modalities}: agents only write", "modalities"
+            )
+        ignored = vendor.ignored_tools(bool(asked.tools), _choice(asked.tool_choice)) or vendor.ignored_tools(
+            bool(asked.functions), _choice(asked.function_call), "function_call"
+        )
+        request = RunRequest(
+            prompt="",
+            model=asked.model,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens,
+            effort=asked.reasoning_effort or None,
+            thinking=_thinks(asked),
+            stop=stops(asked.stop),
+            output_schema=_schema(asked.response_format),
+            metadata=asked.metadata or {},
+        )
+        return replace(
+            vendor.call(request, conversation(asked.messages), vendor.asked(headers)),
+            stream=bool(asked.stream),
+            model=asked.model,
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            ignored=(*ignored, *vendor.ignored_stop(request)),
+        )
+
+    def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
+        """Make the encoder of one stream."""
+        return ChatEncoder(call, facts)
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the answer of a run that has finished."""
+        ending = result.ending
+        assert isinstance(ending, RunFinished), "a run that failed is an error"
+        thought = "".join(vendor.thought(event, call) for event in result.said)
+        answer = ChatAnswer(
+            id=_id(facts),
+            object="chat.completion",
+            created=int(facts.started_at),
+            model=call.model,
+            choices=(Choice(0, AnswerMessage("assistant", result.text, None, thought), None, finish_reason(ending)),),
+            usage=usage_of(ending.usage),
+        )
+        return _encoder.encode(answer)
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of an error."""
+        return error_bodies.refusal(error)
+
+
+class ChatEncoder:
+    """Gives the chunks of one run: the role, the pieces of thinking and answer, the reason of its end, the tokens."""
+
+    def __init__(self, call: Call, facts: Facts) -> None:
+        self._call = call
+        self._chunks = Chunks("chat.completion.chunk", _id(facts), call, facts)
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the chunks of one event."""
+        match event:
+            case TextDelta(text=text):
+                return self._delta(b'{"content":%s}' % _encoder.encode(text))
+            case RunStarted():
+                return self._delta(b'{"role":"assistant","content":"","refusal":null}')
+            case RunFinished():
+                reason = finish_reason(event).encode()
+                last = b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"%s"}' % reason
+                return self._chunks.chunk(last) + self._chunks.end(event.usage)
+            case RunFailed():
+                return error_bodies.broken_off(event)
+            case _:
+                thought = vendor.thought(event, self._call)
+                return self._delta(b'{"reasoning_content":%s}' % _encoder.encode(thought)) if thought else b""
+
+    def _delta(self, delta: bytes) -> bytes:
+        return self._chunks.chunk(b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}' % delta)
+
+
+def _id(facts: Facts) -> str:
+    return f"chatcmpl-{facts.run_id}"
+
+
+def _choice(choice: str | dict[str, object] | None) -> str | None:
+    """Give in one word which tools must be called; an object names one, or some of which the model may choose."""
+    if not isinstance(choice, dict):
+        return choice
+    match choice:
+        case {"allowed_tools": {"mode": str(mode)}}:
+            return mode
+        case _:
+            return str(choice.get("type", "function"))
+
+
+def _thinks(asked: ChatBody) -> bool:
+    if asked.thinking is not None:
+        return asked.thinking.get("type") not in _NO_THINKING
+    return bool(asked.reasoning_effort) and asked.reasoning_effort not in _NO_THINKING
+
+
+def _schema(asked: ResponseFormat | None) -> dict[str, object] | None:
+    match asked:
+        case ResponseFormat(type="json_object"):
+            return _JSON_OBJECT
+        case ResponseFormat(type="json_schema", json_schema=None):
+            raise InvalidRequest("response_format.json_schema is missing", "response_format.json_schema")
+        case ResponseFormat(type="json_schema", json_schema=JsonSchema(schema=schema)):
+            return schema
+        case _:
+            return None

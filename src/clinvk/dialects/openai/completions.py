@@ -1,0 +1,187 @@
+"""OpenAI's older completions, for text: https://platform.openai.com/docs/api-reference/completions."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import asdict, replace
+
+from clinvk.dialects import json_bodies, sse, vendor
+from clinvk.dialects.conversation import Conversation, Turn
+from clinvk.dialects.dialect import Call, Facts
+from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.openai.answers import (
+    ONE,
+    Chunks,
+    StreamOptions,
+    TokenUsage,
+    finish_reason,
+    only_one,
+    stops,
+    usage_of,
+)
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import Event, RunFailed, RunFinished, RunStarted, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+
+
+class CompletionBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that the agent answers. Fields that are not listed are accepted and ignored."""
+
+    model: Annotated[
+        str,
+        Meta(description="A backend (`claude`), a model of it (`claude/opus`), or the model's own name.", min_length=1),
+    ]
+    prompt: Annotated[
+        str | list[str | int | list[int]], Meta(description="A text, or a list of one. Tokens are refused.")
+    ]
+    stream: Annotated[bool | None, Meta(description="Answer with server-sent events.")] = None
+    stream_options: StreamOptions | None = None
+    stop: Annotated[str | list[str] | None, Meta(description="One text or several, before which the answer ends.")] = (
+        None
+    )
+    n: Annotated[int | None, Meta(description="Answers; only 1 is possible.", extra_json_schema=ONE)] = None
+    best_of: Annotated[int | None, Meta(description="Answers to choose from; only 1.", extra_json_schema=ONE)] = None
+    echo: Annotated[bool | None, Meta(description="Begin the answer with the prompt.")] = None
+    suffix: Annotated[
+        str | None, Meta(description="Refused: an agent fills no gap.", extra_json_schema={"maxLength": 0})
+    ] = None
+    max_tokens: Annotated[int | None, Meta(description="Advice: no agent CLI has such a limit.")] = None
+    temperature: Annotated[float | None, Meta(description="Ignored.")] = None
+    top_p: Annotated[float | None, Meta(description="Ignored.")] = None
+    presence_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
+    frequency_penalty: Annotated[float | None, Meta(description="Ignored.")] = None
+    seed: Annotated[int | None, Meta(description="Ignored.")] = None
+    logprobs: Annotated[int | None, Meta(description="Ignored.")] = None
+
+
+class CompletionChoice(msgspec.Struct, frozen=True):
+    """The answer."""
+
+    text: str
+    index: int
+    logprobs: None
+    finish_reason: str
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True):
+    """What came of a text."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: Annotated[str, Meta(description="As it was sent.")]
+    choices: tuple[CompletionChoice, ...]
+    usage: TokenUsage
+
+
+class CompletionCall(Call, frozen=True, kw_only=True):
+    """A request for a completion; `echo` is what its answer begins with."""
+
+    echo: str = ""
+
+
+_body = msgspec.json.Decoder(CompletionBody)
+_encoder = msgspec.json.Encoder()
+
+
+class OpenAICompletions:
+    """The dialect of `/openai/v1/completions`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+    fields: Mapping[str, str] = vendor.FIELDS
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a request body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked = json_bodies.decode(body, _body)
+        only_one(n=asked.n, best_of=asked.best_of)
+        if asked.suffix:
+            raise InvalidRequest("suffix is not supported: an agent fills no gap", "suffix")
+        prompt = _prompt(asked.prompt)
+        request = RunRequest(prompt="", model=asked.model, max_tokens=asked.max_tokens, stop=stops(asked.stop))
+        call = vendor.call(request, Conversation((), (Turn("user", (prompt,)),)), vendor.asked(headers), "prompt")
+        call = replace(
+            call,
+            stream=bool(asked.stream),
+            model=asked.model,
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        )
+        return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
+
+    def encoder(self, call: Call, facts: Facts) -> "CompletionEncoder":
+        """Make the encoder of one stream."""
+        return CompletionEncoder(call, facts)
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the answer of a run that has finished."""
+        ending = result.ending
+        assert isinstance(ending, RunFinished), "a run that failed is an error"
+        answer = CompletionAnswer(
+            id=_id(facts),
+            object="text_completion",
+            created=int(facts.started_at),
+            model=call.model,
+            choices=(CompletionChoice(_echo(call) + result.text, 0, None, finish_reason(ending)),),
+            usage=usage_of(ending.usage),
+        )
+        return _encoder.encode(answer)
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of an error."""
+        return error_bodies.refusal(error)
+
+
+class CompletionEncoder:
+    """Gives the chunks of one run: the prompt if it is echoed, the pieces of the answer, the reason of its end."""
+
+    def __init__(self, call: Call, facts: Facts) -> None:
+        self._echo = _echo(call)
+        self._chunks = Chunks("text_completion", _id(facts), call, facts)
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the chunks of one event."""
+        match event:
+            case TextDelta(text=text):
+                return self._piece(text)
+            case RunStarted() if self._echo:
+                return self._piece(self._echo)
+            case RunFinished():
+                reason = finish_reason(event).encode()
+                last = b'{"text":"","index":0,"logprobs":null,"finish_reason":"%s"}' % reason
+                return self._chunks.chunk(last) + self._chunks.end(event.usage)
+            case RunFailed():
+                return error_bodies.broken_off(event)
+            case _:
+                return b""
+
+    def _piece(self, text: str) -> bytes:
+        return self._chunks.chunk(b'{"text":%s,"index":0,"logprobs":null,"finish_reason":null}' % _encoder.encode(text))
+
+
+def _id(facts: Facts) -> str:
+    return f"cmpl-{facts.run_id}"
+
+
+def _echo(call: Call) -> str:
+    return call.echo if isinstance(call, CompletionCall) else ""
+
+
+def _prompt(prompt: str | list[str | int | list[int]]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) != 1:
+        got = f"got a list of {len(prompt)}: an agent gives one answer"
+        raise InvalidRequest(f"prompt must be one text, {got}", "prompt")
+    if not isinstance(prompt[0], str):
+        raise InvalidRequest("prompt must be a text, got tokens, which only the model knows", "prompt[0]")
+    return prompt[0]

@@ -1,0 +1,155 @@
+"""OpenAI's Responses API: https://platform.openai.com/docs/api-reference/responses, as openai-py 3.57 speaks it."""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from clinvk.dialects import sse, vendor
+from clinvk.dialects.conversation import Conversation
+from clinvk.dialects.dialect import Call, Encoder, Facts, Previous, PreviousNotFound
+from clinvk.dialects.openai import error_bodies
+from clinvk.dialects.openai.responses import body as bodies
+from clinvk.dialects.openai.responses import stored
+from clinvk.dialects.openai.responses.body import ResponseBody, conversation
+from clinvk.dialects.openai.responses.output_items import Output
+from clinvk.dialects.openai.responses.response_object import Frame, Response
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.events import Event, TextDelta
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ResponsesCall(Call, frozen=True, kw_only=True):
+    """A request for a response; `blank` is the response as far as the request says it."""
+
+    blank: Response
+
+
+class ResponsesEncoder:
+    """Gives the stream of one response."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._number = 0
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the bytes of one event of the run; before the first those with which the response begins."""
+        return b"".join([self._framed(frame) for frame in self._output.feed(event)])
+
+    def keep_alive(self) -> bytes:
+        """Give the bytes of an event without a meaning; of a stream that has not begun those with which it begins."""
+        return b"".join([self._framed(frame) for frame in self._output.keep_alive()])
+
+    def _framed(self, frame: Frame) -> bytes:
+        frame.sequence_number = self._number
+        self._number += 1
+        return sse.frame(_encode(frame), event=frame.kind)
+
+
+class OpenAIResponses:
+    """The dialect of `/openai/v1/responses`."""
+
+    is_model_api = True
+    stream_type = sse.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/json"
+    pulse = sse.PULSE
+    fields: Mapping[str, str] = {
+        **vendor.FIELDS,
+        "effort": "reasoning.effort",
+        "images": "input",
+        "max_tokens": "max_output_tokens",
+        "output_schema": "text.format.schema",
+        "prompt": "input",
+        "system_prompt": "instructions",
+    }
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked, given = bodies.read(body)
+        blank = bodies.blank(asked)
+        told = conversation(asked.instructions, given)
+        wanted = vendor.asked(headers)
+        request = RunRequest(
+            prompt="",
+            model=asked.model,
+            effort=asked.reasoning.effort if asked.reasoning else None,
+            thinking=bodies.summary(asked) is not None,
+            max_tokens=asked.max_output_tokens,
+            output_schema=bodies.schema(asked),
+            metadata=dict(blank.metadata),
+        )
+        call = vendor.call(request, told, replace(wanted, keeps=wanted.keeps or blank.store), field="input")
+        request = call.request
+        if blank.store:
+            request = replace(request, answer_as=stored.answer_as(blank, request, wanted.shows_work))
+        call = replace(
+            call,
+            request=request,
+            model=asked.model,
+            stream=bool(asked.stream),
+            detach=blank.background,
+            respond_async=blank.background and not asked.stream,
+            ignored=bodies.ignored(asked),
+            previous=_previous(asked, told, wanted),
+            fails_in_stream=bool(asked.stream) and _takes_only_events(headers),
+        )
+        return ResponsesCall(**asdict(call), blank=blank)
+
+    def encoder(self, call: Call, facts: Facts) -> ResponsesEncoder:
+        """Make the encoder of one stream."""
+        return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
+
+    def kept_alive(self, encoder: Encoder) -> bytes:
+        """Give an event: Codex leaves a stream that gives it none for five minutes, comments or not."""
+        assert isinstance(encoder, ResponsesEncoder)
+        return encoder.keep_alive()
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the response of a run that has ended."""
+        said = result.said or (TextDelta(result.text),)
+        return _encode(stored.whole(Output(_begun(call, facts), call, facts.run_id), (*said, result.ending)))
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the response of a run in the background."""
+        return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give status and body of a request that could not be run."""
+        return error_bodies.refusal(error)
+
+
+def _begun(call: Call, facts: Facts) -> Response:
+    assert isinstance(call, ResponsesCall)
+    return stored.begun(call.blank, facts.run_id, facts.created_at)
+
+
+def _takes_only_events(headers: Mapping[str, str]) -> bool:
+    """Say whether a client reads nothing but a stream, as Codex says of itself; the SDKs take JSON as well."""
+    return headers.get("accept", "").partition(";")[0].strip().lower() == sse.MEDIA_TYPE
+
+
+def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> Previous | None:
+    """Say which run is gone on from.
+
+    Raises:
+        InvalidRequest: it cannot be one.
+    """
+    field = "previous_response_id"
+    if not asked.previous_response_id:
+        return None
+    if wanted.session_id:
+        raise InvalidRequest(f"{field} and the header {vendor.SESSION} say the same: use one", field)
+    run_id = stored.run_id(asked.previous_response_id)
+    if run_id is None:
+        raise PreviousNotFound(f"Previous response with id {asked.previous_response_id!r} not found.", field)
+    instructions = asked.instructions or ""
+    said = replace(told, system=told.system[1:]) if instructions else told
+    return Previous(run_id, field, said, stored.system, instructions)

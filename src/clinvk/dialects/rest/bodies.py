@@ -1,0 +1,413 @@
+"""Bodies of requests to the REST API: a prompt, and parallel, chain and compare, which are made of prompts."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+
+from clinvk.dialects.conversation import MAX_IMAGES, image_of
+from clinvk.dialects.rest.views import Tags
+from clinvk.types.errors import ClinvkError, InvalidRequest, placed
+from clinvk.types.orchestration import Chain, Compare, Isolation, Parallel, Part
+from clinvk.types.request import (
+    MAX_NAME_CHARS,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    ApprovalMode,
+    Effort,
+    RunRequest,
+    SandboxMode,
+)
+from clinvk.types.session import as_tag
+
+_Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+Seconds = Annotated[float, Meta(gt=0, le=604_800)]
+_Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_Directory = Annotated[str, Meta(extra_json_schema={"pattern": r"^/[^\x00]*$"})]
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"pattern": r"^[^\x00]*$"})]
+_StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """A prompt, and how it shall be run.
+
+    A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
+    """
+
+    prompt: Annotated[
+        str,
+        Meta(
+            description="What the agent shall do.",
+            examples=["What does this project do?"],
+            extra_json_schema={"pattern": r"\S"},
+        ),
+    ]
+    images: Annotated[
+        Annotated[list[str], Meta(max_length=MAX_IMAGES)] | None,
+        Meta(description="PNG, JPEG, GIF or WebP images, each a data URL or base64; no address is fetched."),
+    ] = None
+    model: Annotated[
+        Name | None,
+        Meta(description="A model name of the CLI, or fast/quick, balanced/default, best/powerful.", examples=["fast"]),
+    ] = None
+    workdir: Annotated[
+        str | None,
+        Meta(
+            description="Absolute path of an existing directory that the agent works in.",
+            examples=["/srv/project"],
+            extra_json_schema={"pattern": r"^(/[^\x00]*)?$"},
+        ),
+    ] = None
+    add_dirs: Annotated[
+        Annotated[list[_Directory], Meta(max_length=100)] | None,
+        Meta(description="Absolute paths of further directories that the agent may use."),
+    ] = None
+    approval_mode: Annotated[
+        ApprovalMode | Literal[""] | None,
+        Meta(description="auto: edits unasked; none: acts unasked; always: asks for everything."),
+    ] = None
+    sandbox_mode: Annotated[
+        SandboxMode | Literal[""] | None,
+        Meta(description="read-only: writes nothing; workspace: in its directories only; full: anywhere."),
+    ] = None
+    allowed_tools: Annotated[
+        Annotated[list[_Text], Meta(max_length=1000)] | None,
+        Meta(description="The agent's own tool names that it may use; null is all."),
+    ] = None
+    ephemeral: Annotated[bool | None, Meta(description="Keep no record of the conversation, here or in the CLI.")] = (
+        None
+    )
+    max_turns: Annotated[_Count | None, Meta(description="Requests to the model, at most; 0 is no limit.")] = None
+    max_tokens: Annotated[_Count | None, Meta(description="Advice only: no agent CLI has such a limit.")] = None
+    effort: Annotated[
+        Effort | Literal[""] | None, Meta(description="How hard to think; a CLI gets the nearest that it has.")
+    ] = None
+    thinking: Annotated[bool | None, Meta(description="Give the model's thinking, in a stream, where the CLI can.")] = (
+        None
+    )
+    stop: Annotated[
+        Annotated[list[_StopText], Meta(max_length=MAX_STOPS)] | None,
+        Meta(description="Texts before the first of which the answer is cut, and the agent ended."),
+    ] = None
+    output_schema: Annotated[
+        dict[str, object] | None,
+        Meta(description="JSON Schema of the answer, which is then JSON and nothing else, and given whole."),
+    ] = None
+    system_prompt: Annotated[_Text | None, Meta(description="Added to the agent's own system prompt.")] = None
+    timeout_secs: Annotated[
+        Seconds | None, Meta(description="Seconds from the agent's start; default `server.request_timeout_secs`.")
+    ] = None
+    verbose: Annotated[bool | None, Meta(description="Give the agent's stderr as well.")] = None
+    warm: Annotated[
+        bool | None, Meta(description="false: an agent process of its own, not one that was up before. Default true.")
+    ] = None
+    dry_run: Annotated[bool | None, Meta(description="Run nothing; give the exact command as `output`.")] = None
+    extra: Annotated[
+        Annotated[list[_Text], Meta(max_length=1000)] | None,
+        Meta(description="Flags for the agent CLI itself, each an argument."),
+    ] = None
+    tags: Annotated[Tags | None, Meta(description="Tags of a session that begins with this prompt.")] = None
+    metadata: Annotated[dict[str, object] | None, Meta(description="Kept with the session, for the caller's use.")] = (
+        None
+    )
+
+
+class PromptBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One prompt for one agent.
+
+    A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
+    """
+
+    backend: Annotated[
+        Name | None,
+        Meta(description="The agent CLI to run; needed unless `session_id` says it.", examples=["claude", "codex"]),
+    ] = None
+    session_id: Annotated[
+        Name | None,
+        Meta(description="The session to continue, in its directory; a unique prefix will do. Without it one begins."),
+    ] = None
+    output_format: Annotated[
+        Literal["", "default", "text", "json", "stream-json"] | None,
+        Meta(description="stream-json answers with a stream of events, the others with one JSON object."),
+    ] = None
+    detach: Annotated[
+        bool | None,
+        Meta(
+            description="The run goes on when its client leaves. With the header `prefer: respond-async` the answer "
+            "does not wait for it."
+        ),
+    ] = None
+
+
+_ARGUMENTS = (
+    "model",
+    "workdir",
+    "add_dirs",
+    "allowed_tools",
+    "system_prompt",
+    "extra",
+    "tags",
+)
+"""What may end up on a command line, which cannot carry a NUL; the prompt goes over stdin."""
+
+
+def request_of(asked: Asked, backend: str | None, session_id: str | None) -> RunRequest:
+    """Give what is asked of a backend, or in a session.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    if not asked.prompt.strip():
+        raise InvalidRequest("prompt is empty", "prompt")
+    if not backend and not session_id:
+        raise InvalidRequest("backend is missing", "backend")
+    if backend and not backend.strip():
+        raise InvalidRequest("backend is empty", "backend")
+    for name, value in (("backend", backend), ("session_id", session_id), *_arguments(asked)):
+        if value and "\0" in value:
+            raise InvalidRequest(f"{name} has a NUL character", name)
+    return RunRequest(
+        prompt=asked.prompt,
+        backend=backend or "",
+        model=asked.model or None,
+        system_prompt=asked.system_prompt or None,
+        session_id=session_id or None,
+        workdir=asked.workdir or None,
+        add_dirs=tuple(asked.add_dirs or ()),
+        approval_mode=asked.approval_mode or None,
+        sandbox_mode=asked.sandbox_mode or None,
+        allowed_tools=None if asked.allowed_tools is None else tuple(asked.allowed_tools),
+        max_turns=asked.max_turns,
+        max_tokens=asked.max_tokens,
+        effort=asked.effort or None,
+        thinking=bool(asked.thinking),
+        stop=tuple(asked.stop or ()),
+        images=tuple(image_of(source, None, f"images[{index}]") for index, source in enumerate(asked.images or ())),
+        output_schema=asked.output_schema,
+        extra=tuple(asked.extra or ()),
+        timeout_s=asked.timeout_secs,
+        ephemeral=bool(asked.ephemeral),
+        warm=asked.warm is not False,
+        verbose=bool(asked.verbose),
+        tags=tuple(map(as_tag, asked.tags or ())),
+        metadata=asked.metadata or {},
+    )
+
+
+def _arguments(asked: Asked) -> Iterator[tuple[str, str | None]]:
+    """Give what may end up on a command line, with its place."""
+    for name in _ARGUMENTS:
+        value: str | list[str] | None = getattr(asked, name)
+        if isinstance(value, list):
+            yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
+        else:
+            yield name, value
+
+
+MAX_PARTS = 100_000
+
+_AtOnce = Annotated[int, Meta(ge=1, le=2_147_483_647)]
+_Where = Annotated[
+    Isolation | None,
+    Meta(
+        description="worktree: the agent works in a git worktree and branch of its own, made from the HEAD of the "
+        "directory's repository; what it changed comes as `diff`."
+    ),
+]
+_All = Annotated[bool | None, Meta(description="Run nothing; give the exact commands as `output`.")]
+
+
+class PartBody(PromptBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One task of a parallel, or one step of a chain: a prompt, and what the caller calls it.
+
+    `output_format` has no effect, and `detach` is refused: the whole is one answer, or one stream.
+    """
+
+    id: Annotated[
+        Name | None, Meta(description="Comes back with the result and its events; no two tasks have the same.")
+    ] = None
+    name: Annotated[
+        Name | None,
+        Meta(description="Comes back too; of a step, what `{{steps.NAME}}` means, so that no two have the same."),
+    ] = None
+    meta: Annotated[dict[str, object] | None, Meta(description="Comes back with the result.")] = None
+    isolation: _Where = None
+
+
+class ParallelBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tasks that do not wait for each other."""
+
+    tasks: Annotated[list[PartBody], Meta(min_length=1, max_length=MAX_PARTS, description="Prompts, one a task.")]
+    max_parallel: Annotated[
+        _AtOnce | None, Meta(description="Agents at once; default `parallel.max_workers`, within the server's slots.")
+    ] = None
+    fail_fast: Annotated[
+        bool | None, Meta(description="The first failure ends the others; default `parallel.fail_fast`.")
+    ] = None
+    dry_run: _All = None
+
+
+class ChainBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Steps one after the other.
+
+    In a prompt `{{previous}}` is the answer of the step before (empty in the first), `{{steps.NAME}}` that of an
+    earlier step, `{{input}}` the `input`; all other braces stay as they are, and so do those in what is filled in.
+    """
+
+    steps: Annotated[
+        Annotated[list[PartBody], Meta(min_length=1, max_length=MAX_PARTS)] | None,
+        Meta(description="Prompts, one a step; needed without `resume_from`."),
+    ] = None
+    input: Annotated[str | None, Meta(description="What `{{input}}` stands for.")] = None
+    stop_on_failure: Annotated[bool | None, Meta(description="No step is run after one that failed.")] = None
+    pass_working_dir: Annotated[
+        bool | None,
+        Meta(description="A step that names no directory works where the one before did, also in its worktree."),
+    ] = None
+    resume_from: Annotated[
+        Name | None, Meta(description="The `run_id` of a chain, to go on from its first step that is not finished.")
+    ] = None
+    dry_run: _All = None
+
+
+class BackendBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of those that are compared, where it has a model or isolation of its own."""
+
+    backend: Annotated[Name, Meta(description="The agent CLI.")]
+    model: Annotated[Name | None, Meta(description="Beats the `model` of the body.")] = None
+    name: Annotated[Name | None, Meta(description="Comes back with the result and its events.")] = None
+    isolation: _Where = None
+
+
+class JudgeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One more agent, which names the better answer; it is not told who gave which, and sees them in any order."""
+
+    backend: Annotated[Name, Meta(description="The agent CLI that judges.")]
+    prompt: Annotated[str | None, Meta(description="What counts, besides what the prompt itself asks.")] = None
+    model: Annotated[Name | None, Meta(description="A model of that CLI, or an alias.")] = None
+    timeout_secs: Annotated[Seconds | None, Meta(description="Seconds that it may take.")] = None
+
+
+class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One prompt for several backends, side by side."""
+
+    backends: Annotated[
+        list[Name | BackendBody],
+        Meta(min_length=1, max_length=100, description="Names, or objects.", examples=[["claude", "codex"]]),
+    ]
+    sequential: Annotated[bool | None, Meta(description="One after the other.")] = None
+    isolation: _Where = None
+    check: Annotated[
+        str | None, Meta(description="A shell command that is run in each worktree; 0 is passed. Needs `isolation`.")
+    ] = None
+    judge: Annotated[JudgeBody | None, Meta(description="One more agent that names the better answer.")] = None
+
+
+def parallel(body: ParallelBody) -> Parallel:
+    """Give the plan of tasks.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    _refuse_twice([task.id for task in body.tasks], "tasks", "id")
+    return Parallel(
+        parts=_parts(body.tasks, "tasks", body.dry_run), max_parallel=body.max_parallel, fail_fast=body.fail_fast
+    )
+
+
+def chain(body: ChainBody) -> Chain:
+    """Give the plan of steps, for a body without `resume_from`.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    if body.steps is None:
+        raise InvalidRequest("steps is missing", "steps")
+    _refuse_twice([step.name for step in body.steps], "steps", "name")
+    parts = _parts(body.steps, "steps", body.dry_run)
+    if body.pass_working_dir:
+        parts = tuple(replace(part, follows=index > 0 and _is_free(part)) for index, part in enumerate(parts))
+    return Chain(parts=parts, input=body.input, stop_on_failure=bool(body.stop_on_failure))
+
+
+def compare(body: CompareBody) -> Compare:
+    """Give the plan of backends.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    entries = [BackendBody(backend=entry) if isinstance(entry, str) else entry for entry in body.backends]
+    for index, entry in enumerate(entries):
+        if not entry.backend.strip():
+            raise InvalidRequest(f"backends[{index}] is empty", f"backends[{index}]")
+    shared = request_of(body, entries[0].backend, None)
+    parts = tuple(_compared(body, entry, shared) for entry in entries)
+    if body.check and any(part.isolation == "none" for part in parts):
+        raise InvalidRequest("check is run in worktrees: isolation must be 'worktree' for each backend", "check")
+    return Compare(
+        prompt=body.prompt,
+        parts=parts,
+        sequential=bool(body.sequential),
+        check=body.check or "",
+        judge=_judge(body, body.judge) if body.judge else None,
+    )
+
+
+def _parts(bodies: list[PartBody], where: str, dry_run: bool | None) -> tuple[Part, ...]:
+    return tuple(_part(body, f"{where}[{index}]", dry_run) for index, body in enumerate(bodies))
+
+
+def _refuse_twice(names: list[str | None], at: str, field: str) -> None:
+    """Refuse a name that two parts have: nobody could tell which is meant."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name and (before := first.setdefault(name, index)) != index:
+            twice = InvalidRequest(f"{field} {name!r} is that of {at}[{before}] already", field)
+            raise placed(twice, f"{at}[{index}]")
+
+
+def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
+    try:
+        if body.detach:
+            raise InvalidRequest("detach is for a prompt alone", "detach")
+        request = request_of(body, body.backend, body.session_id)
+    except ClinvkError as exc:
+        raise placed(exc, at) from exc
+    return Part(
+        request=request,
+        id=body.id or "",
+        name=body.name or "",
+        meta=body.meta or {},
+        dry_run=bool(dry_run or body.dry_run),
+        isolation=body.isolation or "none",
+    )
+
+
+def _is_free(part: Part) -> bool:
+    """Say whether a step has no directory of its own."""
+    return not part.request.workdir and not part.request.session_id
+
+
+def _compared(body: CompareBody, entry: BackendBody, shared: RunRequest) -> Part:
+    return Part(
+        request=replace(shared, backend=entry.backend, model=entry.model or shared.model),
+        name=entry.name or "",
+        dry_run=bool(body.dry_run),
+        isolation=entry.isolation or body.isolation or "none",
+    )
+
+
+def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
+    """Give the request of an agent that reads, and does nothing else; nobody goes on with its conversation."""
+    return RunRequest(
+        prompt=judge.prompt or "",
+        backend=judge.backend,
+        model=judge.model or None,
+        workdir=body.workdir or None,
+        sandbox_mode="read-only",
+        approval_mode="default",
+        timeout_s=judge.timeout_secs,
+        ephemeral=True,
+    )

@@ -1,0 +1,248 @@
+"""The REST dialect, clinvk's own: `POST /api/v1/prompt`, problem documents (RFC 9457), NDJSON streams."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.dialects import dialect, json_bodies
+from clinvk.dialects.dialect import (
+    BackendNotAllowed,
+    BeyondPolicy,
+    BodyTooLarge,
+    BodyTooSlow,
+    BudgetSpent,
+    Call,
+    DirectoryNotAllowed,
+    Facts,
+    ForeignOrigin,
+    HostRefused,
+    KeyRefused,
+    MethodNotAllowed,
+    NoSuchPath,
+    NotCancellable,
+    RateLimited,
+    WrongMediaType,
+)
+from clinvk.dialects.rest import unified
+from clinvk.dialects.rest.bodies import PromptBody, request_of
+from clinvk.dialects.rest.views import QueuePosition
+from clinvk.types.errors import (
+    AgentFailed,
+    AmbiguousId,
+    BackendUnavailable,
+    ClinvkError,
+    InvalidRequest,
+    NotResumable,
+    QueueFull,
+    ResourcesExhausted,
+    RunNotFound,
+    SessionBusy,
+    SessionError,
+    SessionNotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    TimedOut,
+    Unsupported,
+)
+from clinvk.types.events import RunFailed, RunFinished, StopReason, Usage
+from clinvk.types.redaction import redacted
+from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult
+
+
+class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a prompt. An agent that ran and failed is told here, by `exit_code` and `error`."""
+
+    session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
+    backend: str
+    exit_code: Annotated[int, Meta(description="0 is success; else the agent's own code, 1 where it has none.")]
+    duration_ms: Annotated[int, Meta(description="Milliseconds from the agent's start to its end.")]
+    output: Annotated[str, Meta(description="The answer; of a failed run what there was of it.")]
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
+    run_id: Annotated[str, Meta(description="clinvk's id of this run; absent in a dry run.")] = ""
+    error: Annotated[str | None, Meta(description="Why the run failed, in the agent's own words if it had any.")] = None
+    error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")] = None
+    model: Annotated[str | None, Meta(description="The model, as the agent names it.")] = None
+    cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
+    stop_reason: Annotated[StopReason | None, Meta(description="Why a run that did not fail ended.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    structured_output: Annotated[
+        object, Meta(description="The answer as JSON, with `output_schema`; `output` has it as text.")
+    ] = None
+    stderr: Annotated[str | None, Meta(description="The agent's stderr, when `verbose`.")] = None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that goes on by itself; the header `location` says where to look for it."""
+
+    run_id: str
+    session_id: Annotated[str | None, Meta(description="The session; null for a run that keeps none.")]
+    state: Annotated[str, Meta(description="queued or running.")]
+    queue_position: QueuePosition = msgspec.UNSET
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that could not be run (RFC 9457)."""
+
+    type: Annotated[
+        str, Meta(description="Where this kind of problem is explained.", examples=["/docs#invalid_request"])
+    ]
+    title: Annotated[str, Meta(description="The kind of problem.")]
+    status: Annotated[int, Meta(description="The HTTP status.")]
+    detail: Annotated[str, Meta(description="What failed, the value, and what is allowed.")]
+    code: Annotated[str, Meta(description="The kind of problem, for programs.", examples=["invalid_request"])]
+    request_id: Annotated[str, Meta(description="The `x-request-id` of the answer.")]
+    field: Annotated[
+        str | None,
+        Meta(description="The place in the body, or the parameter, where the problem has one.", examples=["extra[0]"]),
+    ] = None
+    candidates: Annotated[
+        tuple[str, ...], Meta(description="Some of the ids that begin so, where the one that was given is ambiguous.")
+    ] = ()
+
+
+STATUSES: Mapping[type[ClinvkError], int] = {
+    **dialect.STATUSES,
+    Unsupported: 422,
+    SessionError: 409,
+    AmbiguousId: 409,
+    NotCancellable: 409,
+    AgentFailed: 502,
+}
+
+TITLES: Mapping[type[ClinvkError], str] = {
+    ClinvkError: "Error inside clinvk",
+    InvalidRequest: "Invalid request",
+    KeyRefused: "API key needed",
+    ForeignOrigin: "Foreign web page",
+    HostRefused: "Meant for another server",
+    DirectoryNotAllowed: "Directory not allowed",
+    BackendNotAllowed: "Backend not allowed",
+    BeyondPolicy: "More than the policy allows",
+    NoSuchPath: "No such path",
+    MethodNotAllowed: "Method not allowed",
+    BodyTooSlow: "Body too slow",
+    BodyTooLarge: "Body too large",
+    WrongMediaType: "Unsupported media type",
+    Unsupported: "Option not supported by the backend",
+    RateLimited: "Too many requests",
+    BudgetSpent: "Budget used up",
+    BackendUnavailable: "Backend not available",
+    SessionNotFound: "No such session",
+    RunNotFound: "No such run",
+    SessionError: "Session cannot be used",
+    SessionBusy: "Session is busy",
+    NotResumable: "Session cannot be continued",
+    AmbiguousId: "Ambiguous id",
+    NotCancellable: "Run cannot be cancelled",
+    AgentFailed: "Agent failed before it started",
+    ResourcesExhausted: "Out of resources",
+    QueueFull: "Queue full",
+    ShuttingDown: "Server is stopping",
+    StoreUnavailable: "Sessions cannot be kept",
+    TimedOut: "Timed out",
+}
+
+_body = json_bodies.decoder(PromptBody)
+_encoder = msgspec.json.Encoder()
+
+
+class Rest:
+    """The dialect of `/api/v1/prompt`."""
+
+    is_model_api = False
+    stream_type = unified.MEDIA_TYPE
+    result_type = "application/json"
+    error_type = "application/problem+json"
+    pulse = unified.PULSE
+    fields: Mapping[str, str] = {}
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
+        """Read a prompt body.
+
+        Raises:
+            InvalidRequest: names the field.
+        """
+        asked = json_bodies.decode(body, _body)
+        return Call(
+            request=request_of(asked, asked.backend, asked.session_id),
+            stream=wants_stream(asked.output_format, headers),
+            dry_run=bool(asked.dry_run),
+            detach=bool(asked.detach),
+            respond_async=bool(asked.detach) and _prefers_async(headers),
+        )
+
+    def encoder(self, call: Call, facts: Facts) -> unified.UnifiedEncoder:
+        """Make the encoder of one stream of unified events."""
+        return unified.UnifiedEncoder(facts)
+
+    def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
+        """Give the answer of a run that has ended."""
+        return _encoder.encode(answered(call.request, result, facts))
+
+    def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
+        """Give the answer of a run that goes on behind the client's back."""
+        return _encoder.encode(_accepted(facts, state))
+
+    def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
+        """Give the problem document of a request that could not be run."""
+        status = dialect.nearest(type(error), STATUSES)
+        problem = Problem(
+            type=f"/docs#{error.code}",
+            title=dialect.nearest(type(error), TITLES),
+            status=status,
+            detail=redacted(error.message),
+            code=error.code,
+            request_id=request_id,
+            field=error.field,
+            candidates=error.candidates if isinstance(error, AmbiguousId) else (),
+        )
+        return status, _encoder.encode(problem)
+
+
+def _accepted(facts: Facts, state: str) -> Accepted:
+    return Accepted(
+        run_id=facts.run_id,
+        session_id=facts.session_id,
+        state=state,
+        queue_position=facts.queue_position or msgspec.UNSET,
+    )
+
+
+def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnswer:
+    """Say what came of a prompt."""
+    ending = result.ending
+    failed = ending if isinstance(ending, RunFailed) else None
+    finished = ending if isinstance(ending, RunFinished) else None
+    return PromptAnswer(
+        session_id=facts.session_id,
+        backend=facts.backend,
+        exit_code=result.exit_code,
+        duration_ms=round(facts.duration_s * 1000),
+        output=result.text,
+        token_usage=result.usage or Usage(),
+        run_id=facts.run_id,
+        error=failed.message if failed else None,
+        error_code=failed.code if failed else None,
+        model=(result.started.model if result.started else None) or facts.model,
+        cost_usd=ending.cost_usd,
+        stop_reason=finished.stop_reason if finished else None,
+        stop_sequence=finished.stop_sequence if finished else None,
+        structured_output=finished.structured_output if finished else None,
+        stderr=result.stderr if request.verbose else None,
+    )
+
+
+def _prefers_async(headers: Mapping[str, str]) -> bool:
+    """Say whether the client asks not to be kept waiting (RFC 7240)."""
+    preferences = headers.get("prefer", "").lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
+
+
+def wants_stream(output_format: str | None, headers: Mapping[str, str]) -> bool:
+    """Let the body decide; a body that is silent leaves it to the `accept` header."""
+    if output_format in (None, "", "default"):
+        return unified.MEDIA_TYPE in headers.get("accept", "").lower()
+    return output_format == "stream-json"

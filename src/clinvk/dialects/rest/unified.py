@@ -1,0 +1,296 @@
+"""The unified events: one JSON object a line, the same over HTTP and on the command line.
+
+The stream begins with `init` (or a lone `error`) and ends with exactly one `done` or `error`. No text comes
+twice: the answer is the texts of all `message` events put together, and nothing repeats it in full.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.dialects.dialect import Facts
+from clinvk.types.events import (
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    StopReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from clinvk.types.text import readable
+
+MEDIA_TYPE = "application/x-ndjson"
+
+PULSE = b" "
+"""Before a line of JSON a space means nothing to any parser; an empty line would stop many."""
+
+
+class Init(msgspec.Struct, frozen=True):
+    """The agent is up."""
+
+    model: Annotated[str | None, Meta(description="The model, as the agent names it; null where it does not.")]
+    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's own handle of the conversation.")]
+    working_dir: Annotated[str, Meta(description="Absolute path of the directory the agent works in.")]
+    run_id: Annotated[str, Meta(description="clinvk's id of this run.")]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A piece of the answer."""
+
+    text: str
+    role: Literal["assistant"] = "assistant"
+    is_partial: Annotated[bool, Meta(description="Always true: pieces are never repeated in full.")] = True
+
+
+class Thinking(msgspec.Struct, frozen=True):
+    """A piece of the model's thinking."""
+
+    text: str
+    is_partial: bool = True
+
+
+class ToolUse(msgspec.Struct, frozen=True):
+    """The agent uses one of its own tools."""
+
+    tool_id: str
+    tool_name: str
+    input: dict[str, object]
+
+
+class ToolOutcome(msgspec.Struct, frozen=True):
+    """What a tool gave back to the agent."""
+
+    tool_id: str
+    tool_name: str
+    output: str
+    is_error: bool
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Something worth showing that is neither answer nor tool."""
+
+    stage: Annotated[str, Meta(description="One word: retry, warning, denied or stderr.")]
+    message: str
+
+
+class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What else is known of a failure."""
+
+    exit_code: Annotated[int, Meta(description="The agent's own exit code; 1 where it has none; 128 + n for signal n.")]
+    token_usage: Usage | None = None
+    cost_usd: float | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why the run ended without success."""
+
+    code: Annotated[str, Meta(description="One word for programs, e.g. agent_rate_limited.")]
+    message: Annotated[str, Meta(description="The agent's own message, where it gave one.")]
+    details: FailureDetails
+
+
+class Done(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the run ended."""
+
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
+    duration: Annotated[float, Meta(description="Seconds from the agent's start.")]
+    stop_reason: StopReason
+    turn_count: Annotated[int | None, Meta(description="Requests to the model, where the agent told it.")] = None
+    cost_usd: Annotated[float | None, Meta(description="US dollars, where the agent told it.")] = None
+    stop_sequence: Annotated[str | None, Meta(description="The text of `stop` that was found.")] = None
+    structured_output: Annotated[
+        object, Meta(description="The answer as JSON, with `output_schema`; the messages have it as text.")
+    ] = None
+
+
+class Tag(msgspec.Struct, frozen=True):
+    """Which part of an orchestration an event is of; None where it is of none, or the caller gave none."""
+
+    index: int | None = None
+    step: int | None = None
+    name: str | None = None
+    id: str | None = None
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    backend: Annotated[str, Meta(description="Name of the agent CLI.", examples=["claude"])]
+    session_id: Annotated[str | None, Meta(description="The session; absent for a run that keeps none.")] = None
+    timestamp: Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
+    sequence: Annotated[int, Meta(description="Position in the stream of this run, from 1.", ge=1)]
+    index: Annotated[int | None, Meta(description="Of an orchestration: the task, step or backend, from 0.")] = None
+    step: Annotated[int | None, Meta(description="Of a chain: the step, from 1.")] = None
+    name: Annotated[str | None, Meta(description="Of an orchestration: the name that the caller gave the part.")] = None
+    id: Annotated[str | None, Meta(description="Of an orchestration: the id that the caller gave the part.")] = None
+
+
+class InitLine(_Line, frozen=True, kw_only=True, tag="init"):
+    """The first event."""
+
+    content: Init
+
+
+class MessageLine(_Line, frozen=True, kw_only=True, tag="message"):
+    """A piece of the answer."""
+
+    content: Message
+
+
+class ThinkingLine(_Line, frozen=True, kw_only=True, tag="thinking"):
+    """A piece of the model's thinking."""
+
+    content: Thinking
+
+
+class ToolUseLine(_Line, frozen=True, kw_only=True, tag="tool_use"):
+    """A tool starts."""
+
+    content: ToolUse
+
+
+class ToolResultLine(_Line, frozen=True, kw_only=True, tag="tool_result"):
+    """A tool has ended."""
+
+    content: ToolOutcome
+
+
+class ProgressLine(_Line, frozen=True, kw_only=True, tag="progress"):
+    """A retry, a warning, or a line of the agent's stderr."""
+
+    content: Stage
+
+
+class UsageLine(_Line, frozen=True, kw_only=True, tag="token_usage"):
+    """Tokens of this run, once, before the end; left out where the agent told none."""
+
+    content: Usage
+
+
+class ErrorLine(_Line, frozen=True, kw_only=True, tag="error"):
+    """The last event of a run that failed."""
+
+    content: Failure
+
+
+class DoneLine(_Line, frozen=True, kw_only=True, tag="done"):
+    """The last event of a run that did not fail."""
+
+    content: Done
+
+
+Line = (
+    InitLine
+    | MessageLine
+    | ThinkingLine
+    | ToolUseLine
+    | ToolResultLine
+    | ProgressLine
+    | UsageLine
+    | ErrorLine
+    | DoneLine
+)
+
+
+_UNTAGGED = Tag()
+_encoder = msgspec.json.Encoder()
+
+
+class UnifiedEncoder:
+    """Gives the lines of one run. `facts.started_at` is where the duration counts from; `sequence` is the last line's.
+
+    An event is one line, so that `sequence` is its number in the run's log; only an ending may be two. Who does not
+    feed all events of a log sets `sequence` before the next.
+    """
+
+    def __init__(self, facts: Facts, tag: Tag = _UNTAGGED) -> None:
+        self.sequence = 0
+        self._facts = facts
+        self._tag = tag
+        self._tool_names: dict[str, str] = {}
+        self._second = -1
+        self._second_text = ""
+
+    def skip(self, event: Event) -> None:
+        """Note an event, no ending, whose line its reader has already."""
+        if isinstance(event, ToolCall):
+            self._tool_names[event.id] = event.name
+        elif isinstance(event, ToolResult):
+            self._tool_names.pop(event.id, "")
+
+    def feed(self, event: Event, at: float) -> bytes:
+        """Give the line of one event; before an ending also that of its token usage."""
+        usage = b""
+        match event:
+            case TextDelta(text=text):
+                kind, content = MessageLine, Message(text)
+            case ThinkingDelta(text=text):
+                kind, content = ThinkingLine, Thinking(text)
+            case ToolCall():
+                self._tool_names[event.id] = event.name
+                kind, content = ToolUseLine, ToolUse(event.id, event.name, event.input)
+            case ToolResult():
+                name = self._tool_names.pop(event.id, "")
+                kind, content = ToolResultLine, ToolOutcome(event.id, name, event.output, event.is_error)
+            case Progress():
+                kind, content = ProgressLine, Stage(event.stage, event.message)
+            case RunStarted():
+                kind, content = InitLine, self._init(event)
+            case RunFinished():
+                usage = self._usage(event.usage, at)
+                kind, content = DoneLine, self._done(event, at)
+            case RunFailed():
+                usage = self._usage(event.usage, at) if self.sequence else b""  # an error without `init` is alone
+                kind, content = ErrorLine, failure(event)
+        return usage + self._line(kind, content, at)
+
+    def _init(self, event: RunStarted) -> Init:
+        facts = self._facts
+        return Init(event.model or facts.model, event.backend_session_id, readable(facts.workdir), facts.run_id)
+
+    def _done(self, event: RunFinished, at: float) -> Done:
+        duration = round(max(0.0, at - self._facts.started_at), 3)
+        return Done(
+            event.usage or Usage(),
+            duration,
+            event.stop_reason,
+            event.turns,
+            event.cost_usd,
+            event.stop_sequence,
+            event.structured_output,
+        )
+
+    def _usage(self, usage: Usage | None, at: float) -> bytes:
+        return self._line(UsageLine, usage, at) if usage else b""
+
+    def _line(self, kind: type[Line], content: object, at: float) -> bytes:
+        self.sequence += 1
+        line = kind(
+            backend=self._facts.backend,
+            session_id=self._facts.session_id,
+            timestamp=self._timestamp(at),
+            sequence=self.sequence,
+            index=self._tag.index,
+            step=self._tag.step,
+            name=self._tag.name,
+            id=self._tag.id,
+            content=content,  # pyright: ignore[reportArgumentType]  # each call pairs a line with its content
+        )
+        return _encoder.encode(line) + b"\n"
+
+    def _timestamp(self, at: float) -> str:
+        second, millis = divmod(int(at * 1000), 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{millis:03d}Z"
+
+
+def failure(event: RunFailed) -> Failure:
+    """Say why a run failed as the `error` event does."""
+    return Failure(event.code, event.message, FailureDetails(event.exit_code or 1, event.usage, event.cost_usd))

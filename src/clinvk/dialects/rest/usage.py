@@ -1,0 +1,135 @@
+"""`GET /api/v1/usage`: what runs have used, summed up by day, key, backend and model."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from clinvk.types.errors import InvalidRequest
+from clinvk.types.events import Usage
+from clinvk.types.record import UsageOfDay
+
+ASPECTS = ("day", "key", "backend", "model")
+
+DAYS = 30
+"""How many days are told where none are asked for, today included."""
+
+_ASPECT = f"({'|'.join(ASPECTS)})"
+_Day = Annotated[str, Meta(examples=["2026-11-25"])]
+
+
+class UsageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters."""
+
+    since: Annotated[date | None, Meta(description=f"The first day, UTC; default {DAYS - 1} days ago.")] = None
+    until: Annotated[date | None, Meta(description="The last day, UTC; default today.")] = None
+    key: Annotated[str | None, Meta(description="Only runs that were asked for with the API key of this name.")] = None
+    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
+    model: Annotated[str | None, Meta(description="Only those of this model.")] = None
+    group_by: Annotated[
+        str,
+        Meta(
+            description="What to tell apart, with commas: some of day, key, backend, model.",
+            extra_json_schema={"pattern": rf"^\s*{_ASPECT}\s*(,\s*{_ASPECT}\s*)*$"},
+        ),
+    ] = "day,key,backend,model"
+
+
+class Used(msgspec.Struct, frozen=True, kw_only=True):
+    """What some runs have used."""
+
+    runs: Annotated[int, Meta(description="How many have ended.")]
+    token_usage: Usage
+    cost_usd: Annotated[float | None, Meta(description="What their agents told, together; null where none told any.")]
+
+
+class UsageItem(Used, frozen=True, kw_only=True):
+    """What the runs of a day, key, backend and model have used; null stands for all of them."""
+
+    day: Annotated[_Day | None, Meta(description="UTC; that on which the runs began.")]
+    key: Annotated[str | None, Meta(description="The name of the API key; empty where none was asked for.")]
+    backend: str | None
+    model: Annotated[str | None, Meta(description="Empty where neither request nor agent named one.")]
+
+
+class UsageList(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs have used, in order of days."""
+
+    since: _Day
+    until: _Day
+    usage: list[UsageItem]
+    total: Used
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What was asked for, checked: days as `2026-11-25`, both included, and what to tell apart."""
+
+    since: str
+    until: str
+    apart: frozenset[str]
+
+
+def span(asked: UsageListing, today: date) -> Span:
+    """Check what was asked.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    until = asked.until or today
+    since = asked.since or date.fromordinal(max(1, min(today, until).toordinal() + 1 - DAYS))
+    if since > until:
+        raise InvalidRequest(f"since {since} is after until {until}", "since")
+    return Span(since.isoformat(), until.isoformat(), _apart(asked.group_by))
+
+
+def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> UsageList:
+    """Sum up rows."""
+    found: dict[tuple[str | None, ...], _Sum] = {}
+    total = _Sum()
+    for row in rows:
+        if row.day > span.until or asked.backend not in (None, row.backend) or asked.model not in (None, row.model):
+            continue
+        values = (("day", row.day), ("key", row.key_name), ("backend", row.backend), ("model", row.model))
+        group = tuple(value if name in span.apart else None for name, value in values)
+        found.setdefault(group, _Sum()).add(row)
+        total.add(row)
+    items = [
+        UsageItem(
+            day=group[0],
+            key=group[1],
+            backend=group[2],
+            model=group[3],
+            runs=used.runs,
+            token_usage=used.usage,
+            cost_usd=used.cost_usd,
+        )
+        for group, used in found.items()
+    ]
+    whole = Used(runs=total.runs, token_usage=total.usage, cost_usd=total.cost_usd)
+    return UsageList(since=span.since, until=span.until, usage=items, total=whole)
+
+
+class _Sum:
+    def __init__(self) -> None:
+        self.runs = 0
+        self.usage = Usage()
+        self._cost_usd = 0.0
+
+    def add(self, row: UsageOfDay) -> None:
+        self.runs += row.runs
+        self.usage += row.usage
+        self._cost_usd += row.cost_usd
+
+    @property
+    def cost_usd(self) -> float | None:
+        return round(self._cost_usd, 6) if self._cost_usd else None
+
+
+def _apart(given: str) -> frozenset[str]:
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in ASPECTS:
+            raise InvalidRequest(f"group_by has {name!r}; it must be of {', '.join(ASPECTS)}", "group_by")
+    return frozenset(names)

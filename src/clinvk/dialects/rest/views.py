@@ -1,0 +1,326 @@
+"""Sessions and runs as the REST API shows them, and what it takes to list and describe them."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import asdict, replace
+
+from clinvk.dialects import json_bodies
+from clinvk.types.events import StopReason, Usage
+from clinvk.types.record import RunKind, RunRecord, RunState
+from clinvk.types.session import (
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TITLE_CHARS,
+    TAG_PATTERN,
+    TITLE_PATTERN,
+    Session,
+    SessionStatus,
+    as_tag,
+    as_title,
+)
+
+LISTED_CHARS = 1000
+"""How much of a prompt a list shows."""
+
+SHOWN_PARTS = 1000
+"""How many of its parts a run of several agents shows; the list of runs gives all."""
+
+Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS, extra_json_schema={"pattern": TITLE_PATTERN})]
+_Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG_PATTERN})]
+Tags = Annotated[list[_Tag], Meta(max_length=MAX_TAGS)]
+
+_Limit = Annotated[int, Meta(ge=1, le=1000, description="Items, at most.")]
+_Offset = Annotated[int, Meta(ge=0, le=2_147_483_647, description="Items that are passed over first.")]
+QueuePosition = (
+    Annotated[
+        int,
+        Meta(description="The position in the queue of this server, where clients take turns; only while it waits."),
+    ]
+    | msgspec.UnsetType
+)
+_UNREADABLE = "How many of this part of the list are left out, since the database is damaged; absent for none."
+_Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-25T14:09:11.042Z"])]
+
+
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation with one backend."""
+
+    id: Annotated[str, Meta(description="32 hex digits.")]
+    backend: str
+    created_at: _Time
+    last_used: _Time
+    working_dir: Annotated[str, Meta(description="Where its agent works.")]
+    backend_session_id: Annotated[str | None, Meta(description="The agent CLI's own handle; null until it told it.")]
+    model: str | None
+    initial_prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters.")]
+    status: Annotated[
+        SessionStatus,
+        Meta(description="active: a run is under way; completed, error, paused (cancelled): how the last one ended."),
+    ]
+    turn_count: Annotated[int, Meta(description="Prompts that were run in it.")]
+    token_usage: Annotated[Usage, Meta(description="The sum over all turns.")]
+    tags: tuple[str, ...]
+    title: str
+    parent_id: Annotated[str | None, Meta(description="The session that it was forked from.")]
+    error_message: Annotated[str | None, Meta(description="Why the last run failed.")]
+    metadata: dict[str, object]
+
+
+class SessionList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sessions, newest first."""
+
+    sessions: list[SessionView]
+    total: Annotated[int, Meta(description="How many there are with this filter.")]
+    limit: int
+    offset: int
+    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
+
+
+class SessionListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a list of sessions."""
+
+    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
+    status: Annotated[SessionStatus | None, Meta(description="Only those with this status.")] = None
+    tag: Annotated[str | None, Meta(description="Only those with this tag.")] = None
+    q: Annotated[str | None, Meta(description="Only those with this text in title or first prompt; case is one.")] = (
+        None
+    )
+    limit: _Limit = 100
+    offset: _Offset = 0
+
+
+class SessionPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session shall be called. A field that is left out or null stays as it is."""
+
+    title: Annotated[Title | None, Meta(description="One line of at most 500 characters; empty takes it away.")] = None
+    tags: Annotated[Tags | None, Meta(description="All its tags, in place of those it has.")] = None
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that is gone, with its runs."""
+
+    deleted: Literal[True] = True
+    id: str
+
+
+class TurnMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A prompt, or the answer to it."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    time: _Time
+    run_id: str
+    usage: Annotated[Usage | None, Meta(description="Tokens of the turn, with its answer, where the agent told.")] = (
+        None
+    )
+    error: Annotated[str | None, Meta(description="Why the turn failed, with its answer.")] = None
+
+
+class MessageList(msgspec.Struct, frozen=True, kw_only=True):
+    """The conversation, oldest first; `limit` and `offset` count turns from the newest."""
+
+    session_id: str
+    messages: list[TurnMessage]
+    total: Annotated[int, Meta(description="Turns in all, not messages: a turn is a prompt with its answer.")]
+    limit: int
+    offset: int
+
+
+class MessageListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a list of messages."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Turns, at most, the newest.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=2_147_483_647, description="Newest turns that are passed over.")] = 0
+
+
+class RunItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in a list."""
+
+    id: Annotated[str, Meta(description="32 hex digits.")]
+    state: Annotated[RunState, Meta(description="interrupted: clinvk died during the run.")]
+    kind: Annotated[RunKind, Meta(description="One prompt, or several agents together.")]
+    backend: Annotated[str, Meta(description="Empty for several agents together.")]
+    session_id: Annotated[str | None, Meta(description="The session it is a turn of; null for one that keeps none.")]
+    parent_id: Annotated[str | None, Meta(description="The run of several agents together that it is a part of.")]
+    index: Annotated[int | None, Meta(description="Which part of it, from 0; the judge comes after all.")]
+    name: Annotated[str | None, Meta(description="What the caller named that part.")]
+    prompt: Annotated[str, Meta(description=f"In a list the first {LISTED_CHARS} characters; empty if ephemeral.")]
+    workdir: str
+    model: str | None
+    created_at: _Time
+    started_at: Annotated[_Time | None, Meta(description="When the agent was started; null until then.")]
+    ended_at: Annotated[_Time | None, Meta(description="Null while the run is queued or running.")]
+    exit_code: Annotated[int | None, Meta(description="0 is success; null until the run has ended.")]
+    error: Annotated[str | None, Meta(description="Why the run failed.")]
+    error_code: Annotated[str | None, Meta(description="The same as one word, e.g. agent_rate_limited.")]
+    stop_reason: StopReason | None
+    token_usage: Annotated[Usage, Meta(description="Tokens of this run alone; zeros where the agent told none.")]
+    cost_usd: float | None
+
+
+class RunView(RunItem, frozen=True, kw_only=True):
+    """A run, with what came of it."""
+
+    queue_position: QueuePosition = msgspec.UNSET
+    output: Annotated[str, Meta(description="The answer, once the run has ended; empty if ephemeral.")]
+    request: Annotated[dict[str, object], Meta(description="What else was asked, settings included.")]
+    total_runs: Annotated[int, Meta(description="How many parts have been begun; 0 for one prompt.")]
+    runs: Annotated[list[RunItem], Meta(description=f"The parts, in their order, at most {SHOWN_PARTS}.")]
+
+
+class RunList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Runs, newest first."""
+
+    runs: list[RunItem]
+    total: Annotated[int, Meta(description="How many there are with this filter.")]
+    limit: int
+    offset: int
+    unreadable: Annotated[int, Meta(description=_UNREADABLE)] = 0
+
+
+class RunListing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a list of runs."""
+
+    session_id: Annotated[str | None, Meta(description="Only the turns of this session; a unique prefix will do.")] = (
+        None
+    )
+    parent_id: Annotated[str | None, Meta(description="Only the parts of this run; a unique prefix will do.")] = None
+    backend: Annotated[str | None, Meta(description="Only those of this backend.")] = None
+    state: Annotated[RunState | None, Meta(description="Only those in this state.")] = None
+    limit: _Limit = 100
+    offset: _Offset = 0
+
+
+class Following(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of the events of a run."""
+
+    after: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2_147_483_647,
+            description="Only what comes after this event; the header `last-event-id` says the same and beats it.",
+        ),
+    ] = 0
+
+
+_patches = msgspec.json.Decoder(SessionPatch)
+
+
+def session_view(session: Session) -> SessionView:
+    """Show a session."""
+    return SessionView(
+        id=session.id,
+        backend=session.backend,
+        created_at=time(session.created_at),
+        last_used=time(session.last_used),
+        working_dir=session.working_dir,
+        backend_session_id=session.backend_session_id,
+        model=session.model,
+        initial_prompt=session.initial_prompt,
+        status=session.status,
+        turn_count=session.turn_count,
+        token_usage=session.token_usage,
+        tags=session.tags,
+        title=session.title,
+        parent_id=session.parent_id,
+        error_message=session.error_message,
+        metadata=session.metadata,
+    )
+
+
+def session_item(session: Session) -> SessionView:
+    """Show a session in a list."""
+    return session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
+
+
+def run_item(run: RunRecord) -> RunItem:
+    """Show a run in a list."""
+    part = run.part
+    return RunItem(
+        id=run.id,
+        state=run.state,
+        kind=run.kind,
+        backend=run.backend,
+        session_id=run.session_id,
+        parent_id=run.parent_id,
+        index=part.index if part else None,
+        name=(part.name or None) if part else None,
+        prompt=run.prompt[:LISTED_CHARS],
+        workdir=run.workdir,
+        model=run.model,
+        created_at=time(run.created_at),
+        started_at=_time(run.started_at),
+        ended_at=_time(run.ended_at),
+        exit_code=_exit_code(run),
+        error=run.error_message,
+        error_code=run.error_code,
+        stop_reason=run.stop_reason,
+        token_usage=run.usage or Usage(),
+        cost_usd=run.cost_usd,
+    )
+
+
+def _exit_code(run: RunRecord) -> int | None:
+    """Give that of a run that has ended, as its client was told: 1 where the agent has none or claims 0."""
+    if run.ended_at is None or run.state == "finished":
+        return run.exit_code
+    return run.exit_code or 1
+
+
+def run_view(
+    run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0, queue_position: int | None = None
+) -> RunView:
+    """Show a run; of `total` parts those that are given."""
+    fields = asdict(run_item(run))
+    fields["prompt"] = run.prompt
+    shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
+    return RunView(
+        **fields,
+        queue_position=queue_position or msgspec.UNSET,
+        output=run.output,
+        request=run.request,
+        total_runs=total,
+        runs=shown,
+    )
+
+
+def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:
+    """Give the prompts and answers of runs; one that is under way has no answer yet."""
+    for run in runs:
+        yield TurnMessage(role="user", text=run.prompt, time=time(run.created_at), run_id=run.id)
+        if run.ended_at is not None:
+            yield TurnMessage(
+                role="assistant",
+                text=run.output,
+                time=time(run.ended_at),
+                run_id=run.id,
+                usage=run.usage,
+                error=run.error_message,
+            )
+
+
+def patch(body: bytes) -> SessionPatch:
+    """Read what a session shall be called.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    told = json_bodies.decode(body, _patches)
+    return SessionPatch(
+        title=None if told.title is None else as_title(told.title),
+        tags=None if told.tags is None else [as_tag(tag) for tag in told.tags],
+    )
+
+
+def time(at: float) -> str:
+    """Write seconds since the epoch as RFC 3339, UTC, milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time(at: float | None) -> str | None:
+    return None if at is None else time(at)

@@ -1,0 +1,116 @@
+"""The agent environment: which agents there are, where, what they inherit, and how one gets the terminal."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import msgspec
+
+from clinvk.backends import registry as backends
+from clinvk.backends.base import Backend, Host
+from clinvk.config.load import home, may_lie_in_worktree
+from clinvk.config.model import Settings
+from clinvk.policy import rules
+from clinvk.runtime import sessions
+from clinvk.runtime.process import executables
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.types.errors import ConfigError, NotResumable
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session
+
+
+class Surroundings:
+    """An environment under the settings. `paths` are the CLIs that were found, by backend."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
+        self.paths: dict[str, str] = {}
+        self._settings = settings
+        self._environ = environ
+        self._registry = registry
+        self._hosts: dict[str, Host] = {}
+        self._environments: dict[str, Mapping[str, str]] = {}
+
+    def backend(self, name: str) -> Backend:
+        """Give a backend that may be run here.
+
+        Raises:
+            BackendUnavailable: it is unknown or disabled.
+            InvalidRequest: too many agents are around this clinvk.
+        """
+        backend = backends.named(name, self._registry)
+        executables.check_enabled(backend, self._settings)
+        rules.refuse_depth(self._environ, self._settings.unified_flags.max_depth)
+        return backend
+
+    def path(self, backend: Backend) -> str:
+        """Look on PATH again only where the CLI is no more where it was found.
+
+        Raises:
+            BackendUnavailable: it is not installed.
+        """
+        path = self.paths.get(backend.name)
+        if path is None or not os.access(path, os.X_OK):
+            path = self.paths[backend.name] = executables.require(backend, self._settings, self._environ)
+        return path
+
+    def host(self, backend: str) -> Host:
+        """Look at the machine once for each backend: helper programs do not come and go."""
+        if backend not in self._hosts:
+            self._hosts[backend] = executables.host(self.environment(backend))
+        return self._hosts[backend]
+
+    def environment(self, backend: str) -> Mapping[str, str]:
+        """Give the environment that a backend's CLI is started in."""
+        if backend not in self._environments:
+            self._environments[backend] = executables.environment(backend, self._settings, self._environ)
+        return self._environments[backend]
+
+    def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
+        """Give what holds the worktree of this clinvk that a directory lies in; None where its name says otherwise."""
+        if not directory or not may_lie_in_worktree(directory):
+            return None
+        from clinvk.runtime.worktrees.worktrees import Worktrees  # few runs need it
+
+        try:
+            return partial(Worktrees(spawner, home(self._environ), self._environ).used, directory)
+        except ConfigError:  # a machine without homes
+            return None
+
+
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """What to execute: `argv` in the directory `cwd` (None is the present one), as the program `path`."""
+
+    path: str
+    argv: tuple[str, ...]
+    cwd: str | None
+    env: Mapping[str, str]
+
+
+async def handover(
+    request: RunRequest,
+    session: Session,
+    settings: Settings,
+    environ: Mapping[str, str],
+    registry: Mapping[str, Backend] = backends.BACKENDS,
+) -> Handover:
+    """Say how the agent's own program opens a session; of the request it is told the model alone.
+
+    Raises:
+        SessionBusy: its agent has yet to tell its handle.
+        NotResumable: it never told it, it is a fork that has not branched off, or its directory is gone.
+        InvalidRequest: it is of another backend than the request.
+        BackendUnavailable: its backend is unknown, disabled or not installed.
+    """
+    backend = backends.named(session.backend, registry)
+    executables.check_enabled(backend, settings)
+    handle = sessions.handle_of(session)
+    if session.forks_parent:
+        raise NotResumable(f"session {session.id!r} branches off with its first prompt; give it one")
+    request = await sessions.placed(request, session)
+    return Handover(
+        path=executables.require(backend, settings, environ),
+        argv=backend.interactive(Resume(handle), request.model),
+        cwd=request.workdir,
+        env=executables.environment(backend.name, settings, environ),
+    )

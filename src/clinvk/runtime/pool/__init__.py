@@ -1,0 +1,1 @@
+"""Warm agent processes: which are kept, which carries a run, and when they are evicted."""

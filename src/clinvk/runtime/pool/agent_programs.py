@@ -1,0 +1,175 @@
+"""Agent programs: whether one speaks its long-lived protocol, and whether its files are unchanged."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Collection, Mapping
+from itertools import chain, islice
+
+import msgspec
+
+from clinvk.backends.base import Channel, Launch, NotSpoken, parsed
+from clinvk.runtime.process import private_folder
+from clinvk.runtime.process.private_folder import at_home
+from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.process.waiting import Wake
+from clinvk.types.errors import ClinvkError
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""Files with inode, size and time of change: npm gives all files of a package the same time of writing."""
+
+_NOWHERE = "\0"
+"""No path begins so."""
+
+_MOST = 200
+"""So many entries are looked at for one name: this is done for each run, and nobody knows what a project has."""
+
+
+def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
+    """Give what tells of the files that are there, which are named as in `Launch.reads`.
+
+    Most are not there, which `access` tells in half the time of an exception.
+    """
+    found: list[tuple[str, int, int, int]] = []
+    missing = _NOWHERE
+    for name in names:
+        if name.startswith(missing):
+            continue
+        path = at_home(name, env)
+        if name.endswith("/"):
+            missing = _NOWHERE if os.access(path, os.F_OK) else name
+        elif "*" in name:
+            found += map(_stamp, _files(path))
+        elif os.access(path, os.F_OK):
+            found.append(_stamp(path))
+    return tuple(found)
+
+
+def _stamp(file: str) -> tuple[str, int, int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:  # gone since it was found
+        return file, 0, 0, 0
+    return file, status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def _files(path: str) -> Collection[str]:
+    """Give the files that a path may stand for; a star elsewhere is part of a name."""
+    folder, _, ending = path.rpartition("/*")
+    if not ending.startswith((".", "/")) or "/" in ending[1:]:
+        return (path,) if os.access(path, os.F_OK) else ()
+    entries = _entries(folder)
+    if ending.startswith("/"):
+        return sorted(file for entry in entries if os.access(file := entry.path + ending, os.F_OK))
+    # Not `entry.is_dir()`: it raises for a link that leads round in a circle.
+    folders = [entry.path for entry in entries if not entry.name.endswith(ending) and os.path.isdir(entry)]
+    entries += islice(chain.from_iterable(map(_entries, sorted(folders))), _MOST - len(entries))
+    return sorted(entry.path for entry in entries if entry.name.endswith(ending))
+
+
+def _entries(folder: str) -> "list[os.DirEntry[str]]":
+    try:
+        with os.scandir(folder) as entries:
+            return [*islice(entries, _MOST)]
+    except OSError:
+        return []
+
+
+logger = logging.getLogger(__name__)
+
+_DOUBTS = 3
+"""At so many failures in a row a program counts that has spoken its protocol before: one process may hang."""
+
+
+class Fallbacks:
+    """Which programs were found not to speak it, or not within `answer_within_s` of their start.
+
+    A program that was replaced since is another one.
+    """
+
+    def __init__(self, answer_within_s: float = 10.0) -> None:
+        self.answer_within_s = answer_within_s
+        self._known: dict[str, Fingerprint] = {}
+        self._spoke: dict[str, Fingerprint] = {}
+        self._doubts: dict[str, int] = {}
+
+    def choose(self, path: str, launch: Launch) -> Launch:
+        """Give how to start a program: as planned, unless it is known not to speak what is planned."""
+        return launch.otherwise if launch.otherwise and not self.is_spoken(path) else launch
+
+    def is_spoken(self, path: str) -> bool:
+        """Say whether nothing is known against a program."""
+        return path not in self._known or self._known[path] != fingerprint((path,), {})
+
+    def note_spoken(self, path: str) -> None:
+        """A program has begun a run in its protocol."""
+        self._doubts[path] = 0
+        self._spoke[path] = fingerprint((path,), {})
+
+    def note(self, path: str, why: str) -> None:
+        """A program that did not speak it has begun a run the other way: take that from now on.
+
+        One that has spoken it before gets another chance or two.
+        """
+        if not self.is_spoken(path):
+            return
+        now = fingerprint((path,), {})
+        self._doubts[path] = self._doubts.get(path, 0) + 1
+        if self._spoke.get(path) == now and self._doubts[path] < _DOUBTS:
+            logger.warning("a process of %s did not speak its protocol: %s; its run has another one", path, why)
+            return
+        self._known[path] = now
+        logger.warning("%s does not speak its long-lived protocol: %s; it is run one-shot from now on", path, why)
+
+
+_MESSAGES = msgspec.json.Decoder(dict[str, object])
+
+
+async def unspoken(
+    spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
+) -> str | None:
+    """Say why the program at `path` does not speak it, when started so; None where it does."""
+    folder = private_folder.PrivateFolder(launch, env, spawner.server)
+    try:
+        await folder.prepare()
+        return await _greeted(spawner, folder.command(path), launch.cwd, channel, folder.environment(), within_s)
+    except ClinvkError as exc:
+        return exc.message
+    finally:
+        await folder.clear()
+
+
+async def _greeted(
+    spawner: Spawner, argv: list[str], cwd: str | None, channel: Channel, env: Mapping[str, str], within_s: float
+) -> str | None:
+    changed = Wake()
+    process = spawner.spawn(argv, env, cwd, changed.set)
+    try:
+        process.write(channel.greet(), close=False)
+        async with asyncio.timeout(within_s):
+            while not _answers(process, channel):
+                await changed.wait()
+    except NotSpoken as exc:
+        return str(exc)
+    except TimeoutError:
+        return f"it does not answer within {within_s:g} s"
+    finally:
+        await spawner.sweep(process)
+    return None
+
+
+def _answers(process: Process, channel: Channel) -> bool:
+    """Look whether it has answered.
+
+    Raises:
+        NotSpoken: it does not speak it.
+    """
+    for line in process.take():
+        deque(channel.receive(line), maxlen=0)
+        if parsed(_MESSAGES, line) is not None:
+            return True
+    if process.exit_code is not None and process.at_eof:
+        deque(channel.closed(process.exit_code, process.stderr), maxlen=0)
+        raise NotSpoken(f"it ended with code {process.exit_code}")
+    return False

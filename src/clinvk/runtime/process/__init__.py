@@ -1,0 +1,1 @@
+"""Operating-system processes: spawn, tag, limit, find and kill them."""

@@ -1,0 +1,210 @@
+"""Executables: where the agent CLIs are, which versions, and helper programs that run to their end."""
+
+import asyncio
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from clinvk.backends.base import Backend, Host
+from clinvk.config.model import Settings
+from clinvk.policy import rules
+from clinvk.runtime.process import private_folder
+from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.process.waiting import Wake
+from clinvk.types.errors import BackendUnavailable, ClinvkError
+
+
+class Exited(NamedTuple):
+    """What a helper program gave."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def run_tool(
+    spawner: Spawner,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    timeout_s: float,
+    cwd: str | None = None,
+    stdin: bytes = b"",
+) -> Exited:
+    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
+
+    All that it prints is kept, but of stderr only the end.
+
+    Raises:
+        BackendUnavailable: the program cannot be started.
+        TimeoutError: it took too long.
+    """
+    changed = Wake()
+    process = spawner.spawn(argv, env, cwd, changed.set, raw=True)
+    pieces: list[bytes] = []
+    try:
+        process.write(stdin, close=True)
+        async with asyncio.timeout(timeout_s):
+            while process.exit_code is None or not process.at_eof:
+                await changed.wait()
+                pieces += process.take()
+        return Exited(process.exit_code, b"".join(pieces), process.stderr)
+    finally:
+        await spawner.sweep(process)
+
+
+_HELPERS = ("bwrap", "socat")
+_VERSION_WITHIN_S = 20.0
+
+SECRETS = (
+    "CLINVK_API_KEYS",
+    *("CLINVK_API_KEYS_GOPASS_PATH", "CLINVK_SERVER__API_KEYS_GOPASS_PATH"),
+    *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+)
+"""Variables that are for clinvk alone, in whichever case."""
+
+_NEEDED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
+    *("CLINVK_HOME", rules.DEPTH_VARIABLE),
+)
+"""What hardly a program does without, and a clinvk that an agent starts: none of it is a secret."""
+
+
+def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """Give the absolute path of a backend's CLI, or None where it is not installed.
+
+    `backends.<name>.executable` of the settings is a path, or another name to look for on PATH.
+    """
+    own = settings.backend(backend.name)
+    name = own.executable or backend.executable
+    path = {**environ, **own.env}.get("PATH", os.defpath)
+    found = shutil.which(name, path=path)
+    return os.path.abspath(found) if found else None  # the agent starts elsewhere: there a relative path is another's
+
+
+def check_enabled(backend: Backend, settings: Settings) -> None:
+    """Refuse a backend that the settings switch off.
+
+    Raises:
+        BackendUnavailable: it is disabled.
+    """
+    if not settings.backend(backend.name).enabled:
+        raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
+
+
+def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
+    """Give the path of a backend's CLI.
+
+    Raises:
+        BackendUnavailable: it is not installed; says how to install it.
+    """
+    own = settings.backend(backend.name)
+    if path := find(backend, settings, environ):
+        return path
+    where = f"{own.executable!r} (backends.{backend.name}.executable)" if own.executable else repr(backend.executable)
+    raise BackendUnavailable(f"backend {backend.name!r} is not installed: no {where} found; install: {backend.install}")
+
+
+def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give the environment that a backend's CLI is started in: what clinvk has, what its settings add, its depth."""
+    depth = str(rules.depth(environ) + 1)
+    own = settings.backend(backend).env
+    return without_secrets({**inherited(settings, environ), **own, rules.DEPTH_VARIABLE: depth})
+
+
+def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give what of an environment agents may have: where `agents.env_allow` names variables, these and a few more."""
+    if not settings.agents.env_allow:
+        return environ
+    return _named(environ, (*_NEEDED, *settings.agents.env_allow))
+
+
+def needed(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give what hardly a program does without: no credential is among it."""
+    return _named(environ, _NEEDED)
+
+
+def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Give an environment without what is for clinvk alone."""
+    return {name: value for name, value in environ.items() if name.upper() not in SECRETS}
+
+
+def host(environ: Mapping[str, str]) -> Host:
+    """Look at the machine for a backend."""
+    path = environ.get("PATH", os.defpath)
+    commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
+    return Host(
+        is_root=os.geteuid() == 0,
+        commands=commands,
+        env=environ,
+        read=_reader(environ),
+        part=part,
+        find=_finder(environ),
+        resolve=resolve,
+    )
+
+
+def resolve(path: str) -> str:
+    """Give an absolute path without symbolic links; of "" it is clinvk's own directory."""
+    return os.path.realpath(path)
+
+
+def part(path: str, start: int, size: int) -> bytes | None:
+    """Give a part of a plain file: a pipe would never end, and a file may be larger than the memory."""
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            file.seek(start)
+            return file.read(size)
+    except OSError:
+        return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody at a pipe's other end."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _reader(environ: Mapping[str, str]) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        try:
+            with open(private_folder.at_home(path, environ), "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    return read
+
+
+def _finder(environ: Mapping[str, str]) -> Callable[[str, str], Sequence[str]]:
+    def find(folder: str, pattern: str) -> Sequence[str]:
+        found = Path(private_folder.at_home(folder, environ)).glob(pattern)
+        return [str(path) for path in sorted(found, key=_size, reverse=True)]
+
+    return find
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone since it was found, or a link that leads nowhere
+        return -1
+
+
+def _named(environ: Mapping[str, str], words: Sequence[str]) -> Mapping[str, str]:
+    return {name: value for name, value in environ.items() if any(fnmatchcase(name, word) for word in words)}
+
+
+async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
+    """Ask a CLI for its version; None where it does not answer in time."""
+    try:
+        answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_WITHIN_S)
+    except (ClinvkError, TimeoutError):
+        return None
+    words = answer.stdout.decode(errors="replace").split()
+    return next((word.lstrip("v") for word in words if word[:1].isdigit() or word[:2].lstrip("v").isdigit()), None)

@@ -1,0 +1,463 @@
+"""One agent process: spawned with own pipes, read in lines, written to, ended with all that it started.
+
+`subprocess.Popen` on the loop's thread, not asyncio's own subprocesses: under uvloop those fork, which is
+many times slower, and every other way costs more than this one.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from clinvk.runtime.process.lines import LineSplitter, LineTooLong
+from clinvk.runtime.process.process_tags import MARK_VARIABLE, Marks, kill, kill_tools, label, resident
+from clinvk.runtime.process.resource_limits import Bounds
+from clinvk.runtime.process.waiting import finished
+from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest, ResourcesExhausted, exhausted
+
+logger = logging.getLogger(__name__)
+
+LINGER_S = 5.0
+"""How long a process may take to exit after it closed its output, or reported how the run ended."""
+DRAIN_S = 0.5
+"""How long to read output after the exit, where something else holds the pipe open."""
+MAX_LINE_BYTES = 64 * 1024 * 1024
+HIGH_WATER_BYTES = 1024 * 1024
+STDERR_TAIL_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+_PIPE_BYTES = 1024 * 1024
+"""What Linux lets any user have."""
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
+_SWEEP_EVERY_S = 0.02
+_SEARCH_AGAIN_S = 0.2
+"""The pause after a search that lacked a file descriptor."""
+_NOTHING = memoryview(b"")
+
+
+class Spawner:
+    """Starts marked processes, and ends what is left of them."""
+
+    def __init__(self, marks: Marks, bounds: Bounds | None = None) -> None:
+        self._marks = marks
+        self._bounds = bounds
+        self._count = 0
+        self._condemned: dict[int, tuple[int, asyncio.Future[None]]] = {}
+        self._search: asyncio.Task[None] | None = None
+        self._searched_at = 0.0
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        wake: Callable[[], None],
+        stderr_lines: bool = False,
+        raw: bool = False,
+        real: str = "",
+    ) -> "Process":
+        """Start a process; `wake` is called whenever it printed something or is gone.
+
+        Its stdout is taken in lines; with `raw` as it comes. With `real` it starts only if `cwd` leads there.
+
+        Raises:
+            BackendUnavailable: the program cannot be started.
+            ResourcesExhausted: no descriptor, process or memory is left for it.
+            InvalidRequest: the command line is too long, or the directory cannot be entered.
+        """
+        self._count += 1
+        number = self._count
+        env = {**env, MARK_VARIABLE: label(self._marks.server, number)}
+        try:
+            with _held(argv[0], cwd, real) as place, self._marks.marking(number):
+                spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
+        except ClinvkError:
+            if self._bounds and self._bounds.cgroup:
+                self._condemn(number, 0)  # its cgroup may be there
+            raise
+        if self._bounds:
+            self._bounds.settle(spawned.popen.pid)
+        return Process(spawned, number, wake, stderr_lines, raw)
+
+    @property
+    def server(self) -> int:
+        """The number of the clinvk that this is of."""
+        return self._marks.server
+
+    @property
+    def spawned(self) -> int:
+        """How many processes were started so far."""
+        return self._count
+
+    async def sweep(self, process: "Process") -> None:
+        """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
+
+        Its pipes are closed then, also where the search fails.
+
+        Searches are shared: each looks at every process of the machine, so runs that end within
+        `_SWEEP_EVERY_S` are searched for at once.
+        """
+        try:
+            await finished(self._condemn(process.number, process.pid if process.exit_code is None else 0))
+        finally:
+            process.discard()
+
+    async def end_tools(self, process: "Process", variable: tuple[str, str] | None, *, holding: bool = False) -> None:
+        """End the tools of a process, those with a variable in their environment if it is given.
+
+        It goes on; or with `holding`, if it has any, it is held before they end, and does not hear of it yet.
+        """
+        held = process.hold if holding else None
+        await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
+
+    async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
+        """Give the resident bytes of processes and of all that came of them, by number."""
+        return await asyncio.to_thread(resident, self._marks, numbers)
+
+    def _condemn(self, number: int, pid: int) -> "asyncio.Future[None]":
+        """Have everything ended that came of a process; a `pid` of 0 is of one that has exited, or never was."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        self._condemned[number] = pid, gone
+        if self._search is None:
+            self._search = loop.create_task(self._search_all())
+        return gone
+
+    async def _search_all(self) -> None:
+        while self._condemned:
+            await asyncio.sleep(self._searched_at + _SWEEP_EVERY_S - time.monotonic())
+            condemned, self._condemned = self._condemned, {}
+            try:
+                await asyncio.to_thread(self._end, {number: pid for number, (pid, _) in condemned.items()})
+            except Exception as exc:
+                if exhausted(exc):
+                    self._condemned = condemned | self._condemned
+                    await asyncio.sleep(_SEARCH_AGAIN_S)
+                    continue
+                logger.exception("what is left of ended agents cannot be searched for")
+            self._searched_at = time.monotonic()
+            for _, gone in condemned.values():
+                if not gone.done():
+                    gone.set_result(None)
+        self._search = None
+
+    def _end(self, roots: Mapping[int, int]) -> None:
+        kill(self._marks, roots)
+        if self._bounds:
+            self._bounds.end(roots)
+
+
+class Process:
+    """A process that was spawned.
+
+    Output is taken with `take`, never waited for here: its owner is woken. When more than
+    `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
+    """
+
+    __slots__ = (
+        *("_close_stdin", "_err", "_holders", "_in", "_lines", "_loop", "_open", "_out", "_popen"),
+        *("_reading", "_splitter", "_stderr", "_stderr_lines", "_stderr_splitter", "_unwritten", "_waiting_bytes"),
+        *("_wake", "exit_code", "number", "pid", "too_long"),
+    )
+
+    def __init__(
+        self, spawned: "_Spawned", number: int, wake: Callable[[], None], stderr_lines: bool, raw: bool
+    ) -> None:
+        self.number = number
+        self.pid = spawned.popen.pid
+        self.exit_code: int | None = None
+        self.too_long = False
+        self._popen, self._in, self._out, self._err = spawned
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._splitter = None if raw else LineSplitter(MAX_LINE_BYTES)
+        self._stderr = bytearray()
+        self._stderr_splitter = LineSplitter(STDERR_TAIL_BYTES) if stderr_lines else None
+        self._stderr_lines: list[bytes] = []
+        self._unwritten = _NOTHING
+        self._close_stdin = False
+        self._holders = 0
+        self._reading = True
+        self._open = [self._in, self._out, self._err]
+        self._loop.add_reader(self._out, self._read_stdout)
+        self._loop.add_reader(self._err, self._read_stderr)
+        self._watch_exit()
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether stdout is closed and all of it was taken."""
+        return self._out not in self._open and not self._lines
+
+    @property
+    def stderr(self) -> bytes:
+        """The last of what it wrote to stderr."""
+        return bytes(self._stderr)
+
+    def take(self) -> list[bytes]:
+        """Give the lines of stdout that came since the last call, or if it was spawned with `raw` the pieces."""
+        lines, self._lines, self._waiting_bytes = self._lines, [], 0
+        if not self._reading and self._out in self._open:
+            self._reading = True
+            self._loop.add_reader(self._out, self._read_stdout)
+        return lines
+
+    def take_stderr(self) -> list[bytes]:
+        """Give the lines of stderr that came since the last call, if it was spawned with `stderr_lines`."""
+        lines, self._stderr_lines = self._stderr_lines, []
+        return lines
+
+    def write(self, data: bytes, close: bool) -> None:
+        """Write to stdin as fast as it is read, then close it if `close`."""
+        self._unwritten = memoryview(bytes(self._unwritten) + data)
+        self._close_stdin |= close
+        self._write_stdin()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process itself."""
+        if self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    @contextmanager
+    def holding(self) -> Generator[None]:
+        """A context in which the process may be held. Each of its runs may have one: it goes on when all are left."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._signal_group(signal.SIGCONT)
+
+    def hold(self) -> None:
+        """Have the process stand still, with those that it has in its group: a wrapper's CLI, not its tools."""
+        if self._holders:  # else whoever wanted it has given up meanwhile
+            self._signal_group(signal.SIGSTOP)
+
+    def _signal_group(self, number: int) -> None:
+        if self.exit_code is None:
+            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all of them are dead
+                os.killpg(self.pid, number)
+
+    def discard(self) -> None:
+        """Close the pipes; what is still printed is lost."""
+        for fd in tuple(self._open):
+            self._close(fd)
+        self._lines.clear()
+
+    def _read_stdout(self) -> None:
+        chunk = _read(self._out)
+        if chunk is None:
+            return
+        try:
+            lines = self._parted(chunk)
+        except LineTooLong:
+            self.too_long = True
+            lines, chunk = [], b""
+        self._lines += lines
+        self._waiting_bytes += len(chunk)
+        if not chunk:
+            self._close(self._out)
+        elif self._waiting_bytes > HIGH_WATER_BYTES and self._lines:
+            self._reading = False
+            self._loop.remove_reader(self._out)
+        if lines or not chunk:
+            self._wake()
+
+    def _parted(self, chunk: bytes) -> list[bytes]:
+        if self._splitter:
+            return self._splitter.feed(chunk) if chunk else self._splitter.end()
+        return [chunk] if chunk else []
+
+    def _read_stderr(self) -> None:
+        chunk = _read(self._err)
+        if chunk is None:
+            return
+        if not chunk:
+            self._close(self._err)
+        self._stderr += chunk
+        del self._stderr[:-STDERR_TAIL_BYTES]
+        if self._stderr_splitter:
+            with suppress(LineTooLong):
+                self._stderr_lines += self._stderr_splitter.feed(chunk) if chunk else self._stderr_splitter.end()
+            self._wake()
+
+    def _write_stdin(self) -> None:
+        if self._in not in self._open:
+            return
+        try:
+            written = os.write(self._in, self._unwritten) if self._unwritten else 0
+        except BlockingIOError:
+            written = 0
+        except OSError:  # it closed its stdin or is gone; its ending tells
+            self._close(self._in)
+            return
+        self._unwritten = self._unwritten[written:] or _NOTHING  # an empty part of the prompt would hold all of it
+        if self._unwritten:
+            self._loop.add_writer(self._in, self._write_stdin)
+            return
+        self._loop.remove_writer(self._in)
+        if self._close_stdin:
+            self._close(self._in)
+
+    def _close(self, fd: int) -> None:
+        if fd not in self._open:
+            return
+        self._open.remove(fd)
+        if fd == self._in:
+            self._loop.remove_writer(fd)
+        else:
+            self._loop.remove_reader(fd)
+        os.close(fd)
+
+    def _watch_exit(self) -> None:
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux, or forbidden
+            threading.Thread(target=self._wait_in_thread, daemon=True).start()
+            return
+
+        self._loop.add_reader(pidfd, self._reap, pidfd)
+
+    def _reap(self, pidfd: int) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._popen.wait()
+        self._exited()
+
+    def _wait_in_thread(self) -> None:
+        """Wait for the exit in a thread of its own: the loop's threads must stay free to end what is stuck."""
+        self._popen.wait()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._exited)
+
+    def _exited(self) -> None:
+        code = self._popen.returncode or 0
+        self._read_what_is_left()
+        self.exit_code = 128 - code if code < 0 else code
+        if self._err in self._open:
+            self._read_stderr()  # its last words are there, whichever of its pipes the loop looks at first
+        self._wake()
+
+    def _read_what_is_left(self) -> None:
+        """Read all that the pipe holds, and no more: something else may have it, and print for ever."""
+        for _ in range(_PIPE_BYTES // _READ_BYTES + 1):
+            if self._out in self._open:
+                self._read_stdout()
+
+
+class _Spawned(NamedTuple):
+    """A process, and our ends of its pipes."""
+
+    popen: "subprocess.Popen[bytes]"
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spawned:
+    """Start a process on pipes of our own: those of `Popen` are file objects, which cost more than the spawn's rest."""
+    try:
+        (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes()
+    except OSError as exc:
+        raise _refusal(exc, argv[0], cwd) from exc
+    try:
+        popen = subprocess.Popen(
+            argv,
+            stdin=child_in,
+            stdout=child_out,
+            stderr=child_err,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as exc:
+        for ours in (stdin, stdout, stderr):
+            os.close(ours)
+        raise _refusal(exc, argv[0], cwd) from exc
+    finally:
+        for theirs in (child_in, child_out, child_err):
+            os.close(theirs)
+    for ours in (stdin, stdout, stderr):
+        os.set_blocking(ours, False)
+    _widen(stdout)
+    return _Spawned(popen, stdin, stdout, stderr)
+
+
+@contextmanager
+def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
+    """Hold the directory that a program is to start in; yield a path to it that nobody can turn into a link to another.
+
+    Systems without `/proc` have no such path: there `cwd` is only resolved once more.
+
+    Raises:
+        ResourcesExhausted: no file can be opened.
+        InvalidRequest: the directory cannot be opened, or is not the one whose path without links is `real`.
+    """
+    if not cwd or not real:
+        yield cwd
+        return
+    try:
+        held = os.open(cwd, _DIRECTORY)
+    except OSError as exc:
+        raise _refusal(exc, program, cwd) from exc
+    try:
+        place = f"{_DESCRIPTORS}/{held}" if _DESCRIPTORS else cwd
+        if (os.readlink(place) if _DESCRIPTORS else os.path.realpath(cwd)) != real:
+            raise InvalidRequest(f"cannot work in {cwd!r}: it leads elsewhere since it was checked", "workdir")
+        yield place
+    finally:
+        os.close(held)
+
+
+def _pipes() -> Sequence[tuple[int, int]]:
+    """Make three pipes, or none."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(3):
+            pipes.append(os.pipe())
+    except OSError:
+        for pipe in pipes:
+            for end in pipe:
+                os.close(end)
+        raise
+    return pipes
+
+
+def _widen(pipe: int) -> None:
+    """Make a pipe hold more: Claude Code and Gemini CLI lose what does not fit into it when they exit."""
+    with suppress(AttributeError, OSError):  # not Linux, or the user's pipes hold too much already
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
+    if isinstance(exc, ValueError):  # what no program can be given, such as a variable whose name has a `=`
+        return BackendUnavailable(f"cannot start {program!r}: {exc}")
+    if exc.errno == errno.EAGAIN or exhausted(exc):  # EAGAIN: the user has too many processes
+        return ResourcesExhausted(f"cannot start {program!r}: {exc.strerror}")
+    if exc.filename == cwd and cwd is not None:
+        return InvalidRequest(f"cannot work in {cwd!r}: {exc.strerror}", "workdir")
+    if exc.errno == errno.E2BIG:
+        return InvalidRequest("the options are too long for a command line")
+    return BackendUnavailable(f"cannot start {program!r}: {exc.strerror}")
+
+
+def _read(fd: int) -> bytes | None:
+    """Read what is there: None is nothing at present, empty is the end."""
+    try:
+        return os.read(fd, _READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError as exc:
+        logger.warning("the output of an agent cannot be read: %s", exc)
+        return b""

@@ -1,0 +1,137 @@
+"""Waiting for asyncio work: wake-ups, clean-up that a cancellation cannot cut short, and background tasks."""
+
+import asyncio
+from _thread import start_new_thread
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from clinvk.types.errors import ClinvkError
+
+WITHIN_S = 10.0
+
+
+async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
+    """Do the work to its end whoever cancels the caller, then let the cancellation go on. What it raises is raised.
+
+    Raises:
+        TimeoutError: it took longer than `within_s`, and was given up.
+    """
+    future = asyncio.ensure_future(work)
+    timer = asyncio.get_running_loop().call_later(within_s, future.cancel)
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    timer.cancel()
+    if cancelled:
+        raise cancelled
+    if future.cancelled():
+        raise TimeoutError(f"cleaning up took longer than {within_s:g} s")
+    future.result()
+
+
+class Wake:
+    """Remembers that something has happened until its waiter has looked."""
+
+    __slots__ = ("_happened", "_waiter")
+
+    def __init__(self) -> None:
+        self._happened = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Something has happened."""
+        self._happened = True
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until something has happened since the last wait."""
+        if not self._happened:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._happened = False
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LARGE = 64 * 1024
+_AT_ONCE = 32
+_WITHIN_S = 10.0
+
+
+async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `work` returns, which takes time linear in `size`: in a thread where that would hold up others."""
+    return work(*args, **kwargs) if size <= _LARGE else await asyncio.to_thread(work, *args, **kwargs)
+
+
+class Lookups:
+    """Runs look-ups in threads, since a network file system may take long to answer or never answer.
+
+    The threads belong to no pool: a stuck thread must not delay the exit of the process.
+    """
+
+    def __init__(self, within_s: float = _WITHIN_S) -> None:
+        self._within_s = within_s
+        self._free = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self, look: Callable[[], T]) -> T:
+        """Return what `look` returns.
+
+        Raises:
+            TimeoutError: it took too long, or too many other look-ups are stuck.
+        """
+        found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(self._within_s):
+            await self._free.acquire()
+            try:
+                start_new_thread(self._work, (look, found))
+            except RuntimeError:
+                self._free.release()
+                raise
+            return await found
+
+    def _work(self, look: Callable[[], T], found: "asyncio.Future[T]") -> None:
+        try:
+            settle = partial(found.set_result, look())
+        except Exception as exc:  # noqa: BLE001 - raised where the result is awaited
+            settle = partial(found.set_exception, exc)
+        with suppress(RuntimeError):  # the loop is closed
+            found.get_loop().call_soon_threadsafe(self._over, found, settle)
+
+    def _over(self, found: "asyncio.Future[T]", settle: Callable[[], None]) -> None:
+        self._free.release()
+        if not found.done():  # nobody has given up on it
+            settle()
+
+
+WORK_WITHIN_S = 60.0
+
+
+async def whole(work: Awaitable[object], what: str, within_s: float = WORK_WITHIN_S) -> None:
+    """Do work as `finished` does; `what` names it.
+
+    Raises:
+        ClinvkError: it took longer, and was given up.
+    """
+    try:
+        await finished(work, within_s)
+    except TimeoutError as exc:
+        raise ClinvkError(f"{what} took over {within_s:g} s") from exc
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+    """Do work inside this context. Leaving it cancels the work; what the work raises ends the context."""
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(work)
+        yield
+        working.cancel()

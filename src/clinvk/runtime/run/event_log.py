@@ -1,0 +1,211 @@
+"""The event log of a run: append-only, numbered, keeping the stream law; every answer is a view over it.
+
+Autosave stores the events of running agents, so that little of what clients have read is lost if clinvk is killed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+
+from clinvk.runtime.process.waiting import Wake
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import ClinvkError
+from clinvk.types.events import Ending, Event, Logged, RunFailed, RunFinished, RunStarted, TextDelta
+
+HIGH_WATER_BYTES = 4 * 1024 * 1024
+_EVENT_BYTES = 200
+"""What an event takes beside its text."""
+
+
+class _Follower:
+    def __init__(self, after: int) -> None:
+        self.read = after
+        self.news = Wake()
+
+
+class EventLog:
+    """The events of one run. `caught_up` is called when the log `is_ahead` no more.
+
+    A log that was let go has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
+    down. `saved` is the number of the last event that is stored.
+    """
+
+    def __init__(self, caught_up: Callable[[], None]) -> None:
+        self.ending: Ending | None = None
+        self.saved = 0
+        self._is_held = True
+        self._entries: list[Logged] = []
+        self._sizes: list[int] = [0]
+        self._followers: set[_Follower] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._read = 0
+        self._caught_up = caught_up
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the fastest reader is so far behind that the agent should be slowed down."""
+        return self._is_held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
+
+    @property
+    def count(self) -> int:
+        """The number of the last event."""
+        return len(self._entries)
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))
+
+    def extend(self, events: Iterable[Event], size: int = 0) -> None:
+        """Append events, which came in `size` bytes. What would break the stream law is mended or dropped."""
+        for event in events:
+            self._keep(self.mended(event))
+        self._sizes[-1] += size
+        self._tell()
+
+    def mended(self, event: Event) -> list[Logged]:
+        """Give the entries that an event makes: with the start that must come before it, none where it comes amiss."""
+        is_start = isinstance(event, RunStarted)
+        if self.ending or (is_start and self._entries):
+            return []
+        number, at = len(self._entries) + 1, time.time()
+        if self._entries or is_start or isinstance(event, RunFailed):
+            return [Logged(number, at, event)]
+        return [Logged(number, at, RunStarted()), Logged(number + 1, at, event)]
+
+    def append(self, entries: Iterable[Logged]) -> None:
+        """Append what `mended` gave."""
+        self._keep(entries)
+        self._tell()
+
+    def since(self, number: int) -> list[Logged]:
+        """Give the events after a number that are there."""
+        return self._entries[number:]
+
+    def unsaved(self) -> list[Logged]:
+        """Return the events that are not stored yet."""
+        return self.since(self.saved)
+
+    def let_go(self) -> None:
+        """Wait for no reader from now on."""
+        was_ahead = self.is_ahead
+        self._is_held = False
+        if was_ahead:
+            self._caught_up()
+
+    async def whole(self) -> list[Logged]:
+        """Wait for the ending, then give all events. Whoever waits for all of them takes each as it comes."""
+        self.let_go()
+        if not self.ending:
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(ended)
+            await ended
+        return self._entries
+
+    async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
+        """Give the events after number `after` to the ending, each time all that are there."""
+        follower = _Follower(after)
+        self._followers.add(follower)
+        try:
+            while not self.ending or follower.read < len(self._entries):
+                if batch := self._entries[follower.read :]:
+                    self._advance(follower, len(batch))
+                    yield batch
+                else:
+                    await follower.news.wait()
+        finally:
+            self._followers.discard(follower)
+
+    def _keep(self, entries: Iterable[Logged]) -> None:
+        for entry in entries:
+            self._entries.append(entry)
+            self._sizes.append(self._sizes[-1] + _EVENT_BYTES)
+            if isinstance(entry.event, RunFinished | RunFailed):
+                self.ending = entry.event
+
+    def _tell(self) -> None:
+        for follower in self._followers:
+            follower.news.set()
+        if self.ending:
+            for ended in self._waiters:
+                if not ended.done():
+                    ended.set_result(None)
+            self._waiters.clear()
+
+    def _advance(self, follower: _Follower, count: int) -> None:
+        follower.read += count
+        if follower.read <= self._read:
+            return
+        was_ahead = self.is_ahead
+        self._read = follower.read
+        if was_ahead and not self.is_ahead:
+            self._caught_up()
+
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 0.2
+"""How long an event stays unsaved, without the time that the transaction takes."""
+
+_RETRY_AFTER_S = 2.0
+
+
+class Autosave:
+    """Stores the new events of all runs together, in one transaction every `EVERY_S`; an idle server has no timer.
+
+    `spawn` starts the task of a transaction, and owns that task. Events that cannot be stored do not end their run:
+    they stay in its log, and are stored with later ones or with the end of the run.
+    """
+
+    def __init__(self, store: SessionStore, spawn: Callable[[Coroutine[None, None, None]], object]) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._logs: dict[str, EventLog] = {}
+        self._is_planned = False
+        self._trouble = ""
+
+    def add(self, run_id: str, log: EventLog) -> None:
+        """Store the new events of a run with the next transaction."""
+        self._logs[run_id] = log
+        if not self._is_planned:
+            self._plan(SAVE_EVERY_S)
+
+    def forget(self, run_id: str) -> None:
+        """Leave the events of a run to the record of its end."""
+        self._logs.pop(run_id, None)
+
+    def _plan(self, delay_s: float) -> None:
+        self._is_planned = True
+        asyncio.get_running_loop().call_later(delay_s, self._start)
+
+    def _start(self) -> None:
+        if self._logs:
+            self._spawn(self._save())
+        else:
+            self._is_planned = False
+
+    async def _save(self) -> None:
+        logs, self._logs = self._logs, {}
+        events = {run_id: log.unsaved() for run_id, log in logs.items()}
+        try:
+            await self._store.append(events)
+        except ClinvkError as exc:
+            self._postpone(logs, exc.message)
+        except Exception:
+            logger.exception("new events of %d runs are not stored", len(logs))  # a faulty store must not end a run
+            self._postpone(logs, "")
+        else:
+            self._trouble = ""
+            for run_id, log in logs.items():
+                log.saved += len(events[run_id])
+            self._is_planned = False
+            if self._logs:
+                self._plan(SAVE_EVERY_S)
+
+    def _postpone(self, logs: dict[str, EventLog], trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            logger.warning("new events of %d runs are not stored: %s", len(logs), trouble)
+        self._trouble = trouble
+        self._logs = {run_id: log for run_id, log in logs.items() if not log.ending} | self._logs
+        self._plan(_RETRY_AFTER_S)

@@ -1,0 +1,204 @@
+"""What a run leaves in the store: its record, its events, and the session that it is a turn of."""
+
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.config.model import SessionSettings
+from clinvk.runtime.process import executables
+from clinvk.runtime.run.event_log import Autosave, EventLog
+from clinvk.store.protocol import SessionStore
+from clinvk.types.errors import Cancelled, ClinvkError
+from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.types.record import RunRecord, RunState, as_kept, options_as_kept
+from clinvk.types.request import RunRequest
+from clinvk.types.session import Resume, Session, SessionStatus
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WORDS = 10_000
+"""Characters of its first prompt that a session is known by; the run has the whole."""
+
+
+def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
+    """Make the record of a conversation that begins with this request."""
+    at = time.time()
+    return Session(
+        id=session_id,
+        backend=request.backend,
+        created_at=at,
+        last_used=at,
+        working_dir=executables.resolve(request.workdir or ""),
+        initial_prompt=request.prompt[:_FIRST_WORDS],
+        model=request.model,
+        tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),
+        metadata=request.metadata,
+    )
+
+
+class Recorder:
+    """Keeps a run and its session in the store.
+
+    Of an ephemeral run neither a session is kept, nor anything that was said. A store that fails once the agent
+    is at work does not end the run: what is not kept then is told in the log of clinvk.
+    """
+
+    __slots__ = (
+        "_autosave",
+        "_counted",
+        "_goes_on",
+        "_has_started",
+        "_keeps_text",
+        "_record",
+        "_session",
+        "_settings",
+        "_store",
+    )
+
+    def __init__(
+        self,
+        store: SessionStore,
+        autosave: Autosave,
+        run_id: str,
+        request: RunRequest,
+        session: Session | None,
+        resume: Resume | None,
+        settings: SessionSettings,
+    ) -> None:
+        self._store = store
+        self._autosave = autosave
+        self._session = session
+        self._goes_on = resume is not None
+        self._counted = resume.used if resume else Usage()
+        self._has_started = False
+        self._settings = settings
+        self._keeps_text = not request.ephemeral
+        self._record = RunRecord(
+            id=run_id,
+            backend=request.backend,
+            prompt=request.prompt if self._keeps_text else "",
+            state="queued",
+            created_at=time.time(),
+            session_id=session.id if session else None,
+            parent_id=request.part.run_id if request.part else None,
+            workdir=request.workdir or "",
+            model=request.model,
+            request=_options(request),
+            key_name=request.key_name,
+        )
+
+    @property
+    def session(self) -> Session | None:
+        """The session as it stands."""
+        return self._session
+
+    async def begin(self) -> None:
+        """Keep the run before anything is started, and claim its session.
+
+        Raises:
+            SessionBusy: another run of the session is under way.
+            SessionNotFound: the session that it was to go on with was deleted.
+            StoreUnavailable: it cannot be kept.
+        """
+        if self._session:
+            self._session = replace(self._session, status="active", last_used=self._record.created_at)
+        self._session = await self._store.begin(self._record, self._session, must_exist=self._goes_on)
+
+    def go_on_from(self, resume: Resume) -> None:
+        """Count from where the agent will."""
+        self._counted = resume.used
+
+    async def spawned(self, at: float) -> None:
+        """The agent's process was started."""
+        self._record = replace(self._record, state="running", started_at=at)
+        await self._kept(self._store.update(self._record, self._session))
+
+    async def started(self, event: RunStarted) -> None:
+        """The agent is up: from here on the conversation can be continued.
+
+        One that begins anew after a crash may tell of another conversation; the turn is the same.
+        """
+        self._record = replace(self._record, model=event.model or self._record.model)
+        if session := self._session:
+            self._session = replace(
+                session,
+                turn_count=session.turn_count + (not self._has_started),
+                backend_session_id=event.backend_session_id or session.backend_session_id,
+                model=event.model or session.model,
+                forks_parent=False,
+            )
+        self._has_started = True
+        await self._kept(self._store.update(self._record, self._session))
+
+    def save_soon(self, log: EventLog) -> None:
+        """Store the new events of a log with the next autosave."""
+        if self._keeps_text:
+            self._autosave.add(self._record.id, log)
+
+    async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
+        """The run is over; `entries` are the last ones, `output` is the whole answer."""
+        self._autosave.forget(self._record.id)
+        failure = ending if isinstance(ending, RunFailed) else None
+        self._record = replace(
+            self._record,
+            state=state_of(ending),
+            ended_at=time.time(),
+            usage=ending.usage,
+            cost_usd=ending.cost_usd,
+            stop_reason=ending.stop_reason if isinstance(ending, RunFinished) else None,
+            exit_code=failure.exit_code if failure else 0,
+            error_code=failure.code if failure else None,
+            error_message=as_kept(failure.message, self._keeps_text) if failure else None,
+            output=output if self._keeps_text else "",
+        )
+        if session := self._session:
+            used = ending.usage or Usage()
+            self._session = replace(
+                session,
+                status=_status(ending),
+                last_used=time.time(),
+                token_usage=session.token_usage + used if self._settings.store_token_usage else session.token_usage,
+                counted=self._counted + used,
+                error_message=failure.message if failure else None,
+            )
+        await self._kept(self._store.end(self._record, self._session, entries if self._keeps_text else ()))
+
+    async def _kept(self, keeping: Awaitable[None]) -> None:
+        try:
+            await keeping
+        except ClinvkError as exc:
+            logger.warning("run %s is not kept: %s", self._record.id, exc.message)
+        except Exception:
+            logger.exception("run %s is not kept", self._record.id)  # a faulty store must not cost the answer
+
+
+def _options(request: RunRequest) -> dict[str, object]:
+    """Give what was asked beside the prompt, for the record."""
+    bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
+    options: dict[str, object] = msgspec.to_builtins(bare)
+    del options["prompt"]
+    return options_as_kept(options, not request.ephemeral)
+
+
+def state_of(ending: Ending) -> RunState:
+    """Give the state of a run that ended so."""
+    match ending:
+        case RunFinished():
+            return "finished"
+        case RunFailed(code=Cancelled.code):
+            return "cancelled"
+        case RunFailed():
+            return "failed"
+
+
+def _status(ending: Ending) -> SessionStatus:
+    match ending:
+        case RunFinished():
+            return "completed"
+        case RunFailed(code=Cancelled.code):
+            return "paused"
+        case RunFailed():
+            return "error"

@@ -1,0 +1,1 @@
+"""The store of a machine: one SQLite database in the clinvk home."""

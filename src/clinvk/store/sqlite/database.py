@@ -1,0 +1,405 @@
+"""The file of the store: how it is made, opened and brought up to date, and what its errors mean.
+
+SQLite is imported when a connection is opened, not before. All of this blocks.
+"""
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Unreadable
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
+
+if TYPE_CHECKING:
+    import sqlite3
+
+FILE = "clinvk.db"
+RESERVE = "clinvk.reserve"
+"""A file that only takes room, for deletions to have some on a full disk."""
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_RETRY_S = 0.02
+_CACHED_STATEMENTS = 256
+_READER_CACHE_KIB = 1024
+_JOURNAL_BYTES = 64 * 1024 * 1024
+_PAGE_BYTES = 4096
+_LEAST_FREE_BYTES = 256 * 1024
+_RESERVE_BYTES = 8 * 1024 * 1024
+_LEAST_RESERVE_BYTES = 1024 * 1024
+_RESERVED_SHARE = 8
+_OURS = frozenset(
+    {
+        FILE,
+        f"{FILE}-wal",
+        f"{FILE}-shm",
+        RESERVE,
+        "config.yaml",
+        "keys.json",
+        "sessions",
+        "owners",
+        "workspace",
+        "worktrees",
+    }
+)
+_MAGIC = b"SQLite format 3\0"
+_DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
+
+
+class Database:
+    """The store's SQLite database in a clinvk home.
+
+    `patience_s` is how long it waits for another program to let go of its lock.
+    """
+
+    def __init__(self, home: str | os.PathLike[str], patience_s: float, migrations: Path = MIGRATIONS) -> None:
+        self.home = Path(home)
+        self.path = self.home / FILE
+        self._patience_s = patience_s
+        self._migrations = migrations
+
+    def connect(self) -> "sqlite3.Connection":
+        """Open the database to write in it; makes what is missing, and brings it up to date.
+
+        Raises:
+            StoreUnavailable: it cannot be made or opened, or is not ours to write in.
+        """
+        with self.translated():
+            self._make()
+            self._refuse_read_only()
+            self._refuse_garbage()
+            connection = self._opened()
+            try:
+                self._refuse_foreign(connection)
+                self._write_ahead(connection)
+                self._migrate(connection)
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
+                # What a statement would need to be undone is kept in 64 KiB for each statement else.
+                connection.execute("PRAGMA temp_store = MEMORY")
+                self._reserve(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def connect_to_read(self) -> "sqlite3.Connection":
+        """Open the database, which is up to date, to read in it."""
+        with self.translated():
+            connection = self._opened()
+            try:
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def free_reserve(self) -> bool:
+        """Remove the reserve; return whether there was one."""
+        try:
+            os.remove(self.home / RESERVE)
+        except OSError:
+            return False
+        return True
+
+    def _reserve(self, connection: "sqlite3.Connection") -> None:
+        """Reserve room on the disk: 8 MiB, at most an eighth of what is free, nothing on a tiny disk.
+
+        If the reserve was freed, that room goes to the journal first: when its pages are in the database, it is
+        written from its start again.
+        """
+        import sqlite3
+
+        path, free = self.home / RESERVE, self._free_bytes()
+        try:
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            size = 0
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            if pages * _PAGE_BYTES - os.stat(self.path).st_size < free:
+                with suppress(sqlite3.OperationalError):  # a quota
+                    connection.execute("PRAGMA wal_checkpoint").fetchall()
+                free = self._free_bytes()
+        wanted = min(_RESERVE_BYTES, (free + size) // _RESERVED_SHARE)
+        if wanted > max(size, _LEAST_RESERVE_BYTES) and hasattr(os, "posix_fallocate"):
+            with suppress(OSError), open(path, "ab", opener=_private) as file:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self.home)
+        return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
+
+    def size(self) -> int:
+        """Give the bytes of the file and of what SQLite keeps beside it."""
+        size = 0
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+            with suppress(FileNotFoundError):
+                size += os.stat(self.home / name).st_size
+        return size
+
+    def identity(self) -> tuple[int, int] | None:
+        """Tell this database file from one that was put in its place; None where there is none."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def stamp(self) -> tuple[int, ...]:
+        """Tell what is in this file from what is put in its place, also under the same number; empty for no file."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def peek(self) -> int:
+        """Give the number of sessions, without bringing anything up to date; none where there is no file yet.
+
+        Reads all of it, to find what is damaged.
+
+        Raises:
+            StoreUnavailable: what is there cannot be used.
+        """
+        if self.identity() is None:
+            return 0
+        self.check()
+        with self.translated(), closing(self.connect_to_read()) as connection:
+            self._refuse_foreign(connection)
+            self._refuse_damaged(connection)
+            counted = connection.execute("SELECT count(*) FROM sessions") if _version(connection) else None
+            return int(counted.fetchone()[0]) if counted else 0
+
+    def unreadable(self) -> int:
+        """Return how many sessions and runs have damaged values; 0 if the database is not up to date.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        if self.identity() is None:
+            return 0
+        with self.translated(), closing(self.connect_to_read()) as connection:
+            if _version(connection) < len(self._files()):
+                return 0
+            return _unreadable(connection, SESSIONS) + _unreadable(connection, RUNS)
+
+    def check(self) -> None:
+        """Look whether the file could be written to.
+
+        Raises:
+            StoreUnavailable: it is read-only, or its disk is full.
+        """
+        self._refuse_read_only()
+        if os.statvfs(self.home).f_blocks and self._free_bytes() < _LEAST_FREE_BYTES:
+            raise StoreUnavailable(f"{self.path}: its disk is full")
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Raise what SQLite and the system say of the file as `StoreUnavailable`."""
+        import sqlite3
+
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise
+        except sqlite3.Error as exc:
+            raise StoreUnavailable(f"{self.path}: {self._meaning(exc)}") from exc
+        except OSError as exc:
+            raise StoreUnavailable(f"{exc.filename or self.path}: {exc.strerror or exc}") from exc
+
+    def _opened(self) -> "sqlite3.Connection":
+        import sqlite3
+
+        return sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._patience_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_CACHED_STATEMENTS,
+        )
+
+    def _make(self) -> None:
+        """Make folder and file as private ones.
+
+        SQLite gives its other files the mode of the database. A folder that was there keeps its mode where it holds
+        more than what is clinvk's: then it is somebody's, and the files are private all the same.
+        """
+        os.makedirs(self.home, mode=0o700, exist_ok=True)
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            for file in (self.path, *self.home.glob(f"{FILE}-*")):
+                _tighten(file, 0o600)
+        if _OURS.issuperset(os.listdir(self.home)):
+            _tighten(self.home, 0o700)
+
+    def _refuse_garbage(self) -> None:
+        """Leave what is no database alone: SQLite would write into it from a journal beside it."""
+        with open(self.path, "rb") as file:
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+                raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
+
+    def _refuse_damaged(self, connection: "sqlite3.Connection") -> None:
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            raise StoreUnavailable(f"{self.path}: {_DAMAGED.format(said)}")
+
+    def _refuse_read_only(self) -> None:
+        """SQLite, which needs to write beside the file too, would only say that it cannot open it."""
+        if not (os.access(self.path, os.W_OK) and os.access(self.home, os.W_OK)):
+            raise StoreUnavailable(f"{self.path}: cannot be written to")
+
+    def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
+        latest = len(self._files())
+        with snapshot(connection):  # another process may be making the tables
+            version = _version(connection)
+            filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        if version > latest:
+            raise StoreUnavailable(f"{self.path}: is of a newer clinvk (schema {version}); this one knows {latest}")
+        if version == 0 and filled:
+            raise StoreUnavailable(f"{self.path}: is a database of another program")
+
+    def _migrate(self, connection: "sqlite3.Connection") -> None:
+        """Apply what is missing, each file a transaction; another process may be at the same."""
+        for number, file in enumerate(self._files(), start=1):
+            if _version(connection) < number:
+                with transaction(connection):
+                    if _version(connection) < number:
+                        for statement in _statements(file.read_text(encoding="utf-8")):
+                            connection.execute(statement)
+                        connection.execute(f"PRAGMA user_version = {number}")
+
+    def _write_ahead(self, connection: "sqlite3.Connection") -> None:
+        """Set the journal's mode, which SQLite refuses at once while another process is opening the database."""
+        import sqlite3
+
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as exc:
+                if not is_locked(exc) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
+
+    def _meaning(self, exc: "sqlite3.Error") -> str:
+        name = getattr(exc, "sqlite_errorname", "")
+        match name.split("_")[1] if "_" in name else "":
+            case "FULL":
+                return "its disk is full"
+            case "READONLY":
+                return "cannot be written to"
+            case "NOTADB" | "CORRUPT":
+                return _DAMAGED.format(exc)
+            case "BUSY" | "LOCKED":
+                return f"another program has held its lock for {self._patience_s:g} s"
+            case _:
+                return f"{exc}"
+
+    def _files(self) -> list[Path]:
+        return sorted(self._migrations.glob("*.sql"))
+
+
+_T = TypeVar("_T", Session, RunRecord)
+
+
+@contextmanager
+def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
+    """Write all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
+    """Read all from one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield connection
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def is_locked(exc: BaseException | None) -> bool:
+    """Say whether SQLite gave up because another program holds the database."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def has_no_room(exc: BaseException | None) -> bool:
+    """Say whether SQLite could not write: the disk is full, or a quota or limit of this process is reached."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+
+
+def is_damage(exc: BaseException | None) -> bool:
+    """Say whether SQLite found what no database has."""
+    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+@contextmanager
+def damage_as_unreadable() -> Generator[None]:
+    """Raise what SQLite says of a damaged page or text as `Unreadable`."""
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if is_damage(exc) or "decode" in str(exc):
+            raise Unreadable(_DAMAGED.format(exc)) from exc
+        raise
+
+
+def _unreadable(connection: "sqlite3.Connection", table: Table[_T]) -> int:
+    number = 0
+    select = table.select("WHERE key = ?")
+    for key in connection.execute(f"SELECT key FROM {table.name}"):  # noqa: S608 - our own names
+        try:
+            with damage_as_unreadable():
+                table.read(connection.execute(select, key).fetchone())
+        except Unreadable:
+            number += 1
+    return number
+
+
+def _version(connection: "sqlite3.Connection") -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Cut a script into its statements, a trigger being one."""
+    import sqlite3
+
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _tighten(path: Path, mode: int) -> None:
+    """Take the rights of others from what is ours; SQLite removes its other files as it likes."""
+    with suppress(FileNotFoundError):
+        status = os.stat(path)
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            os.chmod(path, mode)

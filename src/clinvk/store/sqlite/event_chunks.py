@@ -1,0 +1,183 @@
+"""Events of a run as bytes: JSON, in which deltas that follow one another are one text; deflated where it is long.
+
+What was merged comes apart again into the same events: the lengths, numbers and times of the pieces are kept.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.store.sqlite.database import damage_as_unreadable
+from clinvk.store.sqlite.rows import Unreadable, to_json
+from clinvk.types.events import Event, Logged, RunFinished, TextDelta, ThinkingDelta, ToolCall
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_TICKS_PER_S = 2**22
+"""A float of seconds since the epoch has no finer steps between 2004 and 2038."""
+
+_DEFLATE_BYTES = 2048
+_LEVEL = 1
+_DATA = "SELECT data FROM chunks WHERE key = ?"
+
+
+class _TextPieces(msgspec.Struct, tag="text_pieces"):
+    """Text deltas in a row; `ticks` are from each to the next."""
+
+    text: str
+    lengths: list[int]
+    ticks: list[int]
+
+
+class _ThinkingPieces(msgspec.Struct, tag="thinking_pieces"):
+    """Thinking deltas in a row."""
+
+    text: str
+    lengths: list[int]
+    ticks: list[int]
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    """An event or several, and the ticks since the entry before."""
+
+    ticks: int
+    event: Event | _TextPieces | _ThinkingPieces
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    first: int
+    ticks: int
+    entries: list[_Entry]
+
+
+_decoder = msgspec.json.Decoder(_Stored)
+
+
+class Chunk(NamedTuple):
+    """Events whose numbers follow one another, from `first` to `last`."""
+
+    first: int
+    last: int
+    data: bytes
+
+
+def pack(events: Sequence[Logged]) -> list[Chunk]:
+    """Encode events, in the order of their numbers; a number that is missing begins another chunk."""
+    return [Chunk(part[0].number, part[-1].number, encode(part)) for part in _contiguous(events)]
+
+
+def encode(events: Sequence[Logged]) -> bytes:
+    """Encode events whose numbers follow one another."""
+    try:
+        data = _json(events)
+    except RecursionError:
+        data = _json([logged._replace(event=_shallow(logged.event)) for logged in events])
+    return data if len(data) < _DEFLATE_BYTES else zlib.compress(data, _LEVEL)
+
+
+def decode(data: bytes) -> list[Logged]:
+    """Read events back.
+
+    Raises:
+        Unreadable: they are damaged.
+    """
+    try:
+        return list(_decoded(data))
+    except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as exc:
+        raise Unreadable(f"is damaged: {exc} in events of a run") from exc
+
+
+def stored(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], damaged: list[str]) -> Iterator[Logged]:
+    """Read the events of chunks by their keys. Skip chunks that are damaged, and add to `damaged` why."""
+    for key in keys:
+        try:
+            with damage_as_unreadable():
+                (data,) = connection.execute(_DATA, key).fetchone() or (b"",)
+                yield from decode(data)
+        except Unreadable as exc:
+            damaged.append(exc.message)
+
+
+def _decoded(data: bytes) -> Iterator[Logged]:
+    chunk = _decoder.decode(data if data.startswith(b"[") else zlib.decompress(data))
+    number, at = chunk.first, chunk.ticks
+    for entry in chunk.entries:
+        at += entry.ticks
+        match entry.event:
+            case _TextPieces() | _ThinkingPieces() as pieces:
+                for ticks, event in zip((0, *pieces.ticks), _apart(pieces), strict=True):
+                    at += ticks
+                    yield Logged(number, at / _TICKS_PER_S, event)
+                    number += 1
+            case event:
+                yield Logged(number, at / _TICKS_PER_S, event)
+                number += 1
+
+
+def _json(events: Sequence[Logged]) -> bytes:
+    start = _ticks(events[0].at)
+    return to_json(_Stored(events[0].number, start, list(_entries(events, start))))
+
+
+def _shallow(event: Event) -> Event:
+    """Give an event that can be written: its agent's JSON may be nested so deeply that it can just be read."""
+    try:
+        to_json(_Entry(0, event))
+    except RecursionError:
+        pass
+    else:
+        return event
+    match event:
+        case ToolCall():
+            return replace(event, input={})
+        case RunFinished():
+            return replace(event, structured_output=None)
+        case _:
+            return event
+
+
+def _contiguous(events: Sequence[Logged]) -> Iterator[Sequence[Logged]]:
+    start = 0
+    for end in range(1, len(events) + 1):
+        if end == len(events) or events[end].number != events[end - 1].number + 1:
+            yield events[start:end]
+            start = end
+
+
+def _entries(events: Sequence[Logged], before: int) -> Iterator[_Entry]:
+    index = 0
+    while index < len(events):
+        kind = type(events[index].event)
+        end = index + 1
+        if kind is TextDelta or kind is ThinkingDelta:
+            while end < len(events) and type(events[end].event) is kind:
+                end += 1
+        at = [_ticks(logged.at) for logged in events[index:end]]
+        yield _Entry(at[0] - before, _together([logged.event for logged in events[index:end]], at))
+        before = at[-1]
+        index = end
+
+
+def _together(events: list[Event], at: list[int]) -> Event | _TextPieces | _ThinkingPieces:
+    if len(events) == 1:
+        return events[0]
+    texts = [event.text for event in events if isinstance(event, TextDelta | ThinkingDelta)]
+    pieces = _TextPieces if isinstance(events[0], TextDelta) else _ThinkingPieces
+    return pieces("".join(texts), [len(text) for text in texts], [b - a for a, b in pairwise(at)])
+
+
+def _apart(pieces: _TextPieces | _ThinkingPieces) -> Iterator[TextDelta | ThinkingDelta]:
+    delta = TextDelta if isinstance(pieces, _TextPieces) else ThinkingDelta
+    start = 0
+    for length in pieces.lengths:
+        yield delta(pieces.text[start : start + length])
+        start += length
+
+
+def _ticks(at: float) -> int:
+    return round(at * _TICKS_PER_S)

@@ -1,0 +1,249 @@
+"""The store of earlier clinvks: one JSON file a session in the folder `sessions` of the home. It is only read.
+
+A file is imported once, by its name: what became of the session here is not undone by the file, whatever an earlier
+clinvk that is still used writes to it. A file that was damaged is looked at again when it has changed. While the
+folder has no other names than it had, nothing is looked at.
+"""
+
+import math
+import os
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, get_args
+
+import msgspec
+
+from clinvk.store import protocol
+from clinvk.store.protocol import at_rest
+from clinvk.store.sqlite import turns
+from clinvk.types.events import Usage
+from clinvk.types.session import Session, SessionStatus
+from clinvk.types.text import readable
+
+if TYPE_CHECKING:
+    import sqlite3
+
+FOLDER = "sessions"
+
+_STATUSES: dict[str, SessionStatus] = {status: status for status in get_args(SessionStatus)}
+_SETTLED_NS = 2_000_000_000
+_EPOCH_YEAR = 1971
+_LATEST_S = 1e11
+_MAX_NUMBER = 2**53
+_MAX_BYTES = 64 * 1024 * 1024
+
+_KNOWN = "SELECT name, size, mtime_ns, damage IS NOT NULL FROM imports"
+_LOOKED_AT = "SELECT mtime_ns FROM imports WHERE name = ''"
+_REMEMBER = (
+    "INSERT INTO imports (name, size, mtime_ns, damage) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (name) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, damage = excluded.damage"
+)
+
+
+class Damaged(NamedTuple):
+    """A file that is no session, and why not."""
+
+    file: Path
+    reason: str
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """How many sessions came in, and which files could not be read. Each is told once."""
+
+    count: int
+    damaged: tuple[Damaged, ...]
+
+
+class File(NamedTuple):
+    """A file as it was found, and the name it is remembered by."""
+
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class Found(NamedTuple):
+    """What there is to look at, and the folder's time then; None where it may change within the same tick."""
+
+    files: list[File]
+    folder_ns: int | None = None
+    damage: str | None = None
+
+
+class Read(NamedTuple):
+    """A file, and the session or the damage in it."""
+
+    file: File
+    session: Session | None
+    damage: str | None
+
+
+def look(connection: "sqlite3.Connection", folder: Path) -> Found:
+    """Find the files that were not imported."""
+    try:
+        folder_ns = folder.stat().st_mtime_ns
+        if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
+            return Found([])
+        known = {name: (size, mtime_ns, damaged) for name, size, mtime_ns, damaged in connection.execute(_KNOWN)}
+        with os.scandir(folder) as entries:
+            files = [file for entry in entries if (file := _unknown(entry, known))]
+    except FileNotFoundError:
+        return Found([])
+    except OSError as exc:
+        return Found([], damage=exc.strerror or str(exc))
+    settled = time.time_ns() - folder_ns > _SETTLED_NS and not any(damaged for _, _, damaged in known.values())
+    return Found(files, folder_ns if settled else None)
+
+
+def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> File | None:
+    """Give a file that was not imported, and whose damage was not told."""
+    name = readable(entry.name)
+    _, _, damaged = before = known.get(name, (0, 0, True))
+    if not damaged or not name.endswith(".json"):
+        return None
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or before == (status.st_size, status.st_mtime_ns, True):
+        return None
+    return File(Path(entry.path), name, status.st_size, status.st_mtime_ns)
+
+
+def read(file: File) -> Read:
+    """Read a file."""
+    if file.size > _MAX_BYTES:
+        return Read(file, None, f"it is larger than {_MAX_BYTES} bytes")
+    try:
+        return Read(file, parse(file.path.read_bytes(), file.path.stem, file.mtime_ns / 1e9), None)
+    except OSError as exc:
+        return Read(file, None, exc.strerror or str(exc))
+    except (ValueError, OverflowError, RecursionError) as exc:
+        return Read(file, None, str(exc))
+
+
+def keep(connection: "sqlite3.Connection", files: Sequence[Read], at: float) -> int:
+    """Insert the sessions that were read; give the number of those that were not there."""
+    count = 0
+    for file, session, damage in files:
+        connection.execute(_REMEMBER, (file.name, file.size, file.mtime_ns, damage))
+        count += bool(session and turns.insert(connection, session, imported_at=at))
+    return count
+
+
+def remember(connection: "sqlite3.Connection", folder_ns: int) -> None:
+    """Keep when the folder was looked at as a whole."""
+    connection.execute(_REMEMBER, ("", 0, folder_ns, None))
+
+
+def parse(data: bytes, name: str, mtime: float) -> Session:
+    """Make a session of a file's bytes; what is missing in it is taken from its name and time, or left empty.
+
+    Raises:
+        ValueError: it is no session.
+    """
+    fields = _object(data)
+    backend = _text(fields, "backend")
+    if not backend:
+        raise ValueError("it names no backend")
+    created = _time(fields.get("created_at")) or max(0.0, min(mtime, _LATEST_S))
+    own_id = _text(fields, "id") or name
+    metadata = _mapping(fields.get("metadata"))
+    session_id = _id(own_id)
+    if session_id != own_id:
+        metadata = {**metadata, "imported_id": own_id}
+    return at_rest(
+        Session(
+            id=session_id,
+            backend=backend,
+            created_at=created,
+            last_used=_time(fields.get("last_used")) or created,
+            working_dir=_text(fields, "working_dir"),
+            initial_prompt=_text(fields, "initial_prompt"),
+            backend_session_id=_text(fields, "backend_session_id") or None,
+            model=_text(fields, "model") or None,
+            status=_STATUSES.get(_text(fields, "status"), "completed"),
+            turn_count=_number(fields.get("turn_count")),
+            token_usage=_usage(fields.get("token_usage")),
+            tags=_texts(fields.get("tags")),
+            title=_text(fields, "title"),
+            parent_id=_id(parent) if (parent := _text(fields, "parent_id")) else None,
+            error_message=_text(fields, "error_message") or None,
+            metadata=metadata,
+        )
+    )
+
+
+def _object(data: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=dict[str, object])
+    except msgspec.DecodeError as exc:
+        raise ValueError(f"it is no JSON object: {exc}") from exc
+
+
+def _id(text: str) -> str:
+    """Give an id of ours for one of an earlier clinvk: the same where it is one, else always the same for it."""
+    import hashlib  # no prompt waits for it
+
+    digits = text.replace("-", "").lower()
+    return (
+        digits if protocol.is_id(digits) else hashlib.sha256(readable(text).encode()).hexdigest()[: protocol.ID_DIGITS]
+    )
+
+
+def _text(fields: dict[str, object], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return msgspec.convert(value, dict[str, object]) if isinstance(value, dict) else {}
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(text for text in msgspec.convert(value, list[object]) if isinstance(text, str))
+
+
+def _number(value: object) -> int:
+    return max(0, min(_MAX_NUMBER, int(value))) if _is_finite(value) else 0
+
+
+def _usage(value: object) -> Usage:
+    told = _mapping(value)
+    return Usage(**{name: _number(told.get(name)) for name in Usage.__struct_fields__})
+
+
+def _time(value: object) -> float | None:
+    """Read RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; None for a time before there were any.
+
+    Raises:
+        ValueError: it is so late that it is none.
+    """
+    from datetime import UTC, datetime  # no prompt waits for it
+
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        if moment.year < _EPOCH_YEAR:
+            return None
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if seconds > _LATEST_S:
+            raise ValueError(f"it has the time {value!r}")
+        return seconds
+    if not _is_finite(value) or value <= 0:
+        return None
+    seconds = float(value)
+    while seconds > _LATEST_S:
+        seconds /= 1000
+    return seconds
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,98 @@
+"""Sessions and runs as rows: a column for each field, JSON where a field is no plain value."""
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.record import RunRecord
+from clinvk.types.session import Session
+from clinvk.types.text import readable
+
+
+class Unreadable(StoreUnavailable):
+    """What is stored has another form than clinvk gives it: a page of the database is damaged."""
+
+
+Value = str | bytes | int | float | None
+"""What SQLite keeps."""
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+_json = msgspec.json.Decoder(float_hook=float)
+"""msgspec itself takes 13 µs for a float like `1e300`."""
+
+
+class Table(Generic[_T]):
+    """The rows of one type: `columns` are its fields, in order; those named `coded` are JSON."""
+
+    def __init__(self, name: str, type_: type[_T], *coded: str) -> None:
+        self.columns: tuple[str, ...] = type_.__struct_fields__
+        self.name = name
+        self._type = type_
+        self._coded = coded
+
+    def select(self, rest: str) -> str:
+        """Write a statement that reads whole rows."""
+        return f"SELECT {', '.join(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
+
+    def insert(self, *more: str) -> str:
+        """Write a statement that inserts a row, with columns that are no fields after those that are."""
+        names = (*self.columns, *more)
+        marks = ", ".join("?" * len(names))
+        return f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+
+    def update(self, columns: Sequence[str]) -> str:
+        """Write a statement that changes some columns of the row with an id."""
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        return f"UPDATE {self.name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
+
+    def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
+        """Give the values of an item for some columns, all by default."""
+        return tuple(_plain(getattr(item, name)) for name in columns or self.columns)
+
+    def read(self, row: Sequence[object] | None) -> _T:
+        """Make the item of a whole row.
+
+        Raises:
+            Unreadable: the row is missing, or has values that are never stored.
+        """
+        if row is None:
+            raise Unreadable(f"is damaged: a row of its {self.name} is missing")
+        fields = dict(zip(self.columns, row, strict=True))
+        for name in self._coded:
+            if isinstance(text := fields[name], str):
+                fields[name] = _decoded(text)
+        try:
+            return msgspec.convert(fields, self._type, strict=False)
+        except msgspec.ValidationError as exc:
+            raise Unreadable(f"is damaged: {exc} in a row of its {self.name}") from exc
+
+
+SESSIONS = Table("sessions", Session, "token_usage", "counted", "tags", "metadata")
+RUNS = Table("runs", RunRecord, "request", "usage")
+
+
+def _decoded(text: str) -> object:
+    try:
+        return _json.decode(text)
+    except msgspec.DecodeError as exc:
+        raise Unreadable(f"is damaged: {exc}") from exc
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value as JSON, `readable`."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        import json  # no prompt waits for it
+
+        return json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _plain(value: object) -> Value:
+    if value is None or isinstance(value, int | float):
+        return value
+    return readable(value) if isinstance(value, str) else to_json(value).decode()

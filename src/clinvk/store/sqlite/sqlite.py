@@ -1,0 +1,351 @@
+"""The store of a machine: one SQLite database in the clinvk home, for servers and command lines at once.
+
+Sessions and runs are rows, events are chunks of a run. One thread of a process writes, with what is asked for
+meanwhile in one transaction; a few read beside it; the journal is written ahead (WAL), so that neither waits for the
+other. `synchronous = NORMAL`: what is committed outlives the process, however it ends, and the database outlives a
+loss of power, which may cost the last moments.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from clinvk.store import protocol, search
+from clinvk.store.protocol import Page, RunQuery, SessionQuery, at_rest
+from clinvk.store.sqlite import event_chunks, legacy, lists, turns
+from clinvk.store.sqlite.database import Database, has_no_room, is_damage, transaction
+from clinvk.store.sqlite.event_chunks import Chunk
+from clinvk.store.sqlite.legacy import Damaged, Imported
+from clinvk.store.sqlite.owners import Owners
+from clinvk.store.sqlite.rows import RUNS, SESSIONS, Unreadable
+from clinvk.store.sqlite.threads import Readers, Writer
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.events import Logged, TextDelta, ThinkingDelta, ToolCall, ToolResult
+from clinvk.types.record import RunRecord, UsageOfDay
+from clinvk.types.session import Session
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_COUNTED_WITHIN_S = 2.0
+_LARGE_CHARS = 8192
+_CLEAN_STEP = 100
+_IMPORT_STEP = 100
+
+_IDS: dict[protocol.Kind, str] = {
+    "session": "SELECT id FROM sessions WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
+    "run": "SELECT id FROM runs WHERE id >= ? AND id < ? || 'g' ORDER BY id LIMIT ?",
+}
+_SESSION = SESSIONS.select("WHERE id = ?")
+_RUN = RUNS.select("WHERE id = ?")
+_EVENTS = "SELECT key FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?) AND last > ? ORDER BY last"
+
+_OLD = (
+    "FROM totals CROSS JOIN sessions ON sessions.backend = totals.backend AND sessions.status = totals.state"
+    " AND sessions.resumable = totals.resumable"
+    " WHERE totals.list = 'sessions' AND sessions.last_used < ?1 AND coalesce(sessions.imported_at, 0) < ?1"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session_id = sessions.id AND runs.state IN ('queued', 'running'))"
+)
+_COUNT_OLD = f"SELECT count(*) {_OLD}"
+_SOME_OLD = f"SELECT sessions.id {_OLD} LIMIT ?2"
+_DELETE_OLD_RUNS = (
+    "DELETE FROM runs WHERE key IN (SELECT key FROM runs WHERE session_id IS NULL AND created_at < ?"
+    " AND state NOT IN ('queued', 'running') LIMIT ?)"
+)
+_PROBE = "UPDATE search SET indexed = ~indexed"
+_ROOM_BYTES = 128 * 1024
+_TAKE_ROOM = f"INSERT OR REPLACE INTO imports VALUES ('/room', 0, 0, zeroblob({_ROOM_BYTES}))"  # noqa: S608
+_GIVE_ROOM_BACK = "DELETE FROM imports WHERE name = '/room'"
+
+_T = TypeVar("_T")
+_Item = TypeVar("_Item", Session, RunRecord)
+
+logger = logging.getLogger(__name__)
+
+
+class SqliteStore:
+    """Sessions and runs in `clinvk.db` of a clinvk home.
+
+    The file is opened when something is asked for, and opened again after it could not be used: there is no state
+    of failure to get out of. The first to open it marks as interrupted what processes that died have left.
+    `patience_s` is how long it waits for another program to let go of the database. `committed` is told how many
+    seconds each transaction that wrote something took, in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str],
+        patience_s: float = 10,
+        committed: Callable[[float], None] | None = None,
+    ) -> None:
+        self._database = Database(home, patience_s)
+        self._owners = Owners(self._database.home)
+        self._writer = Writer(self._database, self._recovered, committed=committed)
+        self._readers = Readers(self._database)
+        self._new = 0
+        self.damage = ""
+        self._damaged: tuple[int, int] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish what is being written, and let go of the files."""
+        try:
+            await self._writer.close()
+        finally:
+            await self._readers.call(self._owners.leave)
+            await self._readers.close()
+
+    async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
+        """Keep a run that is about to start, and claim its session for it."""
+        try:
+            kept = await self._writer.write(lambda db: turns.begin(db, self._owners, run, session, must_exist))
+        except asyncio.CancelledError:
+            self._writer.post(lambda db: turns.withdraw(db, run.id))
+            raise
+        self._index_sometimes()
+        return kept
+
+    async def update(self, run: RunRecord, session: Session | None) -> None:
+        """Keep what has become known of a run and its session: soon, and before anything is read here."""
+        self._writer.later(run.id, lambda db: turns.update(db, run, session))
+
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        """Store events of runs in one transaction."""
+
+        def append(db: "sqlite3.Connection") -> None:
+            for run_id, new in events.items():
+                turns.append(db, run_id, event_chunks.pack(new))
+
+        await self._writer.write(append)
+
+    async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
+        """Keep the end of a run with its last events, and release its session."""
+        packed = await self._packed(events)
+        self._writer.forget(run.id)
+        await self._writer.write(lambda db: turns.end(db, run, session, packed), must=True)
+
+    async def session(self, reference: str) -> Session:
+        """Give a session."""
+        prefix = protocol.prefix(reference, "session")
+
+        def find(db: "sqlite3.Connection") -> Session:
+            return SESSIONS.read(db.execute(_SESSION, (_only(db, prefix, reference, "session"),)).fetchone())
+
+        return await self._read(find)
+
+    async def sessions(self, query: SessionQuery) -> Page[Session]:
+        """List sessions."""
+        return await self._noted(await self._read(lambda db: lists.sessions(db, query)))
+
+    async def current(self, backend: str, working_dir: str) -> Session | None:
+        """Give the newest session that a next prompt may go on with."""
+        return await self._read(lambda db: lists.current(db, backend, working_dir))
+
+    async def create(self, session: Session) -> None:
+        """Insert a session without a run."""
+        if not await self._writer.write(lambda db: turns.insert(db, at_rest(session))):
+            raise ValueError(f"session {session.id!r} is there already")
+        self._index_sometimes()
+
+    async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
+        """Change title and tags where they are not None."""
+        return await self._described(lambda db: turns.describe(db, session_id, title, tags))
+
+    async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+        """Change some tags."""
+        return await self._described(lambda db: turns.tag(db, session_id, add, remove))
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session with its runs and their events."""
+        await self._free(lambda db: turns.delete(db, self._owners, session_id))
+
+    async def clean(self, before: float, dry_run: bool = False) -> int:
+        """Delete what was last used, or imported, before a time; give the number of sessions."""
+        await self.recover()
+        if dry_run:
+            return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
+
+        def delete_some(db: "sqlite3.Connection") -> int:
+            return turns.clean(db, [found for (found,) in db.execute(_SOME_OLD, (before, _CLEAN_STEP))])
+
+        number = 0
+        while deleted := await self._free(delete_some):
+            number += deleted
+        while await self._writer.write(lambda db: db.execute(_DELETE_OLD_RUNS, (before, _CLEAN_STEP)).rowcount):
+            pass
+        await self._writer.write(lambda db: db.execute(turns.FORGET_GROUPS).rowcount)
+        return number
+
+    async def count(self) -> int:
+        """Return the number of sessions; raise also when nothing could be written, or when the database is locked."""
+        try:
+            async with asyncio.timeout(_COUNTED_WITHIN_S):
+                return await self._count()
+        except TimeoutError as exc:
+            error = f"does not answer within {_COUNTED_WITHIN_S:g} s; another program may hold its lock"
+            raise StoreUnavailable(f"{self._database.path}: {error}") from exc
+
+    async def last_used(self) -> float | None:
+        """Return when a session was last used, in seconds since the epoch; None if there is no session."""
+        return await self._read(lambda db: db.execute("SELECT max(last_used) FROM sessions").fetchone()[0])
+
+    async def _count(self) -> int:
+        if self._writer.trouble:
+            await self._writer.write(_take_room)
+            await self._writer.write(_give_room_back)
+
+        def count(db: "sqlite3.Connection") -> int:
+            self._writer.refuse_damaged()
+            self._database.check()
+            if self.damage and self._damaged != self._database.identity():
+                self.damage = ""
+            return lists.count(db)
+
+        return await self._read(count)
+
+    async def run(self, reference: str) -> RunRecord:
+        """Give a run."""
+        prefix = protocol.prefix(reference, "run")
+
+        def find(db: "sqlite3.Connection") -> RunRecord:
+            return RUNS.read(db.execute(_RUN, (_only(db, prefix, reference, "run"),)).fetchone())
+
+        return await self._read(find)
+
+    async def runs(self, query: RunQuery) -> Page[RunRecord]:
+        """List runs."""
+        return await self._noted(await self._read(lambda db: lists.runs(db, query)))
+
+    async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
+        """Give the kept events of a run after number `after`, at most `limit`."""
+        damaged: list[str] = []
+        events = await self._read(lambda db: _events(db, run_id, after, limit, damaged))
+        if damaged:
+            await self._note(f"run {run_id}: {damaged[0]}")
+        return events
+
+    async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
+        """Give what the runs that have ended used, from a day on, in order of days."""
+        return await self._read(lambda db: lists.usage(db, first_day, key_name))
+
+    async def size(self) -> int:
+        """Give the bytes that the store takes on disk."""
+        return await self._readers.call(self._database.size)
+
+    async def recover(self) -> int:
+        """Mark as interrupted what was under way in processes that died since; give the number of runs."""
+        return await self._writer.write(lambda db: turns.recover(db, self._owners))
+
+    async def import_earlier(self) -> Imported:
+        """Import the sessions that an earlier clinvk left in the same home, those that are new to this store."""
+        folder = self._database.home / legacy.FOLDER
+        found = await self._read(lambda db: legacy.look(db, folder))
+        damaged = [Damaged(folder, found.damage)] if found.damage else []
+        at, count = time.time(), 0
+        for start in range(0, len(found.files), _IMPORT_STEP):
+            some = found.files[start : start + _IMPORT_STEP]
+            files = await self._readers.call(lambda some=some: [legacy.read(file) for file in some])
+            count += await self._writer.write(lambda db, files=files: legacy.keep(db, files, at))
+            damaged += [Damaged(read.file.path, read.damage) for read in files if read.damage]
+            while await self._writer.write(search.index):
+                pass
+        if found.folder_ns is not None and not damaged:
+            folder_ns = found.folder_ns
+            await self._writer.write(lambda db: legacy.remember(db, folder_ns))
+        return Imported(count, tuple(damaged))
+
+    async def _read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        if self._writer.is_behind or not self._writer.is_open:
+            await self._writer.catch_up()
+        try:
+            return await self._readers.read(operation)
+        except StoreUnavailable as exc:
+            if isinstance(exc, Unreadable) or is_damage(exc.__cause__):
+                await self._note(exc.message)
+                raise
+            # The file may have been removed or replaced: to write opens it again, or tells what is wrong.
+            await self._writer.write(_probe)
+            return await self._readers.read(operation)
+
+    async def _noted(self, page: Page[_Item]) -> Page[_Item]:
+        if page.unreadable:
+            await self._note(f"{page.unreadable} sessions or runs of a list cannot be read: the database is damaged")
+        return page
+
+    async def _note(self, damage: str) -> None:
+        """Remember what is damaged, until another file is in the place of this one."""
+        if not self.damage:
+            logger.warning("%s; clinvk doctor says how to repair it", damage)
+            self.damage, self._damaged = damage, await self._readers.call(self._database.identity)
+
+    async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        """Carry out a deletion, on a full disk in the room that is reserved for that."""
+        try:
+            return await self._writer.write(operation)
+        except StoreUnavailable as exc:
+            if not has_no_room(exc.__cause__) or not await self._readers.call(self._database.free_reserve):
+                raise
+        return await self._writer.write(operation)
+
+    async def _described(self, operation: "Callable[[sqlite3.Connection], Session]") -> Session:
+        if self._writer.is_behind:
+            await self._writer.catch_up()
+        return await self._writer.write(operation)
+
+    async def _packed(self, events: Sequence[Logged]) -> list[Chunk]:
+        if sum(map(_size, events)) < _LARGE_CHARS:
+            return event_chunks.pack(events)
+        return await self._readers.call(lambda: event_chunks.pack(events))
+
+    def _recovered(self, db: "sqlite3.Connection") -> None:
+        if turns.dead(db, self._owners):
+            with transaction(db):
+                turns.recover(db, self._owners)
+        self._owners.sweep()
+
+    def _index_sometimes(self) -> None:
+        """Let the index of words catch up, also in a process that keeps but one session."""
+        self._new += 1
+        if self._new % search.INDEX_EVERY == 1:
+            self._writer.post(search.index)
+
+
+def _probe(db: "sqlite3.Connection") -> None:
+    """Write what was there: there and back, as SQLite does not write what stays the same."""
+    db.execute(_PROBE)
+    db.execute(_PROBE)
+
+
+def _take_room(db: "sqlite3.Connection") -> None:
+    """Write about as much as a prompt and its answer: to find room for a page only says little."""
+    db.execute(_TAKE_ROOM)
+
+
+def _give_room_back(db: "sqlite3.Connection") -> None:
+    db.execute(_GIVE_ROOM_BACK)
+
+
+def _only(db: "sqlite3.Connection", prefix: str, reference: str, kind: protocol.Kind) -> str:
+    found = db.execute(_IDS[kind], (prefix, prefix, protocol.MAX_CANDIDATES + 1)).fetchall()
+    return protocol.only([key for (key,) in found], reference, kind)
+
+
+def _events(db: "sqlite3.Connection", run_id: str, after: int, limit: int | None, damaged: list[str]) -> list[Logged]:
+    stored = event_chunks.stored(db, db.execute(_EVENTS, (run_id, after)), damaged)
+    return list(islice((event for event in stored if event.number > after), limit))
+
+
+def _size(logged: Logged) -> int:
+    match logged.event:
+        case TextDelta(text=text) | ThinkingDelta(text=text) | ToolResult(output=text):
+            return len(text)
+        case ToolCall(input=arguments):
+            return sum(len(value) for value in arguments.values() if isinstance(value, str))
+        case _:
+            return 0

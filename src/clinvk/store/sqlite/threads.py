@@ -1,0 +1,370 @@
+"""The threads of the database: one that writes, and several that read, each with its own connection.
+
+What is asked of the writer while it is at work goes into the next transaction, all of it in one.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from clinvk.store.sqlite.database import Database, is_damage, is_locked, snapshot, transaction
+from clinvk.types.errors import ClinvkError, StoreUnavailable
+
+if TYPE_CHECKING:
+    import sqlite3
+
+logger = logging.getLogger(__name__)
+
+_MAX_OWED = 10_000
+_LATER_S = 0.05
+
+_T = TypeVar("_T")
+
+
+class _Job:
+    """An operation, who waits for it, and what it failed with. One that `must` happen is tried again."""
+
+    def __init__(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> None:
+        self.operation = operation
+        self.must = must
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: Exception | None = None
+
+    def settle(self) -> None:
+        """Tell who waits."""
+        if self.done.done():
+            return
+        if self.error:
+            self.done.set_exception(self.error)
+        else:
+            self.done.set_result(None)
+
+
+class Writer:
+    """Carries out operations that write, in their order.
+
+    An operation is given the connection inside a transaction. It first checks and then writes: when it raises a
+    `ClinvkError` it has written nothing, and its neighbours in the transaction are kept. After any other error each
+    of them is carried out again, alone.
+
+    Attributes:
+        is_open: the database was opened, and is up to date.
+        trouble: what a transaction failed with; None again once another has written.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        opened: "Callable[[sqlite3.Connection], None]",
+        max_owed: int = _MAX_OWED,
+        committed: Callable[[float], None] | None = None,
+    ) -> None:
+        """`opened` is the first thing that is done with a connection, before any transaction.
+
+        `max_owed` is how many operations that must happen are kept in memory while they cannot. `committed` is told,
+        in the writer's thread, how many seconds each transaction that wrote something took.
+        """
+        self.trouble: StoreUnavailable | None = None
+        self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
+        self._database = database
+        self._opened = opened
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinvk-writer")
+        self._waiting: list[_Job] = []
+        self._later: dict[str, _Job] = {}
+        self._carries_later = False
+        self._max_owed = max_owed
+        self._committed = committed
+        self._owed: deque[_Job] = deque()
+        self._batch: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False
+        self._is_closed = False
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the database was opened, and is up to date."""
+        return self._connection is not None
+
+    def refuse_damaged(self) -> None:
+        """Raise what was found to be damaged, until the file has changed and is whole: parts of it may do. Blocks.
+
+        Raises:
+            StoreUnavailable: that.
+        """
+        if self._damage:
+            error, stamp = self._damage
+            if stamp == self._database.stamp():
+                raise error
+            self._database.peek()
+            self._damage = None
+
+    async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
+        """Carry out an operation; give its value when that is committed.
+
+        Cancelled while it waits for its turn, it does not happen, unless it `must`; its failure is logged then. That
+        one is also tried again with every later transaction when there was no room or no database for it.
+        """
+        values: list[_T] = []
+
+        def carried_out(connection: "sqlite3.Connection") -> None:
+            values[:] = [operation(connection)]
+
+        job = self._ask(carried_out, must)
+        try:
+            await (asyncio.shield(job.done) if must else job.done)
+        except asyncio.CancelledError:
+            job.done.add_done_callback(_log_failure)
+            raise
+        return values[0]
+
+    def post(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
+        """Ask for an operation that nobody waits for; its failure is logged."""
+        self._ask(operation, must=False).done.add_done_callback(_log_failure)
+
+    def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
+        """Ask for an operation that is carried out soon, or with what `catch_up` brings about.
+
+        A later operation of the same key takes its place, as `forget` does: of most runs that end at once nothing is
+        left to do. Its failure is logged.
+        """
+        self.forget(key)
+        job = self._later[key] = _Job(operation, must=False)
+        job.done.add_done_callback(_log_failure)
+        if not self._timer:
+            self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
+
+    def forget(self, key: str) -> None:
+        """Let go of what was to be done `later`: what is asked for now says it all."""
+        if job := self._later.pop(key, None):
+            job.done.cancel()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that is to be done `later` is not done."""
+        return bool(self._later) or self._carries_later
+
+    async def catch_up(self) -> None:
+        """Open the database, and do what was to be done `later`."""
+        self._is_due = True
+        await self.write(_nothing)
+
+    async def close(self) -> None:
+        """Finish what was asked for, try what is owed once more, and close the connection. What comes is refused."""
+        while self._batch or self._waiting or self._later:
+            self._is_due = True
+            if self._batch:
+                await asyncio.wait([self._batch])
+            else:
+                self._start()
+        self._is_closed = True
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._leave))
+        self._thread.shutdown(wait=False)
+
+    def _ask(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> _Job:
+        job = _Job(operation, must)
+        self._waiting.append(job)
+        if len(self._waiting) == 1:  # else it is planned
+            self._plan()
+        return job
+
+    def _plan(self) -> None:
+        """Have what this turn of the loop asks for started together; while a transaction is under way, after that."""
+        if not self._batch and (self._waiting or self._is_due):
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _fall_due(self) -> None:
+        self._timer = None
+        self._is_due = bool(self._later)
+        self._plan()
+
+    def _start(self) -> None:
+        """Hand all that is asked for to the writer's thread, and what can wait when that is due."""
+        if self._batch:
+            return
+        jobs = [job for job in self._waiting if not job.done.cancelled()]
+        self._waiting.clear()
+        if self._is_due:
+            jobs = [*self._later.values(), *jobs]
+            self._carries_later = bool(self._later)
+            self._later.clear()
+            self._is_due = False
+        if self._is_closed:
+            self._refuse(jobs)
+        elif jobs:
+            self._batch = asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, jobs)
+            self._batch.add_done_callback(lambda batch: self._settle(batch, jobs))
+
+    def _refuse(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            job.error = StoreUnavailable(f"{self._database.path}: is closed")
+            job.settle()
+
+    def _settle(self, batch: "asyncio.Future[None]", jobs: Sequence[_Job]) -> None:
+        self._batch = None
+        self._carries_later = False
+        for job in jobs:
+            job.settle()
+        self._plan()
+        batch.result()
+
+    def _carry_out(self, jobs: Sequence[_Job]) -> None:
+        """Carry out what is owed and what is asked for, in the writer's thread."""
+        jobs = [*self._owed, *jobs]
+        self._owed.clear()
+        error = self._commit(jobs)
+        if error and len(jobs) > 1 and not is_locked(error.__cause__):
+            for job in jobs:
+                self._fail([job], self._commit([job]))
+        else:
+            self._fail(jobs, error)
+
+    def _commit(self, jobs: Sequence[_Job]) -> Exception | None:
+        """Carry out jobs in one transaction; give what they failed with, all together."""
+        began = time.monotonic()
+        try:
+            with self._database.translated(), transaction(self._connected()) as connection:
+                before = connection.total_changes
+                for job in jobs:
+                    job.error = _try(job, connection)
+                has_written = connection.total_changes > before
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to who asked
+            return exc
+        if has_written:
+            self.trouble = None
+            if self._committed:
+                self._committed(time.monotonic() - began)
+        return None
+
+    def _fail(self, jobs: Sequence[_Job], error: Exception | None) -> None:
+        if error is None:
+            return
+        for job in jobs:
+            job.error = error
+        if isinstance(error, StoreUnavailable):
+            self.trouble = error
+            if is_damage(error.__cause__):
+                self._damage = error, self._database.stamp()
+            self._owed.extend(job for job in jobs if job.must)
+            self._give_up(len(self._owed) - self._max_owed)
+            if not is_locked(error.__cause__):
+                self._disconnect()
+
+    def _connected(self) -> "sqlite3.Connection":
+        if self._connection and self._identity != self._database.identity():
+            self._disconnect()
+        if self._connection is None:
+            connection, identity = self._database.connect(), self._database.identity()
+            try:
+                self._opened(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._identity = connection, identity  # not before: others read what it is to change
+        return self._connection
+
+    def _leave(self) -> None:
+        """Carry out what is owed, the last time that it can be, and close the connection."""
+        if self._owed:
+            self._carry_out([])
+        self._give_up(len(self._owed))
+        self._disconnect()
+
+    def _give_up(self, number: int) -> None:
+        """Let go of the oldest of what is owed, aloud."""
+        for _ in range(number):
+            self._owed.popleft()
+        if number > 0:
+            logger.error("the ends of %d runs are not kept: %s", number, self.trouble)
+
+    def _disconnect(self) -> None:
+        if connection := self._connection:
+            self._connection = None
+            connection.close()
+
+
+def _try(job: _Job, connection: "sqlite3.Connection") -> ClinvkError | None:
+    try:
+        job.operation(connection)
+    except ClinvkError as exc:
+        return exc
+    return None
+
+
+def _nothing(_: "sqlite3.Connection") -> None:
+    """To be asked is enough: it opens the database."""
+
+
+def _log_failure(done: "asyncio.Future[None]") -> None:
+    if not done.cancelled() and (error := done.exception()):
+        logger.warning("%s", error)
+
+
+THREADS = 4
+
+
+class _Own(threading.local):
+    """The connection of a thread, and which database file it is to."""
+
+    kept: "tuple[sqlite3.Connection, tuple[int, int] | None] | None" = None
+
+
+class Readers:
+    """Carries out operations that read, a few at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="clinvk-reader")
+        self._own = _Own()
+        self._connections: set[sqlite3.Connection] = set()
+
+    async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        """Give the value of an operation, all of which sees the database at one moment."""
+        return await self.call(lambda: self._carry_out(operation))
+
+    async def call(self, work: Callable[[], _T]) -> _T:
+        """Do other work that takes too long for the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def close(self) -> None:
+        """Wait for the threads, and close the connections."""
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._close))
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+    def _carry_out(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
+        import sqlite3
+
+        connection = self._connected()
+        try:
+            with self._database.translated(), snapshot(connection):
+                return operation(connection)
+        except (StoreUnavailable, sqlite3.Error):
+            self._disconnect()
+            raise
+
+    def _connected(self) -> "sqlite3.Connection":
+        identity = self._database.identity()
+        if self._own.kept and self._own.kept[1] == identity:
+            return self._own.kept[0]
+        self._disconnect()
+        connection = self._database.connect_to_read()
+        self._connections.add(connection)
+        self._own.kept = connection, identity
+        return connection
+
+    def _disconnect(self) -> None:
+        if self._own.kept:
+            connection, _ = self._own.kept
+            self._own.kept = None
+            self._connections.discard(connection)
+            connection.close()

@@ -1,0 +1,240 @@
+"""What a run writes: its record and events, its session, and the claim on that, which is the run's being under way.
+
+Each function is an operation of the writer: it checks, then it writes.
+"""
+
+from collections.abc import Collection, Sequence
+from math import inf
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.store import protocol, search
+from clinvk.store.protocol import MADE_WITH, RUN_MADE_WITH
+from clinvk.store.sqlite import event_chunks
+from clinvk.store.sqlite.event_chunks import Chunk
+from clinvk.store.sqlite.owners import Owners
+from clinvk.store.sqlite.rows import RUNS, SESSIONS
+from clinvk.types.errors import Cancelled, ClinvkError, SessionBusy
+from clinvk.types.events import Logged, RunFailed, RunFinished, TextDelta
+from clinvk.types.record import RunRecord, RunState, without_text
+from clinvk.types.session import Session, retagged
+
+if TYPE_CHECKING:
+    import sqlite3
+
+_RUN_CHANGES = tuple(name for name in RUNS.columns if name not in RUN_MADE_WITH)
+_SESSION_CHANGES = tuple(name for name in SESSIONS.columns if name not in (*MADE_WITH, "id"))
+_DESCRIPTION = ("title", "tags")
+
+_INSERT_SESSION = f"{SESSIONS.insert('resumable', 'imported_at')} ON CONFLICT (id) DO NOTHING"
+_INSERT_WORDS = "INSERT INTO session_words (session, words) SELECT key, ? FROM sessions WHERE id = ?"
+_CLAIM = "UPDATE sessions SET status = 'active', last_used = max(last_used, ?) WHERE id = ?"
+_SELECT_SESSION = SESSIONS.select("WHERE id = ?")
+_UPDATE_SESSION = SESSIONS.update((*_SESSION_CHANGES, "resumable"))
+_HOLDER = "SELECT id, owner FROM runs WHERE session_id = ? AND state IN ('queued', 'running')"
+
+_DELETE = "DELETE FROM sessions WHERE id = ?"
+FORGET_GROUPS = "DELETE FROM totals WHERE total = 0"
+_WHOLES = "SELECT DISTINCT parent_id FROM runs WHERE session_id = ? AND parent_id IS NOT NULL"
+_SELECT_WHOLE = RUNS.select("WHERE id = ?")
+_DELETE_WHOLE = (
+    "DELETE FROM runs WHERE id = ?1 AND state NOT IN ('queued', 'running')"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE parent_id = ?1)"
+)
+_TEXTS = ("prompt", "output", "error_message", "request")
+_LOSE_TEXT = RUNS.update((*_TEXTS, "lost_text"))
+_LOSE_EVENTS = "DELETE FROM chunks WHERE run = (SELECT key FROM runs WHERE id = ?)"
+_LOST_TEXT = "SELECT 1 FROM runs WHERE id = ? AND lost_text"
+
+_DESCRIBE = SESSIONS.update(_DESCRIPTION)
+_CHANGE_WORDS = "UPDATE session_words SET words = ? WHERE session = (SELECT key FROM sessions WHERE id = ?)"
+
+_INSERT_RUN = RUNS.insert("owner")
+_UPDATE_RUN = RUNS.update(_RUN_CHANGES)
+_INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
+_CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
+_LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
+
+_OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
+_UNDER_WAY = "SELECT key, session_id, coalesce(started_at, created_at) FROM runs WHERE state IN ('queued', 'running')"
+_LEFT = f"{_UNDER_WAY} AND owner = ?"
+_BEGUN = f"{_UNDER_WAY} AND id = ?"
+_STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_message = ?, output = ? WHERE key = ?"
+_PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
+
+_UNSAVED = 1_000_000
+"""Events, at least, that clients may have read of a run when it was interrupted, and that were not stored."""
+
+_INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
+_WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
+
+
+def insert(connection: "sqlite3.Connection", session: Session, imported_at: float | None = None) -> bool:
+    """Insert a session unless its id is there; say whether it was inserted."""
+    if not connection.execute(
+        _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
+    ).rowcount:
+        return False
+    connection.execute(_INSERT_WORDS, (search.words(session), session.id))
+    return True
+
+
+def begin(
+    connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None, must_exist: bool
+) -> Session | None:
+    """Keep a run that is about to start; give its session as it is kept."""
+    owner = owners.take()
+    session = replace(session, status="active") if session else None
+    if session and (must_exist or not insert(connection, session)):
+        refuse_busy(connection, owners, session.id)
+        connection.execute(_CLAIM, (session.last_used, session.id))
+        session = _kept(connection, session.id)
+    connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
+    return session
+
+
+def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
+    """Keep what has become known of a run and its session."""
+    if _has_lost_text(connection, run):
+        run = without_text(run)
+    if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
+        raise protocol.missing(run.id, "run")
+    if session:
+        values = (*SESSIONS.values(session, _SESSION_CHANGES), _is_resumable(session), session.id)
+        connection.execute(_UPDATE_SESSION, values)
+
+
+def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
+    """Say whether a run is an orchestration, which has no backend, of which a part was deleted."""
+    return not run.backend and connection.execute(_LOST_TEXT, (run.id,)).fetchone() is not None
+
+
+def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
+    """Store events of a run, except those that are stored already; none if the run is not."""
+    key, last = connection.execute(_LAST_NUMBER, (run_id,)).fetchone() or (0, inf)
+    for chunk in packed:
+        if chunk.first > last:
+            connection.execute(_INSERT_CHUNK, (key, chunk.last, chunk.data))
+        elif chunk.last > last:
+            rest = [event for event in event_chunks.decode(chunk.data) if event.number > last]
+            connection.execute(_INSERT_CHUNK, (key, chunk.last, event_chunks.encode(rest)))
+
+
+def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | None, packed: Sequence[Chunk]) -> None:
+    """Keep the end of a run."""
+    update(connection, run, session)
+    if packed and not _has_lost_text(connection, run):
+        append(connection, run.id, packed)
+
+
+def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+    """Delete a session with its runs and their events, and what the orchestrations say of these that they were in."""
+    refuse_busy(connection, owners, session_id)
+    if not _drop(connection, session_id):
+        raise protocol.missing(session_id, "session")
+    connection.execute(FORGET_GROUPS)
+
+
+def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
+    """Delete sessions that are not busy likewise; give their number."""
+    return sum(_drop(connection, session_id) for session_id in session_ids)
+
+
+def _drop(connection: "sqlite3.Connection", session_id: str) -> bool:
+    wholes = connection.execute(_WHOLES, (session_id,)).fetchall()
+    is_there = connection.execute(_DELETE, (session_id,)).rowcount > 0
+    for whole in wholes:
+        if connection.execute(_DELETE_WHOLE, whole).rowcount:
+            continue
+        if row := connection.execute(_SELECT_WHOLE, whole).fetchone():
+            left = without_text(RUNS.read(row))
+            connection.execute(_LOSE_TEXT, (*RUNS.values(left, _TEXTS), True, left.id))
+            connection.execute(_LOSE_EVENTS, whole)
+    return is_there
+
+
+def describe(
+    connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
+) -> Session:
+    """Change title and tags where they are not None."""
+    kept = _kept(connection, session_id)
+    session = replace(kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags)
+    return _described(connection, session)
+
+
+def tag(connection: "sqlite3.Connection", session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
+    """Change some tags."""
+    kept = _kept(connection, session_id)
+    return _described(connection, replace(kept, tags=retagged(kept.tags, add, remove)))
+
+
+def _kept(connection: "sqlite3.Connection", session_id: str) -> Session:
+    row = connection.execute(_SELECT_SESSION, (session_id,)).fetchone()
+    if row is None:
+        raise protocol.missing(session_id, "session")
+    return SESSIONS.read(row)
+
+
+def _described(connection: "sqlite3.Connection", session: Session) -> Session:
+    connection.execute(_DESCRIBE, (*SESSIONS.values(session, _DESCRIPTION), session.id))
+    connection.execute(_CHANGE_WORDS, (search.words(session), session.id))
+    return session
+
+
+def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
+    """Let go of a session whose run died with its process.
+
+    Raises:
+        SessionBusy: its run is under way.
+    """
+    if holder := connection.execute(_HOLDER, (session_id,)).fetchone():
+        run_id, owner = holder
+        if not owners.is_dead(owner):
+            raise SessionBusy(f"session {session_id!r} is busy with run {run_id!r}")
+        _interrupt(connection, owner)
+
+
+def dead(connection: "sqlite3.Connection", owners: Owners) -> list[str]:
+    """Give the processes that died with runs under way."""
+    return [owner for (owner,) in connection.execute(_OWNERS).fetchall() if owners.is_dead(owner)]
+
+
+def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
+    """Mark as interrupted what was under way in processes that are dead; give the number of runs."""
+    return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
+
+
+def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:
+    """End a run whose caller left before it was told that it had begun."""
+    for key, session_id, at in connection.execute(_BEGUN, (run_id,)).fetchall():
+        _stop(connection, key, session_id, at, "cancelled", _WITHDRAWN)
+
+
+def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
+    left = connection.execute(_LEFT, (owner,)).fetchall()
+    for key, session_id, at in left:
+        _stop(connection, key, session_id, at, "interrupted", _INTERRUPTED)
+    return len(left)
+
+
+def _stop(
+    connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
+) -> None:
+    """End a run that cannot do it itself, at its last sign of life, with what is kept of its answer.
+
+    Its events get the ending that they lack. The number of that is beyond all that a client may have read, so that
+    none takes the ending for one that it has.
+    """
+    events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), [])]
+    last = events[-1] if events else Logged(0, at, ending)
+    output = "".join(logged.event.text for logged in events if isinstance(logged.event, TextDelta))
+    connection.execute(_STOP_RUN, (state, last.at, ending.code, ending.message, output, key))
+    connection.execute(_PAUSE_SESSION, (ending.message, session_id))
+    if not events or not isinstance(last.event, RunFinished | RunFailed):
+        added = Logged(last.number + 1 + _UNSAVED, last.at, ending)
+        connection.execute(_INSERT_CHUNK, (key, added.number, event_chunks.encode([added])))
+
+
+def _is_resumable(session: Session) -> bool:
+    return bool(session.backend_session_id)

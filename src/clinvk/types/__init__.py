@@ -1,0 +1,1 @@
+"""The vocabulary that every package speaks: requests, events, results, records and errors. Pure."""

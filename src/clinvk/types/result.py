@@ -1,0 +1,100 @@
+"""A run's events gathered into one value."""
+
+from collections.abc import AsyncIterable, Iterable
+
+import msgspec
+
+from clinvk.types.events import (
+    Ending,
+    Event,
+    Progress,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+
+Said = TextDelta | ThinkingDelta | ToolCall | ToolResult
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A run that has ended: all that its events told.
+
+    `said` is what the agent said, thought and did, in its order.
+    """
+
+    text: str
+    started: RunStarted | None
+    ending: Ending
+    stderr: str = ""
+    said: tuple[Said, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a finished run; else the agent's own code, 1 where it has none or claims 0."""
+        match self.ending:
+            case RunFinished():
+                return 0
+            case RunFailed(exit_code=code):
+                return code or 1
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the agent used."""
+        return tuple(step for step in self.said if isinstance(step, ToolCall))
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens of this run, as far as the agent told them."""
+        return self.ending.usage
+
+    @property
+    def error(self) -> RunFailed | None:
+        """Why the run failed, or None."""
+        return self.ending if isinstance(self.ending, RunFailed) else None
+
+
+async def collect(events: AsyncIterable[Event]) -> RunResult:
+    """Read events to their end and gather them. Raises what `gather` raises."""
+    return gather([event async for event in events])
+
+
+def gather(events: Iterable[Event]) -> RunResult:
+    """Make the result of all events of a run.
+
+    Raises:
+        ValueError: the stream law is broken, there is no ending.
+    """
+    text: list[str] = []
+    stderr: list[str] = []
+    said: list[Said] = []
+    started: RunStarted | None = None
+    ending: Ending | None = None
+    for event in events:
+        match event:
+            case TextDelta():
+                text.append(event.text)
+                said.append(event)
+            case ThinkingDelta() | ToolCall() | ToolResult():
+                said.append(event)
+            case RunStarted():
+                started = event
+            case RunFinished() | RunFailed():
+                ending = event
+            case Progress(stage="stderr"):
+                stderr.append(event.message)
+            case Progress():
+                pass
+    if ending is None:
+        raise ValueError("the events of a run stopped before its ending")
+    return RunResult(
+        text="".join(text),
+        started=started,
+        ending=ending,
+        stderr="\n".join(stderr),
+        said=tuple(said),
+    )
