@@ -36,10 +36,10 @@ IMAGES: dict[str, JSON] = {
 }
 SAID: JSON = [{"role": "user", "content": "x"}]
 STOPS: dict[str, JSON] = {
-    "/api/v1/prompt": {"backend": "claude", "prompt": "x", "stop": ["a", "x" * 1001]},
-    "/openai/v1/chat/completions": {"model": "claude", "messages": SAID, "stop": ["a", "x" * 1001]},
-    "/openai/v1/completions": {"model": "claude", "prompt": "x", "stop": "x" * 1001},
-    "/anthropic/v1/messages": {"model": "claude", "messages": SAID, "stop_sequences": ["a", "x" * 1001]},
+    "/api/v1/prompt": {"backend": "claude", "prompt": "x", "stop": ["a", "x" * 101]},
+    "/openai/v1/chat/completions": {"model": "claude", "messages": SAID, "stop": ["a", "x" * 101]},
+    "/openai/v1/completions": {"model": "claude", "prompt": "x", "stop": "x" * 101},
+    "/anthropic/v1/messages": {"model": "claude", "messages": SAID, "stop_sequences": ["a", "x" * 101]},
 }
 
 
@@ -108,14 +108,10 @@ async def test_a_text_that_an_agent_cut_inside_an_emoji_costs_nothing_but_that(s
     assert "done" in told
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "most"), [(*one, 100) for one in IMAGES.items()] + [(*one, 1000) for one in STOPS.items()]
-)
-async def test_what_there_may_be_so_much_of_is_refused_beyond_that(
-    scripted: Scripted, path: str, body: JSON, most: int
-) -> None:
+@pytest.mark.parametrize(("path", "body"), [*IMAGES.items(), *STOPS.items()])
+async def test_too_many_images_and_too_long_stop_texts_are_refused(scripted: Scripted, path: str, body: JSON) -> None:
     async with serving(scripted.env) as served:
         response = await served.client.post(path, json=body)
     assert response.status_code == 400
-    assert str(most) in response.text
+    assert "100" in response.text
     assert scripted.calls() == []

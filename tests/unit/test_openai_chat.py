@@ -275,7 +275,7 @@ def test_no_tools_are_nothing_to_ignore() -> None:
         ({"n": 0}, "n", "must be 1"),
         ({"stop": ""}, "stop", "empty"),
         ({"stop": ["a", ""]}, "stop[1]", "empty"),
-        ({"stop": ["a"] * 101}, "stop", "at most 100"),
+        ({"stop": ["a"] * 17}, "stop", "at most 16"),
         ({"stop": [1]}, "stop[0]", "must be a text"),
         ({"temperature": "hot"}, "temperature", "must be a number"),
         ({"modalities": ["audio"]}, "modalities", "['text']"),

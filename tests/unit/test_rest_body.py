@@ -281,9 +281,10 @@ def test_a_field_that_is_not_offered_is_refused_not_ignored() -> None:
     [
         ("effort", "ultra", "effort", "one of high, low, max"),
         ("thinking", "yes", "thinking", "true or false"),
-        ("stop", "END", "stop", "a list of at most 100 items"),
+        ("stop", "END", "stop", "a list of at most 16 items"),
         ("stop", [""], "stop[0]", "a text of"),
-        ("stop", ["x" * 1001], "stop[0]", "a text of 1 to 1000 characters"),
+        ("stop", ["x"] * 17, "stop", "a list of at most 16 items"),
+        ("stop", ["x" * 101], "stop[0]", "a text of 1 to 100 characters"),
         ("output_schema", "{}", "output_schema", "a JSON object"),
         ("images", "iVBORw0KGgo=", "images", "a list of at most 100 items"),
         ("images", ["iVBORw0KGgo=", "http://x/y.png"], "images[1]", "no address is fetched"),

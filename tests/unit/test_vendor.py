@@ -148,4 +148,4 @@ def test_a_stop_text_has_a_length_at_most() -> None:
     with pytest.raises(InvalidRequest) as told:
         vendor.stops(["a", longest + "x"], "stop_sequences")
     assert told.value.field == "stop_sequences[1]"
-    assert told.value.message == f"stop_sequences[1] has {MAX_STOP_CHARS + 1} characters; at most 1000 are allowed"
+    assert told.value.message == f"stop_sequences[1] has {MAX_STOP_CHARS + 1} characters; at most 100 are allowed"

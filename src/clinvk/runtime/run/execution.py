@@ -127,7 +127,7 @@ class _OneShot:
         assignment, launch = course.assignment, course.assignment.launch
         channel = assignment.backend.channel(launch, assignment.host)
         seat = OwnSeat(assignment.run_id, process, channel, launch.long_lived)
-        exchange = await course.exchange(seat, launch)
+        exchange = course.exchange(seat, launch)
         ending = await course.listen(exchange)
         if told := ending is exchange.ending:
             if course.request.output_schema is None:  # else the answer may be asked for again
@@ -255,7 +255,7 @@ class _PooledRun:
             await course.end(course.stopped_by)
             return not seat.is_lost
         was_ready = seat.worker.is_ready
-        exchange = await course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
+        exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
         try:
             ending = await course.listen(exchange)
         except NotSpoken as exc:

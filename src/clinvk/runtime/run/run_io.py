@@ -185,8 +185,6 @@ class Activity:
 
 
 _LAST_WORDS = 300
-_PIECE_CHARS = 64 * 1024
-"""How much text is searched for stop texts before others have their turn."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,8 +207,7 @@ class Exchange:
     Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; of a run that was
     cut, by a stop text or at its turns, it is None, and `costs` has what the agent told of its end all the same.
     `unspoken` is why it does not speak its channel's protocol, where that has shown. `heard` are the events that came,
-    in lines of `heard_bytes` bytes, and that nobody has taken yet. While there is a `backlog`, `hear` is to be called
-    again soon.
+    in lines of `heard_bytes` bytes, and that nobody has taken yet.
     """
 
     def __init__(self, seat: Seat, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
@@ -223,7 +220,6 @@ class Exchange:
         self.heard: list[Event] = []
         self.heard_bytes = 0
         self.unspoken = ""
-        self.backlog: list[Delivery] = []
         self._spoke = False
         self._is_up = False
         self._early: list[Event] = []
@@ -300,10 +296,6 @@ class Exchange:
         return min(first, self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
 
     def _hear(self, events: list[Event], now: float) -> None:
-        backlog, self.backlog = self.backlog, []
-        self._take_all(backlog, events, now)
-        if self.backlog:
-            return
         for line, deliveries in self.seat.hear():
             self.raw = line if line.startswith(b"{") else self.raw
             self.heard_bytes += len(line)
@@ -317,10 +309,7 @@ class Exchange:
             if self.ending:
                 break
             self._spoke = True
-            if self.backlog:
-                self.backlog.append(delivery)
-            else:
-                self._take(delivery, events, now)
+            self._take(delivery, events, now)
 
     def _take(self, delivery: Delivery, events: list[Event], now: float) -> None:
         if isinstance(delivery, bytes):
@@ -335,16 +324,13 @@ class Exchange:
         if is_last:
             self._end(event)
         elif self.words:
-            if isinstance(event, TextDelta) and len(event.text) > _PIECE_CHARS:
-                self.backlog.append((delivery[0], TextDelta(event.text[_PIECE_CHARS:])))
-                event = TextDelta(event.text[:_PIECE_CHARS])
             events.extend(self.words.feed(event))
         else:
             events.append(event)
 
     def _look_at_exit(self, events: list[Event], now: float) -> None:
         seat = self.seat
-        if self.ending or self.backlog or (seat.exit_code is None and not seat.at_eof):
+        if self.ending or (seat.exit_code is None and not seat.at_eof):
             return
         self._gone_at = self._gone_at or now
         if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + DRAIN_S):

@@ -13,7 +13,7 @@ from clinvk.backends.base import Backend, Host, Launch, NotSpoken
 from clinvk.runtime.pool.agent_programs import Fallbacks
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.process.spawn import Process, Spawner
-from clinvk.runtime.process.waiting import Wake, beside_loop, finished
+from clinvk.runtime.process.waiting import Wake, finished
 from clinvk.runtime.run.answer_filter import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.run.event_log import EventLog
 from clinvk.runtime.run.recording import Recorder
@@ -51,9 +51,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 INTERRUPTED_WITHIN_S = 1.0
 """How long an agent may take to end a turn by itself."""
-
-_WORK_OF_A_LETTER = 20
-"""To prepare the search for a letter of a stop text, as a size for `beside_loop`."""
 
 
 class Course:
@@ -115,8 +112,6 @@ class Course:
             self._fault, has_logged = exc, False
         if has_logged:
             self._heeded = exchange
-            if exchange and exchange.backlog:
-                self._loop.call_soon(self.hear)
         else:
             self.wake()
 
@@ -175,7 +170,7 @@ class Course:
             await finished(self.spawner.end_tools(process, variable, holding=True))
             yield
 
-    async def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
+    def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
         """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""
         self._in_protocol = launch.long_lived
         limits = Limits(
@@ -185,8 +180,7 @@ class Course:
             answer_s=self.assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
             turns=launch.counted_turns,
         )
-        words = await beside_loop(_WORK_OF_A_LETTER * sum(map(len, self.request.stop)), words_of, self.request)
-        exchange = Exchange(seat, self.assignment.request, limits, words)
+        exchange = Exchange(seat, self.assignment.request, limits, words_of(self.request))
         exchange.begin(self.assignment.resume, self.now())
         return exchange
 
@@ -208,9 +202,6 @@ class Course:
                 return ending
             if exchange.unspoken:
                 raise NotSpoken(exchange.unspoken)
-            if exchange.backlog and not self.log.is_ahead:
-                await asyncio.sleep(0)
-                continue
             self._heeded = exchange if self.log.count else None  # of its start there is more to do than to log it
             await self.wait(exchange.deadline())
             self._heeded = None
