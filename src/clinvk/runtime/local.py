@@ -31,7 +31,7 @@ from clinvk.runtime.run.recording import Recorder, new_session
 from clinvk.runtime.run.schema import Schemas
 from clinvk.runtime.run.task import Assignment
 from clinvk.runtime.runs import Run, Warm, Watch
-from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Place, Share, Slots, capacity, held_bytes, queue_limits
+from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Share, Slots, capacity, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, SessionError, ShuttingDown, StoreUnavailable
 from clinvk.types.events import RunFailed
@@ -231,15 +231,15 @@ class LocalRuns:
         recorder = Recorder(
             self._store, self._autosave, assignment.run_id, told, session, resume, self._settings.session
         )
-        run = AgentRun(assignment, self.spawner, recorder)
         self._refuse_when_closing()
         held = 0 if share else held_bytes(request)
         applicant = Applicant(request.backend, request.client, share, held)
-        place = self._slots.enter(applicant, run.wake, may_wait=users is None)
+        enter = partial(self._slots.enter, applicant, may_wait=users is None)
+        run = AgentRun(assignment, self.spawner, recorder, enter)
         try:
             await recorder.begin()
         except BaseException:
-            place.leave()
+            run.leave()
             raise
         try:
             if recorder.session and resume:
@@ -251,17 +251,16 @@ class LocalRuns:
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
-            await finished(run.drive(place))  # what was begun in the store is ended there
+            await finished(run.drive())  # what was begun in the store is ended there
             raise
-        run.place = place
-        task = self._group.create_task(run.drive(place))
+        task = self._group.create_task(run.drive())
         self._live[run.id], self._tasks[run.id] = run, task
-        task.add_done_callback(partial(self._over, run, place, watching))
+        task.add_done_callback(partial(self._over, run, watching))
         return run, task
 
-    def _over(self, run: AgentRun, place: Place, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
+    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
-        place.leave()  # one that was killed before its first step has not
+        run.leave()  # one that was killed before its first step has not
         for over in watching:
             over()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from math import inf
 
@@ -30,14 +30,21 @@ class AgentRun:
     `drive` does the work and is owned by `LocalRuns`; everybody else looks at the log, or asks to stop.
     """
 
-    def __init__(self, assignment: Assignment, spawner: Spawner, recorder: Recorder) -> None:
+    def __init__(
+        self, assignment: Assignment, spawner: Spawner, recorder: Recorder, enter: Callable[[Callable[[], None]], Place]
+    ) -> None:
+        """`enter` takes a slot or a place in the queue, as `Slots.enter`, and raises what that raises."""
         self.id = assignment.run_id
         self.request = assignment.request
         self.created_at = time.time()
         self.refusal: ClinvkError | None = None
-        self.place: Place | None = None
         self._course = Course(assignment, spawner, recorder)
         self._begun = asyncio.Event()
+        self._place = enter(self._course.wake)  # a method of this would make a cycle
+
+    def leave(self) -> None:
+        """Give up the slot or the place in the queue. Leaving twice is fine."""
+        self._place.leave()
 
     def go_on_from(self, resume: Resume, launch: Launch) -> None:
         """Continue another state of the conversation than the run was made for; before it is driven."""
@@ -69,7 +76,7 @@ class AgentRun:
     @property
     def queue_position(self) -> int | None:
         """The position in the queue, from 1; None unless the run waits there."""
-        return self.place.position if self.place else None
+        return self._place.position
 
     @property
     def ended(self) -> bool:
@@ -116,10 +123,6 @@ class AgentRun:
         """Wait for the ending, then give all in one."""
         return gather([entry.event for entry in await self._course.log.whole()])
 
-    def wake(self) -> None:
-        """Something that this run waits for has happened."""
-        self._course.wake()
-
     def let_go(self) -> None:
         """Nobody is bound to read this run: it goes on however far behind its readers are."""
         self._course.log.let_go()
@@ -128,19 +131,19 @@ class AgentRun:
         """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""
         self._course.stop(ending, at_once)
 
-    async def drive(self, place: Place) -> None:
+    async def drive(self) -> None:
         """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
         logs.note(run_id=self.id)
         course = self._course
         try:
-            while not place.held and not course.stopped_by:
+            while not self._place.held and not course.stopped_by:
                 await course.wait(inf)
             self._begun.set()
             if course.assignment.hold and not course.stopped_by:
                 async with course.assignment.hold():
-                    await self._work(place)
+                    await self._work()
             else:
-                await self._work(place)
+                await self._work()
         except ClinvkError as exc:
             self.refusal = exhausted(exc) or exc
             await course.end(RunFailed(self.refusal.code, self.refusal.message))
@@ -151,11 +154,10 @@ class AgentRun:
             await course.end(RunFailed(failed.code, failed.message))
         finally:
             course.close()
-            place.leave()
-            self.place = None
+            self.leave()
 
-    async def _work(self, place: Place) -> None:
+    async def _work(self) -> None:
         if self._course.stopped_by:  # while it waited for the slot, or for the worktree
             await self._course.end(self._course.stopped_by)
-        elif not await run_pooled(self._course, place):
-            await run_one_shot(self._course, place)
+        elif not await run_pooled(self._course, self._place):
+            await run_one_shot(self._course, self._place)
