@@ -210,7 +210,6 @@ async def test_a_client_that_waits_long_in_the_queue_is_kept_alive(tmp_path: Pat
             assert runs.queued
             file.touch()
     assert second.status == 200
-    assert ((b"x-clinvk-queue-position", b"1") in second.sent[0]["headers"]) == stream
     assert '"hello"' in second.text
     assert second.ended
 
@@ -222,16 +221,3 @@ async def test_events_that_are_there_already_leave_together() -> None:
         await client.ask(runs, Settings())
     assert client.text.count('"message"') == 300
     assert len(client.sent) < 30
-
-
-async def test_a_viewer_of_a_run_in_the_queue_is_told_its_position(tmp_path: Path) -> None:
-    one, store = Settings(server=ServerSettings(max_concurrent_runs=1)), MemoryStore()
-    with gate(tmp_path) as (file, wait):
-        viewer = Client({})
-        async with LocalRuns(one, store, ENV, REGISTRY) as runs, asyncio.TaskGroup() as group:
-            await runs.start(RunRequest(prompt=wait + DONE, backend="shell"))
-            run = await runs.start(RunRequest(prompt=TEXT + DONE, backend="shell"))
-            group.create_task(viewer.view(runs, run.id, store, ""))
-            await until(lambda: ": position 1 in the queue\n\n" in viewer.text)
-            file.touch()
-    assert viewer.ended

@@ -16,8 +16,3 @@ def frame(data: bytes, event: str | None = None, id: int | None = None) -> bytes
     if event is not None:
         head += b"event: %s\n" % event.encode()
     return b"%sdata: %s\n\n" % (head, data.rstrip(b"\n"))
-
-
-def pulse(queue_position: int | None) -> bytes:
-    """Return a comment that keeps a quiet stream alive, and says where its run stands in the queue."""
-    return b": position %d in the queue\n\n" % queue_position if queue_position else PULSE

@@ -19,7 +19,6 @@ _EXPOSED = (
     "retry-after",
     "x-should-retry",
     "x-clinvk-session-id",
-    "x-clinvk-queue-position",
     "x-clinvk-run-id",
     "x-clinvk-ignored",
     "location",

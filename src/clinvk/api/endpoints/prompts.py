@@ -37,7 +37,7 @@ from clinvk.api.http.response import (
 from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend, describe
 from clinvk.config.model import Settings
-from clinvk.dialects import sse, vendor
+from clinvk.dialects import vendor
 from clinvk.dialects.conversation import MAX_IMAGES
 from clinvk.dialects.dialect import Call, Deferring, Dialect, Encoder, Facts, Pulsing, renamed
 from clinvk.runtime.process.waiting import beside_loop
@@ -249,7 +249,8 @@ class _Visit:
     async def _accept(self, call: Call, run: Run) -> None:
         """Say where the run is to be found, and leave it to itself."""
         assert isinstance(self._dialect, Deferring), "no other format asks for it"
-        body = self._dialect.accepted(call, facts_of(run), run.state)
+        facts = replace(facts_of(run), queue_position=run.queue_position)
+        body = self._dialect.accepted(call, facts, run.state)
         if self._dialect.is_model_api:
             await self._reply.whole(200, self._dialect.result_type, body, _headers(call, run))
             return
@@ -303,9 +304,7 @@ class _Visit:
     async def _open(self) -> None:
         if self._is_stream:
             cache = NO_TRANSFORM if self._dialect.is_model_api else NO_STORE
-            position = self._run.queue_position if self._run else None
-            queued: list[Header] = [(b"x-clinvk-queue-position", b"%d" % position)] if position else []
-            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *queued, *self._more], cache)
+            await self._reply.open(200, self._dialect.stream_type, [NO_BUFFERING, *self._more], cache)
         else:
             await self._reply.open(200, self._dialect.result_type)
 
@@ -391,7 +390,7 @@ class _Visit:
         """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
         if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
             return self._dialect.kept_alive(self._encoding(self._call, run))
-        return sse.pulse(run.queue_position) if self._dialect.pulse == sse.PULSE else self._dialect.pulse
+        return self._dialect.pulse
 
     def _holds(self, run: Run) -> bool:
         """Say whether the status is still to be told by what happens."""
@@ -426,5 +425,4 @@ def facts_of(run: Run) -> Facts:
         created_at=run.created_at,
         started_at=run.started_at or run.created_at,
         duration_s=max(0.0, run.ended_at - run.started_at) if run.ended_at and run.started_at else 0.0,
-        queue_position=run.queue_position,
     )

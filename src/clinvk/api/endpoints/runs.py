@@ -28,7 +28,7 @@ from clinvk.dialects.dialect import Facts, NotCancellable
 from clinvk.dialects.rest import unified, usage, views
 from clinvk.dialects.rest.rest import Rest
 from clinvk.dialects.rest.views import Following
-from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.runs import Runs
 from clinvk.store.protocol import UNDER_WAY, RunQuery, SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, RunNotFound
 from clinvk.types.events import Logged, RunFailed, RunFinished
@@ -206,7 +206,6 @@ class _Visit:
         self._last_event_id = headers.get("last-event-id", "")
         self._is_sse = unified.MEDIA_TYPE not in headers.get("accept", "").lower()
         self._media_type = sse.MEDIA_TYPE if self._is_sse else unified.MEDIA_TYPE
-        self._live: Run | None = None
 
     async def serve(self) -> None:
         """Answer the request.
@@ -229,7 +228,7 @@ class _Visit:
             await self._open()
             await self._reply.end()
             return
-        live = self._live = viewers.runs.live(run.id)
+        live = viewers.runs.live(run.id)
         if live or run.state in UNDER_WAY:
             await self._open()
         encoder: unified.UnifiedEncoder | None = None
@@ -280,8 +279,7 @@ class _Visit:
 
     async def _keep_alive(self) -> None:
         if self._reply.is_quiet(2 * self._viewers.tick_s):
-            position = self._live.queue_position if self._live else None
-            await self._reply.pulse(sse.pulse(position) if self._is_sse else unified.PULSE)
+            await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
 
     async def _refuse(self, error: ClinvkError) -> None:
         if self._reply.opened:
