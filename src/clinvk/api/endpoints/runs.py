@@ -259,10 +259,8 @@ class _Visit:
                 encoder.skip(event)
                 continue
             encoder.sequence = number - 1
-            lines = encoder.feed(event, at).splitlines(keepends=True)
-            has_read_more = after >= number + len(lines)  # than was stored when its clinvk was killed
-            for sequence, line in enumerate(lines, number):
-                if sequence > after or has_read_more:
+            for sequence, line in enumerate(encoder.feed(event, at).splitlines(keepends=True), number):
+                if sequence > after:
                     yield sse.frame(line, id=sequence) if self._is_sse else line
 
     async def _open(self) -> None:
