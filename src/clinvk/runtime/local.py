@@ -23,7 +23,7 @@ from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import Claim, Guard
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import finished
+from clinvk.runtime.process.waiting import beside, finished
 from clinvk.runtime.run.agent_run import AgentRun
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S
@@ -84,7 +84,8 @@ class LocalRuns:
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
-        self._autosave = Autosave(store, self._group.create_task)
+        self._autosave = Autosave(store)
+        self._saving = beside(self._autosave.run())
         self._closing = False
         self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
@@ -122,6 +123,7 @@ class LocalRuns:
         self._bounds.open()
         await self._guard.take_over()
         self._guard.start()
+        await self._saving.__aenter__()
         await self._group.__aenter__()
         if self.pool:
             await self.pool.__aenter__()
@@ -142,6 +144,8 @@ class LocalRuns:
         except BaseException:
             self._guard.alarm()
             raise
+        finally:
+            await self._saving.__aexit__(None, None, None)
         if self._bounds.cgroup:
             await asyncio.to_thread(self._bounds.close)
         self._guard.dismiss()

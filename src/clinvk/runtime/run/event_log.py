@@ -6,7 +6,7 @@ Autosave stores the events of running agents, so that little of what clients hav
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from clinvk.runtime.process.waiting import Wake
 from clinvk.store.protocol import SessionStore
@@ -152,60 +152,46 @@ _RETRY_AFTER_S = 2.0
 
 
 class Autosave:
-    """Stores the new events of all runs together, in one transaction every `EVERY_S`; an idle server has no timer.
+    """Stores the new events of all runs together, in one transaction every `SAVE_EVERY_S` while there are any.
 
-    `spawn` starts the task of a transaction, and owns that task. Events that cannot be stored do not end their run:
-    they stay in its log, and are stored with later ones or with the end of the run.
+    Events that cannot be stored do not end their run: they are stored with later events, or with the end of the run.
     """
 
-    def __init__(self, store: SessionStore, spawn: Callable[[Coroutine[None, None, None]], object]) -> None:
+    def __init__(self, store: SessionStore) -> None:
         self._store = store
-        self._spawn = spawn
         self._logs: dict[str, EventLog] = {}
-        self._is_planned = False
+        self._changed = Wake()
         self._trouble = ""
 
     def add(self, run_id: str, log: EventLog) -> None:
         """Store the new events of a run with the next transaction."""
         self._logs[run_id] = log
-        if not self._is_planned:
-            self._plan(SAVE_EVERY_S)
+        self._changed.set()
 
     def forget(self, run_id: str) -> None:
         """Leave the events of a run to the record of its end."""
         self._logs.pop(run_id, None)
 
-    def _plan(self, delay_s: float) -> None:
-        self._is_planned = True
-        asyncio.get_running_loop().call_later(delay_s, self._start)
-
-    def _start(self) -> None:
-        if self._logs:
-            self._spawn(self._save())
-        else:
-            self._is_planned = False
+    async def run(self) -> None:
+        """Store new events until cancelled."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_RETRY_AFTER_S if self._trouble else SAVE_EVERY_S)
+            await self._save()
 
     async def _save(self) -> None:
-        logs, self._logs = self._logs, {}
-        events = {run_id: log.unsaved() for run_id, log in logs.items()}
+        events = {run_id: unsaved for run_id, log in self._logs.items() if (unsaved := log.unsaved())}
         try:
-            await self._store.append(events)
-        except ClinvkError as exc:
-            self._postpone(logs, exc.message)
-        except Exception:
-            logger.exception("new events of %d runs are not stored", len(logs))  # a faulty store must not end a run
-            self._postpone(logs, "")
+            if events:
+                await self._store.append(events)
+        except Exception as exc:
+            self._changed.set()
+            if (trouble := repr(exc)) != self._trouble:
+                is_defect = not isinstance(exc, ClinvkError)
+                logger.warning("new events of %d runs are not stored: %s", len(events), exc, exc_info=is_defect)
+            self._trouble = trouble
         else:
             self._trouble = ""
-            for run_id, log in logs.items():
-                log.saved += len(events[run_id])
-            self._is_planned = False
-            if self._logs:
-                self._plan(SAVE_EVERY_S)
-
-    def _postpone(self, logs: dict[str, EventLog], trouble: str) -> None:
-        if trouble and trouble != self._trouble:
-            logger.warning("new events of %d runs are not stored: %s", len(logs), trouble)
-        self._trouble = trouble
-        self._logs = {run_id: log for run_id, log in logs.items() if not log.ending} | self._logs
-        self._plan(_RETRY_AFTER_S)
+            for run_id, entries in events.items():
+                if log := self._logs.get(run_id):
+                    log.saved += len(entries)

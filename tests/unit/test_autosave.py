@@ -1,0 +1,40 @@
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.run.event_log import Autosave, EventLog
+from clinvk.store.memory import MemoryStore
+from clinvk.types.errors import StoreUnavailable
+from clinvk.types.events import Logged, RunStarted, TextDelta
+from polling import until
+
+
+class FailingStore(MemoryStore):
+    """Fails the first `append`, once `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appended: list[dict[str, int]] = []
+        self.go = asyncio.Event()
+
+    async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
+        self.appended.append({run_id: len(entries) for run_id, entries in events.items()})
+        if len(self.appended) == 1:
+            await self.go.wait()
+            raise StoreUnavailable("the disk is full")
+
+
+async def test_a_run_that_ends_during_a_failing_transaction_is_not_stored_again() -> None:
+    store = FailingStore()
+    autosave = Autosave(store)
+    ended, living = EventLog(lambda: None), EventLog(lambda: None)
+    ended.extend([RunStarted(), TextDelta("a")])
+    living.extend([RunStarted()])
+    async with beside(autosave.run()):
+        autosave.add("ended", ended)
+        autosave.add("living", living)
+        await until(lambda: store.appended)
+        autosave.forget("ended")
+        store.go.set()
+        await until(lambda: living.saved)
+    assert store.appended == [{"ended": 2, "living": 1}, {"living": 1}]
