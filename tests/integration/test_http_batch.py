@@ -164,7 +164,7 @@ async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted
     ("kind", "body", "field", "words"),
     [
         ("parallel", {}, "tasks", "tasks is missing"),
-        ("parallel", {"tasks": []}, "tasks", "tasks must be a list of 1 to 100000 items"),
+        ("parallel", {"tasks": []}, "tasks", "tasks must be a list of 1 to 10000 items"),
         ("parallel", {"tasks": [task("a"), task("b"), {**task("c"), "promt": ""}]}, "tasks[2].promt", "did you mean"),
         ("parallel", {"tasks": [task("a"), task(" ")]}, "tasks[1].prompt", "tasks[1]: prompt is empty"),
         ("parallel", {"tasks": [task("a"), {"prompt": "b"}]}, "tasks[1].backend", "tasks[1]: backend is missing"),

@@ -8,7 +8,7 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-MAX_JSON_VALUES = 500_000
+MAX_JSON_VALUES = 200_000
 """Values in one JSON document, about: to decode more of them takes so long that nothing else would be served."""
 
 _SLICE_BYTES = 64 * 1024

@@ -206,7 +206,7 @@ def _arguments(asked: Asked) -> Iterator[tuple[str, str | None]]:
             yield name, value
 
 
-MAX_PARTS = 100_000
+MAX_PARTS = 10_000
 
 _AtOnce = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 _Where = Annotated[
