@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from clinvk.api.endpoints.batch import BatchEndpoint
-from clinvk.api.server.app import Later
+from clinvk.api.server.router import Router
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.rest import bodies
 from clinvk.orchestrate import chain_resume
@@ -32,15 +32,11 @@ async def post(served: Served, kind: str, body: object, **headers: str) -> httpx
 
 
 def batch_endpoints(served: Served) -> list[BatchEndpoint]:
-    found: list[BatchEndpoint] = []
     here: object = served.front
-    while here is not None:
-        for route in getattr(here, "routes", []):
-            made: object = route.endpoint.endpoint if isinstance(route.endpoint, Later) else None
-            if isinstance(made, BatchEndpoint):
-                found.append(made)
+    while not isinstance(here, Router):
         here = getattr(here, "app", getattr(here, "_app", None))
-    return found
+        assert here
+    return [app for app in here.apps.values() if isinstance(app, BatchEndpoint)]
 
 
 def agents_alive(scripted: Scripted) -> set[int]:

@@ -18,6 +18,7 @@ from schemathesis.generation import GenerationMode
 
 from answering import Answering
 from clinvk.api.openapi.document import document
+from clinvk.backends.registry import BACKENDS
 from integration.test_vendor_document import CHECKS, EXAMPLES, RIGHT, WRONG, send
 from scripted import Scripted
 from serving import serving
@@ -70,7 +71,7 @@ async def test_all_examples_work_outside_of_a_repository(tmp_path: Path) -> None
     answers: dict[str, int] = {}
     async with serving(agents.env, agents.registry, default_workdir=str(tmp_path)) as served:
         session = (await served.prompt()).json()["session_id"]
-        for path, operations in json.loads(document())["paths"].items():
+        for path, operations in json.loads(document(BACKENDS))["paths"].items():
             for method, operation in operations.items():
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 for name, example in content.get("examples", {}).items():

@@ -29,6 +29,7 @@ from schemathesis.generation import GenerationMode
 
 from answering import Answering
 from clinvk.api.openapi.document import document
+from clinvk.backends.registry import BACKENDS
 from serving import serving
 
 CHECKS = [
@@ -38,7 +39,7 @@ CHECKS = [
     response_schema_conformance,
     response_headers_conformance,
 ]
-DOCUMENT = schemathesis.openapi.from_dict(json.loads(document()))
+DOCUMENT = schemathesis.openapi.from_dict(json.loads(document(BACKENDS)))
 RUNS = (
     "/openai/v1/chat/completions",
     "/openai/v1/completions",

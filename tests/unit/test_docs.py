@@ -32,7 +32,7 @@ class _Api(msgspec.Struct):
 
 
 def endpoints() -> list[str]:
-    paths = msgspec.json.decode(document(), type=_Api).paths
+    paths = msgspec.json.decode(document(BACKENDS), type=_Api).paths
     return [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
 
 

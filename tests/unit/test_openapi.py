@@ -26,7 +26,7 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 @cache
 def whole() -> Json:
     """Read the document, once: to make it takes long."""
-    return msgspec.json.decode(document())
+    return msgspec.json.decode(document(BACKENDS))
 
 
 def at(*path: str) -> Json:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from clinvk.api.openapi.document import document
+from clinvk.backends.registry import BACKENDS
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.batch_answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer, PartAnswer
 from clinvk.dialects.rest.bodies import (
@@ -37,7 +38,7 @@ class _Api(msgspec.Struct, rename={"problems": "x-problems"}):
     problems: list[_Problem]
 
 
-API = msgspec.json.decode(document(), type=_Api)
+API = msgspec.json.decode(document(BACKENDS), type=_Api)
 
 
 def first_cells(header: str) -> list[str]:

@@ -60,14 +60,8 @@ class Sessions:
         )
 
     async def one(self, request: Request) -> Response:
-        """Answer `GET`, `PATCH` and `DELETE /api/v1/sessions/{id}`."""
-        match request.method:
-            case "PATCH":
-                return await self._describe(request)
-            case "DELETE":
-                return await self._delete(request)
-            case _:
-                return document(views.session_view(await self._store.session(request.path_params["id"])))
+        """Answer `GET /api/v1/sessions/{id}`."""
+        return document(views.session_view(await self._store.session(request.path_params["id"])))
 
     async def fork(self, request: Request) -> Response:
         """Answer `POST /api/v1/sessions/{id}/fork`."""
@@ -91,14 +85,16 @@ class Sessions:
             )
         )
 
-    async def _describe(self, request: Request) -> Response:
+    async def describe(self, request: Request) -> Response:
+        """Answer `PATCH /api/v1/sessions/{id}`."""
         body = await read_json(request.scope, request.receive, self._settings)
         patch = await beside_loop(len(body), views.patch, body)
         session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
         return document(views.session_view(await self._store.describe(session.id, patch.title, tags)))
 
-    async def _delete(self, request: Request) -> Response:
+    async def delete(self, request: Request) -> Response:
+        """Answer `DELETE /api/v1/sessions/{id}`."""
         session = await self._changeable(request)
         await self._store.delete(session.id)
         return document(views.Deleted(id=session.id))

@@ -1,9 +1,6 @@
-"""Paths: the template of a path, as `/api/v1/runs/{id}`, for counts and traces, and the wire format for its errors."""
+"""Which wire format the errors of a path have."""
 
-import re
-from collections.abc import Iterable, Mapping
-
-from starlette.routing import Route
+from collections.abc import Mapping
 
 from clinvk.dialects.anthropic import Anthropic
 from clinvk.dialects.dialect import Dialect
@@ -11,26 +8,7 @@ from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
 
 UNKNOWN = "none"
-"""The template of a path that leads nowhere."""
-
-
-class Templates:
-    """Finds the template of a path among those of the routes."""
-
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._whole: set[str] = set()
-        self._with_parameters: list[tuple[re.Pattern[str], str]] = []
-        for route in routes:
-            if route.param_convertors:
-                self._with_parameters.append((route.path_regex, route.path))
-            else:
-                self._whole.add(route.path)
-
-    def of(self, path: str) -> str:
-        """Give the template of a path."""
-        if path in self._whole:
-            return path
-        return next((template for pattern, template in self._with_parameters if pattern.match(path)), UNKNOWN)
+"""The template of a path that no endpoint has."""
 
 
 REST: Dialect = Rest()
@@ -41,7 +19,7 @@ _OF_OPENAI = ("/v1/chat/", "/v1/completions", "/v1/responses")
 
 
 def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
-    """Give the format of a tidied path, or of `*`; below `/v1`, which two vendors share, path or header tells."""
+    """Return the format of a normalized path, or of `*`. Two vendors share `/v1`: there path or header decides."""
     match path.partition("/")[2].partition("/")[0]:
         case "openai":
             return OPENAI

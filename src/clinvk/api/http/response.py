@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from clinvk.config.model import ServerSettings
-from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, WrongMediaType
+from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, NoSuchPath, WrongMediaType
 from clinvk.runtime.process.waiting import beside_loop
 from clinvk.types.errors import ClinvkError, exhausted
 from clinvk.types.text import MAX_JSON_VALUES, json_values
@@ -28,6 +28,7 @@ NO_TRANSFORM = b"no-cache, no-transform"
 """What caches may do: keep nothing; ask before they use it, and pass a stream on as it is."""
 
 _CHUNK_BYTES = 64 * 1024
+_BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
 _encoder = msgspec.json.Encoder()
 
@@ -132,6 +133,14 @@ def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, by
 def broken() -> ClinvkError:
     """Give what is answered where an error inside clinvk ended a request; the error itself is for the server's log."""
     return ClinvkError("clinvk itself failed; its log has the details under this request id")
+
+
+def no_such_path(scope: Scope) -> NoSuchPath:
+    """Return the error for a path that is not served, with a hint where to look."""
+    hint = _BASES if scope["state"]["dialect"].is_model_api else "GET /docs lists what there is"
+    if scope["path"] == "/metrics":
+        hint = "metrics are kept with the setting server.metrics_enabled"
+    return NoSuchPath(f"{scope['method']} {path_of(scope)}: there is nothing here; {hint}")
 
 
 async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:

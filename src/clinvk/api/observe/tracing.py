@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clinvk import __version__, logs
-from clinvk.api.http.paths import UNKNOWN, Templates
+from clinvk.api.http.paths import UNKNOWN
 from clinvk.api.http.response import headers_of
 from clinvk.runtime.runs import Watched, first_word_at, model_told
 from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, ToolCall, ToolResult
@@ -50,9 +50,9 @@ class Tracing:
         leaving.start()
         await asyncio.to_thread(leaving.join, _FLUSH_WITHIN_S)
 
-    def traced(self, app: ASGIApp, templates: Templates) -> ASGIApp:
+    def traced(self, app: ASGIApp, template_of: Callable[[str], str]) -> ASGIApp:
         """Give an application whose requests are spans; they go on from the `traceparent` that they came with."""
-        return _Traced(app, self._tracer, self._incoming, templates)
+        return _Traced(app, self._tracer, self._incoming, template_of)
 
     def watch(self, run: Watched) -> Callable[[], None]:
         """Begin the span of a run, below that of the present request; give what ends it."""
@@ -100,18 +100,22 @@ class Tracing:
 
 class _Traced:
     def __init__(
-        self, app: ASGIApp, tracer: trace.Tracer, incoming: TraceContextTextMapPropagator, templates: Templates
+        self,
+        app: ASGIApp,
+        tracer: trace.Tracer,
+        incoming: TraceContextTextMapPropagator,
+        template_of: Callable[[str], str],
     ) -> None:
         self._app = app
         self._tracer = tracer
         self._incoming = incoming
-        self._templates = templates
+        self._template_of = template_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(_UNTRACED):
             await self._app(scope, receive, send)
             return
-        route = self._templates.of(scope["path"])
+        route = self._template_of(scope["path"])
         headers = headers_of(scope)
         status = 0
 

@@ -1,1 +1,1 @@
-"""The OpenAPI document and the page that shows it."""
+"""The table of endpoints, and the OpenAPI document and the docs page derived from the table."""

@@ -1,11 +1,14 @@
 """The OpenAPI document and the page that shows it; the page asks no other host for anything."""
 
-from functools import cache
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from clinvk.api.http.response import no_such_path
+from clinvk.backends.base import Backend
 
 _ASSETS = Path(__file__).parent / "assets"
 _MEDIA_TYPES = {"docs.html": "text/html", "docs.css": "text/css", "docs.js": "text/javascript"}
@@ -19,32 +22,32 @@ _HEADERS = {
 
 
 class Docs:
-    """The endpoints. The page's files are read when this is made, the document is put together when it is asked for."""
+    """The endpoints. The page's files are read at the start, the document is made for the first request."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: Mapping[str, Backend]) -> None:
+        self._registry = registry
         self._files = {name: (_ASSETS / name).read_bytes() for name in _MEDIA_TYPES}
 
     async def openapi(self, _: Request) -> Response:
         """Answer `GET /openapi.json`."""
-        return Response(_document(), headers=_HEADERS, media_type="application/json")
+        return Response(self._document, headers=_HEADERS, media_type="application/json")
 
     async def page(self, _: Request) -> Response:
-        """Answer `GET /docs`, and `GET /` of who opens the address that the server has printed."""
+        """Answer `GET /docs`, and `GET /`, the address that the server prints."""
         return self._file("docs.html")
 
     async def asset(self, request: Request) -> Response:
         """Answer `GET /docs/docs.css` and the like."""
         name: str = request.path_params["name"]
         if name not in self._files:
-            raise HTTPException(404)
+            raise no_such_path(request.scope)
         return self._file(name)
 
     def _file(self, name: str) -> Response:
         return Response(self._files[name], headers=_HEADERS, media_type=_MEDIA_TYPES[name])
 
+    @cached_property
+    def _document(self) -> bytes:
+        from clinvk.api.openapi.document import document  # a twentieth of the server's start
 
-@cache
-def _document() -> bytes:
-    from clinvk.api.openapi.document import document  # a twentieth of the start, for what few ask for
-
-    return document()
+        return document(self._registry)

@@ -1,100 +1,68 @@
-"""The OpenAPI 3.1 document, derived from the types that the server itself reads and writes."""
+"""The OpenAPI 3.1 document, derived from the endpoint table and from the types that the server reads and writes."""
 
+from collections.abc import Iterator, Mapping
 from inspect import cleandoc
 
 import msgspec
 
 from clinvk import __version__
-from clinvk.api.endpoints.health import Alive, BackendList, Health
-from clinvk.api.openapi import model_operations, rest_operations
-from clinvk.api.openapi.operations import (
-    GUARDED,
-    OPEN,
-    STORED,
-    Json,
-    answer,
-    anything,
-    merged,
-    operation,
-    parameters,
-    sentence,
-    success,
-)
-from clinvk.dialects.dialect import NoSuchPath, nearest
+from clinvk.api.openapi.endpoint import Api, Errors, Json, Operation, Returns, ref
+from clinvk.api.openapi.endpoint_table import ENDPOINTS
+from clinvk.backends.base import Backend
+from clinvk.dialects.anthropic import error_bodies as anthropic_errors
+from clinvk.dialects.dialect import BudgetSpent, RateLimited, nearest
+from clinvk.dialects.openai import error_bodies as openai_errors
 from clinvk.dialects.rest import unified
-from clinvk.dialects.rest.rest import STATUSES, TITLES
-from clinvk.dialects.rest.usage import UsageList, UsageListing
-from clinvk.types.errors import ClinvkError, SessionError, TimedOut
+from clinvk.dialects.rest.bodies import BackendBody
+from clinvk.dialects.rest.rest import STATUSES, TITLES, Problem, Rest
+from clinvk.types.errors import (
+    ClinvkError,
+    QueueFull,
+    ResourcesExhausted,
+    SessionError,
+    ShuttingDown,
+    StoreUnavailable,
+    TimedOut,
+)
 
-SERVER_TYPES = (UsageList, BackendList, Health, Alive)
-
-
-def server_paths() -> dict[str, Json]:
-    """Give all paths."""
-    tag = "Server"
-
-    def health(name: str, summary: str, unwell: str) -> Json:
-        answers: dict[str, Json] = {"200": answer("It is.", Health), "503": answer(unwell, Health)}
-        return {"get": operation(name, tag, summary, answers, ())}
-
-    whole = success("This document.", {"application/json": {"schema": {"type": "object"}}})
-    page = success("The page.", {"text/html": {"schema": {"type": "string"}}})
-    counted = success("All metrics.", {"text/plain": {"schema": {"type": "string"}}})
-    backends = {"200": answer("All backends.", BackendList)}
-    alive: dict[str, Json] = {"200": answer("It does.", Alive)}
-    return {
-        "/api/v1/backends": {"get": operation("listBackends", tag, "List the agent CLIs", backends, GUARDED)},
-        "/api/v1/usage": {
-            "get": operation(
-                "listUsage",
-                tag,
-                "Tell what runs have used, by day, key, backend and model",
-                {"200": answer("Sums of the runs that have ended.", UsageList)},
-                STORED,
-                description="What runs have used is told also when they have been deleted.",
-                parameters=parameters(UsageListing),
-            )
-        },
-        "/metrics": {
-            "get": operation(
-                "metrics",
-                tag,
-                "Give metrics in the text format of Prometheus",
-                {"200": counted},
-                (NoSuchPath, *GUARDED),
-                description="There only with the setting `server.metrics_enabled`.",
-            )
-        },
-        "/health": health("health", "Tell how the server is", "Sessions cannot be kept."),
-        "/health/ready": health("ready", "Tell whether prompts should be sent here", "They should not."),
-        "/health/live": {"get": operation("live", tag, "Tell that the process answers", alive, ())},
-        "/openapi.json": {"get": operation("openapi", tag, "Get this document", {"200": whole}, OPEN)},
-        "/docs": {"get": operation("docs", tag, "Show this document as a page", {"200": page}, OPEN)},
-        "/": {"get": operation("root", tag, "Show the same page", {"200": page}, OPEN)},
-    }
-
-
+_RETRIED = (RateLimited, BudgetSpent, ResourcesExhausted, QueueFull, ShuttingDown, StoreUnavailable)
 _OF_COMMANDS = (SessionError, TimedOut)
-"""What only commands raise: a run that timed out has an answer like any other."""
+"""Errors that only commands end with: a run that timed out has a response like any other."""
 
 _TAGS = {
     "Prompts": "Run agents.",
     "Several agents": "Run them together, and get one answer or one stream.",
     "Sessions": "Conversations that can be continued.",
     "Runs": "What ran and what runs.",
-    **model_operations.TAGS,
+    "OpenAI": "The API of OpenAI: clients get `/openai/v1` as their base URL. `/v1` leads here as well.",
+    "Anthropic": "The API of Anthropic: clients get `/anthropic` as their base URL, or the server's own address.",
     "Server": "What the server can do, and how it is.",
 }
 
+_REST = Api("", STATUSES, Rest.error_type, Problem)
+_OPENAI = Api("OpenAI.", openai_errors.STATUSES, "application/json", openai_errors.ErrorAnswer)
+_ANTHROPIC = Api("Anthropic.", anthropic_errors.STATUSES, "application/json", anthropic_errors.ErrorAnswer)
+_SECTIONS = (
+    ("/api/v1/prompt", "Prompts", _REST),
+    ("/api/v1/parallel", "Several agents", _REST),
+    ("/api/v1/chain", "Several agents", _REST),
+    ("/api/v1/compare", "Several agents", _REST),
+    ("/api/v1/sessions", "Sessions", _REST),
+    ("/api/v1/runs", "Runs", _REST),
+    ("/openai/", "OpenAI", _OPENAI),
+    ("/anthropic/", "Anthropic", _ANTHROPIC),
+    ("/", "Server", _REST),
+)
+"""The tag and the API of the paths that begin so; the first that fits counts."""
 
-def document() -> bytes:
-    """Give the whole document as JSON."""
-    types = (*rest_operations.TYPES, *SERVER_TYPES)
-    schemas, components = msgspec.json.schema_components(
-        types, schema_hook=anything, ref_template="#/components/schemas/{name}"
-    )
-    components |= model_operations.components()
-    components["Event"] = {"description": "One line of a stream.", **schemas[types.index(unified.Line)]}
+
+def document(registry: Mapping[str, Backend]) -> bytes:
+    """Return the document as JSON; `registry` has the backends that requests can name."""
+    paths: dict[str, dict[str, Json]] = {}
+    for route, operation, returns in ENDPOINTS:
+        if operation:
+            path = route.path.replace(":path}", "}")
+            paths.setdefault(path, {})[route.method.lower()] = _operation(path, operation, returns, registry)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -108,12 +76,9 @@ def document() -> bytes:
             "servers": [{"url": "/"}],
             "security": [{}, {"bearer": []}, {"header": []}],
             "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
-            "paths": {**rest_operations.paths(), **model_operations.paths(), **server_paths()},
+            "paths": paths,
             "components": {
-                "schemas": {
-                    name: merged(_tidied(schema), rest_operations.BEYOND_TYPES.get(name, {}))
-                    for name, schema in components.items()
-                },
+                "schemas": _schemas(registry),
                 "securitySchemes": {
                     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where some are set."},
                     "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -124,18 +89,167 @@ def document() -> bytes:
     )
 
 
-def _tidied(schema: dict[str, Json]) -> Json:
-    """Take the indentation of the source out of a description."""
+def _operation(
+    path: str, operation: Operation, returns: Mapping[int, Returns], registry: Mapping[str, Backend]
+) -> Json:
+    tag, api = next((tag, api) for prefix, tag, api in _SECTIONS if path.startswith(prefix))
+    described: dict[str, Json] = {"operationId": operation.name, "tags": [tag], "summary": operation.summary}
+    if operation.description:
+        described["description"] = operation.description
+    parameters = [*_id_in(path, api), *_in_query(operation.query, registry), *(operation.headers or ())]
+    if parameters or operation.headers is not None:
+        described["parameters"] = parameters
+    if operation.body:
+        type_, examples = operation.body
+        shown: Json = {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
+        content: Json = {"application/json": {"schema": ref(type_, api.prefix), "examples": shown}}
+        described["requestBody"] = {"required": True, "content": content}
+    returned = {str(status): _response(each, api) for status, each in returns.items()}
+    return {**described, "responses": {**returned, **_error_responses(operation.errors, api)}}
+
+
+def _id_in(path: str, api: Api) -> Iterator[Json]:
+    """Yield the parameter for the id in a path, if there is one."""
+    before, found, _ = path.partition("s/{id}")
+    if found:
+        prefix = ", or the first 4 or more digits of it, if no other begins so" if api is _REST else ""
+        description = f"The id of the {before.rpartition('/')[2]}{prefix}."
+        yield {"name": "id", "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+
+
+def _in_query(type_: type[msgspec.Struct] | None, registry: Mapping[str, Backend]) -> Iterator[Json]:
+    """Yield the fields of a struct as parameters of a query. An empty value counts as an absent one."""
+    if type_:
+        (_,), components = msgspec.json.schema_components([type_])
+        for name, schema in components[type_.__name__]["properties"].items():
+            description = schema.pop("description", "")
+            if name == "backend":
+                schema["enum"] = [*registry]
+            yield {"name": name, "in": "query", "description": description, "allowEmptyValue": True, "schema": schema}
+
+
+def _response(returns: Returns, api: Api) -> Json:
+    content: dict[str, Json] = {"application/json": {"schema": ref(returns.json, api.prefix)}} if returns.json else {}
+    content |= returns.content
+    response: dict[str, Json] = {"description": returns.description, "headers": _headers(returns.headers)}
+    return {**response, "content": content} if content else response
+
+
+def _error_responses(kinds: Errors, api: Api) -> dict[str, Json]:
+    """Return the error responses by status; kinds of errors that share a status are described together."""
+    by_status: dict[str, list[type[ClinvkError]]] = {}
+    for kind in dict.fromkeys((*(kind for kind in TITLES if kind in kinds), *kinds)):
+        by_status.setdefault(str(nearest(kind, api.statuses)), []).append(kind)
+    return {
+        status: {
+            "description": " ".join(f"`{kind.code}`: {_first_paragraph(kind)}" for kind in same),
+            "headers": _headers({}, is_retried=any(kind in _RETRIED for kind in same)),
+            "content": {api.error_media_type: {"schema": ref(api.error_body, api.prefix)}},
+        }
+        for status, same in sorted(by_status.items())
+    }
+
+
+def _headers(more: Mapping[str, str], is_retried: bool = False) -> Json:
+    described = {"x-request-id": "The id sent with the request, or one made for it.", **more}
+    headers: dict[str, Json] = {
+        name: {"description": description, "schema": {"type": "string"}} for name, description in described.items()
+    }
+    if is_retried:
+        headers["retry-after"] = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+    return headers
+
+
+def _schemas(registry: Mapping[str, Backend]) -> dict[str, Json]:
+    """Return the schemas of all types that the endpoints name, by name."""
+    found: dict[str, dict[str, Json]] = {}
+    for api in (_REST, _OPENAI, _ANTHROPIC):
+        types: list[object] = [*_types(api), *([unified.Line] if api is _REST else [])]
+        schemas, components = msgspec.json.schema_components(
+            types, schema_hook=_any_json, ref_template=f"#/components/schemas/{api.prefix}{{name}}"
+        )
+        found |= {api.prefix + name: schema for name, schema in components.items()}
+        if api is _REST:
+            found["Event"] = {"description": "One line of a stream.", **schemas[-1]}
+    required = _required_of_bodies(registry)
+    return {name: _merged(_dedented(schema), required.get(name, {})) for name, schema in found.items()}
+
+
+def _types(api: Api) -> dict[type[msgspec.Struct], None]:
+    """Return the structs that the operations of an API name, each once."""
+    types: list[type[msgspec.Struct] | None] = []
+    for route, operation, returns in ENDPOINTS:
+        if next(each for prefix, _, each in _SECTIONS if route.path.startswith(prefix)) is api:
+            types.append(operation.body.type if operation and operation.body else None)
+            for each in returns.values():
+                types += [each.json, *each.also]
+    return dict.fromkeys([*filter(None, types), api.error_body])
+
+
+def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
+    """Return what the server requires of bodies beyond the types of their fields, to be merged into their schemas."""
+    backend: Json = {"enum": [*registry]}
+    some: Json = {"type": "string", "minLength": 1}
+    none: Json = {"type": "null"}
+    prompt: Json = {
+        "properties": {"backend": {"enum": [None, "", *registry]}},
+        "anyOf": [
+            {"required": ["backend"], "properties": {"backend": backend}},
+            {"required": ["session_id"], "properties": {"session_id": some}},
+        ],
+    }
+    steps: Json = {"steps": {"type": "array"}, "resume_from": {"enum": [None, ""]}}
+    return {
+        "PromptBody": prompt,
+        "PartBody": _merged(prompt, {"properties": {"detach": {"enum": [None, False]}}}),
+        "ChainBody": {
+            "anyOf": [
+                {"required": ["steps"], "properties": steps},
+                {"required": ["resume_from"], "properties": {"resume_from": some, "steps": none, "input": none}},
+            ]
+        },
+        "CompareBody": {"properties": {"backends": {"items": {"anyOf": [backend, ref(BackendBody)]}}}},
+        "BackendBody": {"properties": {"backend": backend}},
+        "JudgeBody": {"properties": {"backend": backend}},
+    }
+
+
+def _any_json(type_: type) -> dict[str, Json]:
+    """Return the schema of `object`, which msgspec has none for: any JSON value."""
+    if type_ is object:
+        return {"description": "Any JSON value."}
+    raise NotImplementedError
+
+
+def _merged(schema: Json, more: Json) -> Json:
+    """Return a schema with members added or replaced, at any depth."""
+    if not (isinstance(schema, dict) and isinstance(more, dict)):
+        return more
+    return {**schema, **{name: _merged(schema.get(name), value) for name, value in more.items()}}
+
+
+def _dedented(schema: dict[str, Json]) -> Json:
+    """Return a schema whose description lacks the indentation of the source."""
     text = schema.get("description")
     return {**schema, "description": cleandoc(text)} if isinstance(text, str) else schema
 
 
 def _problems() -> list[Json]:
-    """Explain the kinds of problems, by status."""
-    told = (kind for kind in TITLES if kind not in _OF_COMMANDS)
-    return [_explained(kind) for kind in sorted(told, key=lambda kind: nearest(kind, STATUSES))]
+    """Return the kinds of problem documents, by status."""
+    kinds = [kind for kind in TITLES if kind not in _OF_COMMANDS]
+    return [
+        {
+            "code": kind.code,
+            "status": nearest(kind, STATUSES),
+            "title": TITLES[kind],
+            "description": _first_paragraph(kind),
+        }
+        for kind in sorted(kinds, key=lambda kind: nearest(kind, STATUSES))
+    ]
 
 
-def _explained(kind: type[ClinvkError]) -> Json:
-    status, title = nearest(kind, STATUSES), TITLES[kind]
-    return {"code": kind.code, "status": status, "title": title, "description": sentence(kind)}
+def _first_paragraph(kind: type[ClinvkError]) -> str:
+    """Return the first paragraph of a kind's docstring, which says when the error is raised."""
+    if kind is ClinvkError:
+        return "Something failed inside clinvk; its log says what."
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())

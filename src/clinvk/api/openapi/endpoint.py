@@ -1,0 +1,144 @@
+"""What a row of the endpoint table holds: route, handler, and what the OpenAPI document says about them.
+
+A row names types. The document builder makes schemas of them, and only when the document is requested.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from clinvk.dialects.dialect import HostRefused, KeyRefused, RateLimited
+from clinvk.types.errors import ClinvkError, InvalidRequest, ShuttingDown, StoreUnavailable
+from clinvk.types.orchestration import Kind
+
+if TYPE_CHECKING:
+    from clinvk.api.endpoints.health import Status
+    from clinvk.api.endpoints.models import Counting, Models
+    from clinvk.api.endpoints.responses import Responses
+    from clinvk.api.endpoints.runs import RunRecords, UsageRecords, Viewers
+    from clinvk.api.endpoints.sessions import Sessions
+    from clinvk.api.openapi.docs import Docs
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+Errors = tuple[type[ClinvkError], ...]
+Handler = Callable[[Request], Awaitable[Response]] | ASGIApp
+"""A bound method that returns a response, or an ASGI application."""
+
+OPEN: Errors = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
+"""The errors that every request can end with."""
+
+GUARDED: Errors = (KeyRefused, *OPEN)
+"""The errors of requests that need a key."""
+
+STORED: Errors = (InvalidRequest, StoreUnavailable, *GUARDED)
+"""The errors of requests that have parameters and need the store."""
+
+
+class Handlers(NamedTuple):
+    """The handlers of one server. `batch` makes a handler; `metrics` is None if the server keeps no metrics."""
+
+    prompts: ASGIApp
+    batch: Callable[[Kind], ASGIApp]
+    sessions: "Sessions"
+    runs: "RunRecords"
+    events: "Viewers"
+    usage: "UsageRecords"
+    chat: ASGIApp
+    completions: ASGIApp
+    new_response: ASGIApp
+    responses: "Responses"
+    messages: ASGIApp
+    counting: "Counting"
+    models: "Models"
+    status: "Status"
+    docs: "Docs"
+    metrics: Handler | None
+
+
+class Api(NamedTuple):
+    """How one API names its schemas and reports errors: the status of each kind of error, and the body."""
+
+    prefix: str
+    statuses: Mapping[type[ClinvkError], int]
+    error_media_type: str
+    error_body: type[msgspec.Struct]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Method and path, and which handler of the server serves them; `aliases` are paths that are not documented."""
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    path: str
+    handler: Callable[[Handlers], Handler | None]
+    aliases: tuple[str, ...] = ()
+
+
+class Body(NamedTuple):
+    """The body of a request, and examples to copy: by name, each with a summary."""
+
+    type: type[msgspec.Struct]
+    examples: Mapping[str, tuple[str, Json]]
+
+
+class Returns(NamedTuple):
+    """A response: the struct of its JSON, its own headers, and further content by media type.
+
+    `also` are structs that only the further content refers to.
+    """
+
+    description: str
+    json: type[msgspec.Struct] | None = None
+    headers: Mapping[str, str] = {}
+    content: Mapping[str, Json] = {}
+    also: tuple[type[msgspec.Struct], ...] = ()
+
+
+class Operation(NamedTuple):
+    """What the document says about a request. The parameters of the query are the fields of the struct `query`.
+
+    The id in a path is a parameter without being listed here.
+    """
+
+    name: str
+    summary: str
+    errors: Errors = ()
+    description: str = ""
+    query: type[msgspec.Struct] | None = None
+    headers: tuple[Json, ...] | None = None
+    body: Body | None = None
+
+
+class Endpoint(NamedTuple):
+    """A row of the table; one without an operation is not documented."""
+
+    route: Route
+    operation: Operation | None = None
+    returns: Mapping[int, Returns] = {}
+
+
+def header(name: str, description: str, **schema: Json) -> Json:
+    """Return the parameter for a request header; its type is string unless `schema` sets another."""
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+def ref(type_: type[msgspec.Struct], prefix: str = "") -> Json:
+    """Return a reference to the schema of a struct; `prefix` is that of an API, such as `OpenAI.`."""
+    return {"$ref": f"#/components/schemas/{prefix}{type_.__name__}"}
+
+
+EVENT: Json = {"$ref": "#/components/schemas/Event"}
+"""A reference to the schema of one event of a stream."""
+
+
+def sse_event(data: Json) -> Json:
+    """Return the schema of one server-sent event; `data` is the schema of its JSON."""
+    text: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"id": {"type": "integer", "minimum": 1}, "data": text},
+    }

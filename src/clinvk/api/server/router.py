@@ -1,0 +1,96 @@
+"""From path and method to a handler, and from an exception to an error response in the wire format of the path."""
+
+from collections.abc import Iterable
+from inspect import ismethod
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clinvk.api.http.paths import UNKNOWN
+from clinvk.api.http.response import NO_RETRY, ClientGone, broken, no_such_path, path_of, refuse
+from clinvk.api.openapi.endpoint import Endpoint, Handler, Handlers, Route
+from clinvk.dialects.dialect import MethodNotAllowed
+from clinvk.types.errors import ClinvkError, exhausted
+
+
+class Router:
+    """The endpoints of one server, as an ASGI application.
+
+    `routes` are those of the endpoints by path template and method. A route picks its handler from `handlers` when its
+    first request comes, so a handler that few servers need is made late. `apps` are the handlers picked so far.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint], handlers: Handlers) -> None:
+        self.routes: dict[str, dict[str, Route]] = {}
+        for route, *_ in endpoints:
+            for path in (route.path, *route.aliases):
+                self.routes.setdefault(path, {})[route.method] = route
+        self._fixed = {path for path in self.routes if "{" not in path}
+        self._patterns = [(compile_path(path)[0], path) for path in self.routes if "{" in path]
+        self._handlers = handlers
+        self.apps: dict[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. An unexpected error is answered, and raised again for the server's log."""
+        has_started = False
+
+        async def send_noticed(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, send_noticed)
+        except ClientGone:
+            if not has_started:
+                await Response(status_code=400)(scope, receive, send)
+        except Exception as exc:
+            expected = exc if isinstance(exc, ClinvkError) else exhausted(exc)
+            if not has_started:
+                headers = [NO_RETRY] if not expected and scope["state"]["dialect"].is_model_api else []
+                await refuse(expected or broken(), scope, send, headers)
+            if has_started or not expected:
+                raise
+
+    def template_of(self, path: str) -> str:
+        """Return the template of a path, such as `/api/v1/runs/{id}`, or `UNKNOWN`."""
+        return self._match(path)[0]
+
+    def _match(self, path: str) -> tuple[str, dict[str, str]]:
+        if path in self._fixed:
+            return path, {}
+        for pattern, template in self._patterns:
+            if found := pattern.match(path):
+                return template, found.groupdict()
+        return UNKNOWN, {}
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        template, scope["path_params"] = self._match(scope["path"])
+        methods = self.routes.get(template)
+        if methods is None:
+            raise no_such_path(scope)
+        method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in methods:
+            allowed = ", ".join((*methods, *(("HEAD",) if "GET" in methods else ())))
+            where = f"{scope['method']} {path_of(scope)}"
+            error = MethodNotAllowed(f"{where}: the methods of this path are {allowed}")
+            await refuse(error, scope, send, [(b"allow", allowed.encode())])
+            return
+        if (app := self.apps.get((template, method))) is None:
+            app = self.apps[template, method] = _asgi(methods[method].handler(self._handlers))
+        await app(scope, receive, send)
+
+
+def _asgi(handler: Handler | None) -> ASGIApp:
+    """Return a handler as an ASGI application: a bound method returns a response, which is sent."""
+    assert handler, "rows without a handler are left out of the table"
+    if not ismethod(handler):
+        return handler  # type: ignore[return-value]  # the other kind of Handler
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
