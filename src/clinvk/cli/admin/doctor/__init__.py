@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from clinvk import __version__
 from clinvk.api.access import auth, keys
 from clinvk.api.access.workdirs import Workdirs
@@ -22,6 +24,7 @@ from clinvk.runtime.process.process_scan import private_prefix
 from clinvk.runtime.process.process_tags import Marks
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ConfigError
 
 _INVALID = exits.of_code(ConfigError.code)
@@ -41,7 +44,8 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     except ConfigError as exc:
         errors.append(exc)
     usable, checks = streams.run(_look(flags, settings, environ, errors))
-    checks.append(machine.check_runs(settings.server, places))
+    by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
+    checks.append(machine.check_runs(settings.server, places, by_machine))
     is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
     obstacle = "the settings are invalid" if errors else "" if is_kept else "the sessions cannot be kept"
     found = Report(bool(usable) and not obstacle, __version__, tuple(usable), tuple(checks))

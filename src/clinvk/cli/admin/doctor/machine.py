@@ -98,16 +98,22 @@ def check_store(home: Path) -> Check:
     return Check(_FILES, SESSIONS, "ok", f"{count} kept" if count else "none yet")
 
 
-def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str]) -> Check:
-    """Say how many runs go at once, and point at limits that were copied from the example of earlier versions."""
+def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str], machine: int) -> Check:
+    """Report how many runs go at once, and limits that were copied from the example of earlier versions.
+
+    `machine` is the number of runs that the machine carries where no setting limits them.
+    """
     runs, reason = capacity(server)
-    name = ("server", "max_concurrent_per_backend")
-    place = places.get(name, "")
-    if server.max_concurrent_per_backend == _FORMER_LIMIT and ":" in place:
-        dotted = ".".join(name)
-        about = f"{dotted}: {_FORMER_LIMIT}, as in the example of earlier versions, holds each agent to so many runs"
-        return Check(_MACHINE, "runs", "warning", f"{place}: {about} of {runs}; clinvk config unset {dotted}")
-    each = f", {limit} of each agent" if (limit := server.max_concurrent_per_backend) else ""
+    of_each = limit if 0 < (limit := server.max_concurrent_per_backend) < runs else 0
+    for limit, without, name in (
+        (of_each, runs, "max_concurrent_per_backend"),
+        (runs, machine, "max_concurrent_runs"),
+    ):
+        place = places.get(("server", name), "")
+        if limit == _FORMER_LIMIT < without and ":" in place:
+            about = f"server.{name}: {limit} is the default of earlier versions; without it the limit is {without}"
+            return Check(_MACHINE, "runs", "warning", f"{place}: {about}; clinvk config unset server.{name}")
+    each = f", {of_each} of each agent" if of_each else ""
     return Check(_MACHINE, "runs", "ok", f"clinvk serve runs {runs} agents at once{each}: {reason}")
 
 

@@ -1,0 +1,37 @@
+"""How `clinvk doctor` reports the number of runs that go at once."""
+
+import pytest
+
+from clinvk.cli.admin.doctor.machine import check_runs
+from clinvk.config.model import ServerSettings
+
+COPIED = {
+    ("server", "max_concurrent_runs"): "/home/config.yaml:2",
+    ("server", "max_concurrent_per_backend"): "/home/config.yaml:3",
+}
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        (
+            ServerSettings(max_concurrent_runs=16, max_concurrent_per_backend=16),
+            "/home/config.yaml:2: server.max_concurrent_runs: 16 is the default of earlier versions; "
+            "without it the limit is 64; clinvk config unset server.max_concurrent_runs",
+        ),
+        (
+            ServerSettings(max_concurrent_runs=40, max_concurrent_per_backend=16),
+            "/home/config.yaml:3: server.max_concurrent_per_backend: 16 is the default of earlier versions; "
+            "without it the limit is 40; clinvk config unset server.max_concurrent_per_backend",
+        ),
+    ],
+)
+def test_a_limit_copied_from_the_former_example_is_a_warning(server: ServerSettings, message: str) -> None:
+    check = check_runs(server, COPIED, 64)
+    assert (check.status, check.message) == ("warning", message)
+
+
+@pytest.mark.parametrize("machine", [16, 64])
+def test_a_limit_from_the_environment_or_of_a_small_machine_is_no_warning(machine: int) -> None:
+    server = ServerSettings(max_concurrent_runs=16, max_concurrent_per_backend=16)
+    assert check_runs(server, COPIED if machine == 16 else {}, machine).status == "ok"
