@@ -7,7 +7,7 @@ import pytest
 
 from clinvk.backends.registry import BACKENDS
 from clinvk.config import setting_values
-from clinvk.config.edit import change_to, changed
+from clinvk.config.edit import SettingsText, change_to
 from clinvk.config.load import load
 from clinvk.config.model import BackendSettings, Settings
 from clinvk.types.errors import ConfigError
@@ -78,7 +78,7 @@ def loaded(folder: Path, file: str, env: Mapping[str, str], flags: Mapping[str, 
 
 def in_file(name: Name, text: str) -> str:
     change = change_to(".".join(name), text, BACKENDS, {"HOME": "/home/ana"})
-    return changed("", Path("config.yaml"), change, BACKENDS, {"HOME": "/home/ana"})
+    return SettingsText("", Path("config.yaml"), BACKENDS, {"HOME": "/home/ana"}).changed(change)
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=IDS)

@@ -1,9 +1,11 @@
-"""Changing one setting in the text of a settings file: the value is checked, and so is what the file then says."""
+"""Change one setting in the text of a settings file, and check that the file then says this and nothing else."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import yaml
@@ -12,22 +14,22 @@ from clinvk.config import setting_values as schema
 from clinvk.config.load import settings_of
 from clinvk.config.model import Settings
 from clinvk.config.setting_values import Given, Reject, checked, converted
-from clinvk.config.yaml_edit import put, remove
-from clinvk.config.yaml_file import parse
-from clinvk.config.yaml_text import Value
+from clinvk.config.yaml_file import Value, parse
 from clinvk.types.errors import ConfigError
 
 _PLACE = "config set"
 _LINES = re.compile(r"^\d+|(?<=first on line )\d+$")
 
+Found = dict[tuple[str, ...], object]
 
-class Change(msgspec.Struct, frozen=True):
-    """A setting, and what it shall be.
+
+class Change(NamedTuple):
+    """A setting with its new value.
 
     Attributes:
         keys: from the top down.
-        value: as it is written into the file; None is `null`.
-        means: what the file then says, paths opened; None is the default.
+        value: as written into the file; None is `null`.
+        means: the value that the settings then have, paths expanded; None is the default.
     """
 
     keys: tuple[str, ...]
@@ -36,10 +38,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def change_to(dotted: str, text: str, backends: Collection[str], environ: Mapping[str, str]) -> Change:
-    """Read a key and a value of the command line.
+    """Parse a key and a value of the command line.
 
     Raises:
-        ConfigError: there is no such key, or it cannot have this value; says what is allowed.
+        ConfigError: the key is unknown, or the value is invalid.
     """
     keys = schema.split(dotted)
     given = Given(keys, text, _PLACE, text, is_text=True)
@@ -58,7 +60,7 @@ def change_to(dotted: str, text: str, backends: Collection[str], environ: Mappin
 
 
 def _flow_list(given: Given, text: str) -> list[str]:
-    """Read `[a, "b, c"]`: the items are texts, whatever they look like."""
+    """Parse `[a, "b, c"]`; each item is a text, even one that looks like a number."""
     try:
         node = yaml.SafeLoader(text).get_single_node()
     except yaml.YAMLError:
@@ -74,124 +76,96 @@ def _example(keys: tuple[str, ...], backends: Collection[str]) -> str:
 
 
 def _ignore(error: ConfigError) -> None:
-    """Go on: what is wrong before a change may be what it mends."""
+    """Ignore a mistake: the change may correct it."""
 
 
-def changed(
-    text: str,
-    path: Path,
-    change: Change,
-    backends: Collection[str],
-    environ: Mapping[str, str],
-    left: Reject = _ignore,
-) -> str:
-    """Give the text of a settings file after a change; `left` gets each mistake that stays where one was mended.
+class SettingsText(NamedTuple):
+    """The text of a settings file, which may have mistakes.
 
-    Raises:
-        ConfigError: what is wrong in the file would stay, or something else in it would change too.
+    Attributes:
+        text: the content.
+        path: the file, for messages.
+        backends: the names of all backends.
+        environ: the environment, for `~` in paths.
     """
-    file = _File(path, backends, environ, left)
-    wanted = {**file.says(text, _ignore), change.keys: change.means}
-    try:
-        return file.edited(text, change.keys, wanted, lambda: put(text, change.keys, change.value, file.order))
-    except ConfigError:
-        if not isinstance(change.value, str) or "\n" not in change.value:
-            raise
-    return file.edited(
-        text, change.keys, wanted, lambda: put(text, change.keys, change.value, file.order, blocks=False)
-    )
 
+    text: str
+    path: Path
+    backends: Collection[str]
+    environ: Mapping[str, str]
 
-def without(
-    text: str,
-    path: Path,
-    dotted: str,
-    backends: Collection[str],
-    environ: Mapping[str, str],
-    left: Reject = _ignore,
-) -> str:
-    """Give the text of a settings file without a key or a section; the same text where it has none.
+    def settings(self) -> Settings:
+        """Return the settings of the text without those that are invalid."""
+        return settings_of(self._values(_ignore))
 
-    A key that is unknown can be taken out too. `left` gets each mistake that stays where one was mended.
+    def changed(self, change: Change, left: Reject = _ignore) -> str:
+        """Return the text with a changed setting; pass each mistake that remains to `left`.
 
-    Raises:
-        ConfigError: there is no such key, what is wrong in the file would stay, or something else would change too.
-    """
-    file = _File(path, backends, environ, left)
-    keys = schema.split(dotted)
-    wanted = {name: value for name, value in file.says(text, _ignore).items() if name[: len(keys)] != keys}
-    without = file.edited(text, keys, wanted, lambda: remove(text, keys))
-    if without == text:
-        schema.kind_of(Given(keys, None, "config unset", ""), backends)
-    return without
+        Raises:
+            ConfigError: the change corrects none of the mistakes in the file, or would change other settings too.
+        """
+        from clinvk.config.yaml_edit import put  # ruamel.yaml is imported for changes only
 
+        wanted = {**self._values(_ignore), change.keys: change.means}
+        order = partial(schema.order, backends=self.backends)
+        return self._edited(change.keys, wanted, lambda: put(self.text, change.keys, change.value, order), left)
 
-def settings_in(text: str, path: Path, backends: Collection[str], environ: Mapping[str, str]) -> Settings:
-    """Give the settings of a text; what is wrong in it says nothing."""
-    return settings_of(_File(path, backends, environ).says(text, _ignore))
+    def without(self, dotted: str, left: Reject = _ignore) -> str:
+        """Return the text without a key or section, which may be unknown; the same text if the key is not set.
 
+        Raises:
+            ConfigError: the key is unknown and not set; or as for `changed`.
+        """
+        from clinvk.config.yaml_edit import remove
 
-class _File:
-    """A settings file, whatever its text."""
+        keys = schema.split(dotted)
+        wanted = {name: value for name, value in self._values(_ignore).items() if name[: len(keys)] != keys}
+        without = self._edited(keys, wanted, lambda: remove(self.text, keys), left)
+        if without == self.text:
+            schema.kind_of(Given(keys, None, "config unset", ""), self.backends)
+        return without
 
-    def __init__(
-        self, path: Path, backends: Collection[str], environ: Mapping[str, str], left: Reject = _ignore
-    ) -> None:
-        self._path = path
-        self._backends = backends
-        self._environ = environ
-        self._left = left
-
-    def order(self, above: tuple[str, ...]) -> tuple[str, ...]:
-        return schema.order(above, self._backends)
-
-    def says(self, text: str, reject: Reject) -> dict[tuple[str, ...], object]:
-        found: dict[tuple[str, ...], object] = {}
-        for given in parse(text, self._path, reject):
+    def _values(self, reject: Reject) -> Found:
+        found: Found = {}
+        for given in parse(self.text, self.path, reject):
             try:
-                found |= checked(given, self._backends, self._environ)
+                found |= checked(given, self.backends, self.environ)
             except ConfigError as exc:
                 reject(exc)
         return found
 
-    def edited(
-        self, text: str, keys: tuple[str, ...], wanted: dict[tuple[str, ...], object], edit: Callable[[], str]
-    ) -> str:
-        """Edit a text, and check that it then says what is wanted and nothing else, and fewer mistakes or none."""
+    def _edited(self, keys: tuple[str, ...], wanted: Found, edit: Callable[[], str], left: Reject) -> str:
+        """Edit the text; check that its values are then the wanted ones, and that mistakes only became fewer."""
+        mistakes: list[ConfigError] = []
         try:
             after = edit()
+            values = self._replace(text=after)._values(mistakes.append)
         except ConfigError as exc:
             raise self._stuck(keys, exc.message) from exc
-        left: list[ConfigError] = []
-        try:
-            said = self.says(after, left.append)
-        except ConfigError as exc:
-            raise self._stuck(keys, "its layout does not allow it") from exc
-        if left:
-            self._check_mended(text, keys, left)
-        if _set_in(said) != _set_in(wanted):
+        if mistakes:
+            self._check_corrected(keys, mistakes)
+        if _set_in(values) != _set_in(wanted):
             raise self._stuck(keys, "other settings would change with it, by an anchor or otherwise")
-        for error in left:
-            self._left(error)
+        for mistake in mistakes:
+            left(mistake)
         return after
 
-    def _check_mended(self, text: str, keys: tuple[str, ...], left: list[ConfigError]) -> None:
-        """Refuse a change unless what is left afterwards is less than is wrong in the text before."""
+    def _check_corrected(self, keys: tuple[str, ...], mistakes: list[ConfigError]) -> None:
         before: list[ConfigError] = []
-        self.says(text, before.append)
-        had, has = (Counter(map(self._without_line, errors)) for errors in (before, left))
+        self._values(before.append)
+        had, has = (Counter(map(self._without_line, errors)) for errors in (before, mistakes))
         if had == has:
             raise before[0]
         if not has < had:
             raise self._stuck(keys, "its layout does not allow it")
 
     def _without_line(self, error: ConfigError) -> str:
-        """Give what is wrong without its line, which a change above it moves."""
-        return _LINES.sub("", error.message.removeprefix(f"{self._path}:"))
+        """Return the message without line numbers, which a change above the mistake moves."""
+        return _LINES.sub("", error.message.removeprefix(f"{self.path}:"))
 
     def _stuck(self, keys: tuple[str, ...], why: str) -> ConfigError:
-        return ConfigError(f"{self._path}: {'.'.join(keys)} cannot be changed there: {why}; edit the file instead")
+        return ConfigError(f"{self.path}: {'.'.join(keys)} cannot be changed there: {why}; edit the file instead")
 
 
-def _set_in(said: dict[tuple[str, ...], object]) -> dict[tuple[str, ...], object]:
-    return {keys: value for keys, value in said.items() if value is not None}
+def _set_in(values: Found) -> Found:
+    return {keys: value for keys, value in values.items() if value is not None}

@@ -3,7 +3,7 @@
 Format: https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,6 +15,9 @@ from clinvk.types.errors import ConfigError
 _LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 3
 """Levels of sections; the deepest key is `backends.<name>.env.<variable>`. An alias that circles ends here."""
+
+Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
+"""The value of a setting; a dict is an empty section."""
 
 
 def read(path: Path, reject: Reject = refuse) -> Iterator[Given]:
@@ -130,3 +133,22 @@ def _written(node: yaml.Node) -> str:
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
+
+
+def written(value: Value) -> str:
+    """Return a value as YAML on one line."""
+    is_flow = not isinstance(value, str)
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    dumped = yaml.safe_dump([value], default_flow_style=is_flow, default_style=style, allow_unicode=True, width=1 << 20)
+    return dumped[1:-2] if is_flow else dumped[2:-1]
+
+
+def document(settings: Sequence[tuple[tuple[str, ...], Value]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the lines of a whole file, each with the keys of its value; the keys of a section's own line are empty."""
+    above: tuple[str, ...] = ()
+    for keys, value in settings:
+        shared = sum(1 for depth in range(len(keys) - 1) if keys[: depth + 1] == above[: depth + 1])
+        for depth in range(shared, len(keys) - 1):
+            yield f"{' ' * depth * 2}{written(keys[depth])}:", ()
+        yield f"{' ' * (len(keys) - 1) * 2}{written(keys[-1])}: {written(value)}", keys
+        above = keys[:-1]

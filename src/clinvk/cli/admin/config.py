@@ -1,10 +1,7 @@
 """`clinvk config`: the settings in force, where each comes from, and changes to the file. Secrets are hidden."""
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -13,12 +10,12 @@ from clinvk.cli.parse.flags import Flags, JsonFlags
 from clinvk.cli.parse.settings import trace_of
 from clinvk.cli.terminal.output import Notes, tell, tell_json
 from clinvk.config import setting_values
-from clinvk.config.edit import change_to, changed, settings_in, without
+from clinvk.config.edit import SettingsText, change_to
 from clinvk.config.load import home, settings_file, trace
 from clinvk.config.model import Settings
 from clinvk.config.saving import change, preview
 from clinvk.config.setting_values import Given, Reject, is_variable
-from clinvk.config.yaml_text import Value, document, written
+from clinvk.config.yaml_file import Value, document, written
 from clinvk.runtime.slots import capacity
 from clinvk.types.errors import ConfigError
 
@@ -55,14 +52,6 @@ _SOURCE_COLUMN = 44
 _INDEX = re.compile(r"\[\d+\]")
 
 Setting = tuple[tuple[str, ...], Value]
-
-
-class Edit(Protocol):
-    """A change to the text of a settings file; `left` gets what stays wrong in it."""
-
-    def __call__(self, text: str, path: Path, *, left: Reject) -> str:
-        """Give the changed text."""
-        ...
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -144,10 +133,9 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     """
     dotted, text = flags.words
     wanted = change_to(dotted, text, BACKENDS, environ)
-    edit = partial(changed, change=wanted, backends=BACKENDS, environ=environ)
     shown = hidden(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
-    _write(flags, environ, notes, edit, done, f"{dotted} was so already")
+    _write(flags, environ, notes, lambda file, left: file.changed(wanted, left), done, f"{dotted} was so already")
     _warn_if_beaten(wanted.keys, environ, notes)
     return 0
 
@@ -159,10 +147,14 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: there is no such key, or the file cannot be changed. It was not.
     """
     dotted = flags.words[0]
-    edit = partial(without, dotted=dotted, backends=BACKENDS, environ=environ)
-    _write(flags, environ, notes, edit, f"{dotted} was taken out", f"{dotted} was not set")
+    done, same = f"{dotted} was taken out", f"{dotted} was not set"
+    _write(flags, environ, notes, lambda file, left: file.without(dotted, left), done, same)
     _warn_if_beaten(setting_values.split(dotted), environ, notes)
     return 0
+
+
+Edit = Callable[[SettingsText, Reject], str]
+"""Return the changed text; pass each mistake that remains in the text to the second argument."""
 
 
 def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, done: str, same: str) -> None:
@@ -170,8 +162,9 @@ def _write(flags: Flags, environ: Mapping[str, str], notes: Notes, edit: Edit, d
     left: list[ConfigError] = []
 
     def checked(text: str) -> str:
-        after = edit(text, file, left=left.append)
-        old, new = (_unserved(settings_in(each, file, BACKENDS, environ), environ) for each in (text, after))
+        before = SettingsText(text, file, BACKENDS, environ)
+        after = edit(before, left.append)
+        old, new = (_unserved(each.settings(), environ) for each in (before, before._replace(text=after)))
         if added := [message for mistake, message in new.items() if mistake not in old]:
             raise ConfigError(f"{file}: not changed: {added[0]}")
         left.extend(map(ConfigError, new.values()))
