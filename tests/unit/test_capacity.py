@@ -1,5 +1,6 @@
 """How many runs a machine carries at once, and what a waiting run holds."""
 
+import os
 import sys
 
 import pytest
@@ -28,9 +29,19 @@ def test_a_setting_beats_the_machine() -> None:
     assert capacity(ServerSettings()).runs >= 16
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot bind a process to cores")
+def test_only_cores_that_the_process_may_use_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert "1 cores with" in capacity(ServerSettings()).reason
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_no_backend_is_limited_unless_it_is_set() -> None:
-    assert queue_limits(ServerSettings(max_concurrent_runs=400)).per_backend == 0
-    assert queue_limits(ServerSettings(max_concurrent_per_backend=3)).per_backend == 3
+    assert queue_limits(ServerSettings(), 400).per_backend == 0
+    assert queue_limits(ServerSettings(max_concurrent_per_backend=3), 400).per_backend == 3
 
 
 @pytest.mark.parametrize("prompt", ["a" * 1_000_000, "a" * 1_000_000 + "\N{GRINNING FACE}"])

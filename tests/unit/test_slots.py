@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import random
+import time
 import weakref
 
 import pytest
@@ -87,7 +89,16 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     with pytest.raises(QueueFull) as refused:
         enter(slots, "claude", granted, "c")
     assert refused.value.retry_after_s
+    assert "1 runs wait" in refused.value.message
+    assert "(server.max_queued_runs: 1)" in refused.value.message
     assert slots.queued == 1
+
+
+def test_prompts_that_are_too_large_for_the_queue_are_refused_with_its_limit() -> None:
+    slots = Slots(QueueLimits(1, queued=9, queued_bytes=2 << 20))
+    queue(slots, "ana", 2, held_bytes=1 << 20)
+    with pytest.raises(QueueFull, match=r"no room for 1\.5 MB .* hold 1\.0 MB,.*\(server\.max_queued_mb: 2\)"):
+        slots.enter(Applicant("claude", "ben", held_bytes=3 << 19), lambda: None)
 
 
 def test_what_runs_and_what_waits_is_told_by_backend() -> None:
@@ -310,3 +321,31 @@ def test_a_client_that_has_left_is_forgotten() -> None:
     for place in queue(slots, "ana", 3, held_bytes=5):
         place.leave()
     assert not vars(slots)["_clients"]
+
+
+def test_thousands_of_waiting_clients_do_not_slow_each_other_down() -> None:
+    slots = Slots(QueueLimits(16, queued=50_000, queued_bytes=1 << 40))
+    began = time.thread_time()
+    places = [place for number in range(10_000) for place in queue(slots, f"client{number}", 1, held_bytes=1)]
+    for place in places[:1000]:
+        place.leave()
+    assert (slots.busy, slots.queued) == (16, 10_000 - 1000 - 16)
+    assert time.thread_time() - began < 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_queue_is_counted_right_whatever_enters_and_leaves(seed: int) -> None:
+    chance = random.Random(seed)
+    slots = Slots(QueueLimits(5, per_backend=3, queued=1000), {"ana": 2}.get)
+    shares = {client: [None, Share(1), Share(2)] for client in ("ana", "ben", "eve")}
+    places: list[Place] = []
+    for _ in range(400):
+        if places and chance.random() < 0.45:
+            places.pop(chance.randrange(len(places))).leave()
+        else:
+            client = chance.choice([*shares])
+            run = Applicant(chance.choice(["claude", "codex"]), client, chance.choice(shares[client]))
+            places.append(slots.enter(run, lambda: None))
+        told = slots.occupancy(["claude", "codex"])
+        assert slots.queued == sum(told.queued.values()) == sum(place.position is not None for place in places)
+        assert slots.busy == sum(told.running.values()) == sum(place.held for place in places)

@@ -80,7 +80,7 @@ class LocalRuns:
         self._watches = watches
         self._frees = frees
         self.capacity: Capacity = capacity(server)
-        self._slots = Slots(queue_limits(server), most_of)
+        self._slots = Slots(queue_limits(server, self.capacity.runs), most_of)
         self._live: dict[str, AgentRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
@@ -117,7 +117,7 @@ class LocalRuns:
     def resize(self, server: ServerSettings) -> None:
         """Take other limits on how many run at once, and how many wait."""
         self.capacity = capacity(server)
-        self._slots.resize(queue_limits(server))
+        self._slots.resize(queue_limits(server, self.capacity.runs))
 
     async def __aenter__(self) -> Self:
         self._bounds.open()

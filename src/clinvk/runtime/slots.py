@@ -4,6 +4,7 @@ How many runs this machine can carry at once, and how much memory a run holds th
 """
 
 import asyncio
+import math
 import os
 import sys
 from collections import OrderedDict
@@ -29,6 +30,7 @@ class Share:
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
         self.held = 0
+        self.waiting = 0
 
     @property
     def is_taken(self) -> bool:
@@ -107,6 +109,7 @@ class _Client:
     def __init__(self) -> None:
         self.held = 0
         self.held_bytes = 0
+        self.queued = 0
         self.lines: dict[_Line, OrderedDict[int, Place]] = {}
 
     @property
@@ -116,10 +119,6 @@ class _Client:
     def queue(self) -> dict[_Line, OrderedDict[int, Place]]:
         """Return the lines of runs that wait for a slot, and not for their share."""
         return {key: line for key, line in self.lines.items() if not (key[1] and key[1].is_taken)}
-
-    @property
-    def queued(self) -> int:
-        return sum(len(line) for line in self.queue().values())
 
 
 class Slots:
@@ -137,6 +136,7 @@ class Slots:
         self._arrived = 0
         self._held: dict[str, int] = {}
         self._held_bytes = 0
+        self._queued = 0
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # in the order of their turns
         self._members: set[Place] = set()
         self._changed = asyncio.Event()
@@ -154,7 +154,7 @@ class Slots:
     @property
     def queued(self) -> int:
         """Places in the queue."""
-        return sum(client.queued for client in self._clients.values())
+        return self._queued
 
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
         """Return the runs of these backends that hold slots and that wait."""
@@ -172,15 +172,17 @@ class Slots:
         Raises:
             QueueFull: no slot is free and the queue has no room for the run, or the run may not wait.
         """
-        if not (self._has_room(run) if may_wait else self._is_free(run)):
-            raise self._full()
+        if obstacle := self._obstacle(run) if may_wait else self._taken_slots(run):
+            raise QueueFull(obstacle, _RETRY_AFTER_S)
         place = Place(self, run, self._arrived, granted)
         self._arrived += 1
         self._members.add(place)
         client = self._client(run.client)
         client.lines.setdefault((run.backend, run.share), OrderedDict())[place.number] = place
+        self._count(place, 1)
         self._hold(run.client, run.held_bytes)
-        self._serve()
+        if not self._taken_slots(run):
+            self._serve()
         return place
 
     def left(self, place: Place) -> None:
@@ -192,8 +194,7 @@ class Slots:
             self._held[place.run.backend] -= 1
             self._clients[place.run.client].held -= 1
             self._clients.move_to_end(place.run.client)
-            if place.run.share:
-                place.run.share.held -= 1
+            self._hold_share(place, -1)
             self._forget_if_idle(place.run.client)
         else:
             self._step_out(place)
@@ -206,8 +207,8 @@ class Slots:
         Raises:
             QueueFull: the queue has no room for so many bytes.
         """
-        if not self._has_memory(client, held_bytes):
-            raise self._full()
+        if obstacle := self._taken_memory(client, held_bytes):
+            raise QueueFull(obstacle, _RETRY_AFTER_S)
         self._hold(client, held_bytes)
         try:
             yield
@@ -217,7 +218,7 @@ class Slots:
 
     async def room(self, run: Applicant) -> None:
         """Wait until `enter` would take a run; whoever enters before this returns takes the room away again."""
-        while not self._has_room(run):
+        while self._obstacle(run):
             await self._changed.wait()
 
     def position(self, place: Place) -> int | None:
@@ -226,16 +227,14 @@ class Slots:
         if place.held or place not in self._members or own is None or (run.share and run.share.is_taken):
             return None
         before = sum(number < place.number for line in own.queue().values() for number in line)
-        turns = sorted(self._clients.values(), key=lambda client: client.held)
-        mine = turns.index(own)
-        others = (min(client.queued, before + (turn < mine)) for turn, client in enumerate(turns) if client is not own)
-        return before + 1 + sum(others)
-
-    def _full(self) -> QueueFull:
-        state = (
-            f"{self.busy} runs are under way, and {self.queued} wait with {self._held_bytes / _MIB:.1f} MB of prompts"
-        )
-        return QueueFull(f"the queue has no room for this client: {state}", _RETRY_AFTER_S)
+        position, is_earlier = before + 1, True
+        for client in self._clients.values():
+            if client is own:
+                is_earlier = False
+                continue
+            goes_first = client.held < own.held or (client.held == own.held and is_earlier)
+            position += min(client.queued, before + goes_first)
+        return position
 
     def _client(self, name: str) -> _Client:
         return self._clients.setdefault(name, _Client())
@@ -250,24 +249,60 @@ class Slots:
         self._client(client).held_bytes += held_bytes
         self._forget_if_idle(client)
 
-    def _has_room(self, run: Applicant) -> bool:
-        if self._is_free(run):
-            return True
-        free = self._limits.queued - self.queued
-        queued = client.queued if run.client and (client := self._clients.get(run.client)) else 0
-        return free > 0 and queued <= free and self._has_memory(run.client, run.held_bytes)
+    def _count(self, place: Place, added: int) -> None:
+        """Count a place that enters or leaves its line; the queue has those that do not wait for their share."""
+        share = place.run.share
+        if share:
+            share.waiting += added
+        if not (share and share.is_taken):
+            self._count_queued(place.run.client, added)
 
-    def _has_memory(self, client: str, held_bytes: int) -> bool:
+    def _count_queued(self, client: str, added: int) -> None:
+        self._clients[client].queued += added
+        self._queued += added
+
+    def _hold_share(self, place: Place, added: int) -> None:
+        """Count a slot of a share; while the share is taken, none of its runs is in the queue."""
+        if not (share := place.run.share):
+            return
+        was_taken = share.is_taken
+        share.held += added
+        if was_taken != share.is_taken:
+            self._count_queued(place.run.client, share.waiting if was_taken else -share.waiting)
+
+    def _obstacle(self, run: Applicant) -> str:
+        """Return why a run can neither have a slot nor wait; empty if it can."""
+        if not self._taken_slots(run):
+            return ""
+        return self._taken_queue(run.client) or self._taken_memory(run.client, run.held_bytes)
+
+    def _taken_slots(self, run: Applicant) -> str:
+        """Return why no slot is free for a run, apart from its share; empty if one is."""
+        if self._has_slot(run.backend) and not self._has_most(run.client):
+            return ""
+        return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
+
+    def _taken_queue(self, client: str) -> str:
+        most = self._limits.queued
+        own = known.queued if client and (known := self._clients.get(client)) else 0
+        if self._queued < most and own <= most - self._queued:
+            return ""
+        return (
+            f"the queue has no room for this client: {self._queued} runs wait, {own} of them of this client "
+            f"(server.max_queued_runs: {most})"
+        )
+
+    def _taken_memory(self, client: str, held_bytes: int) -> str:
         most = self._limits.queued_bytes
-        if not (most and held_bytes and self._held_bytes):
-            return True
+        own = known.held_bytes if client and (known := self._clients.get(client)) else 0
         free = most - self._held_bytes
-        held = known.held_bytes if client and (known := self._clients.get(client)) else 0
-        return held_bytes <= free and held <= free
-
-    def _is_free(self, run: Applicant) -> bool:
-        """Say whether a run could have a slot at once, but for its share."""
-        return self._has_slot(run.backend) and not self._has_most(run.client)
+        if not (most and held_bytes and self._held_bytes) or (held_bytes <= free and own <= free):
+            return ""
+        return (
+            f"the queue has no room for {held_bytes / _MIB:.1f} MB of this client: waiting runs hold "
+            f"{self._held_bytes / _MIB:.1f} MB, {own / _MIB:.1f} MB of them of this client "
+            f"(server.max_queued_mb: {most // _MIB})"
+        )
 
     def _has_slot(self, backend: str) -> bool:
         most = self._limits.per_backend
@@ -287,8 +322,7 @@ class Slots:
             self._clients.move_to_end(name)
             self._held[first.run.backend] = self._held.get(first.run.backend, 0) + 1
             self._step_out(first)
-            if first.run.share:
-                first.run.share.held += 1
+            self._hold_share(first, 1)
             first.granted()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -299,15 +333,18 @@ class Slots:
             return None
         fewest, first = 0, None
         for name, client in self._clients.items():
-            if not client.lines or (first and client.held >= fewest) or self._has_most(name):
+            if not client.queued or (first and client.held >= fewest) or self._has_most(name):
                 continue
             lines = (line for (backend, _), line in client.queue().items() if self._has_slot(backend))
             if heads := [next(iter(line.values())) for line in lines]:
                 fewest, first = client.held, min(heads, key=lambda place: place.number)
+                if not fewest:
+                    break
         return first
 
     def _step_out(self, place: Place) -> None:
         """Take a place out of the queue."""
+        self._count(place, -1)
         lines, key = self._clients[place.run.client].lines, (place.run.backend, place.run.share)
         del lines[key][place.number]
         if not lines[key]:
@@ -335,7 +372,7 @@ def capacity(server: ServerSettings) -> Capacity:
     """Return `server.max_concurrent_runs`, or what this machine can carry if it is not set."""
     if server.max_concurrent_runs is not None:
         return Capacity(server.max_concurrent_runs, "set by server.max_concurrent_runs")
-    return of_machine(os.cpu_count() or 1, _memory_bytes() // _MIB)
+    return of_machine(_cores(), _memory_bytes() // _MIB)
 
 
 def of_machine(cores: int, memory_mb: int) -> Capacity:
@@ -347,10 +384,10 @@ def of_machine(cores: int, memory_mb: int) -> Capacity:
     return Capacity(runs, f"this machine has {machine}")
 
 
-def queue_limits(server: ServerSettings) -> QueueLimits:
-    """Return the limits on runs that the settings ask for."""
+def queue_limits(server: ServerSettings, runs: int) -> QueueLimits:
+    """Return the limits that the settings ask for, with `runs` at once."""
     return QueueLimits(
-        total=capacity(server).runs,
+        total=runs,
         per_backend=server.max_concurrent_per_backend,
         queued=server.max_queued_runs,
         queued_bytes=server.max_queued_mb * _MIB,
@@ -359,23 +396,30 @@ def queue_limits(server: ServerSettings) -> QueueLimits:
 
 def held_bytes(request: RunRequest) -> int:
     """Estimate the memory that a run holds while it waits; its options are held by the request and by its record."""
-    options = msgspec.json.encode(
-        (request.metadata, request.output_schema, request.answer_as, request.extra, request.system_prompt)
-    )
+    options = msgspec.json.encode((request.metadata, request.output_schema, request.answer_as, request.extra))
     values = sum(map(options.count, (b",", b"[", b"{")))
     # A text that is not ASCII is held with its UTF-8 form, which the store makes of it.
-    prompt = sys.getsizeof(request.prompt) * (1 if request.prompt.isascii() else 2)
-    return prompt + sum(len(image.data) for image in request.images) + 2 * (len(options) + values * _VALUE_BYTES)
+    texts = (request.prompt, request.system_prompt or "")
+    held = sum(sys.getsizeof(text) * (1 if text.isascii() else 2) for text in texts)
+    return held + sum(len(image.data) for image in request.images) + 2 * (len(options) + values * _VALUE_BYTES)
 
 
 def _memory_bytes() -> int:
     """Return the memory of the machine, or that of this process's cgroup where that is less."""
-    return min((os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()))
+    own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((own, *(limit for (limit,) in _cgroup_limits("memory.max"))))
 
 
-def _cgroup_limits() -> Iterator[int]:
+def _cores() -> int:
+    """Return the cores that this process may use, or the CPU quota of its cgroup where that is less."""
+    own = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min((own, *(math.ceil(quota / period) for quota, period in _cgroup_limits("cpu.max"))))
+
+
+def _cgroup_limits(name: str) -> Iterator[list[int]]:
+    """Yield the numbers in the file `name` of this process's cgroup and of those above it, where they set a limit."""
     with suppress(ConfigError):
         own = Path(own_cgroup())
         for folder in (own, *own.parents):
             with suppress(OSError, ValueError):  # "max" is no limit
-                yield int((folder / "memory.max").read_text())
+                yield [int(number) for number in (folder / name).read_text().split()]
