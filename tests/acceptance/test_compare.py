@@ -174,7 +174,7 @@ def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinv
     for result in outcome.results:
         assert result.check
         assert (result.check.passed, result.check.output) == (True, "fine\n")
-        assert (result.diff, result.files, result.worktree) == ("", (), "")
+        assert (result.diff, result.files, result.worktree) == ("", (), None)
     done = clinvk.run("compare", *arguments, "--check", "false", "--diff", "ask")
     assert done.returncode == 0
     assert [line.split()[4:7] for line in done.stdout.splitlines() if line.split()[1:3] == ["claude", "done"]] == [

@@ -276,7 +276,7 @@ def test_a_signal_ends_all_agents_and_tells_what_there_was(clinvk: Clinvk, numbe
     assert process.returncode == 7
     outcome = msgspec.json.decode(stdout, type=ParallelOutcome)
     assert [result.error_code for result in outcome.results] == [
-        msgspec.UNSET,
+        None,
         "cancelled",
         "cancelled",
         "cancelled",

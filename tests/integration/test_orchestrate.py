@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from clinvk.config.model import ServerSettings, Settings, complete
 from clinvk.dialects.rest import bodies
 from clinvk.orchestrate.live import Orchestrations
+from clinvk.orchestrate.orchestration import Observer
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
@@ -197,14 +198,11 @@ async def test_what_comes_back_with_a_part_is_refused_in_its_place(tmp_path: Pat
     assert (caught.value.message, caught.value.field) == ("tasks[1]: meta is nested too deeply", "tasks[1].meta")
 
 
-class Stuck:
+class Stuck(Observer):
     """An observer whose client reads nothing."""
 
     def __init__(self) -> None:
         self.is_told = asyncio.Event()
-
-    def begun(self, index: int, part: Part, run: Run) -> None:
-        pass
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
         self.is_told.set()

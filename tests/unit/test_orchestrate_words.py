@@ -94,9 +94,8 @@ JUDGE = RunRequest(prompt="be strict", backend="codex")
 
 
 def test_a_judge_sees_the_answers_in_the_order_given_each_in_an_element_that_nothing_in_it_ends() -> None:
-    bench = judge.asked(COMPARE, JUDGE, [answered(1, "one </answer> two"), answered(0, "<answer letter='B'>")])
-    assert bench.order == (1, 0)
-    prompt = bench.request.prompt
+    found = [answered(1, "one </answer> two"), answered(0, "<answer letter='B'>")]
+    prompt = judge.judge_request(COMPARE, JUDGE, found).prompt
     assert re.findall(r'^<answer-2 letter="(\w)">\n(.*)\n</answer-2>$', prompt, re.MULTILINE) == [
         ("A", "one </answer> two"),
         ("B", "<answer letter='B'>"),
@@ -112,7 +111,7 @@ def test_a_judge_sees_what_was_changed_and_whether_the_check_passed_but_not_wher
     told = [
         answered(index, "x", change=change, check=Check(passed=index == 0, exit_code=0, output="")) for index in (0, 1)
     ]
-    prompt = judge.asked(COMPARE, JUDGE, told).request.prompt
+    prompt = judge.judge_request(COMPARE, JUDGE, told).prompt
     assert prompt.count("d" * 100_000 + "\n(the rest is left out)") == 2
     assert "d" * 100_001 not in prompt
     assert prompt.index("A check of it passed.") < prompt.index("A check of it failed.")
@@ -120,8 +119,7 @@ def test_a_judge_sees_what_was_changed_and_whether_the_check_passed_but_not_wher
 
 
 def test_a_judge_names_a_letter_that_is_there() -> None:
-    bench = judge.asked(COMPARE, JUDGE, [answered(7, "x"), answered(4, "y")])
-    assert judge.ruling(bench, {"best": "B", "reasons": "so"}) == (4, "so")
+    assert judge.read_ruling((7, 4), {"best": "B", "reasons": "so"}) == (4, "so")
     for answer in ({"best": "C", "reasons": ""}, {"best": "", "reasons": ""}, {"reasons": ""}, None, "A"):
         with pytest.raises(ValueError, match=r"an answer|Object|Expected"):
-            judge.ruling(bench, answer)
+            judge.read_ruling((7, 4), answer)

@@ -1,34 +1,34 @@
-"""Steps one after the other, each with the answers of those before it, by templates with three kinds of places."""
+"""The prompt templates of a chain: places for earlier answers and for the input. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Set
 
 from msgspec.structs import replace
 
-from clinvk.orchestrate.parts import Performing
-from clinvk.runtime.process.waiting import beside_loop
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import Chain, Part, PartResult
 
 MAX_FILLED_CHARS = 16 * 1024 * 1024
-"""A prompt that takes the answer before it twice doubles with each step."""
+"""A prompt that contains the previous answer twice doubles with each step."""
 
 _PLACE = re.compile(r"\{\{(?:(?P<word>previous|input)|steps\.(?P<step>[^{}\n]+))\}\}")
-_ALIKE = re.compile(r"\{\{\s*(?:(?P<word>previous|input)\s*|steps\.(?P<step>[^{}\n]+))\}\}", re.IGNORECASE)
+_SIMILAR = re.compile(r"\{\{\s*(?:(?P<word>previous|input)\s*|steps\.(?P<step>[^{}\n]+))\}\}", re.IGNORECASE)
+_INPUT = "{{input}}"
+_COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
 
 
 def expand(template: str, previous: str, steps: Mapping[str, str], given: str | None) -> str:
-    """Fill the places of a template. What is filled in is not looked at again; a place that leads nowhere stays.
+    """Fill the places of a template. Filled-in text is not expanded again; an unknown place stays as written.
 
-    `{{previous}}` is the answer of the step before, `{{steps.NAME}}` that of an earlier step, `{{input}}` what was
-    `given` with the chain.
+    `{{previous}}` is the answer of the previous step, `{{steps.NAME}}` the answer of an earlier step, `{{input}}` the
+    input that was `given` with the chain.
 
     Raises:
-        InvalidRequest: more than `MAX_FILLED_CHARS` would be filled in.
+        InvalidRequest: the filled-in text would exceed `MAX_FILLED_CHARS`.
     """
     size = 0
 
-    def filling(place: re.Match[str]) -> str:
+    def text_of(place: re.Match[str]) -> str:
         nonlocal size
         match place["word"]:
             case "previous":
@@ -42,22 +42,22 @@ def expand(template: str, previous: str, steps: Mapping[str, str], given: str | 
             raise InvalidRequest(f"prompt has more than {MAX_FILLED_CHARS} characters once it is filled in", "prompt")
         return text
 
-    return _PLACE.sub(filling, template)
+    return _PLACE.sub(text_of, template)
 
 
 def unknown_steps(template: str, earlier: Set[str]) -> Iterator[str]:
-    """Give the places that name a step, but none of the earlier ones."""
+    """Yield the places that name no earlier step."""
     for place in _PLACE.finditer(template):
         if place["step"] is not None and place["step"] not in earlier:
             yield place[0]
 
 
 def misspelt(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
-    """Give what is not filled in for its blanks or capitals, and the place that it looks like.
+    """Yield text that is no place only because of blanks or capitals, with the place that was probably meant.
 
-    `{{ steps.NAME }}` is meant for an earlier step only: others write the like, such as workflows of GitHub.
+    `{{ steps.NAME }}` counts only for an earlier step: other programs, such as GitHub workflows, use the same syntax.
     """
-    for found in _ALIKE.finditer(template):
+    for found in _SIMILAR.finditer(template):
         place = _PLACE.fullmatch(found[0])
         if place and (place["word"] or place["step"] in earlier):
             continue
@@ -67,63 +67,32 @@ def misspelt(template: str, earlier: Set[str]) -> Iterator[tuple[str, str]]:
             yield found[0], meant
 
 
-_INPUT = "{{input}}"
-_COMMAND = re.compile(r"\s*/[^\s{]+(?!\S)")
+def filled_step(chain: Chain, part: Part, previous: PartResult | None, answers: Mapping[str, str]) -> Part:
+    """Return a step with the prompt filled in; a following step gets the directory of the previous step.
 
+    `answers` are the answers of the earlier steps by name. The prompt becomes `literal` if the expansion contains `@`
+    or a leading `/` and neither was written by the user: an answer must never act as a command of a CLI.
 
-async def perform(performing: Performing, chain: Chain) -> tuple[PartResult, ...]:
-    """Run the steps that are not done; give the results of all that ran, the earlier ones first."""
-    results = list(chain.done)
-    told = {result.part.name: result.result.text for result in results}
-    for index, part in enumerate(chain.parts[len(results) :], len(results)):
-        previous = results[-1] if results else None
-        try:
-            filled = await beside_loop(len(part.request.prompt), _filled, chain, part, previous, told)
-        except InvalidRequest as exc:
-            result = await performing.refuse(index, part, exc)
-        else:
-            is_moved = filled.request.workdir != part.request.workdir
-            result = await performing.perform(index, filled, (part.request.workdir or "") if is_moved else "")
-        results.append(replace(result, part=part))
-        if not part.dry_run:
-            told[part.name] = result.result.text
-        if performing.stopped or (result.error and chain.stop_on_failure):
-            break
-    return tuple(results)
-
-
-def _filled(chain: Chain, part: Part, previous: PartResult | None, told: Mapping[str, str]) -> Part:
-    """Give a step with its prompt filled in by what was `told`, in the directory of the one before if it follows it."""
-    template, answer = part.request.prompt, _answer(previous)
-    request = replace(part.request, prompt=expand(template, answer, told, chain.input))
+    Raises:
+        InvalidRequest: as `expand`.
+    """
+    template = part.request.prompt
+    answer = previous.result.text if previous else ""
+    if previous and previous.part.dry_run:  # a command is no answer, so the place stays
+        answer = "{{previous}}"
+    request = replace(part.request, prompt=expand(template, answer, answers, chain.input))
     if "@" in request.prompt or request.prompt.lstrip().startswith("/"):
-        marks = {name: _marked(text) for name, text in told.items()}
-        of_user = expand(template, _marked(answer), marks, chain.input)
-        request = replace(request, literal=of_user != request.prompt and not _acts(of_user))
+        marks = {name: text and "{" for name, text in answers.items()}
+        of_user = expand(template, answer and "{", marks, chain.input)
+        acts = "@" in of_user or _COMMAND.match(of_user) is not None
+        request = replace(request, literal=of_user != request.prompt and not acts)
     if part.follows and previous and previous.workdir:
         request = replace(request, workdir=previous.workdir)
     return replace(part, request=request)
 
 
-def _marked(answer: str) -> str:
-    """Give what stands for an answer in what the user has written."""
-    return answer and "{"
-
-
-def _acts(of_user: str) -> bool:
-    """Say whether the user has written a command of a CLI or named a file; else no answer may be taken for that."""
-    return "@" in of_user or _COMMAND.match(of_user) is not None
-
-
-def _answer(previous: PartResult | None) -> str:
-    """Give what the step before answered; what a dry run shows instead is no answer, so that its place stays."""
-    if previous is None:
-        return ""
-    return "{{previous}}" if previous.part.dry_run else previous.result.text
-
-
 def warnings(chain: Chain) -> Iterator[str]:
-    """Name what stays as it is in the prompts, though it looks as if it were to be filled in."""
+    """Yield what stays unfilled in the prompts although it looks like a place."""
     earlier: set[str] = set()
     for index, part in enumerate(chain.parts):
         template, at = part.request.prompt, f"steps[{index}].prompt"

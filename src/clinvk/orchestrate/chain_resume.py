@@ -1,8 +1,7 @@
-"""A chain that goes on from the first step that is not finished, as its record has it."""
+"""Resuming a chain: the plan that continues a recorded chain at the first unfinished step."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 
 import msgspec
 from msgspec.structs import replace
@@ -19,7 +18,9 @@ _FIELD = "resume_from"
 _PAGE = 1000
 
 
-class _Kept(msgspec.Struct):
+class _ChainOptions(msgspec.Struct):
+    """The recorded options of a chain; `steps` is only a number if the prompts were not kept."""
+
     steps: list[Part] | int
     input: str | None
     stop_on_failure: bool
@@ -27,12 +28,12 @@ class _Kept(msgspec.Struct):
 
 
 async def resumed(store: SessionStore, reference: str) -> Chain:
-    """Give the chain that goes on from another one, as it was asked.
+    """Return the plan, before admission, that continues a recorded chain.
 
     Raises:
         RunNotFound, AmbiguousId: as the store.
-        InvalidRequest: the run is no chain, has not ended, has nothing left to do, kept nothing to go on from, or is to
-            go on in a directory that is gone.
+        InvalidRequest: the run is no chain, is still running, has no step left, kept no prompts, or has to continue in
+            a directory that is gone.
     """
     try:
         record = await store.run(reference)
@@ -43,63 +44,57 @@ async def resumed(store: SessionStore, reference: str) -> Chain:
         raise InvalidRequest(f"run {record.id!r} is no chain", _FIELD)
     if record.state in UNDER_WAY:
         raise InvalidRequest(f"chain {record.id!r} is under way", _FIELD)
-    kept = msgspec.convert(record.request, _Kept)
-    if isinstance(kept.steps, int):
+    options = msgspec.convert(record.request, _ChainOptions)
+    if isinstance(options.steps, int):
         why = "was ephemeral, or the session of a step was deleted"
         raise InvalidRequest(f"chain {record.id!r} {why}: none of it is kept", _FIELD)
-    begun = await _begun(store, record)
+    begun = await _begun_steps(store, record)
     done: list[PartResult] = []
-    for index, step in enumerate(kept.steps):
-        place, run = begun.get(index, (None, None))
-        if place is None or run is None or run.state != "finished":
+    for index, step in enumerate(options.steps):
+        if index not in begun or begun[index][1].state != "finished":
             break
-        done.append(_result(place, step, run))
-    if len(done) == len(kept.steps):
+        done.append(_result(*begun[index], step))
+    if len(done) == len(options.steps):
         raise InvalidRequest(f"chain {record.id!r} is finished: there is no step to go on from", _FIELD)
-    step = kept.steps[len(done)]
+    step = options.steps[len(done)]
     if done and step.follows:
         _, tried = begun.get(len(done), (None, None))
-        done[-1] = await asyncio.to_thread(_followed, done[-1], step, tried)
+        done[-1] = await asyncio.to_thread(_with_followed_directory, done[-1], step, tried)
     return Chain(
-        parts=tuple(kept.steps),
-        input=kept.input,
-        stop_on_failure=kept.stop_on_failure,
+        parts=tuple(options.steps),
+        input=options.input,
+        stop_on_failure=options.stop_on_failure,
         done=tuple(done),
         resumed=record.id,
     )
 
 
-async def _begun(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartOf, RunRecord]]:
-    """Give the last run of each step, those included of an earlier chain that this one went on from."""
+async def _begun_steps(store: SessionStore, record: RunRecord) -> dict[int, tuple[PartOf, RunRecord]]:
+    """Return the last run of each step by index; a step of an earlier chain that this chain resumed counts."""
     found: dict[int, tuple[PartOf, RunRecord]] = {}
     while True:
-        async for run in _below(store, record.id):
-            if place := run.part:
-                found.setdefault(place.index, (place, run))
-        before = msgspec.convert(record.request, _Kept).resumed
+        offset, total = 0, 1
+        while offset < total:
+            page = await store.runs(RunQuery(parent_id=record.id, limit=_PAGE, offset=offset))  # the newest first
+            for run in page.items:
+                if place := run.part:
+                    found.setdefault(place.index, (place, run))
+            offset, total = offset + _PAGE, page.total
+        before = msgspec.convert(record.request, _ChainOptions).resumed
         if not before:
             return found
         try:
             record = await store.run(before)
-        except RunNotFound:  # it went with the last of its sessions
+        except RunNotFound:  # deleted with the last of its sessions
             return found
 
 
-async def _below(store: SessionStore, run_id: str) -> AsyncIterator[RunRecord]:
-    """Give the runs of a chain, the newest first."""
-    offset, total = 0, 1
-    while offset < total:
-        page = await store.runs(RunQuery(parent_id=run_id, limit=_PAGE, offset=offset))
-        for run in page.items:
-            yield run
-        offset, total = offset + _PAGE, page.total
+def _with_followed_directory(previous: PartResult, step: Part, tried: RunRecord | None) -> PartResult:
+    """Return a finished step with the directory in which the next step works.
 
-
-def _followed(previous: PartResult, step: Part, tried: RunRecord | None) -> PartResult:
-    """Give a finished step with the directory that the next one follows: where that was `tried`, or else its own.
-
-    The two differ where the step left its worktree as it was: that was removed, and the next worked in what it was made
-    from. A step in a worktree of its own begins with what is committed, so it can do without one that is gone.
+    If an earlier attempt of the next step was `tried`, that is the attempt's directory: an unchanged worktree was
+    removed, and the attempt worked in the original directory. A step with a worktree of its own starts from committed
+    files, so the original directory replaces a missing worktree.
 
     Raises:
         InvalidRequest: the directory is gone.
@@ -115,12 +110,12 @@ def _followed(previous: PartResult, step: Part, tried: RunRecord | None) -> Part
     return replace(previous, workdir=workdir)
 
 
-def _result(place: PartOf, part: Part, run: RunRecord) -> PartResult:
-    asked = replace(part.request, backend=run.backend, workdir=place.base or run.workdir)
+def _result(place: PartOf, run: RunRecord, part: Part) -> PartResult:
+    request = replace(part.request, backend=run.backend, workdir=place.base or run.workdir)
     ending = RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd)
     return PartResult(
         index=place.index,
-        part=replace(part, request=asked),
+        part=replace(part, request=request),
         result=RunResult(text=run.output, started=RunStarted(run.model), ending=ending),
         run_id=run.id,
         session_id=run.session_id,

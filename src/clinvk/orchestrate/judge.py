@@ -1,20 +1,19 @@
-"""One more agent that names the better answer, blind to who gave which, and in shuffled order."""
+"""The judge of a comparison: an agent that names the best answer, blind to the authors, in shuffled order. Pure."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.types.orchestration import Compare, Part, PartResult, Verdict, described, is_dry_run
+from clinvk.types.orchestration import Compare, Part, PartResult, Verdict, dry_run_result, is_dry_run
 from clinvk.types.prompt_xml import element, unused
 from clinvk.types.request import RunRequest
 
 FEWEST = 2
-"""Answers, below which there is nothing to compare."""
+"""The fewest answers that a judge compares."""
 
 MOST = 26
-"""Answers that are judged together: each has a letter."""
+"""The most answers that a judge compares: each answer has a letter."""
 
 _DIFF_CHARS = 100_000
 _TASK = (
@@ -27,39 +26,32 @@ _TASK = (
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """What the judge answers, as JSON."""
+    """The answer of the judge, as JSON."""
 
     best: str
     reasons: str
 
 
-class Bench(NamedTuple):
-    """What the judge is asked; `order` are the indices of the answers as it sees them."""
-
-    request: RunRequest
-    order: tuple[int, ...]
-
-
 def answers(results: Sequence[PartResult]) -> Sequence[PartResult]:
-    """Give the results that are there to be judged."""
+    """Return the results that have an answer to judge."""
     return [result for result in results if not result.error and not result.part.dry_run]
 
 
 def can_judge(count: int) -> bool:
-    """Say whether so many answers can be judged together."""
+    """Return whether a judge can compare this number of answers."""
     return FEWEST <= count <= MOST
 
 
-def to_be(compare: Compare) -> Verdict | None:
-    """Stand for what the judge of a dry run would say, whose command waits for the answers; None where none judges."""
+def dry_run_verdict(compare: Compare) -> Verdict | None:
+    """Return the verdict of a dry run, which names only the judge; None if the plan has no judge."""
     if compare.judge is None or not can_judge(len(compare.parts)):
         return None
-    told = described(len(compare.parts), Part(request=compare.judge, dry_run=True, is_judge=True), "")
-    return Verdict(best=None, reasons="", order=(), told=told)
+    result = dry_run_result(len(compare.parts), Part(request=compare.judge, dry_run=True, is_judge=True), "")
+    return Verdict(best=None, reasons="", order=(), result=result)
 
 
 def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
-    """Say why these answers were not judged, though they were to be."""
+    """Yield why the judge of a plan did not judge these answers."""
     if compare.judge is None or is_dry_run(compare):
         return
     if len(answers) < FEWEST:
@@ -68,54 +60,51 @@ def warnings(compare: Compare, answers: Sequence[PartResult]) -> Iterator[str]:
         yield f"nothing was judged: {len(answers)} answered, and a judge takes {MOST} answers at most"
 
 
-def asked(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) -> Bench:
-    """Give the judge's request; the answers, `MOST` at most, come in the order in which it shall see them."""
+def judge_request(compare: Compare, judge: RunRequest, answers: Sequence[PartResult]) -> RunRequest:
+    """Return the judge's request for answers, `MOST` at most, in the order in which the judge sees the answers."""
     letters = _letters(len(answers))
-    told = [_told(answer) for answer in answers]
-    look_at = judge.prompt.strip()
-    name = unused("answer", [compare.prompt, look_at, *told])
-    asked_for = unused("request", [compare.prompt, look_at, *told])
-    pieces = [_TASK.format(count=len(answers), name=name), element(asked_for, compare.prompt)]
-    pieces += [element(name, text, letter=letter) for letter, text in zip(letters, told, strict=True)]
-    if look_at:
-        pieces.append(f"What counts besides: {look_at}")
-    request = replace(shaped(judge, len(answers)), prompt="\n\n".join(pieces))
-    return Bench(request, tuple(answer.index for answer in answers))
+    texts = [_answer_text(answer) for answer in answers]
+    criteria = judge.prompt.strip()
+    name = unused("answer", [compare.prompt, criteria, *texts])
+    request_name = unused("request", [compare.prompt, criteria, *texts])
+    pieces = [_TASK.format(count=len(answers), name=name), element(request_name, compare.prompt)]
+    pieces += [element(name, text, letter=letter) for letter, text in zip(letters, texts, strict=True)]
+    if criteria:
+        pieces.append(f"What counts besides: {criteria}")
+    return replace(with_ruling_schema(judge, len(answers)), prompt="\n\n".join(pieces))
 
 
-def shaped(judge: RunRequest, count: int) -> RunRequest:
-    """Give the judge's request with what its answer must be, but without the answers to be judged."""
-    return replace(judge, output_schema=_schema(_letters(count)), literal=True)
+def with_ruling_schema(judge: RunRequest, count: int) -> RunRequest:
+    """Return the judge's request with the JSON Schema of the ruling, without the answers."""
+    letters = _letters(count)
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": {"best": {"type": "string", "enum": letters}, "reasons": {"type": "string"}},
+        "required": ["best", "reasons"],
+        "additionalProperties": False,
+    }
+    return replace(judge, output_schema=schema, literal=True)
 
 
-def ruling(bench: Bench, answer: object) -> tuple[int, str]:
-    """Give the index of the best answer, and the reasons.
+def read_ruling(order: Sequence[int], answer: object) -> tuple[int, str]:
+    """Return the index of the best answer and the reasons; `order` are the indices of the answers A, B, ….
 
     Raises:
-        ValueError: the judge said neither.
+        ValueError: the judge named no answer.
     """
-    told = msgspec.convert(answer, Ruling)
-    number = ord(told.best) - ord("A") if len(told.best) == 1 else -1
-    if not 0 <= number < len(bench.order):
-        raise ValueError(f"the judge named an answer {told.best!r} that there is not")
-    return bench.order[number], told.reasons
+    ruling = msgspec.convert(answer, Ruling)
+    number = ord(ruling.best) - ord("A") if len(ruling.best) == 1 else -1
+    if not 0 <= number < len(order):
+        raise ValueError(f"the judge named an answer {ruling.best!r} that there is not")
+    return order[number], ruling.reasons
 
 
 def _letters(count: int) -> list[str]:
     return [chr(ord("A") + number) for number in range(count)]
 
 
-def _schema(letters: Sequence[str]) -> dict[str, object]:
-    return {
-        "type": "object",
-        "properties": {"best": {"type": "string", "enum": [*letters]}, "reasons": {"type": "string"}},
-        "required": ["best", "reasons"],
-        "additionalProperties": False,
-    }
-
-
-def _told(answer: PartResult) -> str:
-    """Tell an answer with what its author changed; not what may tell who that was, such as the branch."""
+def _answer_text(answer: PartResult) -> str:
+    """Return an answer with the author's changes, without what reveals the author, such as the branch."""
     pieces = [answer.result.text]
     if answer.change and answer.change.diff:
         diff = answer.change.diff

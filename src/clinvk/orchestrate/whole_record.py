@@ -1,89 +1,74 @@
-"""The record of an orchestration: a run of its own, with those of its parts below it."""
+"""The record of an orchestration: a run of its own, the parent of the parts' runs."""
 
-import logging
 import os
 import time
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.store.protocol import SessionStore
-from clinvk.types.errors import Cancelled, ClinvkError
-from clinvk.types.events import Ending, Logged, RunFailed, RunFinished, RunStarted
-from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary
+from clinvk.types.errors import Cancelled
+from clinvk.types.events import Logged, RunFailed, RunFinished, RunStarted
+from clinvk.types.orchestration import Chain, Compare, Parallel, Part, Plan, Summary, is_ephemeral
 from clinvk.types.record import RunRecord, RunState, as_kept
 
-logger = logging.getLogger(__name__)
+
+def begin(plan: Plan, asked: Plan) -> RunRecord:
+    """Return the record of an orchestration that begins.
+
+    `asked` is the plan before admission, without what the settings add, which may be secret.
+    """
+    at = time.time()
+    directories = {part.request.workdir or "" for part in plan.parts}
+    return RunRecord(
+        id=os.urandom(16).hex(),
+        backend="",
+        prompt=plan.prompt if isinstance(plan, Compare) and not is_ephemeral(plan) else "",
+        state="running",
+        created_at=at,
+        started_at=at,
+        workdir=directories.pop() if len(directories) == 1 else "",
+        request=_options(asked),
+    )
 
 
-class Keeping:
-    """Keeps one record, from its beginning to its end."""
+def end(record: RunRecord, summary: Summary | None, why: str) -> tuple[RunRecord, list[Logged]]:
+    """Return the record of an ended orchestration and the events of the run.
 
-    def __init__(self, store: SessionStore, plan: Plan, asked: Plan) -> None:
-        """`asked` is the plan without what the settings add, which may hold secrets."""
-        at = time.time()
-        self._store = store
-        self._record = RunRecord(
-            id=os.urandom(16).hex(),
-            backend="",
-            prompt=plan.prompt if isinstance(plan, Compare) and _keeps_text(plan) else "",
-            state="running",
-            created_at=at,
-            started_at=at,
-            workdir=_common([part.request.workdir or "" for part in plan.parts]),
-            request=_options(asked),
-        )
-
-    @property
-    def run_id(self) -> str:
-        """The id of the record."""
-        return self._record.id
-
-    async def begin(self) -> None:
-        """Keep the record. Raises `StoreUnavailable`."""
-        await self._store.begin(self._record, None)
-
-    async def ended(self, summary: Summary | None, why: str) -> None:
-        """Keep how it ended; without a summary, or with `why`, it was cancelled. Trouble is for the log alone."""
-        failed = _failure(summary, why)
-        usage, cost_usd = (summary.usage, summary.cost_usd) if summary else (None, None)
-        at = time.time()
-        state: RunState = "finished" if not failed else "cancelled" if failed.code == Cancelled.code else "failed"
-        is_chain = summary is not None and isinstance(summary.plan, Chain) and _keeps_text(summary.plan)
-        record = replace(
-            self._record,
-            state=state,
-            ended_at=at,
-            usage=usage,
-            cost_usd=cost_usd,
-            stop_reason=None if failed else "end_turn",
-            exit_code=1 if failed else 0,
-            error_code=failed.code if failed else None,
-            error_message=failed.message if failed else None,
-            output=summary.results[-1].result.text if summary and is_chain and summary.results else "",
-        )
-        ending: Ending = RunFinished(usage=usage, cost_usd=cost_usd)
-        if failed:
-            ending = replace(failed, usage=usage, cost_usd=cost_usd)
-        events = [Logged(1, self._record.created_at, RunStarted()), Logged(2, at, ending)]
-        try:
-            await self._store.end(record, None, events)
-        except ClinvkError as exc:
-            logger.warning("run %s is not kept: %s", self.run_id, exc.message)
+    An orchestration without a summary, or with `why`, was cancelled.
+    """
+    failed = _failure(summary, why)
+    usage, cost_usd = (summary.usage, summary.cost_usd) if summary else (None, None)
+    at = time.time()
+    state: RunState = "finished" if not failed else "cancelled" if failed.code == Cancelled.code else "failed"
+    has_answer = summary and summary.results and isinstance(summary.plan, Chain) and not is_ephemeral(summary.plan)
+    ended = replace(
+        record,
+        state=state,
+        ended_at=at,
+        usage=usage,
+        cost_usd=cost_usd,
+        stop_reason=None if failed else "end_turn",
+        exit_code=1 if failed else 0,
+        error_code=failed.code if failed else None,
+        error_message=failed.message if failed else None,
+        output=summary.results[-1].result.text if summary and has_answer else "",
+    )
+    ending = replace(failed or RunFinished(), usage=usage, cost_usd=cost_usd)
+    return ended, [Logged(1, record.created_at, RunStarted()), Logged(2, at, ending)]
 
 
 def _failure(summary: Summary | None, why: str) -> RunFailed | None:
     if summary is None or why:
         return RunFailed(Cancelled.code, why or "the client left")
-    if not summary.failed:
+    first = summary.first_failed
+    if first is None or first.error is None:
         return None
-    first = next(result for result in summary.results if result.error)
-    said = as_kept(first.error.message, not first.part.request.ephemeral) if first.error else ""
+    said = as_kept(first.error.message, not first.part.request.ephemeral)
     return RunFailed("agent_failed", f"{summary.failed} of {len(summary.results)} failed, the first with: {said}")
 
 
 def _options(asked: Plan) -> dict[str, object]:
-    """Give what was asked; of a chain all that it takes to go on with it, unless it shall leave no trace."""
+    """Return the options of a plan; of a chain all that resuming it needs, unless the chain is ephemeral."""
     match asked:
         case Parallel():
             options = {"max_parallel": asked.max_parallel, "fail_fast": asked.fail_fast}
@@ -93,20 +78,11 @@ def _options(asked: Plan) -> dict[str, object]:
             backends = [part.request.backend for part in asked.parts]
             return {"kind": asked.kind, "backends": backends, "check": asked.check, "judge": judge}
         case Chain():
-            steps = [_kept(part) for part in asked.parts] if _keeps_text(asked) else len(asked.parts)
-            kept = {"input": asked.input if _keeps_text(asked) else None, "stop_on_failure": asked.stop_on_failure}
-            return {"kind": asked.kind, "steps": steps, **kept, "resumed": asked.resumed}
+            steps = len(asked.parts) if is_ephemeral(asked) else [_as_recorded(part) for part in asked.parts]
+            given = None if is_ephemeral(asked) else asked.input
+            options = {"input": given, "stop_on_failure": asked.stop_on_failure, "resumed": asked.resumed}
+            return {"kind": asked.kind, "steps": steps, **options}
 
 
-def _kept(part: Part) -> dict[str, object]:
-    bare = replace(part, request=replace(part.request, images=()), meta={})
-    return msgspec.to_builtins(bare)
-
-
-def _keeps_text(plan: Plan) -> bool:
-    return not any(part.request.ephemeral for part in plan.parts)
-
-
-def _common(directories: list[str]) -> str:
-    """Give the directory that all work in; empty where there are several."""
-    return directories[0] if len(set(directories)) == 1 else ""
+def _as_recorded(part: Part) -> dict[str, object]:
+    return msgspec.to_builtins(replace(part, request=replace(part.request, images=()), meta={}))

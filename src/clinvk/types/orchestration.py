@@ -1,8 +1,10 @@
-"""What several agents are to do together, and what came of it: the words of parallel, chain and compare.
+"""Plans for several agents (parallel, chain, compare) and their results.
 
-A *part* is one agent's share: a task, a step, or a backend that is compared. The whole is an *orchestration*.
+A *part* is the share of one agent: a task, a step, or one of the compared backends. All parts together are an
+*orchestration*.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -14,18 +16,21 @@ from clinvk.types.result import RunResult
 
 Kind = Literal["parallel", "chain", "compare"]
 
+PART_NOUNS: Mapping[Kind, str] = {"parallel": "task", "chain": "step", "compare": "backend"}
+"""What a user calls a part of each kind."""
+
 Isolation = Literal["none", "worktree"]
-"""Where a part works: in its directory itself, or in a git worktree of that directory's repository."""
+"""Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One agent's share.
+    """The share of one agent.
 
     Attributes:
-        id, name, meta: the caller's own, for the caller.
-        dry_run: nothing is run; the command is the answer.
-        follows: it works where the step before did, also where that was a worktree.
-        is_judge: it is none of those that were asked for: it says which of their answers is the best.
+        id, name, meta: chosen by the caller and returned with the result.
+        dry_run: return the command instead of running it.
+        follows: work in the directory of the previous step, even if that directory is a worktree.
+        is_judge: the part judges the answers of the other parts.
     """
 
     request: RunRequest
@@ -39,11 +44,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Parallel(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks that do not wait for each other. What is None is decided by the settings.
+    """Independent tasks. The settings decide each option that is None.
 
     Attributes:
-        max_parallel: how many agents at once.
-        fail_fast: the first task that fails ends those that run, and those that wait are not run.
+        max_parallel: the most agents that run at once.
+        fail_fast: the first failure cancels the running tasks and skips the waiting ones.
     """
 
     kind: Kind = "parallel"
@@ -53,13 +58,13 @@ class Parallel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """Steps one after the other; the prompts are templates.
+    """Steps that run in order. The prompts are templates.
 
     Attributes:
-        input: what `{{input}}` stands for; None leaves it as it is.
-        stop_on_failure: the steps after one that failed are not run.
-        done: how the first steps went, in the chain that this one goes on from.
-        resumed: the run of that chain.
+        input: the value of `{{input}}`; None leaves the place unfilled.
+        stop_on_failure: a failure skips the remaining steps.
+        done: results of the steps that a resumed chain has finished already.
+        resumed: the run id of the resumed chain.
     """
 
     kind: Kind = "chain"
@@ -74,8 +79,8 @@ class Compare(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt for several backends.
 
     Attributes:
-        check: a shell command that is run in the worktree of each.
-        judge: the request of one more agent, which says what answer is the best; its prompt is what it shall look at.
+        check: a shell command that runs in each worktree after the agent.
+        judge: the request of an agent that names the best answer; the prompt adds criteria.
     """
 
     kind: Kind = "compare"
@@ -90,8 +95,24 @@ Plan = Parallel | Chain | Compare
 
 
 def is_dry_run(plan: Plan) -> bool:
-    """Say whether nothing of a plan is run."""
+    """Return whether no part of a plan runs an agent."""
     return all(part.dry_run for part in plan.parts)
+
+
+def is_ephemeral(plan: Plan) -> bool:
+    """Return whether the store must keep no prompt and no answer of a plan."""
+    return any(part.request.ephemeral for part in plan.parts)
+
+
+def agents_at_once(plan: Plan) -> int:
+    """Return how many agents a plan runs at once, if there are enough slots."""
+    match plan:
+        case Parallel(max_parallel=most):
+            return most or 1
+        case Compare(sequential=False, parts=parts):
+            return len(parts)
+        case Chain() | Compare():
+            return 1
 
 
 Alteration = Literal["added", "modified", "deleted", "type-changed"]
@@ -105,15 +126,15 @@ class ChangedFile(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent changed in a worktree of its own.
+    """The changes of an agent in its worktree.
 
     Attributes:
-        diff: the patch from what it began with, for `git apply`: text that is no UTF-8 has signs in its place.
-        is_cut: `diff` is the beginning only.
-        files: what was added, changed and deleted; new files count, ignored ones do not.
-        path: where its agent worked in it.
-        kept: one without changes is removed.
-        warnings: what is in the agent's directory and not in the worktree, or could not be looked at.
+        diff: the patch from the initial state, for `git apply`; replacement characters stand for invalid UTF-8.
+        is_cut: `diff` is truncated.
+        files: added, changed and deleted files; new files count, ignored files do not.
+        path: the directory of the agent in the worktree.
+        kept: the worktree has changes and was kept; an unchanged worktree is removed.
+        warnings: files of the original directory that the worktree lacks, or that could not be read.
     """
 
     diff: str
@@ -140,11 +161,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How one part went.
+    """The outcome of one part.
 
     Attributes:
-        run_id: empty where no run was begun.
-        workdir: where its agent worked, and what comes after it can.
+        run_id: empty if no run began.
+        workdir: the directory of the agent, in which a following step can work.
     """
 
     index: int
@@ -160,37 +181,37 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def error(self) -> RunFailed | None:
-        """Why it failed, or None."""
+        """The failure of the part, or None."""
         return self.result.error
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it was ended, or not begun, because the whole was."""
+        """Whether the end of the orchestration cancelled or skipped the part."""
         return self.error is not None and self.error.code == Cancelled.code
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the judge said; in a dry run just who it would be.
+    """The verdict of the judge; of a dry run only the judge's request.
 
     Attributes:
-        best: the index of the better answer; None where the judge failed, and in a dry run.
-        order: the indices of the answers, in the order in which the judge saw them.
-        told: how the judge's own run went.
+        best: the index of the best answer; None if the judge failed, and in a dry run.
+        order: the indices of the answers, in the order in which the judge saw the answers.
+        result: the outcome of the judge's own run.
     """
 
     best: int | None
     reasons: str
     order: tuple[int, ...]
-    told: PartResult
+    result: PartResult
 
     @property
     def is_failed(self) -> bool:
-        """Whether the judge was asked and named none."""
-        return self.best is None and not self.told.part.dry_run
+        """Whether the judge ran and named no answer."""
+        return self.best is None and not self.result.part.dry_run
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """How an orchestration went; `results` are in the order of the parts, and have no more than those."""
+    """The outcome of an orchestration; `results` are in the order of the parts, without parts that were skipped."""
 
     run_id: str
     plan: Plan
@@ -201,45 +222,47 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def completed(self) -> int:
-        """Parts that succeeded."""
+        """The number of successful parts."""
         return sum(result.error is None for result in self.results)
 
     @property
     def failed(self) -> int:
-        """Parts that did not, those included that were cancelled."""
+        """The number of failed parts, cancelled parts included."""
         return len(self.results) - self.completed
 
     @property
     def cancelled(self) -> int:
-        """Parts that were ended or not begun, because the whole was."""
+        """The number of cancelled parts."""
         return sum(result.is_cancelled for result in self.results)
 
     @property
-    def first_failed(self) -> int | None:
-        """The index of the first part that failed."""
-        return next((result.index for result in self.results if result.error), None)
+    def first_failed(self) -> PartResult | None:
+        """The result of the first failed part."""
+        return next((result for result in self.results if result.error), None)
 
     @property
     def usage(self) -> Usage:
-        """The tokens of all parts, and of the judge."""
-        told = [*self.results, *([self.verdict.told] if self.verdict else [])]
-        return sum((result.result.usage or Usage() for result in told), Usage())
+        """The tokens of all parts and of the judge."""
+        return sum((result.result.usage or Usage() for result in self._all), Usage())
 
     @property
     def cost_usd(self) -> float | None:
-        """What the agents told that they cost, in US dollars."""
-        told = [*self.results, *([self.verdict.told] if self.verdict else [])]
-        costs = [cost for result in told if (cost := result.result.ending.cost_usd) is not None]
+        """The reported cost of all parts and of the judge, in US dollars; None if no agent reported a cost."""
+        costs = [cost for result in self._all if (cost := result.result.ending.cost_usd) is not None]
         return sum(costs) if costs else None
+
+    @property
+    def _all(self) -> tuple[PartResult, ...]:
+        return (*self.results, self.verdict.result) if self.verdict else self.results
 
 
 def not_run(index: int, part: Part, error: ClinvkError) -> PartResult:
-    """Give the result of a part whose agent was not started."""
+    """Return the result of a part whose agent did not start."""
     failed = RunFailed(error.code, error.message)
     return PartResult(index=index, part=part, result=RunResult(text="", started=None, ending=failed))
 
 
-def described(index: int, part: Part, command: str) -> PartResult:
-    """Give the result of a part that was but to be shown."""
+def dry_run_result(index: int, part: Part, command: str) -> PartResult:
+    """Return the result of a dry run: the command is the answer."""
     result = RunResult(text=command, started=None, ending=RunFinished())
     return PartResult(index=index, part=part, result=result, model=part.request.model)

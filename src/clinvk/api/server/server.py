@@ -302,7 +302,7 @@ async def opened(
                 def orchestrations() -> "Orchestrations":
                     from clinvk.orchestrate.live import Orchestrations
 
-                    return Orchestrations(runs, store, runs.spawner, needed, judge=judge)
+                    return Orchestrations(runs, store, runs.spawner, needed, rule=judge)
 
                 front = create_app(
                     settings, environ, runs, store, orchestrations, inventory, doors, grants, watching, registry

@@ -1,43 +1,27 @@
-"""What `parallel`, `chain` and `compare` print as JSON: the whole and its parts, or each event as a line."""
+"""What `parallel`, `chain` and `compare` print as JSON: the REST answer with the field names of the command line."""
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict
 
 from clinvk.cli.prompt.printers import TokenUsage
 from clinvk.cli.terminal import exits
 from clinvk.cli.terminal.streams import ReaderGone, Stdout
-from clinvk.dialects.dialect import Facts
-from clinvk.dialects.rest.batch_answers import PartLines
-from clinvk.runtime.runs import Run
-from clinvk.types.events import Logged, RunFinished
-from clinvk.types.orchestration import (
-    Chain,
-    ChangedFile,
-    Check,
-    Compare,
-    Kind,
-    Parallel,
-    Part,
-    PartResult,
-    Plan,
-    Summary,
-    Verdict,
-)
+from clinvk.dialects.rest import batch_answers
+from clinvk.dialects.rest.batch_answers import ChainAnswer, CompareAnswer, JudgeAnswer, ParallelAnswer
+from clinvk.orchestrate.event_stream import EventStream
+from clinvk.orchestrate.orchestration import Observer
+from clinvk.types.orchestration import ChangedFile, Check, Kind, PartResult, Plan, Summary
 
 Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
 
 
 class PartOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a task, a step or a backend went; `exit_code` is what `clinvk PROMPT` would have exited with.
+    """The outcome of a task, step or backend; `exit_code` is the exit code of `clinvk PROMPT` for the same run.
 
-    `index` is from 0, `step` from 1. The first five are of the kinds that have them; the last ten come with what they
-    tell of.
+    `index` counts from 0, `step` from 1. Which of the first five fields are present depends on the kind.
     """
 
     index: int | Unset = UNSET
@@ -48,8 +32,8 @@ class PartOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     backend: str
     model: str | None
     output: str
-    error: str | Unset = UNSET
-    error_code: str | Unset = UNSET
+    error: str | None = None
+    error_code: str | None = None
     duration_seconds: float
     exit_code: int
     session_id: str | None = None
@@ -57,25 +41,25 @@ class PartOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     usage: TokenUsage | None = None
     cost_usd: float | None = None
     structured_output: object = None
-    meta: dict[str, object] = {}
-    diff: str | Unset = UNSET
+    meta: dict[str, object] | None = None
+    diff: str | None = None
     diff_is_cut: bool = False
-    files: tuple[ChangedFile, ...] | Unset = UNSET
+    files: tuple[ChangedFile, ...] | None = None
     branch: str = ""
-    worktree: str = ""
+    worktree: str | None = None
     check: Check | None = None
     warnings: tuple[str, ...] = ()
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the judge said: the index and the backend of the best answer, null where it failed and in a dry run."""
+class JudgeOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The verdict: the index and the backend of the best answer, null if the judge failed and in a dry run."""
 
     backend: str
     best: int | None
     best_backend: str | None
     reasons: str
     order: tuple[int, ...]
-    error: str | Unset = UNSET
+    error: str | None = None
     duration_seconds: float
     run_id: str = ""
     usage: TokenUsage | None = None
@@ -83,7 +67,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ParallelOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How all tasks went. `cancelled` are those of the failed that were ended, or not begun, because the whole was."""
+    """The outcome of all tasks; `failed` includes `cancelled`."""
 
     total_tasks: int
     completed: int
@@ -96,7 +80,7 @@ class ParallelOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class ChainOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the steps went that were run; `failed_step` is from 1, 0 is none."""
+    """The outcome of the steps that ran; `failed_step` counts from 1, and is 0 if no step failed."""
 
     total_steps: int
     completed_steps: int
@@ -108,12 +92,12 @@ class ChainOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class CompareOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How all backends went."""
+    """The outcome of all backends."""
 
     prompt: str
     backends: list[str]
     results: list[PartOutcome]
-    judge: Judged | None = None
+    judge: JudgeOutcome | None = None
     total_duration_seconds: float
     run_id: str = ""
     warnings: tuple[str, ...] = ()
@@ -121,146 +105,71 @@ class CompareOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 Outcome = ParallelOutcome | ChainOutcome | CompareOutcome
 
+_PART_ONLY = {"index", "step", "task_id", "task_name", "name", "duration_seconds", "exit_code", "usage", "branch"}
+_SHARED_OF_PART = [name for name in PartOutcome.__struct_fields__ if name not in _PART_ONLY]
+_SHARED_OF_JUDGE = [name for name in JudgeOutcome.__struct_fields__ if name not in _PART_ONLY]
+
 
 def outcome(summary: Summary) -> Outcome:
-    """Say how an orchestration went."""
-    plan = summary.plan
-    results = [part_outcome(result, plan.kind) for result in summary.results]
-    seconds = round(summary.duration_s, 3)
-    match plan:
-        case Parallel(parts=parts):
-            return ParallelOutcome(
-                total_tasks=len(parts),
-                completed=summary.completed,
-                failed=summary.failed,
-                cancelled=summary.cancelled,
-                total_duration_seconds=seconds,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-                results=results,
-            )
-        case Chain(parts=parts):
-            failed = summary.first_failed
-            return ChainOutcome(
-                total_steps=len(parts),
-                completed_steps=summary.completed,
-                failed_step=0 if failed is None else failed + 1,
-                total_duration_seconds=seconds,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-                results=results,
-            )
-        case Compare(parts=parts, prompt=prompt):
-            return CompareOutcome(
-                prompt=prompt,
-                backends=[part.request.backend for part in parts],
-                results=results,
-                judge=_judged(summary.verdict, parts) if summary.verdict else None,
-                total_duration_seconds=seconds,
-                run_id=summary.run_id,
-                warnings=summary.warnings,
-            )
+    """Return the outcome of an orchestration."""
+    answer = batch_answers.answer(summary)
+    fields = asdict(answer)
+    fields["total_duration_seconds"] = fields.pop("total_duration_ms") / 1000
+    fields["results"] = [part_outcome(result, summary.plan.kind) for result in summary.results]
+    match answer:
+        case ParallelAnswer():
+            return ParallelOutcome(**fields)
+        case ChainAnswer():
+            return ChainOutcome(**fields)
+        case CompareAnswer(judge=judge):
+            result = summary.verdict and summary.verdict.result
+            fields["judge"] = _judge_outcome(judge, result) if judge and result else None
+            return CompareOutcome(**fields)
 
 
 def part_outcome(result: PartResult, kind: Kind) -> PartOutcome:
-    """Say how a part went."""
-    change, ending = result.change, result.result.ending
-    part = result.part
-    told = PartOutcome(
-        backend=part.request.backend,
-        model=(result.result.started.model if result.result.started else None) or result.model,
-        output=result.result.text,
-        error=result.error.message if result.error else UNSET,
-        error_code=result.error.code if result.error else UNSET,
-        duration_seconds=round(result.duration_s, 3),
-        exit_code=exits.of_ending(ending),
-        session_id=result.session_id,
-        run_id=result.run_id,
-        usage=_usage(result),
-        cost_usd=ending.cost_usd,
-        structured_output=ending.structured_output if isinstance(ending, RunFinished) else None,
-        meta=part.meta,
-        diff=change.diff if change else UNSET,
-        diff_is_cut=bool(change and change.is_cut),
-        files=change.files if change else UNSET,
-        branch=change.branch if change and change.kept else "",
-        worktree=change.path if change and change.kept else "",
-        check=result.check,
-        warnings=change.warnings if change else (),
-    )
+    """Return the outcome of a part."""
+    answer, part = asdict(batch_answers.part_answer(result, kind)), result.part
+    fields = {name: answer[name] for name in _SHARED_OF_PART}
     match kind:
         case "parallel":
-            return replace(told, index=result.index, task_id=part.id, task_name=part.name)
+            fields |= {"index": result.index, "task_id": part.id, "task_name": part.name}
         case "chain":
-            return replace(told, step=result.index + 1, name=part.name)
+            fields |= {"step": result.index + 1, "name": part.name}
         case "compare":
-            return replace(told, index=result.index)
+            fields |= {"index": result.index}
+    return PartOutcome(
+        **fields,
+        duration_seconds=answer["duration_ms"] / 1000,
+        exit_code=exits.of_ending(result.result.ending),
+        usage=_usage(result),
+        branch=result.change.branch if result.change and result.change.kept else "",
+    )
+
+
+def _judge_outcome(judge: JudgeAnswer, result: PartResult) -> JudgeOutcome:
+    answer = asdict(judge)
+    fields = {name: answer[name] for name in _SHARED_OF_JUDGE}
+    return JudgeOutcome(**fields, duration_seconds=judge.duration_ms / 1000, usage=_usage(result))
 
 
 def _usage(result: PartResult) -> TokenUsage | None:
     return TokenUsage.of(result.result.usage) if result.result.usage else None
 
 
-def _judged(verdict: Verdict, parts: tuple[Part, ...]) -> Judged:
-    told = verdict.told
-    return Judged(
-        backend=told.part.request.backend,
-        best=verdict.best,
-        best_backend=None if verdict.best is None else parts[verdict.best].request.backend,
-        reasons=verdict.reasons,
-        order=verdict.order,
-        error=told.error.message if told.error else UNSET,
-        duration_seconds=round(told.duration_s, 3),
-        run_id=told.run_id,
-        usage=_usage(told),
-        cost_usd=told.result.ending.cost_usd,
-    )
+def event_printer(plan: Plan, stop: Callable[[], None]) -> Observer:
+    """Return an observer that prints events as they happen, and calls `stop` if nobody reads stdout any more."""
+    stdout = Stdout(1)
 
-
-class JsonLines:
-    """Prints events as they happen. Where nobody reads them any more, `stop` is called."""
-
-    def __init__(self, plan: Plan, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._stdout = Stdout(1)
-        self._turn = asyncio.Lock()
-        self._lines = PartLines(plan)
-
-    async def show(self) -> None:
-        """Do nothing: each event is printed at once."""
-
-    def begun(self, index: int, part: Part, run: Run) -> None:
-        """Do nothing: the events tell it."""
-
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Print events of a run."""
-        await self._print(b"".join(self._lines.heard(index, part, batch, partial(_facts_of, run))))
-
-    async def ended(self, result: PartResult) -> None:
-        """Print what stands for the events of a part whose agent was not started."""
-        await self._print(self._lines.ended(result, time.time()))
-
-    async def _print(self, lines: bytes) -> None:
-        if not lines:
-            return
+    async def write(lines: Iterable[bytes]) -> None:
         try:
-            async with self._turn:
-                await self._stdout.write(lines)
+            await stdout.write(b"".join(lines))
         except ReaderGone:
-            self._stop()
+            stop()
 
-
-def _facts_of(run: Run) -> Facts:
-    return Facts(
-        run_id=run.id,
-        backend=run.request.backend,
-        session_id=run.session_id,
-        model=run.request.model,
-        workdir=run.request.workdir or "",
-        started_at=run.started_at or run.created_at,
-    )
+    return EventStream(plan, write)
 
 
 def last_line(summary: Summary) -> str:
-    """Give the JSON of the whole, marked as the last line of a stream."""
+    """Return the outcome as the last line of a stream."""
     return '{"type":"summary",' + msgspec.json.encode(outcome(summary)).decode()[1:]

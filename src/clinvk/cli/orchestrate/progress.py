@@ -1,15 +1,14 @@
-"""How an orchestration goes, told on stderr while it does: lines, or on a terminal a display of its own."""
+"""Progress of an orchestration on stderr: a line when a part begins or ends, and the words of every display."""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
 from clinvk.cli.terminal.output import STDERR, Notes, is_writable, without_sequences
 from clinvk.cli.terminal.streams import writable
 from clinvk.cli.terminal.times import duration
-from clinvk.orchestrate.parts import Observer
+from clinvk.orchestrate.orchestration import Observer
 from clinvk.runtime.runs import Run
 from clinvk.types.errors import TimedOut
 from clinvk.types.events import Event, Logged, Progress, ThinkingDelta, ToolCall
@@ -18,16 +17,8 @@ from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 _INPUT_SHOWN = 200
 
 
-class Teller(Observer, Protocol):
-    """An observer that tells of what it hears; `show` is under way until all has ended."""
-
-    async def show(self) -> None:
-        """Tell of it until this is cancelled, or do nothing."""
-        ...
-
-
 def label(plan: Plan, index: int, part: Part) -> str:
-    """Say in a few words which part it is."""
+    """Return a short name for a part, e.g. `step 2 claude review`."""
     if part.is_judge:
         return f"judge ({part.request.backend})"
     number = f"step {index + 1}" if isinstance(plan, Chain) else f"[{index}]"
@@ -36,7 +27,7 @@ def label(plan: Plan, index: int, part: Part) -> str:
 
 
 def status(result: PartResult) -> str:
-    """Say in a word or two how a part went."""
+    """Return the outcome of a part in a word or two."""
     if result.error is None:
         return "shown" if result.part.dry_run else "done"
     if result.is_cancelled:
@@ -45,13 +36,13 @@ def status(result: PartResult) -> str:
 
 
 def tokens(result: PartResult) -> int:
-    """Give how many tokens a part has used."""
+    """Return the number of tokens that a part used."""
     usage = result.result.usage
     return usage.input_tokens + usage.output_tokens if usage else 0
 
 
 def activity(event: Event) -> str:
-    """Say what an agent does, on a line; empty where an event does not tell."""
+    """Return an agent's activity on one line; empty for an event that shows no activity."""
     match event:
         case ToolCall(name=name, input=given):
             return f"{name} {msgspec.json.encode(given).decode(errors='replace')[:_INPUT_SHOWN]}"
@@ -63,10 +54,10 @@ def activity(event: Event) -> str:
             return ""
 
 
-class Lines:
-    """A line for each beginning and end; with `verbose` in a request also its agent's tools and stderr.
+class ProgressLines(Observer):
+    """Prints a line when a part begins or ends; of a `verbose` request also tool calls and the agent's stderr.
 
-    Who does not read them holds up the agents, but not Ctrl-C.
+    A reader who does not read stderr blocks the agents, but not Ctrl-C.
     """
 
     def __init__(self, plan: Plan, notes: Notes) -> None:
@@ -74,53 +65,34 @@ class Lines:
         self._notes = notes
         self._turn = asyncio.Lock()
 
-    async def show(self) -> None:
-        """Do nothing: each line is said at once."""
-
     def begun(self, index: int, part: Part, run: Run) -> None:
-        """Say so, if nobody would be held up."""
+        """Print that a part has begun, unless stderr is blocked."""
         if is_writable(STDERR):
             self._notes.say(f"{label(self._plan, index, part)}: started")
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Say what of it is worth a line."""
+        """Print the activity of a verbose part."""
         if not part.request.verbose:
             return
         for _, _, event in batch:
-            if not isinstance(event, ThinkingDelta) and (told := activity(event)):
-                await self._tell(self._notes.say, f"{label(self._plan, index, part)}: {told}")
+            if not isinstance(event, ThinkingDelta) and (text := activity(event)):
+                await self._print(self._notes.say, f"{label(self._plan, index, part)}: {text}")
 
     async def ended(self, result: PartResult) -> None:
-        """Say how a part went."""
+        """Print the outcome of a part."""
         if result.part.dry_run:
             return
-        told = f"{label(self._plan, result.index, result.part)}: {status(result)}"
+        line = f"{label(self._plan, result.index, result.part)}: {status(result)}"
         if result.run_id:
-            told += f" after {duration(result.duration_s)}"
+            line += f" after {duration(result.duration_s)}"
         if used := tokens(result):
-            told += f", {used:,} tokens"
+            line += f", {used:,} tokens"
         if result.error:
-            await self._tell(self._notes.error, f"{told}: {result.error.message}")
+            await self._print(self._notes.error, f"{line}: {result.error.message}")
         else:
-            await self._tell(self._notes.say, told)
+            await self._print(self._notes.say, line)
 
-    async def _tell(self, say: Callable[[str], None], line: str) -> None:
+    async def _print(self, say: Callable[[str], None], line: str) -> None:
         async with self._turn:
             await writable(STDERR)
             say(line)
-
-
-class Silence:
-    """Says nothing."""
-
-    async def show(self) -> None:
-        """Do nothing."""
-
-    def begun(self, index: int, part: Part, run: Run) -> None:
-        """Say nothing."""
-
-    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Say nothing."""
-
-    async def ended(self, result: PartResult) -> None:
-        """Say nothing."""

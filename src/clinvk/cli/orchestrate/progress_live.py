@@ -1,4 +1,4 @@
-"""The display of an orchestration on a terminal: a line for each run, drawn anew a few times a second.
+"""The live display of an orchestration on a terminal: a line for each part, redrawn a few times a second.
 
 The only module that knows rich.
 """
@@ -21,6 +21,7 @@ from clinvk.cli.orchestrate.progress import activity, label, status, tokens
 from clinvk.cli.terminal.output import Notes, without_sequences
 from clinvk.cli.terminal.table import cut_left, one_line
 from clinvk.cli.terminal.times import duration
+from clinvk.orchestrate.orchestration import Observer
 from clinvk.runtime.runs import Run
 from clinvk.types.events import Logged, TextDelta
 from clinvk.types.orchestration import Chain, Part, PartResult, Plan
@@ -28,13 +29,13 @@ from clinvk.types.orchestration import Chain, Part, PartResult, Plan
 _EVERY_S = 0.2
 _TAIL_CHARS = 300
 _ROWS_AROUND = 3
-"""What else the display needs: its head, its foot, and the line of the cursor."""
+"""The lines of the display besides the parts: head, foot, and the line of the cursor."""
 _KEPT = 500
 _STYLES = {"running": "cyan", "done": "green", "failed": "red", "timed out": "red", "cancelled": "yellow"}
 
 
 class _Running:
-    """A part under way; `text` is the end of what its agent said."""
+    """A running part; `text` is the end of the answer so far."""
 
     def __init__(self, part: Part, run: Run) -> None:
         self.part = part
@@ -52,13 +53,13 @@ class _Running:
 
     @property
     def last(self) -> str:
-        """What it did last, or the last line that it said."""
+        """The last activity of the agent, or the last line of the answer."""
         lines = self.text.split("\n")
         return self.did or next((line for line in reversed(lines) if line.strip()), "")
 
 
 class Row(NamedTuple):
-    """What is shown of a part; `is_text`: what it did last is to talk, and the end of that says more."""
+    """The cells of a part; with `is_text`, `last` is cut at the beginning, since the end of an answer says more."""
 
     label: str
     state: str
@@ -69,7 +70,7 @@ class Row(NamedTuple):
 
 
 class _End:
-    """A line that is cut at its beginning where there is no room for all of it."""
+    """A line that is cut at the beginning if there is no room for all of it."""
 
     def __init__(self, line: str) -> None:
         self._line = line
@@ -78,8 +79,8 @@ class _End:
         yield Text(cut_left(self._line, options.max_width), "dim")
 
 
-class Display:
-    """An observer that shows what it hears; what does not fit the terminal is but counted."""
+class Display(Observer):
+    """Shows the parts in a table; parts that do not fit the terminal are only counted."""
 
     def __init__(self, plan: Plan, notes: Notes, color: bool) -> None:
         self._plan = plan
@@ -88,31 +89,31 @@ class Display:
         self._running: dict[int, _Running] = {}
         self._ended: deque[tuple[int, Row]] = deque(maxlen=_KEPT)
         self._counts: dict[str, int] = {}
-        self._begun: set[int] = set()  # those beyond the first that waits
+        self._begun: set[int] = set()  # only indices above the first waiting part
         self._first = 0
         for result in plan.done if isinstance(plan, Chain) else ():
             self._begin(result.index)
             self._end(result)
 
     def begun(self, index: int, part: Part, run: Run) -> None:
-        """Take that a part's run has begun."""
+        """Show that a part has begun."""
         self._running[index] = _Running(part, run)
         self._begin(index)
 
     async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
-        """Take what a part does."""
+        """Show the activity of a part."""
         self._running[index].take(batch)
 
     async def ended(self, result: PartResult) -> None:
-        """Take how a part went."""
+        """Show the outcome of a part."""
         if not self._running.pop(result.index, None):
             self._begin(result.index)
         self._end(result)
 
     async def show(self) -> None:
-        """Show it until this is cancelled; then take it off the terminal. What is said meanwhile stands above it.
+        """Redraw the display until cancelled, then clear it. Notes of the meantime are printed above the display.
 
-        Nothing is drawn while the terminal takes nothing (Ctrl-S): that would hold up the agents.
+        While the terminal blocks (Ctrl-S), nothing is drawn: drawing would block the agents.
         """
         poll = select.poll()
         poll.register(self._console.file.fileno(), select.POLLOUT)
@@ -127,7 +128,7 @@ class Display:
         self._console.print(Text.from_ansi(line.rstrip("\n")), soft_wrap=True)
 
     def drawn(self) -> Group:
-        """Give the display as it is at present."""
+        """Return the display in its current state."""
         rows = Table(box=None, expand=True, pad_edge=False, header_style="dim")
         most = max(1, self._console.width // 3)
         rows.add_column("", no_wrap=True, overflow="ellipsis", max_width=most)
@@ -164,7 +165,7 @@ class Display:
         self._ended.append((result.index, row))
 
     def _rows(self, most: int) -> Iterator[Row]:
-        """Give what there is room for: what runs, then what ended last, then what comes next; in their order."""
+        """Return as many rows as fit, in the order of the parts: running, then ended, then waiting parts go first."""
         now = time.time()
         chosen = {index: self._row(index, running, now) for index, running in sorted(self._running.items())[:most]}
         for index, row in list(self._ended)[-most + len(chosen) :] if len(chosen) < most else ():
@@ -175,7 +176,7 @@ class Display:
         return (chosen[index] for index in sorted(chosen))
 
     def _waiting(self, most: int) -> Iterator[int]:
-        """Give the next parts."""
+        """Yield the indices of the next parts."""
         waiting = (index for index in range(self._first, len(self._plan.parts)) if index not in self._begun)
         return islice(waiting, most)
 

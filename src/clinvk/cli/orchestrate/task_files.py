@@ -221,7 +221,7 @@ def _wrong(name: str, place: Place, message: str, field: str | None = None) -> I
     return InvalidFile(f"{name}:{place.line}:{place.column}: {message}", field)
 
 
-def filled(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: Settings) -> list[PartBody]:
+def with_flags(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: Settings) -> list[PartBody]:
     """Give the parts of a file with what they leave to the flags; `at` is what the list is called in the file.
 
     Args:
@@ -237,7 +237,7 @@ def filled(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: S
     return [_filled(body, f"{at}[{index}]", base, flags, settings) for index, body in enumerate(bodies)]
 
 
-def grounded(parts: tuple[Part, ...], base: str) -> tuple[Part, ...]:
+def resolve_directories(parts: tuple[Part, ...], base: str) -> tuple[Part, ...]:
     """Let parts that name neither directory nor session work in `base`."""
     return tuple(
         part

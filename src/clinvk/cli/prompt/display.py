@@ -221,7 +221,7 @@ class _Unkept(logging.Handler):
 @contextmanager
 def told_what_is_not_kept(notes: Notes) -> Generator[None]:
     """Tell the user what the runtime logs of the store."""
-    loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.whole_record")]
+    loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.live")]
     handler = _Unkept(notes)
     for logger in loggers:
         logger.addHandler(handler)

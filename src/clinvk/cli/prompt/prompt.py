@@ -229,8 +229,15 @@ async def _run_over(store: SessionStore, asked: Asked, choose: Choose, showing: 
 
 
 def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None) -> RunRequest:
+    return complete(request_of(flags, settings, text, files, session), settings)
+
+
+def request_of(
+    flags: RunFlags, settings: Settings, text: str, files: Attached, session: Session | None = None
+) -> RunRequest:
+    """Return the request of the flags, before the settings complete the other options."""
     timeout_s = settings.unified_flags.command_timeout_secs if flags.timeout is None else flags.timeout
-    request = RunRequest(
+    return RunRequest(
         prompt=text,
         backend=session.backend if session else settings.default_backend,
         session_id=session.id if session else None,
@@ -249,7 +256,6 @@ def _request(flags: RunFlags, settings: Settings, text: str, files: Attached, se
         ephemeral=flags.ephemeral,
         verbose=flags.verbose,
     )
-    return complete(request, settings)
 
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:

@@ -1,6 +1,6 @@
-"""Answers of parallel, chain and compare: whole, or as one stream of lines, each with its part."""
+"""Answers to parallel, chain and compare requests: one JSON object, or the last line of a stream."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -11,18 +11,18 @@ from clinvk.dialects import sse
 from clinvk.dialects.dialect import Facts
 from clinvk.dialects.rest import unified
 from clinvk.dialects.rest.rest import PromptAnswer, answered
-from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
+from clinvk.dialects.rest.unified import UnifiedEncoder
 from clinvk.types.errors import ClinvkError
-from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
+from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import (
     Chain,
     ChangedFile,
     Check,
     Compare,
+    Kind,
     Parallel,
     Part,
     PartResult,
-    Plan,
     Summary,
     Verdict,
 )
@@ -115,29 +115,23 @@ Answer = ParallelAnswer | ChainAnswer | CompareAnswer
 
 
 def whole(summary: Summary) -> bytes:
-    """Give the answer."""
+    """Return the JSON of the answer."""
     return _encoder.encode(answer(summary))
 
 
 def last_line(summary: Summary) -> bytes:
-    """Give the answer as the last line of a stream."""
-    told = answer(summary)
-    match told:
-        case ParallelAnswer():
-            line = ParallelSummary(**asdict(told))
-        case ChainAnswer():
-            line = ChainSummary(**asdict(told))
-        case CompareAnswer():
-            line = CompareSummary(**asdict(told))
-    return _encoder.encode(line) + b"\n"
+    """Return the answer as the last line of a stream."""
+    fields = asdict(answer(summary))
+    kinds = {"parallel": ParallelSummary, "chain": ChainSummary, "compare": CompareSummary}
+    return _encoder.encode(kinds[summary.plan.kind](**fields)) + b"\n"
 
 
 def answer(summary: Summary) -> Answer:
-    """Say how an orchestration went."""
-    is_chain = isinstance(summary.plan, Chain)
-    results = [_part(result, is_chain) for result in summary.results]
+    """Return the outcome of an orchestration as the REST API has it."""
+    plan = summary.plan
+    results = [part_answer(result, plan.kind) for result in summary.results]
     duration_ms = round(summary.duration_s * 1000)
-    match summary.plan:
+    match plan:
         case Parallel(parts=parts):
             return ParallelAnswer(
                 total_tasks=len(parts),
@@ -154,7 +148,7 @@ def answer(summary: Summary) -> Answer:
             return ChainAnswer(
                 total_steps=len(parts),
                 completed_steps=summary.completed,
-                failed_step=0 if failed is None else failed + 1,
+                failed_step=failed.index + 1 if failed else 0,
                 total_duration_ms=duration_ms,
                 results=results,
                 run_id=summary.run_id,
@@ -172,23 +166,13 @@ def answer(summary: Summary) -> Answer:
             )
 
 
-def tag_of(index: int, part: Part, is_step: bool) -> unified.Tag:
-    """Give what the events of a part are tagged with."""
-    return unified.Tag(index, index + 1 if is_step else None, part.name or None, part.id or None)
-
-
-def stream_of(headers: Mapping[str, str]) -> str:
-    """Give the media type of the stream that is asked for; empty where it is none."""
-    accepted = headers.get("accept", "").lower()
-    return next((kind for kind in (unified.MEDIA_TYPE, sse.MEDIA_TYPE) if kind in accepted), "")
-
-
-def _part(result: PartResult, is_step: bool) -> PartAnswer:
+def part_answer(result: PartResult, kind: Kind) -> PartAnswer:
+    """Return the outcome of one part."""
     part, change = result.part, result.change
     return PartAnswer(
         **asdict(_prompt(result)),
         index=result.index,
-        step=result.index + 1 if is_step else None,
+        step=result.index + 1 if kind == "chain" else None,
         name=part.name or None,
         id=part.id or None,
         meta=part.meta or None,
@@ -205,7 +189,7 @@ def _part(result: PartResult, is_step: bool) -> PartAnswer:
 def _judge(verdict: Verdict, parts: tuple[Part, ...]) -> JudgeAnswer:
     best = verdict.best
     return JudgeAnswer(
-        **asdict(_prompt(verdict.told)),
+        **asdict(_prompt(verdict.result)),
         best=best,
         best_backend=None if best is None else parts[best].request.backend,
         reasons=verdict.reasons,
@@ -225,35 +209,12 @@ def _prompt(result: PartResult) -> PromptAnswer:
     return answered(request, result.result, facts)
 
 
-class PartLines:
-    """Gives the lines of all parts of a plan."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._is_chain = isinstance(plan, Chain)
-        self._encoders: dict[int, UnifiedEncoder] = {}
-
-    def heard(self, index: int, part: Part, batch: Iterable[Logged], facts: Callable[[], Facts]) -> Iterator[bytes]:
-        """Give the lines of events of a run, one by one; `facts` tells of the run, and is asked once."""
-        encoder = self._encoders.get(index)
-        if encoder is None:
-            encoder = self._encoders[index] = UnifiedEncoder(facts(), self._tag(index, part))
-        return (encoder.feed(event, at) for _, at, event in batch)
-
-    def ended(self, result: PartResult, at: float) -> bytes:
-        """Give what stands for the events of a part that had none, since its agent was not started."""
-        if self._encoders.pop(result.index, None):
-            return b""
-        request, ending = result.part.request, result.result.ending
-        facts = Facts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
-        encoder = UnifiedEncoder(facts, self._tag(result.index, result.part))
-        shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
-        events = (ending,) if isinstance(ending, RunFailed) else shown
-        return b"".join(encoder.feed(event, at) for event in events)
-
-    def _tag(self, index: int, part: Part) -> Tag:
-        return Tag(name=part.name) if part.is_judge else tag_of(index, part, self._is_chain)
+def stream_type(headers: Mapping[str, str]) -> str:
+    """Return the media type of the requested stream; empty if the client wants one JSON object."""
+    accepted = headers.get("accept", "").lower()
+    return next((kind for kind in (unified.MEDIA_TYPE, sse.MEDIA_TYPE) if kind in accepted), "")
 
 
-def broken_off(run_id: str, error: ClinvkError, at: float) -> bytes:
-    """Give the last line of a stream that cannot go on: an error that is of no part."""
+def error_line(run_id: str, error: ClinvkError, at: float) -> bytes:
+    """Return the last line of a stream that breaks off: an error that belongs to no part."""
     return UnifiedEncoder(Facts(run_id=run_id, backend="")).feed(RunFailed(error.code, error.message), at)

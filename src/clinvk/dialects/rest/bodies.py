@@ -351,7 +351,7 @@ def compare(body: CompareBody) -> Compare:
         parts=parts,
         sequential=bool(body.sequential),
         check=body.check or "",
-        judge=_judge(body, body.judge) if body.judge else None,
+        judge=judge_request(body.judge, body.workdir) if body.judge else None,
     )
 
 
@@ -399,13 +399,13 @@ def _compared(body: CompareBody, entry: BackendBody, shared: RunRequest) -> Part
     )
 
 
-def _judge(body: CompareBody, judge: JudgeBody) -> RunRequest:
-    """Give the request of an agent that reads, and does nothing else; nobody goes on with its conversation."""
+def judge_request(judge: JudgeBody, workdir: str | None) -> RunRequest:
+    """Return the request of a judge, an agent that only reads and keeps no session."""
     return RunRequest(
         prompt=judge.prompt or "",
         backend=judge.backend,
         model=judge.model or None,
-        workdir=body.workdir or None,
+        workdir=workdir or None,
         sandbox_mode="read-only",
         approval_mode="default",
         timeout_s=judge.timeout_secs,

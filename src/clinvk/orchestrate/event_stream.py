@@ -1,0 +1,56 @@
+"""The events of all parts as one stream of JSON lines, for REST and for the command line."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from clinvk.dialects.dialect import Facts
+from clinvk.dialects.rest.unified import Tag, UnifiedEncoder
+from clinvk.orchestrate.orchestration import Observer
+from clinvk.runtime.runs import Run
+from clinvk.types.events import Logged, RunFailed, RunStarted, TextDelta
+from clinvk.types.orchestration import Chain, Part, PartResult, Plan
+
+
+class EventStream(Observer):
+    """Writes the unified events of all parts; `write` receives the lines of one batch, one call at a time."""
+
+    def __init__(self, plan: Plan, write: Callable[[Iterable[bytes]], Awaitable[None]]) -> None:
+        self._is_chain = isinstance(plan, Chain)
+        self._write = write
+        self._turn = asyncio.Lock()
+        self._encoders: dict[int, UnifiedEncoder] = {}
+
+    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+        """Write the events of a run."""
+        encoder = self._encoders.get(index)
+        if encoder is None:
+            facts = Facts(
+                run_id=run.id,
+                backend=run.request.backend,
+                session_id=run.session_id,
+                model=run.request.model,
+                workdir=run.request.workdir or "",
+                started_at=run.started_at or run.created_at,
+            )
+            encoder = self._encoders[index] = UnifiedEncoder(facts, self._tag(index, part))
+        async with self._turn:
+            await self._write(encoder.feed(event, at) for _, at, event in batch)
+
+    async def ended(self, result: PartResult) -> None:
+        """Write the events that stand for a part whose agent did not start."""
+        if self._encoders.pop(result.index, None):
+            return
+        request, ending = result.part.request, result.result.ending
+        facts = Facts(run_id="", backend=request.backend, model=request.model, workdir=request.workdir or "")
+        encoder = UnifiedEncoder(facts, self._tag(result.index, result.part))
+        shown = (RunStarted(request.model), TextDelta(result.result.text), ending)
+        events = (ending,) if isinstance(ending, RunFailed) else shown
+        at = time.time()
+        async with self._turn:
+            await self._write([encoder.feed(event, at) for event in events])
+
+    def _tag(self, index: int, part: Part) -> Tag:
+        if part.is_judge:
+            return Tag(name=part.name)
+        return Tag(index, index + 1 if self._is_chain else None, part.name or None, part.id or None)

@@ -1,0 +1,344 @@
+"""One orchestration: runs the parts, in worktrees if requested, informs observers, and stops as a whole."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from clinvk.backends.base import describe
+from clinvk.orchestrate import chain, judge
+from clinvk.runtime.process.waiting import beside_loop
+from clinvk.runtime.runs import Run, Runs
+from clinvk.runtime.slots import Share
+from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.types.errors import Cancelled, ClinvkError, InvalidRequest, QueueFull
+from clinvk.types.events import Logged, RunFinished
+from clinvk.types.orchestration import (
+    Chain,
+    Change,
+    Compare,
+    Parallel,
+    Part,
+    PartResult,
+    Plan,
+    Summary,
+    Verdict,
+    agents_at_once,
+    dry_run_result,
+    is_dry_run,
+    not_run,
+)
+from clinvk.types.request import PartOf, RunRequest
+from clinvk.types.text import readable
+
+_T = TypeVar("_T")
+
+SourceRule = Callable[[RunRequest, str], Sequence[str]]
+"""For the worktree of a request: raise if a directory must not be copied; return the blocked directories below."""
+
+CHECK_WITHIN_S = 600.0
+"""The time limit of a check if the part has no time limit."""
+
+_OBSERVER_GRACE_S = 2.0
+"""How long an observer may take once the orchestration stops: the observer's client perhaps reads nothing."""
+
+_READY = 8
+"""The most parts that wait for a slot, already recorded, while other parts run."""
+
+
+class Observer:
+    """Callbacks for the events of the parts. A slow callback slows down the agent that sent the events."""
+
+    async def show(self) -> None:
+        """Redraw a display of the parts until cancelled, or return."""
+
+    def begun(self, index: int, part: Part, run: Run) -> None:
+        """Note that the run of a part left the queue, or ended in the queue."""
+
+    async def heard(self, index: int, part: Part, run: Run, batch: Sequence[Logged]) -> None:
+        """Receive events of a part's run, in order."""
+
+    async def ended(self, result: PartResult) -> None:
+        """Receive the result of a part. A part whose agent did not start sends no events before."""
+
+
+class Orchestration:
+    """An orchestration under way.
+
+    Attributes:
+        id: the run id; empty for a dry run.
+        warnings: what the plan allows but the user hardly means.
+        summary: the outcome, once all parts have ended.
+        over: set when the outcome is recorded.
+        stopped: why a caller stopped the orchestration; empty also after a stop by `fail_fast`.
+    """
+
+    def __init__(
+        self, run_id: str, plan: Plan, runs: Runs, worktrees: Worktrees, rule: SourceRule, warnings: tuple[str, ...]
+    ) -> None:
+        self.id = run_id
+        self.plan = plan
+        self.warnings = warnings
+        self.summary: Summary | None = None
+        self.over = asyncio.Event()
+        self.stopped = ""
+        self._stop_reason = ""
+        self._runs = runs
+        self._worktrees = worktrees
+        self._rule = rule
+        self._share = Share(min(agents_at_once(plan), runs.occupancy.slots))
+        self._run_ids: set[str] = set()
+        self._observers: tuple[Observer, ...] = ()
+        self._limits: dict[asyncio.Timeout, float] = {}
+        self._describing = asyncio.Lock()
+
+    async def drive(self, *observers: Observer) -> Summary:
+        """Run all parts to the end. Cancelling this call ends all agents."""
+        began = time.monotonic()
+        self._observers = observers
+        warnings, verdict = self.warnings, None
+        match self.plan:
+            case Parallel() as plan:
+                results = await self._run_parts(bool(plan.fail_fast))
+            case Chain() as plan:
+                results = await self._run_steps(plan)
+            case Compare() as plan:
+                results = await self._run_parts()
+                answers = judge.answers(results)
+                verdict = await self._judge(plan, answers)
+                warnings += () if self._stop_reason else tuple(judge.warnings(plan, answers))
+        self.summary = Summary(
+            run_id=self.id,
+            plan=self.plan,
+            results=results,
+            duration_s=time.monotonic() - began,
+            warnings=warnings,
+            verdict=verdict,
+        )
+        return self.summary
+
+    async def stop(self, why: str = "the whole was cancelled") -> None:
+        """Cancel all running and waiting parts until no agent is left; `drive` then returns the results so far."""
+        self.stopped = self.stopped or why
+        await self._stop(why)
+
+    async def cancel(self, why: str = "the whole was cancelled") -> None:
+        """Stop the orchestration and wait until the outcome is recorded. The driver itself must call `stop`."""
+        await self.stop(why)
+        await self.over.wait()
+
+    async def _stop(self, why: str) -> None:
+        self._stop_reason = self._stop_reason or why
+        now = asyncio.get_running_loop().time()
+        for limit, grace_s in self._limits.items():
+            if limit.when() is None:
+                limit.reschedule(now + grace_s)
+        async with asyncio.TaskGroup() as group:
+            for run_id in tuple(self._run_ids):
+                group.create_task(self._runs.cancel(run_id))
+
+    async def _until_stopped(self, work: Awaitable[_T], grace_s: float = 0.0) -> _T:
+        """Await work, for `grace_s` at most once the orchestration stops.
+
+        Raises:
+            Cancelled: the orchestration stopped, and the work was cancelled.
+        """
+        limit = asyncio.timeout(grace_s if self._stop_reason else None)
+        try:
+            async with limit:
+                self._limits[limit] = grace_s
+                try:
+                    return await work
+                finally:
+                    del self._limits[limit]
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise self._not_run() from exc
+
+    def _not_run(self) -> Cancelled:
+        return Cancelled(f"not run: {self._stop_reason}")
+
+    async def _run_parts(self, fail_fast: bool = False) -> tuple[PartResult, ...]:
+        """Run independent parts; return the results in the order of the parts.
+
+        Only running parts and the next few have a task. The next few are recorded before a slot is free. With
+        `fail_fast` no part begins before the outcome of the part before is known.
+        """
+        at_once = self._share.at_once
+        ready = 0 if fail_fast else min(at_once, _READY)
+        waiting = enumerate(self.plan.parts)
+        results: dict[int, PartResult] = {}
+
+        async def work() -> None:
+            for index, part in waiting:
+                result = results[index] = await self._run_part(index, part)
+                if fail_fast and result.error and not self._stop_reason:
+                    await self._stop(f"tasks[{index}] failed, and fail_fast ends the others")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once + ready):
+                group.create_task(work())
+        return tuple(results[index] for index in sorted(results))
+
+    async def _run_steps(self, plan: Chain) -> tuple[PartResult, ...]:
+        """Run the unfinished steps in order; return the results of all steps that ran, finished ones first."""
+        results = list(plan.done)
+        answers = {result.part.name: result.result.text for result in results}
+        for index, part in enumerate(plan.parts[len(results) :], len(results)):
+            previous = results[-1] if results else None
+            try:
+                step = await beside_loop(len(part.request.prompt), chain.filled_step, plan, part, previous, answers)
+            except InvalidRequest as exc:
+                result = await self._report(not_run(index, part, exc))
+            else:
+                directory = part.request.workdir or ""
+                result = await self._run_part(index, step, directory if step.request.workdir != directory else "")
+            results.append(replace(result, part=part))
+            if not part.dry_run:
+                answers[part.name] = result.result.text
+            if self._stop_reason or (result.error and plan.stop_on_failure):
+                break
+        return tuple(results)
+
+    async def _judge(self, plan: Compare, answers: Sequence[PartResult]) -> Verdict | None:
+        """Run the judge, if the plan has one and there are enough answers."""
+        if is_dry_run(plan):
+            return judge.dry_run_verdict(plan)
+        if plan.judge is None or not judge.can_judge(len(answers)) or self._stop_reason:
+            return None
+        shuffled = random.SystemRandom().sample(answers, len(answers))
+        request = judge.judge_request(plan, plan.judge, shuffled)
+        order = tuple(answer.index for answer in shuffled)
+        part = Part(request=request, name="judge", is_judge=True)
+        result = await self._run_part(len(plan.parts), part)
+        best, reasons = None, ""
+        if isinstance(result.result.ending, RunFinished):
+            try:
+                best, reasons = judge.read_ruling(order, result.result.ending.structured_output)
+            except ValueError as exc:
+                reasons = str(exc)
+        return Verdict(best=best, reasons=reasons, order=order, result=result)
+
+    async def _run_part(self, index: int, part: Part, base: str = "") -> PartResult:
+        """Run a part to the end. An error that prevents the run becomes the result.
+
+        `base` is the directory from which the part's worktree was made, as in `PartOf`.
+        """
+        try:
+            if self._stop_reason:
+                raise self._not_run()
+            result = await self._run_or_describe(index, part, base)
+        except ClinvkError as exc:
+            result = not_run(index, part, exc)
+        return await self._report(result)
+
+    async def _run_or_describe(self, index: int, part: Part, base: str) -> PartResult:
+        request = part.request
+        if not request.prompt.strip():
+            raise InvalidRequest("prompt is empty", "prompt")
+        if part.dry_run:
+            async with self._describing:
+                await asyncio.sleep(0)  # nothing else here yields to the event loop
+                command = describe(await self._runs.plan(request), len(request.prompt.encode()))
+                return dry_run_result(index, part, readable("\n".join([command, *_directory_notes(part)])))
+        if part.isolation == "none":
+            return await self._run_with_room(index, part, base)
+        directory = request.workdir or ""
+        label = part.name or part.id or request.backend
+        async with self._worktrees.isolated(directory, label, partial(self._rule, request)) as worktree:
+            moved = replace(part, request=replace(request, workdir=worktree.path))
+            result = await self._run_with_room(index, moved, base or directory)
+            result = await self._examined(worktree, replace(result, part=part))
+        return result if result.change and result.change.kept else replace(result, workdir=directory)
+
+    async def _examined(self, worktree: Worktree, result: PartResult) -> PartResult:
+        """Return a result with the outcome of the check, unless stopped, and the changes in the worktree."""
+        check, warnings = None, worktree.warnings
+        command = self.plan.check if isinstance(self.plan, Compare) else ""
+        timeout_s = result.part.request.timeout_s or CHECK_WITHIN_S
+        try:
+            if command and not result.is_cancelled:
+                check = await self._until_stopped(self._worktrees.check(worktree, command, timeout_s))
+        except Cancelled:
+            pass  # a check ends with the orchestration, without a result
+        except ClinvkError as exc:
+            warnings += (f"the check could not be run: {exc.message}",)
+        try:
+            change = await self._worktrees.outcome(worktree)
+        except ClinvkError as exc:
+            warnings += (f"what was changed cannot be told: {exc.message}",)
+            change = Change(diff="", is_cut=False, files=(), branch=worktree.branch, path=worktree.path, kept=True)
+        return replace(result, change=replace(change, warnings=(*warnings, *change.warnings)), check=check)
+
+    async def _run_with_room(self, index: int, part: Part, base: str) -> PartResult:
+        """Run a part; while the queue is full, wait for room."""
+        while True:
+            try:
+                return await self._run(index, part, base)
+            except QueueFull:
+                await self._until_stopped(self._runs.room(part.request))
+
+    async def _run(self, index: int, part: Part, base: str) -> PartResult:
+        place = PartOf(self.id, index, part.name, base)
+        async with self._runs.run(replace(part.request, part=place), self._share) as run:
+            self._run_ids.add(run.id)
+            try:
+                if self._stop_reason:
+                    await self._runs.cancel(run.id)
+                await self._observe(index, part, run)
+                result = await run.result()
+                if part.isolation != "none" or self._share.at_once == 1:
+                    await self._runs.cancel(run.id)  # the run has ended: this waits until the agent has exited
+            finally:
+                self._run_ids.discard(run.id)
+        if run.started_at is None and self._stop_reason:
+            return replace(not_run(index, part, self._not_run()), run_id=run.id, session_id=run.session_id)
+        started_at = run.started_at or run.created_at
+        return PartResult(
+            index=index,
+            part=part,
+            result=replace(result, said=()),
+            run_id=run.id,
+            session_id=run.session_id,
+            model=run.request.model,
+            workdir=run.request.workdir or "",
+            duration_s=max(0.0, (run.ended_at or time.time()) - started_at),
+        )
+
+    async def _observe(self, index: int, part: Part, run: Run) -> None:
+        """Send all events of a run to the observers."""
+        if not self._observers:
+            return
+        await run.begun()
+        for observer in self._observers:
+            observer.begun(index, part, run)
+        async for batch in run.batches():
+            for observer in self._observers:
+                await self._notify(observer, observer.heard(index, part, run, batch))
+
+    async def _report(self, result: PartResult) -> PartResult:
+        for observer in self._observers:
+            await self._notify(observer, observer.ended(result))
+        return result
+
+    async def _notify(self, observer: Observer, callback: Awaitable[None]) -> None:
+        """Await a callback; drop an observer that takes too long once the orchestration stops."""
+        try:
+            await self._until_stopped(callback, _OBSERVER_GRACE_S)
+        except Cancelled:
+            self._observers = tuple(other for other in self._observers if other is not observer)
+
+
+def _directory_notes(part: Part) -> Iterator[str]:
+    """Yield where the agent of a dry run would work, if not in the directory that the command shows."""
+    directory = part.request.workdir or "the directory"
+    if part.follows:
+        yield f"# for {directory}: the worktree of the step before, if it has one and leaves changes in it"
+    if part.isolation == "worktree":
+        yield f"# for {directory}: the same directory in a new git worktree, as HEAD has it"
