@@ -85,7 +85,6 @@ class LocalRuns:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store)
-        self._saving = beside(self._autosave.run())
         self._closing = False
         self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
@@ -123,6 +122,7 @@ class LocalRuns:
         self._bounds.open()
         await self._guard.take_over()
         self._guard.start()
+        self._saving = beside(self._autosave.run())
         await self._saving.__aenter__()
         await self._group.__aenter__()
         if self.pool:
