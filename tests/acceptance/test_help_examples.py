@@ -14,8 +14,8 @@ import pytest
 
 from acceptance.command import WITHIN_S, Clinvk
 from clinvk.backends.registry import BACKENDS
-from clinvk.cli.parse import help as texts
-from clinvk.cli.parse.commands import COMMANDS, GROUPS, help_of
+from clinvk.cli.parse.commands import COMMANDS, GROUPS
+from clinvk.cli.parse.help import help_of
 from repositories import Repository
 from scripted.steps import claude_says
 
@@ -54,8 +54,8 @@ def sample(epilog: str, name: str) -> str:
 def prelude(clinvk: Clinvk) -> str:
     """What a user of the examples has: a repository with the files that they name, and a conversation."""
     Repository(clinvk.folder, clinvk.agent.folder).commit()
-    (clinvk.folder / "tasks.yaml").write_text(sample(texts.PARALLEL.epilog, "tasks.yaml"))
-    (clinvk.folder / "steps.yaml").write_text(sample(texts.CHAIN.epilog, "steps.yaml"))
+    (clinvk.folder / "tasks.yaml").write_text(sample(help_of("parallel").epilog, "tasks.yaml"))
+    (clinvk.folder / "steps.yaml").write_text(sample(help_of("chain").epilog, "steps.yaml"))
     (clinvk.folder / "tasks.json").write_text('[{"prompt": "x"}]')
     (clinvk.folder / "prompt.md").write_text("explain")
     (clinvk.agent.folder / "project").mkdir()

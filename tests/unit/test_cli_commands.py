@@ -5,9 +5,9 @@ from typing import get_type_hints
 import pytest
 
 from clinvk.cli.parse import arguments
-from clinvk.cli.parse import help as texts
 from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, members, start_of
 from clinvk.cli.parse.flags import Flags
+from clinvk.cli.parse.help import help_of
 from clinvk.types.errors import InvalidRequest
 
 ANSWERED_BY_ENTRY = ("version", "help")
@@ -52,7 +52,7 @@ def test_a_group_needs_one_of_its_commands(group: str) -> None:
 
 
 def test_the_help_of_a_prompt_lists_every_command() -> None:
-    listed = texts.PROMPT.epilog.partition("examples:")[0]
+    listed = help_of("").epilog.partition("examples:")[0]
     assert {word for word in FIRST_WORDS if f"\n  {word}" not in listed} == set()
 
 
@@ -60,7 +60,7 @@ def test_every_command_of_two_words_belongs_to_a_group_and_the_groups_help_lists
     for name in COMMANDS:
         first, _, second = name.partition(" ")
         assert (first in GROUPS) == bool(second)
-        assert not second or f"\n  {name}" in GROUPS[first].epilog
+        assert not second or f"\n  {name}" in help_of(first).epilog
 
 
 def test_what_follows_two_dashes_is_a_word_of_the_command() -> None:

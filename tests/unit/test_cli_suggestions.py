@@ -19,7 +19,7 @@ def test_only_a_flag_that_the_command_takes_is_suggested(name: str, flag: str) -
         assert not suggested or f"\n  {suggested.removesuffix('?')}" in taken
 
 
-@pytest.mark.parametrize("name", ["service install", "service uninstall", "service print"])
+@pytest.mark.parametrize("name", ["service uninstall", "service print"])
 def test_a_command_without_json_says_that_it_has_no_such_flag(name: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"^{name} has no flag '--json'; see clinvk help {name}$"):
         arguments.read([*name.split(), "--json"])

@@ -263,7 +263,7 @@ def commands() -> list[list[str]]:
     """Give the arguments of each `clinvk` that the page calls."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     found = [re.search(r"(?:^|\bsudo |\bclinvk )clinvk ((?:service|keys|doctor|serve)\b.*)", line) for line in lines]
-    return [shlex.split(match[1]) for match in found if match]
+    return [shlex.split(re.split(r" [|>] ", match[1])[0]) for match in found if match]
 
 
 def test_the_page_calls_clinvk_as_it_can_be_called() -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from clinvk.cli.admin.service.launchd import Launchd
-from clinvk.cli.admin.service.service_plan import Account, Plan, planned
-from clinvk.cli.admin.service.systemd import Systemd
-from clinvk.cli.parse.flags import InstallFlags
+from clinvk.cli.admin.service import plan_service, warnings_of
+from clinvk.cli.admin.unit_files import Account, ServicePlan, service_files
+from clinvk.cli.parse.flags import ServicePrintFlags
 from clinvk.config.model import AgentSettings, ServerSettings, Settings
 from clinvk.types.errors import ConfigError, InvalidRequest
 
@@ -20,17 +19,22 @@ ANA = Account("ana", 1000, 1000, Path("/home/ana"), for_machine=True)
 OWN = ANA._replace(for_machine=False)
 
 
-def plan(**changes: Any) -> Plan:
-    """What is served, unless a test says otherwise."""
-    return Plan(
+def plan(account: Account = ANA, **changes: Any) -> ServicePlan:
+    """Return what is served, unless a test says otherwise."""
+    return ServicePlan(
+        account=account,
         argv=("/usr/bin/true", "serve", "--port", "8080"),
-        folder=Path("/home/ana/.clinvk/workspace"),
+        home=Path("/home/ana/.clinvk"),
+        workdir=None,
         env={"PATH": "/opt/agents/bin:/usr/bin"},
-        secrets=Path("/home/ana/.clinvk/service.env"),
         settings=Settings(server=ServerSettings(shutdown_grace_secs=40)),
-        is_activated=False,
-        warnings=(),
+        has_socket=False,
     )._replace(**changes)
+
+
+def systemd_unit(account: Account = ANA, **changes: Any) -> dict[str, list[str]]:
+    """Return the unit of the service, as `unit` reads it."""
+    return unit(next(iter(service_files("systemd", plan(account, **changes)).values())))
 
 
 def unit(text: str) -> dict[str, list[str]]:
@@ -65,7 +69,7 @@ def words(line: str) -> list[str]:
 
 
 def test_the_unit_of_a_machine_has_the_names_and_keys_that_its_users_know() -> None:
-    files = Systemd(ANA).files(plan())
+    files = service_files("systemd", plan())
     assert list(files) == [Path("/etc/systemd/system/clinvk.service")]
     read = unit(files[Path("/etc/systemd/system/clinvk.service")])
     known = {
@@ -87,14 +91,14 @@ def test_the_unit_of_a_machine_has_the_names_and_keys_that_its_users_know() -> N
 
 def test_the_unit_lets_the_server_stop_its_agents_itself() -> None:
     """SIGTERM for all would end the agents at once, and a shorter time than the grace the server."""
-    read = unit(next(iter(Systemd(ANA).files(plan()).values())))
+    read = systemd_unit()
     assert read["Service.KillMode"] == ["mixed"]
     assert int(read["Service.TimeoutStopSec"][0]) >= 40 + 5
     assert read["Service.OOMPolicy"] == ["continue"]
 
 
 def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> None:
-    files = Systemd(OWN).files(plan())
+    files = service_files("systemd", plan(OWN))
     read = unit(files[Path("/home/ana/.config/systemd/user/clinvk.service")])
     assert read["Install.WantedBy"] == ["default.target"]
     assert "Service.User" not in read
@@ -104,7 +108,7 @@ def test_the_unit_of_a_user_is_below_the_home_and_makes_no_user_namespace() -> N
 @pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
 def test_no_line_keeps_the_sandboxes_of_agents_from_starting(account: Account) -> None:
     """Each of these does, as was tried."""
-    read = unit(next(iter(Systemd(account).files(plan()).values())))
+    read = systemd_unit(account)
     refused = ("ProtectKernelTunables", "ProtectKernelLogs", "RestrictNamespaces", "RestrictSUIDSGID", "PrivateTmp")
     assert not set(read).intersection(f"Service.{key}" for key in refused)
 
@@ -112,36 +116,37 @@ def test_no_line_keeps_the_sandboxes_of_agents_from_starting(account: Account) -
 @pytest.mark.parametrize(("host", "listen"), [("0.0.0.0", "0.0.0.0:8080"), ("::1", "[::1]:8080")])
 def test_with_a_socket_systemd_listens_where_the_settings_say(host: str, listen: str) -> None:
     settings = Settings(server=ServerSettings(host=host))
-    service, socket = (unit(text) for text in Systemd(OWN).files(plan(is_activated=True, settings=settings)).values())
+    service, socket = (
+        unit(text) for text in service_files("systemd", plan(OWN, has_socket=True, settings=settings)).values()
+    )
     assert socket["Socket.ListenStream"] == [listen]
     assert "Socket.Accept" not in socket
     assert service["Unit.Requires"] == ["clinvk.socket"]
 
 
 def test_a_socket_needs_an_address_and_systemd() -> None:
-    named = plan(is_activated=True, settings=Settings(server=ServerSettings(host="localhost")))
+    named = plan(OWN, has_socket=True, settings=Settings(server=ServerSettings(host="localhost")))
     with pytest.raises(InvalidRequest, match="'localhost'"):
-        Systemd(OWN).files(named)
+        service_files("systemd", named)
     with pytest.raises(InvalidRequest, match="--socket is for systemd"):
-        Launchd(OWN).files(named)
+        service_files("launchd", named)
 
 
 ODD = ("/opt/a b/clinvk", "serve", "--config", '/home/ana/100% "mine"/$HOME\\x.yaml')
 
 
 def test_odd_paths_arrive_as_they_are() -> None:
-    odd = plan(argv=ODD, env={"PATH": "/opt/a b:/50%"}, folder=Path("/srv/50% of it"))
-    read = unit(next(iter(Systemd(ANA).files(odd).values())))
+    read = systemd_unit(argv=ODD, env={"PATH": "/opt/a b:/50%"}, workdir=Path("/srv/50% of it"))
     assert words(read["Service.ExecStart"][0]) == list(ODD)
     assert read["Service.Environment"] == ['"PATH=/opt/a b:/50%%"']
     assert read["Service.WorkingDirectory"] == ["-/srv/50%% of it"]
 
 
 @pytest.mark.parametrize("account", [ANA, OWN], ids=["machine", "user"])
-@pytest.mark.parametrize("is_activated", [False, True], ids=["alone", "with a socket"])
-def test_every_line_is_one_that_systemd_knows(tmp_path: Path, account: Account, is_activated: bool) -> None:
+@pytest.mark.parametrize("has_socket", [False, True], ids=["alone", "with a socket"])
+def test_every_line_is_one_that_systemd_knows(tmp_path: Path, account: Account, has_socket: bool) -> None:
     """Where systemd is installed it is asked; its manual is the list for the rest."""
-    files = Systemd(account._replace(name="root")).files(plan(is_activated=is_activated))
+    files = service_files("systemd", plan(account._replace(name="root"), has_socket=has_socket))
     for path, text in files.items():
         (tmp_path / path.name).write_text(text)
         assert set(unit(text)) <= KNOWN
@@ -166,21 +171,22 @@ KNOWN = {
 
 
 def test_the_property_list_is_the_launch_agent_that_its_users_know() -> None:
-    files = Launchd(OWN).files(plan(env={"PATH": "/opt/<a> & b"}))
+    files = service_files("launchd", plan(OWN, env={"PATH": "/opt/<a> & b"}))
     assert list(files) == [Path("/home/ana/Library/LaunchAgents/com.clinvk.server.plist")]
     read = plistlib.loads(next(iter(files.values())).encode())
     assert (read["Label"], read["RunAtLoad"], read["KeepAlive"]) == ("com.clinvk.server", True, True)
     assert read["ProgramArguments"] == ["/usr/bin/true", "serve", "--port", "8080"]
     assert read["EnvironmentVariables"] == {"PATH": "/opt/<a> & b"}
-    assert read["WorkingDirectory"] == "/home/ana/.clinvk/workspace"
+    assert "WorkingDirectory" not in read, "launchd starts nothing in a directory that is not there"
     assert read["ExitTimeOut"] > 40
     assert "UserName" not in read
 
 
 def test_the_property_list_of_a_machine_names_its_user() -> None:
-    ((path, text),) = Launchd(ANA).files(plan()).items()
+    ((path, text),) = service_files("launchd", plan(workdir=Path("/srv"))).items()
     assert path == Path("/Library/LaunchDaemons/com.clinvk.server.plist")
-    assert plistlib.loads(text.encode())["UserName"] == "ana"
+    read = plistlib.loads(text.encode())
+    assert (read["UserName"], read["WorkingDirectory"]) == ("ana", "/srv")
 
 
 @pytest.fixture
@@ -192,19 +198,25 @@ def account(tmp_path: Path) -> Account:
     return ANA._replace(home=tmp_path)
 
 
+def warnings(account: Account, environ: dict[str, str], manager: str = "systemd", **flags: Any) -> str:
+    """Return what `clinvk service print` warns of."""
+    found = plan_service(ServicePrintFlags(**flags), environ, account)
+    return "\n".join(warnings_of(found, environ, manager == "systemd"))
+
+
 def test_the_path_has_the_folders_of_the_agents_and_no_others(account: Account) -> None:
-    found = planned(InstallFlags(), {"PATH": f"{account.home}/else:{account.home}/bin:relative"}, account)
-    folders = found.env["PATH"].split(":")
+    environ = {"PATH": f"{account.home}/else:{account.home}/bin:relative"}
+    folders = plan_service(ServicePrintFlags(), environ, account).env["PATH"].split(":")
     assert folders[:2] == [f"{account.home}/bin", f"{account.home}/.local/bin"]
     assert not {f"{account.home}/else", "relative"}.intersection(folders)
     assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(folders)
-    assert not [text for text in found.warnings if "no agent" in text]
+    assert "no agent" not in warnings(account, environ)
 
 
-def test_what_is_served_follows_the_flags_and_the_account(account: Account, tmp_path: Path) -> None:
+def test_the_command_line_follows_the_flags_and_the_account(account: Account, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("server: {shutdown_grace_secs: 7}")
-    flags = InstallFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
-    found = planned(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
+    flags = ServicePrintFlags(host="0.0.0.0", port=3000, config=str(tmp_path / "own.yaml"), workdir=str(tmp_path))
+    found = plan_service(flags, {"CLINVK_HOME": "/srv/clinvk"}, account)
     arguments = ["serve", "--host", "0.0.0.0", "--port", "3000", "--config", str(tmp_path / "own.yaml")]
     assert list(found.argv)[-7:] == arguments
     assert (found.folder, found.secrets) == (tmp_path, Path("/srv/clinvk/service.env"))
@@ -213,33 +225,29 @@ def test_what_is_served_follows_the_flags_and_the_account(account: Account, tmp_
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [(0o700, True), (0o755, False)])
-def test_a_clinvk_that_the_account_cannot_reach_is_named(
+def test_a_clinvk_that_the_account_cannot_reach_is_reported(
     account: Account, monkeypatch: pytest.MonkeyPatch, mode: int, is_named: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr("sys.executable", f"{folder}/python")
         monkeypatch.setattr("sys.argv", [f"{folder}/clinvk"])
         Path(folder).chmod(mode)
-        warnings = planned(InstallFlags(), {}, account).warnings
-    assert any(f"ana may not enter {folder}, where {folder}/clinvk is" in text for text in warnings) == is_named
+        found = warnings(account, {})
+    assert (f"ana may not enter {folder}, where {folder}/clinvk is" in found) == is_named
 
 
-def test_agents_with_cgroups_of_their_own_get_them_from_systemd() -> None:
+def test_agents_with_their_own_cgroups_get_them_from_systemd() -> None:
     settings = Settings(agents=AgentSettings(cgroup=True))
-    assert unit(next(iter(Systemd(ANA).files(plan(settings=settings)).values())))["Service.Delegate"] == ["yes"]
-    assert "Service.Delegate" not in unit(next(iter(Systemd(ANA).files(plan()).values())))
-
-
-def test_agents_that_would_run_as_root_are_warned_of(account: Account) -> None:
-    root, other = (planned(InstallFlags(), {}, account._replace(uid=uid)).warnings for uid in (0, 1000))
-    assert any("agents will run as root" in text for text in root)
-    assert not any("as root" in text for text in other)
+    assert systemd_unit(settings=settings)["Service.Delegate"] == ["yes"]
+    assert "Service.Delegate" not in systemd_unit()
 
 
 def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> None:
-    found = planned(InstallFlags(), {"CLINVK_API_KEYS": "very-secret"}, account)
-    assert any("CLINVK_API_KEYS is not written" in warning for warning in found.warnings)
-    assert "very-secret" not in "".join(Systemd(account).files(found).values())
+    environ = {"CLINVK_API_KEYS": "very-secret"}
+    assert "CLINVK_API_KEYS is not written" in warnings(account, environ)
+    assert "very-secret" not in warnings(account, environ)
+    files = service_files("systemd", plan_service(ServicePrintFlags(), environ, account))
+    assert "very-secret" not in "".join(files.values())
 
 
 @pytest.mark.parametrize(
@@ -254,42 +262,41 @@ def test_keys_of_the_environment_are_named_but_not_written(account: Account) -> 
         ("localhost", "", False),
     ],
 )
-def test_a_service_that_would_make_a_key_at_each_start_is_named(
+def test_a_service_that_would_create_a_key_at_each_start_is_reported(
     account: Account, host: str, kept: str, is_named: bool
 ) -> None:
     (account.home / ".clinvk").mkdir()
     if kept:
         (account.home / ".clinvk" / kept).touch()
-    warnings = planned(InstallFlags(host=host), {}, account).warnings
-    assert any("each start makes one, and prints it into the log" in text for text in warnings) == is_named
+    assert ("each start creates one and prints it to the log" in warnings(account, {}, host=host)) == is_named
 
 
-@pytest.mark.parametrize("manager", [Systemd, Launchd])
-def test_keys_are_looked_for_and_advised_where_the_service_manager_reads_them(
-    account: Account, manager: type[Systemd | Launchd]
-) -> None:
+@pytest.mark.parametrize("manager", ["systemd", "launchd"])
+def test_keys_are_looked_up_where_the_service_manager_reads_them(account: Account, manager: str) -> None:
     secrets = account.home / ".clinvk" / "service.env"
     secrets.parent.mkdir()
     secrets.write_text("CLINVK_API_KEYS=sk-x")
-    reads = manager(account).reads_secrets
-    told = planned(InstallFlags(host="0.0.0.0"), {"CLINVK_API_KEYS": "sk-x"}, account, reads).warnings
-    assert any(str(secrets) in text for text in told) == reads
-    assert any("there is no API key" in text for text in told) == (not reads)
-    assert any("CLINVK_API_KEYS is not written" in text and "clinvk keys create NAME" in text for text in told)
+    found = warnings(account, {"CLINVK_API_KEYS": "sk-x"}, manager, host="0.0.0.0")
+    reads = manager == "systemd"
+    assert (str(secrets) in found) == reads
+    assert ("there is no API key" in found) == (not reads)
+    assert "CLINVK_API_KEYS is not written" in found
+    assert "clinvk keys create NAME" in found
 
 
 @pytest.mark.parametrize("for_machine", [True, False])
-def test_root_is_pointed_to_another_user_where_the_service_can_have_one(account: Account, for_machine: bool) -> None:
-    found = planned(InstallFlags(), {}, account._replace(uid=0, for_machine=for_machine))
-    (told,) = [text for text in found.warnings if text.startswith("agents will run as root")]
-    assert ("--run-as" in told) == for_machine
+def test_agents_that_would_run_as_root_are_reported(account: Account, for_machine: bool) -> None:
+    found = warnings(account._replace(uid=0, for_machine=for_machine), {})
+    assert "agents will run as root" in found
+    assert ("--run-as" in found) == for_machine
+    assert "as root" not in warnings(account, {})
 
 
-def test_wrong_settings_are_refused_before_there_is_a_service(account: Account) -> None:
+def test_invalid_settings_are_refused(account: Account) -> None:
     with pytest.raises(ConfigError, match="portt"):
-        planned(InstallFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
+        plan_service(ServicePrintFlags(), {"CLINVK_SERVER__PORTT": "1"}, account)
 
 
 def test_a_line_end_in_a_path_cannot_begin_a_line_of_the_unit(account: Account) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
-        planned(InstallFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)
+        plan_service(ServicePrintFlags(), {"CLINVK_HOME": "/srv/x\nExecStartPre=evil"}, account)

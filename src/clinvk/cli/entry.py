@@ -40,6 +40,8 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
     for number, argument in enumerate(argv, 1):
         if not is_utf8(argument):
             raise InvalidRequest(f"argument {number} is not valid UTF-8: {os.fsencode(argument)!r:.80}")
+    if argv[:1] == [commands.COMPLETE]:
+        return commands.load("admin.completion:complete")(argv[1:], environ)
     command, flags = arguments.read(argv)
     if flags.help:
         return _help(command.split())

@@ -6,8 +6,9 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
-from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, Command, help_of, members
-from clinvk.cli.parse.flags import Flags, add_global
+from clinvk.cli.parse.commands import COMMANDS, FIRST_WORDS, GROUPS, PROMPT, REMOVED, Command, command_of, members
+from clinvk.cli.parse.flags import Flags, specs_of
+from clinvk.cli.parse.help import help_of, usage_of
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.text import nearest
 
@@ -83,6 +84,8 @@ def named(words: Sequence[str]) -> str:
         return f"{first} {second}"
     if not second:
         raise InvalidRequest(f"{first} needs one of {', '.join(members(first))}; see clinvk help {first}")
+    if instead := REMOVED.get(f"{first} {second}"):
+        raise InvalidRequest(f"clinvk {first} {second} {instead}")
     near = _nearest(second, members(first))
     raise InvalidRequest(f"no command '{first} {second}'; {near}have {', '.join(members(first))}")
 
@@ -91,7 +94,7 @@ def _check_number(name: str, command: Command, words: Sequence[str]) -> None:
     if command.most is not None and len(words) > command.most:
         raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
     if len(words) < command.least:
-        raise InvalidRequest(f"{name} needs {command.words[len(words)]}; usage: {command.help.usage}")
+        raise InvalidRequest(f"{name} needs {command.arguments[len(words)]}; usage: {usage_of(name)}")
 
 
 def _parse(parser: "Parser", kind: type[_F], argv: Sequence[str]) -> tuple[_F, list[str]]:
@@ -113,7 +116,7 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     flag = unknown[0].split("=", 1)[0]
     fields = msgspec.structs.fields(command.flags)
     known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
-    hint = "; a value that begins with - stands after --" if "VALUE" in command.words else ""
+    hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
     # Without their dashes, which make all flags alike.
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
         raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
@@ -151,7 +154,7 @@ def is_utf8(text: str) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our errors: exit code 2 is not theirs, and no flag is guessed from its beginning."""
+    """An argparse parser that raises `InvalidRequest`, and takes no abbreviated flags."""
 
     def __init__(self, name: str) -> None:
         text = help_of(name)
@@ -168,15 +171,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
-        told = message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, got")
-        raise InvalidRequest(told)
+        detail = message.removeprefix("argument ").replace("ignored explicit argument", "takes no value, got")
+        raise InvalidRequest(detail)
 
 
 def parser_of(name: str) -> Parser:
-    """Make the parser of a command or group; the empty name is that of a prompt."""
+    """Return the parser of a command or a group; the empty name is a prompt."""
     parser = Parser(name)
-    command = COMMANDS.get(name) if name else PROMPT
-    if command and command.add:
-        command.add(parser)
-    add_global(parser)
+    groups: dict[str, object] = {}
+    for spec in specs_of(Flags if name in GROUPS else command_of(name).flags):
+        if spec.heading not in groups:
+            groups[spec.heading] = parser.add_argument_group(spec.heading)
+        spec.add_to(groups[spec.heading])
     return parser

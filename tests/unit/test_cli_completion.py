@@ -1,0 +1,66 @@
+"""The candidates that `clinvk __complete` offers for the last word of a command line."""
+
+from pathlib import Path
+
+import pytest
+
+from clinvk.cli.admin.completion import candidates
+from clinvk.cli.parse.commands import COMMANDS
+
+OFFERED: list[tuple[str, list[str], list[str]]] = [
+    ("", ["config", "doctor", "serve"], ["show", "--model", "__complete"]),
+    ("--add-dir ", [":dirs"], []),
+    ("--add-dir=s", [":dirs"], []),
+    ("parallel -f ", [":files"], []),
+    ("-- ", [], ["config", "--model"]),
+    ("-- --m", [], ["--model"]),
+    ("config set server.port 1 ", [], ["server.port"]),
+    ("keys revoke ", [], ["config"]),
+    ("service print ", ["systemd", "launchd"], []),
+    ("--unknown=", [], ["config"]),
+    ("sessions frok ", [], ["config"]),
+    ("--backend = co", ["codex"], ["claude"]),
+    ("con", ["config"], ["serve"]),
+    ("config ", ["show", "get", "set", "unset"], ["config", "serve"]),
+    ("-b codex config s", ["show", "set"], ["get"]),
+    ("--backend=codex config s", ["show", "set"], ["get"]),
+    ("-b ", ["claude", "codex", "gemini"], ["config"]),
+    ("--backend=c", ["claude", "codex"], ["gemini"]),
+    ("compare --backends ", ["claude", "codex", "gemini"], ["compare"]),
+    ("compare --backends claude,co", ["claude,codex"], ["claude,claude", "codex"]),
+    ("compare --backends=codex,claude,", ["codex,claude,gemini"], ["gemini"]),
+    ("keys create --backends g", ["gemini"], ["codex"]),
+    ("compare --allowed-tools ", [], ["claude"]),
+    ("--output-format ", ["text", "json", "stream-json"], []),
+    ("--sandbox-mode ", ["default", "read-only", "workspace", "full"], []),
+    ("--model ", ["fast", "best", "opus"], []),
+    ("config get server.h", ["server.host"], ["server.port"]),
+    ("config get backends.claude.e", ["backends.claude.enabled", "backends.claude.env."], []),
+    ("config set output.format ", ["text", "json", "stream-json"], ["output.color"]),
+    ("config set output.color ", ["true", "false"], []),
+    ("config set default_backend ", ["claude", "codex", "gemini"], []),
+    ("config set server.host ", [], ["server.port", "claude"]),
+    ("config show --js", ["--json"], ["--port"]),
+    ("worktrees ", ["list", "show", "apply", "discard"], ["fork"]),
+    ("worktrees show --d", ["--diff"], ["--keep"]),
+    ("runs list --state ", ["running", "interrupted"], ["active"]),
+    ("worktrees apply --k", ["--keep"], ["--yes"]),
+    ("serve --po", ["--port"], ["--json"]),
+    ("help con", ["config"], []),
+    ("help config ", ["show", "set"], []),
+    ("completion ", ["bash", "zsh", "fish"], []),
+]
+
+
+@pytest.mark.parametrize(("line", "some", "none"), OFFERED, ids=[line for line, _, _ in OFFERED])
+def test_the_last_word_is_completed(tmp_path: Path, line: str, some: list[str], none: list[str]) -> None:
+    found = candidates(line.split(" "), {"HOME": str(tmp_path)})
+    assert set(some) <= set(found)
+    assert not set(none) & set(found)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_and_flags_have_descriptions(tmp_path: Path, name: str) -> None:
+    *before, last = name.split()
+    assert candidates([*before, last[:-1]], {"HOME": str(tmp_path)})[last]
+    assert all(candidates([*name.split(), "--"], {"HOME": str(tmp_path)}).values())
