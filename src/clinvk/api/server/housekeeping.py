@@ -31,18 +31,22 @@ _RECOVER_AGAIN_S = 1.0
 
 CLEAN_EVERY_S = 4 * 3600.0
 _DAY_S = 86_400
+_LONG_UNUSED_DAYS = 7
 _NAMED_FILES = 20
 
 
 def tended(
-    store: SqliteStore, retention_days: int, recover_every_s: float = RECOVER_EVERY_S
+    store: SqliteStore,
+    retention_days: int,
+    recover_every_s: float = RECOVER_EVERY_S,
+    clean_every_s: float = CLEAN_EVERY_S,
 ) -> AbstractAsyncContextManager[None]:
     """Tend the store inside this context. Nothing waits for it, and no trouble of the store ends it."""
-    return beside(_tend(store, retention_days, recover_every_s))
+    return beside(_tend(store, retention_days, recover_every_s, clean_every_s))
 
 
-async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float) -> None:
-    is_imported, clean_at, trouble, clock = False, 0.0, "", _Clock()
+async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float, clean_every_s: float) -> None:
+    is_imported, clean_at, trouble = False, 0.0, ""
     for pause_s in chain([min(_RECOVER_AGAIN_S, recover_every_s)], repeat(recover_every_s)):
         try:
             if not is_imported:
@@ -51,8 +55,9 @@ async def _tend(store: SqliteStore, retention_days: int, recover_every_s: float)
             if recovered := await store.recover():
                 logger.info("%d runs were interrupted: their clinvk died", recovered)
             if retention_days and time.monotonic() >= clean_at:
-                await _clean(store, retention_days, clock)
-                clean_at = time.monotonic() + CLEAN_EVERY_S
+                if clean_at or not await _may_be_ahead(store):
+                    await _clean(store, retention_days)
+                clean_at = time.monotonic() + clean_every_s
             trouble = ""
         except StoreUnavailable as exc:
             if exc.message != trouble:
@@ -73,25 +78,17 @@ async def _import(store: SqliteStore) -> None:
         logger.warning("not imported: %d more files", more)
 
 
-class _Clock:
-    """The clock for the age of sessions: it starts at the last use of a session, and runs while the server is up.
-
-    The clock of the machine may be years ahead when the server starts.
-    """
-
-    def __init__(self) -> None:
-        self._start: tuple[float, float] | None = None
-
-    async def now(self, store: SqliteStore) -> float:
-        """Return the time in seconds since the epoch, never one ahead of the machine's clock."""
-        if self._start is None:
-            self._start = await store.last_used() or time.time(), time.monotonic()
-        last_used, since = self._start
-        return min(time.time(), last_used + time.monotonic() - since)
+async def _may_be_ahead(store: SqliteStore) -> bool:
+    """Return whether the machine's clock may be ahead, since by that clock no session was used for long."""
+    last_used = await store.last_used()
+    if last_used is None or time.time() < last_used + _LONG_UNUSED_DAYS * _DAY_S:
+        return False
+    logger.warning("no session was used for %d days, or the clock is ahead: cleaning later", _LONG_UNUSED_DAYS)
+    return True
 
 
-async def _clean(store: SqliteStore, retention_days: int, clock: _Clock) -> None:
-    if number := await store.clean(await clock.now(store) - retention_days * _DAY_S):
+async def _clean(store: SqliteStore, retention_days: int) -> None:
+    if number := await store.clean(time.time() - retention_days * _DAY_S):
         logger.info("cleaned %d sessions that were not used for %d days", number, retention_days)
 
 
