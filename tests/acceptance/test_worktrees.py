@@ -12,11 +12,11 @@ import pytest
 
 from acceptance.command import Clinvk, until
 from acceptance.terminal import Terminal, on_terminal
-from clinvk.cli.admin.worktrees import AppliedWorktree, Discarded, ShownWorktree, WorktreeList
+from clinvk.cli.admin.worktrees import Discarded, ShownWorktree, WorktreeList
 from clinvk.cli.terminal.table import width
 from clinvk.runtime.process.process_tags import RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktree_types import Worktree
+from clinvk.runtime.worktrees.worktree_types import Applied, Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
@@ -264,8 +264,8 @@ def test_applying_from_a_directory_that_is_gone_works(clinvk: Clinvk, repository
 
 def test_applying_as_json_tells_what_came_where(clinvk: Clinvk, repository: Repository) -> None:
     worktree = left(repository)
-    done = told(clinvk, AppliedWorktree, "apply", worktree.id, "--keep")
-    assert done == AppliedWorktree(
+    done = told(clinvk, Applied, "apply", worktree.id, "--keep")
+    assert done == Applied(
         id=worktree.id,
         repository=str(repository.path),
         files=(ChangedFile("a.txt", "modified"),),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -432,13 +432,13 @@ async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     Path(worktree.path, "new").touch()
-    loop, can_be_shared = asyncio.get_running_loop(), Folders.can_be_shared
+    loop, share = asyncio.get_running_loop(), WorktreeFolders.share
 
-    def ended(self: Folders, own: str) -> bool:
+    def ended(self: WorktreeFolders, own: str) -> Lock | None:
         asyncio.run_coroutine_threadsafe(worktrees.leave(worktree), loop).result(20)
-        return can_be_shared(self, own)
+        return share(self, own)
 
-    monkeypatch.setattr(Folders, "can_be_shared", ended)
+    monkeypatch.setattr(WorktreeFolders, "share", ended)
     with pytest.raises(InvalidRequest, match="is in use: its agent is at work"):
         await another(repository).discard(worktree.id)
     assert [item.files for item in await worktrees.list()] == [(ChangedFile("new", "added"),)]
@@ -451,7 +451,7 @@ async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
     repository: Repository, worktrees: Worktrees, is_kept: bool
 ) -> None:
     worktree = await changed(worktrees, repository)
-    folders = Folders(home(repository))
+    folders = WorktreeFolders(home(repository))
     if not is_kept:  # as the death of a clinvk leaves it
         (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     lock = await asyncio.to_thread(folders.share, worktree.id)
@@ -459,7 +459,7 @@ async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
     discarding = asyncio.create_task(worktrees.discard(worktree.id))
     await asyncio.wait([discarding], timeout=0.2)
     assert not discarding.done()
-    os.close(lock)
+    lock.close()
     await discarding
     assert left_over(repository) == []
 
@@ -467,13 +467,13 @@ async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
 async def test_one_that_another_changes_for_too_long_is_told(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
     worktree = await changed(worktrees, repository)
-    lock = await asyncio.to_thread(Folders(home(repository)).hold, worktree.id)
+    lock = await asyncio.to_thread(WorktreeFolders(home(repository)).hold, worktree.id)
     assert lock is not None
     with pytest.raises(InvalidRequest, match="is in use: another clinvk lists, applies or discards it"):
         await worktrees.discard(worktree.id)
-    os.close(lock)
+    lock.close()
 
 
 CRASH = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import another, changed, home, left_over
@@ -138,13 +138,13 @@ async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Reposi
 
 
 async def test_one_that_applies_for_too_long_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._TARGET_FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._TARGET_FREE_WITHIN_S", 0.1)
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
-    folders = Folders(home(repository))
-    lock = await asyncio.to_thread(folders.hold_target, str(repository.path))
+    folders = WorktreeFolders(home(repository))
+    lock = await asyncio.to_thread(folders.lock_home, ".apply")
     assert lock is not None
-    with pytest.raises(ClinvkError, match=r"another clinvk has been changing the files of .*project for 0\.1 s"):
+    with pytest.raises(ClinvkError, match=r"another clinvk has been applying changes for 0\.1 s"):
         await worktrees.apply(worktree.id)
-    await asyncio.to_thread(folders.free_target, str(repository.path), lock)
+    lock.close()
     assert (await worktrees.apply(worktree.id)).removed

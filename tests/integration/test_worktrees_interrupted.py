@@ -7,15 +7,15 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import pytest
 
-from clinvk.runtime.worktrees import diff, listing
+from clinvk.runtime.worktrees import diff
 from clinvk.runtime.worktrees import repository as repositories
 from clinvk.runtime.worktrees import worktrees as package
-from clinvk.runtime.worktrees.folders import Folders
-from clinvk.runtime.worktrees.tree_files import Saved
+from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.tree_files import FileBackup
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError
 from integration.worktree_home import another, changed, home, left_over
@@ -65,25 +65,26 @@ async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, w
     assert left_over(repository) == []
 
 
-@pytest.mark.parametrize(("of", "name"), [(listing, "_opened"), (diff, "remove_tree")], ids=["opened", "left"])
-async def test_one_that_is_not_shown_to_the_end_leaves_no_file_open(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, of: object, name: str
+async def test_cancelled_show_closes_the_patch(
+    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patches: list[BinaryIO] = []
-
-    def opened(file: Path) -> BinaryIO:
-        patches.append(file.open("rb"))
-        return patches[-1]
-
-    monkeypatch.setattr(listing, "_opened", opened)
+    patches: list[IO[bytes]] = []
     worktree = await changed(worktrees, repository)
-    with late(of, name) as gate:
+    path_open = Path.open
+
+    def opened(self: Path, mode: str = "r") -> IO[bytes]:
+        file = path_open(self, mode)
+        patches.extend([file] if self.name == "patch" else [])
+        return file
+
+    monkeypatch.setattr(Path, "open", opened)
+    with late(diff, "remove_tree") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.show(worktree.id)))
     assert [patch.closed for patch in patches] == [True]
 
 
 async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
-    with late(repositories, "settle") as gate:
+    with late(repositories, "_complete") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
     assert left_over(repository) == []
 
@@ -93,16 +94,19 @@ async def test_a_list_that_is_cancelled_holds_none(repository: Repository, workt
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees" / worktree.id
     (folder / "index").rename(folder / "removing")
-    with late(Folders, lock) as gate:
+    with late(WorktreeFolders, lock) as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.list()))
-    held = await asyncio.to_thread(Folders(home(repository)).hold, worktree.id)
-    assert held is not None
-    os.close(held)
+    hold = WorktreeFolders(home(repository)).hold
+
+    async def is_free() -> bool:
+        return await asyncio.to_thread(hold, worktree.id) is not None
+
+    await until_told(is_free)
 
 
 async def test_files_that_are_being_put_aside_are_waited_for(repository: Repository, worktrees: Worktrees) -> None:
     worktree = await changed(worktrees, repository)
-    with late(Saved, "put_aside") as gate:
+    with late(FileBackup, "copy") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
     assert repository.files()["a.txt"] == b"one\n"
     await worktrees.apply(worktree.id)
@@ -113,7 +117,7 @@ async def test_a_folder_that_comes_too_late_is_held_by_nobody(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "_CLAIMED_WITHIN_S", 0.2)
-    with late(Folders, "make") as gate:
+    with late(WorktreeFolders, "make") as gate:
         with pytest.raises(ClinvkError, match=r"making a folder took over 0\.2 s"):
             await worktrees.make(str(repository.path), "agent")
         gate.may_go_on.set()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.folders import Facts, Folders
+from clinvk.runtime.worktrees.folders import WorktreeFolders
 from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import changed, left_over
@@ -99,13 +100,13 @@ async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Reposi
 async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(self: Folders, own: str) -> None:
+    def full(self: WorktreeFolders, own: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees.remove_tree", half)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", half)
     async with worktrees.isolated(str(repository.path), "agent") as removed:
         pass
-    monkeypatch.setattr(Folders, "keep", full)
+    monkeypatch.setattr(WorktreeFolders, "keep", full)
     kept = await changed(worktrees, repository)
     assert [record.getMessage() for record in caplog.records] == [
         f"worktree {removed.id} stays: killed",
@@ -118,7 +119,7 @@ async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", half)
+        patched.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", half)
         async with worktrees.isolated(str(repository.path), "agent") as unchanged:
             pass
         discarded = await changed(worktrees, repository)
@@ -128,7 +129,7 @@ async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_
         for worktree in (unchanged, discarded):
             with pytest.raises(InvalidRequest, match="is being removed: clinvk worktrees list goes on with that"):
                 await worktrees.apply(worktree.id)
-        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", refuse)
+        patched.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", refuse)
         listed = await worktrees.list()
     assert [(item.state, item.problem) for item in listed] == [("broken", "it cannot be removed: not now")] * 2
     assert await worktrees.list() == []
@@ -147,7 +148,7 @@ async def test_one_that_was_not_made_to_the_end_is_removed_by_the_list(
     Path(killed.root, "a.txt").unlink()
     (Path(killed.root).parent / "index").unlink()
     kept = await changed(worktrees, repository)
-    worktrees._let_go(killed.id)  # pyright: ignore[reportPrivateUsage] - as the death of the process does
+    worktrees._held.pop(killed.id).close()  # pyright: ignore[reportPrivateUsage] - as the death of the process does
     assert [item.id for item in await worktrees.list()] == [kept.id]
     assert repository.worktrees() == [kept.root]
 
@@ -167,11 +168,11 @@ async def test_a_branch_that_is_checked_out_elsewhere_stays(
 
 
 def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
-    facts = Facts(repository="/r", common="/r/.git", name="r", inside="", base="0" * 40, submodules=(), made_at=1.0)
+    folders = WorktreeFolders(tmp_path)
+    origin = Worktree(repository="/r", common="/r/.git", name="r", inside="", base="0" * 40, submodules=(), made_at=1.0)
     descriptors = os.listdir("/dev/fd")
     with no_room(), pytest.raises(ClinvkError, match=r"cannot make a worktree in .*: File too large"):
-        folders.make("agent", facts)
+        folders.make("agent", origin)
     assert len(os.listdir("/dev/fd")) == len(descriptors)
     assert os.listdir(folders.path) == []
 

@@ -45,7 +45,7 @@ async def test_one_that_was_changed_back_has_an_empty_patch(repository: Reposito
 async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Repository, worktrees: Worktrees) -> None:
     dead = another(repository)
     own = (await dead.make(str(repository.path), "agent")).id
-    dead._let_go(own)  # pyright: ignore[reportPrivateUsage] - as the death of the process does
+    dead._held.pop(own).close()  # pyright: ignore[reportPrivateUsage] - as the death of the process does
     with pytest.raises(InvalidRequest, match=f"no worktree '{own}'"):
         await worktrees.show(own)
     assert left_over(repository) == []

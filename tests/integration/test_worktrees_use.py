@@ -6,8 +6,7 @@ import fcntl
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,11 @@ from msgspec.structs import replace
 from clinvk.config.model import Settings, complete
 from clinvk.orchestrate.live import Orchestrations
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.process.waiting import finished
 from clinvk.runtime.runs import Run
 from clinvk.runtime.worktrees import repository as repositories_of
-from clinvk.runtime.worktrees import trees
-from clinvk.runtime.worktrees.folders import Folders
+from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
 from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.memory import MemoryStore
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -41,7 +39,7 @@ WAITS = "touch begun; while [ ! -e go ]; do sleep 0.02; done; rm begun go; touch
 @pytest.fixture(autouse=True)
 def refusing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work is not waited for as long as for a user."""
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._GONE_WITHIN_S", 0.3)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._GONE_WITHIN_S", 0.3)
 
 
 @asynccontextmanager
@@ -98,7 +96,7 @@ async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
             await check_in_use(worktrees, kept.id)
         assert await states(worktrees) == ["changed"]
     assert sorted(os.listdir(home(repository) / "worktrees" / kept.id)) == [
-        *("index", "kept", "lock", "project", "worktree.json")
+        *("index", "kept", "lock", "project", "work", "worktree.json")
     ]
 
 
@@ -116,7 +114,7 @@ async def test_an_agent_that_is_about_to_go_is_waited_for(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
-        monkeypatch.setattr(f"clinvk.runtime.worktrees.trees.{name}", 20.0)
+        monkeypatch.setattr(f"clinvk.runtime.worktrees.worktrees.{name}", 20.0)
     kept = await changed(worktrees, repository)
     request = RunRequest(prompt=f"{TEXT}{DONE}exec >&-; sleep 0.5", backend="shell", workdir=kept.root)
     async with local(repository) as runs, runs.run(request) as run:
@@ -198,9 +196,9 @@ async def test_an_agent_works_on_in_what_the_death_of_another_clinvk_left(
         assert await states(worktrees) == ["changed"]
 
 
-async def test_what_a_clinvk_that_was_killed_leaves_holds_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_lock_file_of_a_killed_clinvk_locks_nothing(repository: Repository, worktrees: Worktrees) -> None:
     kept = await changed(worktrees, repository)
-    (home(repository) / "worktrees" / kept.id / "use-0123abcd").touch()
+    (home(repository) / "worktrees" / kept.id / "work").touch()
     assert await states(worktrees) == ["changed"]
     await worktrees.discard(kept.id)
     assert left_over(repository) == []
@@ -212,16 +210,16 @@ async def test_one_that_is_being_removed_or_changed_refuses_the_run(
     def refuse(path: Path) -> None:
         raise ClinvkError("not now")
 
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.3)
-    folders = Folders(home(repository))
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.3)
+    folders = WorktreeFolders(home(repository))
     removed, busy = await changed(worktrees, repository), await changed(worktrees, repository)
     with monkeypatch.context() as patched:
-        patched.setattr("clinvk.runtime.worktrees.trees.remove_tree", refuse)
+        patched.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", refuse)
         with pytest.raises(ClinvkError, match="not now"):
             await worktrees.discard(removed.id)
-    lock = await asyncio.to_thread(folders.hold, busy.id)
+    lock = await asyncio.to_thread(folders.exclude, busy.id)
     assert lock is not None
-    try:
+    with lock:
         async with local(repository) as runs:
             for worktree, why in ((removed, "is being removed"), (busy, "is in use: another clinvk")):
                 request = RunRequest(prompt="touch ran", backend="shell", workdir=worktree.root)
@@ -233,14 +231,12 @@ async def test_one_that_is_being_removed_or_changed_refuses_the_run(
                 assert isinstance(run.refusal, InvalidRequest)
                 assert run.refusal.field == "workdir"
                 assert not Path(worktree.root, "ran").exists()
-    finally:
-        os.close(lock)
 
 
 async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 600.0)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 600.0)
     begun, go = threading.Event(), threading.Event()
 
     def slowly(path: Path) -> None:
@@ -249,7 +245,7 @@ async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
         remove_tree(path)
 
     kept = await changed(worktrees, repository)
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees.remove_tree", slowly)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", slowly)
     discarding = asyncio.create_task(worktrees.discard(kept.id))
     try:
         await until(begun.is_set)
@@ -267,18 +263,16 @@ async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
 async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that_moment(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lock is taken and it is not marked as kept: so it is while the first agent works, and others may."""
     worktree = await worktrees.make(str(repository.path), "agent")
-    folders, is_ready, looks = Folders(home(repository)), Folders.is_ready, [True, False]
+    folders, is_ready, looks = WorktreeFolders(home(repository)), WorktreeFolders.is_ready, [True, False]
 
-    def ready_once(self: Folders, own: str) -> bool:
+    def ready_once(self: WorktreeFolders, own: str) -> bool:
         return is_ready(self, own) and looks.pop(0)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Folders, "is_ready", ready_once)
+        patched.setattr(WorktreeFolders, "is_ready", ready_once)
         with pytest.raises(InvalidRequest, match="is being removed"):
-            await asyncio.to_thread(folders.enter, worktree.id, "one")
-    assert not list((home(repository) / "worktrees" / worktree.id).glob("use-*"))
+            await asyncio.to_thread(folders.enter, worktree.id)
     await worktrees.leave(worktree)
     assert left_over(repository) == []
 
@@ -286,19 +280,19 @@ async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that
 LOOK = (repositories_of, "registered")
 """Where a look at a worktree begins: whoever looks is told where git has it."""
 
-REMOVAL = (Folders, "begin_removal")
+REMOVAL = (WorktreeFolders, "begin_removal")
 
 
 def entering(
     home: Path, own: str, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
-) -> Sequence[InvalidRequest | int | None]:
+) -> Sequence[InvalidRequest | Lock | None]:
     """Have an agent try to enter a worktree right before a step; gives what becomes of that, once it has."""
-    came: list[InvalidRequest | int | None] = []
+    came: list[InvalidRequest | Lock | None] = []
     before: Callable[..., object] = getattr(*step)
 
     def entered(*arguments: object) -> object:
         try:
-            came.append(Folders(home).enter(own, "one"))
+            came.append(WorktreeFolders(home).enter(own))
         except InvalidRequest as exc:
             came.append(exc)
         return before(*arguments)
@@ -335,15 +329,15 @@ async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clin
 async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.trees._FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
     registered = repositories_of.registered
 
-    def meanwhile(common: str, root: Path) -> Path | None:
+    def meanwhile(worktree: Worktree) -> Path | None:
         with pytest.raises(InvalidRequest, match="is in use: another clinvk lists, applies or discards it"):
             asyncio.run(another(repository).discard(worktree.id))
-        return registered(common, root)
+        return registered(worktree)
 
     monkeypatch.setattr(repositories_of, "registered", meanwhile)
     await worktrees.apply(worktree.id, dry_run=True)
@@ -355,16 +349,15 @@ async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
-    hold = Folders.hold
+    hold = WorktreeFolders.hold
 
-    def meanwhile(self: Folders, own: str) -> int | None:
-        lock = self.enter(own, "one")
-        assert lock is not None
-        Path(worktree.root, "new").touch()
-        self.exit(own, "one", lock)
+    def meanwhile(self: WorktreeFolders, own: str) -> Lock | None:
+        with self.enter(own) or nullcontext() as entered:
+            assert entered is None
+            Path(worktree.root, "new").touch()
         return hold(self, own)
 
-    monkeypatch.setattr(Folders, "hold", meanwhile)
+    monkeypatch.setattr(WorktreeFolders, "hold", meanwhile)
     assert await states(worktrees) == ["changed"]
 
 
@@ -373,45 +366,44 @@ async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_m
 ) -> None:
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
-    folders, flock = Folders(home(repository)), fcntl.flock
-    taken = await asyncio.to_thread(folders.hold, worktree.id)
-    assert taken is not None
+    folders, flock = WorktreeFolders(home(repository)), fcntl.flock
+    taken: list[Lock | None] = []
 
-    def kept_before(lock: int, how: int) -> None:
-        if how == fcntl.LOCK_EX:
-            folders.keep(worktree.id)
+    def excluded_before(lock: int, how: int) -> None:
+        if how & fcntl.LOCK_SH:
+            taken.append(folders.exclude(worktree.id))
         flock(lock, how)
 
-    monkeypatch.setattr(fcntl, "flock", kept_before)
-    assert await asyncio.to_thread(folders.enter, worktree.id, "one") is None
-    assert not list((home(repository) / "worktrees" / worktree.id).glob("use-*"))
-    os.close(taken)
+    monkeypatch.setattr(fcntl, "flock", excluded_before)
+    assert await asyncio.to_thread(folders.enter, worktree.id) is None
+    assert taken[0] is not None
 
 
 async def test_a_lock_that_there_cannot_be_leaves_nothing(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = await changed(worktrees, repository)
-    folders, flock, descriptors = Folders(home(repository)), fcntl.flock, list[int]()
+    folders, flock, descriptors = WorktreeFolders(home(repository)), fcntl.flock, list[int]()
 
     def fails(lock: int, how: int) -> None:
-        if how == fcntl.LOCK_EX:
+        if how & fcntl.LOCK_SH:
             descriptors.append(lock)
             raise OSError(errno.ENOLCK, "No locks available")
         flock(lock, how)
 
     monkeypatch.setattr(fcntl, "flock", fails)
-    with pytest.raises(ClinvkError, match=f"cannot lock worktree {kept.id}: No locks available"):
-        await asyncio.to_thread(folders.enter, kept.id, "one")
+    with pytest.raises(ClinvkError, match=f"cannot lock .*{kept.id}/work.: No locks available"):
+        await asyncio.to_thread(folders.enter, kept.id)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptors[0])
-    assert not list((home(repository) / "worktrees" / kept.id).glob("use-*"))
 
 
 async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repository, worktrees: Worktrees) -> None:
     """Such as one of another user's."""
     kept = await changed(worktrees, repository)
-    (home(repository) / "worktrees" / kept.id / "use-0123abcd").symlink_to("use-0123abcd")
+    lock = home(repository) / "worktrees" / kept.id / "work"
+    lock.unlink()
+    lock.symlink_to("work")
     await check_in_use(worktrees, kept.id)
 
 
@@ -429,22 +421,22 @@ async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
 async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no_agent(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits, enter = threading.Event(), Folders.enter
+    waits, enter = threading.Event(), WorktreeFolders.enter
 
-    def entered(self: Folders, own: str, use: str) -> int | None:
+    def entered(self: WorktreeFolders, own: str) -> Lock | None:
         waits.set()
-        return enter(self, own, use)
+        return enter(self, own)
 
     kept = await changed(worktrees, repository)
-    lock = await asyncio.to_thread(Folders(home(repository)).hold, kept.id)
+    lock = await asyncio.to_thread(WorktreeFolders(home(repository)).exclude, kept.id)
     assert lock is not None
-    monkeypatch.setattr(Folders, "enter", entered)
+    monkeypatch.setattr(WorktreeFolders, "enter", entered)
     request = RunRequest(prompt="touch ran", backend="shell", workdir=kept.root)
     async with local(repository) as runs, runs.run(request) as run:
         await until(waits.is_set)
         cancelling = asyncio.create_task(runs.cancel(run.id))
         await asyncio.sleep(0)
-        os.close(lock)
+        lock.close()
         await cancelling
         assert (run.state, run.started_at) == ("cancelled", None)
     assert await states(worktrees) == ["changed"]
@@ -484,7 +476,7 @@ async def test_worktrees_that_are_not_of_this_home_are_nobodys(repository: Repos
         for directory in (foreign, own, own.parent):
             async with runs.run(RunRequest(prompt=DONE, backend="shell", workdir=str(directory))) as run:
                 assert not (await run.result()).error
-            assert not list(directory.glob("**/use-*"))
+            assert not list(directory.glob("**/work"))
 
 
 async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktrees: Worktrees, tmp_path: Path) -> None:
@@ -495,14 +487,14 @@ async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktree
         await check_in_use(worktrees, kept.id)
 
 
-@pytest.mark.parametrize("lock", ["hold_all", "enter"])
+@pytest.mark.parametrize("lock", ["lock_home", "enter"])
 async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
     repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     worktree = await changed(worktrees, repository)
-    asked, may_go_on, take = threading.Event(), threading.Event(), getattr(Folders, lock)
+    asked, may_go_on, take = threading.Event(), threading.Event(), getattr(WorktreeFolders, lock)
 
-    def late(self: Folders, *of: str) -> int | None:
+    def late(self: WorktreeFolders, *of: str) -> Lock | None:
         asked.set()
         may_go_on.wait(20)
         return take(self, *of)
@@ -514,7 +506,7 @@ async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
             await worktrees.make(str(repository.path), "agent")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Folders, lock, late)
+        patched.setattr(WorktreeFolders, lock, late)
         waiting = asyncio.create_task(wait_for_it())
         await until(asked.is_set)
         waiting.cancel()
@@ -525,22 +517,3 @@ async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
     async with asyncio.timeout(30):
         await worktrees.discard(worktree.id)
     assert left_over(repository) == []
-
-
-async def test_a_lock_that_is_got_after_that_was_given_up_is_let_go_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, may_go_on = threading.Event(), threading.Event()
-    freed: list[int] = []
-
-    def late() -> int:
-        asked.set()
-        may_go_on.wait(20)
-        return 7
-
-    monkeypatch.setattr(trees, "finished", partial(finished, within_s=0.1))
-    waiting = asyncio.create_task(trees.taken(late, freed.append))
-    await until(asked.is_set)
-    waiting.cancel()
-    with pytest.raises(TimeoutError):
-        await waiting
-    may_go_on.set()
-    await until(lambda: freed == [7])

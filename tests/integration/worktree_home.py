@@ -24,7 +24,7 @@ def home(repository: Repository) -> Path:
 def left_over(repository: Repository) -> list[str]:
     """Give all that is there of worktrees: folders, what git knows, branches."""
     folder = home(repository) / "worktrees"
-    folders = [path.name for path in folder.glob("*") if path.name != ".lock"]
+    folders = [path.name for path in folder.glob("*") if path.name not in (".lock", ".apply")]
     return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
 
 

@@ -134,10 +134,10 @@ class Workdirs:
         """Return the directory that one in a worktree of clinvk is a copy of; any other directory is its own."""
         if not may_lie_in_worktree(real):
             return real
-        from clinvk.runtime.worktrees.folders import Folders  # few requests name a worktree
+        from clinvk.runtime.worktrees.folders import WorktreeFolders  # few requests name a worktree
 
         try:
-            return Folders(home(self._environ)).original(real)
+            return WorktreeFolders(home(self._environ)).original(real)
         except ConfigError:  # a machine without homes
             return real
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import BinaryIO
@@ -23,16 +23,16 @@ from clinvk.config.load import home
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktree_types import Listed, State
+from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
 from clinvk.types.record import RunRecord
 
-_REPOSITORY_LEAST = 12
 _FILES_NAMED = 20
 _PIECE_BYTES = 64 * 1024
+_REPOSITORY_LEAST = 12
 _COLUMNS = (
     Column("ID"),
     Column("STATE"),
@@ -43,7 +43,7 @@ _COLUMNS = (
 
 
 class WorktreeItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A worktree that is there. `problem` is what keeps clinvk from looking at all of it, or null."""
+    """A worktree as JSON. `problem` is why clinvk cannot examine it completely, or null."""
 
     id: str
     state: State
@@ -57,44 +57,34 @@ class WorktreeItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorktreeList(msgspec.Struct, frozen=True):
-    """The worktrees that are there, the oldest first."""
+    """The output of `list` as JSON: worktrees, oldest first."""
 
     worktrees: list[WorktreeItem]
 
 
 class ShownWorktree(WorktreeItem, frozen=True, kw_only=True):
-    """A worktree with what was done in it.
+    """The output of `show` as JSON.
 
-    `runs` are those of its agents, oldest first, but for ephemeral ones. `diff` is the whole patch, as text, or null
-    where there can be none.
+    `runs` are the runs of the worktree's agents, oldest first, except ephemeral ones. `diff` is the complete patch as
+    text, or null if there is none.
     """
 
     runs: list[views.RunItem]
     diff: str | None
 
 
-class AppliedWorktree(msgspec.Struct, frozen=True, kw_only=True):
-    """What was brought into the tree of a repository; `removed` is whether the worktree is gone."""
-
-    id: str
-    repository: str
-    files: tuple[ChangedFile, ...]
-    removed: bool
-    dry_run: bool
-
-
 class Discarded(msgspec.Struct, frozen=True):
-    """The worktrees that were removed."""
+    """The output of `discard` as JSON: the ids of the removed worktrees."""
 
     discarded: list[str]
     dry_run: bool
 
 
 def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print the worktrees that are there.
+    """Print the worktrees.
 
     Raises:
-        InvalidRequest: `--here` and there is no repository.
+        InvalidRequest: `--here` outside of a repository.
     """
     settings_of(flags, environ, {}, notes)
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
@@ -102,8 +92,19 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
     if flags.wants_json:
         tell_json(WorktreeList([_item(listed) for listed in found]))
         return 0
-    if found:
-        tell("\n".join(_listing(found, time.time(), home_of(environ.get("HOME")), columns())))
+    now, user = time.time(), home_of(environ.get("HOME"))
+    rows = [
+        (
+            listed.id,
+            listed.state,
+            str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
+            ago(listed.made_at, now),
+            directory(listed.repository, user),
+        )
+        for listed in found
+    ]
+    if rows:
+        tell("\n".join(table(_COLUMNS, rows, columns())))
     else:
         notes.say("no worktrees" if where else "no worktrees: an agent gets one where isolation: worktree is asked for")
     for listed in found:
@@ -113,11 +114,11 @@ def list_all(flags: WorktreesFlags, environ: Mapping[str, str], notes: Notes) ->
 
 
 def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print what a worktree is, who worked in it, and the diff: elsewhere than on a terminal a patch for git.
+    """Print a worktree, the runs of its agents, and the diff: outside of a terminal as a patch for git.
 
     Raises:
         InvalidRequest: there is no such worktree.
-        ClinvkError: the diff alone is wanted, and there is none.
+        ClinvkError: with `--diff`, there is no diff.
     """
     settings = settings_of(flags, environ, {}, notes)
 
@@ -133,10 +134,11 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
             raise ClinvkError(missing)
         runs = streams.run(_runs(os.path.realpath(listed.path), environ, notes)) if has_head else []
         if flags.wants_json:
-            tell_json(_shown(listed, runs, patch))
+            diff = patch.read().decode(errors="replace") if patch else None
+            tell_json(ShownWorktree(**asdict(_item(listed)), runs=[views.run_item(run) for run in runs], diff=diff))
             return 0
         if has_head:
-            tell("\n".join(_details(listed, runs, time.time(), home_of(environ.get("HOME")), columns())))
+            tell("\n".join(_details(listed, runs, home_of(environ.get("HOME")))))
         if patch:
             _tell_patch(patch, has_head, settings.output.color and has_colors(1, environ))
     if listed.problem or patch is None:
@@ -145,65 +147,70 @@ def show(flags: WorktreeShowFlags, environ: Mapping[str, str], notes: Notes) -> 
 
 
 def apply(flags: ApplyFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Bring the changes of a worktree into the tree that it was made from.
+    """Apply the changes of a worktree to the tree that it was made from.
 
     Raises:
-        InvalidRequest: there is no such worktree, it is in use, unchanged, applied already, or does not fit.
+        InvalidRequest: there is no such worktree, or it is in use or unchanged, or its changes do not apply or are
+            applied already.
     """
     settings_of(flags, environ, {}, notes)
-    worktrees = _worktrees(environ)
 
-    async def applied() -> AppliedWorktree:
-        own = await worktrees.find(flags.words[0])
-        done = await worktrees.apply(own, flags.keep, flags.dry_run, _here())
-        for warning in done.warnings:
-            notes.error(f"{done.id} stays: {warning}")
-        return AppliedWorktree(
-            id=done.id, repository=done.repository, files=done.files, removed=done.removed, dry_run=flags.dry_run
-        )
+    async def applied() -> Applied:
+        worktrees = _worktrees(environ)
+        return await worktrees.apply(await worktrees.find(flags.words[0]), flags.keep, flags.dry_run, _here())
 
     done = streams.run(applied())
+    for warning in done.warnings:
+        notes.error(f"{done.id} stays: {warning}")
     if flags.wants_json:
         tell_json(done)
     else:
         verb = "would apply" if flags.dry_run else "applied"
         place = directory(done.repository, home_of(environ.get("HOME")))
-        tell("\n".join([f"{verb} {done.id} to {place}, uncommitted", *_named(done.files)]))
+        more = len(done.files) - _FILES_NAMED
+        lines = [f"{verb} {done.id} to {place}, uncommitted", *map(_named_file, done.files[:_FILES_NAMED])]
+        tell("\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines))
     return 0
 
 
 def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Remove worktrees with all that was done in them; on a terminal it asks.
+    """Remove worktrees with all changes in them; ask first on a terminal.
 
     Raises:
-        InvalidRequest: a word stands for no worktree, one is in use, or nobody can be asked; none was removed.
+        InvalidRequest: a word matches no worktree, a worktree is in use, or there is no terminal to ask on; nothing
+            was removed.
     """
     settings_of(flags, environ, {}, notes)
+    worktrees = _worktrees(environ)
 
     async def wanted() -> list[str]:
-        return list(dict.fromkeys([await _worktrees(environ).find(word) for word in flags.words]))
+        ids = list(dict.fromkeys([await worktrees.find(word) for word in flags.words]))
+        await worktrees.discard(*ids, dry_run=True)  # refuse before the user is asked
+        return ids
 
     ids = streams.run(wanted())
-    streams.run(_worktrees(environ).discard(*ids, dry_run=True))  # nobody is asked in vain
-    if not (flags.yes or flags.dry_run) and not agreed("discard", _counted(ids, environ), "worktrees"):
-        notes.say("nothing was discarded")
-        return exits.CANCELLED
-
+    if not (flags.yes or flags.dry_run):
+        files = {listed.id: len(listed.files) for listed in streams.run(_worktrees(environ).list())}
+        counted = [f"{id_} (changed files: {files.get(id_, 0)})" for id_ in ids]
+        if not agreed("discard", counted, "worktrees"):
+            notes.say("nothing was discarded")
+            return exits.CANCELLED
     if not flags.dry_run:
         streams.run(_worktrees(environ).discard(*ids))
     if flags.wants_json:
         tell_json(Discarded(ids, flags.dry_run))
     else:
-        tell("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {own}" for own in ids))
+        tell("\n".join(f"{'would discard' if flags.dry_run else 'discarded'} {id_}" for id_ in ids))
     return 0
 
 
 def _worktrees(environ: Mapping[str, str]) -> Worktrees:
+    """Return the worktrees of the user's clinvk home, for one event loop."""
     return Worktrees(Spawner(process_tags.choose()), home(environ), environ)
 
 
 def _here() -> str | None:
-    """Give the directory of the process itself; None where it is gone."""
+    """Return the current directory, or None if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -211,26 +218,13 @@ def _here() -> str | None:
 
 
 def _item(listed: Listed) -> WorktreeItem:
-    return WorktreeItem(
-        id=listed.id,
-        state=listed.state,
-        repository=listed.repository,
-        path=listed.path,
-        branch=listed.branch,
-        base=listed.base,
-        made_at=views.time(listed.made_at),
-        files=listed.files,
-        problem=listed.problem or None,
-    )
-
-
-def _shown(listed: Listed, runs: Sequence[RunRecord], patch: BinaryIO | None) -> ShownWorktree:
-    diff = patch.read().decode(errors="replace") if patch else None
-    return ShownWorktree(**asdict(_item(listed)), runs=[views.run_item(run) for run in runs], diff=diff)
+    fields = {name: getattr(listed, name) for name in WorktreeItem.__struct_fields__}
+    fields |= {"made_at": views.time(listed.made_at), "problem": listed.problem or None}
+    return msgspec.convert(fields, WorktreeItem)
 
 
 async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
-    """Give the runs of the sessions of a directory, which has no links in it, oldest first."""
+    """Return the runs of the sessions in a directory, given without links, oldest first."""
     runs: list[RunRecord] = []
     try:
         async with opened(environ) as store:
@@ -242,9 +236,7 @@ async def _runs(directory: str, environ: Mapping[str, str], notes: Notes) -> lis
     return sorted(runs, key=lambda run: run.created_at)
 
 
-def _details(
-    listed: Listed, runs: Sequence[RunRecord], now: float, user: str | None, most: int | None
-) -> Sequence[str]:
+def _details(listed: Listed, runs: Sequence[RunRecord], user: str | None) -> Iterator[str]:
     lines = [
         ("id", listed.id),
         ("state", listed.state),
@@ -252,21 +244,22 @@ def _details(
         ("directory", directory(listed.path, user)),
         ("branch", listed.branch),
         ("base", listed.base),
-        ("made", f"{at_length(listed.made_at)} ({ago(listed.made_at, now)})"),
+        ("made", f"{at_length(listed.made_at)} ({ago(listed.made_at, time.time())})"),
     ]
     for run in runs:
         lines += [
             ("run", f"{run.id} ({run.state})"),
             ("backend", f"{run.backend} ({run.model})" if run.model else run.backend),
             ("session", run.session_id or ""),
-            ("prompt", opening(run.prompt, most)),
+            ("prompt", opening(run.prompt, columns())),
         ]
-    counted = [("files", str(len(listed.files)))] if listed.files else []
-    return [*(f"{name:<11}  {one_line(text)}" for name, text in [*lines, *counted]), *map(_named_file, listed.files)]
+    lines += [("files", str(len(listed.files)))] if listed.files else []
+    yield from (f"{name:<11}  {one_line(text)}" for name, text in lines)
+    yield from map(_named_file, listed.files)
 
 
 def _tell_patch(patch: BinaryIO, has_head: bool, is_colored: bool) -> None:
-    """Print a patch; `has_head` is whether something stands before it. A terminal gets no more than text."""
+    """Print a patch, after an empty line if `has_head`: byte for byte, or on a terminal as readable text."""
     if columns() is None:
         pieces = iter(partial(patch.read, _PIECE_BYTES), b"")
     else:
@@ -277,30 +270,5 @@ def _tell_patch(patch: BinaryIO, has_head: bool, is_colored: bool) -> None:
         has_head = False
 
 
-def _listing(found: Sequence[Listed], now: float, user: str | None, most: int | None) -> list[str]:
-    rows = [
-        (
-            listed.id,
-            listed.state,
-            str(len(listed.files)) if listed.state in ("changed", "unchanged") else "",
-            ago(listed.made_at, now),
-            directory(listed.repository, user),
-        )
-        for listed in found
-    ]
-    return table(_COLUMNS, rows, most)
-
-
-def _named(files: Sequence[ChangedFile]) -> list[str]:
-    lines = [*map(_named_file, files[:_FILES_NAMED])]
-    more = len(files) - _FILES_NAMED
-    return [*lines, f"  and {more:,} more"] if more > 0 else lines
-
-
 def _named_file(file: ChangedFile) -> str:
     return f"  {file.change:<12}  {one_line(file.path)}"
-
-
-def _counted(ids: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    numbers = {listed.id: len(listed.files) for listed in streams.run(_worktrees(environ).list())}
-    return [f"{own} (changed files: {numbers.get(own, 0)})" for own in ids]

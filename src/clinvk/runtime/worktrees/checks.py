@@ -1,86 +1,55 @@
-"""A command that judges what an agent did: run in the agent's directory, to its end or to its deadline."""
+"""A command that judges what an agent did, run in the agent's directory until it exits or times out."""
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from clinvk.runtime.process.executables import without_secrets
-from clinvk.runtime.process.spawn import Process, Spawner
+from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Wake
 from clinvk.types.orchestration import Check
 
 OUTPUT_BYTES = 64 * 1024
-"""How much of what a check prints is kept: its end, which says why."""
+"""How much of a check's output is kept: the end, which says why a check failed."""
 
 _DRAIN_S = 1.0
-"""How long what it left behind may hold its output open."""
+"""How long processes that a check leaves behind may keep its output open."""
 
 
 async def run_check(
     spawner: Spawner, command: str, directory: str, environ: Mapping[str, str], timeout_s: float
 ) -> Check:
-    """Run a shell command; all that it started is ended with it.
+    """Run a shell command, then end all processes that it started. If it times out, the exit code is None.
 
     Raises:
         InvalidRequest: the directory cannot be entered, or the command is too long.
     """
     changed = Wake()
-    # stderr joins stdout before the command is read: a mistake in it is then told in its place.
+    # stderr joins stdout before the shell parses the command, so that syntax errors stand in their place.
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$0"', command)
     process = spawner.spawn(argv, environment(environ), directory, changed.set, raw=True)
-    output = _Tail(OUTPUT_BYTES)
+    output, size, is_draining = bytearray(), 0, False
     try:
         process.write(b"", close=True)
-        exit_code = await _exit_code(process, changed, output, timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s) as limit:
+                while process.exit_code is None or not process.at_eof:
+                    if process.exit_code is not None and not is_draining:
+                        is_draining = True
+                        limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_S)
+                    await changed.wait()
+                    for piece in process.take():
+                        size += len(piece)
+                        output = (output + piece)[-OUTPUT_BYTES:]
+        exit_code = process.exit_code
     finally:
         await spawner.sweep(process)
-    return Check(passed=exit_code == 0, exit_code=exit_code, output=output.text())
+    text, cut = output.decode(errors="replace"), size - len(output)
+    if cut:
+        text = f"({cut} bytes before this left out)\n{text}"
+    return Check(passed=exit_code == 0, exit_code=exit_code, output=text)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Give an environment without clinvk's secrets, and without what would lead git to another repository."""
+    """Return an environment without clinvk's secrets, and without variables that lead git to another repository."""
     return {name: value for name, value in without_secrets(environ).items() if not name.startswith("GIT_")}
-
-
-async def _exit_code(process: Process, changed: Wake, output: "_Tail", timeout_s: float) -> int | None:
-    """Read to the end; None where it does not come in time."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await _read(process, changed, output, to_exit=True)
-    except TimeoutError:
-        return None
-    try:
-        async with asyncio.timeout(_DRAIN_S):
-            await _read(process, changed, output, to_exit=False)
-    except TimeoutError:
-        pass  # what it left running holds its output open, and is ended
-    return process.exit_code
-
-
-async def _read(process: Process, changed: Wake, output: "_Tail", to_exit: bool) -> None:
-    while True:
-        for piece in process.take():
-            output.add(piece)
-        if process.exit_code is not None if to_exit else process.at_eof:
-            return
-        await changed.wait()
-
-
-class _Tail:
-    """The last bytes of an output."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept = bytearray()
-        self._dropped = 0
-
-    def add(self, piece: bytes) -> None:
-        self._kept += piece
-        over = len(self._kept) - self._most
-        if over > 0:
-            del self._kept[:over]
-            self._dropped += over
-
-    def text(self) -> str:
-        """Give them as text; says how much stood before."""
-        kept = self._kept.decode(errors="replace")
-        return f"({self._dropped} bytes before this left out)\n{kept}" if self._dropped else kept

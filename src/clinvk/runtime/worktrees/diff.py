@@ -1,187 +1,176 @@
-"""What is different in a worktree: a look at all its files that changes nothing in it, nor in its repository.
+"""The difference between a worktree and its base commit, found without a change to the worktree or its repository.
 
-The agent may have done anything to the worktree's own `.git` and index. So the look begins with the index that the
-worktree began with, names the repository itself, and keeps what it reads in a folder that is removed afterwards.
+The agent may have done anything to the worktree's own `.git` and index. So the comparison starts from the index that
+the worktree started with, names the repository explicitly, and stores what it reads in a temporary folder.
 """
 
 import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from clinvk.runtime.process.waiting import whole
-from clinvk.runtime.worktrees.folders import Place
-from clinvk.runtime.worktrees.git import Git, GitFailed, words, would_wait
+from clinvk.runtime.worktrees.git import Git, GitFailed, on_one_line, would_wait
 from clinvk.runtime.worktrees.tree_files import remove_tree
+from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import Alteration, ChangedFile
 
 _CHANGES: dict[bytes, Alteration] = {b"A": "added", b"M": "modified", b"D": "deleted", b"T": "type-changed"}
 _REPOSITORY = b"160000"
 _DIFF = ("diff-index", "--cached", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
-_READ = (".gitignore", ".gitattributes")
-_FOLDERS_SEARCHED = 50_000  # what comes after so many is left to the time that git has
 _PATCH = (*_DIFF, "-p", "--binary", "--full-index", "-M", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+_READ = (".gitignore", ".gitattributes")
+_FOLDERS_SEARCHED = 50_000  # in a larger tree, git's timeout has to do
 
 
-class Look:
-    """What was found: the changed files, their names as they are, and what could not be looked at.
+class TreeDiff:
+    """The changed files of a worktree.
 
-    `folder` is removed in the end, and all in it.
+    Attributes:
+        files: the changed files; `names` are their names as bytes.
+        warnings: what git could not read.
+        folder: temporary folder.
+        patch: the file that `write_patch` writes.
     """
 
-    def __init__(self, git: Git, place: Place, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, git: Git, worktree: Worktree, folder: Path, env: Mapping[str, str]) -> None:
         self.files: tuple[ChangedFile, ...] = ()
         self.names: tuple[bytes, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.folder = folder
         self.patch = folder / "patch"
         self._git = git
-        self._facts = place.facts
-        self._root = str(place.root)
+        self._worktree = worktree
         self._env = env
 
     @property
     def is_changed(self) -> bool:
-        """Whether there is anything that would be lost."""
+        """Whether anything would be lost with the worktree."""
         return bool(self.files or self.warnings)
 
-    async def take(self, added: bytes) -> None:
-        """Look; `added` are names of files to look at though they are ignored."""
-        add = ("add", "--sparse") if self._git.is_sparse else ("add",)
-        done = await self._git.run(*add, "--all", "--ignore-errors", "--", *self._places(), env=self._env)
-        said = [words(done.stderr)] if done.exit_code else []
-        if added:
+    async def find(self, forced: bytes) -> None:
+        """Find the changed files; `forced` names ignored files to include, each with a NUL."""
+        flags = ("--ignore-errors", *(("--sparse",) if self._git.is_sparse else ()))
+        # In submodules git would run what the settings of the submodules name.
+        others = (f":(exclude,top,literal){path}" for path in self._worktree.submodules)
+        adds = [await self._git.run("add", "--all", *flags, "--", ":(top)", *others, env=self._env)]
+        if forced:
+            env = {**self._env, "GIT_LITERAL_PATHSPECS": "1"}
             names = ("--force", "--pathspec-from-file=-", "--pathspec-file-nul")
-            literally = {**self._env, "GIT_LITERAL_PATHSPECS": "1"}
-            done = await self._git.run(*add, "--ignore-errors", *names, env=literally, stdin=added)
-            said += [words(done.stderr)] if done.exit_code else []
-        found = [*_read(await self._listed())]
+            adds.append(await self._git.run("add", *flags, *names, env=env, stdin=forced))
+        raw = await self._git.out(*_DIFF, "--raw", "-z", "--no-renames", self._worktree.base, "--", env=self._env)
+        found = [*_parsed(raw)]
         self.names = tuple(name for name, _, _ in found)
-        self.files = tuple(ChangedFile(_shown(name), change) for name, change, _ in found)
-        inner = [_shown(name) for name, change, is_repository in found if is_repository and change != "deleted"]
+        self.files = tuple(ChangedFile(name.decode(errors="replace"), change) for name, change, _ in found)
+        inner = (file.path for file, (_, _, is_inner) in zip(self.files, found, strict=True) if is_inner)
+        said = [on_one_line(done.stderr) for done in adds if done.exit_code]
         said += [f"{path} is a repository of its own: its files are not in the diff" for path in inner]
         self.warnings = tuple(dict.fromkeys(said))
 
-    async def write_patch(self) -> None:
-        """Write the whole patch to the file `patch`."""
-        await self._git.out(*_PATCH, f"--output={self.patch}", self._facts.base, "--", env=self._env)
+    async def write_patch(self) -> bool:
+        """Write the complete patch to `patch`; if git cannot (e.g. for files of several GB), warn and return False."""
+        try:
+            await self._git.out(*_PATCH, f"--output={self.patch}", self._worktree.base, "--", env=self._env)
+        except GitFailed as exc:
+            self.warnings = (*self.warnings, f"there is no diff: {exc.message}")
+            return False
+        return True
 
     async def restore(self) -> None:
-        """Make the files as they were at the look, which had no warnings. What is ignored stays as it is.
+        """Restore the files to what was found, without warnings. Ignored files stay as they are.
 
-        Whatever ran since may have changed the repository's settings, and made repositories in the tree, which go:
-        those that were there at the look are warnings of it.
+        Repositories in the tree are removed: those that existed before are among the warnings. The settings of the
+        repository may have changed as well.
 
         Raises:
-            ClinvkError: git cannot, or would wait.
+            ClinvkError: git failed, or would wait for ever.
         """
         await self._git.guard()
-        await asyncio.to_thread(check_read, self._root)
+        await asyncio.to_thread(check_readable, self._worktree.root)
         await self._git.out("checkout-index", "--all", "--force", "--quiet", env=self._env)
         await self._git.out("clean", "-d", "--force", "--force", "--quiet", env=self._env)
 
-    def _places(self) -> tuple[str, ...]:
-        """Say where to look: everywhere but in submodules, where git would run what *their* settings name."""
-        return (":(top)", *(f":(exclude,top,literal){path}" for path in self._facts.submodules))
-
-    async def _listed(self) -> bytes:
-        return await self._git.out(*_DIFF, "--raw", "-z", "--no-renames", self._facts.base, "--", env=self._env)
-
 
 @asynccontextmanager
-async def looked(git: Git, place: Place) -> AsyncGenerator[Look]:
-    """Look at a worktree; what is needed for that lies in its folder until the end. `git` knows repository and tree.
+async def difference(git: Git, worktree: Worktree) -> AsyncGenerator[TreeDiff]:
+    """Compare a worktree with its base commit; `git` names the repository and the worktree.
 
     Raises:
-        ClinvkError: git cannot look.
+        ClinvkError: git failed, or would wait for ever.
     """
-    await asyncio.to_thread(check_read, str(place.root))
-    apart = place.folder / f"look-{os.urandom(4).hex()}"
+    await asyncio.to_thread(check_readable, worktree.root)
+    folder = Path(worktree.folder, f"look-{os.urandom(4).hex()}")
     env = {
-        "GIT_INDEX_FILE": str(apart / "index"),
-        "GIT_OBJECT_DIRECTORY": str(apart / "objects"),
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(place.facts.common, "objects")),
+        "GIT_INDEX_FILE": str(folder / "index"),
+        "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(os.path.join(worktree.common, "objects")),
     }
     try:
-        await whole(asyncio.to_thread(_prepare, apart, place.folder / "index"), "copying an index")
-        look = Look(git, place, apart, env)
-        await look.take(await _added_by_agent(git, place))
-        yield look
+        await whole(asyncio.to_thread(_prepare, folder), "copying an index")
+        diff = TreeDiff(git, worktree, folder, env)
+        await diff.find(await _forced(git, worktree))
+        yield diff
     finally:
-        await whole(asyncio.to_thread(remove_tree, apart), f"removing {str(apart)!r}")
+        await whole(asyncio.to_thread(remove_tree, folder), f"removing {str(folder)!r}")
 
 
-def check_read(root: str) -> None:
-    """Refuse what git would read its settings from and wait for. Links it does not follow there.
+def check_readable(root: str) -> None:
+    """Check that git will not wait for ever for a file with settings. git follows no links to these in the tree.
 
     Raises:
-        ClinvkError: there is such a thing.
+        ClinvkError: such a file is a pipe or a device.
     """
     folders = [root]
-    for _ in range(_FOLDERS_SEARCHED):
-        if not folders:
-            return
-        for entry in _entries(folders.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            elif entry.name in _READ and not entry.is_symlink() and would_wait(entry.path):
-                raise ClinvkError(f"git would wait for {os.path.relpath(entry.path, root)!r}, which is no file")
+    for folder in islice(folders, _FOLDERS_SEARCHED):
+        with suppress(OSError), os.scandir(folder) as entries:  # git cannot read such a folder either
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [entry.path] if entry.name != ".git" else []
+                elif entry.name in _READ and not entry.is_symlink() and would_wait(entry.path):
+                    raise ClinvkError(f"git would wait for {os.path.relpath(entry.path, root)!r}, which is no file")
 
 
-def _entries(folder: str) -> list["os.DirEntry[str]"]:
+def _prepare(folder: Path) -> None:
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.name != ".git"]
-    except OSError:  # git cannot read there either
-        return []
-
-
-def _prepare(apart: Path, index: Path) -> None:
-    try:
-        apart.mkdir(mode=0o700)
-        (apart / "objects").mkdir()
-        shutil.copy2(index, apart / "index")
+        (folder / "objects").mkdir(mode=0o700, parents=True)
+        shutil.copy2(folder.parent / "index", folder / "index")
     except OSError as exc:
         raise ClinvkError(f"{exc.filename}: {exc.strerror}") from exc
 
 
-async def _added_by_agent(git: Git, place: Place) -> bytes:
-    """Give the names of the new files that the agent gave to git: it may have wanted ignored ones."""
+async def _forced(git: Git, worktree: Worktree) -> bytes:
+    """Return the names of files that the agent added to its index: it may have added ignored files on purpose."""
     try:
-        listed = await git.out(*_DIFF, "--name-only", "-z", "--diff-filter=A", place.facts.base, "--")
-    except GitFailed:  # it broke its own index
+        added = await git.out(*_DIFF, "--name-only", "-z", "--diff-filter=A", worktree.base, "--")
+    except GitFailed:  # the agent broke its index
         return b""
-    return await asyncio.to_thread(_files_of, os.fsencode(place.root), listed)
+    return await asyncio.to_thread(_existing, os.fsencode(worktree.root), added)
 
 
-def _files_of(root: bytes, listed: bytes) -> bytes:
-    real = os.path.realpath(root)
-    names = [name for name in listed.split(b"\0") if name and _is_file(real, name)]
-    return b"".join(name + b"\0" for name in names)
+def _existing(root: bytes, names: bytes) -> bytes:
+    """Return the names of files and links that are not behind a link: for others git fails, and adds none at all."""
+    root, existing = os.path.realpath(root), b""
+    for name in names.split(b"\0"):
+        path = os.path.join(root, name)
+        folder = os.path.dirname(path)
+        if name and os.path.realpath(folder) == folder and (os.path.islink(path) or os.path.isfile(path)):
+            existing += name + b"\0"
+    return existing
 
 
-def _is_file(root: bytes, name: bytes) -> bool:
-    """Say whether a file or a link is there, and not behind a link: git fails on that, and adds none at all."""
-    path = os.path.join(root, name)
-    folder = os.path.dirname(path)
-    return os.path.realpath(folder) == folder and (os.path.islink(path) or os.path.isfile(path))
-
-
-def _read(raw: bytes) -> Iterator[tuple[bytes, Alteration, bool]]:
-    """Read `--raw -z`: name, change, and whether a repository is there and no file."""
+def _parsed(raw: bytes) -> Iterator[tuple[bytes, Alteration, bool]]:
+    """Parse `--raw -z`; yield name, change, and whether a nested repository exists there."""
     fields = raw.split(b"\0")
     for about, name in zip(fields[::2], fields[1::2], strict=False):
         before, after, _, _, letter = about[1:].split(b" ")
-        yield name, _CHANGES.get(letter[:1], "modified"), _REPOSITORY in (before, after)
-
-
-def _shown(name: bytes) -> str:
-    return name.decode(errors="replace")
+        change = _CHANGES.get(letter[:1], "modified")
+        yield name, change, _REPOSITORY in (before, after) and change != "deleted"
 
 
 def _quoted(path: str) -> str:
-    """Quote a path for a list with colons between: git reads a quoted one as a string of C."""
+    """Quote a path for a colon-separated list, in which git reads a quoted path as a C string."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,16 +1,16 @@
-"""git, run so that a repository nobody vouched for runs nothing of its own.
+"""git, run so that a repository that nobody vouched for runs no program of its own.
 
-What the user's and the machine's settings of git say holds. Of the repository's own (`.git/config` and what it
-includes) nothing that names a program does: no hook, no file system monitor, no filter, and no transport. Diffs are
-made by plumbing, which knows no pager, no external diff and no textconv. Tried with git 2.47.
+The user's and the system's git settings apply. From the repository's own settings (`.git/config` and its includes)
+nothing that names a program is used: no hook, file system monitor, filter or transport. Diffs are made by plumbing
+commands, which use no pager, external diff or textconv. Tried with git 2.47.
 """
 
 import asyncio
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypedDict, Unpack
 
 from clinvk.runtime.process.executables import Exited, run_tool
 from clinvk.runtime.process.spawn import Spawner
@@ -50,24 +50,37 @@ _VARIABLES = {
 
 
 class GitFailed(ClinvkError):
-    """git ended with an error; `said` is what it wrote on stderr."""
+    """git exited with an error; `stderr` is what git reported, on one line."""
 
-    def __init__(self, message: str, said: str, exit_code: int | None) -> None:
+    def __init__(self, message: str, stderr: str, exit_code: int | None) -> None:
         super().__init__(message)
-        self.said = said
+        self.stderr = stderr
         self.exit_code = exit_code
 
 
-class GitTooSlow(ClinvkError):
-    """git did not end in time."""
+class GitTimedOut(ClinvkError):
+    """git did not exit in time."""
+
+
+class GitOptions(TypedDict, total=False):
+    """How to run one git command; `env` is added to the environment of all commands."""
+
+    env: Mapping[str, str]
+    stdin: bytes
+    cwd: str
+    within_s: float
 
 
 class Git:
-    """Runs git in one place, guarded.
+    """Runs guarded git commands in one directory.
 
-    `started_in` is where to start it, if not in that place: since 2.35 git does not remove the directory that it was
-    started in. `disabled` are the filters of the repository's own settings, which are not run; `is_sparse` is whether
-    a part of the files may be left out of the tree.
+    Args:
+        cwd: the directory that git works in.
+        started_in: the directory to start git in, if not `cwd`. git 2.35 and later do not remove that directory.
+
+    Attributes:
+        disabled: filters from the repository's own settings, which are not run.
+        is_sparse: some files may be missing from the tree because of a sparse checkout.
     """
 
     def __init__(self, spawner: Spawner, environ: Mapping[str, str], cwd: str, started_in: str | None = None) -> None:
@@ -81,15 +94,14 @@ class Git:
         self._where: Mapping[str, str] = {}
 
     async def guard(self, **env: str) -> None:
-        """Find what the repository's own settings would run, and turn it off. Nothing else is run before.
+        """Find the programs that the repository's own settings name, and turn these off. Call before all else.
 
         Args:
-            env: `GIT_DIR` and the like, for all that follows; without them those of the guard before hold, or else
-                the directory decides.
+            env: `GIT_DIR` and the like for all commands that follow; by default those of the last guard, or none.
 
         Raises:
-            InvalidRequest: git is missing, or so old that it takes no settings from variables.
-            ClinvkError: git cannot be run here.
+            InvalidRequest: git is missing, or too old to take settings from variables.
+            ClinvkError: git cannot be run in the directory.
         """
         self._where = env or self._where
         self._env = {**environment(self._environ), **_VARIABLES, **self._where, **_configured(_FIXED)}
@@ -97,63 +109,49 @@ class Git:
         if not any(setting.scope == b"command" for setting in settings):
             raise InvalidRequest("worktrees need git 2.34 or later", ISOLATION)
         for key in {setting.key for setting in settings}.intersection(_READ):
-            named = await self.out("config", "--type=path", "-z", "--get", _text(key))
+            named = await self.out("config", "--type=path", "-z", "--get", os.fsdecode(key))
             path = os.path.join(self._cwd, os.fsdecode(named.removesuffix(b"\0")))
             if path != os.devnull and await asyncio.to_thread(would_wait, path):
-                raise ClinvkError(f"git would wait for {path!r}, which {_text(key)} names: it is no file")
+                raise ClinvkError(f"git would wait for {path!r}, which {os.fsdecode(key)} names: it is no file")
         self.is_sparse = any(setting.key == b"core.sparsecheckout" for setting in settings)
         off = _turned_off(settings)
-        self.disabled = tuple(sorted(_text(key)[7:-9] for key in off if key.endswith(b".required")))
+        self.disabled = tuple(sorted(os.fsdecode(key)[7:-9] for key in off if key.endswith(b".required")))
         self._env = {**self._env, **_configured({**_FIXED, **off})}
 
-    async def out(
-        self,
-        *arguments: str,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        cwd: str | None = None,
-        within_s: float | None = None,
-    ) -> bytes:
-        """Give what a command of git prints.
+    async def out(self, *arguments: str, **options: Unpack[GitOptions]) -> bytes:
+        """Run a git command and return its stdout.
 
         Raises:
-            GitFailed: it ends with an error.
-            ClinvkError: it cannot be run, or takes too long.
+            GitFailed: the exit code is not 0.
+            ClinvkError: as `run`.
         """
-        done = await self.run(*arguments, env=env, stdin=stdin, cwd=cwd, within_s=within_s)
+        done = await self.run(*arguments, **options)
         if done.exit_code:
-            said = words(done.stderr)
+            said = on_one_line(done.stderr)
             raise GitFailed(f"git {arguments[0]} failed: {said or f'exit code {done.exit_code}'}", said, done.exit_code)
         return done.stdout
 
-    async def run(
-        self,
-        *arguments: str,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        cwd: str | None = None,
-        within_s: float | None = None,
-    ) -> Exited:
-        """Run a command of git, whatever it ends with; `cwd` and `within_s` are for this one.
+    async def run(self, *arguments: str, **options: Unpack[GitOptions]) -> Exited:
+        """Run a git command, whatever its exit code.
 
         Raises:
-            GitTooSlow: it takes too long.
-            ClinvkError: it cannot be run.
+            GitTimedOut: the command did not exit in time.
+            ClinvkError: git cannot be run.
         """
-        cwd = cwd or self._cwd
-        within_s = within_s or _WITHIN_S
+        cwd, within_s = options.get("cwd", self._cwd), options.get("within_s", _WITHIN_S)
         argv = ("git", *(("-C", cwd) if self._started_in else ()), "--no-pager", *arguments)
-        env = {**self._env, **(env or {})}
+        env = {**self._env, **options.get("env", {})}
+        stdin = options.get("stdin", b"")
         try:
             return await run_tool(self._spawner, argv, env, within_s, self._started_in or cwd, stdin)
         except BackendUnavailable as exc:
             raise InvalidRequest(f"worktrees need git: {exc.message}", ISOLATION) from exc
         except TimeoutError:
-            raise GitTooSlow(f"git {arguments[0]} took over {within_s:g} s") from None
+            raise GitTimedOut(f"git {arguments[0]} took over {within_s:g} s") from None
 
 
 def would_wait(path: str | os.PathLike[str]) -> bool:
-    """Say whether who reads there might wait for ever: there is a pipe, or a device."""
+    """Return whether a reader of a path might wait for ever: the path is a pipe or a device."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -161,9 +159,9 @@ def would_wait(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def words(said: bytes) -> str:
-    """Give what git said, on one line and without its prefixes."""
-    lines = said.decode(errors="replace").splitlines()
+def on_one_line(stderr: bytes) -> str:
+    """Return what git reported on one line, without prefixes and hints."""
+    lines = stderr.decode(errors="replace").splitlines()
     parts = (re.sub(r"^(fatal|error|warning): ", "", line.strip()) for line in lines if not line.startswith("hint:"))
     return "; ".join(dict.fromkeys(part for part in parts if part))[:1000]
 
@@ -174,15 +172,15 @@ class _Setting(NamedTuple):
     value: bytes
 
 
-def _settings(listed: bytes) -> Sequence[_Setting]:
-    """Read `git config --list --show-scope -z`: scope, NUL, key, line feed, value, NUL; a bare key has no value."""
+def _settings(listed: bytes) -> list[_Setting]:
+    """Parse `git config --list --show-scope -z`: scope, NUL, key, line feed, value, NUL; a bare key has no value."""
     parts = listed.split(b"\0")
-    pairs = zip(parts[::2], parts[1::2], strict=False)
-    return [_Setting(scope, *(entry.split(b"\n", 1) if b"\n" in entry else (entry, b""))) for scope, entry in pairs]
+    pairs = zip(parts[::2], (part.partition(b"\n") for part in parts[1::2]), strict=False)
+    return [_Setting(scope, key, value) for scope, (key, _, value) in pairs]
 
 
-def _turned_off(settings: Sequence[_Setting]) -> dict[bytes, bytes]:
-    """Give what to set so that the programs of the repository's own settings are not run, but the user's are."""
+def _turned_off(settings: list[_Setting]) -> dict[bytes, bytes]:
+    """Return the settings that replace programs of the repository's own settings by the user's, or by none."""
     trusted = {setting.key: setting.value for setting in settings if setting.scope in _TRUSTED}
     off: dict[bytes, bytes] = {}
     for setting in settings:
@@ -195,14 +193,9 @@ def _turned_off(settings: Sequence[_Setting]) -> dict[bytes, bytes]:
 
 
 def _configured(settings: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Give the variables that set something for one command. Names with `=` in them can only be set so."""
-    numbered = list(enumerate(settings.items()))
-    return {
-        "GIT_CONFIG_COUNT": str(len(numbered)),
-        **{f"GIT_CONFIG_KEY_{number}": _text(key) for number, (key, _) in numbered},
-        **{f"GIT_CONFIG_VALUE_{number}": _text(value) for number, (_, value) in numbered},
-    }
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
+    """Return the environment variables that configure one command; `git -c` takes no name with `=`."""
+    env = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        env[f"GIT_CONFIG_KEY_{number}"] = os.fsdecode(key)
+        env[f"GIT_CONFIG_VALUE_{number}"] = os.fsdecode(value)
+    return env

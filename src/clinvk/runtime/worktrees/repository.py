@@ -1,87 +1,68 @@
-"""The repository that a worktree is made from: what it is, and how changes are brought back into its tree."""
+"""The repository that a worktree is made from: its location, its content, and changes to its tree."""
 
 import asyncio
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Unpack
 
 from clinvk.runtime.process.waiting import whole
-from clinvk.runtime.worktrees.diff import Look, check_read
-from clinvk.runtime.worktrees.folders import Place
-from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitTooSlow, words
-from clinvk.runtime.worktrees.tree_files import Saved
-from clinvk.runtime.worktrees.worktree_types import Judge
+from clinvk.runtime.worktrees.diff import TreeDiff, check_readable
+from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitOptions, GitTimedOut, on_one_line
+from clinvk.runtime.worktrees.tree_files import FileBackup
+from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
 
-_REPOSITORY = b"160000"
+_SUBMODULE = b"160000"
 _REFUSED = 1
-"""How `git apply` ends where it wrote nothing; where it could not write, it ends otherwise."""
+"""The exit code of `git apply` if it wrote nothing; if writing failed, the code is another."""
 
 _APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 _APPLIED_WITHIN_S = 600.0
 _STATUS_WITHIN_S = 30.0
 _ATTEMPTS = 3
-_TRY_AGAIN_S = 0.05
+_RETRY_AFTER_S = 0.05
 _NAMED = 3
 
 
-class Source(NamedTuple):
-    """What a worktree is made from.
-
-    Attributes:
-        top: the top of the tree.
-        common: the folder of the repository itself.
-        inside: the directory, from the top on; empty for the top.
-        base: the commit of HEAD.
-        submodules: where in the tree other repositories are.
-        left_out: what of the commit is blocked, and left out of the worktree.
-        warnings: what of the tree is not in the commit.
-    """
-
-    top: str
-    common: str
-    inside: str
-    base: str
-    submodules: tuple[str, ...]
-    left_out: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 async def find(git: Git, directory: str) -> tuple[str, str, str]:
-    """Give top, repository and sub-directory of a directory; `git` is guarded after that.
+    """Return the top of the tree that holds a directory, the repository's own folder, and the sub-directory.
+
+    `git` is guarded afterwards.
 
     Raises:
-        InvalidRequest: it is in no repository with a tree.
-        ClinvkError: git cannot be run there.
+        InvalidRequest: the directory is in no tree of a repository.
+        ClinvkError: git cannot be run in the directory.
     """
     await git.guard()
     asked = ("--is-bare-repository", "--is-inside-work-tree", "--path-format=absolute", "--git-common-dir")
     done = await git.run("rev-parse", *asked, "--show-toplevel")
-    if done.exit_code and b"not a git repository" in done.stderr:
-        raise InvalidRequest(f"{directory!r} is in no git repository: worktrees need one", ISOLATION)
-    told = os.fsdecode(done.stdout).splitlines()
-    if told[:1] == ["true"]:
-        raise InvalidRequest(f"{directory!r} is a bare git repository: there is no tree to work on", ISOLATION)
-    if told[1:2] == ["false"]:
-        raise InvalidRequest(f"{directory!r} is inside the .git folder of a repository, not in its tree", ISOLATION)
-    if done.exit_code or len(told) != _NAMED + 1:
-        raise InvalidRequest(f"git cannot work in {directory!r}: {words(done.stderr) or told}", ISOLATION)
-    common, top = told[-2:]
-    _check_names(common, top, os.fspath(directory))
-    inside = await asyncio.to_thread(_inside, directory, top)
-    _check_names(inside)
-    return top, common, inside
+    match os.fsdecode(done.stdout).splitlines():
+        case ["true", *_]:
+            problem = f"{directory!r} is a bare git repository: there is no tree to work on"
+        case ["false", "false", *_]:
+            problem = f"{directory!r} is inside the .git folder of a repository, not in its tree"
+        case ["false", "true", common, top] if not done.exit_code:
+            _check_utf8(common, top, directory)
+            inside = await asyncio.to_thread(_inside, directory, top)
+            _check_utf8(inside)
+            return top, common, inside
+        case _ if b"not a git repository" in done.stderr:
+            problem = f"{directory!r} is in no git repository: worktrees need one"
+        case other:
+            problem = f"git cannot work in {directory!r}: {on_one_line(done.stderr) or other}"
+    raise InvalidRequest(problem, ISOLATION)
 
 
-async def source(git: Git, directory: str, judge: Judge | None) -> Source:
-    """Find what a worktree for a directory would be made from.
+async def origin(git: Git, directory: str, judge: Judge | None) -> tuple[Worktree, tuple[str, ...]]:
+    """Return a worktree for a directory, without id and folder, and the blocked paths to leave out.
 
     Raises:
-        InvalidRequest: as `find`, there is no commit yet, or the judge refuses it.
+        InvalidRequest: as `find`; or the repository has no commit, or the judge refuses the repository.
         ClinvkError: git failed.
     """
     top, common, inside = await find(git, directory)
@@ -92,26 +73,36 @@ async def source(git: Git, directory: str, judge: Judge | None) -> Source:
     base = head.stdout.decode().strip()
     listed = await git.out("ls-tree", "-r", "-z", "--full-tree", base)
     entries = [(mode, os.fsdecode(name)) for mode, _, name in (entry.partition(b"\t") for entry in listed.split(b"\0"))]
-    modules = tuple(name for mode, name in entries if mode.startswith(_REPOSITORY))
+    modules = tuple(name for mode, name in entries if mode.startswith(_SUBMODULE))
     left_out = tuple(path for path in blocked if any(f"{name}/".startswith(f"{path}/") for _, name in entries))
-    _check_names(*modules)
+    _check_utf8(*modules)
     warnings = [f"the filter {name} of the repository's own settings is not run" for name in git.disabled]
     if modules:
         warnings.append(f"submodules are empty in the worktree: {_some(modules)}")
     if left_out:
         warnings.append(f"not in the worktree, since the server blocks it: {_some(left_out)}")
-    if uncommitted := await _uncommitted(git, top):
+    if changes := await _uncommitted(git, top):
         warnings.append(
-            f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it{uncommitted}"
+            f"the worktree begins with the commit {base[:12]}: uncommitted changes in {top} are not in it{changes}"
         )
-    return Source(top, common, inside, base, modules, left_out, tuple(warnings))
+    worktree = Worktree(
+        repository=top,
+        common=common,
+        name=os.path.basename(top) or "root",
+        inside=inside,
+        base=base,
+        submodules=modules,
+        made_at=time.time(),
+        warnings=tuple(warnings),
+    )
+    return worktree, left_out
 
 
 async def _blocked(git: Git, top: str, common: str, judge: Judge) -> Sequence[str]:
-    """Judge all directories that files of a worktree come from; return what of the tree is blocked, from the top on.
+    """Judge all directories that files of a worktree come from; return the blocked paths in the tree.
 
     Raises:
-        InvalidRequest: the judge refuses one, or git cannot say where all are.
+        InvalidRequest: the judge refuses a directory, or git cannot list the directories.
     """
     counted = await git.out("count-objects", "-v")
     others = [os.fsdecode(line[11:]) for line in counted.splitlines() if line.startswith(b"alternate: ")]
@@ -131,147 +122,137 @@ async def _blocked(git: Git, top: str, common: str, judge: Judge) -> Sequence[st
 
 
 def _stores(common: str, others: Sequence[str]) -> Iterator[str]:
-    """Yield where the objects of a repository are, also behind links; `others` are those that it borrows from."""
+    """Yield the directories of a repository's objects, links resolved; `others` are its alternates."""
     yield os.path.realpath(common)
     for objects in (os.path.join(common, "objects"), *others):
         yield os.path.realpath(objects)
         yield from (os.path.realpath(entry) for entry in os.scandir(objects) if entry.is_symlink())
 
 
-async def check_out(git: Git, place: Place, left_out: Sequence[str]) -> None:
-    """Put the files into a worktree, except what is left out.
-
-    Raises:
-        ClinvkError: git failed.
-    """
-    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false")
-    if left_out:
-        await asyncio.to_thread(_leave_out, place, left_out)
-    await git.out(*(sparse if left_out else ()), "reset", "--hard", "--quiet", cwd=str(place.root))
-    if await asyncio.to_thread(lambda: any(os.path.lexists(place.root / name) for name in left_out)):
-        raise ClinvkError(f"git does not leave {_some(left_out)} out of the worktree")
-
-
-def _leave_out(place: Place, names: Sequence[str]) -> None:
-    patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
-    file = (registered(place.facts.common, place.root) or place.root) / "info" / "sparse-checkout"
-    file.parent.mkdir(exist_ok=True)
-    with file.open("a") as opened:
-        opened.write(patterns if opened.tell() else f"/*\n{patterns}")
-
-
 async def _uncommitted(git: Git, top: str) -> str:
-    """Say which changes of a tree are not committed; empty where there are none.
+    """Return which changes of a tree are not committed, as the end of a warning; empty if there are none.
 
     Raises:
         ClinvkError: git failed, or would wait for ever.
     """
-    asked = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
     try:
-        status = await git.out("status", *asked, within_s=_STATUS_WITHIN_S)
-    except GitTooSlow as exc:
-        await asyncio.to_thread(check_read, top)
+        flags = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all")
+        status = await git.out("status", *flags, within_s=_STATUS_WITHIN_S)
+    except GitTimedOut as exc:
+        await asyncio.to_thread(check_readable, top)
         return f", if there are any: {exc.message}"
     changed = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
     return f": {_some(changed)}" if changed else ""
 
 
-async def register(git: Git, place: Place) -> None:
-    """Make the worktree, yet without files.
+async def register(git: Git, worktree: Worktree) -> None:
+    """Add the worktree to the repository, without files.
 
-    git may fail where the user or an agent makes or removes one at the same moment.
+    git may fail if the user or an agent adds or removes a worktree at the same moment.
     """
-    made = ("--no-checkout", "--quiet", "--no-track", "-B", place.branch, str(place.root), place.facts.base)
+    flags = ("--no-checkout", "--quiet", "--no-track", "-B", worktree.branch)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            await git.out("worktree", "add", *made)
+            await git.out("worktree", "add", *flags, worktree.root, worktree.base)
         except GitFailed:
             if attempt == _ATTEMPTS:
                 raise
-            await asyncio.sleep(_TRY_AGAIN_S)
+            await asyncio.sleep(_RETRY_AFTER_S)
         else:
             return
 
 
-def settle(place: Place) -> None:
-    """Keep the index that the worktree begins with, and see to the directory to work in.
+async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> None:
+    """Check out all files except those left out, and keep the index.
 
     Raises:
-        InvalidRequest: in the commit it is no directory.
-        ClinvkError: something cannot be written.
+        InvalidRequest: the directory to work in is no directory in the commit.
+        ClinvkError: git failed, or a file cannot be written.
     """
+    sparse = ("-c", "core.sparseCheckout=true", "-c", "core.sparseCheckoutCone=false")
+    if left_out:
+        await asyncio.to_thread(_leave_out, worktree, left_out)
+    await git.out(*(sparse if left_out else ()), "reset", "--hard", "--quiet", cwd=worktree.root)
+    await whole(asyncio.to_thread(_complete, worktree, left_out), "copying an index")
+
+
+def _leave_out(worktree: Worktree, names: Sequence[str]) -> None:
+    patterns = "".join("!/" + re.sub(r"([\\*?\[\]\s])", r"\\\1", name) + "\n" for name in names)
+    file = Path(registered(worktree) or worktree.root, "info", "sparse-checkout")
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as opened:
+        opened.write(patterns if opened.tell() else f"/*\n{patterns}")
+
+
+def _complete(worktree: Worktree, left_out: Sequence[str]) -> None:
+    root, path = Path(worktree.root), Path(worktree.path)
+    if any(os.path.lexists(root / name) for name in left_out):
+        raise ClinvkError(f"git does not leave {_some(left_out)} out of the worktree")
     try:
-        admin = registered(place.facts.common, place.root)
-        shutil.copy2((admin or place.root) / "index", place.folder / "index")
-        if Path(os.path.realpath(place.workdir)).is_relative_to(os.path.realpath(place.root)):
-            place.workdir.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(Path(registered(worktree) or root, "index"), Path(worktree.folder, "index"))
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            path.mkdir(parents=True, exist_ok=True)
             return
     except (FileExistsError, NotADirectoryError):
         pass
     except OSError as exc:
         raise ClinvkError(f"cannot make a worktree: {exc.filename}: {exc.strerror}") from exc
     raise InvalidRequest(
-        f"{place.facts.inside!r} is no directory in the commit {place.facts.base[:12]} of {place.facts.repository}",
-        ISOLATION,
+        f"{worktree.inside!r} is no directory in the commit {worktree.base[:12]} of {worktree.repository}", ISOLATION
     )
 
 
-async def apply(git: Git, look: Look, place: Place, dry_run: bool) -> None:
-    """Apply the patch of a look to the tree that the worktree was made from, where `git` runs.
+async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:
+    """Apply the patch of a worktree to the tree that the worktree was made from, where `git` works.
 
-    No other clinvk may do so at the same time.
+    No other clinvk may apply changes to the tree at the same time.
 
     Raises:
-        InvalidRequest: the tree is gone, or the patch does not fit or is there already; nothing was changed.
-        ClinvkError: it could not be written; what was changed is as before, but what somebody else wrote meanwhile.
+        InvalidRequest: the tree is gone, or the patch does not apply or is applied already; nothing was changed.
+        ClinvkError: writing failed; the files are restored, except those that somebody else wrote to meanwhile.
     """
-    top = place.facts.repository
+    top = worktree.repository
     if not await asyncio.to_thread(os.path.isdir, top):
-        raise InvalidRequest(f"the tree of worktree {place.id} is gone: {top!r}")
+        raise InvalidRequest(f"the tree of worktree {worktree.id} is gone: {top!r}")
     await find(git, top)
-    await _check(git, look.patch, place)
-    if not dry_run:
-        saved = Saved(top, look.names, look.folder)
-        await whole(asyncio.to_thread(saved.put_aside), "putting files aside", _APPLIED_WITHIN_S)
-        admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
-        tried = {"GIT_DIR": admin, "GIT_WORK_TREE": str(saved.tried)}
-        await _fitting(git, place, str(look.patch), cwd=str(saved.tried), env=tried)
-        await whole(_written(git, look.patch, place, saved), "applying the changes", _APPLIED_WITHIN_S)
-
-
-async def _check(git: Git, patch: Path, place: Place) -> None:
+    patch = str(diff.patch)
     try:
-        await _fitting(git, place, "--check", str(patch))
+        await _applied(git, worktree, "--check", patch)
     except InvalidRequest:
-        undone = await git.run(*_APPLY, "--reverse", "--check", str(patch))
+        undone = await git.run(*_APPLY, "--reverse", "--check", patch)
         if undone.exit_code:
             raise
         raise InvalidRequest(
-            f"the changes of worktree {place.id} are in {place.facts.repository} already, nothing was changed;"
-            f" clinvk worktrees discard {place.id} removes it"
+            f"the changes of worktree {worktree.id} are in {top} already, nothing was changed;"
+            f" clinvk worktrees discard {worktree.id} removes it"
         ) from None
+    if not dry_run:
+        backup = FileBackup(top, diff.names, diff.folder)
+        await whole(asyncio.to_thread(backup.copy), "putting files aside", _APPLIED_WITHIN_S)
+        admin = os.fsdecode(await git.out("rev-parse", "--absolute-git-dir")).rstrip("\n")
+        after = str(backup.after)
+        await _applied(git, worktree, patch, cwd=after, env={"GIT_DIR": admin, "GIT_WORK_TREE": after})
+        await whole(_written(git, worktree, patch, backup), "applying the changes", _APPLIED_WITHIN_S)
 
 
-async def _fitting(
-    git: Git, place: Place, *arguments: str, cwd: str | None = None, env: Mapping[str, str] | None = None
-) -> None:
+async def _applied(git: Git, worktree: Worktree, *arguments: str, **options: Unpack[GitOptions]) -> None:
     try:
-        await git.out(*_APPLY, *arguments, cwd=cwd, env=env)
+        await git.out(*_APPLY, *arguments, **options)
     except GitFailed as exc:
         if exc.exit_code != _REFUSED:
             raise
-        top = place.facts.repository
-        raise InvalidRequest(f"worktree {place.id} does not fit {top}, nothing was changed: {exc.said}") from exc
+        top = worktree.repository
+        raise InvalidRequest(f"worktree {worktree.id} does not fit {top}, nothing was changed: {exc.stderr}") from exc
 
 
-async def _written(git: Git, patch: Path, place: Place, saved: Saved) -> None:
+async def _written(git: Git, worktree: Worktree, patch: str, backup: FileBackup) -> None:
     try:
-        await _fitting(git, place, str(patch))
+        await _applied(git, worktree, patch)
     except InvalidRequest:
         raise
-    except (ClinvkError, asyncio.CancelledError) as exc:  # it is given up, or the loop is closed
+    except (ClinvkError, asyncio.CancelledError) as exc:  # cancelled: it took too long, or the loop is closed
         try:
-            foreign = await asyncio.to_thread(saved.restore)
+            foreign = await asyncio.to_thread(backup.restore)
         except OSError as failed:
             raise ClinvkError(f"files were changed in part, and cannot be put back: {failed}") from failed
         if foreign:
@@ -280,37 +261,37 @@ async def _written(git: Git, patch: Path, place: Place, saved: Saved) -> None:
         raise
 
 
-async def forget(git: Git, place: Place, with_commits: bool) -> None:
-    """Take a worktree, whose files are gone, out of its repository; `git` runs in that.
+async def forget(git: Git, worktree: Worktree, with_commits: bool) -> None:
+    """Remove a worktree, whose files are gone, from its repository, where `git` works.
 
-    Its branch goes too, if nothing was committed to it or `with_commits`; one that is checked out elsewhere stays.
+    Remove the branch as well if it has no commits of its own or `with_commits`, unless it is checked out elsewhere.
 
     Raises:
-        ClinvkError: git cannot.
+        ClinvkError: git failed.
     """
-    if await asyncio.to_thread(registered, place.facts.common, place.root):
-        await git.out("worktree", "remove", "--force", "--force", str(place.root))
-    at = await git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{place.branch}")
-    if with_commits or at.stdout.decode().strip() == place.facts.base:
-        await git.run("branch", "-D", "--quiet", place.branch)
+    if await asyncio.to_thread(registered, worktree):
+        await git.out("worktree", "remove", "--force", "--force", worktree.root)
+    head = await git.run("rev-parse", "--verify", "--quiet", f"refs/heads/{worktree.branch}")
+    if with_commits or head.stdout.decode().strip() == worktree.base:
+        await git.run("branch", "-D", "--quiet", worktree.branch)
 
 
-def registered(common: str, root: Path) -> Path | None:
-    """Give the folder that git has for a worktree; None where it knows none there. Blocks."""
-    there = os.path.realpath(root)
-    for entry in Path(common, "worktrees").glob("*/gitdir"):
+def registered(worktree: Worktree) -> Path | None:
+    """Return the folder in which the repository keeps a worktree's records, or None. Blocks."""
+    there = os.path.realpath(worktree.root)
+    for entry in Path(worktree.common, "worktrees").glob("*/gitdir"):
         with suppress(OSError):
-            told = os.fsdecode(entry.read_bytes()).rstrip("\n")
-            if os.path.realpath(entry.parent / os.path.dirname(told)) == there:
+            named = os.fsdecode(entry.read_bytes()).rstrip("\n")
+            if os.path.realpath(entry.parent / os.path.dirname(named)) == there:
                 return entry.parent
     return None
 
 
-def _check_names(*names: str) -> None:
-    """Refuse what could not be written down.
+def _check_utf8(*names: str) -> None:
+    """Check that names can be stored as JSON.
 
     Raises:
-        InvalidRequest: a name is no UTF-8.
+        InvalidRequest: a name is not UTF-8.
     """
     for name in names:
         try:
@@ -320,10 +301,10 @@ def _check_names(*names: str) -> None:
 
 
 def _inside(directory: str, top: str) -> str:
-    """Give a directory from the top on.
+    """Return a directory relative to the top of its tree.
 
     Raises:
-        InvalidRequest: it is not in the tree of the nearest repository, which has settings that say so.
+        InvalidRequest: the settings of the nearest repository say that its tree is elsewhere.
     """
     real = Path(os.path.realpath(directory))
     nearest = next((path for path in (real, *real.parents) if os.path.lexists(path / ".git")), None)

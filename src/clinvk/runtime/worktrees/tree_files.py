@@ -1,4 +1,4 @@
-"""Files of a tree: removed whole, or put aside while they are changed and put back on failure. All of this blocks."""
+"""Files of a directory tree: removed completely, or copied and restored around a change. All functions block."""
 
 import os
 import shutil
@@ -10,13 +10,17 @@ from pathlib import Path
 from clinvk.types.errors import ClinvkError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_PIECE_BYTES = 1024 * 1024
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, also what is in folders that must not be written to; what links lead to stays.
+    """Remove a folder with its content, read-only folders included; the targets of symbolic links stay.
+
+    `shutil.rmtree` would fail on read-only folders (Go's module cache has some) and on trees deeper than Python's
+    recursion limit, and `chmod -R` would follow a link that an agent puts in the place of the folder.
 
     Raises:
-        ClinvkError: something in it cannot be removed.
+        ClinvkError: something cannot be removed.
     """
     try:
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -35,10 +39,10 @@ def remove_tree(path: Path) -> None:
 
 
 def _empty(name: str, parent: int) -> None:
-    """Remove all that is in a folder.
+    """Remove the content of a folder.
 
-    Folders deeper down are moved up into it before they are emptied: so no tree is too deep for a path, for the stack
-    or for the number of files that may be open.
+    Deeper folders are moved up before they are emptied, so the depth of a tree is limited by neither the length of a
+    path, nor the stack, nor the number of open files.
     """
     top = _opened(name, parent)
     try:
@@ -47,7 +51,8 @@ def _empty(name: str, parent: int) -> None:
                 inner = _opened(folder, top)
                 try:
                     for deeper in _folders_left(inner):
-                        _move(deeper, inner, top)
+                        os.close(_opened(deeper, inner))  # makes the folder writable: others cannot be moved
+                        os.rename(deeper, os.urandom(8).hex(), src_dir_fd=inner, dst_dir_fd=top)
                 finally:
                     os.close(inner)
                 os.rmdir(folder, dir_fd=top)
@@ -56,7 +61,7 @@ def _empty(name: str, parent: int) -> None:
 
 
 def _folders_left(folder: int) -> list[str]:
-    """Remove all from a folder but the folders in it; give those."""
+    """Remove everything in a folder except its folders; return the names of these."""
     with os.scandir(folder) as entries:
         names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in names:
@@ -67,136 +72,105 @@ def _folders_left(folder: int) -> list[str]:
 
 
 def _opened(name: str, parent: int) -> int:
-    """Open a folder, and let its owner do all in it: those of Go's modules, for one, are read-only."""
+    """Open a folder and make it writable."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
         os.chmod(name, stat.S_IRWXU, dir_fd=parent)
         folder = os.open(name, _FOLDER, dir_fd=parent)
     try:
-        if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.fchmod(folder, stat.S_IRWXU)
+        os.fchmod(folder, stat.S_IRWXU)
     except OSError:
         os.close(folder)
         raise
     return folder
 
 
-def _move(name: str, source: int, target: int) -> None:
-    os.close(_opened(name, source))  # only what may be written to can be moved
-    os.rename(name, os.urandom(8).hex(), src_dir_fd=source, dst_dir_fd=target)
+class FileBackup:
+    """Copies of files and links of a tree, to restore them if a change of the tree fails midway.
 
-
-_PIECE_BYTES = 1024 * 1024
-
-
-class Saved:
-    """What was at some places of a tree: files and links; where there was nothing, that is known too.
-
-    `tried` is a folder with the same files, for whoever wants to see first what the change makes of them: only what
-    is as it is there, or a beginning of that, is put back. Both are in folders that are made in `folder`.
+    `after` is a second copy, in which the caller makes the same change first: a file of the tree is restored only if
+    its content is what the change writes, or the beginning of that. Everything else was written by somebody else.
+    `git apply` cannot undo a change that it could not finish, and has no such comparison.
     """
 
     def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
-        self.tried = folder / "tried"
-        self._saved = folder / "saved"
+        self.after = folder / "after"
+        self._before = os.fsencode(folder / "before")
         self._top = os.fsencode(top)
         self._names = names
-        self._aside: dict[bytes, bytes | None] = {}
-        self._folders: set[bytes] = set()
 
-    def put_aside(self) -> None:
-        """Put the files aside.
+    def copy(self) -> None:
+        """Copy the files, the folders around them, and the attributes there, e.g. of line endings.
 
         Raises:
-            ClinvkError: one cannot be read, or there is no room.
+            ClinvkError: a file cannot be read, or the disk is full.
         """
-        around = _folders(self._names)
-        self._folders = {name for name in around if os.path.isdir(os.path.join(self._top, name))}
+        folders = {b""}
+        for name in self._names:
+            while (name := os.path.dirname(name)) not in folders:
+                folders.add(name)
+        there = [folder for folder in sorted(folders) if _is_folder(os.path.join(self._top, folder))]
+        attributes = [os.path.join(folder, b".gitattributes") for folder in there]
         try:
-            self._saved.mkdir()
-            self.tried.mkdir()
-            for number, name in enumerate(self._names):
-                place = os.path.join(self._top, name)
-                aside = os.fsencode(self._saved / str(number))
-                self._aside[name] = aside if _is_file(place) else None
-                if self._aside[name]:
-                    _copy(place, aside)
-                self._try(place, name)
-            for name in [os.path.join(inner, b".gitattributes") for inner in around]:
-                if _is_file(os.path.join(self._top, name)) and not os.path.lexists(self._tried(name)):
-                    self._try(os.path.join(self._top, name), name)
+            for copies in (self._before, os.fsencode(self.after)):
+                for folder in there:
+                    os.makedirs(os.path.join(copies, folder), exist_ok=True)
+                for name in dict.fromkeys([*self._names, *attributes]):
+                    _copy(os.path.join(self._top, name), os.path.join(copies, name))
         except OSError as exc:
             raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
 
     def restore(self) -> list[str]:
-        """Put back what is missing, and what is as it was tried or a beginning of that.
+        """Restore what the change removed, or wrote completely or in part.
 
-        Gives the names of the rest, which somebody else wrote to: they stay.
+        Return the names of the other files, which stay as they are.
 
         Raises:
-            OSError: that cannot be.
+            OSError: a file cannot be restored.
         """
         foreign: list[str] = []
-        missing: dict[bytes, bytes] = {}
-        for name, aside in self._aside.items():
-            place = os.path.join(self._top, name)
+        missing: list[bytes] = []
+        for name in self._names:
+            place, before = os.path.join(self._top, name), os.path.join(self._before, name)
             if _is_file(place):
-                if aside and _is_same(aside, place):
+                if _is_same(before, place):
                     continue
-                if not _begins(self._tried(name), place):
+                if not _begins(os.path.join(os.fsencode(self.after), name), place):
                     foreign.append(os.fsdecode(name))
                     continue
                 os.unlink(place)
-            if aside:
-                missing[name] = aside
+            if _is_file(before):
+                missing.append(name)
             else:
                 self._remove_empty(os.path.dirname(name))
-        for name, aside in missing.items():
+        for name in missing:
             place = os.path.join(self._top, name)
             with suppress(FileExistsError, NotADirectoryError):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
             if os.path.lexists(place) or not os.path.isdir(os.path.dirname(place)):
                 foreign.append(os.fsdecode(name))
             else:
-                _copy(aside, place)
+                _copy(os.path.join(self._before, name), place)
         return foreign
 
-    def _tried(self, name: bytes) -> bytes:
-        return os.path.join(os.fsencode(self.tried), name)
-
-    def _try(self, place: bytes, name: bytes) -> None:
-        target = self._tried(name)
-        if _is_file(place):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            _copy(place, target)
-        elif os.path.isdir(place):
-            os.makedirs(target, exist_ok=True)
-
     def _remove_empty(self, folder: bytes) -> None:
-        """Remove a folder and those around it, if nothing is in them; such as were there before stay."""
+        """Remove a folder and those around it if they are empty and did not exist before."""
         with suppress(OSError):
-            while folder and folder not in self._folders:
+            while not os.path.isdir(os.path.join(self._before, folder)):
                 os.rmdir(os.path.join(self._top, folder))
                 folder = os.path.dirname(folder)
 
 
-def _folders(names: Sequence[bytes]) -> set[bytes]:
-    """Give the folders around some files, the top as an empty name: attributes, e.g. of line ends, may stand there."""
-    folders: set[bytes] = set()
-    for name in names:
-        while (name := os.path.dirname(name)) not in folders:
-            folders.add(name)
-    return folders
-
-
 def _is_same(file: bytes, place: bytes) -> bool:
+    if not _is_file(file):
+        return False
     one, other = os.lstat(file), os.lstat(place)
     return (one.st_mode, one.st_size) == (other.st_mode, other.st_size) and _begins(file, place)
 
 
 def _begins(file: bytes, place: bytes) -> bool:
-    """Say whether what is at a place is the beginning of a file, or all of it."""
+    """Return whether the file at a place has the content of another file, or the beginning of that content."""
     if not _is_file(file) or os.path.islink(file) != os.path.islink(place):
         return False
     if os.path.islink(file):
@@ -209,15 +183,19 @@ def _begins(file: bytes, place: bytes) -> bool:
 
 
 def _copy(source: bytes, target: bytes) -> None:
+    """Copy a file or a link; for a folder, make an empty folder."""
     if os.path.islink(source):
         os.symlink(os.readlink(source), target)
-    else:
+    elif os.path.isfile(source):
         shutil.copy2(source, target)
+    elif _is_folder(source):
+        os.makedirs(target, exist_ok=True)
 
 
 def _is_file(path: bytes) -> bool:
-    try:
-        mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+    """Return whether a path is a regular file or a symbolic link, also one that leads nowhere."""
+    return os.path.islink(path) or os.path.isfile(path)
+
+
+def _is_folder(path: bytes) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)

@@ -1,6 +1,7 @@
-"""What is said of worktrees."""
+"""Worktrees as values: their origin, their location, and what was found in them."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -8,63 +9,81 @@ import msgspec
 from clinvk.types.orchestration import ChangedFile
 
 Judge = Callable[[str], Sequence[str]]
-"""Raises if no files of a worktree may come from a directory; returns the directories below it that are blocked."""
+"""Raises if no files of a worktree may come from a directory; returns the blocked directories below the directory."""
 
 State = Literal["in use", "changed", "unchanged", "broken"]
 
 
-class Worktree(msgspec.Struct, frozen=True, kw_only=True):
-    """A tree of files of its own for one agent.
+class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A git worktree for one agent: its own files and its own branch.
+
+    The fields without a default are stored in `worktree.json`.
 
     Attributes:
-        id: names it; a part of the branch and of the path.
-        path: where the agent works: the same sub-directory that it was made from.
-        root: the top of the tree.
-        branch: the branch that is checked out in it.
-        base: the commit that it began with.
-        repository: the top of the tree that it was made from.
-        warnings: what is in that tree and not in this one.
+        repository: top of the tree that the worktree was made from.
+        common: the repository's own folder (`.git`), shared by all of its worktrees.
+        name: name of the worktree's top folder.
+        inside: sub-directory that the agent works in, empty for the top.
+        base: commit that the worktree starts from.
+        submodules: paths of submodules, which are empty in the worktree.
+        made_at: Unix time.
+        id: identifier, part of the branch and of the path.
+        folder: folder in the clinvk home that holds the worktree and its records.
+        warnings: what is in the repository's tree and not in the worktree.
     """
 
-    id: str
-    path: str
-    root: str
-    branch: str
-    base: str
     repository: str
+    common: str
+    name: str
+    inside: str
+    base: str
+    submodules: tuple[str, ...]
+    made_at: float
+    id: str = ""
+    folder: str = ""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def root(self) -> str:
+        """The top folder of the worktree."""
+        return str(Path(self.folder, self.name))
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A worktree that is there.
+    @property
+    def path(self) -> str:
+        """The directory that the agent works in."""
+        return str(Path(self.folder, self.name, self.inside))
+
+    @property
+    def branch(self) -> str:
+        """The branch that was created for the worktree."""
+        return f"clinvk/{self.id}"
+
+
+class Listed(Worktree, frozen=True, kw_only=True):
+    """A worktree with its state.
 
     Attributes:
-        made_at: in seconds since 1970.
-        state: `in use` is one whose agent is at work, `broken` one that cannot be looked at: `problem` says why.
-        files: as in `Change`; none while it is in use.
+        state: `in use` while an agent works in the worktree; `broken` if git cannot examine it.
+        files: changed files, as in `Change`; empty while the worktree is in use.
+        problem: why the worktree cannot be examined completely, or empty.
     """
 
-    id: str
-    repository: str
-    path: str
-    branch: str
-    base: str
-    made_at: float
     state: State
     files: tuple[ChangedFile, ...] = ()
     problem: str = ""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What was brought into the tree that a worktree was made from.
+    """The result of applying a worktree's changes.
 
     Attributes:
-        removed: whether the worktree is gone.
-        warnings: what in the worktree could not be looked at: then it stays.
+        removed: the worktree was removed.
+        warnings: what in the worktree could not be examined; the worktree is then kept.
     """
 
     id: str
     repository: str
     files: tuple[ChangedFile, ...]
     removed: bool
+    dry_run: bool
     warnings: tuple[str, ...] = ()
