@@ -23,7 +23,6 @@ MAY_BLOCK = (
     ("clinvk/runtime/pool/agent_programs.py", {"is_spoken", "note_spoken", "note"}),
     ("clinvk/api/openapi/docs.py", {"__init__"}),
     ("clinvk/api/endpoints/health.py", {"_version"}),
-    ("clinvk/api/access/key_policy.py", {"_resolved", "_judge_directories"}),
     (
         "clinvk/api/access/workdirs.py",
         {

@@ -176,7 +176,7 @@ async def test_the_turn_before_costs_also_where_the_agent_cannot_be_asked_again(
     scripted.play(gemini_says("not", " json"))
     admitted: list[RunRequest] = []
 
-    def admit_once(request: RunRequest) -> str:
+    async def admit_once(request: RunRequest) -> str:
         if admitted:
             raise InvalidRequest("it leads elsewhere", "workdir")
         admitted.append(request)

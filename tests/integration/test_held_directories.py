@@ -4,7 +4,7 @@ import _thread
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from scripted.steps import claude_says
 from serving import serving
 
 
-def swapping(place: Path, target: Path) -> Callable[[RunRequest], str]:
+def swapping(place: Path, target: Path) -> Callable[[RunRequest], Awaitable[str]]:
     """Return a check that passes, right after which the directory is a link to another one."""
 
     def swap() -> None:
@@ -31,7 +31,7 @@ def swapping(place: Path, target: Path) -> Callable[[RunRequest], str]:
         place.symlink_to(target)
         swapped.append(True)
 
-    def check(_: RunRequest) -> str:
+    async def check(_: RunRequest) -> str:
         if not begun:
             begun.append(_thread.start_new_thread(swap, ()))
         while not swapped:  # any lock or file would count as blocking the loop
@@ -86,7 +86,11 @@ async def test_an_agent_starts_in_a_directory_that_is_named_by_a_link(scripted: 
     scripted.play(claude_says("x"))
     link = place.with_name("link")
     link.symlink_to(place)
-    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=lambda _: str(place))
+
+    async def admit(_: RunRequest) -> str:
+        return str(place)
+
+    runs = LocalRuns(Settings(), MemoryStore(), scripted.env, admit_dirs=admit)
     async with runs, runs.run(RunRequest(prompt="hi", backend="claude", workdir=str(link))) as run:
         await run.result()
     assert [call.cwd for call in scripted.calls()] == [str(place)]

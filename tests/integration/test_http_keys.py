@@ -1,8 +1,10 @@
 """What a key may do, how often a client may ask, and whose request it is, over real sockets."""
 
 import asyncio
+import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -770,3 +772,34 @@ async def test_a_run_that_waits_is_not_started_once_its_key_has_expired(scripted
     grants = Grants(Keys((), await asyncio.to_thread(file.read)), MemoryStore())
     with pytest.raises(KeyRefused, match="has expired"):
         grants.judge(RunRequest(prompt="hi", backend="claude", key_name="ana"))
+
+
+async def test_no_directory_is_looked_up_on_the_loop_and_each_list_once_before_and_once_at_the_start(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that hangs would freeze the server."""
+    scripted.play(claude_says("x"))
+    for name in ("work", "more", "blocked"):
+        (tmp_path / name).mkdir()
+    key, keys = await made(scripted, Limits(workdirs=(str(tmp_path),)))
+    blocked = str(tmp_path / "blocked")
+    looked_up: list[tuple[str, int]] = []
+    realpath = os.path.realpath
+
+    def recorded(path: str | Path) -> str:
+        if tmp_path in Path(path).parents:
+            looked_up.append((str(path), threading.get_ident()))
+        return realpath(path)
+
+    async with serving(scripted.env, keys=keys, blocked_workdir_prefixes=(blocked,)) as served:
+        monkeypatch.setattr(os.path, "realpath", recorded)
+        body = {"backend": "claude", "prompt": "hi", "workdir": str(tmp_path / "work")}
+        add_dirs = [str(tmp_path / "more")] * 3
+        answer = await served.client.post(
+            "/api/v1/prompt", json={**body, "add_dirs": add_dirs}, headers={"x-api-key": key}
+        )
+        session = f"/api/v1/sessions/{answer.json()['session_id']}"
+        deleted = await served.client.delete(session, headers={"x-api-key": key})
+    assert (answer.status_code, deleted.status_code) == (200, 200)
+    assert threading.get_ident() not in {thread for _, thread in looked_up}
+    assert [path for path, _ in looked_up].count(blocked) == 2

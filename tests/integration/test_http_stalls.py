@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from clinvk.api.http import response
+from clinvk.store.memory import MemoryStore
+from clinvk.types.session import Session
 from scripted import Scripted
 from scripted.steps import claude_says
 from serving import serving
@@ -160,3 +163,20 @@ async def test_a_chain_whose_prompt_grows_too_long_ends_with_that_step(scripted:
     assert (told["completed_steps"], told["failed_step"]) == (1, 2)
     assert "prompt has more than 16777216 characters" in told["results"][1]["error"]
     assert len(scripted.calls()) == 1
+
+
+class StuckStore(MemoryStore):
+    async def session(self, reference: str) -> Session:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_request_whose_preparation_hangs_is_refused(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response, "_PREPARED_WITHIN_S", 0.1)
+    async with serving(scripted.env, store=StuckStore()) as served:
+        answer = await served.prompt(session_id="0" * 32)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "resources_exhausted"
+    assert answer.headers["retry-after"] == "5"

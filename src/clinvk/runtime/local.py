@@ -23,7 +23,7 @@ from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import Claim, Guard
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import beside, finished
+from clinvk.runtime.process.waiting import Lookups, beside, finished
 from clinvk.runtime.run.agent_run import AgentRun
 from clinvk.runtime.run.event_log import Autosave
 from clinvk.runtime.run.execution import STOP_GRACE_S
@@ -58,7 +58,7 @@ class LocalRuns:
         store: SessionStore,
         environ: Mapping[str, str],
         registry: Mapping[str, Backend] = backends.BACKENDS,
-        admit_dirs: Callable[[RunRequest], str] | None = None,
+        admit_dirs: Callable[[RunRequest], Awaitable[str]] | None = None,
         watches: Sequence[Watch] = (),
         keeps_warm: bool = False,
         frees: Callable[[str], Awaitable[None]] | None = None,
@@ -85,6 +85,7 @@ class LocalRuns:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store)
+        self._lookups = Lookups()
         self._closing = False
         self._guard = Guard(chosen, self._bounds, Claim(home, chosen.server) if home else None)
         keeps_warm = keeps_warm and settings.warm.enabled and not resource_limits.are_per_process(settings.agents)
@@ -153,7 +154,8 @@ class LocalRuns:
     async def plan(self, request: RunRequest) -> Launch:
         """Say what would be started; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
-        launch = self._launch(self._here, self._here.backend(request.backend), request, resume)
+        backend = self._here.backend(request.backend)
+        launch = await self._lookups.run(partial(self._launch, self._here, backend, request, resume))
         if self._admit_dirs is None:
             return launch
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
@@ -228,9 +230,12 @@ class LocalRuns:
         request, session, resume = await self._continued(request)
         if session:
             await self._until_gone(session)
-        assignment = self._assigned(request, resume, users)
+        assignment = await self._assigned(request, resume, users)
         if session is None and not request.ephemeral:
-            session = new_session(request, os.urandom(16).hex(), self._settings.session)
+            workdir = request.workdir or ""
+            if users or not (workdir and self._admit_dirs):  # others were resolved when they were admitted
+                workdir = await asyncio.to_thread(executables.resolve, workdir)
+            session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
         told = replace(request, extra=self._own_extra(request))
         recorder = Recorder(
             self._store, self._autosave, assignment.run_id, told, session, resume, self._settings.session
@@ -300,16 +305,18 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
-    def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
+    async def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
         here = users or self._here
         backend = here.backend(request.backend)
+        path = here.path(backend)
+        launch = await self._lookups.run(partial(self._launch, here, backend, request, resume))
         return Assignment(
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
             host=here.host(backend.name),
-            path=here.path(backend),
-            launch=self._launch(here, backend, request, resume),
+            path=path,
+            launch=launch,
             env=here.environment(backend.name),
             resume=resume,
             no_progress_s=self._settings.server.no_progress_timeout_secs,

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +16,7 @@ from clinvk.api.access.key_file import Key, Limits
 from clinvk.api.access.keys import Keys
 from clinvk.dialects.dialect import BackendNotAllowed, BeyondPolicy, BudgetSpent, DirectoryNotAllowed, KeyRefused
 from clinvk.policy.directories import Directories
-from clinvk.runtime.process.waiting import beside
+from clinvk.runtime.process.waiting import Lookups, beside
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.request import RunRequest
@@ -45,6 +47,7 @@ class Grants:
         self._keys = keys
         self._store = store
         self._spent: dict[str, _Spent] = {}
+        self._lookups = Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
         """Judge a settled request that came with a key; give it with that.
@@ -59,7 +62,10 @@ class Grants:
         key = self._key(key_name)
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
             await self._look(key.name)
-        self.judge(request)
+        if key.limits.workdirs:
+            await self._lookups.run(partial(self.judge, request))
+        else:
+            self.judge(request)
         return request
 
     def judge(self, request: RunRequest, workdir: str = "") -> None:
@@ -75,7 +81,7 @@ class Grants:
             return
         key = self._key(request.key_name)
         limits = key.limits
-        _judge_place(request, limits, workdir)
+        _judge_place(request.backend, workdir or request.workdir, request.add_dirs, limits)
         spent = self._spent.get(key.name)
         if spent is None or spent.day != today():
             return
@@ -84,15 +90,15 @@ class Grants:
         if limits.cost_usd_per_day and spent.cost_usd >= limits.cost_usd_per_day:
             raise _all_spent(f"{limits.cost_usd_per_day:g} US dollars")
 
-    def check_session(self, session: Session, key_name: str) -> None:
+    async def check_session(self, session: Session, key_name: str) -> None:
         """Refuse to change or fork a session that a key may not continue.
 
         Raises:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed: as `judge`.
         """
         if key_name:
-            request = RunRequest(prompt="", backend=session.backend, workdir=session.working_dir or None)
-            _judge_place(request, self._key(key_name).limits)
+            limits, workdir = self._key(key_name).limits, session.working_dir
+            await self._lookups.run(partial(_judge_place, session.backend, workdir, (), limits))
 
     def has_backend(self, key_name: str, backend: str) -> bool:
         """Say whether requests with a key may run a backend.
@@ -161,24 +167,18 @@ def _has_backend(limits: Limits, backend: str) -> bool:
     return not limits.backends or backend in limits.backends
 
 
-def _judge_place(request: RunRequest, limits: Limits, workdir: str = "") -> None:
+def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: Limits) -> None:
     """Judge the agent of a request and its directories."""
-    if not _has_backend(limits, request.backend):
+    if not _has_backend(limits, backend):
         raise BackendNotAllowed(
-            f"backend {request.backend!r} is not one that this API key may run; it may run "
-            f"{', '.join(limits.backends)}",
+            f"backend {backend!r} is not one that this API key may run; it may run {', '.join(limits.backends)}",
             "backend",
         )
-    _judge_directories(request, limits, workdir)
-
-
-def _judge_directories(request: RunRequest, limits: Limits, workdir: str) -> None:
     if not limits.workdirs:
         return
     allowed = Directories(allowed=tuple(map(os.path.realpath, limits.workdirs)))
-    workdir = workdir or request.workdir or "/"
-    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
-    for field, path in (("workdir", workdir), *beside):
+    beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(add_dirs))
+    for field, path in (("workdir", workdir or "/"), *beside):
         if allowed.refusal(os.path.realpath(path)):
             raise DirectoryNotAllowed(
                 f"{field} {path!r} is in no directory that this API key may work in: {', '.join(limits.workdirs)}",

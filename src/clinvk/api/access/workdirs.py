@@ -42,7 +42,7 @@ class Workdirs:
         self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ
         self._built_in = _built_in(settings, environ, registry)
-        self._lookups = Lookups()
+        self.lookups = Lookups()
 
     def check_default(self) -> None:
         """Look at `server.default_workdir` before the first request comes.
@@ -52,7 +52,7 @@ class Workdirs:
         """
         try:
             if self._default:
-                self._admitted(self._default, "server.default_workdir")
+                self._admitted(self._default, "server.default_workdir", self._directories())
         except InvalidRequest as exc:
             raise ConfigError(exc.message) from exc
 
@@ -61,7 +61,7 @@ class Workdirs:
         here = _here()
         own = str(self._workspace) if here == "/" else here
         try:
-            self._judged(self._default or own, "workdir", "the server's own directory")
+            self._judged(self._default or own, "workdir", "the server's own directory", self._directories())
         except InvalidRequest as exc:
             return f"{exc.message}; server.default_workdir names another"
         return ""
@@ -82,9 +82,12 @@ class Workdirs:
         Raises:
             DirectoryNotAllowed, InvalidRequest: as `settle`.
         """
-        self._admitted_beside(request)
+        lists = self._directories()
+        self._admitted_beside(request, lists)
         workdir = request.workdir or _here()
-        return self._judged_of_session(workdir) if request.session_id else self._admitted(workdir, "workdir")
+        if request.session_id:
+            return self._judged_of_session(workdir, lists)
+        return self._admitted(workdir, "workdir", lists)
 
     async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Settle a request, in a thread where the request or its session names a directory.
@@ -94,10 +97,7 @@ class Workdirs:
         """
         if not (session or request.workdir or request.add_dirs):
             return self.settle(request)
-        try:
-            return await self._lookups.run(partial(self.settle, request, session))
-        except TimeoutError:
-            raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
+        return await self.lookups.run(partial(self.settle, request, session))
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Give the request with directories that are there; the one to work in is that of its session, if it has one.
@@ -106,16 +106,17 @@ class Workdirs:
             DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
             InvalidRequest: a directory is not absolute, not there, not a directory, not readable, or not the session's.
         """
-        add_dirs = self._admitted_beside(request)
+        lists = self._directories()
+        add_dirs = self._admitted_beside(request, lists)
         if session:
             _check_same(request, session)
-            self._judged_of_session(session.working_dir or _here())
+            self._judged_of_session(session.working_dir or _here(), lists)
             return replace(request, add_dirs=add_dirs)
-        workdir = self._admitted(request.workdir or self._default or self._own(), "workdir")
+        workdir = self._admitted(request.workdir or self._default or self._own(), "workdir", lists)
         return replace(request, workdir=workdir, add_dirs=add_dirs)
 
-    def _admitted_beside(self, request: RunRequest) -> tuple[str, ...]:
-        return tuple(self._admitted(path, f"add_dirs[{index}]") for index, path in enumerate(request.add_dirs))
+    def _admitted_beside(self, request: RunRequest, lists: Directories) -> tuple[str, ...]:
+        return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
     def judge_repository(self, real: str) -> tuple[str, ...]:
         """Judge a directory that files of a worktree come from; return the directories below it that are blocked.
@@ -141,29 +142,29 @@ class Workdirs:
         except ConfigError:  # a machine without homes
             return real
 
-    def _judged_of_session(self, path: str) -> str:
-        return self._judged(path, "session_id", "the session's directory")
+    def _judged_of_session(self, path: str, lists: Directories) -> str:
+        return self._judged(path, "session_id", "the session's directory", lists)
 
-    def _admitted(self, path: str, field: str) -> str:
+    def _admitted(self, path: str, field: str, lists: Directories) -> str:
         """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
         _refuse_long(path, field, field)
         if not os.path.isabs(path):
             raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
-        path = self._judged(path, field, field)
+        path = self._judged(path, field, field, lists)
         check(path, field)
         return path
 
-    def _judged(self, path: str, field: str, name: str) -> str:
+    def _judged(self, path: str, field: str, name: str, lists: Directories) -> str:
         """Hold a path against all lists; give what it leads to."""
         real = _resolved(path, field, name)
         judged = self.original(real)
-        if refusal := self._built_in.refusal(judged) or self._directories().refusal(judged):
+        if refusal := self._built_in.refusal(judged) or lists.refusal(judged):
             leads = "" if judged == path else f" (which leads to {real!r})" if judged == real else f" (of {judged!r})"
             raise DirectoryNotAllowed(f"{name} {path!r}{leads} {refusal}", field)
         return real
 
     def _directories(self) -> Directories:
-        """Resolve the lists anew each time: a link in one of them may be turned while the server runs."""
+        """Resolve the lists, for each request again: a link in one of them may be turned while the server runs."""
         allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
         return Directories(allowed, blocked)
 

@@ -31,6 +31,7 @@ from clinvk.api.http.response import (
     chunked,
     forget_headers,
     headers_of,
+    prepared,
     read_json,
     refusal,
 )
@@ -113,7 +114,11 @@ class RunEndpoint:
             SessionNotFound, AmbiguousId: there is no such session, or several.
             PreviousNotFound: the run that it goes on from is not there.
             InvalidRequest: a directory cannot be worked in, or the policy or the key does not allow this.
+            ResourcesExhausted: this took too long.
         """
+        return await prepared(self._admit(call, key_name, client, begins_anew))
+
+    async def _admit(self, call: Call, key_name: str, client: str, begins_anew: bool) -> RunRequest:
         request = call.request
         session = await self.store.session(request.session_id) if request.session_id else None
         if session:
@@ -207,7 +212,7 @@ class _Visit:
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
             body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
-        call = await beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope))
+        call = await prepared(beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope)))
         forget_headers(self._scope)
         return call
 

@@ -102,7 +102,7 @@ class Sessions:
     async def _changeable(self, request: Request) -> Session:
         """Return the session of the path; its agent and directory must be allowed to the key of the request."""
         session = await self._store.session(request.path_params["id"])
-        self._grants.check_session(session, request.scope["state"]["key_name"])
+        await self._grants.check_session(session, request.scope["state"]["key_name"])
         return session
 
 

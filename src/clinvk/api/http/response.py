@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -12,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, NoSuchPath, WrongMediaType
 from clinvk.runtime.process.waiting import beside_loop
-from clinvk.types.errors import ClinvkError, exhausted
+from clinvk.types.errors import ClinvkError, ResourcesExhausted, exhausted
 from clinvk.types.text import MAX_JSON_VALUES, json_values
 
 Header = tuple[bytes, bytes]
@@ -27,6 +28,9 @@ NO_STORE = b"no-store"
 NO_TRANSFORM = b"no-cache, no-transform"
 """What caches may do: keep nothing; ask before they use it, and pass a stream on as it is."""
 
+T = TypeVar("T")
+
+_PREPARED_WITHIN_S = 30.0
 _CHUNK_BYTES = 64 * 1024
 _BASES = "the base URL of OpenAI's clients ends in /openai/v1, that of Anthropic's in /anthropic"
 
@@ -94,6 +98,19 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
     if await beside_loop(len(body), json_values, body) > MAX_JSON_VALUES:
         raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
     return body
+
+
+async def prepared(work: Awaitable[T]) -> T:
+    """Return what the preparation of a request returns, before anything runs.
+
+    Raises:
+        ResourcesExhausted: it took longer than `_PREPARED_WITHIN_S`.
+    """
+    try:
+        async with asyncio.timeout(_PREPARED_WITHIN_S):
+            return await work
+    except TimeoutError:
+        raise ResourcesExhausted(f"the request could not be prepared within {_PREPARED_WITHIN_S:g} s") from None
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:

@@ -270,10 +270,13 @@ async def opened(
             doors, grants = await entrance.doors(settings.server, taken, sockets), Grants(taken, store)
             workdirs = Workdirs(settings, environ, registry)
 
-            def admit(request: RunRequest) -> str:
+            def admit_now(request: RunRequest) -> str:
                 real = workdirs.admit(request)
                 grants.judge(request, workdirs.original(real))
                 return real
+
+            async def admit(request: RunRequest) -> str:
+                return await workdirs.lookups.run(partial(admit_now, request))
 
             def judge(request: RunRequest, place: str) -> Sequence[str]:
                 grants.judge(request, workdirs.original(place))

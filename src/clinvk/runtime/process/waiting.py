@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from clinvk.types.errors import ClinvkError
+from clinvk.types.errors import ClinvkError, InvalidRequest
 
 WITHIN_S = 10.0
 
@@ -87,17 +87,20 @@ class Lookups:
         """Return what `look` returns.
 
         Raises:
-            TimeoutError: it took too long, or too many other look-ups are stuck.
+            InvalidRequest: it took too long, or too many other look-ups are stuck.
         """
         found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(self._within_s):
-            await self._free.acquire()
-            try:
-                start_new_thread(self._work, (look, found))
-            except RuntimeError:
-                self._free.release()
-                raise
-            return await found
+        try:
+            async with asyncio.timeout(self._within_s):
+                await self._free.acquire()
+                try:
+                    start_new_thread(self._work, (look, found))
+                except RuntimeError:
+                    self._free.release()
+                    raise
+                return await found
+        except TimeoutError:
+            raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
 
     def _work(self, look: Callable[[], T], found: "asyncio.Future[T]") -> None:
         try:

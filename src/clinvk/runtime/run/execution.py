@@ -91,7 +91,7 @@ class _OneShot:
         if self._course.stopped_by:  # while its folder was made, or what goes before ran
             await self._course.end(self._course.stopped_by)
             return
-        process = self._spawn(folder)
+        process = await self._spawn(folder)
         try:
             await self._course.start(time.time())
             await self._talk(process)
@@ -100,9 +100,9 @@ class _OneShot:
         finally:
             await self._course.spawner.sweep(process)
 
-    def _spawn(self, folder: private_folder.PrivateFolder) -> Process:
+    async def _spawn(self, folder: private_folder.PrivateFolder) -> Process:
         assignment = self._course.assignment
-        real = assignment.check() if assignment.check else ""
+        real = await assignment.check() if assignment.check else ""
         return self._course.spawner.spawn(
             folder.command(assignment.path),
             folder.environment(),
@@ -201,7 +201,7 @@ async def run_pooled(course: Course, place: Place) -> bool:
     if pool is None:
         return False
     if launch and _may_share(course) and assignment.fallbacks.is_spoken(assignment.path):
-        real = assignment.check() if assignment.check else launch.cwd
+        real = await assignment.check() if assignment.check else launch.cwd
         wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
         seat = None
         if real == launch.cwd:  # kept processes start in no other directory than the one that they are kept for

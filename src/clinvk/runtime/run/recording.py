@@ -8,7 +8,6 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.config.model import SessionSettings
-from clinvk.runtime.process import executables
 from clinvk.runtime.run.event_log import Autosave, EventLog
 from clinvk.store.protocol import SessionStore
 from clinvk.types.errors import Cancelled, ClinvkError
@@ -23,7 +22,7 @@ _FIRST_WORDS = 10_000
 """Characters of its first prompt that a session is known by; the run has the whole."""
 
 
-def new_session(request: RunRequest, session_id: str, settings: SessionSettings) -> Session:
+def new_session(request: RunRequest, session_id: str, working_dir: str, settings: SessionSettings) -> Session:
     """Make the record of a conversation that begins with this request."""
     at = time.time()
     return Session(
@@ -31,7 +30,7 @@ def new_session(request: RunRequest, session_id: str, settings: SessionSettings)
         backend=request.backend,
         created_at=at,
         last_used=at,
-        working_dir=executables.resolve(request.workdir or ""),
+        working_dir=working_dir,
         initial_prompt=request.prompt[:_FIRST_WORDS],
         model=request.model,
         tags=tuple(dict.fromkeys(settings.default_tags + request.tags)),

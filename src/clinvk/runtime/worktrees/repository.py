@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
-from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.process.waiting import Lookups, whole
 from clinvk.runtime.worktrees.diff import TreeDiff, check_readable
 from clinvk.runtime.worktrees.git import ISOLATION, Git, GitFailed, GitOptions, GitTimedOut, on_one_line
 from clinvk.runtime.worktrees.tree_files import FileBackup
@@ -118,7 +118,7 @@ async def _blocked(git: Git, top: str, common: str, judge: Judge) -> Sequence[st
             judge(path)
         return sorted({os.path.relpath(path, real) for path in blocked})
 
-    return await asyncio.to_thread(judged)
+    return await Lookups().run(judged)
 
 
 def _stores(common: str, others: Sequence[str]) -> Iterator[str]:
