@@ -358,10 +358,10 @@ def test_stderr_on_a_dumb_terminal_gets_lines(clinvk: Clinvk) -> None:
     assert b"clinvk: [0] claude first: started" in terminal.read
 
 
-def test_rich_and_the_server_are_not_imported_where_nothing_is_drawn(clinvk: Clinvk) -> None:
+def test_neither_yaml_nor_the_server_is_imported_without_need(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", stdin=json.dumps(TWO).encode(), env={"PYTHONPROFILEIMPORTTIME": "1"})
     loaded = {text.rpartition("|")[2].strip().split(".")[0] for text in done.stderr.splitlines()}
-    assert not loaded & {"rich", "starlette", "uvicorn", "yaml"}
+    assert not loaded & {"starlette", "uvicorn", "yaml"}
 
 
 def test_answers_cannot_steer_the_terminal_but_reach_a_pipe_as_they_are(clinvk: Clinvk) -> None:

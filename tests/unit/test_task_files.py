@@ -6,8 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.cli.orchestrate.positions import in_json
-from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, parse, read
+from clinvk.cli.orchestrate.task_files import InvalidFile, TaskFile, in_json, parse, read
 from clinvk.dialects.rest.bodies import ParallelBody
 from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest
 

@@ -1,19 +1,18 @@
-"""Files of tasks or steps: JSON, YAML or JSON Lines, read as one body of JSON, under the flags of the command line.
+"""Files of tasks or steps: JSON, YAML or JSON Lines, read as one JSON body, completed from the flags.
 
-Each mistake has its line and column. A body may hold what it may hold over HTTP: `clinvk.dialects.rest.bodies`.
+Errors name line and column. A body has the same fields as over HTTP: `clinvk.dialects.rest.bodies`.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cli.orchestrate.positions import Place, in_json, in_text, twice_in_json
 from clinvk.cli.parse.flags import Flags
 from clinvk.cli.parse.settings import directory
 from clinvk.cli.terminal.input import Note, all_of
@@ -25,34 +24,42 @@ from clinvk.types.orchestration import Part
 
 T = TypeVar("T")
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
 _BYTE = re.compile(r"\(byte (?P<at>\d+)\)")
 _PARTS = re.compile(r"[^.\[\]]+")
 _LINES_OF_JSON = (".jsonl", ".ndjson")
 _YAML = (".yaml", ".yml")
 _YAML_IN_BRACES = re.compile(r'[\[{\s]+[^\[\]{}\s"]')
-"""How it begins: what JSON has in braces begins with a quote."""
+"""The beginning of a YAML flow collection: in JSON, a quote follows the brace."""
+
+
+class TextPosition(NamedTuple):
+    """A line and a column in characters, both from 1."""
+
+    line: int
+    column: int
 
 
 class InvalidFile(InvalidRequest):
-    """A file of tasks or steps that cannot be read, or is not as it must be."""
+    """A file of tasks or steps cannot be read or has invalid content."""
 
 
-class _Twice(Exception):
-    """A key stands twice in an object."""
+class _DuplicateKey(Exception):
+    """An object has a key twice."""
 
 
 class TaskFile(NamedTuple):
-    """A file as one body of JSON; `find` gives the place in the file of what stands at a path of the body."""
+    """A file as one JSON body; `find` returns the position in the file for a path in the body."""
 
     name: str
     body: bytes
-    find: Callable[[Sequence[str]], Place]
+    find: Callable[[Sequence[str]], TextPosition]
 
     def decode(self, decoder: msgspec.json.Decoder[T]) -> T:
-        """Give what the file holds.
+        """Return the decoded body.
 
         Raises:
-            InvalidFile: it does not fit; names the place and the field.
+            InvalidFile: the body does not match; names the position and the field.
         """
         try:
             return json_bodies.decode(self.body, decoder)
@@ -60,12 +67,12 @@ class TaskFile(NamedTuple):
             raise self.placed(exc) from exc
 
     def placed(self, error: ClinvkError) -> InvalidFile:
-        """Say of an error where in the file it is."""
+        """Return an error with the position of its field in the file."""
         place = self.find(_PARTS.findall(error.field or ""))
         return _wrong(self.name, place, error.message, error.field)
 
     def refused(self, error: ClinvkError) -> ClinvkError:
-        """Say of why a plan is refused where in the file it is, if it is in the file at all."""
+        """Return the error of a refused plan, with the position if the error concerns a field of the file."""
         if not error.field:
             return error
         if isinstance(error, InvalidRequest):
@@ -75,10 +82,10 @@ class TaskFile(NamedTuple):
 
 
 def read(path: str | None, field: str, note: Note) -> TaskFile:
-    """Read a file, or stdin where `path` is None or `-`; `field` is what a list is called in a body.
+    """Read a file, or stdin if `path` is None or `-`; `field` is the field of the body for a bare list.
 
     Raises:
-        InvalidFile: it cannot be read, or is none of the formats.
+        InvalidFile: the file cannot be read or has none of the formats.
         InvalidRequest: stdin is a terminal.
     """
     is_stdin = path in (None, "-")
@@ -88,10 +95,10 @@ def read(path: str | None, field: str, note: Note) -> TaskFile:
 
 
 def parse(text: str, name: str, field: str) -> TaskFile:
-    """Take the text of a file, whose format is told by its name, or else by how it begins.
+    """Parse the text of a file. The format follows from the name, or else from the beginning of the text.
 
     Raises:
-        InvalidFile: it is none of the formats.
+        InvalidFile: the text has none of the formats.
     """
     suffix = Path(name).suffix.lower()
     if not text.strip():
@@ -134,30 +141,29 @@ def _json(text: str, name: str, field: str) -> TaskFile:
 
 
 def _check_json(line: bytes, text: str, name: str, start: int) -> None:
-    """Refuse what is no JSON, and a key that stands twice, as YAML does; it stands at `start` of the text."""
+    """Refuse invalid JSON and duplicate keys; `line` is the part of the text from offset `start` on."""
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-        json.loads(line, object_pairs_hook=_once, parse_int=str, parse_float=str)
+        json.loads(line, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
     except msgspec.DecodeError as exc:
         found = _BYTE.search(str(exc))
         at = len(line[: int(found["at"])].decode(errors="ignore")) if found else len(line.decode().rstrip())
         what = str(exc)[: found.start()].removeprefix("JSON is malformed: ").strip() if found else "it ends too early"
         raise _wrong(name, in_text(text, start + at), f"is not valid JSON: {what}") from None
-    except _Twice:
-        key, at = twice_in_json(line.decode())
+    except _DuplicateKey:
+        key, at = duplicate_in_json(line.decode())
         raise _wrong(name, in_text(text, start + at), f"{key!r} stands twice") from None
     except RecursionError:
         raise _wrong(name, in_text(text, start), "is nested too deeply") from None
 
 
-def _once(pairs: list[tuple[str, object]]) -> None:
-    """Take an object of which nothing is kept."""
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise _Twice
+        raise _DuplicateKey
 
 
 def _is_lines(text: str, field: str) -> bool:
-    """Say whether a text is one JSON object a line: so is one object that has no `field`."""
+    """Return whether a text is JSON Lines; so is a single object without `field`."""
     first, _, rest = text.strip().partition("\n")
     try:
         found = msgspec.json.decode(first)
@@ -177,11 +183,11 @@ def _lines(text: str, name: str, field: str) -> TaskFile:
             _check_json(found[-1], text, name, starts[-1])
         at += len(line) + 1
 
-    def find(path: Sequence[str]) -> Place:
+    def find(path: Sequence[str]) -> TextPosition:
         number = int(path[0]) if path else 0
         row = in_text(text, starts[number])
         inside = in_json(found[number].decode(), path[1:])
-        return Place(row.line, row.column + inside.column - 1)
+        return TextPosition(row.line, row.column + inside.column - 1)
 
     return _bodied(name, b"[" + b",".join(found) + b"]", field, find)
 
@@ -199,15 +205,15 @@ def _yaml(text: str, name: str, field: str) -> TaskFile:
     return _bodied(name, body, field, find)
 
 
-def _bodied(name: str, body: bytes, field: str, find: Callable[[Sequence[str]], Place]) -> TaskFile:
-    """Put a bare list into the body that it stands for."""
+def _bodied(name: str, body: bytes, field: str, find: Callable[[Sequence[str]], TextPosition]) -> TaskFile:
+    """Wrap a bare list into a body."""
     first = body.lstrip()[:1]
     if first == b"{":
         return TaskFile(name, body, find)
     if first != b"[":
         raise _wrong(name, find(()), _wanted(field))
 
-    def find_in_list(path: Sequence[str]) -> Place:
+    def find_in_list(path: Sequence[str]) -> TextPosition:
         return find(path[1:])
 
     return TaskFile(name, b'{"%s":%s}' % (field.encode(), body), find_in_list)
@@ -217,28 +223,28 @@ def _wanted(field: str) -> str:
     return f"it must have {field!r}, or be a list of {field}, as JSON, YAML or one JSON object a line"
 
 
-def _wrong(name: str, place: Place, message: str, field: str | None = None) -> InvalidFile:
+def _wrong(name: str, place: TextPosition, message: str, field: str | None = None) -> InvalidFile:
     return InvalidFile(f"{name}:{place.line}:{place.column}: {message}", field)
 
 
 def with_flags(bodies: list[PartBody], at: str, base: str, flags: Flags, settings: Settings) -> list[PartBody]:
-    """Give the parts of a file with what they leave to the flags; `at` is what the list is called in the file.
+    """Return the parts of a file, completed from the flags.
 
     Args:
-        bodies: as they were read.
-        at: `tasks` or `steps`.
-        base: what directories are relative to.
-        flags: those of the command.
-        settings: say what agent it is where none is named.
+        bodies: the parts of the file.
+        at: the name of the list, `tasks` or `steps`.
+        base: the directory for relative paths.
+        flags: the flags of the command.
+        settings: name the default backend.
 
     Raises:
-        InvalidRequest: there is no such directory; names the field.
+        InvalidRequest: a directory does not exist; names the field.
     """
     return [_filled(body, f"{at}[{index}]", base, flags, settings) for index, body in enumerate(bodies)]
 
 
 def resolve_directories(parts: tuple[Part, ...], base: str) -> tuple[Part, ...]:
-    """Let parts that name neither directory nor session work in `base`."""
+    """Return the parts, with `base` as the directory of each part that names neither a directory nor a session."""
     return tuple(
         part
         if part.request.workdir or part.request.session_id
@@ -265,3 +271,49 @@ def _filled(body: PartBody, at: str, base: str, flags: Flags, settings: Settings
 
 def _directory(path: str, base: str, field: str) -> str:
     return os.path.realpath(directory(os.path.join(base, os.path.expanduser(path)), field))
+
+
+def in_text(text: str, at: int) -> TextPosition:
+    """Return the position of an offset."""
+    return TextPosition(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
+
+
+def in_json(text: str, path: Sequence[str]) -> TextPosition:
+    """Return the position of a key or item in valid JSON; if it is missing, of the innermost enclosing value."""
+    wanted = tuple(path)
+    best = len(text) - len(text.lstrip())
+    for inside, at in _entries(text, len(wanted)):
+        if inside == wanted[: len(inside)]:
+            best = at
+    return in_text(text, best)
+
+
+def duplicate_in_json(text: str) -> tuple[str, int]:
+    """Return the first duplicate key and its offset, in valid JSON with a duplicate key."""
+    seen: set[tuple[str, ...]] = set()
+    for path, at in _entries(text, len(text)):
+        if path in seen:
+            return path[-1], at
+        seen.add(path)
+    raise AssertionError("each key stands once")
+
+
+def _entries(text: str, most: int) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield the path and offset of each key and item down to depth `most`, outer before inner."""
+    path: list[str | int | None] = []  # None is an object whose next key is still to come
+    for token in _TOKEN.finditer(text):
+        word = token[0]
+        here = path[-1] if path else ""
+        if word in ("]", "}"):
+            path.pop()
+        elif word == ",":
+            path[-1] = here + 1 if isinstance(here, int) else None
+        elif here is None:
+            path[-1] = msgspec.json.decode(word, type=str)
+            if len(path) <= most:
+                yield tuple(map(str, path)), token.start()
+        elif word != ":":
+            if isinstance(here, int) and len(path) <= most:
+                yield tuple(map(str, path)), token.start()
+            if word in ("[", "{"):
+                path.append(0 if word == "[" else None)

@@ -1,4 +1,4 @@
-"""YAML as JSON, and where in the text each of its values stands.
+"""YAML files as JSON, with the position of each value in the text.
 
 Format: https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
@@ -8,64 +8,64 @@ from collections.abc import Callable, Sequence
 import msgspec
 import yaml
 
-from clinvk.cli.orchestrate.positions import Place
+from clinvk.cli.orchestrate.task_files import TextPosition
 
 # PyYAML is built without libyaml on some machines.
 _LOADER: type[yaml.CSafeLoader | yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotYaml(Exception):
-    """The text is no YAML, or YAML that no JSON can stand for."""
+    """The text is no valid YAML, or has a value without a JSON equivalent."""
 
-    def __init__(self, message: str, place: Place) -> None:
+    def __init__(self, message: str, place: TextPosition) -> None:
         super().__init__(message)
         self.place = place
 
 
-def load(text: str) -> tuple[bytes, Callable[[Sequence[str]], Place]]:
-    """Give the JSON, and what finds the place of a path in it.
+def load(text: str) -> tuple[bytes, Callable[[Sequence[str]], TextPosition]]:
+    """Return the JSON of a YAML text, and a function that returns the position of a path.
 
     Raises:
-        NotYaml: there is none.
+        NotYaml: the text has no JSON equivalent.
     """
     loader = _LOADER(text)
     try:
         root = loader.get_single_node()
         if root is None:
-            raise NotYaml("has no content", Place(1, 1))
-        _refuse_twice(root, set())
+            raise NotYaml("has no content", TextPosition(1, 1))
+        _refuse_duplicates(root, set())
         value: object = loader.construct_document(root)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # the stubs say nothing
         body = msgspec.json.encode(value)
     except yaml.MarkedYAMLError as exc:
         raise NotYaml(f"is not valid YAML: {exc.problem or exc.context}", _at(exc.problem_mark)) from exc
     except yaml.YAMLError as exc:
-        raise NotYaml(f"is not valid YAML: {' '.join(str(exc).split())}", Place(1, 1)) from exc
+        raise NotYaml(f"is not valid YAML: {' '.join(str(exc).split())}", TextPosition(1, 1)) from exc
     except RecursionError:
-        raise NotYaml("is nested too deeply, or in itself", Place(1, 1)) from None
+        raise NotYaml("is nested too deeply, or in itself", TextPosition(1, 1)) from None
     except (TypeError, ValueError) as exc:
-        raise NotYaml(f"has a value that JSON has not: {exc}", Place(1, 1)) from exc
+        raise NotYaml(f"has a value that JSON has not: {exc}", TextPosition(1, 1)) from exc
     return body, lambda path: _find(root, path)
 
 
-def _refuse_twice(node: yaml.Node, seen: set[int]) -> None:
-    """Refuse a key that stands twice, as where a dash was forgotten: a task would be lost without a word."""
+def _refuse_duplicates(node: yaml.Node, seen: set[int]) -> None:
+    """Refuse duplicate keys, e.g. after a forgotten dash: a task would be lost silently."""
     if id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_twice(item, seen)
+            _refuse_duplicates(item, seen)
     elif isinstance(node, yaml.MappingNode):
         known: set[str] = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and str(key.value) in known and not key.tag.endswith(":merge"):
                 raise NotYaml(f"{key.value!r} stands twice", _at(key.start_mark))
             known.add(str(key.value))
-            _refuse_twice(value, seen)
+            _refuse_duplicates(value, seen)
 
 
-def _find(node: yaml.Node, path: Sequence[str]) -> Place:
-    """Give the place of a key or an item, or of the innermost that holds it."""
+def _find(node: yaml.Node, path: Sequence[str]) -> TextPosition:
+    """Return the position of a key or item; if it is missing, of the innermost enclosing value."""
     place = _at(node.start_mark)
     for part in path:
         inside = _inside(node, part)
@@ -77,7 +77,7 @@ def _find(node: yaml.Node, path: Sequence[str]) -> Place:
 
 
 def _inside(node: yaml.Node, part: str) -> tuple[yaml.Node, yaml.Node] | None:
-    """Give where a part begins, and its value."""
+    """Return the node where a child begins, and the node of its value."""
     match node:
         case yaml.MappingNode():
             return next(((key, value) for key, value in reversed(node.value) if str(key.value) == part), None)
@@ -88,5 +88,5 @@ def _inside(node: yaml.Node, part: str) -> tuple[yaml.Node, yaml.Node] | None:
             return None
 
 
-def _at(mark: yaml.Mark | None) -> Place:
-    return Place(int(mark.line) + 1, int(mark.column) + 1) if mark else Place(1, 1)
+def _at(mark: yaml.Mark | None) -> TextPosition:
+    return TextPosition(int(mark.line) + 1, int(mark.column) + 1) if mark else TextPosition(1, 1)

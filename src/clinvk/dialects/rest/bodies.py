@@ -1,4 +1,4 @@
-"""Bodies of requests to the REST API: a prompt, and parallel, chain and compare, which are made of prompts."""
+"""Request bodies of the REST API: a prompt, and parallel, chain and compare requests, which contain prompts."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -150,11 +150,11 @@ _ARGUMENTS = (
     "extra",
     "tags",
 )
-"""What may end up on a command line, which cannot carry a NUL; the prompt goes over stdin."""
+"""Fields that may become arguments of a command line, which cannot contain a NUL; the prompt goes over stdin."""
 
 
 def request_of(asked: Asked, backend: str | None, session_id: str | None) -> RunRequest:
-    """Give what is asked of a backend, or in a session.
+    """Return the request of a body for a backend, or in a session.
 
     Raises:
         InvalidRequest: names the field.
@@ -197,7 +197,7 @@ def request_of(asked: Asked, backend: str | None, session_id: str | None) -> Run
 
 
 def _arguments(asked: Asked) -> Iterator[tuple[str, str | None]]:
-    """Give what may end up on a command line, with its place."""
+    """Yield the name and value of each field that may become an argument."""
     for name in _ARGUMENTS:
         value: str | list[str] | None = getattr(asked, name)
         if isinstance(value, list):
@@ -306,34 +306,34 @@ class CompareBody(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def parallel(body: ParallelBody) -> Parallel:
-    """Give the plan of tasks.
+    """Return the plan of a parallel body.
 
     Raises:
         InvalidRequest: names the field.
     """
-    _refuse_twice([task.id for task in body.tasks], "tasks", "id")
-    return Parallel(
-        parts=_parts(body.tasks, "tasks", body.dry_run), max_parallel=body.max_parallel, fail_fast=body.fail_fast
-    )
+    _refuse_duplicates([task.id for task in body.tasks], "tasks", "id")
+    parts = tuple(_part(task, f"tasks[{index}]", body.dry_run) for index, task in enumerate(body.tasks))
+    return Parallel(parts=parts, max_parallel=body.max_parallel, fail_fast=body.fail_fast)
 
 
 def chain(body: ChainBody) -> Chain:
-    """Give the plan of steps, for a body without `resume_from`.
+    """Return the plan of a chain body without `resume_from`.
 
     Raises:
         InvalidRequest: names the field.
     """
     if body.steps is None:
         raise InvalidRequest("steps is missing", "steps")
-    _refuse_twice([step.name for step in body.steps], "steps", "name")
-    parts = _parts(body.steps, "steps", body.dry_run)
-    if body.pass_working_dir:
-        parts = tuple(replace(part, follows=index > 0 and _is_free(part)) for index, part in enumerate(parts))
+    _refuse_duplicates([step.name for step in body.steps], "steps", "name")
+    parts = tuple(_part(step, f"steps[{index}]", body.dry_run) for index, step in enumerate(body.steps))
+    if body.pass_working_dir:  # a step without a directory of its own follows the step before
+        free = [not part.request.workdir and not part.request.session_id for part in parts]
+        parts = tuple(replace(part, follows=index > 0 and free[index]) for index, part in enumerate(parts))
     return Chain(parts=parts, input=body.input, stop_on_failure=bool(body.stop_on_failure))
 
 
 def compare(body: CompareBody) -> Compare:
-    """Give the plan of backends.
+    """Return the plan of a compare body.
 
     Raises:
         InvalidRequest: names the field.
@@ -343,7 +343,15 @@ def compare(body: CompareBody) -> Compare:
         if not entry.backend.strip():
             raise InvalidRequest(f"backends[{index}] is empty", f"backends[{index}]")
     shared = request_of(body, entries[0].backend, None)
-    parts = tuple(_compared(body, entry, shared) for entry in entries)
+    parts = tuple(
+        Part(
+            request=replace(shared, backend=entry.backend, model=entry.model or shared.model),
+            name=entry.name or "",
+            dry_run=bool(body.dry_run),
+            isolation=entry.isolation or body.isolation or "none",
+        )
+        for entry in entries
+    )
     if body.check and any(part.isolation == "none" for part in parts):
         raise InvalidRequest("check is run in worktrees: isolation must be 'worktree' for each backend", "check")
     return Compare(
@@ -355,17 +363,13 @@ def compare(body: CompareBody) -> Compare:
     )
 
 
-def _parts(bodies: list[PartBody], where: str, dry_run: bool | None) -> tuple[Part, ...]:
-    return tuple(_part(body, f"{where}[{index}]", dry_run) for index, body in enumerate(bodies))
-
-
-def _refuse_twice(names: list[str | None], at: str, field: str) -> None:
-    """Refuse a name that two parts have: nobody could tell which is meant."""
+def _refuse_duplicates(names: list[str | None], at: str, field: str) -> None:
+    """Refuse two parts with the same name, which would be ambiguous."""
     first: dict[str, int] = {}
     for index, name in enumerate(names):
         if name and (before := first.setdefault(name, index)) != index:
-            twice = InvalidRequest(f"{field} {name!r} is that of {at}[{before}] already", field)
-            raise placed(twice, f"{at}[{index}]")
+            error = InvalidRequest(f"{field} {name!r} is that of {at}[{before}] already", field)
+            raise placed(error, f"{at}[{index}]")
 
 
 def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
@@ -382,20 +386,6 @@ def _part(body: PartBody, at: str, dry_run: bool | None) -> Part:
         meta=body.meta or {},
         dry_run=bool(dry_run or body.dry_run),
         isolation=body.isolation or "none",
-    )
-
-
-def _is_free(part: Part) -> bool:
-    """Say whether a step has no directory of its own."""
-    return not part.request.workdir and not part.request.session_id
-
-
-def _compared(body: CompareBody, entry: BackendBody, shared: RunRequest) -> Part:
-    return Part(
-        request=replace(shared, backend=entry.backend, model=entry.model or shared.model),
-        name=entry.name or "",
-        dry_run=bool(body.dry_run),
-        isolation=entry.isolation or body.isolation or "none",
     )
 
 
