@@ -17,7 +17,7 @@ import pytest
 from clinvk.backends.base import PRIVATE, Launch
 from clinvk.config.model import AgentSettings
 from clinvk.runtime.process import process_tags
-from clinvk.runtime.process.guardian_process import Guard
+from clinvk.runtime.process.guardian_process import Claim, Guard
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.spawn import Spawner
@@ -182,3 +182,19 @@ async def test_what_a_clinvk_inside_has_lost_is_ended_by_its_own_guardian(tmp_pa
     assert not alive(process.pid)
     await until(lambda: not alive(pid))
     process.discard()
+
+
+def test_a_stray_entry_among_the_claims_of_a_home_is_left_alone_and_an_empty_claim_is_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    owners = tmp_path / "owners"
+    owners.mkdir()
+    (owners / "1.guard").symlink_to("nowhere")
+    (owners / "2.guard").mkdir()
+    (owners / "3.guard").touch()
+    claim = Claim(tmp_path, 4)
+    claim.take(["rlimit", "4", "", ""])
+    assert sorted(entry.name for entry in owners.iterdir()) == ["1.guard", "2.guard", "4.guard"]
+    assert (owners / "4.guard").read_text() == "rlimit\n4\n\n"
+    assert len(caplog.messages) == 2
+    claim.release()

@@ -50,9 +50,14 @@ class Claim:
             self._path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             for path in self._path.parent.glob(f"*{_SUFFIX}"):
-                _end(path)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                try:
+                    _end(path)
+                except OSError as exc:
+                    logger.warning("what a dead clinvk left is not ended by %s: %s", path, exc)
+            while self._descriptor is None or not file_locks.is_of(self._descriptor, self._path):
+                self._close()  # another clinvk removed the file, which was still empty
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             os.write(self._descriptor, "\n".join(told).encode())
         except OSError as exc:
             logger.debug("agents are left to the guardian alone: %s", exc)
@@ -61,6 +66,10 @@ class Claim:
         """Remove the lock: nothing is left of any agent."""
         if self._descriptor is not None:
             self._path.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -72,8 +81,12 @@ def _end(path: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             told = os.read(file, 1 << 16).decode().split("\n")
-            if file_locks.is_of(file, path) and len(told) >= _TOLD and told[1] == path.stem:
+            if not file_locks.is_of(file, path):
+                return
+            if len(told) >= _TOLD and told[1] == path.stem:
                 guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
+                path.unlink()
+            elif len(told) < _TOLD:  # its clinvk was killed before it had written anything, and had no agent
                 path.unlink()
         except BlockingIOError:  # it is alive
             return
