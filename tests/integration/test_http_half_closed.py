@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api.http import half_closed
+from clinvk.api.http import half_closed, http1
 from polling import until
 from scripted import Scripted
 from scripted.steps import claude_says, hang, spawn, wait_for
@@ -51,6 +51,25 @@ async def test_a_half_closed_client_gets_its_answer(
             answer = await reader.read()  # to the end: the connection is closed
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200")
+    assert b"the answer" in answer
+
+
+async def test_a_half_closed_client_on_another_machine_gets_one_interim_response(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    monkeypatch.setattr(http1, "is_gone", looks.append)
+    says = claude_says("the answer")
+    scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
+    async with serving(scripted.env) as served:
+        reader, writer = await served.raw(request("/api/v1/prompt", stream=False))
+        writer.write_eof()
+        await until(lambda: len(looks) > 3)
+        (tmp_path / "go").touch()
+        async with asyncio.timeout(30):
+            answer = await reader.read()
+        writer.close()
+    assert answer.count(b"100 Continue") == 1
     assert b"the answer" in answer
 
 

@@ -13,6 +13,7 @@ import sys
 _SOCK_DIAG = 4
 _BY_FAMILY = 20
 _ANY_STATE = _NO_COOKIE = 0xFFFFFFFF
+# The query is nlmsghdr and inet_diag_req_v2, the reply nlmsghdr and inet_diag_msg, as in linux/inet_diag.h.
 _HEAD = struct.Struct("=IHHIIBBBxI")
 _ADDRESSES = struct.Struct(">HH16s16s")
 _TAIL = struct.Struct("=III")

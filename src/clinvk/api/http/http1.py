@@ -92,7 +92,7 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
         """Keep the connection of a client that sends nothing more but waits for its answer."""
         if self._is_busy and not self._in_body and not self._is_half_closed:
-            self._is_half_closed = self._waits()
+            self._is_half_closed = self._may_wait()
             if self._is_half_closed:
                 self._deadline = self.loop.call_later(_LOOK_AFTER_S, self._look_at_client, _LOOK_AFTER_S)
         return self._is_half_closed
@@ -100,14 +100,17 @@ class Protocol(HttpToolsProtocol):
     def _look_at_client(self, after_s: float) -> None:
         """Cut off a half-closed client that is gone, or look again."""
         self._deadline = None
-        if not self._waits():
+        if is_gone(self.transport.get_extra_info("socket")):
             self.transport.abort()
             return
         after_s = min(2 * after_s, _LOOK_EVERY_S)
         self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
 
-    def _waits(self) -> bool:
-        """Return whether a half-closed client may still wait for its answer; if that is not known, provoke a sign."""
+    def _may_wait(self) -> bool:
+        """Return whether a half-closed client may wait for its answer; if that is not known, provoke a sign, once.
+
+        Some clients give up after a few interim responses.
+        """
         gone, cycle = is_gone(self.transport.get_extra_info("socket")), self._running
         if gone is None and cycle and not cycle.response_started:
             if cycle.scope["http_version"] != "1.1":
