@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from clinvk.store.sqlite.rows import RUNS, SESSIONS, Table, Unreadable
 from clinvk.types.errors import StoreUnavailable
@@ -77,7 +77,7 @@ class Database:
             try:
                 self._refuse_foreign(connection)
                 self._write_ahead(connection)
-                self._migrate(connection)
+                self.migrate(connection)
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
@@ -188,7 +188,11 @@ class Database:
         with self.translated(), closing(self.connect_to_read()) as connection:
             if _version(connection) < len(self._files()):
                 return 0
-            return _unreadable(connection, SESSIONS) + _unreadable(connection, RUNS)
+            return sum(
+                not _is_readable(connection, table, key)
+                for table in (SESSIONS, RUNS)
+                for (key,) in connection.execute(f"SELECT key FROM {table.name}")  # noqa: S608 - our own names
+            )
 
     def check(self) -> None:
         """Look whether the file could be written to.
@@ -267,7 +271,7 @@ class Database:
         if version == 0 and filled:
             raise StoreUnavailable(f"{self.path}: is a database of another program")
 
-    def _migrate(self, connection: "sqlite3.Connection") -> None:
+    def migrate(self, connection: "sqlite3.Connection") -> None:
         """Apply what is missing, each file a transaction; another process may be at the same."""
         for number, file in enumerate(self._files(), start=1):
             if _version(connection) < number:
@@ -286,7 +290,7 @@ class Database:
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as exc:
-                if not is_locked(exc) or time.monotonic() > deadline:
+                if not is_error(exc, LOCKED) or time.monotonic() > deadline:
                     raise
                 time.sleep(_RETRY_S)
             else:
@@ -308,9 +312,6 @@ class Database:
 
     def _files(self) -> list[Path]:
         return sorted(self._migrations.glob("*.sql"))
-
-
-_T = TypeVar("_T", Session, RunRecord)
 
 
 @contextmanager
@@ -337,19 +338,19 @@ def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]
             connection.execute("ROLLBACK")
 
 
-def is_locked(exc: BaseException | None) -> bool:
-    """Say whether SQLite gave up because another program holds the database."""
-    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
+"""Another program holds the database."""
+
+NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR")
+"""The disk is full, or a quota or limit of this process is reached."""
+
+DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+"""The file has what no database has."""
 
 
-def has_no_room(exc: BaseException | None) -> bool:
-    """Say whether SQLite could not write: the disk is full, or a quota or limit of this process is reached."""
-    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR"))
-
-
-def is_damage(exc: BaseException | None) -> bool:
-    """Say whether SQLite found what no database has."""
-    return getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
+    """Return whether an error is one of SQLite whose name begins like this."""
+    return getattr(exc, "sqlite_errorname", "").startswith(names)
 
 
 @contextmanager
@@ -360,21 +361,16 @@ def damage_as_unreadable() -> Generator[None]:
     try:
         yield
     except sqlite3.DatabaseError as exc:
-        if is_damage(exc) or "decode" in str(exc):
+        if is_error(exc, DAMAGED) or "decode" in str(exc):
             raise Unreadable(_DAMAGED.format(exc)) from exc
         raise
 
 
-def _unreadable(connection: "sqlite3.Connection", table: Table[_T]) -> int:
-    number = 0
-    select = table.select("WHERE key = ?")
-    for key in connection.execute(f"SELECT key FROM {table.name}"):  # noqa: S608 - our own names
-        try:
-            with damage_as_unreadable():
-                table.read(connection.execute(select, key).fetchone())
-        except Unreadable:
-            number += 1
-    return number
+def _is_readable(connection: "sqlite3.Connection", table: Table[Session] | Table[RunRecord], key: int) -> bool:
+    with suppress(Unreadable), damage_as_unreadable():
+        table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone())
+        return True
+    return False
 
 
 def _version(connection: "sqlite3.Connection") -> int:

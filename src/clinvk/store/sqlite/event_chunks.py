@@ -5,7 +5,7 @@ What was merged comes apart again into the same events: the lengths, numbers and
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -26,20 +26,20 @@ _LEVEL = 1
 _DATA = "SELECT data FROM chunks WHERE key = ?"
 
 
-class _TextPieces(msgspec.Struct, tag="text_pieces"):
-    """Text deltas in a row; `ticks` are from each to the next."""
+class _Pieces(msgspec.Struct):
+    """Deltas in a row; `ticks` are from each to the next."""
 
     text: str
     lengths: list[int]
     ticks: list[int]
 
 
-class _ThinkingPieces(msgspec.Struct, tag="thinking_pieces"):
-    """Thinking deltas in a row."""
+class _TextPieces(_Pieces, tag="text_pieces"):
+    """Text deltas."""
 
-    text: str
-    lengths: list[int]
-    ticks: list[int]
+
+class _ThinkingPieces(_Pieces, tag="thinking_pieces"):
+    """Thinking deltas."""
 
 
 class _Entry(msgspec.Struct, array_like=True):
@@ -109,7 +109,7 @@ def _decoded(data: bytes) -> Iterator[Logged]:
     for entry in chunk.entries:
         at += entry.ticks
         match entry.event:
-            case _TextPieces() | _ThinkingPieces() as pieces:
+            case _Pieces() as pieces:
                 for ticks, event in zip((0, *pieces.ticks), _apart(pieces), strict=True):
                     at += ticks
                     yield Logged(number, at / _TICKS_PER_S, event)
@@ -171,12 +171,10 @@ def _together(events: list[Event], at: list[int]) -> Event | _TextPieces | _Thin
     return pieces("".join(texts), [len(text) for text in texts], [b - a for a, b in pairwise(at)])
 
 
-def _apart(pieces: _TextPieces | _ThinkingPieces) -> Iterator[TextDelta | ThinkingDelta]:
+def _apart(pieces: _Pieces) -> Iterator[TextDelta | ThinkingDelta]:
     delta = TextDelta if isinstance(pieces, _TextPieces) else ThinkingDelta
-    start = 0
-    for length in pieces.lengths:
-        yield delta(pieces.text[start : start + length])
-        start += length
+    for end, length in zip(accumulate(pieces.lengths), pieces.lengths, strict=True):
+        yield delta(pieces.text[end - length : end])
 
 
 def _ticks(at: float) -> int:

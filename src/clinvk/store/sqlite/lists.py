@@ -1,7 +1,7 @@
 """Lists of sessions and runs, newest first, with their totals.
 
-A list is the merge of its groups (see the schema): each is read in order, and no further than the page reaches.
-A list by text, by a session or parent of runs, or by tag and directory at once, is read whole by an index.
+A list is the merge of its groups (see the schema): each group is read in order, and no further than the page reaches.
+A list by text, by session or parent of runs, or by tag and directory together, is read whole through an index.
 """
 
 from collections.abc import Iterator
@@ -42,9 +42,6 @@ _OF_PARTS = (
     "SELECT count(*) > 0 AND count(*) = count(parent_id) FROM runs"
     " WHERE session_id = (SELECT id FROM sessions WHERE key = ?)"
 )
-_SESSION = SESSIONS.select("WHERE key = ?")
-_RUN = RUNS.select("WHERE key = ?")
-
 _USAGE = (
     "SELECT day, key_name, backend, model, runs, cost_usd,"
     " input_tokens, output_tokens, cached_tokens, reasoning_tokens FROM usage"
@@ -52,73 +49,75 @@ _USAGE = (
 )
 
 _T = TypeVar("_T", Session, RunRecord)
+_Conditions = list[tuple[str, tuple[Value, ...]]]
+"""SQL, and the values of its parameters."""
 
 
 class _Group(NamedTuple):
+    """Sessions or runs that are alike in all that lists select, and how many they are."""
+
     backend: str
     state: str
     resumable: int
     total: int
 
 
+class _Groups(NamedTuple):
+    """The groups of one list: all of its kind (`sessions`, `runs`), or those of one tag or directory."""
+
+    kind: str
+    value: str
+    groups: list[_Group]
+
+    def in_order(self, connection: "sqlite3.Connection") -> Iterator[int]:
+        """Yield keys, the newest first, each read when it is needed."""
+        ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:3])) for group in self.groups]
+        yield from (key for _, key in merge(*ordered, reverse=True))
+
+
 def count(connection: "sqlite3.Connection") -> int:
-    """Give the number of sessions."""
+    """Return the number of sessions."""
     return connection.execute(_COUNT).fetchone()[0]
 
 
 def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Session]:
     """List sessions."""
-    if query.text or (query.tag is not None and query.working_dir is not None):
-        keys, total = _selected_sessions(connection, query)
-    else:
-        kind, value = _kind(query)
-        groups = [
-            group
-            for group in _groups(connection, kind, value)
-            if query.backend in (None, group.backend)
-            and query.status in (None, group.state)
-            and (group.resumable or not query.resumable)
-        ]
-        total = sum(group.total for group in groups)
-        try:
-            with damage_as_unreadable():
-                keys = _merged(connection, kind, value, groups, query.limit, query.offset)
-        except Unreadable:
-            keys, _ = _selected_sessions(connection, query)
-    return _page(connection, SESSIONS, _SESSION, keys, total)
+    is_grouped = not query.text and (query.tag is None or query.working_dir is None)
+    groups = _session_groups(connection, query) if is_grouped else None
+    return _page(connection, SESSIONS, "last_used", groups, _session_conditions(connection, query), query)
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
-    """Give the newest session of a directory that can be resumed, and whose runs were not all parts of a whole."""
-    kind, value = _kind(SessionQuery(working_dir=working_dir))
-    groups = [group for group in _groups(connection, kind, value) if group.backend == backend and group.resumable]
-    for key in _in_order(connection, kind, value, groups):
+    """Return the newest session of a directory that can be resumed and has a run that was not a part of others."""
+    groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
+    for key in groups.in_order(connection):
         if not connection.execute(_OF_PARTS, (key,)).fetchone()[0]:
-            return SESSIONS.read(connection.execute(_SESSION, (key,)).fetchone())
+            return SESSIONS.read(connection.execute(SESSIONS.select("WHERE key = ?"), (key,)).fetchone())
     return None
 
 
 def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
     """List runs."""
-    if query.session_id is not None or query.parent_id is not None:
-        keys, total = _selected_runs(connection, query)
-    else:
-        groups = [
+    groups = None
+    if query.session_id is None and query.parent_id is None:
+        found = [
             group
-            for group in _groups(connection, "runs", "")
+            for group in map(_Group._make, connection.execute(_GROUPS, ("runs", "")))
             if query.backend in (None, group.backend) and query.state in (None, group.state)
         ]
-        total = sum(group.total for group in groups)
-        try:
-            with damage_as_unreadable():
-                keys = _merged(connection, "runs", "", groups, query.limit, query.offset)
-        except Unreadable:
-            keys, _ = _selected_runs(connection, query)
-    return _page(connection, RUNS, _RUN, keys, total)
+        groups = _Groups("runs", "", found)
+    wanted: dict[str, str | None] = {
+        "session_id = ?": query.session_id,
+        "parent_id = ?": query.parent_id,
+        "+backend = ?": query.backend,
+        "+state = ?": query.state,
+    }
+    conditions: _Conditions = [(each, (value,)) for each, value in wanted.items() if value is not None]
+    return _page(connection, RUNS, "created_at", groups, conditions, query)
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
-    """Give what runs used, by day, key, backend and model."""
+    """Return what runs used, by day, key, backend and model."""
     return [
         UsageOfDay(
             day=day, key_name=key, backend=backend, model=model, runs=runs, cost_usd=cost_usd, usage=Usage(*tokens)
@@ -127,102 +126,77 @@ def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None
     ]
 
 
-def _kind(query: SessionQuery) -> tuple[str, str]:
-    if query.tag is not None:
-        return "tag", readable(query.tag)
-    if query.working_dir is not None:
-        return "directory", readable(query.working_dir)
-    return "sessions", ""
+def _session_groups(connection: "sqlite3.Connection", query: SessionQuery) -> _Groups:
+    if query.working_dir is not None and query.tag is None:
+        kind, value = "directory", readable(query.working_dir)
+        rows = connection.execute(_GROUPS_OF_DIRECTORY, (value,))
+    else:
+        kind, value = ("sessions", "") if query.tag is None else ("tag", readable(query.tag))
+        rows = connection.execute(_GROUPS, (kind, value))
+    found = [
+        group
+        for group in map(_Group._make, rows)
+        if query.backend in (None, group.backend)
+        and query.status in (None, group.state)
+        and (group.resumable or not query.resumable)
+    ]
+    return _Groups(kind, value, found)
 
 
-def _groups(connection: "sqlite3.Connection", kind: str, value: str) -> Iterator[_Group]:
-    if kind == "directory":
-        return map(_Group._make, connection.execute(_GROUPS_OF_DIRECTORY, (value,)))
-    return map(_Group._make, connection.execute(_GROUPS, (kind, value)))
-
-
-def _merged(
-    connection: "sqlite3.Connection", kind: str, value: str, groups: list[_Group], limit: int, offset: int
-) -> list[int]:
-    """Give the keys of a page, read as far as it reaches."""
-    return list(islice(_in_order(connection, kind, value, groups), offset, offset + limit))
-
-
-def _in_order(connection: "sqlite3.Connection", kind: str, value: str, groups: list[_Group]) -> Iterator[int]:
-    """Give keys, the newest first; they are read as they are asked for."""
-    ordered = [connection.execute(_IN_ORDER[kind], (value, *group[:3])) for group in groups]
-    return (key for _, key in merge(*ordered, reverse=True))
-
-
-def _selected_sessions(connection: "sqlite3.Connection", query: SessionQuery) -> tuple[list[int], int]:
-    """Give the keys of a page of what is found by text, or by tag and directory.
-
-    A plus keeps SQLite from using the index of a column that is only compared.
-    """
-    conditions: list[str] = []
-    values: list[Value] = []
+def _session_conditions(connection: "sqlite3.Connection", query: SessionQuery) -> _Conditions:
+    """Return the conditions. A plus keeps SQLite from using the index of a column that is only compared."""
+    conditions: _Conditions = []
     if query.text:
         subquery, parameters = search.found(connection, query.text)
-        conditions.append(f"key IN {subquery}")
-        values.extend(parameters)
+        conditions.append((f"key IN {subquery}", parameters))
     if query.tag is not None:
-        conditions.append("key IN (SELECT session FROM session_tags WHERE tag = ?)")
-        values.append(readable(query.tag))
+        conditions.append(("key IN (SELECT session FROM session_tags WHERE tag = ?)", (readable(query.tag),)))
     for column, value in (("backend", query.backend), ("status", query.status), ("working_dir", query.working_dir)):
         if value is not None:
-            conditions.append(f"+{column} = ?")
-            values.append(readable(value))
+            conditions.append((f"+{column} = ?", (readable(value),)))
     if query.resumable:
-        conditions.append("+resumable = 1")
-    return _selected(connection, "sessions", "last_used", conditions, values, query.limit, query.offset)
+        conditions.append(("+resumable = 1", ()))
+    return conditions
 
 
-def _selected_runs(connection: "sqlite3.Connection", query: RunQuery) -> tuple[list[int], int]:
-    """Give the keys of a page of the runs of a session or parent."""
-    wanted: dict[str, str | None] = {
-        "session_id": query.session_id,
-        "parent_id": query.parent_id,
-        "+backend": query.backend,
-        "+state": query.state,
-    }
-    conditions = [f"{column} = ?" for column, value in wanted.items() if value is not None]
-    values: list[Value] = [value for value in wanted.values() if value is not None]
-    return _selected(connection, "runs", "created_at", conditions, values, query.limit, query.offset)
-
-
-def _selected(
+def _page(
     connection: "sqlite3.Connection",
-    table: str,
+    table: Table[_T],
     at: str,
-    conditions: list[str],
-    values: list[Value],
-    limit: int,
-    offset: int,
-) -> tuple[list[int], int]:
-    """Give the keys of a page, and the length of the list; where an index is damaged, without it."""
-    rest = f"WHERE {' AND '.join(conditions) or 'TRUE'} ORDER BY"
-    try:
-        with damage_as_unreadable():
-            rows = connection.execute(f"SELECT {at}, key FROM {table} {rest} {at} DESC, key DESC", values).fetchall()  # noqa: S608
-    except Unreadable:
-        rows = _salvaged(connection, f"SELECT {at}, key FROM {table} NOT INDEXED {rest} key", values)  # noqa: S608
-    return [key for _, key in rows[offset : offset + limit]], len(rows)
+    groups: _Groups | None,
+    conditions: _Conditions,
+    query: SessionQuery | RunQuery,
+) -> Page[_T]:
+    """Return a page without damaged items.
 
-
-def _salvaged(connection: "sqlite3.Connection", statement: str, values: list[Value]) -> list[tuple[float, int]]:
-    """Read rows from both ends of a table, each up to a damaged page; the newest first."""
-    rows: set[tuple[float, int]] = set()
-    for order in ("", " DESC"):
+    The keys come from the groups; if there are none, or if their index is damaged, from the whole table.
+    """
+    keys: list[int] | None = None
+    total, page = 0, slice(query.offset, query.offset + query.limit)
+    if groups:
+        total = sum(group.total for group in groups.groups)
         with suppress(Unreadable), damage_as_unreadable():
-            for row in connection.execute(statement + order, values):
-                rows.add(row)
-    return sorted(rows, reverse=True)
-
-
-def _page(connection: "sqlite3.Connection", table: Table[_T], statement: str, keys: list[int], total: int) -> Page[_T]:
-    """Read the items of a page, except those that are damaged."""
+            keys = list(islice(groups.in_order(connection), page.start, page.stop))
+    if keys is None:
+        found = _selected(connection, table.name, at, conditions)
+        keys, total = found[page], total if groups else len(found)
     items: list[_T] = []
     for key in keys:
         with suppress(Unreadable), damage_as_unreadable():
-            items.append(table.read(connection.execute(statement, (key,)).fetchone()))
+            items.append(table.read(connection.execute(table.select("WHERE key = ?"), (key,)).fetchone()))
     return Page(tuple(items), total, len(keys) - len(items))
+
+
+def _selected(connection: "sqlite3.Connection", table: str, at: str, conditions: _Conditions) -> list[int]:
+    """Return keys, the newest first. If an index is damaged, read the table from both ends, up to a damaged page."""
+    where = " AND ".join(condition for condition, _ in conditions) or "TRUE"
+    values = [value for _, parameters in conditions for value in parameters]
+    select = f"SELECT {at}, key FROM {table} {{}} WHERE {where} ORDER BY {{}}"  # noqa: S608 - our own names
+    with suppress(Unreadable), damage_as_unreadable():
+        return [key for _, key in connection.execute(select.format("", f"{at} DESC, key DESC"), values).fetchall()]
+    rows: set[tuple[float, int]] = set()
+    for order in ("key", "key DESC"):
+        with suppress(Unreadable), damage_as_unreadable():
+            for row in connection.execute(select.format("NOT INDEXED", order), values):
+                rows.add(row)
+    return [key for _, key in sorted(rows, reverse=True)]

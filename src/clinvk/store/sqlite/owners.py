@@ -44,7 +44,7 @@ class Owners:
         """Say whether a process is there no more."""
         return owner != self._id and _is_free(self._path(owner))
 
-    def sweep(self) -> None:
+    def remove_stale(self) -> None:
         """Remove the files of the dead; what else lies there is somebody's."""
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:

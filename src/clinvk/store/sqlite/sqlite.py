@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from clinvk.store import protocol, search
 from clinvk.store.protocol import Page, RunQuery, SessionQuery, at_rest
 from clinvk.store.sqlite import event_chunks, legacy, lists, turns
-from clinvk.store.sqlite.database import Database, has_no_room, is_damage, transaction
+from clinvk.store.sqlite.database import DAMAGED, NO_ROOM, Database, is_error, transaction
 from clinvk.store.sqlite.event_chunks import Chunk
 from clinvk.store.sqlite.legacy import Damaged, Imported
 from clinvk.store.sqlite.owners import Owners
@@ -81,9 +81,12 @@ class SqliteStore:
         home: str | os.PathLike[str],
         patience_s: float = 10,
         committed: Callable[[float], None] | None = None,
+        database: Database | None = None,
+        owners: Owners | None = None,
     ) -> None:
-        self._database = Database(home, patience_s)
-        self._owners = Owners(self._database.home)
+        """`database` and `owners` replace those of a home."""
+        self._database = database or Database(home, patience_s)
+        self._owners = owners or Owners(self._database.home)
         self._writer = Writer(self._database, self._recovered, committed=committed)
         self._readers = Readers(self._database)
         self._new = 0
@@ -266,7 +269,7 @@ class SqliteStore:
         try:
             return await self._readers.read(operation)
         except StoreUnavailable as exc:
-            if isinstance(exc, Unreadable) or is_damage(exc.__cause__):
+            if isinstance(exc, Unreadable) or is_error(exc.__cause__, DAMAGED):
                 await self._note(exc.message)
                 raise
             # The file may have been removed or replaced: to write opens it again, or tells what is wrong.
@@ -289,7 +292,7 @@ class SqliteStore:
         try:
             return await self._writer.write(operation)
         except StoreUnavailable as exc:
-            if not has_no_room(exc.__cause__) or not await self._readers.call(self._database.free_reserve):
+            if not is_error(exc.__cause__, NO_ROOM) or not await self._readers.call(self._database.free_reserve):
                 raise
         return await self._writer.write(operation)
 
@@ -307,7 +310,7 @@ class SqliteStore:
         if turns.dead(db, self._owners):
             with transaction(db):
                 turns.recover(db, self._owners)
-        self._owners.sweep()
+        self._owners.remove_stale()
 
     def _index_sometimes(self) -> None:
         """Let the index of words catch up, also in a process that keeps but one session."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from clinvk.store.sqlite.database import Database, is_damage, is_locked, snapshot, transaction
+from clinvk.store.sqlite.database import DAMAGED, LOCKED, Database, is_error, snapshot, transaction
 from clinvk.types.errors import ClinvkError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Writer:
         jobs = [*self._owed, *jobs]
         self._owed.clear()
         error = self._commit(jobs)
-        if error and len(jobs) > 1 and not is_locked(error.__cause__):
+        if error and len(jobs) > 1 and not is_error(error.__cause__, LOCKED):
             for job in jobs:
                 self._fail([job], self._commit([job]))
         else:
@@ -249,11 +249,11 @@ class Writer:
             job.error = error
         if isinstance(error, StoreUnavailable):
             self.trouble = error
-            if is_damage(error.__cause__):
+            if is_error(error.__cause__, DAMAGED):
                 self._damage = error, self._database.stamp()
             self._owed.extend(job for job in jobs if job.must)
             self._give_up(len(self._owed) - self._max_owed)
-            if not is_locked(error.__cause__):
+            if not is_error(error.__cause__, LOCKED):
                 self._disconnect()
 
     def _connected(self) -> "sqlite3.Connection":
