@@ -684,7 +684,7 @@ async def test_a_door_is_told_with_the_health_as_long_as_it_is_open_to_others(sc
         return None
 
     runs = LocalRuns(Settings(), MemoryStore(), scripted.env)
-    store, inventory = MemoryStore(), Inventory(Settings(), scripted.env, version)
+    store, inventory = MemoryStore(), Inventory(Settings(), scripted.env, version, BACKENDS)
     status = Status(runs, store, inventory, Grants(found.keys, store), found.warning)
 
     async def warnings() -> object:

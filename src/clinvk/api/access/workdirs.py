@@ -11,7 +11,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clinvk.backends.base import Backend
-from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home, may_lie_in_worktree
 from clinvk.config.model import Settings
 from clinvk.dialects.dialect import DirectoryNotAllowed
@@ -35,9 +34,7 @@ class Workdirs:
     operator has chosen, the server does not apply those that are built in, as long as nothing else is in its place.
     """
 
-    def __init__(
-        self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend] = BACKENDS
-    ) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
         self._default = settings.server.default_workdir
         self._lists = (settings.server.allowed_workdir_prefixes, settings.server.blocked_workdir_prefixes)
         self._environ = environ

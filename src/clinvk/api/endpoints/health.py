@@ -18,7 +18,6 @@ from clinvk.api.access.key_policy import Grants
 from clinvk.api.access.request_policy import Allowance
 from clinvk.api.http.response import document
 from clinvk.backends.base import Backend, Capabilities
-from clinvk.backends.registry import BACKENDS
 from clinvk.config.model import Settings
 from clinvk.runtime.process import executables
 from clinvk.runtime.runs import Kept, Runs, Warm
@@ -52,7 +51,7 @@ class Inventory:
         settings: Settings,
         environ: Mapping[str, str],
         ask_version: AskVersion,
-        registry: Mapping[str, Backend] = BACKENDS,
+        registry: Mapping[str, Backend],
     ) -> None:
         self._settings = settings
         self._environ = environ

@@ -25,9 +25,7 @@ class Models:
     What the policy, or the key of the request, does not allow is as if it were not there.
     """
 
-    def __init__(
-        self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend] = backends.BACKENDS
-    ) -> None:
+    def __init__(self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend]) -> None:
         self._inventory = inventory
         self._grants = grants
         self._registry = registry

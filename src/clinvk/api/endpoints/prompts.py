@@ -82,7 +82,7 @@ class RunEndpoint:
         settings: Settings,
         environ: Mapping[str, str],
         grants: Grants,
-        registry: Mapping[str, Backend] = backends.BACKENDS,
+        registry: Mapping[str, Backend],
         tick_s: float = TICK_S,
         hold_s: float = HOLD_S,
         spelled_out: SpelledOut | None = None,

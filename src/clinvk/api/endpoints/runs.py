@@ -20,7 +20,6 @@ from clinvk.api.endpoints.prompts import TICK_S, facts_of
 from clinvk.api.endpoints.sessions import check_backend
 from clinvk.api.http.disconnect import Leaving
 from clinvk.api.http.response import NO_BUFFERING, ClientGone, Reply, chunked, document, headers_of, refusal
-from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies, sse
@@ -46,7 +45,7 @@ class RunRecords:
         runs: Runs,
         store: SessionStore,
         orchestrations: Callable[[], "Orchestrations"],
-        registry: Mapping[str, Backend] = backends.BACKENDS,
+        registry: Mapping[str, Backend],
     ) -> None:
         self._runs = runs
         self._orchestrations = orchestrations
@@ -114,7 +113,7 @@ def _why_not(run: RunRecord) -> str:
 class UsageRecords:
     """The endpoint `/api/v1/usage`."""
 
-    def __init__(self, store: SessionStore, registry: Mapping[str, Backend] = backends.BACKENDS) -> None:
+    def __init__(self, store: SessionStore, registry: Mapping[str, Backend]) -> None:
         self._store = store
         self._registry = registry
 

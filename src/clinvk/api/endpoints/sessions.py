@@ -31,7 +31,7 @@ class Sessions:
         store: SessionStore,
         settings: ServerSettings,
         grants: Grants,
-        registry: Mapping[str, Backend] = backends.BACKENDS,
+        registry: Mapping[str, Backend],
     ) -> None:
         self._store = store
         self._grants = grants

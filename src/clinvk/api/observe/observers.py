@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from clinvk.backends import registry as backends
 from clinvk.backends.base import Backend
 from clinvk.config.model import Settings
 from clinvk.runtime.runs import Watch, Watched, first_word_at, model_told
@@ -80,7 +79,7 @@ class Watching(NamedTuple):
 
 
 @asynccontextmanager
-async def watched(settings: Settings, registry: Mapping[str, Backend] = backends.BACKENDS) -> AsyncGenerator[Watching]:
+async def watched(settings: Settings, registry: Mapping[str, Backend]) -> AsyncGenerator[Watching]:
     """Watch as the settings have it, inside this context. Leaving it sends the traces that are left.
 
     Raises:

@@ -97,7 +97,7 @@ def _listen_and_serve(
 ) -> int:
     _adjust_logs(settings)
     entrance.check(settings.server)
-    workdirs = Workdirs(settings, environ)
+    workdirs = Workdirs(settings, environ, BACKENDS)
     workdirs.check_default()
     resource_limits.check(settings.agents)
     open_files = housekeeping.raise_limit()
@@ -183,10 +183,10 @@ async def _serve(
 ) -> None:
     with heeded() as signals:
         async with (
-            watched(settings) as watching,
+            watched(settings, BACKENDS) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
             Door(home(environ), settings, environ) as door,
-            opened(settings, environ, sockets, store, taken, watching, open_files=open_files) as served,
+            opened(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             tended(store, settings.session.retention_days),
         ):
             reload = Reload(load, list(_renewed(environ, taken, served)))
@@ -257,7 +257,7 @@ async def opened(
     store: SessionStore,
     taken: Keys,
     watching: Watching,
-    registry: Mapping[str, Backend] = BACKENDS,
+    registry: Mapping[str, Backend],
     open_files: int | None = None,
 ) -> AsyncGenerator[Served]:
     """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
