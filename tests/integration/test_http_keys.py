@@ -23,6 +23,7 @@ from clinvk.api.access.key_policy import Grants
 from clinvk.api.access.keys import Keys, tended
 from clinvk.api.endpoints.health import Inventory, Status
 from clinvk.backends.base import Backend
+from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
 from clinvk.dialects.dialect import BudgetSpent, KeyRefused

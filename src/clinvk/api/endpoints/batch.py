@@ -61,7 +61,7 @@ class BatchEndpoint:
         prompts: RunEndpoint,
         orchestrations: Orchestrations,
         environ: Mapping[str, str],
-        registry: Mapping[str, Backend] = backends.BACKENDS,
+        registry: Mapping[str, Backend],
     ) -> None:
         self.prompts = prompts
         self.orchestrations = orchestrations
