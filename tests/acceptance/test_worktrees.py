@@ -16,8 +16,8 @@ from clinvk.cli.admin.worktrees import Discarded, ShownWorktree, WorktreeList
 from clinvk.cli.terminal.table import width
 from clinvk.runtime.process.process_tags import RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Applied, Worktree
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.orchestration import ChangedFile
 from repositories import Repository
 from scripted.steps import claude_says, touch, wait_for
@@ -33,10 +33,10 @@ def repository(clinvk: Clinvk) -> Repository:
     return repository
 
 
-def worktrees_of(repository: Repository) -> Worktrees:
+def worktrees_of(repository: Repository) -> KeptWorktrees:
     """The worktrees of the command's user, as another clinvk has them."""
     marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
-    return Worktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
+    return KeptWorktrees(Spawner(marks), repository.home / ".clinvk", repository.env)
 
 
 def left(repository: Repository, without: Sequence[str] = (), **files: str) -> Worktree:

@@ -9,7 +9,7 @@ from agents.machine import Machine
 from clinvk.backends.registry import BACKENDS
 from clinvk.runtime.process.process_tags import choose
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.orchestration import Change, ChangedFile
 from clinvk.types.request import RunRequest, SandboxMode
 from repositories import Repository
@@ -23,7 +23,7 @@ async def test_each_agent_writes_in_its_own_worktree_and_reads_the_instructions_
     repository = Repository(machine.project, machine.home)
     instructions = [f"inner/{name}.md" for name in ("CLAUDE", "AGENTS", "GEMINI")]
     repository.commit(**dict.fromkeys(instructions, "The word of the day is quince.\n"))
-    worktrees = Worktrees(Spawner(choose()), machine.home / ".clinvk", machine.env)
+    worktrees = KeptWorktrees(Spawner(choose()), machine.home / ".clinvk", machine.env)
 
     async def work(backend: str) -> tuple[Change, str | None]:
         async with worktrees.isolated(str(machine.project / "inner"), backend) as worktree:

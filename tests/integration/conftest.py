@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from integration.worktree_home import another
 from repositories import Repository
 
@@ -18,6 +18,6 @@ def repository(tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
-def worktrees(repository: Repository) -> Worktrees:
+def worktrees(repository: Repository) -> KeptWorktrees:
     """The worktrees of a clinvk home."""
     return another(repository)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Worktree
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
@@ -40,7 +40,7 @@ def small_files() -> Generator[Callable[[], None]]:
 
 
 async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_directory(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     base = repository.git("rev-parse", "HEAD").strip()
     async with worktrees.isolated(str(repository.path / "inner"), "Claude Code #1") as worktree:
@@ -56,7 +56,7 @@ async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_di
 
 
 async def test_a_worktree_that_is_as_it_was_is_removed_with_its_branch(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         outcome = await worktrees.outcome(worktree)
@@ -68,7 +68,7 @@ async def test_a_worktree_that_is_as_it_was_is_removed_with_its_branch(
 
 
 async def test_the_outcome_has_what_was_added_changed_and_deleted_and_its_diff_can_be_applied(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     odd = "-dash\nline ä"
     async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
@@ -99,7 +99,7 @@ async def test_the_outcome_has_what_was_added_changed_and_deleted_and_its_diff_c
 
 
 async def test_what_the_agent_committed_and_what_it_forced_upon_git_is_in_the_outcome(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         root = Path(worktree.root)
@@ -114,7 +114,7 @@ async def test_what_the_agent_committed_and_what_it_forced_upon_git_is_in_the_ou
     assert len(await worktrees.list()) == 1
 
 
-async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "new").write_text("".join(f"{number:09}\n" for number in range(1000)))
         outcome = await worktrees.outcome(worktree, max_diff_bytes=2000)
@@ -124,7 +124,7 @@ async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktree
 
 
 async def test_without_a_diff_the_files_are_told_and_why_there_is_none(
-    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+    repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "a.txt").write_text("a line\n" * 300_000)
@@ -135,7 +135,7 @@ async def test_without_a_diff_the_files_are_told_and_why_there_is_none(
 
 
 async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.write("a.txt", "not committed\n")
     for number in range(5):
@@ -149,7 +149,7 @@ async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
 
 
 async def test_a_worktree_begins_with_a_detached_head_and_with_another_worktree(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     first = repository.git("rev-parse", "HEAD").strip()
     repository.commit(**{"a.txt": "two\n"})
@@ -164,7 +164,7 @@ async def test_a_worktree_begins_with_a_detached_head_and_with_another_worktree(
 
 
 async def test_a_directory_that_is_not_in_the_commit_is_there_and_empty(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.write("build/here.log", "")
     async with worktrees.isolated(str(repository.path / "build"), "agent") as worktree:
@@ -172,7 +172,7 @@ async def test_a_directory_that_is_not_in_the_commit_is_there_and_empty(
 
 
 async def test_no_repository_no_tree_and_no_commit_are_refused_in_the_field_that_asks(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     (tmp_path / "plain").mkdir()
     repository.git("init", "--quiet", "--bare", str(tmp_path / "bare"))
@@ -208,7 +208,7 @@ async def test_a_git_that_does_not_take_settings_from_variables_is_refused(
 
 
 async def test_a_repository_whose_tree_is_elsewhere_is_refused(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     inner = Repository(repository.path / "vendor", repository.home)
     inner.commit(x="x")
@@ -259,7 +259,7 @@ def make_hostile(repository: Repository, tmp_path: Path) -> None:
 
 
 async def test_a_repository_runs_nothing_of_its_own(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     repository.commit(**{".gitattributes": "*.txt filter=a=b diff=odd\n*.bin filter=long\n"})
     make_hostile(repository, tmp_path)
@@ -278,7 +278,7 @@ async def test_a_repository_runs_nothing_of_its_own(
 
 
 async def test_a_filter_of_the_users_own_settings_is_run(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     repository.commit(**{".gitattributes": "*.txt filter=mine\n"})
     repository.git("config", "--global", "filter.mine.smudge", program(tmp_path, "smudge"))
@@ -288,7 +288,7 @@ async def test_a_filter_of_the_users_own_settings_is_run(
 
 
 async def test_what_the_agent_makes_of_its_git_file_and_of_submodules_is_not_believed(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     inner = Repository(repository.path / "module", repository.home)
     inner.commit(x="x")
@@ -319,7 +319,7 @@ async def test_what_the_agent_makes_of_its_git_file_and_of_submodules_is_not_bel
 
 
 async def test_a_link_out_of_the_tree_is_told_as_a_link_and_what_it_leads_to_stays(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -335,7 +335,7 @@ async def test_a_link_out_of_the_tree_is_told_as_a_link_and_what_it_leads_to_sta
 
 
 async def test_a_directory_that_is_a_link_in_the_commit_does_not_lead_out(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     (repository.path / "sub").symlink_to(tmp_path)
     repository.commit()
@@ -350,7 +350,7 @@ async def test_a_directory_that_is_a_link_in_the_commit_does_not_lead_out(
 
 
 async def test_sixteen_worktrees_of_a_repository_are_made_changed_and_left_at_once(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async def work(number: int) -> tuple[Worktree, str]:
         async with worktrees.isolated(str(repository.path), f"agent {number}") as worktree:
@@ -373,10 +373,10 @@ import asyncio, os, sys
 from pathlib import Path
 from clinvk.runtime.process.process_tags import choose
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 
 async def main():
-    worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
+    worktrees = KeptWorktrees(Spawner(choose()), sys.argv[1], os.environ)
 
     async def work(number):
         async with worktrees.isolated(sys.argv[2], "agent") as worktree:
@@ -401,7 +401,7 @@ async def test_several_processes_make_and_remove_worktrees_of_a_repository_at_on
 
 
 async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_discarded(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.path, "new").touch()
@@ -414,7 +414,7 @@ async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_di
 
 
 async def test_what_an_agent_finishes_while_another_wants_it_gone_stays(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     other = another(repository)
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -428,7 +428,7 @@ async def test_what_an_agent_finishes_while_another_wants_it_gone_stays(
 
 
 async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     Path(worktree.path, "new").touch()
@@ -448,7 +448,7 @@ async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
 
 @pytest.mark.parametrize("is_kept", [True, False])
 async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
-    repository: Repository, worktrees: Worktrees, is_kept: bool
+    repository: Repository, worktrees: KeptWorktrees, is_kept: bool
 ) -> None:
     worktree = await changed(worktrees, repository)
     folders = WorktreeFolders(home(repository))
@@ -465,7 +465,7 @@ async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
 
 
 async def test_one_that_another_changes_for_too_long_is_told(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
     worktree = await changed(worktrees, repository)
@@ -481,10 +481,10 @@ import asyncio, os, sys
 from pathlib import Path
 from clinvk.runtime.process.process_tags import choose
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 
 async def main():
-    worktrees = Worktrees(Spawner(choose()), sys.argv[1], os.environ)
+    worktrees = KeptWorktrees(Spawner(choose()), sys.argv[1], os.environ)
     await worktrees.make(sys.argv[2], "unchanged")
     for label in ("changed", "discarded"):
         changed = await worktrees.make(sys.argv[2], label)
@@ -497,7 +497,7 @@ asyncio.run(main())
 
 
 async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_removed(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     command = [sys.executable, "-c", CRASH, str(home(repository)), str(repository.path)]
     process = subprocess.Popen(command, env=repository.env)
@@ -518,7 +518,7 @@ async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_remov
 
 @pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05, 0.08, 0.12, 0.2])
 async def test_making_one_can_be_cancelled_at_any_moment(
-    repository: Repository, worktrees: Worktrees, after_s: float
+    repository: Repository, worktrees: KeptWorktrees, after_s: float
 ) -> None:
     making = asyncio.create_task(worktrees.make(str(repository.path), "agent"))
     await asyncio.wait([making], timeout=after_s)
@@ -529,7 +529,7 @@ async def test_making_one_can_be_cancelled_at_any_moment(
 
 
 async def test_leaving_one_that_was_not_looked_at_looks_and_keeps_what_was_changed(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     worktree = await changed(worktrees, repository)
     (listed,) = await another(repository).list()
@@ -537,7 +537,7 @@ async def test_leaving_one_that_was_not_looked_at_looks_and_keeps_what_was_chang
     assert listed.files == (ChangedFile("a.txt", "modified"),)
 
 
-async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository, worktrees: Worktrees) -> None:
+async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees"
     (folder / "notes.txt").write_text("mine\n")
@@ -552,7 +552,7 @@ async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository
 
 
 async def test_a_tree_that_cannot_be_filled_is_removed_and_the_reason_told(
-    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+    repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     repository.commit(large=bytes(2 * 2**20))
     small_files()
@@ -562,7 +562,7 @@ async def test_a_tree_that_cannot_be_filled_is_removed_and_the_reason_told(
 
 
 async def test_the_list_can_be_of_one_repository_alone(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     other = Repository(tmp_path / "other", repository.home)
     other.commit(**{"a.txt": "other\n"})
@@ -574,7 +574,7 @@ async def test_the_list_can_be_of_one_repository_alone(
 
 
 async def test_one_that_was_changed_back_stays_until_it_is_discarded(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
@@ -585,7 +585,7 @@ async def test_one_that_was_changed_back_stays_until_it_is_discarded(
     assert left_over(repository) == []
 
 
-async def test_one_that_was_removed_with_git_is_not_listed(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_that_was_removed_with_git_is_not_listed(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     repository.git("worktree", "remove", "--force", worktree.root)
     assert await worktrees.list() == []
@@ -593,7 +593,7 @@ async def test_one_that_was_removed_with_git_is_not_listed(repository: Repositor
 
 
 async def test_one_whose_repository_is_gone_is_told_and_can_be_discarded(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     worktree = await changed(worktrees, repository)
     repository.path.rename(repository.path.with_name("moved"))
@@ -610,7 +610,7 @@ async def test_one_whose_repository_is_gone_is_told_and_can_be_discarded(
 
 
 async def test_applying_brings_the_changes_into_the_tree_uncommitted_and_removes_the_worktree(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.write("mine", "not committed\n")
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "inner/b.bin": b"\0\xff", "-new": "n\n"})
@@ -629,13 +629,13 @@ async def test_applying_brings_the_changes_into_the_tree_uncommitted_and_removes
     assert left_over(repository) == []
 
 
-async def test_an_applied_worktree_can_be_kept(repository: Repository, worktrees: Worktrees) -> None:
+async def test_an_applied_worktree_can_be_kept(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     assert not (await worktrees.apply(worktree.id, keep=True)).removed
     assert Path(worktree.root, "a.txt").exists()
 
 
-async def test_one_that_was_applied_already_is_told_so(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_that_was_applied_already_is_told_so(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "new": "new\n"})
     await worktrees.apply(worktree.id, keep=True)
     before = repository.files()
@@ -653,7 +653,7 @@ async def test_one_that_was_applied_already_is_told_so(repository: Repository, w
     [("a.txt", "a.txt: patch does not apply"), ("zz", "zz: already exists in working directory")],
 )
 async def test_changes_that_do_not_fit_change_nothing(
-    repository: Repository, worktrees: Worktrees, name: str, said: str
+    repository: Repository, worktrees: KeptWorktrees, name: str, said: str
 ) -> None:
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b": "new\n", "zz": "new\n"})
     repository.write(name, "other\n")
@@ -666,7 +666,7 @@ async def test_changes_that_do_not_fit_change_nothing(
 
 
 async def test_what_cannot_be_written_leaves_the_files_as_they_were(
-    repository: Repository, worktrees: Worktrees, small_files: Callable[[], None]
+    repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     repository.commit(**{"gone/x": "x\n", "kind": "file\n"})
     (repository.path / "link").symlink_to("a.txt")
@@ -692,7 +692,9 @@ async def test_what_cannot_be_written_leaves_the_files_as_they_were(
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
     async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
         root = Path(worktree.root)
         (root / "new").write_text("new\n")
@@ -706,7 +708,7 @@ async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(repository: Re
 
 
 async def test_a_check_of_what_was_left_as_it_was_does_not_keep_it(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         await worktrees.outcome(worktree)
@@ -714,7 +716,7 @@ async def test_a_check_of_what_was_left_as_it_was_does_not_keep_it(
     assert left_over(repository) == []
 
 
-async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "a.txt").unlink()
         for name in ("a.txt", "other"):
@@ -726,7 +728,7 @@ async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Reposi
 
 
 async def test_a_worktree_that_the_agent_took_away_is_no_failure_to_leave(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         repository.git("worktree", "remove", "--force", worktree.root)
@@ -735,7 +737,7 @@ async def test_a_worktree_that_the_agent_took_away_is_no_failure_to_leave(
     assert await worktrees.list() == []
 
 
-async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, worktrees: Worktrees) -> None:
+async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         repository.git("init", "--quiet", "fresh", cwd=Path(worktree.root))
         Path(worktree.root, "fresh", "work").write_text("work\n")
@@ -747,7 +749,7 @@ async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, wor
 
 
 async def test_folders_that_must_not_be_written_to_are_removed_all_the_same(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         locked = Path(worktree.root, "x.log")
@@ -759,7 +761,7 @@ async def test_folders_that_must_not_be_written_to_are_removed_all_the_same(
 
 
 async def test_a_discarded_worktree_goes_with_its_commits_but_not_a_branch_in_use(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     first, second = [await changed(worktrees, repository), await changed(worktrees, repository)]
     for worktree in (first, second):
@@ -771,7 +773,9 @@ async def test_a_discarded_worktree_goes_with_its_commits_but_not_a_branch_in_us
     assert repository.worktrees() == []
 
 
-async def test_one_is_found_by_its_beginning_and_by_its_branch(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_is_found_by_its_beginning_and_by_its_branch(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
     one, other = [await changed(worktrees, repository), await changed(worktrees, repository)]
     assert await worktrees.find(one.branch) == one.id
     assert await worktrees.find(one.id[:-1]) == one.id
@@ -783,7 +787,7 @@ async def test_one_is_found_by_its_beginning_and_by_its_branch(repository: Repos
 
 
 async def test_a_sparse_tree_stays_sparse_and_what_is_left_out_is_no_change(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.commit(**{"other/c": "c\n"})
     repository.git("sparse-checkout", "set", "--cone", "inner")
@@ -800,7 +804,7 @@ async def test_a_sparse_tree_stays_sparse_and_what_is_left_out_is_no_change(
 
 
 async def test_a_submodule_can_have_worktrees_of_its_own(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     outer = Repository(tmp_path / "outer", repository.home)
     outer.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository.path), "module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.runtime.worktrees.folders import WorktreeFolders
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import another, changed, home, left_over
 from repositories import Repository
@@ -22,7 +22,7 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-def with_git(repository: Repository, tmp_path: Path, applying: str) -> Worktrees:
+def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorktrees:
     """Give worktrees whose git runs shell commands instead when it is to apply to the user's tree.
 
     In them `git` is the real one, and `"$@"` what it was asked.
@@ -138,7 +138,7 @@ async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Reposi
 
 
 async def test_one_that_applies_for_too_long_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._TARGET_FREE_WITHIN_S", 0.1)
+    monkeypatch.setattr("clinvk.runtime.worktrees.kept_worktrees._APPLY_FREE_WITHIN_S", 0.1)
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
     folders = WorktreeFolders(home(repository))

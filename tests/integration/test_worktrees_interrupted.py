@@ -15,8 +15,8 @@ from clinvk.runtime.worktrees import diff
 from clinvk.runtime.worktrees import repository as repositories
 from clinvk.runtime.worktrees import worktrees as package
 from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.tree_files import FileBackup
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError
 from integration.worktree_home import another, changed, home, left_over
 from polling import until, until_told
@@ -56,7 +56,7 @@ async def cancelled_at(gate: Gate, task: "asyncio.Task[object]") -> None:
     assert task.cancelled()
 
 
-async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     with late(diff, "_prepare") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
@@ -66,7 +66,7 @@ async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, w
 
 
 async def test_cancelled_show_closes_the_patch(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patches: list[IO[bytes]] = []
     worktree = await changed(worktrees, repository)
@@ -83,14 +83,14 @@ async def test_cancelled_show_closes_the_patch(
     assert [patch.closed for patch in patches] == [True]
 
 
-async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     with late(repositories, "_complete") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
     assert left_over(repository) == []
 
 
 @pytest.mark.parametrize("lock", ["share", "hold"])
-async def test_a_list_that_is_cancelled_holds_none(repository: Repository, worktrees: Worktrees, lock: str) -> None:
+async def test_a_list_that_is_cancelled_holds_none(repository: Repository, worktrees: KeptWorktrees, lock: str) -> None:
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees" / worktree.id
     (folder / "index").rename(folder / "removing")
@@ -104,7 +104,7 @@ async def test_a_list_that_is_cancelled_holds_none(repository: Repository, workt
     await until_told(is_free)
 
 
-async def test_files_that_are_being_put_aside_are_waited_for(repository: Repository, worktrees: Worktrees) -> None:
+async def test_files_that_are_being_put_aside_are_waited_for(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     with late(FileBackup, "copy") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
@@ -114,7 +114,7 @@ async def test_files_that_are_being_put_aside_are_waited_for(repository: Reposit
 
 
 async def test_a_folder_that_comes_too_late_is_held_by_nobody(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "_CLAIMED_WITHIN_S", 0.2)
     with late(WorktreeFolders, "make") as gate:
@@ -125,13 +125,13 @@ async def test_a_folder_that_comes_too_late_is_held_by_nobody(
     await until_told(lambda: removed_by_the_list(worktrees, repository))
 
 
-async def removed_by_the_list(worktrees: Worktrees, repository: Repository) -> bool:
+async def removed_by_the_list(worktrees: KeptWorktrees, repository: Repository) -> bool:
     """List them; say whether nothing is left."""
     assert await worktrees.list() == [] or left_over(repository)
     return left_over(repository) == []
 
 
-def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> Worktrees:
+def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = "") -> KeptWorktrees:
     """Give worktrees whose git hangs in one command, after what it does there."""
     git = tmp_path / "bin" / "git"
     git.parent.mkdir()
@@ -153,7 +153,7 @@ async def test_git_that_takes_too_long_to_make_one_is_told(
 async def test_files_that_take_too_long_to_be_put_back_are_told(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "_REMOVED_WITHIN_S", 0.5)
+    monkeypatch.setattr(package, "REMOVED_WITHIN_S", 0.5)
     worktrees = with_slow("*checkout-index*", repository, tmp_path)
     worktree = await worktrees.make(str(repository.path), "agent")
     with pytest.raises(ClinvkError, match=r"putting the files back took over 0\.5 s"):

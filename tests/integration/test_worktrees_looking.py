@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.runtime.worktrees.worktrees import Worktrees
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, left_over
@@ -37,7 +37,7 @@ def slow_git(tmp_path: Path, command: str) -> Path:
 
 
 async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behind_a_link(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         root = Path(worktree.root)
@@ -53,7 +53,7 @@ async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behi
 
 
 async def test_what_was_forced_upon_git_and_cannot_be_read_keeps_a_worktree(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.git("-c", "advice.addEmbeddedRepo=false", "clone", "--quiet", ".", "module")
     repository.git("-c", "advice.addEmbeddedRepo=false", "add", "module")
@@ -69,7 +69,7 @@ async def test_what_was_forced_upon_git_and_cannot_be_read_keeps_a_worktree(
 
 
 async def test_repositories_that_a_check_makes_are_removed_and_those_of_the_agent_stay(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         assert (await worktrees.check(worktree, f"git init --quiet empty; {NESTED}", 15)).passed
@@ -90,7 +90,7 @@ async def test_repositories_that_a_check_makes_are_removed_and_those_of_the_agen
 
 
 async def test_files_are_put_back_after_a_check_by_no_program_that_it_named(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     command = (
         f"git config filter.own.smudge 'touch {tmp_path}/ran; cat';"
@@ -106,7 +106,7 @@ async def test_files_are_put_back_after_a_check_by_no_program_that_it_named(
 
 @pytest.mark.parametrize("name", [".gitignore", ".gitattributes", "inner/.gitignore", "new/deep/.gitattributes"])
 async def test_a_pipe_that_git_would_read_settings_from_holds_up_nothing(
-    repository: Repository, worktrees: Worktrees, name: str
+    repository: Repository, worktrees: KeptWorktrees, name: str
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         path = Path(worktree.root, name)
@@ -119,7 +119,7 @@ async def test_a_pipe_that_git_would_read_settings_from_holds_up_nothing(
     assert (listed.state, listed.problem) == ("broken", f"git would wait for {name!r}, which is no file")
 
 
-async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         with pytest.raises(ClinvkError, match=r"git would wait for 'inner/\.gitignore'"):
             await worktrees.check(worktree, "mkfifo inner/.gitignore", 15)
@@ -128,7 +128,7 @@ async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repositor
 
 @pytest.mark.parametrize("key", ["core.excludesFile", "core.attributesFile"])
 async def test_a_pipe_that_a_setting_names_holds_up_nothing(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path, key: str
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path, key: str
 ) -> None:
     os.mkfifo(repository.home / "pipe")
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -143,7 +143,7 @@ async def test_a_pipe_that_a_setting_names_holds_up_nothing(
 
 
 async def test_a_pipe_in_the_users_own_tree_is_told_in_time(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repository.path / ".gitignore").unlink()
     os.mkfifo(repository.path / ".gitignore")

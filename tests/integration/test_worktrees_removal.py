@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from clinvk.runtime.worktrees.folders import WorktreeFolders
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Worktree
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from integration.worktree_home import changed, left_over
 from repositories import Repository
@@ -89,7 +89,7 @@ def test_a_tree_goes_without_what_its_links_lead_to(tmp_path: Path) -> None:
     assert outside.stat().st_mode & 0o777 == 0o555
 
 
-async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "x.log").mkdir()
         make_deep(Path(worktree.root, "x.log"), 1500)
@@ -98,7 +98,7 @@ async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Reposi
 
 
 async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(self: WorktreeFolders, own: str) -> None:
         raise OSError(28, "No space left on device")
@@ -116,7 +116,7 @@ async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
 
 
 async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_list(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("clinvk.runtime.worktrees.worktrees.remove_tree", half)
@@ -142,7 +142,7 @@ def refuse(path: Path) -> None:
 
 
 async def test_one_that_was_not_made_to_the_end_is_removed_by_the_list(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     killed = await worktrees.make(str(repository.path), "killed")
     Path(killed.root, "a.txt").unlink()
@@ -154,7 +154,7 @@ async def test_one_that_was_not_made_to_the_end_is_removed_by_the_list(
 
 
 async def test_a_branch_that_is_checked_out_elsewhere_stays(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     repository.git("switch", "--quiet", "--create", "feature", cwd=Path(worktree.root))
@@ -177,7 +177,9 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(folders.path) == []
 
 
-async def test_a_sub_directory_whose_name_is_no_utf_8_is_refused(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_sub_directory_whose_name_is_no_utf_8_is_refused(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
     odd = os.path.join(os.fsencode(repository.path), b"caf\xe9")
     try:
         os.mkdir(odd)

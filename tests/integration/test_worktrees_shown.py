@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import State
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.types.errors import InvalidRequest
 from clinvk.types.orchestration import ChangedFile
 from integration.worktree_home import another, changed, home, left_over
@@ -21,7 +21,9 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-async def test_the_patch_can_be_read_when_the_worktree_is_gone(repository: Repository, worktrees: Worktrees) -> None:
+async def test_the_patch_can_be_read_when_the_worktree_is_gone(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
     own = (await changed(worktrees, repository)).id
     listed, patch = await worktrees.show(own)
     assert patch
@@ -33,7 +35,7 @@ async def test_the_patch_can_be_read_when_the_worktree_is_gone(repository: Repos
         assert patch.read().endswith(b"\n-one\n+two\n")
 
 
-async def test_one_that_was_changed_back_has_an_empty_patch(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_that_was_changed_back_has_an_empty_patch(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
     listed, patch = await worktrees.show(worktree.id)
@@ -42,7 +44,7 @@ async def test_one_that_was_changed_back_has_an_empty_patch(repository: Reposito
         assert (listed.state, listed.files, patch.read()) == ("unchanged", (), b"")
 
 
-async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Repository, worktrees: KeptWorktrees) -> None:
     dead = another(repository)
     own = (await dead.make(str(repository.path), "agent")).id
     dead._held.pop(own).close()  # pyright: ignore[reportPrivateUsage] - as the death of the process does
@@ -75,7 +77,7 @@ async def test_files_of_which_git_makes_no_patch_are_told(
 
 
 async def test_one_can_be_applied_while_it_is_shown_to_a_slow_reader(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     own = (await changed(worktrees, repository)).id
     _, patch = await worktrees.show(own)

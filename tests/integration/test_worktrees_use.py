@@ -18,6 +18,7 @@ from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.runs import Run
 from clinvk.runtime.worktrees import repository as repositories_of
 from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.tree_files import remove_tree
 from clinvk.runtime.worktrees.worktree_types import Worktree
 from clinvk.runtime.worktrees.worktrees import Worktrees
@@ -58,12 +59,12 @@ def local(repository: Repository) -> LocalRuns:
     return LocalRuns(Settings(), MemoryStore(), repository.env, {"shell": Shell()})
 
 
-async def states(worktrees: Worktrees) -> Sequence[str]:
+async def states(worktrees: KeptWorktrees) -> Sequence[str]:
     """Give the states of all."""
     return [item.state for item in await worktrees.list()]
 
 
-async def check_in_use(worktrees: Worktrees, own: str) -> None:
+async def check_in_use(worktrees: KeptWorktrees, own: str) -> None:
     """See that a worktree is listed as in use, and stays."""
     assert await states(worktrees) == ["in use"]
     for change in (worktrees.apply, worktrees.discard):
@@ -73,7 +74,7 @@ async def check_in_use(worktrees: Worktrees, own: str) -> None:
 
 @pytest.mark.parametrize("inside", ["", "inner"])
 async def test_one_that_was_kept_is_in_use_while_another_agent_works_in_it(
-    repository: Repository, worktrees: Worktrees, inside: str
+    repository: Repository, worktrees: KeptWorktrees, inside: str
 ) -> None:
     kept = await changed(worktrees, repository)
     async with local(repository) as runs:
@@ -86,7 +87,7 @@ async def test_one_that_was_kept_is_in_use_while_another_agent_works_in_it(
 
 
 async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     kept = await changed(worktrees, repository)
     async with local(repository) as runs, local(repository) as others:
@@ -100,7 +101,7 @@ async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
     ]
 
 
-async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: Worktrees) -> None:
+async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: KeptWorktrees) -> None:
     kept = await changed(worktrees, repository)
     async with local(repository) as runs:
         async with runs.run(RunRequest(prompt=WAITS, backend="shell", workdir=kept.root)) as run:
@@ -111,7 +112,7 @@ async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: Workt
 
 
 async def test_an_agent_that_is_about_to_go_is_waited_for(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
         monkeypatch.setattr(f"clinvk.runtime.worktrees.worktrees.{name}", 20.0)
@@ -124,7 +125,7 @@ async def test_an_agent_that_is_about_to_go_is_waited_for(
 
 
 async def test_a_later_step_of_a_chain_holds_the_worktree_that_it_goes_on_in(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     first = RunRequest(prompt=f"echo two >a.txt\n{DONE}", backend="shell", workdir=str(repository.path))
     second = RunRequest(prompt=WAITS, backend="shell")
@@ -154,7 +155,7 @@ async def test_a_later_step_of_a_chain_holds_the_worktree_that_it_goes_on_in(
 
 
 async def test_a_kept_process_that_stands_idle_in_it_does_not_hold_it(
-    repository: Repository, worktrees: Worktrees, tmp_path: Path
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     kept = await changed(worktrees, repository)
     settings = Settings(warm=replace(WARM, kept_backends=("lasting",)))
@@ -170,7 +171,7 @@ async def test_a_kept_process_that_stands_idle_in_it_does_not_hold_it(
 
 
 async def test_one_that_another_agent_still_works_in_is_kept_when_its_own_is_done(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with local(repository) as runs:
         worktree = await worktrees.make(str(repository.path), "agent")
@@ -184,7 +185,7 @@ async def test_one_that_another_agent_still_works_in_is_kept_when_its_own_is_don
 
 
 async def test_an_agent_works_on_in_what_the_death_of_another_clinvk_left(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     """Nothing was changed in it, so the list would remove it."""
     worktree = await changed(worktrees, repository)
@@ -196,7 +197,7 @@ async def test_an_agent_works_on_in_what_the_death_of_another_clinvk_left(
         assert await states(worktrees) == ["changed"]
 
 
-async def test_lock_file_of_a_killed_clinvk_locks_nothing(repository: Repository, worktrees: Worktrees) -> None:
+async def test_lock_file_of_a_killed_clinvk_locks_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     kept = await changed(worktrees, repository)
     (home(repository) / "worktrees" / kept.id / "work").touch()
     assert await states(worktrees) == ["changed"]
@@ -205,7 +206,7 @@ async def test_lock_file_of_a_killed_clinvk_locks_nothing(repository: Repository
 
 
 async def test_one_that_is_being_removed_or_changed_refuses_the_run(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> None:
         raise ClinvkError("not now")
@@ -234,7 +235,7 @@ async def test_one_that_is_being_removed_or_changed_refuses_the_run(
 
 
 async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 600.0)
     begun, go = threading.Event(), threading.Event()
@@ -261,7 +262,7 @@ async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
 
 
 async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that_moment(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     folders, is_ready, looks = WorktreeFolders(home(repository)), WorktreeFolders.is_ready, [True, False]
@@ -303,7 +304,7 @@ def entering(
 
 @pytest.mark.parametrize("step", [LOOK, REMOVAL], ids=["look", "removal"])
 async def test_no_agent_is_let_in_once_who_made_the_worktree_leaves_it(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     came = entering(home(repository), worktree.id, monkeypatch, step)
@@ -314,7 +315,7 @@ async def test_no_agent_is_let_in_once_who_made_the_worktree_leaves_it(
 
 @pytest.mark.parametrize(("step", "by"), [(LOOK, "apply"), *((REMOVAL, by) for by in ("apply", "discard", "list"))])
 async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clinvk_left(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], by: str
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], by: str
 ) -> None:
     worktree = await changed(worktrees, repository)
     if by == "list":
@@ -327,7 +328,7 @@ async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clin
 
 
 async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
     worktree = await changed(worktrees, repository)
@@ -344,7 +345,7 @@ async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
 
 
 async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_stays(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
@@ -362,7 +363,7 @@ async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_
 
 
 async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_moment(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await changed(worktrees, repository)
     (home(repository) / "worktrees" / worktree.id / "kept").unlink()
@@ -380,7 +381,7 @@ async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_m
 
 
 async def test_a_lock_that_there_cannot_be_leaves_nothing(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = await changed(worktrees, repository)
     folders, flock, descriptors = WorktreeFolders(home(repository)), fcntl.flock, list[int]()
@@ -398,7 +399,7 @@ async def test_a_lock_that_there_cannot_be_leaves_nothing(
         os.fstat(descriptors[0])
 
 
-async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repository, worktrees: Worktrees) -> None:
+async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repository, worktrees: KeptWorktrees) -> None:
     """Such as one of another user's."""
     kept = await changed(worktrees, repository)
     lock = home(repository) / "worktrees" / kept.id / "work"
@@ -408,7 +409,7 @@ async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repositor
 
 
 async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
-    repository: Repository, worktrees: Worktrees
+    repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     assert not (await worktrees.outcome(worktree)).kept
@@ -419,7 +420,7 @@ async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
 
 
 async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no_agent(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, enter = threading.Event(), WorktreeFolders.enter
 
@@ -442,7 +443,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no
     assert await states(worktrees) == ["changed"]
 
 
-async def test_of_several_all_stay_where_one_is_in_use(repository: Repository, worktrees: Worktrees) -> None:
+async def test_of_several_all_stay_where_one_is_in_use(repository: Repository, worktrees: KeptWorktrees) -> None:
     made = sorted([(await changed(worktrees, repository)).id for _ in range(3)])
     async with worktrees.used(str(home(repository) / "worktrees" / made[1])):
         with pytest.raises(InvalidRequest, match=f"worktree {made[1]} is in use: its agent is at work"):
@@ -479,7 +480,9 @@ async def test_worktrees_that_are_not_of_this_home_are_nobodys(repository: Repos
             assert not list(directory.glob("**/work"))
 
 
-async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktrees: Worktrees, tmp_path: Path) -> None:
+async def test_a_home_behind_a_link_is_the_same(
+    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
+) -> None:
     kept = await changed(worktrees, repository)
     (tmp_path / "link").symlink_to(repository.home)
     environ = {**repository.env, "HOME": str(tmp_path / "link")}
@@ -489,7 +492,7 @@ async def test_a_home_behind_a_link_is_the_same(repository: Repository, worktree
 
 @pytest.mark.parametrize("lock", ["lock_home", "enter"])
 async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
-    repository: Repository, worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch, lock: str
+    repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     worktree = await changed(worktrees, repository)
     asked, may_go_on, take = threading.Event(), threading.Event(), getattr(WorktreeFolders, lock)

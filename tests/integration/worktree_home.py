@@ -5,15 +5,15 @@ from pathlib import Path
 
 from clinvk.runtime.process.process_tags import RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Worktree
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from repositories import Repository
 
 
-def another(repository: Repository, **env: str) -> Worktrees:
+def another(repository: Repository, **env: str) -> KeptWorktrees:
     """The same, as another process sees them."""
     marks = RlimitMarks(10**8 + int.from_bytes(os.urandom(4)) % 10**8)
-    return Worktrees(Spawner(marks), home(repository), {**repository.env, **env})
+    return KeptWorktrees(Spawner(marks), home(repository), {**repository.env, **env})
 
 
 def home(repository: Repository) -> Path:
@@ -28,7 +28,7 @@ def left_over(repository: Repository) -> list[str]:
     return [*folders, *repository.worktrees(), *(name for name in repository.branches() if name != "main")]
 
 
-async def changed(worktrees: Worktrees, repository: Repository, **files: str | bytes) -> Worktree:
+async def changed(worktrees: KeptWorktrees, repository: Repository, **files: str | bytes) -> Worktree:
     """Make a worktree that an agent has changed and left."""
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         for name, content in (files or {"a.txt": "two\n"}).items():

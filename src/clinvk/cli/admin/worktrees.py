@@ -23,8 +23,8 @@ from clinvk.config.load import home
 from clinvk.dialects.rest import views
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
+from clinvk.runtime.worktrees.kept_worktrees import KeptWorktrees
 from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State
-from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import RunQuery, SessionQuery
 from clinvk.types.errors import ClinvkError
 from clinvk.types.orchestration import ChangedFile
@@ -204,9 +204,9 @@ def discard(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int
     return 0
 
 
-def _worktrees(environ: Mapping[str, str]) -> Worktrees:
+def _worktrees(environ: Mapping[str, str]) -> KeptWorktrees:
     """Return the worktrees of the user's clinvk home, for one event loop."""
-    return Worktrees(Spawner(process_tags.choose()), home(environ), environ)
+    return KeptWorktrees(Spawner(process_tags.choose()), home(environ), environ)
 
 
 def _here() -> str | None:

@@ -1,20 +1,17 @@
-"""git worktrees for agents: made from HEAD of the user's repository, examined, applied, and removed.
+"""git worktrees for agents: made from HEAD of the user's repository, examined, and removed if unchanged.
 
 Worktrees are in `worktrees/` of the clinvk home, outside of all projects. A worktree without changes is removed when
-its agent has ended; a changed one is kept until its changes are applied or discarded. Nothing else records which
-worktrees exist: a worktree is a folder that its repository knows as a worktree.
+its agent has ended; a changed one is kept (`kept_worktrees.py`). Nothing else records which worktrees exist: a worktree
+is a folder that its repository knows as a worktree.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
-
-from msgspec.structs import asdict
 
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finished, whole
@@ -24,9 +21,9 @@ from clinvk.runtime.worktrees.diff import TreeDiff, difference
 from clinvk.runtime.worktrees.folders import Lock, WorktreeFolders
 from clinvk.runtime.worktrees.git import Git, GitTimedOut
 from clinvk.runtime.worktrees.tree_files import remove_tree
-from clinvk.runtime.worktrees.worktree_types import Applied, Judge, Listed, State, Worktree
+from clinvk.runtime.worktrees.worktree_types import Judge, Worktree
 from clinvk.types.errors import ClinvkError, InvalidRequest
-from clinvk.types.orchestration import Change, ChangedFile, Check
+from clinvk.types.orchestration import Change, Check
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +34,12 @@ CHANGED_WITHIN_S = 60.0
 """How long to wait while another clinvk adds or removes worktrees."""
 
 _CLAIMED_WITHIN_S = 10.0
-_REMOVED_WITHIN_S = 300.0
+REMOVED_WITHIN_S = 300.0
 _FREE_WITHIN_S = 5.0
 _GONE_WITHIN_S = 2.0
 """How long an agent that has reported its end may take to exit."""
 
-_TARGET_FREE_WITHIN_S = 60.0
-_PROBED_WITHIN_S = 0.2
-"""How long to retry the lock of agents: another clinvk that probes the lock has it for a moment."""
-
 _RETRY_AFTER_S = 0.02
-_EXAMINED_AT_ONCE = 4
 
 
 class Worktrees:
@@ -153,7 +145,7 @@ class Worktrees:
                 return await run_check(self._spawner, command, worktree.path, self._environ, timeout_s)
             finally:
                 if not diff.warnings:  # files that git cannot read cannot be restored either
-                    await whole(diff.restore(), "putting the files back", _REMOVED_WITHIN_S)
+                    await whole(diff.restore(), "putting the files back", REMOVED_WITHIN_S)
 
     async def leave(self, worktree: Worktree) -> None:
         """Unlock a worktree after its agent has ended. Remove it if it has no changes and no other agent works there.
@@ -164,7 +156,7 @@ class Worktrees:
             await self._let_go(worktree, self._left(worktree))
 
     async def _left(self, worktree: Worktree) -> None:
-        excluding = await self._excluded(worktree.id, _GONE_WITHIN_S)
+        excluding = await self._excluded(worktree.id)
         with excluding or nullcontext():
             if excluding is None or worktree.id in self._changed or await self._is_changed(worktree):
                 await asyncio.to_thread(self._folders.keep, worktree.id)
@@ -183,14 +175,14 @@ class Worktrees:
 
         Unfinished removals are finished by the next `list`.
         """
-        try:
-            await finished(work, _REMOVED_WITHIN_S)
-        except (ClinvkError, OSError) as exc:
-            logger.warning("worktree %s stays: %s", worktree.id, exc)
-        finally:
-            self._timed_out.pop(worktree.id, None)
-            self._changed.discard(worktree.id)
-            self._held.pop(worktree.id).close()
+        with self._held.pop(worktree.id):
+            try:
+                await finished(work, REMOVED_WITHIN_S)
+            except (ClinvkError, OSError) as exc:
+                logger.warning("worktree %s stays: %s", worktree.id, exc)
+            finally:
+                self._timed_out.pop(worktree.id, None)
+                self._changed.discard(worktree.id)
 
     @asynccontextmanager
     async def used(self, directory: str) -> AsyncGenerator[None]:
@@ -218,110 +210,9 @@ class Worktrees:
         id_ = await asyncio.to_thread(self._folders.around, directory)
         if id_ is None:
             return None
-        if lock := await _taken(lambda: self._folders.enter(id_), _FREE_WITHIN_S):
+        if lock := await wait_for_lock(lambda: self._folders.enter(id_)):
             return lock
         raise InvalidRequest(f"worktree {id_} is in use: another clinvk applies or discards it", "workdir")
-
-    async def list(self, directory: str | None = None) -> Sequence[Listed]:
-        """Return the worktrees, oldest first, and clean up after a clinvk that died.
-
-        Unchanged worktrees that a dead clinvk left are removed, and unfinished removals are finished.
-
-        Args:
-            directory: return only worktrees of the repository that holds this directory; None returns all.
-
-        Raises:
-            InvalidRequest: the directory is in no repository.
-        """
-        common = None
-        if directory is not None:
-            _, common, _ = await repository.find(self._git(directory), directory)
-        slots = asyncio.Semaphore(_EXAMINED_AT_ONCE)
-
-        async def one(id_: str) -> Listed | None:
-            async with slots:
-                return await self._listed(id_, common)
-
-        found = await asyncio.gather(*map(one, await asyncio.to_thread(self._folders.ids)))
-        return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
-
-    async def show(self, id_: str) -> tuple[Listed, BinaryIO | None]:
-        """Return a worktree and its patch, an open file that the caller closes.
-
-        The patch is None if the worktree is in use or has a `problem`.
-
-        Raises:
-            InvalidRequest: there is no such worktree, or it was left unchanged and is now removed.
-        """
-        patches: list[BinaryIO] = []
-        with ExitStack() as opened:
-
-            async def take(diff: TreeDiff) -> None:
-                if await diff.write_patch():
-                    patches.append(opened.enter_context(diff.patch.open("rb")))
-
-            listed = await self._listed(id_, take=take)
-            if listed is None:
-                raise _no_worktree(id_)
-            opened.pop_all()
-        return listed, patches[0] if patches else None
-
-    async def find(self, reference: str) -> str:
-        """Return the id for an id, the beginning of an id, or a branch.
-
-        Raises:
-            InvalidRequest: no worktree matches, or several.
-        """
-        return await asyncio.to_thread(self._folders.find, reference)
-
-    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False, directory: str | None = None) -> Applied:
-        """Apply the changes of a worktree to the tree that it was made from, all or none, and remove the worktree.
-
-        Args:
-            id_: the worktree's id.
-            keep: do not remove the worktree.
-            dry_run: only check that the changes apply.
-            directory: the caller's directory, if any: it stays in the tree even if everything in it is replaced.
-
-        Raises:
-            InvalidRequest: the worktree is in use or unchanged, or the changes do not apply or are applied already;
-                nothing was changed.
-            ClinvkError: git failed.
-        """
-        async with self._unused(id_) as worktree:
-            if await asyncio.to_thread(self._folders.removal, id_) is not None:
-                raise InvalidRequest(f"worktree {id_} is being removed: clinvk worktrees list goes on with that")
-            top = worktree.repository
-            async with self._difference(worktree) as diff:
-                if not diff.files:
-                    raise InvalidRequest(f"worktree {id_} has no changes to apply")
-                if not await diff.write_patch():
-                    raise ClinvkError(f"worktree {id_}: {diff.warnings[-1]}")
-                is_inside = directory is not None and await asyncio.to_thread(_is_inside, directory, top)
-                git = Git(self._spawner, self._environ, top, directory if is_inside else None)
-                async with self._locked(".apply", "applying changes", _TARGET_FREE_WITHIN_S):
-                    await repository.apply(git, diff, worktree, dry_run)
-            if removed := not (keep or dry_run or diff.warnings):
-                await self._discard(worktree)
-        return Applied(
-            id=id_, repository=top, files=diff.files, removed=removed, dry_run=dry_run, warnings=diff.warnings
-        )
-
-    async def discard(self, *ids: str, dry_run: bool = False) -> None:
-        """Remove worktrees with their branches and commits; with `dry_run` only check that none is in use.
-
-        Raises:
-            InvalidRequest: a worktree is in use; none was removed.
-            ClinvkError: a worktree cannot be removed; others may be removed.
-        """
-        async with AsyncExitStack() as held:
-            # Sorted, or two that discard the same worktrees might wait for each other.
-            worktrees = [await held.enter_async_context(self._unused(id_)) for id_ in sorted(set(ids))]
-            for worktree in () if dry_run else worktrees:
-                await self._discard(worktree)
-
-    async def _discard(self, worktree: Worktree) -> None:
-        await whole(self._remove(worktree, with_commits=True), f"removing worktree {worktree.id}", _REMOVED_WITHIN_S)
 
     async def _remove(self, worktree: Worktree, with_commits: bool = False) -> None:
         """Remove a worktree, which the caller holds; keep a branch with commits of its own unless `with_commits`."""
@@ -334,43 +225,9 @@ class Worktrees:
                 await repository.forget(git, worktree, with_commits)
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
-    @asynccontextmanager
-    async def _unused(self, id_: str) -> AsyncGenerator[Worktree]:
-        """Hold a worktree that no agent works in; wait for another clinvk that examines it, not for an agent.
-
-        The caller does not know what the first agent finishes meanwhile, so that is never changed. A later agent may
-        have reported its end, and gets the time to exit.
-
-        Raises:
-            InvalidRequest: there is no such worktree, an agent is at work, or another clinvk holds it for too long.
-        """
-        at_work = InvalidRequest(
-            f"worktree {id_} is in use: its agent is at work; wait until that has ended, which clinvk worktrees list"
-            " shows, or end it where it was started"
-        )
-        was_kept = await asyncio.to_thread(self._folders.is_kept, id_)
-
-        def hold() -> Lock | None:
-            if self._folders.read(id_) is None:
-                raise _no_worktree(id_)
-            lock = self._folders.hold(id_)
-            if lock is None and not was_kept and self._folders.share(id_) is None:
-                raise at_work
-            return lock
-
-        lock = await _taken(hold, _FREE_WITHIN_S)
-        if lock is None:
-            raise InvalidRequest(f"worktree {id_} is in use: another clinvk lists, applies or discards it")
-        with lock, (excluding := await self._excluded(id_, _GONE_WITHIN_S)) or nullcontext():
-            worktree = await asyncio.to_thread(self._folders.read, id_)
-            if not (worktree and excluding) or await asyncio.to_thread(self._folders.is_kept, id_) != was_kept:
-                raise at_work
-            await asyncio.to_thread(self._folders.keep, id_)
-            yield worktree
-
-    async def _excluded(self, id_: str, within_s: float) -> Lock | None:
+    async def _excluded(self, id_: str) -> Lock | None:
         """Keep agents out of a worktree, or return None if an agent that the worktree was not made for stays there."""
-        return await _taken(lambda: self._folders.exclude(id_), within_s)
+        return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_WITHIN_S)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None]:
@@ -384,70 +241,11 @@ class Worktrees:
 
     @asynccontextmanager
     async def _locked(self, name: str, what: str, within_s: float) -> AsyncGenerator[None]:
-        lock = await _taken(lambda: self._folders.lock_home(name), within_s)
+        lock = await wait_for_lock(lambda: self._folders.lock_home(name), within_s)
         if lock is None:
             raise ClinvkError(f"another clinvk has been {what} for {within_s:g} s")
         with lock:
             yield
-
-    async def _listed(
-        self, id_: str, common: str | None = None, take: Callable[[TreeDiff], Awaitable[None]] | None = None
-    ) -> Listed | None:
-        """Return a worktree with its state, or None if it belongs to another repository or was cleaned up."""
-        lock = await asyncio.to_thread(self._folders.share, id_)
-        with lock or nullcontext():
-            worktree = await asyncio.to_thread(self._folders.read, id_)
-            if worktree is None or common not in (None, worktree.common):
-                return None
-            if lock is None or await self._is_used(id_):
-                return _item(worktree, "in use")
-            item = await self._state(worktree, take)
-        return item or await self._cleaned_up(worktree)
-
-    async def _is_used(self, id_: str) -> bool:
-        with (excluding := await self._excluded(id_, _PROBED_WITHIN_S)) or nullcontext():
-            return excluding is None
-
-    async def _state(
-        self, worktree: Worktree, take: Callable[[TreeDiff], Awaitable[None]] | None = None
-    ) -> Listed | None:
-        """Examine a worktree that is not in use; `take` gets the difference. Return None if it is to be removed."""
-        if not await asyncio.to_thread(self._folders.is_ready, worktree.id):
-            return None
-        is_there = await asyncio.to_thread(os.path.isdir, worktree.root)
-        try:
-            async with self._difference(worktree) as diff:
-                is_changed = diff.is_changed
-                if take:
-                    await take(diff)
-        except ClinvkError as exc:
-            return _item(worktree, "broken", problem=exc.message) if is_there else None
-        problem = "; ".join(diff.warnings)
-        if is_changed:
-            return _item(worktree, "changed", diff.files, problem)
-        is_kept = await asyncio.to_thread(self._folders.is_kept, worktree.id)
-        return _item(worktree, "unchanged", problem=problem) if is_kept else None
-
-    async def _cleaned_up(self, worktree: Worktree) -> Listed | None:
-        """Remove a worktree that a dead clinvk left, or that was removed with git.
-
-        Return the worktree if it cannot be removed, or an agent has come, or has come and gone, since it was examined.
-        """
-        lock = await asyncio.to_thread(self._folders.hold, worktree.id)
-        if lock is None:
-            return None
-        with lock, (excluding := await self._excluded(worktree.id, _PROBED_WITHIN_S)) or nullcontext():
-            if excluding is None:
-                return _item(worktree, "in use")
-            try:
-                item = await self._state(worktree)
-                if item is None or item.state == "unchanged":
-                    with_commits = await asyncio.to_thread(self._folders.removal, worktree.id)
-                    await self._remove(worktree, bool(with_commits))
-                    return None
-            except (ClinvkError, OSError) as exc:
-                return _item(worktree, "broken", problem=f"it cannot be removed: {exc}")
-            return item
 
     @asynccontextmanager
     async def _difference(self, worktree: Worktree) -> AsyncGenerator[TreeDiff]:
@@ -474,26 +272,14 @@ class Worktrees:
         return Git(self._spawner, self._environ, directory)
 
 
-async def _taken(take: Callable[[], Lock | None], within_s: float) -> Lock | None:
-    """Take a lock as soon as it is free, or return None if it is not free in time."""
-    deadline = time.monotonic() + within_s
+async def wait_for_lock(take: Callable[[], Lock | None], within_s: float | None = None) -> Lock | None:
+    """Take a lock as soon as it is free, or return None if it is not free in time, by default in 5 seconds."""
+    deadline = time.monotonic() + (_FREE_WITHIN_S if within_s is None else within_s)
     while True:
         lock = await asyncio.to_thread(take)
         if lock or time.monotonic() > deadline:
             return lock
         await asyncio.sleep(_RETRY_AFTER_S)
-
-
-def _no_worktree(id_: str) -> InvalidRequest:
-    return InvalidRequest(f"no worktree {id_!r}; clinvk worktrees list shows them")
-
-
-def _item(worktree: Worktree, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:
-    return Listed(**asdict(worktree), state=state, files=files, problem=problem)
-
-
-def _is_inside(directory: str, top: str) -> bool:
-    return Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(top))
 
 
 def _beginning(file: Path, limit: int) -> tuple[bytes, int]:

@@ -1,0 +1,239 @@
+"""The worktrees that were kept after their agents had ended: listed, shown, applied and discarded."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec.structs import asdict
+
+from clinvk.runtime.process.waiting import whole
+from clinvk.runtime.worktrees import repository
+from clinvk.runtime.worktrees.diff import TreeDiff
+from clinvk.runtime.worktrees.folders import Lock
+from clinvk.runtime.worktrees.git import Git
+from clinvk.runtime.worktrees.worktree_types import Applied, Listed, State, Worktree
+from clinvk.runtime.worktrees.worktrees import REMOVED_WITHIN_S, Worktrees, wait_for_lock
+from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.orchestration import ChangedFile
+
+_APPLY_FREE_WITHIN_S = 60.0
+_PROBED_WITHIN_S = 0.2
+_EXAMINED_AT_ONCE = 4
+
+_Take = Callable[[TreeDiff], Awaitable[None]]
+
+
+class KeptWorktrees(Worktrees):
+    """The worktrees of a clinvk home, as the command line reviews them."""
+
+    async def list(self, directory: str | None = None) -> Sequence[Listed]:
+        """Return the worktrees, oldest first, and clean up after a clinvk that died.
+
+        Unchanged worktrees that a dead clinvk left are removed, and unfinished removals are finished.
+
+        Args:
+            directory: return only worktrees of the repository that holds this directory; None returns all.
+
+        Raises:
+            InvalidRequest: the directory is in no repository.
+        """
+        common = None
+        if directory is not None:
+            _, common, _ = await repository.find(self._git(directory), directory)
+        slots = asyncio.Semaphore(_EXAMINED_AT_ONCE)
+
+        async def one(id_: str) -> Listed | None:
+            async with slots:
+                return await self._listed(id_, common)
+
+        found = await asyncio.gather(*map(one, await asyncio.to_thread(self._folders.ids)))
+        return sorted((item for item in found if item), key=lambda item: (item.made_at, item.id))
+
+    async def show(self, id_: str) -> tuple[Listed, BinaryIO | None]:
+        """Return a worktree and its patch, an open file that the caller closes.
+
+        The patch is None if the worktree is in use or has a `problem`.
+
+        Raises:
+            InvalidRequest: there is no such worktree, or it was left unchanged and is now removed.
+        """
+        patches: list[BinaryIO] = []
+        with ExitStack() as opened:
+
+            async def take(diff: TreeDiff) -> None:
+                if await diff.write_patch():
+                    patches.append(opened.enter_context(diff.patch.open("rb")))
+
+            listed = await self._listed(id_, take=take)
+            if listed is None:
+                raise _no_worktree(id_)
+            opened.pop_all()
+        return listed, patches[0] if patches else None
+
+    async def find(self, reference: str) -> str:
+        """Return the id for an id, the beginning of an id, or a branch.
+
+        Raises:
+            InvalidRequest: no worktree matches, or several.
+        """
+        return await asyncio.to_thread(self._folders.find, reference)
+
+    async def apply(self, id_: str, keep: bool = False, dry_run: bool = False, directory: str | None = None) -> Applied:
+        """Apply the changes of a worktree to the tree that it was made from, all or none, and remove the worktree.
+
+        Args:
+            id_: the worktree's id.
+            keep: do not remove the worktree.
+            dry_run: only check that the changes apply.
+            directory: the caller's directory, if any: it stays in the tree even if everything in it is replaced.
+
+        Raises:
+            InvalidRequest: the worktree is in use or unchanged, or the changes do not apply or are applied already;
+                nothing was changed.
+            ClinvkError: git failed.
+        """
+        async with self._unused(id_) as worktree:
+            if await asyncio.to_thread(self._folders.removal, id_) is not None:
+                raise InvalidRequest(f"worktree {id_} is being removed: clinvk worktrees list goes on with that")
+            top = worktree.repository
+            async with self._difference(worktree) as diff:
+                if not diff.files:
+                    raise InvalidRequest(f"worktree {id_} has no changes to apply")
+                if not await diff.write_patch():
+                    raise ClinvkError(f"worktree {id_}: {diff.warnings[-1]}")
+                is_inside = directory is not None and await asyncio.to_thread(_is_inside, directory, top)
+                git = Git(self._spawner, self._environ, top, directory if is_inside else None)
+                async with self._locked(".apply", "applying changes", _APPLY_FREE_WITHIN_S):
+                    await repository.apply(git, diff, worktree, dry_run)
+            if removed := not (keep or dry_run or diff.warnings):
+                await self._discard(worktree)
+        return Applied(
+            id=id_, repository=top, files=diff.files, removed=removed, dry_run=dry_run, warnings=diff.warnings
+        )
+
+    async def discard(self, *ids: str, dry_run: bool = False) -> None:
+        """Remove worktrees with their branches and commits; with `dry_run` only check that none is in use.
+
+        Raises:
+            InvalidRequest: a worktree is in use; none was removed.
+            ClinvkError: a worktree cannot be removed; others may be removed.
+        """
+        async with AsyncExitStack() as held:
+            # Sorted, or two that discard the same worktrees might wait for each other.
+            worktrees = [await held.enter_async_context(self._unused(id_)) for id_ in sorted(set(ids))]
+            for worktree in () if dry_run else worktrees:
+                await self._discard(worktree)
+
+    async def _discard(self, worktree: Worktree) -> None:
+        await whole(self._remove(worktree, with_commits=True), f"removing worktree {worktree.id}", REMOVED_WITHIN_S)
+
+    @asynccontextmanager
+    async def _unused(self, id_: str) -> AsyncGenerator[Worktree]:
+        """Hold a worktree that no agent works in; wait for another clinvk that examines it, not for an agent.
+
+        The caller does not know what the first agent finishes meanwhile, so that is never changed. A later agent may
+        have reported its end, and gets the time to exit.
+
+        Raises:
+            InvalidRequest: there is no such worktree, an agent is at work, or another clinvk holds it for too long.
+        """
+        at_work = InvalidRequest(
+            f"worktree {id_} is in use: its agent is at work; wait until that has ended, which clinvk worktrees list"
+            " shows, or end it where it was started"
+        )
+        was_kept = await asyncio.to_thread(self._folders.is_kept, id_)
+
+        def hold() -> Lock | None:
+            if self._folders.read(id_) is None:
+                raise _no_worktree(id_)
+            lock = self._folders.hold(id_)
+            if lock is None and not was_kept and self._folders.share(id_) is None:
+                raise at_work
+            return lock
+
+        lock = await wait_for_lock(hold)
+        if lock is None:
+            raise InvalidRequest(f"worktree {id_} is in use: another clinvk lists, applies or discards it")
+        with lock, (excluding := await self._excluded(id_)) or nullcontext():
+            worktree = await asyncio.to_thread(self._folders.read, id_)
+            if not (worktree and excluding) or await asyncio.to_thread(self._folders.is_kept, id_) != was_kept:
+                raise at_work
+            await asyncio.to_thread(self._folders.keep, id_)
+            yield worktree
+
+    async def _listed(self, id_: str, common: str | None = None, take: _Take | None = None) -> Listed | None:
+        """Return a worktree with its state, or None if it belongs to another repository or was cleaned up."""
+        lock = await asyncio.to_thread(self._folders.share, id_)
+        with lock or nullcontext():
+            worktree = await asyncio.to_thread(self._folders.read, id_)
+            if worktree is None or common not in (None, worktree.common):
+                return None
+            if lock is None or await self._is_used(id_):
+                return _item(worktree, "in use")
+            item = await self._state(worktree, take)
+        return item or await self._cleaned_up(worktree)
+
+    async def _is_used(self, id_: str) -> bool:
+        with (excluding := await self._probed(id_)) or nullcontext():
+            return excluding is None
+
+    async def _probed(self, id_: str) -> Lock | None:
+        """Keep agents out of a worktree without waiting for agents to exit, or return None if the worktree is in use.
+
+        Another clinvk that probes the lock has it for a moment.
+        """
+        return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_WITHIN_S)
+
+    async def _state(self, worktree: Worktree, take: _Take | None = None) -> Listed | None:
+        """Examine a worktree that is not in use; `take` gets the difference. Return None if it is to be removed."""
+        if not await asyncio.to_thread(self._folders.is_ready, worktree.id):
+            return None
+        is_there = await asyncio.to_thread(os.path.isdir, worktree.root)
+        try:
+            async with self._difference(worktree) as diff:
+                is_changed = diff.is_changed
+                if take:
+                    await take(diff)
+        except ClinvkError as exc:
+            return _item(worktree, "broken", problem=exc.message) if is_there else None
+        problem = "; ".join(diff.warnings)
+        if is_changed:
+            return _item(worktree, "changed", diff.files, problem)
+        is_kept = await asyncio.to_thread(self._folders.is_kept, worktree.id)
+        return _item(worktree, "unchanged", problem=problem) if is_kept else None
+
+    async def _cleaned_up(self, worktree: Worktree) -> Listed | None:
+        """Remove a worktree that a dead clinvk left, or that was removed with git.
+
+        Return the worktree if it cannot be removed, or an agent has come, or has come and gone, since it was examined.
+        """
+        lock = await asyncio.to_thread(self._folders.hold, worktree.id)
+        if lock is None:
+            return None
+        with lock, (excluding := await self._probed(worktree.id)) or nullcontext():
+            if excluding is None:
+                return _item(worktree, "in use")
+            try:
+                item = await self._state(worktree)
+                if item is None or item.state == "unchanged":
+                    with_commits = await asyncio.to_thread(self._folders.removal, worktree.id)
+                    await self._remove(worktree, bool(with_commits))
+                    return None
+            except (ClinvkError, OSError) as exc:
+                return _item(worktree, "broken", problem=f"it cannot be removed: {exc}")
+            return item
+
+
+def _no_worktree(id_: str) -> InvalidRequest:
+    return InvalidRequest(f"no worktree {id_!r}; clinvk worktrees list shows them")
+
+
+def _item(worktree: Worktree, state: State, files: tuple[ChangedFile, ...] = (), problem: str = "") -> Listed:
+    return Listed(**asdict(worktree), state=state, files=files, problem=problem)
+
+
+def _is_inside(directory: str, top: str) -> bool:
+    return Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(top))
