@@ -559,5 +559,5 @@ def test_a_prompt_through_the_server_imports_nothing_that_runs_agents(clinvk: Cl
     assert is_of_server(clinvk.agent.calls()[0])
     imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
     assert "clinvk.remote.remote_runs" in imported
-    agents = {f"clinvk.runtime.{name}" for name in ("local", "runs", "run.agent_run")}
+    agents = {f"clinvk.runtime.{name}" for name in ("local", "runs", "run.task")}
     assert imported.isdisjoint(agents | {"sqlite3", "yaml", "uvicorn", "psutil"})

@@ -29,8 +29,7 @@ ONE_REQUEST = Usage(100, 30, 20, 10)
 @pytest.fixture(autouse=True)
 def time_to_end_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run wait for its agent as long as that takes on a busy machine."""
-    for module in (execution, execution):
-        monkeypatch.setattr(module, "INTERRUPTED_WITHIN_S", 30.0)
+    monkeypatch.setattr(execution, "INTERRUPTED_WITHIN_S", 30.0)
 
 
 def notes(machine: Machine) -> list[dict[str, Any]]:

@@ -191,7 +191,6 @@ async def test_the_tool_of_a_cancelled_run_is_ended_however_long_its_agent_may_t
     for module, grace in (
         (execution, "STOP_GRACE_S"),
         (execution, "INTERRUPTED_WITHIN_S"),
-        (execution, "INTERRUPTED_WITHIN_S"),
     ):
         monkeypatch.setattr(module, grace, 60.0)
     seconds = 7200 + 10 * BACKENDS.index(backend) + warm

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Host, Launch
 from clinvk.config.model import Settings, WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.run.agent_run import AgentRun
+from clinvk.runtime.run.task import RunTask
 from clinvk.types.events import RunFailed, RunFinished, TextDelta, ToolCall
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
@@ -321,7 +321,7 @@ async def test_limits_of_the_run_hold(tmp_path: Path) -> None:
 
 async def test_a_slow_reader_holds_up_nobody(tmp_path: Path) -> None:
     async with Server(Lasting(tmp_path)) as server, server.runs.run(request(f"long {6 * 1024 * 1024}")) as slow:
-        assert isinstance(slow, AgentRun)
+        assert isinstance(slow, RunTask)
         await until(lambda: any(isinstance(logged.event, TextDelta) for logged in slow.entries))  # nobody has read it
         assert (await server.ask("say x")).text == "x"
         assert len((await slow.result()).text) == 6 * 1024 * 1024

@@ -96,14 +96,14 @@ async def test_a_run_that_has_left_the_queue_has_begun_while_it_still_waits_for_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Server(Lasting(tmp_path)) as server:
-        asked, released, seat = asyncio.Event(), asyncio.Event(), server.pool.seat
+        asked, released, admit = asyncio.Event(), asyncio.Event(), server.pool.admit
 
         async def late(*seated: Any) -> object:
             asked.set()
             await released.wait()
-            return await seat(*seated)
+            return await admit(*seated)
 
-        monkeypatch.setattr(server.pool, "seat", late)
+        monkeypatch.setattr(server.pool, "admit", late)
         async with server.runs.run(request("say x")) as run:
             await asked.wait()
             assert run.started_at is None
@@ -143,7 +143,7 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
 ) -> None:
     async with Server(Lasting(tmp_path)) as server:
         assert (await server.ask("say x")).text == "x"
-        asked, released, seat = asyncio.Event(), asyncio.Event(), server.pool.seat
+        asked, released, admit = asyncio.Event(), asyncio.Event(), server.pool.admit
         prompts: list[str] = []
         start = LastingChannel.start
 
@@ -154,13 +154,13 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
         async def late(*seated: Any) -> object:
             asked.set()
             await released.wait()
-            found = await seat(*seated)
+            found = await admit(*seated)
             assert found
             if is_lost:
                 found.worker.fail("it is lost")
             return found
 
-        monkeypatch.setattr(server.pool, "seat", late)
+        monkeypatch.setattr(server.pool, "admit", late)
         monkeypatch.setattr(LastingChannel, "start", noted)
         (profile,) = server.pool._stock.profiles.values()  # pyright: ignore[reportPrivateUsage]
         profile.failures = 2
@@ -173,7 +173,7 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
             assert run.state == "cancelled"
         assert prompts == []
         assert profile.failures == 2, "nothing went well"
-        monkeypatch.setattr(server.pool, "seat", seat)
+        monkeypatch.setattr(server.pool, "admit", admit)
         assert (await server.ask("say z")).text == "z"
         assert is_lost or server.misses == 1
 

@@ -18,7 +18,7 @@ from clinvk.config.model import BackendSettings, ServerSettings, Settings, compl
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.run import execution
 from clinvk.runtime.run.event_log import SAVE_EVERY_S
-from clinvk.runtime.run.task import Course
+from clinvk.runtime.run.task import RunTask
 from clinvk.runtime.runs import Watched
 from clinvk.store.memory import MemoryStore
 from clinvk.store.protocol import RunQuery
@@ -804,6 +804,6 @@ async def test_what_a_full_queue_refuses_is_freed_without_a_collection() -> None
             with pytest.raises(QueueFull):
                 async with runs.run(request):
                     pass
-            assert not [kept for kept in gc.get_objects() if isinstance(kept, Course) and kept.request == request]
+            assert not [kept for kept in gc.get_objects() if isinstance(kept, RunTask) and kept.request == request]
         finally:
             gc.enable()

@@ -18,7 +18,7 @@ async def test_a_line_is_heard_once_with_all_that_it_delivers(tmp_path: Path, ca
     heard: list[tuple[bytes, int]] = []
 
     def hear() -> None:
-        heard.extend((line, len([*delivered])) for line, delivered in seat.hear())
+        heard.extend((line, len([*delivered])) for line, delivered in seat.read())
 
     async with ready(Lasting(tmp_path, capacity)) as (_, worker):
         seat = worker.admit("one", hear)

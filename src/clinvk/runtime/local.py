@@ -24,12 +24,11 @@ from clinvk.runtime.process.guardian_process import Claim, Guard
 from clinvk.runtime.process.resource_limits import Bounds
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Lookups, beside, finished
-from clinvk.runtime.run.agent_run import AgentRun
 from clinvk.runtime.run.event_log import Autosave
-from clinvk.runtime.run.execution import STOP_GRACE_S
+from clinvk.runtime.run.execution import STOP_GRACE_S, drive
 from clinvk.runtime.run.recording import Recorder, new_session
 from clinvk.runtime.run.schema import Schemas
-from clinvk.runtime.run.task import Assignment
+from clinvk.runtime.run.task import Phase, RunSpec, RunTask
 from clinvk.runtime.runs import Run, Warm, Watch
 from clinvk.runtime.slots import Applicant, Capacity, Occupancy, Share, Slots, capacity, held_bytes, queue_limits
 from clinvk.store.protocol import SessionStore
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 class LocalRuns:
     """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
 
-    `admit_dirs` is called right before an agent is started, as `Assignment.check` with its request. `watches` are told
+    `admit_dirs` is called right before an agent is started, as `RunSpec.check` with its request. `watches` are told
     of runs. With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a
     session that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in
     `Bounds`, `most_of` as in `Slots`. With a `home`, what a clinvk of that home left that was killed with its guardian
@@ -81,7 +80,7 @@ class LocalRuns:
         self._frees = frees
         self.capacity: Capacity = capacity(server)
         self._slots = Slots(queue_limits(server, self.capacity.runs), most_of)
-        self._live: dict[str, AgentRun] = {}
+        self._live: dict[str, RunTask] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
         self._autosave = Autosave(store)
@@ -177,7 +176,7 @@ class LocalRuns:
     async def start(self, request: RunRequest) -> Run:
         """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
         run, _ = await self._begin(request)
-        run.let_go()
+        run.log.let_go()
         return run
 
     def live(self, run_id: str) -> Run | None:
@@ -225,65 +224,64 @@ class LocalRuns:
 
     async def _begin(
         self, request: RunRequest, share: Share | None = None, users: Surroundings | None = None
-    ) -> tuple[AgentRun, asyncio.Task[None]]:
+    ) -> tuple[RunTask, asyncio.Task[None]]:
         """Begin a run; `users` are those of a user's own."""
         request, session, resume = await self._continued(request)
         if session:
             await self._until_gone(session)
-        assignment = await self._assigned(request, resume, users)
+        spec = await self._spec(request, resume, users)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
             if users or not (workdir and self._admit_dirs):  # others were resolved when they were admitted
                 workdir = await asyncio.to_thread(executables.resolve, workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
         told = replace(request, extra=self._own_extra(request))
-        recorder = Recorder(
-            self._store, self._autosave, assignment.run_id, told, session, resume, self._settings.session
-        )
+        recorder = Recorder(self._store, self._autosave, spec.run_id, told, session, resume, self._settings.session)
         self._refuse_when_closing()
         held = 0 if share else held_bytes(request)
         applicant = Applicant(request.backend, request.client, share, held)
         enter = partial(self._slots.enter, applicant, may_wait=users is None)
-        run = AgentRun(assignment, self.spawner, recorder, enter)
+        run = RunTask(spec, self.spawner, recorder, enter)
         try:
             await recorder.begin()
         except BaseException:
-            run.leave()
+            run.slot.leave()
             raise
         try:
             if recorder.session and resume:
                 if self._frees:
                     await self._frees(recorder.session.id)
-                await self._catch_up(run, assignment, recorder.session)
+                await self._catch_up(run, spec, recorder.session)
             self._refuse_when_closing()
             watching = [watch(run) for watch in self._watches]
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
-            await finished(run.drive())  # what was begun in the store is ended there
+            await finished(drive(run))  # what was begun in the store is ended there
             raise
-        task = self._group.create_task(run.drive())
+        task = self._group.create_task(drive(run))
         self._live[run.id], self._tasks[run.id] = run, task
         task.add_done_callback(partial(self._over, run, watching))
         return run, task
 
-    def _over(self, run: AgentRun, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
+    def _over(self, run: RunTask, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
-        run.leave()  # one that was killed before its first step has not
+        run.slot.leave()  # one that was killed before its first step has not
         for over in watching:
             over()
 
     async def _until_gone(self, session: Session) -> None:
         """Wait for an agent that has told the end of a run in this session, and is about to exit."""
-        leaving = [self._tasks[run.id] for run in self._live.values() if run.is_ending and run.session_id == session.id]
+        runs = [run for run in self._live.values() if run.session_id == session.id]
+        leaving = [self._tasks[run.id] for run in runs if run.phase >= Phase.ENDING]
         if leaving:
             await asyncio.wait(leaving)
 
-    async def _catch_up(self, run: AgentRun, assignment: Assignment, session: Session) -> None:
+    async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
         """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
         resume = await sessions.resume(self._store, session)
-        if resume != assignment.resume:
-            run.go_on_from(resume, assignment.relaunch(run.request, resume))
+        if resume != spec.resume:
+            run.resume_from(resume, spec.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
         """Start what the settings want to be there for the first run."""
@@ -305,12 +303,12 @@ class LocalRuns:
         if self._closing:
             raise ShuttingDown("the server is stopping and takes no new runs")
 
-    async def _assigned(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> Assignment:
+    async def _spec(self, request: RunRequest, resume: Resume | None, users: Surroundings | None) -> RunSpec:
         here = users or self._here
         backend = here.backend(request.backend)
         path = here.path(backend)
         launch = await self._lookups.run(partial(self._launch, here, backend, request, resume))
-        return Assignment(
+        return RunSpec(
             run_id=os.urandom(16).hex(),
             request=request,
             backend=backend,
@@ -374,7 +372,7 @@ class _Owned:
 
     __slots__ = ("_beginning", "_run", "_task")
 
-    def __init__(self, beginning: "Coroutine[None, None, tuple[AgentRun, asyncio.Task[None]]]") -> None:
+    def __init__(self, beginning: "Coroutine[None, None, tuple[RunTask, asyncio.Task[None]]]") -> None:
         self._beginning = beginning
 
     async def __aenter__(self) -> Run:
@@ -383,6 +381,6 @@ class _Owned:
         return self._run
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._run.ended:
+        if not self._run.ending:
             self._run.stop(RunFailed(Cancelled.code, "the run was cancelled"))
             await asyncio.wait([self._task], timeout=STOP_GRACE_S + 1)

@@ -16,7 +16,7 @@ from typing import Self
 from clinvk.backends.base import Launch
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.reaper import MIB, Upkeep, record_fingerprint
-from clinvk.runtime.pool.worker import Held, PooledSeat, Worker
+from clinvk.runtime.pool.worker import Held, PooledProcess, Worker
 from clinvk.runtime.pool.worker_key import MOST_HELD, Patience, Profile, Wanted, best, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import finished
@@ -81,9 +81,9 @@ class Pool:
             memory_bytes=sum(worker.memory for worker in workers),
         )
 
-    async def seat(
+    async def admit(
         self, wanted: Wanted, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
-    ) -> PooledSeat | None:
+    ) -> PooledProcess | None:
         """Find a seat for a run, whose session has had so many `turns`; None: it gets a process of its own."""
         profile = await self._stock.profile(wanted)
         profile.take(begins=resume is None)
@@ -111,7 +111,7 @@ class Pool:
         worker.leave(run)
         return None
 
-    async def left(self, seat: PooledSeat, turns: int, *, trusted: bool, kept: bool) -> None:
+    async def release(self, seat: PooledProcess, turns: int, *, trusted: bool, kept: bool) -> None:
         """Take a seat back from a run that is over; its session has had so many `turns`, and may go on if `kept`.
 
         One that is not `trusted` takes no more runs, and what the run left at work in it is ended.
@@ -135,7 +135,7 @@ class Pool:
                 await self._keep(worker, seat.conversation, turns, kept=kept)
             self._upkeep.wake()
 
-    async def _end_tools(self, seat: PooledSeat, *, trusted: bool) -> None:
+    async def _end_tools(self, seat: PooledProcess, *, trusted: bool) -> None:
         """End what a run has left at work in a process that goes on, as far as it can be told from that of others."""
         worker = seat.worker
         is_alone = len(worker.seats) == 1
@@ -162,7 +162,7 @@ class Pool:
         if worker.launch.takes_up == "asked" and len(worker.held) > MOST_HELD:
             worker.let_go(min(worker.held, key=lambda handle: worker.held[handle].since))
 
-    def distrust(self, seat: PooledSeat, why: str, *, speaks: bool = True) -> None:
+    def distrust(self, seat: PooledProcess, why: str, *, speaks: bool = True) -> None:
         """A process did not do what it should: it takes no more runs, and its like is not started again at once.
 
         Where it does not speak its protocol, none is until another run asks for one.

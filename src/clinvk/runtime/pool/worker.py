@@ -64,7 +64,7 @@ class Worker:
         self.launch = launch
         self.channel = channel
         self.folder = folder
-        self.seats: dict[str, PooledSeat] = {}
+        self.seats: dict[str, PooledProcess] = {}
         self.held: dict[str, Held] = {}
         self.opened = asyncio.Event()
         self.is_retiring = False
@@ -108,9 +108,9 @@ class Worker:
         """Runs that it can take at this moment."""
         return 0 if self.is_retiring or self.is_gone else self.channel.capacity - len(self.seats)
 
-    def admit(self, run: str, wake: Callable[[], None]) -> "PooledSeat":
+    def admit(self, run: str, wake: Callable[[], None]) -> "PooledProcess":
         """Give a run a seat."""
-        seat = self.seats[run] = PooledSeat(run, self, wake)
+        seat = self.seats[run] = PooledProcess(run, self, wake)
         return seat
 
     def leave(self, run: str) -> None:
@@ -215,7 +215,7 @@ class Worker:
         for seat in concerned:  # once a line: whoever is woken looks at once
             seat.wake()
 
-    def _note(self, seat: "PooledSeat", event: Event) -> None:
+    def _note(self, seat: "PooledProcess", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
             seat.conversation = event.backend_session_id
             seat.tools = self.channel.tools_of(seat.run)
@@ -260,7 +260,7 @@ class Worker:
             self._lose(seat, why)
         self._changed()
 
-    def give_up(self, seat: "PooledSeat", why: str) -> None:
+    def give_up(self, seat: "PooledProcess", why: str) -> None:
         """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
         self.retire()
         self.trouble = why
@@ -272,7 +272,7 @@ class Worker:
         self.process.write(self.launch.ping, close=False)
         self.pinged_at = self._loop.time()
 
-    def _lose(self, seat: "PooledSeat", why: str) -> None:
+    def _lose(self, seat: "PooledProcess", why: str) -> None:
         if seat.is_over:
             return
         seat.is_lost = True
@@ -281,7 +281,7 @@ class Worker:
         seat.wake()
 
 
-class PooledSeat:
+class PooledProcess:
     """A run's seat in a process that stays.
 
     Attributes:
@@ -341,7 +341,7 @@ class PooledSeat:
         self._refused = why
         self.wake()
 
-    def hear(self) -> list[tuple[bytes, Iterable[Delivery]]]:
+    def read(self) -> list[tuple[bytes, Iterable[Delivery]]]:
         """Give what came since the last call.
 
         Raises:
@@ -356,7 +356,7 @@ class PooledSeat:
             self.worker.pump()
         return heard
 
-    def hear_stderr(self) -> list[bytes]:
+    def read_stderr(self) -> list[bytes]:
         """Nothing: nobody knows whose line is whose."""
         return []
 
@@ -368,7 +368,7 @@ class PooledSeat:
         """Nothing is left to answer: the process was answered when it asked."""
         raise AssertionError(data)
 
-    def complaint(self) -> str:
+    def stderr_message(self) -> str:
         """Give the line of stderr that says best what troubles the agent."""
         return self.worker.channel.complaint(self.worker.process.stderr)
 

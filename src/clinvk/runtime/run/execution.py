@@ -1,292 +1,321 @@
-"""Execution of a run: in a process of its own, or in a warm one."""
+"""Execution of a run: wait for a slot, then work in a process of the run's own or in a warm one."""
 
 import asyncio
-import time
+import logging
 from contextlib import nullcontext
 
 from msgspec.structs import replace
 
+from clinvk import logs
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.worker import PooledSeat
+from clinvk.runtime.pool.worker import PooledProcess
 from clinvk.runtime.pool.worker_key import Wanted
-from clinvk.runtime.process import private_folder
+from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import LINGER_S, Process
 from clinvk.runtime.process.waiting import finished
-from clinvk.runtime.run.run_io import Exchange, OwnSeat
-from clinvk.runtime.run.task import INTERRUPTED_WITHIN_S, Course
-from clinvk.runtime.slots import Place
-from clinvk.types.errors import AgentCrashed
+from clinvk.runtime.run.process_handle import OwnProcess
+from clinvk.runtime.run.run_io import RunIO
+from clinvk.runtime.run.task import Phase, RunTask
+from clinvk.types.errors import AgentCrashed, ClinvkError, exhausted
 from clinvk.types.events import Ending, RunFailed, RunFinished, RunStarted
+
+logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 3.0
 """How long an agent may take to stop by itself before it is killed."""
 
 _TOOLS_GRACE_S = 1.0
-"""How long its tools may: Gemini CLI ends none, and stops only when the one that it waits for has ended."""
+"""How long the agent's tools may take. Gemini CLI ends no tool, and stops only when its current tool has ended."""
+
+INTERRUPTED_WITHIN_S = 1.0
+"""How long an interrupted agent may take to end its turn."""
 
 _PREPARES_WITHIN_S = 10.0
-"""How long what goes before an agent may take."""
+"""How long the command before an agent may take."""
+
+_COLD_PATIENCE = 3
+"""How many times longer a process may take to answer that was still starting when the run came."""
 
 
-async def run_one_shot(course: Course, place: Place) -> None:
-    """Run the agent; where its CLI does not speak what was planned, nothing has happened yet: go the other way.
+async def drive(task: RunTask) -> None:
+    """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
+    logs.note(run_id=task.id)
+    try:
+        await task.wait_for_slot()
+        if task.spec.hold and not task.stopped_by:
+            async with task.spec.hold():
+                await _work(task)
+        else:
+            await _work(task)
+    except ClinvkError as exc:
+        task.refusal = exhausted(exc) or exc
+        await task.end(RunFailed(task.refusal.code, task.refusal.message))
+    except Exception as exc:
+        logger.exception("run %s failed inside clinvk", task.id)
+        task.refusal = exhausted(exc)
+        failed = task.refusal or ClinvkError("clinvk itself failed; its log has the details")
+        await task.end(RunFailed(failed.code, failed.message))
+    finally:
+        task.close()
+        task.slot.leave()
+
+
+async def _work(task: RunTask) -> None:
+    if task.stopped_by:  # while the run waited for the slot, or for the worktree
+        await task.end(task.stopped_by)
+    elif not await _run_pooled(task):
+        await _run_own(task)
+
+
+async def _run_own(task: RunTask) -> None:
+    """Run the agent in a process of the run's own; if the CLI does not speak the planned protocol, the other way.
 
     Raises:
-        ClinvkError: it cannot be started, or spoken to.
+        ClinvkError: the agent cannot start, or does not speak any protocol.
     """
-    launch = course.assignment.fallbacks.choose(course.assignment.path, course.assignment.launch)
+    launch = task.spec.fallbacks.choose(task.spec.path, task.spec.launch)
     try:
-        await _OneShot(course, place).run(launch)
+        await _OwnRun(task).run(launch)
     except NotSpoken as exc:
         if launch.otherwise is None:
-            raise AgentCrashed(f"{course.assignment.path} cannot be talked to: {exc}") from exc
-        course.unspoken = str(exc)
-        await _OneShot(course, place).run(launch.otherwise)
+            raise AgentCrashed(f"{task.spec.path} cannot be talked to: {exc}") from exc
+        task.unspoken = str(exc)
+        await _OwnRun(task).run(launch.otherwise)
 
 
-class _OneShot:
-    """A run and its process, or a second one where the answer is asked for again.
+class _OwnRun:
+    """A run in a process of its own, or in a second one if the answer is asked for again.
 
-    `_told_all` is the process that has told how the run ended, after which there is no other.
+    `_last` is the process after which no other one follows, once that process has reported the run's ending.
     """
 
-    __slots__ = ("_course", "_place", "_told_all")
+    __slots__ = ("_last", "_task")
 
-    def __init__(self, course: Course, place: Place) -> None:
-        self._course = course
-        self._place = place
-        self._told_all: Process | None = None
+    def __init__(self, task: RunTask) -> None:
+        self._task = task
+        self._last: Process | None = None
 
     async def run(self, launch: Launch) -> None:
-        """Run to the ending, with the private folder that the launch wants."""
-        course = self._course
-        course.assignment = replace(course.assignment, launch=launch)
-        folder = private_folder.PrivateFolder(launch, course.assignment.env, course.spawner.server)
+        """Run to the ending, with the private folder that the launch needs."""
+        task = self._task
+        task.spec = replace(task.spec, launch=launch)
+        folder = PrivateFolder(launch, task.spec.env, task.spawner.server)
         try:
             await folder.prepare()
             if launch.before:
-                await self._prepare(launch)
+                await self._run_before(launch)
             await self._run_in(folder)
-            if not course.ended:
-                await finished(asyncio.to_thread(folder.add, course.assignment.launch))
+            if task.phase < Phase.ENDED:
+                await finished(asyncio.to_thread(folder.add, task.spec.launch))
                 await self._run_in(folder)
         finally:
             await folder.clear()
 
-    async def _prepare(self, launch: Launch) -> None:
-        """Run what goes before. If it does not do what it should, the agent says best what is amiss."""
-        course, assignment = self._course, self._course.assignment
-        process = course.spawner.spawn((assignment.path, *launch.before), assignment.env, None, course.wake)
-        until = course.now() + _PREPARES_WITHIN_S
+    async def _run_before(self, launch: Launch) -> None:
+        """Run the command before the agent. If the command fails, the agent itself explains best what is wrong."""
+        task = self._task
+        process = task.spawner.spawn((task.spec.path, *launch.before), task.spec.env, None, task.wake)
+        until = task.now() + _PREPARES_WITHIN_S
         try:
             process.write(b"", close=True)
-            while process.exit_code is None and not course.stopped_by and course.now() < until:
-                await course.wait(until)
+            while process.exit_code is None and not task.stopped_by and task.now() < until:
+                await task.wait(until)
                 process.take()
         finally:
-            await course.spawner.sweep(process)
+            await task.spawner.sweep(process)
 
-    async def _run_in(self, folder: private_folder.PrivateFolder) -> None:
-        if self._course.stopped_by:  # while its folder was made, or what goes before ran
-            await self._course.end(self._course.stopped_by)
+    async def _run_in(self, folder: PrivateFolder) -> None:
+        task = self._task
+        if task.stopped_by:  # while the folder was made, or the command before the agent ran
+            await task.end(task.stopped_by)
             return
         process = await self._spawn(folder)
         try:
-            await self._course.start(time.time())
+            await task.started()
             await self._talk(process)
-            if self._course.ended:
-                self._place.leave()
+            if task.phase is Phase.ENDED:
+                task.slot.leave()
         finally:
-            await self._course.spawner.sweep(process)
+            await task.spawner.sweep(process)
 
-    async def _spawn(self, folder: private_folder.PrivateFolder) -> Process:
-        assignment = self._course.assignment
-        real = await assignment.check() if assignment.check else ""
-        return self._course.spawner.spawn(
-            folder.command(assignment.path),
+    async def _spawn(self, folder: PrivateFolder) -> Process:
+        spec = self._task.spec
+        real = await spec.check() if spec.check else ""
+        return self._task.spawner.spawn(
+            folder.command(spec.path),
             folder.environment(),
-            assignment.launch.cwd,
-            self._woken,
-            stderr_lines=self._course.request.verbose,
+            spec.launch.cwd,
+            self._on_output,
+            stderr_lines=spec.request.verbose,
             real=real,
         )
 
-    def _woken(self) -> None:
-        """Wake the run. Its slot is free once its agent has told all and is gone, before all of that is kept."""
-        if self._told_all and self._told_all.exit_code is not None:
-            self._place.leave()
-        self._course.hear()
+    def _on_output(self) -> None:
+        """Handle output. The slot is free once the last process has exited, before everything is stored."""
+        if self._last and self._last.exit_code is not None:
+            self._task.slot.leave()
+        self._task.on_output()
 
     async def _talk(self, process: Process) -> None:
-        """Have the conversation, log its ending, and see to it that the process exits.
+        """Have the conversation, log the ending, and make the process exit.
 
-        Without an ending in the log the answer is to be asked for again, as the assignment then says.
+        If the log has no ending afterwards, the answer must be asked for again as the new spec says.
         """
-        course = self._course
-        assignment, launch = course.assignment, course.assignment.launch
-        channel = assignment.backend.channel(launch, assignment.host)
-        seat = OwnSeat(assignment.run_id, process, channel, launch.long_lived)
-        exchange = course.exchange(seat, launch)
-        ending = await course.listen(exchange)
-        if told := ending is exchange.ending:
-            if course.request.output_schema is None:  # else the answer may be asked for again
-                self._told_all = process
-            self._woken()
+        task, spec, launch = self._task, self._task.spec, self._task.spec.launch
+        handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived)
+        io = task.open_io(handle, launch)
+        ending = await task.listen(io)
+        if is_reported := ending is io.ending:
+            if task.request.output_schema is None:  # else the answer may be asked for again
+                self._last = process
+            self._on_output()
             ending = await self._with_exit_code(ending, process)
         else:
-            await self._interrupt(exchange, seat)
-            await self._stop(exchange, process, launch)
-        await course.finish(exchange, ending)
-        if told and isinstance(ending, RunFinished):
-            await self._exit(process)
-        if told and process.exit_code is None:
-            await self._stop(exchange, process, launch)
+            await self._interrupt(io, handle)
+            await self._stop(io, process, launch)
+        await task.finish(io, ending)
+        if is_reported and isinstance(ending, RunFinished):
+            await self._wait_for_exit(process)
+        if is_reported and process.exit_code is None:
+            await self._stop(io, process, launch)
 
-    async def _interrupt(self, exchange: Exchange, seat: OwnSeat) -> None:
-        """Have an agent that can be told so end its turn by itself, which it then writes down, and counts."""
-        course = self._course
-        async with course.tools_gone(seat.process, None):
-            if course.is_hurried or seat.exit_code is not None or not seat.interrupt():
+    async def _interrupt(self, io: RunIO, handle: OwnProcess) -> None:
+        """Ask the agent, if its protocol can, to end the turn by itself: it then records and counts the turn."""
+        task = self._task
+        async with task.tools_gone(handle.process, None):
+            if task.no_grace or handle.exit_code is not None or not handle.interrupt():
                 return
-        until = course.now() + INTERRUPTED_WITHIN_S
-        while not exchange.costs and seat.exit_code is None and not course.is_hurried and course.now() < until:
-            await course.wait(until)
-            await course.hear_out(exchange)
+        until = task.now() + INTERRUPTED_WITHIN_S
+        while not io.costs and handle.exit_code is None and not task.no_grace and task.now() < until:
+            await task.wait(until)
+            await task.drain(io)
 
-    async def _stop(self, exchange: Exchange, process: Process, launch: Launch) -> None:
-        """Ask the process to stop, and keep what it still says; what is left of it then is swept."""
-        course = self._course
+    async def _stop(self, io: RunIO, process: Process, launch: Launch) -> None:
+        """Signal the process to stop and log what it still says; the caller kills what is left."""
+        task = self._task
         process.signal(launch.stop_signal)
-        until, tools_until = course.now() + STOP_GRACE_S, course.now() + _TOOLS_GRACE_S
+        until, tools_until = task.now() + STOP_GRACE_S, task.now() + _TOOLS_GRACE_S
         while True:
-            await course.hear_out(exchange)
-            if process.exit_code is not None or course.is_hurried or course.now() >= until:
+            await task.drain(io)
+            if process.exit_code is not None or task.no_grace or task.now() >= until:
                 return
-            if course.now() >= tools_until:
+            if task.now() >= tools_until:
                 tools_until = until
-                await finished(course.spawner.end_tools(process, None))
-            await course.wait(tools_until)
+                await finished(task.spawner.end_tools(process, None))
+            await task.wait(tools_until)
 
     async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
-        """Wait for the exit code of an agent that told of its failure and is about to exit."""
+        """Return a reported failure with the exit code of the agent, which is about to exit."""
         if not isinstance(ending, RunFailed) or ending.exit_code is not None:
             return ending
-        await self._exit(process)
+        await self._wait_for_exit(process)
         return replace(ending, exit_code=process.exit_code)
 
-    async def _exit(self, process: Process) -> None:
-        """Wait a while for the exit; an agent whose ending is known may finish its own record of the conversation."""
-        course = self._course
-        until = course.now() + LINGER_S
-        while process.exit_code is None and course.now() < until:
-            if course.is_hurried or (course.stopped_by and not course.ended):
+    async def _wait_for_exit(self, process: Process) -> None:
+        """Wait a while for the exit: an agent that has reported its ending may finish its own conversation record."""
+        task = self._task
+        until = task.now() + LINGER_S
+        while process.exit_code is None and task.now() < until:
+            if task.no_grace or task.phase is Phase.STOPPING:
                 return
-            await course.wait(until)
+            await task.wait(until)
             process.take()
 
 
-_PATIENCE = 3
-"""How many times longer a process may take to answer that was not up when the run came: it is not asked in vain."""
-
-
-async def run_pooled(course: Course, place: Place) -> bool:
-    """Have a process of the pool carry the run; False: it is to have its own, and nothing was told yet.
+async def _run_pooled(task: RunTask) -> bool:
+    """Run in a warm process; return False if the run needs a process of its own and nothing was logged yet.
 
     Raises:
-        ClinvkError: the agent must not be started after all.
+        ClinvkError: the agent must not start after all.
     """
-    assignment = course.assignment
-    pool, launch = assignment.pool, assignment.launch.warm
+    spec = task.spec
+    pool, launch = spec.pool, spec.launch.warm
     if pool is None:
         return False
-    if launch and _may_share(course) and assignment.fallbacks.is_spoken(assignment.path):
-        real = await assignment.check() if assignment.check else launch.cwd
-        wanted = Wanted(assignment.backend, assignment.host, assignment.path, assignment.env, launch)
-        seat = None
-        if real == launch.cwd:  # kept processes start in no other directory than the one that they are kept for
-            seat = await pool.seat(wanted, assignment.resume, _turns(course), assignment.run_id, course.wake)
-        if seat:
-            await _PooledRun(course, pool, seat).go(place, launch)
-    if not course.ended and assignment.resume and not assignment.resume.fork:
-        await pool.forget(assignment.resume.handle)  # it goes on in a process of the run's own
-    return course.ended
+    # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
+    if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_spoken(spec.path):
+        real = await spec.check() if spec.check else launch.cwd
+        wanted = Wanted(spec.backend, spec.host, spec.path, spec.env, launch)
+        process = None
+        if real == launch.cwd:  # a warm process starts in no other directory than the one of its key
+            process = await pool.admit(wanted, spec.resume, _turn_count(task), task.id, task.wake)
+        if process:
+            await _PooledRun(task, pool, process).run(launch)
+    if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
+        await pool.forget(spec.resume.handle)  # the conversation goes on in a process of the run's own
+    return task.phase is Phase.ENDED
 
 
-def _may_share(course: Course) -> bool:
-    """Whether the run can be carried: what a shared process writes to stderr is nobody's."""
-    return course.request.warm and not course.request.verbose
-
-
-def _turns(course: Course) -> int:
-    """Give how many turns the store counts in the run's session at this moment of the run."""
-    return course.recorder.session.turn_count if course.recorder.session else 0
+def _turn_count(task: RunTask) -> int:
+    """Return how many turns the store counts in the run's session now."""
+    return task.recorder.session.turn_count if task.recorder.session else 0
 
 
 class _PooledRun:
-    """A run in its seat. `_is_told` is whether it ended as the process said, and nobody stopped it."""
+    """A run in a warm process. `_is_reported` is whether the process reported the ending and nobody stopped the run."""
 
-    def __init__(self, course: Course, pool: Pool, seat: PooledSeat) -> None:
-        self._course = course
+    def __init__(self, task: RunTask, pool: Pool, process: PooledProcess) -> None:
+        self._task = task
         self._pool = pool
-        self._seat = seat
-        self._is_told = False
+        self._process = process
+        self._is_reported = False
 
-    async def go(self, place: Place, launch: Launch) -> None:
-        """Have the conversation, and give the seat back."""
-        course, seat = self._course, self._seat
-        is_whole = False
+    async def run(self, launch: Launch) -> None:
+        """Have the conversation, and give the process back."""
+        task = self._task
+        is_trusted = False
         try:
-            is_whole = await self._talk(launch)
-            if course.ended:
-                place.leave()
+            is_trusted = await self._talk(launch)
+            if task.phase is Phase.ENDED:
+                task.slot.leave()
         finally:
-            kept = self._is_told and not course.request.ephemeral and isinstance(course.log.ending, RunFinished)
-            await self._pool.left(seat, _turns(course), trusted=is_whole, kept=kept)
+            kept = self._is_reported and not task.request.ephemeral and isinstance(task.ending, RunFinished)
+            await self._pool.release(self._process, _turn_count(task), trusted=is_trusted, kept=kept)
 
     async def _talk(self, launch: Launch) -> bool:
-        """Have the conversation and log its ending; say whether the process is as good as before.
+        """Have the conversation and log the ending; return whether the process is as good as before.
 
-        Without an ending in the log the process was lost, or does not speak, before it had told anything.
+        If the log has no ending afterwards, the process was lost or does not speak, and nothing was logged.
         """
-        course, seat = self._course, self._seat
-        await course.start(time.time())
-        if course.stopped_by:  # before anything was asked
-            await course.end(course.stopped_by)
-            return not seat.is_lost
-        was_ready = seat.worker.is_ready
-        exchange = course.exchange(seat, launch, patience=1 if was_ready else _PATIENCE)
+        task, process = self._task, self._process
+        await task.started()
+        if task.stopped_by:  # before the prompt was sent
+            await task.end(task.stopped_by)
+            return not process.is_lost
+        was_ready = process.worker.is_ready
+        io = task.open_io(process, launch, patience=1 if was_ready else _COLD_PATIENCE)
         try:
-            ending = await course.listen(exchange)
+            ending = await task.listen(io)
         except NotSpoken as exc:
-            speaks = was_ready and not seat.is_refused
-            self._pool.distrust(seat, str(exc), speaks=speaks)
+            speaks = was_ready and not process.is_refused
+            self._pool.distrust(process, str(exc), speaks=speaks)
             if not speaks:
-                course.unspoken = str(exc)
+                task.unspoken = str(exc)
             return False
-        told = ending is exchange.ending
-        if seat.is_lost:
-            self._pool.distrust(seat, seat.worker.trouble)
-            if told and not self._has_told:
+        is_reported = ending is io.ending
+        if process.is_lost:
+            self._pool.distrust(process, process.worker.trouble)
+            if is_reported and not self._has_logged:
                 return False
-        self._is_told = told and not seat.is_lost
-        if not told:
-            await self._interrupt(exchange)
-        await course.finish(exchange, ending)
-        return self._is_told or (seat.is_over and not seat.is_lost and not exchange.activity.open_calls)
+        self._is_reported = is_reported and not process.is_lost
+        if not is_reported:
+            await self._interrupt(io)
+        await task.finish(io, ending)
+        return self._is_reported or (process.is_over and not process.is_lost and not io.activity.open_calls)
 
     @property
-    def _has_told(self) -> bool:
-        """Whether anything but the start was told: then the run cannot begin anew."""
-        return any(not isinstance(entry.event, RunStarted) for entry in self._course.log.since(0))
+    def _has_logged(self) -> bool:
+        """Whether the log has more than the start: then the run cannot start again."""
+        return any(not isinstance(entry.event, RunStarted) for entry in self._task.entries)
 
-    async def _interrupt(self, exchange: Exchange) -> None:
-        """Have the process end the turn, and keep what it still says."""
-        course, seat = self._course, self._seat
-        async with course.tools_gone(seat.worker.process, seat.tools) if seat.tools else nullcontext():
-            is_asked = seat.worker.stop(seat.run)
-        until = course.now() + INTERRUPTED_WITHIN_S
-        await course.hear_out(exchange)
-        while is_asked and not (exchange.costs or seat.is_lost or course.is_hurried) and course.now() < until:
-            await course.wait(until)
-            await course.hear_out(exchange)
+    async def _interrupt(self, io: RunIO) -> None:
+        """Have the process end the turn, and log what it still says."""
+        task, process = self._task, self._process
+        async with task.tools_gone(process.worker.process, process.tools) if process.tools else nullcontext():
+            is_asked = process.worker.stop(process.run)
+        until = task.now() + INTERRUPTED_WITHIN_S
+        await task.drain(io)
+        while is_asked and not (io.costs or process.is_lost or task.no_grace) and task.now() < until:
+            await task.wait(until)
+            await task.drain(io)

@@ -1,14 +1,14 @@
-"""What passes between a run and its agent process: lines to events, the process's side, progress and deadlines."""
+"""The input and output of a run: lines to events, turns, progress, limits and deadlines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import inf
-from typing import Protocol
 
 import msgspec
 
-from clinvk.backends.base import Channel, Delivery, NotSpoken
-from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES, Process
+from clinvk.backends.base import Delivery, NotSpoken
+from clinvk.runtime.process.spawn import DRAIN_S, LINGER_S, MAX_LINE_BYTES
 from clinvk.runtime.run.answer_filter import Words
+from clinvk.runtime.run.process_handle import ProcessHandle
 from clinvk.types.errors import AgentCrashed, TimedOut
 from clinvk.types.events import (
     Ending,
@@ -26,126 +26,6 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 
-class Seat(Protocol):
-    """What a run sees of its process.
-
-    `exit_code` and `at_eof` are of a process that is the run's own; of one that carries others too the run learns by
-    its ending alone.
-    """
-
-    @property
-    def exit_code(self) -> int | None:
-        """How the process exited, once it has."""
-        ...
-
-    @property
-    def at_eof(self) -> bool:
-        """Whether it has closed its output and all was heard."""
-        ...
-
-    @property
-    def too_long(self) -> bool:
-        """Whether it printed a line that is too long to be kept."""
-        ...
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the process is known to have said something since."""
-        ...
-
-    def begin(self, request: RunRequest, resume: Resume | None) -> None:
-        """Give it the prompt."""
-        ...
-
-    def hear(self) -> Iterable[tuple[bytes, Iterable[Delivery]]]:
-        """Give the lines that came since the last call, and what each delivers."""
-        ...
-
-    def hear_stderr(self) -> list[bytes]:
-        """Give the lines of stderr, where these were asked for."""
-        ...
-
-    def closed(self) -> Iterable[Delivery]:
-        """Give what follows from the exit."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Answer it."""
-        ...
-
-    def complaint(self) -> str:
-        """Give the line of stderr that says best what troubles the agent."""
-        ...
-
-    def finish(self) -> None:
-        """The run has told how it ended."""
-        ...
-
-
-class OwnSeat:
-    """The seat in a process that was started for this run and serves no other."""
-
-    __slots__ = ("_channel", "_long_lived", "_run", "process")
-
-    is_answered = False
-
-    def __init__(self, run: str, process: Process, channel: Channel, long_lived: bool) -> None:
-        self.process = process
-        self._run = run
-        self._channel = channel
-        self._long_lived = long_lived
-
-    @property
-    def exit_code(self) -> int | None:
-        """How it exited, once it has."""
-        return self.process.exit_code
-
-    @property
-    def at_eof(self) -> bool:
-        """Whether it has closed its output and all was heard."""
-        return self.process.at_eof
-
-    @property
-    def too_long(self) -> bool:
-        """Whether it printed a line that is too long to be kept."""
-        return self.process.too_long
-
-    def begin(self, request: RunRequest, resume: Resume | None) -> None:
-        """Give it the prompt; stdin stays open only where the protocol needs it."""
-        self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
-
-    def hear(self) -> Iterator[tuple[bytes, Iterable[Delivery]]]:
-        """Give each line when the one before has been looked through."""
-        return ((line, self._channel.receive(line)) for line in self.process.take())
-
-    def hear_stderr(self) -> list[bytes]:
-        """Give the lines of stderr, where these were asked for."""
-        return self.process.take_stderr()
-
-    def closed(self) -> Iterable[Delivery]:
-        """Give the ending that it did not tell."""
-        return self._channel.closed(self.process.exit_code or 0, self.process.stderr)
-
-    def write(self, data: bytes) -> None:
-        """Answer it."""
-        self.process.write(data, close=False)
-
-    def interrupt(self) -> bool:
-        """Have the run end, so that it tells what it cost; say whether the process can be told so."""
-        data = self._channel.interrupt(self._run)
-        if data:
-            self.process.write(data, close=False)
-        return data is not None
-
-    def complaint(self) -> str:
-        """Give the line of stderr that says best what troubles the agent."""
-        return self._channel.complaint(self.process.stderr)
-
-    def finish(self) -> None:
-        """Close stdin: a process that would stay has no other run, and exits."""
-        self.process.write(b"", close=True)
-
-
 class Activity:
     """Counts turns (requests to the model) and open tool calls from the events of one run.
 
@@ -161,12 +41,14 @@ class Activity:
 
     @property
     def turns(self) -> int:
-        """Turns so far, the present one included."""
+        """The number of turns so far, including the current one."""
         return self.turns_ended + self._speaking
 
     def feed(self, event: Event) -> bool:
-        """Take an event; say whether it is progress of the agent's work."""
+        """Count an event; return whether the event shows progress of the agent's work."""
         match event:
+            case TextDelta() | ThinkingDelta():
+                self._speaking = True
             case ToolCall():
                 self.open_calls.add(event.id)
                 self._speaking = True
@@ -175,8 +57,6 @@ class Activity:
                 if self._speaking and not self.open_calls:
                     self._speaking = False
                     self.turns_ended += 1
-            case TextDelta() | ThinkingDelta():
-                self._speaking = True
             case Progress():
                 return False
             case RunStarted() | RunFinished() | RunFailed():
@@ -184,14 +64,17 @@ class Activity:
         return True
 
 
-_LAST_WORDS = 300
+_STDERR_CHARS = 300
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run may go; 0 and None are no limit. Seconds count from the agent's start.
+    """The limits of a run; 0 and None mean no limit. Seconds count from the agent's start.
 
-    Of `wall_s` the run has used up `spent_s` in processes before this one. `answer_s` is how long it may take until a
-    process is known to speak its channel's protocol.
+    Attributes:
+        wall_s: the time limit of the run, of which earlier processes of the run have used `spent_s`.
+        silence_s: the time without progress.
+        answer_s: the time until a process has answered in its channel's protocol.
+        turns: the number of turns.
     """
 
     wall_s: float | None
@@ -201,28 +84,36 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     spent_s: float = 0.0
 
 
-class Exchange:
-    """One run's side of a process: reads what it said, knows when it has been silent for too long.
+class RunIO:
+    """The conversation of one run with one process: reads events, and watches limits and deadlines.
 
-    Times are those of the event loop's clock. `ending` is what the agent told, or what became of it; of a run that was
-    cut, by a stop text or at its turns, it is None, and `costs` has what the agent told of its end all the same.
-    `unspoken` is why it does not speak its channel's protocol, where that has shown. `heard` are the events that came,
-    in lines of `heard_bytes` bytes, and that nobody has taken yet.
+    All times are on the event loop's clock.
+
+    Attributes:
+        process: the handle on the process.
+        ending: the ending that the agent reported, or that follows from its exit. None for a run that was cut at a
+            stop sequence or at its maximum of turns.
+        costs: the first ending that the agent reported, even for a run that was cut.
+        words: the filter of the answer's text; None passes the text on.
+        activity: the turns and open tool calls.
+        raw: the last line of JSON.
+        events: the events that nobody has taken yet; they came in lines of `events_bytes` bytes.
+        unspoken: why the process does not speak its channel's protocol, if that has shown.
     """
 
-    def __init__(self, seat: Seat, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
-        self.seat = seat
+    def __init__(self, process: ProcessHandle, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
+        self.process = process
         self.ending: Ending | None = None
         self.costs: Ending | None = None
         self.words = words
         self.activity = Activity()
         self.raw = b""
-        self.heard: list[Event] = []
-        self.heard_bytes = 0
+        self.events: list[Event] = []
+        self.events_bytes = 0
         self.unspoken = ""
-        self._spoke = False
+        self._has_spoken = False
         self._is_up = False
-        self._early: list[Event] = []
+        self._early_stderr: list[Event] = []
         self._request = request
         self._limits = limits
         self._progress_at = 0.0
@@ -237,125 +128,122 @@ class Exchange:
             self._wall_at = now + max(0.1, limits.wall_s - limits.spent_s)
         if limits.answer_s:
             self._answer_by = now + limits.answer_s
-        self.seat.begin(self._request, resume)
+        self.process.begin(self._request, resume)
 
-    def hear(self, now: float) -> None:
-        """Have what came in `heard`, without the ending."""
-        said: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.seat.hear_stderr()]
-        told: list[Event] = []
+    def read(self, now: float) -> None:
+        """Read new output into `events`, `ending` and `unspoken`."""
+        stderr: list[Event] = [Progress("stderr", line.decode(errors="replace")) for line in self.process.read_stderr()]
+        events: list[Event] = []
         try:
-            self._hear(told, now)
+            self._read_stdout(events, now)
         except NotSpoken as exc:
             self.unspoken = str(exc)
         if now >= self._answer_deadline():
             self.unspoken = f"it did not answer within {self._limits.answer_s:g} s"
-        self.heard += self._in_order(told, said)
+        if self._is_up:
+            self.events += stderr + events
+        else:
+            self.events += self._after_start(events, stderr)
 
     def take(self) -> tuple[list[Event], int]:
-        """Give what was heard, and the bytes that it came in."""
-        heard, size = self.heard, self.heard_bytes
-        self.heard, self.heard_bytes = [], 0
-        return heard, size
+        """Return the events since the last call, and the size in bytes of their lines."""
+        events, size = self.events, self.events_bytes
+        self.events, self.events_bytes = [], 0
+        return events, size
 
-    def _in_order(self, told: list[Event], said: list[Event]) -> list[Event]:
-        """Hold back what stderr says until the agent has told that it is up: a stream begins with that."""
-        if self._is_up:
-            return said + told
-        self._early += said
-        if not told and not self.ending:
+    def _after_start(self, events: list[Event], stderr: list[Event]) -> list[Event]:
+        """Hold stderr back until the agent has reported its start, which is the first event of a stream."""
+        self._early_stderr += stderr
+        if not events and not self.ending:
             return []
         self._is_up = True
-        return told[:1] + self._early + told[1:]
+        return events[:1] + self._early_stderr + events[1:]
 
-    def rest(self, now: float) -> None:
-        """The reader holds the run up: until it goes on, neither silence nor an exit means anything."""
+    def pause(self, now: float) -> None:
+        """Ignore silence and exits up to now, since the reader of the run holds the agent up."""
         self._progress_at = now
         self._gone_at = None
 
     def limit(self, now: float) -> Ending | None:
-        """Give the ending of a run that has come to a limit."""
+        """Return the ending of a run that has reached a limit, else None."""
         if self.words and self.words.matched is not None:
             return RunFinished("stop_sequence", stop_sequence=self.words.matched)
-        if self._out_of_turns():
+        if self._is_out_of_turns():
             return RunFinished("max_turns")
-        if self._gone_at is not None and self.seat.exit_code is None and now >= self._gone_at + LINGER_S:
+        if self._gone_at is not None and self.process.exit_code is None and now >= self._gone_at + LINGER_S:
             return RunFailed(AgentCrashed.code, "the agent closed its output but did not exit")
         if now >= self._wall_at:
-            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._last_words()}")
+            return RunFailed(TimedOut.code, f"timed out after {self._limits.wall_s:g} s{self._stderr_suffix()}")
         if now >= self._progress_deadline():
             return RunFailed(
-                TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s{self._last_words()}"
+                TimedOut.code, f"the agent made no progress for {self._limits.silence_s:g} s{self._stderr_suffix()}"
             )
         return None
 
     def deadline(self) -> float:
-        """Give the time at which to look again if nothing happens."""
+        """Return the time at which to look again if nothing happens."""
         first = min(self._wall_at, self._progress_deadline(), self._answer_deadline())
         if self._gone_at is None:
             return first
-        return min(first, self._gone_at + (LINGER_S if self.seat.exit_code is None else DRAIN_S))
+        return min(first, self._gone_at + (LINGER_S if self.process.exit_code is None else DRAIN_S))
 
-    def _hear(self, events: list[Event], now: float) -> None:
-        for line, deliveries in self.seat.hear():
-            self.raw = line if line.startswith(b"{") else self.raw
-            self.heard_bytes += len(line)
-            self._take_all(deliveries, events, now)
-        if self.seat.too_long:
+    def _read_stdout(self, events: list[Event], now: float) -> None:
+        for line, deliveries in self.process.read():
+            if line.startswith(b"{"):
+                self.raw = line
+            self.events_bytes += len(line)
+            self._handle(deliveries, events, now)
+        process = self.process
+        if process.too_long:
             self._end(RunFailed(AgentCrashed.code, f"the agent printed a line of over {MAX_LINE_BYTES} bytes"))
-        self._look_at_exit(events, now)
+        exit_code = process.exit_code
+        if self.ending or (exit_code is None and not process.at_eof):
+            return
+        self._gone_at = self._gone_at or now
+        if exit_code is not None and (process.at_eof or now >= self._gone_at + DRAIN_S):
+            self._handle(process.closed(), events, now)
 
-    def _take_all(self, deliveries: Iterable[Delivery], events: list[Event], now: float) -> None:
+    def _handle(self, deliveries: Iterable[Delivery], events: list[Event], now: float) -> None:
         for delivery in deliveries:
             if self.ending:
                 break
-            self._spoke = True
-            self._take(delivery, events, now)
+            self._has_spoken = True
+            if isinstance(delivery, bytes):
+                self.process.write(delivery)
+            else:
+                self._take_event(delivery[1], events, now)
 
-    def _take(self, delivery: Delivery, events: list[Event], now: float) -> None:
-        if isinstance(delivery, bytes):
-            self.seat.write(delivery)
-            return
-        event = delivery[1]
-        is_last = isinstance(event, RunFinished | RunFailed)
-        if self._out_of_turns() and not is_last:
+    def _take_event(self, event: Event, events: list[Event], now: float) -> None:
+        is_ending = isinstance(event, RunFinished | RunFailed)
+        if self._is_out_of_turns() and not is_ending:
             return
         if self.activity.feed(event):
             self._progress_at = now
-        if is_last:
+        if is_ending:
             self._end(event)
         elif self.words:
             events.extend(self.words.feed(event))
         else:
             events.append(event)
 
-    def _look_at_exit(self, events: list[Event], now: float) -> None:
-        seat = self.seat
-        if self.ending or (seat.exit_code is None and not seat.at_eof):
-            return
-        self._gone_at = self._gone_at or now
-        if seat.exit_code is not None and (seat.at_eof or now >= self._gone_at + DRAIN_S):
-            self._take_all(seat.closed(), events, now)
-
-    def _last_words(self) -> str:
-        """Tell the end of stderr: where a CLI asks its model again and again, only that says why."""
-        last = self.seat.complaint()
-        return f"; its last words on stderr: {last[:_LAST_WORDS]}" if last else ""
-
-    def _is_cut(self) -> bool:
-        return self._out_of_turns() or (self.words is not None and self.words.matched is not None)
-
-    def _out_of_turns(self) -> bool:
-        return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
-
     def _end(self, ending: Ending) -> None:
         self.costs = self.costs or ending
-        if not self._is_cut():
+        is_cut = self._is_out_of_turns() or (self.words is not None and self.words.matched is not None)
+        if not is_cut:
             self.ending = self.ending or ending
-        self.seat.finish()
+        self.process.finish()
+
+    def _stderr_suffix(self) -> str:
+        """Return the end of stderr: only stderr says why a CLI asks its model again and again."""
+        last = self.process.stderr_message()
+        return f"; its last words on stderr: {last[:_STDERR_CHARS]}" if last else ""
+
+    def _is_out_of_turns(self) -> bool:
+        return bool(self._limits.turns) and self.activity.turns_ended >= self._limits.turns
 
     def _answer_deadline(self) -> float:
-        return inf if self._spoke or self.seat.is_answered else self._answer_by
+        return inf if self._has_spoken or self.process.is_answered else self._answer_by
 
     def _progress_deadline(self) -> float:
-        waits = self._limits.silence_s and not self.activity.open_calls
-        return self._progress_at + self._limits.silence_s if waits else inf
+        has_deadline = self._limits.silence_s and not self.activity.open_calls
+        return self._progress_at + self._limits.silence_s if has_deadline else inf

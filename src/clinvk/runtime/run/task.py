@@ -1,9 +1,10 @@
-"""The life of a run, in whichever process: what it needs to start, its events, what is kept of it, and its end."""
+"""The run: what to do, its phases, its event log, and its ending."""
 
 import asyncio
+import enum
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from math import inf
 
 import msgspec
@@ -16,21 +17,27 @@ from clinvk.runtime.process.spawn import Process, Spawner
 from clinvk.runtime.process.waiting import Wake, finished
 from clinvk.runtime.run.answer_filter import Answer, Words, asking_again, judged, together, words_of
 from clinvk.runtime.run.event_log import EventLog
-from clinvk.runtime.run.recording import Recorder
-from clinvk.runtime.run.run_io import Exchange, Limits, Seat
-from clinvk.types.events import Ending, Event, Progress, RunFailed, RunFinished, RunStarted, Usage
+from clinvk.runtime.run.process_handle import ProcessHandle
+from clinvk.runtime.run.recording import Recorder, state_of
+from clinvk.runtime.run.run_io import Limits, RunIO
+from clinvk.runtime.slots import Place
+from clinvk.types.errors import ClinvkError
+from clinvk.types.events import Ending, Event, Logged, Progress, RunFailed, RunFinished, RunStarted, Usage
 from clinvk.types.redaction import redacted, secrets_in
 from clinvk.types.request import RunRequest
+from clinvk.types.result import RunResult, gather
 from clinvk.types.session import Resume
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What to start, in which environment, and what it continues.
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run, in which environment, and the conversation to resume.
 
-    `relaunch` says how to go on with the run's own conversation. `check` judges the directories again right
-    before the start, since the queue may have taken hours: it returns where the working directory leads, and raises a
-    `ClinvkError` where the agent must not be started. `hold` is what holds the worktree to work in, where that
-    is one of this clinvk's. `pool` has processes that may carry the run.
+    Attributes:
+        relaunch: returns the launch that resumes the run's own conversation with another request.
+        check: checks the directories again right before the start, since the run may have waited for hours. Returns
+            the working directory without symbolic links; raises a `ClinvkError` if the agent must not start.
+        hold: locks the clinvk worktree that the run works in; None if the directory lies in no such worktree.
+        pool: warm processes that may carry the run; None if the backend has none.
     """
 
     run_id: str
@@ -49,187 +56,266 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     pool: Pool | None = None
 
 
-INTERRUPTED_WITHIN_S = 1.0
-"""How long an agent may take to end a turn by itself."""
+class Phase(enum.IntEnum):
+    """The phases of a run, in order. A run may skip phases, but never goes back to an earlier one."""
+
+    QUEUED = 1
+    """The run waits for a slot."""
+    STARTING = 2
+    """The run holds a slot; no agent process has started yet."""
+    RUNNING = 3
+    """An agent process works on the run."""
+    STOPPING = 4
+    """Somebody has stopped the run; the agent may still be ending its turn."""
+    ENDING = 5
+    """The ending is known and is being stored. From here on another run may claim the session."""
+    ENDED = 6
+    """The ending is in the event log."""
 
 
-class Course:
-    """What has become of a run so far.
+class RunTask:
+    """One run from the queue to its ending; implements `Run`.
+
+    `execution.drive` does the work, in a task that `LocalRuns` owns. Everybody else reads the log or calls `stop`.
 
     Attributes:
-        assignment: what is to be done; another than at first when the answer is asked for again.
-        request: what was asked for.
-        stopped_by: the ending that somebody has asked for.
-        is_hurried: whoever did so gives the agent no time to stop by itself.
-        is_ending: its ending is about to be kept, or is.
-        unspoken: why the CLI does not speak its long-lived protocol, where it was found not to.
+        spec: what to do. The spec is replaced if the answer is asked for again.
+        request: the client's request.
+        slot: the run's slot, or place in the queue.
+        refusal: why the agent could not start, if that is why the run failed.
+        stopped_by: the ending that a caller of `stop` asked for.
+        no_grace: whether the agent gets no time to stop by itself.
+        unspoken: why the CLI does not speak its long-lived protocol, if that has shown.
         raw: the last line of JSON that the agent printed.
     """
 
-    def __init__(self, assignment: Assignment, spawner: Spawner, recorder: Recorder) -> None:
-        self.assignment = assignment
-        self.request = assignment.request
+    def __init__(
+        self, spec: RunSpec, spawner: Spawner, recorder: Recorder, enter: Callable[[Callable[[], None]], Place]
+    ) -> None:
+        """Take a slot or a place in the queue with `enter`, which is `Slots.enter`; raise what `enter` raises."""
+        self.id = spec.run_id
+        self.spec = spec
+        self.request = spec.request
         self.spawner = spawner
         self.recorder = recorder
-        self._changed = Wake()
-        self.log = EventLog(self._changed.set)  # not a method of this: a cycle would keep the prompt until a collection
+        self.created_at = time.time()
         self.started_at: float | None = None
         self.ended_at: float | None = None
-        self.raw = b""
+        self.phase = Phase.QUEUED
+        self.refusal: ClinvkError | None = None
         self.stopped_by: Ending | None = None
-        self.is_hurried = False
-        self.is_ending = False
+        self.no_grace = False
         self.unspoken = ""
+        self.raw = b""
+        self._changed = Wake()
+        self.wake = self._changed.set  # a bound method of this object would be a cycle that keeps the prompt in memory
+        self.slot = enter(self.wake)
+        self.log = EventLog(self.wake)
+        self._left_queue = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = inf
-        self._handle: str | None = None
-        self._first: Ending | None = None
-        self._in_protocol = False
-        self._heeded: Exchange | None = None
+        self._timer_at = inf
+        self._conversation: str | None = None
+        self._first_ending: Ending | None = None
+        self._is_long_lived = False
+        self._inline_io: RunIO | None = None
         self._fault: Exception | None = None
 
     @property
-    def ended(self) -> bool:
-        """Whether the ending is in the log."""
-        return self.log.ending is not None
+    def state(self) -> str:
+        """One of queued, running, finished, failed, cancelled."""
+        if self.log.ending:
+            return state_of(self.log.ending)
+        return "queued" if self.started_at is None else "running"
 
-    def wake(self) -> None:
-        """Something that this run waits for has happened."""
-        self._changed.set()
+    @property
+    def queue_position(self) -> int | None:
+        """The position in the queue, from 1; None if the run does not wait in the queue."""
+        return self.slot.position
 
-    def hear(self) -> None:
-        """The agent has said something, or is gone.
+    @property
+    def ending(self) -> Ending | None:
+        """The ending; None before the run has ended."""
+        return self.log.ending
 
-        What is only to be logged is logged here: a turn of the run's task for each piece would cost as much as all
-        the rest that becomes of it.
-        """
-        exchange, self._heeded = self._heeded, None
-        try:
-            has_logged = exchange is not None and self._logs(exchange)
-        except Exception as exc:  # noqa: BLE001 - raised in the task of the run, which fails by it
-            self._fault, has_logged = exc, False
-        if has_logged:
-            self._heeded = exchange
-        else:
-            self.wake()
+    @property
+    def entries(self) -> Sequence[Logged]:
+        """All events so far."""
+        return self.log.since(0)
 
-    def _logs(self, exchange: Exchange) -> bool:
-        """Log what came; False where the run's task is to look as well, which takes what was not logged."""
-        if self.log.is_ahead or self.stopped_by:
-            return False
-        now = self.now()
-        exchange.hear(now)
-        if exchange.ending or exchange.unspoken or any(isinstance(event, RunStarted) for event in exchange.heard):
-            return False
-        self._log(*exchange.take())
-        return not exchange.limit(now) and exchange.deadline() >= self._rings_at
+    @property
+    def session_id(self) -> str | None:
+        """The session that this run is a turn of; None for an ephemeral run."""
+        session = self.recorder.session
+        return session.id if session else None
+
+    def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
+        """Yield the events after number `after` until the ending, in each batch all events that are there."""
+        return self.log.batches(after)
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
+        """Yield the events after number `after` until the ending, one by one."""
+        async with aclosing(self.log.batches(after)) as batches:
+            async for batch in batches:
+                for logged in batch:
+                    yield logged
+
+    async def begun(self) -> None:
+        """Wait until the run leaves the queue: it has a slot, or was stopped."""
+        await self._left_queue.wait()
+
+    async def result(self) -> RunResult:
+        """Wait for the ending and return the whole result."""
+        return gather([entry.event for entry in await self.log.whole()])
+
+    def resume_from(self, resume: Resume, launch: Launch) -> None:
+        """Resume a newer state of the conversation than the spec has. Call this before the run is driven."""
+        self.spec = replace(self.spec, resume=resume, launch=launch)
+        self.recorder.go_on_from(resume)
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
-        """End the run with `ending`, unless it has ended by itself; `at_once` the agent gets no time for it."""
-        self.stopped_by = self.stopped_by or ending
-        self.is_hurried = self.is_hurried or at_once
+        """End the run with `ending`, unless the run ends by itself first.
+
+        With `at_once` the agent gets no time to stop by itself. Later calls can only withdraw that time.
+        """
+        if self.phase < Phase.STOPPING:
+            self.phase, self.stopped_by = Phase.STOPPING, ending
+        self.no_grace = self.no_grace or at_once
         self.wake()
 
-    def close(self) -> None:
-        """Nothing is waited for any more."""
-        if self._timer:
-            self._timer.cancel()
+    async def wait_for_slot(self) -> None:
+        """Wait until the run has its slot or was stopped."""
+        while not self.slot.held and self.phase is Phase.QUEUED:
+            await self.wait(inf)
+        self.phase = max(self.phase, Phase.STARTING)
+        self._left_queue.set()
+
+    async def started(self) -> None:
+        """Record that an agent process works on the run; of several processes the first one counts."""
+        self.phase = max(self.phase, Phase.RUNNING)
+        self.started_at = self.started_at or time.time()
+        await self.recorder.spawned(self.started_at)
 
     async def wait(self, until: float) -> None:
-        """Wait until something has happened, or the loop's clock shows `until`; seldom less long.
+        """Wait until something has happened, or until about `until` on the loop's clock.
 
-        A timer is set only where none rings before: deadlines move on with each line.
+        A timer that rings earlier stays set, since deadlines move on with each line: waiting may end early.
         """
-        if until < self._rings_at:
+        if until < self._timer_at:
             self.close()
-            self._rings_at, self._timer = until, self._loop.call_at(until, self._ring)
+            self._timer_at, self._timer = until, self._loop.call_at(until, self._ring)
         await self._changed.wait()
 
     def _ring(self) -> None:
-        self._rings_at = inf
+        self._timer_at = inf
         self.wake()
 
-    async def start(self, at: float) -> None:
-        """The agent has a process since `at`, for the first time or again."""
-        self.started_at = self.started_at or at
-        await self.recorder.spawned(self.started_at)
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer:
+            self._timer.cancel()
+
+    def open_io(self, process: ProcessHandle, launch: Launch, patience: int = 1) -> RunIO:
+        """Send the prompt to a process. A process that is just starting has `patience` times as long to answer."""
+        self._is_long_lived = launch.long_lived
+        limits = Limits(
+            wall_s=self.request.timeout_s,
+            spent_s=time.time() - (self.started_at or time.time()),
+            silence_s=self.spec.no_progress_s,
+            answer_s=self.spec.fallbacks.answer_within_s * patience if launch.long_lived else None,
+            turns=launch.counted_turns,
+        )
+        io = RunIO(process, self.spec.request, limits, words_of(self.request))
+        io.begin(self.spec.resume, self.now())
+        return io
+
+    def on_output(self) -> None:
+        """Handle new output or the exit of the agent process.
+
+        Events that only have to be logged are logged here: waking the run's task for each piece would cost as much as
+        all other work on the piece.
+        """
+        io, self._inline_io = self._inline_io, None
+        try:
+            is_logged = io is not None and self._log_inline(io)
+        except Exception as exc:  # noqa: BLE001 - raised again by `listen`, in the task of the run
+            self._fault, is_logged = exc, False
+        if is_logged:
+            self._inline_io = io
+        else:
+            self.wake()
+
+    def _log_inline(self, io: RunIO) -> bool:
+        """Log new events; return False if the run's task has to look as well."""
+        if self.log.is_ahead or self.phase is Phase.STOPPING:
+            return False
+        now = self.now()
+        io.read(now)
+        if io.ending or io.unspoken or any(isinstance(event, RunStarted) for event in io.events):
+            return False
+        self._log(*io.take())
+        return not io.limit(now) and io.deadline() >= self._timer_at
+
+    async def listen(self, io: RunIO) -> Ending:
+        """Log what the agent says until the run ends, is stopped or reaches a limit; return the ending.
+
+        Raises:
+            NotSpoken: the process does not speak the expected protocol.
+        """
+        while True:
+            if self._fault:
+                raise self._fault
+            if self.log.is_ahead:
+                io.pause(self.now())
+            else:
+                io.read(self.now())
+                await self._record(*io.take())
+            if ending := io.ending or self.stopped_by or io.limit(self.now()):
+                return ending
+            if io.unspoken:
+                raise NotSpoken(io.unspoken)
+            self._inline_io = io if self.log.count else None  # the start of a run needs more than a log entry
+            await self.wait(io.deadline())
+            self._inline_io = None
+
+    async def drain(self, io: RunIO) -> None:
+        """Log what a stopped agent still says; events that the log has no room for are dropped."""
+        io.read(self.now())
+        events, size = io.take()
+        if not self.log.is_ahead:
+            await self._record(events, size)
 
     @asynccontextmanager
     async def tools_gone(self, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
-        """A context before which the tools of the run leave, where its agent would end them hard when it is stopped.
+        """Kill the run's tools before this context, if the agent would otherwise kill them hard when it is stopped.
 
-        They are those with a `variable` in their environment; None: all of the process. Inside, an agent that had any
-        stands still: when it hears that they have ended it would ask its model again.
+        The tools are the processes with `variable` in their environment; with None, all tools of the process. Inside
+        the context an agent that had tools is suspended: it would ask its model again when it sees its tools end.
         """
-        if not self.assignment.launch.tools_leave_first or self.is_hurried:
+        if not self.spec.launch.tools_leave_first or self.no_grace:
             yield
             return
         with process.holding():
             await finished(self.spawner.end_tools(process, variable, holding=True))
             yield
 
-    def exchange(self, seat: Seat, launch: Launch, patience: int = 1) -> Exchange:
-        """Begin to talk with a process; one that is just starting may take `patience` times as long to answer."""
-        self._in_protocol = launch.long_lived
-        limits = Limits(
-            wall_s=self.request.timeout_s,
-            spent_s=time.time() - (self.started_at or time.time()),
-            silence_s=self.assignment.no_progress_s,
-            answer_s=self.assignment.fallbacks.answer_within_s * patience if launch.long_lived else None,
-            turns=launch.counted_turns,
-        )
-        exchange = Exchange(seat, self.assignment.request, limits, words_of(self.request))
-        exchange.begin(self.assignment.resume, self.now())
-        return exchange
-
-    async def listen(self, exchange: Exchange) -> Ending:
-        """Log what the agent says, until there is an ending.
-
-        Raises:
-            NotSpoken: there will be none, since its process does not speak what is expected.
-        """
-        while True:
-            if self._fault:
-                raise self._fault
-            if self.log.is_ahead:
-                exchange.rest(self.now())
-            else:
-                exchange.hear(self.now())
-                await self._record(*exchange.take())
-            if ending := exchange.ending or self.stopped_by or exchange.limit(self.now()):
-                return ending
-            if exchange.unspoken:
-                raise NotSpoken(exchange.unspoken)
-            self._heeded = exchange if self.log.count else None  # of its start there is more to do than to log it
-            await self.wait(exchange.deadline())
-            self._heeded = None
-
-    async def hear_out(self, exchange: Exchange) -> None:
-        """Log what an agent still says that was asked to stop; what nobody has room for is dropped."""
-        exchange.hear(self.now())
-        events, size = exchange.take()
-        if not self.log.is_ahead:
-            await self._record(events, size)
-
-    async def finish(self, exchange: Exchange, ending: Ending) -> None:
-        """Log the ending; or prepare to ask again."""
-        if ending is not exchange.ending and exchange.costs:  # a run that was stopped: what it told costs all the same
-            ending = replace(ending, usage=exchange.costs.usage, cost_usd=exchange.costs.cost_usd)
+    async def finish(self, io: RunIO, ending: Ending) -> None:
+        """Log the ending, or prepare to ask for the answer again."""
+        if ending is not io.ending and io.costs:  # a stopped run still costs what the agent reported
+            ending = replace(ending, usage=io.costs.usage, cost_usd=io.costs.cost_usd)
         if isinstance(ending, RunFinished) and ending.turns is None:
-            ending = replace(ending, turns=exchange.activity.turns)
-        self.raw = exchange.raw
-        if exchange.words:
-            await self._end_with(exchange.words, ending)
+            ending = replace(ending, turns=io.activity.turns)
+        self.raw = io.raw
+        if io.words:
+            await self._finish_filtered(io.words, ending)
         else:
             await self.end(ending)
 
-    async def _end_with(self, words: Words, ending: Ending) -> None:
-        """Log the rest of the text and the ending; or prepare to ask again for an answer that does not fit."""
+    async def _finish_filtered(self, words: Words, ending: Ending) -> None:
         schema = self.request.output_schema
         if isinstance(words, Answer) and schema is not None:
-            judgement = await judged(words, ending, schema, self.spawner, self.assignment.env)
+            judgement = await judged(words, ending, schema, self.spawner, self.spec.env)
             if judgement.fault and self._asks_again(judgement.fault, ending):
                 return
             ending, rest = judgement.ending, judgement.rest
@@ -239,26 +325,26 @@ class Course:
         await self.end(ending)
 
     def _asks_again(self, fault: str, ending: Ending) -> bool:
-        """Prepare one more turn of the conversation, if there can be one."""
-        assignment = self.assignment
-        if self._first or self.stopped_by or not (assignment.launch.asks_again and self._handle):
+        """Prepare one more turn of the conversation; return False if there can be none."""
+        spec = self.spec
+        if self._first_ending or self.stopped_by or not (spec.launch.asks_again and self._conversation):
             return False
-        used = (assignment.resume.used if assignment.resume else Usage()) + (ending.usage or Usage())
-        resume = Resume(self._handle, used)
-        request = asking_again(assignment.request, fault)
-        launch = assignment.relaunch(request, resume)
-        self._first = ending
-        self.assignment = replace(assignment, request=request, resume=resume, launch=launch.otherwise or launch)
+        used = (spec.resume.used if spec.resume else Usage()) + (ending.usage or Usage())
+        resume = Resume(self._conversation, used)
+        request = asking_again(spec.request, fault)
+        launch = spec.relaunch(request, resume)
+        self._first_ending = ending
+        self.spec = replace(spec, request=request, resume=resume, launch=launch.otherwise or launch)
         return True
 
     async def _record(self, events: list[Event], size: int) -> None:
         for event in events:
-            if isinstance(event, RunStarted) and not self._first:
-                self._handle = event.backend_session_id or self._handle
+            if isinstance(event, RunStarted) and not self._first_ending:
+                self._conversation = event.backend_session_id or self._conversation
                 if self.unspoken:
-                    self.assignment.fallbacks.note(self.assignment.path, self.unspoken)
-                elif self._in_protocol:
-                    self.assignment.fallbacks.note_spoken(self.assignment.path)
+                    self.spec.fallbacks.note(self.spec.path, self.unspoken)
+                elif self._is_long_lived:
+                    self.spec.fallbacks.note_spoken(self.spec.path)
                 await self.recorder.started(event)
         self._log(events, size)
 
@@ -270,12 +356,12 @@ class Course:
         self.recorder.save_soon(self.log)
 
     async def end(self, ending: Ending) -> None:
-        """Log the ending, and keep all."""
-        if self.ended:
+        """Store the ending and append it to the log; does nothing if the run has ended already."""
+        if self.log.ending:
             return
-        self.is_ending = True
-        if self._first:
-            ending = together(self._first, ending)
+        self.phase = Phase.ENDING
+        if self._first_ending:
+            ending = together(self._first_ending, ending)
         if isinstance(ending, RunFailed):
             ending = replace(ending, message=self._redacted(ending.message))
         last = self.log.mended(ending)
@@ -284,7 +370,8 @@ class Course:
         finally:
             self.ended_at = time.time()
             self.log.append(last)
+            self.phase = Phase.ENDED
 
     def _redacted(self, text: str) -> str:
-        """Give what an agent says of its troubles without keys, those of its environment included."""
-        return redacted(text, secrets_in(self.assignment.env))
+        """Return an agent's message without secrets, including the secrets of the agent's environment."""
+        return redacted(text, secrets_in(self.spec.env))
