@@ -20,7 +20,7 @@ from acceptance.command import until as wait_until
 from agents.machine import CODEX_CONFIG, Machine
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.local import LocalRuns
-from clinvk.runtime.pool.worker_key import Patience
+from clinvk.runtime.pool.reaper import HealthTimeouts
 from clinvk.runtime.run import execution
 from clinvk.runtime.runs import Run
 from clinvk.store.memory import MemoryStore
@@ -140,7 +140,7 @@ async def test_a_turn_that_had_told_nothing_when_its_process_was_killed_is_had_o
 async def test_one_that_hangs_in_the_middle_of_a_stream_is_given_up(machine: Machine, backend: str) -> None:
     async with keeping(machine) as runs, runs.run(ask(machine, backend, "a [[words=6000 delay=0.05]]")) as run:
         assert runs.pool
-        patience, usual = runs.pool.patience, Patience()
+        patience, usual = runs.pool.timeouts, HealthTimeouts()
         await seen(run, TextDelta)
         patience.silent_s, patience.answers_within_s = 0.5, 2.0
         for process in (kept(machine)[0], *kept(machine)[0].children(recursive=True)):
@@ -159,10 +159,10 @@ async def test_one_that_waits_long_for_its_model_gives_signs_of_life(machine: Ma
     async with keeping(machine) as runs:
         assert runs.pool
         await text(runs, ask(machine, backend, "a [[words=2]]"))
-        runs.pool.patience.silent_s, runs.pool.patience.answers_within_s = 0.5, 60.0
+        runs.pool.timeouts.silent_s, runs.pool.timeouts.answers_within_s = 0.5, 60.0
         answer = asyncio.create_task(text(runs, ask(machine, backend, "b [[hang=10]] [[words=2]]")))
         while not answer.done():
-            workers = runs.pool._stock.workers  # pyright: ignore[reportPrivateUsage]
+            workers = runs.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
             asked |= {
                 worker.pinged_at
                 for worker in workers

@@ -17,7 +17,7 @@ from polling import until
 
 def impatient(server: Server) -> None:
     """Have it wait for signs of life no longer than a test can."""
-    patience = server.pool.patience
+    patience = server.pool.timeouts
     patience.unheard_s, patience.silent_s, patience.answers_within_s = 5.0, 0.2, 5.0
 
 
@@ -145,7 +145,7 @@ async def test_a_process_that_is_well_is_left_alone_however_silent(tmp_path: Pat
         impatient(server)
         await begun(run)
         pid = (await server.ask("pid")).text
-        (worker,) = server.pool._stock.workers  # pyright: ignore[reportPrivateUsage]
+        (worker,) = server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
         await until(lambda: asked.add(worker.pinged_at) or len(asked) > 3)
         assert run.state == "running"
         assert (await server.ask("pid")).text == pid

@@ -73,7 +73,7 @@ async def test_whatever_is_killed_at_any_moment(tmp_path: Path, seed: int, capac
             judged += 1
 
     async with Server(Lasting(tmp_path, capacity)) as server:
-        patience = server.pool.patience
+        patience = server.pool.timeouts
         patience.silent_s, patience.answers_within_s = 0.3, 2.0
         server.runs.fallbacks.answer_within_s = 5.0
         for kind in KINDS:

@@ -52,7 +52,7 @@ class JealousChannel(LastingChannel):
 
 def workers(server: Server) -> list[Worker]:
     """Give the processes that are kept."""
-    return server.pool._stock.workers  # pyright: ignore[reportPrivateUsage]
+    return server.pool._worker_set.workers  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize("patient", [True, False])
@@ -64,7 +64,7 @@ async def test_a_conversation_is_waited_for_that_a_process_has_which_is_being_en
         (worker,) = workers(server)
         if not patient:
             worker.fail("it is in the way")
-        server.pool._stock.end(worker)  # pyright: ignore[reportPrivateUsage]
+        server.pool._worker_set.end(worker)  # pyright: ignore[reportPrivateUsage]
         await until(lambda: worker not in workers(server))
         again = await server.ask("pid", session)
         assert again.error is None
@@ -73,7 +73,7 @@ async def test_a_conversation_is_waited_for_that_a_process_has_which_is_being_en
 
 async def test_a_conversation_is_had_of_a_process_that_hangs(tmp_path: Path) -> None:
     async with Server(Jealous(tmp_path)) as server:
-        patience = server.pool.patience
+        patience = server.pool.timeouts
         patience.silent_s, patience.answers_within_s = 0.2, 0.5
         told, session = await server.asked("pid")
         (worker,) = workers(server)

@@ -11,8 +11,8 @@ import psutil
 
 from clinvk.backends.base import Host
 from clinvk.config.model import WarmSettings
-from clinvk.runtime.pool.reaper import Upkeep
-from clinvk.runtime.pool.worker_key import Patience, Wanted
+from clinvk.runtime.pool.reaper import HealthTimeouts, Reaper
+from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.errors import SessionBusy
@@ -70,22 +70,22 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
     """Each takes 70 MB while it starts and 10 afterwards, which is known of the first."""
     backend, limit_mb, peak_mb = Lasting(tmp_path, capacity=1, mode="swelling"), 120, 0.0
     settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("lasting",))
-    upkeep = Upkeep(Spawner(process_tags.choose()), settings, Patience())
+    reaper = Reaper(Spawner(process_tags.choose()), settings, HealthTimeouts())
 
     async def want(kind: str) -> None:
         launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=kind), None, Host()).warm
         assert launch
-        (await upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))).take(begins=True)
+        (await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))).take(begins=True)
 
-    async with upkeep.stock:
-        tending = asyncio.create_task(upkeep.tend())
+    async with reaper.worker_set:
+        tending = asyncio.create_task(reaper.run())
         await want("one")
         await until(lambda: resident_mb() > 60)
-        (first,) = upkeep.stock.workers
+        (first,) = reaper.worker_set.workers
         await until(lambda: first.memory_at_first > 0, within_s=30)
         await want("two")
         await want("three")
-        upkeep.wake()
+        reaper.wake()
         until_s = asyncio.get_running_loop().time() + 4
         while asyncio.get_running_loop().time() < until_s or peak_mb < 60:
             peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
@@ -97,17 +97,17 @@ async def test_two_are_not_started_at_once_that_would_take_too_much_until_they_a
 async def test_kinds_of_runs_without_processes_are_forgotten(tmp_path: Path) -> None:
     """Where each run has a system prompt of its own there are as many kinds as runs."""
     backend, chosen = Lasting(tmp_path), process_tags.choose()
-    upkeep = Upkeep(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), Patience())
-    async with upkeep.stock:
+    reaper = Reaper(Spawner(chosen), WarmSettings(max_processes=3, kept_backends=("lasting",)), HealthTimeouts())
+    async with reaper.worker_set:
         for number in range(50):
             launch = backend.launch(RunRequest(prompt="x", backend="lasting", model=f"m{number}"), None, Host()).warm
             assert launch
-            profile = await upkeep.stock.profile(Wanted(backend, Host(), backend.executable, ENV, launch))
-            profile.taken_at = asyncio.get_running_loop().time() - 60 + number
-            profile.not_before = asyncio.get_running_loop().time() + 600
-        tending = asyncio.create_task(upkeep.tend())
-        await until(lambda: len(upkeep.stock.profiles) < 50)
-        assert len(upkeep.stock.profiles) <= 3 + 10
+            group = await reaper.worker_set.group(WorkerSpec(backend, Host(), backend.executable, ENV, launch))
+            group.taken_at = asyncio.get_running_loop().time() - 60 + number
+            group.not_before = asyncio.get_running_loop().time() + 600
+        tending = asyncio.create_task(reaper.run())
+        await until(lambda: len(reaper.worker_set.groups) < 50)
+        assert len(reaper.worker_set.groups) <= 3 + 10
         tending.cancel()
 
 

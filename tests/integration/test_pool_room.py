@@ -7,9 +7,9 @@ from pathlib import Path
 
 from clinvk.backends.base import Host
 from clinvk.config.model import WarmSettings
-from clinvk.runtime.pool.reaper import Upkeep
+from clinvk.runtime.pool.reaper import HealthTimeouts, Reaper
 from clinvk.runtime.pool.worker import Worker
-from clinvk.runtime.pool.worker_key import Patience, Profile, Wanted
+from clinvk.runtime.pool.worker_set import WorkerGroup, WorkerSpec
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.types.request import RunRequest
@@ -19,14 +19,14 @@ from lasting_backend import Lasting
 from polling import until
 
 
-class Looking(Upkeep):
+class Looking(Reaper):
     """Counts how often room was looked for."""
 
     looks = 0
 
-    def make_room(self, profile: Profile, idle: Sequence[Worker]) -> bool:
+    def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
         self.looks += 1
-        return super().make_room(profile, idle)
+        return super().make_room(group, idle)
 
     async def look(self) -> None:
         """Look for room once more."""
@@ -40,33 +40,33 @@ class Kept:
 
     def __init__(self, folder: Path, limit_mb: int) -> None:
         settings = WarmSettings(max_processes=6, max_memory_mb=limit_mb, kept_backends=("small", "heavy"))
-        self.upkeep = Looking(Spawner(process_tags.choose()), settings, Patience())
+        self.reaper = Looking(Spawner(process_tags.choose()), settings, HealthTimeouts())
         self.limit_mb = limit_mb
         self._backends = {name: _backend(folder / name, mode) for name, mode in (("small", "slow"), ("heavy", "heavy"))}
 
-    async def want(self, backend: str, kind: str) -> Profile:
+    async def want(self, backend: str, kind: str) -> WorkerGroup:
         """A run asks for a kind of process, and gets one of its own."""
         own = self._backends[backend]
         launch = own.launch(RunRequest(prompt="x", backend=own.name, model=kind), None, Host()).warm
         assert launch
-        profile = await self.upkeep.stock.profile(Wanted(own, Host(), own.executable, ENV, launch))
-        profile.take(begins=True)
-        self.upkeep.wake()
-        return profile
+        group = await self.reaper.worker_set.group(WorkerSpec(own, Host(), own.executable, ENV, launch))
+        group.take(begins=True)
+        self.reaper.wake()
+        return group
 
-    async def measured(self, profile: Profile) -> Worker:
-        """Wait for the process of a profile, have a run go through it, and wait until it is known what it takes."""
-        await until(lambda: any(worker.is_ready for worker in profile.workers), within_s=30)
-        worker = next(worker for worker in profile.workers if worker.is_ready)
+    async def measured(self, group: WorkerGroup) -> Worker:
+        """Wait for the process of a group, have a run go through it, and wait until it is known what it takes."""
+        await until(lambda: any(worker.is_ready for worker in group.workers), within_s=30)
+        worker = next(worker for worker in group.workers if worker.is_ready)
         worker.admit("one", lambda: None)
         worker.leave("one")
         await until(lambda: worker.memory_at_first, within_s=30)
         return worker
 
-    async def peak_mb(self, profile: Profile) -> float:
-        """Give the most that all take until there is a process of a profile and what was ended has left."""
+    async def peak_mb(self, group: WorkerGroup) -> float:
+        """Give the most that all take until there is a process of a group and what was ended has left."""
         peak_mb = 0.0
-        while self.upkeep.stock.leaving or not any(worker.is_ready for worker in profile.workers):
+        while self.reaper.worker_set.leaving or not any(worker.is_ready for worker in group.workers):
             peak_mb = max(peak_mb, await asyncio.to_thread(resident_mb))
             await asyncio.sleep(0.02)
         return peak_mb
@@ -82,8 +82,8 @@ def _backend(folder: Path, mode: str) -> Lasting:
 @asynccontextmanager
 async def keeping(folder: Path, limit_mb: int) -> AsyncGenerator[Kept]:
     kept = Kept(folder, limit_mb)
-    async with kept.upkeep.stock:
-        tending = asyncio.create_task(kept.upkeep.tend())
+    async with kept.reaper.worker_set:
+        tending = asyncio.create_task(kept.reaper.run())
         try:
             yield kept
         finally:
@@ -103,7 +103,7 @@ async def test_none_is_ended_for_one_that_would_not_have_room_all_the_same(tmp_p
         (worker,) = small.workers
         heavy = await kept.want("heavy", "two")
         for _ in range(5):
-            await kept.upkeep.look()
+            await kept.reaper.look()
             assert small.workers == [worker]
             assert not worker.is_retiring
             assert not heavy.workers
@@ -131,6 +131,6 @@ async def test_one_that_leaves_before_it_was_measured_counts_as_much_as_others_h
         await kept.measured(await kept.want("heavy", "one"))
         second = await kept.want("heavy", "two")
         await until(lambda: second.workers)
-        kept.upkeep.stock.end(second.workers[0])
+        kept.reaper.worker_set.end(second.workers[0])
         third = await kept.want("heavy", "three")
         assert 60 < await kept.peak_mb(third) < kept.limit_mb

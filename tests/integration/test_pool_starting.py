@@ -162,8 +162,8 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
 
         monkeypatch.setattr(server.pool, "admit", late)
         monkeypatch.setattr(LastingChannel, "start", noted)
-        (profile,) = server.pool._stock.profiles.values()  # pyright: ignore[reportPrivateUsage]
-        profile.failures = 2
+        (group,) = server.pool._worker_set.groups.values()  # pyright: ignore[reportPrivateUsage]
+        group.failures = 2
         async with server.runs.run(request("say y")) as run:
             await asked.wait()
             cancelling = asyncio.create_task(server.runs.cancel(run.id))
@@ -172,7 +172,7 @@ async def test_a_run_that_is_cancelled_before_its_process_is_asked_asks_nothing(
             await cancelling
             assert run.state == "cancelled"
         assert prompts == []
-        assert profile.failures == 2, "nothing went well"
+        assert group.failures == 2, "nothing went well"
         monkeypatch.setattr(server.pool, "admit", admit)
         assert (await server.ask("say z")).text == "z"
         assert is_lost or server.misses == 1

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from clinvk.backends.base import Host
 from clinvk.runtime.pool import worker as worker_module
 from clinvk.runtime.pool.worker import Worker
-from clinvk.runtime.pool.worker_key import Wanted
-from clinvk.runtime.pool.worker_set import Stock
+from clinvk.runtime.pool.worker_set import WorkerSet, WorkerSpec
 from clinvk.runtime.process import process_tags
 from clinvk.runtime.process.spawn import Process, Spawner
 from clinvk.types.request import RunRequest
@@ -34,21 +33,21 @@ class Hanging(Spawner):
         raise TimeoutError("it took too long")
 
 
-async def opened(stock: Stock, backend: Lasting) -> Worker:
+async def opened(stock: WorkerSet, backend: Lasting) -> Worker:
     """Start a process and wait until it is ready."""
     host = Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
-    worker = stock.open(profile, launch)
+    group = await stock.group(WorkerSpec(backend, host, backend.executable, ENV, launch))
+    worker = stock.open(group, launch)
     await until(lambda: worker.is_ready)
     return worker
 
 
 @asynccontextmanager
-async def ready(backend: Lasting) -> AsyncGenerator[tuple[Stock, Worker]]:
+async def ready(backend: Lasting) -> AsyncGenerator[tuple[WorkerSet, Worker]]:
     """A stock with a process that is ready."""
-    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
         yield stock, await opened(stock, backend)
 
 
@@ -59,12 +58,12 @@ async def test_an_ended_worker_is_released_from_memory(
     for timer in ("LINGER_S", "DRAIN_S"):
         monkeypatch.setattr(worker_module, timer, 600.0)
 
-    async def end_one(stock: Stock) -> "weakref.ref[Worker]":
+    async def end_one(stock: WorkerSet) -> "weakref.ref[Worker]":
         worker = await opened(stock, Lasting(tmp_path))
         await stock.ended(worker, patient=patient)
         return weakref.ref(worker)
 
-    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
+    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
         ended = await end_one(stock)
         await until(lambda: gc.collect() >= 0 and ended() is None)
 
@@ -74,9 +73,9 @@ async def test_of_a_process_that_cannot_be_searched_for_nothing_else_is_left(tmp
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
     launch = replace(launch, files={"secret": b"s"})
-    async with Stock(Hanging(process_tags.choose()), lambda: None) as stock:
-        profile = await stock.profile(Wanted(backend, host, backend.executable, ENV, launch))
-        worker = stock.open(profile, launch)
+    async with WorkerSet(Hanging(process_tags.choose()), lambda: None) as stock:
+        group = await stock.group(WorkerSpec(backend, host, backend.executable, ENV, launch))
+        worker = stock.open(group, launch)
         await worker.opened.wait()
         folder = worker.folder.path
         assert folder
@@ -111,17 +110,17 @@ async def test_a_run_that_was_given_up_stays_lost_when_its_process_then_exits(tm
 
 
 async def test_what_is_started_of_a_profile_that_was_forgotten_meanwhile_is_ended_with_the_rest(tmp_path: Path) -> None:
-    """A run may look for a process, and the disk hang, for longer than a profile without any is remembered."""
+    """A run may look for a process, and the disk hang, for longer than a group without any is remembered."""
     backend, host = Lasting(tmp_path), Host(env=ENV)
     launch = backend.launch(RunRequest(prompt="say x", backend="lasting"), None, host).warm
     assert launch
-    async with Stock(Spawner(process_tags.choose()), lambda: None) as stock:
-        wanted = Wanted(backend, host, backend.executable, ENV, launch)
-        forgotten = await stock.profile(wanted)
-        stock.profiles.clear()
-        profile = await stock.profile(wanted)
+    async with WorkerSet(Spawner(process_tags.choose()), lambda: None) as stock:
+        wanted = WorkerSpec(backend, host, backend.executable, ENV, launch)
+        forgotten = await stock.group(wanted)
+        stock.groups.clear()
+        group = await stock.group(wanted)
         worker = stock.open(forgotten, launch)
-        assert profile.workers == stock.workers == [worker]
+        assert group.workers == stock.workers == [worker]
         await worker.opened.wait()
         assert worker.process.exit_code is None
     assert worker.process.exit_code is not None

@@ -18,7 +18,7 @@ from clinvk.runtime import sessions
 from clinvk.runtime.agent_environment import Surroundings
 from clinvk.runtime.pool.agent_programs import Fallbacks
 from clinvk.runtime.pool.pool import Pool
-from clinvk.runtime.pool.worker_key import Wanted
+from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.guardian_process import Claim, Guard
 from clinvk.runtime.process.resource_limits import Bounds
@@ -293,7 +293,9 @@ class LocalRuns:
                 launch = self._launch(self._here, backend, complete(request, self._settings), None).warm
                 if launch:
                     env = self._here.environment(name)
-                    await pool.prestart(Wanted(backend, self._here.host(name), self._here.path(backend), env, launch))
+                    await pool.prestart(
+                        WorkerSpec(backend, self._here.host(name), self._here.path(backend), env, launch)
+                    )
             except ClinvkError as exc:
                 logger.warning("no process of %s is started ahead: %s", name, exc.message)
             except Exception:

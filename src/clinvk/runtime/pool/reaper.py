@@ -1,4 +1,4 @@
-"""How many processes are kept: what is idle for long goes, what is too much goes, and what is wanted is started."""
+"""The reaper: keeps workers healthy, within the limits on number and memory, and ready for the runs to come."""
 
 import asyncio
 import logging
@@ -7,11 +7,12 @@ import time
 from collections.abc import Collection, Sequence
 from math import inf
 
+import msgspec
+
 from clinvk.config.model import WarmSettings
 from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
-from clinvk.runtime.pool.worker_key import Patience, Profile, can_begin, look_after, program_fingerprint
-from clinvk.runtime.pool.worker_set import Stock
+from clinvk.runtime.pool.worker_set import WorkerGroup, WorkerSet, can_begin
 from clinvk.runtime.process.spawn import Spawner
 from clinvk.runtime.process.waiting import Wake
 
@@ -20,45 +21,59 @@ logger = logging.getLogger(__name__)
 MIB = 1024 * 1024
 
 _REPLACE_AT = 0.8
-"""After this share of the runs that a process serves, another is made ready."""
+"""The share of a worker's runs after which another worker is made ready."""
 
 _GROWN = 4
-"""A process that takes so many times what it took at first is not kept."""
+"""A process that takes so many times the memory that it took at first is retired."""
 
 _RECENT_S = 2.0
-"""Runs that came within this time say how many spares are wanted."""
+"""The number of runs within this time says how many spares are wanted."""
 
-_LATELY_S = 10.0
-"""For so long a kind of run is remembered of which there is no process, and nothing is likely to come."""
+_FORGET_GROUP_S = 10.0
+"""How long a group without workers is remembered while many other groups were used since."""
 
 _SETTLES_S = 1.0
-"""After so long a CLI has written down all of a turn."""
+"""How long a CLI may take to write a turn to its record."""
 
 _HOLDS_S = 5.0
-"""So long a process keeps a conversation open that nobody else can go on with meanwhile."""
+"""How long a process keeps a conversation open that nobody else can resume meanwhile."""
 
-_GROWS_S = 10.0
-"""So long after its start a process may grow by itself."""
+_YOUNG_S = 10.0
+"""How long after its start a process may grow by itself."""
 
-_UNKNOWN = 300 * MIB
-"""What a process is taken to need of whose backend none was measured yet."""
+_UNKNOWN_BYTES = 300 * MIB
+"""The memory that a process is expected to take before any of its backend was measured."""
 
 _TICK_S = 1.0
 _MEASURE_EVERY_S = 0.9
 _LOOK_EVERY_S = 10.0
-"""How often it is looked at processes that carry nothing."""
+"""How often idle workers are looked at."""
 
 _READY_WITHIN_S = 60.0
 
 
-class Upkeep:
-    """What is done beside the runs, as soon as it is due."""
+class HealthTimeouts(msgspec.Struct, kw_only=True):
+    """How long a worker may take.
 
-    def __init__(self, spawner: Spawner, settings: WarmSettings, patience: Patience) -> None:
-        self.stock = Stock(spawner, self.wake)
+    Attributes:
+        unheard_s: until the process has begun a run, while it works on others.
+        silent_s: until a silent process is pinged.
+        answers_within_s: until the process answers the ping.
+    """
+
+    unheard_s: float = 60.0
+    silent_s: float = 30.0
+    answers_within_s: float = 15.0
+
+
+class Reaper:
+    """Ends, retires and starts workers beside the runs, as soon as it is due."""
+
+    def __init__(self, spawner: Spawner, settings: WarmSettings, timeouts: HealthTimeouts) -> None:
+        self.worker_set = WorkerSet(spawner, self.wake)
         self._spawner = spawner
         self._settings = settings
-        self._patience = patience
+        self._timeouts = timeouts
         self._limit = settings.max_memory_mb * MIB
         self._typical: dict[str, int] = {}
         self._at_start: dict[str, int] = {}
@@ -67,11 +82,11 @@ class Upkeep:
         self._looked_at = -inf
 
     def wake(self) -> None:
-        """Something may be due."""
+        """Have the reaper look now."""
         self._changed.set()
 
     def look_soon(self) -> None:
-        """Something will be due."""
+        """Have the reaper look within a second."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ring)
 
@@ -79,126 +94,128 @@ class Upkeep:
         self._timer = None
         self.wake()
 
-    async def tend(self) -> None:
+    async def run(self) -> None:
         """Do what is due, until cancelled."""
         try:
             while True:
-                await self._keep_up()
-                if self.stock.profiles:
+                await self._reap()
+                if self.worker_set.groups:
                     self.look_soon()
                 await self._changed.wait()
         finally:
             if self._timer:
                 self._timer.cancel()
 
-    async def _keep_up(self) -> None:
+    async def _reap(self) -> None:
         try:
             now = time.monotonic()
-            for profile in [*self.stock.profiles.values()]:
-                await self._clear(profile, now)
-            self._forget_profiles(now)
+            for group in [*self.worker_set.groups.values()]:
+                await self._clear(group, now)
+            self._forget_groups(now)
             self._bound()
             if now >= self._looked_at + (_MEASURE_EVERY_S if self._has_changed(now) else _LOOK_EVERY_S):
                 self._looked_at = now
-                await self._look_at_programs()
+                await self._check_files()
                 await self._bound_memory()
             self._refill(now)
         except Exception:
             logger.exception("kept processes are not tended")
 
     def _has_changed(self, now: float) -> bool:
-        """Say whether any carries runs, has since the last look, or is young: what it takes may be more."""
-        workers = self.stock.workers
+        """Return whether the memory of any worker may have grown since the last look."""
+        workers = self.worker_set.workers
         return any(worker.seats or worker.idle_since > self._looked_at or _is_young(worker, now) for worker in workers)
 
-    def _forget_profiles(self, now: float) -> None:
-        """Forget those without processes: of long ago, and where each run is of another kind all but the latest."""
-        empty = [(profile.taken_at, key) for key, profile in self.stock.profiles.items() if not profile.workers]
+    def _forget_groups(self, now: float) -> None:
+        """Forget groups without workers that were not used for long; all but the latest are forgotten soon."""
+        empty = [(group.taken_at, key) for key, group in self.worker_set.groups.items() if not group.workers]
         for place, (taken_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
-            long_s = self._settings.idle_secs if place < self._settings.max_processes else _LATELY_S
+            long_s = self._settings.idle_secs if place < self._settings.max_processes else _FORGET_GROUP_S
             if now > taken_at + long_s:
-                del self.stock.profiles[key]
+                del self.worker_set.groups[key]
 
-    async def _look_at_programs(self) -> None:
-        """Retire what was started with a program that was replaced since, or has read what was changed."""
-        profiles = [*self.stock.profiles.values()]
-        known = await asyncio.to_thread(lambda: [program_fingerprint(profile.wanted) for profile in profiles])
-        for profile, own in zip(profiles, known, strict=True):
-            profile.renew(own)
+    async def _check_files(self) -> None:
+        """Retire workers whose program was replaced, or that have read files which have changed."""
+        groups = [*self.worker_set.groups.values()]
+        known = await asyncio.to_thread(lambda: [group.spec.files() for group in groups])
+        for group, own in zip(groups, known, strict=True):
+            group.renew(own)
 
-    async def _clear(self, profile: Profile, now: float) -> None:
-        """End what is to go of a profile; remember the records of what is to stay, or leave it to others in time."""
-        for worker in [*profile.workers]:
-            look_after(worker, self._patience)
+    async def _clear(self, group: WorkerGroup, now: float) -> None:
+        """End the workers of a group that are done; take fingerprints of the conversations of the others."""
+        for worker in [*group.workers]:
+            check_health(worker, self._timeouts)
             if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_WITHIN_S:
-                profile.blame(worker, f"it was not ready within {_READY_WITHIN_S:g} s")
+                group.blame(worker, f"it was not ready within {_READY_WITHIN_S:g} s")
                 worker.retire()
             if not worker.seats and self._is_done(worker, now):
-                self.stock.end(worker)
+                self.worker_set.end(worker)
             elif worker.launch.takes_up == "asked":
                 _let_go(worker, now)
             elif not worker.seats:
-                await self._take_fingerprints(profile, worker, now)
+                await self._take_fingerprints(group, worker, now)
 
     def _is_done(self, worker: Worker, now: float) -> bool:
         return worker.is_retiring or worker.is_gone or now > worker.idle_since + self._settings.idle_secs
 
-    async def _take_fingerprints(self, profile: Profile, worker: Worker, now: float) -> None:
+    async def _take_fingerprints(self, group: WorkerGroup, worker: Worker, now: float) -> None:
         for handle, held in [*worker.held.items()]:
             if held.fingerprint is None and now > held.since + _SETTLES_S:
-                fingerprint = await record_fingerprint(profile, handle)
+                fingerprint = await record_fingerprint(group, handle)
                 if worker.held.get(handle) == held:
                     worker.held[handle] = held._replace(fingerprint=fingerprint)
 
-    def make_room(self, profile: Profile, idle: Sequence[Worker]) -> bool:
-        """Have there be room for one more of a profile once what is being ended has left; say whether there will be.
+    def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
+        """Make room for one more worker of a group; return whether there will be room once the ended ones are gone.
 
-        If need be the first of what is idle are ended; none where that would not do: they would be started again.
+        The first of the `idle` workers are ended if need be; none is ended if all together would not do.
         """
         for count in range(len(idle) + 1):
-            if self._has_room(profile, without=idle[:count]):
+            if self._has_room(group, without=idle[:count]):
                 for worker in idle[:count]:
-                    self.stock.end(worker)
+                    self.worker_set.end(worker)
                 return True
         return False
 
-    def _has_room(self, profile: Profile, *, without: Collection[Worker] = (), beside: Collection[Worker] = ()) -> bool:
-        """Say whether one more of a profile is within the limits, `without` some that are kept or `beside` others."""
+    def _has_room(
+        self, group: WorkerGroup, *, without: Collection[Worker] = (), beside: Collection[Worker] = ()
+    ) -> bool:
+        """Return whether one more worker is within the limits, `without` some workers and `beside` some others."""
         staying = [worker for worker in self._staying if worker not in without]
         if len(staying) >= self._settings.max_processes:
             return False
         taken = sum(self._size(worker) for worker in (*staying, *beside))
-        return not self._limit or taken + self._expected(profile) <= self._limit
+        return not self._limit or taken + self._expected(group) <= self._limit
 
     @property
     def _staying(self) -> list[Worker]:
-        return [worker for worker in self.stock.kept if worker.seats or not worker.is_retiring]
+        return [worker for worker in self.worker_set.kept if worker.seats or not worker.is_retiring]
 
     def _size(self, worker: Worker) -> int:
-        """Give what a process takes; one that has just started, what it will."""
-        profile = self.stock.profile_of(worker) or self.stock.leaving[worker]
+        """Return the memory of a worker; for a young worker, the memory that it is expected to take."""
+        group = self.worker_set.group_of(worker) or self.worker_set.leaving[worker]
         if _is_young(worker, time.monotonic()):
-            return max(worker.memory, self._expected(profile))
-        return max(worker.memory, self._typical.get(profile.wanted.backend.name, 0))
+            return max(worker.memory, self._expected(group))
+        return max(worker.memory, self._typical.get(group.backend, 0))
 
-    def _expected(self, profile: Profile) -> int:
-        """Give what a process of a profile is likely to take at most while it starts: as much as one before it."""
-        name = profile.wanted.backend.name
-        return max(self._typical.get(name, min(_UNKNOWN, self._limit)), self._at_start.get(name, 0))
+    def _expected(self, group: WorkerGroup) -> int:
+        """Return the most memory that a starting worker of a group is likely to take: that of earlier ones."""
+        name = group.backend
+        return max(self._typical.get(name, min(_UNKNOWN_BYTES, self._limit)), self._at_start.get(name, 0))
 
     def _bound(self) -> None:
-        """End what is idle longest while there are too many, or they take too much as far as is known."""
+        """End the longest idle workers while there are too many, or their known memory is too much."""
         staying = self._staying
         count, taken = len(staying), sum(map(self._size, staying))
-        for worker in self.stock.idle:
+        for worker in self.worker_set.idle:
             if count <= self._settings.max_processes and (not self._limit or taken <= self._limit):
                 return
             count, taken = count - 1, taken - self._size(worker)
-            self.stock.end(worker)
+            self.worker_set.end(worker)
 
     async def _bound_memory(self) -> None:
-        """End what is idle longest while all take too much; what has seats takes no more runs."""
-        workers = {worker.process.number: worker for worker in self.stock.kept if worker.is_up}
+        """Measure memory; while it is too much, end the longest idle workers and retire those with runs."""
+        workers = {worker.process.number: worker for worker in self.worker_set.kept if worker.is_up}
         sizes = await self._spawner.memory([*workers])
         for number, size in sizes.items():
             self._note_size(workers[number], size)
@@ -209,86 +226,102 @@ class Upkeep:
             over -= worker.memory
             worker.retire()
             if not worker.seats:
-                self.stock.end(worker)
+                self.worker_set.end(worker)
 
     def _note_size(self, worker: Worker, size: int) -> None:
-        """Take what a process takes; one that has grown out of proportion takes no more runs."""
+        """Note the memory of a worker; retire a worker that has grown out of proportion."""
         worker.memory = size
-        profile = self.stock.profile_of(worker)
+        group = self.worker_set.group_of(worker)
         if _is_young(worker, time.monotonic()) and not worker.served:
-            if profile and not worker.seats:  # what runs have begun in it is no part of its start
-                name = profile.wanted.backend.name
+            if group and not worker.seats:  # what its runs started is no part of its own start
+                name = group.backend
                 self._at_start[name] = max(size, self._at_start.get(name, 0))
             return
         if not worker.is_ready:
             return
-        if profile and not worker.memory_at_first:
-            worker.memory_at_first = self._typical[profile.wanted.backend.name] = size
+        if group and not worker.memory_at_first:
+            worker.memory_at_first = self._typical[group.backend] = size
         if size > _GROWN * worker.memory_at_first > 0:
             worker.retire()
 
     def _refill(self, now: float) -> None:
-        """Start what is wanted and is not there, one after another, the profile used last first.
+        """Start the spares that are wanted, in the group used last first.
 
-        While room is being made for one, what is wanted less does not take it.
+        While room is being made for one group, groups that were used less recently do not take the room.
         """
-        for profile in sorted(self.stock.profiles.values(), key=lambda profile: -profile.taken_at):
-            if now - profile.taken_at > self._settings.idle_secs or now < profile.not_before:
+        for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.taken_at):
+            if now - group.taken_at > self._settings.idle_secs or now < group.not_before:
                 continue
-            there = sum(1 for worker in profile.workers if worker.room and can_begin(worker, _REPLACE_AT))
-            while there < self._spares(profile, now) and self._has_room(profile, beside=self.stock.leaving):
-                self.stock.open(profile, profile.launch)
+            there = sum(1 for worker in group.workers if worker.room and can_begin(worker, _REPLACE_AT))
+            while there < self._spares(group, now) and self._has_room(group, beside=self.worker_set.leaving):
+                self.worker_set.open(group, group.launch)
                 there += 1
-            if there < self._spares(profile, now) and self._waits(profile, now, may_take=not there):
+            if there < self._spares(group, now) and self._waits(group, now, may_take=not there):
                 return
 
-    def _waits(self, profile: Profile, now: float, *, may_take: bool) -> bool:
-        """Say whether there will be room for a spare; where it `may_take` one, in the place of what is wanted less."""
+    def _waits(self, group: WorkerGroup, now: float, *, may_take: bool) -> bool:
+        """Return whether there will be room for a spare, which `may_take` the place of less wanted workers."""
         if not may_take:
-            return self._has_room(profile)
-        return self.make_room(profile, [worker for worker in self.stock.idle if self._is_fallow(worker, profile, now)])
+            return self._has_room(group)
+        return self.make_room(group, [worker for worker in self.worker_set.idle if self._is_fallow(worker, group, now)])
 
-    def _spares(self, profile: Profile, now: float) -> int:
-        """Give how many are to be ready: one, or for processes of one conversation as many as began of late.
+    def _spares(self, group: WorkerGroup, now: float) -> int:
+        """Return how many workers are to be ready: one; for one-conversation processes as many as began lately.
 
-        While there are runs enough to keep all processors at work, a spare would only take from them what it gives.
+        While the runs keep all processors at work, a spare would take from them as much as it gives.
         """
-        if profile.is_shared:
+        if group.is_shared:
             return 1
-        if sum(bool(worker.seats) for worker in profile.workers) >= (os.cpu_count() or 1):
+        if sum(bool(worker.seats) for worker in group.workers) >= (os.cpu_count() or 1):
             return 0
-        return max(1, min(_begun_lately(profile, now), self._settings.max_processes))
+        return max(1, min(_begun_lately(group, now), self._settings.max_processes))
 
-    def _is_fallow(self, worker: Worker, wanting: Profile, now: float) -> bool:
-        """Say whether a spare of a profile may take the place of an idle process.
+    def _is_fallow(self, worker: Worker, wanting: WorkerGroup, now: float) -> bool:
+        """Return whether an idle worker may be ended for a spare of the group `wanting`.
 
-        Of two profiles only the one that was used last may; so that they do not end each other's in turn. A process
-        that has just carried a run is likely to be asked to go on, unless so many conversations begin that it would
-        have to go for one of theirs: else each of those would be started for, and none ever find one ready.
+        Of two groups only the one that was used last may take the other's place, so that they do not end each other's
+        workers in turn. A worker that has just carried a run is likely to be resumed, so it stays, unless so many
+        conversations begin that it would have to go for one of them anyway: else none of those would find a spare.
         """
-        profile = self.stock.profile_of(worker)
-        if profile is wanting:
+        group = self.worker_set.group_of(worker)
+        if group is wanting:
             would_go = _begun_lately(wanting, now) >= self._settings.max_processes
             return bool(worker.served) and (would_go or now - worker.idle_since > _RECENT_S)
-        assert profile  # of what is idle nothing is being ended
-        return profile.taken_at < wanting.taken_at
+        assert group  # an idle worker is not being ended
+        return group.taken_at < wanting.taken_at
 
 
-def _begun_lately(profile: Profile, now: float) -> int:
-    return sum(1 for at in profile.begun if now - at < _RECENT_S)
+def _begun_lately(group: WorkerGroup, now: float) -> int:
+    return sum(1 for at in group.begun if now - at < _RECENT_S)
 
 
-async def record_fingerprint(profile: Profile, handle: str) -> Fingerprint:
-    """Look at the record that a CLI keeps of a conversation."""
-    wanted = profile.wanted
-    return await asyncio.to_thread(lambda: fingerprint(wanted.backend.records(handle, wanted.host), wanted.env))
+async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
+    """Return the fingerprint of the record that a CLI keeps of a conversation."""
+    spec = group.spec
+    return await asyncio.to_thread(lambda: fingerprint(spec.backend.records(handle, spec.host), spec.env))
 
 
 def _let_go(worker: Worker, now: float) -> None:
-    """Have a process leave to others what they could not go on with until then."""
+    """Have a process release the conversations that it has kept from others for long enough."""
     for handle in [handle for handle, held in worker.held.items() if now > held.since + _HOLDS_S]:
         worker.let_go(handle)
 
 
 def _is_young(worker: Worker, now: float) -> bool:
-    return now < worker.since + _GROWS_S
+    return now < worker.since + _YOUNG_S
+
+
+def check_health(worker: Worker, timeouts: HealthTimeouts) -> None:
+    """Ping a silent process; give up a process, or a run in it, that took too long."""
+    if not worker.is_up or not worker.is_ready or worker.is_paused:
+        return
+    now = asyncio.get_running_loop().time()
+    for seat in [*worker.seats.values()]:
+        if not seat.is_heard and now > seat.began_at + timeouts.unheard_s:
+            worker.give_up(seat, f"the agent did not begin within {timeouts.unheard_s:g} s")
+    if not worker.launch.ping or now < worker.heard_at + timeouts.silent_s:
+        return
+    if worker.pinged_at <= worker.heard_at:  # equal if the answer came at once, by a clock of whole milliseconds
+        worker.ping()
+    elif now > worker.pinged_at + timeouts.answers_within_s:
+        worker.fail(f"the agent's process hangs: it gave no sign of life within {timeouts.answers_within_s:g} s")

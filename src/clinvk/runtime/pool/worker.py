@@ -1,6 +1,7 @@
-"""A kept agent process: up before a run comes, there when it has gone, and of several runs at once where it can."""
+"""The worker: a warm agent process that outlives its runs, and carries several at once if its CLI can."""
 
 import asyncio
+import enum
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -18,21 +19,21 @@ from clinvk.types.session import Resume
 
 logger = logging.getLogger(__name__)
 
-_MOST_WAITING_BYTES = 64 * 1024 * 1024
-"""How much may wait for a run whose reader is behind. Reading on is what the other runs need."""
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""How much output may wait for a run whose reader is behind while other runs need the process to be read."""
 
-_REST_BYTES = 1024 * 1024
-"""The same where there are no others: then it is the process that waits."""
+_PAUSE_BYTES = 1024 * 1024
+"""How much output may wait for the only run of a process: then the process itself is held up."""
 
 _LETS_GO_WITHIN_S = 2.0
 _LOOKS_EVERY_S = 0.005
 
 
 class Held(NamedTuple):
-    """A conversation that a process has in its memory.
+    """A conversation in the memory of a process.
 
-    Nobody else has gone on with it while the store counts as many `turns`, which tells what any clinvk did at once,
-    and its record on disk is as it was a while after the last turn, which tells what others did.
+    The memory is up to date while the store counts `turns` turns, which covers every clinvk at once, and while the
+    CLI's record on disk has the fingerprint taken a while after the last turn, which covers everybody else.
     """
 
     since: float
@@ -40,89 +41,121 @@ class Held(NamedTuple):
     fingerprint: Fingerprint | None = None
 
 
+class WorkerState(enum.IntEnum):
+    """The states of a worker, in order. A worker may skip states, but never goes back to an earlier one."""
+
+    OPENING = 1
+    """The process is being started; runs may be admitted already."""
+    SERVING = 2
+    """The process is up and takes runs."""
+    RETIRING = 3
+    """The worker takes no more runs, and ends when its last run has left."""
+    GONE = 4
+    """The process has exited or was given up."""
+
+
 class Worker:
-    """A process that stays, and the seats in it.
+    """A warm process and the runs in it.
 
     Attributes:
-        is_retiring: it takes no more runs, and is to be ended once it is empty.
-        is_ready: it has spoken its protocol.
-        is_gone: it was given up, or has exited.
-        is_proven: a run went well in it.
-        is_blamed: it has failed, and that was noted.
-        trouble: why it, or a run in it, was given up.
-        has_leavings: runs may have left something at work that could not be told from what others have at work.
-        ending_tools: held while all tools in it are ended, during which no run begins that would lose its own.
-        served: runs that have left it.
-        opened: set once it was started, or could not be.
-        held: the conversations it can go on with, by the agent's id.
-        memory: what it and its children take, in bytes, as last measured.
-        since, idle_since: when it was begun to be started, and when a run has last left it, by `time.monotonic`.
-        heard_at, pinged_at: when it has last said something, and was last asked for it, by the loop's clock.
+        state: where the worker is in its life.
+        is_ready: the process has spoken its protocol.
+        is_proven: a run went well in the process.
+        is_blamed: the failure of the process was counted.
+        trouble: why the process, or a run in it, was given up.
+        has_leavings: runs may have left tools behind that could not be told from the tools of other runs.
+        ending_tools: held while all tools in the process are killed; no run begins meanwhile.
+        seats: the handles of the runs in the process, by run.
+        served: the number of runs that have left.
+        opened: set once the process has started, or could not start.
+        held: the conversations that the process can resume, by the agent's id.
+        memory: the resident bytes of the process and its descendants, as last measured.
+        since, idle_since: when the start began, and when a run last left, by `time.monotonic`.
+        heard_at, pinged_at: when the process last printed anything, and was last pinged, by the loop's clock.
     """
 
     def __init__(self, launch: Launch, channel: Channel, folder: PrivateFolder, changed: Callable[[], None]) -> None:
         self.launch = launch
         self.channel = channel
         self.folder = folder
+        self.state = WorkerState.OPENING
         self.seats: dict[str, PooledProcess] = {}
         self.held: dict[str, Held] = {}
         self.opened = asyncio.Event()
-        self.is_retiring = False
-        self.is_ready = False
-        self.is_gone = self.is_proven = self.is_blamed = self.has_leavings = False
+        self.is_ready = self.is_proven = self.is_blamed = self.has_leavings = False
         self.ending_tools = asyncio.Lock()
         self.served = 0
         self.trouble = ""
-        self._leaving: set[str] = set()
         self.memory = self.memory_at_first = 0
         self._loop = asyncio.get_running_loop()
         self.since = self.idle_since = time.monotonic()
         self.heard_at = self.pinged_at = self._loop.time()
+        self._leaving: set[str] = set()
         self._changed = changed
         self._process: Process | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def process(self) -> Process:
-        """The process; it was started."""
+        """The process, which has been started."""
         assert self._process
         return self._process
 
     def attach(self, process: Process) -> None:
-        """Take the process that was started for this, and have it get ready."""
+        """Take the started process and greet it."""
         self._process = process
+        self.state = max(self.state, WorkerState.SERVING)
         process.write(self.channel.greet(), close=False)
 
     @property
     def was_started(self) -> bool:
-        """Whether there is a process, or was one."""
+        """Whether the process was started, whatever has become of it."""
         return self._process is not None
 
     @property
     def is_up(self) -> bool:
-        """Whether it was started and has not gone."""
+        """Whether the process was started and is not gone."""
         return self.was_started and not self.is_gone
 
     @property
+    def is_retiring(self) -> bool:
+        """Whether the worker takes no more runs."""
+        return self.state >= WorkerState.RETIRING
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has exited or was given up."""
+        return self.state is WorkerState.GONE
+
+    @property
     def room(self) -> int:
-        """Runs that it can take at this moment."""
-        return 0 if self.is_retiring or self.is_gone else self.channel.capacity - len(self.seats)
+        """The number of runs that the worker can take now."""
+        return 0 if self.is_retiring else self.channel.capacity - len(self.seats)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether reading waits for the only run, whose reader is slow."""
+        return self.channel.capacity == 1 and any(seat.waiting_bytes > _PAUSE_BYTES for seat in self.seats.values())
 
     def admit(self, run: str, wake: Callable[[], None]) -> "PooledProcess":
-        """Give a run a seat."""
-        seat = self.seats[run] = PooledProcess(run, self, wake)
-        return seat
+        """Take a run, and return its handle."""
+        handle = self.seats[run] = PooledProcess(run, self, wake)
+        return handle
 
     def leave(self, run: str) -> None:
-        """Take a seat back."""
+        """Let a run go."""
         if self.seats.pop(run, None):
             self.served += 1
             self.idle_since = time.monotonic()
 
-    def let_go(self, conversation: str) -> bool:
-        """Have the process leave a conversation to others; say whether it keeps it from them at this moment.
+    def retire(self) -> None:
+        """Take no more runs."""
+        self.state = max(self.state, WorkerState.RETIRING)
 
-        One that was given up may do so as well until it has exited.
+    def let_go(self, conversation: str) -> bool:
+        """Have the process release a conversation; return whether the process still keeps others from it.
+
+        This works for a process that was given up, too, until it has exited.
         """
         self.held.pop(conversation, None)
         is_there = self.was_started and self.process.exit_code is None
@@ -133,12 +166,12 @@ class Worker:
         return data is not None
 
     async def all_left_to_others(self) -> None:
-        """Wait until the process has left what it was to leave: if it goes before, they perhaps do not get it."""
+        """Wait until the process has released all conversations it was to release; after an exit they may be lost."""
         left = self._leaving - self.held.keys()
         await asyncio.gather(*(self.left_to_others(conversation) for conversation in left))
 
     async def left_to_others(self, conversation: str) -> None:
-        """Have the process leave a conversation to others, and wait until it has."""
+        """Have the process release a conversation, and wait until it has."""
         until = self._loop.time() + _LETS_GO_WITHIN_S
         while self.let_go(conversation):
             if self._loop.time() > until:
@@ -146,17 +179,13 @@ class Worker:
                 return
             await asyncio.sleep(_LOOKS_EVERY_S)
 
-    def retire(self) -> None:
-        """Take no more runs."""
-        self.is_retiring = True
-
     def pump(self) -> None:
-        """Hand what the process has said to those it is for; called whenever it has said something or is gone."""
-        if not self.is_up or self.rests:
+        """Hand new output to the runs; called whenever the process has printed something or is gone."""
+        if not self.is_up or self.is_paused:
             return
         process = self.process
         for line in process.take():
-            self._hear(line)
+            self._handle(line)
         if process.too_long:
             self.fail(f"the agent printed a line of over {MAX_LINE_BYTES} bytes")
         if process.exit_code is not None and process.at_eof:
@@ -164,7 +193,7 @@ class Worker:
         elif process.exit_code is not None:
             self._call_once(DRAIN_S, self._exited)
         elif process.at_eof:
-            self._call_once(LINGER_S, self._stays)
+            self._call_once(LINGER_S, self._still_there)
         self._changed()
 
     def _call_once(self, delay_s: float, look: Callable[[], None]) -> None:
@@ -172,31 +201,24 @@ class Worker:
         if not (self._timer or self.is_gone):
             self._timer = self._loop.call_later(delay_s, look)
 
-    def _hear(self, line: bytes) -> None:
-        """Take a line, unless the process was given up at one before it."""
-        if not self.is_gone:
-            self._judge(line)
-            self._deliver(line, lambda: self.channel.receive(line))
-
-    def _judge(self, line: bytes) -> None:
-        """Doubt a process that speaks its protocol and then prints something else: who knows what it has lost."""
-        if self.is_ready and not self.is_retiring and line.strip() and not line.startswith(b"{"):
+    def _handle(self, line: bytes) -> None:
+        """Handle a line, unless an earlier line made clinvk give the process up."""
+        if self.is_gone:
+            return
+        is_json = line.startswith(b"{")
+        if self.is_ready and not self.is_retiring and not is_json and line.strip():  # what else has it lost?
             logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
             self.retire()
-        self.is_ready = self.is_ready or line.startswith(b"{")
+        self.is_ready = self.is_ready or is_json
         self.heard_at = self._loop.time()
+        self._deliver(line, lambda: self.channel.receive(line))
 
-    @property
-    def rests(self) -> bool:
-        """Say whether reading waits for the one run that is read too slowly."""
-        return self.channel.capacity == 1 and any(seat.waiting_bytes > _REST_BYTES for seat in self.seats.values())
-
-    def _deliver(self, line: bytes, told: Callable[[], Iterable[Delivery]]) -> None:
+    def _deliver(self, line: bytes, receive: Callable[[], Iterable[Delivery]]) -> None:
         concerned = dict.fromkeys(self.seats.values() if self.channel.capacity == 1 else ())
         for seat in concerned:
             seat.put(line)
         try:
-            for delivery in told():
+            for delivery in receive():
                 if isinstance(delivery, bytes):
                     self.process.write(delivery, close=False)
                 elif seat := self.seats.get(delivery[0]):
@@ -212,19 +234,19 @@ class Worker:
             self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
             seat.is_answered = self.is_ready
-        for seat in concerned:  # once a line: whoever is woken looks at once
+        for seat in concerned:  # once a line, since a woken run looks at once
             seat.wake()
 
     def _note(self, seat: "PooledProcess", event: Event) -> None:
         if isinstance(event, RunStarted) and event.backend_session_id:
             seat.conversation = event.backend_session_id
             seat.tools = self.channel.tools_of(seat.run)
-        elif seat.waiting_bytes > _MOST_WAITING_BYTES and not seat.is_over:
+        elif seat.waiting_bytes > _MAX_WAITING_BYTES and not seat.is_over:
             seat.put(b"", RunFailed(AgentFailed.code, "whoever reads this run is too far behind", exit_code=1))
             self.stop(seat.run)
 
     def stop(self, run: str) -> bool:
-        """Have a run end; say whether the process can be told so."""
+        """Ask the process to end a run; return False if the protocol has no such request."""
         data = self.channel.interrupt(run)
         if data:
             self.process.write(data, close=False)
@@ -234,43 +256,37 @@ class Worker:
         if not self.is_up:
             return
         for line in self.process.take():
-            self._hear(line)
+            self._handle(line)
         code, stderr = self.process.exit_code or 0, self.process.stderr
         for seat in self.seats.values():
             seat.is_lost = seat.is_lost or not seat.is_over
         self._deliver(b"", lambda: self.channel.closed(code, stderr))
         self.fail(f"the agent's process exited with code {code}")
 
-    def _stays(self) -> None:
+    def _still_there(self) -> None:
         if self.process.exit_code is None and not self.is_gone:
             self.fail("the agent closed its output but did not exit")
 
     def close(self) -> None:
         """Mark the process as gone, and cancel the timer that would keep this object in memory."""
-        self.is_gone = True
+        self.state = WorkerState.GONE
         if self._timer:
             self._timer.cancel()
 
     def fail(self, why: str) -> None:
-        """Give the process up, and all runs in it."""
+        """Give up the process and all runs in it."""
         self.close()
         self.trouble = why
-        self.retire()
         for seat in self.seats.values():
             self._lose(seat, why)
         self._changed()
 
     def give_up(self, seat: "PooledProcess", why: str) -> None:
-        """Give up one run, which is to do nothing if the process comes to it after all; it takes no more."""
+        """Give up one run and tell the process to stop it; the worker takes no more runs."""
         self.retire()
         self.trouble = why
         self.stop(seat.run)
         self._lose(seat, why)
-
-    def ping(self) -> None:
-        """Ask for a sign of life."""
-        self.process.write(self.launch.ping, close=False)
-        self.pinged_at = self._loop.time()
 
     def _lose(self, seat: "PooledProcess", why: str) -> None:
         if seat.is_over:
@@ -280,20 +296,25 @@ class Worker:
             seat.put(b"", RunFailed(AgentCrashed.code, why, exit_code=self.process.exit_code))
         seat.wake()
 
+    def ping(self) -> None:
+        """Ask the process for a sign of life."""
+        self.process.write(self.launch.ping, close=False)
+        self.pinged_at = self._loop.time()
+
 
 class PooledProcess:
-    """A run's seat in a process that stays.
+    """The handle of one run on a worker; see `ProcessHandle`.
 
     Attributes:
-        is_over: the ending has come.
-        is_lost: the process went before it told how the run ended.
-        is_answered: it has said something since the run began.
-        is_heard: it has said something of the run.
-        began_at: when it was given the prompt, by the loop's clock.
-        wake: has the run look at what was kept for it.
-        has_used_tools: the run has; they may have left something at work.
-        tools: the variable that what it leaves at work has in its environment.
-        conversation: the agent's id of the run's conversation, once told.
+        is_over: the run's ending has arrived.
+        is_lost: the process was lost before the run's ending arrived.
+        is_answered: the process has printed something since the run began.
+        is_heard: the process has printed something about the run.
+        began_at: when the prompt was sent, by the loop's clock.
+        wake: makes the run look at its new lines.
+        has_used_tools: the run has used tools, which may have left processes behind.
+        tools: the environment variable, name and value, that the run's tools carry.
+        conversation: the agent's id of the run's conversation, once known.
     """
 
     exit_code = None
@@ -314,17 +335,17 @@ class PooledProcess:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the process turned out not to speak its protocol."""
+        """Whether the process does not speak its protocol."""
         return bool(self._refused)
 
     def begin(self, request: RunRequest, resume: Resume | None) -> None:
-        """Give the prompt to the process."""
+        """Send the prompt."""
         self.is_answered = False
         self.began_at = asyncio.get_running_loop().time()
         self.worker.process.write(self.worker.channel.start(self.run, request, resume), close=False)
 
     def put(self, line: bytes, event: Event | None = None) -> None:
-        """Keep a line, or one more event of the same line, until the run is woken and looks."""
+        """Queue a line, or one more event of the same line, until the run reads it."""
         if self.is_over:
             return
         if not self._waiting or self._waiting[-1][0] is not line:
@@ -337,40 +358,40 @@ class PooledProcess:
             self.is_over = isinstance(event, RunFinished | RunFailed)
 
     def refuse(self, why: str) -> None:
-        """Have the run learn that the process does not speak its protocol."""
+        """Make the run fail with `NotSpoken`."""
         self._refused = why
         self.wake()
 
     def read(self) -> list[tuple[bytes, Iterable[Delivery]]]:
-        """Give what came since the last call.
+        """Return the lines since the last call with their events.
 
         Raises:
             NotSpoken: the process does not speak its protocol.
         """
         if self._refused:
             raise NotSpoken(self._refused)
-        heard: list[tuple[bytes, Iterable[Delivery]]] = [*self._waiting]
-        rested, self.waiting_bytes = self.waiting_bytes > _REST_BYTES, 0
+        lines: list[tuple[bytes, Iterable[Delivery]]] = [*self._waiting]
+        was_paused, self.waiting_bytes = self.waiting_bytes > _PAUSE_BYTES, 0
         self._waiting.clear()
-        if rested:
+        if was_paused:
             self.worker.pump()
-        return heard
+        return lines
 
     def read_stderr(self) -> list[bytes]:
-        """Nothing: nobody knows whose line is whose."""
+        """Return nothing: the stderr of a shared process belongs to no run."""
         return []
 
     def closed(self) -> Iterable[Delivery]:
-        """Nothing: the process is not the run's own."""
+        """Return nothing: the worker delivers what follows from the exit."""
         return ()
 
     def write(self, data: bytes) -> None:
-        """Nothing is left to answer: the process was answered when it asked."""
+        """Never called: the worker answers the requests of the process."""
         raise AssertionError(data)
 
     def stderr_message(self) -> str:
-        """Give the line of stderr that says best what troubles the agent."""
+        """Return the line of stderr that best explains the agent's trouble."""
         return self.worker.channel.complaint(self.worker.process.stderr)
 
     def finish(self) -> None:
-        """The process stays."""
+        """Do nothing: the process outlives the run."""

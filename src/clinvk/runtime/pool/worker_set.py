@@ -1,126 +1,252 @@
-"""The kept processes that there are: how they are started, and how they are ended."""
+"""The warm workers in groups of equals: how a worker is keyed, started and ended."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Self
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import NamedTuple, Self
 
+import msgspec
 from msgspec.structs import replace
 
-from clinvk.backends.base import Launch
+from clinvk.backends.base import Backend, Host, Launch
+from clinvk.runtime.pool.agent_programs import Fingerprint, fingerprint
 from clinvk.runtime.pool.worker import Worker
-from clinvk.runtime.pool.worker_key import Profile, Wanted, key, program_fingerprint
-from clinvk.runtime.process import private_folder
+from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import Process, Spawner
 from clinvk.runtime.process.waiting import finished
 from clinvk.types.errors import ClinvkError
 
 logger = logging.getLogger(__name__)
 
-_LEAVES_WITHIN_S = 2.0
+MAX_HELD = 8
+"""The number of conversations that a process keeps open although nobody else can resume them meanwhile."""
+
+_MAX_BACKOFF_S = 20.0
+
+_SOUND_AFTER_S = 10.0
+"""A process that was up for so long did not fail because of how it was started."""
+
+_EXITS_WITHIN_S = 2.0
 
 
-class Stock:
-    """The kept processes, by profile. `changed` is called when one has gone.
+class WorkerSpec(NamedTuple):
+    """What a worker is started with; `launch` is a long-lived launch."""
+
+    backend: Backend
+    host: Host
+    path: str
+    env: Mapping[str, str]
+    launch: Launch
+
+    @property
+    def key(self) -> object:
+        """Everything that is fixed at a worker's start: the command and its environment."""
+        launch = _without_conversation(self.launch)
+        fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
+        ways = (launch.most_runs, launch.takes_up)
+        return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), ways
+
+    def files(self) -> "WorkerFiles":
+        """Return the fingerprints of the files that a worker would find now. Blocks."""
+        launch = self.launch
+        return WorkerFiles(fingerprint((self.path, *launch.reads), self.env), fingerprint(launch.begins_with, self.env))
+
+
+class WorkerFiles(NamedTuple):
+    """The files of a worker: the program with what it reads, and what only new conversations are told."""
+
+    read: Fingerprint
+    told: Fingerprint
+
+
+class WorkerGroup:
+    """Workers with the same key, any of which can carry a run of that key.
 
     Attributes:
-        profiles: by what is equal for all of a profile.
-        leaving: those that are being ended, and the profile that each was of.
+        spec: what a worker is started with; the conversation of its launch has no meaning.
+        files: the fingerprints that the workers were started with.
+        taken_at: when a run last asked for a worker.
+        begun: when runs that begin a conversation came, for which any ready worker would do.
+        failures: the number of failures since a run last went well.
+        not_before: no worker is started before this time.
+    """
+
+    def __init__(self, spec: WorkerSpec, files: WorkerFiles) -> None:
+        self.spec = spec
+        self.files = files
+        self.workers: list[Worker] = []
+        self.taken_at = -inf
+        self.begun: deque[float] = deque(maxlen=64)
+        self.failures = 0
+        self.not_before = 0.0
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self.spec.backend.name
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a worker carries several runs at once."""
+        return self.spec.launch.takes_up != "started"
+
+    @property
+    def launch(self) -> Launch:
+        """The launch of a worker that has no conversation yet."""
+        return _without_conversation(self.spec.launch)
+
+    def take(self, *, begins: bool) -> None:
+        """Note that a run asks for a worker; `begins` is whether the run begins a conversation."""
+        self.taken_at = time.monotonic()
+        if begins:
+            self.begun.append(self.taken_at)
+
+    def renew(self, files: WorkerFiles) -> None:
+        """Retire the workers that were started with other files."""
+        is_other = files.read != self.files.read
+        if is_other:
+            self.failures, self.not_before = 0, 0.0
+        if files != self.files:
+            self.files = files
+            for worker in self.workers:
+                if is_other or can_begin(worker):
+                    worker.retire()
+
+    def blame(self, worker: Worker, why: str) -> None:
+        """Count a failure: the next start waits, and longer each time while no worker was of any use."""
+        if worker.is_blamed:
+            return
+        worker.is_blamed = True
+        is_sound = worker.is_ready and time.monotonic() > worker.since + _SOUND_AFTER_S
+        self.failures = 1 if worker.is_proven or is_sound else self.failures + 1
+        self.not_before = time.monotonic() + min(_MAX_BACKOFF_S, 0.25 * 2.0**self.failures)
+        number = f" (pid {worker.process.pid})" if worker.was_started else ""
+        logger.warning("a kept process of %s%s failed, %d in a row: %s", self.spec.path, number, self.failures, why)
+
+
+def can_begin(worker: Worker, share: float = 1) -> bool:
+    """Return whether a worker can begin a conversation within a `share` of its runs.
+
+    A process of one conversation can begin only its first.
+    """
+    if worker.channel.capacity == 1:
+        return not worker.served and not worker.seats and not worker.launch.continuing
+    return worker.served + len(worker.seats) < share * worker.launch.most_runs
+
+
+def best_worker(workers: Iterable[Worker]) -> Worker | None:
+    """Return a ready worker before a starting one, and of those the busiest: the others can then be ended."""
+    return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.seats)), default=None)
+
+
+def _without_conversation(launch: Launch) -> Launch:
+    argv = tuple(word for word in launch.argv if word not in launch.continuing)
+    return replace(launch, argv=argv, continuing=())
+
+
+class WorkerSet:
+    """All workers, in groups. `changed` is called when a worker has gone.
+
+    Attributes:
+        groups: the groups by key.
+        leaving: the workers that are being ended, each with its group.
     """
 
     def __init__(self, spawner: Spawner, changed: Callable[[], None]) -> None:
-        self.profiles: dict[object, Profile] = {}
-        self.leaving: dict[Worker, Profile] = {}
+        self.groups: dict[object, WorkerGroup] = {}
+        self.leaving: dict[Worker, WorkerGroup] = {}
         self._spawner = spawner
         self._changed = changed
-        self._group = asyncio.TaskGroup()
+        self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
-        await self._group.__aenter__()
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all of them; the runs that they carried are over."""
+        """End all workers; their runs are over."""
         for worker in self.workers:
             self.end(worker)
-        await self._group.__aexit__(None, None, None)
+        await self._tasks.__aexit__(None, None, None)
 
     @property
     def workers(self) -> list[Worker]:
-        """All of them."""
-        return [worker for profile in self.profiles.values() for worker in profile.workers]
+        """All workers that are not being ended."""
+        return [worker for group in self.groups.values() for worker in group.workers]
 
     @property
     def kept(self) -> list[Worker]:
-        """All but those that are a single run's own as long as it goes."""
+        """The workers that count as kept: all except those that serve one run alone while that run lasts."""
         return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.seats]
 
     @property
     def idle(self) -> list[Worker]:
-        """Those that carry nothing and may, the one that is idle longest first."""
+        """The workers without runs that may take one, the longest idle first."""
         idle = [worker for worker in self.workers if not worker.seats and not worker.is_retiring]
         return sorted(idle, key=lambda worker: worker.idle_since)
 
-    async def profile(self, wanted: Wanted) -> Profile:
-        """Give the profile of what is wanted. What is on disk is looked at beside the loop: it may be much."""
-        own, known = key(wanted), await asyncio.to_thread(program_fingerprint, wanted)
-        if own not in self.profiles:
-            self.profiles[own] = Profile(wanted, known)
-        self.profiles[own].renew(known)
-        return self.profiles[own]
+    async def group(self, spec: WorkerSpec) -> WorkerGroup:
+        """Return the group of a spec, with its files looked at in a thread: they may be many."""
+        key, files = spec.key, await asyncio.to_thread(spec.files)
+        if key not in self.groups:
+            self.groups[key] = WorkerGroup(spec, files)
+        self.groups[key].renew(files)
+        return self.groups[key]
 
-    def profile_of(self, worker: Worker) -> Profile | None:
-        """Give the profile that a process belongs to; None for one that is being ended."""
-        return next((profile for profile in self.profiles.values() if worker in profile.workers), None)
+    def group_of(self, worker: Worker) -> WorkerGroup | None:
+        """Return the group of a worker; None for a worker that is being ended."""
+        return next((group for group in self.groups.values() if worker in group.workers), None)
 
-    def open(self, profile: Profile, launch: Launch) -> Worker:
-        """Begin to start one: it can be sat in at once, and spoken to when it is `opened`.
+    def open(self, group: WorkerGroup, launch: Launch) -> Worker:
+        """Begin to start a worker. It admits runs at once, and has a process when it is `opened`.
 
-        A profile may have been forgotten while somebody was about to ask for this: it is one of `profiles` again.
+        A group that was forgotten meanwhile is one of `groups` again.
         """
-        profile = self.profiles.setdefault(key(profile.wanted), profile)
-        folder = private_folder.PrivateFolder(launch, profile.wanted.env, self._spawner.server)
-        env = dict(profile.wanted.env)
-        channel = profile.wanted.backend.channel(launch, replace(profile.wanted.host, env=env))
-        worker = Worker(launch, channel, folder, lambda: self._told(profile, worker))
-        profile.workers.append(worker)
-        self._group.create_task(self._start(profile, worker, env))
+        group = self.groups.setdefault(group.spec.key, group)
+        folder = PrivateFolder(launch, group.spec.env, self._spawner.server)
+        env = dict(group.spec.env)
+        channel = group.spec.backend.channel(launch, replace(group.spec.host, env=env))
+        worker = Worker(launch, channel, folder, lambda: self._on_change(group, worker))
+        group.workers.append(worker)
+        self._tasks.create_task(self._start(group, worker, env))
         return worker
 
-    async def _start(self, profile: Profile, worker: Worker, env: dict[str, str]) -> None:
-        """Start one; `env`, which its channel sees, is made what the process has."""
-        wanted, folder, launch = profile.wanted, worker.folder, worker.launch
+    async def _start(self, group: WorkerGroup, worker: Worker, env: dict[str, str]) -> None:
+        """Start a worker's process; `env`, which its channel sees, becomes the environment of the process."""
+        path, folder, launch = group.spec.path, worker.folder, worker.launch
         try:
             await folder.prepare()
             env |= folder.environment()
-            command, real = folder.command(wanted.path), launch.cwd or ""
+            command, real = folder.command(path), launch.cwd or ""
             worker.attach(self._spawner.spawn(command, env, launch.cwd, worker.pump, real=real))
         except Exception as exc:
             foreseen = isinstance(exc, ClinvkError | TimeoutError)
-            logger.warning("no process of %s can be kept: %s", wanted.path, exc, exc_info=not foreseen)
-            profile.blame(worker, "it could not be started")
-            profile.workers.remove(worker)
+            logger.warning("no process of %s can be kept: %s", path, exc, exc_info=not foreseen)
+            group.blame(worker, "it could not be started")
+            group.workers.remove(worker)
             self.leaving.pop(worker, None)
             await folder.clear()
         finally:
             worker.opened.set()
 
-    def _told(self, profile: Profile, worker: Worker) -> None:
-        """A process has said something, or is gone."""
-        if worker.is_gone and not worker.seats and worker in profile.workers:
+    def _on_change(self, group: WorkerGroup, worker: Worker) -> None:
+        """Note that a worker has printed something or is gone."""
+        if worker.is_gone and not worker.seats and worker in group.workers:
             if not worker.is_proven:
-                profile.blame(worker, worker.trouble)
+                group.blame(worker, worker.trouble)
             self._changed()
 
     def end(self, worker: Worker) -> None:
-        """Have a process end; it takes no more runs."""
+        """Retire a worker and begin to end it."""
         worker.retire()
-        profile = self.profile_of(worker)
-        if profile is None or worker in self.leaving:
+        group = self.group_of(worker)
+        if group is None or worker in self.leaving:
             return
-        self.leaving[worker] = profile
-        self._group.create_task(self._end_quietly(worker))
+        self.leaving[worker] = group
+        self._tasks.create_task(self._end_quietly(worker))
 
     async def _end_quietly(self, worker: Worker) -> None:
         try:
@@ -130,12 +256,12 @@ class Stock:
             logger.exception("a kept process could not be ended")
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
-        """End a process with all that came of it; if `patient` it may leave by itself first, unless it was given up."""
-        profile = self.profile_of(worker)
-        if profile is None:
+        """End a worker with all its descendants; if `patient`, a process that is up may exit by itself first."""
+        group = self.group_of(worker)
+        if group is None:
             return
-        profile.workers.remove(worker)
-        self.leaving[worker] = profile
+        group.workers.remove(worker)
+        self.leaving[worker] = group
         process = worker.process
         try:
             if patient and worker.is_up:
@@ -146,7 +272,7 @@ class Stock:
             worker.close()
             try:
                 await self._spawner.sweep(process)
-                await finished(_exit(process))  # the loop that learns of it may end next
+                await finished(_exit(process))  # the loop that learns of the exit may end next
             finally:
                 del self.leaving[worker]
                 self._changed()
@@ -154,8 +280,8 @@ class Stock:
 
 
 async def _exit(process: Process) -> None:
-    """Wait a while for the exit of a process; what it still says is nobody's."""
-    until = time.monotonic() + _LEAVES_WITHIN_S
+    """Wait a while for the exit of a process, and drop its output."""
+    until = time.monotonic() + _EXITS_WITHIN_S
     while process.exit_code is None and time.monotonic() < until:
         await asyncio.sleep(0.02)
         process.take()

@@ -10,7 +10,7 @@ from clinvk import logs
 from clinvk.backends.base import Launch, NotSpoken
 from clinvk.runtime.pool.pool import Pool
 from clinvk.runtime.pool.worker import PooledProcess
-from clinvk.runtime.pool.worker_key import Wanted
+from clinvk.runtime.pool.worker_set import WorkerSpec
 from clinvk.runtime.process.private_folder import PrivateFolder
 from clinvk.runtime.process.spawn import LINGER_S, Process
 from clinvk.runtime.process.waiting import finished
@@ -236,10 +236,10 @@ async def _run_pooled(task: RunTask) -> bool:
     # A verbose run shows its agent's stderr; the stderr of a shared process belongs to no run.
     if launch and task.request.warm and not task.request.verbose and spec.fallbacks.is_spoken(spec.path):
         real = await spec.check() if spec.check else launch.cwd
-        wanted = Wanted(spec.backend, spec.host, spec.path, spec.env, launch)
+        worker_spec = WorkerSpec(spec.backend, spec.host, spec.path, spec.env, launch)
         process = None
         if real == launch.cwd:  # a warm process starts in no other directory than the one of its key
-            process = await pool.admit(wanted, spec.resume, _turn_count(task), task.id, task.wake)
+            process = await pool.admit(worker_spec, spec.resume, _turn_count(task), task.id, task.wake)
         if process:
             await _PooledRun(task, pool, process).run(launch)
     if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
