@@ -136,6 +136,10 @@ class Together(logging.StreamHandler[TextIO]):
             return ""
 
 
+_GATHER_S = 0.01
+"""How long the log's thread gathers lines after a write: waking it for each line would cost more than the line."""
+
+
 class Unblocked(io.RawIOBase):
     """Writes to a file descriptor on a thread of its own, which calls `run`; a stuck reader blocks nothing else.
 
@@ -187,6 +191,7 @@ class Unblocked(io.RawIOBase):
                 dropped, self._dropped = self._dropped, 0
             if dropped:
                 logger.error("dropped %d lines of the log: stderr did not take them", dropped)
+            time.sleep(_GATHER_S)
 
     def _taken(self) -> bytearray:
         """Wait for bytes and return them all; empty at the end."""

@@ -8,6 +8,7 @@ import pytest
 from clinvk.runtime.process import waiting
 from clinvk.runtime.process.waiting import Lookups
 from clinvk.types.errors import InvalidRequest
+from polling import until
 
 
 async def test_a_lookup_gives_its_result_or_its_error() -> None:
@@ -34,6 +35,22 @@ async def test_stuck_lookups_end_at_their_deadline_and_leave_room_when_they_answ
                 break
             except InvalidRequest:
                 continue
+
+
+async def test_an_idle_thread_runs_the_next_lookup() -> None:
+    lookups = Lookups()
+    first = await lookups.run(threading.get_ident)
+    await until(lambda: lookups._idle)  # pyright: ignore[reportPrivateUsage]
+    assert await lookups.run(threading.get_ident) == first
+
+
+async def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_IDLE_S", 0.01)
+    lookups = Lookups()
+    for _ in range(20):
+        assert await lookups.run(lambda: 5) == 5
+        await asyncio.sleep(0.01)
+    await until(lambda: not lookups._idle)  # pyright: ignore[reportPrivateUsage]
 
 
 def _fail() -> None:

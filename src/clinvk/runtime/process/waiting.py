@@ -5,6 +5,7 @@ from _thread import start_new_thread
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
 from clinvk.types.errors import ClinvkError, InvalidRequest
@@ -66,6 +67,7 @@ T = TypeVar("T")
 _LARGE = 64 * 1024
 _AT_ONCE = 32
 _WITHIN_S = 10.0
+_IDLE_S = 5.0
 
 
 async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -76,12 +78,14 @@ async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: 
 class Lookups:
     """Runs look-ups in threads, since a network file system may take long to answer or never answer.
 
-    The threads belong to no pool: a stuck thread must not delay the exit of the process.
+    The threads belong to no pool, since a stuck thread must not delay the exit of the process. An idle thread is used
+    again, which costs a third of a new one, and ends after `_IDLE_S`.
     """
 
     def __init__(self, within_s: float = _WITHIN_S) -> None:
         self._within_s = within_s
         self._free = asyncio.Semaphore(_AT_ONCE)
+        self._idle: list[SimpleQueue[Callable[[], None]]] = []
 
     async def run(self, look: Callable[[], T]) -> T:
         """Return what `look` returns.
@@ -93,16 +97,39 @@ class Lookups:
         try:
             async with asyncio.timeout(self._within_s):
                 await self._free.acquire()
+                job = partial(self._look, look, found)
                 try:
-                    start_new_thread(self._work, (look, found))
-                except RuntimeError:
-                    self._free.release()
-                    raise
+                    self._idle.pop().put(job)
+                except IndexError:
+                    self._start(job)
                 return await found
         except TimeoutError:
             raise InvalidRequest("the file system of workdir or add_dirs does not answer", "workdir") from None
 
-    def _work(self, look: Callable[[], T], found: "asyncio.Future[T]") -> None:
+    def _start(self, job: Callable[[], None]) -> None:
+        try:
+            start_new_thread(self._work, (job,))
+        except RuntimeError:
+            self._free.release()
+            raise
+
+    def _work(self, job: Callable[[], None]) -> None:
+        jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        while True:
+            job()
+            del job  # an idle thread must not keep what it looked for in memory
+            self._idle.append(jobs)
+            try:
+                job = jobs.get(timeout=_IDLE_S)
+            except Empty:
+                try:
+                    self._idle.remove(jobs)
+                except ValueError:  # `run` has taken the queue, and is about to put a job
+                    job = jobs.get()
+                else:
+                    return
+
+    def _look(self, look: Callable[[], T], found: "asyncio.Future[T]") -> None:
         try:
             settle = partial(found.set_result, look())
         except Exception as exc:  # noqa: BLE001 - raised where the result is awaited
