@@ -423,7 +423,7 @@ def test_a_server_that_has_no_slot_free_does_not_make_the_command_wait(scripted:
         until((clinvk.folder / "up").exists)
         done = clinvk.run("-v", "-o", "text", "--new", "short")
     assert done.stdout == "x\n"
-    assert "not through the server: 1 runs are under way" in done.stderr
+    assert "not through the server: no slot is free" in done.stderr
 
 
 def test_what_the_server_asks_of_others_does_not_hold_for_its_own_user(scripted: Scripted, clinvk: Clinvk) -> None:
