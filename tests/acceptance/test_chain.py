@@ -41,7 +41,7 @@ def breaks(clinvk: Clinvk, when: str) -> None:
     clinvk.agent.play([stderr("boom\n"), exits(3)], when=when)
 
 
-def test_each_step_gets_what_those_before_it_answered_and_nothing_is_expanded_twice(clinvk: Clinvk) -> None:
+def test_step_prompt_gets_earlier_answers_expanded_once(clinvk: Clinvk) -> None:
     done = clinvk.run("chain", "-f", "steps.yaml")
     assert done.returncode == 0
     *answers, _, _, _, third, totals = done.stdout.splitlines()
@@ -83,7 +83,7 @@ def test_it_stops_at_the_first_failure_unless_the_file_says_otherwise(clinvk: Cl
     assert (outcome.completed_steps, outcome.failed_step) == (2, 2)
 
 
-def test_a_chain_that_failed_goes_on_at_the_step_that_is_not_finished(clinvk: Clinvk) -> None:
+def test_failed_chain_resumes_at_the_unfinished_step(clinvk: Clinvk) -> None:
     breaks(clinvk, "then")
     done = clinvk.run("chain", "-f", "steps.yaml")
     assert done.returncode == 1
@@ -106,7 +106,7 @@ def test_a_chain_that_failed_goes_on_at_the_step_that_is_not_finished(clinvk: Cl
     assert "there is no step to go on from" in again.stderr
 
 
-def test_a_chain_that_was_interrupted_tells_how_to_go_on(clinvk: Clinvk) -> None:
+def test_interrupted_chain_prints_the_command_that_resumes(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")], when="last")
     with clinvk.started("chain", "-f", "steps.yaml", "-q") as process:
         until(lambda: any(prompt.startswith("last") for prompt in clinvk.prompts))
@@ -124,7 +124,7 @@ def test_a_chain_that_was_interrupted_tells_how_to_go_on(clinvk: Clinvk) -> None
     assert outcome.completed_steps == 3
 
 
-def test_a_chain_that_was_killed_goes_on_by_the_id_that_it_told_as_it_began(clinvk: Clinvk) -> None:
+def test_killed_chain_resumes_by_the_id_printed_at_its_start(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "never")], when="then")
     with clinvk.started("chain", "-f", "steps.yaml", "-q") as process:
         until(lambda: any(prompt.startswith("then") for prompt in clinvk.prompts))
@@ -140,7 +140,7 @@ def test_a_chain_that_was_killed_goes_on_by_the_id_that_it_told_as_it_began(clin
     assert len([prompt for prompt in clinvk.prompts if prompt.startswith("first")]) == 1
 
 
-def test_a_chain_that_cannot_be_gone_on_with_tells_no_id(clinvk: Clinvk) -> None:
+def test_chain_that_cannot_be_resumed_prints_no_id(clinvk: Clinvk) -> None:
     assert clinvk.run("chain", "-q", "--ephemeral", "-f", "steps.yaml").stderr == ""
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_run_is_told_and_starts_no_agent(
     assert clinvk.agent.calls() == []
 
 
-def test_a_name_that_leads_nowhere_is_warned_of(clinvk: Clinvk) -> None:
+def test_unknown_step_name_is_reported(clinvk: Clinvk) -> None:
     steps = [{"backend": "claude", "prompt": "first {{steps.nowhere}} of {{input}}"}]
     done = clinvk.run("chain", "-q", stdin=json.dumps(steps).encode())
     assert done.returncode == 0

@@ -49,7 +49,7 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     assert "duration_seconds" in second
 
 
-def test_in_a_pipe_answers_stand_below_each_other_and_on_a_wide_terminal_side_by_side(clinvk: Clinvk) -> None:
+def test_answers_are_side_by_side_only_on_a_wide_terminal(clinvk: Clinvk) -> None:
     arguments = ("compare", "--backends", "claude,claude", "ask")
     done = clinvk.run(*arguments)
     assert done.returncode == 0
@@ -72,7 +72,7 @@ def test_the_differences_of_the_answers_are_shown(clinvk: Clinvk) -> None:
     assert "[0] claude and [1] claude answer the same\n" in done.stdout
 
 
-def test_all_backends_are_those_that_are_there_and_the_others_are_told(clinvk: Clinvk) -> None:
+def test_all_backends_leaves_out_missing_ones_with_a_note(clinvk: Clinvk) -> None:
     codex_alone(clinvk)
     clinvk.settings("backends: {gemini: {enabled: false}}\n")
     done = clinvk.run("compare", "--all-backends", "--json", "ask")
@@ -137,7 +137,7 @@ def test_a_judge_names_the_best_answer(clinvk: Clinvk) -> None:
     assert reasons == "it is shorter"
 
 
-def test_a_judge_that_fails_is_1_and_the_answers_are_told(clinvk: Clinvk) -> None:
+def test_failing_judge_exits_with_1_and_prints_the_answers(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("no opinion\n"), exits(3)], when="Judge the answers")
     done = clinvk.run("compare", "--backends", "claude,claude", "--judge", "claude", "same")
     assert done.returncode == 1
@@ -146,14 +146,14 @@ def test_a_judge_that_fails_is_1_and_the_answers_are_told(clinvk: Clinvk) -> Non
     assert "clinvk: judge (claude): failed after " in done.stderr
 
 
-def test_a_judge_who_is_not_asked_is_told_of(clinvk: Clinvk) -> None:
+def test_judge_that_is_not_needed_is_reported(clinvk: Clinvk) -> None:
     done = clinvk.run("compare", "--backends", "claude,codex", "--judge", "claude", "ask")
     assert done.returncode == 1  # Codex cannot speak like Claude Code
     warned = "warning: nothing was judged: 1 of 2 answered, and a judge needs 2 answers"
     assert done.stderr.count(warned) == 1
 
 
-def test_a_check_gets_of_the_environment_what_agents_get(clinvk: Clinvk) -> None:
+def test_check_has_the_environment_of_the_agents(clinvk: Clinvk) -> None:
     Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"])).commit(**{"a.txt": "a\n"})
     clinvk.config.parent.mkdir(exist_ok=True)
     clinvk.config.write_text("agents: {env_allow: [NAMED_*]}\n")
@@ -166,7 +166,7 @@ def test_a_check_gets_of_the_environment_what_agents_get(clinvk: Clinvk) -> None
     assert "OTHER_TOKEN" not in result.check.output
 
 
-def test_isolated_agents_are_checked_and_what_they_changed_is_kept(clinvk: Clinvk) -> None:
+def test_changes_of_isolated_agents_are_checked_and_kept(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})
     arguments = ("--backends", "claude,claude", "--isolation", "worktree", "-w", "project")
@@ -208,7 +208,7 @@ def test_on_a_terminal_differences_are_colored(clinvk: Clinvk) -> None:
     assert "\ndiff --git a/b.txt b/b.txt\n" in clinvk.run(*arguments).stdout
 
 
-def test_what_a_check_says_that_fails_is_told_and_what_all_are_warned_of_once(clinvk: Clinvk) -> None:
+def test_failed_check_is_printed_and_shared_warnings_appear_once(clinvk: Clinvk) -> None:
     repository = Repository(clinvk.folder / "project", Path(clinvk.agent.env["HOME"]))
     repository.commit(**{"a.txt": "a\n"})
     repository.write("a.txt", "b\n")
@@ -224,7 +224,7 @@ def test_what_a_check_says_that_fails_is_told_and_what_all_are_warned_of_once(cl
     assert "said" not in quiet.stdout
 
 
-def test_one_that_fails_is_1_and_the_others_answers_are_told(clinvk: Clinvk) -> None:
+def test_failing_agent_exits_with_1_and_the_others_answer(clinvk: Clinvk) -> None:
     clinvk.agent.play([stderr("boom\n"), exits(3)], when="bad")
     done = clinvk.run("compare", "--backends", "claude", "-q", "bad")
     assert done.returncode == 1
@@ -241,7 +241,7 @@ def test_a_dry_run_shows_the_command_of_each(clinvk: Clinvk) -> None:
     assert clinvk.agent.calls() == []
 
 
-def test_a_dry_run_tells_who_would_judge(clinvk: Clinvk) -> None:
+def test_dry_run_names_the_judge(clinvk: Clinvk) -> None:
     arguments = ("--backends", "claude,codex", "--judge", "gemini", "--dry-run", "ask")
     done = clinvk.run("compare", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -258,7 +258,7 @@ def test_a_dry_run_tells_who_would_judge(clinvk: Clinvk) -> None:
     assert clinvk.agent.calls() == []
 
 
-def test_a_dry_run_tells_of_no_judge_that_would_have_nothing_to_compare(clinvk: Clinvk) -> None:
+def test_dry_run_of_one_backend_names_no_judge(clinvk: Clinvk) -> None:
     arguments = ("--backends", "claude", "--judge", "gemini", "--dry-run", "ask")
     done = clinvk.run("compare", *arguments)
     assert (done.returncode, done.stderr) == (0, "")

@@ -24,19 +24,19 @@ def shown_last(clinvk: Clinvk, told: list[Step], rest: list[Step], text: str) ->
     return drawn
 
 
-def test_of_a_long_line_the_end_is_shown_which_moves(clinvk: Clinvk) -> None:
+def test_display_shows_the_end_of_a_long_answer(clinvk: Clinvk) -> None:
     says = claude_says("It begins here " + "and goes on " * 20 + "to 日本語 so far")
     drawn = shown_last(clinvk, says[:4], says[4:], "to 日本語 so far")
     assert "…" in drawn
     assert "It begins here" not in drawn
 
 
-def test_that_the_model_api_is_asked_again_is_shown(clinvk: Clinvk) -> None:
+def test_display_shows_retries_of_the_model_api(clinvk: Clinvk) -> None:
     first, *rest = claude_says("x")
     shown_last(clinvk, [first, RETRY], rest, "retry: the model API answered 529")
 
 
-def test_of_a_tool_the_beginning_is_shown(clinvk: Clinvk) -> None:
+def test_display_shows_the_beginning_of_a_tool_call(clinvk: Clinvk) -> None:
     call = {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "make " + "all " * 40}}
     first, *rest = claude_says("x")
     told = line(json.dumps({"type": "assistant", "message": {"id": "msg_0", "content": [call]}}))

@@ -36,7 +36,7 @@ def task(prompt: str, **more: object) -> dict[str, object]:
     return {"backend": "claude", "prompt": prompt, **more}
 
 
-def test_answers_and_a_table_are_printed_and_lines_on_stderr_tell_of_it_meanwhile(clinvk: Clinvk) -> None:
+def test_answers_and_table_go_to_stdout_and_progress_to_stderr(clinvk: Clinvk) -> None:
     file = clinvk.folder / "tasks.json"
     file.write_text(json.dumps({"tasks": TWO, "max_parallel": 1}))
     done = clinvk.run("parallel", "-f", "tasks.json")
@@ -73,7 +73,7 @@ def test_the_json_is_that_of_the_interface(clinvk: Clinvk) -> None:
     assert done.stderr.startswith("clinvk: [2] claude: failed: ")
 
 
-def test_quiet_leaves_the_table_alone_and_says_why_tasks_failed(clinvk: Clinvk) -> None:
+def test_quiet_prints_only_table_and_errors(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", "-q", stdin=json.dumps([task("one"), task("bad")]).encode())
     assert done.returncode == 1
     assert [line.split()[:3] for line in done.stdout.splitlines()[:3]] == [
@@ -93,7 +93,7 @@ def test_without_aggregate_output_the_answers_are_left_out(clinvk: Clinvk) -> No
     assert done.stdout.startswith("INDEX")
 
 
-def test_tasks_take_what_they_leave_out_from_the_flags(clinvk: Clinvk) -> None:
+def test_flags_complete_tasks(clinvk: Clinvk) -> None:
     (clinvk.folder / "w" / "inner").mkdir(parents=True)
     tasks = [{"prompt": "one"}, {"prompt": "one", "workdir": "inner", "model": "opus"}]
     told(clinvk, tasks, "-w", "w", "-m", "haiku", "-b", "claude")
@@ -103,7 +103,7 @@ def test_tasks_take_what_they_leave_out_from_the_flags(clinvk: Clinvk) -> None:
     assert "opus" in calls[str(clinvk.folder / "w" / "inner")]
 
 
-def test_as_many_run_at_once_as_were_asked_for(clinvk: Clinvk) -> None:
+def test_max_parallel_limits_the_agents_at_once(clinvk: Clinvk) -> None:
     clinvk.agent.play([wait_for(clinvk.folder / "go"), *claude_says("x")], when="wait")
     clinvk.settings("server: {max_concurrent_runs: 2}\n")
     (clinvk.folder / "tasks.json").write_text(json.dumps([task("wait") for _ in range(6)]))
@@ -163,7 +163,7 @@ def test_an_output_folder_elsewhere_is_refused_before_anything_runs(clinvk: Clin
     assert clinvk.agent.calls() == []
 
 
-def test_an_agent_that_leads_the_output_folder_elsewhere_gets_nothing_there(clinvk: Clinvk) -> None:
+def test_output_folder_cannot_be_redirected_by_an_agent(clinvk: Clinvk) -> None:
     out, elsewhere = clinvk.folder / "out", clinvk.folder / "elsewhere"
     elsewhere.mkdir()
     clinvk.agent.play([wait_for(clinvk.folder / "go"), *claude_says("x")], when="wait")
@@ -198,7 +198,7 @@ def test_an_agent_that_leads_the_output_folder_elsewhere_gets_nothing_there(clin
         ("", "stdin: is empty; "),
     ],
 )
-def test_a_file_that_is_not_as_it_must_be_is_2_and_nothing_runs(clinvk: Clinvk, text: str, said: str) -> None:
+def test_invalid_file_exits_with_2_before_anything_runs(clinvk: Clinvk, text: str, said: str) -> None:
     done = clinvk.run("parallel", "--json", stdin=text.encode())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"clinvk: {said}")
@@ -206,7 +206,7 @@ def test_a_file_that_is_not_as_it_must_be_is_2_and_nothing_runs(clinvk: Clinvk, 
     assert clinvk.agent.calls() == []
 
 
-def test_wrong_usage_is_1(clinvk: Clinvk) -> None:
+def test_wrong_usage_exits_with_1(clinvk: Clinvk) -> None:
     for arguments in (["--max-parallel", "0"], ["--isolation", "box"], ["a word"]):
         done = clinvk.run("parallel", *arguments)
         assert (done.returncode, done.stdout) == (1, "")
@@ -215,7 +215,7 @@ def test_wrong_usage_is_1(clinvk: Clinvk) -> None:
     assert b"no tasks: --file FILE names them; --file - takes what you type here" in terminal.plain()
 
 
-def test_agents_that_may_edit_one_directory_at_once_are_warned_of_before_they_start(clinvk: Clinvk) -> None:
+def test_shared_directory_of_editing_agents_is_reported_at_the_start(clinvk: Clinvk) -> None:
     tasks = [task("one", approval_mode="auto"), task("one", approval_mode="auto"), task("one")]
     done = clinvk.run("parallel", stdin=json.dumps(tasks).encode())
     assert done.stderr.splitlines()[0] == (
@@ -224,7 +224,7 @@ def test_agents_that_may_edit_one_directory_at_once_are_warned_of_before_they_st
     )
 
 
-def test_an_agent_too_deep_inside_of_agents_is_refused(clinvk: Clinvk) -> None:
+def test_too_deeply_nested_agent_is_refused(clinvk: Clinvk) -> None:
     done = clinvk.run("parallel", stdin=json.dumps(TWO).encode(), env={"CLINVK_DEPTH": "3"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("clinvk: this clinvk was started by an agent that clinvk runs, 3 deep (CLINVK_DEPTH)")
@@ -252,7 +252,7 @@ def test_stream_json_tags_each_event_and_ends_with_the_summary(clinvk: Clinvk) -
     assert {event.get("id") for event in events if event["index"] == 1} == {"t-2"}
 
 
-def test_a_reader_who_leaves_ends_all_agents(clinvk: Clinvk) -> None:
+def test_closed_stdout_ends_all_agents(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("x")[:3], wait_for(clinvk.folder / "go"), *claude_says("y" * 100_000)], when="long")
     (clinvk.folder / "t.json").write_text(json.dumps([task("long"), task("long"), task("one"), task("one")]))
     with clinvk.started("parallel", "-o", "stream-json", "--max-parallel", "2", "-f", "t.json") as process:
@@ -265,7 +265,7 @@ def test_a_reader_who_leaves_ends_all_agents(clinvk: Clinvk) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_all_agents_and_tells_what_there_was(clinvk: Clinvk, number: signal.Signals) -> None:
+def test_signal_ends_all_agents_and_prints_the_results_so_far(clinvk: Clinvk, number: signal.Signals) -> None:
     clinvk.agent.play([*claude_says("x")[:2], hang()], when="for ever")
     tasks = [task("one"), task("for ever"), task("for ever"), task("one")]
     (clinvk.folder / "t.json").write_text(json.dumps({"tasks": tasks, "output_dir": "out"}))
@@ -287,7 +287,7 @@ def test_a_signal_ends_all_agents_and_tells_what_there_was(clinvk: Clinvk, numbe
     assert len(list((clinvk.folder / "out").iterdir())) == 5
 
 
-def test_on_a_terminal_what_a_signal_does_stands_above_the_display(clinvk: Clinvk) -> None:
+def test_notes_are_printed_above_the_display(clinvk: Clinvk) -> None:
     steady = [ignore(signal.SIGINT), ignore(signal.SIGTERM), touch(clinvk.folder / "up"), hang()]
     clinvk.agent.play(steady, when="for ever")
     (clinvk.folder / "t.json").write_text(json.dumps([task("for ever"), task("for ever")]))
@@ -318,7 +318,7 @@ def test_a_second_signal_kills_agents_that_do_not_stop(clinvk: Clinvk) -> None:
     assert clinvk.agent.alive() == []
 
 
-def test_on_a_terminal_a_line_a_task_is_drawn_and_goes_when_the_table_comes(clinvk: Clinvk) -> None:
+def test_display_is_cleared_before_the_table(clinvk: Clinvk) -> None:
     clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
     (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow"), task("one", name="n" * 100)]))
     with on_terminal(clinvk, "parallel", "-f", "t.json", "--max-parallel", "1", columns=60) as terminal:
@@ -336,9 +336,7 @@ def test_on_a_terminal_a_line_a_task_is_drawn_and_goes_when_the_table_comes(clin
 
 
 @pytest.mark.parametrize(("env", "is_styled"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_what_is_drawn_has_no_style_where_no_color_is_wanted(
-    clinvk: Clinvk, env: dict[str, str], is_styled: bool
-) -> None:
+def test_display_respects_no_color(clinvk: Clinvk, env: dict[str, str], is_styled: bool) -> None:
     clinvk.agent.play([*claude_says("so far")[:4], wait_for(clinvk.folder / "go"), *claude_says("done")], when="wait")
     (clinvk.folder / "t.json").write_text(json.dumps([task("wait", name="slow")]))
     with on_terminal(clinvk, "parallel", "-f", "t.json", env=env) as terminal:
@@ -374,6 +372,6 @@ def test_answers_cannot_steer_the_terminal_but_reach_a_pipe_as_they_are(clinvk: 
     assert b"a?]0;title?b" in terminal.read
 
 
-def test_files_that_are_written_at_once_are_whole_and_leave_nothing_beside_them(clinvk: Clinvk) -> None:
+def test_concurrently_written_output_files_are_whole(clinvk: Clinvk) -> None:
     told(clinvk, {"tasks": [task("one") for _ in range(11)], "output_dir": ".", "max_parallel": 6})
     assert sorted(os.listdir(clinvk.folder)) == [*(f"{index:02}.json" for index in range(11)), "summary.json"]

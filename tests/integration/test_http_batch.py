@@ -48,7 +48,7 @@ def task(prompt: str, **fields: object) -> dict[str, object]:
     return {"backend": "claude", "prompt": prompt, **fields}
 
 
-async def test_the_results_of_tasks_come_in_their_order(tmp_path: Path) -> None:
+async def test_results_are_in_the_order_of_the_tasks(tmp_path: Path) -> None:
     echo = Echo(tmp_path)
     names = [echo.name() for _ in range(4)]
     tasks = [task(f"{name} {seconds}\n", id=f"t{name}") for name, seconds in zip(names, (0.3, 0, 0.1, 0), strict=True)]
@@ -65,7 +65,7 @@ async def test_the_results_of_tasks_come_in_their_order(tmp_path: Path) -> None:
     assert "warnings" not in told
 
 
-async def test_a_task_that_fails_is_told_in_its_place_and_the_others_go_on(scripted: Scripted) -> None:
+async def test_failing_task_leaves_the_others_running(scripted: Scripted) -> None:
     scripted.play([*claude_says("half")[:4], exits(9)], when="two")
     scripted.play(claude_says("fine"), when="one")
     async with serving(scripted.env) as served:
@@ -78,7 +78,7 @@ async def test_a_task_that_fails_is_told_in_its_place_and_the_others_go_on(scrip
     assert two["error"]
 
 
-async def test_fail_fast_ends_what_runs_and_begins_nothing_more(scripted: Scripted, tmp_path: Path) -> None:
+async def test_fail_fast_cancels_running_tasks_and_skips_waiting_ones(scripted: Scripted, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     scripted.play([wait_for(begun), exits(9)], when="fail")
     scripted.play([*claude_says("so far")[:4], touch(begun), hang()], when="slow")
@@ -96,7 +96,7 @@ async def test_fail_fast_ends_what_runs_and_begins_nothing_more(scripted: Script
 
 
 @pytest.mark.parametrize(("asked", "slots", "most"), [(2, 16, 2), (8, 3, 3), (None, 16, 3)])
-async def test_no_more_agents_run_at_once_than_was_asked_for_or_the_server_has_slots(
+async def test_agents_at_once_are_limited_by_request_and_slots(
     scripted: Scripted, tmp_path: Path, asked: int | None, slots: int, most: int
 ) -> None:
     go = tmp_path / "go"
@@ -124,7 +124,7 @@ async def test_as_many_agents_run_at_once_as_there_are_slots_after_a_reload(scri
         assert (await answering).json()["completed"] == 3
 
 
-async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
+async def test_tasks_wait_while_the_queue_is_full(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")], when="other")
     scripted.play(claude_says("x"), when="task")
@@ -137,7 +137,7 @@ async def test_tasks_wait_where_the_queue_is_full(scripted: Scripted, tmp_path: 
         assert (await other).status_code == 200
 
 
-async def test_a_task_that_waits_for_room_ends_with_the_whole(scripted: Scripted, tmp_path: Path) -> None:
+async def test_task_waiting_for_room_ends_with_the_orchestration(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env, max_concurrent_runs=1, max_queued_runs=0) as served:
@@ -227,7 +227,7 @@ async def test_a_request_with_a_fault_is_refused_whole(
         ("compare", {"prompt": "a", "backends": ["claude"], "judge": {"backend": "gemini"}}, "judge.backend"),
     ],
 )
-async def test_a_backend_that_is_not_there_is_an_error_before_anything_runs(
+async def test_missing_backend_is_refused_before_anything_runs(
     scripted: Scripted, kind: str, body: object, field: str
 ) -> None:
     (scripted.folder / "gemini").unlink()
@@ -237,7 +237,7 @@ async def test_a_backend_that_is_not_there_is_an_error_before_anything_runs(
     assert scripted.calls() == []
 
 
-async def test_what_an_agent_cannot_honour_is_refused_before_anything_runs(scripted: Scripted) -> None:
+async def test_unsupported_option_is_refused_before_anything_runs(scripted: Scripted) -> None:
     async with serving(scripted.env, store=MemoryStore()) as served:
         tasks = [task("a"), task("b", backend="codex", allowed_tools=["x"])]
         response = await post(served, "parallel", {"tasks": tasks})
@@ -262,7 +262,7 @@ async def test_a_dry_run_shows_every_command_and_keeps_nothing(scripted: Scripte
     assert (kept, scripted.calls()) == (0, [])
 
 
-async def test_a_dry_run_leaves_the_places_for_answers_as_they_are(scripted: Scripted) -> None:
+async def test_dry_run_keeps_the_places_of_answers(scripted: Scripted) -> None:
     prompts = ["{{previous}}first", "{{previous}}", "{{steps.one}}"]
     steps = [task(prompt, name=name) for prompt, name in zip(prompts, ["one", "two", "three"], strict=True)]
     async with serving(scripted.env) as served:
@@ -273,7 +273,7 @@ async def test_a_dry_run_leaves_the_places_for_answers_as_they_are(scripted: Scr
 
 
 @pytest.mark.parametrize("judge", [None, {"backend": "codex", "model": "fast"}])
-async def test_a_dry_run_tells_who_would_judge(scripted: Scripted, judge: dict[str, str] | None) -> None:
+async def test_dry_run_names_the_judge(scripted: Scripted, judge: dict[str, str] | None) -> None:
     body = {"prompt": "x", "backends": ["gemini", "claude"], "judge": judge, "dry_run": True}
     async with serving(scripted.env, store=MemoryStore()) as served:
         told = (await post(served, "compare", body)).json()
@@ -294,7 +294,7 @@ async def test_a_dry_run_tells_who_would_judge(scripted: Scripted, judge: dict[s
 
 
 @pytest.mark.parametrize("backends", [["gemini"], ["gemini"] * 27])
-async def test_a_dry_run_tells_of_no_judge_that_would_not_be_asked(scripted: Scripted, backends: list[str]) -> None:
+async def test_dry_run_names_no_judge_that_is_not_needed(scripted: Scripted, backends: list[str]) -> None:
     body = {"prompt": "x", "backends": backends, "judge": {"backend": "codex"}, "dry_run": True}
     async with serving(scripted.env, store=MemoryStore()) as served:
         told = (await post(served, "compare", body)).json()
@@ -305,7 +305,7 @@ def lines_of(response: httpx.Response) -> list[dict[str, object]]:
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-async def test_a_stream_has_every_event_of_every_task_with_its_task_then_the_summary(scripted: Scripted) -> None:
+async def test_stream_has_all_tagged_events_and_the_summary(scripted: Scripted) -> None:
     scripted.play(claude_says("a", "b"), when="one")
     scripted.play([exits(9)], when="two")
     scripted.play(says("codex", "c"), when="three")
@@ -349,7 +349,7 @@ async def test_events_come_as_they_happen(scripted: Scripted, tmp_path: Path) ->
     assert seen[-1]["completed_steps"] == 1
 
 
-async def test_a_part_that_was_not_run_has_a_lone_error_in_the_stream(scripted: Scripted) -> None:
+async def test_skipped_part_is_one_error_event(scripted: Scripted) -> None:
     scripted.play([exits(9)])
     async with serving(scripted.env) as served:
         body = {"tasks": [task("one"), task("two")], "max_parallel": 1, "fail_fast": True}
@@ -359,9 +359,7 @@ async def test_a_part_that_was_not_run_has_a_lone_error_in_the_stream(scripted: 
     assert last[0]["content"]["code"] == "cancelled"  # pyright: ignore[reportIndexIssue]
 
 
-async def test_the_next_are_recorded_while_others_run_and_wait_for_their_turn(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_next_parts_are_recorded_while_others_run(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env) as served:
@@ -383,7 +381,7 @@ async def test_the_next_are_recorded_while_others_run_and_wait_for_their_turn(
         assert await states() == ["finished"] * 6
 
 
-async def test_an_orchestration_is_a_run_with_those_of_its_parts_below_it(scripted: Scripted) -> None:
+async def test_orchestration_is_the_parent_run_of_its_parts(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     scripted.play([exits(9)], when="two")
     async with serving(scripted.env) as served:
@@ -417,7 +415,7 @@ class Slow(MemoryStore):
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
-async def test_who_has_the_answer_finds_the_whole_ended(scripted: Scripted, accept: str) -> None:
+async def test_outcome_is_recorded_before_the_answer_is_sent(scripted: Scripted, accept: str) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env, store=Slow()) as served:
         answer = await post(served, "parallel", {"tasks": [task("one")]}, accept=accept)
@@ -426,7 +424,7 @@ async def test_who_has_the_answer_finds_the_whole_ended(scripted: Scripted, acce
     assert run["state"] == "finished"
 
 
-async def test_the_whole_can_be_cancelled(scripted: Scripted) -> None:
+async def test_orchestration_can_be_cancelled(scripted: Scripted) -> None:
     scripted.play([*claude_says("so far")[:4], spawn("setsid"), hang()])
     async with serving(scripted.env) as served:
         body = {"tasks": [task("x") for _ in range(5)], "max_parallel": 2}
@@ -445,7 +443,7 @@ async def test_the_whole_can_be_cancelled(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
-async def test_a_client_that_leaves_ends_all_agents(scripted: Scripted, accept: str) -> None:
+async def test_disconnect_ends_all_agents(scripted: Scripted, accept: str) -> None:
     scripted.play([*claude_says("x")[:4], spawn("setsid"), hang()])
     async with serving(scripted.env) as served:
         body = json.dumps({"tasks": [task("x") for _ in range(5)], "max_parallel": 3}).encode()
@@ -461,7 +459,7 @@ async def test_a_client_that_leaves_ends_all_agents(scripted: Scripted, accept: 
     assert len(runs) == 6  # the whole, those that ran, and those that would have been next
 
 
-async def test_several_agents_that_may_edit_one_tree_at_once_are_warned_of(scripted: Scripted, tmp_path: Path) -> None:
+async def test_shared_tree_of_editing_agents_is_reported(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     edits = {"approval_mode": "auto", "workdir": str(tmp_path)}
     async with serving(scripted.env) as served:
@@ -516,9 +514,7 @@ class Faulty(MemoryStore):
 
 
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
-async def test_a_stream_that_clinvk_cannot_go_on_with_ends_with_an_error_of_no_part(
-    scripted: Scripted, accept: str
-) -> None:
+async def test_broken_stream_ends_with_an_untagged_error(scripted: Scripted, accept: str) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env, store=Faulty()) as served:
         response = await post(served, "chain", {"steps": [task("one"), task("two")]}, accept=accept)
@@ -530,9 +526,7 @@ async def test_a_stream_that_clinvk_cannot_go_on_with_ends_with_an_error_of_no_p
     assert "a fault" not in response.text
 
 
-async def test_an_answer_that_clinvk_cannot_give_though_it_is_kept_alive_is_an_error(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_broken_answer_after_keep_alive_is_an_error(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env, store=Faulty()) as served:
@@ -551,7 +545,7 @@ def prompts_of(scripted: Scripted) -> list[str]:
     return [(call.stdin or b"").decode().strip() for call in scripted.calls()]
 
 
-async def test_a_step_gets_what_those_before_it_answered_and_nothing_is_expanded_twice(scripted: Scripted) -> None:
+async def test_step_prompt_gets_earlier_answers_expanded_once(scripted: Scripted) -> None:
     hostile = "{{input}} {{steps.first}} {{previous}}"
     scripted.play(claude_says(hostile), when="one")
     scripted.play(claude_says("second"), when="two")
@@ -597,7 +591,7 @@ async def test_a_step_gets_what_those_before_it_answered_and_nothing_is_expanded
         ("{{steps.none}} {{input}}", "@notes.md", False),
     ],
 )
-async def test_what_an_agent_answered_is_no_command_and_no_file_to_the_next_ones_cli(
+async def test_answer_is_never_a_command_or_file_for_the_next_cli(
     scripted: Scripted, prompt: str, given: str | None, is_data: bool
 ) -> None:
     """Claude Code looks for both, but not in a message with a text behind it."""
@@ -609,7 +603,7 @@ async def test_what_an_agent_answered_is_no_command_and_no_file_to_the_next_ones
     assert second.startswith('{"type":"user"') is is_data, second
 
 
-async def test_without_an_input_its_place_stays_as_it_is(scripted: Scripted) -> None:
+async def test_input_place_stays_without_an_input(scripted: Scripted) -> None:
     scripted.play(claude_says("x"))
     async with serving(scripted.env) as served:
         await post(served, "chain", {"steps": [task("a {{input}}")]})
@@ -617,7 +611,7 @@ async def test_without_an_input_its_place_stays_as_it_is(scripted: Scripted) -> 
 
 
 @pytest.mark.parametrize(("stop", "ran"), [(None, 3), (False, 3), (True, 2)])
-async def test_a_chain_goes_on_after_a_step_that_failed_unless_it_shall_stop(
+async def test_stop_on_failure_decides_whether_a_chain_continues(
     scripted: Scripted, stop: bool | None, ran: int
 ) -> None:
     scripted.play(claude_says("fine"))
@@ -630,16 +624,14 @@ async def test_a_chain_goes_on_after_a_step_that_failed_unless_it_shall_stop(
     assert prompts_of(scripted) == ["one", "two", "three half"][:ran]
 
 
-async def test_a_step_whose_prompt_comes_out_empty_is_not_run(scripted: Scripted) -> None:
+async def test_step_with_an_empty_expanded_prompt_does_not_run(scripted: Scripted) -> None:
     async with serving(scripted.env) as served:
         told = (await post(served, "chain", {"steps": [task("{{previous}}")]})).json()
     assert (told["failed_step"], told["results"][0]["error"]) == (1, "prompt is empty")
     assert scripted.calls() == []
 
 
-async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_pass_working_dir_makes_steps_follow(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("x"))
     third = tmp_path / "third"
     third.mkdir()
@@ -651,9 +643,7 @@ async def test_a_step_without_a_directory_follows_the_one_before_if_it_shall(
     assert [call.cwd for call in scripted.calls()] == [first, first, last, first, own, last]
 
 
-async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_chain_resumes_at_the_first_unfinished_step(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_resume, "_PAGE", 1)
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
@@ -682,7 +672,7 @@ async def test_a_chain_goes_on_from_its_first_step_that_is_not_finished(
     assert (both.status_code, both.json()["field"]) == (400, "steps")
 
 
-async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scripted: Scripted, tmp_path: Path) -> None:
+async def test_interrupted_chain_resumes_from_its_record_alone(scripted: Scripted, tmp_path: Path) -> None:
     scripted.play(claude_says("first"), when="one")
     scripted.play(claude_says("second"), when="two")
     scripted.play([hang()], when="three")
@@ -702,9 +692,7 @@ async def test_an_interrupted_chain_goes_on_though_its_record_alone_is_left(scri
     assert [call.cwd for call in scripted.calls()][-1] == str(tmp_path)
 
 
-async def test_the_finished_steps_of_a_chain_that_goes_on_are_not_looked_at_again(
-    scripted: Scripted, tmp_path: Path
-) -> None:
+async def test_finished_steps_of_a_resumed_chain_are_not_examined(scripted: Scripted, tmp_path: Path) -> None:
     """What they needed may be gone: here the directory of the first."""
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -721,7 +709,7 @@ async def test_the_finished_steps_of_a_chain_that_goes_on_are_not_looked_at_agai
     assert "run_id" not in shown
 
 
-async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted) -> None:
+async def test_ephemeral_chain_cannot_be_resumed(scripted: Scripted) -> None:
     scripted.play([exits(9)])
     async with serving(scripted.env) as served:
         told = (await post(served, "chain", {"steps": [task("secret", ephemeral=True)]})).json()
@@ -731,7 +719,7 @@ async def test_an_ephemeral_chain_keeps_nothing_to_go_on_from(scripted: Scripted
     assert "secret" not in kept
 
 
-async def test_a_chain_goes_on_though_sessions_of_the_one_before_were_deleted(scripted: Scripted) -> None:
+async def test_chain_resumes_after_sessions_were_deleted(scripted: Scripted) -> None:
     scripted.play(claude_says("first"), when="one")
     scripted.play([exits(9)], when="two")
     async with serving(scripted.env) as served:
@@ -749,7 +737,7 @@ async def test_a_chain_goes_on_though_sessions_of_the_one_before_were_deleted(sc
     assert prompts_of(scripted) == ["one", "two", "two", "one", "two"]
 
 
-def test_what_all_backends_share_is_read_once() -> None:
+def test_shared_options_of_backends_are_read_once() -> None:
     body = bodies.CompareBody(prompt="x", backends=["claude"] * 100, images=["data:image/png;base64,iVBORw0KGgo="])
     parts = bodies.compare(body).parts
     assert len({id(part.request.images[0]) for part in parts}) == 1
@@ -770,7 +758,7 @@ async def test_one_prompt_is_compared_side_by_side(scripted: Scripted) -> None:
     ]
 
 
-async def test_backends_are_run_one_after_the_other_if_they_shall(scripted: Scripted, tmp_path: Path) -> None:
+async def test_sequential_compare_runs_one_backend_at_a_time(scripted: Scripted, tmp_path: Path) -> None:
     go = tmp_path / "go"
     scripted.play([wait_for(go), *claude_says("x")])
     async with serving(scripted.env) as served:

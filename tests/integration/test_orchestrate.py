@@ -74,7 +74,7 @@ def alive(word: str) -> list[int]:
 
 
 @pytest.mark.timeout(180)
-async def test_nothing_is_left_of_what_is_cancelled_at_any_moment(tmp_path: Path) -> None:
+async def test_cancel_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
     """Each time at another moment, by who drives it going away, or by being cancelled as a whole."""
     store, seconds = MemoryStore(), f"{random.randrange(10**6, 10**7)}"
     script = f"(setsid sleep {seconds} &) ; {TEXT} sleep 0.03\n sleep {seconds} & {DONE}"
@@ -104,7 +104,7 @@ async def test_nothing_is_left_of_what_is_cancelled_at_any_moment(tmp_path: Path
     assert not [run for run in page.items if run.state in ("queued", "running")]
 
 
-async def test_a_task_that_waits_takes_little_more_than_its_text(tmp_path: Path) -> None:
+async def test_waiting_task_takes_little_memory(tmp_path: Path) -> None:
     count, text = 10_000, "sleep 600 # "
     body = msgspec.json.encode(
         {"tasks": [{"backend": "shell", "prompt": f"{text}{number}"} for number in range(count)], "max_parallel": 2}
@@ -138,7 +138,7 @@ async def test_many_tasks_finish(tmp_path: Path) -> None:
     assert (summary.completed, summary.failed) == (150, 0)
 
 
-async def test_others_have_their_turn_while_many_parts_are_admitted(tmp_path: Path) -> None:
+async def test_admission_of_many_parts_yields_to_the_event_loop(tmp_path: Path) -> None:
     turns: list[int] = []
 
     async def slow(request: RunRequest) -> RunRequest:
@@ -159,7 +159,7 @@ async def test_others_have_their_turn_while_many_parts_are_admitted(tmp_path: Pa
     assert len(turns) >= 19
 
 
-async def test_others_have_their_turn_while_a_chain_is_shown(tmp_path: Path) -> None:
+async def test_dry_run_of_a_chain_yields_to_the_event_loop(tmp_path: Path) -> None:
     turns: list[int] = []
 
     async def other() -> None:
@@ -177,7 +177,7 @@ async def test_others_have_their_turn_while_a_chain_is_shown(tmp_path: Path) -> 
     assert len(turns) >= 499
 
 
-async def test_results_are_told_though_the_end_of_the_whole_cannot_be_kept_in_time(
+async def test_results_are_returned_if_the_outcome_cannot_be_recorded_in_time(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with orchestrations(tmp_path, Locked(), within_s=0.1) as some:
@@ -190,7 +190,7 @@ async def test_results_are_told_though_the_end_of_the_whole_cannot_be_kept_in_ti
     assert told == f"run {summary.run_id} is not kept: cleaning up took longer than 0.1 s"
 
 
-async def test_what_comes_back_with_a_part_is_refused_in_its_place(tmp_path: Path) -> None:
+async def test_too_deeply_nested_meta_is_refused_with_its_field(tmp_path: Path) -> None:
     async with orchestrations(tmp_path, MemoryStore()) as some:
         plan = Parallel(parts=(part(DONE), replace(part(DONE), meta=too_deep())))
         with pytest.raises(InvalidRequest) as caught:
@@ -212,7 +212,7 @@ class Stuck(Observer):
         await asyncio.sleep(3600)
 
 
-async def test_an_orchestration_whose_client_reads_nothing_can_be_cancelled(tmp_path: Path) -> None:
+async def test_orchestration_with_a_blocked_observer_can_be_cancelled(tmp_path: Path) -> None:
     observer = Stuck()
     async with orchestrations(tmp_path, MemoryStore()) as some:
         plan = await admitted(some, Parallel(parts=(part(TEXT + "sleep 600"),) * 3, max_parallel=2))
@@ -225,7 +225,7 @@ async def test_an_orchestration_whose_client_reads_nothing_can_be_cancelled(tmp_
 
 
 @pytest.mark.parametrize(("depth", "most", "runs"), [("", 0, True), ("1", 1, True), ("2", 1, False), ("1", 0, False)])
-async def test_agents_run_agents_only_so_deep(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
+async def test_nesting_depth_of_agents_is_limited(tmp_path: Path, depth: str, most: int, runs: bool) -> None:
     settings = replace(SETTINGS, unified_flags=replace(SETTINGS.unified_flags, max_depth=most))
     script = """echo '{"type":"text_delta","text":"'$CLINVK_DEPTH'"}'\n""" + DONE
     async with orchestrations(tmp_path, MemoryStore(), settings, CLINVK_DEPTH=depth) as some:
@@ -256,9 +256,7 @@ async def driven(some: Orchestrations, asked: Plan) -> Summary:
         return await one.drive()
 
 
-async def test_a_check_that_cannot_look_is_told_in_its_result_and_the_others_are_checked(
-    tmp_path: Path, project: str
-) -> None:
+async def test_failing_check_of_one_part_leaves_the_checks_of_others(tmp_path: Path, project: str) -> None:
     scripts = (f'rm -rf "$PWD"; {TEXT}{DONE}', f"touch made; {TEXT}{DONE}")
     parts = tuple(isolated(script, project) for script in scripts)
     async with orchestrations(tmp_path, MemoryStore()) as some:
@@ -274,7 +272,7 @@ async def test_a_check_that_cannot_look_is_told_in_its_result_and_the_others_are
     assert made.check.passed
 
 
-async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, project: str) -> None:
+async def test_check_that_cannot_start_leaves_the_diff(tmp_path: Path, project: str) -> None:
     parts = (isolated(f"touch made; {TEXT}{DONE}", project),)
     async with orchestrations(tmp_path, MemoryStore()) as some:
         summary = await driven(some, Compare(prompt="x", parts=parts, check="x" * 10**6))
@@ -284,7 +282,7 @@ async def test_a_check_that_cannot_be_started_leaves_the_diff(tmp_path: Path, pr
     assert [file.path for file in result.change.files] == ["made"]
 
 
-async def test_a_worktree_is_looked_at_once_its_agent_is_gone(tmp_path: Path, project: str) -> None:
+async def test_worktree_is_examined_after_the_agent_has_exited(tmp_path: Path, project: str) -> None:
     parts = (isolated(f"{TEXT}{DONE}sleep 0.5; touch late", project),)
     async with orchestrations(tmp_path, MemoryStore()) as some:
         summary = await driven(some, Compare(prompt="x", parts=parts, check="test -e late"))
@@ -295,7 +293,7 @@ async def test_a_worktree_is_looked_at_once_its_agent_is_gone(tmp_path: Path, pr
     assert [file.path for file in result.change.files] == ["late"]
 
 
-async def test_a_step_begins_when_the_agent_of_the_one_before_is_gone(tmp_path: Path) -> None:
+async def test_step_begins_after_the_previous_agent_has_exited(tmp_path: Path) -> None:
     late = tmp_path / "late"
     told = f"""test -e {late} && {TEXT}{DONE}"""
     async with orchestrations(tmp_path, MemoryStore()) as some:
@@ -303,7 +301,7 @@ async def test_a_step_begins_when_the_agent_of_the_one_before_is_gone(tmp_path: 
     assert summary.results[1].result.text == "hello"
 
 
-async def test_answers_that_are_too_many_for_a_judge_are_told_as_not_judged(tmp_path: Path) -> None:
+async def test_too_many_answers_for_the_judge_are_reported(tmp_path: Path) -> None:
     parts = tuple(part(TEXT + DONE) for _ in range(27))
     async with orchestrations(tmp_path, MemoryStore()) as some:
         plan = Compare(prompt="x", parts=parts, judge=RunRequest(prompt="", backend="shell"))

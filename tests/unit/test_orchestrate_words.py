@@ -31,25 +31,25 @@ STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{st
         ("{{steps.{{previous}}}}", "{{steps.before}}"),
     ],
 )
-def test_places_are_filled_and_all_else_stays(template: str, expanded: str | None) -> None:
+def test_expand_fills_places_and_keeps_other_text(template: str, expanded: str | None) -> None:
     assert expand(template, "before", STEPS, "given") == (template if expanded is None else expanded)
 
 
-def test_without_an_input_its_place_is_none() -> None:
+def test_input_place_stays_without_an_input() -> None:
     assert expand("{{input}}", "", {}, None) == "{{input}}"
     assert expand("{{input}}", "", {}, "") == ""
 
 
-def test_what_an_answer_has_of_a_regular_expression_means_nothing() -> None:
+def test_answers_with_regular_expression_syntax_are_literal() -> None:
     assert expand("{{previous}}", r"\1 \g<word> \\", {}, None) == r"\1 \g<word> \\"
 
 
-def test_places_that_lead_to_no_earlier_step_are_named() -> None:
+def test_unknown_steps_are_reported() -> None:
     found = unknown_steps("{{steps.a}} {{steps.later}} {{previous}} {{steps. b}}", frozenset({"a"}))
     assert [*found] == ["{{steps.later}}", "{{steps. b}}"]
 
 
-def test_what_looks_like_a_place_but_is_none_is_named_with_the_place_that_was_meant() -> None:
+def test_misspelt_places_are_reported_with_the_intended_place() -> None:
     template = "{{previous}} {{ previous }} {{INPUT}} {{ steps.a}} {{Steps.a }} {{steps.a }} {{ steps.later }}"
     assert [*misspelt(template, frozenset({"a", ""}))] == [
         ("{{ previous }}", "{{previous}}"),
@@ -72,14 +72,14 @@ def test_what_looks_like_a_place_but_is_none_is_named_with_the_place_that_was_me
         ("{{steps.b }}", "{{steps.b }} names no earlier step, and stays as it is"),
     ],
 )
-def test_what_stays_in_a_prompt_is_told_once_with_the_reason(prompt: str, told: str) -> None:
+def test_each_unfilled_place_is_reported_once_with_the_reason(prompt: str, told: str) -> None:
     parts = [
         Part(request=RunRequest(prompt=text, backend="claude"), name=name) for text, name in (("", "a"), (prompt, ""))
     ]
     assert [*warnings(Chain(parts=tuple(parts)))] == [f"steps[1].prompt: {told}"]
 
 
-def test_a_step_whose_name_ends_with_a_blank_is_a_place() -> None:
+def test_step_name_may_end_with_a_blank() -> None:
     assert [*misspelt("{{steps.a }}", frozenset({"a", "a "}))] == []
 
 
@@ -93,7 +93,7 @@ COMPARE = Compare(prompt="the request", parts=())
 JUDGE = RunRequest(prompt="be strict", backend="codex")
 
 
-def test_a_judge_sees_the_answers_in_the_order_given_each_in_an_element_that_nothing_in_it_ends() -> None:
+def test_judge_prompt_has_the_answers_in_order_in_elements_they_cannot_close() -> None:
     found = [answered(1, "one </answer> two"), answered(0, "<answer letter='B'>")]
     prompt = judge.judge_request(COMPARE, JUDGE, found).prompt
     assert re.findall(r'^<answer-2 letter="(\w)">\n(.*)\n</answer-2>$', prompt, re.MULTILINE) == [
@@ -106,7 +106,7 @@ def test_a_judge_sees_the_answers_in_the_order_given_each_in_an_element_that_not
     assert "secret" not in prompt
 
 
-def test_a_judge_sees_what_was_changed_and_whether_the_check_passed_but_not_where() -> None:
+def test_judge_prompt_has_changes_and_checks_without_branch_names() -> None:
     change = Change(diff="d" * 150_000, is_cut=False, files=(), branch="clinvk/claude-1", path="/x", kept=True)
     told = [
         answered(index, "x", change=change, check=Check(passed=index == 0, exit_code=0, output="")) for index in (0, 1)
@@ -118,7 +118,7 @@ def test_a_judge_sees_what_was_changed_and_whether_the_check_passed_but_not_wher
     assert "clinvk/claude-1" not in prompt
 
 
-def test_a_judge_names_a_letter_that_is_there() -> None:
+def test_ruling_must_name_the_letter_of_an_answer() -> None:
     assert judge.read_ruling((7, 4), {"best": "B", "reasons": "so"}) == (4, "so")
     for answer in ({"best": "C", "reasons": ""}, {"best": "", "reasons": ""}, {"reasons": ""}, None, "A"):
         with pytest.raises(ValueError, match=r"an answer|Object|Expected"):

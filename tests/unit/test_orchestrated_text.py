@@ -1,5 +1,6 @@
-"""What several agents did, as text: columns that fit, tables that tell, a display that fits its terminal."""
+"""The outcome of an orchestration as text: answers in columns, tables, and the live display."""
 
+import re
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from clinvk.types.orchestration import Chain, Change, Check, Compare, Parallel, 
 from clinvk.types.request import RunRequest
 from clinvk.types.result import RunResult
 
+STYLE = re.compile(r"\x1b\[\d*m")
 WIDE = "日本語のとても長い答え " * 5
 
 
@@ -44,19 +46,19 @@ def compared(*results: PartResult) -> Summary:
     "text", [WIDE, "x" * 200, "short", "", "a word " * 30, "tab\tbed \x1b[31m", "é" * 50 + " " + "x" * 50]
 )
 @pytest.mark.parametrize("wide", [3, 10, 37])
-def test_a_line_is_broken_so_that_it_fits_and_loses_nothing_but_spaces(text: str, wide: int) -> None:
+def test_wrapped_lines_fit_and_lose_only_spaces(text: str, wide: int) -> None:
     pieces = wrapped(text, wide)
     assert all(width(piece) <= wide for piece in pieces)
     assert "".join(pieces).replace(" ", "") == text.replace("\t", "").replace("\x1b", "?").replace(" ", "")
 
 
-def test_a_long_line_is_broken_in_the_time_of_its_length() -> None:
+def test_wrapping_takes_linear_time() -> None:
     """That a piece is taken off must not copy all that follows: this would take minutes, and time out."""
     pieces = wrapped("word " * 2_000_000, 37)
     assert set(pieces) == {" ".join(["word"] * 7), " ".join(["word"] * 2)}
 
 
-def test_answers_stand_side_by_side_only_where_there_is_room() -> None:
+def test_answers_are_side_by_side_only_if_there_is_room() -> None:
     both = compared(done(0, f"{WIDE}\nend"), done(1, "one\ntwo"))
     lines = side_by_side(both, 80)
     assert all(width(line) <= 80 for line in lines)
@@ -65,7 +67,7 @@ def test_answers_stand_side_by_side_only_where_there_is_room() -> None:
     assert side_by_side(compared(done(0, "alone")), 200) == []
 
 
-def test_a_failure_is_told_below_what_was_said_until_then() -> None:
+def test_failure_follows_the_partial_answer() -> None:
     assert [*answers(compared(failed(0, "agent_failed")))] == [
         "── [0] claude ──",
         "",
@@ -74,14 +76,14 @@ def test_a_failure_is_told_below_what_was_said_until_then() -> None:
     ]
 
 
-def test_what_was_cancelled_before_its_agent_was_up_has_no_answer_to_tell() -> None:
+def test_part_cancelled_before_its_agent_started_has_no_answer() -> None:
     results = (done(0, "x"), not_run(1, part(), Cancelled("not run")), failed(2, "agent_failed"))
     plan = Parallel(parts=tuple(result.part for result in results))
     heads = [line for line in answers(summary(plan, *results)) if line.startswith("──")]
     assert heads == ["── [0] claude ──", "── [2] claude ──"]
 
 
-def test_the_table_has_a_word_for_each_way_to_end() -> None:
+def test_table_has_a_status_for_each_outcome() -> None:
     results = (
         done(0, "x", "first"),
         failed(1, "agent_failed"),
@@ -100,7 +102,7 @@ def test_the_table_has_a_word_for_each_way_to_end() -> None:
     assert totals == "4 tasks: 1 done, 2 failed, 1 cancelled in 2.5 s; 0 in, 0 out tokens"
 
 
-def test_the_table_of_isolated_agents_counts_files_and_tells_what_the_check_said() -> None:
+def test_table_of_isolated_agents_has_changed_files_and_check() -> None:
     change = Change(diff="", is_cut=False, files=(), branch="b", path="/p", kept=True)
     result = replace(done(0, "an\nanswer"), change=change, check=Check(passed=False, exit_code=1, output=""))
     head, row, _ = overview(compared(result), None, None, show_tokens=False)
@@ -108,20 +110,20 @@ def test_the_table_of_isolated_agents_counts_files_and_tells_what_the_check_said
     assert row.split() == ["0", "claude", "done", "1.2", "s", "0", "failed", "an", "answer"]
 
 
-def test_of_a_check_the_end_is_told_where_it_failed() -> None:
+def test_output_of_failed_checks_is_printed() -> None:
     checks = (Check(passed=True, exit_code=0, output="fine"), Check(passed=False, exit_code=None, output="\x1b[31mx\n"))
     both = compared(*(replace(done(index, "x"), check=check) for index, check in enumerate(checks)))
     assert [*failed_checks(both)] == ["── [1] claude ── check failed (it took too long)", "x", ""]
 
 
-def test_a_chain_that_ended_early_says_how_many_steps_were_not_run() -> None:
+def test_totals_count_the_steps_that_were_not_run() -> None:
     plan = Chain(parts=(part(), part(), part()))
     assert overview(summary(plan, done(0, "x")), None, None, show_tokens=False)[-1] == (
         "3 steps: 1 done, 2 not run in 2.5 s"
     )
 
 
-async def test_the_display_fits_its_terminal_however_many_parts_there_are() -> None:
+async def test_display_fits_the_terminal_with_many_parts() -> None:
     display = Display(Parallel(parts=tuple(part(f"n{index}") for index in range(1000))), Notes({}), color=False)
     for index in (0, 1, 3):
         await display.ended(done(index, WIDE, f"n{index}"))
@@ -133,7 +135,19 @@ async def test_the_display_fits_its_terminal_however_many_parts_there_are() -> N
     assert lines[-1].strip() == "3 done, 997 waiting"
 
 
-async def test_drawing_takes_no_longer_with_many_parts() -> None:
+@pytest.mark.parametrize("columns", [8, 20, 40, 100])
+async def test_colors_take_no_room_in_the_display(columns: int) -> None:
+    parts = tuple(part(f"n{index}") for index in range(3))
+    plain, colored = (Display(Parallel(parts=parts), Notes({}), color=color) for color in (False, True))
+    for display in (plain, colored):
+        await display.ended(done(0, WIDE, "n0"))
+        await display.ended(failed(1, "agent_failed"))
+    lines = plain.drawn(columns, 24)
+    assert max(map(width, lines)) <= columns
+    assert [STYLE.sub("", line) for line in colored.drawn(columns, 24)] == lines
+
+
+async def test_drawing_time_does_not_grow_with_parts() -> None:
     display = Display(Parallel(parts=(part(),) * 50_000), Notes({}), color=False)
     for index in range(40_000):
         await display.ended(done(index, "x"))

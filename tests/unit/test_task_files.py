@@ -58,16 +58,16 @@ def wrong(text: str, name: str = "stdin") -> str:
         ("t.txt", '- {backend: claude, prompt: "one\\ntwo"}\n- {backend: codex, prompt: é, max_turns: 3}\n'),
     ],
 )
-def test_every_format_gives_the_same_tasks(name: str, text: str) -> None:
+def test_every_format_yields_the_same_tasks(name: str, text: str) -> None:
     assert body(text, name) == msgspec.convert({"tasks": TASKS}, ParallelBody)
 
 
-def test_one_object_alone_is_a_task_unless_it_has_tasks() -> None:
+def test_single_object_without_tasks_is_one_task() -> None:
     assert [task.prompt for task in body('{"backend": "claude", "prompt": "x"}').tasks] == ["x"]
     assert [task.prompt for task in body('{"tasks": [{"backend": "claude", "prompt": "x"}]}').tasks] == ["x"]
 
 
-def test_yaml_merges_what_an_anchor_names() -> None:
+def test_yaml_merge_keys_are_supported() -> None:
     file = parse(WITH_ANCHOR, "t.yaml", "tasks")
     assert json.loads(file.body)["tasks"] == [{"backend": "claude", "prompt": "x"}]
 
@@ -110,11 +110,11 @@ def test_yaml_merges_what_an_anchor_names() -> None:
         ("--- \na: 1\n--- \nb: 1\n", "stdin:3:1: is not valid YAML: "),
     ],
 )
-def test_a_mistake_is_told_with_its_line_column_and_field(text: str, said: str) -> None:
+def test_error_has_line_column_and_field(text: str, said: str) -> None:
     assert wrong(text).startswith(said)
 
 
-def test_a_mistake_in_json_lines_has_the_line_of_the_file() -> None:
+def test_error_in_json_lines_has_the_line_of_the_file() -> None:
     good = '{"backend": "claude", "prompt": "x"}'
     assert wrong(f'{good}\n\n  {{"backend": "claude", "promt": "x"}}\n').startswith(
         "stdin:3:25: unknown field 'tasks[1]"
@@ -124,23 +124,23 @@ def test_a_mistake_in_json_lines_has_the_line_of_the_file() -> None:
     assert wrong(f'{good}\n{{"backend": "claude"\n').startswith("stdin:2:21: is not valid JSON: it ends too early")
 
 
-def test_of_a_key_that_json_has_twice_the_last_counts_and_is_told() -> None:
+def test_error_position_is_that_of_the_last_duplicate_key() -> None:
     assert in_json('{"a": {"b": 1}, "a": {"b": [1, {"c": 2}]}}', ["a", "b", "1", "c"]).column == 33
 
 
-def test_a_mistake_is_told_of_what_the_file_is_by_its_name_or_beginning() -> None:
+def test_format_follows_from_name_or_beginning() -> None:
     assert wrong('{"tasks": [{prompt: x}]}').startswith("stdin:1:13: is not valid JSON: ")
     assert wrong("{tasks: [{prompt: x}]}", "t.json").startswith("t.json:1:2: is not valid JSON: ")
     assert wrong("{tasks: [\n").startswith("stdin:2:1: is not valid YAML: ")
     assert wrong("[" * 50_000).startswith("stdin:1:1: is nested too deeply")
 
 
-def test_a_number_of_any_length_is_read_as_json_reads_it() -> None:
+def test_numbers_of_any_length_are_accepted() -> None:
     task = '{"prompt": "x", "max_turns": ' + "1" * 5000 + "}"
     assert wrong(f"[{task}]").startswith("stdin:1:18: tasks[0].max_turns ")
 
 
-def test_an_error_of_the_plan_gets_its_place_and_stays_what_it_is() -> None:
+def test_error_of_a_refused_plan_keeps_its_type_and_gets_a_position() -> None:
     file = parse("- prompt: x\n- backend: nope\n  prompt: x\n", "t.yaml", "tasks")
     unavailable = BackendUnavailable("tasks[1]: no backend 'nope'")
     unavailable.field = "tasks[1].backend"
@@ -152,7 +152,7 @@ def test_an_error_of_the_plan_gets_its_place_and_stays_what_it_is() -> None:
     assert file.refused(elsewhere).message == "the disk is full"
 
 
-def test_a_file_is_read_and_one_that_cannot_be_says_why(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     def from_file(path: Path) -> TaskFile:
         return read(str(path), "tasks", print)
 
