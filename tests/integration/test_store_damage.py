@@ -5,7 +5,9 @@ import hashlib
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ from clinvk.store.sqlite.database import Database
 from clinvk.store.sqlite.sqlite import SqliteStore
 from clinvk.types.errors import StoreUnavailable
 from clinvk.types.session import Session
+from polling import until
 from records import ANSWER, run, turn
 from records import session as new_session
 from scripted import Scripted
+from scripted.steps import claude_says, wait_for
 from serving import serving
 
 PAGE = 4096
@@ -27,6 +31,16 @@ PAGE = 4096
 
 def digests(home: Path) -> dict[str, str]:
     return {file.name: hashlib.sha1(file.read_bytes()).hexdigest() for file in home.glob("clinvk.db*")}
+
+
+def damage_root(database: Path, name: str) -> None:
+    """Overwrite the first page of a table or an index."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    with database.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(b"\xa5" * PAGE)
 
 
 async def test_a_header_of_garbage_is_left_alone_with_the_journal_beside_it(tmp_path: Path) -> None:
@@ -171,3 +185,33 @@ def repaired_as_told(message: str) -> None:
     if shutil.which("sqlite3"):
         command = message.partition("sqlite3): ")[2]
         subprocess.run(["sh", "-c", command], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["chunks", "sqlite_autoindex_chunks_1", "usage", "runs"])
+async def test_a_prompt_whose_end_could_not_be_kept_is_refused_before_its_agent_starts(
+    scripted: Scripted, name: str
+) -> None:
+    scripted.play(claude_says("x"))
+    home = scripted.folder / ".clinvk"
+    async with SqliteStore(home) as store:
+        await turn(store)
+    await asyncio.to_thread(damage_root, home / "clinvk.db", name)
+    async with serving(scripted.env) as served:
+        answers = [await served.prompt(), await served.prompt()]
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert answers[0].json()["code"] == "store_unavailable"
+        assert answers[0].headers["retry-after"]
+    assert scripted.calls() == []
+
+
+async def test_no_prompt_is_taken_after_the_end_of_a_run_met_damage(scripted: Scripted, tmp_path: Path) -> None:
+    says = claude_says("x")
+    scripted.play([*says[:3], wait_for(tmp_path / "go"), *says[3:]])
+    async with serving(scripted.env) as served:
+        first = await served.detached()
+        await until(scripted.calls)
+        database = scripted.folder / ".clinvk" / "clinvk.db"
+        await asyncio.to_thread(damage_root, database, "sqlite_autoindex_chunks_1")
+        (tmp_path / "go").touch()
+        await served.ended(first["run_id"])
+        assert (await served.prompt()).status_code == 503

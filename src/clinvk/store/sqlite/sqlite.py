@@ -106,8 +106,13 @@ class SqliteStore:
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
         """Keep a run that is about to start, and claim its session for it."""
+
+        def begin(db: "sqlite3.Connection") -> Session | None:
+            self._writer.refuse_damaged()
+            return turns.begin(db, self._owners, run, session, must_exist)
+
         try:
-            kept = await self._writer.write(lambda db: turns.begin(db, self._owners, run, session, must_exist))
+            kept = await self._writer.write(begin)
         except asyncio.CancelledError:
             self._writer.post(lambda db: turns.withdraw(db, run.id))
             raise

@@ -54,6 +54,9 @@ _INSERT_RUN = RUNS.insert("owner")
 _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
 _CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
+_READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FROM chunks), (SELECT max(day) FROM usage)"
+"""Reads the pages that the end of a new run is written to."""
+
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
 _OWNERS = "SELECT DISTINCT owner FROM runs WHERE state IN ('queued', 'running')"
@@ -91,6 +94,7 @@ def begin(
         connection.execute(_CLAIM, (session.last_used, session.id))
         session = _kept(connection, session.id)
     connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
+    connection.execute(_READ_PAGES_OF_END).fetchone()  # raises before an agent starts if one of these is damaged
     return session
 
 
