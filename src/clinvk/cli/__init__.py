@@ -5,26 +5,26 @@ import sys
 
 from clinvk import __version__
 
-_CANCELLED = 7  # as `exits` has it, which is not imported for a version
+_CANCELLED = 7  # the value of `exits.CANCELLED`, without its import
 
 
 def main() -> int:
-    """Run the command that `sys.argv` names; give the exit code.
+    """Run the command of `sys.argv`; return the exit code.
 
-    The version is answered before anything is imported.
+    The version is printed without any import.
     """
     if sys.argv[1:] in (["version"], ["--version"]) and sys.stdout:
         try:
             os.write(1, f"clinvk {__version__}\n".encode())
         except OSError:
-            pass  # what is wrong is told below
+            pass  # the command below reports the error
         else:
             return 0
     code = _enter()
     if code == _CANCELLED:
         import signal
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would be the exit code, while Python exits
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # while Python exits, another Ctrl-C would change the exit code
     return code
 
 
@@ -32,7 +32,7 @@ def _enter() -> int:
     import gc
     from contextlib import suppress
 
-    gc.disable()  # until the command is imported: what is made by then stays, and would be looked at again and again
+    gc.disable()  # until the command is imported: imported objects stay, and every collection would scan them
     try:
         from clinvk.cli.entry import enter
     except KeyboardInterrupt:

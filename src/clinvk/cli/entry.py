@@ -1,4 +1,4 @@
-"""From argv to the command, and from whatever goes wrong to a line on stderr and an exit code."""
+"""Run the command of argv; turn every error into a line on stderr and an exit code."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ from clinvk.types.errors import ClinvkError, InvalidRequest
 
 
 def enter(argv: Sequence[str]) -> int:
-    """Run the command that `argv` asks for; give the exit code. Nothing is raised but the exit of Python itself."""
+    """Run the command of `argv`; return the exit code. No exception leaves this function, except with `--verbose`."""
     notes = Notes(os.environ)
     try:
         _fill_standard_streams()
@@ -58,7 +58,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _help(words: Sequence[str]) -> int:
-    """Show the help of a command, by one or two words."""
+    """Print the help of a command, named by one or two words."""
     name = " ".join(words)
     if name and name not in commands.GROUPS:
         name = arguments.named(words)
@@ -73,10 +73,10 @@ def _print(text: str) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Put /dev/null where a standard stream is closed, lest a file that is opened later takes its number.
+    """Open /dev/null for closed standard streams, so that no other file gets their numbers.
 
     Raises:
-        ClinvkError: stdout is closed: an answer would have nowhere to go.
+        ClinvkError: stdout is closed, so no answer can be printed.
     """
     closed = [stream is None for stream in (sys.stdin, sys.stdout, sys.stderr)]
     if not any(closed):

@@ -1,4 +1,4 @@
-"""`clinvk keys`: the API keys that the server asks for."""
+"""`clinvk keys`: the API keys of the server."""
 
 import os
 import time
@@ -35,24 +35,24 @@ class KeyItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyList(msgspec.Struct, frozen=True):
-    """All keys of the file, the oldest first."""
+    """All keys of the key file, the oldest first."""
 
     keys: list[KeyItem]
 
 
 def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Make a key and print it.
+    """Create a key and print it.
 
     Raises:
-        InvalidRequest: the name is taken or cannot be one, or a limit or the expiry cannot be meant.
+        InvalidRequest: the name is taken or invalid, or a limit or the expiry is out of range.
         BackendUnavailable: one of the backends does not exist.
-        ConfigError: the file of keys cannot be used.
+        ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
     limits, expires_at = _limits(flags), _expires_at(flags.expires)
-    _warn_of_directories(limits, flags, environ, notes)
+    _warn_closed_directories(limits, flags, environ, notes)
     key = KeyFile(home(environ)).create(name, limits, flags.dry_run, expires_at)
-    described = _may(limits) + (f"; it expires on {times.at_length(expires_at)}" if expires_at else "")
+    described = _describe(limits) + (f"; it expires on {times.at_length(expires_at)}" if expires_at else "")
     if flags.dry_run:
         notes.say(f"would make a key {name!r}: {described}")
         return 0
@@ -65,7 +65,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Print the keys.
 
     Raises:
-        ConfigError: the file of keys cannot be used.
+        ConfigError: the key file cannot be used.
     """
     file = KeyFile(home(environ))
     keys = file.read()
@@ -76,16 +76,16 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     elif keys is None:
         notes.say("no keys yet: clinvk keys create NAME makes one")
     else:
-        _say_none_left(file, notes)
+        _warn_none_left(file, notes)
     return 0
 
 
 def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Take a key away.
+    """Revoke a key.
 
     Raises:
-        InvalidRequest: there is none of this name.
-        ConfigError: the file of keys cannot be used.
+        InvalidRequest: no key has this name.
+        ConfigError: the key file cannot be used.
     """
     name = flags.words[0]
     file = KeyFile(home(environ))
@@ -95,11 +95,11 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         return 0
     notes.say(f"revoked key {name!r}")
     if not file.read():
-        _say_none_left(file, notes)
+        _warn_none_left(file, notes)
     return 0
 
 
-def _say_none_left(file: KeyFile, notes: Notes) -> None:
+def _warn_none_left(file: KeyFile, notes: Notes) -> None:
     notes.say(f"no key is left: servers let nobody in, and start again once {file.path} has one or is removed")
 
 
@@ -138,8 +138,8 @@ def _check_range(flag: str, value: float | None, allowed: tuple[float, float]) -
         raise InvalidRequest(f"{flag}: {value} is not from {least:g} to {most:,.0f}")
 
 
-def _warn_of_directories(limits: Limits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
-    """Say where the settings, as far as they can be read, and what is built in let no request in."""
+def _warn_closed_directories(limits: Limits, flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> None:
+    """Print a warning for each directory of the key that the settings or built-in rules close to every request."""
     if not limits.workdirs:
         return
     errors: list[ConfigError] = []
@@ -162,7 +162,7 @@ def _item(key: Key) -> KeyItem:
 
 def _row(key: Key, now: float) -> Sequence[str]:
     used = times.ago(key.last_used, now) if key.last_used else "never"
-    return key.name, times.ago(key.created_at, now), used, _expiry(key, now), _may(key.limits)
+    return key.name, times.ago(key.created_at, now), used, _expiry(key, now), _describe(key.limits)
 
 
 def _expiry(key: Key, now: float) -> str:
@@ -171,11 +171,11 @@ def _expiry(key: Key, now: float) -> str:
     return f"expired {times.ago(key.expires_at, now)}" if key.has_expired else times.at_length(key.expires_at)
 
 
-def _may(limits: Limits) -> str:
-    return "; ".join(_words(limits)) or "all"
+def _describe(limits: Limits) -> str:
+    return "; ".join(_limit_texts(limits)) or "all"
 
 
-def _words(limits: Limits) -> Iterator[str]:
+def _limit_texts(limits: Limits) -> Iterator[str]:
     if limits.backends:
         yield ", ".join(limits.backends)
     if limits.workdirs:

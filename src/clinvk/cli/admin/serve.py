@@ -12,10 +12,10 @@ from clinvk.types.errors import ClinvkError, InvalidRequest
 
 
 def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Serve until a signal; give the exit code.
+    """Serve until a signal arrives; return the exit code.
 
     Raises:
-        ClinvkError: the server was not started.
+        ClinvkError: the server did not start.
     """
     if flags.ephemeral:
         raise InvalidRequest("serve has no --ephemeral: each request says it for itself")
@@ -38,7 +38,7 @@ def serve(flags: ServeFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _announce(text: str) -> None:
-    """Print the greeting on a thread of its own: the server serves even if nobody reads its stdout."""
+    """Print the greeting in a thread, so that a stalled reader of stdout does not stop the server."""
     Thread(target=_print, args=(text,), daemon=True).start()
 
 

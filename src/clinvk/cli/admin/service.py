@@ -180,7 +180,7 @@ def plan_service(flags: ServicePrintFlags, environ: Mapping[str, str], account: 
 
 
 def _clinvk() -> tuple[str, ...]:
-    """Return the command that started this clinvk."""
+    """Return the command line of the running clinvk."""
     script = os.path.abspath(sys.argv[0])
     return (script,) if os.path.basename(script) == "clinvk" else (sys.executable, "-m", "clinvk")
 

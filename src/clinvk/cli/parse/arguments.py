@@ -1,4 +1,4 @@
-"""argv as typed flags. Flags stand before or after the command or the prompt; `--` ends them."""
+"""Parse argv into typed flags. Flags stand before or after the command or the prompt; `--` ends them."""
 
 import argparse
 from collections.abc import Collection, Sequence
@@ -23,15 +23,16 @@ class Asked(NamedTuple):
 
 
 def read(argv: Sequence[str]) -> Asked:
-    """Read the command line, program name left out.
+    """Parse the command line, without the program name.
 
     Raises:
-        InvalidRequest: an unknown flag, a wrong value, a word too many, or a word that looks like a command.
+        InvalidRequest: a flag is unknown, a value is invalid, an argument is missing or superfluous, or a prompt of one
+            word looks like a command.
     """
     end = argv.index("--") if "--" in argv else len(argv)
     before, after = argv[:end], argv[end + 1 :]
     flags, unknown = _parse(parser_of(""), PROMPT.flags, before)
-    if unknown and (name := _behind_its_flags(flags.words, before)):
+    if unknown and (name := _command_after_its_flags(flags.words, before)):
         return _command(name.split(), before, after)
     if flags.words and flags.words[0] in FIRST_WORDS:
         return _command(flags.words, before, after)
@@ -43,8 +44,8 @@ def read(argv: Sequence[str]) -> Asked:
     return Asked("", msgspec.structs.replace(flags, words=words))
 
 
-def _behind_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
-    """Give the command before which flags of its own stand: with those of a prompt, their values are read as words."""
+def _command_after_its_flags(words: Sequence[str], before: Sequence[str]) -> str | None:
+    """Return a command that follows its own flags. A parser with the flags of a prompt takes their values for words."""
     if any(" ".join(words[:number]) in COMMANDS for number in (1, 2)):
         return None
     for name in COMMANDS:
@@ -64,15 +65,15 @@ def _command(words: Sequence[str], before: Sequence[str], after: Sequence[str]) 
     _refuse_unknown(unknown, command, name)
     own = (*flags.words[len(name.split()) :], *after)
     if not flags.help:
-        _check_number(name, command, own)
+        _check_count(name, command, own)
     return Asked(name, msgspec.structs.replace(flags, words=own))
 
 
 def named(words: Sequence[str]) -> str:
-    """Give the name of the command that words begin with.
+    """Return the name of the command at the beginning of the arguments.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: the command does not exist.
     """
     first = words[0]
     if first not in FIRST_WORDS:
@@ -90,7 +91,7 @@ def named(words: Sequence[str]) -> str:
     raise InvalidRequest(f"no command '{first} {second}'; {near}have {', '.join(members(first))}")
 
 
-def _check_number(name: str, command: Command, words: Sequence[str]) -> None:
+def _check_count(name: str, command: Command, words: Sequence[str]) -> None:
     if command.most is not None and len(words) > command.most:
         raise InvalidRequest(f"{name} takes no argument {words[-1]!r}; see clinvk help {name}")
     if len(words) < command.least:
@@ -98,7 +99,7 @@ def _check_number(name: str, command: Command, words: Sequence[str]) -> None:
 
 
 def _parse(parser: "Parser", kind: type[_F], argv: Sequence[str]) -> tuple[_F, list[str]]:
-    """Give the flags, and what looks like a flag but is none of the parser's."""
+    """Return the flags, and the words that look like flags but are unknown."""
     known, rest = parser.parse_known_args(argv)
     given = {name: value for name, value in vars(known).items() if value is not None}
     words = [*given.pop("words", ()), *(word for word in rest if not _is_flag(word))]
@@ -117,7 +118,7 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
     fields = msgspec.structs.fields(command.flags)
     known = [field.name.strip("_").replace("_", "-") for field in fields if field.name != "words"]
     hint = "; a value that begins with - stands after --" if "VALUE" in command.arguments else ""
-    # Without their dashes, which make all flags alike.
+    # Without the dashes, which all flags share.
     if near := nearest(flag.lstrip("-"), known, likeness=0.55):
         raise InvalidRequest(f"no flag {flag!r}{hint}; did you mean --{near}?")
     if not name:
@@ -126,9 +127,9 @@ def _refuse_unknown(unknown: Sequence[str], command: Command, name: str) -> None
 
 
 def _refuse_near_commands(word: str) -> None:
-    """Refuse a single word that is, or nearly is, a command: an agent would be paid to answer a typing mistake.
+    """Refuse a single word that nearly is a command: the answer to a typing mistake would cost money.
 
-    One with a slash before it is none of clinvk's, and may be one of the agent's own.
+    A word that begins with a slash may be a command of the agent.
     """
     if not word or word.startswith("/") or len(word.split()) != 1 or len(word) > 20:
         return
@@ -145,7 +146,7 @@ def _nearest(word: str, among: Collection[str]) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Say whether a text of the system was UTF-8: for other bytes Python puts half characters."""
+    """Return whether a text of the system was UTF-8: Python decodes other bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

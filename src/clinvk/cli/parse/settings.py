@@ -1,4 +1,4 @@
-"""The settings as the command line sees them: its flags beat the environment and the file."""
+"""Load the settings of a command: flags override the environment and the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +14,13 @@ from clinvk.types.errors import InvalidRequest
 
 
 def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], notes: Notes) -> Settings:
-    """Load the settings under the flags that are settings too, and hold the notes to them.
+    """Load the settings, overridden by the flags, and apply the color setting to the notes.
 
-    `more` are the flags of one command, by dotted key; None is not given.
+    `more` has the values of a command's own flags, by dotted key; None is not given.
 
     Raises:
-        ConfigError: a source has an unknown key or a wrong value.
-        BackendUnavailable: `--backend` names none.
+        ConfigError: a source has an unknown key or an invalid value.
+        BackendUnavailable: the backend of `--backend` does not exist.
     """
     settings = trace_of(flags, environ, more).settings
     notes.allow_color(settings.output.color)
@@ -28,7 +28,7 @@ def settings_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, obj
 
 
 def trace_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object], reject: Reject = refuse) -> Trace:
-    """Load what `settings_of` gives, with the place of each; `reject` gets what is wrong with them."""
+    """Load the settings with the source of each one; pass every error to `reject`."""
     if flags.backend is not None:
         registry.named(flags.backend)
     given: dict[str, object] = {
@@ -41,15 +41,15 @@ def trace_of(flags: Flags, environ: Mapping[str, str], more: Mapping[str, object
 
 
 def directory(path: str, flag: str) -> str:
-    """Make a directory that a flag names absolute.
+    """Return the absolute path of a flag's directory.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the path is not a directory.
     """
     try:
         absolute = Path(path).absolute()
         is_there = absolute.is_dir() and path != ""
-    except FileNotFoundError as exc:  # absolute() needs it; a path that is missing is_dir() passes over
+    except FileNotFoundError as exc:  # from absolute(); is_dir() returns False for a missing path
         raise InvalidRequest("the current directory is gone; change to another one") from exc
     except OSError as exc:
         raise InvalidRequest(f"{flag}: {path!r} cannot be used: {exc.strerror}", flag) from exc

@@ -1,4 +1,4 @@
-"""One run on the terminal: the answer on stdout as it comes, remarks on stderr, and signals that end it."""
+"""Show a run on the terminal: the answer on stdout as it arrives, notes on stderr. Signals cancel the run."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ _INPUT_SHOWN = 200
 
 
 class Showing:
-    """One run on the terminal."""
+    """Shows a run on the terminal."""
 
     def __init__(self, output: OutputSettings, notes: Notes) -> None:
         self._output = output
@@ -41,7 +41,7 @@ class Showing:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run was begun."""
+        """Whether a run was started."""
         return self._shown is not None
 
     async def run(
@@ -51,35 +51,35 @@ class Showing:
         otherwise: RunRequest | None,
         running: "AbstractAsyncContextManager[Runner]",
     ) -> int:
-        """Run, show, and give the exit code. When it returns, the agent and all that it started are gone.
+        """Run a prompt, show the run, and return the exit code. On return, the agent and its children are gone.
 
         Args:
-            request: what to run.
-            note: said when it has begun; may be empty.
-            otherwise: what to run where the session of `request` cannot be gone on with.
-            running: runs it.
+            request: the prompt.
+            note: printed when the run starts; may be empty.
+            otherwise: the prompt in a new session, if the session of `request` may turn out not to be resumable.
+            running: starts the run.
 
         Raises:
-            ClinvkError: nothing was run.
+            ClinvkError: the prompt was not run.
         """
         try:
             with _signals_cancel(), told_what_is_not_kept(self._notes):
                 async with running as runs:
-                    if lost := await self._played(runs, request, note, is_attempt=otherwise is not None):
+                    if lost := await self._play(runs, request, note, is_attempt=otherwise is not None):
                         assert otherwise is not None
                         self._notes.say(f"{lost}; starting another session")
-                        await self._played(runs, otherwise, "", is_attempt=False)
+                        await self._play(runs, otherwise, "", is_attempt=False)
         except ReaderGone:
             return exits.CANCELLED
         except asyncio.CancelledError:
             if self._ending is None:
-                await self._cancelled()
+                await self._finish_cancelled()
             return exits.CANCELLED
         assert self._ending is not None
         return exits.of_ending(self._ending)
 
-    async def _played(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
-        """Run and show. Give why not, if it is an attempt at a session that cannot be gone on with."""
+    async def _play(self, runs: "Runner", request: RunRequest, note: str, is_attempt: bool) -> str | None:
+        """Run a prompt and show the run. Of an attempt, return why the session cannot be resumed."""
         lost: str | None = None
         try:
             async with runs.run(request) as run:
@@ -98,7 +98,7 @@ class Showing:
                     ):
                         lost = event.message
                     else:
-                        await self._event(run, printer, event, at)
+                        await self._show(run, printer, event, at)
         except SessionError as exc:
             if not is_attempt:
                 raise
@@ -114,18 +114,18 @@ class Showing:
             case "stream-json":
                 return LinesPrinter(run, run.request.workdir or "")
 
-    async def _event(self, run: "Followed", printer: Printer, event: Event, at: float) -> None:
+    async def _show(self, run: "Followed", printer: Printer, event: Event, at: float) -> None:
         if isinstance(event, RunFinished | RunFailed):
             self._ending = event
         if data := printer.feed(event, at):
             await self._stdout.write(data)
-        await writable(STDERR)  # who does not read it holds up the agent, but not Ctrl-C
-        self._remark(run, event)
+        await writable(STDERR)  # a stalled reader holds up the agent, but not Ctrl-C
+        self._note(run, event)
 
-    def _remark(self, run: "Followed", event: Event) -> None:
-        """Say on stderr what stdout does not tell."""
+    def _note(self, run: "Followed", event: Event) -> None:
+        """Print on stderr what stdout does not have."""
         if isinstance(event, RunFinished | RunFailed) and self._denied:
-            self._notes.say(self._denied)  # only the ending ends the answer's last line
+            self._notes.say(self._denied)  # the ending completes the last line of the answer
         if isinstance(event, RunFailed):
             self._notes.error(event.message)
             return
@@ -134,18 +134,18 @@ class Showing:
         match event:
             case Progress(stage="stderr", message=message):
                 self._notes.say(f"{run.request.backend}: {without_sequences(message)}")
-            case Progress(stage="denied", message=message):  # else its run looks like any other
+            case Progress(stage="denied", message=message):  # without the note, the run looks like any other
                 self._denied = message
             case Progress(stage=stage, message=message) if run.request.verbose or self._notes.is_terminal:
                 self._notes.say(f"{stage}: {message}")
             case ToolCall(name=name, input=given) if run.request.verbose:
                 self._notes.say(f"{name} {msgspec.json.encode(given).decode()[:_INPUT_SHOWN]}")
             case RunFinished():
-                self._finished(run, event)
+                self._note_finished(run, event)
             case _:
                 pass
 
-    def _finished(self, run: "Followed", ending: RunFinished) -> None:
+    def _note_finished(self, run: "Followed", ending: RunFinished) -> None:
         if ending.stop_reason != "end_turn":
             self._notes.say(f"the answer ends early: {ending.stop_reason}")
         costs = [_tokens(ending.usage)] if self._output.show_tokens and ending.usage else []
@@ -153,8 +153,8 @@ class Showing:
         if costs and self._output.format == "text":
             self._notes.say(", ".join(costs))
 
-    async def _cancelled(self) -> None:
-        """Show what there is. A reader who pauses is not waited for."""
+    async def _finish_cancelled(self) -> None:
+        """Show the rest of a cancelled run, without waiting for a stalled reader."""
         self._notes.hurry()
         task = asyncio.current_task()
         while task and task.cancelling():
@@ -168,14 +168,14 @@ class Showing:
             ending = replace(ending, usage=run.ending.usage, cost_usd=run.ending.cost_usd)
         try:
             async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
-                if run.ending and self._output.format != "text":  # whoever reads along has seen enough
-                    await self._rest(run, printer)
-                await self._event(run, printer, ending, run.ended_at or run.created_at)
+                if run.ending and self._output.format != "text":  # a reader of text has seen enough
+                    await self._show_rest(run, printer)
+                await self._show(run, printer, ending, run.ended_at or run.created_at)
         except (TimeoutError, ReaderGone):
             self._notes.error(ending.message)
 
-    async def _rest(self, run: "Followed", printer: Printer) -> None:
-        """Print what the agent said while it was stopped."""
+    async def _show_rest(self, run: "Followed", printer: Printer) -> None:
+        """Print what the agent wrote while it stopped."""
         async for _, at, event in run.follow(self._number):
             if not isinstance(event, RunFinished | RunFailed) and (data := printer.feed(event, at)):
                 await self._stdout.write(data)
@@ -188,14 +188,14 @@ def _tokens(usage: Usage) -> str:
 
 @contextmanager
 def _signals_cancel() -> Generator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP cancel the current task; once more, they cut its clean-up short."""
+    """Cancel the current task on Ctrl-C, SIGTERM and SIGHUP. A second signal cuts the clean-up short."""
     task = asyncio.current_task()
     assert task is not None
     more: list[asyncio.TimerHandle] = []
 
     def cancel() -> None:
         if task.cancelling():
-            # The first of these ends the wait for the agent's grace, the second the grace itself: it is killed.
+            # The first cancellation ends the wait for the grace period, the second one the period: the agent is killed.
             more.append(asyncio.get_running_loop().call_later(_FORCE_AFTER_S, task.cancel))
         task.cancel()
 
@@ -203,12 +203,12 @@ def _signals_cancel() -> Generator[None]:
         try:
             yield
         finally:
-            for each in more:  # nothing is left to be cut short
+            for each in more:  # the clean-up is done
                 each.cancel()
 
 
-class _Unkept(logging.Handler):
-    """Says on stderr what could not be kept of a run."""
+class _StoreWarnings(logging.Handler):
+    """Prints on stderr what of a run could not be stored."""
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(logging.WARNING)
@@ -220,9 +220,9 @@ class _Unkept(logging.Handler):
 
 @contextmanager
 def told_what_is_not_kept(notes: Notes) -> Generator[None]:
-    """Tell the user what the runtime logs of the store."""
+    """Print the runtime's warnings about the store."""
     loggers = [logging.getLogger(name) for name in ("clinvk.runtime.run.recording", "clinvk.orchestrate.live")]
-    handler = _Unkept(notes)
+    handler = _StoreWarnings(notes)
     for logger in loggers:
         logger.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""A run's events as one of the output formats: pure, events in, bytes for stdout out."""
+"""Encode a run's events in an output format: events in, bytes for stdout out. Pure."""
 
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Printer(Protocol):
-    """Turns the events of one run into what stands on stdout."""
+    """Encodes the events of one run for stdout."""
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the bytes of one event; may be empty."""
+        """Return the bytes of one event; may be empty."""
         ...
 
 
 class TextPrinter:
-    """The answer, as it comes, with a newline at its end."""
+    """The answer as it arrives, with a newline at the end."""
 
     def __init__(self) -> None:
         self._last = "\n"
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the text of one event."""
+        """Return the text of one event."""
         match event:
             case TextDelta(text=text) if text:
                 self._last = text[-1]
@@ -40,7 +40,7 @@ class TextPrinter:
 
 
 class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`usage` of the JSON result; what is none is left out, but for the sums."""
+    """`usage` of the JSON result. Parts that are 0 are left out, sums are not."""
 
     input_tokens: int
     output_tokens: int
@@ -50,15 +50,15 @@ class TokenUsage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, usage: Usage) -> "TokenUsage":
-        """Add up: the parts are counted in their wholes already."""
+        """Return the usage with its total. Cached and reasoning tokens are parts of the sums."""
         total = usage.input_tokens + usage.output_tokens
         return cls(usage.input_tokens, usage.output_tokens, total, usage.cached_tokens, usage.reasoning_tokens)
 
 
 class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON result of a prompt. `exit_code` is what clinvk exits with; `raw` the agent's own last event.
+    """The JSON result of a prompt. `exit_code` is clinvk's; `raw` is the agent's own last event.
 
-    `stop_reason` is of a run that did not fail, `error` and `error_code` of one that did.
+    A run that succeeded has a `stop_reason`; a run that failed has `error` and `error_code`.
     """
 
     backend: str
@@ -78,7 +78,7 @@ class PromptResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JsonPrinter:
-    """One JSON object at the end; indented for people."""
+    """One JSON object at the end, indented for people."""
 
     def __init__(self, run: "Followed", indent: bool) -> None:
         self._run = run
@@ -87,7 +87,7 @@ class JsonPrinter:
         self._text: list[str] = []
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give nothing until the ending, then all."""
+        """Return nothing until the ending, then the object."""
         match event:
             case TextDelta(text=text):
                 self._text.append(text)
@@ -124,7 +124,7 @@ class JsonPrinter:
 
 
 class LinesPrinter:
-    """The unified events, one JSON object a line."""
+    """The unified events, one JSON object per line."""
 
     def __init__(self, run: "Followed", workdir: str) -> None:
         self._run = run
@@ -132,12 +132,12 @@ class LinesPrinter:
         self._encoder: Encoder | None = None
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the lines of one event."""
+        """Return the lines of one event."""
         self._encoder = self._encoder or self._make()
         return self._encoder.feed(event, at)
 
     def _make(self) -> Encoder:
-        """Make the encoder at the first event: the agent's start is known, and the import is hidden behind it."""
+        """Create the encoder at the first event: by then the start time is known, and the import delays nothing."""
         from clinvk.dialects.dialect import Facts
         from clinvk.dialects.rest.unified import UnifiedEncoder
 
@@ -155,7 +155,7 @@ class LinesPrinter:
 
 
 def duration_s(run: "Followed") -> float:
-    """Give the seconds from the agent's start to the ending, or to this moment; 0 if it never started."""
+    """Return the seconds from the agent's start to the ending, or until now; 0 if the agent never started."""
     return round((run.ended_at or time.time()) - run.started_at, 3) if run.started_at else 0.0
 
 

@@ -1,4 +1,4 @@
-"""`clinvk PROMPT`: which conversation it continues, the files that go with it, and one run of it."""
+"""`clinvk PROMPT`: choose the conversation, read the attached files, and run the prompt."""
 
 import asyncio
 import logging
@@ -31,24 +31,24 @@ from clinvk.types.session import Session
 
 
 class Attached(NamedTuple):
-    """What the files hold."""
+    """The content of the attached files."""
 
     images: tuple[Image, ...] = ()
     output_schema: dict[str, object] | None = None
 
 
 def attached(flags: RunFlags) -> Attached:
-    """Read the files that flags name.
+    """Read the files of the flags.
 
     Raises:
-        InvalidRequest: one cannot be read, or is not what it should be; names the flag.
+        InvalidRequest: a file cannot be read or is invalid; the message names the flag.
     """
     schema = None if flags.output_schema is None else _schema(flags.output_schema)
     return Attached(tuple(map(_image, flags.image)), schema)
 
 
 def _image(path: str) -> Image:
-    from clinvk.dialects.conversation import image_of  # only a prompt with an image waits for it
+    from clinvk.dialects.conversation import image_of  # an import that only a prompt with an image needs
 
     return image_of(b64encode(_read(path, "--image")).decode(), None, f"--image {path!r}")
 
@@ -71,13 +71,13 @@ def _read(path: str, flag: str) -> bytes:
 
 _SHORT_DIGITS = 8
 _LOOKED_AT = 16
-"""So many sessions are read at once in search of one that can be gone on with: mostly it is the first."""
+"""Sessions read at once in the search for one that can be resumed. The first one nearly always can."""
 
 _DAY_S = 86400.0
 
 
 class Choice(NamedTuple):
-    """The session to go on with; None is another one. `is_own` is a choice that nobody asked for."""
+    """The session to resume, or None for a new one. `is_own` marks a choice that the user did not ask for."""
 
     session: Session | None = None
     note: str = ""
@@ -88,7 +88,7 @@ Choose = Callable[[SessionStore], Awaitable[Choice]]
 
 
 class Asked(NamedTuple):
-    """What is to be run. With `imports` the sessions of an earlier clinvk are brought in first."""
+    """A prompt to run. With `imports`, the sessions of an earlier clinvk are imported first."""
 
     flags: RunFlags
     settings: Settings
@@ -100,10 +100,10 @@ class Asked(NamedTuple):
 
 
 def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Run the prompt of the command line and of stdin; give the exit code.
+    """Run the prompt of the command line and of stdin; return the exit code.
 
     Raises:
-        ClinvkError: nothing was run.
+        ClinvkError: the prompt was not run.
     """
     settings = settings_of(flags, environ, without_server(flags.no_server), notes)
     if flags.continue_ and (flags.new or flags.ephemeral):
@@ -122,15 +122,15 @@ def prompt(flags: PromptFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def without_server(no_server: bool) -> dict[str, object]:
-    """Give the setting that a flag is."""
+    """Return the setting that `--no-server` overrides."""
     return {"warm.command_line": False if no_server else None}
 
 
 def check(flags: RunFlags, settings: Settings) -> Attached:
-    """Look at what the flags name before stdin is waited for; give the files.
+    """Check the flags before reading stdin; return the attached files.
 
     Raises:
-        InvalidRequest: a directory or file is not there, or not what it should be.
+        InvalidRequest: a directory or file is missing or invalid.
     """
     files = attached(flags)
     _request(flags, settings, "", files, None)
@@ -138,26 +138,26 @@ def check(flags: RunFlags, settings: Settings) -> Attached:
 
 
 async def newest(store: SessionStore, backend: str | None, workdir: str | None, notes: Notes) -> Choice:
-    """Choose the newest session that can be gone on with. Newer ones whose directories are gone are told of.
+    """Choose the newest session that can be resumed. A note names newer sessions whose directories are gone.
 
     Raises:
-        SessionNotFound: there is none.
+        SessionNotFound: no session can be resumed.
     """
     query = SessionQuery(backend=backend, working_dir=workdir, resumable=True, limit=_LOOKED_AT)
     gone: list[Session] = []
     while items := (await store.sessions(replace(query, offset=len(gone)))).items:
         for session in items:
             if has_directory(session):
-                _tell_of_gone(gone, notes)
+                _note_missing(gone, notes)
                 return asked_for(session)
             gone.append(session)
-    _tell_of_gone(gone, notes)
+    _note_missing(gone, notes)
     of = f" of {backend}" if backend else ""
     where = f" in {workdir}" if workdir else ""
     raise SessionNotFound(f"no session{of}{where} to go on with")
 
 
-def _tell_of_gone(gone: Sequence[Session], notes: Notes) -> None:
+def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
     match gone:
         case []:
             pass
@@ -170,14 +170,14 @@ def _tell_of_gone(gone: Sequence[Session], notes: Notes) -> None:
 
 
 def asked_for(session: Session) -> Choice:
-    """Choose a session, and say where it takes the agent if that is not here."""
+    """Choose a session. The note names its directory unless it is the current one."""
     what = f"continuing session {session.id[:_SHORT_DIGITS]} ({session.backend}, {ago(session.last_used, time.time())})"
     is_elsewhere = session.working_dir and session.working_dir != real_directory(None)
     return Choice(session, f"{what} in {session.working_dir}" if is_elsewhere else what)
 
 
 async def _resumed(store: SessionStore, backend: str, workdir: str, settings: SessionSettings) -> Choice:
-    """Choose the current session of the same agent in the same directory, if it is younger than sessions are kept."""
+    """Choose the current session of the agent in the directory, unless the retention period is over."""
     session = await store.current(backend, workdir)
     now = time.time()
     if session is None or 0 < settings.retention_days * _DAY_S < now - session.last_used:
@@ -187,10 +187,10 @@ async def _resumed(store: SessionStore, backend: str, workdir: str, settings: Se
 
 
 def run(asked: Asked, choose: Choose) -> int:
-    """Run a prompt in the session that `choose` gives, or show what would be run; give the exit code.
+    """Run a prompt in the session that `choose` returns, or print the command in a dry run; return the exit code.
 
     Raises:
-        ClinvkError: nothing was run.
+        ClinvkError: the prompt was not run.
     """
     if not asked.flags.verbose:
         logging.getLogger("clinvk").addHandler(logging.NullHandler())
@@ -206,13 +206,13 @@ async def _run(asked: Asked, choose: Choose) -> int:
         if not asked.flags.ephemeral or showing.has_begun:
             raise
         asked.notes.say(f"{exc.message}; the run is not recorded")
-        from clinvk.store.memory import MemoryStore  # seldom needed
+        from clinvk.store.memory import MemoryStore  # an import that only a broken store needs
 
         return await _run_over(MemoryStore(), _without_server(asked), choose, showing)
 
 
 def _without_server(asked: Asked) -> Asked:
-    """Have it run here: a server would keep it elsewhere."""
+    """Return the prompt for a run in this process: a server would record the run in its own store."""
     settings = asked.settings
     return asked._replace(settings=replace(settings, warm=replace(settings.warm, command_line=False)))
 
@@ -259,8 +259,8 @@ def request_of(
 
 
 async def _describe(request: RunRequest, note: str, store: SessionStore, asked: Asked) -> int:
-    """Show what would be run."""
-    from clinvk.runtime.local import LocalRuns  # a prompt that goes through a server does without it
+    """Print the command of the agent."""
+    from clinvk.runtime.local import LocalRuns  # an import that a prompt through a server does not need
 
     async with LocalRuns(asked.settings, store, asked.environ) as runs:
         launch = await runs.plan(request)

@@ -29,35 +29,35 @@ from clinvk.types.errors import ClinvkError, InvalidRequest, NotResumable, Sessi
 from clinvk.types.request import RunRequest
 from clinvk.types.session import Session
 
-_OF_A_PROMPT = (
+_PROMPT_FLAGS = (
     *("system_prompt", "max_turns", "allowed_tools", "add_dir", "image"),
     *("output_schema", "effort", "timeout", "no_stdin"),
 )
-_WORDS = ("approval_mode", "sandbox_mode", "allowed_tools")
+_RULES = ("approval_mode", "sandbox_mode", "allowed_tools")
 
 
 def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
-    """Refuse what the agent's own program would not be told.
+    """Refuse the flags that the agent's own program would not get.
 
     Raises:
-        InvalidRequest: names it.
+        InvalidRequest: names the flag.
     """
     if prompt is not None:
         raise InvalidRequest("--interactive opens the agent's own program, where the prompt is typed: leave it away")
-    for name in _OF_A_PROMPT:
+    for name in _PROMPT_FLAGS:
         if getattr(flags, name) not in (None, (), False):
             flag = f"--{name.replace('_', '-')}"
             raise InvalidRequest(f"{flag} is for a prompt: the agent's own program, which is opened, is not told", flag)
 
 
 def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ: Mapping[str, str]) -> int:
-    """Become the agent's own program, in the session's directory; or show its command. Returns only in a dry run.
+    """Replace this process by the agent's own program, in the session's directory. Return only in a dry run.
 
     Raises:
         SessionBusy, NotResumable: the session cannot be opened.
-        Unsupported: the settings ask for rules that the program would not be told.
-        BackendUnavailable: it is not installed.
-        InvalidRequest: its directory is in a worktree that another clinvk changes.
+        Unsupported: the settings have rules that the program would not get.
+        BackendUnavailable: the agent is not installed.
+        InvalidRequest: the directory is in a worktree that another clinvk changes.
     """
     _refuse_busy(session)
     request = complete(
@@ -87,7 +87,7 @@ def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ:
 
 
 async def _free(session: Session, environ: Mapping[str, str]) -> None:
-    """Have a server let go of the conversation; a run of it may have begun while the user was asked for a prompt."""
+    """Make a server release the conversation. A run may have started while the user typed the prompt."""
     async with opened(environ) as store:
         _refuse_busy(await store.session(session.id))
     await freeing(environ)(session.id)
@@ -99,15 +99,15 @@ def _refuse_busy(session: Session) -> None:
 
 
 async def _hold(directory: str, environ: Mapping[str, str]) -> None:
-    """Let nobody apply or discard the worktree that the program is opened in, if it is one."""
-    from clinvk.runtime.worktrees.worktrees import Worktrees  # few need it
+    """Keep other commands from applying or discarding the worktree of the directory, if any."""
+    from clinvk.runtime.worktrees.worktrees import Worktrees  # an import that only a worktree needs
 
     await Worktrees(Spawner(process_tags.choose()), home(environ), environ).use_from_here(directory)
 
 
 def _refuse_rules(request: RunRequest) -> None:
-    """Refuse to drop a rule silently: the agent's own program asks and limits by its own settings."""
-    for name in _WORDS:
+    """Refuse rules that would be dropped silently: the agent's own program follows its own settings."""
+    for name in _RULES:
         value = getattr(request, name)
         if value not in (None, "default"):
             hint = "" if name == "allowed_tools" else f"; --{name.replace('_', '-')} default opens it all the same"
@@ -120,28 +120,28 @@ def _refuse_rules(request: RunRequest) -> None:
 def _become(handover: Handover) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what is executed would inherit it
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and the program would inherit that
         signal.signal(number, signal.SIG_DFL)
     try:
         if handover.cwd:
             os.chdir(handover.cwd)
-        os.execve(handover.path, handover.argv, dict(handover.env))  # noqa: S606 - no shell is wanted
+        os.execve(handover.path, handover.argv, dict(handover.env))  # noqa: S606 - without a shell
     except OSError as exc:
         raise ClinvkError(f"cannot start {handover.path!r}: {exc.strerror}") from exc
 
 
-class _Words(NamedTuple):
-    """What the words are: with --last and --here the only one is the prompt."""
+class _Arguments(NamedTuple):
+    """The arguments. With --last and --here, the only argument is the prompt."""
 
     reference: str | None
     prompt: str | None
 
 
 def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Go on with a conversation; give the exit code.
+    """Resume a conversation; return the exit code.
 
     Raises:
-        ClinvkError: nothing was run.
+        ClinvkError: no prompt was run.
     """
     settings = settings_of(flags, environ, without_server(flags.no_server), notes)
     words = _words(flags)
@@ -166,19 +166,19 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return run(Asked(flags, settings, text, environ, notes, files), choose)
 
 
-def _words(flags: ResumeFlags) -> _Words:
+def _words(flags: ResumeFlags) -> _Arguments:
     if flags.ephemeral:
         raise InvalidRequest("resume has no --ephemeral: what is said becomes a part of the conversation")
     if not (flags.last or flags.here):
-        return _Words(*(*flags.words, None, None)[:2])
+        return _Arguments(*(*flags.words, None, None)[:2])
     if len(flags.words) > 1:
         flag = "--last" if flags.last else "--here"
         raise InvalidRequest(f"resume takes an ID or {flag}, not both; the prompt must be one argument, in quotes")
-    return _Words(None, flags.words[0] if flags.words else None)
+    return _Arguments(None, flags.words[0] if flags.words else None)
 
 
-async def _chosen(flags: ResumeFlags, words: _Words, environ: Mapping[str, str], notes: Notes) -> Choice | None:
-    """Give the session to go on with; None where the user chose none."""
+async def _chosen(flags: ResumeFlags, words: _Arguments, environ: Mapping[str, str], notes: Notes) -> Choice | None:
+    """Return the session to resume, or None if the user left the list."""
     workdir = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
     async with opened(environ, notes) as store:
         if words.reference is not None:
@@ -208,10 +208,10 @@ async def _picked(
 
 
 def _named(session: Session) -> Choice:
-    """Choose the session that the user has named.
+    """Choose the session that the user named.
 
     Raises:
-        NotResumable: its directory is gone.
+        NotResumable: the directory of the session is gone.
     """
     if not has_directory(session):
         raise NotResumable(
@@ -222,7 +222,7 @@ def _named(session: Session) -> Choice:
 
 
 def _check_same(session: Session, backend: str | None, workdir: str | None) -> None:
-    """Refuse flags that are not the session's: its conversation stays where it is."""
+    """Refuse a backend or directory that differs from the session's: a conversation does not move."""
     if backend is not None and backend != session.backend:
         raise InvalidRequest(f"session {session.id!r} is of {session.backend}, not of --backend {backend}", "--backend")
     if workdir is not None and os.path.realpath(session.working_dir) != workdir:
@@ -234,7 +234,7 @@ def _check_same(session: Session, backend: str | None, workdir: str | None) -> N
 
 
 def _prompt(flags: ResumeFlags, argument: str | None, session: Session, notes: Notes) -> str | None:
-    """Give the prompt; None is an empty line on the terminal: then the agent's own program is opened."""
+    """Return the prompt, or None for an empty line on the terminal, which opens the agent's own program."""
     if argument is not None or flags.no_stdin or not os.isatty(0):
         return prompt_from(argument, None if flags.no_stdin else 0, notes.say)
     line = answer_to(f"prompt for {session.backend} (an empty line opens its own program): ")

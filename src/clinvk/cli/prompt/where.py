@@ -1,4 +1,4 @@
-"""Who runs a prompt: a server of this user and home that is up, where the run is the same there, or this clinvk."""
+"""Run a prompt through the server of this user and home if the run is the same there, else in this process."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,10 +21,10 @@ _NOT_ASKED = "it is not to be asked (--no-server, or warm.command_line: false)"
 
 
 class Circumstances(NamedTuple):
-    """What a run is begun with beside its request.
+    """What a run needs besides its request.
 
-    Where it `tells`, it says of a server that is up whether the run is begun there, and why not. `settings` have
-    `warm.command_line`: whether a server is asked.
+    With `tells`, notes report whether a running server takes the run, and why not. The setting `warm.command_line`
+    says whether to ask a server at all.
     """
 
     settings: Settings
@@ -35,7 +35,7 @@ class Circumstances(NamedTuple):
 
 
 def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
-    """Give what has a server of this home let go of a session's conversation."""
+    """Return a function that makes the server of this home release a session's conversation."""
 
     async def free(session_id: str) -> None:
         if path_of(home(environ)).exists():
@@ -47,7 +47,7 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
 
 
 class NearestRuns:
-    """A `Runner`. What is not needed is neither started nor imported."""
+    """A `Runner` that starts and imports only what the run needs."""
 
     def __init__(self, given: Circumstances) -> None:
         self._given = given
@@ -65,14 +65,14 @@ class NearestRuns:
 
     @asynccontextmanager
     async def run(self, request: RunRequest) -> "AsyncGenerator[Followed]":
-        """Run a prompt; leaving the context ends the run."""
+        """Run a prompt. Leaving the context ends the run."""
         async with AsyncExitStack() as stack:
-            yield await self._begun(request, stack)
+            yield await self._start(request, stack)
 
-    async def _begun(self, request: RunRequest, stack: AsyncExitStack) -> "Followed":
+    async def _start(self, request: RunRequest, stack: AsyncExitStack) -> "Followed":
         if not self._has_looked:
             self._has_looked = True
-            await self._look(request.backend)
+            await self._connect(request.backend)
         if self._served:
             from clinvk.remote.remote_runs import NotHere
 
@@ -80,21 +80,21 @@ class NearestRuns:
                 run = await stack.enter_async_context(self._served.run(request))
             except NotHere as exc:
                 self._served = None
-                self._tell_why_not(str(exc))
+                self._explain_local(str(exc))
             else:
                 self._tell("through the server of this home")
                 return run
-        runs = await self._own()
+        runs = await self._local_runs()
         return await stack.enter_async_context(runs.run(request))
 
-    async def _look(self, backend: str) -> None:
+    async def _connect(self, backend: str) -> None:
         given = self._given
         if not path_of(home(given.environ)).exists():
             return
         if not given.settings.warm.command_line:
             if given.tells and (server := connected(home(given.environ))):
                 server.close()
-                self._tell_why_not(_NOT_ASKED)
+                self._explain_local(_NOT_ASKED)
             return
         from clinvk.remote.remote_runs import NotHere, server_of
 
@@ -102,9 +102,9 @@ class NearestRuns:
             server = server_of(given.settings, given.environ, backend, given.notes.say)
             self._served = await self._stack.enter_async_context(server)
         except NotHere as exc:
-            self._tell_why_not(str(exc))
+            self._explain_local(str(exc))
 
-    def _tell_why_not(self, why: str) -> None:
+    def _explain_local(self, why: str) -> None:
         if why:
             self._tell(f"not through the server: {why}")
 
@@ -112,7 +112,7 @@ class NearestRuns:
         if self._given.tells:
             self._given.notes.say(what)
 
-    async def _own(self) -> "LocalRuns":
+    async def _local_runs(self) -> "LocalRuns":
         if self._local is None:
             from clinvk.runtime.local import LocalRuns
 

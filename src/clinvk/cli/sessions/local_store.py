@@ -1,4 +1,4 @@
-"""The store of this machine as the command line uses it, and what it says of ids that name no session or run."""
+"""Open the store of this machine, and look up sessions and runs by ID."""
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Mapping
@@ -15,9 +15,9 @@ from clinvk.types.record import RunRecord
 from clinvk.types.session import Session
 
 ALL = 2**31 - 1
-"""A limit that nothing reaches."""
+"""A limit that no store reaches."""
 
-_DAMAGED_TOLD = 20
+_MAX_DAMAGED_SHOWN = 20
 
 _T = TypeVar("_T")
 
@@ -27,11 +27,11 @@ async def opened(environ: Mapping[str, str], notes: Notes | None = None) -> Asyn
     """Open the store.
 
     Args:
-        environ: says where the clinvk home is.
-        notes: gets what was imported from an earlier store; None imports nothing.
+        environ: names the clinvk home.
+        notes: reports an import from an earlier store; None imports nothing.
 
     Raises:
-        ConfigError: there is no home directory.
+        ConfigError: the user has no home directory.
     """
     async with SqliteStore(home(environ)) as store:
         if notes:
@@ -40,39 +40,39 @@ async def opened(environ: Mapping[str, str], notes: Notes | None = None) -> Asyn
 
 
 async def _import(store: SqliteStore, notes: Notes) -> None:
-    """Bring in what an earlier clinvk has left, and say so."""
+    """Import the sessions of an earlier clinvk, and report the import."""
     imported = await store.import_earlier()
     if imported.count:
         sessions = "session" if imported.count == 1 else "sessions"
         notes.say(f"imported {imported.count:,} {sessions} of an earlier clinvk; its files are as they were")
-    for damaged in imported.damaged[:_DAMAGED_TOLD]:
+    for damaged in imported.damaged[:_MAX_DAMAGED_SHOWN]:
         notes.error(f"not imported: {damaged.file}: {damaged.reason}")
-    if (more := len(imported.damaged) - _DAMAGED_TOLD) > 0:
+    if (more := len(imported.damaged) - _MAX_DAMAGED_SHOWN) > 0:
         notes.error(f"not imported: {more:,} more damaged files in {imported.damaged[0].file.parent}")
 
 
 async def found(store: SessionStore, reference: str) -> Session:
-    """Give the session that a word of the command line stands for.
+    """Return the session of an ID or its first digits.
 
     Raises:
-        SessionNotFound: there is none, or the word cannot be an id.
-        AmbiguousId: there are several; lists them.
+        SessionNotFound: no session has the ID, or the text cannot be an ID.
+        AmbiguousId: several sessions match; the error lists them.
     """
-    return await _named(store.session(reference), "sessions")
+    return await _looked_up(store.session(reference), "sessions")
 
 
 async def found_run(store: SessionStore, reference: str) -> RunRecord:
-    """Give the run that a word of the command line stands for.
+    """Return the run of an ID or its first digits.
 
     Raises:
-        RunNotFound: there is none, or the word cannot be an id.
-        AmbiguousId: there are several; lists them.
+        RunNotFound: no run has the ID, or the text cannot be an ID.
+        AmbiguousId: several runs match; the error lists them.
     """
-    return await _named(store.run(reference), "runs")
+    return await _looked_up(store.run(reference), "runs")
 
 
-async def _named(wanted: Awaitable[_T], group: str) -> _T:
-    """Give what was looked for; where it cannot be told, say what helps in this group of commands."""
+async def _looked_up(wanted: Awaitable[_T], group: str) -> _T:
+    """Return the record; add the command that lists the group's records to an error."""
     try:
         return await wanted
     except (SessionNotFound, RunNotFound) as exc:
@@ -82,14 +82,14 @@ async def _named(wanted: Awaitable[_T], group: str) -> _T:
 
 
 def real_directory(workdir: str | None) -> str:
-    """Give the directory of `--workdir`, or the present one, as sessions are kept: without symbolic links.
+    """Return the directory of `--workdir`, or the current one, without symbolic links, as sessions store directories.
 
     Raises:
-        InvalidRequest: it is none.
+        InvalidRequest: the path is not a directory.
     """
     return os.path.realpath(directory("." if workdir is None else workdir, "--workdir"))
 
 
 def has_directory(session: Session) -> bool:
-    """Say whether the directory that a session's conversation is bound to is there."""
+    """Return whether the directory of a session exists."""
     return not session.working_dir or os.path.isdir(session.working_dir)

@@ -1,6 +1,6 @@
 """Choose a session from a list with the keyboard. `Picker` is pure: keys in, lines out.
 
-The terminal is restored when the picker ends, however it ends.
+The terminal is always restored when the picker ends.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ _SEQUENCES: dict[str, str] = {
 
 
 class Keys:
-    """Reads what a terminal sends as keys; a character, or the sequence of a key, may come in pieces.
+    """Decodes the keys of a terminal. A character, or the sequence of a key, may arrive in pieces.
 
-    A typed character is itself; the other keys have names, and those that do nothing here are empty.
+    A typed character stands for itself. Other keys have names; unused keys are empty.
     """
 
     def __init__(self) -> None:
@@ -60,11 +60,11 @@ class Keys:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether more may belong to what came last: Escape alone is the key of this name."""
+        """Whether the last key may be incomplete: Escape alone is a key, too."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[str]:
-        """Give the keys of these bytes."""
+        """Return the keys of these bytes."""
         text, self._rest = self._rest + self._decoder.decode(data), ""
         found: list[str] = []
         while text:
@@ -77,13 +77,13 @@ class Keys:
         return found
 
     def flush(self) -> list[str]:
-        """Give what came last, since nothing followed."""
+        """Return the incomplete key as Escape, after the wait for its rest."""
         rest, self._rest = self._rest, ""
         return ["escape"] if rest else []
 
 
 def _length(text: str) -> int:
-    """Give the number of characters of the first key; 0 while it is not complete."""
+    """Return the number of characters of the first key, or 0 if the key is incomplete."""
     if text[0] != _ESCAPE:
         return 1
     if len(text) == 1:
@@ -103,11 +103,11 @@ def _key(text: str) -> str:
 
 
 class Picker:
-    """The list, what is searched for, and what is marked.
+    """The list, the search text, and the selection.
 
     Attributes:
-        text: what is searched for; whoever owns the picker answers a change of it with `show`.
-        state: searching until `show`; chosen and left are the end.
+        text: the search text; after a change, the caller passes the result to `show`.
+        state: `searching` until `show`; `chosen` and `left` are final.
     """
 
     def __init__(self, sessions: Sequence[Session], now: float, home: str | None) -> None:
@@ -122,22 +122,22 @@ class Picker:
 
     @property
     def marked(self) -> Session | None:
-        """The session that is marked."""
+        """The selected session."""
         return self._sessions[self._marked] if self._sessions else None
 
     def show(self, sessions: Sequence[Session]) -> None:
-        """Take what was found."""
+        """Show the result of a search."""
         self._sessions = sessions
         self._marked = self._top = 0
         self.state = "open"
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is asked any more."""
+        """Whether the user has chosen or left."""
         return self.state in ("chosen", "left")
 
     def press(self, key: str) -> None:
-        """Take a key."""
+        """Handle a key."""
         match key:
             case "up" | "down" | "page_up" | "page_down" | "home" | "end":
                 self._move(key)
@@ -153,7 +153,7 @@ class Picker:
                 self._search(self.text + key)
 
     def lines(self, columns: int, rows: int) -> list[str]:
-        """Give what stands on a terminal of this size: at most `rows` lines."""
+        """Return the screen for a terminal of this size: at most `rows` lines."""
         self._rows = max(1, rows - 3)
         self._top = max(self._marked - self._rows + 1, min(self._top, self._marked))
         shown = self._sessions[self._top : self._top + self._rows]
@@ -164,12 +164,12 @@ class Picker:
         lines = [self.question(columns), cut(f"  {head}", columns)]
         for at, line in enumerate(table, self._top):
             is_marked = shown and at == self._marked
-            lines.append(_marking(line, columns) if is_marked else cut(f"  {line}", columns))
+            lines.append(_selected_line(line, columns) if is_marked else cut(f"  {line}", columns))
         place = f"{self._marked + 1} of {len(self._sessions)}   " if shown else ""
         return [*lines[: max(1, rows - 1)], cut(place + _HELP, columns)][:rows]
 
     def question(self, columns: int) -> str:
-        """Give the first line, at whose end is the cursor."""
+        """Return the first line; the cursor is at its end."""
         return cut(_SEARCH + cut_left(one_line(self.text), columns - width(_SEARCH) - 1), columns)
 
     def _move(self, key: str) -> None:
@@ -184,7 +184,7 @@ class Picker:
             self.state = "searching"
 
 
-def _marking(line: str, columns: int) -> str:
+def _selected_line(line: str, columns: int) -> str:
     text = cut(f"> {line}", columns)
     return f"{_REVERSE}{text}{' ' * (columns - width(text))}{_PLAIN}"
 
@@ -193,27 +193,27 @@ _IN, _OUT = 0, 2
 _READ_BYTES = 4096
 _SIZE = (80, 24)
 _ESCAPE_S = 0.05
-"""How soon the rest of a key's sequence follows its Escape."""
+"""The wait for the rest of a key's sequence after its Escape."""
 
 _OTHER_SCREEN, _FIRST_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 _TOP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 Search = Callable[[str], Awaitable[Sequence[Session]]]
 Events = asyncio.Queue[bytes | None]
-"""What was typed; empty when the screen is to be drawn again, None when nothing more comes."""
+"""Typed bytes; empty to redraw the screen, None at the end of the input."""
 
 
 async def pick(search: Search, now: float, home: str | None) -> Session | None:
-    """Let the user choose a session; None is none.
+    """Let the user choose a session; return None if the user leaves.
 
-    `search` gives the sessions for a text, newest first.
+    `search` returns the sessions for a text, the newest first.
     """
     picker = Picker(await search(""), now, home)
     keys = Keys()
     with _terminal() as events:
         while not picker.is_over:
             _draw(picker)
-            for key in await _pressed(keys, events):
+            for key in await _read_keys(keys, events):
                 if picker.state == "searching" and len(key) > 1:
                     picker.show(await search(picker.text))
                 picker.press(key)
@@ -224,8 +224,8 @@ async def pick(search: Search, now: float, home: str | None) -> Session | None:
     return picker.marked if picker.state == "chosen" else None
 
 
-async def _pressed(keys: Keys, events: Events) -> list[str]:
-    """Wait for keys; none where only the size has changed."""
+async def _read_keys(keys: Keys, events: Events) -> list[str]:
+    """Wait for keys; return none if only the size of the terminal has changed."""
     try:
         async with asyncio.timeout(_ESCAPE_S if keys.is_waiting else None):
             data = await events.get()
@@ -251,7 +251,7 @@ def _size() -> tuple[int, int]:
 
 @contextmanager
 def _terminal() -> Generator[Events]:
-    """Take the terminal: keys come one by one, and signals as the key that leaves."""
+    """Set up the terminal: keys arrive one by one, and signals arrive as the key that leaves."""
     loop = asyncio.get_running_loop()
     events: Events = asyncio.Queue()
     saved = termios.tcgetattr(_IN)
@@ -274,7 +274,7 @@ def _terminal() -> Generator[Events]:
 
 
 def _key_by_key(attributes: "list[int | list[bytes | int]]") -> "list[int | list[bytes | int]]":
-    """Give the mode in which each key is read at once and not shown, Ctrl-C and Ctrl-Z among them."""
+    """Return the mode in which every key, including Ctrl-C and Ctrl-Z, is read at once and not echoed."""
     changed = [*attributes]
     input_flags, local_flags = changed[0], changed[3]
     assert isinstance(input_flags, int)

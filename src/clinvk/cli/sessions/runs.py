@@ -1,4 +1,4 @@
-"""`clinvk runs list` and `show`, and runs as people read them."""
+"""`clinvk runs list` and `show`, and runs as text."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ COLORS = {
     **dict.fromkeys(("queued", "running", "cancelled"), "\x1b[33m"),
     **dict.fromkeys(("failed", "interrupted"), "\x1b[31m"),
 }
-"""Those of a state."""
+"""The colors of a state."""
 
 _LISTED = (
     Column("ID"),
@@ -49,13 +49,13 @@ _PARTS = (
     Column("PROMPT", _PROMPT_LEAST),
 )
 _PARTS_OF = {"parallel": ("task", "tasks"), "chain": ("step", "steps"), "compare": ("backend", "backends")}
-"""What a part is called, and where the request of the whole has them, or their number."""
+"""The name of a part, and the field of the request that has the parts or their number."""
 
 
 def listing(
     runs: Sequence[RunRecord], now: float, home: str | None, most: int | None = None, style: Style | None = None
 ) -> list[str]:
-    """Give a table of runs, its head first; `most` is the width of the terminal, None is any."""
+    """Return a table of runs, the head first; `most` is the width of the terminal, None is any."""
     rows = [
         (
             short,
@@ -72,7 +72,7 @@ def listing(
 
 
 def about(run: RunRecord) -> str:
-    """Say on one line what was asked, or of how many parts it is."""
+    """Return the prompt of a run, or the number of its parts, on one line."""
     if run.prompt or run.kind == "prompt":
         return one_line(run.prompt)
     word, field = _PARTS_OF[run.kind]
@@ -82,7 +82,7 @@ def about(run: RunRecord) -> str:
 
 
 def details(run: RunRecord, now: float, home: str | None) -> list[str]:
-    """Give all that is kept of a run but what was said and its parts, a line for each."""
+    """Return the fields of a run except its prompt, answer and parts, one per line."""
     usage = run.usage or Usage()
     lines = {
         "id": run.id,
@@ -109,7 +109,7 @@ def details(run: RunRecord, now: float, home: str | None) -> list[str]:
 def parts_table(
     whole: RunRecord, runs: Sequence[RunRecord], most: int | None = None, style: Style | None = None
 ) -> list[str]:
-    """Give a table of the parts of a run, in their order; steps are counted from 1."""
+    """Return a table of the parts of a run, in their order; steps are counted from 1."""
     number, first = ("STEP", 1) if whole.kind == "chain" else ("INDEX", 0)
     placed = sorted(((run.part or PartOf("", 0), run) for run in runs), key=lambda own: _order(*own))
     rows = [
@@ -129,7 +129,7 @@ def parts_table(
 
 
 def said(run: RunRecord) -> Iterator[str]:
-    """Give the prompt and the answer of a run, each below its head; of several agents their last answer, if any."""
+    """Yield the prompt and the answer of a run below headings; of several agents the last answer, if any."""
     for head, text in (("prompt", run.prompt), ("answer", run.output)):
         if text.strip():
             yield f"\n── {head} ──"
@@ -152,17 +152,17 @@ _PAGE = 500
 
 
 class RunsListed(msgspec.Struct, frozen=True):
-    """Runs, the newest first; `has_more` is whether older ones are left out."""
+    """Runs, the newest first; `has_more` says whether older runs were left out."""
 
     runs: list[views.RunItem]
     has_more: bool
 
 
 def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print the runs that were asked for.
+    """Print the runs that match the flags.
 
     Raises:
-        ClinvkError: they cannot be read, or there is no such backend or directory.
+        ClinvkError: the runs cannot be read, or the backend or directory does not exist.
     """
     settings = settings_of(flags, environ, {}, notes)
     found = asyncio.run(_listed(flags, environ, notes))
@@ -182,7 +182,7 @@ def list_all(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 async def _listed(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) -> list[RunRecord]:
-    """Give the runs that were asked for, and one more where there is one."""
+    """Return the runs that match the flags, and one more if more exist."""
     where = real_directory(flags.workdir) if flags.here or flags.workdir is not None else None
     most = flags.limit + 1 if flags.limit else ALL
     found: list[RunRecord] = []
@@ -197,12 +197,12 @@ async def _listed(flags: RunsFlags, environ: Mapping[str, str], notes: Notes) ->
 
 
 async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunRecord]:
-    """Give runs, the newest first, read as they are asked for: a list may have thousands of parts to pass over."""
+    """Yield runs, the newest first, page by page: a list may skip thousands of parts."""
     seen: set[str] = set()
     while True:
         page = await store.runs(query)
         for run in page.items:
-            if run.id not in seen:  # one that began meanwhile has moved the others on
+            if run.id not in seen:  # a run that started meanwhile has shifted the pages
                 seen.add(run.id)
                 yield run
         query = replace(query, limit=_PAGE, offset=query.offset + query.limit)
@@ -211,10 +211,10 @@ async def _newest(store: SessionStore, query: RunQuery) -> AsyncIterator[RunReco
 
 
 def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print a run: what was asked and answered, or the parts that it has.
+    """Print a run: its prompt and answer, or its parts.
 
     Raises:
-        RunNotFound, AmbiguousId: the word stands for no run.
+        RunNotFound, AmbiguousId: the ID names no run, or several.
     """
     settings = settings_of(flags, environ, {}, notes)
     run, parts = asyncio.run(_whole(flags.words[0], environ, notes))
@@ -230,7 +230,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 async def _whole(reference: str, environ: Mapping[str, str], notes: Notes) -> tuple[RunRecord, Sequence[RunRecord]]:
-    """Give a run and its parts."""
+    """Return a run and its parts."""
     async with opened(environ, notes) as store:
         run = await found_run(store, reference)
         page = await store.runs(RunQuery(parent_id=run.id, limit=ALL))

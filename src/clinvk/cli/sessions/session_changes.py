@@ -35,7 +35,7 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Cleaned(msgspec.Struct, frozen=True):
-    """How many sessions were deleted; `before` is null where they are kept for ever."""
+    """The number of deleted sessions; `before` is null if sessions are kept forever."""
 
     deleted: int
     before: str | None
@@ -43,12 +43,12 @@ class Cleaned(msgspec.Struct, frozen=True):
 
 
 def delete(flags: DeleteFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Delete sessions; on a terminal it asks.
+    """Delete sessions; on a terminal ask first.
 
     Raises:
-        InvalidRequest: nobody can be asked.
-        SessionNotFound, AmbiguousId: a word stands for no session; nothing was deleted.
-        SessionBusy: some have a run under way; the others were deleted.
+        InvalidRequest: stdin is not a terminal, and `--yes` is missing.
+        SessionNotFound, AmbiguousId: an ID names no session, or several; nothing was deleted.
+        SessionBusy: some sessions have a run in progress; the others were deleted.
     """
     settings_of(flags, environ, {}, notes)
     wanted = asyncio.run(_wanted(flags.words, environ, notes))
@@ -100,7 +100,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Delete old sessions.
 
     Raises:
-        InvalidRequest: `--older-than` is no age.
+        InvalidRequest: `--older-than` is not an age.
     """
     age = _age_s(flags, settings_of(flags, environ, {}, notes))
     if age is None:
@@ -131,11 +131,11 @@ async def _cleaned(before: float, dry_run: bool, environ: Mapping[str, str], not
 
 
 def fork(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Make a session that goes on from another; print its id.
+    """Fork a session; print the new ID.
 
     Raises:
-        SessionNotFound, AmbiguousId: the word stands for no session.
-        NotResumable, BackendUnavailable, Unsupported: its conversation cannot be branched off.
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        NotResumable, BackendUnavailable, Unsupported: the conversation cannot be forked.
     """
     settings_of(flags, environ, {}, notes)
     session = asyncio.run(_forked(flags, environ, notes))
@@ -158,8 +158,8 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Tag a session.
 
     Raises:
-        SessionNotFound, AmbiguousId: the word stands for no session.
-        InvalidRequest: there is nothing to do, or a tag cannot be one.
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        InvalidRequest: no tag is given, or a tag is invalid.
     """
     settings_of(flags, environ, {}, notes)
     added = [as_tag(text) for text in flags.words[1:]]
@@ -184,11 +184,11 @@ def tag(flags: TagFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def rename(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Give a session a title.
+    """Set the title of a session.
 
     Raises:
-        SessionNotFound, AmbiguousId: the word stands for no session.
-        InvalidRequest: the title cannot be one.
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        InvalidRequest: the title is invalid.
     """
     settings_of(flags, environ, {}, notes)
     title = as_title(flags.words[1])

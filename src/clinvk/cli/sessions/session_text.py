@@ -1,4 +1,4 @@
-"""Sessions and their turns as people read them: pure, records in, lines out."""
+"""Sessions and their turns as text: records in, lines out. Pure."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _PIPED_PROMPT = 200
 _LABEL = 13
 
 COLORS = {"active": "\x1b[33m", "paused": "\x1b[33m", "error": "\x1b[31m"}
-"""Those of a status."""
+"""The colors of a status."""
 
 _LISTED = (
     Column("ID"),
@@ -51,7 +51,7 @@ _TURNS = (
 def listing(
     sessions: Sequence[Session], now: float, home: str | None, most: int | None = None, style: Style | None = None
 ) -> list[str]:
-    """Give a table of sessions, its head first; `most` is the width of the terminal, None is any."""
+    """Return a table of sessions, the head first; `most` is the width of the terminal, None is any."""
     rows = [
         (
             short,
@@ -68,7 +68,7 @@ def listing(
 
 
 def choices(sessions: Sequence[Session], now: float, home: str | None, most: int) -> list[str]:
-    """Give a table of sessions to choose from, its head first."""
+    """Return a table of sessions to choose from, the head first."""
     rows = [
         (
             one_line(session.backend),
@@ -82,12 +82,12 @@ def choices(sessions: Sequence[Session], now: float, home: str | None, most: int
 
 
 def titled(session: Session) -> str:
-    """Give what a session is about, on one line: its title, or its first prompt."""
+    """Return the title of a session, or else its first prompt, on one line."""
     return one_line(session.title or session.initial_prompt)
 
 
 def directory(path: str, home: str | None) -> str:
-    """Give a directory with `~` for the home."""
+    """Return a directory with `~` for the home."""
     stem = home.rstrip("/") if home else None
     if stem is not None and (path == stem or path.startswith(f"{stem}/")):
         path = f"~{path[len(stem) :]}"
@@ -95,7 +95,7 @@ def directory(path: str, home: str | None) -> str:
 
 
 def details(session: Session, now: float, home: str | None, most: int | None) -> list[str]:
-    """Give all that is kept of a session but its turns, a line for each."""
+    """Return the fields of a session except its turns, one per line."""
     used = session.token_usage
     lines = {
         "id": session.id,
@@ -118,7 +118,7 @@ def details(session: Session, now: float, home: str | None, most: int | None) ->
 
 
 def turns(runs: Sequence[RunRecord], now: float, most: int | None) -> list[str]:
-    """Give a table of the turns of a session, in the order of `runs`."""
+    """Return a table of the turns of a session, in the order of `runs`."""
     rows = [
         (
             str(number),
@@ -135,23 +135,23 @@ def turns(runs: Sequence[RunRecord], now: float, most: int | None) -> list[str]:
 
 
 def opening(prompt: str, most: int | None) -> str:
-    """Give the beginning of a prompt on one line, which fits a terminal of the width `most` beside its name."""
+    """Return the beginning of a prompt on one line that fits a terminal of width `most` after the name of the field."""
     return cut(one_line(prompt), most - _LABEL) if most else one_line(prompt, _PIPED_PROMPT)
 
 
 def took(run: RunRecord) -> str:
-    """Say how long a run took; nothing where it has not ended, or never began."""
+    """Return the duration of a run; empty if the run has not ended or never started."""
     return duration(run.ended_at - run.started_at) if run.started_at and run.ended_at else ""
 
 
 def tokens(usage: Usage) -> str:
-    """Say how many tokens were used."""
+    """Return the number of tokens as text."""
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     return f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out"
 
 
 def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> str:
-    """Write a session as a document: what it is, then each prompt with its answer."""
+    """Return a session as a Markdown document: its fields, then each prompt with its answer."""
     about = [
         f"# {titled(session) or session.id}",
         "",
@@ -174,12 +174,12 @@ def markdown(session: Session, runs: Sequence[RunRecord], home: str | None) -> s
 
 
 def home_of(home: str | None) -> str | None:
-    """Give the home without symbolic links, as the directories of sessions are kept."""
+    """Return the home without symbolic links, as sessions store directories."""
     return os.path.realpath(home) if home else None
 
 
 def short_ids(ids: Sequence[str]) -> list[str]:
-    """Give the beginnings that tell ids from each other, of eight digits or more."""
+    """Return the shortest unique beginnings of IDs, with eight digits or more."""
     ordered = sorted(set(ids))
     shared = [0, *map(_shared, ordered, ordered[1:]), 0]
     digits = {own: max(_SHORT_DIGITS, shared[at] + 1, shared[at + 1] + 1) for at, own in enumerate(ordered)}
@@ -187,6 +187,6 @@ def short_ids(ids: Sequence[str]) -> list[str]:
 
 
 def _shared(one: str, other: str) -> int:
-    """Give the number of digits with which both begin."""
+    """Return the length of the common beginning."""
     pairs = zip(one, other, strict=False)
     return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))

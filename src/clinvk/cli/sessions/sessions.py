@@ -24,16 +24,16 @@ from clinvk.types.session import Session
 
 
 class Shown(views.SessionView, frozen=True, kw_only=True):
-    """A conversation with its turns, oldest first."""
+    """A conversation with its turns, the oldest first."""
 
     turns: list[views.RunItem]
 
 
 def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Print the sessions that were asked for.
+    """Print the sessions that match the flags.
 
     Raises:
-        ClinvkError: they cannot be read, or there is no such backend or directory.
+        ClinvkError: the sessions cannot be read, or the backend or directory does not exist.
     """
     settings = settings_of(flags, environ, {}, notes)
     query = SessionQuery(
@@ -73,7 +73,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     """Print a session with its turns.
 
     Raises:
-        SessionNotFound, AmbiguousId: the word stands for no session.
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
     """
     settings_of(flags, environ, {}, notes)
     session, runs = asyncio.run(whole(flags.words[0], environ, notes))
@@ -88,7 +88,7 @@ def show(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 async def whole(reference: str, environ: Mapping[str, str], notes: Notes) -> tuple[Session, list[RunRecord]]:
-    """Give a session and its runs, oldest first."""
+    """Return a session and its runs, the oldest first."""
     async with opened(environ, notes) as store:
         session = await found(store, reference)
         return session, await _turns(store, session)
@@ -100,17 +100,17 @@ async def _turns(store: SessionStore, session: Session) -> list[RunRecord]:
 
 
 class Exported(views.SessionView, frozen=True, kw_only=True):
-    """A conversation with all that was said, oldest turn first."""
+    """A conversation with all prompts and answers, the oldest turn first."""
 
     turns: list[views.RunView]
 
 
 def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Write a session out.
+    """Export a session.
 
     Raises:
-        SessionNotFound, AmbiguousId: the word stands for no session.
-        InvalidRequest: the file cannot be written, or two formats are asked for.
+        SessionNotFound, AmbiguousId: the ID names no session, or several.
+        InvalidRequest: the file cannot be written, or the flags name two formats.
     """
     settings_of(flags, environ, {}, notes)
     if flags.wants_json and flags.format == "markdown":
@@ -133,7 +133,7 @@ def export(flags: ExportFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _write(file: str, text: str) -> None:
-    """Write a file at once or not at all; what is no file, such as a pipe, is written to."""
+    """Replace a file atomically; write to a pipe or device directly."""
     path = Path(os.path.realpath(file))
     data = text.encode("utf-8", "replace")
     try:

@@ -1,4 +1,4 @@
-"""What clinvk exits with.
+"""The exit codes of clinvk.
 
 0  success                                5  the server could not serve
 1  anything else, wrong usage included    6  timed out
@@ -6,7 +6,7 @@
 3  the settings are invalid            >= 8  the agent's own exit code; 128 + n: signal n ended it
 4  no such session, or it cannot be used
 
-2 is also a file of tasks or steps that cannot be read, or is not as it must be.
+2 is also a file of tasks or steps that cannot be read or is invalid.
 """
 
 from clinvk.types.errors import (
@@ -38,12 +38,12 @@ _BY_CODE = {
 
 
 def of_code(code: str) -> int:
-    """Give the exit code for a `ClinvkError.code`."""
+    """Return the exit code of a `ClinvkError.code`."""
     return _BY_CODE.get(code, FAILED)
 
 
 def of_ending(ending: Ending) -> int:
-    """Give the exit code for a run that ended so. The agent's own 1 to 7 would read as clinvk's."""
+    """Return the exit code of a run. The agent's own codes 1 to 7 become 1: they have a meaning in clinvk."""
     match ending:
         case RunFailed(code=code, exit_code=own):
             return own if code not in _BY_CODE and own and own >= _LOWEST_OF_AGENTS else of_code(code)

@@ -1,4 +1,4 @@
-"""Input from the terminal: the prompt from the argument, stdin or both, and questions to the user."""
+"""Read the prompt from the argument, stdin or both, and ask the user."""
 
 import os
 import select
@@ -17,18 +17,18 @@ Note = Callable[[str], None]
 
 
 def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
-    """Give the prompt.
+    """Return the prompt.
 
-    Without an argument, or with `-`, it is what stands on stdin. An argument is followed by stdin as context,
-    in `<stdin>` tags; a pipe on which nothing comes for 3 s is left alone.
+    Without an argument, or with `-`, stdin is the prompt. After an argument, stdin follows as context in `<stdin>`
+    tags; a pipe without data for 3 s is ignored.
 
     Args:
-        argument: PROMPT, if there is one.
-        fd: stdin; None is closed, or not to be looked at.
-        note: takes a line for the user.
+        argument: PROMPT, if given.
+        fd: stdin; None if stdin is closed or must not be read.
+        note: prints a line for the user.
 
     Raises:
-        InvalidRequest: there is no prompt, it is empty, or it is not UTF-8.
+        InvalidRequest: the prompt is missing, empty, or not UTF-8.
     """
     if argument is not None and argument != "-":
         context = "" if fd is None or not argument.strip() else _context(fd, note)
@@ -47,21 +47,21 @@ def prompt_from(argument: str | None, fd: int | None, note: Note) -> str:
 
 
 def all_of(fd: int, what: str, note: Note) -> bytes:
-    """Read all that stands on stdin; a note says what it waits for where nothing comes for a while.
+    """Read stdin to its end. If no data arrives for a while, a note says what clinvk waits for.
 
     Raises:
-        InvalidRequest: it cannot be read.
+        InvalidRequest: stdin cannot be read.
     """
-    if not os.isatty(fd) and not _has_news(fd, _PATIENCE_S):
+    if not os.isatty(fd) and not _has_data(fd, _PATIENCE_S):
         note(f"waiting for {what} on stdin")
-    return _bytes(fd)
+    return _read_all(fd)
 
 
 def decoded(data: bytes) -> str:
-    """Give the text that stood on stdin.
+    """Decode the data of stdin.
 
     Raises:
-        InvalidRequest: it is not UTF-8.
+        InvalidRequest: the data is not UTF-8.
     """
     try:
         return data.decode()
@@ -74,14 +74,14 @@ def decoded(data: bytes) -> str:
 def _context(fd: int, note: Note) -> str:
     if not _is_redirected(fd):
         return ""
-    if not _has_news(fd, _PATIENCE_S):
+    if not _has_data(fd, _PATIENCE_S):
         note(f"nothing came on stdin for {_PATIENCE_S:g} s; going on without it (--no-stdin does not wait)")
         return ""
-    return decoded(_bytes(fd))
+    return decoded(_read_all(fd))
 
 
 def _is_redirected(fd: int) -> bool:
-    """Say whether somebody put a pipe, a socket or a file there; devices are terminals and /dev/null."""
+    """Return whether stdin is a pipe, a socket or a file; terminals and /dev/null are devices."""
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
@@ -89,14 +89,14 @@ def _is_redirected(fd: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)
 
 
-def _has_news(fd: int, within_s: float) -> bool:
-    """Wait until there is something to read, or the end."""
+def _has_data(fd: int, within_s: float) -> bool:
+    """Wait for data or the end; return whether either came in time."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(within_s * 1000))
 
 
-def _bytes(fd: int) -> bytes:
+def _read_all(fd: int) -> bytes:
     chunks: list[bytes] = []
     while chunk := _read_some(fd):
         chunks.append(chunk)
@@ -107,17 +107,22 @@ def _read_some(fd: int) -> bytes:
     while True:
         try:
             return os.read(fd, _READ_BYTES)
-        except BlockingIOError:  # whoever shares the pipe made it non-blocking
-            _has_news(fd, 60)
+        except BlockingIOError:  # another process that shares the pipe made it non-blocking
+            _has_data(fd, 60)
         except OSError as exc:
             raise InvalidRequest(f"stdin cannot be read: {exc.strerror}") from exc
 
 
 def agreed(verb: str, what: Sequence[str], many: str) -> bool:
-    """Ask before something is gone: to do it to these, one a line, `many` of which are called so; give the answer.
+    """Ask for confirmation before a deletion; return the answer.
+
+    Args:
+        verb: the action.
+        what: the objects, printed one per line.
+        many: the plural of the kind of object.
 
     Raises:
-        InvalidRequest: there is no terminal to ask on.
+        InvalidRequest: stdin is not a terminal.
     """
     if not os.isatty(0):
         raise InvalidRequest(f"{verb} needs --yes: there is no terminal to ask on")
@@ -126,16 +131,16 @@ def agreed(verb: str, what: Sequence[str], many: str) -> bool:
 
 
 def answer_to(question: str) -> str:
-    """Ask for a line, and give it with its end; where the input has ended it is empty.
+    """Ask for a line, and return it with its line end; empty at the end of the input.
 
     Raises:
-        InvalidRequest: it is not UTF-8.
+        InvalidRequest: the line is not UTF-8.
     """
     line = b""
     try:
         write(STDERR, question)
         line = sys.stdin.buffer.readline()
     finally:
-        if not line.endswith(b"\n"):  # after Ctrl-C and Ctrl-D the next line begins where the question ended
+        if not line.endswith(b"\n"):  # after Ctrl-C and Ctrl-D the cursor is still behind the question
             write(STDERR, "\n")
     return decoded(line)

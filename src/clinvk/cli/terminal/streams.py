@@ -1,4 +1,4 @@
-"""stdout and stderr written without blocking, and the signals that end a command: Ctrl-C, SIGTERM, SIGHUP."""
+"""Write stdout and stderr without blocking, and handle the signals that end a command: Ctrl-C, SIGTERM, SIGHUP."""
 
 import asyncio
 import os
@@ -12,17 +12,17 @@ from clinvk.cli.terminal.output import harmless, is_writable
 from clinvk.types.errors import ClinvkError
 
 _PIECE_BYTES = select.PIPE_BUF
-"""A pipe that poll calls writable takes so much without blocking."""
+"""A pipe that poll reports as writable accepts this many bytes without blocking."""
 
 
 class ReaderGone(Exception):
-    """Nobody reads stdout any more."""
+    """The reader of stdout is gone."""
 
 
 class Stdout:
-    """Writes to stdout so that a reader who pauses (`| less`) stops the agent's output, but not Ctrl-C.
+    """Writes to stdout so that a paused reader (`| less`) stops the agent's output, but not Ctrl-C.
 
-    An agent's words cannot steer a terminal; anything else gets them byte for byte.
+    An agent's text cannot control a terminal; a pipe or a file gets the bytes unchanged.
     """
 
     def __init__(self, fd: int) -> None:
@@ -30,11 +30,11 @@ class Stdout:
         self._is_terminal = os.isatty(fd)
 
     async def write(self, data: bytes) -> None:
-        """Write all of it, at once: nothing is kept back. It is UTF-8 of whole characters.
+        """Write UTF-8 of whole characters, unbuffered.
 
         Raises:
             ReaderGone: the other end of the pipe was closed.
-            ClinvkError: it cannot be written, e.g. the disk is full.
+            ClinvkError: stdout cannot be written, e.g. the disk is full.
         """
         rest = memoryview(harmless(data.decode(errors="replace")).encode() if self._is_terminal else data)
         while rest:
@@ -50,7 +50,7 @@ class Stdout:
 
 
 async def writable(fd: int) -> None:
-    """Wait until a pipe or a terminal takes something. For each only one may."""
+    """Wait until a pipe or a terminal accepts data. Only one task may wait for a descriptor."""
     if is_writable(fd):
         return
     loop = asyncio.get_running_loop()
@@ -66,12 +66,12 @@ _T = TypeVar("_T")
 
 
 def run(work: Coroutine[None, None, _T]) -> _T:
-    """Run work in a loop of its own, to its end or until one of them: that cancels it.
+    """Run a coroutine in a new event loop; a signal cancels the coroutine.
 
-    Unlike with `asyncio.run` another one does not cut its clean-up short.
+    Unlike with `asyncio.run`, a second signal does not cut the clean-up short.
 
     Raises:
-        KeyboardInterrupt: it was cancelled.
+        KeyboardInterrupt: the coroutine was cancelled.
     """
 
     async def cancelled_by_signals() -> _T:
@@ -88,9 +88,9 @@ def run(work: Coroutine[None, None, _T]) -> _T:
 
 @contextmanager
 def on_signals(stop: Callable[[], object]) -> Generator[None]:
-    """Call `stop` at each of them.
+    """Call `stop` at every signal that ends a command.
 
-    A signal that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
+    A signal that clinvk inherited as ignored (nohup, a shell's background job) stays ignored.
     """
     loop = asyncio.get_running_loop()
     numbers = [

@@ -1,4 +1,4 @@
-"""Times as people say them: how long ago, how long, and lengths of time that are typed."""
+"""Times for people: how long ago, how long, and durations as users type them."""
 
 import re
 import time
@@ -6,14 +6,14 @@ import time
 from clinvk.types.errors import InvalidRequest
 
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (60 * 86400, 86400, "d"))
-"""Up to how many seconds, the seconds of one unit, and its name."""
+"""The limit in seconds, the seconds of the unit, and the name of the unit."""
 
 _AGE = re.compile(r"([0-9]{1,6}) *([hdw]?)")
 _HOURS = {"h": 1, "d": 24, "": 24, "w": 7 * 24}
 
 
 def ago(at: float, now: float) -> str:
-    """Say how long ago a time was; a date where that says more. Both are seconds since the epoch."""
+    """Return how long ago a time was, or its date if that says more. Both are seconds since the epoch."""
     seconds = now - at
     if seconds < 1:
         return "just now"
@@ -24,12 +24,12 @@ def ago(at: float, now: float) -> str:
 
 
 def at_length(at: float) -> str:
-    """Write seconds since the epoch as the local date and time."""
+    """Return the local date and time of seconds since the epoch."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def duration(seconds: float) -> str:
-    """Say how long something took."""
+    """Return a duration as text."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -37,10 +37,10 @@ def duration(seconds: float) -> str:
 
 
 def age_s(text: str, flag: str) -> float:
-    """Read a length of time, `12h`, `30d`, `2w`, or a number of days, and return its seconds.
+    """Parse a duration, `12h`, `30d`, `2w`, or a number of days, and return its seconds.
 
     Raises:
-        InvalidRequest: the text is no length of time, or 0.
+        InvalidRequest: the text is not a duration, or is 0.
     """
     match = _AGE.fullmatch(text.strip().lower())
     if not match:

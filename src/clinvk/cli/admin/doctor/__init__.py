@@ -1,4 +1,4 @@
-"""`clinvk doctor`: whether everything is there that clinvk needs. It asks no model and changes nothing."""
+"""`clinvk doctor`: check everything that clinvk needs, without calling a model and without changes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ _INVALID = exits.of_code(ConfigError.code)
 
 
 def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
-    """Look at everything, and print what was found.
+    """Run all checks, and print the results.
 
     Raises:
-        BackendUnavailable: `--backend` names none.
-        ConfigError: there is no home directory.
+        BackendUnavailable: the backend of `--backend` does not exist.
+        ConfigError: the user has no home directory.
     """
     errors: list[ConfigError] = []
     settings, places = trace_of(flags, environ, {}, errors.append)
@@ -43,7 +43,7 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
         resource_limits.check(settings.agents)
     except ConfigError as exc:
         errors.append(exc)
-    usable, checks = streams.run(_look(flags, settings, environ, errors))
+    usable, checks = streams.run(_run_checks(flags, settings, environ, errors))
     by_machine = capacity(replace(settings.server, max_concurrent_runs=None)).runs
     checks.append(machine.check_runs(settings.server, places, by_machine))
     is_kept = all(check.status == "ok" for check in checks if check.name == machine.SESSIONS)
@@ -56,23 +56,23 @@ def doctor(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     return _INVALID if errors else 0 if found.usable else exits.FAILED
 
 
-async def _look(
+async def _run_checks(
     flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
-    """Look at everything under a guardian, which would end what is started, and remove its folders, as in a run."""
+    """Run all checks under a guardian, which ends leftover processes and removes private folders, as in a run."""
     chosen = process_tags.choose()
     guard = Guard(chosen, Bounds(settings.agents, chosen.server))
     guard.start()
     try:
-        return await _look_with(chosen, flags, settings, environ, errors)
+        return await _run_checks_with(chosen, flags, settings, environ, errors)
     finally:
         guard.dismiss()
 
 
-async def _look_with(
+async def _run_checks_with(
     chosen: Marks, flags: JsonFlags, settings: Settings, environ: Mapping[str, str], errors: list[ConfigError]
 ) -> tuple[list[str], list[Check]]:
-    """Look at everything; the agents, which take longest, all at the same time. Gives those that can be used first."""
+    """Run all checks, the slow ones of the agents at the same time; return the usable agents and the checks."""
     spawner = Spawner(chosen)
     prefix = f"{private_prefix(chosen.server)}doctor-"
     names = [flags.backend] if flags.backend else list(BACKENDS)
@@ -80,8 +80,8 @@ async def _look_with(
         looks = [group.create_task(agents.look(BACKENDS[name], settings, environ, spawner, prefix)) for name in names]
         git = group.create_task(machine.check_git(environ, spawner))
         port = group.create_task(machine.check_port(settings.server))
-    # Not while something is started: clinvk carries an agent's mark itself then, and the server would decline it as
-    # started by an agent.
+    # Not while a child is spawned: clinvk then carries an agent's tag itself, and the server would decline a command
+    # that an agent started.
     server = await machine.check_server(settings, environ)
     seen = [look.result() for look in looks]
     usable = [agent.name for agent in seen if agent.usable]
@@ -99,7 +99,7 @@ async def _look_with(
 def _settings(
     settings: Settings, errors: list[ConfigError], usable: list[str], flags: JsonFlags, environ: Mapping[str, str]
 ) -> list[Check]:
-    """Say all that is wrong with the settings, and what is right but will not work."""
+    """Report invalid settings, and valid settings that will not work."""
     section = "settings"
     checks = [Check(section, "invalid", "problem", error.message) for error in errors]
     if not errors:
@@ -113,7 +113,7 @@ def _settings(
 
 
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
-    """Say what keeps the server from starting, or from taking requests."""
+    """Report what keeps the server from starting, or from accepting requests."""
     workdirs = Workdirs(settings, environ)
     mistakes = list(auth.mistakes(settings.server))
     try:
@@ -132,7 +132,7 @@ async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawne
 
 
 def _near_misses(environ: Mapping[str, str]) -> list[str]:
-    """Say which variables would be settings with the two underscores between section and key."""
+    """Report variables that lack the two underscores between section and key."""
     meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
     missed = [name for name in sorted(environ) if name in meant and meant[name] != name]
     return [f"{name} says nothing to clinvk; did you mean {meant[name]}?" for name in missed]

@@ -1,4 +1,4 @@
-"""The agent CLIs: found, answering, taking the flags that clinvk gives them, logged in, able to stay for prompts."""
+"""Check each agent CLI: installed, responding, accepting clinvk's flags, logged in, able to stay warm."""
 
 import asyncio
 import tempfile
@@ -23,7 +23,7 @@ _WITHIN_S = 30.0
 
 
 class Agent(NamedTuple):
-    """What was found of one agent CLI."""
+    """The checks of an agent CLI."""
 
     name: str
     usable: bool
@@ -33,9 +33,9 @@ class Agent(NamedTuple):
 async def look(
     backend: Backend, settings: Settings, environ: Mapping[str, str], spawner: Spawner, prefix: str
 ) -> Agent:
-    """Look at one agent CLI. Its model is not asked, and its own files are left as they are.
+    """Check an agent CLI, without calling its model and without changing its own files.
 
-    The name of the folder that it gets for now begins with `prefix`.
+    The name of its temporary folder begins with `prefix`.
     """
     own = settings.backend(backend.name)
     if not own.enabled:
@@ -45,7 +45,7 @@ async def look(
     except ClinvkError as exc:
         return _judged(backend.name, False, "problem" if own.executable else "warning", _missing(exc, backend, own))
     env = executables.environment(backend.name, settings, environ)
-    # What a CLI writes at any start, it writes here.
+    # The files that a CLI writes at every start go here.
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         return await _Look(backend, path, env, spawner, folder, report.of(settings, backend.name)).agent()
 
@@ -60,7 +60,7 @@ def _judged(name: str, usable: bool, status: Status, message: str, remarks: Sequ
 
 
 class _Look:
-    """One installed CLI; whatever is started is started at the same time."""
+    """Checks an installed CLI, with all its processes at the same time."""
 
     def __init__(
         self, backend: Backend, path: str, env: Mapping[str, str], spawner: Spawner, folder: str, is_kept: bool
@@ -107,7 +107,7 @@ class _Look:
         return _judged(name, True, "ok", f"{about}, {login.about}", remarks)
 
     async def _unspoken(self, apart: Mapping[str, str]) -> list[str]:
-        """Say so where the CLI cannot be talked to as clinvk would; in an empty folder, as all that is started."""
+        """Report a CLI that does not speak the protocol of a warm process. It runs in an empty folder."""
         request = RunRequest(prompt="", backend=self._backend.name, workdir=self._folder, ephemeral=True)
         host = executables.host(apart)
         launch = self._backend.launch(request, None, host)
@@ -129,7 +129,7 @@ class _Look:
         return login.read(answer) if answer else Login(None, "login not known: it did not answer")
 
     async def _answer(self, argv: Sequence[str], env: Mapping[str, str]) -> Answer | None:
-        """Start the CLI in an empty folder, lest a project has a say; None where it does not end in time."""
+        """Run the CLI in an empty folder, without project settings; return None if it does not exit in time."""
         argv = (self._path, *(word.replace(PRIVATE, self._folder) for word in argv[1:]))
         with suppress(ClinvkError, TimeoutError):
             done = await run_tool(self._spawner, argv, env, _WITHIN_S, self._folder)

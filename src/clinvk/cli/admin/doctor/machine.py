@@ -1,4 +1,4 @@
-"""clinvk's own files, the port of its server, and what it needs of this machine."""
+"""Check clinvk's own files, the port of its server, and this machine."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from clinvk.types.errors import ClinvkError, StoreUnavailable
 
 _FILES, _MACHINE = "files", "machine"
 SESSIONS = "sessions"
-"""The check whether they can be kept."""
+"""The name of the check whether sessions can be stored."""
 
 _FORMER_LIMIT = 16
 _WITHIN_S = 10.0
@@ -36,7 +36,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class _Warm(msgspec.Struct):
-    """What it says of the agent processes that it keeps."""
+    """The warm agent processes in a health document."""
 
     processes: int = 0
     ready: int = 0
@@ -47,7 +47,7 @@ class _Warm(msgspec.Struct):
 
 
 class _Health(msgspec.Struct):
-    """What `GET /health` of a clinvk says."""
+    """The response of `GET /health`."""
 
     status: str
     version: str
@@ -55,7 +55,7 @@ class _Health(msgspec.Struct):
 
 
 def check_home(home: Path) -> Check:
-    """Look at the folder of clinvk's own files."""
+    """Check the folder of clinvk's own files."""
     try:
         mode = home.stat().st_mode
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def check_home(home: Path) -> Check:
 
 
 def check_settings_file(file: Path) -> Check | None:
-    """Look at who may read the settings file, which may have keys of the agents; None where there is none."""
+    """Check who may read the settings file, which may have keys of the agents; return None if the file is missing."""
     try:
         mode = file.stat().st_mode
     except OSError:
@@ -83,7 +83,7 @@ def _private(path: Path, mode: int, others: int) -> tuple[Status, str]:
 
 
 def check_store(home: Path) -> Check:
-    """Look at the sessions, without bringing anything up to date. Blocks."""
+    """Check the sessions, without migrating the database. Blocks."""
     from clinvk.store.sqlite.database import Database
 
     try:
@@ -118,24 +118,24 @@ def check_runs(server: ServerSettings, places: Mapping[tuple[str, ...], str], ma
 
 
 async def check_port(server: ServerSettings) -> Check:
-    """Find out whether `clinvk serve` could listen, and who does where it could not."""
+    """Check whether `clinvk serve` could listen; if not, report which program does."""
     where = f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
     if not server.port:
         return Check(_MACHINE, "port", "ok", f"{where}: a free one is taken")
     try:
         await asyncio.to_thread(_bind, server.host, server.port)
     except OSError as exc:
-        if not (said := await _asked(server.host, server.port)):
+        if not (said := await _health_of(server.host, server.port)):
             return Check(_MACHINE, "port", "warning", f"{where} cannot be had by clinvk serve: {exc.strerror}")
         try:
             health = msgspec.json.decode(said.partition(b"\r\n\r\n")[2], type=_Health)
         except msgspec.DecodeError:
             return Check(_MACHINE, "port", "warning", f"{where} is in use by another program")
-        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {_told(health)}")
+        return Check(_MACHINE, "port", "ok", f"{where}: clinvk {health.version} is running there, {_describe(health)}")
     return Check(_MACHINE, "port", "ok", f"{where} is free")
 
 
-def _told(health: _Health) -> str:
+def _describe(health: _Health) -> str:
     if health.warm is None:
         return health.status
     warm = health.warm
@@ -157,10 +157,10 @@ def _bind(host: str, port: int) -> None:
             sock.bind(address)
 
 
-async def _asked(host: str, port: int) -> bytes:
-    """Ask whoever listens for its health; empty where nobody listens, or says nothing in time."""
+async def _health_of(host: str, port: int) -> bytes:
+    """Request the health of the program that listens; return nothing if none listens or answers in time."""
     said = b""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not to listen on
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not an address to listen on
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_ANSWERS_WITHIN_S):
             reader, writer = await asyncio.open_connection(local, port)
@@ -175,7 +175,7 @@ async def _asked(host: str, port: int) -> bytes:
 
 
 async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
-    """Find out whether prompts of the command line go through a server that is up, or why not."""
+    """Check whether prompts of the command line go through a running server, or report why not."""
     not_through = "prompts do not go through the server of this home"
     if not settings.warm.command_line:
         return Check(_MACHINE, "server", "skipped", f"{not_through}: warm.command_line: false")
@@ -189,7 +189,7 @@ async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
 
 
 async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
-    """Look for git, which agents want in a project."""
+    """Check for git, which agents use in a project."""
     with suppress(ClinvkError, TimeoutError):
         done = await run_tool(spawner, ("git", "--version"), without_secrets(environ), _WITHIN_S)
         if done.exit_code == 0:
@@ -198,7 +198,7 @@ async def check_git(environ: Mapping[str, str], spawner: Spawner) -> Check:
 
 
 def check_marks(marks: Marks) -> Check:
-    """Say by what an agent's processes are found again when it is to be ended."""
+    """Report how the processes of an agent are found when the agent is killed."""
     if isinstance(marks, RlimitMarks):
         return Check(_MACHINE, "processes", "ok", "an agent is ended with all that it started")
     return Check(

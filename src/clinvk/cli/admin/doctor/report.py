@@ -19,7 +19,7 @@ _NAME_COLUMN = 10
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at. A problem stops clinvk or an agent; a warning is worth knowing."""
+    """The result of a check. A problem stops clinvk or an agent; a warning does not."""
 
     section: str
     name: str
@@ -28,7 +28,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that was found. `agents` are those that can be used; `usable` says that one can, and nothing stops clinvk."""
+    """All checks. `agents` are the usable agents; `usable` means that one exists and nothing stops clinvk."""
 
     usable: bool
     version: str
@@ -37,7 +37,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def lines(report: Report, obstacle: str, color: bool) -> Iterator[str]:
-    """Give the report for people, section by section; `obstacle` is what stops clinvk itself."""
+    """Yield the report for people, section by section; `obstacle` is the reason why clinvk itself cannot run."""
     for section, checks in groupby(report.checks, lambda check: check.section):
         yield section
         yield from (_line(check, color) for check in checks)
@@ -56,12 +56,12 @@ def _line(check: Check, color: bool) -> str:
 
 
 def of(settings: Settings, backend: str) -> bool:
-    """Say whether processes of a backend may be kept."""
+    """Return whether the server keeps warm processes of a backend."""
     return not _why_not(settings) and backend in settings.warm.kept_backends
 
 
 def check(settings: Settings) -> Check:
-    """Say of which they are, or why of none."""
+    """Report the backends with warm processes, or why no backend has any."""
     if why := _why_not(settings):
         return Check("settings", "warm", "skipped", f"each prompt starts its agent: {why}")
     warm = settings.warm
@@ -74,7 +74,7 @@ def check(settings: Settings) -> Check:
 
 
 def check_prestart(settings: Settings) -> Check | None:
-    """Say of which agents none is started ahead, though the settings want one; None where there are none such."""
+    """Report agents that are never prestarted although the settings ask for it; return None if there are none."""
     names = settings.warm.never_started
     if _why_not(settings) or not names:
         return None
