@@ -1,6 +1,8 @@
-# make test       all checks: style, types, layers, tests (installs what it needs, pinned)
-# make coverage   the same, counting also what ran in the processes that tests start
-# make lint       the checks without the tests
+# make check      lint, unit and contract tests: the loop of every day
+# make test       lint and all tests but the slow ones (installs what it needs, pinned)
+# make test-slow  the slow tests: fuzzing, hostile input, cancel at every moment, soak
+# make coverage   make test, counting also the processes that tests start
+# make lint       style, types and import contracts
 # make demo       the real Codex and Claude Code CLIs answer through clinvk, without an account
 # make bench      what clinvk costs, measured on this machine
 # make lock       write the locked requirements again after a change of what is required
@@ -19,18 +21,24 @@ PYTEST ?=
 BENCH  ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help install test coverage lint demo bench lock chromium clean
+.PHONY: help install check test test-slow coverage lint demo bench lock chromium clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 install: $(VENV)/installed $(AGENTS)/installed
 
+check: lint
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" tests/unit tests/contract $(PYTEST)
+
 test: lint chromium
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term:skip-covered $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST)
+
+test-slow: install chromium
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow $(PYTEST)
 
 coverage:
-	COVERAGE_PATCH=subprocess $(MAKE) test
+	COVERAGE_PATCH=subprocess $(MAKE) test PYTEST="--cov --cov-report=term:skip-covered $(PYTEST)"
 
 lint: install
 	$(BIN)/ruff check

@@ -16,6 +16,8 @@ from acceptance.server import Server
 from scripted import Scripted
 from scripted.steps import claude_says, hang, spawn, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 100
 

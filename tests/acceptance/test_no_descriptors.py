@@ -22,7 +22,7 @@ REQUESTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "/anthropic/v1/messages": ({"model": "claude", "max_tokens": 100, "messages": MESSAGES}, STREAMS),
 }
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")]
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from acceptance.command import Clinvk, read_until, until
 from clinvk.runtime.run.execution import STOP_GRACE_S
 from scripted.steps import claude_says, hang, ignore, pause, spawn, touch, wait_for
 
+pytestmark = pytest.mark.slow
+
 BEGUN = claude_says("begun ")[:4]
 
 

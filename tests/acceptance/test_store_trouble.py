@@ -14,6 +14,8 @@ from acceptance.command import Clinvk, until
 from acceptance.server import Server
 from echo import Echo, answer
 
+pytestmark = pytest.mark.slow
+
 _MAY_MOUNT = 1 << 21
 _SMALL = "size=1m"
 

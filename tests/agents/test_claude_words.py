@@ -20,6 +20,8 @@ from clinvk.types.request import ApprovalMode, RunRequest
 from clinvk.types.result import RunResult
 from polling import until
 
+pytestmark = pytest.mark.slow
+
 HOOKS = (
     *("SessionStart", "Setup", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd"),
     *("InstructionsLoaded", "ConfigChange", "SubagentStop"),

@@ -11,7 +11,7 @@ from agents.machine import Machine
 from clinvk.types.events import RunFinished
 from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
-pytestmark = pytest.mark.usefixtures("codex_way")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("codex_way")]
 
 WORDS: list[tuple[ApprovalMode, SandboxMode]] = [
     ("default", "default"),

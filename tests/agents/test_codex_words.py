@@ -22,7 +22,7 @@ from clinvk.types.errors import Unsupported
 from clinvk.types.events import RunFinished
 from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
-pytestmark = pytest.mark.usefixtures("codex_way")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("codex_way")]
 
 MCP_SERVER = """\
 import json, pathlib, sys

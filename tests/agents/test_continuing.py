@@ -10,6 +10,8 @@ import pytest
 from agents.machine import Machine
 from serving import serving
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = pytest.mark.parametrize("backend", ["claude", "codex", "gemini"])
 
 

@@ -18,6 +18,8 @@ from clinvk.store.memory import MemoryStore
 from clinvk.types.events import Event, ToolCall, ToolResult
 from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 
+pytestmark = pytest.mark.slow
+
 MCP_SERVER = """\
 import json, pathlib, sys
 pathlib.Path(sys.argv[1], sys.argv[2]).touch()

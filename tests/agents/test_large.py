@@ -5,6 +5,8 @@ import pytest
 from agents.machine import Machine
 from clinvk.types.request import RunRequest
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = "x" * 1_000_000
 
 

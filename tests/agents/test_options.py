@@ -16,6 +16,8 @@ from clinvk.types.events import Event, RunFailed, RunFinished, TextDelta, Thinki
 from clinvk.types.request import Image, RunRequest
 from standin.document import JSON, record
 
+pytestmark = pytest.mark.slow
+
 AGENTS = ("claude", "codex", "gemini")
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="

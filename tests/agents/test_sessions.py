@@ -19,7 +19,7 @@ from clinvk.types.result import RunResult
 from clinvk.types.session import Session
 from polling import until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 BACKENDS = ("claude", "codex", "gemini")
 RECORDS = {

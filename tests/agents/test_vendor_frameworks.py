@@ -15,6 +15,8 @@ from agents.machine import Machine
 from clients import finished
 from serving import serving
 
+pytestmark = pytest.mark.slow
+
 KEY = SecretStr("not-needed")
 PROMPT = "[[words=3 usage=100,20,30,10]]"
 ANSWER = '{"name": "Ann", "age": 5}'

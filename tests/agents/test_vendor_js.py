@@ -11,6 +11,8 @@ from clients import finished
 from serving import serving
 from standin.document import Record
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parent / "js"
 CLIS = ("claude", "codex", "gemini")
 TOKENS = {"claude": (100, 30, 0), "codex": (100, 30, 10), "gemini": (110, 35, 10)}

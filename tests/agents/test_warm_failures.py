@@ -29,7 +29,7 @@ from clinvk.types.request import RunRequest
 from integration.pool_server import gone
 from polling import until, until_told
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 BACKENDS = ("claude", "codex", "gemini")
 ALL_BACKENDS = pytest.mark.parametrize("backend", BACKENDS)

@@ -191,7 +191,7 @@ async def test_the_guardian_ends_the_cgroups_too(divided: tuple[RlimitMarks, Bou
 
 
 def test_where_no_cgroup_can_be_made_it_is_said_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(resource_limits, "_own_cgroup", lambda: str(tmp_path / "nowhere"))
+    monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: No such file .*nowhere/clinvk-.*Delegate=yes"):
         resource_limits.check(AgentSettings(cgroup=True))
 
@@ -199,7 +199,7 @@ def test_where_no_cgroup_can_be_made_it_is_said_what_is_needed(monkeypatch: pyte
 def test_a_folder_that_is_no_cgroup_is_refused_and_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(resource_limits, "_own_cgroup", lambda: str(tmp_path))
+    monkeypatch.setattr(resource_limits, "own_cgroup", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=r"agents\.cgroup: .*cgroup\.procs"):
         resource_limits.check(AgentSettings(cgroup=True))
     assert os.listdir(tmp_path) == []

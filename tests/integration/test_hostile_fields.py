@@ -28,6 +28,8 @@ from scripted.steps import says
 from serving import Served, serving
 from standin.document import JSON
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261125
 AT_ONCE = 6
 SAMPLE = 9

@@ -19,6 +19,8 @@ from scripted import Scripted
 from scripted.steps import claude_says
 from serving import Served, serving
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261125
 AT_ONCE = 40
 WITHIN_S = 30

@@ -21,6 +21,8 @@ from scripted import Scripted
 from scripted.steps import claude_says, hang, pause
 from serving import Served, serving
 
+pytestmark = pytest.mark.slow
+
 HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 LIST = b"GET /api/v1/sessions?limit=1000 HTTP/1.1\r\nhost: localhost\r\n"
 PROMPT = json.dumps({"backend": "claude", "prompt": "hi", "output_format": "stream-json"}).encode()

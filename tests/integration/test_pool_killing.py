@@ -14,6 +14,8 @@ from clinvk.types.result import RunResult
 from integration.pool_server import Server
 from lasting_backend import Lasting
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("one", "two", "three")
 RUNS = 100
 

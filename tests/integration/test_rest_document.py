@@ -23,6 +23,8 @@ from integration.test_vendor_document import CHECKS, EXAMPLES, RIGHT, WRONG, sen
 from scripted import Scripted
 from serving import serving
 
+pytestmark = pytest.mark.slow
+
 BODIES = [
     ("POST", "/api/v1/prompt"),
     ("POST", "/api/v1/parallel"),

@@ -32,6 +32,8 @@ from clinvk.api.openapi.document import document
 from clinvk.backends.registry import BACKENDS
 from serving import serving
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -15,6 +15,8 @@ from bodies import CHAT, COMPLETION, COUNTED, MESSAGE, PROMPT, RESPONSE, mutated
 from serving import serving
 from standin.document import JSON
 
+pytestmark = pytest.mark.slow
+
 BODIES: dict[str, JSON] = {
     "/openai/v1/chat/completions": CHAT,
     "/openai/v1/completions": COMPLETION,
