@@ -39,9 +39,7 @@ def small_files() -> Generator[Callable[[], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_directory(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_worktree_has_files_of_head_and_its_own_branch(repository: Repository, worktrees: KeptWorktrees) -> None:
     base = repository.git("rev-parse", "HEAD").strip()
     async with worktrees.isolated(str(repository.path / "inner"), "Claude Code #1") as worktree:
         root = Path(worktree.root)
@@ -55,9 +53,7 @@ async def test_a_worktree_has_the_files_of_head_and_a_branch_and_the_same_sub_di
         assert repository.git("status", "--porcelain", cwd=root) == ""
 
 
-async def test_a_worktree_that_is_as_it_was_is_removed_with_its_branch(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_unchanged_worktree_is_removed_with_its_branch(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         outcome = await worktrees.outcome(worktree)
         assert (outcome.kept, outcome.files, outcome.diff) == (False, (), "")
@@ -67,7 +63,7 @@ async def test_a_worktree_that_is_as_it_was_is_removed_with_its_branch(
     assert left_over(repository) == []
 
 
-async def test_the_outcome_has_what_was_added_changed_and_deleted_and_its_diff_can_be_applied(
+async def test_outcome_lists_changes_and_its_diff_applies(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     odd = "-dash\nline ä"
@@ -98,9 +94,7 @@ async def test_the_outcome_has_what_was_added_changed_and_deleted_and_its_diff_c
     assert os.access(repository.path / "run.sh", os.X_OK)
 
 
-async def test_what_the_agent_committed_and_what_it_forced_upon_git_is_in_the_outcome(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_outcome_has_commits_and_force_added_files(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         root = Path(worktree.root)
         (root / "a.txt").write_text("two\n")
@@ -114,7 +108,7 @@ async def test_what_the_agent_committed_and_what_it_forced_upon_git_is_in_the_ou
     assert len(await worktrees.list()) == 1
 
 
-async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_large_diff_is_cut_after_a_line(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "new").write_text("".join(f"{number:09}\n" for number in range(1000)))
         outcome = await worktrees.outcome(worktree, max_diff_bytes=2000)
@@ -123,7 +117,7 @@ async def test_a_large_diff_is_cut_after_a_line(repository: Repository, worktree
     assert outcome.diff.endswith("\n")
 
 
-async def test_without_a_diff_the_files_are_told_and_why_there_is_none(
+async def test_failed_diff_is_a_warning_beside_the_files(
     repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -134,9 +128,7 @@ async def test_without_a_diff_the_files_are_told_and_why_there_is_none(
     assert outcome.warnings == ("there is no diff: git diff-index failed: exit code 153",)
 
 
-async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_uncommitted_changes_are_a_warning(repository: Repository, worktrees: KeptWorktrees) -> None:
     repository.write("a.txt", "not committed\n")
     for number in range(5):
         repository.write(f"new{number}", "")
@@ -148,7 +140,7 @@ async def test_what_is_not_committed_is_not_in_a_worktree_and_a_warning_says_so(
     assert repository.git("status", "--porcelain").count("\n") == 6
 
 
-async def test_a_worktree_begins_with_a_detached_head_and_with_another_worktree(
+async def test_worktree_of_a_detached_head_and_of_another_worktree(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     first = repository.git("rev-parse", "HEAD").strip()
@@ -163,15 +155,13 @@ async def test_a_worktree_begins_with_a_detached_head_and_with_another_worktree(
     assert repository.worktrees() == [str(tmp_path / "mine")]
 
 
-async def test_a_directory_that_is_not_in_the_commit_is_there_and_empty(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_directory_missing_from_the_commit_is_empty(repository: Repository, worktrees: KeptWorktrees) -> None:
     repository.write("build/here.log", "")
     async with worktrees.isolated(str(repository.path / "build"), "agent") as worktree:
         assert list(Path(worktree.path).iterdir()) == []
 
 
-async def test_no_repository_no_tree_and_no_commit_are_refused_in_the_field_that_asks(
+async def test_directory_without_repository_tree_or_commit_is_refused(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     (tmp_path / "plain").mkdir()
@@ -190,15 +180,13 @@ async def test_no_repository_no_tree_and_no_commit_are_refused_in_the_field_that
     assert left_over(repository) == []
 
 
-async def test_a_machine_without_git_is_told(repository: Repository, tmp_path: Path) -> None:
+async def test_missing_git_is_reported(repository: Repository, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="worktrees need git") as error:
         await another(repository, PATH=str(tmp_path)).make(str(repository.path), "agent")
     assert error.value.field == "isolation"
 
 
-async def test_a_git_that_does_not_take_settings_from_variables_is_refused(
-    repository: Repository, tmp_path: Path
-) -> None:
+async def test_old_git_is_refused(repository: Repository, tmp_path: Path) -> None:
     old = tmp_path / "old" / "git"
     old.parent.mkdir()
     old.write_text(f'#!/bin/sh\nunset GIT_CONFIG_COUNT\nexec {shutil.which("git")} "$@"\n')
@@ -207,7 +195,7 @@ async def test_a_git_that_does_not_take_settings_from_variables_is_refused(
         await another(repository, PATH=f"{old.parent}:{os.environ['PATH']}").make(str(repository.path), "agent")
 
 
-async def test_a_repository_whose_tree_is_elsewhere_is_refused(
+async def test_repository_with_its_tree_elsewhere_is_refused(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     inner = Repository(repository.path / "vendor", repository.home)
@@ -217,7 +205,7 @@ async def test_a_repository_whose_tree_is_elsewhere_is_refused(
         await worktrees.make(str(inner.path), "agent")
 
 
-async def test_variables_that_lead_git_elsewhere_are_not_heeded(repository: Repository, tmp_path: Path) -> None:
+async def test_git_environment_variables_are_ignored(repository: Repository, tmp_path: Path) -> None:
     other = Repository(tmp_path / "other", repository.home)
     misled = another(repository, GIT_DIR=str(other.path / ".git"), GIT_WORK_TREE=str(other.path), GIT_INDEX_FILE="x")
     worktree = await changed(misled, repository)
@@ -258,7 +246,7 @@ def make_hostile(repository: Repository, tmp_path: Path) -> None:
         (hooks / name).symlink_to(program(tmp_path, name))
 
 
-async def test_a_repository_runs_nothing_of_its_own(
+async def test_repository_runs_no_program_of_its_own(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     repository.commit(**{".gitattributes": "*.txt filter=a=b diff=odd\n*.bin filter=long\n"})
@@ -277,9 +265,7 @@ async def test_a_repository_runs_nothing_of_its_own(
     assert traces(tmp_path) != []  # else the repository was not hostile
 
 
-async def test_a_filter_of_the_users_own_settings_is_run(
-    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
-) -> None:
+async def test_filter_of_the_user_runs(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:
     repository.commit(**{".gitattributes": "*.txt filter=mine\n"})
     repository.git("config", "--global", "filter.mine.smudge", program(tmp_path, "smudge"))
     repository.git("config", "filter.mine.smudge", program(tmp_path, "other"))
@@ -287,7 +273,7 @@ async def test_a_filter_of_the_users_own_settings_is_run(
         assert traces(tmp_path) == ["ran-smudge"]
 
 
-async def test_what_the_agent_makes_of_its_git_file_and_of_submodules_is_not_believed(
+async def test_replaced_git_file_and_submodules_run_no_program(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     inner = Repository(repository.path / "module", repository.home)
@@ -318,7 +304,7 @@ async def test_what_the_agent_makes_of_its_git_file_and_of_submodules_is_not_bel
     assert left_over(repository) != []
 
 
-async def test_a_link_out_of_the_tree_is_told_as_a_link_and_what_it_leads_to_stays(
+async def test_link_out_of_the_tree_is_not_followed(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
@@ -334,7 +320,7 @@ async def test_a_link_out_of_the_tree_is_told_as_a_link_and_what_it_leads_to_sta
     assert (outside / "precious").read_text() == "precious\n"
 
 
-async def test_a_directory_that_is_a_link_in_the_commit_does_not_lead_out(
+async def test_link_in_place_of_the_directory_is_refused(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     (repository.path / "sub").symlink_to(tmp_path)
@@ -349,9 +335,7 @@ async def test_a_directory_that_is_a_link_in_the_commit_does_not_lead_out(
     assert left_over(repository) == []
 
 
-async def test_sixteen_worktrees_of_a_repository_are_made_changed_and_left_at_once(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_sixteen_worktrees_at_once(repository: Repository, worktrees: KeptWorktrees) -> None:
     async def work(number: int) -> tuple[Worktree, str]:
         async with worktrees.isolated(str(repository.path), f"agent {number}") as worktree:
             if number % 2:
@@ -392,7 +376,7 @@ asyncio.run(main())
 """
 
 
-async def test_several_processes_make_and_remove_worktrees_of_a_repository_at_once(repository: Repository) -> None:
+async def test_several_processes_make_and_remove_worktrees_at_once(repository: Repository) -> None:
     command = [sys.executable, "-c", WORK, str(home(repository)), str(repository.path)]
     processes = [subprocess.Popen(command, env=repository.env, stderr=subprocess.PIPE) for _ in range(3)]
     said = [process.communicate(timeout=50)[1].decode() for process in processes]
@@ -400,7 +384,7 @@ async def test_several_processes_make_and_remove_worktrees_of_a_repository_at_on
     assert left_over(repository) == []
 
 
-async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_discarded(
+async def test_worktree_in_use_is_neither_applied_nor_discarded(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -413,7 +397,7 @@ async def test_one_that_is_in_use_is_listed_so_and_can_be_neither_applied_nor_di
     assert [item.state for item in await other.list()] == ["changed"]
 
 
-async def test_what_an_agent_finishes_while_another_wants_it_gone_stays(
+async def test_apply_and_discard_refuse_what_an_agent_finishes_meanwhile(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     other = another(repository)
@@ -427,7 +411,7 @@ async def test_what_an_agent_finishes_while_another_wants_it_gone_stays(
     assert "new" not in repository.files()
 
 
-async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
+async def test_discard_refuses_what_an_agent_finishes_between_two_attempts(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
@@ -447,7 +431,7 @@ async def test_what_an_agent_finishes_between_two_looks_of_another_stays(
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
+async def test_discard_waits_for_another_clinvk_that_examines(
     repository: Repository, worktrees: KeptWorktrees, is_kept: bool
 ) -> None:
     worktree = await changed(worktrees, repository)
@@ -464,7 +448,7 @@ async def test_one_that_another_looks_at_is_discarded_when_that_is_over(
     assert left_over(repository) == []
 
 
-async def test_one_that_another_changes_for_too_long_is_told(
+async def test_discard_reports_another_clinvk_that_holds_the_worktree(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
@@ -496,7 +480,7 @@ asyncio.run(main())
 """
 
 
-async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_removed(
+async def test_list_after_a_crash_removes_only_unchanged_worktrees(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     command = [sys.executable, "-c", CRASH, str(home(repository)), str(repository.path)]
@@ -517,7 +501,7 @@ async def test_after_a_crash_the_changed_ones_are_found_and_the_others_are_remov
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05, 0.08, 0.12, 0.2])
-async def test_making_one_can_be_cancelled_at_any_moment(
+async def test_make_can_be_cancelled_at_any_moment(
     repository: Repository, worktrees: KeptWorktrees, after_s: float
 ) -> None:
     making = asyncio.create_task(worktrees.make(str(repository.path), "agent"))
@@ -528,16 +512,14 @@ async def test_making_one_can_be_cancelled_at_any_moment(
     assert left_over(repository) == []
 
 
-async def test_leaving_one_that_was_not_looked_at_looks_and_keeps_what_was_changed(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_leave_keeps_changes_without_an_outcome(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     (listed,) = await another(repository).list()
     assert (listed.id, listed.state, listed.path) == (worktree.id, "changed", worktree.path)
     assert listed.files == (ChangedFile("a.txt", "modified"),)
 
 
-async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_foreign_files_in_the_folder_stay(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees"
     (folder / "notes.txt").write_text("mine\n")
@@ -551,7 +533,7 @@ async def test_what_else_lies_in_the_folder_is_left_alone(repository: Repository
         assert (folder / name).exists()
 
 
-async def test_a_tree_that_cannot_be_filled_is_removed_and_the_reason_told(
+async def test_failed_checkout_leaves_nothing(
     repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     repository.commit(large=bytes(2 * 2**20))
@@ -561,9 +543,7 @@ async def test_a_tree_that_cannot_be_filled_is_removed_and_the_reason_told(
     assert left_over(repository) == []
 
 
-async def test_the_list_can_be_of_one_repository_alone(
-    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
-) -> None:
+async def test_list_of_one_repository(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:
     other = Repository(tmp_path / "other", repository.home)
     other.commit(**{"a.txt": "other\n"})
     mine = await changed(worktrees, repository)
@@ -573,9 +553,7 @@ async def test_the_list_can_be_of_one_repository_alone(
     assert [item.id for item in await worktrees.list(theirs.path)] == [theirs.id]
 
 
-async def test_one_that_was_changed_back_stays_until_it_is_discarded(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_reverted_worktree_stays_until_discarded(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
     assert [item.state for item in await worktrees.list()] == ["unchanged"]
@@ -585,14 +563,14 @@ async def test_one_that_was_changed_back_stays_until_it_is_discarded(
     assert left_over(repository) == []
 
 
-async def test_one_that_was_removed_with_git_is_not_listed(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_worktree_removed_with_git_is_cleaned_up(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     repository.git("worktree", "remove", "--force", worktree.root)
     assert await worktrees.list() == []
     assert left_over(repository) == []
 
 
-async def test_one_whose_repository_is_gone_is_told_and_can_be_discarded(
+async def test_worktree_of_a_missing_repository_can_be_discarded(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     worktree = await changed(worktrees, repository)
@@ -609,7 +587,7 @@ async def test_one_whose_repository_is_gone_is_told_and_can_be_discarded(
     assert await worktrees.list() == []
 
 
-async def test_applying_brings_the_changes_into_the_tree_uncommitted_and_removes_the_worktree(
+async def test_apply_changes_the_tree_and_removes_the_worktree(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     repository.write("mine", "not committed\n")
@@ -629,13 +607,13 @@ async def test_applying_brings_the_changes_into_the_tree_uncommitted_and_removes
     assert left_over(repository) == []
 
 
-async def test_an_applied_worktree_can_be_kept(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_apply_can_keep_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     assert not (await worktrees.apply(worktree.id, keep=True)).removed
     assert Path(worktree.root, "a.txt").exists()
 
 
-async def test_one_that_was_applied_already_is_told_so(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_apply_reports_changes_applied_already(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "new": "new\n"})
     await worktrees.apply(worktree.id, keep=True)
     before = repository.files()
@@ -652,7 +630,7 @@ async def test_one_that_was_applied_already_is_told_so(repository: Repository, w
     ("name", "said"),
     [("a.txt", "a.txt: patch does not apply"), ("zz", "zz: already exists in working directory")],
 )
-async def test_changes_that_do_not_fit_change_nothing(
+async def test_conflicting_apply_changes_nothing(
     repository: Repository, worktrees: KeptWorktrees, name: str, said: str
 ) -> None:
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b": "new\n", "zz": "new\n"})
@@ -665,7 +643,7 @@ async def test_changes_that_do_not_fit_change_nothing(
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_what_cannot_be_written_leaves_the_files_as_they_were(
+async def test_failed_write_restores_all_files(
     repository: Repository, worktrees: KeptWorktrees, small_files: Callable[[], None]
 ) -> None:
     repository.commit(**{"gone/x": "x\n", "kind": "file\n"})
@@ -692,9 +670,7 @@ async def test_what_cannot_be_written_leaves_the_files_as_they_were(
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_check_sees_changes_and_files_are_restored(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path / "inner"), "agent") as worktree:
         root = Path(worktree.root)
         (root / "new").write_text("new\n")
@@ -707,16 +683,14 @@ async def test_a_check_sees_what_was_done_and_leaves_it_as_it_was(
         assert not (root / "inner" / "built").exists()
 
 
-async def test_a_check_of_what_was_left_as_it_was_does_not_keep_it(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_check_does_not_keep_an_unchanged_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         await worktrees.outcome(worktree)
         assert (await worktrees.check(worktree, "touch built", 15)).passed
     assert left_over(repository) == []
 
 
-async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_pipe_in_place_of_a_file_does_not_block(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "a.txt").unlink()
         for name in ("a.txt", "other"):
@@ -727,9 +701,7 @@ async def test_a_pipe_in_the_place_of_a_file_holds_up_nothing(repository: Reposi
     assert [item.state for item in await worktrees.list()] == ["changed"]
 
 
-async def test_a_worktree_that_the_agent_took_away_is_no_failure_to_leave(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_leave_after_the_agent_removed_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         repository.git("worktree", "remove", "--force", worktree.root)
         with pytest.raises(ClinvkError, match="knows no worktree"):
@@ -737,7 +709,7 @@ async def test_a_worktree_that_the_agent_took_away_is_no_failure_to_leave(
     assert await worktrees.list() == []
 
 
-async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_unreadable_files_keep_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         repository.git("init", "--quiet", "fresh", cwd=Path(worktree.root))
         Path(worktree.root, "fresh", "work").write_text("work\n")
@@ -748,9 +720,7 @@ async def test_what_git_cannot_read_keeps_a_worktree(repository: Repository, wor
     assert Path(worktree.root, "fresh", "work").exists()
 
 
-async def test_folders_that_must_not_be_written_to_are_removed_all_the_same(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_read_only_folders_are_removed(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         locked = Path(worktree.root, "x.log")
         (locked / "inner").mkdir(parents=True)
@@ -760,7 +730,7 @@ async def test_folders_that_must_not_be_written_to_are_removed_all_the_same(
     assert left_over(repository) == []
 
 
-async def test_a_discarded_worktree_goes_with_its_commits_but_not_a_branch_in_use(
+async def test_discard_removes_commits_but_no_branch_checked_out_elsewhere(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     first, second = [await changed(worktrees, repository), await changed(worktrees, repository)]
@@ -773,9 +743,7 @@ async def test_a_discarded_worktree_goes_with_its_commits_but_not_a_branch_in_us
     assert repository.worktrees() == []
 
 
-async def test_one_is_found_by_its_beginning_and_by_its_branch(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_find_by_id_prefix_and_by_branch(repository: Repository, worktrees: KeptWorktrees) -> None:
     one, other = [await changed(worktrees, repository), await changed(worktrees, repository)]
     assert await worktrees.find(one.branch) == one.id
     assert await worktrees.find(one.id[:-1]) == one.id
@@ -786,9 +754,7 @@ async def test_one_is_found_by_its_beginning_and_by_its_branch(
             await worktrees.find(reference)
 
 
-async def test_a_sparse_tree_stays_sparse_and_what_is_left_out_is_no_change(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_sparse_checkout_stays_sparse_without_changes(repository: Repository, worktrees: KeptWorktrees) -> None:
     repository.commit(**{"other/c": "c\n"})
     repository.git("sparse-checkout", "set", "--cone", "inner")
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -803,9 +769,7 @@ async def test_a_sparse_tree_stays_sparse_and_what_is_left_out_is_no_change(
         assert (await worktrees.outcome(worktree)).files == files
 
 
-async def test_a_submodule_can_have_worktrees_of_its_own(
-    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
-) -> None:
+async def test_worktree_of_a_submodule(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:
     outer = Repository(tmp_path / "outer", repository.home)
     outer.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository.path), "module")
     outer.commit()
@@ -815,7 +779,7 @@ async def test_a_submodule_can_have_worktrees_of_its_own(
     assert (outer.path / "module" / "a.txt").read_text() == "two\n"
 
 
-async def test_an_odd_place_is_no_obstacle(repository: Repository, tmp_path: Path) -> None:
+async def test_paths_with_special_characters(repository: Repository, tmp_path: Path) -> None:
     moved = Repository(tmp_path / "a:b \"c' [d]*", tmp_path / "home: x")
     moved.commit(**{"a.txt": "one\n"})
     worktrees = another(moved)

@@ -39,9 +39,7 @@ def with_git(repository: Repository, tmp_path: Path, applying: str) -> KeptWorkt
     return another(repository, PATH=f"{path.parent}:{os.environ['PATH']}")
 
 
-async def test_what_the_user_saves_before_git_looks_stays_and_nothing_is_applied(
-    repository: Repository, tmp_path: Path
-) -> None:
+async def test_apply_keeps_what_the_user_saves_meanwhile(repository: Repository, tmp_path: Path) -> None:
     worktrees = with_git(repository, tmp_path, "echo mine >a.txt")
     worktree = await changed(worktrees, repository, **{"a.txt": "two\n", "b.txt": "two\n", "new": "new\n"})
     with pytest.raises(InvalidRequest, match=r"does not fit .*nothing was changed: .*a\.txt: patch does not apply"):
@@ -50,7 +48,7 @@ async def test_what_the_user_saves_before_git_looks_stays_and_nothing_is_applied
     assert [item.id for item in await worktrees.list()] == [worktree.id]
 
 
-async def test_of_a_failure_midway_only_what_git_wrote_is_put_back(repository: Repository, tmp_path: Path) -> None:
+async def test_failed_apply_restores_only_what_git_wrote(repository: Repository, tmp_path: Path) -> None:
     worktrees = with_git(repository, tmp_path, 'git "$@"; printf tw >a.txt; echo mine >b.txt; rm inner/c.txt; exit 128')
     files = {"a.txt": "two\n", "b.txt": "two\n", "inner/c.txt": "two\n", "made/new": "new\n", "other": "other\n"}
     worktree = await changed(worktrees, repository, **files)
@@ -60,9 +58,7 @@ async def test_of_a_failure_midway_only_what_git_wrote_is_put_back(repository: R
     assert not (repository.path / "made").exists()
 
 
-async def test_a_folder_in_the_place_of_a_file_stays_and_the_rest_is_put_back(
-    repository: Repository, tmp_path: Path
-) -> None:
+async def test_failed_apply_keeps_a_folder_in_place_of_a_file(repository: Repository, tmp_path: Path) -> None:
     applying = (
         'git "$@"; rm a.txt inner/c.txt; mkdir a.txt; rmdir inner; echo mine >a.txt/mine; echo mine >inner; exit 128'
     )
@@ -76,7 +72,7 @@ async def test_a_folder_in_the_place_of_a_file_stays_and_the_rest_is_put_back(
     assert not os.access(repository.path / "b.txt", os.X_OK)
 
 
-async def test_what_has_the_line_ends_of_the_tree_is_put_back(repository: Repository, tmp_path: Path) -> None:
+async def test_failed_apply_restores_converted_line_endings(repository: Repository, tmp_path: Path) -> None:
     repository.commit(**{".gitattributes": "*.txt text eol=crlf\n", "inner/.gitattributes": "*.txt eol=lf\n"})
     worktrees = with_git(repository, tmp_path, 'git "$@"; exit 128')
     worktree = await changed(worktrees, repository, **{"a.txt": "two\r\n", "inner/c.txt": "two\n"})
@@ -87,7 +83,7 @@ async def test_what_has_the_line_ends_of_the_tree_is_put_back(repository: Reposi
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-async def test_the_directory_of_the_caller_stays_though_all_in_it_is_replaced(
+async def test_apply_keeps_the_directory_of_the_caller(
     repository: Repository, tmp_path: Path, is_written: bool
 ) -> None:
     worktrees = with_git(repository, tmp_path, "" if is_written else 'git "$@"; exit 128')
@@ -108,16 +104,14 @@ async def test_the_directory_of_the_caller_stays_though_all_in_it_is_replaced(
     assert [file.name for file in inner.iterdir()] == ["new" if is_written else "c.txt"]
 
 
-async def test_the_caller_may_stand_where_nobody_can_go_that_is_not_in_the_tree(
-    repository: Repository, tmp_path: Path
-) -> None:
+async def test_apply_from_an_inaccessible_directory(repository: Repository, tmp_path: Path) -> None:
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)
     await worktrees.apply(worktree.id, directory=str(tmp_path / "closed"))
     assert repository.files()["a.txt"] == b"two\n"
 
 
-async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Repository) -> None:
+async def test_two_applies_wait_for_each_other(repository: Repository) -> None:
     for _ in range(3):
         worktrees = [another(repository), another(repository)]
         made = [
@@ -137,7 +131,9 @@ async def test_two_that_apply_to_one_tree_wait_for_each_other(repository: Reposi
     assert left_over(repository) == []
 
 
-async def test_one_that_applies_for_too_long_is_told(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_apply_reports_another_apply_that_takes_too_long(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.kept_worktrees._APPLY_FREE_WITHIN_S", 0.1)
     worktrees = another(repository)
     worktree = await changed(worktrees, repository)

@@ -56,7 +56,7 @@ async def cancelled_at(gate: Gate, task: "asyncio.Task[object]") -> None:
     assert task.cancelled()
 
 
-async def test_a_look_that_is_cancelled_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_cancelled_apply_leaves_no_temporary_files(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     with late(diff, "_prepare") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
@@ -83,14 +83,14 @@ async def test_cancelled_show_closes_the_patch(
     assert [patch.closed for patch in patches] == [True]
 
 
-async def test_one_that_is_not_made_to_the_end_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_cancelled_make_leaves_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
     with late(repositories, "_complete") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.make(str(repository.path / "inner"), "agent")))
     assert left_over(repository) == []
 
 
 @pytest.mark.parametrize("lock", ["share", "hold"])
-async def test_a_list_that_is_cancelled_holds_none(repository: Repository, worktrees: KeptWorktrees, lock: str) -> None:
+async def test_cancelled_list_releases_its_locks(repository: Repository, worktrees: KeptWorktrees, lock: str) -> None:
     worktree = await changed(worktrees, repository)
     folder = home(repository) / "worktrees" / worktree.id
     (folder / "index").rename(folder / "removing")
@@ -104,7 +104,7 @@ async def test_a_list_that_is_cancelled_holds_none(repository: Repository, workt
     await until_told(is_free)
 
 
-async def test_files_that_are_being_put_aside_are_waited_for(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_cancelled_apply_waits_for_the_backup(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     with late(FileBackup, "copy") as gate:
         await cancelled_at(gate, asyncio.create_task(worktrees.apply(worktree.id)))
@@ -113,7 +113,7 @@ async def test_files_that_are_being_put_aside_are_waited_for(repository: Reposit
     assert left_over(repository) == []
 
 
-async def test_a_folder_that_comes_too_late_is_held_by_nobody(
+async def test_folder_made_after_the_timeout_is_unlocked(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "_CLAIMED_WITHIN_S", 0.2)
@@ -140,7 +140,7 @@ def with_slow(command: str, repository: Repository, tmp_path: Path, does: str = 
     return another(repository, PATH=f"{git.parent}:{os.environ['PATH']}")
 
 
-async def test_git_that_takes_too_long_to_make_one_is_told(
+async def test_make_reports_a_timeout_of_git(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "CHANGED_WITHIN_S", 0.5)
@@ -150,7 +150,7 @@ async def test_git_that_takes_too_long_to_make_one_is_told(
     assert left_over(repository) == []
 
 
-async def test_files_that_take_too_long_to_be_put_back_are_told(
+async def test_check_reports_a_timeout_of_restoring(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "REMOVED_WITHIN_S", 0.5)
@@ -160,7 +160,7 @@ async def test_files_that_take_too_long_to_be_put_back_are_told(
         await worktrees.check(worktree, "true", 10)
 
 
-async def test_changes_that_take_too_long_to_apply_are_put_back(
+async def test_apply_restores_files_after_a_timeout(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     top = repository.path

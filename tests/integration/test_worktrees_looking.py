@@ -36,7 +36,7 @@ def slow_git(tmp_path: Path, command: str) -> Path:
     return git
 
 
-async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behind_a_link(
+async def test_force_added_file_is_found_beside_one_behind_a_link(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -52,9 +52,7 @@ async def test_what_was_forced_upon_git_is_told_though_another_such_file_is_behi
     assert (root / "prod.env").exists()
 
 
-async def test_what_was_forced_upon_git_and_cannot_be_read_keeps_a_worktree(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_unreadable_force_added_file_keeps_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     repository.git("-c", "advice.addEmbeddedRepo=false", "clone", "--quiet", ".", "module")
     repository.git("-c", "advice.addEmbeddedRepo=false", "add", "module")
     repository.commit()
@@ -68,7 +66,7 @@ async def test_what_was_forced_upon_git_and_cannot_be_read_keeps_a_worktree(
     assert (root / "module" / "x.env").exists()
 
 
-async def test_repositories_that_a_check_makes_are_removed_and_those_of_the_agent_stay(
+async def test_check_removes_its_repositories_but_none_of_the_agent(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -89,7 +87,7 @@ async def test_repositories_that_a_check_makes_are_removed_and_those_of_the_agen
         await worktrees.discard(worktree.id)
 
 
-async def test_files_are_put_back_after_a_check_by_no_program_that_it_named(
+async def test_restoring_after_a_check_runs_no_program_of_the_check(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     command = (
@@ -105,7 +103,7 @@ async def test_files_are_put_back_after_a_check_by_no_program_that_it_named(
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".gitattributes", "inner/.gitignore", "new/deep/.gitattributes"])
-async def test_a_pipe_that_git_would_read_settings_from_holds_up_nothing(
+async def test_pipe_as_gitignore_or_gitattributes_does_not_block(
     repository: Repository, worktrees: KeptWorktrees, name: str
 ) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
@@ -119,7 +117,7 @@ async def test_a_pipe_that_git_would_read_settings_from_holds_up_nothing(
     assert (listed.state, listed.problem) == ("broken", f"git would wait for {name!r}, which is no file")
 
 
-async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_pipe_left_by_a_check_does_not_block(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         with pytest.raises(ClinvkError, match=r"git would wait for 'inner/\.gitignore'"):
             await worktrees.check(worktree, "mkfifo inner/.gitignore", 15)
@@ -127,7 +125,7 @@ async def test_a_pipe_that_a_check_leaves_holds_up_nothing(repository: Repositor
 
 
 @pytest.mark.parametrize("key", ["core.excludesFile", "core.attributesFile"])
-async def test_a_pipe_that_a_setting_names_holds_up_nothing(
+async def test_pipe_named_by_a_setting_does_not_block(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path, key: str
 ) -> None:
     os.mkfifo(repository.home / "pipe")
@@ -142,7 +140,7 @@ async def test_a_pipe_that_a_setting_names_holds_up_nothing(
         assert [item.state for item in await worktrees.list()] == ["unchanged"]
 
 
-async def test_a_pipe_in_the_users_own_tree_is_told_in_time(
+async def test_pipe_in_the_tree_of_the_user_is_reported(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repository.path / ".gitignore").unlink()
@@ -154,7 +152,7 @@ async def test_a_pipe_in_the_users_own_tree_is_told_in_time(
     assert left_over(repository) == []
 
 
-async def test_a_tree_that_takes_too_long_to_look_at_is_no_obstacle_and_a_warning_says_so(
+async def test_slow_git_status_is_a_warning(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktrees = another(repository, PATH=f"{slow_git(tmp_path, ' status ').parent}:{os.environ['PATH']}")
@@ -165,7 +163,7 @@ async def test_a_tree_that_takes_too_long_to_look_at_is_no_obstacle_and_a_warnin
     assert warning.endswith("are not in it, if there are any: git status took over 1 s")
 
 
-async def test_what_took_too_long_is_not_looked_at_again_and_stays(
+async def test_worktree_is_kept_after_a_timeout_and_not_examined_again(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = another(repository, PATH=f"{slow_git(tmp_path, ' add --all ').parent}:{os.environ['PATH']}")

@@ -58,7 +58,7 @@ def half(path: Path) -> None:
     raise ClinvkError("killed")
 
 
-def test_a_tree_of_any_depth_is_removed_with_few_open_files(tmp_path: Path) -> None:
+def test_deep_tree_is_removed_with_few_open_files(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     make_deep(top, 2 * sys.getrecursionlimit() + 1000)
@@ -72,7 +72,7 @@ def test_a_tree_of_any_depth_is_removed_with_few_open_files(tmp_path: Path) -> N
     assert not top.exists()
 
 
-def test_a_tree_goes_without_what_its_links_lead_to(tmp_path: Path) -> None:
+def test_removal_does_not_follow_links(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "inner").mkdir(parents=True)
     (outside / "inner" / "precious").touch()
@@ -89,7 +89,7 @@ def test_a_tree_goes_without_what_its_links_lead_to(tmp_path: Path) -> None:
     assert outside.stat().st_mode & 0o777 == 0o555
 
 
-async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_deep_folder_of_an_agent_is_removed(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with worktrees.isolated(str(repository.path), "agent") as worktree:
         Path(worktree.root, "x.log").mkdir()
         make_deep(Path(worktree.root, "x.log"), 1500)
@@ -97,7 +97,7 @@ async def test_a_deep_folder_that_an_agent_left_is_no_failure(repository: Reposi
     assert left_over(repository) == []
 
 
-async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
+async def test_failed_leave_is_a_warning(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(self: WorktreeFolders, own: str) -> None:
@@ -115,7 +115,7 @@ async def test_leaving_what_cannot_be_removed_or_marked_is_a_warning(
     assert Path(kept.root, "a.txt").read_text() == "two\n"
 
 
-async def test_a_removal_that_did_not_finish_is_not_applied_but_finished_by_the_list(
+async def test_list_finishes_an_interrupted_removal(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -141,9 +141,7 @@ def refuse(path: Path) -> None:
     raise ClinvkError("not now")
 
 
-async def test_one_that_was_not_made_to_the_end_is_removed_by_the_list(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_list_removes_an_incomplete_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     killed = await worktrees.make(str(repository.path), "killed")
     Path(killed.root, "a.txt").unlink()
     (Path(killed.root).parent / "index").unlink()
@@ -153,7 +151,7 @@ async def test_one_that_was_not_made_to_the_end_is_removed_by_the_list(
     assert repository.worktrees() == [kept.root]
 
 
-async def test_a_branch_that_is_checked_out_elsewhere_stays(
+async def test_branch_checked_out_elsewhere_stays(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
@@ -167,7 +165,7 @@ async def test_a_branch_that_is_checked_out_elsewhere_stays(
     assert repository.branches() == [*sorted([worktree.branch, moved.branch]), "feature", "main"]
 
 
-def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_folder_leaves_nothing(tmp_path: Path) -> None:
     folders = WorktreeFolders(tmp_path)
     origin = Worktree(repository="/r", common="/r/.git", name="r", inside="", base="0" * 40, submodules=(), made_at=1.0)
     descriptors = os.listdir("/dev/fd")
@@ -177,9 +175,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(folders.path) == []
 
 
-async def test_a_sub_directory_whose_name_is_no_utf_8_is_refused(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_directory_name_that_is_not_utf_8_is_refused(repository: Repository, worktrees: KeptWorktrees) -> None:
     odd = os.path.join(os.fsencode(repository.path), b"caf\xe9")
     try:
         os.mkdir(odd)

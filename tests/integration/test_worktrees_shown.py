@@ -21,9 +21,7 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-async def test_the_patch_can_be_read_when_the_worktree_is_gone(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_patch_outlives_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     own = (await changed(worktrees, repository)).id
     listed, patch = await worktrees.show(own)
     assert patch
@@ -35,7 +33,7 @@ async def test_the_patch_can_be_read_when_the_worktree_is_gone(
         assert patch.read().endswith(b"\n-one\n+two\n")
 
 
-async def test_one_that_was_changed_back_has_an_empty_patch(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_reverted_worktree_has_an_empty_patch(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await changed(worktrees, repository)
     Path(worktree.root, "a.txt").write_text("one\n")
     listed, patch = await worktrees.show(worktree.id)
@@ -44,7 +42,9 @@ async def test_one_that_was_changed_back_has_an_empty_patch(repository: Reposito
         assert (listed.state, listed.files, patch.read()) == ("unchanged", (), b"")
 
 
-async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_show_removes_an_unchanged_worktree_of_a_dead_clinvk(
+    repository: Repository, worktrees: KeptWorktrees
+) -> None:
     dead = another(repository)
     own = (await dead.make(str(repository.path), "agent")).id
     dead._held.pop(own).close()  # pyright: ignore[reportPrivateUsage] - as the death of the process does
@@ -58,7 +58,7 @@ async def test_one_that_a_dead_clinvk_left_unchanged_is_none(repository: Reposit
     [("two\n", "changed", (ChangedFile("a.txt", "modified"),)), ("one\n", "unchanged", ())],
     ids=["changed", "unchanged"],
 )
-async def test_files_of_which_git_makes_no_patch_are_told(
+async def test_show_lists_files_if_git_makes_no_patch(
     repository: Repository, tmp_path: Path, content: str, state: State, files: tuple[ChangedFile, ...]
 ) -> None:
     git = tmp_path / "bin" / "git"
@@ -76,7 +76,7 @@ async def test_files_of_which_git_makes_no_patch_are_told(
     assert [(item.state, item.files) for item in await worktrees.list()] == [(state, files)]
 
 
-async def test_one_can_be_applied_while_it_is_shown_to_a_slow_reader(
+async def test_worktree_can_be_applied_while_a_slow_reader_reads_the_patch(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     own = (await changed(worktrees, repository)).id

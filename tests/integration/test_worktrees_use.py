@@ -73,7 +73,7 @@ async def check_in_use(worktrees: KeptWorktrees, own: str) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "inner"])
-async def test_one_that_was_kept_is_in_use_while_another_agent_works_in_it(
+async def test_kept_worktree_is_in_use_while_an_agent_works_there(
     repository: Repository, worktrees: KeptWorktrees, inside: str
 ) -> None:
     kept = await changed(worktrees, repository)
@@ -86,9 +86,7 @@ async def test_one_that_was_kept_is_in_use_while_another_agent_works_in_it(
     assert Path(repository.path, inside, "done").exists()
 
 
-async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_worktree_is_in_use_until_the_last_agent_exits(repository: Repository, worktrees: KeptWorktrees) -> None:
     kept = await changed(worktrees, repository)
     async with local(repository) as runs, local(repository) as others:
         async with running(runs, kept.root):
@@ -101,7 +99,7 @@ async def test_one_is_in_use_until_the_last_of_several_agents_is_gone(
     ]
 
 
-async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_cancelled_run_unlocks_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     kept = await changed(worktrees, repository)
     async with local(repository) as runs:
         async with runs.run(RunRequest(prompt=WAITS, backend="shell", workdir=kept.root)) as run:
@@ -111,7 +109,7 @@ async def test_a_cancelled_run_frees_it(repository: Repository, worktrees: KeptW
     assert left_over(repository) == []
 
 
-async def test_an_agent_that_is_about_to_go_is_waited_for(
+async def test_discard_waits_for_an_agent_that_exits_soon(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_FREE_WITHIN_S", "_GONE_WITHIN_S"):
@@ -124,9 +122,7 @@ async def test_an_agent_that_is_about_to_go_is_waited_for(
     assert left_over(repository) == []
 
 
-async def test_a_later_step_of_a_chain_holds_the_worktree_that_it_goes_on_in(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_later_step_of_a_chain_locks_the_worktree(repository: Repository, worktrees: KeptWorktrees) -> None:
     first = RunRequest(prompt=f"echo two >a.txt\n{DONE}", backend="shell", workdir=str(repository.path))
     second = RunRequest(prompt=WAITS, backend="shell")
     chain = Chain(parts=(Part(request=first, isolation="worktree"), Part(request=second, follows=True)))
@@ -154,7 +150,7 @@ async def test_a_later_step_of_a_chain_holds_the_worktree_that_it_goes_on_in(
     assert left_over(repository) == []
 
 
-async def test_a_kept_process_that_stands_idle_in_it_does_not_hold_it(
+async def test_idle_warm_process_does_not_lock_the_worktree(
     repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
 ) -> None:
     kept = await changed(worktrees, repository)
@@ -170,9 +166,7 @@ async def test_a_kept_process_that_stands_idle_in_it_does_not_hold_it(
     assert left_over(repository) == []
 
 
-async def test_one_that_another_agent_still_works_in_is_kept_when_its_own_is_done(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_leave_keeps_a_worktree_that_another_agent_uses(repository: Repository, worktrees: KeptWorktrees) -> None:
     async with local(repository) as runs:
         worktree = await worktrees.make(str(repository.path), "agent")
         async with running(runs, worktree.root):
@@ -184,7 +178,7 @@ async def test_one_that_another_agent_still_works_in_is_kept_when_its_own_is_don
         assert await states(worktrees) == ["changed"]
 
 
-async def test_an_agent_works_on_in_what_the_death_of_another_clinvk_left(
+async def test_agent_in_a_worktree_left_by_a_dead_clinvk_locks_it(
     repository: Repository, worktrees: KeptWorktrees
 ) -> None:
     """Nothing was changed in it, so the list would remove it."""
@@ -205,7 +199,7 @@ async def test_lock_file_of_a_killed_clinvk_locks_nothing(repository: Repository
     assert left_over(repository) == []
 
 
-async def test_one_that_is_being_removed_or_changed_refuses_the_run(
+async def test_run_in_a_removed_or_locked_worktree_is_refused(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> None:
@@ -234,7 +228,7 @@ async def test_one_that_is_being_removed_or_changed_refuses_the_run(
                 assert not Path(worktree.root, "ran").exists()
 
 
-async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
+async def test_run_during_a_removal_is_refused_at_once(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 600.0)
@@ -261,7 +255,7 @@ async def test_a_run_that_comes_while_it_is_removed_is_refused_at_once(
     assert left_over(repository) == []
 
 
-async def test_an_agent_is_refused_where_who_made_the_worktree_leaves_it_at_that_moment(
+async def test_enter_is_refused_if_the_removal_begins_meanwhile(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
@@ -303,7 +297,7 @@ def entering(
 
 
 @pytest.mark.parametrize("step", [LOOK, REMOVAL], ids=["look", "removal"])
-async def test_no_agent_is_let_in_once_who_made_the_worktree_leaves_it(
+async def test_no_agent_enters_during_leave(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
 ) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
@@ -314,7 +308,7 @@ async def test_no_agent_is_let_in_once_who_made_the_worktree_leaves_it(
 
 
 @pytest.mark.parametrize(("step", "by"), [(LOOK, "apply"), *((REMOVAL, by) for by in ("apply", "discard", "list"))])
-async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clinvk_left(
+async def test_no_agent_enters_while_another_clinvk_applies_or_removes(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], by: str
 ) -> None:
     worktree = await changed(worktrees, repository)
@@ -327,7 +321,7 @@ async def test_no_agent_is_let_in_where_another_changes_what_the_death_of_a_clin
     assert left_over(repository) == []
 
 
-async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
+async def test_worktree_of_a_dead_clinvk_reports_another_clinvk_that_applies(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clinvk.runtime.worktrees.worktrees._FREE_WITHIN_S", 0.1)
@@ -344,7 +338,7 @@ async def test_one_that_another_applies_is_told_so_though_a_clinvk_died_over_it(
     await worktrees.apply(worktree.id, dry_run=True)
 
 
-async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_stays(
+async def test_list_keeps_changes_made_after_its_first_look(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await changed(worktrees, repository)
@@ -362,7 +356,7 @@ async def test_what_an_agent_does_before_the_list_removes_what_it_saw_unchanged_
     assert await states(worktrees) == ["changed"]
 
 
-async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_moment(
+async def test_enter_fails_if_another_clinvk_takes_the_lock_first(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = await changed(worktrees, repository)
@@ -380,7 +374,7 @@ async def test_an_agent_is_not_let_in_where_another_takes_the_worktree_at_that_m
     assert taken[0] is not None
 
 
-async def test_a_lock_that_there_cannot_be_leaves_nothing(
+async def test_failed_lock_leaves_no_descriptor_open(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = await changed(worktrees, repository)
@@ -399,7 +393,7 @@ async def test_a_lock_that_there_cannot_be_leaves_nothing(
         os.fstat(descriptors[0])
 
 
-async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_lock_that_cannot_be_opened_counts_as_in_use(repository: Repository, worktrees: KeptWorktrees) -> None:
     """Such as one of another user's."""
     kept = await changed(worktrees, repository)
     lock = home(repository) / "worktrees" / kept.id / "work"
@@ -408,9 +402,7 @@ async def test_one_is_in_use_where_a_lock_cannot_be_opened(repository: Repositor
     await check_in_use(worktrees, kept.id)
 
 
-async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
-    repository: Repository, worktrees: KeptWorktrees
-) -> None:
+async def test_leave_keeps_changes_made_after_the_outcome(repository: Repository, worktrees: KeptWorktrees) -> None:
     worktree = await worktrees.make(str(repository.path), "agent")
     assert not (await worktrees.outcome(worktree)).kept
     async with another(repository).used(worktree.root):
@@ -419,7 +411,7 @@ async def test_what_an_agent_does_after_the_look_of_who_made_the_worktree_stays(
     assert await states(worktrees) == ["changed"]
 
 
-async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no_agent(
+async def test_run_cancelled_while_waiting_for_the_worktree_starts_no_agent(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, enter = threading.Event(), WorktreeFolders.enter
@@ -443,7 +435,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_for_the_worktree_starts_no
     assert await states(worktrees) == ["changed"]
 
 
-async def test_of_several_all_stay_where_one_is_in_use(repository: Repository, worktrees: KeptWorktrees) -> None:
+async def test_discard_removes_none_if_one_is_in_use(repository: Repository, worktrees: KeptWorktrees) -> None:
     made = sorted([(await changed(worktrees, repository)).id for _ in range(3)])
     async with worktrees.used(str(home(repository) / "worktrees" / made[1])):
         with pytest.raises(InvalidRequest, match=f"worktree {made[1]} is in use: its agent is at work"):
@@ -455,7 +447,7 @@ async def test_of_several_all_stay_where_one_is_in_use(repository: Repository, w
     assert left_over(repository) == []
 
 
-async def test_only_a_directory_in_a_folder_of_that_name_is_looked_at(
+async def test_directories_outside_of_worktrees_are_not_examined(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def looked(self: Worktrees, directory: str) -> None:
@@ -468,7 +460,7 @@ async def test_only_a_directory_in_a_folder_of_that_name_is_looked_at(
                 assert not (await run.result()).error
 
 
-async def test_worktrees_that_are_not_of_this_home_are_nobodys(repository: Repository, tmp_path: Path) -> None:
+async def test_worktrees_of_another_home_are_not_locked(repository: Repository, tmp_path: Path) -> None:
     foreign = tmp_path / "worktrees" / "agent-1" / "project"
     own = home(repository) / "worktrees" / "notes"
     for directory in (foreign, own):
@@ -480,9 +472,7 @@ async def test_worktrees_that_are_not_of_this_home_are_nobodys(repository: Repos
             assert not list(directory.glob("**/work"))
 
 
-async def test_a_home_behind_a_link_is_the_same(
-    repository: Repository, worktrees: KeptWorktrees, tmp_path: Path
-) -> None:
+async def test_home_behind_a_symbolic_link(repository: Repository, worktrees: KeptWorktrees, tmp_path: Path) -> None:
     kept = await changed(worktrees, repository)
     (tmp_path / "link").symlink_to(repository.home)
     environ = {**repository.env, "HOME": str(tmp_path / "link")}
@@ -491,7 +481,7 @@ async def test_a_home_behind_a_link_is_the_same(
 
 
 @pytest.mark.parametrize("lock", ["lock_home", "enter"])
-async def test_a_lock_that_is_got_when_nobody_waits_for_it_any_more_is_let_go(
+async def test_lock_taken_after_a_cancellation_is_released(
     repository: Repository, worktrees: KeptWorktrees, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
     worktree = await changed(worktrees, repository)

@@ -1,4 +1,4 @@
-"""A command that judges what an agent did, run in the agent's directory until it exits or times out."""
+"""Shell commands for checking the work of an agent, e.g. `make test`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _DRAIN_S = 1.0
 async def run_check(
     spawner: Spawner, command: str, directory: str, environ: Mapping[str, str], timeout_s: float
 ) -> Check:
-    """Run a shell command, then end all processes that it started. If it times out, the exit code is None.
+    """Run a shell command, then end all processes of the command. After a timeout, the exit code is None.
 
     Raises:
         InvalidRequest: the directory cannot be entered, or the command is too long.
@@ -51,5 +51,5 @@ async def run_check(
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without clinvk's secrets, and without variables that lead git to another repository."""
+    """Return an environment without clinvk's secrets, and without the variables of git, which select a repository."""
     return {name: value for name, value in without_secrets(environ).items() if not name.startswith("GIT_")}

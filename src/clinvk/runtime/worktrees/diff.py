@@ -1,7 +1,7 @@
-"""The difference between a worktree and its base commit, found without a change to the worktree or its repository.
+"""The difference between a worktree and the base commit, found without changing the worktree or the repository.
 
-The agent may have done anything to the worktree's own `.git` and index. So the comparison starts from the index that
-the worktree started with, names the repository explicitly, and stores what it reads in a temporary folder.
+An agent may have changed or broken `.git` and the index of the worktree. So the comparison starts from a copy of the
+first index, names the repository explicitly, and stores objects in a temporary folder.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class TreeDiff:
 
     @property
     def is_changed(self) -> bool:
-        """Whether anything would be lost with the worktree."""
+        """Whether removing the worktree would lose work."""
         return bool(self.files or self.warnings)
 
     async def find(self, forced: bytes) -> None:
@@ -81,10 +81,9 @@ class TreeDiff:
         return True
 
     async def restore(self) -> None:
-        """Restore the files to what was found, without warnings. Ignored files stay as they are.
+        """Restore the files after a check; allowed only without warnings. Ignored files stay unchanged.
 
-        Repositories in the tree are removed: those that existed before are among the warnings. The settings of the
-        repository may have changed as well.
+        New repositories in the tree are removed. The check may have changed the repository's settings as well.
 
         Raises:
             ClinvkError: git failed, or would wait for ever.
@@ -119,7 +118,7 @@ async def difference(git: Git, worktree: Worktree) -> AsyncGenerator[TreeDiff]:
 
 
 def check_readable(root: str) -> None:
-    """Check that git will not wait for ever for a file with settings. git follows no links to these in the tree.
+    """Check whether git would wait for ever for a `.gitignore` or `.gitattributes`. git follows no links here.
 
     Raises:
         ClinvkError: such a file is a pipe or a device.
@@ -143,7 +142,7 @@ def _prepare(folder: Path) -> None:
 
 
 async def _forced(git: Git, worktree: Worktree) -> bytes:
-    """Return the names of files that the agent added to its index: it may have added ignored files on purpose."""
+    """Return the names of files in the agent's index; an agent may have added ignored files on purpose."""
     try:
         added = await git.out(*_DIFF, "--name-only", "-z", "--diff-filter=A", worktree.base, "--")
     except GitFailed:  # the agent broke its index
@@ -152,7 +151,7 @@ async def _forced(git: Git, worktree: Worktree) -> bytes:
 
 
 def _existing(root: bytes, names: bytes) -> bytes:
-    """Return the names of files and links that are not behind a link: for others git fails, and adds none at all."""
+    """Return the names of existing files and links, except behind links: with one of these, `git add` adds nothing."""
     root, existing = os.path.realpath(root), b""
     for name in names.split(b"\0"):
         path = os.path.join(root, name)

@@ -56,7 +56,7 @@ class Lock:
             os.close(fd)
 
     def hand_over(self) -> None:
-        """Keep the file locked until this process has exited, and the program that the process executes."""
+        """Keep the file locked until this process, or the program executed by this process, has exited."""
         os.set_inheritable(self.fd, True)
         self.fd = -1
 
@@ -76,7 +76,7 @@ class WorktreeFolders:
         self.path = Path(home).absolute() / WORKTREES
 
     def make(self, label: str, worktree: Worktree) -> tuple[Worktree, Lock]:
-        """Make the folder of a worktree, locked from its first moment.
+        """Make and lock the folder of a worktree.
 
         Raises:
             ClinvkError: the folder cannot be made.
@@ -179,7 +179,7 @@ class WorktreeFolders:
         return worktree.id if worktree and os.access(worktree.folder, os.W_OK) else None
 
     def original(self, real: str) -> str:
-        """Return the directory that a directory in a worktree is a copy of, or `real`, which has no links, itself.
+        """Return the original of a directory in a worktree, or `real` itself outside of worktrees.
 
         A worktree may be made from another worktree.
         """
@@ -189,7 +189,7 @@ class WorktreeFolders:
         return self.original(os.path.join(worktree.repository, *inside[1:]))
 
     def _within(self, real: str) -> tuple[Worktree | None, tuple[str, ...]]:
-        """Return the worktree whose folder holds a path, and the parts of the path below that folder."""
+        """Return the worktree around a path, and the parts of the path below the folder of the worktree."""
         path, top = Path(real), Path(os.path.realpath(self.path))
         id_, *inside = path.relative_to(top).parts if top in path.parents else ("",)
         return self.read(id_) if id_ else None, tuple(inside)

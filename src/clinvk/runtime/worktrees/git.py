@@ -1,7 +1,7 @@
-"""git, run so that a repository that nobody vouched for runs no program of its own.
+"""Run git without running programs of an untrusted repository.
 
-The user's and the system's git settings apply. From the repository's own settings (`.git/config` and its includes)
-nothing that names a program is used: no hook, file system monitor, filter or transport. Diffs are made by plumbing
+The user's and the system's git settings apply. Programs in the repository's own settings (`.git/config` and its
+includes) are not run: no hook, file system monitor, filter or transport. Diffs are made by plumbing
 commands, which use no pager, external diff or textconv. Tried with git 2.47.
 """
 
@@ -50,7 +50,7 @@ _VARIABLES = {
 
 
 class GitFailed(ClinvkError):
-    """git exited with an error; `stderr` is what git reported, on one line."""
+    """git exited with an error; `stderr` is the error output on one line."""
 
     def __init__(self, message: str, stderr: str, exit_code: int | None) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class GitOptions(TypedDict, total=False):
 
 
 class Git:
-    """Runs guarded git commands in one directory.
+    """git, guarded, in one directory.
 
     Args:
         cwd: the directory that git works in.
@@ -94,7 +94,7 @@ class Git:
         self._where: Mapping[str, str] = {}
 
     async def guard(self, **env: str) -> None:
-        """Find the programs that the repository's own settings name, and turn these off. Call before all else.
+        """Turn off all programs in the repository's own settings. Call `guard` before any other command.
 
         Args:
             env: `GIT_DIR` and the like for all commands that follow; by default those of the last guard, or none.
@@ -119,7 +119,7 @@ class Git:
         self._env = {**self._env, **_configured({**_FIXED, **off})}
 
     async def out(self, *arguments: str, **options: Unpack[GitOptions]) -> bytes:
-        """Run a git command and return its stdout.
+        """Run a git command and return stdout.
 
         Raises:
             GitFailed: the exit code is not 0.
@@ -132,7 +132,7 @@ class Git:
         return done.stdout
 
     async def run(self, *arguments: str, **options: Unpack[GitOptions]) -> Exited:
-        """Run a git command, whatever its exit code.
+        """Run a git command and return the result, also after a failure.
 
         Raises:
             GitTimedOut: the command did not exit in time.
@@ -160,7 +160,7 @@ def would_wait(path: str | os.PathLike[str]) -> bool:
 
 
 def on_one_line(stderr: bytes) -> str:
-    """Return what git reported on one line, without prefixes and hints."""
+    """Return the error output of git on one line, without prefixes and hints."""
     lines = stderr.decode(errors="replace").splitlines()
     parts = (re.sub(r"^(fatal|error|warning): ", "", line.strip()) for line in lines if not line.startswith("hint:"))
     return "; ".join(dict.fromkeys(part for part in parts if part))[:1000]
@@ -193,7 +193,7 @@ def _turned_off(settings: list[_Setting]) -> dict[bytes, bytes]:
 
 
 def _configured(settings: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Return the environment variables that configure one command; `git -c` takes no name with `=`."""
+    """Return environment variables with settings for one command; `git -c` takes no name with `=`."""
     env = {"GIT_CONFIG_COUNT": str(len(settings))}
     for number, (key, value) in enumerate(settings.items()):
         env[f"GIT_CONFIG_KEY_{number}"] = os.fsdecode(key)

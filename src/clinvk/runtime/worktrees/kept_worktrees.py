@@ -1,4 +1,4 @@
-"""The worktrees that were kept after their agents had ended: listed, shown, applied and discarded."""
+"""List, show, apply and discard worktrees with changes."""
 
 import asyncio
 import os
@@ -82,7 +82,7 @@ class KeptWorktrees(Worktrees):
         return await asyncio.to_thread(self._folders.find, reference)
 
     async def apply(self, id_: str, keep: bool = False, dry_run: bool = False, directory: str | None = None) -> Applied:
-        """Apply the changes of a worktree to the tree that it was made from, all or none, and remove the worktree.
+        """Apply all changes of a worktree to the original tree, or none, and remove the worktree.
 
         Args:
             id_: the worktree's id.
@@ -115,7 +115,7 @@ class KeptWorktrees(Worktrees):
         )
 
     async def discard(self, *ids: str, dry_run: bool = False) -> None:
-        """Remove worktrees with their branches and commits; with `dry_run` only check that none is in use.
+        """Remove worktrees with branches and commits; with `dry_run` only check whether a worktree is in use.
 
         Raises:
             InvalidRequest: a worktree is in use; none was removed.
@@ -132,10 +132,10 @@ class KeptWorktrees(Worktrees):
 
     @asynccontextmanager
     async def _unused(self, id_: str) -> AsyncGenerator[Worktree]:
-        """Hold a worktree that no agent works in; wait for another clinvk that examines it, not for an agent.
+        """Hold a worktree without agents; wait while another clinvk examines the worktree, but not for an agent.
 
-        The caller does not know what the first agent finishes meanwhile, so that is never changed. A later agent may
-        have reported its end, and gets the time to exit.
+        If the first agent ends meanwhile, refuse: the user has not seen the result. A later agent may have reported
+        the end of a run, and gets the time to exit.
 
         Raises:
             InvalidRequest: there is no such worktree, an agent is at work, or another clinvk holds it for too long.
@@ -165,7 +165,7 @@ class KeptWorktrees(Worktrees):
             yield worktree
 
     async def _listed(self, id_: str, common: str | None = None, take: _Take | None = None) -> Listed | None:
-        """Return a worktree with its state, or None if it belongs to another repository or was cleaned up."""
+        """Return a worktree and the state, or None for another repository or after a clean-up."""
         lock = await asyncio.to_thread(self._folders.share, id_)
         with lock or nullcontext():
             worktree = await asyncio.to_thread(self._folders.read, id_)
@@ -183,12 +183,12 @@ class KeptWorktrees(Worktrees):
     async def _probed(self, id_: str) -> Lock | None:
         """Keep agents out of a worktree without waiting for agents to exit, or return None if the worktree is in use.
 
-        Another clinvk that probes the lock has it for a moment.
+        Retry for a moment, since another clinvk may be probing the lock.
         """
         return await wait_for_lock(lambda: self._folders.exclude(id_), _PROBED_WITHIN_S)
 
     async def _state(self, worktree: Worktree, take: _Take | None = None) -> Listed | None:
-        """Examine a worktree that is not in use; `take` gets the difference. Return None if it is to be removed."""
+        """Examine an unused worktree; `take` gets the difference. Return None for a worktree to remove."""
         if not await asyncio.to_thread(self._folders.is_ready, worktree.id):
             return None
         is_there = await asyncio.to_thread(os.path.isdir, worktree.root)
@@ -206,9 +206,9 @@ class KeptWorktrees(Worktrees):
         return _item(worktree, "unchanged", problem=problem) if is_kept else None
 
     async def _cleaned_up(self, worktree: Worktree) -> Listed | None:
-        """Remove a worktree that a dead clinvk left, or that was removed with git.
+        """Remove a worktree left by a dead clinvk, or removed with git.
 
-        Return the worktree if it cannot be removed, or an agent has come, or has come and gone, since it was examined.
+        Return the worktree instead if the removal fails, or if an agent has worked there since the examination.
         """
         lock = await asyncio.to_thread(self._folders.hold, worktree.id)
         if lock is None:

@@ -1,4 +1,4 @@
-"""The repository that a worktree is made from: its location, its content, and changes to its tree."""
+"""The repository of a worktree: location, content, and changes to the tree."""
 
 import asyncio
 import os
@@ -163,7 +163,7 @@ async def register(git: Git, worktree: Worktree) -> None:
 
 
 async def check_out(git: Git, worktree: Worktree, left_out: Sequence[str]) -> None:
-    """Check out all files except those left out, and keep the index.
+    """Check out all files except `left_out`, and store a copy of the index.
 
     Raises:
         InvalidRequest: the directory to work in is no directory in the commit.
@@ -203,7 +203,7 @@ def _complete(worktree: Worktree, left_out: Sequence[str]) -> None:
 
 
 async def apply(git: Git, diff: TreeDiff, worktree: Worktree, dry_run: bool) -> None:
-    """Apply the patch of a worktree to the tree that the worktree was made from, where `git` works.
+    """Apply the patch of a worktree to the original tree, where `git` works.
 
     No other clinvk may apply changes to the tree at the same time.
 
@@ -262,9 +262,10 @@ async def _written(git: Git, worktree: Worktree, patch: str, backup: FileBackup)
 
 
 async def forget(git: Git, worktree: Worktree, with_commits: bool) -> None:
-    """Remove a worktree, whose files are gone, from its repository, where `git` works.
+    """Remove a worktree without files from the repository, where `git` works.
 
-    Remove the branch as well if it has no commits of its own or `with_commits`, unless it is checked out elsewhere.
+    Remove the branch as well if the branch has no commits after the base, or if `with_commits`. git keeps a branch
+    while another worktree has the branch checked out.
 
     Raises:
         ClinvkError: git failed.
@@ -288,7 +289,7 @@ def registered(worktree: Worktree) -> Path | None:
 
 
 def _check_utf8(*names: str) -> None:
-    """Check that names can be stored as JSON.
+    """Check whether names can be stored as JSON.
 
     Raises:
         InvalidRequest: a name is not UTF-8.
@@ -301,7 +302,7 @@ def _check_utf8(*names: str) -> None:
 
 
 def _inside(directory: str, top: str) -> str:
-    """Return a directory relative to the top of its tree.
+    """Return a directory relative to the top of the tree.
 
     Raises:
         InvalidRequest: the settings of the nearest repository say that its tree is elsewhere.

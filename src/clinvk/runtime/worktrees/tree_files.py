@@ -61,7 +61,7 @@ def _empty(name: str, parent: int) -> None:
 
 
 def _folders_left(folder: int) -> list[str]:
-    """Remove everything in a folder except its folders; return the names of these."""
+    """Remove all files in a folder; return the names of the folders in it."""
     with os.scandir(folder) as entries:
         names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in names:
@@ -72,7 +72,7 @@ def _folders_left(folder: int) -> list[str]:
 
 
 def _opened(name: str, parent: int) -> int:
-    """Open a folder and make it writable."""
+    """Open a folder and make the folder writable."""
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -87,11 +87,11 @@ def _opened(name: str, parent: int) -> int:
 
 
 class FileBackup:
-    """Copies of files and links of a tree, to restore them if a change of the tree fails midway.
+    """Copies of files and links in a tree, for restoring the files after a change has failed midway.
 
-    `after` is a second copy, in which the caller makes the same change first: a file of the tree is restored only if
-    its content is what the change writes, or the beginning of that. Everything else was written by somebody else.
-    `git apply` cannot undo a change that it could not finish, and has no such comparison.
+    The caller makes the same change first in `after`, a second copy. A file in the tree is restored only if the
+    content equals the changed copy or the beginning of the changed copy: all else was written by another program.
+    `git apply` cannot undo a partial change, and makes no such comparison.
     """
 
     def __init__(self, top: str, names: Sequence[bytes], folder: Path) -> None:
@@ -101,7 +101,7 @@ class FileBackup:
         self._names = names
 
     def copy(self) -> None:
-        """Copy the files, the folders around them, and the attributes there, e.g. of line endings.
+        """Copy the files, the parent folders, and git attributes there, e.g. for line endings.
 
         Raises:
             ClinvkError: a file cannot be read, or the disk is full.
@@ -122,9 +122,9 @@ class FileBackup:
             raise ClinvkError(f"cannot put the files aside that would be changed: {exc}") from exc
 
     def restore(self) -> list[str]:
-        """Restore what the change removed, or wrote completely or in part.
+        """Restore files after a failed change.
 
-        Return the names of the other files, which stay as they are.
+        Files with unexpected content stay unchanged; return the names of these files.
 
         Raises:
             OSError: a file cannot be restored.
@@ -155,7 +155,7 @@ class FileBackup:
         return foreign
 
     def _remove_empty(self, folder: bytes) -> None:
-        """Remove a folder and those around it if they are empty and did not exist before."""
+        """Remove an empty folder and empty parents, unless the folders existed before."""
         with suppress(OSError):
             while not os.path.isdir(os.path.join(self._before, folder)):
                 os.rmdir(os.path.join(self._top, folder))
@@ -170,7 +170,7 @@ def _is_same(file: bytes, place: bytes) -> bool:
 
 
 def _begins(file: bytes, place: bytes) -> bool:
-    """Return whether the file at a place has the content of another file, or the beginning of that content."""
+    """Return whether the content of `file` begins with the content of the file at `place`."""
     if not _is_file(file) or os.path.islink(file) != os.path.islink(place):
         return False
     if os.path.islink(file):
@@ -193,7 +193,7 @@ def _copy(source: bytes, target: bytes) -> None:
 
 
 def _is_file(path: bytes) -> bool:
-    """Return whether a path is a regular file or a symbolic link, also one that leads nowhere."""
+    """Return whether a path is a regular file or a symbolic link, broken links included."""
     return os.path.islink(path) or os.path.isfile(path)
 
 

@@ -1,4 +1,4 @@
-"""Worktrees as values: their origin, their location, and what was found in them."""
+"""Types for worktrees: origin, location, state and changes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ State = Literal["in use", "changed", "unchanged", "broken"]
 
 
 class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A git worktree for one agent: its own files and its own branch.
+    """A git worktree for one agent, with separate files and a separate branch.
 
     The fields without a default are stored in `worktree.json`.
 
@@ -50,17 +50,17 @@ class Worktree(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def path(self) -> str:
-        """The directory that the agent works in."""
+        """The directory for the agent to work in."""
         return str(Path(self.folder, self.name, self.inside))
 
     @property
     def branch(self) -> str:
-        """The branch that was created for the worktree."""
+        """The branch of the worktree."""
         return f"clinvk/{self.id}"
 
 
 class Listed(Worktree, frozen=True, kw_only=True):
-    """A worktree with its state.
+    """A worktree and its state.
 
     Attributes:
         state: `in use` while an agent works in the worktree; `broken` if git cannot examine it.

@@ -60,7 +60,7 @@ class Worktrees:
 
     @asynccontextmanager
     async def isolated(self, directory: str, label: str, judge: Judge | None = None) -> AsyncGenerator[Worktree]:
-        """Make a worktree, and leave it at the end.
+        """Make a worktree, and leave the worktree at the end.
 
         Raises:
             InvalidRequest, ClinvkError: as `make`.
@@ -148,9 +148,9 @@ class Worktrees:
                     await whole(diff.restore(), "putting the files back", REMOVED_WITHIN_S)
 
     async def leave(self, worktree: Worktree) -> None:
-        """Unlock a worktree after its agent has ended. Remove it if it has no changes and no other agent works there.
+        """Unlock a worktree after the agent has ended, and remove an unchanged worktree without other agents.
 
-        A worktree that cannot be examined or removed is kept.
+        The worktree is kept if clinvk cannot examine or remove the worktree.
         """
         if worktree.id in self._held:
             await self._let_go(worktree, self._left(worktree))
@@ -171,9 +171,9 @@ class Worktrees:
             return True
 
     async def _let_go(self, worktree: Worktree, work: Awaitable[None]) -> None:
-        """Do the last work on a worktree that this process made, and unlock the worktree, whatever happens.
+        """Finish the work on a worktree of this process, and unlock the worktree even if the work fails.
 
-        Unfinished removals are finished by the next `list`.
+        The next `list` completes a removal.
         """
         with self._held.pop(worktree.id):
             try:
@@ -186,9 +186,10 @@ class Worktrees:
 
     @asynccontextmanager
     async def used(self, directory: str) -> AsyncGenerator[None]:
-        """Lock the worktree that holds a directory, if any, while an agent works there that it was not made for.
+        """Lock the worktree around a directory, if any, while a later agent works there.
 
-        Several agents may. Until the last has ended, the worktree is `in use`: it is not applied, discarded or removed.
+        Several agents may work there. Until the last agent has ended, the worktree is `in use`, and cannot be applied,
+        discarded or removed.
 
         Raises:
             InvalidRequest: the worktree is being removed or applied; the field is `workdir`.
@@ -198,7 +199,7 @@ class Worktrees:
             yield
 
     async def use_from_here(self, directory: str) -> None:
-        """Lock the worktree in the same way until this process, or the program that it executes, has exited.
+        """Lock the worktree around a directory until this process, or the program executed by this process, has exited.
 
         Raises:
             InvalidRequest, ClinvkError: as `used`.
@@ -226,12 +227,12 @@ class Worktrees:
         await asyncio.to_thread(remove_tree, Path(worktree.folder))
 
     async def _excluded(self, id_: str) -> Lock | None:
-        """Keep agents out of a worktree, or return None if an agent that the worktree was not made for stays there."""
+        """Keep later agents out of a worktree, or return None if an agent is at work there and does not exit soon."""
         return await wait_for_lock(lambda: self._folders.exclude(id_), _GONE_WITHIN_S)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None]:
-        """Lock adding and removing worktrees: git reads worktrees that are being added, and fails on incomplete ones.
+        """Lock adding and removing worktrees, since git fails if another worktree is incomplete.
 
         Raises:
             ClinvkError: another clinvk has the lock for too long.
@@ -249,7 +250,7 @@ class Worktrees:
 
     @asynccontextmanager
     async def _difference(self, worktree: Worktree) -> AsyncGenerator[TreeDiff]:
-        """Compare a worktree with its base, unless git has timed out there since the worktree was made.
+        """Compare a worktree with the base commit. After a timeout of git, fail at once.
 
         Raises:
             ClinvkError: git failed, or the repository does not know the worktree any more.
@@ -273,7 +274,7 @@ class Worktrees:
 
 
 async def wait_for_lock(take: Callable[[], Lock | None], within_s: float | None = None) -> Lock | None:
-    """Take a lock as soon as it is free, or return None if it is not free in time, by default in 5 seconds."""
+    """Take a lock as soon as possible, or return None after a timeout of 5 seconds by default."""
     deadline = time.monotonic() + (_FREE_WITHIN_S if within_s is None else within_s)
     while True:
         lock = await asyncio.to_thread(take)
