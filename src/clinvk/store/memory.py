@@ -24,7 +24,7 @@ class MemoryStore(SqliteStore):
 
 
 class _MemoryDatabase(Database):
-    """A database that one connection alone has."""
+    """A database in memory, with one connection."""
 
     def __init__(self) -> None:
         super().__init__("memory", patience_s=0)
@@ -48,7 +48,7 @@ class _MemoryDatabase(Database):
 
 
 class _OnlyOwner(Owners):
-    """This process, which nobody else has to know of."""
+    """The only process that uses the store."""
 
     def __init__(self) -> None:
         """Hold no lock."""

@@ -30,9 +30,9 @@ Item = TypeVar("Item")
 
 
 class Page(msgspec.Struct, Generic[Item], frozen=True):
-    """A part of a list, and how long the whole is.
+    """A page of a list, and the length of the list.
 
-    `unreadable` items are left out of this part, since the database is damaged.
+    The page lacks `unreadable` items, because the database is damaged.
     """
 
     items: tuple[Item, ...]
@@ -41,11 +41,11 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sessions, newest first.
+    """A query for sessions, newest first.
 
     Attributes:
-        text: looked for in title and first prompt, without regard to case.
-        resumable: only those whose agent has told its handle; one with a run under way is among them.
+        text: searched in title and first prompt, case-insensitive.
+        resumable: only sessions whose agent has reported a handle, with or without a run under way.
     """
 
     backend: str | None = None
@@ -59,7 +59,7 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs, newest first."""
+    """A query for runs, newest first."""
 
     session_id: str | None = None
     parent_id: str | None = None
@@ -70,7 +70,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_rest(session: Session) -> Session:
-    """Give a session as it is kept while no run of it is under way: it is not active."""
+    """Return a session as stored while no run is under way: paused instead of active."""
     return replace(session, status="paused") if session.status == "active" else session
 
 
@@ -92,12 +92,11 @@ class SessionStore(Protocol):
         ...
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        """Keep a run that is about to start, and claim its session for it until the run's `end`.
+        """Insert a run that is about to start, and claim its session until `end`.
 
-        The session becomes active. A new one is inserted; of one that is kept already nothing else changes. It is
-        returned as it is kept, which is what the run has to go on from: between reading and claiming it, another
-        run may have ended. With `must_exist` it is gone on with, so that none is inserted: one that was deleted
-        meanwhile does not come back.
+        The session becomes active. A new session is inserted; a stored session does not change otherwise. The run
+        must continue from the returned session: another run may have ended between reading and claiming. With
+        `must_exist` no session is inserted, so a session deleted in the meantime does not come back.
 
         Raises:
             SessionBusy: another run of the session is under way.
@@ -106,9 +105,9 @@ class SessionStore(Protocol):
         ...
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
-        """Keep what has become known of a run and its session (the agent's handle, its model).
+        """Update a run and its session (the agent's handle, its model).
 
-        This may be put off for a moment, so it does not raise: a run that is not kept is passed over.
+        The update may be delayed for a moment, so an unknown run is ignored.
         """
         ...
 
@@ -120,19 +119,19 @@ class SessionStore(Protocol):
         ...
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
-        """Keep the end of a run with its last events, and release its session. All or nothing.
+        """Store the end of a run with its last events, and release its session, in one transaction.
 
         Raises:
-            RunNotFound: the run is not kept.
+            RunNotFound: the run is not stored.
         """
         ...
 
     async def session(self, reference: str) -> Session:
-        """Give a session.
+        """Return a session.
 
         Raises:
-            SessionNotFound: no session has this id, or it is none.
-            AmbiguousId: several begin so; names them.
+            SessionNotFound: no session has this id.
+            AmbiguousId: several ids begin with the reference; the error names them.
         """
         ...
 
@@ -141,14 +140,14 @@ class SessionStore(Protocol):
         ...
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
-        """Give the newest session that a next prompt may go on with by itself.
+        """Return the newest session that the next prompt may continue without naming it.
 
-        That is one that can be resumed, but not if all its runs were parts of several agents' work.
+        The session can be resumed, and not all of its runs were parts of orchestrations.
         """
         ...
 
     async def create(self, session: Session) -> None:
-        """Insert a session without a run (a fork), `at_rest`. An id that is there already is a ValueError."""
+        """Insert a session without a run (a fork), `at_rest`. Raises ValueError if the id exists."""
         ...
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
@@ -156,26 +155,26 @@ class SessionStore(Protocol):
         ...
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-        """Change some tags, as `session.retagged` does. What others change at the same time is not undone.
+        """Add and remove tags, as `session.retagged` does. Concurrent changes of other tags stay.
 
         Raises:
             SessionNotFound: no session has this id.
-            InvalidRequest: these are more than a session can have; none was changed.
+            InvalidRequest: the session would have too many tags; no tag was changed.
         """
         ...
 
     async def delete(self, session_id: str) -> None:
         """Delete a session with its runs and their events. Raises `SessionNotFound`, `SessionBusy`.
 
-        An orchestration that one of them was a part of loses its text and its events, and goes with its last part. One
-        that is under way stays, and is kept without any to its end.
+        An orchestration that had one of the runs as a part loses its text and its events, and is deleted with its last
+        part. An orchestration under way stays, and is stored without text to its end.
         """
         ...
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
-        """Delete what was last used (or imported) before a time, in seconds since the epoch.
+        """Delete sessions last used (or imported) before a time, in seconds since the epoch.
 
-        Sessions with a run under way stay. Runs without a session go by their own age.
+        Sessions with a run under way stay. Runs without a session are deleted by their own age.
 
         Returns:
             The number of sessions.
@@ -183,11 +182,11 @@ class SessionStore(Protocol):
         ...
 
     async def count(self) -> int:
-        """Give the number of sessions. Raises also when the store can be read but not written: ask it for health."""
+        """Return the number of sessions. Raise also if the store can be read but not written, for health checks."""
         ...
 
     async def run(self, reference: str) -> RunRecord:
-        """Give a run. Raises `RunNotFound`, `AmbiguousId`."""
+        """Return a run. Raises `RunNotFound`, `AmbiguousId`."""
         ...
 
     async def runs(self, query: RunQuery) -> Page[RunRecord]:
@@ -195,17 +194,17 @@ class SessionStore(Protocol):
         ...
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
-        """Give the kept events of a run after number `after`, at most `limit`; none where there is no such run."""
+        """Return the stored events of a run after number `after`, at most `limit`; none for an unknown run."""
         ...
 
     async def size(self) -> int:
-        """Give the bytes that the store takes on disk; 0 where it takes none."""
+        """Return the size of the store on disk, in bytes."""
         ...
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
-        """Give what the runs that have ended used, from a day on, in order of days; None is any key.
+        """Return the usage of ended runs from a day on, in order of days; `key_name` None is any key.
 
-        What was used stays used when runs are deleted. Runs of several agents together count as their parts.
+        Usage stays when runs are deleted. An orchestration counts as its parts.
         """
         ...
 
@@ -220,10 +219,10 @@ _NOT_FOUND: dict[Kind, type[SessionNotFound | RunNotFound]] = {"session": Sessio
 
 
 def prefix(reference: str, kind: Kind) -> str:
-    """Read an id or the beginning of one.
+    """Return an id, or the beginning of one, in lower case.
 
     Raises:
-        SessionNotFound, RunNotFound: it is neither, so that nothing has it.
+        SessionNotFound, RunNotFound: the reference is neither.
     """
     digits = reference.lower()
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
@@ -234,16 +233,16 @@ def prefix(reference: str, kind: Kind) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Say whether a text is a whole id."""
+    """Return whether a text is a complete id."""
     return len(text) == ID_DIGITS and _DIGITS.issuperset(text)
 
 
 def only(found: Sequence[str], reference: str, kind: Kind) -> str:
-    """Give the one id that was found for a reference. `found` may hold one more than `MAX_CANDIDATES`.
+    """Return the only id in `found`, which may hold one id more than `MAX_CANDIDATES`.
 
     Raises:
-        SessionNotFound, RunNotFound: there is none.
-        AmbiguousId: there are several.
+        SessionNotFound, RunNotFound: `found` is empty.
+        AmbiguousId: `found` has several ids.
     """
     if len(found) == 1:
         return found[0]
@@ -257,5 +256,5 @@ def only(found: Sequence[str], reference: str, kind: Kind) -> str:
 
 
 def missing(reference: str, kind: Kind) -> SessionNotFound | RunNotFound:
-    """Make the error for an id that nothing has."""
+    """Return the error for an unknown id."""
     return _NOT_FOUND[kind](f"no {kind} {reference!r}")

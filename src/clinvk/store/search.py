@@ -49,12 +49,12 @@ _FOUND_BY_LOOKING = "(SELECT session FROM session_words WHERE instr(words, ?))"
 
 
 def words(session: Session) -> str:
-    """Give what is looked through, casefolded."""
+    """Return the searched text of a session, casefolded."""
     return folded(f"{session.title}\n{session.initial_prompt}"[:SEARCHED_CHARS])
 
 
 def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
-    """Write the subquery for the keys of the sessions that have a text, with its parameters."""
+    """Return the subquery for the keys of sessions that have a text, and its parameters."""
     part = folded(text)
     if len(part) < _TRIGRAM or not _has_index(connection):
         return _FOUND_BY_LOOKING, (part,)
@@ -63,7 +63,7 @@ def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, 
 
 
 def index(connection: "sqlite3.Connection") -> bool:
-    """Take a step with the index when it is far behind; say whether it is still so."""
+    """Index the next sessions if the index is far behind. Return whether it still is."""
     behind, indexed = connection.execute(_BEHIND_BY).fetchone()
     if behind <= _BEHIND or not _can_index(connection):
         return False
@@ -82,7 +82,7 @@ def _has_index(connection: "sqlite3.Connection") -> bool:
 
 
 def _can_index(connection: "sqlite3.Connection") -> bool:
-    """Say whether this SQLite, which need not be the one that made the index, has trigrams."""
+    """Return whether this SQLite, which need not be the one that made the index, has trigrams."""
     import sqlite3
 
     (built_in,) = connection.execute("SELECT sqlite_compileoption_used('ENABLE_FTS5')").fetchone()
@@ -90,5 +90,5 @@ def _can_index(connection: "sqlite3.Connection") -> bool:
 
 
 def folded(text: str) -> str:
-    """Give a text without regard to case."""
+    """Return a text casefolded, for comparison."""
     return readable(text).casefold().replace("\0", " ")

@@ -1,1 +1,1 @@
-"""Who may use the server, from where, and what their requests may ask for."""
+"""Access control: hosts, origins, keys, rate limits, and what requests may ask for."""

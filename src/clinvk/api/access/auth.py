@@ -24,7 +24,7 @@ clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. 
 
 
 class Doors(NamedTuple):
-    """Who is let in, and how often; `if_open` is what it means where no key is asked for, if it means anything."""
+    """The access control of a server. `if_open` is the warning about a server without keys, if it needs one."""
 
     keys: Keys
     hosts: Hosts
@@ -33,12 +33,12 @@ class Doors(NamedTuple):
     if_open: str
 
     def warning(self) -> str:
-        """Say what those should know who look at how the server is: that it stands open, as long as it does."""
+        """Return a warning for /health while the server is open to other machines without a key, else nothing."""
         return "" if self.keys else self.if_open
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Give all in the settings of the doors that cannot be meant."""
+    """Return all in the settings of the doors that cannot be meant."""
     for part in (cors, hosts, proxies):
         yield from part.mistakes(settings)
 
@@ -54,14 +54,14 @@ def check(settings: ServerSettings) -> None:
 
 
 async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:
-    """Put the doors of a server together that listens there."""
+    """Return the access control of a server that listens on these sockets."""
     own = await asyncio.to_thread(hosts.names_of_machine, sockets)
     if_open = open_to_others(settings, sockets)
     return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), if_open)
 
 
 def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> Keys:
-    """Give the keys of a server that has none: one that is made for this start, where other machines reach it."""
+    """Return a key made for this start if other machines reach the server, else no keys."""
     if not open_to_others(settings, sockets):
         return Keys()
     text, keys = start_key()
@@ -70,7 +70,7 @@ def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Cal
 
 
 def open_to_others(settings: ServerSettings, sockets: Sequence[socket.socket]) -> str:
-    """Say what it means that no key is asked for; empty where only this machine reaches the server."""
+    """Return the warning about a server without keys; empty if only this machine reaches the server."""
     if all(map(hosts.is_loopback, sockets)):
         return ""
     return (
@@ -88,10 +88,10 @@ _NOBODY = "nobody"
 
 
 class Gate:
-    """Lets a request pass that is meant for this server, is not one too many, and carries an API key or needs none.
+    """Passes a request on if its host and origin, the rate limits and its API key allow that.
 
-    Once the server stops none passes. It is here that this is told, so that pages of other origins can read it.
-    The state has the name of its key, empty without one, and its `client`: that name, else what it has of addresses.
+    While the server stops, requests are refused here, inside CORS, so that pages of other origins can read the error.
+    The state receives the name of the key (empty without one) and `client`: that name, else the network of the address.
     """
 
     def __init__(self, app: ASGIApp, doors: Doors) -> None:
@@ -99,7 +99,7 @@ class Gate:
         self._keys, self._hosts, self._limits, self._proxies = doors.keys, doors.hosts, doors.limits, doors.proxies
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass a request on, or refuse it before its body is read."""
+        """Pass a request on, or refuse the request before its body is read."""
         try:
             self._admit(scope)
         except ClinvkError as error:

@@ -58,7 +58,7 @@ class Cors(CORSMiddleware):
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Give each origin that is none, and that all are allowed to use what a browser knows of its user."""
+    """Yield an error for each invalid origin, and for credentials that any origin may use."""
     for index, origin in enumerate(settings.cors_allowed_origins):
         if origin != _ANY and not _ORIGIN.fullmatch(origin):
             yield ConfigError(

@@ -28,7 +28,7 @@ _NAMED_WITHIN_S = 1.0
 
 
 class Hosts:
-    """The names and addresses that are this server's: the machine's own, and those of `server.allowed_hosts`."""
+    """The host names of this server: the names and addresses of the machine, and `server.allowed_hosts`."""
 
     def __init__(self, settings: ServerSettings, own: Iterable[str] = ()) -> None:
         allowed = [name.lower().strip("[]") for name in settings.allowed_hosts]
@@ -59,7 +59,7 @@ class Hosts:
             refuse_foreign(scope, is_asked=True)
 
     def _has(self, host: str, scope: Scope) -> bool:
-        """Say whether this server is meant: by name, by a loopback address, or by the one it was reached at."""
+        """Return whether this server is meant: by name, by a loopback address, or by the one it was reached at."""
         if not (parts := _HOST.fullmatch(host)):
             return False
         name = parts[1].lower().strip("[]")
@@ -71,7 +71,7 @@ class Hosts:
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Give each name that cannot be that of a host."""
+    """Yield each name that is not a valid host name."""
     for index, name in enumerate(settings.allowed_hosts):
         if not _ALLOWED.fullmatch(name) and not _address(name.strip("[]")):
             yield ConfigError(
@@ -104,7 +104,7 @@ def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
 
 
 def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_WITHIN_S) -> tuple[str, ...]:
-    """Give the names by which others know this machine; none where only it can reach the sockets. Blocks.
+    """Return the names by which others know this machine; none where only it can reach the sockets. Blocks.
 
     A name server that does not answer is left alone after `within_s`.
     """
@@ -118,7 +118,7 @@ def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_
 
 
 def is_loopback(sock: socket.socket) -> bool:
-    """Say whether only this machine can reach a socket."""
+    """Return whether only this machine can reach a socket."""
     return sock.family == socket.AF_UNIX or ip_address(sock.getsockname()[0]).is_loopback
 
 

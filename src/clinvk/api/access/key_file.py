@@ -81,7 +81,7 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def digest_of(key: str) -> str:
-    """Give what is kept of a key."""
+    """Return what is kept of a key."""
     return hashlib.sha256(key.encode("latin-1")).hexdigest()
 
 
@@ -92,7 +92,7 @@ class KeyFile:
         self.path = home / FILE
 
     def stamp(self) -> tuple[int, ...]:
-        """Tell one content and one mode of the file from another without reading it; empty for no file."""
+        """Return what changes with content or mode of the file, without reading it; empty without a file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -100,7 +100,7 @@ class KeyFile:
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def read(self) -> tuple[Key, ...] | None:
-        """Give the keys; None where there is no file.
+        """Return the keys; None where there is no file.
 
         Raises:
             ConfigError: it cannot be read, says what it should not, or others may write in it.
@@ -120,7 +120,7 @@ class KeyFile:
             raise self._unreadable(exc.strerror) from exc
 
     def create(self, name: str, limits: Limits, dry_run: bool = False, expires_at: float | None = None) -> str:
-        """Add a key with a name of its own; give it. It can be had this once only. With `dry_run` it is not kept.
+        """Add a key with a unique name, and return the key: the file has its digest only. `dry_run` stores nothing.
 
         Raises:
             InvalidRequest: the name is taken, or cannot be one.

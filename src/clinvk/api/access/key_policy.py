@@ -1,4 +1,4 @@
-"""What a key may do: its backends, its directories, and what it may use in a day."""
+"""The policy of an API key: backends, directories, and usage per day."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ class Grants:
         self._lookups = Lookups()
 
     async def admit(self, request: RunRequest, key_name: str) -> RunRequest:
-        """Judge a settled request that came with a key; give it with that.
+        """Check a completed request against the policy of its key. Return the request with the name of the key.
 
         Raises:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
@@ -101,7 +101,7 @@ class Grants:
             await self._lookups.run(partial(_judge_place, session.backend, workdir, (), limits))
 
     def has_backend(self, key_name: str, backend: str) -> bool:
-        """Say whether requests with a key may run a backend.
+        """Return whether requests with a key may run a backend.
 
         Raises:
             KeyRefused: the key was revoked.
@@ -131,7 +131,7 @@ class Grants:
             )
 
     def tended(self, every_s: float = REFRESH_EVERY_S) -> AbstractAsyncContextManager[None]:
-        """Inside this context, keep what `judge` knows up to date."""
+        """Refresh the usage that `judge` checks, inside this context."""
         return beside(self._tend(every_s))
 
     async def _tend(self, every_s: float) -> None:
@@ -159,7 +159,7 @@ class Grants:
 
 
 def today() -> str:
-    """Give the day, UTC, as `2026-11-25`."""
+    """Return the day, UTC, as `2026-11-25`."""
     return datetime.now(UTC).date().isoformat()
 
 

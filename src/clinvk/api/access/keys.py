@@ -1,4 +1,4 @@
-"""API keys: where they come from, and whose a request carries."""
+"""API keys: load them, and find the key of a request."""
 
 import asyncio
 import hmac
@@ -49,11 +49,11 @@ class Keys:
         self.take_filed(filed)
 
     def __bool__(self) -> bool:
-        """Say whether a key is asked for."""
+        """Return whether a key is asked for."""
         return self._required
 
     def take_filed(self, filed: Iterable[Key] | None) -> None:
-        """Take the keys of the file in the place of those that were in it; a door that was locked stays so."""
+        """Replace the keys of the file. A server that needed a key goes on needing one."""
         self._required = self._required or filed is not None
         self._filed = {key.name: key for key in filed or ()}
         self._look_up()
@@ -104,7 +104,7 @@ class Keys:
 
 
 def start_key() -> tuple[str, Keys]:
-    """Make a key for one start of the server; give it, and the keys that are it alone."""
+    """Return a new key for one start of the server, and the keys that hold that key alone."""
     text = PREFIX + secrets.token_urlsafe(32)
     return text, Keys([_key(_START, text)])
 
@@ -158,7 +158,7 @@ async def _tend(keys: Keys, file: KeyFile, look_every_s: float) -> None:
 
 
 async def _follow(keys: Keys, file: KeyFile) -> str:
-    """Take what the file says; where it cannot be read, what was taken stays. Give why it cannot, or nothing."""
+    """Load the keys of the file. If the file cannot be read, keep the current keys and return the reason."""
     try:
         filed = await asyncio.to_thread(file.read)
     except ConfigError as exc:

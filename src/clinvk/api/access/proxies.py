@@ -19,7 +19,7 @@ _SCHEMES = ("http", "https")
 
 
 class Proxies:
-    """The proxies that are trusted; without any, nothing is believed but the connection itself."""
+    """The trusted proxies. Without any, the forwarding headers are ignored."""
 
     def __init__(self, settings: ServerSettings) -> None:
         """Raises `ConfigError` where one is neither an address nor a network."""
@@ -27,7 +27,7 @@ class Proxies:
         self._trusts = lru_cache(maxsize=4096)(self._is_one)
 
     def __bool__(self) -> bool:
-        """Say whether any is trusted."""
+        """Return whether any is trusted."""
         return bool(self._networks)
 
     def apply(self, scope: Scope) -> None:
@@ -48,7 +48,7 @@ class Proxies:
             scope["scheme"] = proto.lower()
 
     def _first(self, chain: Sequence[str], peer: Address) -> Address:
-        """Give the first address, from the server's side, that is no trusted proxy's; what is no address ends it."""
+        """Return the first address, from the server's side, that is no trusted proxy's; what is no address ends it."""
         client = peer
         for text in reversed(chain):
             if (address := _address(text)) is None:
@@ -63,7 +63,7 @@ class Proxies:
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Give each that is neither an address nor a network."""
+    """Yield each entry that is neither an address nor a network."""
     for index, text in enumerate(settings.trusted_proxies):
         try:
             _network(index, text)
@@ -102,7 +102,7 @@ def _lines(headers: Iterable[Header], name: bytes) -> list[str]:
 
 
 def _elements(lines: Iterable[str]) -> Iterable[dict[str, str]]:
-    """Give the parameters of each proxy in `Forwarded`, nearest last."""
+    """Return the parameters of each proxy in `Forwarded`, nearest last."""
     for element in ",".join(lines).split(","):
         if element.strip():
             pairs = (_PAIR.fullmatch(part) for part in element.split(";"))

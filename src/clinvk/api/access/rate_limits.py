@@ -28,7 +28,7 @@ class Buckets:
         self._now = now
 
     def __len__(self) -> int:
-        """Give the number of buckets that are kept."""
+        """Return the number of buckets that are kept."""
         return len(self._full_at)
 
     def take(self, name: str, rate_rps: float, burst: int) -> float:
@@ -94,7 +94,7 @@ def _take(buckets: Buckets, name: str, rate_rps: float, burst: int, whose: str) 
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """Return what one client has of addresses: of IPv6 the network."""
+    """Return the address of a client, or the network of an IPv6 address, which one client may own."""
     if ":" not in address:
         return address
     whole = IPv6Address(address.partition("%")[0])

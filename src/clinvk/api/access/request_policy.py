@@ -30,7 +30,7 @@ class Allowance:
         self._has_lists = bool(settings.server.allowed_workdir_prefixes or settings.server.blocked_workdir_prefixes)
 
     def completed(self, asked: RunRequest) -> RunRequest:
-        """Give a request, whose backend there is, completed from the settings.
+        """Return a request for an existing backend, completed from the settings.
 
         Raises:
             BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
@@ -54,18 +54,18 @@ class Allowance:
         return request if self._is_any_word else self._held(asked, request)
 
     def has_backend(self, backend: str) -> bool:
-        """Say whether requests may run a backend."""
+        """Return whether requests may run a backend."""
         return not self._policy.allowed_backends or backend in self._policy.allowed_backends
 
     def has_model(self, backend: str, model: str) -> bool:
-        """Say whether requests may choose a model of a backend; an alias is also what it stands for there."""
+        """Return whether requests may choose a model of a backend. An alias is checked with the model it stands for."""
         meant = self._registry[backend].aliases.get(model) or model
         names = [named for name in (model, meant) for named in (name, f"{backend}/{name}")]
         allowed = self._policy.allowed_models
         return not allowed or any(fnmatchcase(name, pattern) for pattern in allowed for name in names)
 
     def check_command(self) -> None:
-        """Refuse a command of the shell: it runs unasked, in no sandbox, and reads and writes wherever it likes.
+        """Refuse a shell command, which runs without asking and without a sandbox, and reads and writes anywhere.
 
         Raises:
             BeyondPolicy: the policy allows no such thing, or there are lists of directories.
@@ -84,7 +84,7 @@ class Allowance:
             )
 
     def _flags(self, asked: RunRequest) -> tuple[str, ...]:
-        """Give the extra flags of a request; those of the settings, which come to them, are not held to a list."""
+        """Return the extra flags of a request; those of the settings, which come to them, are not held to a list."""
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
         try:

@@ -1,4 +1,4 @@
-"""In which directories an agent works, and which of them it is let into."""
+"""The directories in which agents may work, and the default for requests without one."""
 
 import errno
 import os
@@ -28,10 +28,10 @@ _LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
 
 class Workdirs:
-    """Checks the directories that requests name, and gives one to those that name none.
+    """Checks the directories of requests, and sets the default directory.
 
-    The agent gets the path without symbolic links that was held against the lists. To its own directory, which the
-    operator has chosen, the server does not apply those that are built in, as long as nothing else is in its place.
+    The agent works in the resolved path that was checked against the lists. The built-in lists do not apply to
+    `server.default_workdir`, which the operator has chosen, unless the directory was replaced.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
@@ -54,7 +54,7 @@ class Workdirs:
             raise ConfigError(exc.message) from exc
 
     def refusal_of_default(self) -> str:
-        """Say why a request that names no directory is refused; empty where it is not."""
+        """Return why a request that names no directory is refused; empty where it is not."""
         here = _here()
         own = str(self._workspace) if here == "/" else here
         try:
@@ -64,7 +64,7 @@ class Workdirs:
         return ""
 
     def refusal_throughout(self, path: str) -> str:
-        """Say why no request is let into a directory or below it, whatever it names; empty where one may be.
+        """Return why no request is let into a directory or below it, whatever it names; empty where one may be.
 
         The path is free of symbolic links. Where a server is started is not known, and not looked at.
         """
@@ -97,7 +97,7 @@ class Workdirs:
         return await self.lookups.run(partial(self.settle, request, session))
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
-        """Give the request with directories that are there; the one to work in is that of its session, if it has one.
+        """Return the request with existing directories. The working directory of a session takes precedence.
 
         Raises:
             DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
@@ -129,7 +129,7 @@ class Workdirs:
         return tuple(real + path.removeprefix(judged) for path in inside)
 
     def original(self, real: str) -> str:
-        """Return the directory that one in a worktree of clinvk is a copy of; any other directory is its own."""
+        """Return the original of a directory in a worktree of clinvk, or the directory itself."""
         if not may_lie_in_worktree(real):
             return real
         from clinvk.runtime.worktrees.folders import WorktreeFolders  # few requests name a worktree
@@ -143,7 +143,7 @@ class Workdirs:
         return self._judged(path, "session_id", "the session's directory", lists)
 
     def _admitted(self, path: str, field: str, lists: Directories) -> str:
-        """Give the path to use. The lists come first, so that nobody learns what is there where nobody may look."""
+        """Return the path to use. The lists are checked first, so that a refusal does not reveal what exists."""
         _refuse_long(path, field, field)
         if not os.path.isabs(path):
             raise InvalidRequest(f"{field} must be an absolute path, got {path!r}", field)
@@ -166,7 +166,7 @@ class Workdirs:
         return Directories(allowed, blocked)
 
     def _own(self) -> str:
-        """Give the server's own directory; where that says nothing (a service starts in `/`), a workspace at home."""
+        """Return the server's own directory; where that says nothing (a service starts in `/`), a workspace at home."""
         own = _here()
         if own != "/":
             return own
@@ -179,7 +179,7 @@ class Workdirs:
 
 
 def _resolved(path: str, field: str, name: str) -> str:
-    """Give an absolute path without symbolic links.
+    """Return an absolute path without symbolic links.
 
     Raises:
         InvalidRequest: it cannot be told where the path leads, or no path has such characters.
@@ -213,7 +213,7 @@ def _looked_up(path: str) -> str:
 
 
 def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltIn:
-    """Give what no request is let into, with what of this machine belongs to it."""
+    """Return the directories that are closed to every request on this machine."""
     try:
         own = home(environ)
     except ConfigError:  # a machine without homes
@@ -229,14 +229,14 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
 
 
 def _opened(folder: str, environ: Mapping[str, str]) -> str:
-    """Give the path that a backend calls `~/…` or `$VARIABLE/…`; empty where there is none."""
+    """Return the path that a backend calls `~/…` or `$VARIABLE/…`; empty where there is none."""
     first, slash, rest = folder.partition("/")
     found = environ.get("HOME" if first == "~" else first.removeprefix("$"))
     return f"{found}{slash}{rest}" if found else ""
 
 
 def _both(*paths: str) -> tuple[str, ...]:
-    """Give absolute paths as they are and as what they lead to."""
+    """Yield each absolute path, and its target if it is a link."""
     found = [path for path in paths if os.path.isabs(path)]
     return tuple(dict.fromkeys([*found, *map(os.path.realpath, found)]))
 

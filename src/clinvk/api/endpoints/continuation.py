@@ -48,12 +48,12 @@ async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_an
 
 
 def _tag(name: str) -> str:
-    """Give the tag of the sessions of a conversation; a name that cannot be a tag is told by its digest."""
+    """Return the tag of the sessions of a conversation; a name that cannot be a tag is told by its digest."""
     return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
 
 
 async def _has(store: SessionStore, session: Session, answered: Answered) -> bool:
-    """Say whether the newest turn of a session answered the same; clients put more before it, such as thinking."""
+    """Return whether the newest turn of a session answered the same; clients put more before it, such as thinking."""
     runs = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     output = runs[0].output.strip() if runs else ""
     if not output or not answered.answer.strip().endswith(output):
@@ -102,7 +102,7 @@ async def after(
 
 
 async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
-    """Give the turns before a run, the oldest first; those of a fork's parent until its first turn branched off."""
+    """Return the turns before a run, the oldest first; those of a fork's parent until its first turn branched off."""
     earlier: list[RunRecord] = []
     first = run
     while True:
@@ -144,6 +144,6 @@ def _system(run: RunRecord, previous: Previous) -> str:
 
 
 def _said(run: RunRecord) -> list[Turn]:
-    """Give the turns of a run. Its images were not kept, and those that come now have their numbers."""
+    """Return the turns of a run. The store has no images; new images take over their numbers."""
     answer = [Turn("assistant", (run.output,))] if run.output else []
     return [Turn("user", (without_images(run.prompt),)), *answer]

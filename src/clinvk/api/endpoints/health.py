@@ -1,4 +1,4 @@
-"""What the server reports about itself: its health, its backends, and the versions of their CLIs."""
+"""The endpoints that report health, backends and versions of the CLIs."""
 
 import asyncio
 import logging
@@ -41,9 +41,9 @@ class BackendInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Inventory:
-    """Looks for the CLIs anew each time, which takes microseconds; asks each file for its version only once.
+    """Finds the installed CLIs at each request, which takes microseconds, and asks each file for its version once.
 
-    What the policy keeps from requests is not told of.
+    Backends that the policy excludes are not reported.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Inventory:
         self._unknown: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
 
     def look(self) -> list[BackendInfo]:
-        """Give all backends that requests may run, as they are at this moment."""
+        """Return the current state of all backends that requests may run."""
         return [self._info(each) for each in self._registry.values() if self._allowance.has_backend(each.name)]
 
     def has_model(self, backend: str, model: str) -> bool:
-        """Say whether a model of a backend may be chosen, known or not."""
+        """Return whether requests may choose a model of a backend."""
         return self._allowance.has_model(backend, model)
 
     async def learn(self) -> None:
-        """Ask the CLIs that `look` finds for their versions, one after another, for as long as the server runs."""
+        """Ask the CLIs found by `look` for their versions, one by one, until cancelled."""
         self.look()
         while True:
             name, path, mtime = await self._unknown.get()
@@ -180,12 +180,12 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Status:
-    """The endpoints that tell of one server, which came up when this was made."""
+    """The endpoints that report the state of one server, which started with the construction of this object."""
 
     def __init__(
         self, runs: Runs, store: SessionStore, inventory: Inventory, grants: Grants, warning: Callable[[], str]
     ) -> None:
-        """`warning` gives what is told with the health; empty for nothing."""
+        """`warning` returns a warning for the health report, or an empty text."""
         self._runs = runs
         self._store = store
         self._inventory = inventory
@@ -234,7 +234,7 @@ class Status:
         )
 
     async def _store_health(self) -> StoreHealth:
-        """Ask the store. Health needs no key: where the store is, which tells whose home it is in, is for the log."""
+        """Check the store. Health needs no key, so the path of the store, which names the user, is logged only."""
         try:
             count = await self._store.count()
         except (ClinvkError, OSError) as exc:
@@ -265,7 +265,7 @@ def _numbers(kept: Kept) -> dict[str, int]:
 
 
 def _without_path(message: str) -> str:
-    """Leave out the file that the store's messages begin with."""
+    """Return a message of the store without the path at its beginning."""
     path = _LEADING_PATH.match(message)
     return message[path.end() :] if path else message
 

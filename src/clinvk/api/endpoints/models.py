@@ -1,4 +1,4 @@
-"""The models that can be asked for, in the shapes of both vendors, and estimates of how many tokens a request has."""
+"""The endpoints that list models, for both vendors, and estimate the tokens of a request."""
 
 from collections.abc import Iterator, Mapping
 
@@ -20,9 +20,9 @@ from clinvk.types.errors import ModelNotFound
 
 
 class Models:
-    """The endpoints. A backend's own name stands for its default model; no agent is started to find out.
+    """The model lists. The name of a backend stands for its default model; no agent is started.
 
-    What the policy, or the key of the request, does not allow is as if it were not there.
+    Models that the policy or the key of the request does not allow are left out.
     """
 
     def __init__(self, inventory: Inventory, grants: Grants, registry: Mapping[str, Backend]) -> None:
@@ -69,10 +69,10 @@ class Models:
                 yield from ((f"{backend.name}/{model}", backend.name) for model in backend.models)
 
     def _backend_of(self, request: Request, name: str) -> str:
-        """Give the backend of a model, listed or not: a list of all that a CLI knows, there is none.
+        """Return the backend of a model, listed or not: no CLI lists all of its models.
 
         Raises:
-            ModelNotFound: the name is no backend's, or it or its backend cannot be used.
+            ModelNotFound: no backend has the model, or the model or its backend is not allowed or not installed.
         """
         backend, model = backends.resolve(name, "", self._registry)
         is_fine = not model or self._inventory.has_model(backend, model)
@@ -82,7 +82,7 @@ class Models:
 
 
 class Counting:
-    """The endpoint."""
+    """The endpoint that estimates tokens."""
 
     def __init__(self, dialect: Anthropic, settings: ServerSettings) -> None:
         self._dialect = dialect

@@ -1,7 +1,7 @@
-"""The one endpoint through which every run goes, whatever the dialect, stream or not.
+"""The endpoint that runs a single prompt, for every dialect, with or without a stream.
 
-A run lives inside its request: a client that leaves, waiting or reading, queued or running, ends it. Only one that was
-asked for with `detach` goes on.
+A run lives inside its request: a client that disconnects cancels the run, queued or running. Only a run with `detach`
+continues.
 """
 
 import logging
@@ -54,25 +54,25 @@ from clinvk.types.text import readable
 logger = logging.getLogger(__name__)
 
 TICK_S = 5.0
-"""How often a quiet answer is looked at; it is kept alive after two quiet ticks, so within 15 s."""
+"""How often a quiet response is checked. A keep-alive is sent after two quiet ticks, so within 15 s."""
 
 RUNS_PATH = "/api/v1/runs"
 
 HOLD_S = 10.0
-"""How long the status of an answer is held for what will tell it: proxies give up on silence."""
+"""How long the status of a response waits for the first event: proxies give up on silence."""
 
 _OPENING_TICK_S = 0.5
 
 
 SpelledOut = Callable[[bytes, int], Awaitable[bytes]]
-"""Gives the body of a request with what it only names of earlier runs, of at most so many bytes; 0 is no limit.
+"""Return the body of a request with the earlier answers that it names filled in, up to a size; 0 is no limit.
 
 Raises `InvalidRequest`.
 """
 
 
 class RunEndpoint:
-    """Answers requests of one dialect, as an ASGI application."""
+    """Runs the prompts of one dialect, as an ASGI application."""
 
     def __init__(
         self,
@@ -100,20 +100,20 @@ class RunEndpoint:
         self._registry = registry
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request to its end, or until its client leaves."""
+        """Serve a request until its end or until the client disconnects."""
         return _Visit(self, scope, receive, Reply(send, self.settings.server.write_timeout_secs)).serve()
 
     async def admit(self, call: Call, key_name: str, client: str, begins_anew: bool = False) -> RunRequest:
-        """Complete a request from its session and the settings; `key_name` is the key that it came with.
+        """Complete a request from its session and the settings.
 
-        `client` is whose run it is in the queue.
-        With `begins_anew` it goes on in no session but one that it names itself.
+        `key_name` is the key of the request, `client` the owner of the run in the queue. With `begins_anew` the request
+        continues a session only if it names one.
 
         Raises:
-            BackendUnavailable: there is no such backend.
-            SessionNotFound, AmbiguousId: there is no such session, or several.
-            PreviousNotFound: the run that it goes on from is not there.
-            InvalidRequest: a directory cannot be worked in, or the policy or the key does not allow this.
+            BackendUnavailable: the backend is unknown.
+            SessionNotFound, AmbiguousId: no session, or several, match.
+            PreviousNotFound: the run to continue from is unknown.
+            InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: this took too long.
         """
         return await prepared(self._admit(call, key_name, client, begins_anew))
@@ -137,7 +137,7 @@ class RunEndpoint:
         return replace(request, timeout_s=timeout_s, client=client)
 
     def _resolved(self, request: RunRequest) -> RunRequest:
-        """Let the model name the backend; a name that is none's is left to that of the session, or the default."""
+        """Return the request with the backend of its model; for an unknown name that of the session, or the default."""
         default = request.backend or self.settings.default_backend
         backend, model = backends.resolve(request.model or "", default, self._registry)
         return replace(request, backend=backend, model=model)
@@ -145,9 +145,9 @@ class RunEndpoint:
     async def _placed(
         self, call: Call, request: RunRequest, session: Session | None, holds_system: bool, begins_anew: bool
     ) -> tuple[RunRequest, Session | None]:
-        """Find the session of a request that names none, but what it goes on from.
+        """Find the session of a request that names an earlier run, or sends the whole conversation.
 
-        Images are counted then: a session has the earlier ones of a conversation that comes whole.
+        Images are counted afterwards: the session has the earlier images of the conversation.
         """
         if call.previous:
             request = await continuation.after(self.store, request, call.previous, holds_system, begins_anew)
@@ -161,7 +161,7 @@ class RunEndpoint:
 
 
 class _Visit:
-    """One request and its answer."""
+    """The answer to a prompt."""
 
     __slots__ = ("_call", "_dialect", "_encoder", "_endpoint", "_more", "_receive", "_reply", "_run", "_scope")
 
@@ -177,7 +177,7 @@ class _Visit:
         self._more: list[Header] = []
 
     async def serve(self) -> None:
-        """Answer the request; what a client that leaves had asked for is ended."""
+        """Send the response. Cancel the run if the client disconnects."""
         try:
             async with Leaving(self._receive, self._reply, self._tick_s, self._keep_alive) as leaving:
                 try:
@@ -197,17 +197,17 @@ class _Visit:
 
     @property
     def _is_stream(self) -> bool:
-        """Whether a stream is asked for, as far as the request was read."""
+        """Whether the request asks for a stream; False until the body is parsed."""
         return self._call is not None and self._call.stream
 
     async def _break_off(self, error: Exception) -> None:
-        """Say that clinvk itself failed, where it is not too late for that."""
+        """Report an error inside clinvk, unless the response has ended."""
         if not self._reply.ended:
             self._more += [NO_RETRY] if self._dialect.is_model_api else []
             await self._refuse(exhausted(error) or broken())
 
     async def _read(self) -> Call:
-        """Read the request. Body and headers go with this: a run may take an hour."""
+        """Read and parse the request. Body and headers are freed afterwards: a run may take an hour."""
         endpoint = self._endpoint
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
@@ -252,7 +252,7 @@ class _Visit:
                 await self._whole(call, run)
 
     async def _accept(self, call: Call, run: Run) -> None:
-        """Say where the run is to be found, and leave it to itself."""
+        """Respond with the location of the run, and let the run continue in the background."""
         assert isinstance(self._dialect, Deferring), "no other format asks for it"
         facts = replace(facts_of(run), queue_position=run.queue_position)
         body = self._dialect.accepted(call, facts, run.state)
@@ -289,7 +289,7 @@ class _Visit:
         await self._reply.whole(200, self._dialect.result_type, body, self._more)
 
     async def _show(self, call: Call) -> None:
-        """Answer a dry run as if an agent had answered with its own command line."""
+        """Respond to a dry run as if the agent had answered with its command line."""
         request = call.request
         launch = await self._endpoint.runs.plan(request)
         command = readable(describe(launch, len(request.prompt.encode())))
@@ -323,7 +323,7 @@ class _Visit:
         await self._reply.whole(status, self._dialect.error_type, body, [*retry, *self._more])
 
     def _broken_off(self, error: ClinvkError) -> bytes:
-        """Give what ends a stream that has begun and cannot go on."""
+        """Return the last piece of a stream that ends with an error."""
         encoder = self._encoder
         if encoder is None:
             assert self._call
@@ -332,15 +332,15 @@ class _Visit:
         return encoder.feed(RunFailed(error.code, error.message), time.time())
 
     def _encoding(self, call: Call, run: Run) -> Encoder:
-        """Give the encoder of the stream, which is made once it is needed."""
+        """Return the encoder of the stream."""
         if self._encoder is None:
             self._encoder = self._dialect.encoder(call, facts_of(run))
         return self._encoder
 
     def _raise_if_never_started(self, call: Call, run: Run, event: Event) -> None:
-        """Raise why a run failed before its agent was started; once the answer has begun, it tells that itself.
+        """Raise the error of a run that failed before its agent started, unless the response has begun.
 
-        So does the answer of a run that was cancelled while it waited, where no status says that it was.
+        A run cancelled in the queue is reported in the body if the dialect has no status for cancellation.
         """
         if self._reply.opened or run.started_at is not None or not isinstance(event, RunFailed):
             return
@@ -352,10 +352,10 @@ class _Visit:
             raise self._failure(event, has_acted=False)
 
     def _released(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
-        """Give what was held once it tells whether the agent fails at once, or the status is out; else nothing.
+        """Return the held events once they show whether the agent fails at once, or the status was sent; else nothing.
 
         Raises:
-            ClinvkError: it does, after its start.
+            ClinvkError: the agent failed after its start.
         """
         if self._reply.opened:
             return held
@@ -367,7 +367,7 @@ class _Visit:
         raise self._failure(telling, has_acted=False)
 
     def _failure(self, failed: RunFailed, has_acted: bool) -> ClinvkError:
-        """Give why an agent failed; where a client must not ask again by itself, a header will say so."""
+        """Return the error of a failed agent. Add a header if the client must not retry."""
         if not vendor.may_ask_again(failed.code, has_acted):
             self._more.append(NO_RETRY)
         return failure(failed.code, failed.message)
@@ -377,7 +377,7 @@ class _Visit:
         return _OPENING_TICK_S if opening else self._endpoint.tick_s
 
     async def _keep_alive(self) -> None:
-        """Say 200 once the agent is known to run, or has been queued for long; then send what means nothing."""
+        """Send status 200 once the agent runs or has been queued for long; then send keep-alives."""
         run = self._run
         if run is None or (self._holds(run) and time.time() - run.created_at < self._endpoint.hold_s):
             return
@@ -392,18 +392,18 @@ class _Visit:
             await self._open()
 
     def _pulse(self, run: Run) -> bytes:
-        """Give what keeps the answer alive; it must be sent: what an encoder gives is counted."""
+        """Return a keep-alive. The caller must send it: the encoder has counted the event."""
         if self._call and self._call.stream and isinstance(self._dialect, Pulsing):
             return self._dialect.kept_alive(self._encoding(self._call, run))
         return self._dialect.pulse
 
     def _holds(self, run: Run) -> bool:
-        """Say whether the status is still to be told by what happens."""
+        """Return whether the first event decides the status."""
         return run.started_at is None or (self._dialect.is_model_api and not self._reply.opened)
 
 
 def _headers(call: Call, run: Run) -> list[Header]:
-    """Give what a model's API has no place for in its answers."""
+    """Return the headers for what the bodies of a model API have no field for."""
     headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
     if run.session_id:
         headers.append((b"x-clinvk-session-id", run.session_id.encode()))
@@ -414,12 +414,12 @@ def _headers(call: Call, run: Run) -> list[Header]:
 
 @asynccontextmanager
 async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
-    """Begin a run that leaving this context does not end."""
+    """Start a run that continues after the end of the context."""
     yield await runs.start(request)
 
 
 def facts_of(run: Run) -> Facts:
-    """Give what a dialect needs of a run that is under way."""
+    """Return the facts about a run that a dialect encodes."""
     request = run.request
     return Facts(
         run_id=run.id,

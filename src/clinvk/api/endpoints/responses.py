@@ -1,4 +1,4 @@
-"""Responses of OpenAI's API that were stored, made again from the records of their runs."""
+"""The endpoints for stored responses of the OpenAI API, rebuilt from the records of their runs."""
 
 import msgspec
 from starlette.requests import Request
@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Responses:
-    """The endpoints below `/openai/v1/responses/{id}`, and what requests for others name of these responses."""
+    """The endpoints below `/openai/v1/responses/{id}`, and the items of responses that later requests refer to."""
 
     def __init__(self, runs: Runs, store: SessionStore, viewers: Viewers) -> None:
         self._runs = runs
@@ -33,14 +33,14 @@ class Responses:
         return await self._shown(*await self._found(request.path_params["id"]))
 
     async def cancel(self, request: Request) -> Response:
-        """Answer `POST /responses/{id}/cancel`, once the agent has been told to stop; what has ended stays as it is."""
+        """Answer `POST /responses/{id}/cancel` after stopping the agent. An ended response stays the same."""
         refuse_foreign(request.scope)
         run, told = await self._found(request.path_params["id"])
         await self._runs.cancel(run.id)
         return await self._shown(await self._store.run(run.id), told)
 
     async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
-        """Give the body of a request with the answers themselves that its input only names; 0 is no limit.
+        """Return the body of a request with the answers themselves that its input only names; 0 is no limit.
 
         Raises:
             InvalidRequest: one of them is not there, or named twice.
@@ -63,7 +63,7 @@ class Responses:
         return await beside_loop(len(body), stored.spelled_out, body, found)
 
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
-        """Give the run of a response, and what it has kept of that."""
+        """Return the run of a response, and the part of the response that its record has."""
         not_found = RunNotFound(f"Response with id {response_id!r} not found.")
         run_id = stored.run_id(response_id)
         if run_id is None:

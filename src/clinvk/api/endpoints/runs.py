@@ -1,7 +1,7 @@
-"""Runs over HTTP: listed, shown, cancelled, summed up, and their events, past and live.
+"""The endpoints for runs: list, show, cancel, usage, and the stream of events.
 
-The source of events is the run itself if it runs here, else the store, which is polled while another clinvk runs it. A
-viewer that leaves ends nothing.
+The events come from the run itself if it runs in this process, else from the store, which is polled while the run is
+under way in another clinvk. A viewer that disconnects does not end the run.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class RunRecords:
         return await self._shown(request.path_params["id"])
 
     async def cancel(self, request: Request) -> Response:
-        """Answer `POST /api/v1/runs/{id}/cancel`, once the agent has been told to stop and its ending is known."""
+        """Answer `POST /api/v1/runs/{id}/cancel` after the run has ended."""
         refuse_foreign(request.scope)
         run = await self._store.run(request.path_params["id"])
         live = self._runs.live(run.id)
@@ -93,7 +93,7 @@ class RunRecords:
         return await self._shown(run.id)
 
     async def _shown(self, reference: str) -> Response:
-        """Show a run, with its parts where it has some: the first ones, since a list begins with the newest."""
+        """Show a run with its first parts; a list would begin with the newest."""
         run = await self._store.run(reference)
         if run.kind == "prompt":
             live = self._runs.live(run.id)
@@ -135,8 +135,8 @@ _BATCH = 500
 class Viewers:
     """Answers `GET /api/v1/runs/{id}/events`, as an ASGI application.
 
-    Once `stopping` is set, nobody is kept who waits for the run of another clinvk; `is_here` says of an orchestration
-    that it goes on in this one.
+    Once `stopping` is set, viewers of runs of other processes are disconnected. `is_here` returns whether an
+    orchestration is under way in this process.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Viewers:
         self._poll_s = poll_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one viewer, to the run's end or until it leaves."""
+        """Serve a viewer until the end of the run or until the viewer disconnects."""
         visit = _Visit(self, scope, receive, Reply(send, self.settings.write_timeout_secs))
         try:
             await visit.serve()
@@ -166,10 +166,10 @@ class Viewers:
             logger.debug("viewer left: %s", gone)
 
     async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
-        """Give the events of a run of which another clinvk knows, or none any more, to its ending.
+        """Yield the stored events of a run, to its end; poll while another clinvk runs it.
 
         Raises:
-            RunNotFound: the run had ended, and kept no events because it was ephemeral.
+            RunNotFound: the run has ended, and stored no events because it was ephemeral.
         """
         last, had_ended = 0, run.state not in UNDER_WAY
         while True:
@@ -194,7 +194,7 @@ class Viewers:
 
 
 class _Visit:
-    """One request and its answer."""
+    """The stream of one viewer."""
 
     def __init__(self, viewers: Viewers, scope: Scope, receive: Receive, reply: Reply) -> None:
         self._viewers = viewers
@@ -241,7 +241,7 @@ class _Visit:
         await self._end()
 
     def _after(self) -> int:
-        """Give the number of the last event that the viewer has. A browser that connects again says it in a header."""
+        """Return the number of the last event that the viewer has, from the header of a browser or the parameter."""
         asked = json_bodies.parameters(self._scope["query_string"], Following)
         if not self._last_event_id:
             return asked.after
@@ -270,7 +270,7 @@ class _Visit:
             await self._reply.write(sse.OPENING)
 
     async def _end(self) -> None:
-        """End the answer; where nothing is left to tell, 204 keeps a browser from asking on."""
+        """End the response. Without any event the status is 204, which keeps a browser from reconnecting."""
         await self._reply.open(204, self._media_type)
         await self._reply.end()
 
@@ -299,7 +299,7 @@ def _facts(run: RunRecord) -> Facts:
 
 
 def _ending(run: RunRecord, number: int) -> Logged:
-    """Make the ending of a run that has kept none: it was ephemeral, or its clinvk died, or could not write."""
+    """Return the ending of a run that stored none: the run was ephemeral, or its clinvk died or could not write."""
     at = run.ended_at or run.created_at
     if run.state == "finished":
         return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))

@@ -1,4 +1,4 @@
-"""Sessions over HTTP: listed, shown, described, forked, deleted, and read as a conversation."""
+"""The endpoints for sessions: list, show, describe, fork, delete, and read the conversation."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ PATH = "/api/v1/sessions"
 
 
 class Sessions:
-    """The endpoints below `/api/v1/sessions`. Where a path has an id, a unique prefix of it will do."""
+    """The endpoints below `/api/v1/sessions`. A unique prefix of an id identifies a session."""
 
     def __init__(
         self,
@@ -100,17 +100,17 @@ class Sessions:
         return document(views.Deleted(id=session.id))
 
     async def _changeable(self, request: Request) -> Session:
-        """Return the session of the path; its agent and directory must be allowed to the key of the request."""
+        """Return the session of the path. The key of the request must allow its agent and directory."""
         session = await self._store.session(request.path_params["id"])
         await self._grants.check_session(session, request.scope["state"]["key_name"])
         return session
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
-    """Refuse to list what belongs to a backend that does not exist.
+    """Check that a backend exists.
 
     Raises:
-        InvalidRequest: names the nearest.
+        InvalidRequest: the backend is unknown; the message names the nearest.
     """
     try:
         if name is not None:

@@ -1,4 +1,4 @@
-"""A client that leaves before its answer has ended: noticed, and what it had asked for is given up."""
+"""Notice a client that disconnects before the end of its response, and cancel the request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,12 +13,12 @@ _WATCH_AFTER_S = 0.02
 
 
 class Leaving:
-    """Inside this context a client that leaves ends what is under way there; `quiet` is called every `wait_s()`.
+    """Cancels the task of this context when the client disconnects; `quiet` is called every `wait_s()`.
 
-    It begins with `watch`, once the body has been read: both take what the client sends.
+    Watching begins with `watch`, after the body was read: both read from the client.
 
     Raises:
-        ClientGone: it left, or takes nothing any more.
+        ClientGone: the client disconnected, or stopped reading.
     """
 
     __slots__ = ("_quiet", "_reason", "_receive", "_reply", "_task", "_timer", "_wait_s", "_watcher")
@@ -51,7 +51,7 @@ class Leaving:
             raise self._reason from None
 
     def watch(self) -> None:
-        """Watch from now on. An answer that is there at once needs no watcher, which is not cheap."""
+        """Start watching soon. A fast response needs no watcher, which is not cheap."""
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
 
     def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, for clients that offer to speak something else, and for those that never finish."""
+"""The HTTP/1.1 protocol of uvicorn, hardened against upgrade offers and clients that never finish."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ _LOOK_EVERY_S = 5.0
 
 
 class Protocol(HttpToolsProtocol):
-    """Hides the offer of an upgrade from the parser, and ends connections on which nothing gets finished.
+    """Hides upgrade offers from the parser, and closes connections that do not finish a request.
 
     Java's HTTP client offers h2c with every request over plain HTTP. httptools takes such a request to have
     no body, so that a prompt would be lost; and no upgrade is ever made here.
@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
     write_timeout_s: float = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin; a client that asks nothing is idle."""
+        """Start the idle timer of a new connection."""
         super().connection_made(transport)
         self._head_bytes = self._framing_bytes = 0
         self._held = self._ahead = b""
@@ -79,7 +79,7 @@ class Protocol(HttpToolsProtocol):
         self._be_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of what waits."""
+        """Cancel timers, and wake the request that is being served."""
         self._unset_keepalive_if_required()
         self._stop_waiting()
         self.resume_writing()
@@ -90,7 +90,7 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
-        """Keep the connection of a client that sends nothing more but waits for its answer."""
+        """Keep the connection of a client that has closed its sending side and waits for the response."""
         if self._is_busy and not self._in_body and not self._is_half_closed:
             self._is_half_closed = self._may_wait()
             if self._is_half_closed:
@@ -98,7 +98,7 @@ class Protocol(HttpToolsProtocol):
         return self._is_half_closed
 
     def _look_at_client(self, after_s: float) -> None:
-        """Cut off a half-closed client that is gone, or look again."""
+        """Abort the connection of a half-closed client that is gone, or schedule the next check."""
         self._deadline = None
         if is_gone(self.transport.get_extra_info("socket")):
             self.transport.abort()
@@ -119,7 +119,7 @@ class Protocol(HttpToolsProtocol):
         return not gone
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Process bytes from the client."""
         data, self._ahead = self._ahead + data, b""
         if self._is_busy and (self.pipeline or not self._in_body):
             self._keep(data)
@@ -144,7 +144,7 @@ class Protocol(HttpToolsProtocol):
             self._await_rest(was_body, len(data))
 
     def _keep(self, data: bytes) -> None:
-        """Keep what comes ahead: a head, and as much of a body as came with it."""
+        """Buffer a pipelined request: the head, and the part of the body that came with it."""
         self._ahead = data
         if len(data) > MAX_HEAD_BYTES:
             if self.pipeline or _END_OF_HEAD in data:
@@ -158,17 +158,17 @@ class Protocol(HttpToolsProtocol):
         return self._running is not None and not self._running.response_complete
 
     def on_message_begin(self) -> None:
-        """Take the beginning of a head."""
+        """Note the start of a request head."""
         super().on_message_begin()
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a line of a head."""
+        """Pass on a header; drop trailers."""
         if not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Take the end of a head."""
+        """Note the end of a request head."""
         self._in_head, self._in_body = False, True
         self._head_bytes = self._framing_bytes = 0
         if self._deadline:
@@ -182,17 +182,17 @@ class Protocol(HttpToolsProtocol):
             self._running = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Pass on a part of a body."""
         self._framing_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take the end of a body."""
+        """Note the end of a body."""
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or see to it that the last bytes of a connection leave."""
+        """Start the next request, or watch that the client reads the last bytes of the connection."""
         if self.pipeline:
             self._running, _ = self.pipeline[-1]
         super().on_response_complete()
@@ -209,24 +209,24 @@ class Protocol(HttpToolsProtocol):
             self.data_received(b"")
 
     def timeout_keep_alive_handler(self) -> None:
-        """End a connection on which nothing was asked, also where its client does not take what it was sent."""
+        """Close an idle connection, even if the client does not read the last response."""
         super().timeout_keep_alive_handler()
         self._watch_rest()
 
     def pause_writing(self) -> None:
-        """Notice that the client does not take what it is sent as fast as it comes."""
+        """Start the write timer: the client reads more slowly than the server writes."""
         super().pause_writing()
         self._watch_rest()
 
     def resume_writing(self) -> None:
-        """Notice that it does."""
+        """Cancel the write timer: the client has caught up."""
         super().resume_writing()
         if self._stuck:
             self._stuck.cancel()
             self._stuck = None
 
     def _await_rest(self, was_body: bool, size: int) -> None:
-        """Give a client its time to finish what it has begun: a head, or a body that was answered already."""
+        """Start the timer for the rest of a head, or of a body whose response was sent."""
         if was_body and not (self._in_head or self._in_body):
             self._stop_waiting()
             self._be_idle()
@@ -249,7 +249,7 @@ class Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _end_with(self, status: bytes) -> None:
-        """End the connection, with a status where no other answer is under way on it."""
+        """Close the connection, with a status unless another response is under way."""
         if self.transport.is_closing():
             return
         if self._is_busy:
@@ -265,7 +265,7 @@ class Protocol(HttpToolsProtocol):
             self._look(left=0)
 
     def _look(self, left: int) -> None:
-        """Cut a client off that has taken nothing since it was last looked at, when `left` bytes were left."""
+        """Abort the connection if the client has read nothing since the last check, with `left` bytes unsent."""
         now_left = self.transport.get_write_buffer_size()
         if now_left and left and now_left >= left:
             self.transport.abort()
@@ -274,7 +274,7 @@ class Protocol(HttpToolsProtocol):
 
 
 def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
-    """Give what sends the answer of a cycle without chunks. Where no length is told, each part is as long as it is."""
+    """Return a send function without chunks. Without a content-length each part has its own length."""
     send, has_length = cycle.send, True
 
     async def send_unchunked(message: "ASGISendEvent") -> None:
@@ -291,7 +291,7 @@ def _unchunked(cycle: "RequestResponseCycle") -> "ASGISendCallable":
 
 
 def _without_begun(data: bytes) -> tuple[bytes, bytes]:
-    """Part what may be the beginning of an offer from the end of a head that is not whole."""
+    """Split an incomplete head before a possible beginning of an upgrade offer."""
     begun = _BEGUN.search(data, max(0, len(data) - len(_HIDDEN)))
     if not begun or _END_OF_HEAD in data or data.endswith(_ENDING):
         return data, b""
@@ -299,6 +299,6 @@ def _without_begun(data: bytes) -> tuple[bytes, bytes]:
 
 
 def timed(read_timeout_s: float, write_timeout_s: float) -> type[Protocol]:
-    """Give the protocol with limits: uvicorn makes one for each connection, and has no place for them."""
+    """Return a protocol class with limits: uvicorn creates the protocol of each connection without arguments."""
     limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
     return type("TimedProtocol", (Protocol,), {"__slots__": (), **limits})

@@ -1,4 +1,4 @@
-"""What every request passes first: its id, its path, the log, and the door that closes when the server stops."""
+"""The outermost layer: request ids, normalized paths, the access log, and refusal while the server stops."""
 
 import asyncio
 import logging
@@ -38,12 +38,12 @@ _PROBED = frozenset(
 
 
 class Front:
-    """Gives each request an id (`x-request-id`, the client's own where it sends one), tidies its path, logs it.
+    """Sets the id of each request (`x-request-id`, the client's if sent), normalizes the path, and logs the request.
 
-    Errors go out in the `dialect` that it puts into the state. Probes of clients are answered here, and not logged.
-    `active` is the number of requests under way, `app` what they are passed on to. Once `stopping` is set, what comes
-    is the last request of its connection, and the state says that the gate is to refuse it, health checks apart; where
-    the server `hands_over` to a next one it is served. `answered` is told of each answer.
+    Errors have the wire format `dialect` of the state. Probes of clients are answered here, and not logged. `active` is
+    the number of requests under way in `app`. Once `stopping` is set, each request is the last of its connection, and
+    the state makes the gate refuse the request, except health checks; while the server `hands_over` to its successor,
+    requests are served. `answered` is called for each response.
     """
 
     def __init__(self, app: ASGIApp, stopping: asyncio.Event, answered: Answered | None = None) -> None:
@@ -54,7 +54,7 @@ class Front:
         self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Serve a request."""
         if scope["type"] != "http":
             return
         path = _tidied(scope["path"])
@@ -85,14 +85,14 @@ def _id_of(headers: Mapping[str, str]) -> str:
 
 
 def _tidied(path: str) -> str:
-    """Give a path without empty parts, and without a second `/v1`: some clients add theirs to a base that has one."""
+    """Return a path without empty parts, and without a second `/v1`, which some clients add to the base URL."""
     if "//" in path or path.endswith("/"):
         path = _SLASHES.sub("/", path).rstrip("/") or "/"
     return _TWICE.sub(r"\1/v1/", path)
 
 
 class _Entry:
-    """A line of the access log; also puts the request id on the answer, and ends the connection after its last."""
+    """A line of the access log. Adds the request id to the response, and `connection: close` to the last one."""
 
     __slots__ = ("_began", "_bytes", "_more", "_scope", "_send", "is_probe", "status")
 
@@ -114,14 +114,14 @@ class _Entry:
         await self._send(message)
 
     def _ids(self) -> list[Header]:
-        """Give the request id as the clients of REST and OpenAI look for it, and those of Anthropic."""
+        """Return the headers with the request id that clients of REST and OpenAI, and of Anthropic, read."""
         state = self._scope["state"]
         request_id: bytes = state["request_id"].encode()
         ids: list[Header] = [(b"x-request-id", request_id)]
         return [*ids, (b"request-id", request_id)] if state["dialect"].is_model_api else ids
 
     def write(self) -> float:
-        """Write the line; give how many seconds the answer took."""
+        """Write the line. Return the duration of the request, in seconds."""
         seconds = time.monotonic() - self._began
         level = logging.DEBUG if self._scope["path"].startswith(_SELDOM_TOLD) else logging.INFO
         if self.is_probe or not logger.isEnabledFor(level):

@@ -1,4 +1,4 @@
-"""Reading a request and answering it, down at the ASGI level, where a leaving client is noticed."""
+"""Read a request and send a response at the ASGI level, where a disconnect is noticed."""
 
 import asyncio
 import math
@@ -19,14 +19,14 @@ from clinvk.types.text import MAX_JSON_VALUES, json_values
 Header = tuple[bytes, bytes]
 
 NO_BUFFERING: Header = (b"x-accel-buffering", b"no")
-"""Asks a proxy to pass a stream on as it comes."""
+"""Ask a proxy not to buffer a stream."""
 
 NO_RETRY: Header = (b"x-should-retry", b"false")
-"""Keeps the vendors' SDKs from asking again by themselves: an agent would do all it did once more."""
+"""Keep the vendors' SDKs from retrying: the agent would repeat its work."""
 
 NO_STORE = b"no-store"
 NO_TRANSFORM = b"no-cache, no-transform"
-"""What caches may do: keep nothing; ask before they use it, and pass a stream on as it is."""
+"""Values of cache-control: store nothing; or revalidate, and do not transform a stream."""
 
 T = TypeVar("T")
 
@@ -38,11 +38,11 @@ _encoder = msgspec.json.Encoder()
 
 
 class ClientGone(Exception):
-    """The client closed its connection, or stopped taking what it is sent."""
+    """The client disconnected, or stopped reading the response."""
 
 
 def headers_of(scope: Scope) -> Mapping[str, str]:
-    """Give the headers of a request, names in lower case; of a repeated one the last. Decoded once for each request."""
+    """Return the headers of a request, with lower-case names, decoded once. The last of repeated headers counts."""
     state: dict[str, Mapping[str, str]] = scope.setdefault("state", {})
     headers = state.get("headers")
     if headers is None:
@@ -52,25 +52,25 @@ def headers_of(scope: Scope) -> Mapping[str, str]:
 
 
 def forget_headers(scope: Scope) -> None:
-    """Let go of the decoded headers of a request; who asks for them again has them decoded again."""
+    """Drop the decoded headers of a request, to free memory. `headers_of` decodes them again."""
     scope["state"].pop("headers", None)
 
 
 def document(value: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a JSON document that no cache may keep."""
+    """Return a response with a JSON document, which no cache may store."""
     fixed = {"cache-control": "no-store", **(headers or {})}
     return Response(_encoder.encode(value), status, fixed, media_type="application/json")
 
 
 def path_of(scope: Scope) -> str:
-    """Give the path of a request as it may be shown: a client can put any character into it, also a line's end."""
+    """Return the quoted path of a request, for messages: a path can contain any character, such as a newline."""
     return quote(scope["path"])
 
 
 def _require_json(headers: Mapping[str, str]) -> None:
-    """Refuse a body that does not say that it is JSON, or that is compressed.
+    """Refuse a body that is compressed or whose content-type is not JSON.
 
-    A web page can make a browser send any text to this server without asking, but not with this media type.
+    A web page can make a browser send any text to this server without a preflight, but not with a JSON content-type.
     """
     said = headers.get("content-type", "")
     media_type = said.partition(";")[0].strip().lower()
@@ -84,13 +84,13 @@ def _require_json(headers: Mapping[str, str]) -> None:
 
 
 async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) -> bytes:
-    """Read the body of a request, which must say that it is JSON, within the limits of the settings.
+    """Return the body of a request, which must be JSON by its content-type.
 
     Raises:
-        WrongMediaType: it says something else, or nothing.
-        BodyTooLarge: it has more bytes than `server.max_request_body_bytes`, declared or not; or too many values.
-        BodyTooSlow: it was not there after `server.read_timeout_secs`.
-        ClientGone: the client left before its end.
+        WrongMediaType: the content-type is another, or missing.
+        BodyTooLarge: the body exceeds `server.max_request_body_bytes`, or has too many JSON values.
+        BodyTooSlow: the body was incomplete after `server.read_timeout_secs`.
+        ClientGone: the client disconnected before the end of the body.
     """
     headers = headers_of(scope)
     _require_json(headers)
@@ -114,7 +114,7 @@ async def prepared(work: Awaitable[T]) -> T:
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
-    """Read a body; 0 is no limit."""
+    """Return a body. A limit of 0 is no limit."""
     declared = headers.get("content-length", "")
     if max_bytes and declared.isdigit() and int(declared) > max_bytes:
         raise too_large(max_bytes)
@@ -135,7 +135,7 @@ async def _read_body(headers: Mapping[str, str], receive: Receive, max_bytes: in
 
 
 def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
-    """Say that a body is beyond the limit of the settings."""
+    """Return the error for a body above the configured limit."""
     return BodyTooLarge(f"{what} has more than {max_bytes} bytes (server.max_request_body_bytes)")
 
 
@@ -148,7 +148,7 @@ def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, by
 
 
 def broken() -> ClinvkError:
-    """Give what is answered where an error inside clinvk ended a request; the error itself is for the server's log."""
+    """Return the error for a failure inside clinvk. The failure itself is logged, not sent."""
     return ClinvkError("clinvk itself failed; its log has the details under this request id")
 
 
@@ -161,7 +161,7 @@ def no_such_path(scope: Scope) -> NoSuchPath:
 
 
 async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable[Header] = ()) -> None:
-    """Answer a request that gets no further, in the dialect of its path."""
+    """Send an error response in the wire format of the path."""
     dialect: Dialect = scope["state"]["dialect"]
     status, body, retry = refusal(error, dialect, scope)
     fixed = [(b"content-type", dialect.error_type.encode()), (b"content-length", str(len(body)).encode())]
@@ -170,7 +170,7 @@ async def refuse(error: ClinvkError, scope: Scope, send: Send, headers: Iterable
 
 
 def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Put pieces together, so that what is there leaves at once, but never much at a time."""
+    """Join pieces to chunks of about 64 KiB, without waiting for more pieces."""
     gathered: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -184,12 +184,12 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Reply:
-    """One HTTP answer, from its status line to its end.
+    """One HTTP response, from the status line to the end of the body.
 
-    The status line waits for `open`, so that an error can still have its own. `opened` and `ended` are set right before
-    it, or the last piece, is sent: who answers and who watches may come to that at once. A client that takes nothing
-    for `write_timeout_s` (0: no limit) counts as gone: its watcher looks, since a timer for each write would cost more
-    than the write.
+    The status line is sent by `open`, so an error before that has a status of its own. `opened` and `ended` are set
+    before the status line or the last piece is sent, because the handler and the disconnect watcher may send at the
+    same time. A client that reads nothing for `write_timeout_s` (0: no limit) counts as gone. The watcher checks this:
+    a timer for each write would cost more than the write.
     """
 
     __slots__ = ("_now", "_put_at", "_send", "_sending", "_write_timeout_s", "ended", "opened")
@@ -204,35 +204,35 @@ class Reply:
         self._put_at = self._now()
 
     async def open(self, status: int, media_type: str, headers: Iterable[Header] = (), cache: bytes = NO_STORE) -> None:
-        """Send status and headers, once; `cache` is what caches may do."""
+        """Send status and headers, once. `cache` is the value of cache-control."""
         if not self.opened:
             self.opened = True
             fixed = ((b"content-type", media_type.encode()), (b"cache-control", cache))
             await self._put({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
 
     def write(self, data: bytes) -> Awaitable[None]:
-        """Send a piece of the body as soon as the client takes it."""
+        """Send a piece of the body."""
         return self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
-        """Send the last piece."""
+        """Send the last piece of the body."""
         self.ended = True
         await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
     async def whole(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
-        """Send an answer of known length; of one that is open already, the rest."""
+        """Send a response of known length, or the rest of one whose status was sent."""
         await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
         await self.end(body)
 
     def is_quiet(self, quiet_s: float) -> bool:
-        """Say whether nothing was sent for so long."""
+        """Return whether nothing was sent for `quiet_s` seconds."""
         return not self._sending and self._now() - self._put_at >= quiet_s
 
     async def pulse(self, data: bytes) -> None:
-        """Send what keeps an answer alive that has begun and not ended; for its watcher, which looks at no other write.
+        """Send a keep-alive if the response has begun and not ended. Only the disconnect watcher may call this.
 
         Raises:
-            ClientGone: it takes nothing.
+            ClientGone: the client reads nothing.
         """
         if not self.opened or self.ended:
             return
@@ -243,14 +243,14 @@ class Reply:
             raise self._stuck() from None
 
     def look_within(self, wait_s: float) -> float:
-        """Give how long its watcher may wait."""
+        """Return how long the disconnect watcher may wait."""
         return min(wait_s, self._write_timeout_s) if self._write_timeout_s else wait_s
 
     def refuse_stuck(self) -> None:
-        """Look whether the client takes what it is sent.
+        """Check that the client reads the response.
 
         Raises:
-            ClientGone: it has not for too long.
+            ClientGone: the client has read nothing for too long.
         """
         if self._sending and self._write_timeout_s and self._now() - self._put_at >= self._write_timeout_s:
             raise self._stuck()

@@ -70,7 +70,7 @@ class Metrics:
         self._commit_seconds = _Times(_QUICK_S)
 
     def requests_by(self, template: Callable[[str], str]) -> Callable[[str, str, int | None, float], None]:
-        """Give what counts a request, by its method, the template of its path, its status, and its seconds."""
+        """Return a callback that counts a request by method, path template, status and duration in seconds."""
         return lambda method, path, status, seconds: self.count_request(method, template(path), status, seconds)
 
     def count_request(self, method: str, route: str, status: int | None, seconds: float) -> None:
@@ -80,7 +80,7 @@ class Metrics:
         self._request_seconds.take((method, route), seconds)
 
     def count_run(self, backend: str, ending: Ending) -> None:
-        """Count a run that has ended, and what it used."""
+        """Count a finished run and its usage."""
         self._runs[backend, _outcome(ending)] += 1
         if usage := ending.usage:
             self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
@@ -102,7 +102,7 @@ class Metrics:
         self._commit_seconds.take((), seconds)
 
     def generate(self, standing: Standing) -> bytes:
-        """Give all of it in the text format of Prometheus."""
+        """Return all of it in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
         registry.register(_Snapshot([*self._counted(), *_standing(standing)]))
@@ -259,7 +259,7 @@ _MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def counting(metrics: Metrics) -> Watch:
-    """Give what counts runs."""
+    """Return what counts runs."""
     return lambda run: partial(_count, metrics, run)
 
 

@@ -26,13 +26,13 @@ _LINE = (
 
 
 class Journal:
-    """Watches runs. What was asked is told only where that `has_prompts`; what was answered, never."""
+    """Watches runs. A prompt is recorded only with `has_prompts`, an answer never."""
 
     def __init__(self, has_prompts: bool) -> None:
         self._has_prompts = has_prompts
 
     def watch(self, run: Watched) -> Callable[[], None]:
-        """Take a run that has begun; give what tells of it when it is over."""
+        """Record the start of a run. Return the callback for its end."""
         return partial(self._tell, run)
 
     def _tell(self, run: Watched) -> None:

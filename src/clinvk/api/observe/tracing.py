@@ -51,11 +51,11 @@ class Tracing:
         await asyncio.to_thread(leaving.join, _FLUSH_WITHIN_S)
 
     def traced(self, app: ASGIApp, template_of: Callable[[str], str]) -> ASGIApp:
-        """Give an application whose requests are spans; they go on from the `traceparent` that they came with."""
+        """Return an application that traces each request as a span, below the `traceparent` of the request."""
         return _Traced(app, self._tracer, self._incoming, template_of)
 
     def watch(self, run: Watched) -> Callable[[], None]:
-        """Begin the span of a run, below that of the present request; give what ends it."""
+        """Start the span of a run, below that of the current request. Return the callback that ends the span."""
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
             kind=SpanKind.INTERNAL,

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page that shows it; the page asks no other host for anything."""
+"""The handlers for the OpenAPI document and the docs page. The page loads nothing from other hosts."""
 
 from collections.abc import Mapping
 from functools import cached_property

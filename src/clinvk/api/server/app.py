@@ -1,4 +1,4 @@
-"""The application of a server: its handlers, and the layers that a request passes on the way to one of them."""
+"""The application of a server: handlers, router, and the layers around the router."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
-"""What a server does beside its requests: imports, recovers and cleans the store, frees memory, raises limits.
+"""Background work of a server: import, recover and clean the store, free memory, raise limits.
 
-Lines of agents, bodies and answers come and go between what stays. glibc keeps a heap for each thread, takes what is
-large from them too once something large was freed, and gives back what is free at a heap's end only: after 10,000 mixed
-requests the server held 240 MB, of which 18 were in use. https://man7.org/linux/man-pages/man3/mallopt.3.html
+Short-lived lines, bodies and responses are allocated between long-lived objects. glibc keeps a heap for each thread,
+allocates large blocks there too once a large block was freed, and returns free memory at the end of a heap only: after
+10,000 mixed requests the server held 240 MB, of which 18 were in use. `mallopt` and `malloc_trim` avoid this. https://man7.org/linux/man-pages/man3/mallopt.3.html
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def tended(
     recover_every_s: float = RECOVER_EVERY_S,
     clean_every_s: float = CLEAN_EVERY_S,
 ) -> AbstractAsyncContextManager[None]:
-    """Tend the store inside this context. Nothing waits for it, and no trouble of the store ends it."""
+    """Import, recover and clean the store in the background of this context. Errors of the store are logged."""
     return beside(_tend(store, retention_days, recover_every_s, clean_every_s))
 
 
@@ -101,14 +101,14 @@ _HEAPS = 2
 
 
 def bound_heaps() -> None:
-    """Have few heaps, and nothing large in them. To be called before there are threads."""
+    """Limit malloc to few heaps, without large blocks. Call before any thread starts."""
     if library := _glibc():
         library.mallopt(_ARENA_MAX, _HEAPS)
         library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AbstractAsyncContextManager[None]:
-    """Give free memory back, again and again inside this context, if there were `requests` since."""
+    """Return free memory to the system at intervals inside this context, if there were new `requests`."""
     return beside(_give_back_often(requests, every_s))
 
 
@@ -129,7 +129,7 @@ def _trim() -> None:
 
 @cache
 def _glibc() -> "ctypes.CDLL | None":
-    """Give the C library, where it is the one that needs this."""
+    """Return the C library if it is glibc, else None."""
     import ctypes
 
     library = ctypes.CDLL(None)
@@ -141,10 +141,10 @@ _WANTED = (65_536, 10_240)
 
 
 def raise_limit() -> int | None:
-    """Raise the soft limit towards the hard one: the usual 1024 are less than the prompts that may wait.
+    """Raise the soft limit of open files: the usual 1024 are fewer than the prompts that may wait.
 
-    Give the one before; None where it stays. It stays below the hard one: agents raise their own to that by themselves,
-    and such a limit must be told from one that is only inherited.
+    Return the former limit, or None if unchanged. The new limit stays below the hard one: agents raise their own limit
+    to the hard one, which must differ from an inherited limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in _WANTED:

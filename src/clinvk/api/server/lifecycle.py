@@ -23,7 +23,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
-    """Give the sockets that the service manager listens on for this process; none where it was started otherwise.
+    """Return the sockets that the service manager listens on for this process; none where it was started otherwise.
 
     Raises:
         ConfigError: one is nothing that a server can accept connections from.
@@ -53,7 +53,7 @@ def _sockets(number: int) -> Iterator[socket.socket]:
 
 
 def notify(environ: Mapping[str, str], *lines: str) -> None:
-    """Tell the service manager something, such as `READY=1`; where there is none, nothing happens."""
+    """Send lines such as `READY=1` to the service manager, if any."""
     if not (name := environ.get("NOTIFY_SOCKET")):
         return
     address = f"\0{name[1:]}" if name.startswith("@") else name
@@ -66,7 +66,7 @@ def notify(environ: Mapping[str, str], *lines: str) -> None:
 
 
 def reloading() -> tuple[str, str]:
-    """Give the lines that begin a reload; `READY=1` ends it."""
+    """Return the lines that begin a reload; `READY=1` ends it."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
@@ -134,7 +134,7 @@ class Signals:
             logger.warning("stopping: %g s are over; what still runs is ended", grace_s)
 
     def take(self, number: signal.Signals) -> None:
-        """Take a signal that came."""
+        """Handle a signal."""
         if number == signal.SIGHUP:
             self._hung_up.set()
         elif self._stop.is_set():
@@ -174,7 +174,7 @@ def heeded() -> Generator[Signals]:
 
 
 def _has_terminal() -> bool:
-    """Say whether this process belongs to a terminal that is there; one that was hung up never comes back."""
+    """Return whether the process has a terminal that was not hung up."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

@@ -1,4 +1,4 @@
-"""`clinvk serve`: listen, serve, and stop without leaving anything behind."""
+"""`clinvk serve`: listen, serve, and stop without leaving processes or files."""
 
 import asyncio
 import errno
@@ -53,12 +53,12 @@ Announce = Callable[[str], None]
 Load = Callable[[], Settings]
 
 SERVER_ERROR = 5
-"""The exit code of a server that could not listen."""
+"""The exit code if the server cannot listen."""
 
 _A_LONG_TIME_S = 10 * 365 * 86_400
 _CLOSE_WITHIN_S = 2
 _GARBAGE_AFTER = 10_000
-"""Objects after which the collector looks for cycles: what a few dozen prompts make. The usual 700 cost a twelfth."""
+"""Objects between garbage collections: as many as a few dozen prompts make. The default of 700 costs 8 % of CPU."""
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
   POST /api/v1/parallel  run several at once; /chain one after the other, /compare one prompt with several agents
@@ -78,15 +78,15 @@ def serve(
     load: Load | None = None,
     insecure: bool = False,
 ) -> int:
-    """Serve until SIGINT or SIGTERM, then give the exit code.
+    """Serve until SIGINT or SIGTERM, then return the exit code.
 
-    The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at
-    once. SIGHUP reads the keys anew, and limits and log level from the settings that `load` gives. `announce` gets
-    what a person should read when the server is up. Sockets of a service manager go before host and port. Where other
-    machines reach the server and there are no keys, one is made and printed on stderr, unless it shall be `insecure`.
+    The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at once.
+    SIGHUP reloads the keys, and limits and log level from the settings that `load` returns. `announce` receives the
+    startup message. Sockets of a service manager take precedence over host and port. If other machines reach the
+    server and there are no keys, a key is made and printed on stderr, unless `insecure`.
 
     Raises:
-        ConfigError: a setting asks for what cannot be given.
+        ConfigError: a setting cannot be applied.
     """
     with logs.on_stderr(settings.log.format):
         return _listen_and_serve(settings, environ, announce, load or (lambda: settings), insecure)
@@ -122,7 +122,7 @@ def _listen_and_serve(
 
 
 def _remark(settings: Settings, workdirs: Workdirs) -> None:
-    """Tell of settings that a server can serve with, but that will not do what they say."""
+    """Warn about settings that have no effect."""
     if refusal := workdirs.refusal_of_default():
         logger.warning("requests that name no workdir are refused: %s", refusal)
     if settings.warm.enabled and (names := settings.warm.never_started):
@@ -138,10 +138,10 @@ def _adjust_logs(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Bind every address of `host`; with port 0 all get the same free one.
+    """Bind every address of `host`. With port 0 all sockets have the same free port.
 
     Raises:
-        OSError: an address is in use, or not of this machine, or no host can have this name.
+        OSError: an address is in use or not local, or the name is not a valid host name.
     """
     sockets: list[socket.socket] = []
     flags = socket.AI_PASSIVE
@@ -210,7 +210,7 @@ async def _serve(
 
 
 def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Iterator[Prepare]:
-    """Give what SIGHUP renews."""
+    """Yield the functions that reload parts of the configuration on SIGHUP."""
 
     async def log_level(settings: Settings) -> Callable[[], None]:
         return partial(_adjust_logs, settings)
@@ -231,7 +231,7 @@ def _renewed(environ: Mapping[str, str], taken: Keys, served: "Served") -> Itera
 
 
 class Served(NamedTuple):
-    """A server that is up: its outermost application, the runs behind it, what listens for it, and its doors."""
+    """A running server: the outermost application, its runs, uvicorn, and access control."""
 
     front: Front
     runs: LocalRuns
@@ -240,11 +240,11 @@ class Served(NamedTuple):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request or a run is under way; a detached run has no request."""
+        """Whether a request or a run is under way. A detached run has no request."""
         return bool(self.front.active or self.runs.busy or self.runs.queued)
 
     def hand_over(self) -> None:
-        """Leave new connections to the next server, which gets the same sockets; they wait there until it is up."""
+        """Leave new connections to the next server, which inherits the sockets; they wait until it is up."""
         self.front.hands_over = True
         self.server.stop_listening()
 
@@ -260,9 +260,9 @@ async def opened(
     registry: Mapping[str, Backend],
     open_files: int | None = None,
 ) -> AsyncGenerator[Served]:
-    """Serve inside this context. Leaving it ends the agents, lets their clients have what there is, then closes.
+    """Serve inside this context. Leaving the context ends the agents, sends the remaining output, and closes.
 
-    `taken` are the API keys that let a request in; `store` stays its owner's to close; `open_files` is for `Bounds`.
+    `taken` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
     """
     started = asyncio.Event()
     try:
@@ -329,7 +329,7 @@ async def opened(
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but when it stops is decided outside of it."""
+    """uvicorn without its own signal handling."""
 
     def __init__(self, front: Front, settings: ServerSettings, on_started: Callable[[], None]) -> None:
         super().__init__(
@@ -350,23 +350,23 @@ class Server(uvicorn.Server):
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say so."""
+        """Start, and call `on_started`."""
         await super().startup(sockets=sockets)
         self._on_started()
 
     def stop_listening(self) -> None:
-        """Accept no more connections; those that there are stay."""
+        """Accept no new connections. Open connections stay."""
         for server in self.servers:
             server.close()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave signals alone; uvicorn would raise them again after a clean stop."""
+        """Ignore signals: uvicorn would raise them again after a clean stop."""
         yield
 
 
 def greeting(settings: ServerSettings, sockets: list[socket.socket], has_keys: bool = False) -> str:
-    """Say where the server listens, what it offers, and whether for a key."""
+    """Return the startup message: address, endpoints, and whether a key is needed."""
     port: int = sockets[0].getsockname()[1]
     lines = [f"clinvk {__version__} listens on {_address(settings.host, port)}", _ENDPOINTS]
     if has_keys:

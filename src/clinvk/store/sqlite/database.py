@@ -1,6 +1,6 @@
-"""The file of the store: how it is made, opened and brought up to date, and what its errors mean.
+"""The database file: create, open, migrate, check, and explain errors.
 
-SQLite is imported when a connection is opened, not before. All of this blocks.
+SQLite is imported with the first connection, not before. All functions block.
 """
 
 import os
@@ -54,7 +54,7 @@ _DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place,
 class Database:
     """The store's SQLite database in a clinvk home.
 
-    `patience_s` is how long it waits for another program to let go of its lock.
+    `patience_s` is how long it waits for another program to release the lock.
     """
 
     def __init__(self, home: str | os.PathLike[str], patience_s: float, migrations: Path = MIGRATIONS) -> None:
@@ -64,7 +64,7 @@ class Database:
         self._migrations = migrations
 
     def connect(self) -> "sqlite3.Connection":
-        """Open the database to write in it; makes what is missing, and brings it up to date.
+        """Open the database for writing. Create and migrate it if needed.
 
         Raises:
             StoreUnavailable: it cannot be made or opened, or is not ours to write in.
@@ -90,7 +90,7 @@ class Database:
             return connection
 
     def connect_to_read(self) -> "sqlite3.Connection":
-        """Open the database, which is up to date, to read in it."""
+        """Open a migrated database for reading."""
         with self.translated():
             connection = self._opened()
             try:
@@ -102,7 +102,7 @@ class Database:
             return connection
 
     def free_reserve(self) -> bool:
-        """Remove the reserve; return whether there was one."""
+        """Remove the reserve file. Return False if there was none."""
         try:
             os.remove(self.home / RESERVE)
         except OSError:
@@ -137,7 +137,7 @@ class Database:
         return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
     def size(self) -> int:
-        """Give the bytes of the file and of what SQLite keeps beside it."""
+        """Return the bytes of the file and of what SQLite keeps beside it."""
         size = 0
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
             with suppress(FileNotFoundError):
@@ -145,7 +145,7 @@ class Database:
         return size
 
     def identity(self) -> tuple[int, int] | None:
-        """Tell this database file from one that was put in its place; None where there is none."""
+        """Return what distinguishes this file from a replacement, or None if there is no file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -153,7 +153,7 @@ class Database:
         return status.st_dev, status.st_ino
 
     def stamp(self) -> tuple[int, ...]:
-        """Tell what is in this file from what is put in its place, also under the same number; empty for no file."""
+        """Return what distinguishes this content from a replacement, even with the same inode; empty without a file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -161,9 +161,9 @@ class Database:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def peek(self) -> int:
-        """Give the number of sessions, without bringing anything up to date; none where there is no file yet.
+        """Return the number of sessions, without migrating the database; 0 if there is no file.
 
-        Reads all of it, to find what is damaged.
+        The whole file is read, to find damage.
 
         Raises:
             StoreUnavailable: what is there cannot be used.
@@ -195,7 +195,7 @@ class Database:
             )
 
     def check(self) -> None:
-        """Look whether the file could be written to.
+        """Check that the file can be written to.
 
         Raises:
             StoreUnavailable: it is read-only, or its disk is full.
@@ -206,7 +206,7 @@ class Database:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Raise what SQLite and the system say of the file as `StoreUnavailable`."""
+        """Translate errors of SQLite and of the system to `StoreUnavailable`."""
         import sqlite3
 
         try:
@@ -231,10 +231,10 @@ class Database:
         )
 
     def _make(self) -> None:
-        """Make folder and file as private ones.
+        """Create folder and file, readable by their owner only.
 
-        SQLite gives its other files the mode of the database. A folder that was there keeps its mode where it holds
-        more than what is clinvk's: then it is somebody's, and the files are private all the same.
+        SQLite creates its other files with the mode of the database. A folder that also holds files of others keeps
+        its mode; the database in it is private all the same.
         """
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         try:
@@ -246,7 +246,7 @@ class Database:
             _tighten(self.home, 0o700)
 
     def _refuse_garbage(self) -> None:
-        """Leave what is no database alone: SQLite would write into it from a journal beside it."""
+        """Refuse a file that is no database: SQLite would write the journal next to it into the file."""
         with open(self.path, "rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
@@ -257,7 +257,7 @@ class Database:
             raise StoreUnavailable(f"{self.path}: {_DAMAGED.format(said)}")
 
     def _refuse_read_only(self) -> None:
-        """SQLite, which needs to write beside the file too, would only say that it cannot open it."""
+        """Refuse a file or folder without write permission: the error of SQLite would not name the reason."""
         if not (os.access(self.path, os.W_OK) and os.access(self.home, os.W_OK)):
             raise StoreUnavailable(f"{self.path}: cannot be written to")
 
@@ -272,7 +272,7 @@ class Database:
             raise StoreUnavailable(f"{self.path}: is a database of another program")
 
     def migrate(self, connection: "sqlite3.Connection") -> None:
-        """Apply what is missing, each file a transaction; another process may be at the same."""
+        """Apply the missing migrations, each in a transaction; another process may do the same at the same time."""
         for number, file in enumerate(self._files(), start=1):
             if _version(connection) < number:
                 with transaction(connection):
@@ -282,7 +282,7 @@ class Database:
                         connection.execute(f"PRAGMA user_version = {number}")
 
     def _write_ahead(self, connection: "sqlite3.Connection") -> None:
-        """Set the journal's mode, which SQLite refuses at once while another process is opening the database."""
+        """Set the journal mode. Retry while another process is opening the database: SQLite refuses without waiting."""
         import sqlite3
 
         deadline = time.monotonic() + self._patience_s
@@ -316,7 +316,7 @@ class Database:
 
 @contextmanager
 def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
-    """Write all or nothing."""
+    """Run the statements of this context in a transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -329,7 +329,7 @@ def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connecti
 
 @contextmanager
 def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
-    """Read all from one moment."""
+    """Run the queries of this context on one snapshot of the database."""
     connection.execute("BEGIN")
     try:
         yield connection
@@ -349,13 +349,13 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
-    """Return whether an error is one of SQLite whose name begins like this."""
+    """Return whether an error is an SQLite error with one of these names, such as `LOCKED`."""
     return getattr(exc, "sqlite_errorname", "").startswith(names)
 
 
 @contextmanager
 def damage_as_unreadable() -> Generator[None]:
-    """Raise what SQLite says of a damaged page or text as `Unreadable`."""
+    """Translate errors of SQLite about a damaged page or text to `Unreadable`."""
     import sqlite3
 
     try:
@@ -394,7 +394,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _tighten(path: Path, mode: int) -> None:
-    """Take the rights of others from what is ours; SQLite removes its other files as it likes."""
+    """Remove the permissions of other users. SQLite may remove the file at any time."""
     with suppress(FileNotFoundError):
         status = os.stat(path)
         if status.st_mode & 0o077 and status.st_uid == os.geteuid():

@@ -1,6 +1,6 @@
-"""Events of a run as bytes: JSON, in which deltas that follow one another are one text; deflated where it is long.
+"""Events of a run as bytes: JSON in which consecutive deltas are one text, deflated if the JSON is long.
 
-What was merged comes apart again into the same events: the lengths, numbers and times of the pieces are kept.
+Decoding restores the same events: a chunk keeps the lengths, numbers and times of the merged deltas.
 """
 
 import zlib
@@ -59,7 +59,7 @@ _decoder = msgspec.json.Decoder(_Stored)
 
 
 class Chunk(NamedTuple):
-    """Events whose numbers follow one another, from `first` to `last`."""
+    """Events with consecutive numbers, from `first` to `last`."""
 
     first: int
     last: int
@@ -67,12 +67,12 @@ class Chunk(NamedTuple):
 
 
 def pack(events: Sequence[Logged]) -> list[Chunk]:
-    """Encode events, in the order of their numbers; a number that is missing begins another chunk."""
+    """Encode events in the order of their numbers. A missing number starts another chunk."""
     return [Chunk(part[0].number, part[-1].number, encode(part)) for part in _contiguous(events)]
 
 
 def encode(events: Sequence[Logged]) -> bytes:
-    """Encode events whose numbers follow one another."""
+    """Encode events with consecutive numbers."""
     try:
         data = _json(events)
     except RecursionError:
@@ -93,7 +93,7 @@ def decode(data: bytes) -> list[Logged]:
 
 
 def stored(connection: "sqlite3.Connection", keys: Iterable[tuple[int]], damaged: list[str]) -> Iterator[Logged]:
-    """Read the events of chunks by their keys. Skip chunks that are damaged, and add to `damaged` why."""
+    """Yield the events of chunks by key. Skip damaged chunks, and add the reasons to `damaged`."""
     for key in keys:
         try:
             with damage_as_unreadable():
@@ -125,7 +125,7 @@ def _json(events: Sequence[Logged]) -> bytes:
 
 
 def _shallow(event: Event) -> Event:
-    """Give an event that can be written: its agent's JSON may be nested so deeply that it can just be read."""
+    """Return an event without JSON from the agent that is nested too deeply to be encoded."""
     try:
         to_json(_Entry(0, event))
     except RecursionError:

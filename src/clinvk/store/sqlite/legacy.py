@@ -1,8 +1,8 @@
-"""The store of earlier clinvks: one JSON file a session in the folder `sessions` of the home. It is only read.
+"""Import of the sessions of earlier versions: one JSON file per session in the folder `sessions` of the home.
 
-A file is imported once, by its name: what became of the session here is not undone by the file, whatever an earlier
-clinvk that is still used writes to it. A file that was damaged is looked at again when it has changed. While the
-folder has no other names than it had, nothing is looked at.
+The files are only read. A file is imported once, by name: changes to the session here stay, whatever an earlier clinvk
+still in use writes to the file. A damaged file is read again after it has changed. While the folder has no new names,
+no file is opened.
 """
 
 import math
@@ -43,21 +43,21 @@ _REMEMBER = (
 
 
 class Damaged(NamedTuple):
-    """A file that is no session, and why not."""
+    """A file that is not a valid session, and the reason."""
 
     file: Path
     reason: str
 
 
 class Imported(msgspec.Struct, frozen=True):
-    """How many sessions came in, and which files could not be read. Each is told once."""
+    """How many sessions were imported, and which files could not be read. A damaged file is reported once."""
 
     count: int
     damaged: tuple[Damaged, ...]
 
 
 class File(NamedTuple):
-    """A file as it was found, and the name it is remembered by."""
+    """A file to import, and the name under which the store remembers the file."""
 
     path: Path
     name: str
@@ -66,7 +66,7 @@ class File(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is to look at, and the folder's time then; None where it may change within the same tick."""
+    """The files to import, and the folder's mtime; None if the folder may change within the same tick."""
 
     files: list[File]
     folder_ns: int | None = None
@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file, and the session or the damage in it."""
+    """A file, with its session or its damage."""
 
     file: File
     session: Session | None
@@ -82,7 +82,7 @@ class Read(NamedTuple):
 
 
 def look(connection: "sqlite3.Connection", folder: Path) -> Found:
-    """Find the files that were not imported."""
+    """Return the files that were not imported before."""
     try:
         folder_ns = folder.stat().st_mtime_ns
         if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
@@ -99,7 +99,7 @@ def look(connection: "sqlite3.Connection", folder: Path) -> Found:
 
 
 def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> File | None:
-    """Give a file that was not imported, and whose damage was not told."""
+    """Return a file unless it was imported, or its damage reported, before."""
     name = readable(entry.name)
     _, _, damaged = before = known.get(name, (0, 0, True))
     if not damaged or not name.endswith(".json"):
@@ -126,7 +126,7 @@ def read(file: File) -> Read:
 
 
 def keep(connection: "sqlite3.Connection", files: Sequence[Read], at: float) -> int:
-    """Insert the sessions that were read; give the number of those that were not there."""
+    """Insert the sessions read from files, and return how many were new."""
     count = 0
     for file, session, damage in files:
         connection.execute(_REMEMBER, (file.name, file.size, file.mtime_ns, damage))
@@ -135,15 +135,15 @@ def keep(connection: "sqlite3.Connection", files: Sequence[Read], at: float) -> 
 
 
 def remember(connection: "sqlite3.Connection", folder_ns: int) -> None:
-    """Keep when the folder was looked at as a whole."""
+    """Store the mtime of the folder after a complete import."""
     connection.execute(_REMEMBER, ("", 0, folder_ns, None))
 
 
 def parse(data: bytes, name: str, mtime: float) -> Session:
-    """Make a session of a file's bytes; what is missing in it is taken from its name and time, or left empty.
+    """Parse the bytes of a file. Missing fields come from the file's name and mtime, or stay empty.
 
     Raises:
-        ValueError: it is no session.
+        ValueError: the file is not a session.
     """
     fields = _object(data)
     backend = _text(fields, "backend")
@@ -185,7 +185,7 @@ def _object(data: bytes) -> dict[str, object]:
 
 
 def _id(text: str) -> str:
-    """Give an id of ours for one of an earlier clinvk: the same where it is one, else always the same for it."""
+    """Return the id for one of an earlier clinvk: the same id if it is valid, else a digest of the text."""
     import hashlib  # no prompt waits for it
 
     digits = text.replace("-", "").lower()
@@ -219,10 +219,10 @@ def _usage(value: object) -> Usage:
 
 
 def _time(value: object) -> float | None:
-    """Read RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; None for a time before there were any.
+    """Parse RFC 3339, or a number of seconds, milli-, micro- or nanoseconds; return None before 1971.
 
     Raises:
-        ValueError: it is so late that it is none.
+        ValueError: the time is too far in the future.
     """
     from datetime import UTC, datetime  # no prompt waits for it
 

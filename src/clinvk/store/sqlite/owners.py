@@ -1,7 +1,7 @@
-"""Which of the processes that began runs are still there.
+"""Which processes that started runs are still alive.
 
-Each holds the lock of a file of its own as long as it lives, however it ends: a file that another process can lock,
-or that is gone, is of a dead one. All of this blocks.
+Each process holds the lock of a file of its own while it lives. A process is dead if another process can lock the file,
+or if the file is gone. All functions block.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ class Owners:
         self._file: int | None = None
 
     def take(self) -> str:
-        """Give the id of this process, and hold its lock; once more where its file was removed, as with the home."""
+        """Take the lock of this process, and return its id. Take it again if the file was removed, as with the home."""
         while not self._is_held():
             self._let_go()
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -41,29 +41,29 @@ class Owners:
         return self._id
 
     def is_dead(self, owner: str) -> bool:
-        """Say whether a process is there no more."""
+        """Return whether a process has died."""
         return owner != self._id and _is_free(self._path(owner))
 
     def remove_stale(self) -> None:
-        """Remove the files of the dead; what else lies there is somebody's."""
+        """Remove the files of dead processes, and nothing else."""
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 if _is_lock(entry):
                     _is_free(Path(entry.path), remove=True)
 
     def leave(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._file is not None:
             with suppress(FileNotFoundError):
                 os.remove(self._path(self._id))
         self._let_go()
 
     def _is_held(self) -> bool:
-        """Say whether the lock is that of the file which others look at."""
+        """Return whether this process holds the lock of the file that other processes check."""
         return self._file is not None and file_locks.is_of(self._file, self._path(self._id))
 
     def _give_away(self, file: int) -> None:
-        """Make a file of root's that of whose the folder is, who could not look at it else; SQLite does so too."""
+        """Give a file of root to the owner of the folder, as SQLite does: the owner must be able to read it."""
         if os.geteuid() == 0:
             folder = os.stat(self._folder)
             with suppress(OSError):  # root in a container may lack the right, or know no such user
@@ -84,7 +84,7 @@ def _is_lock(entry: "os.DirEntry[str]") -> bool:
 
 
 def _is_free(path: Path, remove: bool = False) -> bool:
-    """Say whether nobody holds a lock; remove it, while nobody can take it, if asked to."""
+    """Return whether no process holds a lock. With `remove`, remove the file while no process can take the lock."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Sessions and runs as rows: a column for each field, JSON where a field is no plain value."""
+"""Sessions and runs as rows: a column for each field, as JSON if the field is not a plain value."""
 
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -12,7 +12,7 @@ from clinvk.types.text import readable
 
 
 class Unreadable(StoreUnavailable):
-    """What is stored has another form than clinvk gives it: a page of the database is damaged."""
+    """A stored value is not one that clinvk writes: a page of the database is damaged."""
 
 
 Value = str | bytes | int | float | None
@@ -35,22 +35,22 @@ class Table(Generic[_T]):
         self._coded = coded
 
     def select(self, rest: str) -> str:
-        """Write a statement that reads whole rows."""
+        """Return a statement that selects whole rows."""
         return f"SELECT {', '.join(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
 
     def insert(self, *more: str) -> str:
-        """Write a statement that inserts a row, with columns that are no fields after those that are."""
+        """Return a statement that inserts a row; `more` are columns after those of the fields."""
         names = (*self.columns, *more)
         marks = ", ".join("?" * len(names))
         return f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
 
     def update(self, columns: Sequence[str]) -> str:
-        """Write a statement that changes some columns of the row with an id."""
+        """Return a statement that updates columns of the row with an id."""
         changes = ", ".join(f"{name} = ?" for name in columns)
         return f"UPDATE {self.name} SET {changes} WHERE id = ?"  # noqa: S608 - our own names
 
     def values(self, item: _T, columns: Sequence[str] | None = None) -> tuple[Value, ...]:
-        """Give the values of an item for some columns, all by default."""
+        """Return the values of an item for these columns, or for all."""
         return tuple(_plain(getattr(item, name)) for name in columns or self.columns)
 
     def read(self, row: Sequence[object] | None) -> _T:

@@ -1,9 +1,9 @@
 """The store of a machine: one SQLite database in the clinvk home, for servers and command lines at once.
 
-Sessions and runs are rows, events are chunks of a run. One thread of a process writes, with what is asked for
-meanwhile in one transaction; a few read beside it; the journal is written ahead (WAL), so that neither waits for the
-other. `synchronous = NORMAL`: what is committed outlives the process, however it ends, and the database outlives a
-loss of power, which may cost the last moments.
+Sessions and runs are rows, events are chunks of a run. In a process one thread writes, with group commit, and a few
+threads read. The journal is written ahead (WAL), so readers and the writer do not wait for each other. With
+`synchronous = NORMAL` a commit survives the death of the process; a loss of power may cost the last moments, but does
+not damage the database.
 """
 
 import asyncio
@@ -70,10 +70,10 @@ logger = logging.getLogger(__name__)
 class SqliteStore:
     """Sessions and runs in `clinvk.db` of a clinvk home.
 
-    The file is opened when something is asked for, and opened again after it could not be used: there is no state
-    of failure to get out of. The first to open it marks as interrupted what processes that died have left.
-    `patience_s` is how long it waits for another program to let go of the database. `committed` is told how many
-    seconds each transaction that wrote something took, in a thread of its own.
+    The file is opened for the first operation, and opened again after a failure, so a failure never lasts. The first
+    process to open the file marks the runs of dead processes as interrupted. `patience_s` is how long the store waits
+    for another program to release the database. `committed` is called in the writer's thread with the duration of each
+    transaction that wrote something, in seconds.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SqliteStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Finish what is being written, and let go of the files."""
+        """Finish the pending writes, and close the files."""
         try:
             await self._writer.close()
         finally:
@@ -105,7 +105,7 @@ class SqliteStore:
             await self._readers.close()
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        """Keep a run that is about to start, and claim its session for it."""
+        """Insert a run that is about to start, and claim its session."""
 
         def begin(db: "sqlite3.Connection") -> Session | None:
             self._writer.refuse_damaged()
@@ -120,7 +120,7 @@ class SqliteStore:
         return kept
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
-        """Keep what has become known of a run and its session: soon, and before anything is read here."""
+        """Update a run and its session: soon, and before this store reads anything."""
         self._writer.later(run.id, lambda db: turns.update(db, run, session))
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
@@ -133,13 +133,13 @@ class SqliteStore:
         await self._writer.write(append)
 
     async def end(self, run: RunRecord, session: Session | None, events: Sequence[Logged]) -> None:
-        """Keep the end of a run with its last events, and release its session."""
+        """Store the end of a run with its last events, and release its session."""
         packed = await self._packed(events)
         self._writer.forget(run.id)
         await self._writer.write(lambda db: turns.end(db, run, session, packed), must=True)
 
     async def session(self, reference: str) -> Session:
-        """Give a session."""
+        """Return a session."""
         prefix = protocol.prefix(reference, "session")
 
         def find(db: "sqlite3.Connection") -> Session:
@@ -152,7 +152,7 @@ class SqliteStore:
         return await self._noted(await self._read(lambda db: lists.sessions(db, query)))
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
-        """Give the newest session that a next prompt may go on with."""
+        """Return the newest session that the next prompt may continue."""
         return await self._read(lambda db: lists.current(db, backend, working_dir))
 
     async def create(self, session: Session) -> None:
@@ -174,7 +174,7 @@ class SqliteStore:
         await self._free(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
-        """Delete what was last used, or imported, before a time; give the number of sessions."""
+        """Delete the sessions last used or imported before a time, and return how many there were."""
         await self.recover()
         if dry_run:
             return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
@@ -218,7 +218,7 @@ class SqliteStore:
         return await self._read(count)
 
     async def run(self, reference: str) -> RunRecord:
-        """Give a run."""
+        """Return a run."""
         prefix = protocol.prefix(reference, "run")
 
         def find(db: "sqlite3.Connection") -> RunRecord:
@@ -231,7 +231,7 @@ class SqliteStore:
         return await self._noted(await self._read(lambda db: lists.runs(db, query)))
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
-        """Give the kept events of a run after number `after`, at most `limit`."""
+        """Return the stored events of a run after number `after`, at most `limit`."""
         damaged: list[str] = []
         events = await self._read(lambda db: _events(db, run_id, after, limit, damaged))
         if damaged:
@@ -239,19 +239,19 @@ class SqliteStore:
         return events
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
-        """Give what the runs that have ended used, from a day on, in order of days."""
+        """Return the usage of ended runs from a day on, in order of days."""
         return await self._read(lambda db: lists.usage(db, first_day, key_name))
 
     async def size(self) -> int:
-        """Give the bytes that the store takes on disk."""
+        """Return the bytes that the store takes on disk."""
         return await self._readers.call(self._database.size)
 
     async def recover(self) -> int:
-        """Mark as interrupted what was under way in processes that died since; give the number of runs."""
+        """Mark the runs of dead processes as interrupted, and return how many there were."""
         return await self._writer.write(lambda db: turns.recover(db, self._owners))
 
     async def import_earlier(self) -> Imported:
-        """Import the sessions that an earlier clinvk left in the same home, those that are new to this store."""
+        """Import the sessions of an earlier clinvk in the same home, except those imported before."""
         folder = self._database.home / legacy.FOLDER
         found = await self._read(lambda db: legacy.look(db, folder))
         damaged = [Damaged(folder, found.damage)] if found.damage else []
@@ -287,13 +287,13 @@ class SqliteStore:
         return page
 
     async def _note(self, damage: str) -> None:
-        """Remember what is damaged, until another file is in the place of this one."""
+        """Remember the damage until another file replaces this one."""
         if not self.damage:
             logger.warning("%s; clinvk doctor says how to repair it", damage)
             self.damage, self._damaged = damage, await self._readers.call(self._database.identity)
 
     async def _free(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
-        """Carry out a deletion, on a full disk in the room that is reserved for that."""
+        """Run a deletion. On a full disk, free the reserve and retry."""
         try:
             return await self._writer.write(operation)
         except StoreUnavailable as exc:
@@ -318,20 +318,20 @@ class SqliteStore:
         self._owners.remove_stale()
 
     def _index_sometimes(self) -> None:
-        """Let the index of words catch up, also in a process that keeps but one session."""
+        """Update the index of words now and then, even in a process that stores one session only."""
         self._new += 1
         if self._new % search.INDEX_EVERY == 1:
             self._writer.post(search.index)
 
 
 def _probe(db: "sqlite3.Connection") -> None:
-    """Write what was there: there and back, as SQLite does not write what stays the same."""
+    """Change a value and change it back: SQLite does not write a row that stays the same."""
     db.execute(_PROBE)
     db.execute(_PROBE)
 
 
 def _take_room(db: "sqlite3.Connection") -> None:
-    """Write about as much as a prompt and its answer: to find room for a page only says little."""
+    """Write about as much as a prompt and its answer: room for one page alone would prove little."""
     db.execute(_TAKE_ROOM)
 
 

@@ -1,6 +1,6 @@
-"""The threads of the database: one that writes, and several that read, each with its own connection.
+"""The threads of the database: one writer and several readers, each with a connection of its own.
 
-What is asked of the writer while it is at work goes into the next transaction, all of it in one.
+Operations that arrive while the writer is busy share the next transaction (group commit).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class _Job:
-    """An operation, who waits for it, and what it failed with. One that `must` happen is tried again."""
+    """An operation with its future and its error. A `must` operation is retried after a failure of the database."""
 
     def __init__(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> None:
         self.operation = operation
@@ -36,7 +36,7 @@ class _Job:
         self.error: Exception | None = None
 
     def settle(self) -> None:
-        """Tell who waits."""
+        """Resolve the future."""
         if self.done.done():
             return
         if self.error:
@@ -46,11 +46,11 @@ class _Job:
 
 
 class Writer:
-    """Carries out operations that write, in their order.
+    """Runs the operations that write, in order.
 
-    An operation is given the connection inside a transaction. It first checks and then writes: when it raises a
-    `ClinvkError` it has written nothing, and its neighbours in the transaction are kept. After any other error each
-    of them is carried out again, alone.
+    An operation receives the connection inside a transaction. It first checks and then writes: an operation that raises
+    a `ClinvkError` has written nothing, so the others in the transaction are committed. After any other error each
+    operation is run again, in a transaction of its own.
 
     Attributes:
         is_open: the database was opened, and is up to date.
@@ -64,10 +64,10 @@ class Writer:
         max_owed: int = _MAX_OWED,
         committed: Callable[[float], None] | None = None,
     ) -> None:
-        """`opened` is the first thing that is done with a connection, before any transaction.
+        """`opened` is called with a new connection before any transaction.
 
-        `max_owed` is how many operations that must happen are kept in memory while they cannot. `committed` is told,
-        in the writer's thread, how many seconds each transaction that wrote something took.
+        `max_owed` limits the operations that are kept in memory for a retry. `committed` is called in the writer's
+        thread with the duration of each transaction that wrote something, in seconds.
         """
         self.trouble: StoreUnavailable | None = None
         self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
@@ -106,10 +106,11 @@ class Writer:
             self._damage = None
 
     async def write(self, operation: "Callable[[sqlite3.Connection], _T]", must: bool = False) -> _T:
-        """Carry out an operation; give its value when that is committed.
+        """Run an operation, and return its value after the commit.
 
-        Cancelled while it waits for its turn, it does not happen, unless it `must`; its failure is logged then. That
-        one is also tried again with every later transaction when there was no room or no database for it.
+        A caller that is cancelled while the operation waits cancels the operation too, except with `must`: then the
+        operation runs, and a failure is logged. A `must` operation that found no room or no database is retried with
+        every later transaction.
         """
         values: list[_T] = []
 
@@ -125,14 +126,13 @@ class Writer:
         return values[0]
 
     def post(self, operation: "Callable[[sqlite3.Connection], object]") -> None:
-        """Ask for an operation that nobody waits for; its failure is logged."""
+        """Queue an operation without waiting. A failure is logged."""
         self._ask(operation, must=False).done.add_done_callback(_log_failure)
 
     def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
-        """Ask for an operation that is carried out soon, or with what `catch_up` brings about.
+        """Queue an operation to run soon, or with the next `catch_up`. A failure is logged.
 
-        A later operation of the same key takes its place, as `forget` does: of most runs that end at once nothing is
-        left to do. Its failure is logged.
+        A newer operation with the same key replaces it, and `forget` drops it: most runs that end at once need none.
         """
         self.forget(key)
         job = self._later[key] = _Job(operation, must=False)
@@ -141,22 +141,22 @@ class Writer:
             self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
 
     def forget(self, key: str) -> None:
-        """Let go of what was to be done `later`: what is asked for now says it all."""
+        """Drop the operation of a key: a newer one replaces it."""
         if job := self._later.pop(key, None):
             job.done.cancel()
 
     @property
     def is_behind(self) -> bool:
-        """Whether something that is to be done `later` is not done."""
+        """Whether operations queued with `later` have not been committed."""
         return bool(self._later) or self._carries_later
 
     async def catch_up(self) -> None:
-        """Open the database, and do what was to be done `later`."""
+        """Open the database, and run the operations queued with `later`."""
         self._is_due = True
         await self.write(_nothing)
 
     async def close(self) -> None:
-        """Finish what was asked for, try what is owed once more, and close the connection. What comes is refused."""
+        """Run everything queued, retry what is owed once, and close the connection. Later operations are refused."""
         while self._batch or self._waiting or self._later:
             self._is_due = True
             if self._batch:
@@ -175,7 +175,7 @@ class Writer:
         return job
 
     def _plan(self) -> None:
-        """Have what this turn of the loop asks for started together; while a transaction is under way, after that."""
+        """Start the waiting operations together, in the next turn of the loop or after the running transaction."""
         if not self._batch and (self._waiting or self._is_due):
             asyncio.get_running_loop().call_soon(self._start)
 
@@ -185,7 +185,7 @@ class Writer:
         self._plan()
 
     def _start(self) -> None:
-        """Hand all that is asked for to the writer's thread, and what can wait when that is due."""
+        """Hand the waiting operations to the writer's thread, and those queued with `later` if their time has come."""
         if self._batch:
             return
         jobs = [job for job in self._waiting if not job.done.cancelled()]
@@ -215,7 +215,7 @@ class Writer:
         batch.result()
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
-        """Carry out what is owed and what is asked for, in the writer's thread."""
+        """Run owed and new jobs, in the writer's thread."""
         jobs = [*self._owed, *jobs]
         self._owed.clear()
         error = self._commit(jobs)
@@ -226,7 +226,7 @@ class Writer:
             self._fail(jobs, error)
 
     def _commit(self, jobs: Sequence[_Job]) -> Exception | None:
-        """Carry out jobs in one transaction; give what they failed with, all together."""
+        """Run jobs in one transaction. Return the error of the transaction, or None."""
         began = time.monotonic()
         try:
             with self._database.translated(), transaction(self._connected()) as connection:
@@ -270,14 +270,14 @@ class Writer:
         return self._connection
 
     def _leave(self) -> None:
-        """Carry out what is owed, the last time that it can be, and close the connection."""
+        """Try the owed jobs a last time, and close the connection."""
         if self._owed:
             self._carry_out([])
         self._give_up(len(self._owed))
         self._disconnect()
 
     def _give_up(self, number: int) -> None:
-        """Let go of the oldest of what is owed, aloud."""
+        """Drop the oldest owed operations, and log an error."""
         for _ in range(number):
             self._owed.popleft()
         if number > 0:
@@ -310,13 +310,13 @@ THREADS = 4
 
 
 class _Own(threading.local):
-    """The connection of a thread, and which database file it is to."""
+    """The connection of a thread, and the identity of its database file."""
 
     kept: "tuple[sqlite3.Connection, tuple[int, int] | None] | None" = None
 
 
 class Readers:
-    """Carries out operations that read, a few at once."""
+    """Runs the operations that read, a few at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -325,11 +325,11 @@ class Readers:
         self._connections: set[sqlite3.Connection] = set()
 
     async def read(self, operation: "Callable[[sqlite3.Connection], _T]") -> _T:
-        """Give the value of an operation, all of which sees the database at one moment."""
+        """Return the value of an operation, which reads from one snapshot of the database."""
         return await self.call(lambda: self._carry_out(operation))
 
     async def call(self, work: Callable[[], _T]) -> _T:
-        """Do other work that takes too long for the loop."""
+        """Run other work that would block the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def close(self) -> None:

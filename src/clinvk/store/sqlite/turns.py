@@ -1,6 +1,6 @@
-"""What a run writes: its record and events, its session, and the claim on that, which is the run's being under way.
+"""The operations that write runs, their events and their sessions.
 
-Each function is an operation of the writer: it checks, then it writes.
+A run under way holds its session. Each function is an operation of the writer: it checks first and then writes.
 """
 
 from collections.abc import Collection, Sequence
@@ -74,7 +74,7 @@ _WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started"
 
 
 def insert(connection: "sqlite3.Connection", session: Session, imported_at: float | None = None) -> bool:
-    """Insert a session unless its id is there; say whether it was inserted."""
+    """Insert a session, and return True; return False if the id exists."""
     if not connection.execute(
         _INSERT_SESSION, (*SESSIONS.values(session), _is_resumable(session), imported_at)
     ).rowcount:
@@ -86,7 +86,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
 def begin(
     connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None, must_exist: bool
 ) -> Session | None:
-    """Keep a run that is about to start; give its session as it is kept."""
+    """Insert a run that is about to start. Return the session as stored."""
     owner = owners.take()
     session = replace(session, status="active") if session else None
     if session and (must_exist or not insert(connection, session)):
@@ -99,7 +99,7 @@ def begin(
 
 
 def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
-    """Keep what has become known of a run and its session."""
+    """Update a run and its session."""
     if _has_lost_text(connection, run):
         run = without_text(run)
     if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
@@ -110,7 +110,7 @@ def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | 
 
 
 def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
-    """Say whether a run is an orchestration, which has no backend, of which a part was deleted."""
+    """Return whether a run is an orchestration (which has no backend) with a deleted part."""
     return not run.backend and connection.execute(_LOST_TEXT, (run.id,)).fetchone() is not None
 
 
@@ -126,14 +126,14 @@ def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk
 
 
 def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | None, packed: Sequence[Chunk]) -> None:
-    """Keep the end of a run."""
+    """Store the end of a run."""
     update(connection, run, session)
     if packed and not _has_lost_text(connection, run):
         append(connection, run.id, packed)
 
 
 def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
-    """Delete a session with its runs and their events, and what the orchestrations say of these that they were in."""
+    """Delete a session with its runs and their events, and the text of orchestrations that had one as a part."""
     refuse_busy(connection, owners, session_id)
     if not _drop(connection, session_id):
         raise protocol.missing(session_id, "session")
@@ -141,7 +141,7 @@ def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) ->
 
 
 def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
-    """Delete sessions that are not busy likewise; give their number."""
+    """Delete sessions that are not busy in the same way, and return how many there were."""
     return sum(_drop(connection, session_id) for session_id in session_ids)
 
 
@@ -187,7 +187,7 @@ def _described(connection: "sqlite3.Connection", session: Session) -> Session:
 
 
 def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
-    """Let go of a session whose run died with its process.
+    """Release a session whose run died with its process.
 
     Raises:
         SessionBusy: its run is under way.
@@ -200,17 +200,17 @@ def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: st
 
 
 def dead(connection: "sqlite3.Connection", owners: Owners) -> list[str]:
-    """Give the processes that died with runs under way."""
+    """Return the ids of processes that died with runs under way."""
     return [owner for (owner,) in connection.execute(_OWNERS).fetchall() if owners.is_dead(owner)]
 
 
 def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
-    """Mark as interrupted what was under way in processes that are dead; give the number of runs."""
+    """Mark the runs of dead processes as interrupted, and return how many there were."""
     return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
 
 
 def withdraw(connection: "sqlite3.Connection", run_id: str) -> None:
-    """End a run whose caller left before it was told that it had begun."""
+    """Cancel a run whose caller left before `begin` returned."""
     for key, session_id, at in connection.execute(_BEGUN, (run_id,)).fetchall():
         _stop(connection, key, session_id, at, "cancelled", _WITHDRAWN)
 
@@ -225,10 +225,10 @@ def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
 def _stop(
     connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
 ) -> None:
-    """End a run that cannot do it itself, at its last sign of life, with what is kept of its answer.
+    """End a run whose process cannot, at the time of the last event, with the stored part of the answer.
 
-    Its events get the ending that they lack. The number of that is beyond all that a client may have read, so that
-    none takes the ending for one that it has.
+    A missing ending is added to the events, with a number beyond every event that a client may have read, so that no
+    client mistakes the ending for an event it has.
     """
     events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), [])]
     last = events[-1] if events else Logged(0, at, ending)
