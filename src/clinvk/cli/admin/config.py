@@ -189,7 +189,7 @@ def _unserved(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
 
     mistakes = list(auth.mistakes(settings.server))
     try:
-        workdirs.Workdirs(settings, environ).check_default()
+        workdirs.Workdirs(settings, environ, BACKENDS).check_default()
     except ConfigError as exc:
         mistakes.append(exc)
     return {_INDEX.sub("", mistake.message, count=1): mistake.message for mistake in mistakes}

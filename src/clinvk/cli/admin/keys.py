@@ -143,7 +143,7 @@ def _warn_closed_directories(limits: Limits, flags: KeyFlags, environ: Mapping[s
     if not limits.workdirs:
         return
     errors: list[ConfigError] = []
-    workdirs = Workdirs(trace_of(flags, environ, {}, errors.append).settings, environ)
+    workdirs = Workdirs(trace_of(flags, environ, {}, errors.append).settings, environ, registry.BACKENDS)
     for path in limits.workdirs:
         if why := workdirs.refusal_throughout(path):
             notes.say(f"warning: no request gets into {path!r} with this key: it {why}")

@@ -114,7 +114,7 @@ def _settings(
 
 async def _serve(settings: Settings, environ: Mapping[str, str], spawner: Spawner) -> list[Check]:
     """Report what keeps the server from starting, or from accepting requests."""
-    workdirs = Workdirs(settings, environ)
+    workdirs = Workdirs(settings, environ, BACKENDS)
     mistakes = list(auth.mistakes(settings.server))
     try:
         workdirs.check_default()
