@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
     is_error: bool = False
 
 
-class Turn(msgspec.Struct, frozen=True, gc=False):
+class Turn(msgspec.Struct, frozen=True):
     """One message: what was said, then the calls made; of a user or tool, the outcomes and then what was said."""
 
     role: Literal["user", "assistant", "tool"]

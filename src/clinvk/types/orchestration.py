@@ -23,7 +23,7 @@ Isolation = Literal["none", "worktree"]
 """Where an agent works: directly in its directory, or in a git worktree of the directory's repository."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The share of one agent.
 
     Attributes:
@@ -160,7 +160,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     output: str
 
 
-class PartResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PartResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one part.
 
     Attributes:

@@ -45,7 +45,7 @@ class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str = ""
 
 
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
     A field that is None was not asked for: the settings decide, then the agent's CLI.

@@ -21,7 +21,7 @@ from clinvk.types.events import (
 Said = TextDelta | ThinkingDelta | ToolCall | ToolResult
 
 
-class RunResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """A run that has ended: all that its events told.
 
     `said` is what the agent said, thought and did, in its order.

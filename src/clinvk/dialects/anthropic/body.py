@@ -47,7 +47,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     type: str
 
 
-class MessageIn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class MessageIn(msgspec.Struct, frozen=True, kw_only=True):
     """A message of the conversation. Those of the role system may have no content, only settings."""
 
     role: Literal["user", "assistant", "system"]

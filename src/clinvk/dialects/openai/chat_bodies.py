@@ -75,7 +75,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     custom: CustomCall | None = None
 
 
-class Message(msgspec.Struct, frozen=True, gc=False):
+class Message(msgspec.Struct, frozen=True):
     """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]

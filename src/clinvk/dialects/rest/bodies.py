@@ -30,7 +30,7 @@ Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, extra_json_schema={"patter
 _StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt, and how it shall be run.
 
     A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
