@@ -10,7 +10,7 @@ from clinvk.orchestrate import whole_record
 from clinvk.orchestrate.admission import Admission, Admit, plan_warnings
 from clinvk.orchestrate.orchestration import Orchestration, SourceRule
 from clinvk.runtime.process.spawn import Spawner
-from clinvk.runtime.process.waiting import WITHIN_S, beside_loop, finished
+from clinvk.runtime.process.waiting import WITHIN_S, finished
 from clinvk.runtime.runs import Runs
 from clinvk.runtime.worktrees.worktrees import Worktrees
 from clinvk.store.protocol import SessionStore
@@ -19,8 +19,6 @@ from clinvk.types.orchestration import Plan, is_dry_run
 from clinvk.types.request import RunRequest
 
 logger = logging.getLogger(__name__)
-
-_PART_CHARS = 100
 
 
 def _any_source(_: RunRequest, __: str) -> Sequence[str]:
@@ -73,8 +71,7 @@ class Orchestrations:
             StoreUnavailable: the record cannot be stored.
             QueueFull: the queue has no room for the memory of the requests.
         """
-        size = sum(_PART_CHARS + len(part.request.prompt) for part in plan.parts)
-        warnings = await beside_loop(size, lambda: tuple(plan_warnings(plan)))
+        warnings = await asyncio.to_thread(lambda: tuple(plan_warnings(plan)))
         if is_dry_run(plan):
             yield Orchestration("", plan, self._runs, self._worktrees, self._rule, warnings)
             return

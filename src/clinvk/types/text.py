@@ -15,22 +15,19 @@ _SLICE_BYTES = 64 * 1024
 _NO_STRUCTURE = bytes(set(range(256)) - set(b'"[{,'))
 
 
-def json_values(document: bytes) -> int:
-    """Return about how many values a JSON document has: the brackets, braces and commas outside its strings.
-
-    Those inside count too as long as the sum is within `MAX_JSON_VALUES`.
-    """
+def has_too_many_values(document: bytes) -> bool:
+    """Return whether a JSON document has over `MAX_JSON_VALUES` values: brackets, braces and commas outside strings."""
     if len(document) <= MAX_JSON_VALUES:
-        return len(document)
-    if (most := sum(map(document.count, (b",", b"[", b"{")))) <= MAX_JSON_VALUES:
-        return most
+        return False
+    if sum(map(document.count, (b",", b"[", b"{"))) <= MAX_JSON_VALUES:
+        return False
     bare = document.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_STRUCTURE).replace(b'""', b"")
     count, in_string = 0, 0
     for at in range(0, len(bare), _SLICE_BYTES):
         parts = bare[at : at + _SLICE_BYTES].split(b'"')
         count += sum(map(len, parts[in_string::2]))
         in_string ^= (len(parts) - 1) & 1
-    return count
+    return count > MAX_JSON_VALUES
 
 
 _MAX_CHARS = 200

@@ -3,6 +3,7 @@
 The agents live inside the request: a client that disconnects ends all of them.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -45,8 +46,6 @@ logger = logging.getLogger(__name__)
 _parallel = json_bodies.decoder(bodies.ParallelBody)
 _chain = json_bodies.decoder(bodies.ChainBody)
 _compare = json_bodies.decoder(bodies.CompareBody)
-_RESULT_BYTES = 1000
-"""The size for which encoding one result counts."""
 
 
 class BatchEndpoint:
@@ -111,7 +110,7 @@ class BatchEndpoint:
             case "parallel":
                 return await beside_loop(len(body), lambda: bodies.parallel(json_bodies.decode(body, _parallel)))
             case "chain":
-                asked = await beside_loop(len(body), json_bodies.decode, body, _chain)
+                asked = json_bodies.decode(body, _chain)
                 if asked.resume_from:
                     return await self._resumed(asked, asked.resume_from)
                 return await beside_loop(len(body), bodies.chain, asked)
@@ -183,7 +182,7 @@ class _Exchange:
     async def _end(self, summary: Summary) -> None:
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
         encode = batch_answers.last_line if self._stream else batch_answers.whole
-        answer = await beside_loop(len(summary.results) * _RESULT_BYTES, encode, summary)
+        answer = await asyncio.to_thread(encode, summary)
         if self._stream:
             await self._reply.end(self._framed(answer))
         else:

@@ -15,7 +15,6 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects import json_bodies
 from clinvk.dialects.rest import views
 from clinvk.runtime import sessions
-from clinvk.runtime.process.waiting import beside_loop
 from clinvk.store.protocol import RunQuery, SessionQuery, SessionStore
 from clinvk.types.errors import BackendUnavailable, InvalidRequest
 from clinvk.types.session import Session
@@ -88,7 +87,7 @@ class Sessions:
     async def describe(self, request: Request) -> Response:
         """Answer `PATCH /api/v1/sessions/{id}`."""
         body = await read_json(request.scope, request.receive, self._settings)
-        patch = await beside_loop(len(body), views.patch, body)
+        patch = views.patch(body)
         session = await self._changeable(request)
         tags = None if patch.tags is None else tuple(dict.fromkeys(patch.tags))
         return document(views.session_view(await self._store.describe(session.id, patch.title, tags)))

@@ -14,7 +14,7 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import BodyTooLarge, BodyTooSlow, BudgetSpent, Dialect, NoSuchPath, WrongMediaType
 from clinvk.runtime.process.waiting import beside_loop
 from clinvk.types.errors import ClinvkError, ResourcesExhausted, exhausted
-from clinvk.types.text import MAX_JSON_VALUES, json_values
+from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 Header = tuple[bytes, bytes]
 
@@ -95,7 +95,7 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
     headers = headers_of(scope)
     _require_json(headers)
     body = await _read_body(headers, receive, settings.max_request_body_bytes, settings.read_timeout_secs)
-    if await beside_loop(len(body), json_values, body) > MAX_JSON_VALUES:
+    if await beside_loop(len(body), has_too_many_values, body):
         raise BodyTooLarge(f"the body has more than {MAX_JSON_VALUES} JSON values")
     return body
 

@@ -71,7 +71,11 @@ _IDLE_S = 5.0
 
 
 async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what `work` returns, which takes time linear in `size`: in a thread where that would hold up others."""
+    """Return what `work` returns, which takes time linear in `size`: in a thread where that would hold up others.
+
+    A thread helps where Python code works. C code such as msgspec's keeps the interpreter in a thread too: its time is
+    bounded by the limits on bodies alone.
+    """
     return work(*args, **kwargs) if size <= _LARGE else await asyncio.to_thread(work, *args, **kwargs)
 
 

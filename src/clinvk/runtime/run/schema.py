@@ -18,7 +18,7 @@ from clinvk.runtime.run import schema_process
 from clinvk.runtime.run.schema_process import Task, Verdict
 from clinvk.types.errors import ClinvkError, InvalidRequest
 from clinvk.types.record import SCHEMA_FIELD
-from clinvk.types.text import MAX_JSON_VALUES, json_values
+from clinvk.types.text import MAX_JSON_VALUES, has_too_many_values
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def read(text: str) -> object:
     Raises:
         ValueError: there is none, or it has more than `MAX_JSON_VALUES`.
     """
-    if json_values(text.encode(errors="replace")) > MAX_JSON_VALUES:
+    if has_too_many_values(text.encode(errors="replace")):
         raise ValueError(f"it has more than {MAX_JSON_VALUES} JSON values")
     for candidate in _candidates(text.strip()):
         try:
