@@ -85,6 +85,19 @@ OTHERS: dict[str, dict[str, object] | None] = {
 }
 
 
+@pytest.mark.parametrize("path", ["/api/v1/parallel", "/api/v1/chain", "/api/v1/compare"])
+def test_an_orchestration_that_can_start_no_agent_is_refused(scripted: Scripted, path: str) -> None:
+    scripted.play(claude_says("hi"))
+    with Server(scripted) as server:
+        client = server.up().client
+        assert client.post(path, json=OTHERS[path]).status_code == 200
+        with no_descriptors(server):
+            refused = client.post(path, json=OTHERS[path])
+        assert (refused.status_code, refused.json()["code"]) == (503, "resources_exhausted")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.post(path, json=OTHERS[path]).status_code == 200
+
+
 def test_other_requests_are_answered_or_refused_with_503_and_retry_after(scripted: Scripted) -> None:
     scripted.play(claude_says("hi"))
     with Server(scripted) as server:

@@ -37,7 +37,8 @@ from clinvk.orchestrate.live import Orchestrations
 from clinvk.orchestrate.orchestration import Orchestration
 from clinvk.runtime.process import executables
 from clinvk.runtime.process.waiting import beside_loop
-from clinvk.types.errors import ClinvkError, InvalidRequest
+from clinvk.types.errors import ClinvkError, InvalidRequest, ResourcesExhausted
+from clinvk.types.events import RunFailed
 from clinvk.types.orchestration import Compare, Kind, Plan, Summary
 from clinvk.types.request import RunRequest
 
@@ -181,6 +182,8 @@ class _Exchange:
 
     async def _end(self, summary: Summary) -> None:
         """Send the answer, or the last line of the stream. The outcome is recorded by then."""
+        if (refusal := _refusal(summary)) and not self._reply.opened:
+            raise refusal
         encode = batch_answers.last_line if self._stream else batch_answers.whole
         answer = await asyncio.to_thread(encode, summary)
         if self._stream:
@@ -217,3 +220,12 @@ class _Exchange:
         if self._orchestration and self._reply.is_quiet(2 * self._tick_s):
             await self._reply.pulse(sse.PULSE if self._is_sse else unified.PULSE)
             await self._open()
+
+
+def _refusal(summary: Summary) -> ClinvkError | None:
+    """Return the error of an orchestration for which the machine could start no agent at all; None for others."""
+    endings = [part.result.ending for part in summary.results]
+    failures = [
+        ending for ending in endings if isinstance(ending, RunFailed) and ending.code == ResourcesExhausted.code
+    ]
+    return ResourcesExhausted(failures[0].message) if failures and len(failures) == len(endings) else None
