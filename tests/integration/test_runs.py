@@ -184,7 +184,7 @@ async def test_flags_of_the_settings_stay_out_of_the_record_of_a_run() -> None:
     runs = LocalRuns(settings, store, ENV, {"shell": Shell()})
     async with runs, runs.run(complete(ask(DONE, extra=("--own",)), settings)) as run:
         await run.result()
-    assert (await store.run(run.id)).request == {"extra": ("--own",), **UNIFIED}
+    assert (await store.run(run.id)).request == {"extra": ["--own"], **UNIFIED}
 
 
 async def test_an_agent_that_does_not_exit_after_its_ending_is_ended(tmp_path: Path) -> None:
@@ -304,8 +304,7 @@ async def test_a_run_waits_for_a_slot_and_goes_when_one_is_free() -> None:
         await until(lambda: first.state == "running")
         assert (second.state, runs.busy, runs.queued) == ("queued", 1, 1)
         first_left = asyncio.create_task(_leave(runs, ask(TEXT + DONE)))
-        await asyncio.sleep(0)
-        assert runs.queued == 2
+        await until(lambda: runs.queued == 2)
         first.stop(RunFailed("cancelled", "enough"))  # type: ignore[attr-defined]
         assert (await second.result()).text == "hello"
         assert await first_left == "hello"
@@ -470,7 +469,7 @@ async def test_a_run_is_kept_with_its_events_answer_and_ending() -> None:
     record = await store.run(run.id)
     assert (record.state, record.output, record.exit_code) == ("failed", "hello", 9)
     assert (record.error_code, record.error_message) == ("agent_failed", "no")
-    assert record.request == {"max_turns": 3, "tags": ("a",)}
+    assert record.request == {"max_turns": 3, "tags": ["a"]}
     assert record.session_id == run.session_id
     assert record.started_at
     assert record.ended_at
