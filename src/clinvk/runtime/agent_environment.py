@@ -1,4 +1,4 @@
-"""The agent environment: which agents there are, where, what they inherit, and how one gets the terminal."""
+"""The agent environment: executables, inherited variables, and the command of an interactive session."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ class Surroundings:
         return backend
 
     def path(self, backend: Backend) -> str:
-        """Look on PATH again only where the CLI is no more where it was found.
+        """Return the path of a CLI; look on PATH again only if the CLI is gone from where it was found.
 
         Raises:
             BackendUnavailable: it is not installed.
@@ -55,19 +55,19 @@ class Surroundings:
         return path
 
     def host(self, backend: str) -> Host:
-        """Look at the machine once for each backend: helper programs do not come and go."""
+        """Return what a backend sees of the machine, looked up once: helper programs do not come and go."""
         if backend not in self._hosts:
             self._hosts[backend] = executables.host(self.environment(backend))
         return self._hosts[backend]
 
     def environment(self, backend: str) -> Mapping[str, str]:
-        """Give the environment that a backend's CLI is started in."""
+        """Return the environment of a backend's CLI."""
         if backend not in self._environments:
             self._environments[backend] = executables.environment(backend, self._settings, self._environ)
         return self._environments[backend]
 
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
-        """Give what holds the worktree of this clinvk that a directory lies in; None where its name says otherwise."""
+        """Return the lock of the clinvk worktree that contains a directory; None if its name rules a worktree out."""
         if not directory or not may_lie_in_worktree(directory):
             return None
         from clinvk.runtime.worktrees.worktrees import Worktrees  # few runs need it
@@ -94,7 +94,7 @@ async def handover(
     environ: Mapping[str, str],
     registry: Mapping[str, Backend] = backends.BACKENDS,
 ) -> Handover:
-    """Say how the agent's own program opens a session; of the request it is told the model alone.
+    """Return the command that opens a session in the agent's own program; of the request only the model counts.
 
     Raises:
         SessionBusy: its agent has yet to tell its handle.

@@ -92,29 +92,29 @@ class LocalRuns:
 
     @property
     def busy(self) -> int:
-        """Runs that hold a slot."""
+        """The number of runs that hold a slot."""
         return self._slots.busy
 
     @property
     def queued(self) -> int:
-        """Runs that wait for one."""
+        """The number of runs that wait for a slot."""
         return self._slots.queued
 
     @property
     def occupancy(self) -> Occupancy:
-        """Who holds slots and who waits, by backend."""
+        """The numbers of runs that hold slots and that wait, by backend."""
         return self._slots.occupancy(self._registry)
 
     @property
     def warm(self) -> Warm | None:
-        """The agent processes that are kept; None where none are."""
+        """Counts and memory of the warm agent processes; None if no process is kept warm."""
         if self.pool is None:
             return None
         one_shot = tuple(name for name, path in self._here.paths.items() if not self.fallbacks.is_spoken(path))
         return replace(self.pool.standing, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
-        """Take other limits on how many run at once, and how many wait."""
+        """Change how many runs may go at once, and how many may wait."""
         self.capacity = capacity(server)
         self._slots.resize(queue_limits(server, self.capacity.runs))
 
@@ -131,7 +131,7 @@ class LocalRuns:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Take no more runs, end those that go, and wait until nothing is left of them."""
+        """Refuse new runs, stop the current runs, and wait until all of their processes are gone."""
         self._closing = True
         for run in self._live.values():
             if run.started_at is None:
@@ -151,7 +151,7 @@ class LocalRuns:
         self._guard.dismiss()
 
     async def plan(self, request: RunRequest) -> Launch:
-        """Say what would be started; the CLI need not be installed."""
+        """Return the launch that `run` would start; the CLI need not be installed."""
         request, _, resume = await self._continued(request)
         backend = self._here.backend(request.backend)
         launch = await self._lookups.run(partial(self._launch, self._here, backend, request, resume))
@@ -160,7 +160,7 @@ class LocalRuns:
         return replace(launch, hidden=self._settings.backend(request.backend).extra_flags)  # others are to see it
 
     def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
-        """Run a prompt; leaving the context ends the run."""
+        """Run a prompt; leaving the context stops the run."""
         return _Owned(self._begin(request, share))
 
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
@@ -174,13 +174,13 @@ class LocalRuns:
         return _Owned(self._begin(request, users=Surroundings(self._settings, environ, self._registry)))
 
     async def start(self, request: RunRequest) -> Run:
-        """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
+        """Run a prompt in the background until the run ends or is cancelled. Raises what `run` raises."""
         run, _ = await self._begin(request)
         run.log.let_go()
         return run
 
     def live(self, run_id: str) -> Run | None:
-        """Give a run that is queued or under way here."""
+        """Return a run that is queued or running here, else None."""
         return self._live.get(run_id)
 
     async def room(self, request: RunRequest) -> None:
@@ -196,36 +196,36 @@ class LocalRuns:
         return self._slots.reserved(requests[0].client if requests else "", sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False) -> None:
-        """End a run that is queued or under way here; `at_once` its agent gets no time to stop by itself."""
+        """Stop a run that is queued or running here; with `at_once` its agent gets no time to stop by itself."""
         if run := self._live.get(run_id):
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"), at_once)
 
     async def cancel(self, run_id: str) -> None:
-        """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
+        """Stop a run that is queued or running here, and wait until its agent is gone. Unknown runs are ignored."""
         if task := self._tasks.get(run_id):
             self.stop(run_id)
             await asyncio.wait([task])
 
     async def let_go(self, session_id: str) -> None:
-        """Have no kept process hold a session's conversation open: it is gone on with elsewhere."""
+        """Have all warm processes release a session's conversation, which is resumed elsewhere."""
         if self.pool:
             with suppress(SessionError, StoreUnavailable):
                 session = await self._store.session(session_id)
                 await self.pool.forget((await sessions.resume(self._store, session)).handle)
 
     def kill(self) -> None:
-        """End all agents without a grace; their runs have no ending."""
+        """Kill all agents at once; their runs have no ending."""
         for task in self._tasks.values():
             task.cancel()
 
     async def version(self, backend: Backend, path: str) -> str | None:
-        """Ask a backend's CLI for its version, in the environment of its runs; None where it does not tell."""
+        """Return the version of a backend's CLI, in the environment of its runs; None if it does not answer."""
         return await executables.version(self.spawner, path, self._here.environment(backend.name))
 
     async def _begin(
         self, request: RunRequest, share: Share | None = None, users: Surroundings | None = None
     ) -> tuple[RunTask, asyncio.Task[None]]:
-        """Begin a run; `users` are those of a user's own."""
+        """Begin a run; `users` is the environment of a run of this machine's user."""
         request, session, resume = await self._continued(request)
         if session:
             await self._until_gone(session)
@@ -271,20 +271,20 @@ class LocalRuns:
             over()
 
     async def _until_gone(self, session: Session) -> None:
-        """Wait for an agent that has told the end of a run in this session, and is about to exit."""
+        """Wait for the agents of the session's runs that have their ending and are about to exit."""
         runs = [run for run in self._live.values() if run.session_id == session.id]
         leaving = [self._tasks[run.id] for run in runs if run.phase >= Phase.ENDING]
         if leaving:
             await asyncio.wait(leaving)
 
     async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
-        """Go on from the session as it was claimed: since it was looked at, another run may have ended."""
+        """Resume the session as it was when it was claimed: another run may have ended since it was read."""
         resume = await sessions.resume(self._store, session)
         if resume != spec.resume:
             run.resume_from(resume, spec.relaunch(run.request, resume))
 
     async def _prestart(self, pool: Pool) -> None:
-        """Start what the settings want to be there for the first run."""
+        """Start the warm processes that the settings want before the first run."""
         for name in (name for name in self._settings.warm.prestart if name in self._settings.warm.kept_backends):
             try:
                 backend = self._here.backend(name)
@@ -338,7 +338,7 @@ class LocalRuns:
             raise
 
     def _blame_settings(self, error: InvalidRequest, request: RunRequest) -> None:
-        """Say of a flag that it is one of the settings, without its value, which may be a secret."""
+        """Name the setting that a refused flag comes from, without the flag's value, which may be a secret."""
         count = len(request.extra) - len(self._own_extra(request))
         for index, argument in enumerate(request.extra[:count]):
             if error.field == f"extra[{index}]":
@@ -346,7 +346,7 @@ class LocalRuns:
                 error.message, error.field = f"backends.{request.backend}.extra_flags: {told}", None
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
-        """Give the request where its session is, the session, and what continues it."""
+        """Return the request with its session's directory, the session, and what resumes the session."""
         if request.output_schema is not None:
             await self._schemas.check(request.output_schema)
         if not request.session_id:
@@ -356,7 +356,7 @@ class LocalRuns:
         return request, session, await sessions.resume(self._store, session)
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
-        """Give the extra flags without those of the settings, which may hold secrets."""
+        """Return the extra flags of the request without those of the settings, which may hold secrets."""
         settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
 
@@ -370,7 +370,7 @@ def _refuse_unreadable(request: RunRequest) -> None:
 
 
 class _Owned:
-    """A run that ends when its owner leaves. A class, since a generator's context costs three times as much."""
+    """A context that stops its run when it is left. A generator's context would cost three times as much."""
 
     __slots__ = ("_beginning", "_run", "_task")
 

@@ -15,14 +15,14 @@ from clinvk.types.result import RunResult
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """Kept processes at this moment.
+    """Counts of warm processes now.
 
     Attributes:
-        processes: those that are kept.
-        ready: of these, those that a run without a session can go to at once.
-        runs: runs that they carry.
-        hits, misses: runs that found a process, and runs that did not.
-        memory_bytes: what they take, as last measured.
+        processes: the warm processes.
+        ready: the processes among them that can take a run without a session at once.
+        runs: the runs in the processes.
+        hits, misses: the runs that found a process, and the runs that did not.
+        memory_bytes: the memory of the processes, as last measured.
     """
 
     processes: int
@@ -46,7 +46,7 @@ class Warm(Kept, frozen=True, kw_only=True):
 
 
 class Followed(Protocol):
-    """A run as the command sees it that asked for it. `created_at` and the like are seconds since the epoch."""
+    """A run as its caller sees it. Times such as `created_at` are seconds since the epoch."""
 
     id: str
     request: RunRequest
@@ -54,17 +54,17 @@ class Followed(Protocol):
 
     @property
     def started_at(self) -> float | None:
-        """When it got an agent process."""
+        """When an agent process started; None before."""
         ...
 
     @property
     def ended_at(self) -> float | None:
-        """When it was over."""
+        """When the run ended; None before."""
         ...
 
     @property
     def ending(self) -> Ending | None:
-        """How it ended, once it has."""
+        """The ending; None before the run has ended."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Followed(Protocol):
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Give the events after number `after`, those of the past first, to the ending, one by one."""
+        """Yield the events after number `after`, past events first, until the ending, one by one."""
         ...
 
 
@@ -101,20 +101,20 @@ class Run(Followed, Protocol):
         ...
 
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        """Give the same as `follow`, each time all there are."""
+        """Yield the events that `follow` yields, in each batch all that are there."""
         ...
 
     async def begun(self) -> None:
-        """Wait until it leaves the queue: its turn has come, or it has ended before."""
+        """Wait until the run leaves the queue: the run has a slot, or was stopped."""
         ...
 
     async def result(self) -> RunResult:
-        """Wait for the ending, then give all in one."""
+        """Wait for the ending and return the whole result."""
         ...
 
 
 class Runner(Protocol):
-    """What runs a prompt for a command: agent processes of this clinvk, or a server."""
+    """Runs prompts for a command: in agent processes of this clinvk, or through a server."""
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager[Followed]:
         """Run a prompt; see `Runs.run`."""
@@ -122,10 +122,10 @@ class Runner(Protocol):
 
 
 class Runs(Runner, Protocol):
-    """All that api, cli and orchestration see of the runtime."""
+    """The runtime as api, cli and orchestrate see it."""
 
     async def plan(self, request: RunRequest) -> Launch:
-        """Say what would be started; raises what `run` would raise before the start (for a dry run)."""
+        """Return the launch that `run` would start (a dry run); raises what `run` raises before the start."""
         ...
 
     def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
@@ -141,26 +141,26 @@ class Runs(Runner, Protocol):
         ...
 
     async def start(self, request: RunRequest) -> Run:
-        """Run a prompt that goes on whoever leaves, until it ends or is cancelled. Raises what `run` raises."""
+        """Run a prompt in the background until the run ends or is cancelled. Raises what `run` raises."""
         ...
 
     def live(self, run_id: str) -> Run | None:
-        """Give a run that is queued or under way here."""
+        """Return a run that is queued or running here, else None."""
         ...
 
     @property
     def capacity(self) -> Capacity:
-        """How many runs go at once, and why."""
+        """How many runs may go at once, and why."""
         ...
 
     @property
     def occupancy(self) -> Occupancy:
-        """Who holds slots and who waits, by backend."""
+        """The numbers of runs that hold slots and that wait, by backend."""
         ...
 
     @property
     def warm(self) -> Warm | None:
-        """The agent processes that are kept; None where none are."""
+        """Counts and memory of the warm agent processes; None if no process is kept warm."""
         ...
 
     async def room(self, request: RunRequest) -> None:
@@ -176,29 +176,29 @@ class Runs(Runner, Protocol):
         ...
 
     async def cancel(self, run_id: str) -> None:
-        """End a run that is queued or under way here, and wait until its agent is gone. Others are left as they are."""
+        """Stop a run that is queued or running here, and wait until its agent is gone. Unknown runs are ignored."""
         ...
 
 
 class Watched(Followed, Protocol):
-    """A run as it is watched. `entries` is all that happened so far."""
+    """A run as observers see it."""
 
     @property
     def entries(self) -> Sequence[Logged]:
-        """Its events, in their order."""
+        """All events so far, in order."""
         ...
 
 
 Watch = Callable[[Watched], Callable[[], None]]
-"""Called when a run has begun; what it gives is called when that is over. Both in the context of its request."""
+"""Called when a run has begun; returns a callback for the end of the run. Both run in the request's context."""
 
 
 def model_told(run: Watched) -> str | None:
-    """Give the model that the agent said it works with; None where it said none."""
+    """Return the model that the agent reported; None if the agent reported none."""
     started = next((entry.event for entry in run.entries if isinstance(entry.event, RunStarted)), None)
     return started.model if started else None
 
 
 def first_word_at(run: Watched) -> float | None:
-    """Give when the first piece of the answer, or of the thinking before it, was there; None where there was none."""
+    """Return when the first piece of the answer or of the thinking arrived; None if none did."""
     return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)

@@ -1,4 +1,4 @@
-"""Sessions as runs take them up: where their conversation is, what continues it, and how one branches off."""
+"""Sessions for runs: the directory of a conversation, the handle that resumes it, and forks."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ async def placed(request: RunRequest, session: Session) -> RunRequest:
 
 
 async def resume(store: SessionStore, session: Session) -> Resume:
-    """Give what continues a session.
+    """Return what resumes a session.
 
     Raises:
         SessionBusy: the agent has yet to tell its handle.
@@ -88,7 +88,7 @@ async def resume(store: SessionStore, session: Session) -> Resume:
 
 
 def handle_of(session: Session) -> str:
-    """Give the agent's own id of the conversation.
+    """Return the agent's own id of the conversation.
 
     Raises:
         SessionBusy: that of a first turn is yet to be told.
@@ -102,7 +102,7 @@ def handle_of(session: Session) -> str:
 
 
 async def _origin(store: SessionStore, session: Session) -> Session:
-    """Give the session whose conversation is gone on from: for a fork that has yet to branch off, its parent's.
+    """Return the session whose conversation is resumed: for a fork without a run of its own, the parent.
 
     The parent may have gone on since, and its agent may have given the conversation another handle.
     """
@@ -115,5 +115,5 @@ async def _origin(store: SessionStore, session: Session) -> Session:
 
 
 def _counted(session: Session) -> Usage:
-    """Give the tokens that the agent begins to count from; an imported session has but its sum."""
+    """Return the tokens that the agent counts from; an imported session has only its total."""
     return session.counted if session.counted != Usage() else session.token_usage

@@ -27,9 +27,9 @@ _MOST = 200
 
 
 def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
-    """Give what tells of the files that are there, which are named as in `Launch.reads`.
+    """Return the fingerprint of files that are named as in `Launch.reads`.
 
-    Most are not there, which `access` tells in half the time of an exception.
+    Most files do not exist, which `access` reports in half the time of an exception.
     """
     found: list[tuple[str, int, int, int]] = []
     missing = _NOWHERE
@@ -55,7 +55,7 @@ def _stamp(file: str) -> tuple[str, int, int, int]:
 
 
 def _files(path: str) -> Collection[str]:
-    """Give the files that a path may stand for; a star elsewhere is part of a name."""
+    """Return the files that match a path; a star elsewhere than at the end is part of a name."""
     folder, _, ending = path.rpartition("/*")
     if not ending.startswith((".", "/")) or "/" in ending[1:]:
         return (path,) if os.access(path, os.F_OK) else ()
@@ -83,9 +83,9 @@ _DOUBTS = 3
 
 
 class Fallbacks:
-    """Which programs were found not to speak it, or not within `answer_within_s` of their start.
+    """The programs that do not speak their long-lived protocol, or not within `answer_within_s` of their start.
 
-    A program that was replaced since is another one.
+    A program that was replaced since counts as another program.
     """
 
     def __init__(self, answer_within_s: float = 10.0) -> None:
@@ -95,22 +95,22 @@ class Fallbacks:
         self._doubts: dict[str, int] = {}
 
     def choose(self, path: str, launch: Launch) -> Launch:
-        """Give how to start a program: as planned, unless it is known not to speak what is planned."""
+        """Return the planned launch, or the other one if the program is known not to speak the planned protocol."""
         return launch.otherwise if launch.otherwise and not self.is_spoken(path) else launch
 
     def is_spoken(self, path: str) -> bool:
-        """Say whether nothing is known against a program."""
+        """Return whether a program speaks its long-lived protocol, as far as is known."""
         return path not in self._known or self._known[path] != fingerprint((path,), {})
 
     def note_spoken(self, path: str) -> None:
-        """A program has begun a run in its protocol."""
+        """Note that a program has begun a run in its long-lived protocol."""
         self._doubts[path] = 0
         self._spoke[path] = fingerprint((path,), {})
 
     def note(self, path: str, why: str) -> None:
-        """A program that did not speak it has begun a run the other way: take that from now on.
+        """Note that a program which did not speak its protocol has begun a run one-shot: use one-shot from now on.
 
-        One that has spoken it before gets another chance or two.
+        A program that has spoken the protocol before gets another chance or two.
         """
         if not self.is_spoken(path):
             return
@@ -129,7 +129,7 @@ _MESSAGES = msgspec.json.Decoder(dict[str, object])
 async def unspoken(
     spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
 ) -> str | None:
-    """Say why the program at `path` does not speak it, when started so; None where it does."""
+    """Start the program at `path`; return why it does not speak its protocol, or None if it does."""
     folder = private_folder.PrivateFolder(launch, env, spawner.server)
     try:
         await folder.prepare()
@@ -160,7 +160,7 @@ async def _greeted(
 
 
 def _answers(process: Process, channel: Channel) -> bool:
-    """Look whether it has answered.
+    """Return whether the process has answered.
 
     Raises:
         NotSpoken: it does not speak it.

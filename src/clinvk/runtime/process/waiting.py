@@ -36,7 +36,7 @@ async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
 
 
 class Wake:
-    """Remembers that something has happened until its waiter has looked."""
+    """A wake-up for one waiter; a wake-up that comes before the wait is not lost."""
 
     __slots__ = ("_happened", "_waiter")
 
@@ -45,13 +45,13 @@ class Wake:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """Something has happened."""
+        """Wake the waiter, or make its next wait return at once."""
         self._happened = True
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until something has happened since the last wait."""
+        """Wait for a wake-up since the last wait."""
         if not self._happened:
             self._waiter = asyncio.get_running_loop().create_future()
             try:

@@ -49,7 +49,7 @@ class EventLog:
 
     @property
     def count(self) -> int:
-        """The number of the last event."""
+        """The number of the last event; 0 if there is none."""
         return len(self._entries)
 
     @property
@@ -58,14 +58,14 @@ class EventLog:
         return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))
 
     def extend(self, events: Iterable[Event], size: int = 0) -> None:
-        """Append events, which came in `size` bytes. What would break the stream law is mended or dropped."""
+        """Append events, which came in `size` bytes. Events that would break the stream law are mended or dropped."""
         for event in events:
             self._keep(self.mended(event))
         self._sizes[-1] += size
         self._tell()
 
     def mended(self, event: Event) -> list[Logged]:
-        """Give the entries that an event makes: with the start that must come before it, none where it comes amiss."""
+        """Return the entries for an event: with a start before the first event, and none for a misplaced event."""
         is_start = isinstance(event, RunStarted)
         if self.ending or (is_start and self._entries):
             return []
@@ -75,12 +75,12 @@ class EventLog:
         return [Logged(number, at, RunStarted()), Logged(number + 1, at, event)]
 
     def append(self, entries: Iterable[Logged]) -> None:
-        """Append what `mended` gave."""
+        """Append entries that `mended` returned."""
         self._keep(entries)
         self._tell()
 
     def since(self, number: int) -> list[Logged]:
-        """Give the events after a number that are there."""
+        """Return the events so far after number `number`."""
         return self._entries[number:]
 
     def unsaved(self) -> list[Logged]:
@@ -88,14 +88,14 @@ class EventLog:
         return self.since(self.saved)
 
     def let_go(self) -> None:
-        """Wait for no reader from now on."""
+        """Stop slowing the agent down for slow readers."""
         was_ahead = self.is_ahead
         self._is_held = False
         if was_ahead:
             self._caught_up()
 
     async def whole(self) -> list[Logged]:
-        """Wait for the ending, then give all events. Whoever waits for all of them takes each as it comes."""
+        """Wait for the ending and return all events. A reader of the whole log never slows the agent down."""
         self.let_go()
         if not self.ending:
             ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -104,7 +104,7 @@ class EventLog:
         return self._entries
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
-        """Give the events after number `after` to the ending, each time all that are there."""
+        """Yield the events after number `after` until the ending, in each batch all that are there."""
         follower = _Follower(after)
         self._followers.add(follower)
         try:

@@ -1,4 +1,4 @@
-"""What a run leaves in the store: its record, its events, and the session that it is a turn of."""
+"""The recorder: stores a run's record, events and session."""
 
 import logging
 import time
@@ -91,7 +91,7 @@ class Recorder:
 
     @property
     def session(self) -> Session | None:
-        """The session as it stands."""
+        """The session as last stored; None for an ephemeral run."""
         return self._session
 
     async def begin(self) -> None:
@@ -107,11 +107,11 @@ class Recorder:
         self._session = await self._store.begin(self._record, self._session, must_exist=self._goes_on)
 
     def go_on_from(self, resume: Resume) -> None:
-        """Count from where the agent will."""
+        """Count usage from a newer state of the conversation."""
         self._counted = resume.used
 
     async def spawned(self, at: float) -> None:
-        """The agent's process was started."""
+        """Record that the agent's process has started."""
         self._record = replace(self._record, state="running", started_at=at)
         await self._kept(self._store.update(self._record, self._session))
 
@@ -138,7 +138,7 @@ class Recorder:
             self._autosave.add(self._record.id, log)
 
     async def ended(self, ending: Ending, entries: Sequence[Logged], output: str) -> None:
-        """The run is over; `entries` are the last ones, `output` is the whole answer."""
+        """Record the ending of the run; `entries` are the unsaved events, `output` is the whole answer."""
         self._autosave.forget(self._record.id)
         failure = ending if isinstance(ending, RunFailed) else None
         self._record = replace(
@@ -175,7 +175,7 @@ class Recorder:
 
 
 def _options(request: RunRequest) -> dict[str, object]:
-    """Give what was asked beside the prompt, for the record."""
+    """Return the options of the request for the record: everything except the prompt."""
     bare = replace(request, prompt="", images=(), backend="", workdir=None, model=None, key_name="", client="")
     options: dict[str, object] = msgspec.to_builtins(bare)
     del options["prompt"]
@@ -183,7 +183,7 @@ def _options(request: RunRequest) -> dict[str, object]:
 
 
 def state_of(ending: Ending) -> RunState:
-    """Give the state of a run that ended so."""
+    """Return the state of a run with this ending."""
     match ending:
         case RunFinished():
             return "finished"
