@@ -20,7 +20,7 @@ import pytest
 
 from acceptance.command import Clinvk, read_until, until
 from acceptance.server import Server
-from clinvk.remote.frames import Ask
+from clinvk.remote.frames import RunCommand
 from clinvk.remote.socket_path import connected, path_of
 from clinvk.types.request import RunRequest
 from scripted import Call, Scripted
@@ -520,7 +520,7 @@ def test_what_is_no_command_of_ours_does_not_trouble_the_server(clinvk: Clinvk, 
 
 def test_a_command_that_goes_when_it_has_asked_ends_nothing_but_its_own_run(clinvk: Clinvk, server: Server) -> None:
     clinvk.agent.play(claude_says("fine"))
-    asked = msgspec.json.encode(Ask(RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder)), {}))
+    asked = msgspec.json.encode(RunCommand(RunRequest(prompt="x", backend="claude", workdir=str(clinvk.folder)), {}))
     for moment in range(60):
         with socket.socket(socket.AF_UNIX) as ours:
             ours.connect(str(socket_of(clinvk.agent)))

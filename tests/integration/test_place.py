@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.remote.socket_path import Claim, connected, peer_of
+from clinvk.remote.socket_path import SocketClaim, connected, peer_of
 
 ALONE = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
 ASK = "import socket; from clinvk.remote.socket_path import peer_of; peer_of(socket.socket(fileno=0))"
@@ -36,7 +36,7 @@ def test_who_is_not_to_be_seen_from_here_is_no_peer() -> None:
 
 def test_who_lost_the_socket_takes_nothing_away_from_who_has_it(tmp_path: Path) -> None:
     """Cleaners of /tmp and owners of homes remove files that are in use."""
-    first, second = Claim(tmp_path), Claim(tmp_path)
+    first, second = SocketClaim(tmp_path), SocketClaim(tmp_path)
     with first.listen() or pytest.fail("the first has it"):
         assert first.is_held()
         for file in tmp_path.iterdir():

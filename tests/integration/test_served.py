@@ -6,11 +6,10 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import msgspec
 import pytest
 
-from clinvk.remote.frames import Link, ToCommand
-from clinvk.remote.remote_runs import ServedRuns
+from clinvk.remote.frames import Connection
+from clinvk.remote.remote_runs import RemoteRuns
 from clinvk.types.errors import TimedOut
 from clinvk.types.request import RunRequest
 
@@ -19,18 +18,18 @@ LARGE = "x" * 5_000_000
 
 
 @asynccontextmanager
-async def unread(said: list[str]) -> AsyncGenerator[ServedRuns]:
+async def unread(said: list[str]) -> AsyncGenerator[RemoteRuns]:
     """Runs through a socket that nobody reads."""
     ours, theirs = socket.socketpair()
     with theirs:
-        link = Link(*await asyncio.open_unix_connection(sock=ours), msgspec.json.Decoder(ToCommand))
+        connection = Connection(*await asyncio.open_unix_connection(sock=ours))
         try:
-            yield ServedRuns(link, {}, True, said.append)
+            yield RemoteRuns(connection, {}, True, said.append)
         finally:
-            link.close()
+            connection.close()
 
 
-async def begin(runs: ServedRuns, request: RunRequest) -> None:
+async def begin(runs: RemoteRuns, request: RunRequest) -> None:
     async with runs.run(request):
         pytest.fail("it has begun")
 

@@ -20,8 +20,8 @@ SERVER = {"PATH": "/bin", "HOME": "/home/ana", "TERM": "dumb", "EDITOR": "ed", "
 
 def difference(command: dict[str, str], settings: Settings | None = None, backend: str = "claude") -> str:
     """Say what differs between a command and a server with the built-in settings."""
-    theirs = caller.circumstances(Settings(), SERVER, BACKENDS)
-    return caller.difference(caller.circumstances(settings or Settings(), command, (backend,)), theirs)
+    theirs = caller.caller_environment(Settings(), SERVER, BACKENDS)
+    return caller.environment_difference(caller.caller_environment(settings or Settings(), command, (backend,)), theirs)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_variable_that_only_the_server_has_must_be_alike_too() -> None:
 def test_a_variable_that_is_no_text_must_be_alike_since_it_cannot_be_sent() -> None:
     odd = os.fsdecode(b"caf\xe9")
     assert difference({**SERVER, "PLACE": odd, odd: "x"}) == "PLACE, caf\\udce9 differ"
-    assert "PLACE" not in caller.own({**SERVER, "PLACE": odd})
+    assert "PLACE" not in caller.own_variables({**SERVER, "PLACE": odd})
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_settings_must_be_alike_where_the_request_does_not_have_them(settings: S
 
 
 def test_no_value_is_among_what_is_compared() -> None:
-    told = caller.circumstances(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS)
+    told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS)
     assert "very-secret" not in str(told)
 
 
 def test_together_they_are_the_environment_of_the_command_but_for_the_terminal() -> None:
     command = {**SERVER, "TERM": "xterm", "EDITOR": "vi", "LANG": "C", "SHLVL": "2"}
-    assert caller.together(SERVER, caller.own(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
+    assert caller.merge_environment(SERVER, caller.own_variables(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
     fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
-    assert caller.together(SERVER, caller.own(fewer)) == fewer
+    assert caller.merge_environment(SERVER, caller.own_variables(fewer)) == fewer
 
 
 @pytest.mark.parametrize("section", ["SERVER", "POLICY", "WARM", "LOG", "TRACING"])
@@ -96,6 +96,6 @@ def test_what_configures_a_server_is_left_as_the_server_has_it(section: str) -> 
     """Else its agents would be of another kind for a command than for a request over HTTP, and none be ready."""
     named = f"CLINVK_{section}__X"
     server = {**SERVER, named: "1"}
-    assert caller.together(server, caller.own(SERVER)) == server
-    assert caller.together(server, caller.own({**SERVER, named: "2"})) == server
-    assert caller.together(SERVER, caller.own(server)) == SERVER
+    assert caller.merge_environment(server, caller.own_variables(SERVER)) == server
+    assert caller.merge_environment(server, caller.own_variables({**SERVER, named: "2"})) == server
+    assert caller.merge_environment(SERVER, caller.own_variables(server)) == SERVER

@@ -1,1 +1,1 @@
-"""Settings: their model, and how they are loaded, checked and edited."""
+"""Settings: model, loading, checks and editing."""

@@ -1,4 +1,4 @@
-"""Change one setting in the text of a settings file, and check that the file then says this and nothing else."""
+"""Change one setting in the text of a settings file; refuse a change that would affect other settings."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ Found = dict[tuple[str, ...], object]
 
 
 class Change(NamedTuple):
-    """A setting with its new value.
+    """A setting and a new value.
 
     Attributes:
         keys: from the top down.
@@ -95,7 +95,7 @@ class SettingsText(NamedTuple):
     environ: Mapping[str, str]
 
     def settings(self) -> Settings:
-        """Return the settings of the text without those that are invalid."""
+        """Return the valid settings of the text."""
         return settings_of(self._values(_ignore))
 
     def changed(self, change: Change, left: Reject = _ignore) -> str:
@@ -135,7 +135,7 @@ class SettingsText(NamedTuple):
         return found
 
     def _edited(self, keys: tuple[str, ...], wanted: Found, edit: Callable[[], str], left: Reject) -> str:
-        """Edit the text; check that its values are then the wanted ones, and that mistakes only became fewer."""
+        """Return the edited text; check that the text has the wanted values, and no new mistakes."""
         mistakes: list[ConfigError] = []
         try:
             after = edit()

@@ -1,4 +1,4 @@
-"""Reading the settings: each source gives values with the place they stand at; each value is checked there."""
+"""Load the settings: flags over environment over file. Each value is checked with its source."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
@@ -16,19 +16,19 @@ WORKTREES = "worktrees"
 
 
 def may_lie_in_worktree(directory: str) -> bool:
-    """Say, by its name alone, whether a directory may lie in such a worktree: this is asked for each run."""
+    """Return whether a directory may be in a worktree, by the path alone: every run asks."""
     return f"/{WORKTREES}/" in directory
 
 
 class Trace(NamedTuple):
-    """The settings, and where each that is no default comes from."""
+    """The settings, and the source of each value that is not a default."""
 
     settings: Settings
     places: dict[tuple[str, ...], str]
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """Give the directory of clinvk's own files: `CLINVK_HOME`, else `~/.clinvk`.
+    """Return the home of clinvk: `CLINVK_HOME`, else `~/.clinvk`.
 
     Raises:
         ConfigError: there is no home directory.
@@ -39,7 +39,7 @@ def home(environ: Mapping[str, str]) -> Path:
 
 
 def settings_file(path: str | None, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """Give the settings file, and whether somebody named it: then it must exist.
+    """Return the settings file, and whether the user named the file: a named file must exist.
 
     Args:
         path: the file that `--config` names; None is `CLINVK_CONFIG`, else `config.yaml` in the home.
@@ -63,7 +63,7 @@ def _absolute(path: str) -> Path:
 def load(
     path: str | None, environ: Mapping[str, str], flags: Mapping[str, object], backends: Collection[str]
 ) -> Settings:
-    """Read all sources into settings; the arguments are those of `trace`.
+    """Return the settings of all sources; arguments as for `trace`.
 
     Raises:
         ConfigError: an unknown key or a wrong value; names its place, the key, the value and what is allowed.
@@ -78,14 +78,14 @@ def trace(
     backends: Collection[str],
     reject: Reject = refuse,
 ) -> Trace:
-    """Read all sources into settings that know where they come from.
+    """Read all sources; return the settings with the source of each value.
 
     Args:
         path: the file that `--config` names; see `settings_file`.
         environ: the environment.
-        flags: values by dotted key, e.g. `{"server.port": 3000}`; they beat all others.
+        flags: values by dotted key, e.g. `{"server.port": 3000}`; they override all others.
         backends: the names that exist.
-        reject: gets what is wrong; the rest is read if it returns.
+        reject: callback for errors; reading continues if the callback returns.
     """
     found: dict[tuple[str, ...], object] = {}
     places: dict[tuple[str, ...], str] = {}
@@ -101,7 +101,7 @@ def trace(
 
 
 def settings_of(found: dict[tuple[str, ...], object]) -> Settings:
-    """Give the settings with these values, each by its key and checked."""
+    """Return settings from checked values by key."""
     return msgspec.convert(_nested(found), Settings)
 
 
@@ -119,7 +119,7 @@ def _file(path: str | None, environ: Mapping[str, str], reject: Reject) -> Itera
 
 
 def _may_be_there(file: Path) -> bool:
-    """Say whether to read a file; one that cannot be looked at is read, so that the reader says why not."""
+    """Return whether to read a file; reading a file without access raises the error that says so."""
     try:
         return file.exists()
     except OSError:
@@ -127,7 +127,7 @@ def _may_be_there(file: Path) -> bool:
 
 
 def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Iterator[Given]:
-    """Give the short names first, so that `CLINVK_<SECTION>__<KEY>` beats them. An empty variable says nothing."""
+    """Yield values of short names first: `CLINVK_<SECTION>__<KEY>` overrides them. Skip empty variables."""
     short = {
         "CLINVK_DEFAULT_BACKEND": ("default_backend",),
         "CLINVK_BACKEND": ("default_backend",),
@@ -141,7 +141,7 @@ def _environment(environ: Mapping[str, str], backends: Collection[str]) -> Itera
 
 
 def _keys(variable: str) -> tuple[str, ...]:
-    """Read `CLINVK_BACKENDS__CLAUDE__ENV__NAME` as keys: lower case, but for the name of an agent's variable."""
+    """Split `CLINVK_BACKENDS__CLAUDE__ENV__NAME` into lower-case keys; keep the case of an agent's variable."""
     parts = variable.removeprefix("CLINVK_").split("__", 3)
     lower = tuple(part.lower() for part in parts)
     return (*lower[:3], parts[3]) if lower[:1] == ("backends",) and lower[2:3] == ("env",) and len(parts) > 3 else lower

@@ -33,7 +33,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class UnifiedFlags(_Section, frozen=True, kw_only=True):
-    """What every run starts from; 0 is no limit, but of `max_depth`, where it lets no agent run another."""
+    """Defaults of every run; 0 is no limit, except that `max_depth` 0 lets no agent start another."""
 
     approval_mode: ApprovalMode = "default"
     sandbox_mode: SandboxMode = "default"
@@ -46,7 +46,7 @@ class UnifiedFlags(_Section, frozen=True, kw_only=True):
 
 
 class BackendSettings(_Section, frozen=True, kw_only=True):
-    """One agent CLI. None, or an empty word, is what `unified_flags` or the CLI itself says."""
+    """One agent CLI. With None or an empty text, `unified_flags` or the CLI decides."""
 
     enabled: bool = True
     executable: str = ""
@@ -60,7 +60,7 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
 
 
 class AgentSettings(_Section, frozen=True, kw_only=True):
-    """What each agent process may use of the machine, with what it starts; 0 is no limit, no names are all of them."""
+    """Limits of an agent process and its children; 0 is no limit. An empty `env_allow` passes all variables."""
 
     max_memory_mb: NonNegative = 0
     max_cpu_secs: NonNegative = 0
@@ -86,7 +86,7 @@ class WarmSettings(_Section, frozen=True, kw_only=True):
 
     @property
     def never_started(self) -> tuple[str, ...]:
-        """What `prestart` names and `kept_backends` does not: of these none is started with the server."""
+        """Backends in `prestart` but not in `kept_backends`, which do not start with the server."""
         return tuple(name for name in self.prestart if name not in self.kept_backends)
 
 
@@ -100,7 +100,7 @@ class SessionSettings(_Section, frozen=True, kw_only=True):
 
 
 class OutputSettings(_Section, frozen=True, kw_only=True):
-    """What the command line prints."""
+    """Output of the command line."""
 
     format: OutputFormat = "json"
     show_tokens: bool = False
@@ -151,7 +151,7 @@ class PolicySettings(_Section, frozen=True, kw_only=True):
 
 
 class LogSettings(_Section, frozen=True, kw_only=True):
-    """What `clinvk serve` writes to stderr. `requests` is a line for each request and run, `prompts` what was asked."""
+    """Log of `clinvk serve` on stderr: `requests` adds a line per request and run, `prompts` the prompts."""
 
     format: LogFormat = "console"
     level: LogLevel = "info"
@@ -174,7 +174,7 @@ class ParallelSettings(_Section, frozen=True, kw_only=True):
 
 
 class Settings(_Section, frozen=True, kw_only=True):
-    """All of them. API keys and the home are no settings: they come from the environment alone."""
+    """All settings. API keys and the home are not settings: only the environment has them."""
 
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = UnifiedFlags()
@@ -190,7 +190,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     parallel: ParallelSettings = ParallelSettings()
 
     def backend(self, name: str) -> BackendSettings:
-        """Give the settings of a backend, the built-in ones where there are none."""
+        """Return the settings of a backend, or the defaults."""
         return self.backends.get(name, BackendSettings())
 
 

@@ -1,4 +1,4 @@
-"""Change a file on the disk: whole or not at all, one change after another, whichever process makes it."""
+"""Change a file atomically, one process at a time."""
 
 import codecs
 import errno
@@ -17,13 +17,13 @@ _NEW_FILE = 0o600
 
 
 def replace_file(file: Path, data: bytes) -> None:
-    """Put bytes in the place of a file, all of them or none. Blocks.
+    """Replace the content of a file atomically. Blocks.
 
-    The mode and the owner of one that is there stay; a new file is for its owner alone. `file` is no symbolic link:
-    the link would be replaced.
+    Mode and owner of an existing file stay; a new file has mode 0600. `file` must not be a symbolic link, since the
+    link would be replaced.
 
     Raises:
-        OSError: it cannot be written, or is protected against writing.
+        OSError: the file cannot be written, or is read-only.
     """
     before = _stat(file)
     fd, beside = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
@@ -45,7 +45,7 @@ def replace_file(file: Path, data: bytes) -> None:
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """Look at the file that is to be replaced, and refuse one that is protected against writing."""
+    """Return the status of the file; raise PermissionError if the file is read-only."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
@@ -70,18 +70,18 @@ _NEW_FOLDER = 0o700
 
 
 def change(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
-    """Replace the text of a file by what `edit` makes of it; one that is missing begins empty. Say if it changed.
+    """Replace the text of a file with the result of `edit`; return whether the text changed.
 
-    Where it is a symbolic link, what it leads to is changed. The mode and the owner stay; a new file is for its owner
-    alone.
+    A missing file counts as empty. The target of a symbolic link is changed. Mode and owner stay; a new file has mode
+    0600.
 
     Args:
-        file: where it is, or shall be.
-        edit: gives the new text, or raises; line ends are as in the file.
-        make_folder: its folder is made where it is missing.
+        file: the path.
+        edit: returns the new text, or raises; line ends are as in the file.
+        make_folder: whether to create a missing folder.
 
     Raises:
-        ConfigError: it cannot be read, locked or written; or what `edit` raised.
+        ConfigError: the file cannot be read, locked or written, or `edit` raised.
     """
     file = Path(os.path.realpath(file))
     try:
@@ -98,10 +98,10 @@ def change(file: Path, edit: Callable[[str], str], make_folder: bool) -> bool:
 
 
 def preview(file: Path, edit: Callable[[str], str]) -> bool:
-    """Say whether `edit` would change a file. Nothing is written.
+    """Return whether `edit` would change a file; write nothing.
 
     Raises:
-        ConfigError: it cannot be read; or what `edit` raised.
+        ConfigError: the file cannot be read, or `edit` raised.
     """
     try:
         text, _ = _read(file)
@@ -111,7 +111,7 @@ def preview(file: Path, edit: Callable[[str], str]) -> bool:
 
 
 def _read(file: Path) -> tuple[str, bytes]:
-    """Give the text as it stands, line ends and all, and the mark that some editors put before it."""
+    """Return the text with its line ends, and the byte order mark before the text."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # what is renamed over /dev/null is the end of /dev/null
             raise ConfigError(f"{file}: is no regular file")
@@ -127,7 +127,7 @@ def _read(file: Path) -> tuple[str, bytes]:
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Lock a folder. The file itself is no place for a lock: it is replaced."""
+    """Lock a folder: a lock on the file would not survive the replacement."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _LOCKED_WITHIN_S

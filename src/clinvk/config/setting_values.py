@@ -1,4 +1,4 @@
-"""Settings by name: dotted keys, the sources of their values, and values checked against the type of their key."""
+"""Settings by name: dotted keys, sources of values, and checks of values against types."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from clinvk.types.text import nearest
 
 
 class Given(NamedTuple):
-    """A value as a source gave it.
+    """A value as a source has it.
 
     Attributes:
         keys: from the top down, e.g. `("server", "port")`.
@@ -33,36 +33,36 @@ class Given(NamedTuple):
 
     @property
     def said(self) -> str:
-        """What it says, for a message."""
+        """The key and the value, for a message."""
         return f"{'.'.join(self.keys)} = {self.written!r}"
 
 
 Reject = Callable[[ConfigError], None]
-"""Gets each thing that is wrong. One that returns lets the reading go on with the rest."""
+"""Callback for each error. Reading continues if the callback returns."""
 
 
 def refuse(error: ConfigError) -> None:
-    """Stop at the first thing that is wrong."""
+    """Raise the first error."""
     raise error
 
 
 _LISTED = 12
-"""So many names are all told where one is unknown; of more only the one that was probably meant."""
+"""The number of names that an error lists; of more names the error has only the nearest."""
 
 
 def split(dotted: str) -> tuple[str, ...]:
-    """Read a dotted key. The name of an agent's variable may have dots of its own."""
+    """Split a dotted key. The name of an agent's variable may contain dots."""
     parts = tuple(dotted.split(".", 3))
     return parts if is_variable(parts) else tuple(dotted.split("."))
 
 
 def is_variable(keys: tuple[str, ...]) -> bool:
-    """Say whether this is a variable of an agent: `backends.<name>.env.<variable>`."""
+    """Return whether keys name a variable of an agent: `backends.<name>.env.<variable>`."""
     return len(keys) == 4 and (keys[0], keys[2]) == ("backends", "env")
 
 
 def kind_of(given: Given, backends: Collection[str]) -> object:
-    """Give the type that the key has in `Settings`.
+    """Return the type of the key in `Settings`.
 
     Raises:
         ConfigError: there is no such key; names the nearest.
@@ -87,12 +87,12 @@ def kind_of(given: Given, backends: Collection[str]) -> object:
 
 @cache
 def fields_of(struct: type[msgspec.Struct]) -> dict[str, object]:
-    """Give the fields of a section and their types, in their order."""
+    """Return the fields of a section with their types, in order of declaration."""
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
 def is_section(kind: object) -> bool:
-    """Say whether keys stand below one of this type."""
+    """Return whether a type is a section, which has keys."""
     return get_origin(kind) is dict or _struct(kind) is not None
 
 
@@ -101,12 +101,12 @@ def _struct(kind: object) -> type[msgspec.Struct] | None:
 
 
 def is_list(kind: object) -> bool:
-    """Say whether a key of this type takes several texts."""
+    """Return whether a type takes several texts."""
     return get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
 
 
 def all_keys(backends: Collection[str]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Give every key with its type; the agents' variables, whose names are free, as a section."""
+    """Yield every key with its type; the variables of agents, whose names are free, as one section."""
     yield from _below((), Settings, backends)
 
 
@@ -122,7 +122,7 @@ def _below(above: tuple[str, ...], kind: object, backends: Collection[str]) -> I
 
 
 def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
-    """Give the keys that may stand in a section, in their order; none where the names are free."""
+    """Return the keys of a section in order; none if the names are free."""
     if len(above) == 1 and above[0] == "backends":
         return tuple(backends)
     kind = kind_of(Given(above, None, "", ""), backends)
@@ -131,7 +131,7 @@ def order(above: tuple[str, ...], backends: Collection[str]) -> tuple[str, ...]:
 
 
 def unknown(given: Given, what: str, name: str, among: Collection[str]) -> ConfigError:
-    """Make the error of a word that is none of those there are."""
+    """Return the error for an unknown name, with the nearest name and the allowed names."""
     near = nearest(name.lower(), among)
     hints = [f"did you mean {near!r}?"] if near else []
     hints += [] if near and len(among) > _LISTED else [f"allowed: {', '.join(among)}"]
@@ -141,7 +141,7 @@ def unknown(given: Given, what: str, name: str, among: Collection[str]) -> Confi
 
 
 def words_of(kind: object) -> tuple[str, ...]:
-    """Give the words that a key of this type takes; empty where there are too many to say."""
+    """Return the words that a type allows; none if a type allows other values too."""
     return _words(inspect.type_info(kind))
 
 
@@ -158,7 +158,7 @@ def _words(info: inspect.Type) -> tuple[str, ...]:
 
 
 def allowed(kind: object) -> str:
-    """Say in words what a key of this type takes."""
+    """Describe the values of a type in words."""
     return _allowed(inspect.type_info(kind))
 
 
@@ -183,16 +183,16 @@ _RELATIVE_OK = frozenset({"executable"})
 _OF_BACKENDS = frozenset({("policy", "allowed_backends"), ("warm", "kept_backends"), ("warm", "prestart")})
 _OF_VARIABLES = ("agents", "env_allow")
 _IN_NAMES_OF_VARIABLES = frozenset("_.-%()*?[]!")
-"""What a variable has in its name, or a word for several, besides letters and digits."""
+"""Characters in names and patterns of variables, besides letters and digits."""
 
 _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
-"""What YAML reads as true and false besides these, so that a variable takes what the file takes."""
+"""Further words that YAML reads as true and false; a variable accepts what the file accepts."""
 
 
 def checked(
     given: Given, backends: Collection[str], environ: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Give key and value, ready for `Settings`; of a section that came in one piece, all of them.
+    """Yield key and value, ready for `Settings`; several for a section that a variable has as JSON.
 
     Raises:
         ConfigError: an unknown key or a wrong value; names its place, the key, the value and what is allowed.
@@ -210,7 +210,7 @@ def checked(
 
 
 def _check(given: Given, value: object, backends: Collection[str]) -> None:
-    """Refuse what is of the type of its key, and still says nothing that could be meant."""
+    """Refuse a value of the right type that cannot be meant."""
     if is_variable(given.keys) and not _can_be_given(given.keys[-1], str(value)):
         raise ConfigError(f"{given.place}: {given.said}: must be a variable: a name without '=', and no NUL character")
     if given.keys == ("server", "host") and not str(value).strip():
@@ -227,7 +227,7 @@ def _check(given: Given, value: object, backends: Collection[str]) -> None:
 
 
 def _opened(given: Given) -> Iterator[Given]:
-    """Give the entries of a section that came in one piece: a JSON object in a variable."""
+    """Yield the entries of a section that a variable has as a JSON object."""
     try:
         content = msgspec.json.decode(given.written if given.is_text else "", type=dict[str, object])
     except msgspec.DecodeError:
@@ -237,7 +237,7 @@ def _opened(given: Given) -> Iterator[Given]:
 
 
 def _can_be_given(name: str, value: str) -> bool:
-    """Say whether a program can have such a variable."""
+    """Return whether the environment of a program can have a variable."""
     return name != "" and "=" not in name and "\0" not in name + value
 
 
@@ -251,10 +251,10 @@ def _check_variables(given: Given, names: Sequence[str]) -> None:
 
 
 def converted(given: Given, kind: object) -> object:
-    """Give the value as the type of its key.
+    """Convert the value to the type of its key.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the value is not of this type.
     """
     value = given.value
     if value == "" and type(None) in get_args(kind):
@@ -272,7 +272,7 @@ def converted(given: Given, kind: object) -> object:
 
 
 def _listed(given: Given, text: str) -> Sequence[str]:
-    """Read a list in a variable: `a,b`, or a JSON array where an item has a comma."""
+    """Parse a list in a variable: `a,b`, or a JSON array if an item has a comma."""
     if not text.startswith("["):
         return split_list([text])
     try:
@@ -282,7 +282,7 @@ def _listed(given: Given, text: str) -> Sequence[str]:
 
 
 def split_list(given: Sequence[str]) -> tuple[str, ...]:
-    """Split at commas, but for those inside parentheses: `Bash(git log,git diff),Read` are two tools."""
+    """Split at commas, except inside parentheses: `Bash(git log,git diff),Read` are two tools."""
     names: list[str] = []
     for text in given:
         depth, start = 0, 0
@@ -296,7 +296,7 @@ def split_list(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _paths(given: Given, value: object, environ: Mapping[str, str]) -> object:
-    """Open a leading `~` of paths, and refuse relative ones, which would depend on where clinvk is started."""
+    """Expand a leading `~` of paths; refuse relative paths, which depend on the current directory."""
     if given.keys[-1] not in _PATHS or is_variable(given.keys):
         return value
     if isinstance(value, str):
@@ -312,15 +312,15 @@ def _path(given: Given, path: str, environ: Mapping[str, str]) -> str:
 
 
 def opened_home(path: str, environ: Mapping[str, str]) -> str:
-    """Open a leading `~`, as a shell would have; services and files have no shell."""
+    """Expand a leading `~` like a shell; services and files have no shell."""
     return str(user_home(environ)) + path[1:] if path == "~" or path.startswith("~/") else path
 
 
 def user_home(environ: Mapping[str, str]) -> Path:
-    """Give the user's home.
+    """Return the home directory of the user.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the user has no home directory.
     """
     if named := environ.get("HOME"):
         return Path(named).absolute()

@@ -141,7 +141,7 @@ def _put(section: CommentedMap, keys: tuple[str, ...], value: Value, order: Orde
 
 
 def _set(section: CommentedMap, key: str, node: object, order: Sequence[str]) -> None:
-    """Set a key; put a missing key behind those that come before it. Comment lines below the place move down."""
+    """Set a key; insert a missing key in order. Comment lines below the key move down."""
     if key in section:
         below = _take_comments(_last_entry(section, key))
         if key in section.ca.items and not isinstance(node, LiteralScalarString):
@@ -158,7 +158,7 @@ def _set(section: CommentedMap, key: str, node: object, order: Sequence[str]) ->
 
 
 def _merge(old: CommentedSeq, items: Sequence[str], above: Entry) -> None:
-    """Change a list item by item, so that the comments stay at the items that stay."""
+    """Change a list item by item; remaining items keep their comments."""
     for kind, start, end, first, last in reversed(SequenceMatcher(None, list(old), items).get_opcodes()):
         if kind == "equal":
             continue

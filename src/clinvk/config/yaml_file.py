@@ -1,4 +1,4 @@
-"""The settings file: YAML, read as nodes, which know the line they stand at.
+"""The settings file: YAML, parsed to nodes with line numbers.
 
 Format: https://yaml.org/spec/1.1/ as PyYAML reads it.
 """
@@ -21,7 +21,7 @@ Value = bool | int | str | tuple[str, ...] | dict[str, str] | None
 
 
 def read(path: Path, reject: Reject = refuse) -> Iterator[Given]:
-    """Give the values of a settings file, each with its line.
+    """Yield the values of a settings file with their lines.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML, or is no section.
@@ -30,7 +30,7 @@ def read(path: Path, reject: Reject = refuse) -> Iterator[Given]:
 
 
 def text_of(path: Path) -> str:
-    """Give the text of a settings file.
+    """Return the text of a settings file.
 
     Raises:
         ConfigError: it cannot be read.
@@ -44,7 +44,7 @@ def text_of(path: Path) -> str:
 
 
 def parse(text: str, path: Path, reject: Reject = refuse) -> Iterator[Given]:
-    """Give the values in the text of a settings file. `reject` gets a key that stands twice or is no word.
+    """Yield the values in the text of a settings file. Pass duplicate and invalid keys to `reject`.
 
     Raises:
         ConfigError: the text is no YAML, or is no section.
@@ -96,7 +96,7 @@ def _leaf(given: Given, node: yaml.Node, reject: Reject) -> Iterator[Given]:
 
 
 def _value(place: str, node: yaml.Node, keys: tuple[str, ...]) -> object:
-    """Give the value of a node; what no key takes (a list in a list) comes as a thing that no key takes."""
+    """Return the value of a node; return the node itself if no key allows such a value (a list in a list)."""
     match node:
         case yaml.ScalarNode() if keys[:1] == ("backends",) and keys[2:3] == ("env",) and len(keys) > 3:
             return str(node.value)
@@ -111,7 +111,7 @@ def _value(place: str, node: yaml.Node, keys: tuple[str, ...]) -> object:
 
 
 def _scalar(place: str, node: yaml.ScalarNode) -> object:
-    """Read a plain value by YAML's own rules; a date is the text it was written as."""
+    """Parse a plain value by the rules of YAML; a date stays a text."""
     if node.tag.endswith((":timestamp", ":value", ":merge")):
         return str(node.value)
     constructor = yaml.constructor.SafeConstructor()

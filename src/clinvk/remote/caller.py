@@ -1,10 +1,10 @@
-"""What a run has from where it is asked for, beside its request.
+"""The environment of a command, as far as the agent of its run depends on it.
 
-A command and a server each look at themselves. What is decisive must be alike, or the run stays with the command;
-values are compared by their digests, so that no key is sent. The other variables of the command go along with the
-request: its agent has them as if the command had started it. What belongs to a terminal is left as the server has it:
-agents have none, and no two terminals are alike. So is what configures a server: it says nothing to an agent, and would
-keep those of its HTTP clients and those of its commands apart.
+The command and the server each take the digests of the values that must be equal; if one differs, the command runs the
+prompt itself. Digests are compared so that no key is sent. The other variables of the command are sent with the
+request: the agent gets them as if the command had started it. Variables of a terminal stay as the server has them,
+since agents have no terminal and no two terminals are equal. So do settings of servers, which mean nothing to an agent
+and would keep the agents of HTTP clients and of commands apart.
 """
 
 import os
@@ -25,7 +25,7 @@ _PROXY = "_proxy"
 _HOMES = frozenset(
     folder[1:].partition("/")[0] for backend in BACKENDS.values() for folder in backend.folders if folder[0] == "$"
 )
-"""The variables that say where an agent keeps its login."""
+"""The variables that name the folder of an agent's login."""
 
 _OF_TERMINAL = frozenset(
     (
@@ -43,16 +43,16 @@ _OF_TERMINALS = (
 _SETTING = "CLINVK_"
 _OF_SERVERS = tuple(f"{_SETTING}{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
 _OF_BACKENDS = f"{_SETTING}BACKENDS__"
-"""Among these settings are variables of the agents, keys too."""
+"""These settings include variables of the agents, and so keys."""
 
 _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": resource.RLIMIT_AS}
-"""Limits that somebody has set on purpose if there are any; that on open files agents raise by themselves."""
+"""Limits that are set only on purpose. The limit on open files is not compared: agents raise it."""
 
 _NAMESPACES = ("mnt", "net", "pid", "user")
 
 
-def circumstances(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
-    """Give a digest of each thing that is decisive for runs of these backends, by its name. Blocks, for a moment."""
+def caller_environment(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
+    """Return by name the digests of all values that must be equal for runs of these backends. Blocks briefly."""
     found: dict[str, object] = {"the version of clinvk": __version__}
     found |= _process()
     found |= _settings(settings, backends)
@@ -60,8 +60,8 @@ def circumstances(settings: Settings, environ: Mapping[str, str], backends: Coll
     return {name: _digest(value) for name, value in found.items()}
 
 
-def difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """Say what is not alike; empty where nothing is. What the server tells of other backends is passed over."""
+def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """Name the values that differ, or return an empty text; settings of backends that only `theirs` has are ignored."""
     names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     found = [name for name in names if name in mine or not name.startswith("backends.")]
     if not found:
@@ -69,18 +69,18 @@ def difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     return f"{', '.join(found)} {'differs' if len(found) == 1 else 'differ'}"
 
 
-def own(environ: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables of a command that its agent is to have, and that need not be alike."""
+def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a command sends for the agent."""
     return {name: value for name, value in without_secrets(environ).items() if _goes_along(name, value)}
 
 
-def together(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment of a command whose circumstances are those of the server, from its `own` variables."""
+def merge_environment(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a command from that of the server and the variables that the command has sent."""
     return {**{name: value for name, value in server.items() if not _goes_along(name, value)}, **own}
 
 
 def _stays(name: str) -> bool:
-    """Say whether a variable is left as the server has it."""
+    """Return whether agents get the variable as the server has it."""
     return name in _OF_TERMINAL or name.startswith(_OF_TERMINALS) or name.upper().startswith(_OF_SERVERS)
 
 
@@ -92,12 +92,12 @@ def _is_decisive(name: str, value: str) -> bool:
 
 
 def _is_own_setting(name: str) -> bool:
-    """Say whether it is a setting of clinvk itself: of these tokens are only counted."""
+    """Return whether a name is a setting of clinvk; `token` in these names is a number of tokens."""
     return name.startswith(_SETTING) and "__" in name and not name.upper().startswith(_OF_BACKENDS)
 
 
 def _is_text(text: str) -> bool:
-    """Say whether it was UTF-8: other bytes have no place in a frame."""
+    """Return whether a text was UTF-8; a frame cannot carry other bytes."""
     return text.isascii() or _shown(text) == text
 
 
@@ -110,7 +110,7 @@ def _goes_along(name: str, value: str) -> bool:
 
 
 def _process() -> dict[str, object]:
-    """Give what an agent inherits of the process that starts it."""
+    """Return the process attributes that an agent inherits."""
     mask = os.umask(0o077)
     os.umask(mask)
     root = os.stat("/")
@@ -128,7 +128,7 @@ def _process() -> dict[str, object]:
 
 
 def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object]:
-    """Give the settings that a run takes from where it is started; the others are in its request by then."""
+    """Return the settings that a run takes from its process; the request has all others."""
     found: dict[str, object] = {
         "agents": settings.agents,
         "unified_flags.max_depth": settings.unified_flags.max_depth,

@@ -1,12 +1,11 @@
-"""What a command and a server tell each other: frames of JSON, each after its length in four bytes.
+"""Messages between a command and a server: frames of JSON, each behind its length in four bytes.
 
-The server greets. A command that finds the circumstances alike asks; it is told that its run has begun, all that
-happens, and that nothing is left of it; or why there is no run. It may then ask again. One that is gone has stopped
-its run. One that goes on with a conversation by itself has the server let go of it first.
+The server sends `Greeting`. A command whose environment matches sends `RunCommand`. The server answers with `Begun`,
+`Events` and `Done`, or with `Refused`. The command may then send the next `RunCommand`. A command that disconnects has
+its run stopped. A command that continues a conversation without the server sends `ReleaseSession` first.
 """
 
 import asyncio
-from typing import Generic, TypeVar
 
 import msgspec
 
@@ -14,62 +13,55 @@ from clinvk.types.errors import ClinvkError
 from clinvk.types.events import Logged
 from clinvk.types.request import RunRequest
 
-MOST_BYTES = 256 * 1024 * 1024
-"""The longest frame: a larger request is no business of a server."""
+MAX_BYTES = 256 * 1024 * 1024
+"""The longest frame; a command runs a larger request itself."""
 
 _LENGTH_BYTES = 4
 
 
 class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
-    """The circumstances of the server's runs, see `likeness`."""
+    """The digests of the environment in which the server runs agents; see `clinvk.remote.caller`.
 
-    circumstances: dict[str, str]
+    Commands of every version read this message: among the digests is that of the version.
+    """
+
+    environment: dict[str, str] = msgspec.field(name="circumstances")
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Run this. `environ` are the variables that are the command's own."""
+class RunCommand(msgspec.Struct, frozen=True, tag="run"):
+    """Run a prompt; `environ` has the variables that the command adds to those of the server."""
 
     request: RunRequest
     environ: dict[str, str]
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """End the run; said again, at once."""
+    """Stop the run; a second `Stop` kills its agent at once."""
 
 
-class LetGo(msgspec.Struct, frozen=True, tag="let_go"):
-    """The conversation of a session goes on elsewhere: no agent process shall hold it open."""
+class ReleaseSession(msgspec.Struct, frozen=True, tag="let_go"):
+    """Have the agent process that holds the conversation of a session close it; sent by every version."""
 
     session_id: str
 
 
-class Gone(msgspec.Struct, frozen=True, tag="gone"):
-    """None does."""
-
-
-class Declined(msgspec.Struct, frozen=True, tag="declined"):
-    """Nothing was begun, and the command had better run it itself."""
-
-    why: str
-
-
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """Nothing was begun, since it cannot be run: the error that says so."""
+    """No run was started. With an empty `code` the command should run the prompt itself."""
 
-    code: str
     message: str
+    code: str = ""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
-    """The run has begun."""
+    """The run was accepted."""
 
     run_id: str
     session_id: str | None
     created_at: float
 
 
-class Told(msgspec.Struct, frozen=True, tag="told"):
-    """What happened, and what the run then knows of itself."""
+class Events(msgspec.Struct, frozen=True, tag="events"):
+    """New events of the run, and the state of the run."""
 
     entries: list[Logged]
     started_at: float | None
@@ -77,73 +69,65 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
     raw: bytes
 
 
-class Remark(msgspec.Struct, frozen=True, tag="remark"):
-    """What the server's log says of the keeping of the run."""
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The agent of the run has exited, or the session was released; `warnings` name what could not be stored."""
 
-    message: str
-
-
-class Over(msgspec.Struct, frozen=True, tag="over"):
-    """Nothing is left of the run's agent."""
+    warnings: list[str] = []
 
 
-ToServer = Ask | Stop | LetGo
-ToCommand = Greeting | Declined | Refused | Begun | Told | Remark | Over | Gone
+Message = Greeting | RunCommand | Stop | ReleaseSession | Refused | Begun | Events | Done
 
-Heard = TypeVar("Heard")
+_DECODER = msgspec.json.Decoder(Message)
 
 
 class TooLong(ClinvkError):
-    """A frame would be longer than any may be."""
+    """A frame would exceed `MAX_BYTES`."""
 
 
-class Link(Generic[Heard]):
-    """One end of a connection. The other end's silence is waited for, and so is its reading."""
+class Connection:
+    """One end of a connection. Both ends wait for a slow reader."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: "msgspec.json.Decoder[Heard]"
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._heard = heard
         self._length: int | None = None
 
-    async def say(self, message: ToServer | ToCommand) -> None:
+    async def send(self, message: Message) -> None:
         """Send a frame.
 
         Raises:
-            TooLong: nothing was sent.
-            ConnectionError: the other end is gone.
+            TooLong: the frame is too long; nothing was sent.
+            ConnectionError: the peer has disconnected.
         """
         data = msgspec.json.encode(message)
-        if len(data) > MOST_BYTES:
-            raise TooLong(f"it takes {len(data):,} bytes, more than {MOST_BYTES:,}")
+        if len(data) > MAX_BYTES:
+            raise TooLong(f"it takes {len(data):,} bytes, more than {MAX_BYTES:,}")
         try:
             self._writer.writelines((len(data).to_bytes(_LENGTH_BYTES, "big"), data))
-        except RuntimeError as exc:  # what uvloop raises once the connection is closed
+        except RuntimeError as exc:  # uvloop raises this for a closed connection
             raise ConnectionResetError(str(exc)) from exc
         await self._writer.drain()
 
-    async def hear(self) -> Heard | None:
-        """Wait for a frame; None is the end. Cancelled, it has taken nothing that the next call would miss.
+    async def receive(self) -> Message | None:
+        """Wait for a frame; return None at the end. A cancelled call loses no data.
 
         Raises:
-            ConnectionError: the other end is gone, or is no clinvk of this kind.
+            ConnectionError: the peer has disconnected, or sent an invalid frame.
         """
         try:
             if self._length is None:
                 self._length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
-                if self._length > MOST_BYTES:
+                if self._length > MAX_BYTES:
                     raise ConnectionAbortedError(f"a frame of {self._length:,} bytes")
             data = await self._reader.readexactly(self._length)
         except asyncio.IncompleteReadError:
             return None
         self._length = None
         try:
-            return self._heard.decode(data)
+            return _DECODER.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            raise ConnectionAbortedError(f"a frame that is none: {exc}") from exc
+            raise ConnectionAbortedError(f"an invalid frame: {exc}") from exc
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._writer.close()

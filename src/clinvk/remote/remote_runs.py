@@ -1,4 +1,4 @@
-"""The command's end of the private socket: runs that a server carries, as the command's own would be."""
+"""The command's end of the private socket: runs of a server that look like the command's own runs."""
 
 import asyncio
 import time
@@ -7,27 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.config.load import home
 from clinvk.config.model import Settings
-from clinvk.remote import caller
-from clinvk.remote.frames import (
-    Ask,
-    Begun,
-    Declined,
-    Gone,
-    Greeting,
-    LetGo,
-    Link,
-    Refused,
-    Remark,
-    Stop,
-    ToCommand,
-    Told,
-    TooLong,
-)
+from clinvk.remote import caller, frames
 from clinvk.remote.socket_path import connected
 from clinvk.runtime.process.waiting import finished
 from clinvk.types import errors
@@ -39,209 +23,201 @@ if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
 
 _GREETS_WITHIN_S = 1.0
-"""A server that takes longer is at its limits, or stopped: a command does better without it."""
+"""A server that takes longer is overloaded or stopped; the command is faster without it."""
 
 _STOPS_WITHIN_S = 6.0
-"""What a server takes at most to stop a run: the agent's grace, and the end of what it has started."""
+"""The longest that a server takes to stop a run: the grace of the agent, and the end of its child processes."""
 
 _STOPS_AT_ONCE_WITHIN_S = 2.0
 
 _LATER_S = 8.0
-"""So long after a run's time limit the server has told its ending, unless it is stopped."""
+"""How long after the time limit of a run its ending may arrive."""
 
 _QUIET_S = 4.0
-"""So long nothing may come besides: what was told while nobody read it comes late."""
+"""How long nothing may arrive after that: events that waited for a slow reader arrive late."""
 
-_GONE_WITHIN_S = 15.0
-"""How long an agent that has told the end of its run may take to be gone."""
+_EXITS_WITHIN_S = 15.0
+"""How long the agent may take to exit after the ending of its run."""
+
+_RELEASES_WITHIN_S = 5.0
+"""How long a server may take to release a session; the command continues the conversation after that in any case."""
 
 _SILENT = "the server does not answer"
 _UNKNOWN = "the server does not tell whether its agent is gone"
 _LOST = "the server that ran this is gone, and its agent with it; --no-server does without one"
-_DECODER = msgspec.json.Decoder(ToCommand)
-
-_LETS_GO_WITHIN_S = 5.0
-"""How long a server may take to have an agent close a conversation; it goes on after that whether it has or not."""
 
 Say = Callable[[str], None]
 
 
-class NotHere(Exception):
-    """The server does not take the run, and has not begun it; says why."""
+class ServerDeclined(Exception):
+    """The server has not started the run; the message says why, and is empty if no server is up."""
 
 
 @asynccontextmanager
 async def server_of(
     settings: Settings, environ: Mapping[str, str], backend: str, say: Say
-) -> AsyncGenerator["ServedRuns"]:
-    """Go to the server of the same user and home, inside this context. `say` gets its remarks on what is not kept.
+) -> AsyncGenerator["RemoteRuns"]:
+    """Connect to the server of the same user and home inside this context. `say` gets warnings of the server.
 
     Raises:
-        NotHere: there is none, or the run would not be the same there; empty where there is none to speak of.
+        ServerDeclined: no server is up, or a run would differ there.
     """
-    async with _linked(environ) as link:
-        match await _first_words(link):
-            case Greeting(circumstances=theirs):
-                mine = caller.circumstances(settings, environ, (backend,))
-                if why := caller.difference(mine, theirs):
-                    raise NotHere(why)
-            case Declined(why=why):
-                raise NotHere(why)
-            case _:
-                raise NotHere(_SILENT)
-        yield ServedRuns(link, caller.own(environ), settings.warm.enabled, say)
+    async with _connection(environ) as (connection, greeting):
+        if not isinstance(greeting, frames.Greeting):
+            raise ServerDeclined(greeting.message if isinstance(greeting, frames.Refused) else _SILENT)
+        mine = caller.caller_environment(settings, environ, (backend,))
+        if why := caller.environment_difference(mine, greeting.environment):
+            raise ServerDeclined(why)
+        yield RemoteRuns(connection, caller.own_variables(environ), settings.warm.enabled, say)
 
 
-async def let_go(environ: Mapping[str, str], session_id: str) -> None:
-    """Have a server of this home let go of a session's conversation, which is gone on with elsewhere."""
-    with suppress(NotHere, TimeoutError, ConnectionError):  # it is gone on with all the same
-        async with _linked(environ) as link:
-            await _first_words(link)
-            async with asyncio.timeout(_LETS_GO_WITHIN_S):
-                await link.say(LetGo(session_id))
-                while (message := await link.hear()) and not isinstance(message, Gone):
-                    pass
+async def release_session(environ: Mapping[str, str], session_id: str) -> None:
+    """Have the server of this home release a session, whose conversation continues in another process."""
+    with suppress(ServerDeclined, TimeoutError, ConnectionError):
+        async with _connection(environ) as (connection, _), asyncio.timeout(_RELEASES_WITHIN_S):
+            await connection.send(frames.ReleaseSession(session_id))
+            await connection.receive()
 
 
 @asynccontextmanager
-async def _linked(environ: Mapping[str, str]) -> "AsyncGenerator[Link[ToCommand]]":
+async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames.Connection, frames.Message | None]]:
+    """Connect to the server of the home, and yield its first message too."""
     sock = connected(home(environ))
     if sock is None:
-        raise NotHere("")
-    link = Link(*await asyncio.open_unix_connection(sock=sock), _DECODER)
+        raise ServerDeclined("")
+    connection = frames.Connection(*await asyncio.open_unix_connection(sock=sock))
     try:
-        yield link
+        try:
+            async with asyncio.timeout(_GREETS_WITHIN_S):
+                message = await connection.receive()
+        except (TimeoutError, ConnectionError) as exc:
+            raise ServerDeclined(_SILENT) from exc
+        yield connection, message
     finally:
-        link.close()
+        connection.close()
 
 
-async def _first_words(link: "Link[ToCommand]") -> ToCommand | None:
-    try:
-        async with asyncio.timeout(_GREETS_WITHIN_S):
-            return await link.hear()
-    except (TimeoutError, ConnectionError) as exc:
-        raise NotHere(_SILENT) from exc
+class RemoteRuns:
+    """A `Runner` that uses the agents of a server, one run at a time."""
 
-
-class ServedRuns:
-    """A `Runner` whose agents are a server's, one run after the other."""
-
-    def __init__(self, link: "Link[ToCommand]", environ: dict[str, str], warm: bool, say: Say) -> None:
-        self._link = link
+    def __init__(self, connection: frames.Connection, environ: dict[str, str], warm: bool, say: Say) -> None:
+        self._connection = connection
         self._environ = environ
         self._warm = warm
         self._say = say
 
     def run(self, request: RunRequest) -> AbstractAsyncContextManager["Followed"]:
-        """Run a prompt there. Leaving the context ends the run, and waits until its agent is gone.
+        """Run a prompt. Leaving the context stops the run and waits until its agent has exited.
 
         Raises:
-            NotHere: the server did not begin it.
-            ClinvkError: it cannot be run, or the server is gone.
+            ServerDeclined: the server has not started the run.
+            ClinvkError: the run is refused, or the server is gone.
         """
-        ask = Ask(replace(request, warm=request.warm and self._warm), self._environ)
-        return _ServedRun(self._link, request, ask, self._say)
+        command = frames.RunCommand(replace(request, warm=request.warm and self._warm), self._environ)
+        return _RemoteRun(self._connection, request, command, self._say)
 
 
-class _ServedRun:
-    """One run over there: its context, and what is followed of it."""
+class _RemoteRun:
+    """The context of one run, and the run as the command follows it."""
 
     id: str
     created_at: float
     session_id: str | None
 
-    def __init__(self, link: "Link[ToCommand]", request: RunRequest, ask: Ask, say: Say) -> None:
+    def __init__(
+        self, connection: frames.Connection, request: RunRequest, command: frames.RunCommand, say: Say
+    ) -> None:
         self.request = request
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.raw = b""
         self.ending: Ending | None = None
-        self._link = link
-        self._ask = ask
+        self._connection = connection
+        self._command = command
         self._say = say
         self._number = 0
         self._unread: deque[Logged] = deque()
-        self._is_over = False
-        self._is_given_up = False
-        self._give_time()
+        self._is_done = False
+        self._is_overdue = False
+        self._restart_time_limit()
 
     async def __aenter__(self) -> "Followed":
         if not self.request.workdir:
-            raise NotHere("the session is one of no directory")
+            raise ServerDeclined("the session is one of no directory")
         try:
-            async with self._waiting():
-                await self._link.say(self._ask)
-                message = await self._link.hear()
-        except TooLong as exc:
-            raise NotHere(exc.message) from exc
+            async with self._time_limit():
+                await self._connection.send(self._command)
+                message = await self._connection.receive()
+        except frames.TooLong as exc:
+            raise ServerDeclined(exc.message) from exc
         except ConnectionError:
             message = None
         except TimeoutError as exc:
-            await self._stopped(_STOPS_AT_ONCE_WITHIN_S)
+            await self._finish(_STOPS_AT_ONCE_WITHIN_S)
             raise TimedOut(self._overdue) from exc
         except asyncio.CancelledError:
-            await self._stopped()
+            await self._finish(_STOPS_WITHIN_S)
             raise
         match message:
-            case Begun():
+            case frames.Begun():
                 self.id, self.session_id, self.created_at = message.run_id, message.session_id, message.created_at
                 return self
-            case Declined(why=why):
-                raise NotHere(why)
-            case Refused(code=code, message=text):
-                raise errors.refusal(code, text)
+            case frames.Refused(code=""):
+                raise ServerDeclined(message.message)
+            case frames.Refused():
+                raise errors.refusal(message.code, message.message)
             case _:
                 raise ClinvkError(_LOST)
 
     async def __aexit__(self, *_: object) -> None:
-        if self._is_given_up:
-            await self._stopped(_STOPS_AT_ONCE_WITHIN_S)
-        elif self.ending:
-            await self._gone_within(_GONE_WITHIN_S)
+        if self.ending and not self._is_overdue:
+            await self._finish(_EXITS_WITHIN_S, stop=False)
         else:
-            await self._stopped()
+            await self._finish(_STOPS_AT_ONCE_WITHIN_S if self._is_overdue else _STOPS_WITHIN_S)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Give the events, from the first on, to the ending; where the server is lost that is the ending."""
+        """Yield the events up to the ending; the loss of the server is an ending too."""
         while self._unread or self.ending is None:
             if not self._unread:
-                await self._next()
+                await self._receive()
             elif (logged := self._unread.popleft()).number > after:
                 yield logged
 
-    async def _next(self) -> None:
-        """Wait for what happens next."""
+    async def _receive(self) -> None:
+        """Wait for the next message."""
         try:
-            async with self._waiting():
-                message = await self._link.hear()
+            async with self._time_limit():
+                message: frames.Message | None = await self._connection.receive()
         except ConnectionError:
             message = None
         except TimeoutError:
-            self._is_given_up = True
-            self._failed(TimedOut.code, self._overdue)
+            self._is_overdue = True
+            self._fail(TimedOut.code, self._overdue)
             return
         match message:
-            case Told(entries=entries):
+            case frames.Begun():  # the command was cancelled before
+                return
+            case frames.Events():
                 if self.started_at is None and message.started_at:
-                    self._give_time()
+                    self._restart_time_limit()
                 self.started_at, self.ended_at, self.raw = message.started_at, message.ended_at, message.raw
-                self._note(entries)
-            case Begun():  # it was not waited for
+                self._add(message.entries)
+                return
+            case frames.Done():
+                for warning in message.warnings:
+                    self._say(warning)
+            case _:
                 pass
-            case Remark(message=text):
-                self._say(text)
-            case _:  # it is over, or the server is lost
-                self._is_over = True
-                if not self.ending:
-                    self._failed(ClinvkError.code, _LOST)
+        self._is_done = True
+        if not self.ending:
+            self._fail(ClinvkError.code, _LOST)
 
-    def _give_time(self) -> None:
-        """From this moment on the time limit of the run counts, as far as is known here."""
+    def _restart_time_limit(self) -> None:
         limit_s = self.request.timeout_s
         self._until = time.monotonic() + limit_s + _LATER_S if limit_s else None
 
-    def _waiting(self) -> asyncio.Timeout:
-        """Give a context for a wait for the server, which raises TimeoutError where the run should long be over."""
+    def _time_limit(self) -> asyncio.Timeout:
+        """Return a context that raises TimeoutError when the run should have ended long ago."""
         if self._until is None or self.ending:
             return asyncio.timeout(None)
         return asyncio.timeout(max(self._until - time.monotonic(), _QUIET_S))
@@ -250,45 +226,33 @@ class _ServedRun:
     def _overdue(self) -> str:
         return f"{_SILENT}, and the {self.request.timeout_s:g} s are over"
 
-    def _failed(self, code: str, message: str) -> None:
-        """End the run here."""
+    def _fail(self, code: str, message: str) -> None:
         self.ended_at = time.time()
-        self._note([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
+        self._add([Logged(self._number + 1, self.ended_at, RunFailed(code, message))])
 
-    def _note(self, entries: list[Logged]) -> None:
+    def _add(self, entries: list[Logged]) -> None:
         self._unread += entries
         for number, _, event in entries:
             self._number = number
             if isinstance(event, RunFinished | RunFailed):
                 self.ending = event
 
-    async def _stopped(self, within_s: float = _STOPS_WITHIN_S) -> None:
-        """End the run. Cancelled meanwhile, end it at once."""
+    async def _finish(self, within_s: float, stop: bool = True) -> None:
+        """Wait until the agent has exited; its last events can be followed afterwards. Stop the run first if asked.
+
+        A cancelled wait stops the run at once.
+        """
         self._until = None
         try:
-            await self._stop(within_s)
-        except asyncio.CancelledError:
-            await finished(self._stop(_STOPS_AT_ONCE_WITHIN_S))
-            raise
-
-    async def _stop(self, within_s: float) -> None:
-        try:
             async with asyncio.timeout(within_s):
-                await self._link.say(Stop())  # this waits too where the server does not read
-                await self._gone()
+                if stop:
+                    await self._connection.send(frames.Stop())  # this waits for the server to read, too
+                while not self._is_done:
+                    await self._receive()
         except ConnectionError:
             return
         except TimeoutError:
             self._say(_UNKNOWN)
-
-    async def _gone_within(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._gone()
-        except TimeoutError:
-            self._say(_UNKNOWN)
-
-    async def _gone(self) -> None:
-        """Wait until nothing is left of the run. What happens in it meanwhile can be followed afterwards."""
-        while not self._is_over:
-            await self._next()
+        except asyncio.CancelledError:
+            await finished(self._finish(_STOPS_AT_ONCE_WITHIN_S))
+            raise

@@ -1,7 +1,7 @@
-"""Where a home's private socket is, and who is at its other end.
+"""The path of a home's private socket, the claim to listen there, and the identity of a peer.
 
-It is in the home; where that path is longer than a socket's may be, in a folder of the user's in /tmp. Whoever serves
-holds a lock beside it, so that a socket without one is what a killed server has left. All of this blocks, for a moment.
+The socket is in the home, or in a folder of the user in /tmp if that path is too long for a socket. The server that
+listens holds a lock beside the socket: a socket without a lock is left of a killed server. All calls block briefly.
 """
 
 import fcntl
@@ -18,22 +18,22 @@ from clinvk import file_locks
 
 _NAME = "serve.sock"
 _LONGEST = 100
-"""Bytes of a path that every system has room for (sun_path: Linux 108, macOS 104)."""
-_SHARED = Path("/tmp")  # noqa: S108 - what is used there is looked at
+"""Bytes that a path may have on every system (sun_path: Linux 108, macOS 104)."""
+_SHARED = Path("/tmp")  # noqa: S108 - the folder in it is checked
 _BACKLOG = 128
 _XUCRED = struct.Struct("IIh")
 _LOCAL_PEERCRED = 1
 
 
 class Peer(NamedTuple):
-    """The process at the other end, as the kernel knows it; `pid` is 0 where it does not tell."""
+    """The process at the other end, according to the kernel; `pid` is 0 if the kernel does not tell."""
 
     uid: int
     pid: int
 
 
 def path_of(home: Path) -> Path:
-    """Give the path of a home's socket."""
+    """Return the path of a home's socket."""
     path = home / _NAME
     if len(os.fsencode(path)) <= _LONGEST:
         return path
@@ -41,8 +41,8 @@ def path_of(home: Path) -> Path:
     return _SHARED / f"clinvk-{os.geteuid()}" / f"{name}.sock"
 
 
-class Claim:
-    """The right to serve a home: no other process has it until this lets go, or is gone."""
+class SocketClaim:
+    """The exclusive right to listen for a home, until `leave` or the end of the process."""
 
     def __init__(self, home: Path) -> None:
         self._path = path_of(home)
@@ -50,12 +50,12 @@ class Claim:
         self._lock: int | None = None
 
     def listen(self) -> socket.socket | None:
-        """Take the claim and listen there; None: another process has it. What a dead server has left there goes.
+        """Take the claim and listen; return None if another process has it. A socket of a dead server is removed.
 
         Raises:
-            OSError: there can be no socket.
+            OSError: the socket cannot be created.
         """
-        if not self._taken():
+        if not self._take():
             return None
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -70,7 +70,7 @@ class Claim:
             raise
         return listener
 
-    def _taken(self) -> bool:
+    def _take(self) -> bool:
         folder = self._path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.parent == _SHARED:
@@ -78,27 +78,28 @@ class Claim:
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not file_locks.is_of(lock, self._lock_file):
-                raise BlockingIOError  # its owner has just taken it away: the next look finds another
+            is_taken = file_locks.is_of(lock, self._lock_file)  # false if its owner has just removed the file
         except BlockingIOError:
-            os.close(lock)
-            return False
+            is_taken = False
         except OSError:
             os.close(lock)
             raise
-        self._lock = lock
-        return True
+        if is_taken:
+            self._lock = lock
+        else:
+            os.close(lock)
+        return is_taken
 
     def is_held(self) -> bool:
-        """Say whether the claim is held, and the lock is that of the file which others look at."""
+        """Return whether this process holds the lock file at the path."""
         return self._lock is not None and file_locks.is_of(self._lock, self._lock_file)
 
     def is_found(self) -> bool:
-        """Say whether others find the socket, too."""
+        """Return whether others can find the socket, too."""
         return self.is_held() and self._path.exists()
 
     def leave(self) -> None:
-        """Let go of the claim; take the socket away, unless it may be another's since the lock was removed."""
+        """Release the claim; remove the socket, unless the lock file was removed and another process may have it."""
         if self._lock is not None:
             if self.is_held():
                 with suppress(OSError):
@@ -109,7 +110,7 @@ class Claim:
 
 
 def connected(home: Path) -> socket.socket | None:
-    """Connect to the server of a home; None where there is none of this user that takes it at once."""
+    """Connect to the server of a home; return None if no server of this user accepts at once."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -123,10 +124,10 @@ def connected(home: Path) -> socket.socket | None:
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Ask the kernel who is at the other end.
+    """Identify the peer of a connected socket.
 
     Raises:
-        OSError: it does not tell, or only that it is in a container of its own.
+        OSError: the kernel does not tell, or the peer is in another container.
     """
     if hasattr(socket, "SO_PEERCRED"):
         told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -35,7 +35,7 @@ from clinvk.backends.base import Backend
 from clinvk.backends.registry import BACKENDS
 from clinvk.config.load import home
 from clinvk.config.model import ServerSettings, Settings
-from clinvk.remote.socket_server import Door
+from clinvk.remote.socket_server import SocketServer
 from clinvk.runtime.local import LocalRuns
 from clinvk.runtime.process import executables, process_tags, resource_limits
 from clinvk.runtime.process.spawn import Spawner
@@ -185,7 +185,7 @@ async def _serve(
         async with (
             watched(settings, BACKENDS) as watching,
             SqliteStore(home(environ), committed=watching.committed) as store,
-            Door(home(environ), settings, environ) as door,
+            SocketServer(home(environ), settings, environ) as commands,
             opened(settings, environ, sockets, store, taken, watching, BACKENDS, open_files) as served,
             tended(store, settings.session.retention_days),
         ):
@@ -196,13 +196,13 @@ async def _serve(
                 await reload()
                 lifecycle.notify(environ, "READY=1")
 
-            door.open(served.runs)
+            commands.open(served.runs)
             where = greeting(settings.server, sockets, has_keys=bool(taken))
             announce(where)
             lifecycle.notify(environ, "READY=1", f"STATUS={where.partition(chr(10))[0]}")
             await signals.stopped(reload_as_told)
             lifecycle.notify(environ, "STOPPING=1", "STATUS=finishing what runs")
-            door.shut()
+            commands.close()
             served.front.stopping.set()
             if is_inherited:
                 served.hand_over()

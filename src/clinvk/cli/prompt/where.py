@@ -12,7 +12,7 @@ from clinvk.store.protocol import SessionStore
 from clinvk.types.request import RunRequest
 
 if TYPE_CHECKING:
-    from clinvk.remote.remote_runs import ServedRuns
+    from clinvk.remote.remote_runs import RemoteRuns
     from clinvk.runtime.local import LocalRuns
     from clinvk.runtime.runs import Followed
 
@@ -39,9 +39,9 @@ def freeing(environ: Mapping[str, str]) -> Callable[[str], Awaitable[None]]:
 
     async def free(session_id: str) -> None:
         if path_of(home(environ)).exists():
-            from clinvk.remote.remote_runs import let_go
+            from clinvk.remote.remote_runs import release_session
 
-            await let_go(environ, session_id)
+            await release_session(environ, session_id)
 
     return free
 
@@ -52,7 +52,7 @@ class NearestRuns:
     def __init__(self, given: Circumstances) -> None:
         self._given = given
         self._stack = AsyncExitStack()
-        self._served: ServedRuns | None = None
+        self._served: RemoteRuns | None = None
         self._local: LocalRuns | None = None
         self._has_looked = False
 
@@ -74,11 +74,11 @@ class NearestRuns:
             self._has_looked = True
             await self._connect(request.backend)
         if self._served:
-            from clinvk.remote.remote_runs import NotHere
+            from clinvk.remote.remote_runs import ServerDeclined
 
             try:
                 run = await stack.enter_async_context(self._served.run(request))
-            except NotHere as exc:
+            except ServerDeclined as exc:
                 self._served = None
                 self._explain_local(str(exc))
             else:
@@ -96,12 +96,12 @@ class NearestRuns:
                 server.close()
                 self._explain_local(_NOT_ASKED)
             return
-        from clinvk.remote.remote_runs import NotHere, server_of
+        from clinvk.remote.remote_runs import ServerDeclined, server_of
 
         try:
             server = server_of(given.settings, given.environ, backend, given.notes.say)
             self._served = await self._stack.enter_async_context(server)
-        except NotHere as exc:
+        except ServerDeclined as exc:
             self._explain_local(str(exc))
 
     def _explain_local(self, why: str) -> None:

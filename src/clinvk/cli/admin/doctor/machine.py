@@ -11,7 +11,7 @@ import msgspec
 
 from clinvk.cli.admin.doctor.report import Check, Status
 from clinvk.config.model import ServerSettings, Settings
-from clinvk.remote.remote_runs import NotHere, server_of
+from clinvk.remote.remote_runs import ServerDeclined, server_of
 from clinvk.runtime.process.executables import run_tool, without_secrets
 from clinvk.runtime.process.process_tags import Marks, RlimitMarks
 from clinvk.runtime.process.spawn import Spawner
@@ -182,7 +182,7 @@ async def check_server(settings: Settings, environ: Mapping[str, str]) -> Check:
     try:
         async with server_of(settings, environ, settings.default_backend, lambda _: None):
             return Check(_MACHINE, "server", "ok", "prompts of the command line go through the server of this home")
-    except NotHere as exc:
+    except ServerDeclined as exc:
         if why := str(exc):
             return Check(_MACHINE, "server", "warning", f"{not_through}: {why}")
         return Check(_MACHINE, "server", "skipped", "none of this home is up for prompts to go through")
