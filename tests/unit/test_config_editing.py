@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -364,6 +365,27 @@ def test_it_takes_out(what: str, text: str, key: str, expected: str) -> None:
 )
 def test_unset_is_refused_if_a_comment_in_braces_would_be_lost(text: str, key: str) -> None:
     with pytest.raises(ConfigError, match="cannot be changed there: a comment in brackets would be lost"):
+        take_out(text, key)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a\n  b: *a\n",
+        "server: &s {port: 1}\noutput: {<<: *s}\n",
+        "session:\n  default_tags:\n  - - a\n  - {a: b}\n  # x\n  - b\n",
+        "server:\n  port: 0b_\n",
+        "[a]: 1\n",
+        "server: !foo {port: 1}\n",
+        "server:\n\tport: 1\n",
+        "server:\n  port: 1\x00\n",
+    ],
+)
+@pytest.mark.parametrize(("key", "value"), [("server.port", "7"), ("session.default_tags", "b,c")])
+def test_odd_yaml_is_changed_or_refused(text: str, key: str, value: str) -> None:
+    with suppress(ConfigError):
+        put(text, key, value)
+    with suppress(ConfigError):
         take_out(text, key)
 
 

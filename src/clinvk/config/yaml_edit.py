@@ -29,6 +29,9 @@ Order = Callable[[tuple[str, ...]], Sequence[str]]
 Entry = tuple[CommentedMap | CommentedSeq, str | int]
 """A collection, and the key or the index of one of its entries."""
 
+_FAILURES = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
+"""What ruamel.yaml raises besides `YAMLError`: for `0b_`, for merge keys, for an alias inside its own section."""
+
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 _FIRST_INDENT = re.compile(r"^( +)[^\s#-]", re.MULTILINE)
 _FIRST_LIST = re.compile(r"^( *)[^\s#].*:(?: +#.*)?\n(?: *#.*\n)*( *)- ", re.MULTILINE)
@@ -63,8 +66,11 @@ def _edited(text: str, edit: Callable[[CommentedMap], None]) -> str:
     else:
         before = _dumped(yaml, root)
         yaml, root = _loaded(lines)  # writing uses comments up
-        edit(root)
-        dumped = _dumped(yaml, root)
+        try:
+            edit(root)
+            dumped = _dumped(yaml, root)
+        except _FAILURES as exc:
+            raise ConfigError("its layout does not allow it") from exc
         after = _transplanted(lines, before, dumped if root else dumped.removesuffix("{}\n"))
     return after.replace("\n", newline)
 
@@ -81,7 +87,7 @@ def _loaded(text: str) -> tuple[YAML, CommentedMap | None]:
     yaml.indent(mapping=len(step[1]) if step else 2, sequence=offset + 2, offset=offset)
     try:
         root: object = yaml.load(text)
-    except (YAMLError, ValueError) as exc:
+    except (YAMLError, *_FAILURES) as exc:
         raise ConfigError(f"is not valid YAML: {' '.join(str(exc).split())}") from exc
     if root is not None and not isinstance(root, CommentedMap):
         raise ConfigError("the file is not a section")
@@ -159,7 +165,8 @@ def _set(section: CommentedMap, key: str, node: object, order: Sequence[str]) ->
 
 def _merge(old: CommentedSeq, items: Sequence[str], above: Entry) -> None:
     """Change a list item by item; remaining items keep their comments."""
-    for kind, start, end, first, last in reversed(SequenceMatcher(None, list(old), items).get_opcodes()):
+    had = [item if isinstance(item, str) else None for item in old]
+    for kind, start, end, first, last in reversed(SequenceMatcher(None, had, items).get_opcodes()):
         if kind == "equal":
             continue
         for number, item in enumerate(items[first:last]):
