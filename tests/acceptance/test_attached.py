@@ -56,8 +56,8 @@ WRONG = [
     (["--image", "."], "--image: '.' cannot be read: Is a directory"),
     (["--image", "text.txt"], "--image 'text.txt' is no PNG, JPEG, GIF or WebP image"),
     (["--image", "empty.txt"], "--image 'empty.txt' is empty"),
-    (["--output-schema", "text.txt"], "--output-schema: 'text.txt' holds no JSON object: "),
-    (["--output-schema", "list.json"], "--output-schema: 'list.json' holds no JSON object: "),
+    (["--output-schema", "text.txt"], "--output-schema: 'text.txt' is not a JSON object: "),
+    (["--output-schema", "list.json"], "--output-schema: 'list.json' is not a JSON object: "),
     (["--output-schema", "wrong.json"], "output_schema is no JSON Schema: 'x' is not valid under any"),
     (["--effort", "ultra"], "--effort: 'ultra' is not one of none, minimal, low, medium, high, xhigh, max"),
 ]

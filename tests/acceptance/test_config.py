@@ -219,7 +219,7 @@ def test_a_dry_run_checks_and_writes_nothing(clinvk: Clinvk) -> None:
 def test_a_variable_that_beats_the_file_is_told(clinvk: Clinvk) -> None:
     done = clinvk.run("config", "set", "server.port", "1", env={"CLINVK_SERVER__PORT": "2"})
     assert done.returncode == 0
-    assert "the variable CLINVK_SERVER__PORT beats the file as long as it is set" in done.stderr
+    assert "the variable CLINVK_SERVER__PORT overrides the file while it is set" in done.stderr
 
 
 def test_a_key_is_not_repeated_on_the_terminal(clinvk: Clinvk) -> None:

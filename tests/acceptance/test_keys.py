@@ -27,10 +27,10 @@ def test_the_new_key_is_the_last_line_of_stdout_and_never_shown_again(clinvk: Cl
 
 
 def test_a_list_without_keys_tells_whether_servers_let_anybody_in(clinvk: Clinvk) -> None:
-    assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: clinvk keys create NAME makes one\n"
+    assert clinvk.run("keys", "list").stderr == "clinvk: no keys yet: create one with clinvk keys create NAME\n"
     clinvk.run("keys", "create", "ana")
     last = clinvk.run("keys", "revoke", "ana").stderr.splitlines()[-1]
-    assert last.startswith("clinvk: no key is left: servers let nobody in")
+    assert last.startswith("clinvk: no key is left: servers refuse every request")
     assert clinvk.run("keys", "list").stderr.splitlines() == [last]
 
 

@@ -185,10 +185,10 @@ class TestContinue:
 
     def test_none_is_4_and_starts_no_agent(self, clinvk: Clinvk) -> None:
         done = clinvk.run("-c", "go on")
-        assert (done.returncode, done.stdout, done.stderr) == (4, "", "clinvk: no session to go on with\n")
+        assert (done.returncode, done.stdout, done.stderr) == (4, "", "clinvk: no session to resume\n")
         begun(clinvk)
         done = clinvk.run("-c", "-b", "gemini", "go on")
-        assert (done.returncode, done.stderr) == (4, "clinvk: no session of gemini to go on with\n")
+        assert (done.returncode, done.stderr) == (4, "clinvk: no session of gemini to resume\n")
         assert len(clinvk.agent.calls()) == 1
 
 
@@ -259,7 +259,7 @@ class TestResume:
         there.rmdir()
         done = clinvk.run("resume", session, "go on")
         assert done.returncode == 4
-        assert "does not exist any more" in done.stderr
+        assert "no longer exists" in done.stderr
 
     def test_one_whose_agent_is_not_installed_is_2_with_the_hint(self, clinvk: Clinvk) -> None:
         session = begun(clinvk)
@@ -460,7 +460,7 @@ class TestPicker:
     def test_nothing_to_choose_from_is_4(self, clinvk: Clinvk) -> None:
         with on_terminal(clinvk, "resume") as terminal:
             assert terminal.ended() == 4
-        assert b"no session to go on with" in terminal.read
+        assert b"no session to resume" in terminal.read
 
     def test_a_terminal_without_a_cursor_is_none(self, clinvk: Clinvk, sessions: list[str]) -> None:
         with on_terminal(clinvk, "resume", env={"TERM": "dumb"}) as terminal:

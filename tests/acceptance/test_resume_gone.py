@@ -33,7 +33,7 @@ def test_a_session_whose_directory_is_gone_is_passed_over_and_told_of(clinvk: Cl
     assert (done.returncode, json.loads(done.stdout)["session_id"]) == (0, kept)
     passed_over, continuing = done.stderr.splitlines()
     directory = str(clinvk.folder / "gone")
-    assert passed_over == f"clinvk: session {gone[:8]} is passed over: its directory {directory!r} is gone"
+    assert passed_over == f"clinvk: skipping session {gone[:8]}: its directory {directory!r} is gone"
     assert continuing.startswith(f"clinvk: continuing session {kept[:8]} ")
     assert f"--resume={FIRST}" in clinvk.agent.calls()[-1].argv
 
@@ -45,7 +45,7 @@ def test_many_such_sessions_are_told_of_in_one_line(clinvk: Clinvk) -> None:
     for number in range(20):
         shutil.rmtree(clinvk.folder / f"gone-{number}")
     done = clinvk.run("-c", "--dry-run", "go on")
-    assert done.stderr.splitlines()[0] == "clinvk: 20 sessions are passed over: their directories are gone"
+    assert done.stderr.splitlines()[0] == "clinvk: 20 sessions skipped: their directories are gone"
     assert f"continuing session {kept[:8]} " in done.stderr
 
 
@@ -55,7 +55,7 @@ def test_where_none_is_left_it_is_4(clinvk: Clinvk, way: list[str]) -> None:
     shutil.rmtree(clinvk.folder / "gone")
     done = clinvk.run(*way, "go on")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.splitlines()[1:] == ["clinvk: no session to go on with"]
+    assert done.stderr.splitlines()[1:] == ["clinvk: no session to resume"]
     assert len(clinvk.agent.calls()) == 1
 
 
@@ -64,7 +64,7 @@ def test_one_that_is_named_is_4_and_what_to_do_is_said(clinvk: Clinvk) -> None:
     shutil.rmtree(clinvk.folder / "gone")
     done = clinvk.run("resume", gone[:8], "go on")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
-    assert f"{str(clinvk.folder / 'gone')!r}, which does not exist any more" in done.stderr
+    assert f"{str(clinvk.folder / 'gone')!r}, which no longer exists" in done.stderr
     assert f"clinvk sessions export {gone[:8]}" in done.stderr
     (clinvk.folder / "gone").mkdir()
     assert clinvk.run("resume", gone[:8], "go on").returncode == 0
@@ -80,5 +80,5 @@ def test_a_session_of_a_worktree_that_was_applied_is_passed_over(clinvk: Clinvk)
     assert result["worktree"], told.stderr
     assert clinvk.run("worktrees", "apply", result["branch"]).returncode == 0
     done = clinvk.run("-c", "--dry-run", "go on")
-    assert f"session {result['session_id'][:8]} is passed over" in done.stderr
+    assert f"skipping session {result['session_id'][:8]}" in done.stderr
     assert f"continuing session {kept[:8]} " in done.stderr

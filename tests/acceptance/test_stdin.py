@@ -55,7 +55,7 @@ def test_a_silent_pipe_is_left_alone_after_3_seconds_with_a_line_on_stderr(clinv
     os.close(writing)
     assert done.returncode == 0
     assert took >= 3
-    assert done.stderr == "clinvk: nothing came on stdin for 3 s; going on without it (--no-stdin does not wait)\n"
+    assert done.stderr == "clinvk: no data on stdin for 3 s; continuing without it (--no-stdin does not wait)\n"
     assert clinvk.prompts == ["hello"]
 
 

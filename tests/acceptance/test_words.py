@@ -71,7 +71,10 @@ WRONG = [
     (["--continu", "hello"], "no flag '--continu'; did you mean --continue?"),
     (["-c", "--new", "hello"], "--continue and --new exclude each other"),
     (["-c", "--ephemeral", "hello"], "--continue and --ephemeral exclude each other"),
-    (["resume", "--last", "--ephemeral"], "resume has no --ephemeral: what is said becomes a part of the conversation"),
+    (
+        ["resume", "--last", "--ephemeral"],
+        "resume has no --ephemeral: prompt and answer become part of the conversation",
+    ),
     (["resume", "1234", "go", "on"], "resume takes no argument 'on'; see clinvk help resume"),
     (["serve", "--prot", "1"], "no flag '--prot'; did you mean --port?"),
     (["serve", "--port", "99999"], "--port/-p: '99999' is not a whole number from 0 to 65535"),

@@ -135,7 +135,7 @@ def set_key(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
     wanted = change_to(dotted, text, BACKENDS, environ)
     shown = hidden(wanted.keys, wanted.value if isinstance(wanted.value, tuple) else text)
     done = f"{dotted} = {(','.join(shown) if isinstance(shown, tuple) else shown) or '(empty)'}"
-    _write(flags, environ, notes, lambda file, left: file.changed(wanted, left), done, f"{dotted} was so already")
+    _write(flags, environ, notes, lambda file, left: file.changed(wanted, left), done, f"{dotted} was already set so")
     _warn_if_beaten(wanted.keys, environ, notes)
     return 0
 
@@ -147,7 +147,7 @@ def unset(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
         ConfigError: there is no such key, or the file cannot be changed. It was not.
     """
     dotted = flags.words[0]
-    done, same = f"{dotted} was taken out", f"{dotted} was not set"
+    done, same = f"removed {dotted}", f"{dotted} was not set"
     _write(flags, environ, notes, lambda file, left: file.without(dotted, left), done, same)
     _warn_if_beaten(setting_values.split(dotted), environ, notes)
     return 0
@@ -200,7 +200,7 @@ def _warn_if_beaten(name: tuple[str, ...], environ: Mapping[str, str], notes: No
     errors: list[ConfigError] = []
     place = trace(None, environ, {}, BACKENDS, errors.append).places.get(name)
     if place and place in environ:
-        notes.say(f"the variable {place} beats the file as long as it is set")
+        notes.say(f"the variable {place} overrides the file while it is set")
 
 
 def _flat(settings: Settings) -> list[Setting]:

@@ -54,9 +54,9 @@ def create(flags: KeyFlags, environ: Mapping[str, str], notes: Notes) -> int:
     key = KeyFile(home(environ)).create(name, limits, flags.dry_run, expires_at)
     described = _describe(limits) + (f"; it expires on {times.at_length(expires_at)}" if expires_at else "")
     if flags.dry_run:
-        notes.say(f"would make a key {name!r}: {described}")
+        notes.say(f"would create key {name!r}: {described}")
         return 0
-    notes.say(f"made key {name!r}: {described}; it is shown this once only")
+    notes.say(f"created key {name!r}: {described}. Copy it now; it is not shown again")
     tell(key)
     return 0
 
@@ -74,7 +74,7 @@ def list_all(flags: JsonFlags, environ: Mapping[str, str], notes: Notes) -> int:
     elif keys:
         tell("\n".join(table(_COLUMNS, [_row(key, time.time()) for key in keys], columns())))
     elif keys is None:
-        notes.say("no keys yet: clinvk keys create NAME makes one")
+        notes.say("no keys yet: create one with clinvk keys create NAME")
     else:
         _warn_none_left(file, notes)
     return 0
@@ -100,7 +100,7 @@ def revoke(flags: Flags, environ: Mapping[str, str], notes: Notes) -> int:
 
 
 def _warn_none_left(file: KeyFile, notes: Notes) -> None:
-    notes.say(f"no key is left: servers let nobody in, and start again once {file.path} has one or is removed")
+    notes.say(f"no key is left: servers refuse every request until {file.path} has a key or is removed")
 
 
 def _limits(flags: KeyFlags) -> Limits:
@@ -128,7 +128,7 @@ def _expires_at(text: str | None) -> float | None:
     if text is None:
         return None
     if (seconds := times.age_s(text, "--expires")) > _LONGEST_S:
-        raise InvalidRequest(f"--expires: {text!r} is over 100 years; a key without --expires never expires")
+        raise InvalidRequest(f"--expires: {text!r} is over 100 years; leave --expires out for a key that never expires")
     return round(time.time() + seconds, 3)
 
 
@@ -172,7 +172,7 @@ def _expiry(key: Key, now: float) -> str:
 
 
 def _describe(limits: Limits) -> str:
-    return "; ".join(_limit_texts(limits)) or "all"
+    return "; ".join(_limit_texts(limits)) or "no restrictions"
 
 
 def _limit_texts(limits: Limits) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _schema(path: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(_read(path, flag), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"{flag}: {path!r} holds no JSON object: {exc}", flag) from exc
+        raise InvalidRequest(f"{flag}: {path!r} is not a JSON object: {exc}", flag) from exc
 
 
 def _read(path: str, flag: str) -> bytes:
@@ -154,7 +154,7 @@ async def newest(store: SessionStore, backend: str | None, workdir: str | None, 
     _note_missing(gone, notes)
     of = f" of {backend}" if backend else ""
     where = f" in {workdir}" if workdir else ""
-    raise SessionNotFound(f"no session{of}{where} to go on with")
+    raise SessionNotFound(f"no session{of}{where} to resume")
 
 
 def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
@@ -162,11 +162,9 @@ def _note_missing(gone: Sequence[Session], notes: Notes) -> None:
         case []:
             pass
         case [session]:
-            notes.say(
-                f"session {session.id[:_SHORT_DIGITS]} is passed over: its directory {session.working_dir!r} is gone"
-            )
+            notes.say(f"skipping session {session.id[:_SHORT_DIGITS]}: its directory {session.working_dir!r} is gone")
         case _:
-            notes.say(f"{len(gone):,} sessions are passed over: their directories are gone")
+            notes.say(f"{len(gone):,} sessions skipped: their directories are gone")
 
 
 def asked_for(session: Session) -> Choice:

@@ -43,11 +43,15 @@ def refuse_prompt_flags(flags: ResumeFlags, prompt: str | None) -> None:
         InvalidRequest: names the flag.
     """
     if prompt is not None:
-        raise InvalidRequest("--interactive opens the agent's own program, where the prompt is typed: leave it away")
+        raise InvalidRequest(
+            "--interactive opens the agent's own program, where the prompt is typed; leave the prompt out"
+        )
     for name in _PROMPT_FLAGS:
         if getattr(flags, name) not in (None, (), False):
             flag = f"--{name.replace('_', '-')}"
-            raise InvalidRequest(f"{flag} is for a prompt: the agent's own program, which is opened, is not told", flag)
+            raise InvalidRequest(
+                f"{flag} is for a prompt: --interactive opens the agent's own program, which does not take it", flag
+            )
 
 
 def hand_over(session: Session, flags: ResumeFlags, settings: Settings, environ: Mapping[str, str]) -> int:
@@ -95,7 +99,7 @@ async def _free(session: Session, environ: Mapping[str, str]) -> None:
 
 def _refuse_busy(session: Session) -> None:
     if session.status == "active":
-        raise SessionBusy(f"session {session.id!r} is busy: a run of it is under way")
+        raise SessionBusy(f"session {session.id!r} is busy: a run is in progress")
 
 
 async def _hold(directory: str, environ: Mapping[str, str]) -> None:
@@ -150,7 +154,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
     files = check(flags, settings)
     choice = asyncio.run(_chosen(flags, words, environ, notes))
     if not choice:
-        notes.say("nothing was chosen")
+        notes.say("no session chosen")
         return exits.CANCELLED
     assert choice.session is not None
     if flags.interactive:
@@ -168,7 +172,7 @@ def resume(flags: ResumeFlags, environ: Mapping[str, str], notes: Notes) -> int:
 
 def _words(flags: ResumeFlags) -> _Arguments:
     if flags.ephemeral:
-        raise InvalidRequest("resume has no --ephemeral: what is said becomes a part of the conversation")
+        raise InvalidRequest("resume has no --ephemeral: prompt and answer become part of the conversation")
     if not (flags.last or flags.here):
         return _Arguments(*(*flags.words, None, None)[:2])
     if len(flags.words) > 1:
@@ -215,8 +219,8 @@ def _named(session: Session) -> Choice:
     """
     if not has_directory(session):
         raise NotResumable(
-            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which does not exist any more; "
-            f"make it again to go on there, or see what was said: clinvk sessions export {session.id}"
+            f"session {session.id!r} belongs to the directory {session.working_dir!r}, which no longer exists; "
+            f"create it again to resume, or read the conversation: clinvk sessions export {session.id}"
         )
     return asked_for(session)
 
@@ -228,7 +232,7 @@ def _check_same(session: Session, backend: str | None, workdir: str | None) -> N
     if workdir is not None and os.path.realpath(session.working_dir) != workdir:
         raise InvalidRequest(
             f"session {session.id!r} belongs to {session.working_dir!r} and cannot go on in {workdir!r}; "
-            "leave --workdir away",
+            "leave --workdir out",
             "--workdir",
         )
 

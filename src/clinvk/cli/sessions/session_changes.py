@@ -106,7 +106,7 @@ def clean(flags: CleanFlags, environ: Mapping[str, str], notes: Notes) -> int:
     if age is None:
         if flags.wants_json:
             tell_json(Cleaned(0, None, flags.dry_run))
-        notes.say("session.retention_days is 0: sessions are kept for ever; --older-than deletes them all the same")
+        notes.say("session.retention_days is 0: sessions are kept forever; use --older-than to delete some")
         return 0
     now = time.time()
     before = max(0.0, now - age)

@@ -75,7 +75,7 @@ def _context(fd: int, note: Note) -> str:
     if not _is_redirected(fd):
         return ""
     if not _has_data(fd, _PATIENCE_S):
-        note(f"nothing came on stdin for {_PATIENCE_S:g} s; going on without it (--no-stdin does not wait)")
+        note(f"no data on stdin for {_PATIENCE_S:g} s; continuing without it (--no-stdin does not wait)")
         return ""
     return decoded(_read_all(fd))
 

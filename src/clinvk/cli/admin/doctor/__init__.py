@@ -135,4 +135,4 @@ def _near_misses(environ: Mapping[str, str]) -> list[str]:
     """Report variables that lack the two underscores between section and key."""
     meant = {f"CLINVK_{'_'.join(name).upper()}": f"CLINVK_{'__'.join(name).upper()}" for name, _ in all_keys(BACKENDS)}
     missed = [name for name in sorted(environ) if name in meant and meant[name] != name]
-    return [f"{name} says nothing to clinvk; did you mean {meant[name]}?" for name in missed]
+    return [f"{name} has no meaning for clinvk; did you mean {meant[name]}?" for name in missed]
