@@ -283,7 +283,7 @@ class TestClean:
         clinvk.settings("session: {retention_days: 0}")
         done = clinvk.run("sessions", "clean")
         assert (done.returncode, done.stdout) == (0, "")
-        assert "for ever" in done.stderr
+        assert "forever" in done.stderr
         assert len(listed(clinvk)) == 1
         assert clinvk.run("sessions", "clean", "--older-than", "1w").returncode == 0
         assert listed(clinvk) == []
