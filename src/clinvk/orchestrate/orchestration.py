@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -96,6 +97,7 @@ class Orchestration:
         self._observers: tuple[Observer, ...] = ()
         self._limits: dict[asyncio.Timeout, float] = {}
         self._describing = asyncio.Lock()
+        self._entering = asyncio.Lock()
 
     async def drive(self, *observers: Observer) -> Summary:
         """Run all parts to the end. Cancelling this call ends all agents."""
@@ -286,7 +288,9 @@ class Orchestration:
 
     async def _run(self, index: int, part: Part, base: str) -> PartResult:
         place = PartOf(self.id, index, part.name, base)
-        async with self._runs.run(replace(part.request, part=place), self._share) as run:
+        async with AsyncExitStack() as stack:
+            async with self._entering:  # runs join the queue in the order of the parts
+                run = await stack.enter_async_context(self._runs.run(replace(part.request, part=place), self._share))
             self._run_ids.add(run.id)
             try:
                 if self._stop_reason:
