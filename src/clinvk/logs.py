@@ -190,7 +190,7 @@ class Unblocked(io.RawIOBase):
             with self._changed:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
-                logger.error("dropped %d lines of the log: stderr did not take them", dropped)
+                logger.error("dropped %d lines of the log: stderr could not be written", dropped)
             time.sleep(_GATHER_S)
 
     def _taken(self) -> bytearray:

@@ -105,8 +105,8 @@ def test_where_a_key_is_made_opens_no_directory_to_it(clinvk: Clinvk) -> None:
         (["--rate", "nan"], "--rate: 'nan' is not a number above 0"),
         (["--rate", "inf"], "--rate: 'inf' is not a number above 0"),
         (["--rate", "1", "--burst", "1000001"], "--burst: 1000001 is not from 1 to 1,000,000"),
-        (["--rate", "1", "--burst", "-1"], "--burst: '-1' is not a whole number, 1 or more"),
-        (["--rate", "1", "--burst", "1e300"], "--burst: '1e300' is not a whole number, 1 or more"),
+        (["--rate", "1", "--burst", "-1"], "--burst: '-1' is not a whole number of at least 1"),
+        (["--rate", "1", "--burst", "1e300"], "--burst: '1e300' is not a whole number of at least 1"),
     ],
 )
 def test_a_rate_that_holds_nobody_or_everybody_is_refused_with_what_is_allowed(

@@ -175,8 +175,8 @@ def _foreign(database: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (_garbage, "is damaged (file is not a database); nothing was changed in it"),
-        (_holes, "is damaged (database disk image is malformed); nothing was changed in it"),
+        (_garbage, "is damaged (file is not a database); it was not changed"),
+        (_holes, "is damaged (database disk image is malformed); it was not changed"),
         (_newer, "is of a newer clinvk (schema 99)"),
         (_foreign, "is a database of another program"),
     ],

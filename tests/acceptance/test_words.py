@@ -57,7 +57,7 @@ WRONG = [
     (["hello", "-m"], "--model/-m: expected one argument"),
     (["-o", "xml", "hello"], "--output-format/-o: 'xml' is not one of text, json, stream-json"),
     (["--approval-mode", "never", "x"], "--approval-mode: 'never' is not one of default, auto, none, always"),
-    (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number, 0 or more"),
+    (["--max-turns", "-1", "x"], "--max-turns: '-1' is not a whole number of at least 0"),
     (["--timeout", "soon", "x"], "--timeout: 'soon' is not a number of seconds, 0 or more"),
     (["--timeout", "inf", "x"], "--timeout: 'inf' is not a number of seconds, 0 or more"),
     (["serv"], "no command 'serv'; did you mean 'serve'? as a prompt it stands after --: clinvk -- serv"),

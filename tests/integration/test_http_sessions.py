@@ -292,7 +292,7 @@ UNFIT = [
     ({"workdir": "/etc"}, 400, "invalid_request", "works in '/tmp'; leave workdir out"),
     ({"session_id": "00000"}, 409, "ambiguous_id", "is the beginning of several session ids"),
     ({"session_id": "ffff"}, 404, "session_not_found", "no session 'ffff'"),
-    ({"session_id": "xy"}, 404, "session_not_found", "'xy' is no session id"),
+    ({"session_id": "xy"}, 404, "session_not_found", "'xy' is not a session id"),
     ({"session_id": f"{2:032x}"}, 409, "session_not_resumable", "its agent never told its own session"),
     ({"session_id": f"{3:032x}"}, 404, "backend_unavailable", "no backend 'qwen'"),
 ]

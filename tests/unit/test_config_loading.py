@@ -171,7 +171,7 @@ MISTAKES = [
     ("server: {port: {a: 1}}", "FILE:1: server.port has no key 'a'; it must be a whole number"),
     ("server: 5", "FILE:1: server = '5': must be a section"),
     ("server: '{}'", "FILE:1: server = '{}': must be a section"),
-    ("unified_flags: {max_turns: -1}", "FILE:1: unified_flags.max_turns = '-1': must be a whole number, 0 or more"),
+    ("unified_flags: {max_turns: -1}", "FILE:1: unified_flags.max_turns = '-1': must be a whole number of at least 0"),
     ("unified_flags: {verbose: 1}", "FILE:1: unified_flags.verbose = '1': must be true or false"),
     ("unified_flags: {sandbox_mode: rw}", "= 'rw': must be one of default, full, read-only, workspace"),
     ("output: {format: xml}", "FILE:1: output.format = 'xml': must be one of json, stream-json, text"),

@@ -165,7 +165,7 @@ def allowed(kind: object) -> str:
 def _allowed(info: inspect.Type) -> str:
     match info:
         case inspect.IntType(ge=low, le=high):
-            return f"a whole number, {low} or more" if high is None else f"a whole number from {low} to {high}"
+            return f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType(values=values):
@@ -173,7 +173,7 @@ def _allowed(info: inspect.Type) -> str:
         case inspect.VarTupleType():
             return "a list of texts"
         case inspect.UnionType(types=types):
-            return " or ".join("empty" if isinstance(part, inspect.NoneType) else _allowed(part) for part in types)
+            return ", or ".join("empty" if isinstance(part, inspect.NoneType) else _allowed(part) for part in types)
         case _:
             return "a text (a number or a yes/no word needs quotes)"
 

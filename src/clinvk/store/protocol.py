@@ -228,7 +228,7 @@ def prefix(reference: str, kind: Kind) -> str:
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):
         return digits
     raise _NOT_FOUND[kind](
-        f"{reference!r} is no {kind} id; have {ID_DIGITS} hex digits, or the first {MIN_PREFIX} or more of them"
+        f"{reference!r} is not a {kind} id: an id is {ID_DIGITS} hex digits, or at least the first {MIN_PREFIX} of them"
     )
 
 

@@ -40,7 +40,7 @@ class Flag(NamedTuple):
 
 
 def _whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
-    allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
 
     def read_number(text: str) -> int:
         is_number = text.isascii() and text.isdecimal() and len(text) <= 18

@@ -47,7 +47,8 @@ def list_all(flags: ListFlags, environ: Mapping[str, str], notes: Notes) -> int:
     page = asyncio.run(_listed(query, environ, notes))
     sessions, total = page.items, page.total
     if page.unreadable:
-        notes.say(f"{page.unreadable} sessions cannot be read: the database is damaged; see clinvk doctor")
+        number = "1 session" if page.unreadable == 1 else f"{page.unreadable} sessions"
+        notes.say(f"{number} cannot be read: the database is damaged; see clinvk doctor")
     if flags.wants_json:
         items = [views.session_item(session) for session in sessions]
         tell_json(

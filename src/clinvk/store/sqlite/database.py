@@ -48,7 +48,7 @@ _OURS = frozenset(
     }
 )
 _MAGIC = b"SQLite format 3\0"
-_DAMAGED = "is damaged ({}); nothing was changed in it. Put a copy in its place, or move it away"
+_DAMAGED = "is damaged ({}); it was not changed. Restore it from a backup or move it away"
 
 
 class Database:
@@ -307,6 +307,8 @@ class Database:
                 return _DAMAGED.format(exc)
             case "BUSY" | "LOCKED":
                 return f"another program has held its lock for {self._patience_s:g} s"
+            case "IOERR":
+                return f"{exc}: its disk fails, or its quota or a limit of the file size is reached"
             case _:
                 return f"{exc}"
 
