@@ -44,7 +44,7 @@ def age_s(text: str, flag: str) -> float:
     """
     match = _AGE.fullmatch(text.strip().lower())
     if not match:
-        raise InvalidRequest(f"{flag}: {text!r} is no length of time; have 12h, 30d, 2w, or a number of days", flag)
+        raise InvalidRequest(f"{flag}: {text!r} is not a duration; use 12h, 30d, 2w, or a number of days", flag)
     seconds = int(match[1]) * _HOURS[match[2]] * 3600.0
     if not seconds:
         raise InvalidRequest(f"{flag}: {text!r} is too short; the least is 1h", flag)
