@@ -16,6 +16,7 @@ from standin.process import Address, running
 MAY_BLOCK = (
     ("clinvk/runtime/process/spawn.py", {"_popen", "_held"}),
     ("clinvk/runtime/process/resource_limits.py", {"around", "open"}),
+    ("clinvk/runtime/process/waiting.py", {"run"}),
     ("clinvk/runtime/slots.py", {"capacity"}),
     ("clinvk/runtime/process/guardian_process.py", {"start", "dismiss", "_gone"}),
     ("clinvk/runtime/process/executables.py", {"find", "host", "part", "read", "resolve"}),

@@ -53,5 +53,21 @@ async def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     await until(lambda: not lookups._idle)  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_a_directory_that_has_just_answered_is_looked_up_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookups, loop = Lookups(), threading.get_ident()
+    assert await lookups.run(threading.get_ident, "/a") != loop
+    assert await lookups.run(threading.get_ident, "/a") == loop
+    assert await lookups.run(threading.get_ident, "/a", "/b") != loop
+    monkeypatch.setattr(waiting, "_TRUSTED_S", 0.0)
+    assert await lookups.run(threading.get_ident, "/a") != loop
+
+
+async def test_a_directory_that_failed_is_looked_up_in_a_thread_again() -> None:
+    lookups, loop = Lookups(), threading.get_ident()
+    with pytest.raises(ValueError, match="amiss"):
+        await lookups.run(_fail, "/a")
+    assert await lookups.run(threading.get_ident, "/a") != loop
+
+
 def _fail() -> None:
     raise ValueError("something is amiss")

@@ -309,7 +309,8 @@ class LocalRuns:
         here = users or self._here
         backend = here.backend(request.backend)
         path = here.path(backend)
-        launch = await self._lookups.run(partial(self._launch, here, backend, request, resume))
+        plan = partial(self._launch, here, backend, request, resume)
+        launch = await self._lookups.run(plan, request.workdir, *request.add_dirs)
         return RunSpec(
             run_id=os.urandom(16).hex(),
             request=request,

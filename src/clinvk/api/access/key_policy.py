@@ -63,7 +63,7 @@ class Grants:
         if key.limits.tokens_per_day or key.limits.cost_usd_per_day:
             await self._look(key.name)
         if key.limits.workdirs:
-            await self._lookups.run(partial(self.judge, request))
+            await self._lookups.run(partial(self.judge, request), request.workdir, *request.add_dirs)
         else:
             self.judge(request)
         return request

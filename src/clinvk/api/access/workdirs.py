@@ -94,7 +94,9 @@ class Workdirs:
         """
         if not (session or request.workdir or request.add_dirs):
             return self.settle(request)
-        return await self.lookups.run(partial(self.settle, request, session))
+        of_session = session.working_dir if session else None
+        look = partial(self.settle, request, session)
+        return await self.lookups.run(look, of_session, request.workdir, *request.add_dirs)
 
     def settle(self, request: RunRequest, session: Session | None = None) -> RunRequest:
         """Return the request with existing directories. The working directory of a session takes precedence.

@@ -116,7 +116,9 @@ class RunEndpoint:
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
             ResourcesExhausted: this took too long.
         """
-        return await prepared(self._admit(call, key_name, client, begins_anew))
+        admitted = self._admit(call, key_name, client, begins_anew)
+        reads_store = self.dialect.is_model_api or call.request.session_id or key_name
+        return await (prepared(admitted) if reads_store else admitted)  # look-ups have a deadline of their own
 
     async def _admit(self, call: Call, key_name: str, client: str, begins_anew: bool) -> RunRequest:
         request = call.request
@@ -212,7 +214,7 @@ class _Visit:
         body = await read_json(self._scope, self._receive, endpoint.settings.server)
         if endpoint.spelled_out:
             body = await endpoint.spelled_out(body, endpoint.settings.server.max_request_body_bytes)
-        call = await prepared(beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope)))
+        call = await beside_loop(len(body), self._dialect.parse, body, headers_of(self._scope))
         forget_headers(self._scope)
         return call
 

@@ -276,7 +276,7 @@ async def opened(
                 return real
 
             async def admit(request: RunRequest) -> str:
-                return await workdirs.lookups.run(partial(admit_now, request))
+                return await workdirs.lookups.run(partial(admit_now, request), request.workdir, *request.add_dirs)
 
             def judge(request: RunRequest, place: str) -> Sequence[str]:
                 grants.judge(request, workdirs.original(place))
