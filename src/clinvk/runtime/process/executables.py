@@ -1,4 +1,4 @@
-"""Executables: where the agent CLIs are, which versions, and helper programs that run to their end."""
+"""Executables: paths, versions and environments of the agent CLIs, and helper programs that run to completion."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from clinvk.types.errors import BackendUnavailable, ClinvkError
 
 
 class Exited(NamedTuple):
-    """What a helper program gave."""
+    """The exit code and output of a helper program."""
 
     exit_code: int
     stdout: bytes
@@ -34,13 +34,13 @@ async def run_tool(
     cwd: str | None = None,
     stdin: bytes = b"",
 ) -> Exited:
-    """Run a helper program (git, `--version`) to its end; after `timeout_s` it is killed.
+    """Run a helper program (git, `--version`) to completion; kill the program after `timeout_s`.
 
-    All that it prints is kept, but of stderr only the end.
+    Stdout is kept completely, stderr only up to its last bytes.
 
     Raises:
         BackendUnavailable: the program cannot be started.
-        TimeoutError: it took too long.
+        TimeoutError: the program took longer than `timeout_s`.
     """
     changed = Wake()
     process = spawner.spawn(argv, env, cwd, changed.set, raw=True)
@@ -65,42 +65,42 @@ SECRETS = (
     *("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
 )
-"""Variables that are for clinvk alone, in whichever case."""
+"""Variables for clinvk alone, compared without regard to case."""
 
 _NEEDED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "TERM"),
     *("CLINVK_HOME", rules.DEPTH_VARIABLE),
 )
-"""What hardly a program does without, and a clinvk that an agent starts: none of it is a secret."""
+"""Variables that most programs, and a clinvk started by an agent, need; no variable holds a secret."""
 
 
 def find(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Give the absolute path of a backend's CLI, or None where it is not installed.
+    """Return the absolute path of a backend's CLI, or None if the CLI is not installed.
 
-    `backends.<name>.executable` of the settings is a path, or another name to look for on PATH.
+    The setting `backends.<name>.executable` is a path, or another name to look up on PATH.
     """
     own = settings.backend(backend.name)
     name = own.executable or backend.executable
     path = {**environ, **own.env}.get("PATH", os.defpath)
     found = shutil.which(name, path=path)
-    return os.path.abspath(found) if found else None  # the agent starts elsewhere: there a relative path is another's
+    return os.path.abspath(found) if found else None  # the agent's working directory differs
 
 
 def check_enabled(backend: Backend, settings: Settings) -> None:
-    """Refuse a backend that the settings switch off.
+    """Refuse a backend that the settings disable.
 
     Raises:
-        BackendUnavailable: it is disabled.
+        BackendUnavailable: the backend is disabled.
     """
     if not settings.backend(backend.name).enabled:
         raise BackendUnavailable(f"backend {backend.name!r} is disabled (backends.{backend.name}.enabled: false)")
 
 
 def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) -> str:
-    """Give the path of a backend's CLI.
+    """Return the path of a backend's CLI.
 
     Raises:
-        BackendUnavailable: it is not installed; says how to install it.
+        BackendUnavailable: the CLI is not installed; the message says how to install the CLI.
     """
     own = settings.backend(backend.name)
     if path := find(backend, settings, environ):
@@ -110,31 +110,31 @@ def require(backend: Backend, settings: Settings, environ: Mapping[str, str]) ->
 
 
 def environment(backend: str, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Give the environment that a backend's CLI is started in: what clinvk has, what its settings add, its depth."""
+    """Return the environment for a backend's CLI: inherited variables, variables from the settings, and the depth."""
     depth = str(rules.depth(environ) + 1)
     own = settings.backend(backend).env
     return without_secrets({**inherited(settings, environ), **own, rules.DEPTH_VARIABLE: depth})
 
 
 def inherited(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Give what of an environment agents may have: where `agents.env_allow` names variables, these and a few more."""
+    """Return the variables that agents inherit: all, or with `agents.env_allow` the listed and the needed ones."""
     if not settings.agents.env_allow:
         return environ
     return _named(environ, (*_NEEDED, *settings.agents.env_allow))
 
 
 def needed(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Give what hardly a program does without: no credential is among it."""
+    """Return the variables that most programs need, without credentials."""
     return _named(environ, _NEEDED)
 
 
 def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Give an environment without what is for clinvk alone."""
+    """Return an environment without the variables for clinvk alone."""
     return {name: value for name, value in environ.items() if name.upper() not in SECRETS}
 
 
 def host(environ: Mapping[str, str]) -> Host:
-    """Look at the machine for a backend."""
+    """Return the facts about this machine that a backend may ask for."""
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
     return Host(
@@ -149,12 +149,12 @@ def host(environ: Mapping[str, str]) -> Host:
 
 
 def resolve(path: str) -> str:
-    """Give an absolute path without symbolic links; of "" it is clinvk's own directory."""
+    """Return an absolute path without symbolic links; an empty path is clinvk's working directory."""
     return os.path.realpath(path)
 
 
 def part(path: str, start: int, size: int) -> bytes | None:
-    """Give a part of a plain file: a pipe would never end, and a file may be larger than the memory."""
+    """Return part of a regular file, or None: a pipe would never end, and a file may exceed the memory."""
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -166,7 +166,7 @@ def part(path: str, start: int, size: int) -> bytes | None:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open without waiting for somebody at a pipe's other end."""
+    """Open without waiting for the writer of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -192,7 +192,7 @@ def _finder(environ: Mapping[str, str]) -> Callable[[str, str], Sequence[str]]:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # gone since it was found, or a link that leads nowhere
+    except OSError:  # removed after the search, or a dangling link
         return -1
 
 
@@ -201,7 +201,7 @@ def _named(environ: Mapping[str, str], words: Sequence[str]) -> Mapping[str, str
 
 
 async def version(spawner: Spawner, path: str, environ: Mapping[str, str]) -> str | None:
-    """Ask a CLI for its version; None where it does not answer in time."""
+    """Return the version that a CLI prints, or None if the CLI fails or times out."""
     try:
         answer = await run_tool(spawner, (path, "--version"), environ, _VERSION_WITHIN_S)
     except (ClinvkError, TimeoutError):

@@ -1,9 +1,9 @@
-"""The guardian: a small process that outlives a killed clinvk, to end what its agents started and remove their files.
+"""The guardian: a small process that outlives a killed clinvk, ends leftover agents and removes their files.
 
-`guardian_process.py` runs it as `python -I -S guardian.py KIND SERVER CGROUP TEMPORARY [FOLDER…]`: the kind and
-the number of the marks, the cgroup of the agents or nothing, where private folders may be, and where the modules of
-others are. Its stdin is a socket whose other end clinvk alone holds: the end of that is the end of clinvk, whatever
-killed it.
+`guardian_process.py` runs `python -I -S guardian.py KIND SERVER CGROUP TEMPORARY [FOLDER…]`. KIND and SERVER are the
+kind and the server number of the marks, CGROUP is the cgroup of the agents or empty, TEMPORARY lists the parent
+directories of private folders, and each FOLDER holds third-party modules. Stdin is a socket whose peer only clinvk
+holds: end of file means that clinvk has exited, for whatever reason.
 """
 
 import os
@@ -19,7 +19,7 @@ _AGAIN_AFTER_S = 0.1
 
 
 def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
-    """Wait for the end of clinvk, then end all that its agents have left, and remove their private folders."""
+    """Wait until clinvk exits, then end all leftover agent processes and remove their private folders."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end = prepared(kind, server, cgroup, temporary.split(os.pathsep))
@@ -27,14 +27,14 @@ def main(kind: str, server: int, cgroup: str, temporary: str) -> None:
     while True:
         try:
             end()
-        except OSError:  # the machine has no file descriptor left
+        except OSError:  # no file descriptor is left on the machine
             time.sleep(_AGAIN_AFTER_S)
         else:
             return
 
 
 def prepared(kind: str, server: int, cgroup: str, temporary: list[str]) -> "Callable[[], None]":
-    """Bring in what the search needs before it is needed: by then another clinvk may be installed here."""
+    """Return the cleanup function, with all modules imported: another clinvk may be installed here before the call."""
     from clinvk.runtime.process import process_scan
 
     find: Callable[[], set[int]] = lambda: process_scan.marked(server, None)  # noqa: E731

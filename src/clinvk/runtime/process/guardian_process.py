@@ -1,10 +1,10 @@
-"""The end of what a clinvk left that was killed in the same moment as its guardian.
+"""The guardian of this clinvk, and the cleanup after a clinvk that was killed together with its guardian.
 
-Each clinvk holds the lock of `owners/NUMBER.guard` in its home for as long as it lives. The file says what its guardian
-was told: if the lock is free, the next clinvk of the home does what that guardian should have done, even if it is still
-at it. All of this blocks.
+Each clinvk holds the lock of `owners/NUMBER.guard` in its home until exit. The file contains the arguments of the
+guardian. If the lock is free, the next clinvk of the home does the guardian's work, even if the guardian is still
+running. The cleanup blocks.
 
-The guardian of this clinvk: started, watched, and sent away when nothing is left to be ended.
+`Guard` starts the guardian, restarts the guardian after an exit, and dismisses the guardian when no agent is left.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 _FOLDER = "owners"
 _SUFFIX = ".guard"
 _TOLD = 4
-"""How many words each guardian is told at least."""
+"""Minimum number of arguments of a guardian."""
 
 
 class Claim:
-    """The lock of one clinvk, by the number of its marks."""
+    """The lock file of one clinvk, named after the server number of its marks."""
 
     def __init__(self, home: Path, server: int) -> None:
         self._descriptor: int | None = None
         self._path = home / _FOLDER / f"{server}{_SUFFIX}"
 
     def take(self, told: Sequence[str]) -> None:
-        """End what the dead of this home left, then take the lock; `told` is the guardian's command line.
+        """Clean up after dead clinvk processes of this home, then take the lock. `told` holds the guardian's arguments.
 
-        A home that cannot be written has no locks: its agents are left to the guardian alone.
+        In a read-only home no lock is taken, and only the guardian cleans up after the agents.
         """
         try:
             self._path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class Claim:
                 except OSError as exc:
                     logger.warning("what a dead clinvk left is not ended by %s: %s", path, exc)
             while self._descriptor is None or not file_locks.is_of(self._descriptor, self._path):
-                self._close()  # another clinvk removed the file, which was still empty
+                self._close()  # another clinvk removed the file while the file was empty
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             os.write(self._descriptor, "\n".join(told).encode())
@@ -63,7 +63,7 @@ class Claim:
             logger.debug("agents are left to the guardian alone: %s", exc)
 
     def release(self) -> None:
-        """Remove the lock: nothing is left of any agent."""
+        """Remove the lock file; call once no agent process is left."""
         if self._descriptor is not None:
             self._path.unlink(missing_ok=True)
             self._close()
@@ -75,7 +75,7 @@ class Claim:
 
 
 def _end(path: Path) -> None:
-    """End what carries the mark of a clinvk, and remove its private files, if it is dead."""
+    """If the clinvk that owns the lock file is dead, end its marked processes and remove its private files."""
     with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
@@ -86,30 +86,30 @@ def _end(path: Path) -> None:
             if len(told) >= _TOLD and told[1] == path.stem:
                 guardian.prepared(told[0], int(told[1]), told[2], told[3].split(os.pathsep))()
                 path.unlink()
-            elif len(told) < _TOLD:  # its clinvk was killed before it had written anything, and had no agent
+            elif len(told) < _TOLD:  # the clinvk was killed before writing, so no agent was started
                 path.unlink()
-        except BlockingIOError:  # it is alive
+        except BlockingIOError:  # the clinvk is alive
             return
         finally:
             os.close(file)
 
 
 _AGAIN_AFTER_S = 1.0
-"""How old a guardian has to be for the next one to be started as soon as it is gone."""
+"""Minimum age of an exited guardian for an immediate restart."""
 
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What Python needs of the environment to start."""
+"""Environment variables that Python may need to start."""
 
 _TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - they are looked at alone
-"""Where `tempfile` makes private folders: what the variables say, or else here."""
+"""Parent directories in which `tempfile` creates private folders unless a variable names another."""
 
 
 class Guard:
-    """Sees to it that there is a guardian from `start` on.
+    """Keeps a guardian running from `start` until `dismiss` or `alarm`.
 
-    Then either `dismiss`, when nothing is left of any agent, or `alarm`, which is what the end of this process does by
-    itself. All are done on the loop, and take it a millisecond at most.
+    Call `dismiss` when no agent is left. `alarm` lets the guardian clean up, as the exit of this process also does. All
+    calls run on the event loop and take about a millisecond.
     """
 
     def __init__(self, marks: Marks, bounds: Bounds, claim: Claim | None = None) -> None:
@@ -123,16 +123,19 @@ class Guard:
 
     @property
     def pid(self) -> int | None:
-        """The guardian's pid; None while there is none."""
+        """The guardian's pid; None while no guardian is running."""
         return self._process.pid if self._process else None
 
     async def take_over(self) -> None:
-        """End what the dead of this home left, before `start`."""
+        """Clean up after dead clinvk processes of this home; call before `start`."""
         if claim := self._claim:
             await asyncio.to_thread(lambda: claim.take(_told(self._marks, self._bounds.cgroup)))
 
     def start(self) -> None:
-        """Start a guardian, and another whenever it is gone. It is at work when it has read its program."""
+        """Start a guardian, and restart the guardian after every exit.
+
+        The guardian is ready once its program is loaded.
+        """
         self._again = None
         self._started_at = time.monotonic()
         try:
@@ -143,7 +146,7 @@ class Guard:
         asyncio.get_running_loop().add_reader(self._watch, self._gone)
 
     def dismiss(self) -> None:
-        """Send the guardian away; it looks at nothing any more."""
+        """Kill the guardian without any cleanup, and release the lock."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -152,7 +155,7 @@ class Guard:
             self._claim.release()
 
     def alarm(self) -> None:
-        """Let the guardian end what is left."""
+        """Let the guardian end the leftover agent processes."""
         if self._process:
             threading.Thread(target=self._process.wait, daemon=True).start()
         self._close()
@@ -178,9 +181,9 @@ class Guard:
 
 
 def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.socket]":
-    """Start a guardian, and give the socket to hold as long as there is nothing for it to do.
+    """Start a guardian; return the process and the socket whose closing starts the cleanup.
 
-    Its session is its own, and none of clinvk's pipes, environment and directories is.
+    The guardian runs in a new session and shares no pipe, environment or working directory with clinvk.
     """
     libraries = {name: value for name in _LIBRARIES if (value := os.environ.get(name))}
     ours, theirs = socket.socketpair()
@@ -202,18 +205,18 @@ def _spawn(marks: Marks, cgroup: str) -> "tuple[subprocess.Popen[bytes], socket.
 
 
 def _told(marks: Marks, cgroup: str) -> tuple[str, ...]:
-    """Return the command line of a guardian."""
+    """Return the command-line arguments of a guardian."""
     return marks.kind, str(marks.server), cgroup, _temporary(), *_folders(marks)
 
 
 def _temporary() -> str:
-    """Say where private folders may be. `tempfile` itself would look whether it can write there."""
+    """Return the parent directories of private folders. `tempfile` would test each directory by writing a file."""
     places = (*map(os.environ.get, _TEMPORARY_VARIABLES), *_TEMPORARY)
     return os.pathsep.join(dict.fromkeys(os.path.abspath(place) for place in places if place))
 
 
 def _folders(marks: Marks) -> list[str]:
-    """Say where the modules are that a search needs besides Python's own."""
+    """Return the directories of the third-party modules that the guardian's search imports."""
     if marks.kind == RlimitMarks.kind:
         return []
     import psutil

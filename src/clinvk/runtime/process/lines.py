@@ -2,13 +2,13 @@
 
 
 class LineTooLong(Exception):
-    """A line passed the limit before its newline came."""
+    """A line exceeded the limit before its newline arrived."""
 
 
 class LineSplitter:
-    """Splits a stream of chunks into lines without their newlines; empty lines are dropped.
+    """Splits a stream of chunks into lines without newlines; empty lines are dropped.
 
-    `max_line_bytes` bounds what is held of one line, so that an agent that never ends its line cannot fill the memory.
+    `max_line_bytes` bounds the buffer, so an agent that never ends a line cannot fill the memory.
     """
 
     __slots__ = ("_held", "_max", "_parts")
@@ -19,10 +19,10 @@ class LineSplitter:
         self._held = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk, give the lines that it completes.
+        """Add a chunk; return the completed lines.
 
         Raises:
-            LineTooLong: the line that is open passed the limit. What was held of it is dropped.
+            LineTooLong: the incomplete line exceeded the limit; its buffer is dropped.
         """
         *lines, last = chunk.split(b"\n")
         if lines and self._parts:
@@ -34,7 +34,7 @@ class LineSplitter:
         return [line for line in lines if line]
 
     def end(self) -> list[bytes]:
-        """Give the last line, which had no newline."""
+        """Return the last line, which had no newline."""
         last = b"".join(self._parts)
         self._parts, self._held = [], 0
         return [last] if last else []

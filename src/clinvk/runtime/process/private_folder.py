@@ -1,4 +1,4 @@
-"""The private folder of a launch, files that a CLI reads and nobody else may; and the launch with its path in it."""
+"""The private folder of a launch: files that only the CLI may read; and the launch with the folder's path filled in."""
 
 import asyncio
 import logging
@@ -14,10 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class PrivateFolder:
-    """The files and links of one launch, which has `environ` around it; `path` is None while there is no folder.
+    """The private files and links of one launch; `path` is None while no folder exists.
 
-    `server` is the number of the clinvk that it is of, by which the guardian finds it when that was killed.
-    `write`, `add` and `remove` block; `prepare` and `clear` do what is needed of it beside the loop.
+    `environ` is the base environment of the launch. `server` is the server number of the owning clinvk: the guardian
+    finds the folder by `server` after a kill. `write`, `add` and `remove` block; `prepare` and `clear` do the same work
+    in a thread.
     """
 
     __slots__ = ("_environ", "_is_cleared", "_launch", "_server", "path")
@@ -35,27 +36,27 @@ class PrivateFolder:
         return bool(self._launch.files or self._launch.links)
 
     def command(self, path: str) -> list[str]:
-        """Give the command line that starts the program at `path`."""
+        """Return the command line that starts the program at `path`."""
         return [path, *map(self.filled, self._launch.argv[1:])]
 
     def environment(self) -> dict[str, str]:
-        """Give the environment of the program, with what the launch sets in it."""
+        """Return the environment of the program, including the variables that the launch sets."""
         return {**self._environ, **{name: self.filled(value) for name, value in self._launch.env.items()}}
 
     async def prepare(self) -> None:
-        """Make the folder, if there is to be one.
+        """Create the folder if the launch needs a folder.
 
         Raises:
-            ClinvkError: it cannot be written.
+            ClinvkError: the folder cannot be written.
             TimeoutError: the disk hangs.
         """
         if self.is_needed:
             await finished(asyncio.to_thread(self.write))
 
     async def clear(self) -> None:
-        """Remove the folder, if there is one; a disk that hangs is complained of in the log.
+        """Remove the folder if the folder exists; log a warning if the disk hangs.
 
-        What still makes it then removes it.
+        If `write` is still running in a thread, `write` then removes the folder.
         """
         self._is_cleared = True
         if path := self.path:
@@ -65,10 +66,10 @@ class PrivateFolder:
                 logger.warning("a private folder could not be removed in time: %s", path)
 
     def write(self) -> None:
-        """Make the folder where there is none, and all that is not in it yet; where it cannot be filled none is left.
+        """Create the folder if needed, and add missing files and links; on failure, remove the folder.
 
         Raises:
-            ClinvkError: it cannot be written.
+            ClinvkError: the folder cannot be written.
         """
         import tempfile
 
@@ -80,22 +81,22 @@ class PrivateFolder:
             self._is_cleared = True
             raise ClinvkError(f"cannot write the agent's private files: {exc.strerror} ({exc.filename})") from exc
         finally:
-            if self._is_cleared:  # perhaps while it was filled
+            if self._is_cleared:  # `clear` may have been called during the write
                 self.path = path
                 self.remove()
 
     def add(self, launch: Launch) -> None:
-        """Add what another launch needs and is not there yet.
+        """Add the missing files and links of another launch.
 
         Raises:
-            ClinvkError: it cannot be written.
+            ClinvkError: the folder cannot be written.
         """
         self._launch = launch
         if self.is_needed:
             self.write()
 
     def remove(self) -> None:
-        """Remove the folder and all in it; what its links lead to stays."""
+        """Remove the folder and its content; keep the targets of links."""
         import shutil
 
         path, self.path = self.path, None
@@ -103,7 +104,7 @@ class PrivateFolder:
             shutil.rmtree(path, onerror=_complain)
 
     def filled(self, text: str) -> str:
-        """Put the folder's path in the place that a launch left for it."""
+        """Replace the placeholder for the folder's path in `text`."""
         return text.replace(PRIVATE, self.path) if self.path else text
 
     def _fill(self, folder: str) -> None:
@@ -121,7 +122,7 @@ class PrivateFolder:
 
 
 def at_home(path: str, environ: Mapping[str, str]) -> str:
-    """Put the agent's home in the place of a leading `~`."""
+    """Replace a leading `~` by the agent's home."""
     return environ.get("HOME", "") + path[1:] if path.startswith("~") else path
 
 

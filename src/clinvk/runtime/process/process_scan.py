@@ -1,6 +1,6 @@
-"""What is left of agent processes on this machine, their folders included, and its end.
+"""Find and end leftover agent processes on this machine, and remove their private folders.
 
-The guardian is made of this alone, and there is one for each clinvk: imports are few, to keep it small and quick to
+The guardian consists of this module, and each clinvk has a guardian. Few imports keep the guardian small and fast to
 start.
 """
 
@@ -15,28 +15,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
-RTTIME = 15  # RLIMIT_RTTIME, which the resource module has no name for
+RTTIME = 15  # RLIMIT_RTTIME, for which the resource module has no name
 STEP = 10**9
 GUARDIAN = 0
-"""The number of a guardian among the processes of a clinvk: it is ended with none of them, nor with what is around."""
+"""The number of a guardian among the processes of a clinvk; the guardian is never ended together with agents."""
 _LEAVES_WITHIN_S = 0.25
 _GONE_WITHIN_S = 5.0
 _LOOKS = 50
-"""How often a search begins again because something went while it looked."""
+"""How often a search restarts because a process exited during the search."""
 
 
 def mark(server: int, number: int) -> int:
-    """Give the limit that the agent process `number` of a clinvk has, and all that came of it."""
+    """Return the limit that marks agent process `number` of a clinvk and all its descendants."""
     return server * STEP + number % STEP
 
 
 def marked(server: int, numbers: "Container[int] | None") -> set[int]:
-    """Find all with the mark of a clinvk and one of these agent processes (None: any), and the children of those.
+    """Find the marked processes of the given agents (None: all agents of the clinvk) and their children.
 
-    Those with the mark are stopped as soon as it is read: what starts a child and ends, again and again, would be gone
-    by the time that the search is over.
+    Each marked process is stopped as soon as its mark is read: a process that repeatedly starts a child and exits would
+    otherwise escape the search.
 
-    A clinvk among them marks its own agents anew. Its guardian is left: it sees to those that are nobody's children.
+    A clinvk started by an agent marks its agents with different numbers. The guardian of the inner clinvk is spared,
+    since the guardian handles processes whose parents have exited.
     """
     found: set[int] = set()
     dead: set[int] = set()
@@ -45,7 +46,7 @@ def marked(server: int, numbers: "Container[int] | None") -> set[int]:
         found = alive(ours)
         if found or (is_whole and ours <= dead):
             break
-        dead |= ours  # what has died since it was listed may have left a child as well
+        dead |= ours  # a process that died after the listing may have left a child as well
     if not found:
         return found
     below = descendants(found)
@@ -54,7 +55,7 @@ def marked(server: int, numbers: "Container[int] | None") -> set[int]:
 
 
 def bearers(server: int) -> "dict[int, set[int]]":
-    """Give who carries a mark of a clinvk, by the number of the agent process. They are left as they are."""
+    """Return the pids that carry a mark of a clinvk, by agent process number, without stopping any process."""
     found: dict[int, set[int]] = {}
     for pid in _pids() - {os.getpid()}:
         try:
@@ -67,10 +68,10 @@ def bearers(server: int) -> "dict[int, set[int]]":
 
 
 def is_marked(pid: int) -> bool:
-    """Say whether a process came of an agent of any clinvk, as far as can be seen; one that is gone may have.
+    """Return whether a process may descend from an agent of any clinvk; return True if the process has exited.
 
-    It can take off its own mark, not that of those above it. In a sandbox with processes of its own it does not come
-    away from those either: who has lost its parents there is still below the sandbox's first.
+    A process can remove its mark, but not the marks of its ancestors. In a sandbox with a separate pid namespace, an
+    orphan stays below the first process of the sandbox.
     """
     try:
         while hasattr(resource, "prlimit") and pid > 1:
@@ -93,9 +94,10 @@ def _is_guardian(pid: int) -> bool:
 
 
 def _stopped(server: int, numbers: "Container[int] | None") -> tuple[set[int], bool]:
-    """Stop those that carry a mark; give them, and whether all processes were still there to be looked at.
+    """Stop the marked processes; return their pids, and whether no listed process exited during the search.
 
-    One that has gone since it was listed may have left a child that was not listed. The newest come first: those hide.
+    A process that exited after the listing may have left an unlisted child. The newest pids come first, since only new
+    processes can hide in this way.
     """
     ours: set[int] = set()
     is_whole = True
@@ -112,10 +114,10 @@ def _stopped(server: int, numbers: "Container[int] | None") -> tuple[set[int], b
 
 
 def _mark_of(pid: int) -> "tuple[int, int] | None":
-    """Give clinvk and number of a process; None where it has no mark, or does not let us see it.
+    """Return the clinvk and the number in the mark of a process; None if unmarked or unreadable.
 
     Raises:
-        ProcessLookupError: it is not there any more.
+        ProcessLookupError: the process has exited.
     """
     try:
         limit = resource.prlimit(pid, RTTIME)[0]
@@ -129,12 +131,12 @@ def _mark_of(pid: int) -> "tuple[int, int] | None":
 
 
 def _told_limit(pid: int) -> int:
-    """Read the limit of a process of ours of which the kernel tells it in `/proc` alone; 0 is none, or another user's.
+    """Read the limit from `/proc` for a process of this user that prlimit may not read; 0 if unlimited or not ours.
 
-    So it is where a group is not ours, as in a setgid program: `ssh-agent` is one.
+    prlimit is refused if the group differs, as in a setgid program such as `ssh-agent`.
 
     Raises:
-        ProcessLookupError: it is not there any more.
+        ProcessLookupError: the process has exited.
     """
     try:
         os.kill(pid, 0)
@@ -148,12 +150,12 @@ def _told_limit(pid: int) -> int:
 
 
 def alive(pids: set[int]) -> set[int]:
-    """Give those of the processes that are still there, zombies apart, unless only the first thread of one is dead."""
+    """Return the pids of live processes. A zombie with further live threads counts as alive."""
     return {pid for pid in pids if (stat := _stat(pid)) and (stat[0] not in "ZX" or stat[2] > 1)}
 
 
 def descendants(roots: set[int]) -> set[int]:
-    """Give the children of processes, and theirs."""
+    """Return all descendants of the given processes."""
     children: dict[int, list[int]] = {}
     for pid in _pids():
         if stat := _stat(pid):
@@ -168,16 +170,16 @@ def descendants(roots: set[int]) -> set[int]:
 
 
 def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]") -> None:
-    """End all that is found. Blocks: run it in a thread.
+    """End all processes that `find` returns. Blocks: run in a thread.
 
-    What is found first is asked to leave: Git removes its locks then, and the sandbox of Codex the empty folders that
-    it has made in the project. Then each is stopped before any is killed, since a stopped process cannot fork, and the
-    search is repeated until it finds nothing new; then all are killed, and waited for. What became another user's
-    cannot be ended, and is left.
+    The processes found first receive SIGTERM: Git then removes its locks, and the sandbox of Codex removes the empty
+    folders that the sandbox created in the project. All remaining processes are stopped before the first kill, since a
+    stopped process cannot fork. The search repeats until no new process appears; then all are killed and awaited.
+    Processes that now belong to another user cannot be signalled and are left.
     """
     if not (found := find()):
         return
-    staying = _ask_to_leave(found, alive)  # not found again where their parents have left
+    staying = _ask_to_leave(found, alive)  # `find` misses orphans after their parents have exited
     stopped: set[int] = set()
     untouchable: set[int] = set()
     deadline = time.monotonic() + _GONE_WITHIN_S
@@ -194,7 +196,7 @@ def end(find: "Callable[[], set[int]]", alive: "Callable[[set[int]], set[int]]")
 
 
 def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> set[int]:
-    """Ask processes to leave, which may have been stopped, and wait a while until they have; give those that stay."""
+    """Send SIGTERM and SIGCONT, wait up to `_LEAVES_WITHIN_S` for exits, and return the remaining pids."""
     for number in (signal.SIGTERM, signal.SIGCONT):
         for pid in found:
             _send(pid, number)
@@ -205,30 +207,30 @@ def _ask_to_leave(found: set[int], alive: "Callable[[set[int]], set[int]]") -> s
 
 
 def end_cgroup(folder: str) -> None:
-    """End all in a cgroup and in those below it, and remove them. Blocks: run it in a thread."""
+    """End all processes in a cgroup and its children, and remove the cgroups. Blocks: run in a thread."""
     try:
         with open(f"{folder}/cgroup.kill", "w") as file:
             file.write("1")
-    except OSError:  # it is gone
+    except OSError:  # the cgroup was removed
         return
     deadline = time.monotonic() + _GONE_WITHIN_S
     while os.path.exists(folder) and time.monotonic() < deadline:
         for inner, _, _ in os.walk(folder, topdown=False):
             try:
                 os.rmdir(inner)
-            except OSError:  # somebody is still ending in it
+            except OSError:  # a process is still exiting
                 time.sleep(0.001)
 
 
 def private_prefix(server: int) -> str:
-    """Give what the names of the private folders of a clinvk begin with, in the folder for temporary files."""
+    """Return the name prefix of a clinvk's private folders in the folder for temporary files."""
     return f"clinvk-{server}-"
 
 
 def remove_private_folders(places: "Sequence[str]", server: int) -> None:
-    """Remove the private folders of a clinvk in any of these places; what their links lead to stays. Blocks.
+    """Remove the private folders of a clinvk from `places`; keep the targets of links. Blocks.
 
-    `shutil` would be half of what a guardian takes.
+    Importing `shutil` would double the size of a guardian.
     """
     for place in places:
         for folder in [f"{place}/{name}" for name in _listed(place) if name.startswith(private_prefix(server))]:
@@ -241,12 +243,12 @@ def remove_private_folders(places: "Sequence[str]", server: int) -> None:
 def _listed(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:  # there is none, or it is not ours to look at
+    except OSError:  # missing, or not readable
         return []
 
 
 def _remove(path: str) -> None:
-    """Remove a file, a link or an empty folder, where we can."""
+    """Remove a file, a link or an empty folder; ignore errors."""
     try:
         if os.path.isdir(path) and not os.path.islink(path):
             os.rmdir(path)
@@ -257,7 +259,7 @@ def _remove(path: str) -> None:
 
 
 def _send(pid: int, number: int) -> bool:
-    """Send a signal; say whether we may."""
+    """Send a signal; return whether the signal is permitted."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -272,10 +274,10 @@ def _pids() -> set[int]:
 
 
 def _stat(pid: int) -> tuple[str, int, int] | None:
-    """Return the state of a process's first thread, its parent and its number of threads; None if it is gone.
+    """Return the state of a process's first thread, the parent and the number of threads; None after the exit.
 
     Raises:
-        OSError: no file can be opened, so whether the process is gone is not known.
+        OSError: no file can be opened, so whether the process has exited is unknown.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:

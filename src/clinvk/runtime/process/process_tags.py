@@ -1,10 +1,10 @@
-"""Marks that every descendant of an agent carries, whatever it does to hide, and the end of all that carry one.
+"""Marks that every descendant of an agent carries however a process tries to hide, and the end of marked processes.
 
-On Linux the mark is a soft RLIMIT_RTTIME of 18 digits: nine of this clinvk process, nine of the agent
-process. Only real-time threads feel that limit. It survives fork, setsid, exec, an emptied environment
-and a change of user, and any process of the same user can read it. Elsewhere, and where the limit cannot
-be set or read back, the mark is the variable `CLINVK_PROCESS_ID`, together with the process tree; that
-does not hold a process that leaves the tree with an emptied environment.
+On Linux the mark is a soft RLIMIT_RTTIME of 18 digits: nine for the clinvk process, nine for the agent process. The
+limit affects only real-time threads. The mark survives fork, setsid, exec, an emptied environment and a change of user,
+and every process of the same user can read the mark. On other systems, and if the limit cannot be set or read back, the
+mark is the variable `CLINVK_PROCESS_ID` together with the process tree. A process that leaves the tree with an emptied
+environment escapes the weaker mark.
 """
 
 import os
@@ -17,44 +17,44 @@ from clinvk.runtime.process import process_scan
 
 MARK_VARIABLE = "CLINVK_PROCESS_ID"
 Roots = Mapping[int, int]
-"""Agent processes: number to pid, 0 when it has exited."""
+"""Agent processes: number to pid, 0 after the exit."""
 
 
 class Marks(Protocol):
-    """A way to mark agent processes and to find all that came of them. `kind` tells the guardian which."""
+    """A way to mark agent processes and to find all their descendants. `kind` names the way for the guardian."""
 
     kind: str
     server: int
 
     def marking(self, number: int) -> AbstractContextManager[None]:
-        """A context: what is spawned inside carries the mark of agent process `number`."""
+        """Mark processes spawned inside the context as agent process `number`."""
         ...
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Give the pids alive of all that came of the agent processes `roots`; None is all of this clinvk.
+        """Return the live pids of the agent processes `roots` and their descendants; None: every agent.
 
-        They are to be ended: some kinds stop each as soon as it is found.
+        The caller must end the processes: some implementations stop each process as soon as its mark is read.
         """
         ...
 
     def look(self) -> Mapping[int, Collection[int]]:
-        """Give the pids of all that came of each agent process of this clinvk, by its number. They go on."""
+        """Return the pids of each agent process and its descendants, by process number, without stopping any."""
         ...
 
     def alive(self, pids: set[int]) -> set[int]:
-        """Give those of the processes that are still there, zombies apart."""
+        """Return the pids of live processes, without zombies."""
         ...
 
 
 def choose() -> Marks:
-    """Give the marks that work on this machine, for this clinvk process."""
+    """Return the strongest marks available on the machine, for the current clinvk process."""
     server = 10**8 + int.from_bytes(os.urandom(4)) % (9 * 10**8)
     rlimit = RlimitMarks(server)
     return rlimit if sys.platform == "linux" and rlimit.works() else TreeMarks(server)
 
 
 class RlimitMarks:
-    """The mark in a resource limit. All spawning happens on one thread, which has the mark for that moment."""
+    """Marks in a resource limit. All spawning happens on one thread, which carries the mark during the spawn."""
 
     kind = "rlimit"
 
@@ -62,7 +62,7 @@ class RlimitMarks:
         self.server = server
 
     def works(self) -> bool:
-        """Say whether the limit can be set and read back here."""
+        """Return whether the limit can be set and read back on this machine."""
         import resource
 
         try:
@@ -73,7 +73,7 @@ class RlimitMarks:
 
     @contextmanager
     def marking(self, number: int) -> Generator[None]:
-        """Mark what is spawned inside."""
+        """Mark processes spawned inside the context."""
         import resource
 
         soft, hard = resource.getrlimit(process_scan.RTTIME)
@@ -84,20 +84,20 @@ class RlimitMarks:
             resource.setrlimit(process_scan.RTTIME, (soft, hard))
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Find all that carry a mark, and the children of those."""
+        """Find all marked processes and their children."""
         return process_scan.marked(self.server, roots)
 
     def look(self) -> Mapping[int, Collection[int]]:
-        """Find all that carry a mark."""
+        """Find all marked processes."""
         return process_scan.bearers(self.server)
 
     def alive(self, pids: set[int]) -> set[int]:
-        """Look at the state of each."""
+        """Return the pids of live processes, read from `/proc`."""
         return process_scan.alive(pids)
 
 
 class TreeMarks:
-    """The mark in the environment, and the process tree. Weaker: see the module."""
+    """Marks in the environment and the process tree; weaker, as the module docstring explains."""
 
     kind = "tree"
 
@@ -106,24 +106,24 @@ class TreeMarks:
 
     @contextmanager
     def marking(self, number: int) -> Generator[None]:
-        """The environment carries the mark; nothing to do."""
+        """Do nothing: the environment carries the mark."""
         yield
 
     def find(self, roots: Roots | None) -> set[int]:
-        """Find all with the variable, the roots, and their descendants; a guardian is left."""
+        """Find all processes with the variable, the roots, and their descendants; spare guardians."""
         bearers, guardians = self._bearers()
-        found = {*roots.values()} - {0} if roots else set[int]()  # 0 has exited; on macOS all others came of it
+        found = {*roots.values()} - {0} if roots else set[int]()  # 0 has exited; on macOS all descend from 0
         for number, pids in bearers.items():
             found |= pids if roots is None or number in roots else set()
         return self.alive((found | _descendants(found)) - guardians - {os.getpid()})
 
     def look(self) -> Mapping[int, Collection[int]]:
-        """Find all with the variable, and their descendants."""
+        """Find all processes with the variable, and their descendants."""
         bearers, guardians = self._bearers()
         return {number: (pids | _descendants(pids)) - guardians for number, pids in bearers.items()}
 
     def _bearers(self) -> tuple[dict[int, set[int]], set[int]]:
-        """Give all with the variable by their number, and the guardians, of whichever clinvk."""
+        """Return the pids with the variable by process number, and the guardians of every clinvk."""
         import psutil
 
         found: dict[int, set[int]] = {}
@@ -138,28 +138,28 @@ class TreeMarks:
         return found, guardians
 
     def alive(self, pids: set[int]) -> set[int]:
-        """Look at the state of each."""
+        """Return the pids of live processes, without zombies."""
         return {pid for pid in pids if not _is_zombie(pid)}
 
 
 def label(server: int, number: int) -> str:
-    """Give the value of `CLINVK_PROCESS_ID` of an agent process."""
+    """Return the value of `CLINVK_PROCESS_ID` for an agent process."""
     return f"{server}-{number}"
 
 
 def kill(marks: Marks, roots: Roots | None) -> None:
-    """End all that came of the agent processes `roots`; None is all of this clinvk. Blocks: run it in a thread."""
+    """End the agent processes `roots` and their descendants; None: every agent. Blocks: run in a thread."""
     process_scan.end(lambda: marks.find(roots), marks.alive)
 
 
 def kill_tools(
     marks: Marks, number: int, pid: int, variable: tuple[str, str] | None, found: Callable[[], None] | None = None
 ) -> None:
-    """End the tools that came of an agent process, and their children; the process goes on. Blocks.
+    """End the tools of an agent process and their descendants; the process keeps running. Blocks.
 
-    Tools are those with a variable in their environment; where there is none to tell them by, those outside the
-    session of the process `pid`: CLIs put their tools into sessions of their own, and nothing else. If there are any,
-    `found` is called before they end.
+    Tools are the processes with the variable in their environment. Without a variable, tools are the processes outside
+    the session of the process `pid`: CLIs start tools, and only tools, in separate sessions. If tools exist, `found` is
+    called before the tools end.
     """
     wanted = "=".join(variable or ()).encode()
 
@@ -174,7 +174,7 @@ def kill_tools(
 
 
 def resident(marks: Marks, numbers: Collection[int]) -> dict[int, int]:
-    """Give the resident bytes of agent processes and of all that came of them, by number. Blocks."""
+    """Return the resident bytes of each agent process including all descendants, by number. Blocks."""
     found = marks.look()
     return {number: sum(map(_resident, found.get(number, ()))) for number in numbers}
 
@@ -183,12 +183,12 @@ def _environment(pid: int) -> bytes:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return file.read()
-    except OSError:  # gone, another user's, or a system without /proc
+    except OSError:  # exited, another user's, or a system without /proc
         return b""
 
 
 def _session(pid: int) -> int:
-    """Give the session of a process; 0 where it is gone."""
+    """Return the session of a process; 0 if the process has exited."""
     try:
         return os.getsid(pid)
     except OSError:
@@ -215,7 +215,7 @@ def _descendants(roots: set[int]) -> set[int]:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Say whether a process is dead, with all its threads, waited for or not."""
+    """Return whether a process and all its threads are dead, reaped or not."""
     import psutil
 
     try:

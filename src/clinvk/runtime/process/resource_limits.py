@@ -1,7 +1,7 @@
-"""What each agent process may use of the machine: limits, and a cgroup of its own.
+"""Resource bounds of each agent process: limits and a separate cgroup.
 
-Both are put on by a shell that then becomes the agent, so that there is no moment without them; a program without
-bounds is started without one. What clinvk has raised for itself is lowered right after the start. Limits:
+A shell sets both and then execs the agent, so the agent never runs unbounded; without bounds no shell is started.
+Limits that clinvk raised for its own use are lowered right after the spawn. Limits:
 https://man7.org/linux/man-pages/man2/getrlimit.2.html, cgroups: https://docs.kernel.org/admin-guide/cgroup-v2.html.
 """
 
@@ -19,24 +19,24 @@ _KIB_PER_MB = 1024
 
 
 class Bounds:
-    """The bounds of all that one clinvk starts. `open` before the first start, `close` after the last has ended.
+    """The bounds of all processes of one clinvk: `open` before the first spawn, `close` after the last exit.
 
-    Where clinvk has raised its own soft limit on open files, `open_files` is the one that it was started with.
+    `open_files` is the soft limit on open files that clinvk was started with, if clinvk has raised the limit since.
     """
 
     def __init__(self, agents: AgentSettings, server: int, open_files: int | None = None) -> None:
         self.cgroup = ""
-        """The folder with the cgroups of the agents; empty where they have none."""
+        """The parent folder of the agents' cgroups; empty if agents have no cgroup."""
         self._limits = "; ".join(_limits(agents))
         self._wants_cgroup = agents.cgroup
         self._server = server
         self._open_files = None if agents.max_open_files else open_files
 
     def open(self) -> None:
-        """Make the cgroup.
+        """Create the parent cgroup.
 
         Raises:
-            ConfigError: there can be none.
+            ConfigError: the cgroup cannot be created.
         """
         if self._wants_cgroup:
             self.cgroup = os.path.join(own_cgroup(), f"clinvk-{self._server}")
@@ -52,10 +52,10 @@ class Bounds:
                 ) from exc
 
     def around(self, argv: Sequence[str], number: int) -> Sequence[str]:
-        """Give the command that starts a command within the bounds, as the process `number`.
+        """Return the command that starts `argv` within the bounds, as the process `number`.
 
         Raises:
-            BackendUnavailable: no cgroup can be made for it.
+            BackendUnavailable: the cgroup of the process cannot be created.
         """
         if not (self._limits or self.cgroup) or _is_no_program(argv[0]):
             return argv
@@ -71,32 +71,32 @@ class Bounds:
         return "/bin/sh", "-c", f"set -e; {steps}{_BECOME}", f"{folder}/cgroup.procs", *argv
 
     def settle(self, pid: int) -> None:
-        """Give a process that was just started the soft limit on open files that clinvk itself was started with.
+        """Lower the soft limit on open files of a new process to the limit that clinvk was started with.
 
-        A program that waits with `select` breaks above 1024. To lower clinvk's own limit for the moment of a start
-        would fail whatever opens a file meanwhile. A process that has set a limit of its own by now keeps it, as those
-        of Node.js do, which raise it to the hard one.
+        A program that waits with `select` breaks above 1024 files. Lowering clinvk's limit during the spawn would break
+        file access elsewhere in clinvk. A process that has already set a limit keeps the limit: Node.js programs, for
+        example, raise the soft limit to the hard limit.
         """
         if self._open_files is None:
             return
-        with suppress(AttributeError, OSError):  # no Linux, or it is gone already
+        with suppress(AttributeError, OSError):  # not Linux, or the process has exited
             inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
             if resource.prlimit(pid, resource.RLIMIT_NOFILE) == inherited:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (self._open_files, inherited[1]))
 
     def end(self, numbers: Iterable[int]) -> None:
-        """End all that is in the cgroups of processes. Blocks: run it in a thread."""
+        """End all processes in the cgroups of the given process numbers. Blocks: run in a thread."""
         if self.cgroup:
             for number in numbers:
                 end_cgroup(self._of(number))
 
     def close(self) -> None:
-        """Remove the cgroup, with all that is in it. Blocks."""
+        """End all processes in the parent cgroup and remove the cgroup. Blocks."""
         if self.cgroup:
             end_cgroup(self.cgroup)
 
     def _try(self) -> None:
-        """Find out whether processes may be put there and ended there."""
+        """Raise OSError if processes cannot be moved into the cgroup or killed there."""
         for name in ("cgroup.procs", "cgroup.kill"):
             os.close(os.open(os.path.join(self.cgroup, name), os.O_WRONLY))
         above = os.path.join(os.path.dirname(self.cgroup), "cgroup.procs")
@@ -107,15 +107,15 @@ class Bounds:
 
 
 def are_per_process(agents: AgentSettings) -> bool:
-    """Say whether a process of several runs would reach limits that were meant for one."""
+    """Return whether several runs in one process would share limits meant for a single run."""
     return bool(agents.max_memory_mb or agents.max_cpu_secs or agents.max_open_files)
 
 
 def check(agents: AgentSettings) -> None:
-    """Find out whether agents can have the bounds that the settings ask for.
+    """Check that agents can have the configured bounds.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the bounds are not available.
     """
     bounds = Bounds(agents, os.getpid())
     bounds.open()
@@ -123,19 +123,19 @@ def check(agents: AgentSettings) -> None:
 
 
 def _limits(agents: AgentSettings) -> Iterator[str]:
-    """Give the shell's words for the limits; one that is above what clinvk itself has is that."""
+    """Yield the shell commands for the limits, each capped at clinvk's hard limit."""
     if agents.max_memory_mb:
         yield f"ulimit -d {_at_most(resource.RLIMIT_DATA, agents.max_memory_mb * _KIB_PER_MB, 1024)}"
     if agents.max_open_files:
         yield f"ulimit -n {_at_most(resource.RLIMIT_NOFILE, agents.max_open_files)}"
     if agents.max_cpu_secs:
-        # First SIGXCPU, which tells what it was, and SIGKILL a second later.
+        # SIGXCPU first, which names the cause, and SIGKILL a second later.
         yield f"ulimit -S -t {_at_most(resource.RLIMIT_CPU, agents.max_cpu_secs)}"
         yield f"ulimit -H -t {_at_most(resource.RLIMIT_CPU, agents.max_cpu_secs + 1)}"
 
 
 def _is_no_program(path: str) -> bool:
-    """Say whether a start is bound to fail, and is to tell that itself; a shell would say it on stderr."""
+    """Return whether a spawn is bound to fail: without a shell around the command, the spawn raises the error."""
     return os.path.isabs(path) and not os.access(path, os.X_OK)
 
 
@@ -145,10 +145,10 @@ def _at_most(limit: int, wanted: int, unit: int = 1) -> int:
 
 
 def own_cgroup() -> str:
-    """Give the folder of the cgroup that clinvk is in.
+    """Return the folder of clinvk's cgroup.
 
     Raises:
-        ConfigError: this machine has none.
+        ConfigError: the machine has no version 2 cgroups.
     """
     try:
         with open("/proc/self/cgroup") as groups, open("/proc/self/mountinfo") as mounts:

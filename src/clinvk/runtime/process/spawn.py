@@ -1,7 +1,7 @@
-"""One agent process: spawned with own pipes, read in lines, written to, ended with all that it started.
+"""One agent process: spawn, read lines, write, and end the process with all its descendants.
 
-`subprocess.Popen` on the loop's thread, not asyncio's own subprocesses: under uvloop those fork, which is
-many times slower, and every other way costs more than this one.
+Uses `subprocess.Popen` on the event loop's thread. Asyncio's subprocesses fork under uvloop, which is many times
+slower, and every other way costs more as well.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from clinvk.types.errors import BackendUnavailable, ClinvkError, InvalidRequest,
 logger = logging.getLogger(__name__)
 
 LINGER_S = 5.0
-"""How long a process may take to exit after it closed its output, or reported how the run ended."""
+"""Time in which a process must exit after closing its output or reporting the end of the run."""
 DRAIN_S = 0.5
-"""How long to read output after the exit, where something else holds the pipe open."""
+"""Time to read output after the exit if another process holds the pipe open."""
 MAX_LINE_BYTES = 64 * 1024 * 1024
 HIGH_WATER_BYTES = 1024 * 1024
 STDERR_TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 _PIPE_BYTES = 1024 * 1024
-"""What Linux lets any user have."""
+"""The largest pipe size that Linux grants every user."""
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else ""
 _SWEEP_EVERY_S = 0.02
 _SEARCH_AGAIN_S = 0.2
-"""The pause after a search that lacked a file descriptor."""
+"""Pause after a search that failed for lack of a file descriptor."""
 _NOTHING = memoryview(b"")
 
 
 class Spawner:
-    """Starts marked processes, and ends what is left of them."""
+    """Spawns marked processes and ends their leftover descendants."""
 
     def __init__(self, marks: Marks, bounds: Bounds | None = None) -> None:
         self._marks = marks
@@ -64,13 +64,14 @@ class Spawner:
         raw: bool = False,
         real: str = "",
     ) -> "Process":
-        """Start a process; `wake` is called whenever it printed something or is gone.
+        """Start a process; call `wake` after every output and at the exit.
 
-        Its stdout is taken in lines; with `raw` as it comes. With `real` it starts only if `cwd` leads there.
+        Stdout is split into lines, or with `raw` left unsplit. With `real`, the process starts only if `cwd` resolves
+        to `real`.
 
         Raises:
             BackendUnavailable: the program cannot be started.
-            ResourcesExhausted: no descriptor, process or memory is left for it.
+            ResourcesExhausted: no file descriptor, process or memory is left.
             InvalidRequest: the command line is too long, or the directory cannot be entered.
         """
         self._count += 1
@@ -81,7 +82,7 @@ class Spawner:
                 spawned = _popen(self._bounds.around(argv, number) if self._bounds else argv, env, place)
         except ClinvkError:
             if self._bounds and self._bounds.cgroup:
-                self._condemn(number, 0)  # its cgroup may be there
+                self._condemn(number, 0)  # the cgroup may have been created
             raise
         if self._bounds:
             self._bounds.settle(spawned.popen.pid)
@@ -89,7 +90,7 @@ class Spawner:
 
     @property
     def server(self) -> int:
-        """The number of the clinvk that this is of."""
+        """The server number of the marks of this clinvk."""
         return self._marks.server
 
     @property
@@ -98,12 +99,11 @@ class Spawner:
         return self._count
 
     async def sweep(self, process: "Process") -> None:
-        """End everything that came of a process, itself included, even if the caller is cancelled meanwhile.
+        """End a process and all its descendants, even if the caller is cancelled meanwhile.
 
-        Its pipes are closed then, also where the search fails.
+        The pipes are closed afterwards, even if the search fails.
 
-        Searches are shared: each looks at every process of the machine, so runs that end within
-        `_SWEEP_EVERY_S` are searched for at once.
+        Each search reads every process of the machine. Runs that end within `_SWEEP_EVERY_S` therefore share a search.
         """
         try:
             await finished(self._condemn(process.number, process.pid if process.exit_code is None else 0))
@@ -111,19 +111,20 @@ class Spawner:
             process.discard()
 
     async def end_tools(self, process: "Process", variable: tuple[str, str] | None, *, holding: bool = False) -> None:
-        """End the tools of a process, those with a variable in their environment if it is given.
+        """End the tools of a process. With `variable`, end only tools that have the variable in their environment.
 
-        It goes on; or with `holding`, if it has any, it is held before they end, and does not hear of it yet.
+        The process keeps running. With `holding`, a process that has tools is stopped before the tools end, and notices
+        the exits only when resumed.
         """
         held = process.hold if holding else None
         await asyncio.to_thread(kill_tools, self._marks, process.number, process.pid, variable, held)
 
     async def memory(self, numbers: Collection[int]) -> Mapping[int, int]:
-        """Give the resident bytes of processes and of all that came of them, by number."""
+        """Return the resident bytes of each process including all descendants, by process number."""
         return await asyncio.to_thread(resident, self._marks, numbers)
 
     def _condemn(self, number: int, pid: int) -> "asyncio.Future[None]":
-        """Have everything ended that came of a process; a `pid` of 0 is of one that has exited, or never was."""
+        """Schedule the end of a process and its descendants; `pid` is 0 if the process has exited or never started."""
         loop = asyncio.get_running_loop()
         gone: asyncio.Future[None] = loop.create_future()
         self._condemned[number] = pid, gone
@@ -156,10 +157,10 @@ class Spawner:
 
 
 class Process:
-    """A process that was spawned.
+    """A spawned process.
 
-    Output is taken with `take`, never waited for here: its owner is woken. When more than
-    `HIGH_WATER_BYTES` wait to be taken, reading rests, and the pipe slows the process down.
+    `take` returns output without waiting; `wake` notifies the owner. When more than `HIGH_WATER_BYTES` are unread,
+    reading pauses and the full pipe slows the process down.
     """
 
     __slots__ = (
@@ -195,16 +196,16 @@ class Process:
 
     @property
     def at_eof(self) -> bool:
-        """Whether stdout is closed and all of it was taken."""
+        """Whether stdout is closed and completely taken."""
         return self._out not in self._open and not self._lines
 
     @property
     def stderr(self) -> bytes:
-        """The last of what it wrote to stderr."""
+        """The last `STDERR_TAIL_BYTES` of stderr."""
         return bytes(self._stderr)
 
     def take(self) -> list[bytes]:
-        """Give the lines of stdout that came since the last call, or if it was spawned with `raw` the pieces."""
+        """Return the lines of stdout since the last call, or with `raw` the chunks."""
         lines, self._lines, self._waiting_bytes = self._lines, [], 0
         if not self._reading and self._out in self._open:
             self._reading = True
@@ -212,25 +213,25 @@ class Process:
         return lines
 
     def take_stderr(self) -> list[bytes]:
-        """Give the lines of stderr that came since the last call, if it was spawned with `stderr_lines`."""
+        """Return the lines of stderr since the last call; empty unless spawned with `stderr_lines`."""
         lines, self._stderr_lines = self._stderr_lines, []
         return lines
 
     def write(self, data: bytes, close: bool) -> None:
-        """Write to stdin as fast as it is read, then close it if `close`."""
+        """Write to stdin as fast as the process reads, then close stdin if `close`."""
         self._unwritten = memoryview(bytes(self._unwritten) + data)
         self._close_stdin |= close
         self._write_stdin()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process itself."""
+        """Send a signal to the process only, without its descendants."""
         if self.exit_code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     @contextmanager
     def holding(self) -> Generator[None]:
-        """A context in which the process may be held. Each of its runs may have one: it goes on when all are left."""
+        """Allow `hold` inside the context. Several runs may nest contexts: the process resumes when all are left."""
         self._holders += 1
         try:
             yield
@@ -240,17 +241,17 @@ class Process:
                 self._signal_group(signal.SIGCONT)
 
     def hold(self) -> None:
-        """Have the process stand still, with those that it has in its group: a wrapper's CLI, not its tools."""
-        if self._holders:  # else whoever wanted it has given up meanwhile
+        """Stop the process and its process group, which includes a wrapper's CLI but no tools."""
+        if self._holders:  # otherwise the run that wanted the hold has given up
             self._signal_group(signal.SIGSTOP)
 
     def _signal_group(self, number: int) -> None:
         if self.exit_code is None:
-            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter where all of them are dead
+            with suppress(ProcessLookupError, PermissionError):  # macOS raises PermissionError if all members are dead
                 os.killpg(self.pid, number)
 
     def discard(self) -> None:
-        """Close the pipes; what is still printed is lost."""
+        """Close the pipes and drop all unread output."""
         for fd in tuple(self._open):
             self._close(fd)
         self._lines.clear()
@@ -299,10 +300,10 @@ class Process:
             written = os.write(self._in, self._unwritten) if self._unwritten else 0
         except BlockingIOError:
             written = 0
-        except OSError:  # it closed its stdin or is gone; its ending tells
+        except OSError:  # the process closed stdin or exited; the exit is reported elsewhere
             self._close(self._in)
             return
-        self._unwritten = self._unwritten[written:] or _NOTHING  # an empty part of the prompt would hold all of it
+        self._unwritten = self._unwritten[written:] or _NOTHING  # an empty slice would keep the whole prompt in memory
         if self._unwritten:
             self._loop.add_writer(self._in, self._write_stdin)
             return
@@ -336,9 +337,9 @@ class Process:
         self._exited()
 
     def _wait_in_thread(self) -> None:
-        """Wait for the exit in a thread of its own: the loop's threads must stay free to end what is stuck."""
+        """Wait for the exit in a dedicated thread: the loop's pool must stay free for ending stuck processes."""
         self._popen.wait()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, and no caller is waiting
             self._loop.call_soon_threadsafe(self._exited)
 
     def _exited(self) -> None:
@@ -346,18 +347,18 @@ class Process:
         self._read_what_is_left()
         self.exit_code = 128 - code if code < 0 else code
         if self._err in self._open:
-            self._read_stderr()  # its last words are there, whichever of its pipes the loop looks at first
+            self._read_stderr()  # the last stderr output is in the pipe, whichever event the loop handles first
         self._wake()
 
     def _read_what_is_left(self) -> None:
-        """Read all that the pipe holds, and no more: something else may have it, and print for ever."""
+        """Read only the current content of the pipe: another process may hold the pipe open and print forever."""
         for _ in range(_PIPE_BYTES // _READ_BYTES + 1):
             if self._out in self._open:
                 self._read_stdout()
 
 
 class _Spawned(NamedTuple):
-    """A process, and our ends of its pipes."""
+    """A process with our ends of its pipes."""
 
     popen: "subprocess.Popen[bytes]"
     stdin: int
@@ -366,7 +367,7 @@ class _Spawned(NamedTuple):
 
 
 def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spawned:
-    """Start a process on pipes of our own: those of `Popen` are file objects, which cost more than the spawn's rest."""
+    """Start a process on raw pipes: the file objects of `Popen` cost more than the rest of the spawn."""
     try:
         (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes()
     except OSError as exc:
@@ -396,13 +397,13 @@ def _popen(argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> _Spa
 
 @contextmanager
 def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
-    """Hold the directory that a program is to start in; yield a path to it that nobody can turn into a link to another.
+    """Hold the working directory open; yield a path that cannot be redirected by replacing a directory with a link.
 
-    Systems without `/proc` have no such path: there `cwd` is only resolved once more.
+    Without `/proc` no such path exists, and `cwd` is only resolved again.
 
     Raises:
         ResourcesExhausted: no file can be opened.
-        InvalidRequest: the directory cannot be opened, or is not the one whose path without links is `real`.
+        InvalidRequest: the directory cannot be opened, or its path without links is not `real`.
     """
     if not cwd or not real:
         yield cwd
@@ -421,7 +422,7 @@ def _held(program: str, cwd: str | None, real: str) -> Generator[str | None]:
 
 
 def _pipes() -> Sequence[tuple[int, int]]:
-    """Make three pipes, or none."""
+    """Create three pipes; on failure, leave none open."""
     pipes: list[tuple[int, int]] = []
     try:
         for _ in range(3):
@@ -435,13 +436,13 @@ def _pipes() -> Sequence[tuple[int, int]]:
 
 
 def _widen(pipe: int) -> None:
-    """Make a pipe hold more: Claude Code and Gemini CLI lose what does not fit into it when they exit."""
-    with suppress(AttributeError, OSError):  # not Linux, or the user's pipes hold too much already
+    """Enlarge a pipe: Claude Code and Gemini CLI lose output that does not fit into the pipe when they exit."""
+    with suppress(AttributeError, OSError):  # not Linux, or the user's pipe quota is used up
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> ClinvkError:
-    if isinstance(exc, ValueError):  # what no program can be given, such as a variable whose name has a `=`
+    if isinstance(exc, ValueError):  # an invalid argument or variable, such as a name with a `=`
         return BackendUnavailable(f"cannot start {program!r}: {exc}")
     if exc.errno == errno.EAGAIN or exhausted(exc):  # EAGAIN: the user has too many processes
         return ResourcesExhausted(f"cannot start {program!r}: {exc.strerror}")
@@ -453,7 +454,7 @@ def _refusal(exc: OSError | ValueError, program: str, cwd: str | None) -> Clinvk
 
 
 def _read(fd: int) -> bytes | None:
-    """Read what is there: None is nothing at present, empty is the end."""
+    """Read available bytes; return None if no data is available, and `b""` at end of file."""
     try:
         return os.read(fd, _READ_BYTES)
     except BlockingIOError:

@@ -15,10 +15,10 @@ WITHIN_S = 10.0
 
 
 async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
-    """Do the work to its end whoever cancels the caller, then let the cancellation go on. What it raises is raised.
+    """Finish the work even if the caller is cancelled, then raise the cancellation or the work's exception.
 
     Raises:
-        TimeoutError: it took longer than `within_s`, and was given up.
+        TimeoutError: the work took longer than `within_s` and was cancelled.
     """
     future = asyncio.ensure_future(work)
     timer = asyncio.get_running_loop().call_later(within_s, future.cancel)
@@ -37,7 +37,7 @@ async def finished(work: Awaitable[object], within_s: float = WITHIN_S) -> None:
 
 
 class Wake:
-    """A wake-up for one waiter; a wake-up that comes before the wait is not lost."""
+    """A wake-up for one waiter; a wake-up before the wait is not lost."""
 
     __slots__ = ("_happened", "_waiter")
 
@@ -46,7 +46,7 @@ class Wake:
         self._waiter: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """Wake the waiter, or make its next wait return at once."""
+        """Wake the waiter, or let the next wait return at once."""
         self._happened = True
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
@@ -74,10 +74,10 @@ _IDLE_S = 5.0
 
 
 async def beside_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what `work` returns, which takes time linear in `size`: in a thread where that would hold up others.
+    """Run `work`, which takes time linear in `size`, in a thread if its duration would delay other requests.
 
-    A thread helps where Python code works. C code such as msgspec's keeps the interpreter in a thread too: its time is
-    bounded by the limits on bodies alone.
+    A thread helps with Python code. C code such as msgspec's holds the interpreter lock in a thread as well: only the
+    limits on body sizes bound its duration.
     """
     return work(*args, **kwargs) if size <= _LARGE else await asyncio.to_thread(work, *args, **kwargs)
 
@@ -99,10 +99,10 @@ class Lookups:
         self._answered_at: dict[str, float] = {}
 
     async def run(self, look: Callable[[], T], *directories: str | None) -> T:
-        """Return what `look` returns, which accesses the `directories` only; without any, it always has a thread.
+        """Return the result of `look`, which accesses only `directories`; without directories, always use a thread.
 
         Raises:
-            InvalidRequest: it took too long, or too many other look-ups are stuck.
+            InvalidRequest: the look-up took too long, or too many other look-ups are stuck.
         """
         since = time.monotonic() - _TRUSTED_S
         paths = [path for path in directories if path]
@@ -140,7 +140,7 @@ class Lookups:
         jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         while True:
             job()
-            del job  # an idle thread must not keep what it looked for in memory
+            del job  # an idle thread must not keep the last look-up in memory
             self._idle.append(jobs)
             try:
                 job = jobs.get(timeout=_IDLE_S)
@@ -162,7 +162,7 @@ class Lookups:
 
     def _over(self, found: "asyncio.Future[T]", settle: Callable[[], None]) -> None:
         self._free.release()
-        if not found.done():  # nobody has given up on it
+        if not found.done():  # the waiter has not given up
             settle()
 
 
@@ -170,10 +170,10 @@ WORK_WITHIN_S = 60.0
 
 
 async def whole(work: Awaitable[object], what: str, within_s: float = WORK_WITHIN_S) -> None:
-    """Do work as `finished` does; `what` names it.
+    """Finish the work as `finished` does; `what` names the work in the error.
 
     Raises:
-        ClinvkError: it took longer, and was given up.
+        ClinvkError: the work took longer than `within_s` and was cancelled.
     """
     try:
         await finished(work, within_s)
@@ -183,7 +183,7 @@ async def whole(work: Awaitable[object], what: str, within_s: float = WORK_WITHI
 
 @asynccontextmanager
 async def beside(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
-    """Do work inside this context. Leaving it cancels the work; what the work raises ends the context."""
+    """Run the work inside this context. Leaving cancels the work; an exception of the work ends the context."""
     async with asyncio.TaskGroup() as group:
         working = group.create_task(work)
         yield
