@@ -1,10 +1,11 @@
-"""Codex, the agent CLI of OpenAI, in versions 0.163 to 0.171. One run is one `codex app-server` or `codex exec`.
+"""Codex, the agent CLI of OpenAI, versions 0.163 to 0.171. A run is one `codex app-server` or `codex exec` process.
 
-Model names and what they are for are those of `codex debug models` in all of them; `balanced` is left to the CLI,
-whose default is the user's or the newest model for everyday work.
+Model names and the purpose of each model come from `codex debug models`, which agrees across these versions. `balanced`
+sends no model: the CLI then uses the user's default, or the newest model for everyday work.
 
-A thread keeps the `developer_instructions` that it began with, and no setting of a later turn changes them: there the
-system prompt comes before the prompt. Its totals of tokens begin, in a fork, with those of the thread it came from.
+A thread keeps the `developer_instructions` from its start, and no setting of a later turn changes them. In a resumed
+thread, the system prompt therefore precedes the prompt. The token totals of a fork start at the totals of the source
+thread.
 """
 
 import re
@@ -46,27 +47,29 @@ _EFFORTS = {
     "xhigh": "xhigh",
     "max": "max",
 }
-"""By the levels that `codex debug models` tells: `low` to `xhigh` of all, `max` of most."""
+"""Effort levels from `codex debug models`: every model accepts `low` to `xhigh`, most accept `max`."""
 
 _MANAGED = tuple(f"/etc/codex/{name}" for name in ("config.toml", "managed_config.toml", "requirements.toml"))
-"""What an administrator sets, and what he requires of all settings."""
+"""The administrator's settings, and the administrator's requirements for all settings."""
 
 _OURS = re.compile(r"gpt|codex|o\d")
 _MAX_ARGUMENT_BYTES = 131_071
-"""What Linux takes as a single argument."""
+"""The size limit of a single argument on Linux."""
 
 _MAX_PROMPT_CHARACTERS = 1_048_576
-"""What Codex takes as a prompt; it counts code points."""
+"""The prompt limit of Codex, in code points."""
 
 _THREAD = "threadId"
 """The parameter that names the thread."""
 
 _UNTOLD = "AGENTS.md"
-"""The private file with what goes before the prompt."""
+"""The private file that holds the instructions to put before the prompt."""
 
 _CONFIG = {"features.unbounded_connection_retries": "false", "features.goals": "false"}
-"""Without the first a refused connection is retried for ever. Without the second the model can set itself a goal: from
-then on Codex begins turn after turn by itself, when the run has ended, too."""
+"""Disable endless retries and goals. With `features.unbounded_connection_retries`, Codex retries a refused connection
+forever. With `features.goals`, the model can set a goal, after which Codex starts turn after turn without a request,
+even after the run has ended.
+"""
 
 
 class Codex:
@@ -92,7 +95,7 @@ class Codex:
     folders: tuple[str, ...] = ("~/.codex", "$CODEX_HOME")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Say how to run Codex for this request: by its server where that honours it, else by `codex exec`."""
+        """Return the launch for this request: `codex app-server` where the request allows, else `codex exec`."""
         _check_texts(request)
         held = fence(request, host)
         untold = _untold(request, resume, held, host)
@@ -109,7 +112,7 @@ class Codex:
             "exec",
             "--json",
             "--skip-git-repo-check",
-            *request.extra,  # first: later settings win, and a flag that lacks its value cannot swallow `resume`
+            *request.extra,  # first: later settings win, and a flag without a value cannot swallow `resume`
             *held.sandbox,
             *_options(request),
             *words,
@@ -133,7 +136,7 @@ class Codex:
             argv=(self.executable, "app-server", *request.extra, *words),
             files=files,
             long_lived=True,
-            counted_turns=None,  # its channel counts them
+            counted_turns=None,  # the channel counts the requests
             opening=_opening(request, resume, held, host),
         )
         opening = {name: value for name, value in by_server.opening.items() if name != _THREAD}
@@ -142,34 +145,34 @@ class Codex:
         return msgspec.structs.replace(by_server, otherwise=by_exec, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        """Make the state machine of one process."""
+        """Return the state machine of one process."""
         untold = launch.files.get(_UNTOLD, b"").decode()
         if not launch.opening:
             return ExecChannel(untold)
         return AppServerChannel(launch.opening, untold, stays=launch.otherwise is None)
 
     def checkup(self, host: Host) -> "Checkup":
-        """Say how to find out, without a prompt, whether the installed CLI can be used."""
-        from clinvk.backends.codex.checkup import checkup  # no prompt waits for it
+        """Return the checks that show, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.codex.checkup import checkup  # imported here to keep prompts fast
 
         return checkup(self, host)
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        """Give the command that opens a thread in Codex itself."""
+        """Return the command that opens a thread in Codex."""
         name = _ALIASES.get(model, model) if model else None
         return (self.executable, "resume", *([f"--model={name}"] if name else []), conversation(resume, "codex"))
 
     def claims(self, model: str) -> bool:
-        """Say whether a model is OpenAI's by its name."""
+        """Return whether the name of a model belongs to OpenAI."""
         return _OURS.match(model.lower()) is not None
 
     def records(self, handle: str, host: Host) -> Sequence[str]:
-        """Give the thread's rollout."""
+        """Return the path of the thread's rollout file."""
         return host.find(f"{user_files.folder(host, host.resolve(''))}/sessions", f"*/*/*/rollout-*{handle}.jsonl")
 
 
 def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> dict[str, object]:
-    """Give the parameters of the thread; what is in none of them is in the settings, as with `exec`."""
+    """Return the parameters of the thread. Settings carry every other option, as with `exec`."""
     place = request.workdir or host.resolve("")
     opening: dict[str, object] = {"cwd": place, "approvalPolicy": "never"}
     if held.mode:
@@ -184,14 +187,17 @@ def _opening(request: RunRequest, resume: Resume | None, held: Fence, host: Host
 
 
 def _unarchived(resume: Resume | None, host: Host) -> tuple[str, ...]:
-    """Give what takes a thread out of the archive, where a server has left it that was ended; `exec` cannot."""
+    """Return the arguments that unarchive the thread, or none if the thread is not archived.
+
+    A server that died while closing a thread leaves the thread archived, and `exec` cannot resume an archived thread.
+    """
     thread = conversation(resume, "codex") if resume else ""
     archive = f"{user_files.folder(host, host.resolve(''))}/archived_sessions"
     return ("unarchive", thread) if thread and host.find(archive, f"rollout-*{thread}.jsonl") else ()
 
 
 def _read_at_start(request: RunRequest, host: Host) -> tuple[str, ...]:
-    """Give the login, settings and instructions that a server started now would find; those of a thread stay."""
+    """Return the files that a server reads at start: login, settings and instructions. A thread keeps its own copy."""
     workdir = host.resolve(request.workdir or "")
     folder = user_files.folder(host, workdir)
     own = (f"{folder}/{name}" for name in ("config.toml", "environments.toml", ".env", "AGENTS.md", "auth.json"))
@@ -214,13 +220,13 @@ def _options(request: RunRequest) -> list[str]:
 
 
 def _continued(resume: Resume) -> tuple[str, ...]:
-    """Name the thread. A fork reads its prompt from stdin only where that is said."""
+    """Return the arguments that resume or fork a thread. A fork reads its prompt from stdin only if given `-`."""
     thread = conversation(resume, "codex")
     return ("fork", thread, "-") if resume.fork else ("resume", thread)
 
 
 def _config(request: RunRequest, begun: Fence | None) -> dict[str, str]:
-    """Give the settings; a thread that is not begun here has its instructions already."""
+    """Return the settings of the run. `begun` is None for a resumed thread, which already has its instructions."""
     config: dict[str, str] = {}
     if begun and (instructions := _instructions(request, begun)):
         config["developer_instructions"] = shared.string(instructions)
@@ -239,7 +245,7 @@ def _instructions(request: RunRequest, held: Fence) -> str:
 
 
 def _untold(request: RunRequest, resume: Resume | None, held: Fence, host: Host) -> str:
-    """Give the instructions that a continued thread lacks, or that Codex takes back from it."""
+    """Return the instructions that a resumed thread lacks or that Codex retracts in the thread; otherwise ""."""
     if resume is None or not held.instructions:
         return ""
     workdir, thread = host.resolve(request.workdir or ""), conversation(resume, "codex")

@@ -1,23 +1,23 @@
-"""`codex app-server`: JSON-RPC lines, in which a message comes in the pieces that the model sent.
+"""`codex app-server`: JSON-RPC lines, with each message in the pieces that the model sent.
 
-Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints the same. A run is `initialize`, then `thread/start` (or
-`thread/resume`, `thread/fork`), then `turn/start`, each after the answer to the one before. A process holds several
-threads, and tells of them and of those of their sub-agents in turn.
+Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints the same lines. A run sends `initialize`, then `thread/start`
+(or `thread/resume`, `thread/fork`), then `turn/start`, and waits for each response before the next request. A process
+holds several threads, and interleaves the notifications of the threads and of the threads of sub-agents.
 
-It starts as fast as `codex exec` and takes as much memory (both 149 ms to the first text of a model that answers at
-once, 141 MB), because that is the same server inside; so each run goes through it that can, whether it is read in
-pieces or not. Two things it cannot: rules are in force, which `--ignore-rules` of `exec` alone leaves out, and it has
-not all of the flags of `exec`.
+The server starts as fast as `codex exec` and uses as much memory (both 149 ms to the first text of a model that answers
+at once, 141 MB), because `exec` runs the same server internally. Every run that can use the server does, whether the
+client streams or not. The server has two limits: no equivalent of `exec --ignore-rules`, so rules stay in force, and
+fewer flags than `exec`.
 
-A process that stays keeps each thread open for itself, so that another turn of it begins at once; and whoever else
-would go on with it is refused ("already has an active writer"). `thread/unsubscribe` does not change that, and there
-is nothing to close a thread. To archive it does, and to take it out of the archive is asked in the same breath: the
-server does one after the other. So is closed a thread whose turn has failed, or could not begin, before that run has
-ended, and any other when it is asked for. Where a process goes in between, the thread stays in the archive, from which
-nothing goes on; then the next that wants it takes it out.
+A process that is kept holds each thread open, so the next turn of the thread starts at once. Any other process that
+resumes the thread is refused ("already has an active writer"). `thread/unsubscribe` does not release the thread, and
+the protocol has no request to close a thread. Archiving releases the thread. The channel sends archive and unarchive
+together, and the server handles the two in order. The channel closes a thread this way before it reports the end of a
+run whose turn failed or could not start, and closes an idle thread on request. If the process exits between the two
+requests, the thread stays archived and cannot be resumed; the next run of the thread unarchives the thread.
 
-A thread that is resumed would take up model and effort of its last turn, unless its model provider is named; `exec`
-names it, and so the settings are asked for it.
+A resumed thread would use the model and effort of its last turn, unless the request names the model provider. `exec`
+names the provider, so the channel reads the provider from the settings.
 """
 
 from base64 import b64encode
@@ -38,7 +38,7 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 _PROVIDER = "openai"
-"""The model provider where no settings name one."""
+"""The model provider if the settings name none."""
 
 _UNWANTED = (
     "account/rateLimits/updated",
@@ -51,24 +51,24 @@ _UNWANTED = (
     "thread/status/changed",
     "turn/diff/updated",
 )
-"""What is not read, and some of it is long."""
+"""Notifications that clinvk does not read. Some are long."""
 
 ROOTS = "runtimeWorkspaceRoots"
-"""All that may be written; a parameter that is taken only from a client that asks for what is experimental."""
+"""The writable directories. The server accepts this parameter only with `experimentalApi`."""
 
 PING = b'{"id":"clinvk-ping","method":"ping"}\n'
-"""What it refuses at once, during turns as well: there is no such method."""
+"""A request for an unknown method, which the server refuses at once, even during a turn."""
 
 _ANSWERS: dict[str, dict[str, object]] = {
     "item/commandExecution/requestApproval": {"decision": "decline"},
     "item/fileChange/requestApproval": {"decision": "decline"},
     "mcpServer/elicitation/request": {"action": "cancel"},
 }
-"""What the CLI is answered when it asks the user: nobody is there. `exec` cancels, too."""
+"""Responses to questions for the user, because no user is present. `exec` also cancels elicitation."""
 
 
 class _Thread(NamedTuple):
-    """A thread that is open, and has no turn."""
+    """An open thread without a running turn."""
 
     id: str
     model: str | None
@@ -77,7 +77,7 @@ class _Thread(NamedTuple):
 
 
 class _Conversation:
-    """A run, and how far it has come."""
+    """A run and its progress."""
 
     def __init__(
         self, run: str, request: RunRequest, resume: Resume | None, prompt: str, thread: _Thread | None
@@ -97,7 +97,7 @@ class _Conversation:
         self.decoder.model = thread.model if thread else None
 
     def heed(self, notification: wire.Notification) -> None:
-        """Keep in mind which turns are at work for it: its own, and those of its sub-agents by their threads."""
+        """Record the running turns of the run by thread: the run's own turn and the turns of its sub-agents."""
         match notification:
             case wire.TurnStarted(params=of):
                 self.at_work[of.thread_id] = of.turn.id
@@ -107,9 +107,9 @@ class _Conversation:
                 pass
 
     def is_of_another_turn(self, notification: wire.Notification) -> bool:
-        """Say whether it is of a turn that the CLI began by itself, or of what went on behind a former one.
+        """Return whether a notification belongs to a turn that the CLI started by itself, or to a former turn.
 
-        The tokens that are told of a former turn say how many there were before this one.
+        Token counts always pass, because the counts of a former turn are the totals before this turn.
         """
         told = notification.params
         turn = told.turn.id if isinstance(told, wire.OfTurn) else told.turn_id
@@ -119,7 +119,7 @@ class _Conversation:
 
 
 class _Closing:
-    """A thread that is yet to come out of the archive, the run that ends with it, and the runs that wait for it."""
+    """A thread that is being unarchived, the run that ends with the thread, and the runs that wait for the thread."""
 
     def __init__(self, thread: str, ends: _Conversation | None, *wait: _Conversation) -> None:
         self.thread = thread
@@ -128,7 +128,7 @@ class _Closing:
 
 
 class AppServerChannel:
-    """One process. `opening` are the parameters of its threads: runs differ in thread and prompt alone."""
+    """The channel of one process. `opening` holds the thread parameters; runs differ only in thread and prompt."""
 
     capacity = 16
 
@@ -148,7 +148,7 @@ class AppServerChannel:
         self._closing: dict[str, _Closing] = {}
 
     def greet(self) -> bytes:
-        """Say who asks, and of what nothing is to be told."""
+        """Return the greeting, which names the client and the unwanted notifications."""
         self._greeting = next(self._numbers)
         capabilities: dict[str, object] = {"optOutNotificationMethods": _UNWANTED}
         if ROOTS in self._opening:
@@ -157,7 +157,7 @@ class AppServerChannel:
         return _request(self._greeting, "initialize", {"clientInfo": client, "capabilities": capabilities})
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Begin with a greeting; ask for the thread of the run as soon as that is answered."""
+        """Start a run. Send the greeting first if needed, and the thread request after the greeting's response."""
         greeting = self.greet() if self._greeting is None else b""
         thread = self._idle.pop(resume.handle, None) if resume and not resume.fork else None
         asked = _Conversation(run, request, resume, told(request, resume, self._instructions), thread)
@@ -172,10 +172,10 @@ class AppServerChannel:
         return greeting
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Take one line.
+        """Parse one line of stdout.
 
         Raises:
-            NotSpoken: it is JSON and no message, and the process has not answered the greeting.
+            NotSpoken: The line is JSON but no message, and the process has not answered the greeting.
         """
         if notification := parsed(wire.NOTIFICATIONS, line):
             yield from self._notified(notification)
@@ -187,7 +187,7 @@ class AppServerChannel:
                 raise NotSpoken(f"it printed {line[:80].decode(errors='replace')!r}")
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give what ends the turn of a run, once it has begun. The tool that it is using is left running."""
+        """Return the request that ends the turn of a run, if the turn has started. Running tools are left running."""
         conversation = self._open.get(run)
         if conversation is None:
             return None
@@ -195,23 +195,23 @@ class AppServerChannel:
         return self._ask_end(conversation) if conversation.turn else b""
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Give the variable with the thread, which an interrupt leaves running what it runs."""
+        """Return the environment variable that identifies the run's tools, which an interrupt leaves running."""
         conversation = self._open.get(run)
         return ("CODEX_THREAD_ID", conversation.thread) if conversation and conversation.thread else None
 
     def let_go(self, conversation: str) -> bytes | None:
-        """Give what closes a thread without a turn."""
+        """Return the requests that close an idle thread."""
         if conversation in self._closing:
             return b""
         return self._close(conversation) if self._idle.pop(conversation, None) else None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Give the endings that the process did not tell, with the tokens that it did.
+        """Yield an ending, with the reported token usage, for each run that is still open.
 
         Raises:
-            NotSpoken: it ended by itself and never answered the greeting.
+            NotSpoken: The process exited by itself and never answered the greeting.
         """
-        if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
+        if not self._speaks and exit_code < 128:  # a signal (128 and above) does not show which protocol the CLI speaks
             said = self.complaint(stderr) or self._banner or "nothing on stderr"
             raise NotSpoken(f"it exited with code {exit_code}: {said}")
         for conversation in [*self._open.values()]:
@@ -221,7 +221,7 @@ class AppServerChannel:
             yield conversation.run, conversation.ending or msgspec.structs.replace(gone, usage=decoder.usage)
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the last line of stderr that is no noise."""
+        """Return the last line of stderr that is not noise."""
         return last_line("\n".join(failures.said(stderr)))
 
     def _read(self, line: bytes) -> wire.Other | None:
@@ -238,7 +238,7 @@ class AppServerChannel:
         conversation.heed(notification)
         if isinstance(notification, wire.TurnStarted):
             conversation.turn = notification.params.turn.id
-            if conversation.is_dropped:  # an interrupt before this was refused
+            if conversation.is_dropped:  # the CLI refuses an interrupt before the turn has started
                 yield self._ask_end(conversation)
         for event in conversation.decoder.feed(notification):
             if isinstance(event, RunFinished | RunFailed):
@@ -251,7 +251,7 @@ class AppServerChannel:
             yield message
 
     def _of_no_run(self, notification: wire.Notification) -> Iterator[Delivery]:
-        """A sub-agent is at work, which would outlast its run."""
+        """Record the turns of a run's sub-agents. Interrupt a sub-agent whose run has ended."""
         if not isinstance(notification, wire.TurnStarted | wire.TurnCompleted):
             return
         turn = notification.params.turn
@@ -262,7 +262,7 @@ class AppServerChannel:
             yield self._interrupt(notification.params.thread_id, turn.id)
 
     def _end(self, conversation: _Conversation, ending: RunFinished | RunFailed) -> Delivery:
-        """Tell the ending; where the thread is not as it should be, others are to have it first."""
+        """Report the ending. After a failure, close the thread first, so that other processes can resume the thread."""
         thread, decoder = conversation.thread, conversation.decoder
         if self._keeps and thread and isinstance(ending, RunFailed):
             conversation.ending = ending
@@ -280,15 +280,15 @@ class AppServerChannel:
         return self._ask("thread/unarchive", {"threadId": closing.thread}, closing)
 
     def _await(self, thread: str, conversation: _Conversation) -> bytes:
-        """Have a run wait until its thread is out of the archive, in which another process has left it."""
+        """Make a run wait until its thread, left archived by another process, has been unarchived."""
         if closing := self._closing.get(thread):
             closing.wait.append(conversation)
             return b""
         return self._take_out(_Closing(thread, None, conversation))
 
     def _closed(self, closing: _Closing) -> Iterator[Delivery]:
-        """The thread has come out of the archive, as far as it can."""
-        if self._closing.get(closing.thread) is closing:  # it may be in the archive again
+        """Finish closing a thread: report the ending of its run and start the waiting runs."""
+        if self._closing.get(closing.thread) is closing:  # the thread may have been archived again
             del self._closing[closing.thread]
         if closing.ends and closing.ends.ending:
             del self._open[closing.ends.run]
@@ -314,7 +314,7 @@ class AppServerChannel:
 
     def _answered(self, conversation: _Conversation, other: wire.Other) -> Iterator[Delivery]:
         if conversation.run not in self._open or conversation.ending:
-            return  # a turn may have ended before it was said to have begun
+            return  # a turn may end before the response to turn/start arrives
         resume = conversation.resume
         if other.error and resume and failures.is_archived(other.error.message) and not conversation.is_asked_again:
             conversation.is_asked_again = True
@@ -343,7 +343,7 @@ class AppServerChannel:
             yield self._ask_turn(conversation)
 
     def _begin(self, conversation: _Conversation) -> bytes:
-        """Ask for the thread, or first for what must be said to go on with one."""
+        """Request the thread. To resume a thread, first read the model provider from the settings."""
         if self._provider or not conversation.resume:
             return self._ask_thread(conversation, self._provider)
         return self._ask("config/read", {"cwd": self._opening["cwd"], "includeLayers": False}, conversation)
@@ -388,7 +388,7 @@ def _request(number: int, method: str, params: dict[str, object]) -> bytes:
 
 
 def _answer(number: int | str, method: str) -> bytes:
-    """Answer a question of the CLI; what is not known is refused, so that it does not wait."""
+    """Answer a request of the CLI. Refuse an unknown method, so that the CLI does not wait."""
     if method in _ANSWERS:
         return msgspec.json.encode({"id": number, "result": _ANSWERS[method]}) + b"\n"
     error = {"code": -32601, "message": f"clinvk does not answer {method}"}

@@ -1,6 +1,6 @@
-"""Whether the installed Codex can be used, by what 0.169.0 and 0.171.0 say to its flags with `--help` behind them.
+"""Check whether the installed Codex can be used, from the answers of 0.169.0 and 0.171.0 to flags followed by `--help`.
 
-A flag that it does not know is an error all the same, before the help is shown.
+Codex reports an unknown flag as an error before it shows the help.
 """
 
 import re
@@ -22,14 +22,14 @@ class _Provider(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What matters of `config.toml`."""
+    """The fields of `config.toml` that the check reads."""
 
     model_provider: str = ""
     model_providers: dict[str, _Provider] = {}
 
 
 def checkup(backend: Backend, host: Host) -> Checkup:
-    """Say how to find out."""
+    """Return the checks for the installed Codex."""
     return Checkup(
         empty_home={"CODEX_HOME": PRIVATE},
         trials=tuple(_trial(launch) for launch in _covering(_ways(backend))),
@@ -38,7 +38,7 @@ def checkup(backend: Backend, host: Host) -> Checkup:
 
 
 def _ways(backend: Backend) -> list[Launch]:
-    """Give all launches, by `codex app-server` and by `codex exec`."""
+    """Return every launch, with `codex app-server` and with `codex exec`."""
     return [way for launch in launches(backend, _HANDLE) for way in (launch.otherwise, launch) if way]
 
 
@@ -47,7 +47,7 @@ def _trial(launch: Launch) -> Trial:
 
 
 def _covering(launches: list[Launch]) -> list[Launch]:
-    """Give as few launches as have every flag, for each of its commands."""
+    """Return a small set of launches that covers every flag of each command."""
     seen: set[tuple[str, ...]] = set()
     chosen: list[Launch] = []
     for launch in launches:
@@ -66,21 +66,21 @@ def _lacking(answer: Answer) -> tuple[str, ...] | None:
 
 
 def _lacking_in_server(answer: Answer) -> tuple[str, ...]:
-    """Nothing lacks where there is no server at all: then all goes by `codex exec`."""
+    """Return the missing flags; none if the CLI has no server, because every run then uses `codex exec`."""
     return _lacking(answer) or ()
 
 
 def _login(answer: Answer) -> Login:
     said = [line for line in answer.text.splitlines() if line and not line.startswith("WARNING")]
     if answer.exit_code == 0:
-        return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # behind it stands a part of the key
+        return Login(True, said[0].partition(" - ")[0] if said else "logged in")  # part of the key follows
     if any("Not logged in" in line for line in said):
         return Login(False, f"not logged in; {LOG_IN}")
     return Login(None, "codex login status does not tell its login")
 
 
 def _by_provider(host: Host) -> Login | None:
-    """Say what is known of a model provider of the user's own, which needs no login at OpenAI."""
+    """Return the login state of a user-defined model provider, which needs no OpenAI login, or None."""
     if host.env.get("CODEX_API_KEY"):
         return Login(True, "API key in CODEX_API_KEY")
     path = f"{host.env.get('CODEX_HOME') or '~/.codex'}/config.toml"

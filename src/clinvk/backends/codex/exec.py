@@ -1,7 +1,7 @@
-"""`codex exec --json`: one process for one prompt, a JSON object a line.
+"""`codex exec --json`: one process per prompt, one JSON object per line.
 
-There are no deltas: a message comes whole when it is complete. Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints
-the same. Codex asks its API for strict answers, which takes only a part of JSON Schema:
+The CLI sends no deltas: each message arrives complete. Recorded with Codex 0.163.0 and 0.169.0; 0.171.0 prints the same
+lines. Codex requests strict output from the API, which supports only a part of JSON Schema:
 https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
 """
 
@@ -47,7 +47,7 @@ _KNOWN = _ALWAYS | {
 
 
 def is_strict(schema: Json) -> bool:
-    """Say whether the API takes a schema: an object, all of whose objects are closed and need all they have."""
+    """Return whether the API accepts a schema: an object, with every object closed and requiring all properties."""
     return schema.get("type") == "object" and "anyOf" not in schema and all(map(_is_fit, _parts(schema)))
 
 
@@ -62,7 +62,7 @@ def _is_fit(part: Json) -> bool:
 
 
 def _parts(schema: Json) -> Iterator[Json]:
-    """Give a schema and all schemas in it."""
+    """Yield a schema and every schema nested in the schema."""
     yield schema
     for key in ("properties", "$defs", "definitions"):
         for part in _object(schema, key).values():
@@ -79,7 +79,7 @@ def _object(schema: Json, key: str) -> Json:
 
 
 def _as_object(value: object) -> Json:
-    """Give a value as an object; what is none is an object that no strict schema has."""
+    """Return an object as it is, and any other value as an object that no strict schema contains."""
     return msgspec.convert(value, Json) if isinstance(value, dict) else {"": value}
 
 
@@ -91,7 +91,7 @@ _LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 class ExecDecoder:
-    """Turns the lines of one run into events."""
+    """Turn the lines of one run into events."""
 
     __slots__ = ("_called", "_last_error", "_message", "_messages", "_thoughts", "_thread", "_used", "_wants_json")
 
@@ -106,15 +106,15 @@ class ExecDecoder:
         self._last_error = ""
 
     def expect(self, request: RunRequest, resume: Resume | None) -> None:
-        """Learn what is asked: a resumed thread's totals begin with the tokens of its former turns."""
+        """Store the request. The token totals of a resumed thread include the tokens of former turns."""
         self._used = resume.used if resume else Usage()
         self._wants_json = request.output_schema is not None
 
     def feed(self, line: bytes) -> Iterable[Event]:
-        """Take one line. What is no event of a known type gives nothing."""
+        """Return the events of one line. A line without an event of a known type yields no events."""
         event = parsed(_LINES, line)
         if self._thread and event:
-            # Some milliseconds after it was named is a thread on disk; until then it cannot be resumed.
+            # The thread reaches the disk some milliseconds after its name; until then nobody can resume the thread.
             yield RunStarted(backend_session_id=self._thread)
             self._thread = None
         match event:
@@ -136,11 +136,11 @@ class ExecDecoder:
                 yield from self._error(event.message)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        """Give the ending of a process that told none."""
+        """Return the ending of a process that reported no ending."""
         return failures.exited(exit_code, stderr, self._last_error)
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the last line of stderr that is no noise."""
+        """Return the last line of stderr that is not noise."""
         return last_line("\n".join(failures.said(stderr)))
 
     def _going_on(self, item: Item) -> Iterable[Event]:
@@ -177,7 +177,7 @@ class ExecDecoder:
             yield call
 
     def _error(self, message: str) -> Iterable[Event]:
-        """The message that ends a turn is repeated by `turn.failed`."""
+        """Handle an error. `turn.failed` repeats the message that ends a turn, so store only the message."""
         if not message.startswith(failures.RETRYING):
             self._last_error = message
         elif ending := failures.hopeless(message):
@@ -192,7 +192,7 @@ class ExecDecoder:
 
 
 class ExecChannel(OneShotChannel):
-    """A process that serves one run: the prompt on stdin, then its lines."""
+    """A process for one run: takes the prompt on stdin, then prints lines."""
 
     __slots__ = ("_exec", "_instructions")
 
@@ -202,7 +202,7 @@ class ExecChannel(OneShotChannel):
         super().__init__(self._exec, _prompt)
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Give the prompt, which begins as it likes: Codex has no commands or files by prefix here."""
+        """Return the prompt. Any first character is safe: here Codex has no prefix for commands or files."""
         self._exec.expect(request, resume)
         prompt = told(request, resume, self._instructions)
         return super().start(run, msgspec.structs.replace(request, prompt=prompt), resume)
@@ -213,7 +213,7 @@ def _prompt(request: RunRequest) -> bytes:
 
 
 def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
-    """Give all that the model is to be told in the prompt: in a thread that goes on, its instructions too."""
+    """Return the full prompt for the model. In a resumed thread, the prompt includes the instructions."""
     prompt = with_system_prompt(request) if resume else request.prompt
     if instructions:
         prompt = f"{instructions}\n\n{prompt}"
@@ -221,5 +221,5 @@ def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
 
 
 def is_native(request: RunRequest) -> bool:
-    """Say whether the request's schema is one that Codex can be given."""
+    """Return whether Codex can enforce the request's schema."""
     return request.output_schema is not None and is_strict(request.output_schema)

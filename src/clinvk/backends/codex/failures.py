@@ -1,7 +1,7 @@
-"""What Codex says when it fails, as endings.
+"""Map the error messages of Codex to endings.
 
-The messages are those of 0.163.0, 0.169.0 and 0.171.0: an HTTP status stands in some of them, a 400 is the body that
-the model API sent, and the rest is known by its words.
+The messages come from 0.163.0, 0.169.0 and 0.171.0. Some messages contain an HTTP status, a 400 is the response body of
+the model API, and the text identifies every other message.
 """
 
 import re
@@ -22,17 +22,17 @@ from clinvk.types.errors import (
 from clinvk.types.events import RunFailed, StopReason
 
 RETRYING = "Reconnecting..."
-"""How a message begins after which the CLI tries again."""
+"""The start of a message after which the CLI retries."""
 
 LOG_IN = "run codex login, or set CODEX_API_KEY"
-"""What to do where it has no login."""
+"""The remedy for a missing login."""
 
 _OF_A_PROVIDER = "Missing environment variable"
-"""How it names the key that a provider of the user's own needs."""
+"""The start of the message about the missing key of a user-defined provider."""
 
 _BROKEN_OFF = "Incomplete response returned, reason: "
 _REASONS: dict[str, StopReason] = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
-"""Why the model broke its answer off, as the model API names it."""
+"""The model API's reasons for an incomplete response."""
 
 _STATUS = re.compile(r"\bstatus:? (\d{3})\b")
 _WORDS = (
@@ -64,7 +64,7 @@ _KINDS = {
     "cyberPolicy": AgentRejected,
     "bioPolicy": AgentRejected,
 }
-"""What `codex app-server` names the failures whose message tells nothing."""
+"""The error kinds of `codex app-server`, for failures with an unknown message."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NOISE = re.compile(
@@ -87,7 +87,7 @@ _KIND: msgspec.json.Decoder[str | dict[str, _Status]] = msgspec.json.Decoder(str
 
 
 def failed(message: str, exit_code: int | None = None) -> RunFailed:
-    """Give the ending that a message of the CLI means."""
+    """Return the ending for an error message of the CLI."""
     body = _body_message(message)
     if body is not None:
         return RunFailed(AgentRejected.code, body, exit_code)
@@ -104,7 +104,7 @@ def _failed(code: str, message: str, exit_code: int | None) -> RunFailed:
 
 
 def told(message: str, kind: bytes) -> RunFailed:
-    """Give the ending that an error of `codex app-server` means, by its message, else by the kind, which is JSON."""
+    """Return the ending for an error of `codex app-server`: by its message, else by its kind, which is JSON."""
     if ending := _forgotten(message, 1):
         return ending
     ending = failed(message, 1)
@@ -117,31 +117,31 @@ def told(message: str, kind: bytes) -> RunFailed:
 
 
 def is_archived(message: str) -> bool:
-    """Say whether a thread is refused since it is in the archive."""
+    """Return whether Codex refused the thread because the thread is archived."""
     return _ARCHIVED in message
 
 
 def stop_reason(message: str) -> StopReason | None:
-    """Give why the model broke its answer off, where this is what the message says: to the CLI that is a failure."""
+    """Return the stop reason if the message reports an incomplete response, which the CLI treats as a failure."""
     return _REASONS.get(message.removeprefix(_BROKEN_OFF)) if message.startswith(_BROKEN_OFF) else None
 
 
 def hopeless(message: str) -> RunFailed | None:
-    """Give the ending of a run whose login is refused, however often the CLI tries; None for what may yet succeed."""
+    """Return the ending if the login is refused, which no retry changes; None if a retry may succeed."""
     ending = failed(message.removeprefix(RETRYING).partition("(")[2].removesuffix(")"), exit_code=1)
     return ending if ending.code == AgentUnauthenticated.code else None
 
 
 def said(stderr: bytes) -> list[str]:
-    """Give the lines of stderr without the CLI's usual noise."""
+    """Return the lines of stderr without the CLI's usual noise."""
     lines = _COLOUR.sub("", stderr.decode(errors="replace")).splitlines()
     return [line.strip() for line in lines if not _NOISE.match(line)]
 
 
 def exited(exit_code: int, stderr: bytes, last_error: str) -> RunFailed:
-    """Give the ending of a process that is gone without having told one.
+    """Return the ending of a process that exited without reporting an ending.
 
-    Codex refuses a bad flag (2) or bad settings (1) on stderr alone.
+    Codex reports a bad flag (exit code 2) or bad settings (exit code 1) only on stderr.
     """
     lines = said(stderr)
     reason = " ".join(" ".join(lines).split())

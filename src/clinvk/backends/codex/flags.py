@@ -1,8 +1,8 @@
-"""The flags of Codex: which extra flags a request may add, and how skills that a prompt names are disabled.
+"""The flags of Codex: the extra flags that a request may add, and how to disable skills that a prompt names.
 
-Codex 0.169.0 puts the `SKILL.md` of a named skill before the model, wherever the name stands. `$name` does so, and
-`[$anything](path)` with the absolute path of the file. Nothing escapes them, and no setting turns it off; but a
-disabled skill is not found. Where a prompt is data, what it could name is disabled for its run.
+Codex 0.169.0 shows the model the `SKILL.md` of a skill named anywhere in the prompt, either as `$name` or as
+`[$anything](path)` with the absolute path of the file. No escape and no setting prevents the lookup, but Codex does not
+find a disabled skill. If the prompt is data, the run disables every skill that the prompt could name.
 """
 
 import re
@@ -87,17 +87,17 @@ SAFE_FLAGS: Flags = {
     "--color": "always|never|auto",
     "--strict-config": None,
 }
-"""The harmless ones that choose no model and no service either: for requests of anybody."""
+"""Harmless flags that also select no model and no service: safe in requests from anybody."""
 
 _SERVER_SWITCHES = ("--strict-config",)
 _SERVER_OPTIONS = ("--config", "--enable", "--disable")
 
 
 def check(extra: tuple[str, ...], is_open: bool) -> None:
-    """Refuse what would override clinvk, and, where the agent is held by a sandbox, all but a few harmless flags.
+    """Refuse flags that would override clinvk and, if the agent runs in a sandbox, all except a few harmless flags.
 
     Raises:
-        InvalidRequest: an argument of `extra` is not accepted.
+        InvalidRequest: An argument of `extra` is not accepted.
     """
     spelt = tuple(_spelt_out(argument) for argument in extra)
     refuse_extra(spelt, (*_GOVERNED_FLAGS, *_GOVERNED_WORDS), "clinvk sets it from the request's own fields")
@@ -109,7 +109,7 @@ def check(extra: tuple[str, ...], is_open: bool) -> None:
 
 
 def server_takes(extra: tuple[str, ...]) -> bool:
-    """Say whether `codex app-server` has all of these flags."""
+    """Return whether `codex app-server` supports all of these flags."""
     spelt = iter([_spelt_out(argument) for argument in extra])
     for argument in spelt:
         flag, joined, _ = argument.partition("=")
@@ -122,7 +122,7 @@ def server_takes(extra: tuple[str, ...]) -> bool:
 
 
 def _spelt_out(argument: str) -> str:
-    """Give the long form of a short flag, with `=` before a value that is joined to it."""
+    """Return the long form of a short flag, with `=` before an attached value."""
     long = _LONG.get(argument[:2])
     if long is None or argument.startswith("--"):
         return argument
@@ -164,14 +164,14 @@ def _check_harmless(extra: tuple[str, ...], spelt: tuple[str, ...]) -> None:
 
 
 SETTING = "skills.config"
-"""A list that is added to the user's own."""
+"""The list of skill settings, which Codex appends to the user's list."""
 
 _NAME = re.compile(r"\$([A-Za-z0-9_:-]+)")
 _LINK = re.compile(r"\[\$[A-Za-z0-9_:-]+\]\s*\(([^)]*)\)")
 
 
 def unmentioned(text: str) -> dict[str, str]:
-    """Give the settings with which a text names no skill; none where it could name none."""
+    """Return settings that disable every skill that a text could name; empty if the text names no skill."""
     if "$" not in text:
         return {}
     paths = (path.strip().removeprefix("skill://") for path in _LINK.findall(text))

@@ -1,8 +1,8 @@
 """The lines of `codex exec --json` as structs, and the text of a turn as events.
 
-The source is the CLI's output, recorded with 0.163.0 and 0.169.0, and for items that were not seen there
-`codex-rs/exec/src/exec_events.rs` of its repository. An event or item of a type that is not here does not decode. Each
-character of the text is reported once, though the CLI asks again after a broken stream.
+Recorded with 0.163.0 and 0.169.0; items that the recordings lack follow `codex-rs/exec/src/exec_events.rs` in the CLI's
+repository. An event or item of an unlisted type does not decode. Each character of the text is reported once, although
+the CLI repeats a request after a broken stream.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _ANSWER: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class AgentMessage(msgspec.Struct, tag="agent_message"):
-    """A whole message of the agent."""
+    """A complete message of the agent."""
 
     text: str
     id: str = ""
@@ -31,7 +31,7 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
 
 
 class Warn(msgspec.Struct, tag="error"):
-    """Something that the CLI wants to be known, though the turn goes on."""
+    """A warning of the CLI. The turn continues."""
 
     message: str
 
@@ -44,19 +44,19 @@ class Todo(msgspec.Struct):
 
 
 class TodoList(msgspec.Struct, tag="todo_list"):
-    """The agent's plan, in full each time."""
+    """The agent's plan, sent in full on each update."""
 
     items: list[Todo]
 
     def progress(self) -> Progress:
-        """Say how far the agent is."""
+        """Return the progress of the plan."""
         done = sum(todo.completed for todo in self.items)
         ahead = next((todo.text for todo in self.items if not todo.completed), "")
         return Progress("plan", f"{done}/{len(self.items)} done" + (f"; next: {ahead}" if ahead else ""))
 
 
 class CommandExecution(msgspec.Struct, tag="command_execution"):
-    """A shell command. Where the sandbox refuses it at once, there may be no item at all."""
+    """A shell command. A command that the sandbox refuses at once may have no item."""
 
     id: str
     command: str
@@ -65,18 +65,18 @@ class CommandExecution(msgspec.Struct, tag="command_execution"):
     status: str = ""
 
     def call(self) -> ToolCall:
-        """Name the command."""
+        """Return the call with the command line."""
         return ToolCall(self.id, "command_execution", {"command": self.command})
 
     def result(self) -> ToolResult:
-        """Give stdout and stderr as they came; where there is nothing, how it failed."""
+        """Return stdout and stderr as printed. If both are empty, return the reason for a failure."""
         failed = self.status in ("failed", "declined") or bool(self.exit_code)
         how = "declined" if self.status == "declined" else f"exit code {self.exit_code}"
         return ToolResult(self.id, self.aggregated_output or (how if failed else ""), failed)
 
 
 class Change(msgspec.Struct):
-    """What is done to one file: add, delete or update."""
+    """A change of one file: add, delete or update."""
 
     path: str
     kind: str
@@ -90,31 +90,31 @@ class FileChange(msgspec.Struct, tag="file_change"):
     status: str = ""
 
     def call(self) -> ToolCall:
-        """Name the files."""
+        """Return the call with the files of the patch."""
         changes: list[object] = [{"path": change.path, "kind": change.kind} for change in self.changes]
         return ToolCall(self.id, "file_change", {"changes": changes})
 
     def result(self) -> ToolResult:
-        """Give a line for each file."""
+        """Return one line per file."""
         lines = (f"{change.kind} {change.path}" for change in self.changes)
         return ToolResult(self.id, "\n".join(lines), self.status == "failed")
 
 
 class McpError(msgspec.Struct):
-    """Why a tool of an MCP server failed."""
+    """The error of an MCP tool."""
 
     message: str
 
 
 class McpResult(msgspec.Struct):
-    """What a tool of an MCP server gave: content blocks of that protocol."""
+    """The result of an MCP tool: MCP content blocks."""
 
     content: list[dict[str, object]] = []
     structured_content: object = None
 
 
 class McpToolCall(msgspec.Struct, tag="mcp_tool_call"):
-    """A tool of an MCP server."""
+    """A call of an MCP tool."""
 
     id: str
     server: str
@@ -125,11 +125,11 @@ class McpToolCall(msgspec.Struct, tag="mcp_tool_call"):
     status: str = ""
 
     def call(self) -> ToolCall:
-        """Name server and tool as the model sees them."""
+        """Return the call with server and tool named as the model sees them."""
         return ToolCall(self.id, f"mcp__{self.server}__{self.tool}", _as_input(self.arguments))
 
     def result(self) -> ToolResult:
-        """Give the text blocks; where there are none, all that came."""
+        """Return the text blocks, or the whole result as JSON if the result has no text blocks."""
         if self.error:
             return ToolResult(self.id, self.error.message, is_error=True)
         gave = self.result_ or McpResult()
@@ -139,23 +139,23 @@ class McpToolCall(msgspec.Struct, tag="mcp_tool_call"):
 
 
 class WebSearch(msgspec.Struct, tag="web_search"):
-    """A search that the model API does by itself. What is searched is known at its end."""
+    """A search that the model API performs. The query is known only at the end of the search."""
 
     id: str
     query: str = ""
     action: object = None
 
     def call(self) -> ToolCall | None:
-        """Name the query."""
+        """Return the call with the query, or None while the query is unknown."""
         return ToolCall(self.id, "web_search", {"query": self.query}) if self.query else None
 
     def result(self) -> ToolResult:
-        """Give what was done; the CLI does not tell what was found."""
+        """Return the search action. The CLI does not report the search results."""
         return ToolResult(self.id, "" if self.action is None else _json(self.action))
 
 
 class CollabToolCall(msgspec.Struct, tag="collab_tool_call"):
-    """Work with sub-agents: spawn_agent, send_input, wait, close_agent."""
+    """A sub-agent call: spawn_agent, send_input, wait, close_agent."""
 
     id: str
     tool: str
@@ -165,12 +165,12 @@ class CollabToolCall(msgspec.Struct, tag="collab_tool_call"):
     status: str = ""
 
     def call(self) -> ToolCall:
-        """Name what is asked, and of whom."""
+        """Return the call with the prompt and the threads that receive the prompt."""
         asked: dict[str, object] = {"receiver_thread_ids": self.receiver_thread_ids}
         return ToolCall(self.id, self.tool, asked if self.prompt is None else {"prompt": self.prompt, **asked})
 
     def result(self) -> ToolResult:
-        """Give how the sub-agents are."""
+        """Return the states of the sub-agents."""
         states = _json(self.agents_states) if self.agents_states else ""
         return ToolResult(self.id, states, self.status == "failed")
 
@@ -180,7 +180,7 @@ Item = AgentMessage | Reasoning | Warn | TodoList | Tool
 
 
 class Totals(msgspec.Struct):
-    """Tokens of the whole thread, former turns included; cached are part of the input, reasoning of the output."""
+    """Token totals of the thread, including former turns. Input includes cached tokens, output includes reasoning."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -189,22 +189,22 @@ class Totals(msgspec.Struct):
 
     @property
     def usage(self) -> Usage:
-        """The same in our words."""
+        """The totals as `Usage`."""
         return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_output_tokens)
 
 
 class ThreadStarted(msgspec.Struct, tag="thread.started"):
-    """The first line: the id by which the thread can be resumed."""
+    """The first line, with the thread id for resuming."""
 
     thread_id: str
 
 
 class TurnStarted(msgspec.Struct, tag="turn.started"):
-    """The prompt is in the thread."""
+    """The thread contains the prompt."""
 
 
 class ItemStarted(msgspec.Struct, tag="item.started"):
-    """An item is begun."""
+    """An item has started."""
 
     item: Item
 
@@ -216,7 +216,7 @@ class ItemUpdated(msgspec.Struct, tag="item.updated"):
 
 
 class ItemCompleted(msgspec.Struct, tag="item.completed"):
-    """An item is done; the only event of items that take no time."""
+    """An item has completed. Instantaneous items have only this event."""
 
     item: Item
 
@@ -240,7 +240,7 @@ class TurnFailed(msgspec.Struct, tag="turn.failed"):
 
 
 class StreamError(msgspec.Struct, tag="error"):
-    """The CLI tries again, or is about to end the turn: the message tells which."""
+    """The CLI retries, or is about to end the turn, depending on the message."""
 
     message: str
 
@@ -251,7 +251,7 @@ Line = (
 
 
 def structured(message: str) -> object:
-    """Give the answer that a message is as JSON; None where it is none."""
+    """Return the JSON value of a message, or None if the message is not JSON."""
     return parsed(_ANSWER, message.encode())
 
 
@@ -269,7 +269,10 @@ def _as_input(arguments: object) -> dict[str, object]:
 
 
 class Telling:
-    """The items of one kind. Those of a request to the model that did not end come again, each under another id."""
+    """The items of one kind, each reported once.
+
+    After a broken stream, the CLI repeats the items of the unfinished model request under different ids.
+    """
 
     def __init__(self) -> None:
         self._item: str | None = None
@@ -278,7 +281,7 @@ class Telling:
         self._again: list[Retold] = []
 
     def begins(self, item: str) -> bool:
-        """Turn to an item; say whether it is another than the last, and not one over again."""
+        """Select an item. Return whether the item differs from the last item and is not a repetition."""
         if item == self._item:
             return False
         fresh = not self._again
@@ -289,33 +292,33 @@ class Telling:
         return fresh
 
     def piece(self, text: str) -> News:
-        """Take a piece of the item."""
+        """Return the new text in a piece of the item."""
         return self._open.piece(text)
 
     def whole(self, text: str) -> News:
-        """Take the item in full: nothing more comes of it."""
+        """Return the new text in the complete item, which receives no more pieces."""
         self._item = None
         return self._open.block(text)
 
     def go_on(self) -> None:
-        """The model has gone on to something else: nothing will be told again."""
+        """Record that the model has moved on, so that no item repeats."""
         self._told, self._again = [], []
 
     def cut(self) -> None:
-        """The stream broke: what the request has told will be told again, whole items too."""
+        """Record a broken stream, after which every item of the request repeats, including complete items."""
         self._told, self._again = [], self._told + self._again
         self._item = None
 
 
 class Messages(Telling):
-    """The messages of the agent, a blank line apart."""
+    """The messages of the agent, separated by blank lines."""
 
     def __init__(self) -> None:
         super().__init__()
         self._prose = Prose()
 
     def say(self, item: str, text: str, whole: bool) -> Iterator[TextDelta]:
-        """Take a piece of a message, or all of it."""
+        """Yield the new text in a piece of a message or in a complete message."""
         if self.begins(item):
             self._prose.end_message()
         news = self.whole(text) if whole else self.piece(text)
@@ -325,7 +328,7 @@ class Messages(Telling):
 
 
 class Thoughts(Telling):
-    """The summaries of the model's thinking; they and their parts are a blank line apart."""
+    """The summaries of the model's thinking. Blank lines separate the summaries and the parts of a summary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -333,14 +336,14 @@ class Thoughts(Telling):
         self._thought = False
 
     def think(self, item: str, text: str, part: int) -> Iterator[ThinkingDelta]:
-        """Take a piece of a part of a summary."""
+        """Yield the new text in a piece of one part of a summary."""
         opens = self.begins(item)
         before = "\n\n" if part > (0 if opens else self._part) else ""
         self._part = part
         yield from self._tell(self.piece(before + text), opens)
 
     def think_through(self, item: str, text: str) -> Iterator[ThinkingDelta]:
-        """Take a summary in full."""
+        """Yield the new text in a complete summary."""
         opens = self.begins(item)
         yield from self._tell(self.whole(text), opens)
 

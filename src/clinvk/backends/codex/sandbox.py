@@ -1,31 +1,32 @@
-"""What Codex may do: the approval and sandbox words as flags, and what would reopen them.
+"""What Codex may do: the approval and sandbox modes as flags, and the settings that would weaken the sandbox.
 
-The only fence of Codex is its sandbox: nobody can be asked, so its approval policy is always `never`. Tried with
-`codex exec` and `codex app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell, patch and
-MCP tools. What was found to act outside the sandbox all the same, and is closed here:
+The sandbox is the only protection of Codex: no user is present to ask, so the approval policy is always `never`. Tried
+with `codex exec` and `codex app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell,
+patch and MCP tools. The following act outside the sandbox, and this module disables them:
 
-- `rules/*.rules` of the user or of a trusted project run the commands that they allow; `codex app-server` has no flag
-  against them, and so is not used where there are any;
-- MCP servers of the user or of a trusted project run; no flag ignores them all, so each is disabled;
-- `notify` programs and hooks run, and from 0.171 on the program that gives telemetry its headers, without which there
-  is no telemetry;
-- the programs of the user's `environments.toml` run, and are what holds the commands in them; no flag leaves the file
-  out, and so `read-only` is refused where there is one, or an address of such a program in the environment;
-- the features `apps` and `memories` are on where they are by their older names, whatever is said by those of today;
-  it is not so with `codex_hooks`;
+- `rules/*.rules` of the user or of a trusted project run the commands that the rules allow; `codex app-server` has no
+  flag against rules, so clinvk does not use the server if rules exist;
+- MCP servers of the user or of a trusted project run; no flag ignores every server, so clinvk disables each server;
+- `notify` programs and hooks run; from 0.171 on, so does the program that supplies the headers of telemetry, without
+  which Codex sends no telemetry;
+- the programs of the user's `environments.toml` run and confine the commands that run in them; no flag ignores the
+  file, so `read-only` is refused if the file exists or if the environment has the address of such a program;
+- the older names of the features `apps` and `memories` turn the features on, whatever the current names say;
+  `codex_hooks` does not behave this way;
 - a trusted project's `.codex/config.toml` adds MCP servers and hooks, also from a parent of the working directory;
-- 0.163 trusts any project by itself as soon as its sandbox lets it write there.
+- 0.163 trusts any project by itself as soon as the sandbox lets Codex write in the project.
 
-The user's own settings are the user's word: only `read-only`, which lets nothing be written, overrules them, and
-`workspace` in what may be written. A project's settings act where the user has said that it is trusted. The command
-that gives a model provider its key runs everywhere: it is the user's login.
+The user's own settings express the user's choice. Only `read-only`, which forbids all writing, overrides them, as does
+`workspace` for the writable directories. A project's settings apply if the user has marked the project as trusted. The
+command that supplies a model provider's key runs in every mode, because the key is the user's login.
 
-What keeps a project closed is to mark it untrusted. 0.169 would keep closed one that nobody has marked, but 0.163 would
-trust it, and nothing else was found that stops it. Codex then leaves out the project's `AGENTS.md` too, which therefore
-comes from clinvk, unless the user's own settings say that the project is untrusted.
+Marking a project as untrusted disables the project's settings. 0.169 would also ignore the settings of an unmarked
+project, but 0.163 would trust the project, and nothing else was found to prevent the trust. For an untrusted project,
+Codex also omits the project's `AGENTS.md`, so clinvk supplies the text, unless the user's own settings mark the project
+as untrusted.
 
-`sandbox_mode`, `default_permissions` and permission profiles of the settings, agent roles with a sandbox, MCP
-servers and hooks of their own, and git's own hooks were tried too: they reopen nothing.
+`sandbox_mode`, `default_permissions` and permission profiles in the settings, agent roles with a sandbox, MCP servers
+and hooks of the roles, and git's own hooks were tried too: none weakens the sandbox.
 """
 
 from functools import cached_property
@@ -57,32 +58,34 @@ _READ_ONLY = {
     "features.shell_snapshot": "false",
 }
 _OLDER_NAMES = ("connectors", "memory_tool")
-"""Of `apps` and `memories`. Codex warns of them, and so they are set only where the user has set them."""
+"""The older names of `apps` and `memories`. Codex warns about them, so clinvk sets only the names that the user set."""
 
 _ENVIRONMENTS = "environments.toml"
-"""The user's file of other places to run commands in."""
+"""The user's file of remote places to run commands in."""
 
 _EXEC_SERVER = "CODEX_EXEC_SERVER_URL"
-"""Where a program listens that runs the commands instead, and holds them to the sandbox or not."""
+"""The variable with the address of a program that runs the commands instead, with or without the sandbox."""
 
 _HEADERS_HELPER = "headers_helper"
-"""In `[otel]`. 0.169 does not know it, which is an error there with `--strict-config`: set only where the user has."""
+"""A key of `[otel]`, set only if the user set the key. With `--strict-config`, 0.169 reports the unknown key as an
+error.
+"""
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """What holds the agent.
+    """The restrictions on the agent.
 
     Attributes:
-        mode: the CLI's word for the sandbox; "" leaves it to its settings.
-        directories: what may be written besides the working directory.
-        no_rules: rules are not to be followed.
-        bypasses: there is neither approval nor sandbox.
+        mode: the CLI's name for the sandbox mode; "" leaves the mode to the settings.
+        directories: writable directories in addition to the working directory.
+        no_rules: ignore rules.
+        bypasses: run without approval and without a sandbox.
         config: values for `-c`, in TOML.
-        is_open: nothing is held back, so that no extra flag can weaken anything.
-        has_folder: the agent's temporary folder is the private one.
-        instructions: what Codex would have told the model, had the project not been marked untrusted.
-        own_instructions: those of the user's settings, whose place they would take.
-        has_rules: there are rules that would be followed all the same, but for a flag of `codex exec`.
+        is_open: the agent is unrestricted, so no extra flag can weaken the restrictions.
+        has_folder: the agent's temporary directory is inside the private folder.
+        instructions: the project instructions that Codex omits because clinvk marks the project as untrusted.
+        own_instructions: the developer instructions in the user's settings, which `instructions` would replace.
+        has_rules: rules exist that only a flag of `codex exec` disables.
     """
 
     mode: str = ""
@@ -98,7 +101,7 @@ class Fence(msgspec.Struct, frozen=True):
 
     @property
     def approval(self) -> tuple[str, ...]:
-        """Flags of `codex` itself, before `exec`."""
+        """The flags of `codex`, before `exec`."""
         return () if self.bypasses else ("--ask-for-approval=never",)
 
     @property
@@ -113,20 +116,20 @@ class Fence(msgspec.Struct, frozen=True):
 
     @property
     def env(self) -> dict[str, str]:
-        """The agent's environment. Its `TMPDIR` is writable in the sandbox."""
+        """The agent's environment variables. `TMPDIR` is writable in the sandbox."""
         return {"TMPDIR": f"{PRIVATE}/{_TEMPORARY}"} if self.has_folder else {}
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What makes the private folder."""
+        """The files that create the temporary directory in the private folder."""
         return {f"{_TEMPORARY}/.keep": b""} if self.has_folder else {}
 
 
 def fence(request: RunRequest, host: Host) -> Fence:
-    """Give the flags for the approval and sandbox words of a request.
+    """Return the restrictions for the approval and sandbox modes of a request.
 
     Raises:
-        Unsupported: a word that Codex cannot honour.
+        Unsupported: Codex cannot enforce a mode, or the allowed tools.
     """
     if request.approval_mode == "always":
         raise Unsupported(
@@ -153,7 +156,7 @@ def fence(request: RunRequest, host: Host) -> Fence:
 def _held(request: RunRequest, known: "_Known") -> Fence:
     directories = request.add_dirs
     match request.sandbox_mode or "default", request.approval_mode or "default":
-        case "read-only", _:  # all can be read: `add_dirs` need nothing
+        case "read-only", _:  # every file is readable: `add_dirs` need no flag
             return Fence("read-only", no_rules=True, config=known.read_only())
         case "workspace", _:
             config = {**_WORKSPACE_ONLY, **known.distrust()}
@@ -169,7 +172,7 @@ def _held(request: RunRequest, known: "_Known") -> Fence:
 
 
 class _Known:
-    """The settings that a run will meet, and what overrules them. The project is looked at where that matters."""
+    """The settings that apply to a run, and the overrides for them. Reads project files only if needed."""
 
     def __init__(self, request: RunRequest, host: Host) -> None:
         self._host = host
@@ -177,7 +180,7 @@ class _Known:
         self._problem: user_files.Unreadable | None = None
         try:
             self.settings = user_files.read(host, self._named)
-        except user_files.Unreadable as exc:  # which Codex itself will tell, unless a promise rests on them
+        except user_files.Unreadable as exc:  # Codex reports the error itself, unless clinvk relies on the settings
             self._problem = exc
             self.settings = user_files.Settings()
 
@@ -191,30 +194,35 @@ class _Known:
 
     @cached_property
     def _trust(self) -> str:
-        top = root(self._host, None, self._workdir)  # of git, whichever root the settings give to the project
+        top = root(self._host, None, self._workdir)  # the git root, whatever root markers the settings name
         return self.settings.trust([str(self._workdir), *([str(top)] if top else [])])
 
     def instructions(self) -> str:
-        """Give what the mark keeps from the model."""
-        if self._trust == "untrusted":  # the user's word, by which Codex leaves it out too
+        """Return the project instructions that Codex omits because clinvk marks the project as untrusted."""
+        if self._trust == "untrusted":  # the user's choice, for which Codex omits the instructions too
             return ""
         return project_instructions(self._host, self.settings, self._workdir)
 
     def has_rules(self) -> bool:
-        """Say whether the user or a project, trusted or not, has any."""
+        """Return whether the user or a project, trusted or not, has rules."""
         projects = (PurePath(place, ".codex") for place in self._places)
         folders = (user_files.folder(self._host, str(self._workdir)), *projects)
         return any(self._host.find(f"{folder}/rules", "*.rules") for folder in folders)
 
     def distrust(self) -> dict[str, str]:
-        """Let the settings of a project act only where the user has trusted it.
+        """Return overrides that ignore a project's settings unless the user trusts the project.
 
-        Said of a project, this makes `workspace-write` its default sandbox: for runs whose sandbox is chosen.
+        For a project, the override makes `workspace-write` the default sandbox, so use it only for runs with a chosen
+        sandbox.
         """
         return {} if self._trust == "trusted" else _untrusted(self.settings.untrusted(self._places))
 
     def read_only(self) -> dict[str, str]:
-        """Close all that acts outside the sandbox."""
+        """Return overrides that disable everything that acts outside the sandbox.
+
+        Raises:
+            Unsupported: The settings cannot be read, or send the commands to another program.
+        """
         if self._problem:
             raise _unpromised(
                 f"the MCP servers in codex's settings cannot be disabled: {self._problem}"

@@ -1,4 +1,4 @@
-"""One turn of a thread of `codex app-server`, as events, and the requests to the model that it makes."""
+"""One turn of a `codex app-server` thread, as events, and the model requests of the turn."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,13 +11,13 @@ from clinvk.types.events import Event, Progress, RunFailed, RunFinished, RunStar
 
 
 class Requests:
-    """Counts them; `are_spent` once the turn has made the most that it may, and is about to make another.
+    """Count the model requests of a turn. `are_spent` is true once the turn has reached its limit and needs one more.
 
-    One has ended when its tokens are told: of a command that the sandbox denies nothing else is. Where the model's
-    provider tells no tokens, it has when something follows the results of its tools.
+    A request has ended when its tokens are reported; a command that the sandbox denies leaves no other trace. If the
+    model's provider reports no tokens, a request has ended when something follows the results of its tools.
 
-    One that said something and called nothing may be the answer, or have called what was denied. Which it was only
-    shows by what follows: then there is one request more than there may be.
+    A request with text and no tool call may be the final answer, or may have made a call that the sandbox denied. Only
+    the next notification shows which. In the second case the turn makes one request more than the limit.
     """
 
     def __init__(self, most: int | None) -> None:
@@ -30,31 +30,31 @@ class Requests:
 
     @property
     def count(self) -> int | None:
-        """Those that have ended; None where that is not told."""
+        """The number of finished requests, or None if the provider reports no tokens."""
         return self._ended if self._are_told or self.are_spent else None
 
     def go_on(self) -> None:
-        """Something begins: a message, a thought, a call."""
+        """Record the start of a message, a thought or a tool call."""
         if not self._are_told and self._called and not self._open:
             self._end()
         self._follow()
 
     def say(self) -> None:
-        """Something is said."""
+        """Record text."""
         self._said = True
 
     def call(self, tool: str) -> None:
-        """A tool is called."""
+        """Record a tool call."""
         self._called = True
         self._open.add(tool)
 
     def answer(self, tool: str) -> None:
-        """A tool has given its result."""
+        """Record a tool result."""
         self._open.discard(tool)
         self._look()
 
     def tell(self) -> None:
-        """The tokens of a request are told."""
+        """Record the token count of a request."""
         self._follow()
         if not self._are_told:
             self._are_told, self._ended = True, 0
@@ -66,13 +66,13 @@ class Requests:
         self._is_over = True
 
     def _follow(self) -> None:
-        """This is of another request than the one that has ended."""
+        """Start the next request if the previous request has ended."""
         if self._is_over:
             self._spend()
             self._is_over = self._said = self._called = False
 
     def _look(self) -> None:
-        """See whether another is about to follow."""
+        """Check whether the turn is about to make another request."""
         if self._is_over and not self._open and (self._called or not self._said):
             self._spend()
 
@@ -81,10 +81,10 @@ class Requests:
 
 
 class TurnDecoder:
-    """Turns what is said of a thread into the events of a run that is one turn of it."""
+    """Turn the notifications of a thread into the events of a run, which is one turn of the thread."""
 
     def __init__(self, wants_json: bool, before: Usage | None, most_requests: int | None = None) -> None:
-        """`before` are the tokens of the thread's former turns, where they are known."""
+        """Set `before` to the tokens of the thread's former turns, or None if unknown."""
         self.last_error = ""
         self.model: str | None = None
         self._wants_json = wants_json
@@ -101,21 +101,21 @@ class TurnDecoder:
 
     @property
     def total(self) -> Usage | None:
-        """The tokens of the thread, this turn included, as far as they are known."""
+        """The tokens of the thread including this turn, or None if unknown."""
         return self._after or self._before
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens of the turn so far; the totals are those of the thread, and begin with its former turns."""
+        """The tokens of the turn so far. The CLI reports thread totals, which include former turns."""
         return self._after - self._before if self._after and self._before else None
 
     @property
     def is_out_of_turns(self) -> bool:
-        """Whether the turn is to end, since it would ask the model more often than it may."""
+        """Whether the turn must end because the turn would exceed its limit of model requests."""
         return self._requests.are_spent
 
     def feed(self, told: wire.Notification) -> Iterable[Event]:
-        """Take what is said of the thread. What is said before its turn has begun comes after the start."""
+        """Return the events of a notification. Warnings from before the turn follow the start event."""
         if self._begins(told):
             self._requests.go_on()
         if self.is_out_of_turns and not isinstance(told, wire.TokensCounted | wire.TurnCompleted):
@@ -133,7 +133,7 @@ class TurnDecoder:
             yield from self._events(told)
 
     def failed(self, message: str, kind: bytes = b"null") -> RunFailed:
-        """Give the ending by an error of the CLI; its process would go on."""
+        """Return the ending for an error of the CLI, whose process keeps running."""
         return msgspec.structs.replace(failures.told(message, kind), usage=self.usage)
 
     def _begins(self, told: wire.Notification) -> bool:
@@ -203,20 +203,21 @@ class TurnDecoder:
         call = item.tool().call()
         if call and item.id not in self._called:
             self._called.add(item.id)
-            if not isinstance(item, wire.WebSearch):  # the model API does that within its answer
+            if not isinstance(item, wire.WebSearch):  # the model API searches within its answer
                 self._requests.call(item.id)
                 self._go_on()
             yield call
 
     def _go_on(self) -> None:
-        """The model has what it said before: that does not come again."""
+        """Record that the model received its earlier text, which therefore does not come again."""
         self._messages.go_on()
         self._thoughts.go_on()
 
     def _count(self, tokens: wire.TokenUsage) -> None:
-        """Where it is not known how many there were before, the first count tells: it has the last request alone, too.
+        """Record a token count.
 
-        Only of an answer that was broken off it has not, but an earlier request.
+        If the thread's earlier total is unknown, subtract the last request from the first total. The difference is
+        wrong for an answer that was broken off, because `last` then holds an earlier request.
         """
         total = tokens.total.usage
         self._before = self._before or total - tokens.last.usage
@@ -226,7 +227,7 @@ class TurnDecoder:
         self._after = total
 
     def _trouble(self, error: wire.Failure, will_retry: bool) -> Iterator[Event]:
-        """The error that ends a turn is repeated by its end."""
+        """Handle an error. The end of the turn repeats the error that caused the end, so store only the message."""
         if not will_retry:
             self.last_error = error.said
         elif ending := failures.hopeless(error.said):

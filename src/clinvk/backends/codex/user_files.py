@@ -1,11 +1,11 @@
-"""The user's files that Codex reads: `config.toml` for its sandbox, and the project's `AGENTS.md`.
+"""The user's files that Codex reads: `config.toml` for the sandbox, and the project's `AGENTS.md`.
 
-`config.toml` is read and never written. Codex leaves `AGENTS.md` out in a project that is marked untrusted, which is
-how clinvk keeps the project's `.codex` closed. The text is for the model and opens nothing. It is found, cut and framed
-here as Codex 0.163.0 to 0.171.0 do it where the project is not marked.
+clinvk reads `config.toml` and never writes it. Codex omits `AGENTS.md` for a project marked as untrusted, and clinvk
+uses the mark to disable the project's `.codex`. The text of `AGENTS.md` is for the model and weakens no restriction.
+This module finds, cuts and frames the text as Codex 0.163.0 to 0.171.0 do for an unmarked project.
 
-A thread keeps the developer instructions that it began with. Where Codex had read the file itself, it tells the model
-in a marked turn that "the previously provided AGENTS.md instructions no longer apply".
+A thread keeps the developer instructions from its start. If Codex had read the file itself, Codex informs the model in
+a marked turn that "the previously provided AGENTS.md instructions no longer apply".
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ class _Project(msgspec.Struct):
 
 
 class Settings(msgspec.Struct):
-    """The tables and values of one file, or of all together."""
+    """The tables and values of one settings file, or of several merged files."""
 
     mcp_servers: dict[str, object] = {}
     features: dict[str, object] = {}
@@ -46,24 +46,24 @@ class Settings(msgspec.Struct):
 
     @property
     def names_a_sandbox(self) -> bool:
-        """The sandbox is chosen here, where no flag does."""
+        """Whether the settings choose the sandbox, which applies if no flag does."""
         return self.sandbox_mode is not None or self.default_permissions is not None
 
     def trust(self, places: Iterable[str]) -> str:
-        """Give the trust level of the first of the directories that has one; "" where none has."""
+        """Return the trust level of the first directory that has a trust level, or "" if none has."""
         levels = (self.projects.get(place, _Project()).trust_level for place in places)
         return next((level for level in levels if level), "")
 
     def untrusted(self, places: Iterable[str]) -> list[str]:
-        """Give those of the directories in which the user does not trust."""
+        """Return the directories that the user does not trust."""
         return [place for place in places if self.projects.get(place, _Project()).trust_level != "trusted"]
 
 
 def read(host: Host, workdir: str) -> Settings:
-    """Read the machine's settings, then the user's over them.
+    """Read the machine's settings and merge the user's settings over them.
 
     Raises:
-        Unreadable: one of the files is there but makes no sense, or nobody knows where the user's is.
+        Unreadable: A file is invalid, or the environment does not locate the user's file.
     """
     if not host.env.get("CODEX_HOME") and not host.env.get("HOME"):
         raise Unreadable("neither CODEX_HOME nor HOME is in the agent's environment")
@@ -85,7 +85,7 @@ def read(host: Host, workdir: str) -> Settings:
 
 
 def folder(host: Host, workdir: str) -> str:
-    """Give the user's folder of Codex."""
+    """Return the user's Codex folder."""
     home = host.env.get("CODEX_HOME")
     return str(PurePath(workdir) / home) if home else "~/.codex"
 
@@ -98,7 +98,7 @@ def _file(host: Host, path: str) -> Settings:
     data = host.read(path)
     if not data:
         return Settings()
-    import tomllib  # costs more than all else in starting Codex, and many have no such file
+    import tomllib  # the import dominates the cost of starting Codex, and many users have no such file
 
     try:
         return msgspec.convert(tomllib.loads(data.decode()), Settings)
@@ -107,18 +107,18 @@ def _file(host: Host, path: str) -> Settings:
 
 
 INSTRUCTIONS = ("AGENTS.override.md", "AGENTS.md")
-"""The names of the files, of which the first that is there counts in each directory."""
+"""The names of instruction files. In each directory, Codex reads the first file that exists."""
 
 _MOST_BYTES = 32 * 1024
 _FRAME = "# AGENTS.md instructions for "
 _RETRACTED = b"AGENTS.md instructions no longer apply"
 _SEARCHED_BYTES = 4 * 1024 * 1024
 _FIT_IN_AN_ARGUMENT = 60_000
-"""Bytes that are no longer than an argument may be, though each becomes two as TOML."""
+"""A size in bytes that fits into an argument even if every byte doubles as TOML."""
 
 
 def project_instructions(host: Host, settings: Settings, workdir: PurePath) -> str:
-    """Give the texts from the project's root down to the working directory; "" where there are none."""
+    """Return the instructions from the project root down to the working directory; "" if there are no files."""
     most = _MOST_BYTES if settings.project_doc_max_bytes is None else settings.project_doc_max_bytes
     left = min(most, _FIT_IN_AN_ARGUMENT)
     texts: list[str] = []
@@ -133,7 +133,7 @@ def project_instructions(host: Host, settings: Settings, workdir: PurePath) -> s
 
 
 def knows_instructions(host: Host, workdir: str, thread: str, instructions: str) -> bool:
-    """Say whether a thread began with them as developer instructions, and Codex does not take them back in it."""
+    """Return whether a thread has the instructions as developer instructions that Codex has not retracted."""
     text = msgspec.json.encode(instructions.partition("<INSTRUCTIONS>\n")[2].removesuffix("\n</INSTRUCTIONS>"))[1:-1]
     found = host.find(f"{folder(host, workdir)}/sessions", f"*/*/*/rollout-*{thread}.jsonl")
     lines = (host.part(found[0], 0, _SEARCHED_BYTES) or b"").splitlines() if found else []
@@ -142,7 +142,7 @@ def knows_instructions(host: Host, workdir: str, thread: str, instructions: str)
 
 
 def root(host: Host, markers: list[str] | None, workdir: PurePath) -> PurePath | None:
-    """Give the nearest directory that has one of the markers, by default `.git`."""
+    """Return the nearest directory that contains a marker, by default `.git`."""
     names = [name for name in ([".git"] if markers is None else markers) if name and not name.startswith("/")]
     places = (workdir, *workdir.parents)
     return next((place for place in places if any(host.find(str(place), name) for name in names)), None)
@@ -154,6 +154,6 @@ def _folders(host: Host, markers: list[str] | None, workdir: PurePath) -> Iterat
 
 
 def _first(host: Host, place: PurePath, names: tuple[str, ...], size: int) -> bytes:
-    """Give the beginning of the first file that is there, though it may be blank."""
+    """Return the beginning of the first file that exists, even if the file is blank."""
     found = (host.part(str(place / name), 0, size) for name in names) if size > 0 else iter(())
     return next((data for data in found if data is not None), b"")

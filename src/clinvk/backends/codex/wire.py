@@ -1,8 +1,8 @@
-"""The lines of `codex app-server`, as structs: JSON-RPC, whose version it leaves out.
+"""The lines of `codex app-server` as structs: JSON-RPC without the version field.
 
-The source is what 0.163.0, 0.169.0 and 0.171.0 print, and the schema that `codex app-server generate-json-schema`
-writes. A notification or an item of a type that is not here does not decode. What tells how a turn ended is read as
-loosely as can be, so that a form of the future cannot hide it.
+The sources are the output of 0.163.0, 0.169.0 and 0.171.0, and the schema that `codex app-server generate-json-schema`
+writes. A notification or an item of an unlisted type does not decode. The structs for the end of a turn are as lenient
+as possible, so that a future form of the message cannot hide the end.
 """
 
 import re
@@ -17,7 +17,7 @@ _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class AgentMessage(msgspec.Struct, tag="agentMessage"):
-    """A message of the agent; empty when it is started."""
+    """A message of the agent, empty at the start."""
 
     id: str
     text: str = ""
@@ -31,13 +31,13 @@ class Reasoning(msgspec.Struct, tag="reasoning"):
 
 
 class Compaction(msgspec.Struct, tag="contextCompaction"):
-    """Codex summarizes the conversation, for which it asks the model."""
+    """A summary of the conversation, for which Codex makes a model request."""
 
     id: str = ""
 
 
 class CommandExecution(msgspec.Struct, tag="commandExecution", rename="camel"):
-    """A shell command. Where the sandbox refuses it at once, there may be no item at all."""
+    """A shell command. A command that the sandbox refuses at once may have no item."""
 
     id: str
     command: str
@@ -46,12 +46,12 @@ class CommandExecution(msgspec.Struct, tag="commandExecution", rename="camel"):
     status: str = ""
 
     def tool(self) -> items.Tool:
-        """Give it as `codex exec` would."""
+        """Return the `codex exec` form of the command."""
         return items.CommandExecution(self.id, self.command, self.aggregated_output, self.exit_code, self.status)
 
 
 class ChangeKind(msgspec.Struct):
-    """What is done to a file: add, delete or update."""
+    """The kind of a change: add, delete or update."""
 
     type: str
 
@@ -71,20 +71,20 @@ class FileChange(msgspec.Struct, tag="fileChange"):
     status: str = ""
 
     def tool(self) -> items.Tool:
-        """Give it as `codex exec` would."""
+        """Return the `codex exec` form of the patch."""
         changes = [items.Change(change.path, change.kind.type) for change in self.changes]
         return items.FileChange(self.id, changes, self.status)
 
 
 class McpResult(msgspec.Struct, rename="camel"):
-    """What a tool of an MCP server gave: content blocks of that protocol."""
+    """The result of an MCP tool: MCP content blocks."""
 
     content: list[dict[str, object]] = []
     structured_content: object = None
 
 
 class McpToolCall(msgspec.Struct, tag="mcpToolCall"):
-    """A tool of an MCP server."""
+    """A call of an MCP tool."""
 
     id: str
     server: str
@@ -95,25 +95,25 @@ class McpToolCall(msgspec.Struct, tag="mcpToolCall"):
     status: str = ""
 
     def tool(self) -> items.Tool:
-        """Give it as `codex exec` would."""
+        """Return the `codex exec` form of the call."""
         gave = items.McpResult(self.result.content, self.result.structured_content) if self.result else None
         return items.McpToolCall(self.id, self.server, self.tool_, self.arguments, gave, self.error, self.status)
 
 
 class WebSearch(msgspec.Struct, tag="webSearch"):
-    """A search that the model API does by itself. What is searched is known at its end."""
+    """A search that the model API performs. The query is known only at the end of the search."""
 
     id: str
     query: str = ""
     action: object = None
 
     def tool(self) -> items.Tool:
-        """Give it as `codex exec` would."""
+        """Return the `codex exec` form of the search."""
         return items.WebSearch(self.id, self.query, self.action)
 
 
 class CollabToolCall(msgspec.Struct, tag="collabAgentToolCall", rename="camel"):
-    """Work with sub-agents, each a thread of its own."""
+    """A sub-agent call. Each sub-agent has a thread."""
 
     id: str
     tool_: str = msgspec.field(name="tool")
@@ -123,7 +123,7 @@ class CollabToolCall(msgspec.Struct, tag="collabAgentToolCall", rename="camel"):
     status: str = ""
 
     def tool(self) -> items.Tool:
-        """Give it as `codex exec` would, which writes `spawn_agent` for `spawnAgent`."""
+        """Return the `codex exec` form of the call, which writes `spawn_agent` for `spawnAgent`."""
         name = _CAPITAL.sub("_", self.tool_).lower()
         return items.CollabToolCall(
             self.id, name, self.prompt, self.receiver_thread_ids, self.agents_states, self.status
@@ -135,20 +135,20 @@ Item = AgentMessage | Reasoning | Compaction | Tool
 
 
 class OfThread(msgspec.Struct, rename="camel", kw_only=True):
-    """What is said of a thread, and of which of its turns, where that is told."""
+    """Parameters about a thread and, if known, one of its turns."""
 
     thread_id: str
     turn_id: str | None = None
 
 
 class OfItem(OfThread, rename="camel"):
-    """An item as it stands."""
+    """The current state of an item."""
 
     item: Item
 
 
 class Piece(OfThread, rename="camel"):
-    """A piece of an item; a summary has several parts."""
+    """A piece of an item. A summary has several parts."""
 
     item_id: str
     delta: str
@@ -156,7 +156,7 @@ class Piece(OfThread, rename="camel"):
 
 
 class Tokens(msgspec.Struct, rename="camel"):
-    """Tokens; cached are part of the input, reasoning of the output."""
+    """Token counts. Input includes cached tokens, output includes reasoning."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -165,19 +165,19 @@ class Tokens(msgspec.Struct, rename="camel"):
 
     @property
     def usage(self) -> Usage:
-        """The same in our words."""
+        """The counts as `Usage`."""
         return Usage(self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_output_tokens)
 
 
 class TokenUsage(msgspec.Struct):
-    """Tokens of the thread with all its former turns, and those of the last request to the model."""
+    """Token counts of the thread, including former turns, and of the last model request."""
 
     total: Tokens
     last: Tokens
 
 
 class OfTokens(OfThread, rename="camel"):
-    """How many tokens were used."""
+    """The token counts of a thread."""
 
     token_usage: TokenUsage
 
@@ -190,17 +190,17 @@ class Step(msgspec.Struct):
 
 
 class Plan(OfThread):
-    """The agent's plan, in full each time."""
+    """The agent's plan, sent in full on each update."""
 
     plan: list[Step]
 
     def todo(self) -> items.TodoList:
-        """Give it as `codex exec` would."""
+        """Return the `codex exec` form of the plan."""
         return items.TodoList([items.Todo(step.step, step.status == "completed") for step in self.plan])
 
 
 class Failure(msgspec.Struct, rename="camel"):
-    """Why something failed. `additional_details` says why the CLI tries again, `codex_error_info` names the kind."""
+    """An error. `additional_details` explains a retry, `codex_error_info` names the kind of error."""
 
     message: str
     additional_details: str | None = None
@@ -208,25 +208,25 @@ class Failure(msgspec.Struct, rename="camel"):
 
     @property
     def said(self) -> str:
-        """The message in full."""
+        """The message with its details."""
         return f"{self.message} ({self.additional_details})" if self.additional_details else self.message
 
 
 class OfFailure(OfThread, rename="camel"):
-    """A failure; with `will_retry` the CLI tries again, else it is about to end the turn."""
+    """An error in a turn. The CLI retries if `will_retry` is true; otherwise the CLI is about to end the turn."""
 
     error: Failure
     will_retry: bool = False
 
 
 class Message(OfThread):
-    """Something that the CLI wants to be known."""
+    """A message from the CLI to the client."""
 
     message: str
 
 
 class Turn(msgspec.Struct, rename="camel"):
-    """How a turn stands: completed, failed, interrupted or inProgress. That of a sub-agent has another as its root."""
+    """The state of a turn: completed, failed, interrupted or inProgress. A sub-agent's turn names its root turn."""
 
     id: str
     status: str = ""
@@ -235,31 +235,31 @@ class Turn(msgspec.Struct, rename="camel"):
 
 
 class OfTurn(OfThread):
-    """A turn as it stands."""
+    """The current state of a turn."""
 
     turn: Turn
 
 
 class TurnStarted(msgspec.Struct, tag_field="method", tag="turn/started"):
-    """The prompt is in the thread, which is on disk."""
+    """The thread contains the prompt and is on disk."""
 
     params: OfTurn
 
 
 class ItemStarted(msgspec.Struct, tag_field="method", tag="item/started"):
-    """An item is begun."""
+    """An item has started."""
 
     params: OfItem
 
 
 class ItemCompleted(msgspec.Struct, tag_field="method", tag="item/completed"):
-    """An item is done; it may never have been begun."""
+    """An item has completed, with or without an earlier start."""
 
     params: OfItem
 
 
 class MessageDelta(msgspec.Struct, tag_field="method", tag="item/agentMessage/delta"):
-    """A piece of a message, as the model sent it."""
+    """A piece of a message, as sent by the model."""
 
     params: Piece
 
@@ -277,7 +277,7 @@ class PlanUpdated(msgspec.Struct, tag_field="method", tag="turn/plan/updated"):
 
 
 class TokensCounted(msgspec.Struct, tag_field="method", tag="thread/tokenUsage/updated"):
-    """A request to the model has ended, if there are more than before."""
+    """A model request has ended if the counts have grown."""
 
     params: OfTokens
 
@@ -289,13 +289,13 @@ class Warned(msgspec.Struct, tag_field="method", tag="warning"):
 
 
 class Failed(msgspec.Struct, tag_field="method", tag="error"):
-    """Something failed in a turn."""
+    """A turn had an error."""
 
     params: OfFailure
 
 
 class TurnCompleted(msgspec.Struct, tag_field="method", tag="turn/completed"):
-    """A turn has ended, well or not."""
+    """A turn has ended, with or without success."""
 
     params: OfTurn
 
@@ -306,19 +306,19 @@ NOTIFICATIONS: msgspec.json.Decoder[Notification] = msgspec.json.Decoder(Notific
 
 
 class Thread(msgspec.Struct):
-    """A thread of which nothing matters but its id."""
+    """A thread, of which only the id matters."""
 
     id: str
 
 
 class Settings(msgspec.Struct):
-    """What matters of the settings that would hold for a thread."""
+    """The fields of a thread's settings that clinvk reads."""
 
     model_provider: str | None = None
 
 
 class Result(msgspec.Struct):
-    """What was answered: the fields of all the answers that are waited for."""
+    """The fields of every result that clinvk waits for."""
 
     config: Settings | None = None
     thread: Thread | None = None
@@ -327,7 +327,7 @@ class Result(msgspec.Struct):
 
 
 class Refusal(msgspec.Struct):
-    """Why a request was not done."""
+    """The reason for refusing a request."""
 
     message: str = ""
 
@@ -343,6 +343,6 @@ OTHERS: msgspec.json.Decoder[Other] = msgspec.json.Decoder(Other)
 
 
 def bare(line: bytes) -> Other | None:
-    """Read whose message it is that does not fit, so that nobody waits for it."""
+    """Return the id and method of a message that does not decode, so that no request waits forever."""
     head = head_of(line)
     return Other(head.id, head.method) if head else None
