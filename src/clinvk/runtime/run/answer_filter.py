@@ -1,4 +1,4 @@
-"""The answer of a run: cut at stop sequences, and held back until it is known to fit the schema."""
+"""The answer filter of a run: cut the text at stop sequences, or hold the text until the schema check."""
 
 import asyncio
 import re
@@ -17,11 +17,12 @@ from clinvk.types.request import RunRequest
 
 
 class Cutter:
-    """Passes events on; of the text only what stands before the first stop text.
+    """Passes events on, and cuts the text before the first stop sequence.
 
-    The first is the one that is complete first, as if the answer came letter by letter: what is cut does not depend on
-    the pieces. Of texts that are complete at the same letter it is the longest. Held back is only what may become one
-    of them; a tool call or thinking between ends that. `matched` is the stop text that was found.
+    The first stop sequence is the one that is complete earliest, as if the answer arrived character by character: the
+    cut does not depend on the chunks. If several are complete at the same character, the longest wins. Only a possible
+    beginning of a stop sequence is held back; a tool call or thinking releases held text. `matched` is the stop
+    sequence that was found.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ class Cutter:
         self._held = ""
 
     def feed(self, event: Event) -> Iterator[Event]:
-        """Take an event and give what can be told."""
+        """Filter an event; yield the events to pass on."""
         if self.matched is not None:
             return
         if isinstance(event, TextDelta):
@@ -43,7 +44,7 @@ class Cutter:
         yield event
 
     def rest(self) -> Iterator[Event]:
-        """Give what was held back: nothing follows that could make it a stop text."""
+        """Yield the held text; call when no further text can complete a stop sequence."""
         held, self._held = self._held, ""
         if held:
             yield TextDelta(held)
@@ -60,7 +61,7 @@ class Cutter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Give how many letters at the end of a text are the beginning of a stop text."""
+    """Return how many characters at the end of `text` are the beginning of `stop`."""
     at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while at >= 0:
         if stop.startswith(text[at:]):
@@ -74,7 +75,7 @@ _SAID = {"@": "(at)", "$": "(dollar)"}
 
 
 class Answer:
-    """Passes events on, and keeps the text. What stands after the last tool call is the answer."""
+    """Passes events on, except for text, which is held back. The answer is the text after the last tool call."""
 
     matched = None
 
@@ -88,7 +89,7 @@ class Answer:
         return "".join(self._pieces[self._answer_at :])
 
     def feed(self, event: Event) -> Iterator[Event]:
-        """Take an event and give what can be told."""
+        """Filter an event; yield the event unless the event is text."""
         if isinstance(event, TextDelta):
             self._pieces.append(event.text)
             return
@@ -97,7 +98,7 @@ class Answer:
         yield event
 
     def rest(self) -> Iterator[Event]:
-        """Give all the text."""
+        """Yield the whole held text."""
         if text := "".join(self._pieces):
             yield TextDelta(text)
 
@@ -106,14 +107,14 @@ Words = Cutter | Answer
 
 
 def words_of(request: RunRequest) -> Words | None:
-    """Give what the text of a run goes through; None lets it pass."""
+    """Return the text filter that a request needs; None passes text unchanged."""
     if request.output_schema is not None:
         return Answer()
     return Cutter(request.stop) if request.stop else None
 
 
 class Judgement(NamedTuple):
-    """How a run with a schema ended, the text that is left to tell, and where the answer does not fit, if so."""
+    """The ending of a run with a schema, the text still to be sent, and the mismatch, if any."""
 
     ending: Ending
     rest: tuple[Event, ...]
@@ -123,7 +124,7 @@ class Judgement(NamedTuple):
 async def judged(
     answer: Answer, ending: Ending, form: schema.Json, spawner: Spawner, environ: Mapping[str, str]
 ) -> Judgement:
-    """Look whether an answer fits its schema. One that is not whole is none, and told as it is."""
+    """Check an answer against its schema. An incomplete answer is not checked and stays as written."""
     if not isinstance(ending, RunFinished) or ending.stop_reason != "end_turn":
         return Judgement(ending, tuple(answer.rest()))
     try:
@@ -145,9 +146,10 @@ async def judged(
 
 
 def asking_again(request: RunRequest, fault: str) -> RunRequest:
-    """Give the request that asks for the answer again, in a conversation that knows the schema.
+    """Return the request that asks for the answer again, in a conversation that already contains the schema.
 
-    `fault` may quote the answer, which is data: where the prompt is not, no file and no skill in it is named.
+    `fault` may quote the answer. Unless the prompt is literal, `@` and `$` in the quote are spelled out, so that the
+    quote cannot reference a file or a skill.
     """
     quoted = fault if request.literal else _MARK.sub(lambda found: _SAID[found[0]], fault)
     prompt = (
@@ -158,7 +160,7 @@ def asking_again(request: RunRequest, fault: str) -> RunRequest:
 
 
 def together(first: Ending, last: Ending) -> Ending:
-    """Give the ending of a run with what both of its turns used."""
+    """Return the last ending with the usage, cost and turns of both turns summed."""
     used = [ending.usage for ending in (first, last) if ending.usage]
     costs = [ending.cost_usd for ending in (first, last) if ending.cost_usd is not None]
     ending = replace(last, usage=sum(used[1:], used[0]) if used else None, cost_usd=sum(costs) if costs else None)

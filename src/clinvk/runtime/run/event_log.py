@@ -1,6 +1,6 @@
-"""The event log of a run: append-only, numbered, keeping the stream law; every answer is a view over it.
+"""The event log of a run: append-only, numbered and in legal stream order; every answer is a view over the log.
 
-Autosave stores the events of running agents, so that little of what clients have read is lost if clinvk is killed.
+Autosave stores the events of active runs, so that clients lose little if clinvk is killed.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from clinvk.types.events import Ending, Event, Logged, RunFailed, RunFinished, R
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
 _EVENT_BYTES = 200
-"""What an event takes beside its text."""
+"""The estimated memory of an event besides its text."""
 
 
 class _Follower:
@@ -25,10 +25,10 @@ class _Follower:
 
 
 class EventLog:
-    """The events of one run. `caught_up` is called when the log `is_ahead` no more.
+    """The events of one run. `caught_up` is called when `is_ahead` becomes false.
 
-    A log that was let go has no owner who reads it bit by bit: it is never ahead, and whoever looks on slows nobody
-    down. `saved` is the number of the last event that is stored.
+    After `let_go`, no owner reads the log incrementally: the log is never ahead, and no reader slows the agent down.
+    `saved` is the number of the last stored event.
     """
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
@@ -44,12 +44,12 @@ class EventLog:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the fastest reader is so far behind that the agent should be slowed down."""
+        """Whether even the fastest reader is so far behind that the agent should slow down."""
         return self._is_held and self._sizes[-1] - self._sizes[self._read] > HIGH_WATER_BYTES
 
     @property
     def count(self) -> int:
-        """The number of the last event; 0 if there is none."""
+        """The number of the last event; 0 if the log is empty."""
         return len(self._entries)
 
     @property
@@ -58,14 +58,14 @@ class EventLog:
         return "".join(entry.event.text for entry in self._entries if isinstance(entry.event, TextDelta))
 
     def extend(self, events: Iterable[Event], size: int = 0) -> None:
-        """Append events, which came in `size` bytes. Events that would break the stream law are mended or dropped."""
+        """Append events that arrived in `size` bytes; repair or drop events that break the stream order."""
         for event in events:
             self._keep(self.mended(event))
         self._sizes[-1] += size
         self._tell()
 
     def mended(self, event: Event) -> list[Logged]:
-        """Return the entries for an event: with a start before the first event, and none for a misplaced event."""
+        """Return the entries for an event: add a missing start before the first event, and drop a misplaced event."""
         is_start = isinstance(event, RunStarted)
         if self.ending or (is_start and self._entries):
             return []
@@ -104,7 +104,7 @@ class EventLog:
         return self._entries
 
     async def batches(self, after: int = 0) -> AsyncGenerator[list[Logged]]:
-        """Yield the events after number `after` until the ending, in each batch all that are there."""
+        """Yield the events after number `after` until the ending; each batch holds all available events."""
         follower = _Follower(after)
         self._followers.add(follower)
         try:
@@ -146,15 +146,15 @@ class EventLog:
 logger = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 0.2
-"""How long an event stays unsaved, without the time that the transaction takes."""
+"""How long an event stays unsaved, excluding the duration of the transaction."""
 
 _RETRY_AFTER_S = 2.0
 
 
 class Autosave:
-    """Stores the new events of all runs together, in one transaction every `SAVE_EVERY_S` while there are any.
+    """Stores the new events of all runs together, in one transaction every `SAVE_EVERY_S` if events are pending.
 
-    Events that cannot be stored do not end their run: they are stored with later events, or with the end of the run.
+    A store failure does not end a run: the events are stored with later events, or with the end of the run.
     """
 
     def __init__(self, store: SessionStore) -> None:
@@ -169,7 +169,7 @@ class Autosave:
         self._changed.set()
 
     def forget(self, run_id: str) -> None:
-        """Leave the events of a run to the record of its end."""
+        """Stop saving the events of a run; the record of the run's end includes the rest."""
         self._logs.pop(run_id, None)
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Execution of a run: wait for a slot, then work in a process of the run's own or in a warm one."""
+"""Execution of a run: wait for a slot, then work in the run's own process or in a warm process."""
 
 import asyncio
 import logging
@@ -23,23 +23,23 @@ from clinvk.types.events import Ending, RunFailed, RunFinished, RunStarted
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 3.0
-"""How long an agent may take to stop by itself before it is killed."""
+"""How long an agent may take to stop by itself before the kill."""
 
 _TOOLS_GRACE_S = 1.0
-"""How long the agent's tools may take. Gemini CLI ends no tool, and stops only when its current tool has ended."""
+"""How long the agent's tools may take to stop. Gemini CLI ends no tool, and stops only after its current tool."""
 
 INTERRUPTED_WITHIN_S = 1.0
 """How long an interrupted agent may take to end its turn."""
 
 _PREPARES_WITHIN_S = 10.0
-"""How long the command before an agent may take."""
+"""How long the preparing command before an agent may take."""
 
 _COLD_PATIENCE = 3
-"""How many times longer a process may take to answer that was still starting when the run came."""
+"""A process that was still starting when the run arrived gets so many times longer to answer."""
 
 
 async def drive(task: RunTask) -> None:
-    """Wait for the slot, run the agent, log the ending, and leave nothing behind."""
+    """Wait for the slot, run the agent, log the ending, and release all resources."""
     logs.note(run_id=task.id)
     try:
         await task.wait_for_slot()
@@ -69,10 +69,10 @@ async def _work(task: RunTask) -> None:
 
 
 async def _run_own(task: RunTask) -> None:
-    """Run the agent in a process of the run's own; if the CLI does not speak the planned protocol, the other way.
+    """Run the agent in the run's own process; if the CLI does not speak the planned protocol, use the other protocol.
 
     Raises:
-        ClinvkError: the agent cannot start, or does not speak any protocol.
+        ClinvkError: the agent cannot start, or speaks neither protocol.
     """
     launch = task.spec.fallbacks.choose(task.spec.path, task.spec.launch)
     try:
@@ -85,9 +85,9 @@ async def _run_own(task: RunTask) -> None:
 
 
 class _OwnRun:
-    """A run in a process of its own, or in a second one if the answer is asked for again.
+    """A run in its own process, or in two processes in sequence if the answer is asked for again.
 
-    `_last` is the process after which no other one follows, once that process has reported the run's ending.
+    `_last` is the final process of the run, set once that process has reported the ending.
     """
 
     __slots__ = ("_last", "_task")
@@ -97,7 +97,7 @@ class _OwnRun:
         self._last: Process | None = None
 
     async def run(self, launch: Launch) -> None:
-        """Run to the ending, with the private folder that the launch needs."""
+        """Run to the ending; create and remove the launch's private folder."""
         task = self._task
         task.spec = replace(task.spec, launch=launch)
         folder = PrivateFolder(launch, task.spec.env, task.spawner.server)
@@ -113,7 +113,7 @@ class _OwnRun:
             await folder.clear()
 
     async def _run_before(self, launch: Launch) -> None:
-        """Run the command before the agent. If the command fails, the agent itself explains best what is wrong."""
+        """Run the preparing command before the agent. A failure is ignored: the agent itself reports the cause best."""
         task = self._task
         process = task.spawner.spawn((task.spec.path, *launch.before), task.spec.env, None, task.wake)
         until = task.now() + _PREPARES_WITHIN_S
@@ -127,7 +127,7 @@ class _OwnRun:
 
     async def _run_in(self, folder: PrivateFolder) -> None:
         task = self._task
-        if task.stopped_by:  # while the folder was made, or the command before the agent ran
+        if task.stopped_by:  # during the preparation
             await task.end(task.stopped_by)
             return
         process = await self._spawn(folder)
@@ -152,15 +152,15 @@ class _OwnRun:
         )
 
     def _on_output(self) -> None:
-        """Handle output. The slot is free once the last process has exited, before everything is stored."""
+        """Handle output. The slot becomes free when the last process exits, before the run is completely stored."""
         if self._last and self._last.exit_code is not None:
             self._task.slot.leave()
         self._task.on_output()
 
     async def _talk(self, process: Process) -> None:
-        """Have the conversation, log the ending, and make the process exit.
+        """Send the prompt, log the events and the ending, and make the process exit.
 
-        If the log has no ending afterwards, the answer must be asked for again as the new spec says.
+        If the log has no ending afterwards, the answer must be asked for again with the new spec.
         """
         task, spec, launch = self._task, self._task.spec, self._task.spec.launch
         handle = OwnProcess(task.id, process, spec.backend.channel(launch, spec.host), launch.long_lived)
@@ -181,7 +181,7 @@ class _OwnRun:
             await self._stop(io, process, launch)
 
     async def _interrupt(self, io: RunIO, handle: OwnProcess) -> None:
-        """Ask the agent, if its protocol can, to end the turn by itself: it then records and counts the turn."""
+        """If possible, ask the agent to end the turn by itself, so that the agent records and counts the turn."""
         task = self._task
         async with task.tools_gone(handle.process, None):
             if task.no_grace or handle.exit_code is not None or not handle.interrupt():
@@ -192,7 +192,7 @@ class _OwnRun:
             await task.drain(io)
 
     async def _stop(self, io: RunIO, process: Process, launch: Launch) -> None:
-        """Signal the process to stop and log what it still says; the caller kills what is left."""
+        """Signal the process to stop and log the remaining output; the caller kills the rest."""
         task = self._task
         process.signal(launch.stop_signal)
         until, tools_until = task.now() + STOP_GRACE_S, task.now() + _TOOLS_GRACE_S
@@ -206,14 +206,14 @@ class _OwnRun:
             await task.wait(tools_until)
 
     async def _with_exit_code(self, ending: Ending, process: Process) -> Ending:
-        """Return a reported failure with the exit code of the agent, which is about to exit."""
+        """Return a reported failure with the exit code of the exiting agent."""
         if not isinstance(ending, RunFailed) or ending.exit_code is not None:
             return ending
         await self._wait_for_exit(process)
         return replace(ending, exit_code=process.exit_code)
 
     async def _wait_for_exit(self, process: Process) -> None:
-        """Wait a while for the exit: an agent that has reported its ending may finish its own conversation record."""
+        """Wait up to `LINGER_S` for the exit: the agent may still be writing its conversation record."""
         task = self._task
         until = task.now() + LINGER_S
         while process.exit_code is None and task.now() < until:
@@ -224,7 +224,7 @@ class _OwnRun:
 
 
 async def _run_pooled(task: RunTask) -> bool:
-    """Run in a warm process; return False if the run needs a process of its own and nothing was logged yet.
+    """Run in a warm process; return False, with an empty log, if the run needs its own process.
 
     Raises:
         ClinvkError: the agent must not start after all.
@@ -238,22 +238,22 @@ async def _run_pooled(task: RunTask) -> bool:
         real = await spec.check() if spec.check else launch.cwd
         worker_spec = WorkerSpec(spec.backend, spec.host, spec.path, spec.env, launch)
         process = None
-        if real == launch.cwd:  # a warm process starts in no other directory than the one of its key
+        if real == launch.cwd:  # a warm process starts only in the directory of its key
             process = await pool.admit(worker_spec, spec.resume, _turn_count(task), task.id, task.wake)
         if process:
             await _PooledRun(task, pool, process).run(launch)
     if task.phase < Phase.ENDED and spec.resume and not spec.resume.fork:
-        await pool.forget(spec.resume.handle)  # the conversation goes on in a process of the run's own
+        await pool.forget(spec.resume.handle)  # the conversation continues in the run's own process
     return task.phase is Phase.ENDED
 
 
 def _turn_count(task: RunTask) -> int:
-    """Return how many turns the store counts in the run's session now."""
+    """Return the stored number of turns in the run's session."""
     return task.recorder.session.turn_count if task.recorder.session else 0
 
 
 class _PooledRun:
-    """A run in a warm process. `_is_reported` is whether the process reported the ending and nobody stopped the run."""
+    """A run in a warm process. `_is_reported` is true if the process reported the ending of an unstopped run."""
 
     def __init__(self, task: RunTask, pool: Pool, process: PooledProcess) -> None:
         self._task = task
@@ -262,7 +262,7 @@ class _PooledRun:
         self._is_reported = False
 
     async def run(self, launch: Launch) -> None:
-        """Have the conversation, and give the process back."""
+        """Have the conversation, and return the process to the pool."""
         task = self._task
         is_trusted = False
         try:
@@ -274,9 +274,10 @@ class _PooledRun:
             await self._pool.release(self._process, _turn_count(task), trusted=is_trusted, kept=kept)
 
     async def _talk(self, launch: Launch) -> bool:
-        """Have the conversation and log the ending; return whether the process is as good as before.
+        """Send the prompt, log the events and the ending; return whether the process is as good as before.
 
-        If the log has no ending afterwards, the process was lost or does not speak, and nothing was logged.
+        If the log has no ending afterwards, the process was lost or does not speak its protocol, and no event was
+        logged.
         """
         task, process = self._task, self._process
         await task.started()
@@ -306,11 +307,11 @@ class _PooledRun:
 
     @property
     def _has_logged(self) -> bool:
-        """Whether the log has more than the start: then the run cannot start again."""
+        """Whether the log has more than the start: the run then cannot start again."""
         return any(not isinstance(entry.event, RunStarted) for entry in self._task.entries)
 
     async def _interrupt(self, io: RunIO) -> None:
-        """Have the process end the turn, and log what it still says."""
+        """Ask the process to end the turn, and log the remaining output."""
         task, process = self._task, self._process
         async with task.tools_gone(process.worker.process, process.tools) if process.tools else nullcontext():
             is_asked = process.worker.stop(process.run)

@@ -1,4 +1,4 @@
-"""The handle that a run has on its agent process: `OwnProcess` here, `PooledProcess` in the pool."""
+"""A run's handle on its agent process: `OwnProcess` here, `PooledProcess` in the pool."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -12,8 +12,8 @@ from clinvk.types.session import Resume
 class ProcessHandle(Protocol):
     """One run's view of its agent process.
 
-    Only a process that serves this run alone has an `exit_code`, an `at_eof` and a `too_long`. A run in a shared
-    process learns of the end of the process from its own ending.
+    Only a process that serves a single run has an `exit_code`, an `at_eof` and a `too_long`. A run in a shared process
+    learns of the exit from the run's ending.
     """
 
     @property
@@ -23,7 +23,7 @@ class ProcessHandle(Protocol):
 
     @property
     def at_eof(self) -> bool:
-        """Whether the process has closed its output and all of the output was read."""
+        """Whether the process has closed its output and all output was read."""
         ...
 
     @property
@@ -41,7 +41,7 @@ class ProcessHandle(Protocol):
         ...
 
     def read(self) -> Iterable[tuple[bytes, Iterable[Delivery]]]:
-        """Return the lines since the last call, each with what the channel makes of it."""
+        """Return the lines since the last call, each with the deliveries that the channel decoded."""
         ...
 
     def read_stderr(self) -> list[bytes]:
@@ -61,12 +61,12 @@ class ProcessHandle(Protocol):
         ...
 
     def finish(self) -> None:
-        """Tell the process that the run has its ending."""
+        """Tell the process that the run has ended."""
         ...
 
 
 class OwnProcess:
-    """A process that was started for one run."""
+    """A process started for a single run."""
 
     __slots__ = ("_channel", "_long_lived", "_run", "process")
 
@@ -85,7 +85,7 @@ class OwnProcess:
 
     @property
     def at_eof(self) -> bool:
-        """Whether the process has closed its output and all of the output was read."""
+        """Whether the process has closed its output and all output was read."""
         return self.process.at_eof
 
     @property
@@ -98,7 +98,7 @@ class OwnProcess:
         self.process.write(self._channel.start(self._run, request, resume), close=not self._long_lived)
 
     def read(self) -> Iterator[tuple[bytes, Iterable[Delivery]]]:
-        """Yield each new line when the line before has been handled."""
+        """Yield each new line after the previous line was handled."""
         return ((line, self._channel.receive(line)) for line in self.process.take())
 
     def read_stderr(self) -> list[bytes]:
@@ -106,7 +106,7 @@ class OwnProcess:
         return self.process.take_stderr()
 
     def closed(self) -> Iterable[Delivery]:
-        """Return the ending of a run whose agent exited without one."""
+        """Return the ending of a run whose agent exited without reporting an ending."""
         return self._channel.closed(self.process.exit_code or 0, self.process.stderr)
 
     def write(self, data: bytes) -> None:
@@ -125,5 +125,5 @@ class OwnProcess:
         return self._channel.complaint(self.process.stderr)
 
     def finish(self) -> None:
-        """Close stdin, so that a long-lived process exits."""
+        """Close stdin, which makes a long-lived process exit."""
         self.process.write(b"", close=True)

@@ -19,11 +19,11 @@ from clinvk.types.session import Resume, Session, SessionStatus
 logger = logging.getLogger(__name__)
 
 _FIRST_WORDS = 10_000
-"""Characters of its first prompt that a session is known by; the run has the whole."""
+"""Length of a session's `initial_prompt` in characters; the run's record has the whole prompt."""
 
 
 def new_session(request: RunRequest, session_id: str, working_dir: str, settings: SessionSettings) -> Session:
-    """Make the record of a conversation that begins with this request."""
+    """Return a new session for a conversation that begins with this request."""
     at = time.time()
     return Session(
         id=session_id,
@@ -39,10 +39,10 @@ def new_session(request: RunRequest, session_id: str, working_dir: str, settings
 
 
 class Recorder:
-    """Keeps a run and its session in the store.
+    """Stores a run and its session.
 
-    Of an ephemeral run neither a session is kept, nor anything that was said. A store that fails once the agent
-    is at work does not end the run: what is not kept then is told in the log of clinvk.
+    An ephemeral run has no session, and no text of the conversation is stored. Store failures after the agent has
+    started do not end the run; clinvk logs a warning instead.
     """
 
     __slots__ = (
@@ -95,12 +95,12 @@ class Recorder:
         return self._session
 
     async def begin(self) -> None:
-        """Keep the run before anything is started, and claim its session.
+        """Store the run before the agent starts, and claim its session.
 
         Raises:
-            SessionBusy: another run of the session is under way.
-            SessionNotFound: the session that it was to go on with was deleted.
-            StoreUnavailable: it cannot be kept.
+            SessionBusy: another run of the session is active.
+            SessionNotFound: the session to resume was deleted.
+            StoreUnavailable: the run cannot be stored.
         """
         if self._session:
             self._session = replace(self._session, status="active", last_used=self._record.created_at)
@@ -116,9 +116,9 @@ class Recorder:
         await self._kept(self._store.update(self._record, self._session))
 
     async def started(self, event: RunStarted) -> None:
-        """The agent is up: from here on the conversation can be continued.
+        """Record that the agent has reported its start: from here on the conversation can be resumed.
 
-        One that begins anew after a crash may tell of another conversation; the turn is the same.
+        An agent restarted after a crash may report another conversation; the turn is counted once.
         """
         self._record = replace(self._record, model=event.model or self._record.model)
         if session := self._session:

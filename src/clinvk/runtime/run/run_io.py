@@ -85,20 +85,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunIO:
-    """The conversation of one run with one process: reads events, and watches limits and deadlines.
+    """The conversation of one run with one process: read events, and watch limits and deadlines.
 
     All times are on the event loop's clock.
 
     Attributes:
         process: the handle on the process.
-        ending: the ending that the agent reported, or that follows from its exit. None for a run that was cut at a
-            stop sequence or at its maximum of turns.
+        ending: the ending that the agent reported, or that follows from the exit. None for a run that was cut at a
+            stop sequence or at the maximum number of turns.
         costs: the first ending that the agent reported, even for a run that was cut.
         words: the filter of the answer's text; None passes the text on.
         activity: the turns and open tool calls.
         raw: the last line of JSON.
-        events: the events that nobody has taken yet; they came in lines of `events_bytes` bytes.
-        unspoken: why the process does not speak its channel's protocol, if that has shown.
+        events: the events since the last `take`; their lines have `events_bytes` bytes.
+        unspoken: why the process does not speak its channel's protocol; empty unless found out.
     """
 
     def __init__(self, process: ProcessHandle, request: RunRequest, limits: Limits, words: Words | None = None) -> None:
@@ -152,7 +152,7 @@ class RunIO:
         return events, size
 
     def _after_start(self, events: list[Event], stderr: list[Event]) -> list[Event]:
-        """Hold stderr back until the agent has reported its start, which is the first event of a stream."""
+        """Hold stderr back until the agent has reported its start, which must be the first event of a stream."""
         self._early_stderr += stderr
         if not events and not self.ending:
             return []
@@ -160,7 +160,7 @@ class RunIO:
         return events[:1] + self._early_stderr + events[1:]
 
     def pause(self, now: float) -> None:
-        """Ignore silence and exits up to now, since the reader of the run holds the agent up."""
+        """Reset the timers for silence and exit, since the reader of the run is holding the agent up."""
         self._progress_at = now
         self._gone_at = None
 
@@ -181,7 +181,7 @@ class RunIO:
         return None
 
     def deadline(self) -> float:
-        """Return the time at which to look again if nothing happens."""
+        """Return the time of the next check if the process stays silent."""
         first = min(self._wall_at, self._progress_deadline(), self._answer_deadline())
         if self._gone_at is None:
             return first
@@ -234,7 +234,7 @@ class RunIO:
         self.process.finish()
 
     def _stderr_suffix(self) -> str:
-        """Return the end of stderr: only stderr says why a CLI asks its model again and again."""
+        """Return the end of stderr: only stderr explains why a CLI repeats its requests to the model."""
         last = self.process.stderr_message()
         return f"; its last words on stderr: {last[:_STDERR_CHARS]}" if last else ""
 

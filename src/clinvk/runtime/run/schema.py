@@ -1,7 +1,7 @@
-"""Schemas of answers: whether one is a schema, and whether an answer fits it.
+"""Answer schemas: check whether a schema is valid, and whether an answer matches a schema.
 
-Both are judged in a process of its own that has little time: some schemas take for ever, and so does a `pattern` that
-backtracks, during which Python would do nothing else.
+Both checks run in a separate process with a short time limit: some schemas take forever to check, and a backtracking
+`pattern` would block the whole interpreter.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _verdicts = msgspec.json.Decoder(Verdict)
 
 
 class Schemas:
-    """Tells whether schemas are some, few at a time; one that is, is not looked at again."""
+    """Checks schemas, a few at a time, and remembers valid ones."""
 
     def __init__(self, spawner: Spawner, environ: Mapping[str, str]) -> None:
         self._spawner = spawner
@@ -44,11 +44,11 @@ class Schemas:
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, schema: Json) -> None:
-        """Look whether a schema is one.
+        """Check that a schema is valid.
 
         Raises:
-            InvalidRequest: it is none, or refers to what is not in it.
-            ClinvkError: that cannot be found out.
+            InvalidRequest: the schema is invalid, or refers to a schema outside the document.
+            ClinvkError: the check itself failed.
         """
         task = _encoded(Task(schema))
         digest = hashlib.sha256(task).digest()
@@ -65,11 +65,11 @@ class Schemas:
 
 
 async def mismatch(spawner: Spawner, environ: Mapping[str, str], schema: Json, answer: object) -> str:
-    """Say where an answer does not fit a schema; empty where it does.
+    """Return where an answer does not match a schema; empty if the answer matches.
 
     Raises:
-        InvalidRequest: the schema shows to be none.
-        ClinvkError: that cannot be found out.
+        InvalidRequest: the schema turns out to be invalid.
+        ClinvkError: the check itself failed.
     """
     try:
         return (await _verdict(spawner, environ, _encoded(Task(schema, msgspec.json.encode(answer))))).answer
@@ -99,10 +99,10 @@ async def _verdict(spawner: Spawner, environ: Mapping[str, str], task: bytes) ->
 
 
 def read(text: str) -> object:
-    """Read the JSON in an answer: all of it, what is fenced as code, the last paragraph, or an object in prose.
+    """Parse the JSON in an answer: the whole text, a fenced block, the last paragraph, or an object in prose.
 
     Raises:
-        ValueError: there is none, or it has more than `MAX_JSON_VALUES`.
+        ValueError: the answer contains no JSON, or more than `MAX_JSON_VALUES` values.
     """
     if has_too_many_values(text.encode(errors="replace")):
         raise ValueError(f"it has more than {MAX_JSON_VALUES} JSON values")
@@ -123,7 +123,7 @@ def _candidates(text: str) -> Iterator[str]:
 
 
 def _fenced(text: str) -> Iterator[str]:
-    """Give what stands between fences that say JSON or nothing. A fence begins or ends its line."""
+    """Yield the content of code fences tagged as JSON or untagged. A fence begins or ends its line."""
     tag: str | None = None
     inside: list[str] = []
     for line in text.split("\n"):

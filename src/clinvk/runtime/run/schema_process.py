@@ -1,6 +1,6 @@
-"""The process that judges schemas, and answers by them: `schema.py` starts it and waits for it.
+"""The process that checks schemas, and answers against schemas; started by `schema.py`.
 
-It reads the schema from stdin, with the answer after it or none, and prints a `Verdict`.
+The process reads a `Task` from stdin and prints a `Verdict`.
 """
 
 import sys
@@ -14,32 +14,32 @@ if TYPE_CHECKING:
 _MAX_FAULT = 500
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _SAMPLES = (b"null", b"true", b"0", b'""', b"[]", b"{}")
-"""What a schema is tried with before an agent is asked."""
+"""Values that a schema is tried with before an agent runs."""
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    """What is to be judged: an answer, as JSON, or the schema alone."""
+    """What to check: an answer in JSON against the schema, or the schema alone."""
 
     schema: dict[str, object]
     answer: bytes | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a schema is none, and where the answer does not fit it; empty where there is nothing to say."""
+    """Why a schema is invalid, and where the answer does not match; empty strings mean no fault."""
 
     schema: str = ""
     answer: str = ""
 
 
 def judged(task: Task) -> Verdict:
-    """Judge; what a schema trips its judge with is a fault of the schema."""
+    """Check a task; an exception of the validator counts as a fault of the schema."""
     try:
         if task.answer is not None:
             return Verdict(answer=_mismatch(task.schema, task.answer))
         return Verdict(schema=_fault(task.schema))
     except RecursionError:
         return Verdict(schema="it is nested too deeply, or refers to itself without end")
-    except Exception as exc:  # noqa: BLE001 - there is no list of what a validator raises
+    except Exception as exc:  # noqa: BLE001 - validators raise exceptions of many kinds
         return Verdict(schema=f"{type(exc).__name__}: {exc}"[:_MAX_FAULT])
 
 
@@ -75,10 +75,10 @@ def _fault(schema: dict[str, object]) -> str:
 
 
 def _lost_reference(schema: dict[str, object]) -> str:
-    """Say which reference leads to no schema: none is fetched from elsewhere.
+    """Return the reference that leads to no schema, or an empty string; remote references are never fetched.
 
     Raises:
-        SchemaError: what is referred to, where no schema is looked for, is none.
+        SchemaError: a reference leads to an invalid schema in a place without schemas.
     """
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY, specification_with

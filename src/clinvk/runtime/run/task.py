@@ -1,4 +1,4 @@
-"""The run: what to do, its phases, its event log, and its ending."""
+"""A run's specification, phases, event log and ending."""
 
 import asyncio
 import enum
@@ -66,7 +66,7 @@ class Phase(enum.IntEnum):
     RUNNING = 3
     """An agent process works on the run."""
     STOPPING = 4
-    """Somebody has stopped the run; the agent may still be ending its turn."""
+    """A caller has stopped the run; the agent may still be ending its turn."""
     ENDING = 5
     """The ending is known and is being stored. From here on another run may claim the session."""
     ENDED = 6
@@ -76,16 +76,16 @@ class Phase(enum.IntEnum):
 class RunTask:
     """One run from the queue to its ending; implements `Run`.
 
-    `execution.drive` does the work, in a task that `LocalRuns` owns. Everybody else reads the log or calls `stop`.
+    `execution.drive` does the work, in a task that `LocalRuns` owns. All other code only reads the log or calls `stop`.
 
     Attributes:
         spec: what to do. The spec is replaced if the answer is asked for again.
         request: the client's request.
-        slot: the run's slot, or place in the queue.
-        refusal: why the agent could not start, if that is why the run failed.
+        slot: the run's slot or place in the queue.
+        refusal: why the agent could not start, if the run failed for lack of an agent.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
-        unspoken: why the CLI does not speak its long-lived protocol, if that has shown.
+        unspoken: why the CLI does not speak its long-lived protocol; empty unless found out.
         raw: the last line of JSON that the agent printed.
     """
 
@@ -151,11 +151,11 @@ class RunTask:
         return session.id if session else None
 
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        """Yield the events after number `after` until the ending, in each batch all events that are there."""
+        """Yield the events after number `after` until the ending; each batch holds all available events."""
         return self.log.batches(after)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Yield the events after number `after` until the ending, one by one."""
+        """Yield the events after number `after` until the ending, individually."""
         async with aclosing(self.log.batches(after)) as batches:
             async for batch in batches:
                 for logged in batch:
@@ -175,7 +175,7 @@ class RunTask:
         self.recorder.go_on_from(resume)
 
     def stop(self, ending: Ending, at_once: bool = False) -> None:
-        """End the run with `ending`, unless the run ends by itself first.
+        """End the run with `ending`, unless the run has ended or was stopped before.
 
         With `at_once` the agent gets no time to stop by itself. Later calls can only withdraw that time.
         """
@@ -192,15 +192,15 @@ class RunTask:
         self._left_queue.set()
 
     async def started(self) -> None:
-        """Record that an agent process works on the run; of several processes the first one counts."""
+        """Record that an agent process works on the run; only the first process sets the start time."""
         self.phase = max(self.phase, Phase.RUNNING)
         self.started_at = self.started_at or time.time()
         await self.recorder.spawned(self.started_at)
 
     async def wait(self, until: float) -> None:
-        """Wait until something has happened, or until about `until` on the loop's clock.
+        """Wait for a wake-up, or until about `until` on the loop's clock.
 
-        A timer that rings earlier stays set, since deadlines move on with each line: waiting may end early.
+        A timer set for an earlier time stays set, since every line moves the deadlines: the wait may end early.
         """
         if until < self._timer_at:
             self.close()
@@ -217,7 +217,7 @@ class RunTask:
             self._timer.cancel()
 
     def open_io(self, process: ProcessHandle, launch: Launch, patience: int = 1) -> RunIO:
-        """Send the prompt to a process. A process that is just starting has `patience` times as long to answer."""
+        """Send the prompt to a process. A process that is still starting gets `patience` times as long to answer."""
         self._is_long_lived = launch.long_lived
         limits = Limits(
             wall_s=self.request.timeout_s,
@@ -233,8 +233,8 @@ class RunTask:
     def on_output(self) -> None:
         """Handle new output or the exit of the agent process.
 
-        Events that only have to be logged are logged here: waking the run's task for each piece would cost as much as
-        all other work on the piece.
+        Most events only need a log entry and are logged here. Waking the run's task for each piece would cost as much
+        as all other work on the piece.
         """
         io, self._inline_io = self._inline_io, None
         try:
@@ -247,7 +247,7 @@ class RunTask:
             self.wake()
 
     def _log_inline(self, io: RunIO) -> bool:
-        """Log new events; return False if the run's task has to look as well."""
+        """Log new events; return False if the run's task must handle the output as well."""
         if self.log.is_ahead or self.phase is Phase.STOPPING:
             return False
         now = self.now()
@@ -258,7 +258,7 @@ class RunTask:
         return not io.limit(now) and io.deadline() >= self._timer_at
 
     async def listen(self, io: RunIO) -> Ending:
-        """Log what the agent says until the run ends, is stopped or reaches a limit; return the ending.
+        """Log the agent's events until the run ends, is stopped or reaches a limit; return the ending.
 
         Raises:
             NotSpoken: the process does not speak the expected protocol.
@@ -280,7 +280,7 @@ class RunTask:
             self._inline_io = None
 
     async def drain(self, io: RunIO) -> None:
-        """Log what a stopped agent still says; events that the log has no room for are dropped."""
+        """Log the remaining output of a stopped agent; drop the events if the log is ahead of its readers."""
         io.read(self.now())
         events, size = io.take()
         if not self.log.is_ahead:
@@ -288,10 +288,11 @@ class RunTask:
 
     @asynccontextmanager
     async def tools_gone(self, process: Process, variable: tuple[str, str] | None) -> AsyncGenerator[None]:
-        """Kill the run's tools before this context, if the agent would otherwise kill them hard when it is stopped.
+        """Kill the run's tools before this context if the stopped agent would otherwise kill the tools hard.
 
         The tools are the processes with `variable` in their environment; with None, all tools of the process. Inside
-        the context an agent that had tools is suspended: it would ask its model again when it sees its tools end.
+        the context, an agent that had tools is suspended: otherwise the agent would ask its model again when the tools
+        end.
         """
         if not self.spec.launch.tools_leave_first or self.no_grace:
             yield
@@ -302,7 +303,7 @@ class RunTask:
 
     async def finish(self, io: RunIO, ending: Ending) -> None:
         """Log the ending, or prepare to ask for the answer again."""
-        if ending is not io.ending and io.costs:  # a stopped run still costs what the agent reported
+        if ending is not io.ending and io.costs:  # a stopped run still costs the usage that the agent reported
             ending = replace(ending, usage=io.costs.usage, cost_usd=io.costs.cost_usd)
         if isinstance(ending, RunFinished) and ending.turns is None:
             ending = replace(ending, turns=io.activity.turns)
@@ -325,7 +326,7 @@ class RunTask:
         await self.end(ending)
 
     def _asks_again(self, fault: str, ending: Ending) -> bool:
-        """Prepare one more turn of the conversation; return False if there can be none."""
+        """Prepare one more turn of the conversation; return False if no further turn is possible."""
         spec = self.spec
         if self._first_ending or self.stopped_by or not (spec.launch.asks_again and self._conversation):
             return False
@@ -356,7 +357,7 @@ class RunTask:
         self.recorder.save_soon(self.log)
 
     async def end(self, ending: Ending) -> None:
-        """Store the ending and append it to the log; does nothing if the run has ended already."""
+        """Store the ending and append the ending to the log; do nothing if the run has already ended."""
         if self.log.ending:
             return
         self.phase = Phase.ENDING
