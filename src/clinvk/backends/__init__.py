@@ -1,1 +1,1 @@
-"""The agent CLIs: one folder each, behind the protocols of `base`. Pure."""
+"""The agent CLIs, one folder per CLI, behind the protocols of `base`. Pure."""

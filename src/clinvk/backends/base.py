@@ -1,4 +1,4 @@
-"""What an agent CLI looks like to clinvk: a pure `Backend`, and a sans-IO `Channel` for each of its processes."""
+"""The interface between clinvk and an agent CLI: a pure `Backend`, and a sans-IO `Channel` for each process."""
 
 import re
 import shlex
@@ -16,22 +16,22 @@ from clinvk.types.request import APPROVAL_MODES, EFFORTS, SANDBOX_MODES, Image, 
 from clinvk.types.session import Resume
 
 PRIVATE = "\0private\0"
-"""Stands for the path of the launch's private folder in `argv` and `env`, until runtime has made it."""
+"""Placeholder in `argv` and `env` for the path of the launch's private folder; runtime fills in the path."""
 
 MOST_RUNS = 100
-"""So many runs a kept process serves, if nothing speaks against it."""
+"""Default number of runs that a kept process serves before it is retired."""
 
 _UNFIT = re.compile(r"\W")
 _CONVERSATION = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SURROGATE = re.compile(
     rb"\\(?:\\(?:\\\\)*|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?P<half>[dD][89a-fA-F][0-9a-fA-F]{2}))"
 )
-"""Half of a surrogate pair; or escaped backslashes or a whole pair, which are passed over."""
+"""Half of a surrogate pair (group `half`). Escaped backslashes and whole pairs match too, and are skipped."""
 
 Told = TypeVar("Told")
 
 Delivery = tuple[str, Event] | bytes
-"""What a channel gives: an event of a run, or bytes to write to the process's stdin."""
+"""A channel's output: the run and an event of the run, or bytes to write to the process's stdin."""
 
 
 def _no_file(path: str) -> bytes | None:
@@ -47,12 +47,17 @@ def _no_files(folder: str, pattern: str) -> Sequence[str]:
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What a backend may know of the machine: who we are, helper programs on PATH, the agent's environment.
+    """The facts about the machine that a backend may use.
 
-    `read` gives the bytes of a file of the user's, None where there is none; `~` is the home.
-    `part` gives at most so many bytes from a byte on, and None for what is no plain file, such as a device.
-    `find` gives the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest first.
-    `resolve` gives the absolute path of a path without its symbolic links; of "" it is clinvk's own directory.
+    Attributes:
+        is_root: whether clinvk runs as root.
+        commands: the helper programs found on PATH.
+        env: the agent's environment.
+        read: returns the bytes of one of the user's files, or None if the file does not exist; `~` is the home.
+        part: returns up to `size` bytes from byte `start` on, or None for anything but a plain file (a device, a pipe).
+        find: returns the absolute paths of the files in a folder that match a pattern such as `*/x-*.json`, largest
+            first.
+        resolve: returns the absolute path with symbolic links resolved; "" resolves to clinvk's working directory.
     """
 
     is_root: bool = False
@@ -65,11 +70,11 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class NotSpoken(Exception):
-    """A process does not speak the protocol of its channel, and was asked nothing: the run can go another way."""
+    """A process does not speak its channel's protocol. The process got no prompt, so the run can use a fallback."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend can honour; the words that are missing are refused."""
+    """The options that a backend can honour. Modes that are not listed are refused."""
 
     approval_modes: tuple[str, ...] = APPROVAL_MODES
     sandbox_modes: tuple[str, ...] = SANDBOX_MODES
@@ -81,37 +86,40 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start an agent process, for one run.
+    """How to start an agent process for one run.
 
     Attributes:
-        argv: the first is the backend's `executable`, which runtime replaces by the path it found.
-        before: arguments with which the CLI runs to its end first, in no particular directory, whatever comes of it.
-        env: added to the environment that the agent inherits; beats the user's own.
-        cwd: absolute; None is clinvk's own directory.
-        files: written to a private folder (`PRIVATE`) before the start, removed after the end; a name may be a path.
-        links: symbolic links in the private folder, and what each leads to, with `~` for the home. One whose
-            name ends in `/` leads to a folder, which is made where it is missing.
+        argv: the command line; the first entry is the backend's `executable`, which runtime replaces with the path.
+        before: arguments of a CLI command that runs to completion first, in no particular directory; the outcome is
+            ignored.
+        env: variables added to the environment that the agent inherits; they override the user's values.
+        cwd: the absolute working directory; None is clinvk's working directory.
+        files: files written to a private folder (`PRIVATE`) before the start and removed after the end; a name may be
+            a path.
+        links: symbolic links in the private folder with their targets; `~` in a target is the home. If a link's name
+            ends in `/`, the target is a folder and is created if missing.
         long_lived: stdin stays open until the run has ended.
-        opening: what the process is told of the conversation before the prompt comes.
-        otherwise: how to run it where the CLI turns out not to speak its long-lived protocol (`NotSpoken`).
-        stop_signal: what makes this CLI stop by itself and clean up.
-        tools_leave_first: it kills its tools when it is stopped, which then clean up nothing: they are asked to leave
-            before.
-        counted_turns: model requests after which clinvk ends the run, where the CLI has no such flag.
-        asks_again: an answer that does not fit the schema is asked for again, in the same conversation, by a process
-            that has this launch's private folder.
-        warm: how a process that is kept carries the run; None where none may. One that was started with an equal
-            `warm`, its `continuing` aside, is as good as another.
-        continuing: the arguments that name the conversation to go on with.
-        reads: files that the process reads by itself when it starts; one that has changed since is not as good. `F/`
-            is a folder, and what is named after it within it is not there where it is not; `F/*.md` are the files of
-            a folder that end so, and those of its folders; `F/*/NAME` are files of its folders.
-        begins_with: the same, but of what only the beginning of a conversation is told: one that was begun goes on.
-        takes_up: the conversations that a kept process can go on with: those that it `held` since its own runs, also
-            that for which it was `started`, or any for which it is `asked`.
-        most_runs: after so many a kept process goes, since what it keeps of each adds up.
-        ping: what a kept process answers at once, whatever it is doing; empty where there is nothing.
-        hidden: arguments that may be secrets: of these only the names of flags are shown.
+        opening: conversation settings that the process receives before the prompt.
+        otherwise: the launch to use if the CLI does not speak the long-lived protocol (`NotSpoken`).
+        stop_signal: the signal on which this CLI stops and cleans up.
+        tools_leave_first: stop the tools before the CLI, because the CLI would kill the tools without letting them
+            clean up.
+        counted_turns: the number of model requests after which clinvk ends the run, if the CLI has no such flag.
+        asks_again: if the answer does not fit the schema, ask again in the same conversation, with a process that
+            shares this launch's private folder.
+        warm: the launch for a kept process that carries the run; None if a kept process must not. Processes with an
+            equal `warm`, apart from `continuing`, are interchangeable.
+        continuing: the arguments that name the conversation to resume.
+        reads: files that the process reads when it starts; a process that read older versions is retired. `F/` is a
+            folder: if the folder is missing, the names within it that follow are skipped. `F/*.md` matches files in
+            F and in its direct subfolders; `F/*/NAME` matches files in the direct subfolders.
+        begins_with: files that are read only at the beginning of a conversation, named as in `reads`; a change does
+            not affect conversations that have begun.
+        takes_up: the conversations that a kept process can resume: `held` are those of its earlier runs, `started`
+            adds the conversation named by its arguments, `asked` is any conversation.
+        most_runs: the number of runs after which a kept process is retired, because each run leaves some memory used.
+        ping: bytes that a kept process answers immediately, even during a run; empty if the CLI has no such request.
+        hidden: arguments that may hold secrets; a dry run shows only the flags' names.
     """
 
     argv: tuple[str, ...]
@@ -138,64 +146,70 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Channel(Protocol):
-    """The protocol with one agent process, as a state machine without I/O. `capacity` is its runs at once."""
+    """The protocol with one agent process, as a state machine without I/O.
+
+    `capacity` is the number of concurrent runs.
+    """
 
     capacity: int
 
     def greet(self) -> bytes:
-        """Give what to write to a process before any run, so that it gets ready; nothing where it takes only one."""
+        """Return the bytes that prepare a process before its first run; empty if the process serves a single run."""
         ...
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Begin a run: give what to write to the process's stdin."""
+        """Start a run and return the bytes to write to the process's stdin."""
         ...
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Take one line of stdout, without its newline. Noise and unknown types give nothing.
+        """Parse one line of stdout, without its newline. Noise and unknown types deliver nothing.
 
         The ending of a run may be delivered before its process exits.
 
         Raises:
-            NotSpoken: so may `closed`, before anything was delivered.
+            NotSpoken: the process does not speak the protocol. `closed` may raise this too. Neither raises after the
+                first delivery.
         """
         ...
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give the bytes that stop a run, also one whose turn is yet to begin; None: the process must be signalled."""
+        """Return the bytes that stop a run, even before its turn begins; None if the process must be signalled."""
         ...
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Give the variable that the tools of a run have in their environment, where the CLI leaves them running."""
+        """Return the variable (name, value) in the environment of a run's tools; None if an interrupt ends them."""
         ...
 
     def let_go(self, conversation: str) -> bytes | None:
-        """Give what has the process let go of a conversation that it keeps from all others, though no run is in it.
+        """Return the bytes that make the process release an idle conversation on which the process holds a lock.
 
-        None where it keeps it from nobody; nothing more to write while it is at it.
+        Return None if the process holds no lock on the conversation, and no bytes while the release is in progress.
         """
         ...
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """The process is gone: give the endings of the runs that are still open.
+        """Return the endings of the runs that are still open after the process has exited.
 
-        A process ended by a signal has `exit_code` 128 + its number; `stderr` is the tail.
+        After a signal, `exit_code` is 128 plus the signal number. `stderr` is the tail.
         """
         ...
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the line of stderr that says best what troubles the agent; empty where all is noise."""
+        """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
         ...
 
 
 class Backend(Protocol):
-    """An agent CLI, pure: a request in, what to run out.
+    """An agent CLI as pure functions from a request to the process to run.
 
-    `models` are names known to work, best known first; `aliases` say which of them clinvk's own words for models stand
-    for (`fast`, `best`, …), None where the CLI is left to choose; `install` is the command that brings the CLI;
-    `vendor` is whose models it asks, as OpenTelemetry's conventions call them (`gen_ai.provider.name`). `safe_flags`
-    are those of the CLI's own flags that anybody may send. `folders` are where the CLI keeps logins and settings: paths
-    that begin with `~`, or with a variable as `$CODEX_HOME`. With `holds_system` a conversation has in it
-    what the system said before; without, it must be told that in each turn.
+    Attributes:
+        install: the command that installs the CLI.
+        vendor: the provider of the models, as named by OpenTelemetry (`gen_ai.provider.name`).
+        models: model names known to work, best known first.
+        aliases: the model for each of clinvk's aliases (`fast`, `best`, …); None leaves the choice to the CLI.
+        holds_system: a conversation remembers the system prompt; otherwise each turn must repeat the system prompt.
+        safe_flags: the CLI flags that any client may send.
+        folders: where the CLI keeps logins and settings, as paths that begin with `~` or a variable (`$CODEX_HOME`).
     """
 
     name: str
@@ -210,37 +224,37 @@ class Backend(Protocol):
     folders: tuple[str, ...]
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Say how to start the CLI for this request.
+        """Return how to start the CLI for this request.
 
         Raises:
-            Unsupported: the CLI cannot honour an option that must not be weakened; says what is possible.
+            Unsupported: the CLI cannot honour an option that must not be weakened; the message names the alternatives.
             InvalidRequest: an option is malformed, or an `extra` flag would override what clinvk sets.
         """
         ...
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        """Make the state machine for one process of this launch; `host` has the environment that the process has."""
+        """Return the state machine for one process of this launch; `host.env` is the environment of the process."""
         ...
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        """Give the command of the CLI's own program for a terminal, in which the conversation is opened.
+        """Return the command that opens the conversation in the CLI's interactive terminal program.
 
         Raises:
-            NotResumable: the handle is no id of a conversation.
+            NotResumable: the handle is not a conversation id.
         """
         ...
 
     def claims(self, model: str) -> bool:
-        """Say whether a model of this name is this backend's."""
+        """Return whether a model name belongs to this backend."""
         ...
 
     def records(self, handle: str, host: Host) -> Sequence[str]:
-        """Give the files in which the CLI keeps a conversation, which change when it goes on."""
+        """Return the files in which the CLI records a conversation; the files change with every turn."""
         ...
 
 
 class Prose:
-    """Puts a blank line between the separate messages of an answer, so that its deltas read as one text."""
+    """Inserts a blank line between the messages of an answer, so that the deltas read as one text."""
 
     __slots__ = ("_pending_break", "_spoke")
 
@@ -249,7 +263,7 @@ class Prose:
         self._pending_break = False
 
     def say(self, text: str) -> Iterable[TextDelta]:
-        """Give the deltas for a piece of the present message."""
+        """Yield the deltas for a piece of the current message."""
         if not text:
             return
         if self._pending_break:
@@ -259,17 +273,17 @@ class Prose:
         yield TextDelta(text)
 
     def end_message(self) -> None:
-        """The next piece belongs to another message."""
+        """End the current message; the next piece starts a new message."""
         self._pending_break = self._spoke
 
 
 def conversation(resume: Resume, executable: str) -> str:
-    """Give the agent's id of a conversation, a UUID for all three CLIs.
+    """Return the agent's conversation id, a UUID for all three CLIs.
 
-    Another word would be a flag to them, a title or a number in a list, and so another conversation or none.
+    A CLI could read any other text as a flag, a title or an index in a list, and so open a different conversation.
 
     Raises:
-        NotResumable: it is none.
+        NotResumable: the handle is not a UUID.
     """
     if not _CONVERSATION.fullmatch(resume.handle):
         raise NotResumable(f"{resume.handle!r} is no id of a conversation with {executable}")
@@ -277,9 +291,9 @@ def conversation(resume: Resume, executable: str) -> str:
 
 
 def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
-    """Read JSON that an agent printed; None for what is none, or of no known form. It may be any bytes at all.
+    """Decode JSON that an agent printed. Return None if the bytes are not JSON, or have an unknown form.
 
-    Half of a surrogate pair, as which Node writes a text that was cut inside an emoji, is read as U+FFFD.
+    Half of a surrogate pair is read as U+FFFD; Node prints half a pair if a text was cut inside an emoji.
     """
     try:
         return decoder.decode(text)
@@ -291,7 +305,7 @@ def parsed(decoder: "msgspec.json.Decoder[Told]", text: bytes) -> "Told | None":
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Whose message of JSON-RPC it is: an answer has `id`, a question both, a notification `method` alone."""
+    """The kind of a JSON-RPC message: a response has `id`, a request has both fields, a notification only `method`."""
 
     id: int | str | None = None
     method: str = ""
@@ -301,7 +315,7 @@ _HEADS = msgspec.json.Decoder(Head)
 
 
 def head_of(line: bytes) -> Head | None:
-    """Read that of a message, whatever else is in it."""
+    """Return the `id` and `method` of a JSON-RPC message, or None if the line is not a message."""
     return parsed(_HEADS, line)
 
 
@@ -310,10 +324,10 @@ def _without_half(found: re.Match[bytes]) -> bytes:
 
 
 def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None":
-    """Give what a request's effort is to a CLI; `words` has an entry for each of `EFFORTS`.
+    """Return the CLI's value for a request's effort, or None without one; `words` has an entry for each of `EFFORTS`.
 
     Raises:
-        InvalidRequest: it is none of them.
+        InvalidRequest: the effort is unknown.
     """
     if not request.effort:
         return None
@@ -323,7 +337,7 @@ def effort_of(request: RunRequest, words: "Mapping[str, Told]") -> "Told | None"
 
 
 def with_system_prompt(request: RunRequest) -> str:
-    """Give the prompt with the system prompt before it, marked as such, for a CLI that cannot be given one."""
+    """Return the prompt preceded by the marked system prompt, for a CLI without a system prompt option."""
     if not request.system_prompt:
         return request.prompt
     name = unused("system_prompt", (request.system_prompt, request.prompt))
@@ -331,7 +345,7 @@ def with_system_prompt(request: RunRequest) -> str:
 
 
 def with_schema(prompt: str, request: RunRequest) -> str:
-    """Give a prompt that asks for an answer by the request's schema, for a CLI that cannot be given one."""
+    """Return a prompt that asks for an answer valid against the request's schema, for a CLI without a schema option."""
     if request.output_schema is None:
         return prompt
     schema = msgspec.json.encode(request.output_schema).decode()
@@ -342,17 +356,17 @@ def with_schema(prompt: str, request: RunRequest) -> str:
 
 
 def kind_of(image: Image) -> str:
-    """Give the ending of a file's name for an image, e.g. `png`."""
+    """Return the file name extension for an image, e.g. `png`."""
     return _UNFIT.sub("", image.media_type.rpartition("/")[2]) or "png"
 
 
 def last_line(text: str) -> str:
-    """Give the last line that is not blank, without the space around it; empty where there is none."""
+    """Return the last non-blank line, stripped; empty if all lines are blank."""
     return text.rstrip().rpartition("\n")[2].strip()
 
 
 def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
-    """Give the ending of a run whose process is gone without having told how it ended."""
+    """Return the ending of a run whose process exited without a result."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     how = f"was killed by signal {exit_code - 128}" if exit_code > 128 else f"exited with code {exit_code}"
     said = f": {' '.join(lines[-3:])}" if lines else " and said nothing on stderr"
@@ -360,10 +374,10 @@ def crashed(executable: str, exit_code: int, stderr: bytes) -> RunFailed:
 
 
 def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> None:
-    """Refuse `extra` flags that would override what clinvk itself sets.
+    """Refuse `extra` flags that would override flags set by clinvk.
 
     Raises:
-        InvalidRequest: one of `extra` is, or begins with, a reserved flag; `why` ends the message.
+        InvalidRequest: an `extra` flag is reserved, with or without `=value`; `why` ends the message.
     """
     reserved = tuple(reserved)
     for index, argument in enumerate(extra):
@@ -373,9 +387,9 @@ def refuse_extra(extra: tuple[str, ...], reserved: Iterable[str], why: str) -> N
 
 
 def describe(launch: Launch, prompt_bytes: int) -> str:
-    """Render a launch as a dry run shows it: the command, shell-quoted, then how the prompt is passed.
+    """Render a launch for a dry run: the shell-quoted command, then how the prompt is passed.
 
-    Private files are named only: some hold settings of the user's.
+    Private files appear by name and size only, because some hold the user's settings.
     """
 
     def shown(text: str) -> str:

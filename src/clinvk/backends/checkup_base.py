@@ -1,4 +1,4 @@
-"""How to find out, without a prompt, whether an installed agent CLI can be used: pure, as backends are."""
+"""How to check, without a prompt, whether an installed agent CLI can be used. Pure, like backends."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,16 +12,16 @@ from clinvk.types.session import Resume
 
 
 class Answer(NamedTuple):
-    """What a CLI said: its exit code, and its stdout and stderr as one text."""
+    """The output of a CLI command: the exit code, and stdout and stderr combined."""
 
     exit_code: int
     text: str
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """A start with nothing on stdin that asks no model and shows which flags the CLI takes.
+    """A command with empty stdin that shows which flags the CLI accepts, without a request to a model.
 
-    `lacking` reads the answer: the flags that it does not take, or None where the answer does not tell.
+    `lacking` returns the flags that the CLI rejected, or None if the output is inconclusive.
     """
 
     argv: tuple[str, ...]
@@ -29,14 +29,17 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Whether a CLI has what it needs to ask its model; None is not known. `about` says how, or what to do."""
+    """Whether a CLI has credentials for its model (`there`; None: unknown). `about` names the login or the remedy."""
 
     there: bool | None
     about: str
 
 
 class Question(msgspec.Struct, frozen=True):
-    """A start that tells about the login. `at_home`: in the user's own home, under `env`; else in an empty one."""
+    """A command that reports the login.
+
+    The command runs in the user's home with `env` added if `at_home` is set, otherwise in an empty home.
+    """
 
     argv: tuple[str, ...]
     read: Callable[[Answer], Login]
@@ -45,12 +48,12 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Checkup(msgspec.Struct, frozen=True, kw_only=True):
-    """All that there is to find out.
+    """The checks of one CLI.
 
     Attributes:
-        empty_home: variables that give the CLI a home of its own, the folder `PRIVATE`: it writes into it at any start.
-        trials: each flag that clinvk gives is in one of them.
-        login: what is known without a start, or how to ask.
+        empty_home: variables that make the folder `PRIVATE` the CLI's home, because the CLI writes there at each start.
+        trials: the trials; every flag that clinvk passes is in at least one trial.
+        login: the login if known without running the CLI, otherwise the command that reports the login.
         remarks: what will not work on this machine, and why.
     """
 
@@ -62,10 +65,10 @@ class Checkup(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class Checkable(Protocol):
-    """A backend whose CLI can be looked at more closely than by its version."""
+    """A backend whose CLI can be checked beyond its version."""
 
     def checkup(self, host: Host) -> Checkup:
-        """Say how to find out whether the installed CLI can be used."""
+        """Return the checks that show whether the installed CLI can be used."""
         ...
 
 
@@ -73,7 +76,7 @@ _HOST = Host(commands=frozenset({"bwrap", "socat"}))
 _OPTIONS: tuple[dict[str, object], ...] = (
     {"model": "best"},
     {"system_prompt": "x"},
-    {"add_dirs": ("/tmp",)},  # noqa: S108  # no file is made
+    {"add_dirs": ("/tmp",)},  # noqa: S108  # no file is created
     {"allowed_tools": ("Read",)},
     {"max_turns": 1},
     {"effort": "high"},
@@ -85,7 +88,7 @@ _OPTIONS: tuple[dict[str, object], ...] = (
 
 
 def launches(backend: Backend, handle: str) -> Iterator[Launch]:
-    """Give launches in which each flag that clinvk can give the CLI stands at least once."""
+    """Yield launches that together contain every flag that clinvk can pass to the CLI."""
     plain = RunRequest(prompt="", workdir="/")
     full = msgspec.structs.replace(plain, **{name: value for option in _OPTIONS for name, value in option.items()})
     words = [{"approval_mode": approval, "sandbox_mode": box} for approval in APPROVAL_MODES for box in SANDBOX_MODES]
@@ -100,10 +103,10 @@ def launches(backend: Backend, handle: str) -> Iterator[Launch]:
 def _launch(backend: Backend, request: RunRequest, resume: Resume | None) -> Iterator[Launch]:
     try:
         yield backend.launch(request, resume, _HOST)
-    except InvalidRequest:  # what is refused gives no flags
+    except InvalidRequest:  # a refused request has no flags
         return
 
 
 def flags_in(argv: tuple[str, ...]) -> list[str]:
-    """Give the names of the flags in a command line."""
+    """Return the names of the flags in a command line."""
     return [word.partition("=")[0] for word in argv[1:] if word.startswith("-")]

@@ -1,4 +1,4 @@
-"""The registry of agent CLIs: one entry each."""
+"""The registry of agent CLIs, with one entry per CLI."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ BACKENDS = {backend.name: backend for backend in _ALL}
 
 
 def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
-    """Give the backend of this name.
+    """Return the backend with this name.
 
     Raises:
-        BackendUnavailable: there is none.
+        BackendUnavailable: no backend has this name.
     """
     if name in registry:
         return registry[name]
@@ -27,13 +27,13 @@ def named(name: str, registry: Mapping[str, Backend] = BACKENDS) -> Backend:
 
 
 def resolve(model: str, default: str, registry: Mapping[str, Backend] = BACKENDS) -> tuple[str, str | None]:
-    """Give the backend that a model's name stands for, and the model to ask it for; None is the one it takes itself.
+    """Return the backend for a model name and the model to request, or None for the backend's default model.
 
-    `claude` is a backend, `claude/opus` a model of it, and `opus` or `gpt-5.5` one that a backend claims. Any other
-    name is answered by the `default` backend with its own model: clients send names of models that are not here.
+    `claude` names a backend, `claude/opus` a model of a backend, and `opus` or `gpt-5.5` a model that a backend claims.
+    Any other name selects the `default` backend and its default model, because clients send names of foreign models.
 
     Raises:
-        ModelNotFound: the name is that of a model of a backend that is not there.
+        ModelNotFound: the name before the slash is not a backend.
     """
     owner, slash, name = model.partition("/")
     if owner in registry:

@@ -11,18 +11,18 @@ from clinvk.types.session import Resume
 
 
 class Decoder(Protocol):
-    """Turns the lines of one CLI run into events; each backend has its own."""
+    """Decodes the lines of one CLI run into events. Each backend implements a decoder."""
 
     def feed(self, line: bytes) -> Iterable[Event]:
-        """Take one line; may give the ending."""
+        """Decode one line; the events may include the ending."""
         ...
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        """Give the ending of a run whose process is gone and has told none."""
+        """Return the ending of a run whose process exited without reporting an ending."""
         ...
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the line of stderr that says best what troubles the agent; empty where all is noise."""
+        """Return the line of stderr that best describes the agent's problem; empty if stderr holds only noise."""
         ...
 
 
@@ -40,16 +40,16 @@ class OneShotChannel:
         self._ended = False
 
     def greet(self) -> bytes:
-        """A one-shot process is told its prompt and nothing else."""
+        """Return no bytes: a one-shot process receives only the prompt."""
         return b""
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Give the prompt as the CLI reads it from stdin."""
+        """Return the prompt in the form that the CLI reads from stdin."""
         self._run = run
         return self._prompt(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Give the events of one line, up to the ending."""
+        """Yield the events of one line, up to the ending."""
         if self._ended:
             return
         for event in self._decoder.feed(line):
@@ -59,37 +59,40 @@ class OneShotChannel:
                 return
 
     def interrupt(self, run: str) -> bytes | None:
-        """One-shot processes are signalled."""
+        """Return None: a one-shot process is stopped by a signal."""
         return None
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Nothing: they end with the process."""
+        """Return None: the tools end with the process."""
         return None
 
     def let_go(self, conversation: str) -> bytes | None:
-        """Nothing: what it knows of one keeps nobody from it."""
+        """Return None: the process holds no conversation locks to release."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Give the ending that the process did not tell."""
+        """Yield the ending if the process reported no ending."""
         if not self._ended:
             self._ended = True
             yield self._run, self._decoder.closed(exit_code, stderr)
 
     def complaint(self, stderr: bytes) -> str:
-        """Give what the decoder takes for the agent's complaint."""
+        """Return the line of stderr that the decoder selects."""
         return self._decoder.complaint(stderr)
 
 
 class News(NamedTuple):
-    """What was not said yet; `restarts` where it is a whole answer that differs from the one that was cut off."""
+    """Text that was not reported before.
+
+    `restarts` is set if the text is a full answer that differs from the interrupted answer.
+    """
 
     text: str
     restarts: bool = False
 
 
 class Retold:
-    """The text blocks (or the thinking blocks) of one message, each character given once."""
+    """The text blocks (or the thinking blocks) of one message; each character is returned once."""
 
     def __init__(self) -> None:
         self._said: list[str] = []
@@ -98,7 +101,7 @@ class Retold:
         self._full = 0
 
     def begin(self, again: bool) -> None:
-        """Another message begins, or the same one `again` from its start."""
+        """Begin a message; `again` repeats the previous message from its start."""
         if again:
             self._expected = "".join(self._said)
         else:
@@ -108,18 +111,21 @@ class Retold:
         self._full = 0
 
     def open_block(self) -> None:
-        """The pieces that follow are of another block."""
+        """Begin a block for the pieces that follow."""
         self._blocks.append([])
 
     def piece(self, text: str) -> News:
-        """Take a piece of the open block."""
+        """Add a piece to the open block and return the text that is new."""
         if not self._blocks:
             self.open_block()
         self._blocks[-1].append(text)
         return self._add(text)
 
     def block(self, text: str) -> News:
-        """Take a block in full: the n-th so taken is the n-th that was streamed, and maybe more than its pieces."""
+        """Add a complete block and return the text that is new.
+
+        The n-th complete block is the n-th streamed block, and may be longer than the streamed pieces.
+        """
         streamed = "".join(self._blocks[self._full]) if self._full < len(self._blocks) else ""
         self._full += 1
         return self._add(text[len(streamed) :]) if text.startswith(streamed) else News("")
@@ -141,7 +147,7 @@ class Retold:
 
 
 def upwards(directory: str) -> Iterator[str]:
-    """Give a directory and those above it, the nearest first, each with a slash at its end."""
+    """Yield a directory and its parents, nearest first, each with a trailing slash."""
     place = f"{directory.rstrip('/')}/"
     while place:
         yield place
@@ -153,10 +159,10 @@ _SHORT = {"\b": r"\b", "\t": r"\t", "\n": r"\n", "\f": r"\f", "\r": r"\r", '"': 
 
 
 def string(text: str) -> str:
-    """Write a basic string: quotes, backslashes and control characters escaped, all else as it is."""
+    """Return a TOML basic string, with quotes, backslashes and control characters escaped."""
     return '"' + _UNQUOTABLE.sub(lambda found: _SHORT.get(found[0], f"\\u{ord(found[0]):04X}"), text) + '"'
 
 
 def table(entries: dict[str, str]) -> str:
-    """Write an inline table; the values are TOML already."""
+    """Return a TOML inline table; the values must be TOML already."""
     return "{" + ", ".join(f"{string(key)} = {value}" for key, value in entries.items()) + "}"

@@ -1,8 +1,9 @@
-"""Claude Code: `claude -p` with stream-json on stdout, one process a prompt or one a conversation.
+"""Claude Code: `claude -p` with stream-json on stdout, with one process per prompt or per conversation.
 
 Written against 2.1.197 to 2.1.332 (https://code.claude.com/docs/en/cli-reference); tests/unit/recordings/claude holds
-what they print. `posture` says how the approval and sandbox words become flags, `flags` builds the command, `decoder`
-reads the stream, whose lines are in `wire`; `conversing` is the protocol with a process that stays.
+recordings of their output. `permissions` translates the approval and sandbox modes into flags, `flags` builds the
+command, `decoder` reads the stream, `wire` defines the lines of the stream, and `channel` is the protocol with a
+long-lived process.
 """
 
 import re
@@ -28,24 +29,24 @@ if TYPE_CHECKING:
 _FAMILIES = frozenset({"sonnet", "opus", "haiku", "fable", "opusplan"})
 
 _UNFIT = re.compile("[^a-zA-Z0-9]")
-"""What is a dash in the folder that Claude has of a project."""
+"""Characters that Claude replaces with a dash in the name of a project's folder."""
 
 _USUAL = "~/.claude"
-"""The folder of the user's own settings."""
+"""Claude's default folder for the user's settings."""
 
 _MANAGED = ("/etc/claude-code/", "/Library/Application Support/ClaudeCode/")
-"""Where an administrator puts what holds for all users, on Linux and on macOS."""
+"""Folders for an administrator's settings for all users, on Linux and on macOS."""
 
 _IN_MANAGED = ("", "managed-settings.json", "managed-settings.d/*.json", "managed-mcp.json", "CLAUDE.md")
 
 _BESIDE = ("CLAUDE.md", "CLAUDE.local.md", "AGENTS.md", ".mcp.json")
-"""What is read in a directory and in those above it; `AGENTS.md` where a CLAUDE.md imports it, or there is none."""
+"""Files read in a directory and its parents; `AGENTS.md` if a CLAUDE.md imports `AGENTS.md` or no CLAUDE.md exists."""
 
 _IN_FOLDER = (
     *("", "CLAUDE.md", "settings.json", "settings.local.json"),
     *("rules/*.md", "agents/*.md", "commands/*.md", "output-styles/*.md", "skills/*/SKILL.md"),
 )
-"""What is read in a `.claude` folder, were it the user's, the administrator's, or in any of these directories."""
+"""Files read in a `.claude` folder: the user's, the administrator's, or one in a directory of the project."""
 
 
 class Claude:
@@ -63,7 +64,7 @@ class Claude:
     folders: tuple[str, ...] = ("~/.claude", "$CLAUDE_CONFIG_DIR")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Say how to start `claude -p` for this request.
+        """Return how to start `claude -p` for this request.
 
         Raises:
             Unsupported: an approval, sandbox or tool rule that Claude Code cannot honour.
@@ -87,34 +88,37 @@ class Claude:
         return replace(alone, warm=kept)
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        """Make the channel of one process. SIGINT ends it and its tools, which SIGTERM would leave behind."""
+        """Return the channel of one process. SIGINT ends the process and its tools; SIGTERM would orphan the tools."""
         if launch.long_lived:
             return ConversationChannel()
         return OneShotChannel(ClaudeDecoder(), partial(stdin, resumed=bool(continuing(launch.argv))))
 
     def checkup(self, host: Host) -> "Checkup":
-        """Say how to find out, without a prompt, whether the installed CLI can be used."""
-        from clinvk.backends.claude.checkup import checkup  # no prompt waits for it
+        """Return the checks that show, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.claude.checkup import checkup  # imported late: no prompt needs the module
 
         return checkup(self, host)
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        """Give the command that opens a conversation in Claude Code itself; it finds it only in its directory."""
+        """Return the command that opens a conversation in Claude Code, to be run in the conversation's directory."""
         chosen = [f"--model={ALIASES.get(model, model)}"] if model else []
         return (self.executable, *chosen, f"--resume={conversation(resume, 'claude')}")
 
     def claims(self, model: str) -> bool:
-        """Say whether this is a Claude model: claude-*, or a family's name such as `sonnet` or `opus[1m]`."""
+        """Return whether a name is a Claude model: claude-*, or a family such as `sonnet` or `opus[1m]`."""
         name = model.lower()
         return name.startswith("claude") or name.partition("[")[0] in _FAMILIES
 
     def records(self, handle: str, host: Host) -> Sequence[str]:
-        """Give the transcript."""
+        """Return the path of the transcript."""
         return host.find(f"{_folder(host)}/projects", f"*/{handle}.jsonl")
 
 
 def _holds_for_the_process(request: RunRequest) -> bool:
-    """Say whether what a request asks for would hold for the next prompt, too, or count from the first on."""
+    """Return whether an option of a request would also affect the next prompt of the process.
+
+    Some options hold for the life of a process, others count from its first prompt.
+    """
     return bool(request.ephemeral or request.max_turns or request.output_schema is not None or request.extra)
 
 
@@ -123,7 +127,7 @@ def _folder(host: Host) -> str:
 
 
 def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
-    """Give the instructions and settings that a process started now would find, those of an administrator first."""
+    """Yield the instructions and settings that a new process reads, an administrator's files first."""
     for managed in _MANAGED:
         yield from (f"{managed}{name}" for name in _IN_MANAGED)
         yield from (f"{managed}.claude/{name}" for name in _IN_FOLDER)
@@ -136,7 +140,10 @@ def _read_at_start(places: Sequence[str], host: Host) -> Iterator[str]:
 
 
 def _told_at_first(places: Sequence[str], host: Host) -> Iterator[str]:
-    """Give what tells of the branch and the latest commits, and of Claude's own notes: guarded, it is told neither."""
+    """Yield the files that show changes of the branch, the latest commits or Claude's memory notes.
+
+    The first prompt of a conversation includes the information, except in a guarded run.
+    """
     for place in places:
         yield f"{place}.git/logs/HEAD"
         yield f"{_folder(host)}/projects/{_UNFIT.sub('-', place[:-1] or place)}/memory/MEMORY.md"

@@ -1,10 +1,12 @@
-"""A `claude -p --input-format=stream-json` that stays, of 2.1.197 to 2.1.332: one conversation, a message a run.
+"""The protocol with a long-lived `claude -p --input-format=stream-json` (2.1.197 to 2.1.332).
 
-It says nothing before the first message, but for the answer to a control request, so that one can be started ahead.
-A line that is no JSON would end it.
+A process holds one conversation, and each run sends one message. Before the first message, the process prints only
+answers to control requests, so a process can be started ahead of its prompt. A line on stdin that is not JSON would end
+the process.
 
-It asks for leave (`can_use_tool`) only where `--permission-prompt-tool=stdio` has it do so; without, what nobody
-allowed is denied, as in a process of one prompt. Were it to ask all the same, nobody is there to allow it.
+Claude Code asks for permission (`can_use_tool`) only with `--permission-prompt-tool=stdio`. Without the flag, every
+action that is not allowed is denied, as in a one-shot process. The channel denies any request for permission that
+arrives nevertheless, because no user is present to allow the action.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,12 +23,12 @@ from clinvk.types.session import Resume
 
 _CONTROL = b'"control_re'
 _HEAD = 40
-"""Where the type of a line stands."""
+"""Number of bytes at the start of a line that contain the type."""
 
 _DENIED = "nobody is there to allow it"
 
 PING = b'{"type":"control_request","request_id":"clinvk-ping","request":{"subtype":"ping"}}\n'
-"""What it refuses at once, during a turn as well: there is no such request."""
+"""An unknown request, which Claude Code refuses immediately, even during a turn."""
 
 _INTERRUPT = b'{"type":"control_request","request_id":"clinvk-interrupt","request":{"subtype":"interrupt"}}\n'
 
@@ -46,7 +48,7 @@ _ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 class ConversationChannel:
-    """One process, and one run of it at a time."""
+    """The channel of a long-lived process, with one run at a time."""
 
     capacity = 1
 
@@ -57,19 +59,19 @@ class ConversationChannel:
         self._speaks = False
 
     def greet(self) -> bytes:
-        """Ask what it answers at once, and has to be ready for."""
+        """Return a request that the process answers as soon as its startup is complete."""
         return INITIALIZE
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Give the message. The conversation to go on with is named by the command, or is the one there is."""
+        """Return the message. A conversation to resume is named by the command line, or already open in the process."""
         self._run, self._decoder = run, ClaudeDecoder(self._last)
         return message(request)
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Take one line.
+        """Parse one line of stdout and yield events of the run, or answers for stdin.
 
         Raises:
-            NotSpoken: the first one is no message.
+            NotSpoken: the first line is not a JSON object.
         """
         if not self._speaks:
             if not isinstance(parsed(_ANY, line), dict):
@@ -81,31 +83,31 @@ class ConversationChannel:
             yield from self._told(line)
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give what ends the turn, and the tool that it is using."""
+        """Return the request that ends the turn and a running tool."""
         return _INTERRUPT if run == self._run else None
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Nothing: an interrupt ends them."""
+        """Return None: an interrupt ends the tools."""
         return None
 
     def let_go(self, conversation: str) -> bytes | None:
-        """Nothing: what it knows of one keeps nobody from it."""
+        """Return None: the process holds no conversation locks to release."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Give the ending that the process did not tell.
+        """Yield the ending of the open run, if any.
 
         Raises:
-            NotSpoken: it ended by itself and said nothing.
+            NotSpoken: the process exited without a signal and printed nothing.
         """
-        if not self._speaks and exit_code < 128:  # above is a signal
+        if not self._speaks and exit_code < 128:  # otherwise a signal ended the process
             raise NotSpoken(f"it exited with code {exit_code}: {self.complaint(stderr) or 'nothing on stderr'}")
         if self._run:
             run, self._run = self._run, ""
             yield run, self._decoder.closed(exit_code, stderr) if self._speaks else crashed("claude", exit_code, stderr)
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the last line of stderr."""
+        """Return the last line of stderr."""
         return last_line(stderr.decode(errors="replace"))
 
     def _told(self, line: bytes) -> Iterator[Delivery]:
@@ -121,7 +123,7 @@ class ConversationChannel:
 
 
 def _answered(line: bytes) -> Iterator[bytes]:
-    """Answer what it asks for."""
+    """Yield the answer to a control request; permission requests are denied."""
     asked = parsed(_CONTROLS, line)
     if asked is None or asked.type != "control_request" or asked.request is None:
         return

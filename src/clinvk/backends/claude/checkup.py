@@ -1,7 +1,7 @@
-"""Whether the installed Claude Code can be used, by what 2.1.197 to 2.1.332 say to a start without a prompt.
+"""Checks whether the installed Claude Code can be used, by starts without a prompt (2.1.197 to 2.1.332).
 
-Its help leaves out flags that it takes, so that the flags themselves are tried: an unknown one is named before
-anything else is looked at, and without a prompt it ends there.
+The help text of Claude Code omits some flags, so the check passes all flags in a trial start. Claude Code reports an
+unknown flag before any other problem, and exits because the prompt is missing.
 """
 
 import re
@@ -20,19 +20,19 @@ _QUIET = {
     "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
     "CLAUDE_CODE_MAX_RETRIES": "0",
 }
-"""A version that took a command of ours for a prompt would have nobody to send it to."""
+"""Makes the model API unreachable, in case a version takes a command of the checkup for a prompt."""
 
 
 class _Status(msgspec.Struct):
-    """`claude auth status`."""
+    """The output of `claude auth status`."""
 
-    loggedIn: bool  # the CLI's word
+    loggedIn: bool  # the CLI's spelling
     authMethod: str = ""
     apiProvider: str = ""
 
 
 def checkup(backend: Backend, host: Host) -> Checkup:
-    """Say how to find out."""
+    """Return the checks for Claude Code."""
     argv = {word.partition("=")[0]: word for launch in launches(backend, _HANDLE) for word in launch.argv[1:]}
     has_home = host.read(f"{host.env.get('CLAUDE_CONFIG_DIR') or '~'}/.claude.json") is not None
     return Checkup(
@@ -49,7 +49,7 @@ def _with_file(word: str) -> str:
 
 
 def _lacking(answer: Answer) -> tuple[str, ...] | None:
-    """Claude names the first flag that it does not know."""
+    """Return the first flag that Claude Code rejected, or None if the output is inconclusive."""
     if unknown := _UNKNOWN.search(answer.text):
         return (unknown[1],)
     return () if answer.exit_code == 0 or any(text in answer.text for text in _TAKEN) else None

@@ -1,8 +1,9 @@
-"""Turns the lines of `claude -p` (wire.py) into events.
+"""Decodes the lines of `claude -p` (wire.py) into events.
 
-Text and thinking are the pieces that the model API streamed; of what Claude Code then tells in full only what the
-pieces lacked (shared.py). What sub-agents say is not the answer. What Claude Code says itself is held back until it
-is known whether it is the answer or the reason of a failure or refusal.
+Text and thinking come from the pieces that the model API streamed. Claude Code then repeats each block in full, and
+only the text missing from the pieces is added (shared.py). Messages of sub-agents are not part of the answer. Claude
+Code's synthetic messages are held back until the result shows whether the text is the answer, or the reason for a
+failure or refusal.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,14 +30,17 @@ from clinvk.types.events import (
 _SYNTHETIC = "<synthetic>"
 _NONE = wire.TokenCounts()
 _ANSWER_TOOL = "StructuredOutput"
-"""The tool by which the model answers a JSON schema: its input is `Result.structured_output`."""
+"""The tool with which the model answers a JSON schema; the input of the call is `Result.structured_output`."""
 
 _NOT_ASKED_FOR = ("task-notification", "peer")
-"""What begins a turn of its own: something that went on in the background, another session of the user."""
+"""Origins of turns that no prompt began: a background task, or another session of the user."""
 
 
 class ClaudeDecoder:
-    """The decoder of one prompt. `before` is how the one before it in the same process ended, whose costs it has."""
+    """The decoder of one prompt.
+
+    `before` is the previous result in the same process, whose costs are included in the next result.
+    """
 
     def __init__(self, before: wire.Result | None = None) -> None:
         self.result: wire.Result | None = None
@@ -57,7 +61,7 @@ class ClaudeDecoder:
         self._streamed = Usage()
 
     def feed(self, line: bytes) -> Iterable[Event]:
-        """Take one line; may give the ending."""
+        """Decode one line; the events may include the ending."""
         told = wire.read(line)
         if told is None or told.parent_tool_use_id is not None:
             return ()
@@ -74,9 +78,9 @@ class ClaudeDecoder:
                 return self._result(told)
 
     def closed(self, exit_code: int, stderr: bytes) -> Event:
-        """Give the ending of a process that told none, with the tokens of its streams.
+        """Return the ending of a process that exited without a result, with the tokens of the model API's streams.
 
-        One that is interrupted exits now and then before it tells how it ended.
+        An interrupted process sometimes exits before reporting a result.
         """
         said = stderr.decode(errors="replace").strip()
         if said.startswith(NO_CONVERSATION):
@@ -85,7 +89,7 @@ class ClaudeDecoder:
         return failed if self._streamed == Usage() else replace(failed, usage=self._streamed)
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the last line of stderr: Claude Code prints no noise there."""
+        """Return the last line of stderr; Claude Code prints no noise to stderr."""
         return last_line(stderr.decode(errors="replace"))
 
     def _system(self, line: wire.System) -> Iterator[Event]:
@@ -127,7 +131,7 @@ class ClaudeDecoder:
                 return self._think(self._thinking.piece(thinking))
 
     def _begin(self, message_id: str) -> None:
-        """A message begins; one whose stream was cut is told again from its start, under another id."""
+        """Begin a message. After an interrupted stream, the message repeats the previous one under another id."""
         if not self._cut:
             self._prose.end_message()
             self._thinks_apart = self._thought
@@ -194,7 +198,7 @@ class ClaudeDecoder:
         alone = own(line, self._before)
         end = ending(alone, self._error, asked=line.num_turns != 0 or self._compacted, streamed=self._streamed)
         match end:
-            case RunFinished(stop_reason="refusal" | "max_tokens"):  # Claude Code's own words are no part of it
+            case RunFinished(stop_reason="refusal" | "max_tokens"):  # a synthetic message is not part of the answer
                 yield from (Progress("warning", words) for words in self._own_words)
             case RunFinished():
                 yield from self._last_words(line)
@@ -205,7 +209,7 @@ class ClaudeDecoder:
         yield end
 
     def _last_words(self, line: wire.Result) -> Iterator[Event]:
-        """Say what Claude Code added itself, or the result where nothing was said (the answer to a JSON schema)."""
+        """Yield Claude Code's synthetic messages, or the result if the model sent no text (as with a JSON schema)."""
         own_words = self._own_words
         if not own_words and not self._spoke and line.result:
             own_words = [line.result]
@@ -215,7 +219,7 @@ class ClaudeDecoder:
 
 
 def _retry(line: wire.System) -> Event:
-    """Say that the model API is asked again; for a refused login that is of no use, and ends the run."""
+    """Return a retry event for the model API, or a failure for a refused login, since a retry would fail too."""
     answered = f"the model API answered {line.error_status}" if line.error_status else "the model API is out of reach"
     why = f"{answered} ({line.error})" if line.error else answered
     if line.error_status in (401, 403):

@@ -1,4 +1,4 @@
-"""How a run of Claude Code ended: its `result` line as a `RunFinished` or `RunFailed`."""
+"""The ending of a Claude Code run: the `result` line as a `RunFinished` or `RunFailed`."""
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from clinvk.types.errors import (
 from clinvk.types.events import Ending, RunFailed, RunFinished, StopReason, Usage
 
 NO_CONVERSATION = "No conversation found"
-"""How Claude Code begins its answer to a session id that it does not know in this working directory."""
+"""The first words of Claude Code's error for a session id that is unknown in the working directory."""
 
 _STOP_REASONS: dict[str | None, StopReason] = {
     "max_tokens": "max_tokens",
@@ -28,12 +28,12 @@ _STOP_REASONS: dict[str | None, StopReason] = {
 }
 
 LOG_IN = "run claude and /login, or set ANTHROPIC_API_KEY"
-"""What to do where it has no login."""
+"""The remedy if Claude Code is not logged in."""
 
 _COST_DIGITS = 8
 
 _TOO_LONG = "max_output_tokens"
-"""How Claude Code names that the model reached the limit of an answer, and then each time it was told to go on."""
+"""Claude Code's error if the model reached the output limit in its answer and in every attempt to continue."""
 
 _CODES = {
     "authentication_failed": AgentUnauthenticated.code,
@@ -48,12 +48,17 @@ _CODES = {
 
 
 def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> Ending:
-    """Say how the run ended.
+    """Return how the run ended.
 
-    `error` is the kind of failure that Claude Code named beside its own message; `asked` is false where no model
-    was asked, because Claude Code took the prompt for a command of its own or a hook stopped it. `streamed` are the
-    tokens that the model API told in its streams: of an answer that it interrupts, Claude Code tells none. That the
-    model refused, or said as much as it may, is an error to Claude Code, and to us a reason to stop.
+    Claude Code reports a refusal or a full output limit as an error; clinvk reports a stop reason.
+
+    Args:
+        result: the result with the costs of this turn only.
+        error: the kind of failure in Claude Code's synthetic message, if any.
+        asked: whether a model received the prompt. False if Claude Code ran the prompt as a slash command, or a hook
+            blocked the prompt.
+        streamed: the tokens reported in the model API's streams, used if Claude Code reports none, as for an
+            interrupted answer.
     """
     used = usage(result)
     if used == Usage():
@@ -76,7 +81,7 @@ def ending(result: Result, error: str | None, asked: bool, streamed: Usage) -> E
 
 
 def usage(result: Result) -> Usage:
-    """Give the tokens of this process: those of all models, since the conversation's own may lag them or be 0."""
+    """Return the tokens of all models in this process. The counts of the main conversation may lag behind or be 0."""
     counts: list[ModelCounts | TokenCounts] = [*(result.model_usage or {}).values()]
     if not counts and result.usage:
         counts.append(result.usage)
@@ -84,10 +89,10 @@ def usage(result: Result) -> Usage:
 
 
 def own(result: Result, before: Result | None) -> Result:
-    """Give a result with the costs and tokens of its turn alone.
+    """Return a result with only the costs and tokens of its own turn.
 
-    2.1.332 counts from the beginning of the conversation, though that was in another process, and tells apart what
-    came since its last result. 2.1.197 counts from the start of the process, in which `before` was the last.
+    2.1.332 counts from the beginning of the conversation, across processes, and separately reports the counts since the
+    last result. 2.1.197 counts from the start of the process; `before` is the previous result in the process.
     """
     used = result.model_usage_since_last_result
     if used is None:
@@ -97,7 +102,7 @@ def own(result: Result, before: Result | None) -> Result:
 
 
 def _since(result: Result, before: Result) -> Result:
-    """Give a result without what the one before it in the same process has told."""
+    """Return a result minus the costs and tokens of the previous result in the same process."""
     cost = None if result.total_cost_usd is None else max(0.0, result.total_cost_usd - (before.total_cost_usd or 0.0))
     counted = before.model_usage or {}
     used = {
@@ -117,9 +122,10 @@ def _less(counts: ModelCounts, before: ModelCounts) -> ModelCounts:
 
 
 def denied(result: Result, before: Result | None) -> str:
-    """Say what was not permitted in the turn of a result; empty where that was nothing.
+    """Return a message about the actions denied in the turn of a result; empty if none were denied.
 
-    What the one `before` it in the same process has told is left out, should a version count them from its start.
+    Denials in `before`, the previous result in the same process, are excluded, because a version of Claude Code might
+    list all denials since the start of the process.
     """
     told = {denial.tool_use_id for denial in (before.permission_denials if before else None) or ()}
     denials = [denial for denial in result.permission_denials or () if denial.tool_use_id not in told]
@@ -132,7 +138,7 @@ def denied(result: Result, before: Result | None) -> str:
 
 
 def tokens(counts: ModelCounts | TokenCounts) -> Usage:
-    """Give tokens as all agents have them: the cached ones are a part of the input."""
+    """Return the usage in clinvk's form, in which cached tokens are part of the input."""
     cached = counts.cache_read_input_tokens or 0
     return Usage(
         input_tokens=(counts.input_tokens or 0) + cached + (counts.cache_creation_input_tokens or 0),
@@ -159,7 +165,7 @@ def _failed(result: Result, code: str, message: str, used: Usage) -> RunFailed:
 
 
 def _cost_usd(result: Result) -> float | None:
-    """Give the cost without what binary numbers add to a decimal one."""
+    """Return the cost without the rounding error of binary numbers."""
     return None if result.total_cost_usd is None else round(result.total_cost_usd, _COST_DIGITS)
 
 
@@ -185,12 +191,12 @@ def _message(result: Result) -> str:
 
 
 def not_logged_in(said: str) -> str:
-    """Say that there is no login, or one that the model API refuses, and what to do."""
+    """Return the message for a missing login, or a login that the model API refuses, with the remedy."""
     return f"claude is not logged in, or not allowed ({LOG_IN}): {said}"
 
 
 def forgotten(said: str) -> str:
-    """Say that Claude Code no longer has the record of a conversation."""
+    """Return the message for a conversation of which Claude Code no longer has the record."""
     return f"claude does not know the conversation any more: {said}"
 
 

@@ -1,8 +1,9 @@
-"""The command line of `claude -p` for one request, as Claude Code 2.1.197 to 2.1.332 take it.
+"""The command line of `claude -p` for one request, for Claude Code 2.1.197 to 2.1.332.
 
-Values go as `--flag=value`, so that no flag that takes several can eat the next argument, and the prompt goes over
-stdin. The system prompt is appended to Claude's own, which makes the model an agent and is not ours to drop
-(`extra: ["--system-prompt=…"]` replaces it); it travels in a file, out of reach of `ps` and of the length limit.
+Values are passed as `--flag=value`, so that a flag with several values cannot consume the next argument. The prompt is
+passed on stdin. The request's system prompt is appended to Claude's system prompt, which makes the model an agent;
+`extra: ["--system-prompt=…"]` replaces Claude's. The request's system prompt is passed in a file, which hides the text
+from `ps` and avoids the limit on the length of an argument.
 """
 
 import base64
@@ -39,10 +40,10 @@ INITIALIZE = (
     b'{"type":"control_request","request_id":"clinvk-initialize",'
     b'"request":{"subtype":"initialize","systemPromptSnapshot":false}}\n'
 )
-"""What it answers at once, and has to be ready for.
+"""A control request that Claude Code answers as soon as its startup is complete.
 
-From 2.1.332 on a conversation keeps the system prompt that it began with, unless it is told here not to: there is a
-flag for that too, which versions before would refuse.
+Since 2.1.332, a conversation keeps its first system prompt unless `systemPromptSnapshot` is false. The equivalent flag
+is not used because earlier versions reject the flag.
 """
 
 _ENVIRONMENT = {
@@ -50,22 +51,25 @@ _ENVIRONMENT = {
     "CLAUDE_CODE_DISABLE_CRON": "1",
     "BUN_GC_TIMER_DISABLE": "1",
 }
-"""A run is to end with all that it began. A sub-agent or a command in the background would outlast it, as sub-agents do
-by themselves from 2.1.332 on, and then begin a turn that nobody asked for. So would what a project's
-`.claude/scheduled_tasks.json` names, which is also written when it is due, whatever the words.
+"""Variables for every process.
 
-Its JavaScript runtime, Bun, also collects garbage by a timer, beside what its heap's growth calls for. That costs half
-of the processor time of a process at rest, and a fifth of the prompts a second while several start at once; the most
-memory that long conversations take is the same without.
+The first two make a run end together with all the work that the run started. A sub-agent or command in the background
+would outlast the run and then begin a turn that no client requested; since 2.1.332, sub-agents run in the background by
+default. Tasks in a project's `.claude/scheduled_tasks.json` would also begin turns, and Claude Code writes to the file
+when a task is due, regardless of the approval and sandbox modes.
+
+The third stops the garbage collection timer of Bun, Claude Code's JavaScript runtime; Bun still collects when the heap
+grows. The timer costs half of the processor time of an idle process, and a fifth of the prompts per second while
+several processes start at once. The peak memory of long conversations is the same without the timer.
 """
 
 MAX_ARGUMENT_BYTES = 128_000
-"""Linux takes 131071 bytes an argument, the flag's name included."""
+"""Limit for one value; Linux accepts 131071 bytes per argument, including the flag's name."""
 
 _SYSTEM_PROMPT = "system-prompt.md"
 _STREAM = "--input-format=stream-json"
 _OUTPUT = 5
-"""The arguments before those of the request."""
+"""Number of arguments that precede the arguments of the request."""
 
 # fmt: off
 _OURS = (
@@ -96,7 +100,7 @@ _HARMLESS = {
     "--exclude-dynamic-system-prompt-sections": False,
     "--disable-slash-commands": False,
 }
-"""Flags that no approval, sandbox or tool word forbids, and whether they take a value."""
+"""Flags allowed in every approval mode, sandbox mode and tool list, and whether each takes a value."""
 
 SAFE_FLAGS: Flags = {
     "--effort": "[a-z]+",
@@ -108,13 +112,13 @@ SAFE_FLAGS: Flags = {
     "--exclude-dynamic-system-prompt-sections": None,
     "--disable-slash-commands": None,
 }
-"""Those of them that choose no model either: for requests of anybody."""
+"""The subset of `_HARMLESS` that does not choose a model, with patterns for values; any client may send them."""
 
 
 def command(
     request: RunRequest, resume: Resume | None, words: Posture
 ) -> tuple[tuple[str, ...], dict[str, bytes], dict[str, str]]:
-    """Give argv, the files it names and the environment it needs.
+    """Return argv, the private files that argv names, and the variables to add to the environment.
 
     Raises:
         InvalidRequest: an option is malformed, or an `extra` flag is not accepted.
@@ -135,17 +139,17 @@ def command(
 
 
 def stdin(request: RunRequest, *, resumed: bool = False) -> bytes:
-    """Give the prompt as a `claude -p` of its own reads it: plain text, or one message of blocks."""
+    """Return the prompt as a one-shot `claude -p` reads stdin: plain text, or one message of blocks."""
     if resumed:
         return INITIALIZE + message(request)
     return message(request) if _in_blocks(request) else request.prompt.encode(errors="replace")
 
 
 def message(request: RunRequest) -> bytes:
-    """Give the prompt as a line of `--input-format=stream-json`.
+    """Return the prompt as a line of `--input-format=stream-json`.
 
-    Only in the last block, and only if that is text, does Claude Code look for a command of its own and for files to
-    read (`@path`). Of a block that is empty the model learns nothing.
+    Claude Code looks for slash commands and files to read (`@path`) only in the last block, and only if the last block
+    is text. A literal prompt therefore ends with an empty text block, which the model does not see.
     """
     images = [
         {
@@ -164,12 +168,12 @@ def message(request: RunRequest) -> bytes:
 
 
 def streamed(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the command that reads messages for as long as stdin is open."""
+    """Return the command for a process that reads messages until stdin is closed."""
     return argv if _STREAM in argv else (*argv[:_OUTPUT], _STREAM, *argv[_OUTPUT:])
 
 
 def continuing(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """Give the arguments that name the conversation to go on with."""
+    """Return the arguments that name the conversation to resume."""
     return tuple(word for word in argv if word.startswith("--resume=") or word == "--fork-session")
 
 
@@ -213,7 +217,10 @@ def _option_flags(request: RunRequest, resume: Resume | None) -> Iterator[str]:
 
 
 def _directory_flags(request: RunRequest, words: Posture) -> Iterator[str]:
-    """Give `--add-dir`; with the working directory itself where only so its CLAUDE.md is read."""
+    """Yield the `--add-dir` flags.
+
+    With limited setting sources, Claude Code reads CLAUDE.md of the working directory only if the directory is added.
+    """
     if words.sources is not None:
         yield f"--add-dir={_checked(request.workdir or '.', 'workdir')}"
     for index, path in enumerate(request.add_dirs):
@@ -224,7 +231,7 @@ def _directory_flags(request: RunRequest, words: Posture) -> Iterator[str]:
 
 
 def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
-    """Give the extra flags of a guarded run: only such as cannot undo a word."""
+    """Yield the extra flags of a guarded run; flags that could weaken a mode are refused."""
     rest = iter(enumerate(extra))
     for index, argument in rest:
         field = f"extra[{index}]"
@@ -244,7 +251,7 @@ def _harmless_extra(extra: tuple[str, ...]) -> Iterator[str]:
 
 
 def _any_extra(extra: tuple[str, ...]) -> Iterable[str]:
-    """Give the extra flags of a run in which nothing is guarded: all that clinvk does not set itself."""
+    """Return the extra flags of an unguarded run; flags that clinvk sets are refused."""
     ours = {_plain(flag): flag for flag in _OURS}
     may_be_value = False
     for index, argument in enumerate(extra):
@@ -262,7 +269,7 @@ def _any_extra(extra: tuple[str, ...]) -> Iterable[str]:
 
 
 def _plain(flag: str) -> str:
-    """Give a flag without its spelling: --allowedTools and --allowed-tools are one."""
+    """Return a normalized flag, so that --allowedTools and --allowed-tools are equal."""
     return flag.replace("-", "").lower()
 
 

@@ -1,39 +1,50 @@
-"""The approval and sandbox words as flags of Claude Code 2.1.197 to 2.1.332.
+"""The approval and sandbox modes as flags of Claude Code 2.1.197 to 2.1.332.
 
-tests/agents/test_claude_words.py proves each. The words hold against the model and against the files of a project
-nobody vouched for. The mode is always passed, because without it a project's `defaultMode: bypassPermissions` is taken
-over.
+tests/agents/test_claude_words.py proves each mode. The modes restrict the model, and hold even if the files of the
+project are untrusted. The permission mode is always passed; without the flag, a project's `defaultMode:
+bypassPermissions` would apply.
+
+Sandbox modes:
 
 ==================  ============================================================================================
-read-only           only Read, Grep and Glob exist; no settings, hooks, MCP servers or slash commands of anybody
-workspace           no settings or MCP servers of anybody; edits are path-checked by Claude, and the shell is confined
-                    by bwrap and socat. Without both programs there is no shell. Never bypassPermissions, whose
-                    Write tool writes outside. The shell may also write its own TMPDIR, /tmp/claude-<uid>
-default, full       what the approval word gives
+read-only           Only Read, Grep and Glob exist. No settings, hooks, MCP servers or slash commands are loaded.
+workspace           No settings or MCP servers are loaded. Claude checks the paths of edits, and bwrap and socat
+                    confine the shell; without both programs there is no shell. The mode is never
+                    bypassPermissions, whose Write tool writes outside the workspace. The shell may also write to
+                    its TMPDIR, /tmp/claude-<uid>.
+default, full       The approval mode decides.
 ==================  ============================================================================================
 
+Approval modes:
+
 =======  =======================================================================================================
-default  reads and commands that Claude judges harmless; whatever it would ask is denied
-auto     edits in the working directory and the added ones unasked
-always   each tool call asks, and since nobody answers is denied; allow rules and hooks of the user do not reopen it
-none     acts unasked. Without a sandbox word the project counts as trusted: its hooks, MCP servers and settings work
+default  Reads, and commands that Claude judges harmless, are allowed. Actions that need approval are denied.
+auto     Edits in the working directory and in the added directories are allowed too.
+always   Every tool call needs approval and is denied, because no user is present. The user's allow rules and
+         hooks do not override the denial.
+none     The agent acts without asking. Without a sandbox mode the project is trusted: its hooks, MCP servers and
+         settings apply.
 =======  =======================================================================================================
 
-With `workspace`, `default` means `auto`: the sandbox is what guards. With `read-only`, `none` reads outside the
-working directory too.
+With `workspace`, `default` means `auto`, because the sandbox is the guard. With `read-only`, `none` also permits reads
+outside the working directory.
 
-For all words but `none` without a sandbox, only settings of the user's own account are loaded (for `read-only` and
-`workspace` not even those, so that a login must be an OAuth one, `ANTHROPIC_API_KEY` or `CLAUDE_CODE_OAUTH_TOKEN`: an
-`apiKeyHelper` is a command, and an allow rule or hook of the user's would write). `CLAUDE.md` of the working directory
-is text and still read. What else writes or runs without asking is closed by `_settings`: `git status` at the start
-(runs `core.fsmonitor` and filters of the repository's .git/config), worktrees (run its git hooks), auto memory. Since
-a message to another session of the user's is a prompt to a model that other words hold, none is sent, and none taken
-(`SendMessage` would also go on with a sub-agent). Open is that the model, under `default` and `auto`, may run `git
-diff` and the like, which Claude takes for harmless, in a directory whose .git/config names a program for them; no clone
-brings such a file, and a sandbox word closes it.
+Setting sources: with `none` and no sandbox, all settings are loaded. Otherwise only the user's settings are loaded, and
+with `read-only` and `workspace` no settings at all, because an `apiKeyHelper` is a command, and the user's allow rules
+or hooks could write. With these two modes the login must be OAuth, `ANTHROPIC_API_KEY` or `CLAUDE_CODE_OAUTH_TOKEN`.
+`CLAUDE.md` of the working directory is plain text and always read.
 
-`allowed_tools` limits which built-in tools exist, and is intersected with those of the sandbox word. It gives no
-permission: a tool that asks still asks.
+`_settings` closes the other ways to write or run a program without asking: `git status` at the start (runs
+`core.fsmonitor` and filters of the repository's .git/config), worktrees (run the repository's git hooks) and auto
+memory. Messages between the user's sessions are neither sent nor accepted, because a message is a prompt to a model
+under different modes (`SendMessage` would also resume a sub-agent).
+
+Known gap: under `default` and `auto`, the model may run `git diff` and similar commands, which Claude judges harmless,
+in a directory whose .git/config names a program for the command. A clone never contains such a file, and a sandbox mode
+closes the gap.
+
+`allowed_tools` limits the built-in tools to the intersection with the tools of the sandbox mode. The option grants no
+permission: a tool that needs approval still needs approval.
 """
 
 import re
@@ -52,17 +63,17 @@ CONFINED_TOOLS = (
     *("WebFetch", "WebSearch"),
 )
 _ACTS_LATER = ("CronCreate", "CronDelete", "Monitor", "ScheduleWakeup", "Workflow")
-"""What goes on when the run has ended, and begins turns that no run asked for. A process that stays has them between
-its runs, and what it says there would be told in the next one."""
+"""Tools whose work continues after the end of a run and begins turns that no run requested. In a long-lived process,
+such turns would fall between two runs, and their output would appear in the next run."""
 
 _WORKTREES = ("EnterWorktree", "ExitWorktree")
 _OTHER_SESSIONS = ("ListAgents", "SendMessage")
 _LASTING_COMMANDS = re.compile(
     r"/(?:auto-mode-setup|autocompact|config|heapdump|mcp|output-style|settings)(?![^\s\ufeff])"
 )
-"""What of Claude's own commands changes the user's settings or writes elsewhere, without the model and unasked.
+"""Slash commands that change the user's settings or write elsewhere, without the model and without asking.
 
-To Claude, a byte order mark is a blank too.
+Claude treats a byte order mark as a blank.
 """
 
 _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
@@ -70,30 +81,30 @@ _TOOL_NAME = re.compile(r"[A-Z][A-Za-z]*")
 _SETTINGS = msgspec.json.Decoder(dict[str, object])
 
 _ALONE: dict[str, object] = {"crossSessionInbound": "refuse"}
-"""From 2.1.332 on each process listens for messages of other sessions of the same user, which are prompts to it."""
+"""Refuses messages from other sessions: since 2.1.332, each process takes messages of the same user as prompts."""
 
 _CONFINED: dict[str, object] = {
     "enabled": True,
     "failIfUnavailable": True,
     "autoAllowBashIfSandboxed": True,
     "allowUnsandboxedCommands": False,
-    "filesystem": {"denyWrite": ["~/.npm/_logs", "/tmp/claude"]},  # noqa: S108 - it is kept from writing there
+    "filesystem": {"denyWrite": ["~/.npm/_logs", "/tmp/claude"]},  # noqa: S108 - paths to deny
 }
-"""The folders are writable in each of Claude's sandboxes, where they are there."""
+"""Sandbox settings. Claude's sandbox makes the folders in `denyWrite` writable by default if they exist."""
 
 
 class Posture(msgspec.Struct, frozen=True, kw_only=True):
-    """What the words of a request come to.
+    """The effect of a request's approval mode, sandbox mode and allowed tools.
 
     Attributes:
         mode: Claude's permission mode.
-        settings: goes into `--settings`, which beats the user's and the project's.
-        sources: whose settings files count; None is everybody's, as Claude does by itself.
+        settings: the value of `--settings`, which overrides the user's and the project's settings.
+        sources: the setting sources to load; None loads all sources, Claude's default.
         tools: the built-in tools that exist; None is all.
-        denied_tools: those that do not.
-        own_mcp_only: no MCP server starts.
+        denied_tools: the built-in tools to remove.
+        own_mcp_only: start no MCP server.
         commands: a prompt may be a slash command.
-        free: nothing is guarded, so that `extra` may be any flag that clinvk does not set itself.
+        free: the run is unguarded, so `extra` may contain any flag that clinvk does not set.
     """
 
     mode: str
@@ -107,10 +118,10 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def posture(request: RunRequest, host: Host) -> Posture:
-    """Say what the approval, sandbox and tool words of a request come to on this machine.
+    """Return the posture for a request's approval mode, sandbox mode and allowed tools on this machine.
 
     Raises:
-        Unsupported: Claude Code cannot honour them.
+        Unsupported: Claude Code cannot honour the combination.
     """
     if request.approval_mode == "always" and request.output_schema is not None:
         raise Unsupported(
@@ -177,10 +188,10 @@ def _refuse_lasting_command(request: RunRequest) -> None:
 
 
 def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dict[str, object]:
-    """Give the settings that every guarded posture has.
+    """Return the settings common to all guarded postures.
 
-    A failing `WorktreeCreate` hook replaces `git worktree add`, and with it the repository's own hooks and filters;
-    nothing else keeps a sub-agent from asking for a worktree.
+    A failing `WorktreeCreate` hook replaces `git worktree add`, which would run the repository's hooks and filters. No
+    other setting prevents a sub-agent from requesting a worktree.
     """
     permissions: dict[str, list[str]] = {"deny": [f"Edit({_config_folder(host)}/**)"]}
     if request.approval_mode == "always":
@@ -197,13 +208,13 @@ def _settings(host: Host, request: RunRequest, allow: Sequence[str] = ()) -> dic
 
 
 def _config_folder(host: Host) -> str:
-    """Give Claude's own folder as a permission rule spells it: `//` begins an absolute path."""
+    """Return Claude's settings folder in the syntax of permission rules, where `//` begins an absolute path."""
     own = host.env.get("CLAUDE_CONFIG_DIR")
     return "/" + own.rstrip("/") if own else "~/.claude"
 
 
 def _user_switched_hooks_off(host: Host) -> bool:
-    """Say whether the user's `disableAllHooks` would switch off the guard against worktrees too."""
+    """Return whether the user sets `disableAllHooks`, which would also disable the hook that prevents worktrees."""
     own = host.env.get("CLAUDE_CONFIG_DIR") or "~/.claude"
     data = host.read(f"{own}/settings.json") or b""
     settings = parsed(_SETTINGS, data.decode("utf-8-sig", errors="replace").encode()) or {}
@@ -221,7 +232,7 @@ def _refuse_root(host: Host) -> None:
 
 
 def _only(words: Posture, allowed: tuple[str, ...] | None) -> Posture:
-    """Limit a posture to the allowed tools. MCP servers bring tools that no flag filters: none starts."""
+    """Return a posture limited to the allowed tools, without MCP servers, because no flag filters MCP tools."""
     if allowed is None:
         return words
     for index, name in enumerate(allowed):

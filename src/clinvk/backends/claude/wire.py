@@ -1,7 +1,8 @@
 """The lines of `claude --output-format stream-json --verbose --include-partial-messages` of 2.1.197 to 2.1.332.
 
-Only what a run needs. Unknown fields are skipped; a line of an unknown type, or one that does not fit, is `None`. What
-tells how a run ended is read as loosely as can be, so that a form of the future cannot hide it.
+The structs contain only the fields that a run needs. Unknown fields are skipped. A line of an unknown type or with an
+invalid field is `None`, except a `result` line, whose invalid fields are skipped, so that a future format cannot hide
+the ending of a run.
 """
 
 import msgspec
@@ -10,7 +11,7 @@ from clinvk.backends.base import parsed
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text_delta"):
-    """A piece of text, as the model API sent it."""
+    """A piece of text from the model API."""
 
     text: str
 
@@ -22,7 +23,7 @@ class ThinkingPart(msgspec.Struct, frozen=True, tag="thinking_delta"):
 
 
 class TokenCounts(msgspec.Struct, frozen=True):
-    """Tokens of one message, or of the main conversation, which may lag the model's."""
+    """Tokens of one message, or of the main conversation, whose counts may lag behind the counts per model."""
 
     input_tokens: int | None = 0
     cache_creation_input_tokens: int | None = 0
@@ -31,14 +32,14 @@ class TokenCounts(msgspec.Struct, frozen=True):
 
 
 class MessageHead(msgspec.Struct, frozen=True):
-    """The head of a message, with the tokens that were asked."""
+    """The head of a message, with the input tokens."""
 
     id: str = ""
     usage: TokenCounts | None = None
 
 
 class MessageStart(msgspec.Struct, frozen=True, tag="message_start"):
-    """A response of the model begins."""
+    """The start of a model response."""
 
     message: MessageHead
 
@@ -50,7 +51,7 @@ class BlockType(msgspec.Struct, frozen=True):
 
 
 class BlockStart(msgspec.Struct, frozen=True, tag="content_block_start"):
-    """A content block begins."""
+    """The start of a content block."""
 
     content_block: BlockType
 
@@ -62,13 +63,13 @@ class BlockDelta(msgspec.Struct, frozen=True, tag="content_block_delta"):
 
 
 class MessageDelta(msgspec.Struct, frozen=True, tag="message_delta"):
-    """A response of the model has come whole; of its tokens those of the answer count."""
+    """The end of a model response; only the output tokens of `usage` are relevant."""
 
     usage: TokenCounts | None = None
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A content block; which fields count, `type` says."""
+    """A content block; `type` determines the relevant fields."""
 
     type: str
     text: str = ""
@@ -79,7 +80,7 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message of the conversation; `model` is `<synthetic>` for one that Claude Code wrote itself."""
+    """A message of the conversation; `model` is `<synthetic>` for messages written by Claude Code."""
 
     content: list[Block]
     id: str = ""
@@ -94,7 +95,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class ResultBlock(msgspec.Struct, frozen=True):
-    """A content block of a user message; those of type `tool_result` count."""
+    """A content block of a user message; only blocks of type `tool_result` are relevant."""
 
     type: str
     tool_use_id: str = ""
@@ -103,7 +104,7 @@ class ResultBlock(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """A user message: results of tools, or text that Claude Code put in."""
+    """A user message: tool results, or text inserted by Claude Code."""
 
     content: list[ResultBlock] | str
 
@@ -113,7 +114,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class System(_Line, frozen=True, tag="system"):
-    """What Claude Code tells about itself: init, status, api_retry, compact_boundary, hooks."""
+    """A report of Claude Code's state: init, status, api_retry, compact_boundary, hooks."""
 
     subtype: str = ""
     session_id: str | None = None
@@ -126,26 +127,26 @@ class System(_Line, frozen=True, tag="system"):
 
 
 class Stream(_Line, frozen=True, kw_only=True, tag="stream_event"):
-    """An event of the model API, as it came."""
+    """An unmodified event of the model API."""
 
     event: MessageStart | BlockStart | BlockDelta | MessageDelta
 
 
 class Assistant(_Line, frozen=True, kw_only=True, tag="assistant"):
-    """A content block of the model in full; after a cut stream the whole message."""
+    """A complete content block of the model, or the complete message after an interrupted stream."""
 
     message: Message
     error: str | None = None
 
 
 class User(_Line, frozen=True, kw_only=True, tag="user"):
-    """Results of tools."""
+    """A line with tool results."""
 
     message: Results
 
 
 class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
-    """Tokens that one model used; 2.1.197 does not tell those of the output that were thinking."""
+    """Tokens that one model used; 2.1.197 does not report the share of thinking in the output tokens."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -156,20 +157,20 @@ class ModelCounts(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Who began the turn that a result is of, where that was not the prompt."""
+    """The origin of the turn of a result, if not the prompt."""
 
     kind: str = ""
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """A tool call that was not permitted."""
+    """A tool call that was denied."""
 
     tool_use_id: str = ""
     tool_name: str = ""
 
 
 class Result(_Line, frozen=True, kw_only=True, rename={"model_usage": "modelUsage"}, tag="result"):
-    """How the run ended. `subtype` may be `success` for a failure: `is_error` counts."""
+    """The ending of the run. A failure may have the `subtype` `success`; `is_error` is decisive."""
 
     subtype: str = ""
     is_error: bool = False
@@ -196,7 +197,7 @@ _FIELDS: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dic
 
 
 def read(line: bytes) -> Line | None:
-    """Read a line; of a result that does not fit what does."""
+    """Decode a line, or return None. In a `result` line, fields that do not fit are skipped."""
     if (told := parsed(_LINES, line)) or b'"result"' not in line:
         return told
     fields = parsed(_FIELDS, line) or {}
