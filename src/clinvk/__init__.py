@@ -1,9 +1,9 @@
-"""One face for the coding-agent CLIs on this machine: a command line, a REST API and model APIs.
+"""One command line, one REST API and two model APIs for the coding-agent CLIs on this machine.
 
-The public names below are resolved on first use, so that `import clinvk` costs nothing.
+The public names below are imported on first use, which keeps `import clinvk` fast.
 """
 
-# Not from `typing`, whose import costs more than all the rest of this module; type checkers know the name.
+# Not imported from `typing`: the import costs more than the rest of this module. Type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from clinvk.types.errors import ClinvkError
@@ -52,7 +52,7 @@ _HOME = {
     "RunResult": "result",
     "collect": "result",
 }
-"""The modules of the public names, in `types`; those not listed are in `events`."""
+"""The modules of the public names, in `clinvk.types`; unlisted names are in `events`."""
 
 
 def __getattr__(name: str) -> object:

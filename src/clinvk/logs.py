@@ -1,7 +1,7 @@
-"""What a server writes to stderr, without keys and passwords: lines for people, or a JSON object a line.
+"""The log of a server on stderr, without keys and passwords: lines for people, or one JSON object per line.
 
-A message whose values have names, as `logger.info("%(method)s %(path)s", {...})`, has them as fields in JSON too. What
-is `noted` of the request or run that is being served is a field of each line that comes of it.
+The named values of a message, as in `logger.info("%(method)s %(path)s", {...})`, are also fields of the JSON object.
+Fields set with `note` for a request or run are added to each JSON line about the request or run.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ _LEVELS: Mapping[LogLevel, int] = {
     "error": logging.ERROR,
 }
 _OF_REQUESTS = ("clinvk.api.http.middleware", "clinvk.api.observe.observers")
-"""Where a line comes from for each request, and for each run."""
+"""The loggers that write one line per request and one line per run."""
 _OF_CLIENTS = ("uvicorn.error", "clinvk.remote.socket_server")
-"""Where a warning comes from that a client can cause as often as it likes."""
+"""The loggers whose warnings a client can cause at any rate."""
 _SELDOM_S = 60.0
 _TOGETHER_S = 0.05
 _MOST_BYTES = 4 * 1024 * 1024
@@ -49,20 +49,20 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def note(**fields: str) -> None:
-    """Put fields on all lines that come of what the present task does from here on."""
+    """Add fields to all later log lines of the current task."""
     _noted.set({**_noted.get(), **fields})
 
 
 def noted() -> Mapping[str, str]:
-    """Give the fields of all lines of the present task."""
+    """Return the fields of all log lines of the current task."""
     return _noted.get()
 
 
 @contextmanager
 def on_stderr(form: LogFormat) -> Generator[None]:
-    """Log in this form to stderr, unless logging leads elsewhere already.
+    """Log to stderr in a format, unless logging is configured already.
 
-    Inside this context nothing that Python writes to stderr waits for its reader.
+    Inside this context, Python code that writes to stderr never waits for the reader of stderr.
     """
     before, unblocked = sys.stderr, Unblocked(2)
     thread = threading.Thread(target=unblocked.run, daemon=True)
@@ -72,7 +72,7 @@ def on_stderr(form: LogFormat) -> Generator[None]:
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     handler.addFilter(Seldom(_OF_CLIENTS, _SELDOM_S))
     logging.basicConfig(handlers=[handler])
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells of these
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has these fields
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def on_stderr(form: LogFormat) -> Generator[None]:
 
 
 def adjust(level: LogLevel, requests: bool) -> None:
-    """Say what is told: what is of this level or above, and, whatever that is, each request and run."""
+    """Set the log level. With `requests`, also log each request and run unless the level is above info."""
     least = _LEVELS[level]
     logging.getLogger("clinvk").setLevel(least)
     for name in _OF_REQUESTS:
@@ -92,9 +92,9 @@ def adjust(level: LogLevel, requests: bool) -> None:
 
 
 class Together(logging.StreamHandler[TextIO]):
-    """Writes lines together: to format and write one by one costs each of them three times as much.
+    """Writes lines in batches: formatting and writing a line alone costs three times as much.
 
-    A line waits for others for a moment, but none waits that is a warning or worse, and those before it go with it.
+    A line waits briefly for further lines. A warning or an error is written at once, together with the waiting lines.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -103,7 +103,7 @@ class Together(logging.StreamHandler[TextIO]):
         self._is_due = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line; write it soon, or at once where nothing would come back to it."""
+        """Queue a line and schedule the write. Outside an event loop, write at once."""
         self._waiting.append((copy_context(), record))
         if record.levelno >= logging.WARNING:
             self.flush()
@@ -115,7 +115,7 @@ class Together(logging.StreamHandler[TextIO]):
                 self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the waiting lines."""
         with self.lock or nullcontext():
             waiting, self._waiting = self._waiting, []
             lines = [line for context, record in waiting if (line := context.run(self._shown, record))]
@@ -137,14 +137,14 @@ class Together(logging.StreamHandler[TextIO]):
 
 
 _GATHER_S = 0.01
-"""How long the log's thread gathers lines after a write: waking it for each line would cost more than the line."""
+"""How long the log thread gathers lines after a write: a wake-up for each line would cost more than the line."""
 
 
 class Unblocked(io.RawIOBase):
-    """Writes to a file descriptor on a thread of its own, which calls `run`; a stuck reader blocks nothing else.
+    """Writes to a file descriptor on a separate thread, which calls `run`; a stuck reader blocks only the thread.
 
-    Bytes wait up to a bound. Lines beyond the bound, and lines that cannot be written, are dropped; the number of
-    dropped lines is logged once a write succeeds.
+    At most `_MOST_BYTES` wait. Further lines, and lines that cannot be written, are dropped. The number of dropped
+    lines is logged once a write succeeds.
     """
 
     name = "<stderr>"
@@ -179,7 +179,7 @@ class Unblocked(io.RawIOBase):
             self._changed.notify()
 
     def run(self) -> None:
-        """Write the bytes that are queued, until `finish` is called."""
+        """Write the queued bytes until `finish` is called."""
         while data := self._taken():
             try:
                 _write(self._fd, data)
@@ -194,7 +194,7 @@ class Unblocked(io.RawIOBase):
             time.sleep(_GATHER_S)
 
     def _taken(self) -> bytearray:
-        """Wait for bytes and return them all; empty at the end."""
+        """Wait for bytes and return all waiting bytes; empty at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_finished)
             taken, self._waiting = self._waiting, bytearray()
@@ -223,7 +223,7 @@ class Seldom(logging.Filter):
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be logged."""
+        """Return whether to log the record."""
         if record.name not in self._names or record.levelno != logging.WARNING:
             return True
         now = time.monotonic()
@@ -238,14 +238,14 @@ class Seldom(logging.Filter):
 
 
 class TextLines(logging.Formatter):
-    """Lines for people. What is in a message cannot look like another line."""
+    """Lines for people. Control characters are escaped, so a message cannot imitate a second line."""
 
     def __init__(self) -> None:
         super().__init__()
         self._clock = _Clock("%Y-%m-%d %H:%M:%S", time.localtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line, with the lines of a traceback indented below it."""
+        """Return the line, with the lines of a traceback indented below."""
         at = self._clock.show(record.created)
         message = _printable(redacted(record.getMessage()))
         line = f"{at},{int(record.msecs):03d} {record.levelname} {record.name}: {message}"
@@ -254,14 +254,14 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object a line: time (RFC 3339, UTC), level, logger and message, then the fields."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger and message, then the fields."""
 
     def __init__(self) -> None:
         super().__init__()
         self._clock = _Clock("%Y-%m-%dT%H:%M:%S", time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         line: dict[str, object] = {
             "time": f"{self._clock.show(record.created)}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -275,16 +275,16 @@ class JsonLines(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         texts = {name: value for name, value in line.items() if isinstance(value, str)}
         whole = "\n".join(texts.values())
-        if len(whole) > MOST_CHARS or redacted(whole) != whole:  # seldom: so one look is enough for all of them
+        if len(whole) > MOST_CHARS or redacted(whole) != whole:  # rare, so one check covers all texts
             line.update((name, redacted(value)) for name, value in texts.items())
         try:
             return _encoder.encode(line).decode()
-        except UnicodeEncodeError:  # a lone surrogate, as in the name of a file that is no UTF-8
+        except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
             return _encoder.encode({name: _escaped(str(value)) for name, value in line.items()}).decode()
 
 
 class _Clock:
-    """Writes times, each second once."""
+    """Formats times, and caches the text of the current second."""
 
     def __init__(self, form: str, broken_down: Callable[[float], time.struct_time]) -> None:
         self._form = form

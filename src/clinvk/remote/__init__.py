@@ -1,1 +1,1 @@
-"""`Runs` through a running server's private socket: a command of the same user and home starts warm there."""
+"""`Runs` through the private socket of a running server: commands of the same user and home use warm agents."""

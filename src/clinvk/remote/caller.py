@@ -1,10 +1,10 @@
-"""The environment of a command, as far as the agent of its run depends on it.
+"""The part of a command's environment on which the agent of a run depends.
 
-The command and the server each take the digests of the values that must be equal; if one differs, the command runs the
-prompt itself. Digests are compared so that no key is sent. The other variables of the command are sent with the
-request: the agent gets them as if the command had started it. Variables of a terminal stay as the server has them,
-since agents have no terminal and no two terminals are equal. So do settings of servers, which mean nothing to an agent
-and would keep the agents of HTTP clients and of commands apart.
+The command and the server each compute digests of the values that must be equal. If a value differs, the command runs
+the prompt in its own process. Digests are compared so that no key is sent. The command sends its other variables with
+the request, so the agent gets the environment of the command. Terminal variables keep the values of the server: agents
+have no terminal, and no two terminals are equal. Settings of servers keep the values of the server too: agents ignore
+these settings, and different values would separate the agents of HTTP clients from the agents of commands.
 """
 
 import os
@@ -52,7 +52,7 @@ _NAMESPACES = ("mnt", "net", "pid", "user")
 
 
 def caller_environment(settings: Settings, environ: Mapping[str, str], backends: Collection[str]) -> dict[str, str]:
-    """Return by name the digests of all values that must be equal for runs of these backends. Blocks briefly."""
+    """Return the digests, by name, of all values that must be equal for runs of `backends`. Blocks briefly."""
     found: dict[str, object] = {"the version of clinvk": __version__}
     found |= _process()
     found |= _settings(settings, backends)
@@ -61,7 +61,7 @@ def caller_environment(settings: Settings, environ: Mapping[str, str], backends:
 
 
 def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """Name the values that differ, or return an empty text; settings of backends that only `theirs` has are ignored."""
+    """Return the names of the differing values, or an empty text. Ignore settings of backends missing in `mine`."""
     names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     found = [name for name in names if name in mine or not name.startswith("backends.")]
     if not found:
@@ -70,12 +70,12 @@ def environment_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -
 
 
 def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a command sends for the agent."""
+    """Return the variables of a command to send for the agent."""
     return {name: value for name, value in without_secrets(environ).items() if _goes_along(name, value)}
 
 
 def merge_environment(server: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a command from that of the server and the variables that the command has sent."""
+    """Return the environment of a command: the server's environment with the variables sent by the command."""
     return {**{name: value for name, value in server.items() if not _goes_along(name, value)}, **own}
 
 
@@ -110,7 +110,7 @@ def _goes_along(name: str, value: str) -> bool:
 
 
 def _process() -> dict[str, object]:
-    """Return the process attributes that an agent inherits."""
+    """Return the process attributes inherited by an agent."""
     mask = os.umask(0o077)
     os.umask(mask)
     root = os.stat("/")
@@ -128,7 +128,7 @@ def _process() -> dict[str, object]:
 
 
 def _settings(settings: Settings, backends: Collection[str]) -> dict[str, object]:
-    """Return the settings that a run takes from its process; the request has all others."""
+    """Return the settings that a run reads from the process instead of the request."""
     found: dict[str, object] = {
         "agents": settings.agents,
         "unified_flags.max_depth": settings.unified_flags.max_depth,

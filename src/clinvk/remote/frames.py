@@ -29,7 +29,7 @@ class Greeting(msgspec.Struct, frozen=True, tag="greeting"):
 
 
 class RunCommand(msgspec.Struct, frozen=True, tag="run"):
-    """Run a prompt; `environ` has the variables that the command adds to those of the server."""
+    """Run a prompt; `environ` has the command's variables, to add to the server's environment."""
 
     request: RunRequest
     environ: dict[str, str]
@@ -40,7 +40,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class ReleaseSession(msgspec.Struct, frozen=True, tag="let_go"):
-    """Have the agent process that holds the conversation of a session close it; sent by every version."""
+    """Make the agent process with the conversation of a session close the conversation; sent by every version."""
 
     session_id: str
 

@@ -57,10 +57,10 @@ class ServerDeclined(Exception):
 async def server_of(
     settings: Settings, environ: Mapping[str, str], backend: str, say: Say
 ) -> AsyncGenerator["RemoteRuns"]:
-    """Connect to the server of the same user and home inside this context. `say` gets warnings of the server.
+    """Connect to the server of the same user and home inside the context. `say` receives the server's warnings.
 
     Raises:
-        ServerDeclined: no server is up, or a run would differ there.
+        ServerDeclined: no server is up, or a run through the server would differ.
     """
     async with _connection(environ) as (connection, greeting):
         if not isinstance(greeting, frames.Greeting):
@@ -72,7 +72,7 @@ async def server_of(
 
 
 async def release_session(environ: Mapping[str, str], session_id: str) -> None:
-    """Have the server of this home release a session, whose conversation continues in another process."""
+    """Make the server of the home release a session, so that another process can continue the conversation."""
     with suppress(ServerDeclined, TimeoutError, ConnectionError):
         async with _connection(environ) as (connection, _), asyncio.timeout(_RELEASES_WITHIN_S):
             await connection.send(frames.ReleaseSession(session_id))
@@ -98,7 +98,7 @@ async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames
 
 
 class RemoteRuns:
-    """A `Runner` that uses the agents of a server, one run at a time."""
+    """A `Runner` using the agents of a server, one run at a time."""
 
     def __init__(self, connection: frames.Connection, environ: dict[str, str], warm: bool, say: Say) -> None:
         self._connection = connection
@@ -118,7 +118,7 @@ class RemoteRuns:
 
 
 class _RemoteRun:
-    """The context of one run, and the run as the command follows it."""
+    """The context of one run, and the command's view of the run."""
 
     id: str
     created_at: float

@@ -50,7 +50,7 @@ class SocketClaim:
         self._lock: int | None = None
 
     def listen(self) -> socket.socket | None:
-        """Take the claim and listen; return None if another process has it. A socket of a dead server is removed.
+        """Take the claim and listen; return None if another process has the claim. Remove a dead server's socket.
 
         Raises:
             OSError: the socket cannot be created.
@@ -62,7 +62,7 @@ class SocketClaim:
         try:
             listener.setblocking(False)
             listener.bind(str(self._path))
-            self._path.chmod(0o600)  # nobody can connect before it listens
+            self._path.chmod(0o600)  # no client can connect before `listen`
             listener.listen(_BACKLOG)
         except OSError:
             listener.close()
@@ -95,11 +95,11 @@ class SocketClaim:
         return self._lock is not None and file_locks.is_of(self._lock, self._lock_file)
 
     def is_found(self) -> bool:
-        """Return whether others can find the socket, too."""
+        """Return whether this process holds the claim and commands can find the socket."""
         return self.is_held() and self._path.exists()
 
     def leave(self) -> None:
-        """Release the claim; remove the socket, unless the lock file was removed and another process may have it."""
+        """Release the claim and remove the socket. Keep the socket if the lock file is gone: a new server may own it."""
         if self._lock is not None:
             if self.is_held():
                 with suppress(OSError):

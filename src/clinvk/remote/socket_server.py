@@ -1,4 +1,4 @@
-"""The server's end of the private socket: commands of the same user have their prompts run here."""
+"""The server's end of the private socket: run the prompts of commands of the same user."""
 
 import asyncio
 import logging
@@ -30,9 +30,9 @@ _UNUSABLE = "commands do not go through this server: %s"
 
 
 class SocketServer:
-    """Accepts commands from `open` to `close`. Enter this context before the runs, to report their endings.
+    """Accepts commands from `open` to `close`. Enter the context before the runs, to report the end of every run.
 
-    Of several servers of one home the first has the socket; when that server is gone, another takes the socket.
+    The first of several servers of one home has the socket; after the first server exits, another takes the socket.
     """
 
     def __init__(self, home: Path, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -61,7 +61,7 @@ class SocketServer:
         await self._group.__aexit__(kind, exc, at)
 
     def open(self, runs: LocalRuns) -> None:
-        """Accept commands, now or as soon as no other server has the socket, and run their prompts with `runs`."""
+        """Accept commands, now or once no other server has the socket, and run the prompts with `runs`."""
         greeting = frames.Greeting(caller.caller_environment(self._settings, self._environ, BACKENDS))
         try:
             listener = self._claim.listen()
@@ -105,7 +105,7 @@ class SocketServer:
 
 
 class _ClientConnection:
-    """A connected command. `answer` is the task of its run."""
+    """A connected command. `answer` is the task for the command's run."""
 
     def __init__(
         self, runs: LocalRuns, environ: Mapping[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -119,7 +119,7 @@ class _ClientConnection:
         self._stops = 0
 
     async def serve(self, greeting: frames.Greeting) -> None:
-        """Answer the command until it disconnects; then stop its run."""
+        """Answer the command until the command disconnects; then stop the run."""
         try:
             async with asyncio.TaskGroup() as group:
                 try:
@@ -161,7 +161,7 @@ class _ClientConnection:
             self._runs.stop(self._run.id, at_once=self._stops > 1)
 
     async def _answer(self, command: frames.RunCommand) -> None:
-        """Run the prompt and send everything that happens."""
+        """Run the prompt and send all events."""
         try:
             await self._connection.send(await self._carried_out(command))
         except ConnectionError as exc:
@@ -197,7 +197,7 @@ class _ClientConnection:
 
 
 def _peer(sock: socket.socket) -> Peer | None:
-    """Identify the peer; return None if its user is unknown or not the user of this process."""
+    """Identify the peer; return None if the peer's user is unknown or differs from ours."""
     try:
         peer = peer_of(sock)
     except OSError:

@@ -1,1 +1,1 @@
-"""Sessions and runs that outlive a process: the protocol, and the stores that implement it."""
+"""Stores of sessions and runs: the protocol and its implementations."""

@@ -1,4 +1,4 @@
-"""A store that lives and dies with its process: the SQLite store, with its database in memory."""
+"""A store for the lifetime of a process: the SQLite store, with the database in memory."""
 
 import weakref
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class MemoryStore(SqliteStore):
-    """Sessions, runs and events in memory. Nothing is written to disk, so nothing has to be closed."""
+    """Sessions, runs and events in memory. The store has no files, so closing the store is optional."""
 
     def __init__(self) -> None:
         super().__init__("", database=_MemoryDatabase(), owners=_OnlyOwner())
@@ -30,7 +30,7 @@ class _MemoryDatabase(Database):
         super().__init__("memory", patience_s=0)
 
     def connect(self) -> "sqlite3.Connection":
-        """Make the database."""
+        """Create the database and return the only connection."""
         import sqlite3
 
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -40,11 +40,11 @@ class _MemoryDatabase(Database):
         return connection
 
     def identity(self) -> tuple[int, int] | None:
-        """Return the same identity always."""
+        """Return a constant identity."""
         return 0, 0
 
     def check(self) -> None:
-        """Do nothing: memory can be written to."""
+        """Do nothing: memory is always writable."""
 
 
 class _OnlyOwner(Owners):
@@ -69,7 +69,7 @@ class _OnlyOwner(Owners):
 
 
 class _WriterReads(Readers):
-    """Reads in the writer's thread, which has the only connection."""
+    """Runs read operations in the writer's thread, which has the only connection."""
 
     def __init__(self, database: Database, writer: Writer) -> None:
         super().__init__(database)

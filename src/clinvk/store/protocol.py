@@ -1,4 +1,4 @@
-"""The protocol of stores of sessions and runs, and the ids that name them. Every store passes one contract suite."""
+"""The protocol for stores of sessions and runs, and the ids of both. All stores pass one contract suite."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
@@ -12,19 +12,19 @@ from clinvk.types.record import RunRecord, RunState, UsageOfDay
 from clinvk.types.session import Session, SessionStatus
 
 MIN_PREFIX = 4
-"""Hex digits of an id, at least, that may stand for the whole."""
+"""The minimum length of an id prefix, in hex digits."""
 
 UNDER_WAY: tuple[RunState, RunState] = ("queued", "running")
 """The states of a run that holds its session."""
 
 MADE_WITH = ("backend", "created_at", "working_dir", "initial_prompt", "parent_id", "title", "tags")
-"""The fields of a session that its runs leave as they are."""
+"""The fields of a session that its runs do not change."""
 
 RUN_MADE_WITH = ("id", "session_id", "parent_id", "backend", "created_at", "workdir", "request", "prompt", "key_name")
-"""The fields of a run that stay as it was begun."""
+"""The fields of a run that never change after `begin`."""
 
 SEARCHED_CHARS = 1000
-"""How much of a session's title and first prompt, together, `SessionQuery.text` is looked for in."""
+"""How many characters of a session's title and first prompt, together, `SessionQuery.text` searches."""
 
 Item = TypeVar("Item")
 
@@ -77,30 +77,30 @@ def at_rest(session: Session) -> Session:
 class SessionStore(Protocol):
     """Sessions and runs.
 
-    A `reference` is an id or a prefix of at least `MIN_PREFIX` digits that only one id has. What a session was
-    made with (backend, directory, first prompt, parent) stays; title and tags change by `describe` and `tag` alone,
-    so that a run and who describes its session do not undo each other. What a run was begun as stays too. All methods
-    raise `StoreUnavailable` when the store cannot be used.
+    A `reference` is an id or a unique prefix of an id with at least `MIN_PREFIX` digits. The fields of a session in
+    `MADE_WITH` never change with its runs; only `describe` and `tag` change title and tags, so a run cannot undo such a
+    change. The fields of a run in `RUN_MADE_WITH` never change. All methods raise `StoreUnavailable` if the store
+    cannot be used.
 
     Attributes:
-        damage: what of the store was found to be damaged; empty if nothing was. The rest can be used.
+        damage: the known damage of the store, empty if undamaged. The undamaged parts can be used.
     """
 
     @property
     def damage(self) -> str:
-        """What of the store was found to be damaged."""
+        """The known damage of the store; empty if undamaged."""
         ...
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        """Insert a run that is about to start, and claim its session until `end`.
+        """Insert a run before its start, and claim its session until `end`.
 
         The session becomes active. A new session is inserted; a stored session does not change otherwise. The run
         must continue from the returned session: another run may have ended between reading and claiming. With
-        `must_exist` no session is inserted, so a session deleted in the meantime does not come back.
+        `must_exist` no session is inserted, so a session deleted in the meantime does not reappear.
 
         Raises:
             SessionBusy: another run of the session is under way.
-            SessionNotFound: the session must exist and does not.
+            SessionNotFound: the session must exist, but does not.
         """
         ...
 
@@ -112,9 +112,9 @@ class SessionStore(Protocol):
         ...
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
-        """Store events of runs in one transaction, by run id and each run's in the order of their numbers.
+        """Store events of runs, by run id, in one transaction. The events of a run must be in order of number.
 
-        Skip events that are stored already, and those of a run that is not.
+        Skip stored events, and all events of an unknown run.
         """
         ...
 
@@ -140,9 +140,9 @@ class SessionStore(Protocol):
         ...
 
     async def current(self, backend: str, working_dir: str) -> Session | None:
-        """Return the newest session that the next prompt may continue without naming it.
+        """Return the newest session that a prompt without a session id may continue, or None.
 
-        The session can be resumed, and not all of its runs were parts of orchestrations.
+        The session is resumable, and has a run that was not part of an orchestration.
         """
         ...
 
@@ -151,11 +151,11 @@ class SessionStore(Protocol):
         ...
 
     async def describe(self, session_id: str, title: str | None, tags: tuple[str, ...] | None) -> Session:
-        """Change title and tags where they are not None. Raises `SessionNotFound`."""
+        """Change title and tags; None leaves a value unchanged. Raises `SessionNotFound`."""
         ...
 
     async def tag(self, session_id: str, add: Sequence[str], remove: Collection[str]) -> Session:
-        """Add and remove tags, as `session.retagged` does. Concurrent changes of other tags stay.
+        """Add and remove tags, as `session.retagged` does. Keep concurrent changes of other tags.
 
         Raises:
             SessionNotFound: no session has this id.
@@ -164,17 +164,17 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Delete a session with its runs and their events. Raises `SessionNotFound`, `SessionBusy`.
+        """Delete a session, its runs, and the events of the runs. Raises `SessionNotFound`, `SessionBusy`.
 
-        An orchestration that had one of the runs as a part loses its text and its events, and is deleted with its last
-        part. An orchestration under way stays, and is stored without text to its end.
+        If a deleted run was part of an orchestration, the orchestration loses text and events, and is deleted with the
+        last part. An orchestration under way stays, and is stored without text until the end.
         """
         ...
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
         """Delete sessions last used (or imported) before a time, in seconds since the epoch.
 
-        Sessions with a run under way stay. Runs without a session are deleted by their own age.
+        Sessions with a run under way stay. Runs without a session are deleted by age.
 
         Returns:
             The number of sessions.
@@ -194,7 +194,7 @@ class SessionStore(Protocol):
         ...
 
     async def events(self, run_id: str, after: int = 0, limit: int | None = None) -> list[Logged]:
-        """Return the stored events of a run after number `after`, at most `limit`; none for an unknown run."""
+        """Return up to `limit` stored events of a run after number `after`; empty for an unknown run."""
         ...
 
     async def size(self) -> int:
@@ -202,9 +202,9 @@ class SessionStore(Protocol):
         ...
 
     async def usage(self, first_day: str, key_name: str | None = None) -> list[UsageOfDay]:
-        """Return the usage of ended runs from a day on, in order of days; `key_name` None is any key.
+        """Return the usage of ended runs since a day, in order of days; with `key_name` None, of all keys.
 
-        Usage stays when runs are deleted. An orchestration counts as its parts.
+        Usage stays when runs are deleted. An orchestration counts as the sum of the parts.
         """
         ...
 
@@ -222,7 +222,7 @@ def prefix(reference: str, kind: Kind) -> str:
     """Return an id, or the beginning of one, in lower case.
 
     Raises:
-        SessionNotFound, RunNotFound: the reference is neither.
+        SessionNotFound, RunNotFound: the reference is neither an id nor a prefix.
     """
     digits = reference.lower()
     if MIN_PREFIX <= len(digits) <= ID_DIGITS and _DIGITS.issuperset(digits):

@@ -1,8 +1,8 @@
-"""What `SessionQuery.text` is looked for in.
+"""The text search of `SessionQuery.text`.
 
-The words of a session are a row that is short, so that to look through all of them is bearable. SQLite's index of
-trigrams, where it is built in, makes it fast; because it costs more than all else that is written of a session, it
-follows behind: it holds the rows up to `search.indexed`, and those after it, which are few, are looked through.
+The searched text of a session is a short row, so a scan of all rows is acceptable. SQLite's trigram index, if built in,
+makes the search fast. An index entry costs more than all other writes of a session, so the index is updated in batches:
+the index has the rows up to `search.indexed`, and a search scans the few rows after `search.indexed`.
 """
 
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 INDEX_EVERY = 64
-"""New sessions, after which the index should be brought up to date."""
+"""The number of new sessions between two updates of the index."""
 
 _TRIGRAM = 3
 _BEHIND = 512
@@ -54,7 +54,7 @@ def words(session: Session) -> str:
 
 
 def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the subquery for the keys of sessions that have a text, and its parameters."""
+    """Return a subquery for the keys of the sessions that contain a text, and the parameters of the subquery."""
     part = folded(text)
     if len(part) < _TRIGRAM or not _has_index(connection):
         return _FOUND_BY_LOOKING, (part,)
@@ -63,7 +63,7 @@ def found(connection: "sqlite3.Connection", text: str) -> tuple[str, tuple[str, 
 
 
 def index(connection: "sqlite3.Connection") -> bool:
-    """Index the next sessions if the index is far behind. Return whether it still is."""
+    """Index the next sessions if the index is far behind. Return whether the index is still far behind."""
     behind, indexed = connection.execute(_BEHIND_BY).fetchone()
     if behind <= _BEHIND or not _can_index(connection):
         return False
@@ -82,7 +82,7 @@ def _has_index(connection: "sqlite3.Connection") -> bool:
 
 
 def _can_index(connection: "sqlite3.Connection") -> bool:
-    """Return whether this SQLite, which need not be the one that made the index, has trigrams."""
+    """Return whether this build of SQLite has trigrams; another build may have created the index."""
     import sqlite3
 
     (built_in,) = connection.execute("SELECT sqlite_compileoption_used('ENABLE_FTS5')").fetchone()

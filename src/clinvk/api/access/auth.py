@@ -1,4 +1,4 @@
-"""Who may use the server: everything between the network and the requests, as the settings have it."""
+"""Access control between the network and the requests: hosts, origins, keys, rate limits and proxies."""
 
 import asyncio
 import socket
@@ -24,7 +24,10 @@ clinvk: clinvk keys create NAME makes one that stays, --insecure asks for none. 
 
 
 class Doors(NamedTuple):
-    """The access control of a server. `if_open` is the warning about a server without keys, if it needs one."""
+    """The access control of a server.
+
+    `if_open` is the warning for a server without keys; empty if only this machine reaches the server.
+    """
 
     keys: Keys
     hosts: Hosts
@@ -33,35 +36,35 @@ class Doors(NamedTuple):
     if_open: str
 
     def warning(self) -> str:
-        """Return a warning for /health while the server is open to other machines without a key, else nothing."""
+        """Return the warning for /health, or an empty text if a key is required or only this machine has access."""
         return "" if self.keys else self.if_open
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Return all in the settings of the doors that cannot be meant."""
+    """Yield the mistakes in the access settings."""
     for part in (cors, hosts, proxies):
         yield from part.mistakes(settings)
 
 
 def check(settings: ServerSettings) -> None:
-    """Look at the settings before the first request comes.
+    """Check the access settings before the first request.
 
     Raises:
-        ConfigError: the first that cannot be meant.
+        ConfigError: the settings have a mistake; the first mistake is raised.
     """
     for mistake in mistakes(settings):
         raise mistake
 
 
 async def doors(settings: ServerSettings, keys: Keys, sockets: Sequence[socket.socket]) -> Doors:
-    """Return the access control of a server that listens on these sockets."""
+    """Return the access control of a server that listens on `sockets`."""
     own = await asyncio.to_thread(hosts.names_of_machine, sockets)
     if_open = open_to_others(settings, sockets)
     return Doors(keys, Hosts(settings, own), Limits(settings), Proxies(settings), if_open)
 
 
 def locked(settings: ServerSettings, sockets: Sequence[socket.socket], tell: Callable[[str], None]) -> Keys:
-    """Return a key made for this start if other machines reach the server, else no keys."""
+    """Create a key for this start if other machines reach the server, and print the key; else return no keys."""
     if not open_to_others(settings, sockets):
         return Keys()
     text, keys = start_key()
@@ -84,14 +87,14 @@ _OPEN_BELOW = "/docs/"
 _UNCOUNTED = ("/health/live", "/health/ready")
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b'Bearer realm="clinvk"'),)
 _NOBODY = "nobody"
-"""The address of a client that has none, as on a socket in the file system."""
+"""The address of a client without an IP address, as on a Unix socket."""
 
 
 class Gate:
-    """Passes a request on if its host and origin, the rate limits and its API key allow that.
+    """Passes a request on if host, origin, rate limits and API key allow the request.
 
-    While the server stops, requests are refused here, inside CORS, so that pages of other origins can read the error.
-    The state receives the name of the key (empty without one) and `client`: that name, else the network of the address.
+    While the server stops, this class refuses requests, inside CORS, so that pages of other origins can read the error.
+    The state receives `key_name` (empty without a key) and `client`: the name of the key, else the client's network.
     """
 
     def __init__(self, app: ASGIApp, doors: Doors) -> None:

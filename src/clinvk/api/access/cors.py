@@ -1,4 +1,4 @@
-"""Which web pages of other origins may use the server: https://fetch.spec.whatwg.org/#http-cors-protocol."""
+"""Access for web pages of other origins (CORS): https://fetch.spec.whatwg.org/#http-cors-protocol."""
 
 import re
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ _EXPOSED = (
 
 
 class Cors(CORSMiddleware):
-    """Answers the preflights of allowed origins, and lets their pages read answers; other requests pass as they are.
+    """Answers preflights of allowed origins, and lets pages of allowed origins read responses.
 
-    Without a list only pages of this machine are allowed.
+    Other requests pass unchanged. Without `server.cors_allowed_origins`, only pages of this machine are allowed.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
@@ -48,7 +48,7 @@ class Cors(CORSMiddleware):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer a preflight: that one never carries a key."""
+        """Pass a request on, or answer a preflight, which never carries a key."""
         origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
         if origin is not None and self.is_allowed_origin(origin):
             scope["state"]["origin_named"] = origin in self._named
@@ -58,7 +58,7 @@ class Cors(CORSMiddleware):
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Yield an error for each invalid origin, and for credentials that any origin may use."""
+    """Yield an error for each invalid origin, and for credentials together with `*`."""
     for index, origin in enumerate(settings.cors_allowed_origins):
         if origin != _ANY and not _ORIGIN.fullmatch(origin):
             yield ConfigError(

@@ -1,7 +1,7 @@
-"""For whom a request is meant: the names in the Host header that are this server's.
+"""Check that the Host header of a request names this server.
 
-A web page can give its own name the address of this machine (DNS rebinding); its browser then takes the server for a
-part of the page, and only the name in the header tells.
+A web page can point its own host name at the address of this machine (DNS rebinding). The browser then treats the
+server as the origin of the page, and only the name in the Host header reveals the attack.
 """
 
 import os
@@ -37,12 +37,12 @@ class Hosts:
         self._names = frozenset((*_LOOPBACK, *allowed, *(name.lower() for name in own), settings.host.lower()))
 
     def check(self, scope: Scope) -> None:
-        """Refuse a request that is meant for another server, or comes from a web page that may not send it.
+        """Refuse a request for another host, or from a web page of a foreign origin.
 
         Raises:
-            InvalidRequest: it does not say for whom it is, or says it twice.
-            HostRefused: it is for another server.
-            ForeignOrigin: it does not only ask, and comes from a page of another origin.
+            InvalidRequest: the Host header is missing or repeated.
+            HostRefused: the Host header names another server.
+            ForeignOrigin: the request changes something, and comes from a page of another origin.
         """
         headers = headers_of(scope)
         host = headers.get("host", "")
@@ -59,7 +59,7 @@ class Hosts:
             refuse_foreign(scope, is_asked=True)
 
     def _has(self, host: str, scope: Scope) -> bool:
-        """Return whether this server is meant: by name, by a loopback address, or by the one it was reached at."""
+        """Return whether a host is a name of this server, a loopback address, or the address of the connection."""
         if not (parts := _HOST.fullmatch(host)):
             return False
         name = parts[1].lower().strip("[]")
@@ -81,13 +81,13 @@ def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
 
 
 def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
-    """Refuse a request that a web page of another origin makes its browser send, but for those that the settings name.
+    """Refuse a request from a web page of another origin, unless the settings name the origin.
 
-    A browser always says where it comes from. Of one with a JSON body it asks beforehand, so that `is_asked` lets
-    through also what the settings only allow; one without a body it sends without asking.
+    A browser always sends the origin of the page. Before a request with a JSON body the browser sends a preflight, so
+    with `is_asked` every origin that CORS allows passes. A request without a body is sent without a preflight.
 
     Raises:
-        ForeignOrigin: it comes from such a page.
+        ForeignOrigin: the page has another origin.
     """
     headers = headers_of(scope)
     origin = headers.get("origin")
@@ -104,9 +104,9 @@ def refuse_foreign(scope: Scope, is_asked: bool = False) -> None:
 
 
 def names_of_machine(sockets: Iterable[socket.socket], within_s: float = _NAMED_WITHIN_S) -> tuple[str, ...]:
-    """Return the names by which others know this machine; none where only it can reach the sockets. Blocks.
+    """Return the host names of this machine, or nothing if only this machine can reach the sockets. Blocks.
 
-    A name server that does not answer is left alone after `within_s`.
+    Wait for the name server for at most `within_s`.
     """
     if all(is_loopback(sock) for sock in sockets):
         return ()

@@ -1,6 +1,6 @@
-"""The file of API keys in the clinvk home: who may come in and what with, but no key, only the digests of them.
+"""The file of API keys in the clinvk home: the name, digest and limits of each key, but never the key.
 
-A digest is a plain SHA-256: a key has 256 random bits, so that there is nothing to guess. All of this blocks.
+A digest is a plain SHA-256: a key has 256 random bits, so a slow hash would add nothing. All functions block.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 RATES_RPS = (0.0001, 1_000_000.0)
-"""Requests a second that a key can be held to: beyond these the sums of its bucket mean nothing, and hold nobody."""
+"""The bounds of a key's rate limit, in requests a second. Beyond the bounds the token bucket loses precision."""
 
 BURSTS = (1, 1_000_000)
 
@@ -36,19 +36,19 @@ _Rate = Annotated[float, Meta(ge=RATES_RPS[0], le=RATES_RPS[1])]
 _Burst = Annotated[int, Meta(ge=BURSTS[0], le=BURSTS[1])]
 _Positive = Annotated[float, Meta(gt=0)]
 _Whole = Annotated[int, Meta(gt=0)]
-_Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # the year 9999 is the last one that dates can have
+_Time = Annotated[float, Meta(ge=0, lt=253_402_300_800)]  # `datetime` ends with the year 9999
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a key may do; None and empty lists are no limit but that of the settings.
+    """The limits of a key. With None or an empty list, only the limits of the settings apply.
 
     Attributes:
-        backends: the only ones that it may run.
-        workdirs: its agents work in these directories, or below.
-        rate_rps: requests a second, within `RATES_RPS`; `burst` of them, within `BURSTS`, may come at once.
-        tokens_per_day: input and output tokens of the runs that began on one day, UTC; more runs are refused then.
-        cost_usd_per_day: the same of what agents told that these cost.
-        max_runs: runs at once; more wait in the queue.
+        backends: the backends that the key may run.
+        workdirs: the directories in which, or below which, the agents of the key may work.
+        rate_rps: requests a second, within `RATES_RPS`; `burst` requests, within `BURSTS`, may come at once.
+        tokens_per_day: input and output tokens of the runs that began on one UTC day; then runs are refused.
+        cost_usd_per_day: cost, as reported by the agents, of the runs that began on one UTC day.
+        max_runs: concurrent runs; further runs wait in the queue.
     """
 
     backends: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One key; times are seconds since the epoch, `digest` is hexadecimal."""
+    """One key. Times are seconds since the epoch; `digest` is hexadecimal."""
 
     name: str
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -72,7 +72,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
 
     @property
     def has_expired(self) -> bool:
-        """Whether the key is refused because its time is over."""
+        """Whether the key has expired."""
         return self.expires_at is not None and time.time() >= self.expires_at
 
 
@@ -81,18 +81,18 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def digest_of(key: str) -> str:
-    """Return what is kept of a key."""
+    """Return the SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode("latin-1")).hexdigest()
 
 
 class KeyFile:
-    """The keys in one clinvk home. Each change leaves the file whole, and loses none that others make meanwhile."""
+    """The keys of one clinvk home. Each change replaces the file atomically, and keeps concurrent changes."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
 
     def stamp(self) -> tuple[int, ...]:
-        """Return what changes with content or mode of the file, without reading it; empty without a file."""
+        """Return a value that changes with the content or mode of the file, without a read; empty without a file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -100,10 +100,10 @@ class KeyFile:
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def read(self) -> tuple[Key, ...] | None:
-        """Return the keys; None where there is no file.
+        """Return the keys, or None if there is no file.
 
         Raises:
-            ConfigError: it cannot be read, says what it should not, or others may write in it.
+            ConfigError: the file cannot be read, is invalid, or is accessible to other users.
         """
         try:
             with open(self.path, "rb", opener=_at_once) as file:
@@ -113,17 +113,17 @@ class KeyFile:
                 self._refuse_others(status)
                 return _decoded(file.read().decode(errors="replace"), self.path)
         except FileNotFoundError as exc:
-            if self.path.is_symlink():  # as where a secret is not mounted yet
+            if self.path.is_symlink():  # as with a secret that is not mounted yet
                 raise self._unreadable("the link leads to nothing") from exc
             return None
         except OSError as exc:
             raise self._unreadable(exc.strerror) from exc
 
     def create(self, name: str, limits: Limits, dry_run: bool = False, expires_at: float | None = None) -> str:
-        """Add a key with a unique name, and return the key: the file has its digest only. `dry_run` stores nothing.
+        """Add a key with a unique name, and return the key; the file stores only the digest. `dry_run` stores nothing.
 
         Raises:
-            InvalidRequest: the name is taken, or cannot be one.
+            InvalidRequest: the name is taken or invalid.
             ConfigError: the file cannot be used.
         """
         if not _NAME.fullmatch(name):
@@ -143,10 +143,10 @@ class KeyFile:
         return key
 
     def revoke(self, name: str, dry_run: bool = False) -> None:
-        """Take a key away; with `dry_run` it stays.
+        """Remove a key; with `dry_run`, only check that the key can be removed.
 
         Raises:
-            InvalidRequest: there is none of this name.
+            InvalidRequest: no key has this name.
             ConfigError: the file cannot be used.
         """
 
@@ -162,7 +162,7 @@ class KeyFile:
         self._change(remove, dry_run)
 
     def note(self, used: Mapping[str, float]) -> None:
-        """Keep when keys were used last; where the file is gone, nothing is kept.
+        """Store when keys were last used; without a file, store nothing.
 
         Raises:
             ConfigError: the file cannot be used.
@@ -191,9 +191,9 @@ class KeyFile:
         return ConfigError(f"{self.path}: the API keys cannot be read: {why}")
 
     def _refuse_others(self, status: os.stat_result) -> None:
-        """Refuse a file in which somebody else may write a key of theirs, or read which there are.
+        """Refuse a file to which another user could add a key, or in which another user could list the keys.
 
-        What root has put there for this user may be read by others: else this user could not.
+        Other users may read a file of root: without the permission this user could not read the file either.
         """
         is_own = status.st_uid == os.geteuid()
         if not is_own and status.st_uid != 0:
@@ -205,7 +205,7 @@ class KeyFile:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a file, and wait for nobody where it is a pipe."""
+    """Open a file without blocking, even if the path is a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

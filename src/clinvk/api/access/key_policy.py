@@ -29,7 +29,7 @@ _DAY_S = 86_400
 
 
 class _Spent(msgspec.Struct, frozen=True):
-    """What a key had used of a day when it was looked at."""
+    """The usage of a key on one day, as of the last query."""
 
     day: str
     tokens: int
@@ -37,10 +37,10 @@ class _Spent(msgspec.Struct, frozen=True):
 
 
 class Grants:
-    """Holds requests against the key that they came with, `RunRequest.key_name`; one without a key may do all.
+    """Checks requests against the limits of their keys (`RunRequest.key_name`). A request without a key has no limits.
 
-    What a key has used of its day is what the store knows of the runs that have ended, looked at when a request comes,
-    and every few seconds while others wait: runs that are under way when it is used up go on.
+    The daily usage of a key is the usage of ended runs in the store. The usage is queried for each request, and every
+    few seconds for queued requests. Runs under way continue when the daily usage reaches the limit.
     """
 
     def __init__(self, keys: Keys, store: SessionStore) -> None:
@@ -54,7 +54,7 @@ class Grants:
 
         Raises:
             KeyRefused, BackendNotAllowed, DirectoryNotAllowed, BudgetSpent: as `judge`.
-            StoreUnavailable: what the key has used is not known.
+            StoreUnavailable: the usage of the key is unknown.
         """
         if not key_name:
             return request
@@ -69,13 +69,13 @@ class Grants:
         return request
 
     def judge(self, request: RunRequest, workdir: str = "") -> None:
-        """Judge a request again, right before its agent is started; `workdir` is where its directory leads.
+        """Check a request again, right before its agent starts; `workdir` is the resolved working directory.
 
         Raises:
-            KeyRefused: its key was revoked.
+            KeyRefused: the key was revoked or has expired.
             BackendNotAllowed: the key may not run this backend.
-            DirectoryNotAllowed: its agents may not work there.
-            BudgetSpent: the key has used what it may in a day.
+            DirectoryNotAllowed: agents of the key may not work in a directory of the request.
+            BudgetSpent: the key has reached a daily limit.
         """
         if not request.key_name:
             return
@@ -109,15 +109,15 @@ class Grants:
         return not key_name or _has_backend(self._key(key_name).limits, backend)
 
     def max_runs(self, client: str) -> int | None:
-        """Return how many runs of a client may go at once: of a key, as it says; None is no limit."""
+        """Return how many runs of a client may run at once, as its key limits; None if unlimited."""
         key = self._keys.named(client)
         return key.limits.max_runs if key else None
 
     def check_command(self, key_name: str) -> None:
-        """Refuse a command of the shell where the key is held to something: no command is.
+        """Refuse a shell command if the key has limits, because a command would bypass the limits.
 
         Raises:
-            KeyRefused: its key was revoked.
+            KeyRefused: the key was revoked or has expired.
             BeyondPolicy: the key has limits.
         """
         if not key_name:
@@ -131,7 +131,7 @@ class Grants:
             )
 
     def tended(self, every_s: float = REFRESH_EVERY_S) -> AbstractAsyncContextManager[None]:
-        """Refresh the usage that `judge` checks, inside this context."""
+        """Refresh the daily usage for `judge` periodically inside this context."""
         return beside(self._tend(every_s))
 
     async def _tend(self, every_s: float) -> None:
@@ -142,7 +142,7 @@ class Grants:
                 try:
                     await self._look(name)
                 except StoreUnavailable:
-                    break  # the next request is told; what runs cannot be counted
+                    break  # the next request gets the error; the usage stays unknown until then
                 except Exception:
                     logger.exception("what the key %r has used is not known", name)
 
@@ -168,7 +168,7 @@ def _has_backend(limits: Limits, backend: str) -> bool:
 
 
 def _judge_place(backend: str, workdir: str | None, add_dirs: Sequence[str], limits: Limits) -> None:
-    """Judge the agent of a request and its directories."""
+    """Check the backend and the directories of a request."""
     if not _has_backend(limits, backend):
         raise BackendNotAllowed(
             f"backend {backend!r} is not one that this API key may run; it may run {', '.join(limits.backends)}",

@@ -25,23 +25,24 @@ GOPASS_WITHIN_S = 30.0
 LOOK_EVERY_S = 2.0
 NOTE_EVERY_S = 60.0
 _KEY = re.compile(r"[!-+\--~]+")
-"""Visible ASCII without the comma that stands between two keys: what a header can carry as it is."""
+"""The characters of a key: visible ASCII, which a header carries unchanged, except the comma, which separates keys."""
 
 _FOUND_BY = 16
 _START = "start:1"
 
 
 class Keys:
-    """The keys that are taken. A key is asked for if there are any, or were any since the server started.
+    """The valid keys. A key is required if keys exist, or existed at any time since the server started.
 
-    Of the keys only the digests are kept. A key is found by the beginning of its digest, and decided on by all of
-    it: how long the first takes tells of the digest of what was sent, and nothing of the keys that there are.
+    Only the digests of the keys are kept. A lookup by the beginning of a digest finds a candidate; a comparison of the
+    whole digests in constant time decides. The time of the lookup reveals nothing about the keys, only about the digest
+    of the sent text.
     """
 
     def __init__(self, keys: Iterable[Key | str] = (), filed: Iterable[Key] | None = None) -> None:
-        """`keys` are those that stay, `filed` those of the file, None where there is none; a text is a key's own."""
+        """Take permanent `keys` (a str is the text of a key) and the keys of the key file, None without a file."""
         self.used: dict[str, float] = {}
-        """When keys of the file were used, since it was last kept there."""
+        """When keys of the file were used, by name, since the last `note` to the file."""
         self._staying = tuple(_key(f"key:{n}", key) if isinstance(key, str) else key for n, key in enumerate(keys, 1))
         self._required = bool(self._staying)
         self._named: dict[str, Key] = {}
@@ -49,20 +50,20 @@ class Keys:
         self.take_filed(filed)
 
     def __bool__(self) -> bool:
-        """Return whether a key is asked for."""
+        """Return whether a key is required."""
         return self._required
 
     def take_filed(self, filed: Iterable[Key] | None) -> None:
-        """Replace the keys of the file. A server that needed a key goes on needing one."""
+        """Replace the keys of the file. A server that has required a key keeps requiring one."""
         self._required = self._required or filed is not None
         self._filed = {key.name: key for key in filed or ()}
         self._look_up()
 
     def take(self, other: "Keys") -> None:
-        """Take the keys that stay of another in the place of these; one made for this start stays where there are none.
+        """Replace the permanent keys by those of `other`. A key created for this start stays if `other` requires none.
 
-        The door is locked if the other's is. Those of the file are followed anyway, and not taken back to where
-        they were when the other was read.
+        A key is required if `other` requires a key. The keys of the file stay: they follow the file anyway, and may
+        be newer than those of `other`.
         """
         self._required = self._required or other._required
         if other or not self.is_made:
@@ -76,16 +77,16 @@ class Keys:
 
     @property
     def is_made(self) -> bool:
-        """Whether its key was made for one start of the server, which had none."""
+        """Whether the key was created for one start of a server without keys."""
         return any(key.name == _START for key in self._staying)
 
     def named(self, name: str) -> Key | None:
-        """Return the key of this name; None also if it was revoked or has expired."""
+        """Return the key with a name, or None if the key is unknown, revoked or expired."""
         key = self._named.get(name)
         return None if key is None or key.has_expired else key
 
     def find(self, headers: Mapping[str, str]) -> Key | None:
-        """Return the key in `authorization` or `x-api-key` that has not expired; one that is valid is enough."""
+        """Return the valid key in `authorization` or `x-api-key`; one valid header is enough."""
         authorization, own = headers.get("authorization"), headers.get("x-api-key")
         key = None
         if authorization:
@@ -104,7 +105,7 @@ class Keys:
 
 
 def start_key() -> tuple[str, Keys]:
-    """Return a new key for one start of the server, and the keys that hold that key alone."""
+    """Create a key for one start of the server. Return its text, and `Keys` with only this key."""
     text = PREFIX + secrets.token_urlsafe(32)
     return text, Keys([_key(_START, text)])
 
@@ -112,10 +113,10 @@ def start_key() -> tuple[str, Keys]:
 async def read(
     settings: Settings, environ: Mapping[str, str], spawner: Spawner, gopass_within_s: float = GOPASS_WITHIN_S
 ) -> Keys:
-    """Read the keys: `CLINVK_API_KEYS`, else what gopass keeps under `server.api_keys_gopass_path`; and the file.
+    """Read the keys from `CLINVK_API_KEYS`, else from gopass (`server.api_keys_gopass_path`), and from the key file.
 
     Raises:
-        ConfigError: there are none where there should be, or one that no header could carry.
+        ConfigError: a source is empty or unreadable, or a key has characters that no header can carry.
     """
     staying: list[Key] = []
     if (text := environ.get(VARIABLE)) is not None:
@@ -136,7 +137,7 @@ async def read(
 
 @asynccontextmanager
 async def tended(keys: Keys, file: KeyFile, look_every_s: float = LOOK_EVERY_S) -> AsyncGenerator[None]:
-    """Inside this context, let the keys follow the file, and keep in it when they were used."""
+    """Reload the keys when the file changes, and store in the file when keys were used, inside this context."""
     async with beside(_tend(keys, file, look_every_s)):
         yield
     await _note(keys, file)
@@ -168,7 +169,7 @@ async def _follow(keys: Keys, file: KeyFile) -> str:
 
 
 async def _note(keys: Keys, file: KeyFile) -> None:
-    """Keep in the file when its keys were used; what cannot be kept is no reason to stop."""
+    """Store in the file when its keys were used. Log a failure instead of raising."""
     used = dict(keys.used)
     if not used:
         return
@@ -191,7 +192,7 @@ def _keys(text: str, source: str, place: str, if_none: str) -> list[Key]:
 
 
 def _key(name: str, text: str) -> Key:
-    """Make a key that is not from the file; a name with a colon is none that the file can have."""
+    """Return a key that is not from the file. Its name has a colon, which no name in the file can have."""
     return Key(name=name, digest=digest_of(text))
 
 

@@ -1,4 +1,4 @@
-"""Who really asks, behind proxies that are trusted: `X-Forwarded-For` and `-Proto`, or `Forwarded` (RFC 7239)."""
+"""Client addresses behind trusted proxies: `X-Forwarded-For` and `X-Forwarded-Proto`, or `Forwarded` (RFC 7239)."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,16 +22,16 @@ class Proxies:
     """The trusted proxies. Without any, the forwarding headers are ignored."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        """Raises `ConfigError` where one is neither an address nor a network."""
+        """Raise `ConfigError` if an entry is neither an address nor a network."""
         self._networks = [_network(index, text) for index, text in enumerate(settings.trusted_proxies)]
         self._trusts = lru_cache(maxsize=4096)(self._is_one)
 
     def __bool__(self) -> bool:
-        """Return whether any is trusted."""
+        """Return whether any proxy is trusted."""
         return bool(self._networks)
 
     def apply(self, scope: Scope) -> None:
-        """Put the client and the scheme that a trusted proxy tells into a request."""
+        """Set the client and the scheme of a request from the headers of a trusted proxy."""
         peer = _address(scope["client"][0]) if scope["client"] else None
         if peer is None or not self._trusts(peer):
             return
@@ -41,14 +41,14 @@ class Proxies:
         told = [self._first(chain[-_MOST_HOPS:], peer)] if chain != [""] else []
         if forwarded:
             told.append(self._first([element.get("for", "") for element in forwarded[-_MOST_HOPS:]], peer))
-        if told and all(client == told[0] for client in told):  # else one of them is the client's own
+        if told and all(client == told[0] for client in told):  # if the headers differ, the client sent one of them
             scope["client"] = (str(told[0]), 0)
         proto = headers.get("x-forwarded-proto") or (forwarded[-1].get("proto", "") if forwarded else "")
         if proto.lower() in _SCHEMES:
             scope["scheme"] = proto.lower()
 
     def _first(self, chain: Sequence[str], peer: Address) -> Address:
-        """Return the first address, from the server's side, that is no trusted proxy's; what is no address ends it."""
+        """Return the first untrusted address, from the server's side. An invalid address ends the search."""
         client = peer
         for text in reversed(chain):
             if (address := _address(text)) is None:
@@ -63,7 +63,7 @@ class Proxies:
 
 
 def mistakes(settings: ServerSettings) -> Iterator[ConfigError]:
-    """Yield each entry that is neither an address nor a network."""
+    """Yield an error for each entry that is neither an address nor a network."""
     for index, text in enumerate(settings.trusted_proxies):
         try:
             _network(index, text)
@@ -83,7 +83,7 @@ def _network(index: int, text: str) -> IPv4Network | IPv6Network:
 
 @lru_cache(maxsize=4096)
 def _address(text: str) -> Address | None:
-    """Read an address as proxies write it: with a port, in brackets; None where it is none."""
+    """Parse an address as proxies write addresses: plain, with a port, or in brackets. Return None if invalid."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -102,7 +102,7 @@ def _lines(headers: Iterable[Header], name: bytes) -> list[str]:
 
 
 def _elements(lines: Iterable[str]) -> Iterable[dict[str, str]]:
-    """Return the parameters of each proxy in `Forwarded`, nearest last."""
+    """Yield the parameters of each proxy in `Forwarded`, the nearest proxy last."""
     for element in ",".join(lines).split(","):
         if element.strip():
             pairs = (_PAIR.fullmatch(part) for part in element.split(";"))

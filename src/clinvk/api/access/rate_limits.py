@@ -1,4 +1,4 @@
-"""How often a client may ask: a token bucket for each address and each key."""
+"""Rate limits: a token bucket for each client address and each key."""
 
 import math
 import time
@@ -12,14 +12,14 @@ from clinvk.config.model import ServerSettings
 from clinvk.dialects.dialect import RateLimited
 
 _IPV6_NETWORK = 64
-"""The bits of an IPv6 address that tell clients apart: who has one address has all that share these."""
+"""The prefix length of the IPv6 networks that count as one client: a client usually owns a whole /64."""
 
 _MOST = 100_000
-"""Buckets that are kept at most: some ten megabytes."""
+"""The maximum number of buckets: about ten megabytes."""
 
 
 class Buckets:
-    """Token buckets, each kept as the moment at which it will be full again; one that is full is not kept."""
+    """Token buckets. A bucket is stored as the time when the bucket is full again; full buckets are not stored."""
 
     def __init__(self, sweep_every_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self._full_at: dict[str, float] = {}
@@ -28,11 +28,11 @@ class Buckets:
         self._now = now
 
     def __len__(self) -> int:
-        """Return the number of buckets that are kept."""
+        """Return the number of stored buckets."""
         return len(self._full_at)
 
     def take(self, name: str, rate_rps: float, burst: int) -> float:
-        """Take a token; give 0, or if there is none the seconds until there is."""
+        """Take a token and return 0, or return the seconds until the next token if the bucket is empty."""
         now = self._now()
         if now >= self._sweep_at or len(self._full_at) > _MOST:
             self._sweep(now)
@@ -44,7 +44,7 @@ class Buckets:
         return 0.0
 
     def _sweep(self, now: float) -> None:
-        """Forget those that are full; of too many the half that is the fullest, which is nearest to being forgotten."""
+        """Drop full buckets. If more than `_MOST` are left, keep the `_MOST // 2` emptiest buckets."""
         self._sweep_at = now + self._sweep_every_s
         kept = [(name, full_at) for name, full_at in self._full_at.items() if full_at > now]
         if len(kept) > _MOST:
@@ -53,10 +53,10 @@ class Buckets:
 
 
 class Limits:
-    """The limits of the settings for each address and key, and those of keys that have one of their own.
+    """The rate limits of the settings for each address and key, and the rate limits of individual keys.
 
-    A key with a rate of its own is held to that alone, from wherever it comes; any other request counts for its
-    address, before it is looked at, and for its key.
+    A request whose key has a rate limit counts only against the key. Any other request counts against its address,
+    before the host and the key are checked, and against its key.
     """
 
     def __init__(self, settings: ServerSettings, now: Callable[[], float] = time.monotonic) -> None:
@@ -64,10 +64,10 @@ class Limits:
         self.renew(settings)
 
     def renew(self, settings: ServerSettings) -> None:
-        """Take other settings, and begin anew."""
+        """Replace the settings, and reset all buckets."""
         self._is_on = settings.rate_limit_enabled
         self._rate_rps, self._burst = settings.rate_limit_rps, settings.rate_limit_burst
-        # Apart, so that however many addresses there are, no key is forgotten.
+        # Separate, so that a flood of addresses evicts no key.
         self._addresses = Buckets(settings.rate_limit_cleanup_secs, self._now)
         self._keys = Buckets(settings.rate_limit_cleanup_secs, self._now)
 
@@ -75,7 +75,7 @@ class Limits:
         """Count a request.
 
         Raises:
-            RateLimited: it is one too many.
+            RateLimited: the request exceeds a rate limit.
         """
         if key and (rate_rps := key.limits.rate_rps):
             burst = key.limits.burst or max(1, math.ceil(rate_rps))
@@ -94,7 +94,7 @@ def _take(buckets: Buckets, name: str, rate_rps: float, burst: int, whose: str) 
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """Return the address of a client, or the network of an IPv6 address, which one client may own."""
+    """Return an IPv4 address unchanged, or the /64 network of an IPv6 address, which one client may own."""
     if ":" not in address:
         return address
     whole = IPv6Address(address.partition("%")[0])

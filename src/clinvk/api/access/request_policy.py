@@ -1,4 +1,4 @@
-"""What requests over HTTP may ask for at most: `policy` of the settings, held against each of them."""
+"""The upper bounds of HTTP requests: check each request against `policy` of the settings."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -13,10 +13,10 @@ from clinvk.types.request import RunRequest
 
 
 class Allowance:
-    """Holds requests to the policy, and completes them within it.
+    """Checks requests against the policy, and completes requests within the policy.
 
-    What a request names and may not have is refused, never cut down silently: its client would take it for done. What
-    it leaves open is as the settings say, or stricter where the policy is.
+    A request for more than the policy allows is refused, never reduced silently: the client would believe that the
+    value applied. Fields that the request omits get the value of the settings, or a stricter value from the policy.
     """
 
     def __init__(self, settings: Settings, registry: Mapping[str, Backend]) -> None:
@@ -33,8 +33,8 @@ class Allowance:
         """Return a request for an existing backend, completed from the settings.
 
         Raises:
-            BackendNotAllowed, BeyondPolicy: it asks for more than the policy allows.
-            InvalidRequest: what it brings is nested too deeply.
+            BackendNotAllowed, BeyondPolicy: the request exceeds the policy.
+            InvalidRequest: a value of the request is nested too deeply.
         """
         if not self.has_backend(asked.backend):
             raise BackendNotAllowed(
@@ -58,7 +58,7 @@ class Allowance:
         return not self._policy.allowed_backends or backend in self._policy.allowed_backends
 
     def has_model(self, backend: str, model: str) -> bool:
-        """Return whether requests may choose a model of a backend. An alias is checked with the model it stands for."""
+        """Return whether requests may choose a model of a backend. For an alias, check the resolved model too."""
         meant = self._registry[backend].aliases.get(model) or model
         names = [named for name in (model, meant) for named in (name, f"{backend}/{name}")]
         allowed = self._policy.allowed_models
@@ -68,7 +68,7 @@ class Allowance:
         """Refuse a shell command, which runs without asking and without a sandbox, and reads and writes anywhere.
 
         Raises:
-            BeyondPolicy: the policy allows no such thing, or there are lists of directories.
+            BeyondPolicy: the policy limits permissions or sandbox modes, or the settings restrict directories.
         """
         if self._has_lists:
             raise BeyondPolicy(
@@ -84,7 +84,7 @@ class Allowance:
             )
 
     def _flags(self, asked: RunRequest) -> tuple[str, ...]:
-        """Return the extra flags of a request; those of the settings, which come to them, are not held to a list."""
+        """Return the checked extra flags of a request. Extra flags of the settings are added later, unchecked."""
         if not self._policy.extra_flags:
             raise BeyondPolicy("extra must be empty: requests may send no flags (policy.extra_flags: false)", "extra")
         try:

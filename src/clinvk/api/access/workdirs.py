@@ -22,7 +22,7 @@ from clinvk.types.session import Session
 
 _WORKSPACE = "workspace"
 _PATH_MAX = 4096
-"""Bytes of a path that Linux opens, with the NUL at its end."""
+"""The maximum length of a path on Linux, in bytes, including the final NUL."""
 
 _LOOK = os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
 
@@ -42,10 +42,10 @@ class Workdirs:
         self.lookups = Lookups()
 
     def check_default(self) -> None:
-        """Look at `server.default_workdir` before the first request comes.
+        """Check `server.default_workdir` before the first request.
 
         Raises:
-            ConfigError: it cannot be worked in.
+            ConfigError: agents cannot work in the directory.
         """
         try:
             if self._default:
@@ -54,7 +54,7 @@ class Workdirs:
             raise ConfigError(exc.message) from exc
 
     def refusal_of_default(self) -> str:
-        """Return why a request that names no directory is refused; empty where it is not."""
+        """Return why a request without a directory is refused, or an empty text if allowed."""
         here = _here()
         own = str(self._workspace) if here == "/" else here
         try:
@@ -64,17 +64,17 @@ class Workdirs:
         return ""
 
     def refusal_throughout(self, path: str) -> str:
-        """Return why no request is let into a directory or below it, whatever it names; empty where one may be.
+        """Return why no request may use a directory or any directory below, or an empty text if a request may.
 
-        The path is free of symbolic links. Where a server is started is not known, and not looked at.
+        The path must be free of symbolic links. The directory in which a server starts is unknown, and is ignored.
         """
         built_in = replace(self._built_in, own=_both(self._default))
         return built_in.refusal_throughout(path) or self._directories().refusal_throughout(path) or ""
 
     def admit(self, request: RunRequest) -> str:
-        """Judge the directories of a settled request again, right before its agent is started.
+        """Check the directories of a settled request again, right before its agent starts.
 
-        Return where its working directory leads, free of symbolic links.
+        Return the resolved working directory, free of symbolic links.
 
         Raises:
             DirectoryNotAllowed, InvalidRequest: as `settle`.
@@ -87,10 +87,10 @@ class Workdirs:
         return self._admitted(workdir, "workdir", lists)
 
     async def settled(self, request: RunRequest, session: Session | None = None) -> RunRequest:
-        """Settle a request, in a thread where the request or its session names a directory.
+        """Settle a request, in a thread if the request or its session names a directory.
 
         Raises:
-            DirectoryNotAllowed, InvalidRequest: as `settle`; also where a file system does not answer.
+            DirectoryNotAllowed, InvalidRequest: as `settle`; also if a file system does not answer.
         """
         if not (session or request.workdir or request.add_dirs):
             return self.settle(request)
@@ -103,7 +103,7 @@ class Workdirs:
 
         Raises:
             DirectoryNotAllowed: the lists of the settings keep the agent out of a directory.
-            InvalidRequest: a directory is not absolute, not there, not a directory, not readable, or not the session's.
+            InvalidRequest: a path is not absolute, not an existing readable directory, or not the session's.
         """
         lists = self._directories()
         add_dirs = self._admitted_beside(request, lists)
@@ -118,13 +118,13 @@ class Workdirs:
         return tuple(self._admitted(path, f"add_dirs[{index}]", lists) for index, path in enumerate(request.add_dirs))
 
     def judge_repository(self, real: str) -> tuple[str, ...]:
-        """Judge a directory that files of a worktree come from; return the directories below it that are blocked.
+        """Check the source directory of a worktree. Return the blocked directories below.
 
         Raises:
-            DirectoryNotAllowed: the lists keep agents out of it.
+            DirectoryNotAllowed: the lists block the directory.
         """
         lists, judged = self._directories(), self.original(real)
-        # In an ordinary repository it is the directory around `.git` that the operator has chosen.
+        # In an ordinary repository the operator has chosen the directory around `.git`.
         if refusal := self._built_in.refusal(judged.removesuffix("/.git")) or lists.refusal(judged):
             raise DirectoryNotAllowed(f"a worktree would have files from {real!r}, which {refusal}", "isolation")
         inside = (path for path in lists.blocked if containing(path, (judged,)))
@@ -154,7 +154,7 @@ class Workdirs:
         return path
 
     def _judged(self, path: str, field: str, name: str, lists: Directories) -> str:
-        """Hold a path against all lists; give what it leads to."""
+        """Check a path against all lists. Return the resolved path."""
         real = _resolved(path, field, name)
         judged = self.original(real)
         if refusal := self._built_in.refusal(judged) or lists.refusal(judged):
@@ -163,12 +163,12 @@ class Workdirs:
         return real
 
     def _directories(self) -> Directories:
-        """Resolve the lists, for each request again: a link in one of them may be turned while the server runs."""
+        """Resolve the lists, again for each request: a symbolic link in a list may change while the server runs."""
         allowed, blocked = (tuple(map(os.path.realpath, prefixes)) for prefixes in self._lists)
         return Directories(allowed, blocked)
 
     def _own(self) -> str:
-        """Return the server's own directory; where that says nothing (a service starts in `/`), a workspace at home."""
+        """Return the server's working directory, or the workspace in the clinvk home if a service started in `/`."""
         own = _here()
         if own != "/":
             return own
@@ -184,7 +184,7 @@ def _resolved(path: str, field: str, name: str) -> str:
     """Return an absolute path without symbolic links.
 
     Raises:
-        InvalidRequest: it cannot be told where the path leads, or no path has such characters.
+        InvalidRequest: the path cannot be resolved, or has characters that no path can have.
     """
     _refuse_long(path, field, name)
     try:
@@ -195,27 +195,27 @@ def _resolved(path: str, field: str, name: str) -> str:
 
 
 def _refuse_long(path: str, field: str, name: str) -> None:
-    """Refuse a path that no system call would take: `realpath` takes quadratic time for its parts."""
+    """Refuse a path too long for any system call: `realpath` needs quadratic time for a long path."""
     if (size := len(path.encode(errors="surrogatepass"))) >= _PATH_MAX:
         raise InvalidRequest(f"{name} cannot be used: it has {size} bytes; a path has at most {_PATH_MAX - 1}", field)
 
 
 def _looked_up(path: str) -> str:
-    """Let the kernel tell what is under a path, in one step; empty where it does not."""
+    """Resolve a path with one system call; return an empty text if the kernel does not resolve the path."""
     try:
         opened = os.open(path, _LOOK)
     except OSError:
         return ""
     try:
         return os.readlink(f"/proc/self/fd/{opened}")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return ""
     finally:
         os.close(opened)
 
 
 def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> BuiltIn:
-    """Return the directories that are closed to every request on this machine."""
+    """Return the directories that are closed to all requests on this machine."""
     try:
         own = home(environ)
     except ConfigError:  # a machine without homes
@@ -231,14 +231,14 @@ def _built_in(settings: Settings, environ: Mapping[str, str], registry: Mapping[
 
 
 def _opened(folder: str, environ: Mapping[str, str]) -> str:
-    """Return the path that a backend calls `~/…` or `$VARIABLE/…`; empty where there is none."""
+    """Expand `~/…` or `$VARIABLE/…`; return an empty text if the variable is unset."""
     first, slash, rest = folder.partition("/")
     found = environ.get("HOME" if first == "~" else first.removeprefix("$"))
     return f"{found}{slash}{rest}" if found else ""
 
 
 def _both(*paths: str) -> tuple[str, ...]:
-    """Yield each absolute path, and its target if it is a link."""
+    """Return the absolute paths and the targets of symbolic links, without duplicates."""
     found = [path for path in paths if os.path.isabs(path)]
     return tuple(dict.fromkeys([*found, *map(os.path.realpath, found)]))
 
@@ -246,12 +246,12 @@ def _both(*paths: str) -> tuple[str, ...]:
 def _here() -> str:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # somebody removed it
+    except FileNotFoundError:  # the directory was removed
         return "/"
 
 
 def _check_same(request: RunRequest, session: Session) -> None:
-    """Refuse another directory than the session's: the agents bind a conversation to the one it began in."""
+    """Refuse a directory other than the session's: agents bind a conversation to the directory of its first run."""
     asked, bound = request.workdir, session.working_dir
     if asked and bound and _resolved(asked, "workdir", "workdir") != os.path.realpath(bound):
         raise InvalidRequest(
@@ -260,10 +260,10 @@ def _check_same(request: RunRequest, session: Session) -> None:
 
 
 def check(path: str, field: str) -> None:
-    """Refuse a directory that no agent could work in.
+    """Refuse a path that is not an existing, readable directory.
 
     Raises:
-        InvalidRequest: names `field`.
+        InvalidRequest: the error names `field`.
     """
     try:
         mode = os.stat(path).st_mode

@@ -1,9 +1,9 @@
-"""Which earlier conversation a request continues: one that its client keeps and names, or one after an earlier run.
+"""Find the session that a request continues: by the conversation that the client sends, or after an earlier run.
 
-A client that keeps its conversation sends all of it each time. Its session is found by its tag, by its last answer
-being the last one that the client sends, and by a digest of all that it was told before: where the user has changed
-the conversation, or where the client asks something else in its name (for a title), no session fits, and everything is
-sent again. The run alone keeps that digest, in its `answer_as`: metadata is the caller's, and shows with the session.
+A client that keeps the conversation sends the whole conversation each time. A session matches by its tag, by its last
+answer, and by a digest of all earlier turns. If the user has edited the conversation, or the client asks for something
+else under the same name (such as a title), no session matches, and the agent gets the whole conversation again. Only
+the run stores the digest, in `answer_as`: metadata belongs to the caller, and is visible in the session.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ from clinvk.types.session import Session
 _PREFIX = "chat:"
 _PLAIN = re.compile(r"[!-~]{1,90}")
 _LOOKED_AT = 5
-"""Sessions of one conversation, the newest first: there are several where the user went back in it."""
+"""How many sessions of one conversation to check, newest first. Going back in a conversation makes several sessions."""
 
 
 async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_anew: bool = False) -> RunRequest:
-    """Make a request that has its backend go on with the session that has its conversation, or begin one.
+    """Return a request that resumes the session of the conversation, or starts a session.
 
-    It begins one also with `begins_anew`: another request goes on with the session.
+    With `begins_anew`, start a session in any case, because another request resumes the stored session.
 
-    What is asked at the beginning of a conversation that there is already leaves no session: clients do so to have it
-    described, and before its first answer is replaced.
+    A request without an earlier answer, in a conversation that has a session, is ephemeral: clients send such requests
+    to get a title, or to replace the first answer.
     """
     tag = _tag(chat.name)
     request = replace(request, answer_as={**request.answer_as, "clinvk_chat": chat.digest})
@@ -48,17 +48,17 @@ async def placed(store: SessionStore, request: RunRequest, chat: Chat, begins_an
 
 
 def _tag(name: str) -> str:
-    """Return the tag of the sessions of a conversation; a name that cannot be a tag is told by its digest."""
+    """Return the tag for the sessions of a conversation. A name that is no valid tag is replaced by its digest."""
     return _PREFIX + (name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest())
 
 
 async def _has(store: SessionStore, session: Session, answered: Answered) -> bool:
-    """Return whether the newest turn of a session answered the same; clients put more before it, such as thinking."""
+    """Return whether the newest turn of a session gave the answer; clients may send thinking before the output."""
     runs = (await store.runs(RunQuery(session_id=session.id, limit=1))).items
     output = runs[0].output.strip() if runs else ""
     if not output or not answered.answer.strip().endswith(output):
         return False
-    match runs[0].request:  # earlier records have it in the metadata
+    match runs[0].request:  # earlier records have the digest in the metadata
         case {"answer_as": {"clinvk_chat": str(digest)}} | {"metadata": {"clinvk_chat": str(digest)}}:
             return digest == answered.digest
         case _:
@@ -71,17 +71,18 @@ _MAX_TURNS = 1000
 async def after(
     store: SessionStore, request: RunRequest, previous: Previous, holds_system: bool, begins_anew: bool = False
 ) -> RunRequest:
-    """Make a request, completed from the settings, that has its backend go on from a run.
+    """Return a request, completed from the settings, that continues after an earlier run.
 
-    What the system said in its input holds until it says something else. The session of that run is continued where the
-    run is its newest turn. Else it is told again in a session of its own: where the conversation went on from there
-    before, or shall be kept by nobody, or by another backend; or with `begins_anew`.
+    System messages in the input stay in force until the client sends other system messages. The request resumes the
+    session of the run if the run is the newest turn. Otherwise the request starts a session and sends the conversation
+    again: if the conversation has newer turns, if the request is ephemeral or for another backend, or with
+    `begins_anew`.
 
-    With `holds_system` a session has what the system said before, if its newest turn came to its end: its agent is not
-    told that again, and the run keeps it in its `answer_as` for those that go on from there.
+    With `holds_system`, a session whose newest turn has finished keeps its earlier system messages. The agent does not
+    get the messages again; the run stores them in `answer_as` for requests that continue after the run.
 
     Raises:
-        PreviousNotFound: there is no such run, or nothing of it was kept.
+        PreviousNotFound: the run does not exist, was not stored, or is not complete.
     """
     run, session = await _found(store, previous)
     own = system_prompt((previous.instructions, *previous.conversation.system))
@@ -102,7 +103,7 @@ async def after(
 
 
 async def _earlier(store: SessionStore, session: Session, run: RunRecord) -> list[RunRecord]:
-    """Return the turns before a run, the oldest first; those of a fork's parent until its first turn branched off."""
+    """Return the turns before a run, oldest first, including the turns of a fork's parent before the fork."""
     earlier: list[RunRecord] = []
     first = run
     while True:

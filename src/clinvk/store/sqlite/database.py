@@ -102,7 +102,7 @@ class Database:
             return connection
 
     def free_reserve(self) -> bool:
-        """Remove the reserve file. Return False if there was none."""
+        """Remove the reserve file. Return False if no reserve file existed."""
         try:
             os.remove(self.home / RESERVE)
         except OSError:
@@ -110,10 +110,10 @@ class Database:
         return True
 
     def _reserve(self, connection: "sqlite3.Connection") -> None:
-        """Reserve room on the disk: 8 MiB, at most an eighth of what is free, nothing on a tiny disk.
+        """Reserve disk space: 8 MiB, no more than an eighth of the free space, nothing on a tiny disk.
 
-        If the reserve was freed, that room goes to the journal first: when its pages are in the database, it is
-        written from its start again.
+        After the reserve was freed, the journal uses the space first. Once the pages of the journal are in the
+        database, SQLite writes the journal from the start again.
         """
         import sqlite3
 
@@ -137,7 +137,7 @@ class Database:
         return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
     def size(self) -> int:
-        """Return the bytes of the file and of what SQLite keeps beside it."""
+        """Return the size of the database, the journal and the shared-memory file, in bytes."""
         size = 0
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
             with suppress(FileNotFoundError):
@@ -145,7 +145,7 @@ class Database:
         return size
 
     def identity(self) -> tuple[int, int] | None:
-        """Return what distinguishes this file from a replacement, or None if there is no file."""
+        """Return device and inode, which change if the file is replaced, or None without a file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -153,7 +153,7 @@ class Database:
         return status.st_dev, status.st_ino
 
     def stamp(self) -> tuple[int, ...]:
-        """Return what distinguishes this content from a replacement, even with the same inode; empty without a file."""
+        """Return a value that changes with the content of the file, even with the same inode; empty without a file."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -195,10 +195,10 @@ class Database:
             )
 
     def check(self) -> None:
-        """Check that the file can be written to.
+        """Check that the file is writable.
 
         Raises:
-            StoreUnavailable: it is read-only, or its disk is full.
+            StoreUnavailable: the file is read-only, or the disk is full.
         """
         self._refuse_read_only()
         if os.statvfs(self.home).f_blocks and self._free_bytes() < _LEAST_FREE_BYTES:
@@ -231,10 +231,10 @@ class Database:
         )
 
     def _make(self) -> None:
-        """Create folder and file, readable by their owner only.
+        """Create folder and file with access for the owner only.
 
-        SQLite creates its other files with the mode of the database. A folder that also holds files of others keeps
-        its mode; the database in it is private all the same.
+        SQLite creates the journal files with the mode of the database. A folder with files of other programs keeps its
+        mode; the database in the folder is still private.
         """
         os.makedirs(self.home, mode=0o700, exist_ok=True)
         try:
@@ -246,7 +246,7 @@ class Database:
             _tighten(self.home, 0o700)
 
     def _refuse_garbage(self) -> None:
-        """Refuse a file that is no database: SQLite would write the journal next to it into the file."""
+        """Refuse a file that is no database: SQLite would write a journal next to the file into the file."""
         with open(self.path, "rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):
                 raise StoreUnavailable(f"{self.path}: {_DAMAGED.format('file is not a database')}")
@@ -272,7 +272,7 @@ class Database:
             raise StoreUnavailable(f"{self.path}: is a database of another program")
 
     def migrate(self, connection: "sqlite3.Connection") -> None:
-        """Apply the missing migrations, each in a transaction; another process may do the same at the same time."""
+        """Apply the missing migrations, each in a transaction. Safe if several processes migrate at once."""
         for number, file in enumerate(self._files(), start=1):
             if _version(connection) < number:
                 with transaction(connection):
@@ -318,7 +318,7 @@ class Database:
 
 @contextmanager
 def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
-    """Run the statements of this context in a transaction."""
+    """Run the statements inside the context in a transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -331,7 +331,7 @@ def transaction(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connecti
 
 @contextmanager
 def snapshot(connection: "sqlite3.Connection") -> "Generator[sqlite3.Connection]":
-    """Run the queries of this context on one snapshot of the database."""
+    """Run the queries inside the context on one snapshot of the database."""
     connection.execute("BEGIN")
     try:
         yield connection
@@ -351,7 +351,7 @@ DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:
-    """Return whether an error is an SQLite error with one of these names, such as `LOCKED`."""
+    """Return whether an error is an SQLite error whose name begins with one of `names`, such as `LOCKED`."""
     return getattr(exc, "sqlite_errorname", "").startswith(names)
 
 
@@ -384,7 +384,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Cut a script into its statements, a trigger being one."""
+    """Split a script into statements. A trigger is a single statement."""
     import sqlite3
 
     statement = ""

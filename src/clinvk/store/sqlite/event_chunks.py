@@ -67,7 +67,7 @@ class Chunk(NamedTuple):
 
 
 def pack(events: Sequence[Logged]) -> list[Chunk]:
-    """Encode events in the order of their numbers. A missing number starts another chunk."""
+    """Encode events, which must be in order of number. A gap in the numbers starts a new chunk."""
     return [Chunk(part[0].number, part[-1].number, encode(part)) for part in _contiguous(events)]
 
 

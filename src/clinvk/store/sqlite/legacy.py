@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A file, with its session or its damage."""
+    """A file, with the session read from the file or the damage found."""
 
     file: File
     session: Session | None
@@ -82,7 +82,7 @@ class Read(NamedTuple):
 
 
 def look(connection: "sqlite3.Connection", folder: Path) -> Found:
-    """Return the files that were not imported before."""
+    """Return the files not imported yet."""
     try:
         folder_ns = folder.stat().st_mtime_ns
         if connection.execute(_LOOKED_AT).fetchone() == (folder_ns,):
@@ -99,7 +99,7 @@ def look(connection: "sqlite3.Connection", folder: Path) -> Found:
 
 
 def _unknown(entry: "os.DirEntry[str]", known: dict[str, tuple[int, int, bool]]) -> File | None:
-    """Return a file unless it was imported, or its damage reported, before."""
+    """Return a file, or None if the file was already imported or reported as damaged."""
     name = readable(entry.name)
     _, _, damaged = before = known.get(name, (0, 0, True))
     if not damaged or not name.endswith(".json"):
@@ -185,8 +185,8 @@ def _object(data: bytes) -> dict[str, object]:
 
 
 def _id(text: str) -> str:
-    """Return the id for one of an earlier clinvk: the same id if it is valid, else a digest of the text."""
-    import hashlib  # no prompt waits for it
+    """Return the id for a session of an earlier clinvk: the same id if valid, else a digest of the text."""
+    import hashlib  # imported late: not needed for prompts
 
     digits = text.replace("-", "").lower()
     return (

@@ -54,7 +54,7 @@ _Conditions = list[tuple[str, tuple[Value, ...]]]
 
 
 class _Group(NamedTuple):
-    """Sessions or runs that are alike in all that lists select, and how many they are."""
+    """Sessions or runs with equal values in all columns by which lists select, and their number."""
 
     backend: str
     state: str
@@ -63,7 +63,7 @@ class _Group(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """The groups of one list: all of its kind (`sessions`, `runs`), or those of one tag or directory."""
+    """The groups of one list: all sessions or runs, or the sessions of one tag or directory."""
 
     kind: str
     value: str
@@ -88,7 +88,7 @@ def sessions(connection: "sqlite3.Connection", query: SessionQuery) -> Page[Sess
 
 
 def current(connection: "sqlite3.Connection", backend: str, working_dir: str) -> Session | None:
-    """Return the newest session of a directory that can be resumed and has a run that was not a part of others."""
+    """Return the newest resumable session of a directory with a run outside an orchestration, or None."""
     groups = _session_groups(connection, SessionQuery(backend=backend, working_dir=working_dir, resumable=True))
     for key in groups.in_order(connection):
         if not connection.execute(_OF_PARTS, (key,)).fetchone()[0]:
@@ -117,7 +117,7 @@ def runs(connection: "sqlite3.Connection", query: RunQuery) -> Page[RunRecord]:
 
 
 def usage(connection: "sqlite3.Connection", first_day: str, key_name: str | None) -> list[UsageOfDay]:
-    """Return what runs used, by day, key, backend and model."""
+    """Return the usage of runs by day, key, backend and model."""
     return [
         UsageOfDay(
             day=day, key_name=key, backend=backend, model=model, runs=runs, cost_usd=cost_usd, usage=Usage(*tokens)

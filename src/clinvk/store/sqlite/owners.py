@@ -18,7 +18,7 @@ _SUFFIX = ".lock"
 
 
 class Owners:
-    """The processes that share a clinvk home."""
+    """The processes using a clinvk home."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
@@ -26,7 +26,7 @@ class Owners:
         self._file: int | None = None
 
     def take(self) -> str:
-        """Take the lock of this process, and return its id. Take it again if the file was removed, as with the home."""
+        """Lock the file of this process and return the process's owner id. Lock a new file if the file was removed."""
         while not self._is_held():
             self._let_go()
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -45,7 +45,7 @@ class Owners:
         return owner != self._id and _is_free(self._path(owner))
 
     def remove_stale(self) -> None:
-        """Remove the files of dead processes, and nothing else."""
+        """Remove the lock files of dead processes only."""
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
                 if _is_lock(entry):
@@ -59,7 +59,7 @@ class Owners:
         self._let_go()
 
     def _is_held(self) -> bool:
-        """Return whether this process holds the lock of the file that other processes check."""
+        """Return whether this process holds the lock on the file at the path checked by other processes."""
         return self._file is not None and file_locks.is_of(self._file, self._path(self._id))
 
     def _give_away(self, file: int) -> None:

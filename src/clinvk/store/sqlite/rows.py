@@ -12,7 +12,7 @@ from clinvk.types.text import readable
 
 
 class Unreadable(StoreUnavailable):
-    """A stored value is not one that clinvk writes: a page of the database is damaged."""
+    """A stored value is invalid: a page of the database is damaged."""
 
 
 Value = str | bytes | int | float | None
@@ -26,7 +26,7 @@ _json = msgspec.json.Decoder(float_hook=float)
 
 
 class Table(Generic[_T]):
-    """The rows of one type: `columns` are its fields, in order; those named `coded` are JSON."""
+    """The table of one type. `columns` are the fields of the type, in order; the columns in `coded` are JSON."""
 
     def __init__(self, name: str, type_: type[_T], *coded: str) -> None:
         self.columns: tuple[str, ...] = type_.__struct_fields__
@@ -35,11 +35,11 @@ class Table(Generic[_T]):
         self._coded = coded
 
     def select(self, rest: str) -> str:
-        """Return a statement that selects whole rows."""
+        """Return a statement for selecting whole rows."""
         return f"SELECT {', '.join(self.columns)} FROM {self.name} {rest}"  # noqa: S608 - our own names
 
     def insert(self, *more: str) -> str:
-        """Return a statement that inserts a row; `more` are columns after those of the fields."""
+        """Return a statement for inserting a row; `more` are columns after the fields."""
         names = (*self.columns, *more)
         marks = ", ".join("?" * len(names))
         return f"INSERT INTO {self.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names

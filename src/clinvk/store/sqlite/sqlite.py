@@ -70,10 +70,10 @@ logger = logging.getLogger(__name__)
 class SqliteStore:
     """Sessions and runs in `clinvk.db` of a clinvk home.
 
-    The file is opened for the first operation, and opened again after a failure, so a failure never lasts. The first
-    process to open the file marks the runs of dead processes as interrupted. `patience_s` is how long the store waits
-    for another program to release the database. `committed` is called in the writer's thread with the duration of each
-    transaction that wrote something, in seconds.
+    The file is opened for the first operation, and opened again after a failure, so the store recovers from failures.
+    The first process to open the file marks the runs of dead processes as interrupted. `patience_s` is how long the
+    store waits for another program to release the database. `committed` is called in the writer's thread with the
+    duration of each writing transaction, in seconds.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SqliteStore:
         database: Database | None = None,
         owners: Owners | None = None,
     ) -> None:
-        """`database` and `owners` replace those of a home."""
+        """`database` and `owners` replace the database and the owners of the home."""
         self._database = database or Database(home, patience_s)
         self._owners = owners or Owners(self._database.home)
         self._writer = Writer(self._database, self._recovered, committed=committed)
@@ -105,7 +105,7 @@ class SqliteStore:
             await self._readers.close()
 
     async def begin(self, run: RunRecord, session: Session | None, must_exist: bool = False) -> Session | None:
-        """Insert a run that is about to start, and claim its session."""
+        """Insert a run before its start, and claim its session."""
 
         def begin(db: "sqlite3.Connection") -> Session | None:
             self._writer.refuse_damaged()
@@ -120,7 +120,7 @@ class SqliteStore:
         return kept
 
     async def update(self, run: RunRecord, session: Session | None) -> None:
-        """Update a run and its session: soon, and before this store reads anything."""
+        """Update a run and its session soon, and in any case before the next read of this store."""
         self._writer.later(run.id, lambda db: turns.update(db, run, session))
 
     async def append(self, events: Mapping[str, Sequence[Logged]]) -> None:
@@ -170,11 +170,11 @@ class SqliteStore:
         return await self._described(lambda db: turns.tag(db, session_id, add, remove))
 
     async def delete(self, session_id: str) -> None:
-        """Delete a session with its runs and their events."""
+        """Delete a session, its runs, and the events of the runs."""
         await self._free(lambda db: turns.delete(db, self._owners, session_id))
 
     async def clean(self, before: float, dry_run: bool = False) -> int:
-        """Delete the sessions last used or imported before a time, and return how many there were."""
+        """Delete the sessions last used or imported before a time. Return the number of deleted sessions."""
         await self.recover()
         if dry_run:
             return await self._read(lambda db: db.execute(_COUNT_OLD, (before,)).fetchone()[0])
@@ -191,7 +191,7 @@ class SqliteStore:
         return number
 
     async def count(self) -> int:
-        """Return the number of sessions; raise also when nothing could be written, or when the database is locked."""
+        """Return the number of sessions. Raise also if the database cannot be written or is locked."""
         try:
             async with asyncio.timeout(_COUNTED_WITHIN_S):
                 return await self._count()
@@ -243,15 +243,15 @@ class SqliteStore:
         return await self._read(lambda db: lists.usage(db, first_day, key_name))
 
     async def size(self) -> int:
-        """Return the bytes that the store takes on disk."""
+        """Return the size of the store on disk, in bytes."""
         return await self._readers.call(self._database.size)
 
     async def recover(self) -> int:
-        """Mark the runs of dead processes as interrupted, and return how many there were."""
+        """Mark the runs of dead processes as interrupted. Return the number of runs."""
         return await self._writer.write(lambda db: turns.recover(db, self._owners))
 
     async def import_earlier(self) -> Imported:
-        """Import the sessions of an earlier clinvk in the same home, except those imported before."""
+        """Import the sessions of an earlier clinvk in the same home, except already imported sessions."""
         folder = self._database.home / legacy.FOLDER
         found = await self._read(lambda db: legacy.look(db, folder))
         damaged = [Damaged(folder, found.damage)] if found.damage else []
@@ -277,7 +277,7 @@ class SqliteStore:
             if isinstance(exc, Unreadable) or is_error(exc.__cause__, DAMAGED):
                 await self._note(exc.message)
                 raise
-            # The file may have been removed or replaced: to write opens it again, or tells what is wrong.
+            # The file may have been removed or replaced: a write opens the new file, or raises the cause.
             await self._writer.write(_probe)
             return await self._readers.read(operation)
 
@@ -287,7 +287,7 @@ class SqliteStore:
         return page
 
     async def _note(self, damage: str) -> None:
-        """Remember the damage until another file replaces this one."""
+        """Store the damage until another file replaces the database file."""
         if not self.damage:
             logger.warning("%s; clinvk doctor says how to repair it", damage)
             self.damage, self._damaged = damage, await self._readers.call(self._database.identity)
@@ -318,20 +318,20 @@ class SqliteStore:
         self._owners.remove_stale()
 
     def _index_sometimes(self) -> None:
-        """Update the index of words now and then, even in a process that stores one session only."""
+        """Update the search index at intervals, even in a process that stores only one session."""
         self._new += 1
         if self._new % search.INDEX_EVERY == 1:
             self._writer.post(search.index)
 
 
 def _probe(db: "sqlite3.Connection") -> None:
-    """Change a value and change it back: SQLite does not write a row that stays the same."""
+    """Change a value twice, back to the old value: SQLite does not write an unchanged row."""
     db.execute(_PROBE)
     db.execute(_PROBE)
 
 
 def _take_room(db: "sqlite3.Connection") -> None:
-    """Write about as much as a prompt and its answer: room for one page alone would prove little."""
+    """Write about as many bytes as a prompt and its answer: room for a single page would prove little."""
     db.execute(_TAKE_ROOM)
 
 

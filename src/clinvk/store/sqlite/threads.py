@@ -46,15 +46,15 @@ class _Job:
 
 
 class Writer:
-    """Runs the operations that write, in order.
+    """Runs write operations, in order.
 
-    An operation receives the connection inside a transaction. It first checks and then writes: an operation that raises
-    a `ClinvkError` has written nothing, so the others in the transaction are committed. After any other error each
-    operation is run again, in a transaction of its own.
+    An operation receives the connection inside a transaction, and checks before writing. An operation that raises a
+    `ClinvkError` has written nothing, so the other operations in the transaction are committed. After any other error
+    the writer runs each operation again, in a separate transaction.
 
     Attributes:
         is_open: the database was opened, and is up to date.
-        trouble: what a transaction failed with; None again once another has written.
+        trouble: the error of the last failed transaction; None after a successful write.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class Writer:
     def later(self, key: str, operation: "Callable[[sqlite3.Connection], None]") -> None:
         """Queue an operation to run soon, or with the next `catch_up`. A failure is logged.
 
-        A newer operation with the same key replaces it, and `forget` drops it: most runs that end at once need none.
+        A newer operation with the same key replaces the operation. `forget` drops the operation, so most short runs
+        need no update.
         """
         self.forget(key)
         job = self._later[key] = _Job(operation, must=False)
@@ -141,7 +142,7 @@ class Writer:
             self._timer = asyncio.get_running_loop().call_later(_LATER_S, self._fall_due)
 
     def forget(self, key: str) -> None:
-        """Drop the operation of a key: a newer one replaces it."""
+        """Drop the queued operation of a key, because a newer operation replaces the old one."""
         if job := self._later.pop(key, None):
             job.done.cancel()
 
@@ -185,7 +186,7 @@ class Writer:
         self._plan()
 
     def _start(self) -> None:
-        """Hand the waiting operations to the writer's thread, and those queued with `later` if their time has come."""
+        """Pass the waiting operations to the writer's thread, with the `later` operations if due."""
         if self._batch:
             return
         jobs = [job for job in self._waiting if not job.done.cancelled()]
@@ -298,7 +299,7 @@ def _try(job: _Job, connection: "sqlite3.Connection") -> ClinvkError | None:
 
 
 def _nothing(_: "sqlite3.Connection") -> None:
-    """To be asked is enough: it opens the database."""
+    """Do nothing: queueing the operation opens the database."""
 
 
 def _log_failure(done: "asyncio.Future[None]") -> None:
@@ -316,7 +317,7 @@ class _Own(threading.local):
 
 
 class Readers:
-    """Runs the operations that read, a few at a time."""
+    """Runs read operations, a few at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -329,7 +330,7 @@ class Readers:
         return await self.call(lambda: self._carry_out(operation))
 
     async def call(self, work: Callable[[], _T]) -> _T:
-        """Run other work that would block the event loop."""
+        """Run blocking work in a thread of the readers."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The operations that write runs, their events and their sessions.
+"""The operations of the writer on runs, events and sessions.
 
-A run under way holds its session. Each function is an operation of the writer: it checks first and then writes.
+A run under way holds its session. Each operation checks before writing.
 """
 
 from collections.abc import Collection, Sequence
@@ -99,7 +99,7 @@ def begin(
 
 
 def update(connection: "sqlite3.Connection", run: RunRecord, session: Session | None) -> None:
-    """Update a run and its session."""
+    """Update a run and the session of the run."""
     if _has_lost_text(connection, run):
         run = without_text(run)
     if not connection.execute(_UPDATE_RUN, (*RUNS.values(run, _RUN_CHANGES), run.id)).rowcount:
@@ -115,7 +115,7 @@ def _has_lost_text(connection: "sqlite3.Connection", run: RunRecord) -> bool:
 
 
 def append(connection: "sqlite3.Connection", run_id: str, packed: Sequence[Chunk]) -> None:
-    """Store events of a run, except those that are stored already; none if the run is not."""
+    """Store the events of a run. Skip stored events, and all events of an unknown run."""
     key, last = connection.execute(_LAST_NUMBER, (run_id,)).fetchone() or (0, inf)
     for chunk in packed:
         if chunk.first > last:
@@ -133,7 +133,7 @@ def end(connection: "sqlite3.Connection", run: RunRecord, session: Session | Non
 
 
 def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
-    """Delete a session with its runs and their events, and the text of orchestrations that had one as a part."""
+    """Delete a session with its runs and events, and the text of orchestrations with one of the runs as a part."""
     refuse_busy(connection, owners, session_id)
     if not _drop(connection, session_id):
         raise protocol.missing(session_id, "session")
@@ -141,7 +141,7 @@ def delete(connection: "sqlite3.Connection", owners: Owners, session_id: str) ->
 
 
 def clean(connection: "sqlite3.Connection", session_ids: Sequence[str]) -> int:
-    """Delete sessions that are not busy in the same way, and return how many there were."""
+    """Delete idle sessions, as `delete` does. Return the number of deleted sessions."""
     return sum(_drop(connection, session_id) for session_id in session_ids)
 
 
@@ -161,7 +161,7 @@ def _drop(connection: "sqlite3.Connection", session_id: str) -> bool:
 def describe(
     connection: "sqlite3.Connection", session_id: str, title: str | None, tags: tuple[str, ...] | None
 ) -> Session:
-    """Change title and tags where they are not None."""
+    """Change title and tags; None leaves a value unchanged."""
     kept = _kept(connection, session_id)
     session = replace(kept, title=kept.title if title is None else title, tags=kept.tags if tags is None else tags)
     return _described(connection, session)
@@ -187,10 +187,10 @@ def _described(connection: "sqlite3.Connection", session: Session) -> Session:
 
 
 def refuse_busy(connection: "sqlite3.Connection", owners: Owners, session_id: str) -> None:
-    """Release a session whose run died with its process.
+    """Release a session if the process of the session's run is dead.
 
     Raises:
-        SessionBusy: its run is under way.
+        SessionBusy: the run is under way.
     """
     if holder := connection.execute(_HOLDER, (session_id,)).fetchone():
         run_id, owner = holder
@@ -205,7 +205,7 @@ def dead(connection: "sqlite3.Connection", owners: Owners) -> list[str]:
 
 
 def recover(connection: "sqlite3.Connection", owners: Owners) -> int:
-    """Mark the runs of dead processes as interrupted, and return how many there were."""
+    """Mark the runs of dead processes as interrupted. Return the number of runs."""
     return sum(_interrupt(connection, owner) for owner in dead(connection, owners))
 
 
