@@ -1,20 +1,22 @@
-"""Gemini CLI: `gemini -o stream-json` with the prompt on stdin, one process a prompt, or `gemini --acp` for many.
+"""Gemini CLI: `gemini -o stream-json` with the prompt on stdin for one prompt, or `gemini --acp` for many.
 
-Everything here was tried with Gemini CLI 0.61.0. How it takes a prompt, and what clinvk does about it:
+Everything here was tried with Gemini CLI 0.61.0. How the CLI handles a prompt, and how clinvk responds:
 
-- `@path` in a prompt puts the file's text into it; that stays, unless the prompt is data: see `asking`, also for `/`.
-- Of more than 8 MiB the CLI silently reads the first 8: such a prompt is refused.
-- `GEMINI_SYSTEM_MD` replaces all of the CLI's own system prompt and nothing appends to it, so that a system prompt
-  comes before the prompt, marked as such.
-- It has no flag for a limit of turns, and none that keeps it from recording; see `home` for the latter.
-- `--resume` goes on with a conversation of the working directory; `--session-file` copies one, under an id of its own.
+- `@path` in a prompt inserts the text of the file. clinvk allows the insertion unless the prompt is data: see
+  `prompt_delivery`, also for `/`.
+- The CLI silently truncates a prompt after 8 MiB, so clinvk refuses a longer prompt.
+- `GEMINI_SYSTEM_MD` replaces the CLI's entire system prompt and no option appends to the system prompt, so clinvk puts
+  a marked system prompt before the prompt.
+- The CLI has no flag to limit turns, and no flag to disable recording; see `home` for recording.
+- `--resume` resumes a conversation of the working directory; `--session-file` copies a conversation under a fresh id.
 
-Only where the agent may act unasked anyway, `--skip-trust` has the CLI take the project's folder as trusted; in any
-other folder it would not act unasked. The flag comes too late for the project's `settings.json`, with its hooks, MCP
-servers and allowed tools: the CLI has read its settings by then, and takes those only where `trustedFolders.json` or
-`GEMINI_CLI_TRUST_WORKSPACE` already said so. The project's `.env`, with any variable, and its skills do act.
+`--skip-trust` makes the CLI treat the project's folder as trusted. clinvk passes the flag only if the agent may act
+without asking, because in an untrusted folder the agent would ask. The flag takes effect too late for the project's
+`settings.json`, with its hooks, MCP servers and allowed tools: the CLI has read its settings by then, and accepts the
+project's only if `trustedFolders.json` or `GEMINI_CLI_TRUST_WORKSPACE` already trusts the folder. The project's `.env`,
+with any variable, and the project's skills do take effect.
 
-In every case the CLI runs in a home of its own; where it may act unasked, that is as the user's.
+The CLI always runs in a private home. If the agent may act without asking, the private home mirrors the user's home.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,11 +50,14 @@ _ALIASES = {
 }
 _ALONE = "--output-format=stream-json"
 _QUIET = {"GEMINI_CLI_NO_RELAUNCH": "true", "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-"""Without a relaunch a signal reaches the process that works; on a plain terminal the CLI complains of its colours."""
+"""Disable the relaunch, so that a signal reaches the working process. Name a colour terminal, because the CLI warns on
+a plain terminal.
+"""
 
 _MOST_RUNS = 50
-"""With each session that it begins, `gemini --acp` makes the system prompts of all earlier ones anew, and none can be
-closed: after so many runs that has cost about what it costs to start another process.
+"""The number of runs after which a process is replaced. For each session, `gemini --acp` rebuilds the system prompts of
+all earlier sessions, and no request closes a session. After this many runs, the rebuilding has cost about as much as
+starting a process.
 """
 
 _STRICT = {
@@ -88,7 +93,7 @@ class Gemini:
     folders: tuple[str, ...] = ("~/.gemini", "$GEMINI_CLI_HOME/.gemini")
 
     def launch(self, request: RunRequest, resume: Resume | None, host: Host) -> Launch:
-        """Say how to start the CLI for this request."""
+        """Return the launch for this request."""
         _check(request)
         allowed = leave(request)
         check_extra(request.extra, open_words=allowed.open and allowed.only is None)
@@ -107,7 +112,7 @@ class Gemini:
         )
 
     def channel(self, launch: Launch, host: Host) -> Channel:
-        """Make the state machine for one process of this launch."""
+        """Return the state machine for one process of this launch."""
         return (
             ProtocolChannel(launch.opening, host)
             if launch.opening
@@ -115,31 +120,32 @@ class Gemini:
         )
 
     def checkup(self, host: Host) -> "Checkup":
-        """Say how to find out, without a prompt, whether the installed CLI can be used."""
-        from clinvk.backends.gemini.checkup import checkup  # no prompt waits for it
+        """Return the checks that show, without a prompt, whether the installed CLI can be used."""
+        from clinvk.backends.gemini.checkup import checkup  # imported here to keep prompts fast
 
         return checkup(self, host)
 
     def interactive(self, resume: Resume, model: str | None) -> tuple[str, ...]:
-        """Give the command that opens a conversation in the CLI itself; it finds it only in its directory."""
+        """Return the command that opens a conversation in the CLI, which works only in the conversation's directory."""
         chosen = [f"--model={_ALIASES.get(model, model)}"] if model else []
         return (self.executable, *chosen, f"--resume={conversation(resume, 'gemini')}")
 
     def claims(self, model: str) -> bool:
-        """Say whether a model of this name is this backend's."""
+        """Return whether the name of a model belongs to this backend."""
         return model.lower().startswith(("gemini", "auto-gemini"))
 
     def records(self, handle: str, host: Host) -> Sequence[str]:
-        """Give the files of a conversation."""
+        """Return the files of a conversation."""
         return home.conversation_files(handle, host)
 
 
 def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: Leave, host: Host) -> Launch | None:
-    """Say how a process for many prompts carries this one; None where it could not do so in the same way.
+    """Return the launch of a process for many prompts, or None if only a process of one prompt behaves as requested.
 
-    It runs no hooks, which may be all that holds an agent that acts unasked. It has neither the CLI's own words for
-    files and commands in a prompt, nor a conversation that it did not begin; and what nobody is there to allow it would
-    do in part: there the rules leave it nothing to ask, and the user's cannot.
+    A process for many prompts runs no hooks, and hooks may be the only restriction on an agent that acts without
+    asking. The process supports neither `@path` and `/command` in a prompt, nor conversations from other processes. The
+    process would also carry out a part of an action that needs permission. The settled rules of clinvk therefore ask
+    nothing, but the user's own rules may ask.
     """
     if (
         allowed.open
@@ -154,7 +160,7 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
         return None
     rules = settled(allowed)
     files, links, env = _surroundings(msgspec.structs.replace(request, literal=False), None, rules, host)
-    place = host.resolve(request.workdir or "")  # by any other name it would be another project
+    place = host.resolve(request.workdir or "")  # the CLI takes any other spelling for a different project
     return Launch(
         argv=(executable, "--acp", *_arguments(request, None, rules, host)),
         env={**_QUIET, **env},
@@ -197,12 +203,12 @@ def _arguments(request: RunRequest, resume: Resume | None, allowed: Leave, host:
         arguments.append(_continued(resume, host))
     arguments += [f"--include-directories={folder}" for folder in request.add_dirs]
     if limits(allowed):
-        # Rules given so stand above the user's, unless the administrator has rules: then the CLI leaves these away.
+        # These rules override the user's, unless the administrator has rules: then the CLI ignores these.
         arguments.append(f"--admin-policy={PRIVATE}/limits.toml")
         if allowed.asks or allowed.edits or allowed.only is not None:
             arguments.append(f"--policy={PRIVATE}/limits.toml")
     if allowed.edits:
-        # A rule file that is named takes the place of the user's own, which therefore is named too.
+        # A rule file on the command line replaces the user's rules, so the command line names the user's folder too.
         arguments += [f"--policy={PRIVATE}/grants.toml", f"--policy={home.HOME}/.gemini/policies"]
     return arguments
 
@@ -218,7 +224,7 @@ def _continued(resume: Resume, host: Host) -> str:
 def _surroundings(
     request: RunRequest, resume: Resume | None, allowed: Leave, host: Host
 ) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
-    """Give the files, the links and the environment in which the CLI runs."""
+    """Return the files, the links and the environment for the CLI."""
     rules = {"limits.toml": limits(allowed), "grants.toml": grants(allowed)}
     files = {name: text for name, text in rules.items() if text}
     if not allowed.open:

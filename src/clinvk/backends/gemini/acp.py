@@ -1,19 +1,19 @@
 """`gemini --acp`: the Agent Client Protocol (https://agentclientprotocol.com), JSON-RPC lines, as 0.61.0 speaks it.
 
-A run is `session/new` and a `session/prompt`, or another prompt in a session that the process holds. A process holds
-any number of sessions, which go on side by side. `session/load` is not used: within the minute in which a session was
-begun it fails, and damages the record. Sessions are begun one after the other: of several at once some wait for a lock
-file of the CLI's own, longer each time it looks, up to a minute.
+A run is a `session/new` and a `session/prompt`, or another prompt in a session that the process holds. A process holds
+any number of concurrent sessions. clinvk does not use `session/load`, which fails within the minute in which the
+session was created, and damages the record. The channel creates sessions one at a time: when several start at once,
+some wait for a lock file of the CLI, with growing delays of up to a minute.
 
-It is not the same agent as with `-o stream-json`, and tells less:
+The agent differs from the agent of `-o stream-json`, and the protocol reports less:
 
-- Its model is told that somebody is there who can be asked, and has no sub-agents.
-- Of a tool's input it tells what it shows of it; a tool that there is not it does not tell at all.
-- Where the model breaks an answer off, it does not say so, nor why.
-- Tokens are those of the turn's own requests, without cached ones and those of thinking.
+- The system prompt says that a user can answer questions, and the agent has no sub-agents.
+- The protocol reports only the displayed part of a tool's input, and no call of a tool that does not exist.
+- The protocol does not report that the model broke off an answer, nor why.
+- Token counts cover only the turn's own requests, without cached tokens and thinking.
 
-What it writes down says more of the last two: see `record`. A first turn that was interrupted it takes out of there,
-so that the conversation is none. The thinking, which it does tell, is passed on where it was asked for.
+The CLI's record has more on the last two points: see `Record`. The CLI removes an interrupted first turn from the
+record, which leaves no conversation. Thinking is reported, and passed on if requested.
 """
 
 from collections import deque
@@ -32,14 +32,14 @@ from clinvk.types.request import RunRequest
 from clinvk.types.session import Resume
 
 PING = b'{"jsonrpc":"2.0","id":"clinvk-ping","method":"ping"}\n'
-"""What it refuses at once, during turns as well: there is no such method."""
+"""A request for an unknown method, which the CLI refuses at once, even during a turn."""
 
 
 class ProtocolChannel:
-    """One process. `opening` are the parameters of its sessions."""
+    """The channel of one process. `opening` holds the session parameters."""
 
     capacity = 4
-    """It does its work on one processor, which more would have to share."""
+    """The limit of concurrent runs. The process uses a single processor, which all runs share."""
 
     def __init__(self, opening: dict[str, object], host: Host) -> None:
         self._opening = opening
@@ -56,15 +56,15 @@ class ProtocolChannel:
         self._records: dict[str, Record] = {}
 
     def greet(self) -> bytes:
-        """Say which version is spoken, and that we serve neither files nor terminals."""
+        """Return the greeting: the protocol version, and a client without files or terminals."""
         self._greeting = next(self._numbers)
         return _request(self._greeting, "initialize", {"protocolVersion": 1, "clientCapabilities": {}})
 
     def start(self, run: str, request: RunRequest, resume: Resume | None) -> bytes:
-        """Ask for a session, or prompt one that is held.
+        """Request a session, or send a prompt to a held session.
 
         Raises:
-            NotResumable: this process does not hold it.
+            NotResumable: This process does not hold the session.
         """
         if resume and resume.handle not in self._models:
             raise NotResumable(f"this process of gemini does not hold the conversation {resume.handle!r}")
@@ -81,7 +81,7 @@ class ProtocolChannel:
         return greeting
 
     def receive(self, line: bytes) -> Iterable[Delivery]:
-        """Take one line."""
+        """Parse one line of stdout."""
         message = wire.read(line)
         if message is None:
             return
@@ -93,7 +93,7 @@ class ProtocolChannel:
             yield from self._answered(turn, message)
 
     def interrupt(self, run: str) -> bytes | None:
-        """Give what ends the turn of a run, and the tool that it is using."""
+        """Return the request that ends the turn of a run and stops the running tool."""
         turn = self._open.get(run)
         if turn is None:
             return None
@@ -101,28 +101,28 @@ class ProtocolChannel:
         return _cancel(turn) if turn.session else b""
 
     def tools_of(self, run: str) -> tuple[str, str] | None:
-        """Nothing: an interrupt ends them."""
+        """Return None, because an interrupt stops the tools."""
         return None
 
     def let_go(self, conversation: str) -> bytes | None:
-        """Nothing: what it knows of one keeps nobody from it."""
+        """Return None, because the process locks no conversation."""
         return None
 
     def closed(self, exit_code: int, stderr: bytes) -> Iterable[Delivery]:
-        """Give the endings that the process did not tell.
+        """Yield an ending for each run that is still open.
 
         Raises:
-            NotSpoken: it ended by itself and never answered the greeting.
+            NotSpoken: The process exited by itself and never answered the greeting.
         """
         said = readable(stderr.decode(errors="replace"))
-        if not self._speaks and exit_code < 128:  # above is a signal, which says nothing of what it speaks
+        if not self._speaks and exit_code < 128:  # a signal (128 and above) does not show which protocol the CLI speaks
             raise NotSpoken(f"it exited with code {exit_code}: {last_line(said) or 'nothing on stderr'}")
         for turn in [*self._open.values()]:
             del self._open[turn.run]
             yield turn.run, crashed("gemini", exit_code, said.encode())
 
     def complaint(self, stderr: bytes) -> str:
-        """Give what a process of one prompt would be taken to complain of."""
+        """Return the complaint on stderr as a process of one prompt would report it."""
         return GeminiDecoder().complaint(stderr)
 
     def _greeted(self, message: wire.Message) -> Iterator[Delivery]:
@@ -146,7 +146,7 @@ class ProtocolChannel:
                 yield turn.run, event
 
     def _asked_for_leave(self, turn: Turn | None, message: wire.Message) -> Iterator[Delivery]:
-        """Answer for the user, who is not there: what no rule has allowed is denied."""
+        """Deny a permission request, because no user is present and no rule allowed the tool."""
         tool = message.params.tool_call
         if tool is None or turn is None:
             error = {"code": -32601, "message": f"clinvk does not answer {message.method}"}
@@ -198,7 +198,7 @@ class ProtocolChannel:
             yield turn.run, RunStarted(self._models[turn.session], turn.session)
 
     def _ask_session(self, turn: Turn) -> bytes:
-        """Ask for a session, or have the turn wait until those before it have theirs."""
+        """Request a session, or queue the turn until earlier session requests finish."""
         if self._begins:
             self._queue.append(turn)
             return b""

@@ -1,4 +1,4 @@
-"""Whether the installed Gemini CLI can be used, by the help of 0.61.0 and where it looks for its login."""
+"""Check whether the installed Gemini CLI can be used, from the help of 0.61.0 and the CLI's login sources."""
 
 import re
 
@@ -15,7 +15,7 @@ _VARIABLE = re.compile(r"^\s*(?:export\s+)?([A-Z_]+)\s*=\s*\S", re.MULTILINE)
 
 
 def checkup(backend: Backend, host: Host) -> Checkup:
-    """Say how to find out."""
+    """Return the checks for the installed Gemini CLI."""
     used = tuple(dict.fromkeys(flag for launch in launches(backend, _HANDLE) for flag in flags_in(launch.argv)))
 
     def lacking(answer: Answer) -> tuple[str, ...] | None:
@@ -30,7 +30,7 @@ def checkup(backend: Backend, host: Host) -> Checkup:
 
 
 def _login(host: Host) -> Login:
-    """Say what the CLI would find, in the order in which it looks: the settings, then the environment."""
+    """Return the login that the CLI would find. Like the CLI, check the settings, then the environment."""
     try:
         chosen = home.chosen_login(host)
     except InvalidRequest as exc:

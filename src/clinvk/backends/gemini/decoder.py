@@ -76,22 +76,23 @@ _STOPS: dict[str, StopReason] = {
     "Model response was truncated because it exceeded the token limit.": "max_tokens",
     "The model response was blocked due to": "refusal",
 }
-"""How the messages begin with which the CLI reports an end that is no failure of the agent."""
+"""Message prefixes with which the CLI reports an end that is not a failure of the agent."""
 
 LOG_IN = "run gemini once in a terminal, or set GEMINI_API_KEY"
-"""What to do where it has no login."""
+"""The remedy for a missing login."""
 
 BROKEN_OFF = "Loop detected, stopping execution"
-"""A warning, after which the CLI asks no more and reports success."""
+"""A warning, after which the CLI stops asking the model and reports success."""
 
 NOTHING = "gemini reported success without an answer: a hook stopped it, or the prompt is too long for the model"
-"""Of both the CLI says nothing; a model that answers with nothing it reports as an error."""
+"""The CLI reports neither cause. An empty answer from the model is an error of the CLI."""
 
 _WRAPPED = re.compile(r"\[API Error: (.*)\](.*)", re.DOTALL)
 _STATUSES = {status & 255: status for status in (*range(400, 432), 451, *range(500, 512), 529)}
-"""The CLI exits with the status that its model API answered, of which the system keeps eight bits: 401 is 145.
+"""HTTP statuses by exit code. The CLI exits with the HTTP status of the model API, and the operating system keeps the
+low eight bits: 401 becomes 145.
 
-To anyone else that is the end by a signal, so it is told as 1.
+Other readers would take such an exit code for a signal, so clinvk reports exit code 1.
 """
 
 _EXITS = {
@@ -113,14 +114,14 @@ _NOISE = re.compile(
     re.VERBOSE,
 )
 _RETRY = re.compile(r"Attempt \d+ failed")
-"""Noise after the end, which tells the cause by itself; while a run goes on nothing else does."""
+"""A retry line: noise after the end, because the ending states the cause, but the only sign of trouble during a run."""
 
 _UNKNOWN_CONVERSATION = ("Error resuming session", "Error importing session")
 _REPORT = re.compile(r" Full report available at: \S+")
 
 
 class GeminiDecoder:
-    """Turns the lines of one run into events."""
+    """Turn the lines of one run into events."""
 
     def __init__(self) -> None:
         self._prose = Prose()
@@ -131,7 +132,7 @@ class GeminiDecoder:
         self._failure: RunFailed | None = None
 
     def feed(self, line: bytes) -> Iterable[Event]:
-        """Give the events of one line; what is no JSON object, or of an unknown type, gives none."""
+        """Yield the events of one line. Skip a line that is not a JSON object or has an unknown type."""
         event = parsed(_LINE, line)
         if event is None:
             return
@@ -158,7 +159,10 @@ class GeminiDecoder:
                 pass
 
     def closed(self, exit_code: int, stderr: bytes) -> Ending:
-        """Give the ending of a run of which the lines told none, or a failure, whose cause the exit code may tell."""
+        """Return the ending of a run whose lines reported no ending or a failure.
+
+        The exit code may show the cause of the failure.
+        """
         if failure := self._failure:
             status = _STATUSES.get(exit_code)
             code = agent_code(status) if failure.code == AgentFailed.code else failure.code
@@ -172,7 +176,7 @@ class GeminiDecoder:
         return crashed("gemini", exit_code, said.encode())
 
     def complaint(self, stderr: bytes) -> str:
-        """Give the last line of stderr that is neither noise nor, indented, a piece of a dumped error."""
+        """Return the last line of stderr that is neither noise nor an indented part of a dumped error."""
         lines = _REPORT.sub(":", stderr.decode(errors="replace")).splitlines()
         said = (line for line in lines if _RETRY.match(line) or not (line[:1].isspace() or _NOISE.match(line)))
         return last_line("\n".join(said))
@@ -208,7 +212,7 @@ def _tool_result(event: _Line) -> ToolResult:
 
 
 def _usage(stats: _Stats | None) -> Usage | None:
-    """Give the tokens of a run; what the total has more than input and output was thinking."""
+    """Return the tokens of a run. The total minus input and output is the thinking."""
     if stats is None or not stats.total_tokens:
         return None
     output = max(stats.total_tokens - stats.input_tokens, stats.output_tokens)
@@ -216,7 +220,7 @@ def _usage(stats: _Stats | None) -> Usage | None:
 
 
 def cause(message: str) -> tuple[int | None, str]:
-    """Give the HTTP status and the readable text in an error message, in which JSON may lie in JSON."""
+    """Return the HTTP status and the readable text of an error message, which may nest JSON in JSON."""
     wrapped = _WRAPPED.fullmatch(message)
     inner, advice = wrapped.groups() if wrapped else (message, "")
     status = None
@@ -226,7 +230,7 @@ def cause(message: str) -> tuple[int | None, str]:
 
 
 def failed(code: str, message: str, exit_code: int, usage: Usage | None = None) -> RunFailed:
-    """Give the ending of a failure; of one of the login it says what to do."""
+    """Return the ending of a failure. The message of a login failure includes the remedy."""
     if code == AgentUnauthenticated.code:
         message = f"gemini is not logged in, or not allowed ({LOG_IN}): {message}"
     return RunFailed(code, message, exit_code, usage)
@@ -238,7 +242,7 @@ def _api_error(text: str) -> _Status | None:
 
 
 def readable(stderr: str) -> str:
-    """Give what stderr says beside the CLI's usual noise, stack traces and the text of its help."""
+    """Return the last three lines of stderr, without the CLI's usual noise, stack traces and help text."""
     said, _, _ = stderr.partition("\nUsage: gemini")
     lines = (_REPORT.sub(":", line).strip() for line in said.splitlines() if not _NOISE.match(line))
     return "\n".join(list(lines)[-3:])

@@ -1,6 +1,6 @@
-"""The `extra` flags for Gemini CLI: those that would set aside what clinvk itself sets are refused.
+"""The `extra` flags for Gemini CLI. clinvk refuses flags that would override its own.
 
-The CLI reads its flags with yargs, for which `--output-format`, `--outputFormat`, `--no-output-format` and
+The CLI parses flags with yargs, for which `--output-format`, `--outputFormat`, `--no-output-format` and
 `--output-format.x` are the same flag, and `-do json` is `-d -o json`.
 """
 
@@ -52,14 +52,14 @@ _LETTERS = {
 }
 _HARMLESS = ("--debug", "--raw-output", "--screen-reader", "-d")
 SAFE_FLAGS: Flags = {"--screen-reader": None}
-"""That for requests of anybody: what is told for debugging is not for all eyes, nor is a model's output as it came."""
+"""Flags that are safe in requests from anybody. Debug output and raw model output are not for everybody to see."""
 
 
 def check_extra(extra: tuple[str, ...], *, open_words: bool) -> None:
-    """Refuse flags that clinvk governs, and under strict words all but a few.
+    """Refuse flags that clinvk governs and, if the agent is restricted, all except a few harmless flags.
 
     Raises:
-        InvalidRequest: one is refused; says what to use instead.
+        InvalidRequest: A flag is refused; the message names the alternative.
     """
     for index, argument in enumerate(extra):
         field = f"extra[{index}]"

@@ -1,16 +1,16 @@
-"""A home of the agent's own for Gemini CLI, by `GEMINI_CLI_HOME`, in the private folder of a launch.
+"""The private home of Gemini CLI (`GEMINI_CLI_HOME`), in the private folder of a launch.
 
-Gemini CLI 0.61.0 takes settings from files only, and a file of its user cannot be put in front of the others:
-`GEMINI_CLI_SYSTEM_SETTINGS_PATH` is skipped, with no more than a warning, unless the file and every folder above it
-belong to root and are writable by root alone. With a home of its own the CLI has our settings in the place of its
-user's. The administrator's (/etc/gemini-cli) are in force as ever, and go before ours.
+Gemini CLI 0.61.0 reads settings only from files, and a normal user cannot put a file ahead of the others:
+`GEMINI_CLI_SYSTEM_SETTINGS_PATH` is skipped, with only a warning, unless the file and every folder above the file
+belong to root and only root can write them. In a private home, the CLI reads clinvk's settings instead of the user's.
+The administrator's settings (/etc/gemini-cli) stay in force and override clinvk's.
 
-What lies in the user's home and is needed is linked: the login, and the record of conversations unless the run is
-ephemeral; what is recorded in the private folder is gone with it.
+The private home links to the needed files of the user's home: the login, and the record of conversations unless the run
+is ephemeral. A record in the private folder is deleted with the folder.
 
-Each run that keeps its conversation needs this, the open ones too: a start of the CLI deletes, with its default
-settings, all conversations of the project whose files look empty, and such a file is left by each resumption and by
-whoever is just starting. Only a setting prevents it.
+Every run that keeps its conversation needs a private home, even an unrestricted run. With default settings, each start
+of the CLI deletes all conversations of the project whose files look empty. Each resumption, and each CLI that is still
+starting, leaves such a file. Only a setting prevents the deletion.
 """
 
 import json
@@ -68,7 +68,7 @@ _KEPT = (
     "policyPaths",
     "adminPolicyPaths",
 )
-"""What of the user's settings holds under a strict word: nothing that starts a program or permits a tool."""
+"""The user's settings that stay in force for a restricted agent: none starts a program or permits a tool."""
 
 _RETENTION = "general.sessionRetention.enabled"
 
@@ -80,7 +80,9 @@ _STRICT = {
     "hooksConfig.enabled": False,
     "skills.enabled": False,
 }
-"""`folderTrust` is off because an untrusted folder ends the CLI otherwise; GEMINI_CLI_TRUST_WORKSPACE tells it."""
+"""Settings of a restricted agent. `folderTrust` is off because the CLI exits in an untrusted folder;
+GEMINI_CLI_TRUST_WORKSPACE denies trust instead.
+"""
 
 _THINKING: dict[str, tuple[str, int]] = {
     "none": ("MINIMAL", 1024),
@@ -91,60 +93,60 @@ _THINKING: dict[str, tuple[str, int]] = {
     "xhigh": ("HIGH", 24576),
     "max": ("HIGH", 24576),
 }
-"""What each effort is to models from Gemini 3 on, a level, and to Gemini 2.5, a number of tokens.
+"""The thinking for each effort: a level for models from Gemini 3 on, and a number of tokens for Gemini 2.5.
 
-So does Google's own door for OpenAI's `reasoning_effort`: https://ai.google.dev/gemini-api/docs/openai#thinking
+The values match Google's OpenAI-compatible `reasoning_effort`: https://ai.google.dev/gemini-api/docs/openai#thinking
 """
 
 _STRING_OR_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
 def user_folder(host: Host) -> str:
-    """Give the folder of the user's settings, with `~` for the home."""
+    """Return the folder of the user's settings, with `~` for the home directory."""
     return f"{_user_home(host)}/.gemini"
 
 
 def chosen_login(host: Host) -> str | None:
-    """Give the word for the login that the user chose in the settings.
+    """Return the login type that the user chose in the settings.
 
     Raises:
-        InvalidRequest: the user's settings cannot be read.
+        InvalidRequest: The user's settings cannot be read.
     """
     chosen = _get(_user_settings(user_folder(host), host), "security.auth.selectedType")
     return chosen if isinstance(chosen, str) else None
 
 
 def conversation_files(conversation: str, host: Host) -> Sequence[str]:
-    """Give the files of a conversation, the whole one first: the others have no more than a beginning."""
+    """Return the files of a conversation, the complete file first. The other files hold only a beginning."""
     folder, name = user_folder(host), f"tmp/*/chats/session-*-{conversation[:8]}.json"
     return host.find(folder, f"{name}l") or host.find(folder, name)
 
 
 def has_rules(host: Host) -> bool:
-    """Say whether the user has rules of his own for tools."""
+    """Return whether the user has custom rules for tools."""
     settings = _user_settings(user_folder(host), host)
     named = any(_get(settings, path) for path in ("policyPaths", "adminPolicyPaths"))
     return named or bool(host.find(f"{user_folder(host)}/policies", "*.toml"))
 
 
 def limits_turns(host: Host) -> bool:
-    """Say whether the user has set a limit of turns."""
+    """Return whether the user has set a turn limit."""
     return _get(_user_settings(user_folder(host), host), "model.maxSessionTurns") not in (None, -1)
 
 
 def read_at_start(workdir: str, host: Host) -> tuple[str, ...]:
-    """Give the variables and settings that a process started now would find beside its home."""
+    """Return the environment and settings files outside the private home that a process reads at start."""
     folders = (user_folder(host), "~", workdir, f"{workdir}/.gemini")
     return (*(f"{folder}/.env" for folder in folders), f"{workdir}/.gemini/settings.json")
 
 
 def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Give the files and links of a home in which neither the project nor the user opens what `leave` closes.
+    """Return the files and links of a home in which neither the project nor the user can lift the limits of `leave`.
 
-    The project's GEMINI.md is context for the model as ever, though nothing else of the project is trusted.
+    The project's GEMINI.md still is context for the model, although the project is not trusted in any other way.
 
     Raises:
-        InvalidRequest: the user's settings cannot be read; the CLI would not start with them.
+        InvalidRequest: The user's settings cannot be read; the CLI would not start with the settings.
     """
     user = user_folder(host)
     own = _user_settings(user, host)
@@ -164,20 +166,20 @@ def strict(leave: Leave, request: RunRequest, host: Host) -> tuple[dict[str, byt
         _set(settings, "context.fileName", ["GEMINI.md", "project.md"])
     files = {_SETTINGS: json.dumps(settings).encode()}
     if leave.may_edit:
-        # The CLI's tools may write what this leads to, and a project's folder of the name `%2e%2e` gets them there
-        # past the checker of paths: see `words`. A copy goes with the run.
+        # The CLI's tools may write the target of the link, and a project folder named `%2e%2e` gets a path past the
+        # path checker: see `permissions`. A copy is deleted with the run.
         del links[f"{_FOLDER}/GEMINI.md"]
         files[f"{_FOLDER}/GEMINI.md"] = host.read(f"{user}/GEMINI.md") or b""
     return files, links
 
 
 def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Give the files and links of a home that is as the user's own, without its records.
+    """Return the files and links of a home that mirrors the user's home, without the records.
 
-    Where the prompt is data there are no commands of the user's, whose folder would be the place of ours.
+    If the prompt is data, the home omits the user's commands, because clinvk's command takes the place of the folder.
 
     Raises:
-        InvalidRequest: the user's settings cannot be read; the CLI would not start with them.
+        InvalidRequest: The user's settings cannot be read; the CLI would not start with the settings.
     """
     user = user_folder(host)
     settings = _user_settings(user, host)
@@ -189,12 +191,15 @@ def as_the_users(request: RunRequest, host: Host) -> tuple[dict[str, bytes], dic
 
 
 def records(host: Host) -> dict[str, str]:
-    """Give the links to where the CLI keeps its conversations."""
+    """Return the links to the CLI's record of conversations."""
     return {f"{_FOLDER}/{name}/": f"{user_folder(host)}/{name}" for name in _RECORDS}
 
 
 def _think(settings: dict[str, object], request: RunRequest) -> None:
-    """Set how hard the models of a conversation think: by what all of a generation extend, the CLI's helpers not."""
+    """Set the thinking of the conversation's models.
+
+    The overrides apply to the base configuration of each model generation, which the CLI's helper models do not extend.
+    """
     thinking = effort_of(request, _THINKING)
     if thinking is None:
         return

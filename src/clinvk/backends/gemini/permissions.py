@@ -1,8 +1,9 @@
-"""The unified words in Gemini CLI's: which tools an agent may use unasked, as rules of the CLI's policy engine.
+"""Map clinvk's permissions to Gemini CLI: the tools that may run without asking, as rules of the CLI's policy engine.
 
-Learned from Gemini CLI 0.61.0: its own `policies/*.toml`, and tool calls that tried. None of its approval modes holds
-without a terminal: in `default` and `plan` the model itself enters and leaves plan mode, which is granted without
-asking and opens the file tools. So the mode is `default` but for `yolo`, plan mode is off, and rules say the rest.
+Learned from Gemini CLI 0.61.0: from the CLI's `policies/*.toml`, and from attempted tool calls. No approval mode of the
+CLI is safe without a terminal: in `default` and `plan` the model itself enters and leaves plan mode, which is granted
+without asking and opens the file tools. So clinvk uses `default` for everything except `yolo`, disables plan mode, and
+expresses the rest as rules.
 """
 
 import json
@@ -42,20 +43,20 @@ type = "in-process"
 name = "allowed-path"
 required_context = ["environment"]
 """
-"""The CLI's own file tools may also write its user's `GEMINI.md` and its records of the project; its checker of paths
-lets neither through. But the tools leave out an `@` at the front of a path and each NUL, and decode `%2e`, where the
-checker reads a path as it stands. The pattern is of the arguments as JSON, with a NUL before and after each.
+"""The CLI's file tools may also write the user's `GEMINI.md` and the CLI's records of the project; the path checker
+allows neither. But the tools drop a leading `@` and every NUL from a path and decode `%2e`, while the checker reads the
+path as written. The pattern matches the arguments as JSON, with a NUL before and after each argument.
 """
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent may do.
+    """The permissions of an agent.
 
     Attributes:
-        open: it may act without asking, and what its user trusts is trusted.
-        asks: each tool is asked for; nobody answers, so that none runs.
-        only: the tools there are; None leaves it to the CLI's own rules and the user's.
-        edits: those rules are widened by the file tools, within the workspace.
+        open: the agent may act without asking, and trusts whatever the user trusts.
+        asks: every tool needs permission; no user answers, so no tool runs.
+        only: the available tools; None leaves the choice to the rules of the CLI and of the user.
+        edits: in addition to those rules, the file tools may edit within the workspace.
     """
 
     open: bool = False
@@ -65,15 +66,15 @@ class Leave(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_edit(self) -> bool:
-        """Files may be edited unasked, within the workspace."""
+        """Whether the agent may edit files in the workspace without asking."""
         return self.edits or (not self.open and not {*EDITS}.isdisjoint(self.only or ()))
 
 
 def leave(request: RunRequest) -> Leave:
-    """Say what a request's approval, sandbox and allowed tools leave to the agent.
+    """Return the permissions for a request's approval mode, sandbox mode and allowed tools.
 
     Raises:
-        Unsupported: an allowed tool is no plain name.
+        Unsupported: An allowed tool is not a plain name.
     """
     approval, sandbox = request.approval_mode or "default", request.sandbox_mode or "default"
     named = _named(request.allowed_tools)
@@ -92,7 +93,7 @@ def leave(request: RunRequest) -> Leave:
 
 
 def settled(leave: Leave) -> Leave:
-    """Give what comes to the same where the CLI would ask somebody: only the tools that need nobody's leave."""
+    """Return equivalent permissions that never ask: only the tools that need no permission."""
     if leave.open or leave.only is not None:
         return leave
     return Leave(only=(*_UNASKED, *EDITS, "web_fetch") if leave.edits else _UNASKED)
@@ -113,7 +114,7 @@ def _both(named: tuple[str, ...] | None, granted: tuple[str, ...]) -> tuple[str,
 
 
 def limits(leave: Leave) -> bytes:
-    """Give the rules that nothing of the user's may open again; empty where there are none."""
+    """Return the rules that no rule of the user can override; empty if there are none."""
     if leave.asks:
         return _rule(("*",), "ask_user", 999)
     place = _IN_WORKSPACE.format(tools=json.dumps(EDITS)).encode() if leave.may_edit else b""
@@ -123,14 +124,14 @@ def limits(leave: Leave) -> bytes:
 
 
 def grants(leave: Leave) -> bytes:
-    """Give the rules that open what the CLI by itself would ask for; the user's own rules go before them."""
+    """Return rules for tools that the CLI by default asks about. The user's rules take precedence."""
     return _rule((*EDITS, "web_fetch"), "allow", 15) if leave.edits else b""
 
 
 def _rule(tools: tuple[str, ...], decision: str, priority: int) -> bytes:
     if not tools:
         return b""
-    # An array of plain strings is the same in JSON and TOML.
+    # JSON and TOML write an array of plain strings the same way.
     return (
         f"[[rule]]\ntoolName = {json.dumps(tools)}\ndecision = {json.dumps(decision)}\npriority = {priority}\n".encode()
     )

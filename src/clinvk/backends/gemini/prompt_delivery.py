@@ -1,16 +1,17 @@
-"""How Gemini CLI 0.61.0 is given a prompt: on stdin, or as a command of our own where the prompt is data.
+"""Deliver a prompt to Gemini CLI 0.61.0: on stdin, or as a clinvk command if the prompt is data.
 
-On stdin `@path` puts a file's text into the prompt, wherever the `@` stands, and nothing takes that away: a backslash
-before it reaches the model too. The text of a command (`home/.gemini/commands/NAME.toml`) goes to the model as it is,
-but for three marks: `{{args}}`, `!{…}` runs a program and `@{…}` puts a file in. Where a prompt has one of these, its
-brace comes out of a file, so that no mark is left and the model gets every character.
+On stdin, `@path` inserts the text of a file into the prompt, wherever the `@` stands. No escape exists: a backslash
+before the `@` reaches the model too. The CLI sends the text of a command (`home/.gemini/commands/NAME.toml`) to the
+model unchanged, except for three marks: `{{args}}` inserts arguments, `!{…}` runs a program and `@{…}` inserts a file.
+If a prompt contains a mark, clinvk inserts the brace of the mark from a file, so no mark remains and the model receives
+every character.
 
-A prompt on stdin that begins with `/` is a command too, the CLI's own (`/init` writes a file) or one of the user's or
-the project's, which may run programs. And in a conversation that goes on, the CLI leaves out earlier prompts that begin
-with `/`, `?` or a mark of its own, spaces aside. A space without width before them prevents both.
+A prompt on stdin that starts with `/` is also a command, either of the CLI (`/init` writes a file) or of the user or
+project, and may run programs. In a resumed conversation, the CLI omits earlier prompts that start with `/`, `?` or a
+mark of the CLI, ignoring leading spaces. A zero-width space at the start prevents both.
 
-Images are files in a folder of their own, which the CLI is given as one of its directories. Names come of what is
-named, so that the project has none of them.
+Images are files in a private folder that clinvk passes to the CLI as a directory. File names are hashes of the
+contents, so no project file has the same name.
 """
 
 import re
@@ -28,20 +29,20 @@ _BRACE = "clinvk-brace.txt"
 _NO_WIDTH = "\u200b"
 _FORGOTTEN = re.compile(r"[\s\ufeff]*(?:[/?]|<session_context>|<hook_context>)")
 _COMMAND = re.compile(r"[\s\ufeff]*[/$]")
-"""What begins a command over the protocol. The CLI leaves out a byte order mark before it, too, unlike `str.strip`."""
+"""The start of a command over the protocol. Unlike `str.strip`, the CLI also strips a leading byte order mark."""
 
 _MARKS = re.compile(r"(?<=[!@])\{|\{(?=\{args\}\})")
 
 
 def told(request: RunRequest) -> str:
-    """Give all that the model is to be told."""
+    """Return the full prompt for the model."""
     text = with_schema(with_system_prompt(request), request)
     is_exact = request.literal and request.ephemeral and request.output_schema is None
     return text if is_exact or not _FORGOTTEN.match(text) else _NO_WIDTH + text
 
 
 def stdin(request: RunRequest) -> bytes:
-    """Give what the CLI reads from stdin: the prompt, or the name of the command that holds it."""
+    """Return the input on stdin: the prompt, or the name of the command that holds the prompt."""
     text = told(request)
     if is_command(request, text):
         return f"/{_named(text.encode(errors='replace'))}".encode()
@@ -49,7 +50,7 @@ def stdin(request: RunRequest) -> bytes:
 
 
 def parts(request: RunRequest) -> list[dict[str, object]]:
-    """Give the prompt as the CLI takes it over its protocol, where text is text."""
+    """Return the prompt as content blocks of the protocol, which leaves text unchanged."""
     images: list[dict[str, object]] = [
         {"type": "image", "mimeType": image.media_type, "data": b64encode(image.data).decode()}
         for image in request.images
@@ -58,12 +59,12 @@ def parts(request: RunRequest) -> list[dict[str, object]]:
 
 
 def is_plain(request: RunRequest) -> bool:
-    """Say whether the prompt means the same over the protocol: no file is named in it, and no command begins it."""
+    """Return whether the prompt means the same over the protocol: no `@path`, and no command at the start."""
     return (request.literal or "@" not in request.prompt) and not _COMMAND.match(told(request))
 
 
 def files(request: RunRequest) -> dict[str, bytes]:
-    """Give the private files that go with it."""
+    """Return the private files for the prompt."""
     text = told(request)
     attached = {_name(image): image.data for image in request.images}
     made: dict[str, bytes] = {}
@@ -78,12 +79,12 @@ def files(request: RunRequest) -> dict[str, bytes]:
 
 
 def directories(files: dict[str, bytes]) -> list[str]:
-    """Give the directories that the CLI must be given to read those files."""
+    """Return the directories that the CLI needs to read the files."""
     return [f"{PRIVATE}/{FOLDER}"] if any(name.startswith(f"{FOLDER}/") for name in files) else []
 
 
 def is_command(request: RunRequest, text: str) -> bool:
-    """Say whether the CLI would not take a text as data that is to be data."""
+    """Return whether a prompt that is data needs a command, because stdin would not keep the text as data."""
     return request.literal and ("@" in text or text.startswith("/") or bool(request.images))
 
 

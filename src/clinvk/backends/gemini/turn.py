@@ -1,8 +1,8 @@
-"""One prompt to a session of `gemini --acp`, as events, and the file in which Gemini CLI 0.61.0 records it.
+"""One prompt to a session of `gemini --acp`, as events, and the file in which Gemini CLI 0.61.0 records the session.
 
-The record has more than the protocol reports. It is a file of JSON lines, one a message; a message that is written
-again, with more, has the same `id`. All of a turn is there when its end is reported. A message of the model is there
-only if it is complete.
+The record holds more than the protocol reports. The record is a file of JSON lines, one line per message; a longer
+version of a message has the same `id`. The record of a turn is complete when the protocol reports the end of the turn.
+A model message is recorded only if the message is complete.
 """
 
 import re
@@ -38,7 +38,7 @@ class _Tokens(msgspec.Struct):
 
     @property
     def usage(self) -> Usage:
-        """The same in our words; what the total has more than input and output was thinking."""
+        """The tokens as `Usage`. The total minus input and output is the thinking."""
         output = max(self.total - self.input, self.output)
         return Usage(self.input, output, self.cached, output - self.output)
 
@@ -50,18 +50,20 @@ class _Line(msgspec.Struct):
 
 
 _SPEAKERS = ("user", "gemini")
-"""The CLI's own screens write notes there too (`info`, `warning`, `error`), which say nothing of the answer."""
+"""The types of conversation messages. The CLI's screens also record notes (`info`, `warning`, `error`), which are not
+part of the answer.
+"""
 
 _MOST_BYTES = 1024 * 1024
-"""What is read of one turn at most, since nothing else goes on meanwhile. Where more was written, that is the last that
-is read of the conversation, and the protocol's own counts have to do.
+"""The maximum bytes to read per turn, because the read blocks everything else. After a longer turn, the record of the
+conversation is no longer read, and the protocol's token counts are used instead.
 """
 
 _LINES = msgspec.json.Decoder(_Line)
 
 
 class Written(NamedTuple):
-    """What was written of a turn: its tokens, if any, and whether the last who spoke in it is the model."""
+    """The record of a turn: the token usage, if recorded, and whether the last message is from the model."""
 
     used: Usage | None
     is_whole: bool
@@ -79,7 +81,7 @@ class Record:
         self._counted: set[str] = set()
 
     def turn(self) -> Written | None:
-        """Give what was written since the last call; None where nothing was."""
+        """Return the messages recorded since the last call, summed up; None if there are none."""
         lines = [line for text in self._news() if (line := parsed(_LINES, text)) and line.type in _SPEAKERS]
         return Written(self._usage(lines), lines[-1].type == "gemini") if lines else None
 
@@ -97,7 +99,7 @@ class Record:
         return data.splitlines()
 
     def _usage(self, lines: list[_Line]) -> Usage | None:
-        """Add up the tokens of the messages, each but once, as they were told last."""
+        """Return the sum of the messages' tokens, with the latest count of each message."""
         told = {line.id: line.tokens.usage for line in lines if line.tokens and line.id not in self._counted}
         self._counted.update(told)
         return sum(told.values(), Usage()) if told else None
@@ -105,10 +107,10 @@ class Record:
 
 _UNAUTHENTICATED = -32000
 _NO_LOGIN_EXIT = 41
-"""The exit code of a process of one prompt that has no login."""
+"""The exit code of a process of one prompt without a login."""
 
 _TERMINATED = "terminated"
-"""What it says of a connection that was cut, with status 500, as of all that has none."""
+"""The message for a broken connection. The CLI reports status 500, as for every error without a status."""
 
 _MODE = re.compile(r"\[MODE_UPDATE\] \w+")
 _STOPS: dict[str, StopReason] = {
@@ -117,11 +119,13 @@ _STOPS: dict[str, StopReason] = {
     "refusal": "refusal",
 }
 _BROKEN_OFF = "max_turn_requests"
-"""Of an answer that goes round in circles. A limit of the user's own tells the same, and is not kept."""
+"""The stop reason of a looping answer. A user's own turn limit has the same stop reason, but then clinvk does not keep
+a process.
+"""
 
 
 _CUT = "gemini's model broke off: its answer did not come to an end"
-"""It is told as if it had, but is not written down."""
+"""The protocol reports a normal end, but the record lacks the answer."""
 
 
 class Turn:
@@ -138,7 +142,7 @@ class Turn:
         self._open_calls: set[str] = set()
 
     def feed(self, update: wire.Update) -> Iterator[Event]:
-        """Take what is told of the session."""
+        """Yield the events of a session update."""
         match update.session_update:
             case "agent_message_chunk":
                 yield from self._say(update)
@@ -153,7 +157,7 @@ class Turn:
                 pass
 
     def call(self, tool: wire.Tool) -> Iterator[Event]:
-        """It uses a tool, or asks whether it may."""
+        """Yield a tool call, or a request for permission to call the tool."""
         if tool.tool_call_id in self._calls:
             return
         self._answered = True
@@ -163,14 +167,14 @@ class Turn:
         yield ToolCall(tool.tool_call_id, _name(tool), _input(tool))
 
     def came_of(self, tool: wire.Tool, is_error: bool, output: str | None = None) -> Iterator[Event]:
-        """A tool has ended."""
+        """Yield a tool result."""
         if tool.tool_call_id in self._open_calls:
             self._open_calls.discard(tool.tool_call_id)
             self._prose.end_message()
             yield ToolResult(tool.tool_call_id, "\n".join(_texts(tool)) if output is None else output, is_error)
 
     def ended(self, result: wire.Result, written: Written | None) -> Ending:
-        """Give how the turn ended, with what was written of it."""
+        """Return the ending of a turn from the protocol's result and the record."""
         counts = result.meta.quota.token_count
         told = Usage(counts.input_tokens, counts.output_tokens)
         used = (written.used if written else None) or (told if told != Usage() else None)
@@ -198,7 +202,7 @@ class Turn:
 
 
 def _texts(tool: wire.Tool) -> Iterator[str]:
-    """Give the texts in what is told; a change of a file is none, as in a process of one prompt."""
+    """Yield the texts of an update. Omit file changes, as a process of one prompt does."""
     if isinstance(tool.content, wire.Content):
         yield tool.content.text
     for piece in tool.content if isinstance(tool.content, list) else []:
@@ -207,13 +211,13 @@ def _texts(tool: wire.Tool) -> Iterator[str]:
 
 
 def _name(tool: wire.Tool) -> str:
-    """Give the tool's name, with which the CLI begins the id of a call; else what kind of tool it is."""
+    """Return the tool's name from the start of the call id, or else the kind of tool."""
     name, parted, _ = tool.tool_call_id.partition("__")
     return name if parted and name else tool.kind or "tool"
 
 
 def _input(tool: wire.Tool) -> dict[str, object]:
-    """Give what is shown of a call: a command is its title, a file its place."""
+    """Return the displayed input of a call: the title is the command, the location is the file."""
     if tool.kind == "execute":
         return {"command": tool.title or ""}
     told: dict[str, object] = {"file_path": tool.locations[0].path} if tool.locations else {}
@@ -224,7 +228,7 @@ def _input(tool: wire.Tool) -> dict[str, object]:
 
 
 def refused(failure: wire.Failure, written: Written | None = None) -> RunFailed:
-    """Give the ending of a request that was not done, with what was written of its turn."""
+    """Return the ending of a refused request, with the recorded token usage of the turn."""
     used = written.used if written else None
     if failure.code == _UNAUTHENTICATED:
         return failed(AgentUnauthenticated.code, failure.message, _NO_LOGIN_EXIT)

@@ -1,4 +1,4 @@
-"""The lines of `gemini --acp`, as structs: JSON-RPC, as 0.61.0 prints it; see tests/unit/recordings/gemini_acp."""
+"""The lines of `gemini --acp` as structs: JSON-RPC, as 0.61.0 prints it; see tests/unit/recordings/gemini_acp."""
 
 import msgspec
 
@@ -13,7 +13,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True, rename="camel"):
-    """What a tool shows: a text in `content`, or the change of a file."""
+    """The displayed output of a tool: a text in `content`, or a change of a file."""
 
     type: str = ""
     content: Content | None = None
@@ -27,7 +27,7 @@ class Location(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True, rename="camel"):
-    """What is told of a tool."""
+    """The state of a tool call."""
 
     tool_call_id: str = ""
     title: str | None = None
@@ -38,13 +38,13 @@ class Tool(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Update(Tool, frozen=True, rename="camel"):
-    """What is told of a session."""
+    """An update of a session."""
 
     session_update: str = ""
 
 
 class Params(msgspec.Struct, frozen=True, rename="camel"):
-    """What a message is about."""
+    """The parameters of a message."""
 
     session_id: str = ""
     update: Update | None = None
@@ -58,20 +58,20 @@ class Models(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Tokens."""
+    """Token counts."""
 
     input_tokens: int = 0
     output_tokens: int = 0
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """What a turn has used."""
+    """The token usage of a turn."""
 
     token_count: Counts = Counts()
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What is told beside the protocol."""
+    """Extensions to the protocol."""
 
     quota: Quota = Quota()
 
@@ -79,7 +79,7 @@ class Meta(msgspec.Struct, frozen=True):
 class Result(
     msgspec.Struct, frozen=True, rename={"session_id": "sessionId", "stop_reason": "stopReason", "meta": "_meta"}
 ):
-    """The fields of all the answers that are waited for."""
+    """The fields of every result that clinvk waits for."""
 
     session_id: str = ""
     models: Models | None = None
@@ -92,7 +92,7 @@ class _Details(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a request was not done. Of an error inside the CLI only `data` says what it was."""
+    """The error of a request. For an internal error of the CLI, only `data` describes the error."""
 
     code: int = 0
     message: str = ""
@@ -100,7 +100,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def said(self) -> str:
-        """The message in full."""
+        """The message with its details."""
         inner = parsed(_DETAILS, bytes(self.data))
         return f"{self.message}: {inner.details}" if inner and inner.details else self.message
 
@@ -118,7 +118,7 @@ _MESSAGES = msgspec.json.Decoder(Message)
 
 
 def read(line: bytes) -> Message | None:
-    """Read a line; of one that does not fit whose message it is, so that nobody waits for it."""
+    """Parse a line. Return only id and method if the rest does not decode, so that no request waits forever."""
     if message := parsed(_MESSAGES, line):
         return message
     head = head_of(line)
