@@ -1,4 +1,4 @@
-"""Locks on files that other processes find by their paths."""
+"""Locks on files, found by other processes through the path."""
 
 import os
 

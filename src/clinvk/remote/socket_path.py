@@ -99,7 +99,10 @@ class SocketClaim:
         return self.is_held() and self._path.exists()
 
     def leave(self) -> None:
-        """Release the claim and remove the socket. Keep the socket if the lock file is gone: a new server may own it."""
+        """Release the claim and remove the socket.
+
+        Keep the socket if the lock file was removed or replaced: another process may have the claim.
+        """
         if self._lock is not None:
             if self.is_held():
                 with suppress(OSError):
