@@ -213,7 +213,7 @@ def _prompt(request: RunRequest) -> bytes:
 
 
 def told(request: RunRequest, resume: Resume | None, instructions: str) -> str:
-    """Return the full prompt for the model. In a resumed thread, the prompt includes the instructions."""
+    """Return the full prompt, which in a resumed thread includes the system prompt and any `instructions`."""
     prompt = with_system_prompt(request) if resume else request.prompt
     if instructions:
         prompt = f"{instructions}\n\n{prompt}"

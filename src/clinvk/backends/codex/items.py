@@ -301,7 +301,7 @@ class Telling:
         return self._open.block(text)
 
     def go_on(self) -> None:
-        """Record that the model has moved on, so that no item repeats."""
+        """Record that the model has moved on, after which no item repeats."""
         self._told, self._again = [], []
 
     def cut(self) -> None:

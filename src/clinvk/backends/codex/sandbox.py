@@ -1,4 +1,4 @@
-"""What Codex may do: the approval and sandbox modes as flags, and the settings that would weaken the sandbox.
+"""The restrictions on Codex: approval and sandbox modes as flags, and overrides for settings that would weaken them.
 
 The sandbox is the only protection of Codex: no user is present to ask, so the approval policy is always `never`. Tried
 with `codex exec` and `codex app-server` of 0.163.0, 0.169.0 and 0.171.0 against a scripted model that calls shell,

@@ -144,8 +144,8 @@ def _kept(executable: str, request: RunRequest, resume: Resume | None, allowed: 
 
     A process for many prompts runs no hooks, and hooks may be the only restriction on an agent that acts without
     asking. The process supports neither `@path` and `/command` in a prompt, nor conversations from other processes. The
-    process would also carry out a part of an action that needs permission. The settled rules of clinvk therefore ask
-    nothing, but the user's own rules may ask.
+    process also has more tools and runs some actions without asking that need permission in a process of one prompt.
+    The rules therefore deny every tool that may ask, which clinvk cannot ensure for the user's own rules.
     """
     if (
         allowed.open
