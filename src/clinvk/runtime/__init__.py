@@ -1,1 +1,1 @@
-"""The only package that starts processes: agents, and the tools that clinvk itself needs."""
+"""The only package that starts processes: agents, and helper programs for clinvk."""

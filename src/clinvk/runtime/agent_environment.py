@@ -21,7 +21,7 @@ from clinvk.types.session import Resume, Session
 
 
 class Surroundings:
-    """An environment under the settings. `paths` are the CLIs that were found, by backend."""
+    """The environment of agents under the settings. `paths` holds the located CLIs by backend."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], registry: Mapping[str, Backend]) -> None:
         self.paths: dict[str, str] = {}
@@ -32,11 +32,11 @@ class Surroundings:
         self._environments: dict[str, Mapping[str, str]] = {}
 
     def backend(self, name: str) -> Backend:
-        """Give a backend that may be run here.
+        """Return a backend that may run here.
 
         Raises:
-            BackendUnavailable: it is unknown or disabled.
-            InvalidRequest: too many agents are around this clinvk.
+            BackendUnavailable: the backend is unknown or disabled.
+            InvalidRequest: clinvk is nested too deeply in other agents.
         """
         backend = backends.named(name, self._registry)
         executables.check_enabled(backend, self._settings)
@@ -44,10 +44,10 @@ class Surroundings:
         return backend
 
     def path(self, backend: Backend) -> str:
-        """Return the path of a CLI; look on PATH again only if the CLI is gone from where it was found.
+        """Return the path of a CLI; search PATH again only if the known file is gone.
 
         Raises:
-            BackendUnavailable: it is not installed.
+            BackendUnavailable: the CLI is not installed.
         """
         path = self.paths.get(backend.name)
         if path is None or not os.access(path, os.X_OK):
@@ -55,7 +55,7 @@ class Surroundings:
         return path
 
     def host(self, backend: str) -> Host:
-        """Return what a backend sees of the machine, looked up once: helper programs do not come and go."""
+        """Return the facts about the machine for a backend, looked up once: helper programs rarely change."""
         if backend not in self._hosts:
             self._hosts[backend] = executables.host(self.environment(backend))
         return self._hosts[backend]
@@ -67,7 +67,7 @@ class Surroundings:
         return self._environments[backend]
 
     def hold(self, spawner: Spawner, directory: str | None) -> Callable[[], AbstractAsyncContextManager[None]] | None:
-        """Return the lock of the clinvk worktree that contains a directory; None if its name rules a worktree out."""
+        """Return the lock of the clinvk worktree that contains a directory; None if the path rules a worktree out."""
         if not directory or not may_lie_in_worktree(directory):
             return None
         from clinvk.runtime.worktrees.worktrees import Worktrees  # few runs need it
@@ -79,7 +79,7 @@ class Surroundings:
 
 
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
-    """What to execute: `argv` in the directory `cwd` (None is the present one), as the program `path`."""
+    """The program to execute: `argv` in the directory `cwd` (None: the current directory), as the executable `path`."""
 
     path: str
     argv: tuple[str, ...]
@@ -94,13 +94,13 @@ async def handover(
     environ: Mapping[str, str],
     registry: Mapping[str, Backend] = backends.BACKENDS,
 ) -> Handover:
-    """Return the command that opens a session in the agent's own program; of the request only the model counts.
+    """Return the command that opens a session in the agent's own program; only the request's model is used.
 
     Raises:
-        SessionBusy: its agent has yet to tell its handle.
-        NotResumable: it never told it, it is a fork that has not branched off, or its directory is gone.
-        InvalidRequest: it is of another backend than the request.
-        BackendUnavailable: its backend is unknown, disabled or not installed.
+        SessionBusy: the agent has not reported a session id yet.
+        NotResumable: the id was never reported, the fork has not branched off yet, or the directory is gone.
+        InvalidRequest: the session belongs to another backend.
+        BackendUnavailable: the backend is unknown, disabled or not installed.
     """
     backend = backends.named(session.backend, registry)
     executables.check_enabled(backend, settings)

@@ -1,4 +1,4 @@
-"""Runs of agent processes of this machine: slots and queue, cancel, deadlines, recording."""
+"""Runs of agent processes on this machine: slots and queue, cancel, deadlines and recording."""
 
 import asyncio
 import logging
@@ -42,13 +42,13 @@ logger = logging.getLogger(__name__)
 
 
 class LocalRuns:
-    """`Runs` over agent processes of this machine. `environ` is what they inherit, less clinvk's own secrets.
+    """`Runs` over agent processes of this machine.
 
-    `admit_dirs` is called right before an agent is started, as `RunSpec.check` with its request. `watches` are told
-    of runs. With `keeps_warm` agent processes are kept for further runs, as the settings allow. `frees` is told of a
-    session that is about to be gone on with: another clinvk may hold its conversation open. `open_files` is as in
-    `Bounds`, `most_of` as in `Slots`. With a `home`, what a clinvk of that home left that was killed with its guardian
-    is ended first.
+    Agents inherit `environ` without clinvk's secrets. `admit_dirs` is called with the request right before an agent
+    starts, as `RunSpec.check`. `watches` observe runs. With `keeps_warm`, agent processes are kept for further runs, as
+    the settings allow. `frees` is called with a session that is about to be resumed, since another clinvk may hold the
+    conversation open. `open_files` is as in `Bounds`, `most_of` as in `Slots`. With a `home`, leftovers of a clinvk of
+    the same home that was killed together with its guardian are cleaned up first.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class LocalRuns:
 
     @property
     def occupancy(self) -> Occupancy:
-        """The numbers of runs that hold slots and that wait, by backend."""
+        """The numbers of running and waiting runs, by backend."""
         return self._slots.occupancy(self._registry)
 
     @property
@@ -114,7 +114,7 @@ class LocalRuns:
         return replace(self.pool.standing, one_shot=one_shot)
 
     def resize(self, server: ServerSettings) -> None:
-        """Change how many runs may go at once, and how many may wait."""
+        """Change how many runs may be active at once, and how many may wait."""
         self.capacity = capacity(server)
         self._slots.resize(queue_limits(server, self.capacity.runs))
 
@@ -131,7 +131,7 @@ class LocalRuns:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Refuse new runs, stop the current runs, and wait until all of their processes are gone."""
+        """Refuse new runs, stop the current runs, and wait until all their processes are gone."""
         self._closing = True
         for run in self._live.values():
             if run.started_at is None:
@@ -164,50 +164,50 @@ class LocalRuns:
         return _Owned(self._begin(request, share))
 
     def run_of_user(self, request: RunRequest, environ: Mapping[str, str]) -> AbstractAsyncContextManager[Run]:
-        """Run a prompt of this machine's user, in an environment of his own, as his own clinvk would.
+        """Run a prompt of this machine's user in the user's environment, as the user's own clinvk would.
 
-        What the server asks of others does not hold for it: it may work in any directory, and it does not wait.
+        The server's restrictions do not apply: the run may work in any directory. The run does not wait in the queue.
 
         Raises:
-            QueueFull: no slot is free. Besides what `run` raises.
+            QueueFull: no slot is free. Other errors are as in `run`.
         """
         return _Owned(self._begin(request, users=Surroundings(self._settings, environ, self._registry)))
 
     async def start(self, request: RunRequest) -> Run:
-        """Run a prompt in the background until the run ends or is cancelled. Raises what `run` raises."""
+        """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
         run, _ = await self._begin(request)
         run.log.let_go()
         return run
 
     def live(self, run_id: str) -> Run | None:
-        """Return a run that is queued or running here, else None."""
+        """Return the run with this id if queued or running here, else None."""
         return self._live.get(run_id)
 
     async def room(self, request: RunRequest) -> None:
-        """Wait until a run of an orchestration would be taken: after a `QueueFull`, though another may be faster."""
+        """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
         await self._slots.room(Applicant(request.backend, request.client))
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
-        """Count the memory of an orchestration's requests, of one client, as that of waiting runs inside this context.
+        """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
 
         Raises:
-            QueueFull: the queue has no room for so many bytes.
+            QueueFull: the queue lacks room for the requests.
         """
         return self._slots.reserved(requests[0].client if requests else "", sum(map(held_bytes, requests)))
 
     def stop(self, run_id: str, at_once: bool = False) -> None:
-        """Stop a run that is queued or running here; with `at_once` its agent gets no time to stop by itself."""
+        """Stop a queued or running run; with `at_once` the agent gets no time to stop by itself."""
         if run := self._live.get(run_id):
             run.stop(RunFailed(Cancelled.code, "the run was cancelled"), at_once)
 
     async def cancel(self, run_id: str) -> None:
-        """Stop a run that is queued or running here, and wait until its agent is gone. Unknown runs are ignored."""
+        """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
         if task := self._tasks.get(run_id):
             self.stop(run_id)
             await asyncio.wait([task])
 
     async def let_go(self, session_id: str) -> None:
-        """Have all warm processes release a session's conversation, which is resumed elsewhere."""
+        """Ask all warm processes to release the conversation of a session that is resumed elsewhere."""
         if self.pool:
             with suppress(SessionError, StoreUnavailable):
                 session = await self._store.session(session_id)
@@ -219,7 +219,7 @@ class LocalRuns:
             task.cancel()
 
     async def version(self, backend: Backend, path: str) -> str | None:
-        """Return the version of a backend's CLI, in the environment of its runs; None if it does not answer."""
+        """Return the version of a backend's CLI, in the environment of its runs, or None if the CLI does not answer."""
         return await executables.version(self.spawner, path, self._here.environment(backend.name))
 
     async def _begin(
@@ -232,7 +232,7 @@ class LocalRuns:
         spec = await self._spec(request, resume, users)
         if session is None and not request.ephemeral:
             workdir = request.workdir or ""
-            if users or not (workdir and self._admit_dirs):  # others were resolved when they were admitted
+            if users or not (workdir and self._admit_dirs):  # all other directories were resolved at admission
                 workdir = await asyncio.to_thread(executables.resolve, workdir)
             session = new_session(request, os.urandom(16).hex(), workdir, self._settings.session)
         told = replace(request, extra=self._own_extra(request))
@@ -257,7 +257,7 @@ class LocalRuns:
         except BaseException as exc:
             code = exc.code if isinstance(exc, ClinvkError) else Cancelled.code
             run.stop(RunFailed(code, str(exc) or "the run was cancelled"))
-            await finished(drive(run))  # what was begun in the store is ended there
+            await finished(drive(run))  # `drive` ends the run that was begun in the store
             raise
         task = self._group.create_task(drive(run))
         self._live[run.id], self._tasks[run.id] = run, task
@@ -266,19 +266,19 @@ class LocalRuns:
 
     def _over(self, run: RunTask, watching: Sequence[Callable[[], None]], _: asyncio.Task[None]) -> None:
         del self._live[run.id], self._tasks[run.id]
-        run.slot.leave()  # one that was killed before its first step has not
+        run.slot.leave()  # a task killed before its first step has not left
         for over in watching:
             over()
 
     async def _until_gone(self, session: Session) -> None:
-        """Wait for the agents of the session's runs that have their ending and are about to exit."""
+        """Wait for the agents of the session's runs that have an ending and are about to exit."""
         runs = [run for run in self._live.values() if run.session_id == session.id]
         leaving = [self._tasks[run.id] for run in runs if run.phase >= Phase.ENDING]
         if leaving:
             await asyncio.wait(leaving)
 
     async def _catch_up(self, run: RunTask, spec: RunSpec, session: Session) -> None:
-        """Resume the session as it was when it was claimed: another run may have ended since it was read."""
+        """Resume the session's current state if another run has ended since the session was read."""
         resume = await sessions.resume(self._store, session)
         if resume != spec.resume:
             run.resume_from(resume, spec.relaunch(run.request, resume))
@@ -329,7 +329,7 @@ class LocalRuns:
         )
 
     def _launch(self, here: Surroundings, backend: Backend, request: RunRequest, resume: Resume | None) -> Launch:
-        if self.pool and not request.workdir:  # a follow-up names the directory: it is for the same process
+        if self.pool and not request.workdir:  # match the key of follow-ups, which name the directory
             request = replace(request, workdir=executables.resolve(""))
         _refuse_unreadable(request)
         try:
@@ -339,7 +339,7 @@ class LocalRuns:
             raise
 
     def _blame_settings(self, error: InvalidRequest, request: RunRequest) -> None:
-        """Name the setting that a refused flag comes from, without the flag's value, which may be a secret."""
+        """Name the setting that contains a refused flag, without the flag's value, which may be a secret."""
         count = len(request.extra) - len(self._own_extra(request))
         for index, argument in enumerate(request.extra[:count]):
             if error.field == f"extra[{index}]":
@@ -347,7 +347,7 @@ class LocalRuns:
                 error.message, error.field = f"backends.{request.backend}.extra_flags: {told}", None
 
     async def _continued(self, request: RunRequest) -> tuple[RunRequest, Session | None, Resume | None]:
-        """Return the request with its session's directory, the session, and what resumes the session."""
+        """Return the request with its session's directory, the session, and the resume state."""
         if request.output_schema is not None:
             await self._schemas.check(request.output_schema)
         if not request.session_id:
@@ -357,13 +357,13 @@ class LocalRuns:
         return request, session, await sessions.resume(self._store, session)
 
     def _own_extra(self, request: RunRequest) -> tuple[str, ...]:
-        """Return the extra flags of the request without those of the settings, which may hold secrets."""
+        """Return the request's extra flags without the flags from the settings, which may hold secrets."""
         settings = self._settings.backend(request.backend).extra_flags
         return request.extra[len(settings) :] if request.extra[: len(settings)] == settings else request.extra
 
 
 def _refuse_unreadable(request: RunRequest) -> None:
-    """Refuse directories whose names are not UTF-8: neither the agents' protocols nor the store could name them."""
+    """Raise InvalidRequest for directory names that are not UTF-8: protocols and the store require UTF-8."""
     beside = ((f"add_dirs[{index}]", path) for index, path in enumerate(request.add_dirs))
     for field, path in (("workdir", request.workdir or ""), *beside):
         if readable(path) != path:
@@ -371,7 +371,7 @@ def _refuse_unreadable(request: RunRequest) -> None:
 
 
 class _Owned:
-    """A context that stops its run when it is left. A generator's context would cost three times as much."""
+    """A context that stops its run on exit. A generator-based context would cost three times as much."""
 
     __slots__ = ("_beginning", "_run", "_task")
 

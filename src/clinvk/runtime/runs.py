@@ -1,4 +1,4 @@
-"""The protocol of runs, wherever their agents are, and the callbacks and figures for those who watch them."""
+"""The protocol of runs, local or remote, and the callbacks and figures for observers."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -34,9 +34,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Warm(Kept, frozen=True, kw_only=True):
-    """All of them, and those of each backend of which any may be kept; `memory_limit_bytes` is 0 for no limit.
+    """Counts of all warm processes, and of each backend that may be kept warm; `memory_limit_bytes` 0 means no limit.
 
-    `one_shot` are backends whose program turned out not to speak the protocol that staying needs.
+    `one_shot` lists backends whose program turned out not to speak its long-lived protocol.
     """
 
     backends: Mapping[str, Kept]
@@ -46,7 +46,7 @@ class Warm(Kept, frozen=True, kw_only=True):
 
 
 class Followed(Protocol):
-    """A run as its caller sees it. Times such as `created_at` are seconds since the epoch."""
+    """A run as the caller sees the run. Times such as `created_at` are seconds since the epoch."""
 
     id: str
     request: RunRequest
@@ -78,14 +78,14 @@ class Followed(Protocol):
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[Logged]:
-        """Yield the events after number `after`, past events first, until the ending, one by one."""
+        """Yield the events after number `after`, past events first, until the ending, individually."""
         ...
 
 
 class Run(Followed, Protocol):
-    """One prompt through one agent. Every answer and stream is a view over its event log.
+    """One prompt through one agent. Every answer and stream is a view over the event log.
 
-    `refusal` is why the agent could not be started, where that is the reason of the ending.
+    `refusal` is why the agent could not start, if the run failed because no agent started.
     """
 
     refusal: ClinvkError | None
@@ -101,7 +101,7 @@ class Run(Followed, Protocol):
         ...
 
     def batches(self, after: int = 0) -> AsyncIterator[list[Logged]]:
-        """Yield the events that `follow` yields, in each batch all that are there."""
+        """Yield the events of `follow` in batches of all available events."""
         ...
 
     async def begun(self) -> None:
@@ -125,37 +125,38 @@ class Runs(Runner, Protocol):
     """The runtime as api, cli and orchestrate see it."""
 
     async def plan(self, request: RunRequest) -> Launch:
-        """Return the launch that `run` would start (a dry run); raises what `run` raises before the start."""
+        """Return the launch that `run` would start (a dry run); raise the errors that `run` raises before the start."""
         ...
 
     def run(self, request: RunRequest, share: Share | None = None) -> AbstractAsyncContextManager[Run]:
-        """Run a prompt. `request` has its backend and is completed from the settings. Leaving it ends the run.
+        """Run a prompt; leaving the context ends the run.
 
-        It waits for its turn among those with the same `share`, and is in the queue from then on.
+        `request` must name a backend and be completed from the settings. With a `share`, the run waits until its share
+        has room, and joins the queue only then.
 
         Raises:
-            BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: before anything runs.
-            SessionBusy, QueueFull, ShuttingDown: not at present.
-            StoreUnavailable: the run cannot be recorded.
+            BackendUnavailable, Unsupported, InvalidRequest, SessionNotFound, NotResumable: raised before the start.
+            SessionBusy, QueueFull, ShuttingDown: the run cannot start at present.
+            StoreUnavailable: the run cannot be stored.
         """
         ...
 
     async def start(self, request: RunRequest) -> Run:
-        """Run a prompt in the background until the run ends or is cancelled. Raises what `run` raises."""
+        """Run a prompt in the background until the run ends or is cancelled. Raise the errors of `run`."""
         ...
 
     def live(self, run_id: str) -> Run | None:
-        """Return a run that is queued or running here, else None."""
+        """Return the run with this id if queued or running here, else None."""
         ...
 
     @property
     def capacity(self) -> Capacity:
-        """How many runs may go at once, and why."""
+        """How many runs may be active at once, and why."""
         ...
 
     @property
     def occupancy(self) -> Occupancy:
-        """The numbers of runs that hold slots and that wait, by backend."""
+        """The numbers of running and waiting runs, by backend."""
         ...
 
     @property
@@ -164,19 +165,19 @@ class Runs(Runner, Protocol):
         ...
 
     async def room(self, request: RunRequest) -> None:
-        """Wait until a run of an orchestration would be taken: after a `QueueFull`, though another may be faster."""
+        """After a `QueueFull`, wait until an orchestration's run would be accepted; another run may be faster."""
         ...
 
     def reserved(self, requests: Sequence[RunRequest]) -> AbstractContextManager[None]:
-        """Count the memory of an orchestration's requests, of one client, as that of waiting runs inside this context.
+        """Reserve queue memory for an orchestration's requests, all of one client, inside this context.
 
         Raises:
-            QueueFull: the queue has no room for so many bytes.
+            QueueFull: the queue lacks room for the requests.
         """
         ...
 
     async def cancel(self, run_id: str) -> None:
-        """Stop a run that is queued or running here, and wait until its agent is gone. Unknown runs are ignored."""
+        """Stop a queued or running run, and wait until its agent is gone. Ignore unknown runs."""
         ...
 
 
@@ -200,5 +201,5 @@ def model_told(run: Watched) -> str | None:
 
 
 def first_word_at(run: Watched) -> float | None:
-    """Return when the first piece of the answer or of the thinking arrived; None if none did."""
+    """Return when the first piece of the answer or of the thinking arrived, or None."""
     return next((entry.at for entry in run.entries if isinstance(entry.event, TextDelta | ThinkingDelta)), None)

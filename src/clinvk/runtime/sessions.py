@@ -19,15 +19,15 @@ from clinvk.types.session import Resume, Session
 async def fork(
     store: SessionStore, reference: str, session_id: str, registry: Mapping[str, Backend] = backends.BACKENDS
 ) -> Session:
-    """Keep a session that goes on from the conversation of another, which stays as it is.
+    """Store a new session that branches off another session's conversation; the parent stays unchanged.
 
-    Nothing is started: it is the fork's first run that branches off, from where its parent stands then.
+    No agent starts. The fork's first run branches off, from the parent's state at the time.
 
     Raises:
-        SessionNotFound, AmbiguousId: as the store.
-        SessionBusy: the parent's agent has yet to tell its handle.
-        NotResumable: it never told it.
-        BackendUnavailable, Unsupported: its backend is unknown, or its CLI cannot branch off.
+        SessionNotFound, AmbiguousId: raised by the store.
+        SessionBusy: the parent's agent has not reported a session id yet.
+        NotResumable: the parent's agent never reported a session id.
+        BackendUnavailable, Unsupported: the backend is unknown, or its CLI cannot branch off.
     """
     parent = await store.session(reference)
     handle = handle_of(parent)
@@ -57,11 +57,11 @@ async def fork(
 
 
 async def placed(request: RunRequest, session: Session) -> RunRequest:
-    """Take a request to where its session's conversation is: Claude Code and Gemini bind it to a directory.
+    """Return the request with the directory of its session: Claude Code and Gemini bind a conversation to a directory.
 
     Raises:
-        InvalidRequest: the session is of another backend, or the run is to leave no trace.
-        NotResumable: its directory is gone.
+        InvalidRequest: the session belongs to another backend, or the run is ephemeral.
+        NotResumable: the directory does not exist any more.
     """
     if request.backend != session.backend:
         raise InvalidRequest(
@@ -77,22 +77,22 @@ async def placed(request: RunRequest, session: Session) -> RunRequest:
 
 
 async def resume(store: SessionStore, session: Session) -> Resume:
-    """Return what resumes a session.
+    """Return the agent's session id and token counts that resume a session.
 
     Raises:
-        SessionBusy: the agent has yet to tell its handle.
-        NotResumable: it never told it.
+        SessionBusy: the agent has not reported a session id yet.
+        NotResumable: the agent never reported a session id.
     """
     origin = await _origin(store, session)
     return Resume(handle_of(origin), _counted(origin), session.forks_parent)
 
 
 def handle_of(session: Session) -> str:
-    """Return the agent's own id of the conversation.
+    """Return the agent's session id of the conversation.
 
     Raises:
-        SessionBusy: that of a first turn is yet to be told.
-        NotResumable: it never was.
+        SessionBusy: the first turn has not reported the id yet.
+        NotResumable: the agent never reported the id.
     """
     if not session.backend_session_id and session.status == "active":
         raise SessionBusy(f"session {session.id!r} is busy with its first run")
@@ -102,18 +102,18 @@ def handle_of(session: Session) -> str:
 
 
 async def _origin(store: SessionStore, session: Session) -> Session:
-    """Return the session whose conversation is resumed: for a fork without a run of its own, the parent.
+    """Return the session whose conversation is resumed: the parent for a fork without runs, else `session`.
 
-    The parent may have gone on since, and its agent may have given the conversation another handle.
+    The parent may have continued since, and its agent may have changed the session id.
     """
     while session.forks_parent and session.parent_id:
         try:
             session = await store.session(session.parent_id)
-        except SessionNotFound:  # deleted, but not the agent's own record
+        except SessionNotFound:  # deleted in the store, but not in the agent's record
             break
     return session
 
 
 def _counted(session: Session) -> Usage:
-    """Return the tokens that the agent counts from; an imported session has only its total."""
+    """Return the token counts that the agent starts from; an imported session has only a total."""
     return session.counted if session.counted != Usage() else session.token_usage

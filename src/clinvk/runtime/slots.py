@@ -1,6 +1,6 @@
-"""How many runs go at once, in all and for each backend and client, and who is next.
+"""Slots and queue: how many runs are active at once, in total and for each backend and client, and which is next.
 
-How many runs this machine can carry at once, and how much memory a run holds that waits.
+Also estimates how many runs the machine can carry and how much memory a waiting run holds.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _MIB = 1024 * 1024
 
 
 class Share:
-    """What some runs may have of the slots: `at_once`, at most. Those beyond it are not in the queue yet."""
+    """A limit of `at_once` slots for a set of runs. Runs beyond the limit wait outside the queue."""
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
@@ -34,7 +34,7 @@ class Share:
 
     @property
     def is_taken(self) -> bool:
-        """Whether they have all of it."""
+        """Whether the runs hold all slots of the share."""
         return self.held >= self.at_once
 
 
@@ -42,10 +42,10 @@ class Applicant(NamedTuple):
     """A run that asks for a slot.
 
     Attributes:
-        backend: the agent CLI that it starts.
-        client: whose run it is; empty is this machine's user, who owes nobody a share of the queue.
-        share: the share that it belongs to; what its runs hold is counted by `Slots.reserved`.
-        held_bytes: the memory that it holds while it waits.
+        backend: the agent CLI of the run.
+        client: the owner of the run; empty is this machine's user, who may fill the queue.
+        share: the share of the run; `Slots.reserved` counts the memory of the share's runs.
+        held_bytes: the memory that the run holds while waiting.
     """
 
     backend: str
@@ -55,7 +55,7 @@ class Applicant(NamedTuple):
 
 
 class Place:
-    """A run's place: in the queue at first, a slot once `held`."""
+    """A run's place: first in the queue, then a slot once `held`."""
 
     def __init__(self, slots: "Slots", run: Applicant, number: int, granted: Callable[[], None]) -> None:
         self.run = run
@@ -70,12 +70,12 @@ class Place:
         return self._slots.position(self)
 
     def leave(self) -> None:
-        """Give the place up, queued or held. Leaving twice is fine."""
+        """Give up the place, queued or held; further calls do nothing."""
         self._slots.left(self)
 
 
 class Occupancy(NamedTuple):
-    """How many hold slots and how many wait, by backend; and how many may, in all."""
+    """The numbers of running and queued runs by backend, and the total limits."""
 
     running: dict[str, int]
     queued: dict[str, int]
@@ -84,13 +84,13 @@ class Occupancy(NamedTuple):
 
 
 class QueueLimits(NamedTuple):
-    """What may run and wait at the same time; 0 is no limit, except that with `queued` 0 no run waits.
+    """Limits on running and waiting runs; 0 means no limit, except that `queued` 0 allows no waiting.
 
     Attributes:
         total: runs at once.
         per_backend: runs of one backend at once.
         queued: runs that wait.
-        queued_bytes: memory that waiting runs hold. A run that finds nothing held may wait whatever its size.
+        queued_bytes: memory that waiting runs hold. If no memory is held, a run of any size may wait.
     """
 
     total: int
@@ -100,11 +100,11 @@ class QueueLimits(NamedTuple):
 
 
 _Line = tuple[str, Share | None]
-"""Runs of a client with one backend and one share are served in their order."""
+"""Runs of a client with the same backend and share are served in order."""
 
 
 class _Client:
-    """The runs of one client."""
+    """The runs of a client."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -117,20 +117,20 @@ class _Client:
         return not (self.held or self.held_bytes or self.lines)
 
     def queue(self) -> dict[_Line, OrderedDict[int, Place]]:
-        """Return the lines of runs that wait for a slot, and not for their share."""
+        """Return the lines of runs that wait for a slot rather than for their share."""
         return {key: line for key, line in self.lines.items() if not (key[1] and key[1].is_taken)}
 
 
 class Slots:
-    """Slots with a bounded queue that all clients have a fair part of.
+    """Slots with a bounded queue, divided fairly between clients.
 
-    A free slot goes to the client that holds the fewest, in turn among equals, and there to the run that came first; a
-    full backend, share or client holds up nobody else. A client may queue no more than it leaves free for the others,
-    in number and in bytes, so that none fills the queue.
+    A free slot goes to the client with the fewest slots, with equal clients in turn, and within the client to the
+    earliest run. A full backend, share or client blocks no other. No client can fill the queue: a client's queued runs,
+    in number and in bytes, may not exceed the room left for the other clients.
     """
 
     def __init__(self, limits: QueueLimits, most_of: Callable[[str], int | None] = lambda _: None) -> None:
-        """`most_of` returns how many runs of a client may go at once; None is no limit."""
+        """Use `most_of` for the maximum of active runs of a client; None means no limit."""
         self._limits = limits
         self._most_of = most_of
         self._arrived = 0
@@ -142,22 +142,22 @@ class Slots:
         self._changed = asyncio.Event()
 
     def resize(self, limits: QueueLimits) -> None:
-        """Let more or fewer run and wait from now on; whoever has a place keeps it."""
+        """Change the limits; current places are kept."""
         self._limits = limits
         self._serve()
 
     @property
     def busy(self) -> int:
-        """Slots that are held."""
+        """The number of held slots."""
         return sum(self._held.values())
 
     @property
     def queued(self) -> int:
-        """Places in the queue."""
+        """The number of places in the queue."""
         return self._queued
 
     def occupancy(self, backends: Iterable[str]) -> Occupancy:
-        """Return the runs of these backends that hold slots and that wait."""
+        """Return the numbers of running and queued runs of the given backends."""
         running = {backend: self._held.get(backend, 0) for backend in backends}
         queued = dict.fromkeys(running, 0)
         for client in self._clients.values():
@@ -186,7 +186,7 @@ class Slots:
         return place
 
     def left(self, place: Place) -> None:
-        """Take a place out, and serve the next runs with what it held."""
+        """Remove a place, and serve the next runs."""
         if place not in self._members:
             return
         self._members.remove(place)
@@ -202,10 +202,10 @@ class Slots:
 
     @contextmanager
     def reserved(self, client: str, held_bytes: int) -> Generator[None]:
-        """Count the memory that runs of a share hold, inside this context, as queued.
+        """Count the memory of a share's runs as queued inside this context.
 
         Raises:
-            QueueFull: the queue has no room for so many bytes.
+            QueueFull: the queue lacks room for `held_bytes`.
         """
         if obstacle := self._taken_memory(client, held_bytes):
             raise QueueFull(obstacle, _RETRY_AFTER_S)
@@ -217,12 +217,12 @@ class Slots:
             self._serve()
 
     async def room(self, run: Applicant) -> None:
-        """Wait until `enter` would take a run; whoever enters before this returns takes the room away again."""
+        """Wait until `enter` would accept a run; another run may still take the room first."""
         while self._obstacle(run):
             await self._changed.wait()
 
     def position(self, place: Place) -> int | None:
-        """Return how many runs are served up to this one, if clients go on taking turns; None if it does not wait."""
+        """Return the run's position if clients keep taking turns; None if the run is not in the queue."""
         run, own = place.run, self._clients.get(place.run.client)
         if place.held or place not in self._members or own is None or (run.share and run.share.is_taken):
             return None
@@ -244,13 +244,13 @@ class Slots:
             del self._clients[name]
 
     def _hold(self, client: str, held_bytes: int) -> None:
-        """Count memory for a client, or no longer if negative."""
+        """Add to the counted memory of a client; a negative number subtracts."""
         self._held_bytes += held_bytes
         self._client(client).held_bytes += held_bytes
         self._forget_if_idle(client)
 
     def _count(self, place: Place, added: int) -> None:
-        """Count a place that enters or leaves its line; the queue has those that do not wait for their share."""
+        """Count a place entering or leaving a line; places waiting for a share are not in the queue."""
         share = place.run.share
         if share:
             share.waiting += added
@@ -262,7 +262,7 @@ class Slots:
         self._queued += added
 
     def _hold_share(self, place: Place, added: int) -> None:
-        """Count a slot of a share; while the share is taken, none of its runs is in the queue."""
+        """Count a slot of a share; while the share is taken, its waiting runs are not in the queue."""
         if not (share := place.run.share):
             return
         was_taken = share.is_taken
@@ -271,13 +271,13 @@ class Slots:
             self._count_queued(place.run.client, share.waiting if was_taken else -share.waiting)
 
     def _obstacle(self, run: Applicant) -> str:
-        """Return why a run can neither have a slot nor wait; empty if it can."""
+        """Return why a run can neither take a slot nor wait, or an empty string."""
         if not self._taken_slots(run):
             return ""
         return self._taken_queue(run.client) or self._taken_memory(run.client, run.held_bytes)
 
     def _taken_slots(self, run: Applicant) -> str:
-        """Return why no slot is free for a run, apart from its share; empty if one is."""
+        """Return why no slot is free for a run, ignoring its share, or an empty string."""
         if self._has_slot(run.backend) and not self._has_most(run.client):
             return ""
         return f"no slot is free: {self.busy} runs are under way (server.max_concurrent_runs: {self._limits.total})"
@@ -309,12 +309,12 @@ class Slots:
         return self.busy < self._limits.total and not (most and self._held.get(backend, 0) >= most)
 
     def _has_most(self, client: str) -> bool:
-        """Say whether a client has as many slots as it may."""
+        """Return whether a client holds its maximum of slots."""
         most = self._most_of(client)
         return most is not None and client in self._clients and self._clients[client].held >= most
 
     def _serve(self) -> None:
-        """Give free slots to the runs that are next, and let all who wait for room look again."""
+        """Assign free slots to the next runs, and wake all callers of `room`."""
         while first := self._first():
             name, client = first.run.client, self._clients[first.run.client]
             first.held = True
@@ -328,7 +328,7 @@ class Slots:
         self._changed = asyncio.Event()
 
     def _first(self) -> Place | None:
-        """Return the run that is next; None if no slot is free for any."""
+        """Return the next run to serve, or None if no slot is free for any run."""
         if self.busy >= self._limits.total:
             return None
         fewest, first = 0, None
@@ -355,28 +355,28 @@ class Slots:
 LEAST_RUNS = 16
 _RUN_MB = 512
 _RUNS_PER_CORE = 8
-"""Agents wait for their model most of the time, so that a core carries several."""
+"""Agents mostly wait for their model, so one core carries several agents."""
 
 _VALUE_BYTES = 100
-"""What a value of JSON takes in memory besides its text."""
+"""The estimated memory of a JSON value besides its text."""
 
 
 class Capacity(NamedTuple):
-    """How many runs go at once, and why."""
+    """The number of runs at once, and its reason."""
 
     runs: int
     reason: str
 
 
 def capacity(server: ServerSettings) -> Capacity:
-    """Return `server.max_concurrent_runs`, or what this machine can carry if it is not set."""
+    """Return `server.max_concurrent_runs`, or if unset the capacity of the machine."""
     if server.max_concurrent_runs is not None:
         return Capacity(server.max_concurrent_runs, "set by server.max_concurrent_runs")
     return of_machine(_cores(), _memory_bytes() // _MIB)
 
 
 def of_machine(cores: int, memory_mb: int) -> Capacity:
-    """Return what a machine with so many cores and so much memory can carry."""
+    """Return the capacity of a machine with the given cores and memory."""
     by_cores, by_memory = cores * _RUNS_PER_CORE, memory_mb // _RUN_MB
     machine = f"{cores} cores with {_RUNS_PER_CORE} runs each, {memory_mb:,} MB of memory with {_RUN_MB} for each run"
     if (runs := min(by_cores, by_memory)) < LEAST_RUNS:
@@ -385,7 +385,7 @@ def of_machine(cores: int, memory_mb: int) -> Capacity:
 
 
 def queue_limits(server: ServerSettings, runs: int) -> QueueLimits:
-    """Return the limits that the settings ask for, with `runs` at once."""
+    """Return the configured limits, with `runs` at once."""
     return QueueLimits(
         total=runs,
         per_backend=server.max_concurrent_per_backend,
@@ -395,29 +395,29 @@ def queue_limits(server: ServerSettings, runs: int) -> QueueLimits:
 
 
 def held_bytes(request: RunRequest) -> int:
-    """Estimate the memory that a run holds while it waits; its options are held by the request and by its record."""
+    """Estimate the memory of a waiting run; options count twice, for the request and for the record."""
     options = msgspec.json.encode((request.metadata, request.output_schema, request.answer_as, request.extra))
     values = sum(map(options.count, (b",", b"[", b"{")))
-    # A text that is not ASCII is held with its UTF-8 form, which the store makes of it.
+    # A non-ASCII text also holds a UTF-8 copy, which the store creates.
     texts = (request.prompt, request.system_prompt or "")
     held = sum(sys.getsizeof(text) * (1 if text.isascii() else 2) for text in texts)
     return held + sum(len(image.data) for image in request.images) + 2 * (len(options) + values * _VALUE_BYTES)
 
 
 def _memory_bytes() -> int:
-    """Return the memory of the machine, or that of this process's cgroup where that is less."""
+    """Return the memory of the machine, or the memory limit of the process's cgroup if smaller."""
     own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min((own, *(limit for (limit,) in _cgroup_limits("memory.max"))))
 
 
 def _cores() -> int:
-    """Return the cores that this process may use, or the CPU quota of its cgroup where that is less."""
+    """Return the cores available to the process, or the CPU quota of the process's cgroup if smaller."""
     own = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min((own, *(math.ceil(quota / period) for quota, period in _cgroup_limits("cpu.max"))))
 
 
 def _cgroup_limits(name: str) -> Iterator[list[int]]:
-    """Yield the numbers in the file `name` of this process's cgroup and of those above it, where they set a limit."""
+    """Yield the numbers in the file `name` of the process's cgroup and its ancestors, except for unlimited ones."""
     with suppress(ConfigError):
         own = Path(own_cgroup())
         for folder in (own, *own.parents):

@@ -1,1 +1,1 @@
-"""Warm agent processes: which are kept, which carries a run, and when they are evicted."""
+"""Warm agent processes: which processes stay warm, which process carries a run, and when a process is evicted."""

@@ -1,4 +1,4 @@
-"""Agent programs: whether one speaks its long-lived protocol, and whether its files are unchanged."""
+"""Agent programs: whether a program speaks its long-lived protocol, and whether its files are unchanged."""
 
 import asyncio
 import logging
@@ -17,19 +17,19 @@ from clinvk.runtime.process.waiting import Wake
 from clinvk.types.errors import ClinvkError
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Files with inode, size and time of change: npm gives all files of a package the same time of writing."""
+"""Files with inode, size and ctime. The mtime is useless: npm gives all files of a package the same mtime."""
 
 _NOWHERE = "\0"
-"""No path begins so."""
+"""No path begins with this character."""
 
 _MOST = 200
-"""So many entries are looked at for one name: this is done for each run, and nobody knows what a project has."""
+"""Maximum number of entries read for one name: the look-up happens for every run, and projects can be huge."""
 
 
 def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
-    """Return the fingerprint of files that are named as in `Launch.reads`.
+    """Return the fingerprint of files named as in `Launch.reads`.
 
-    Most files do not exist, which `access` reports in half the time of an exception.
+    Most files do not exist. `access` reports a missing file in half the time of an exception.
     """
     found: list[tuple[str, int, int, int]] = []
     missing = _NOWHERE
@@ -49,13 +49,13 @@ def fingerprint(names: Collection[str], env: Mapping[str, str]) -> Fingerprint:
 def _stamp(file: str) -> tuple[str, int, int, int]:
     try:
         status = os.stat(file)
-    except OSError:  # gone since it was found
+    except OSError:  # removed after the search
         return file, 0, 0, 0
     return file, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _files(path: str) -> Collection[str]:
-    """Return the files that match a path; a star elsewhere than at the end is part of a name."""
+    """Return the files that match a path; a star before the end is part of the name."""
     folder, _, ending = path.rpartition("/*")
     if not ending.startswith((".", "/")) or "/" in ending[1:]:
         return (path,) if os.access(path, os.F_OK) else ()
@@ -79,13 +79,13 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
 logger = logging.getLogger(__name__)
 
 _DOUBTS = 3
-"""At so many failures in a row a program counts that has spoken its protocol before: one process may hang."""
+"""Number of consecutive failures after which a program counts as unable to speak a protocol spoken before."""
 
 
 class Fallbacks:
-    """The programs that do not speak their long-lived protocol, or not within `answer_within_s` of their start.
+    """The programs that do not speak their long-lived protocol, or not within `answer_within_s` of the start.
 
-    A program that was replaced since counts as another program.
+    A replaced program counts as another program.
     """
 
     def __init__(self, answer_within_s: float = 10.0) -> None:
@@ -95,11 +95,11 @@ class Fallbacks:
         self._doubts: dict[str, int] = {}
 
     def choose(self, path: str, launch: Launch) -> Launch:
-        """Return the planned launch, or the other one if the program is known not to speak the planned protocol."""
+        """Return the planned launch, or its alternative if the program is known not to speak the planned protocol."""
         return launch.otherwise if launch.otherwise and not self.is_spoken(path) else launch
 
     def is_spoken(self, path: str) -> bool:
-        """Return whether a program speaks its long-lived protocol, as far as is known."""
+        """Return whether a program speaks its long-lived protocol, as far as known."""
         return path not in self._known or self._known[path] != fingerprint((path,), {})
 
     def note_spoken(self, path: str) -> None:
@@ -108,9 +108,9 @@ class Fallbacks:
         self._spoke[path] = fingerprint((path,), {})
 
     def note(self, path: str, why: str) -> None:
-        """Note that a program which did not speak its protocol has begun a run one-shot: use one-shot from now on.
+        """Note that a program without its long-lived protocol has begun a run one-shot: use one-shot from now on.
 
-        A program that has spoken the protocol before gets another chance or two.
+        A program that has spoken the protocol before gets `_DOUBTS` attempts.
         """
         if not self.is_spoken(path):
             return
@@ -129,7 +129,7 @@ _MESSAGES = msgspec.json.Decoder(dict[str, object])
 async def unspoken(
     spawner: Spawner, path: str, launch: Launch, channel: Channel, env: Mapping[str, str], within_s: float
 ) -> str | None:
-    """Start the program at `path`; return why it does not speak its protocol, or None if it does."""
+    """Start the program at `path`; return why the program does not speak its protocol, or None."""
     folder = private_folder.PrivateFolder(launch, env, spawner.server)
     try:
         await folder.prepare()
@@ -163,7 +163,7 @@ def _answers(process: Process, channel: Channel) -> bool:
     """Return whether the process has answered.
 
     Raises:
-        NotSpoken: it does not speak it.
+        NotSpoken: the process does not speak the protocol.
     """
     for line in process.take():
         deque(channel.receive(line), maxlen=0)

@@ -1,7 +1,7 @@
-"""The pool: finds the warm worker that carries a run.
+"""The pool: find the warm worker that carries a run.
 
-A run goes to a worker that is up, to a spare that was started ahead, or to a new worker that is kept afterwards. If
-none can be kept, the run gets a process of its own, as without a pool.
+A run goes to a running worker, to a spare that was started ahead, or to a new worker that is kept afterwards. If no
+worker can be kept, the run gets its own process, as without a pool.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from clinvk.runtime.runs import Kept, Warm
 from clinvk.types.session import Resume
 
 _LATE_S = 0.2
-"""How long after its run was stopped a tool may still appear: between fork and exec it looks like the CLI itself."""
+"""Delay in which a stopped run's tool may still appear: between fork and exec a tool looks like the CLI."""
 
 
 class Pool:
-    """The warm workers of one clinvk. Enter the pool to keep any; `timeouts` say when a silent worker is given up."""
+    """The warm workers of one clinvk. Enter the pool to keep workers; `timeouts` limit a silent worker."""
 
     def __init__(self, spawner: Spawner, settings: WarmSettings) -> None:
         self._spawner = spawner
@@ -45,7 +45,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all workers; their runs are over."""
+        """End all workers; call after the last run."""
         if self._reaping:
             self._reaping.cancel()
             await asyncio.wait([self._reaping])
@@ -53,7 +53,7 @@ class Pool:
 
     @property
     def standing(self) -> Warm:
-        """The counts and memory of the workers now."""
+        """The current counts and memory of the workers."""
         backends = {name: self._standing_of(name) for name in self._settings.kept_backends}
         every = backends.values()
         return Warm(
@@ -83,7 +83,7 @@ class Pool:
     async def admit(
         self, spec: WorkerSpec, resume: Resume | None, turns: int, run: str, wake: Callable[[], None]
     ) -> PooledProcess | None:
-        """Return a worker's handle for a run, whose session has had `turns` turns; None if no worker can take it."""
+        """Return a handle on a worker for a run, or None; the run's session has had `turns` turns."""
         group = await self._worker_set.group(spec)
         group.take(begins=resume is None)
         self._reaper.look_soon()
@@ -111,9 +111,9 @@ class Pool:
         return None
 
     async def release(self, seat: PooledProcess, turns: int, *, trusted: bool, kept: bool) -> None:
-        """Take a worker back from a run that is over. Its session has had `turns` turns, and is kept open if `kept`.
+        """Take a worker back after a run. The session has had `turns` turns, and stays open if `kept`.
 
-        A worker that is not `trusted` is retired, and the tools that the run left in it are killed.
+        A worker that is not `trusted` is retired, and the run's leftover tools in the worker are killed.
         """
         worker = seat.worker
         if not seat.is_over:
@@ -135,7 +135,7 @@ class Pool:
             self._reaper.wake()
 
     async def _end_tools(self, seat: PooledProcess, *, trusted: bool) -> None:
-        """Kill the tools that a run left in a process that goes on, if they can be told from those of other runs."""
+        """Kill the leftover tools of a run in a surviving process if the tools can be told from other runs' tools."""
         worker = seat.worker
         is_alone = len(worker.seats) == 1
         if not worker.is_up or not (seat.has_used_tools or worker.has_leavings or not trusted):
@@ -148,12 +148,12 @@ class Pool:
         worker.has_leavings = worker.has_leavings and not is_alone
         async with nullcontext() if seat.tools else worker.ending_tools:
             await finished(self._spawner.end_tools(worker.process, seat.tools))
-            if not trusted:  # a tool may have been about to start when the run was stopped
+            if not trusted:  # a tool may have been starting when the run was stopped
                 await asyncio.sleep(_LATE_S)
                 await finished(self._spawner.end_tools(worker.process, seat.tools))
 
     async def _keep(self, worker: Worker, conversation: str, turns: int, *, kept: bool) -> None:
-        """Keep a conversation for its next turn; of conversations that nobody else can resume, only the latest."""
+        """Keep a conversation for its next turn; keep at most `MAX_HELD` conversations open exclusively."""
         if not kept:
             await worker.left_to_others(conversation)
             return
@@ -162,9 +162,9 @@ class Pool:
             worker.let_go(min(worker.held, key=lambda handle: worker.held[handle].since))
 
     def distrust(self, seat: PooledProcess, why: str, *, speaks: bool = True) -> None:
-        """Retire a worker that failed, and delay the next start of its group.
+        """Retire a failed worker, and delay the next start in its group.
 
-        If its program does not speak its protocol, no worker is started before another run asks for one.
+        If the program does not speak its protocol, no worker starts until another run asks for a worker.
         """
         seat.worker.retire()
         if group := self._worker_set.group_of(seat.worker):
@@ -175,7 +175,7 @@ class Pool:
     async def forget(self, handle: str, but: Worker | None = None) -> None:
         """Drop a conversation that is resumed elsewhere from all workers except `but`.
 
-        A worker that kept the conversation from others has released it afterwards, or is gone.
+        Afterwards every worker that held the conversation exclusively has released the conversation, or is gone.
         """
         for worker in (*self._worker_set.workers, *self._worker_set.leaving):
             if worker is but:
@@ -186,7 +186,7 @@ class Pool:
             await worker.left_to_others(handle)
 
     async def prestart(self, spec: WorkerSpec) -> None:
-        """Start a worker before any run asks for one, and keep one ready as if a run had."""
+        """Start a worker before any run asks for a worker, and keep a worker ready as after a real request."""
         group = await self._worker_set.group(spec)
         group.take(begins=True)
         self._reaper.look_soon()
@@ -194,7 +194,7 @@ class Pool:
             await worker.opened.wait()
 
     async def _free_worker(self, group: WorkerGroup, resume: Resume | None, turns: int) -> Worker | None:
-        """Return a worker that is there already and can take the conversation."""
+        """Return a running worker that can take the conversation, or None."""
         if resume and not resume.fork and (holder := await self._holder(group, resume.handle, turns)):
             return holder
         if resume and group.spec.launch.takes_up != "asked":
@@ -208,12 +208,12 @@ class Pool:
         held = holder.held[handle]
         known = held.fingerprint
         if turns != held.turns or (known is not None and known != await record_fingerprint(group, handle)):
-            await self.forget(handle)  # somebody else has resumed the conversation
+            await self.forget(handle)  # the conversation was resumed elsewhere
             return None
         return holder if holder.room and handle in holder.held else None
 
     def _new_worker(self, group: WorkerGroup, launch: Launch, resume: Resume | None) -> Worker | None:
-        """Start a worker, unless the limits or earlier failures forbid it."""
+        """Start a worker, unless the limits or earlier failures forbid a start."""
         if resume and launch.takes_up == "held":
             return None
         if time.monotonic() < group.not_before or not self._settings.max_processes:

@@ -1,4 +1,4 @@
-"""The reaper: keeps workers healthy, within the limits on number and memory, and ready for the runs to come."""
+"""The reaper: keep workers healthy, within the limits on number and memory, and ready for future runs."""
 
 import asyncio
 import logging
@@ -21,42 +21,42 @@ logger = logging.getLogger(__name__)
 MIB = 1024 * 1024
 
 _REPLACE_AT = 0.8
-"""The share of a worker's runs after which another worker is made ready."""
+"""The share of a worker's maximum runs after which another worker is made ready."""
 
 _GROWN = 4
-"""A process that takes so many times the memory that it took at first is retired."""
+"""A process is retired when its memory exceeds the first measurement by this factor."""
 
 _RECENT_S = 2.0
-"""The number of runs within this time says how many spares are wanted."""
+"""Time window; the number of runs inside the window decides the number of spares."""
 
 _FORGET_GROUP_S = 10.0
-"""How long a group without workers is remembered while many other groups were used since."""
+"""How long an empty group is remembered after other groups were used."""
 
 _SETTLES_S = 1.0
-"""How long a CLI may take to write a turn to its record."""
+"""How long a CLI may take to write a turn to the conversation record."""
 
 _HOLDS_S = 5.0
-"""How long a process keeps a conversation open that nobody else can resume meanwhile."""
+"""How long a process keeps a conversation open exclusively."""
 
 _YOUNG_S = 10.0
-"""How long after its start a process may grow by itself."""
+"""The age up to which a process may grow freely."""
 
 _UNKNOWN_BYTES = 300 * MIB
-"""The memory that a process is expected to take before any of its backend was measured."""
+"""The expected memory of a process before any process of the backend was measured."""
 
 _TICK_S = 1.0
 _MEASURE_EVERY_S = 0.9
 _LOOK_EVERY_S = 10.0
-"""How often idle workers are looked at."""
+"""Interval of the checks while all workers are idle."""
 
 _READY_WITHIN_S = 60.0
 
 
 class HealthTimeouts(msgspec.Struct, kw_only=True):
-    """How long a worker may take.
+    """Time limits for a worker.
 
     Attributes:
-        unheard_s: until the process has begun a run, while it works on others.
+        unheard_s: until the process has begun a run, while working on other runs.
         silent_s: until a silent process is pinged.
         answers_within_s: until the process answers the ping.
     """
@@ -67,7 +67,7 @@ class HealthTimeouts(msgspec.Struct, kw_only=True):
 
 
 class Reaper:
-    """Ends, retires and starts workers beside the runs, as soon as it is due."""
+    """Ends, retires and starts workers alongside the runs when necessary."""
 
     def __init__(self, spawner: Spawner, settings: WarmSettings, timeouts: HealthTimeouts) -> None:
         self.worker_set = WorkerSet(spawner, self.wake)
@@ -82,11 +82,11 @@ class Reaper:
         self._looked_at = -inf
 
     def wake(self) -> None:
-        """Have the reaper look now."""
+        """Wake the reaper now."""
         self._changed.set()
 
     def look_soon(self) -> None:
-        """Have the reaper look within a second."""
+        """Wake the reaper within `_TICK_S`."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ring)
 
@@ -95,7 +95,7 @@ class Reaper:
         self.wake()
 
     async def run(self) -> None:
-        """Do what is due, until cancelled."""
+        """Do all pending work, until cancelled."""
         try:
             while True:
                 await self._reap()
@@ -127,7 +127,7 @@ class Reaper:
         return any(worker.seats or worker.idle_since > self._looked_at or _is_young(worker, now) for worker in workers)
 
     def _forget_groups(self, now: float) -> None:
-        """Forget groups without workers that were not used for long; all but the latest are forgotten soon."""
+        """Forget empty groups: the latest `max_processes` after `idle_secs`, the others after `_FORGET_GROUP_S`."""
         empty = [(group.taken_at, key) for key, group in self.worker_set.groups.items() if not group.workers]
         for place, (taken_at, key) in enumerate(sorted(empty, key=lambda pair: -pair[0])):
             long_s = self._settings.idle_secs if place < self._settings.max_processes else _FORGET_GROUP_S
@@ -135,14 +135,14 @@ class Reaper:
                 del self.worker_set.groups[key]
 
     async def _check_files(self) -> None:
-        """Retire workers whose program was replaced, or that have read files which have changed."""
+        """Retire workers whose program or configuration files have changed."""
         groups = [*self.worker_set.groups.values()]
         known = await asyncio.to_thread(lambda: [group.spec.files() for group in groups])
         for group, own in zip(groups, known, strict=True):
             group.renew(own)
 
     async def _clear(self, group: WorkerGroup, now: float) -> None:
-        """End the workers of a group that are done; take fingerprints of the conversations of the others."""
+        """End the finished workers of a group; take fingerprints of the conversations of the remaining workers."""
         for worker in [*group.workers]:
             check_health(worker, self._timeouts)
             if not worker.is_ready and not worker.is_retiring and now > worker.since + _READY_WITHIN_S:
@@ -166,9 +166,9 @@ class Reaper:
                     worker.held[handle] = held._replace(fingerprint=fingerprint)
 
     def make_room(self, group: WorkerGroup, idle: Sequence[Worker]) -> bool:
-        """Make room for one more worker of a group; return whether there will be room once the ended ones are gone.
+        """Make room for one more worker of a group; return whether the ended workers will leave enough room.
 
-        The first of the `idle` workers are ended if need be; none is ended if all together would not do.
+        As few of the first `idle` workers as possible are ended; no worker is ended if ending all would not suffice.
         """
         for count in range(len(idle) + 1):
             if self._has_room(group, without=idle[:count]):
@@ -180,7 +180,7 @@ class Reaper:
     def _has_room(
         self, group: WorkerGroup, *, without: Collection[Worker] = (), beside: Collection[Worker] = ()
     ) -> bool:
-        """Return whether one more worker is within the limits, `without` some workers and `beside` some others."""
+        """Return whether one more worker fits the limits, `without` some workers and `beside` some others."""
         staying = [worker for worker in self._staying if worker not in without]
         if len(staying) >= self._settings.max_processes:
             return False
@@ -192,19 +192,19 @@ class Reaper:
         return [worker for worker in self.worker_set.kept if worker.seats or not worker.is_retiring]
 
     def _size(self, worker: Worker) -> int:
-        """Return the memory of a worker; for a young worker, the memory that it is expected to take."""
+        """Return the memory of a worker; for a young worker, at least the expected memory."""
         group = self.worker_set.group_of(worker) or self.worker_set.leaving[worker]
         if _is_young(worker, time.monotonic()):
             return max(worker.memory, self._expected(group))
         return max(worker.memory, self._typical.get(group.backend, 0))
 
     def _expected(self, group: WorkerGroup) -> int:
-        """Return the most memory that a starting worker of a group is likely to take: that of earlier ones."""
+        """Return the most memory that a starting worker of a group is likely to use, judging by earlier workers."""
         name = group.backend
         return max(self._typical.get(name, min(_UNKNOWN_BYTES, self._limit)), self._at_start.get(name, 0))
 
     def _bound(self) -> None:
-        """End the longest idle workers while there are too many, or their known memory is too much."""
+        """End the longest idle workers while the number or the known memory of workers exceeds its limit."""
         staying = self._staying
         count, taken = len(staying), sum(map(self._size, staying))
         for worker in self.worker_set.idle:
@@ -214,7 +214,7 @@ class Reaper:
             self.worker_set.end(worker)
 
     async def _bound_memory(self) -> None:
-        """Measure memory; while it is too much, end the longest idle workers and retire those with runs."""
+        """Measure memory; above the limit, end the longest idle workers first, then retire workers with runs."""
         workers = {worker.process.number: worker for worker in self.worker_set.kept if worker.is_up}
         sizes = await self._spawner.memory([*workers])
         for number, size in sizes.items():
@@ -229,11 +229,11 @@ class Reaper:
                 self.worker_set.end(worker)
 
     def _note_size(self, worker: Worker, size: int) -> None:
-        """Note the memory of a worker; retire a worker that has grown out of proportion."""
+        """Record the memory of a worker; retire a worker that has grown out of proportion."""
         worker.memory = size
         group = self.worker_set.group_of(worker)
         if _is_young(worker, time.monotonic()) and not worker.served:
-            if group and not worker.seats:  # what its runs started is no part of its own start
+            if group and not worker.seats:  # memory of the runs' descendants is no part of the start
                 name = group.backend
                 self._at_start[name] = max(size, self._at_start.get(name, 0))
             return
@@ -245,9 +245,9 @@ class Reaper:
             worker.retire()
 
     def _refill(self, now: float) -> None:
-        """Start the spares that are wanted, in the group used last first.
+        """Start the wanted spares, in the most recently used group first.
 
-        While room is being made for one group, groups that were used less recently do not take the room.
+        While one group waits for room, less recently used groups do not take the room.
         """
         for group in sorted(self.worker_set.groups.values(), key=lambda group: -group.taken_at):
             if now - group.taken_at > self._settings.idle_secs or now < group.not_before:
@@ -260,15 +260,17 @@ class Reaper:
                 return
 
     def _waits(self, group: WorkerGroup, now: float, *, may_take: bool) -> bool:
-        """Return whether there will be room for a spare, which `may_take` the place of less wanted workers."""
+        """Return whether a spare will have room; `may_take` allows ending less wanted workers."""
         if not may_take:
             return self._has_room(group)
         return self.make_room(group, [worker for worker in self.worker_set.idle if self._is_fallow(worker, group, now)])
 
     def _spares(self, group: WorkerGroup, now: float) -> int:
-        """Return how many workers are to be ready: one; for one-conversation processes as many as began lately.
+        """Return the wanted number of ready workers.
 
-        While the runs keep all processors at work, a spare would take from them as much as it gives.
+        Shared groups want one. Groups of one-conversation processes want as many as conversations began recently, at
+        least one, or none while the runs keep all processors busy: a spare would then slow the runs down by as much as
+        the spare saves.
         """
         if group.is_shared:
             return 1
@@ -279,15 +281,16 @@ class Reaper:
     def _is_fallow(self, worker: Worker, wanting: WorkerGroup, now: float) -> bool:
         """Return whether an idle worker may be ended for a spare of the group `wanting`.
 
-        Of two groups only the one that was used last may take the other's place, so that they do not end each other's
-        workers in turn. A worker that has just carried a run is likely to be resumed, so it stays, unless so many
-        conversations begin that it would have to go for one of them anyway: else none of those would find a spare.
+        Only the more recently used of two groups may take the other's place, so that groups do not end each other's
+        workers in turn. A worker that has just carried a run is likely to be resumed and stays. The exception is a rate
+        of new conversations so high that the worker would have to end anyway: without the exception, no new
+        conversation would find a spare.
         """
         group = self.worker_set.group_of(worker)
         if group is wanting:
             would_go = _begun_lately(wanting, now) >= self._settings.max_processes
             return bool(worker.served) and (would_go or now - worker.idle_since > _RECENT_S)
-        assert group  # an idle worker is not being ended
+        assert group  # an idle worker is not in `leaving`
         return group.taken_at < wanting.taken_at
 
 
@@ -296,13 +299,13 @@ def _begun_lately(group: WorkerGroup, now: float) -> int:
 
 
 async def record_fingerprint(group: WorkerGroup, handle: str) -> Fingerprint:
-    """Return the fingerprint of the record that a CLI keeps of a conversation."""
+    """Return the fingerprint of the CLI's record of a conversation."""
     spec = group.spec
     return await asyncio.to_thread(lambda: fingerprint(spec.backend.records(handle, spec.host), spec.env))
 
 
 def _let_go(worker: Worker, now: float) -> None:
-    """Have a process release the conversations that it has kept from others for long enough."""
+    """Ask a process to release all conversations held exclusively for longer than `_HOLDS_S`."""
     for handle in [handle for handle, held in worker.held.items() if now > held.since + _HOLDS_S]:
         worker.let_go(handle)
 
@@ -312,7 +315,7 @@ def _is_young(worker: Worker, now: float) -> bool:
 
 
 def check_health(worker: Worker, timeouts: HealthTimeouts) -> None:
-    """Ping a silent process; give up a process, or a run in it, that took too long."""
+    """Ping a silent process; give up a process or a run that exceeded its time limit."""
     if not worker.is_up or not worker.is_ready or worker.is_paused:
         return
     now = asyncio.get_running_loop().time()
@@ -321,7 +324,7 @@ def check_health(worker: Worker, timeouts: HealthTimeouts) -> None:
             worker.give_up(seat, f"the agent did not begin within {timeouts.unheard_s:g} s")
     if not worker.launch.ping or now < worker.heard_at + timeouts.silent_s:
         return
-    if worker.pinged_at <= worker.heard_at:  # equal if the answer came at once, by a clock of whole milliseconds
+    if worker.pinged_at <= worker.heard_at:  # equal if the answer came at once, on a clock with milliseconds
         worker.ping()
     elif now > worker.pinged_at + timeouts.answers_within_s:
         worker.fail(f"the agent's process hangs: it gave no sign of life within {timeouts.answers_within_s:g} s")

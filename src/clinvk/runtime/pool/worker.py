@@ -1,4 +1,4 @@
-"""The worker: a warm agent process that outlives its runs, and carries several at once if its CLI can."""
+"""The worker: a warm agent process that outlives its runs, and carries several runs at once if the CLI can."""
 
 import asyncio
 import enum
@@ -20,10 +20,10 @@ from clinvk.types.session import Resume
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""How much output may wait for a run whose reader is behind while other runs need the process to be read."""
+"""Maximum unread output of a run with a slow reader while other runs need the process's output."""
 
 _PAUSE_BYTES = 1024 * 1024
-"""How much output may wait for the only run of a process: then the process itself is held up."""
+"""Maximum unread output of the only run of a process: above the limit, the process itself is paused."""
 
 _LETS_GO_WITHIN_S = 2.0
 _LOOKS_EVERY_S = 0.005
@@ -32,8 +32,8 @@ _LOOKS_EVERY_S = 0.005
 class Held(NamedTuple):
     """A conversation in the memory of a process.
 
-    The memory is up to date while the store counts `turns` turns, which covers every clinvk at once, and while the
-    CLI's record on disk has the fingerprint taken a while after the last turn, which covers everybody else.
+    The memory is current while two values are unchanged: the store counts `turns` turns, which covers every clinvk, and
+    the CLI's record on disk has the `fingerprint` taken some time after the last turn, which covers all other programs.
     """
 
     since: float
@@ -49,7 +49,7 @@ class WorkerState(enum.IntEnum):
     SERVING = 2
     """The process is up and takes runs."""
     RETIRING = 3
-    """The worker takes no more runs, and ends when its last run has left."""
+    """The worker takes no more runs, and ends after its last run has left."""
     GONE = 4
     """The process has exited or was given up."""
 
@@ -63,7 +63,7 @@ class Worker:
         is_proven: a run went well in the process.
         is_blamed: the failure of the process was counted.
         trouble: why the process, or a run in it, was given up.
-        has_leavings: runs may have left tools behind that could not be told from the tools of other runs.
+        has_leavings: runs may have left tools that cannot be told from the tools of other runs.
         ending_tools: held while all tools in the process are killed; no run begins meanwhile.
         seats: the handles of the runs in the process, by run.
         served: the number of runs that have left.
@@ -102,14 +102,14 @@ class Worker:
         return self._process
 
     def attach(self, process: Process) -> None:
-        """Take the started process and greet it."""
+        """Attach the started process and send the greeting."""
         self._process = process
         self.state = max(self.state, WorkerState.SERVING)
         process.write(self.channel.greet(), close=False)
 
     @property
     def was_started(self) -> bool:
-        """Whether the process was started, whatever has become of it."""
+        """Whether the process was started, even if the process has exited."""
         return self._process is not None
 
     @property
@@ -129,21 +129,21 @@ class Worker:
 
     @property
     def room(self) -> int:
-        """The number of runs that the worker can take now."""
+        """The number of runs that the worker can still take."""
         return 0 if self.is_retiring else self.channel.capacity - len(self.seats)
 
     @property
     def is_paused(self) -> bool:
-        """Whether reading waits for the only run, whose reader is slow."""
+        """Whether reading is paused for the slow reader of the only run."""
         return self.channel.capacity == 1 and any(seat.waiting_bytes > _PAUSE_BYTES for seat in self.seats.values())
 
     def admit(self, run: str, wake: Callable[[], None]) -> "PooledProcess":
-        """Take a run, and return its handle."""
+        """Admit a run, and return its handle."""
         handle = self.seats[run] = PooledProcess(run, self, wake)
         return handle
 
     def leave(self, run: str) -> None:
-        """Let a run go."""
+        """Remove a run from the worker."""
         if self.seats.pop(run, None):
             self.served += 1
             self.idle_since = time.monotonic()
@@ -153,9 +153,9 @@ class Worker:
         self.state = max(self.state, WorkerState.RETIRING)
 
     def let_go(self, conversation: str) -> bool:
-        """Have the process release a conversation; return whether the process still keeps others from it.
+        """Ask the process to release a conversation; return whether the process still holds an exclusive lock.
 
-        This works for a process that was given up, too, until it has exited.
+        Works even for a process that was given up, until the exit.
         """
         self.held.pop(conversation, None)
         is_there = self.was_started and self.process.exit_code is None
@@ -166,12 +166,12 @@ class Worker:
         return data is not None
 
     async def all_left_to_others(self) -> None:
-        """Wait until the process has released all conversations it was to release; after an exit they may be lost."""
+        """Wait until the process has released all conversations due for release; an exit could lose a conversation."""
         left = self._leaving - self.held.keys()
         await asyncio.gather(*(self.left_to_others(conversation) for conversation in left))
 
     async def left_to_others(self, conversation: str) -> None:
-        """Have the process release a conversation, and wait until it has."""
+        """Ask the process to release a conversation, and wait for the release; retire the worker on a timeout."""
         until = self._loop.time() + _LETS_GO_WITHIN_S
         while self.let_go(conversation):
             if self._loop.time() > until:
@@ -180,7 +180,7 @@ class Worker:
             await asyncio.sleep(_LOOKS_EVERY_S)
 
     def pump(self) -> None:
-        """Hand new output to the runs; called whenever the process has printed something or is gone."""
+        """Deliver new output to the runs; called after every output and at the exit."""
         if not self.is_up or self.is_paused:
             return
         process = self.process
@@ -197,16 +197,16 @@ class Worker:
         self._changed()
 
     def _call_once(self, delay_s: float, look: Callable[[], None]) -> None:
-        """Call `look` once, `delay_s` from now, unless the process is closed before or a timer is already set."""
+        """Call `look` once after `delay_s`, unless the process is closed earlier or a timer is already set."""
         if not (self._timer or self.is_gone):
             self._timer = self._loop.call_later(delay_s, look)
 
     def _handle(self, line: bytes) -> None:
-        """Handle a line, unless an earlier line made clinvk give the process up."""
+        """Handle a line, unless an earlier line made clinvk give up the process."""
         if self.is_gone:
             return
         is_json = line.startswith(b"{")
-        if self.is_ready and not self.is_retiring and not is_json and line.strip():  # what else has it lost?
+        if self.is_ready and not self.is_retiring and not is_json and line.strip():  # other lines may be lost
             logger.warning("a kept process of %s takes no more runs: it printed %r", self.launch.argv[0], line[:80])
             self.retire()
         self.is_ready = self.is_ready or is_json
@@ -234,7 +234,7 @@ class Worker:
             self.fail("clinvk itself failed; its log has the details")
         for seat in self.seats.values():
             seat.is_answered = self.is_ready
-        for seat in concerned:  # once a line, since a woken run looks at once
+        for seat in concerned:  # once per line, since a woken run reads immediately
             seat.wake()
 
     def _note(self, seat: "PooledProcess", event: Event) -> None:
@@ -268,13 +268,13 @@ class Worker:
             self.fail("the agent closed its output but did not exit")
 
     def close(self) -> None:
-        """Mark the process as gone, and cancel the timer that would keep this object in memory."""
+        """Mark the process as gone, and cancel the timer, which would keep the worker in memory."""
         self.state = WorkerState.GONE
         if self._timer:
             self._timer.cancel()
 
     def fail(self, why: str) -> None:
-        """Give up the process and all runs in it."""
+        """Give up the process and all its runs."""
         self.close()
         self.trouble = why
         for seat in self.seats.values():
@@ -297,7 +297,7 @@ class Worker:
         seat.wake()
 
     def ping(self) -> None:
-        """Ask the process for a sign of life."""
+        """Ping the process."""
         self.process.write(self.launch.ping, close=False)
         self.pinged_at = self._loop.time()
 
@@ -345,7 +345,7 @@ class PooledProcess:
         self.worker.process.write(self.worker.channel.start(self.run, request, resume), close=False)
 
     def put(self, line: bytes, event: Event | None = None) -> None:
-        """Queue a line, or one more event of the same line, until the run reads it."""
+        """Queue a line, or another event of the last line, for the run's next `read`."""
         if self.is_over:
             return
         if not self._waiting or self._waiting[-1][0] is not line:
@@ -366,7 +366,7 @@ class PooledProcess:
         """Return the lines since the last call with their events.
 
         Raises:
-            NotSpoken: the process does not speak its protocol.
+            NotSpoken: the process does not speak the protocol.
         """
         if self._refused:
             raise NotSpoken(self._refused)
@@ -382,7 +382,7 @@ class PooledProcess:
         return []
 
     def closed(self) -> Iterable[Delivery]:
-        """Return nothing: the worker delivers what follows from the exit."""
+        """Return nothing: the worker delivers the events that follow from the exit."""
         return ()
 
     def write(self, data: bytes) -> None:

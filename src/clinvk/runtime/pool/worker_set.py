@@ -22,18 +22,18 @@ from clinvk.types.errors import ClinvkError
 logger = logging.getLogger(__name__)
 
 MAX_HELD = 8
-"""The number of conversations that a process keeps open although nobody else can resume them meanwhile."""
+"""The number of conversations that a process keeps open exclusively."""
 
 _MAX_BACKOFF_S = 20.0
 
 _SOUND_AFTER_S = 10.0
-"""A process that was up for so long did not fail because of how it was started."""
+"""A process that was up for this time did not fail because of its start."""
 
 _EXITS_WITHIN_S = 2.0
 
 
 class WorkerSpec(NamedTuple):
-    """What a worker is started with; `launch` is a long-lived launch."""
+    """The specification of a worker; `launch` is a long-lived launch."""
 
     backend: Backend
     host: Host
@@ -43,30 +43,30 @@ class WorkerSpec(NamedTuple):
 
     @property
     def key(self) -> object:
-        """Everything that is fixed at a worker's start: the command and its environment."""
+        """Everything fixed at a worker's start: the command and its environment."""
         launch = _without_conversation(self.launch)
         fixed = (launch.argv, launch.env, launch.cwd, launch.files, launch.links, launch.opening, launch.reads)
         ways = (launch.most_runs, launch.takes_up)
         return self.backend.name, self.path, frozenset(self.env.items()), msgspec.json.encode(fixed), ways
 
     def files(self) -> "WorkerFiles":
-        """Return the fingerprints of the files that a worker would find now. Blocks."""
+        """Return the current fingerprints of the files that a worker reads. Blocks."""
         launch = self.launch
         return WorkerFiles(fingerprint((self.path, *launch.reads), self.env), fingerprint(launch.begins_with, self.env))
 
 
 class WorkerFiles(NamedTuple):
-    """The files of a worker: the program with what it reads, and what only new conversations are told."""
+    """The files of a worker: `read` by every process, including the program, and `told` only to new conversations."""
 
     read: Fingerprint
     told: Fingerprint
 
 
 class WorkerGroup:
-    """Workers with the same key, any of which can carry a run of that key.
+    """Workers with the same key; each can carry any run with the key.
 
     Attributes:
-        spec: what a worker is started with; the conversation of its launch has no meaning.
+        spec: the specification of a worker; the conversation of the launch has no meaning.
         files: the fingerprints that the workers were started with.
         taken_at: when a run last asked for a worker.
         begun: when runs that begin a conversation came, for which any ready worker would do.
@@ -95,17 +95,17 @@ class WorkerGroup:
 
     @property
     def launch(self) -> Launch:
-        """The launch of a worker that has no conversation yet."""
+        """The launch of a worker without a conversation."""
         return _without_conversation(self.spec.launch)
 
     def take(self, *, begins: bool) -> None:
-        """Note that a run asks for a worker; `begins` is whether the run begins a conversation."""
+        """Record that a run asks for a worker; `begins` is whether the run begins a conversation."""
         self.taken_at = time.monotonic()
         if begins:
             self.begun.append(self.taken_at)
 
     def renew(self, files: WorkerFiles) -> None:
-        """Retire the workers that were started with other files."""
+        """Adopt the current fingerprints, and retire workers that were started with changed files."""
         is_other = files.read != self.files.read
         if is_other:
             self.failures, self.not_before = 0, 0.0
@@ -116,7 +116,7 @@ class WorkerGroup:
                     worker.retire()
 
     def blame(self, worker: Worker, why: str) -> None:
-        """Count a failure: the next start waits, and longer each time while no worker was of any use."""
+        """Count a failure and delay the next start, longer with each failure in a row without a good run."""
         if worker.is_blamed:
             return
         worker.is_blamed = True
@@ -130,7 +130,7 @@ class WorkerGroup:
 def can_begin(worker: Worker, share: float = 1) -> bool:
     """Return whether a worker can begin a conversation within a `share` of its runs.
 
-    A process of one conversation can begin only its first.
+    A one-conversation process can begin only its first conversation.
     """
     if worker.channel.capacity == 1:
         return not worker.served and not worker.seats and not worker.launch.continuing
@@ -138,7 +138,7 @@ def can_begin(worker: Worker, share: float = 1) -> bool:
 
 
 def best_worker(workers: Iterable[Worker]) -> Worker | None:
-    """Return a ready worker before a starting one, and of those the busiest: the others can then be ended."""
+    """Return a ready worker if possible, preferring the busiest: idle workers can then be ended."""
     return max(workers, key=lambda worker: (worker.is_ready, worker.served, len(worker.seats)), default=None)
 
 
@@ -167,29 +167,29 @@ class WorkerSet:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all workers; their runs are over."""
+        """End all workers; call after the last run."""
         for worker in self.workers:
             self.end(worker)
         await self._tasks.__aexit__(None, None, None)
 
     @property
     def workers(self) -> list[Worker]:
-        """All workers that are not being ended."""
+        """All workers except those being ended."""
         return [worker for group in self.groups.values() for worker in group.workers]
 
     @property
     def kept(self) -> list[Worker]:
-        """The workers that count as kept: all except those that serve one run alone while that run lasts."""
+        """The workers that count as kept: all except exclusive workers with a run."""
         return [worker for worker in self.workers if worker.channel.capacity > 1 or not worker.seats]
 
     @property
     def idle(self) -> list[Worker]:
-        """The workers without runs that may take one, the longest idle first."""
+        """The workers without runs that may take a run, longest idle first."""
         idle = [worker for worker in self.workers if not worker.seats and not worker.is_retiring]
         return sorted(idle, key=lambda worker: worker.idle_since)
 
     async def group(self, spec: WorkerSpec) -> WorkerGroup:
-        """Return the group of a spec, with its files looked at in a thread: they may be many."""
+        """Return the group of a spec; check the files, which may be many, in a thread."""
         key, files = spec.key, await asyncio.to_thread(spec.files)
         if key not in self.groups:
             self.groups[key] = WorkerGroup(spec, files)
@@ -197,13 +197,13 @@ class WorkerSet:
         return self.groups[key]
 
     def group_of(self, worker: Worker) -> WorkerGroup | None:
-        """Return the group of a worker; None for a worker that is being ended."""
+        """Return the group of a worker; None if the worker is being ended."""
         return next((group for group in self.groups.values() if worker in group.workers), None)
 
     def open(self, group: WorkerGroup, launch: Launch) -> Worker:
-        """Begin to start a worker. It admits runs at once, and has a process when it is `opened`.
+        """Start a worker in the background. The worker admits runs at once, and has a process when `opened` is set.
 
-        A group that was forgotten meanwhile is one of `groups` again.
+        A group that was forgotten meanwhile is added to `groups` again.
         """
         group = self.groups.setdefault(group.spec.key, group)
         folder = PrivateFolder(launch, group.spec.env, self._spawner.server)
@@ -215,7 +215,7 @@ class WorkerSet:
         return worker
 
     async def _start(self, group: WorkerGroup, worker: Worker, env: dict[str, str]) -> None:
-        """Start a worker's process; `env`, which its channel sees, becomes the environment of the process."""
+        """Start a worker's process; `env`, shared with the channel, becomes the environment of the process."""
         path, folder, launch = group.spec.path, worker.folder, worker.launch
         try:
             await folder.prepare()
@@ -233,14 +233,14 @@ class WorkerSet:
             worker.opened.set()
 
     def _on_change(self, group: WorkerGroup, worker: Worker) -> None:
-        """Note that a worker has printed something or is gone."""
+        """Handle output or the exit of a worker."""
         if worker.is_gone and not worker.seats and worker in group.workers:
             if not worker.is_proven:
                 group.blame(worker, worker.trouble)
             self._changed()
 
     def end(self, worker: Worker) -> None:
-        """Retire a worker and begin to end it."""
+        """Retire a worker and end the worker in the background."""
         worker.retire()
         group = self.group_of(worker)
         if group is None or worker in self.leaving:
@@ -256,7 +256,7 @@ class WorkerSet:
             logger.exception("a kept process could not be ended")
 
     async def ended(self, worker: Worker, *, patient: bool) -> None:
-        """End a worker with all its descendants; if `patient`, a process that is up may exit by itself first."""
+        """End a worker with all its descendants; if `patient`, a running process may exit by itself first."""
         group = self.group_of(worker)
         if group is None:
             return
@@ -272,7 +272,7 @@ class WorkerSet:
             worker.close()
             try:
                 await self._spawner.sweep(process)
-                await finished(_exit(process))  # the loop that learns of the exit may end next
+                await finished(_exit(process))  # the loop that receives the exit may end next
             finally:
                 del self.leaving[worker]
                 self._changed()
@@ -280,7 +280,7 @@ class WorkerSet:
 
 
 async def _exit(process: Process) -> None:
-    """Wait a while for the exit of a process, and drop its output."""
+    """Wait up to `_EXITS_WITHIN_S` for the exit of a process, and drop its output."""
     until = time.monotonic() + _EXITS_WITHIN_S
     while process.exit_code is None and time.monotonic() < until:
         await asyncio.sleep(0.02)

@@ -134,7 +134,7 @@ def without_secrets(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def host(environ: Mapping[str, str]) -> Host:
-    """Return the facts about this machine that a backend may ask for."""
+    """Return the facts about the machine for a backend."""
     path = environ.get("PATH", os.defpath)
     commands = frozenset(name for name in _HELPERS if shutil.which(name, path=path))
     return Host(

@@ -75,7 +75,7 @@ class Claim:
 
 
 def _end(path: Path) -> None:
-    """If the clinvk that owns the lock file is dead, end its marked processes and remove its private files."""
+    """If the owner of the lock file is dead, end its marked processes and remove its private files."""
     with suppress(FileNotFoundError, PermissionError, ValueError):  # removed by another clinvk, or not ours
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:

@@ -1,1 +1,1 @@
-"""One run: from its place in the queue, through an agent process, to its ending."""
+"""The life of a run: the place in the queue, the agent process and the ending."""

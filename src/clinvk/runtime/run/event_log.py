@@ -75,7 +75,7 @@ class EventLog:
         return [Logged(number, at, RunStarted()), Logged(number + 1, at, event)]
 
     def append(self, entries: Iterable[Logged]) -> None:
-        """Append entries that `mended` returned."""
+        """Append the entries returned by `mended`."""
         self._keep(entries)
         self._tell()
 

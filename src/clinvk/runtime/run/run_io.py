@@ -41,7 +41,7 @@ class Activity:
 
     @property
     def turns(self) -> int:
-        """The number of turns so far, including the current one."""
+        """The number of turns so far, including the current turn."""
         return self.turns_ended + self._speaking
 
     def feed(self, event: Event) -> bool:

@@ -44,7 +44,7 @@ class Schemas:
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, schema: Json) -> None:
-        """Check that a schema is valid.
+        """Check the validity of a schema.
 
         Raises:
             InvalidRequest: the schema is invalid, or refers to a schema outside the document.

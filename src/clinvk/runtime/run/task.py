@@ -82,7 +82,7 @@ class RunTask:
         spec: what to do. The spec is replaced if the answer is asked for again.
         request: the client's request.
         slot: the run's slot or place in the queue.
-        refusal: why the agent could not start, if the run failed for lack of an agent.
+        refusal: why the agent could not start, if the run failed because no agent started.
         stopped_by: the ending that a caller of `stop` asked for.
         no_grace: whether the agent gets no time to stop by itself.
         unspoken: why the CLI does not speak its long-lived protocol; empty unless found out.
