@@ -1,9 +1,9 @@
-"""Messages of a model API → the one prompt that an agent is given.
+"""Convert the messages of a model API to the one prompt of an agent.
 
-A lone user message is the prompt as it stands. A longer conversation is told turn by turn, each an element of a name
-that is in no text of it: whatever a message says, it cannot end its turn or begin one of another role. The name is
-the same for the same texts and hardly ever another for the next request of a conversation, so that the model's
-cache of the prompt holds.
+A single user message becomes the prompt unchanged. A longer conversation becomes one element per turn, with an element
+name that occurs in no text: no message can close its turn or open a turn of another role. Equal texts get an equal
+name, and the next request of a conversation nearly always gets the same name, which keeps the model's prompt cache
+valid.
 """
 
 import base64
@@ -20,16 +20,16 @@ from clinvk.types.prompt_xml import element, unused
 from clinvk.types.request import Image
 
 Content = tuple[str | Image, ...]
-"""Texts and images in their order."""
+"""Texts and images, in order."""
 
 MAX_IMAGES = 100
-"""In one prompt; some agents are given each as a file."""
+"""Maximum number of images in a prompt; some agents get each image as a file."""
 
 MAX_IMAGE_CHARS = 5 * 1024 * 1024
-"""As base64: the limit of Anthropic's API. A larger image would fail each later turn of its session as well."""
+"""Maximum size of an image in base64: the limit of Anthropic's API. A larger image would fail every later turn too."""
 
 SEPARATOR = "\n\n"
-"""Between two texts of the system."""
+"""Separator between two system texts."""
 
 _PREAMBLE = (
     "Below is a conversation between a user and you, the assistant: each <{name}> element is one turn, the oldest "
@@ -53,7 +53,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CallMade(msgspec.Struct, frozen=True):
-    """A call of one of the client's own tools, made in an earlier turn; `arguments` is JSON, or what stood there."""
+    """A call of a client tool in an earlier turn; `arguments` is JSON, or the text that the client sent."""
 
     id: str
     name: str
@@ -61,7 +61,7 @@ class CallMade(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What the client's tool gave for the `CallMade` of this id."""
+    """The result of the client tool for the `CallMade` with this id."""
 
     call_id: str
     content: Content
@@ -69,7 +69,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message: what was said, then the calls made; of a user or tool, the outcomes and then what was said."""
+    """One message: content, then calls; for users and tools, outcomes, then content."""
 
     role: Literal["user", "assistant", "tool"]
     content: Content = ()
@@ -79,14 +79,14 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Conversation(msgspec.Struct, frozen=True):
-    """All messages of a request: the texts of its system, and its turns."""
+    """All messages of a request: the system texts and the turns."""
 
     system: tuple[str, ...]
     turns: tuple[Turn, ...]
 
 
 class Told(NamedTuple):
-    """A conversation as an agent takes it. An image stands in the prompt as `[Image #1]`, the first one so."""
+    """A conversation in the form that agents accept. The first image appears in the prompt as `[Image #1]`."""
 
     prompt: str
     system_prompt: str | None
@@ -94,10 +94,10 @@ class Told(NamedTuple):
 
 
 def told(conversation: Conversation, *, only_last: bool = False, field: str = "messages") -> Told:
-    """Tell a conversation; with `only_last` just what came after the assistant's last turn.
+    """Convert a conversation for an agent; with `only_last` only the turns after the assistant's last turn.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand.
+        InvalidRequest: no turn asks the assistant anything; `field` is the place of the messages.
     """
     turns = spoken(conversation.turns)
     if only_last:
@@ -115,12 +115,12 @@ def told(conversation: Conversation, *, only_last: bool = False, field: str = "m
 
 
 def system_prompt(texts: Iterable[str]) -> str | None:
-    """Put together what the system says; None where it says nothing."""
+    """Join the system texts; return None if all are blank."""
     return SEPARATOR.join(text for text in texts if text.strip()) or None
 
 
 def spoken(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Give turns without an answer at their end of which nothing is there: clients keep a place for it."""
+    """Return the turns without blank assistant turns at the end, which some clients send as placeholders."""
     end = len(turns)
     while end and _is_blank_answer(turns[end - 1]):
         end -= 1
@@ -128,12 +128,12 @@ def spoken(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
 
 
 def last_answer(turns: Sequence[Turn]) -> int | None:
-    """Give where the assistant's last turn stands."""
+    """Return the index of the assistant's last turn, or None."""
     return max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
 
 
 def digest(turns: Iterable[Turn]) -> str:
-    """Give a text that only these turns have."""
+    """Return a hash of the turns; different turns have different hashes."""
     told = hashlib.sha256()
     for turn in turns:
         told.update(_encode(turn))
@@ -141,15 +141,15 @@ def digest(turns: Iterable[Turn]) -> str:
 
 
 def without_images(prompt: str) -> str:
-    """Give a prompt as it is told where its images are not there any more."""
+    """Return a prompt with a note in place of each image, for use when the images are gone."""
     return _MARK.sub("[an image that was not kept]", prompt)
 
 
 def system_text(part: str | Image, place: str) -> str:
-    """Give a part of what the system says, which can only be text; `place` is where it stands in the body.
+    """Return a part of a system text; `place` is the position in the body.
 
     Raises:
-        InvalidRequest: it is an image.
+        InvalidRequest: the part is an image.
     """
     if isinstance(part, Image):
         raise InvalidRequest(f"{place} is an image, which the agent's system prompt cannot have", place)
@@ -157,10 +157,10 @@ def system_text(part: str | Image, place: str) -> str:
 
 
 def image_of(source: str, media_type: str | None, field: str) -> Image:
-    """Read an image from a data URL, or from base64; what its bytes are counts, not what they are said to be.
+    """Decode an image from a data URL or base64. The bytes determine the type; the declared type does not matter.
 
     Raises:
-        InvalidRequest: it is an address, no base64, too large, or none of PNG, JPEG, GIF and WebP.
+        InvalidRequest: the source is an address, invalid base64, too large, or not PNG, JPEG, GIF or WebP.
     """
     data, said = decoded(source, media_type, field)
     found = next((type_ for magic, type_ in _MAGIC if magic.match(data)), None)
@@ -171,10 +171,10 @@ def image_of(source: str, media_type: str | None, field: str) -> Image:
 
 
 def document(source: str, filename: str | None, field: str) -> str:
-    """Read a document of text from a data URL or base64, and give it as it stands in a prompt.
+    """Decode a text document from a data URL or base64, and return the text for the prompt.
 
     Raises:
-        InvalidRequest: it is an address, no base64, too large, or no text in UTF-8.
+        InvalidRequest: the source is an address, invalid base64, too large, or not UTF-8 text.
     """
     data, said = decoded(source, None, field)
     try:
@@ -187,10 +187,10 @@ def document(source: str, filename: str | None, field: str) -> str:
 
 
 def decoded(source: str, media_type: str | None, field: str) -> tuple[bytes, str]:
-    """Read a data URL, or base64; give the bytes and the media type that was said, empty where none was.
+    """Decode a data URL or base64; return the bytes and the declared media type, which may be empty.
 
     Raises:
-        InvalidRequest: it is an address, no base64, or larger than `MAX_IMAGE_CHARS`.
+        InvalidRequest: the source is an address, invalid base64, or larger than `MAX_IMAGE_CHARS`.
     """
     head = _DATA_URL.match(source, 0, _MAX_HEAD)
     encoded = source[head.end() :] if head else source
@@ -228,7 +228,7 @@ def _says(part: str | Image) -> bool:
 
 
 def _text(content: Content, images: list[Image]) -> str:
-    """Give a content as text, collecting its images."""
+    """Return content as text, and append its images to `images`."""
     lines: list[str] = []
     for part in content:
         if isinstance(part, Image):

@@ -1,4 +1,4 @@
-"""What a wire format looks like to clinvk: a body in, a `Call` out; events in, bytes out."""
+"""The interface of a wire format: a body in, a `Call` out; events in, bytes out."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
@@ -133,24 +133,25 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.StoreUnavailable: 503,
     errors.TimedOut: 504,
 }
-"""The HTTP status of each kind of error, to which each dialect adds its own; see `nearest`."""
+"""The HTTP status of each kind of error. Each dialect adds statuses; `nearest` looks up a kind."""
 
 _Word = TypeVar("_Word")
 
 
 def nearest(kind: type[ClinvkError], table: Mapping[type[ClinvkError], _Word]) -> _Word:
-    """Look a kind of error up: one that is not in a table is what its nearest ancestor is."""
+    """Return the table entry of a kind of error, or of its nearest ancestor in the table."""
     return next(table[known] for known in kind.__mro__ if known in table)
 
 
 class Previous(msgspec.Struct, frozen=True):
-    """A run that a request goes on from, named by its client in `field`.
+    """The previous run that a request continues. The client names the run in `field`.
 
     Attributes:
-        conversation: what is said after it, for where it must be told again what was said before; without
-            `instructions`.
-        system: gives what the system said to a run that was told all of it, without such `instructions`.
-        instructions: a text of the system that holds for this request alone, and stands before the others.
+        conversation: the turns after the previous run, without `instructions`; used if an agent must receive the
+            earlier turns again.
+        system: returns the system prompt of a previous run that received the prompt in full, without the instructions
+            of the previous request.
+        instructions: a system text for this request alone; precedes the other system texts.
     """
 
     run_id: str
@@ -161,12 +162,12 @@ class Previous(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat in which something was said after the assistant's last turn.
+    """The assistant's last turn in a chat, and the turns around it.
 
     Attributes:
-        digest: of the turns before that one, which it answers.
-        answer: what that one said.
-        latest: what came after it alone, for a session that has all the rest.
+        digest: the digest of the earlier turns.
+        answer: the text of the assistant's last turn.
+        latest: only the later turns, for a session that has all the others.
     """
 
     digest: str
@@ -175,11 +176,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation that its client keeps under a name of its own, and sends whole each time.
+    """A conversation that the client names and sends in full with each request.
 
     Attributes:
-        digest: of all its turns.
-        answered: what a session must have to go on with it; None where it begins, or ends with an answer.
+        digest: the digest of all turns.
+        answered: the turns that a session must contain to continue the chat; None if the chat has no answer yet, or
+            ends with an answer.
     """
 
     name: str
@@ -188,19 +190,19 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a body asks: the run, and how it wants to be answered.
+    """A parsed body: the run, and the form of the answer.
 
-    A run with `detach` goes on without its client; with `respond_async` the client is not kept waiting for it either.
+    A run with `detach` continues when the client disconnects; with `respond_async` the client does not even wait.
 
     Attributes:
-        model: as the client sent it, where the answer tells it again.
-        include_usage: a stream tells the tokens at its end.
-        shows_work: what the agent does with its own tools shows as its thinking, which `request.thinking` asks for.
-        ignored: fields of the body whose client should know that they have no effect, as far as the body tells.
-        chat: the client's own conversation that this is of; None where it names none.
-        previous: the run that it goes on from; None where it begins, or names a session.
-        fails_in_stream: its client takes nothing but a stream, and asks again after a status that tells of a failure
-            of the server whatever the headers say: a failure after which it must not is told in the stream.
+        model: the model as the client sent it, to repeat in the answer.
+        include_usage: a stream ends with the token usage.
+        shows_work: the agent's tool calls appear as thinking, which `request.thinking` asks for.
+        ignored: fields of the body without effect that the client should know about, as far as the body shows.
+        chat: the client's conversation; None if the client names no conversation.
+        previous: the run to continue; None if the conversation starts here, or the request names a session.
+        fails_in_stream: the client accepts only a stream and retries after a server error status, whatever the headers
+            say; a failure that must not be retried is reported in the stream.
     """
 
     request: RunRequest
@@ -218,10 +220,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dialect needs of the run beside its events; handed in, since dialects have no clock and no ids.
+    """Facts about a run besides the events; the caller passes them, since dialects have no clock and create no ids.
 
-    `created_at` and `started_at` are in seconds since the epoch: when it was asked for, and when its agent was started,
-    if it was. `duration_s` is known for results only, `queue_position` while the run waits for a slot.
+    `created_at` (when the run was requested) and `started_at` (when the agent started, if at all) are in seconds since
+    the epoch. `duration_s` is set for results only, `queue_position` while the run waits for a slot.
     """
 
     run_id: str
@@ -236,21 +238,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Encoder(Protocol):
-    """Turns the events of one run into the bytes of one stream."""
+    """Encodes the events of one run as the bytes of one stream."""
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the bytes of one event that happened `at` seconds since the epoch; may be empty."""
+        """Return the bytes of one event, which happened `at` seconds since the epoch; may be empty."""
         ...
 
 
 class Dialect(Protocol):
     """A wire format, pure.
 
-    `stream_type`, `result_type` and `error_type` are media types. `pulse` is what keeps a quiet stream
-    alive: bytes that its readers skip, wherever they stand between two events. `fields` is what clients call a field of
-    a `RunRequest`, where that is another name. `is_model_api` is said of a format that imitates a model's API: the
-    model names the backend too, an agent that fails makes the request fail, and `encoder` and `result` know of no run
-    that failed before it said anything.
+    `stream_type`, `result_type` and `error_type` are media types. `pulse` keeps an idle stream alive: bytes for readers
+    to skip between any two events. `fields` maps fields of a `RunRequest` to the client's names, where names differ.
+    `is_model_api` marks a format that imitates a model's API: the model names the backend too, a failed agent makes the
+    request fail, and `encoder` and `result` never see a run that failed before any output.
     """
 
     is_model_api: bool
@@ -261,7 +262,7 @@ class Dialect(Protocol):
     fields: Mapping[str, str]
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a request body. The names of `headers` are in lower case.
+        """Parse a request body. The names of `headers` are in lower case.
 
         Raises:
             InvalidRequest: names the field.
@@ -269,15 +270,15 @@ class Dialect(Protocol):
         ...
 
     def encoder(self, call: Call, facts: Facts) -> Encoder:
-        """Make the encoder of one stream."""
+        """Return the encoder of one stream."""
         ...
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the body of a run that has ended."""
+        """Return the body for an ended run."""
         ...
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of a request that could not be run."""
+        """Return status and body for a request that could not be run."""
         ...
 
 
@@ -286,23 +287,23 @@ class Deferring(Dialect, Protocol):
     """A wire format whose `Call` may have `respond_async`."""
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give the body of a run that goes on behind the client's back; `state` is queued or running."""
+        """Return the body for a run that continues in the background; `state` is queued or running."""
         ...
 
 
 @runtime_checkable
 class Pulsing(Dialect, Protocol):
-    """A wire format with clients that count only events as a sign of life: its streams have no other `pulse`."""
+    """A wire format for clients that accept only events as a sign of life; the streams use no other `pulse`."""
 
     def kept_alive(self, encoder: Encoder) -> bytes:
-        """Give what its encoder keeps a quiet stream alive with; nothing else may come between it and the next."""
+        """Return the encoder's bytes that keep an idle stream alive; send them before the encoder's next output."""
         ...
 
 
 def renamed(error: ClinvkError, fields: Mapping[str, str]) -> ClinvkError:
-    """Give an error about a field of a `RunRequest` the client's name of it, also where its message begins with it.
+    """Replace the name of a `RunRequest` field in an error, and at the start of its message, by the client's name.
 
-    What `Dialect.parse` raises has the client's names already, which may be those of other fields of the request.
+    Errors from `Dialect.parse` have the client's names already, which may equal names of other request fields.
     """
     match error:
         case InvalidRequest(field=str(field)) if field in fields:

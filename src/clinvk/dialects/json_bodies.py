@@ -1,6 +1,6 @@
-"""JSON bodies and queries into structs, every mistake explained: where in the body, the value, and what is allowed.
+"""Decode JSON bodies and queries into structs, and explain every mistake: the place, the value, and what is allowed.
 
-msgspec finds the mistake; its messages speak of Python types, so they are put into the words of the body.
+msgspec finds each mistake but describes Python types, so the messages are rephrased in terms of the body.
 """
 
 import math
@@ -21,7 +21,7 @@ _MAX_NAME = 200
 _MAX_DIGITS = 9
 _UNKNOWN = "Object contains unknown field `"
 _ANY_KEY = "[...]"
-"""The word of msgspec for a key of a free object, which it does not tell."""
+"""msgspec's placeholder for a key of a free object; msgspec does not report the actual key."""
 _QUOTED = re.compile(r"`(?P<name>[^`]*)`")
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -34,7 +34,7 @@ def decoder(type_: type[T]) -> msgspec.json.Decoder[T]:
 
 
 def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str = "") -> T:
-    """Decode a body, or a part of one that stands `at` a place of it.
+    """Decode a body, or the part of a body `at` a place.
 
     Raises:
         InvalidRequest: the body is not JSON, or does not fit the decoder's type; names the field.
@@ -52,10 +52,10 @@ def decode(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], at: str 
 
 
 def parameters(query: bytes, type_: type[T]) -> T:
-    """Read the query of an address; a parameter without a value is as if it were not there.
+    """Parse the query of a URL; a parameter without a value counts as absent.
 
     Raises:
-        InvalidRequest: a parameter is unknown, given twice or wrong; names it.
+        InvalidRequest: a parameter is unknown, repeated or invalid; names the parameter.
     """
     try:
         pairs = [(name, value) for name, value in parse_qsl(query.decode(), errors="strict") if value]
@@ -73,7 +73,7 @@ def parameters(query: bytes, type_: type[T]) -> T:
 
 
 def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") -> NoReturn:
-    """Raise what msgspec found at a place of the body in our words; `word` is what a part of it is called."""
+    """Raise msgspec's error in clinvk's wording; `word` is the noun for a member, such as `field`."""
     said, inside = _parted(message)
     is_value = inside.endswith(_ANY_KEY)
     inside = inside.replace(_ANY_KEY, "")
@@ -95,7 +95,7 @@ def _explain(message: str, body: bytes, type_: object, word: str, at: str = "") 
 
 
 def _parted(message: str) -> tuple[str, str]:
-    """Give what msgspec says, and at which place. What it quotes may look like a place too, but stands before it."""
+    """Split a msgspec message into problem and place. A quoted value may look like a place, but precedes the place."""
     said, mark, place = message.rpartition(" - at `$")
     if not mark or (said.startswith(_UNKNOWN) and not said.removeprefix(_UNKNOWN).endswith("`")):
         return message, ""
@@ -131,7 +131,7 @@ def _got(body: bytes, path: list[int | str]) -> str:
             value = msgspec.json.encode(msgspec.json.decode(value))
         shown = value[:_MAX_NAME].decode(errors="ignore")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError):
-        return ""  # wrong in more than one way; one is enough to tell
+        return ""  # the body has a second mistake; reporting the first is enough
     return f", got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'}"
 
 
@@ -157,7 +157,7 @@ def _not_utf8(body: bytes) -> str:
 
 
 def _types_at(type_: object, path: list[int | str]) -> list[inspect.Type]:
-    """Give what is allowed at a place; several types where a value on the way to it, or itself, may be of several."""
+    """Return the types allowed at a place; several if a union is on the way, or at the place."""
     here = _options(inspect.type_info(type_))
     for part in path:
         here = [option for type_ in here for inside in _inside(type_, part) for option in _options(inside)]
@@ -179,7 +179,7 @@ def _inside(type_: inspect.Type, part: int | str) -> list[inspect.Type]:
 
 
 def _options(type_: inspect.Type) -> list[inspect.Type]:
-    """Give the types of which a value may be, null apart."""
+    """Return the members of a union, null excluded."""
     match type_:
         case inspect.Metadata(type=bare):
             return _options(bare)

@@ -1,7 +1,7 @@
-"""What the dialects of the vendors' model APIs share: clinvk's own headers, the rule for tools, what shows as thought.
+"""Code shared by the dialects of the vendors' model APIs: clinvk's headers, the client's tools, visible thinking.
 
-Their bodies are read with unknown fields ignored at every level: clients add new ones every month. Decoders are plain
-`msgspec.json.Decoder`s over structs that do not forbid them, and `strict.decode` explains what does not fit.
+Request bodies ignore unknown fields at every level, since clients add fields every month. Decoders are plain
+`msgspec.json.Decoder`s over structs that allow unknown fields, and `json_bodies.decode` explains invalid values.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
     errors.AgentUnauthenticated: 401,
     errors.AgentRateLimited: 429,
 }
-"""An agent that fails makes the request fail, as the model's own API would."""
+"""HTTP statuses: an agent's failure makes the request fail, as in the model's own API."""
 
 _HARMLESS = {
     kind.code
@@ -54,24 +54,24 @@ _HARMLESS = {
         errors.AgentRejected,
     )
 }
-"""What an agent's model API answers instead of letting it do anything."""
+"""Failures with which an agent's model API refuses a request before the agent can act."""
 
 FIELDS = {"session_id": SESSION, "workdir": WORKDIR, "approval_mode": APPROVAL, "sandbox_mode": SANDBOX}
-"""The header for each field of a `RunRequest` that only a header can give."""
+"""The header for each `RunRequest` field that only a header can set."""
 
 NEW_SESSION = "new"
-"""Said instead of a session's id by who wants to go on later."""
+"""The value of the session header that starts a session to continue later."""
 
 CHATS = ("x-openwebui-chat-id",)
-"""Headers with a client's own name of its conversation."""
+"""Headers that contain the client's name for a conversation."""
 
 _TEMPORARY = "local:"
-"""How Open WebUI's names of chats begin that nobody is to keep."""
+"""Prefix of Open WebUI's names for temporary chats, which must not be kept."""
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
 FLAGS = (*_YES, *_NO)
-"""Values of a header that is true or false; case does not matter."""
+"""Values of a boolean header; case does not matter."""
 _MAX_SHOWN = 2000
 _MAX_CHAT_CHARS = 200
 _encoder = msgspec.json.Encoder()
@@ -80,13 +80,13 @@ Word = TypeVar("Word", bound=str)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the headers of a request ask for beside its body.
+    """The options that the headers of a request set.
 
     Attributes:
         session_id: the session to continue.
-        chat: the client's own name of its conversation, empty where it has none.
-        keeps: a session is kept, where none is continued.
-        shows_work: the model's thinking and what the agent does with its tools show as thought.
+        chat: the client's name for the conversation; empty if unnamed.
+        keeps: start and keep a session, unless an existing session is continued.
+        shows_work: the model's thinking and the agent's tool calls appear as thinking.
     """
 
     session_id: str | None = None
@@ -99,7 +99,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def asked(headers: Mapping[str, str]) -> Asked:
-    """Read clinvk's headers.
+    """Parse clinvk's headers.
 
     Raises:
         InvalidRequest: names the header.
@@ -119,11 +119,11 @@ def asked(headers: Mapping[str, str]) -> Asked:
 
 
 def call(request: RunRequest, conversation: Conversation, asked: Asked, field: str = "messages") -> Call:
-    """Make the call of a request that lacks its prompt and all that the headers say.
+    """Return the call for a request, after adding the prompt and the options from the headers.
 
     Raises:
-        InvalidRequest: nobody says anything to the assistant; `field` is where the messages stand. Or the model's name
-            is blank or too long.
+        InvalidRequest: no turn asks the assistant anything (`field` is the place of the messages), or the model name is
+            blank or too long.
     """
     if len(request.model or "") > MAX_NAME_CHARS:
         raise InvalidRequest(f"model must have at most {MAX_NAME_CHARS} characters", "model")
@@ -162,10 +162,10 @@ def _chat(name: str, conversation: Conversation, field: str) -> Chat:
 
 
 def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
-    """Check the texts before which an answer ends. The vendors take few, but clients of other servers send more.
+    """Validate the stop texts. The vendors allow few, but clients of other servers send more.
 
     Raises:
-        InvalidRequest: one is empty or has more than `MAX_STOP_CHARS`, or there are more than `MAX_STOPS`.
+        InvalidRequest: a text is empty or longer than `MAX_STOP_CHARS`, or there are more than `MAX_STOPS` texts.
     """
     if len(texts) > MAX_STOPS:
         raise InvalidRequest(f"{field} has {len(texts)} texts; at most {MAX_STOPS} are allowed", field)
@@ -180,22 +180,22 @@ def stops(texts: Sequence[str], field: str = "stop") -> tuple[str, ...]:
 
 
 def ignored(call: Call) -> tuple[str, ...]:
-    """Say what of a body has no effect, once its model has named the backend: also `model`, a name that is none's."""
+    """Return the fields of a body without effect, once the model has chosen the backend; may include `model`."""
     request = call.request
     has_effect = call.model in ("", request.model) or call.model.partition("/")[0] == request.backend
     return call.ignored if has_effect else ("model", *call.ignored)
 
 
 def ignored_stop(request: RunRequest, field: str = "stop") -> tuple[str, ...]:
-    """Say what `Call.ignored` is for a request whose answer, of a schema, is given whole or not at all."""
+    """Return `stop` as ignored if the request has a schema: a schema's answer is never cut."""
     return (field,) if request.stop and request.output_schema is not None else ()
 
 
 def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice") -> tuple[str, ...]:
-    """Say what `Call.ignored` is for a request with or without tools of the client; `choice` is what it may call.
+    """Return `tools` as ignored if the client sends tools; `choice` says which tools the model may call.
 
     Raises:
-        InvalidRequest: a tool must be called.
+        InvalidRequest: the client requires a tool call.
     """
     if choice not in (None, "auto", "none"):
         raise InvalidRequest(
@@ -207,20 +207,20 @@ def ignored_tools(has_tools: bool, choice: str | None, field: str = "tool_choice
 
 
 def may_ask_again(code: str, has_acted: bool) -> bool:
-    """Say whether a client may ask again by itself after a failure: only where nothing can have been done yet.
+    """Return whether a client may retry automatically after a failure: only if the agent cannot have done anything.
 
-    `code` is a `RunFailed.code`, and `has_acted` says whether the agent told of anything before it.
+    `code` is a `RunFailed.code`; `has_acted` says whether the agent reported any activity before the failure.
     """
     return not has_acted and code in _HARMLESS
 
 
 def tells_something(event: Event) -> bool:
-    """Say whether an event shows that the agent is at work, or has ended."""
+    """Return whether an event shows that the agent is active or has ended."""
     return not isinstance(event, RunStarted | Progress)
 
 
 def thought(event: Event, call: Call) -> str:
-    """Give what an event adds to the thinking that the client sees; empty where it does not ask for it."""
+    """Return the text that an event adds to the visible thinking; empty if the client does not ask for thinking."""
     match event:
         case ThinkingDelta(text=text) if call.request.thinking:
             return text
@@ -241,7 +241,7 @@ def _names(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _value(headers: Mapping[str, str], name: str) -> str | None:
-    """Give a header; one that is empty is as if it were not there. Paths come as UTF-8."""
+    """Return the value of a header, or None if missing or empty. Paths are UTF-8."""
     try:
         value = headers.get(name, "").encode("latin-1").decode()
     except UnicodeDecodeError:

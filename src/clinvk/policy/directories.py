@@ -1,7 +1,7 @@
-"""The directories that an agent is let into: by the lists of the settings, and never into some.
+"""The directories that agents may use: the lists in the settings, and the directories that are always blocked.
 
-All paths are handed in absolute and free of symbolic links. Whoever calls resolves them, and lets the agent into the
-resolved path, so that what was judged is what is used.
+All paths are absolute and free of symbolic links. The caller resolves each path and passes the resolved path to the
+agent, so the checked path is the path in use.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 _ALONE = frozenset({"/", "/home", "/users", "/var", "/var/lib", "/private", "/private/var"})
-"""Directories that everything or everybody is below; what is below them is judged by itself."""
+"""Directories above everything or everybody; directories below them are checked separately."""
 
 _SYSTEM = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/lost+found", "/proc", "/run", "/sbin"),
@@ -19,7 +19,7 @@ _SYSTEM = (
 )
 _BELOW_SYSTEM = tuple(f"{path}/" for path in _SYSTEM)
 _NOT_SYSTEM = ("/run/media", "/usr/local/src", "/usr/src")
-"""Where people keep their own in a folder of the system: disks that are plugged in, and sources in containers."""
+"""User data in system folders: mounted disks, and sources in containers."""
 
 _SECRET = frozenset(
     {
@@ -43,22 +43,22 @@ _SECRET_BELOW = {
     ),
     "library": frozenset({"application support", "keychains", "launchagents"}),
 }
-"""Folders of credentials, or of programs that the system or a shell runs by itself, by where in a home they are."""
+"""Folders of credentials, or of programs that the system or a shell starts by default, by parent folder in a home."""
 
 _ABOVE_SECRETS = ("/.config", "/.local", "/.local/share")
-"""What is below these is judged by itself."""
+"""Directories that are blocked although some directories below them are allowed."""
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
-    """What is blocked whatever the settings say: `/`, system folders, credentials in any home, and what is private.
+    """The directories blocked whatever the settings say: `/`, system folders, credentials in any home, private folders.
 
-    Letters count the same in both cases, as some file systems have it.
+    Paths are compared without regard to case, as some file systems do.
 
     Attributes:
         private: folders of clinvk and of the agents in the user's home.
-        kept: what agents may be let into below those.
-        temporary: the machine's temporary folder, also where it is in a system folder.
-        own: where the operator lets agents work when a request names nothing; to name it is no more.
+        kept: directories below the private folders that agents may use.
+        temporary: the machine's temporary folders, allowed even inside a system folder.
+        own: the operator's default directories for agents; a request may also name them.
     """
 
     private: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
     own: tuple[str, ...] = ()
 
     def refusal(self, path: str) -> str | None:
-        """Say why an agent may not be let into a directory; None if it may."""
+        """Return the reason why an agent may not use a directory, or None."""
         if path in self.own:
             return None
         folded = path.casefold()
@@ -82,7 +82,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
         return None
 
     def refusal_throughout(self, path: str) -> str | None:
-        """Say why an agent may be let neither into a directory nor below it; None if it may somewhere."""
+        """Return the reason why an agent may use neither a directory nor any directory below, or None."""
         fine = (*_NOT_SYSTEM, *self.kept, *self.temporary, *self.own)
         return None if path.casefold() in _ALONE or _any_in(path, fine) else self.refusal(path)
 
@@ -91,17 +91,17 @@ class BuiltIn(msgspec.Struct, frozen=True):
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """The lists of the settings: nothing outside `allowed` (empty is no limit), nothing inside `blocked`."""
+    """The lists in the settings: nothing outside `allowed` (empty: no limit), nothing inside `blocked`."""
 
     allowed: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Say whether anything is refused at all."""
+        """Return whether the lists refuse any directory."""
         return bool(self.allowed or self.blocked)
 
     def refusal(self, path: str) -> str | None:
-        """Say why an agent may not be let into a directory; None if it may."""
+        """Return the reason why an agent may not use a directory, or None."""
         if forbidden := containing(path, self.blocked):
             return f"is in {forbidden!r}, which server.blocked_workdir_prefixes forbids"
         if self.allowed and not containing(path, self.allowed):
@@ -109,12 +109,12 @@ class Directories(msgspec.Struct, frozen=True):
         return None
 
     def refusal_throughout(self, path: str) -> str | None:
-        """Say why an agent may be let neither into a directory nor below it; None if it may somewhere."""
+        """Return the reason why an agent may use neither a directory nor any directory below, or None."""
         return None if _any_in(path, self.allowed) and not containing(path, self.blocked) else self.refusal(path)
 
 
 def containing(path: str, directories: Iterable[str]) -> str | None:
-    """Give the first directory that is the path or above it: `/home/a` holds `/home/a/b`, but not `/home/ab`."""
+    """Return the first directory equal to or above the path: `/home/a` contains `/home/a/b`, but not `/home/ab`."""
     for above in directories:
         if path.startswith(above) and (above.endswith("/") or path[len(above) : len(above) + 1] in ("", "/")):
             return above

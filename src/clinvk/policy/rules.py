@@ -1,7 +1,7 @@
-"""Rules for requests: permission modes, the agents' own flags, and how deep agents may call agents.
+"""Rules for requests: permission modes, the agents' flags, and how deep agents may call agents.
 
-Pure: settings and paths are arguments. Requests over HTTP are held to all of the rules, since others may have sent
-them; the command line, which is the user's own, to the depth alone.
+Pure: settings and paths are arguments. All rules apply to requests over HTTP, which other people may send; only the
+depth applies to the command line, which belongs to the user.
 """
 
 import re
@@ -14,34 +14,34 @@ from clinvk.types.request import ApprovalMode, RunRequest, SandboxMode
 Word = TypeVar("Word", bound=str)
 
 APPROVAL: tuple[ApprovalMode, ...] = ("always", "default", "auto", "none")
-"""The strictest first."""
+"""Approval modes, the strictest first."""
 
 SANDBOX: tuple[SandboxMode, ...] = ("read-only", "workspace", "default", "full")
-"""The strictest first. `default` is what the agent's CLI does by itself, which promises less than a sandbox does."""
+"""Sandbox modes, the strictest first. `default` is the choice of the agent's CLI, a weaker promise than a sandbox."""
 
 
 def within(order: tuple[Word, ...], most: Word) -> tuple[Word, ...]:
-    """Give the words that let an agent do no more than `most`, which is the last of them."""
+    """Return the modes that allow an agent no more than `most`, which is the last of the result."""
     return order[: order.index(most) + 1]
 
 
 def reach(approval: ApprovalMode | None, sandbox: SandboxMode | None) -> SandboxMode:
-    """Give the sandbox word that two words come to: who acts unasked and is in no sandbox can do anything."""
+    """Return the sandbox mode that two modes amount to: without approval and sandbox, an agent can do anything."""
     if approval == "none" and sandbox in ("default", None):
         return "full"
     return sandbox or "default"
 
 
 Flags = Mapping[str, str | None]
-"""The flags of a backend, and the pattern that the whole of a flag's value must match; None takes no value.
+"""The flags of a backend, and the pattern that must match the whole value of a flag; None means no value.
 
-A flag may be listed if, with any of its values, it loosens no approval or sandbox, leads to no directory, chooses no
-model, loads no settings, and neither writes nor reads a file.
+A flag may be listed if no value of the flag loosens approval or sandbox, leads to a directory, chooses a model, loads
+settings, or reads or writes a file.
 """
 
 
 class NotListed(Exception):
-    """A flag is not listed, or its value does not fit; `index` is its place, the text says what is wrong."""
+    """A flag is not listed, or the value does not match; `index` is the place of the flag, the text is the reason."""
 
     def __init__(self, index: int, why: str) -> None:
         super().__init__(why)
@@ -49,10 +49,10 @@ class NotListed(Exception):
 
 
 def listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
-    """Give the flags of a request in one spelling: a value of a long flag is joined to it by `=`.
+    """Return the flags of a request in one spelling: `=` joins the value to a long flag.
 
     Raises:
-        NotListed: one may not be sent.
+        NotListed: a request may not use the flag or the value.
     """
     found: list[str] = []
     rest = iter(enumerate(extra))
@@ -76,20 +76,20 @@ def listed(extra: tuple[str, ...], flags: Flags) -> tuple[str, ...]:
 
 
 DEPTH_VARIABLE = "CLINVK_DEPTH"
-"""In an agent's environment: how many agents are around what it starts, itself included."""
+"""Environment variable of an agent: the number of nested agents around the processes that the agent starts."""
 
 
 def depth(environ: Mapping[str, str]) -> int:
-    """Give how many agents are around this clinvk; one that somebody else has set counts as none."""
+    """Return the number of agents around this clinvk; an invalid value, not set by clinvk, counts as 0."""
     told = environ.get(DEPTH_VARIABLE, "")
     return int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
 def refuse_depth(environ: Mapping[str, str], most: int) -> None:
-    """Refuse to run an agent that an agent asks for, where that goes too deep.
+    """Refuse to run an agent on behalf of an agent if the nesting is too deep.
 
     Raises:
-        InvalidRequest: it does.
+        InvalidRequest: the depth is above `most`.
     """
     around = depth(environ)
     if around > most:
@@ -100,7 +100,7 @@ def refuse_depth(environ: Mapping[str, str], most: int) -> None:
 
 
 def may_edit(request: RunRequest) -> bool:
-    """Say whether an agent is let change files without being asked each time."""
+    """Return whether an agent may change files without asking each time."""
     if request.sandbox_mode == "read-only":
         return False
     return request.approval_mode in ("auto", "none") or request.sandbox_mode in ("workspace", "full")

@@ -26,8 +26,8 @@
        ├─ AgentRejected           agent_rejected
        └─ AgentCrashed            agent_crashed
 
-What goes wrong before an agent was started is raised. What ends a run that was started
-travels as `RunFailed`, whose `code` is the `code` of one of these classes.
+A failure before the agent starts is raised. A failure that ends a started run travels as `RunFailed`, whose `code` is
+the `code` of one of these classes.
 """
 
 import errno
@@ -38,10 +38,10 @@ _MOST_CAUSES = 10
 
 
 class ClinvkError(Exception):
-    """The root of the tree; by itself an error inside clinvk.
+    """The root of the tree; raised directly for an error inside clinvk.
 
-    `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body that it is
-    about, e.g. `tasks[2].prompt`. `retry_after_s` is when to try again, 0 if that would not help.
+    `message` is one sentence: what failed, the value, what is allowed. `field` is the place in the body, e.g.
+    `tasks[2].prompt`. `retry_after_s` is the time until a retry makes sense, 0 if a retry does not help.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -215,16 +215,16 @@ class AgentCrashed(AgentFailed):
 
 
 def placed(error: ClinvkError, at: str) -> ClinvkError:
-    """Say of an error that it is one of a part, which stands `at` a place of the body."""
+    """Mark an error as an error of the part `at` a place of the body, and return the error."""
     error.field = f"{at}.{error.field}" if error.field else at
     error.message = f"{at}: {error.message}"
     return error
 
 
 def exhausted(error: BaseException) -> ResourcesExhausted | None:
-    """Return the error to report instead of `error` if that, or what it was raised from, is a lack of resources."""
+    """Return the error to report if `error`, or one of its causes, is a lack of resources; else None."""
     cause: BaseException | None = error
-    for _ in range(_MOST_CAUSES):  # an error that was raised from itself is its own cause
+    for _ in range(_MOST_CAUSES):  # bounded, since an error raised from itself is its own cause
         match cause:
             case ResourcesExhausted() | None:
                 return cause
@@ -238,17 +238,17 @@ def exhausted(error: BaseException) -> ResourcesExhausted | None:
 
 
 def failure(code: str, message: str) -> ClinvkError:
-    """Give the error of a run that failed: the class that has its `RunFailed.code`."""
+    """Return the error of a failed run: an instance of the class with the code of the `RunFailed`."""
     return _ENDINGS.get(code, ClinvkError)(message)
 
 
 def refusal(code: str, message: str) -> ClinvkError:
-    """Give the error that has this code, where it is one that a run can be refused with."""
+    """Return an error of the class with this code, if a run can be refused with this class; else a `ClinvkError`."""
     return _REFUSALS.get(code, ClinvkError)(message)
 
 
 def agent_code(status: int | None) -> str:
-    """Give the code of an agent's failure from the HTTP status that its model API answered."""
+    """Return the code of an agent's failure for an HTTP status of the agent's model API."""
     match status:
         case 401 | 403:
             return AgentUnauthenticated.code

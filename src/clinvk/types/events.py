@@ -1,8 +1,8 @@
-"""What an agent does during a run: one closed union of events.
+"""The events of a run: one closed union.
 
 The stream law: a run's events are `RunStarted`, then any others, then exactly one `RunFinished` or
-`RunFailed`; or a `RunFailed` alone. Nothing follows the last one. The runtime keeps this law
-whatever an agent prints, so that no reader has to check it.
+`RunFailed`; or a single `RunFailed`. Nothing follows the last event. The runtime enforces this law
+whatever an agent prints, so readers need no checks.
 """
 
 from typing import Literal, NamedTuple
@@ -41,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class RunStarted(msgspec.Struct, frozen=True, tag="run_started"):
-    """The agent is up. Its model and its own session handle, where it tells them."""
+    """The agent has started. The model and the CLI's session handle are set if the agent reports them."""
 
     model: str | None = None
     backend_session_id: str | None = None
@@ -60,7 +60,7 @@ class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking_delta"):
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
-    """The agent uses one of its tools; `name` is the CLI's own."""
+    """The agent uses a tool; `name` is the CLI's name for the tool."""
 
     id: str
     name: str
@@ -68,7 +68,7 @@ class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
-    """What the tool of the `ToolCall` with this `id` gave."""
+    """The output of the tool of the `ToolCall` with this `id`."""
 
     id: str
     output: str
@@ -76,7 +76,7 @@ class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """Something worth showing that is neither answer nor tool.
+    """Progress worth showing besides answer and tools.
 
     `stage` is one word: `retry`, `warning`, `denied`, `stderr`.
     """
@@ -86,9 +86,9 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
-    """The agent ended the run by itself, or a limit that the caller set did.
+    """The agent ended the run, or the run reached a limit of the caller.
 
-    `stop_sequence` is the text of the request's `stop` before which the answer was cut.
+    `stop_sequence` is the text of the request's `stop` at which the answer was cut.
     """
 
     stop_reason: StopReason = "end_turn"
@@ -100,10 +100,10 @@ class RunFinished(msgspec.Struct, frozen=True, tag="run_finished"):
 
 
 class RunFailed(msgspec.Struct, frozen=True, tag="run_failed"):
-    """The run ended without success. `code` is a `ClinvkError.code`, `exit_code` the agent process's.
+    """The run ended without success. `code` is a `ClinvkError.code`, `exit_code` is the exit code of the agent process.
 
-    A process that a signal ended has `exit_code` 128 + its number. A backend gives the code itself where it ends
-    a run whose process would go on in vain; else the runtime waits for the exit and fills it in.
+    For a process killed by signal n, `exit_code` is 128 + n. A backend sets the code only if it ends the run while the
+    process would continue in vain; else the runtime waits for the exit and sets the code.
     """
 
     code: str
@@ -118,7 +118,7 @@ Ending = RunFinished | RunFailed
 
 
 class Logged(NamedTuple):
-    """An event in a run's log: its number (from 1), and when it happened in seconds since the epoch."""
+    """An event in a run's log: the number (from 1), and the time in seconds since the epoch."""
 
     number: int
     at: float

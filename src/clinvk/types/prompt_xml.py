@@ -1,7 +1,7 @@
-"""Parts of a prompt that are marked off as elements, so that no text in it can end one or begin another.
+"""Format parts of a prompt as elements that no text inside can close or open.
 
-What holds them apart is their name: the first of `turn`, `turn-2`, `turn-3`, … that begins or ends an element in none
-of the texts. It is the same for the same texts.
+The element name is the protection: the first of `turn`, `turn-2`, `turn-3`, … that opens or closes an element in none
+of the texts. Equal texts get an equal name.
 """
 
 import re
@@ -12,9 +12,9 @@ _QUOTED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\n": "&#10;",
 
 
 def unused(name: str, texts: Iterable[str]) -> str:
-    """Give a name for elements, made of `name`, that none of the texts has.
+    """Return an element name, derived from `name`, that occurs as a tag in none of the texts.
 
-    Letters of the other case and spaces in the tag count as the same: a model may read them so.
+    Upper and lower case count as equal and spaces inside a tag are skipped, since a model may read tags that way.
     """
     tag = _tag(name)
     used = {int(found[1] or 1) for text in texts for found in tag.finditer(text)}
@@ -23,12 +23,12 @@ def unused(name: str, texts: Iterable[str]) -> str:
 
 
 def element(name: str, text: str, /, **attributes: str) -> str:
-    """Give a text as an element, on lines of its own; an underscore in an attribute's name stands for a hyphen."""
+    """Return a text as an element on separate lines; an underscore in an attribute name becomes a hyphen."""
     return f"{opening(name, **attributes)}\n{text}\n</{name}>"
 
 
 def opening(name: str, /, **attributes: str) -> str:
-    """Give the tag that begins an element."""
+    """Return the opening tag of an element."""
     said = "".join(f' {key.replace("_", "-")}="{_quoted(value)}"' for key, value in attributes.items())
     return f"<{name}{said}>"
 

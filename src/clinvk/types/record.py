@@ -1,4 +1,4 @@
-"""Our record of a run: what was asked, how it went, what came of it."""
+"""clinvk's record of a run: the request, the progress and the outcome."""
 
 from collections.abc import Mapping, Sized
 from typing import Literal
@@ -14,22 +14,22 @@ RunState = Literal["queued", "running", "finished", "failed", "cancelled", "inte
 RUN_STATES: tuple[RunState, ...] = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 SCHEMA_FIELD = "output_schema"
-"""What errors about the schema of an answer call it."""
+"""The name of the answer's schema in error messages."""
 
 _SAID = ("system_prompt", "stop", SCHEMA_FIELD, "extra", "answer_as")
-"""Fields of a `RunRequest` that hold what was said beside the prompt, or may: a flag can be a system prompt too."""
+"""Fields of a `RunRequest` that may contain user text besides the prompt: a flag can be a system prompt too."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it is kept; times are seconds since the epoch.
+    """A run as the store keeps it; times are in seconds since the epoch.
 
     Attributes:
         id: 32 hex digits.
-        state: `interrupted` is a run whose clinvk died.
+        state: `interrupted` means that the clinvk process of the run died.
         request: the request as it was run, without prompt, images and empty fields.
-        output: the answer, as far as it came.
+        output: the answer; if the run broke off, the part received so far.
         error_code: a `ClinvkError.code`.
-        key_name: the API key that it was asked for with; empty where none was asked for.
+        key_name: the API key of the request; empty if no key was required.
     """
 
     id: str
@@ -55,28 +55,28 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> RunKind:
-        """What it is a run of: one prompt, or an orchestration, whose parts are the runs with this one as parent."""
+        """Return the kind of run: a prompt, or an orchestration, which is the parent of its parts' runs."""
         return msgspec.convert(self.request.get("kind", "prompt"), RunKind)
 
     @property
     def part(self) -> PartOf | None:
-        """Its place in the orchestration that it is a part of."""
+        """Return the place of the run in an orchestration, or None."""
         return msgspec.convert(self.request.get("part"), PartOf | None)
 
 
 def options_as_kept(options: Mapping[str, object], keeps_text: bool) -> dict[str, object]:
-    """Give what was asked beside the prompt as it is kept."""
+    """Return the options of a request as the store keeps them."""
     return {name: value for name, value in options.items() if keeps_text or name not in _SAID}
 
 
 def as_kept(message: str, keeps_text: bool) -> str:
-    """Give the message of a failure as it is kept: one about a schema quotes that, or the answer."""
+    """Return a failure message as the store keeps it; an error about a schema quotes the schema or the answer."""
     what = message.partition(":")[0]
     return message if keeps_text or SCHEMA_FIELD not in what else what
 
 
 def without_text(whole: RunRecord) -> RunRecord:
-    """Give the record of an orchestration without what its parts were asked and answered, which errors quote."""
+    """Return the record of an orchestration without prompts, answers and errors; an error may quote the other two."""
     request = {name: value for name, value in whole.request.items() if name != "check"}
     if isinstance(steps := request.get("steps"), Sized):
         request |= {"steps": len(steps), "input": None}
@@ -84,9 +84,9 @@ def without_text(whole: RunRecord) -> RunRecord:
 
 
 class UsageOfDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What the runs that began on one day have used, by key, backend and model; `day` is UTC, as `2026-11-25`.
+    """Usage of the runs that started on one day, by key, backend and model; `day` is UTC, as `2026-11-25`.
 
-    `key_name` and `model` are empty for runs without.
+    `key_name` and `model` are empty for runs without a key or a model.
     """
 
     day: str

@@ -1,7 +1,7 @@
-"""Takes keys and passwords out of texts that people read: logs, problem documents, what agents say of their failures.
+"""Remove keys and passwords from texts that people read: logs, problem documents, agents' failure messages.
 
-By their shape, so that also keys are found that nobody told clinvk of. What is hidden by mistake is no great loss; what
-cannot be known by its shape is a secret that looks like any other word.
+Secrets are found by shape, so the key need not be known to clinvk. Redacting too much does little harm; a secret
+that looks like an ordinary word is not found by shape.
 """
 
 import re
@@ -11,11 +11,11 @@ from functools import cache
 HIDDEN = "[redacted]"
 
 MOST_CHARS = 32_768
-"""What is left of a text: reading all of an endless one would take long, and nobody reads it."""
+"""Maximum length of a redacted text: scanning a very long text takes long, and people do not read the rest."""
 
 
 _SHAPES = (
-    ("sk-", r"[A-Za-z0-9_*.-]{12,}"),  # OpenAI, Anthropic, OpenRouter; OpenAI tells them with stars
+    ("sk-", r"[A-Za-z0-9_*.-]{12,}"),  # OpenAI, Anthropic, OpenRouter; OpenAI masks keys with asterisks
     ("sess-", r"[A-Za-z0-9]{16,}"),
     ("AIza", r"[A-Za-z0-9_-]{30,}"),  # Google
     ("ya29.", r"[A-Za-z0-9_-]{16,}"),
@@ -36,15 +36,16 @@ _SHAPES = (
     ("eyJ", r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Tokens
     ("-----BEGIN ", r"[A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s\\:,.-]{0,10000}"),
 )
-"""What a key begins with, and how it goes on."""
+"""The prefix of each kind of key, and the pattern of the rest."""
 
 
 @cache
 def _shapes() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """Give what a key begins with, and its pattern: no part of a word, though it may follow an escaped line break.
+    """Return the prefix and pattern of each kind of key.
 
-    The literal comes first, so that it is searched for as such. They are made when a text is looked at: that takes
-    longer than most of a command's start.
+    A key is not part of a longer word, but may follow an escaped line break. Each pattern starts with the literal
+    prefix, for a fast search. Patterns are compiled on first use, since compiling takes longer than most of a command's
+    startup.
     """
     return tuple((start.lower(), _shape(re.escape(start), rest)) for start, rest in _SHAPES)
 
@@ -70,11 +71,11 @@ _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 _SHORTEST = 8
 _LONGEST = 4096
 _BETWEEN = "\"'`\\,;&<>(){}[]"
-"""What stands before and after keys besides blanks."""
+"""Delimiters of keys besides whitespace."""
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
-    """Give a text without keys and passwords; `known` are secrets that are hidden whatever they look like."""
+    """Return a text without keys and passwords; secrets in `known` are hidden whatever their shape."""
     if len(text) > MOST_CHARS:
         end = _end_of_word_before(text, MOST_CHARS)
         text = f"{text[:end]}… ({len(text) - end} characters left out)"
@@ -92,7 +93,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
 
 
 def _end_of_word_before(text: str, at: int) -> int:
-    """Give where to cut: half a key would be known by no shape. A word is as long as keys are."""
+    """Return the position at which to cut: half a key would match no shape. A word is as long as a key may be."""
     for end in range(at, at - _LONGEST, -1):
         if text[end - 1].isspace() or text[end - 1] in _BETWEEN:
             return end
@@ -100,13 +101,13 @@ def _end_of_word_before(text: str, at: int) -> int:
 
 
 def secrets_in(environ: Mapping[str, str]) -> list[str]:
-    """Give the values of an environment that are secrets by the name of their variable, the longest first."""
+    """Return the values of variables whose names mark secrets, the longest first."""
     found = {value for name, value in environ.items() if len(value) >= _SHORTEST and names_secret(name)}
     return sorted(found, key=len, reverse=True)
 
 
 def names_secret(variable: str) -> bool:
-    """Say whether the value of a variable is a secret, by its name."""
+    """Return whether the name of a variable marks a secret."""
     return _NAME_OF_SECRET.search(variable) is not None
 
 

@@ -1,4 +1,4 @@
-"""What every surface asks of a run: one `RunRequest`, whatever API or command it came from."""
+"""The request for a run: every API and every command produces a `RunRequest`."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ MAX_STOP_CHARS = 100
 """Maximum length of a text in `stop`. At both limits the worst piece of 64 KiB takes 4 ms, of 2 MB 100 ms."""
 
 MAX_NAME_CHARS = 1000
-"""Of a name, such as that of a model: names come back with every event."""
+"""Maximum length of a name, such as a model name: every event repeats names."""
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -34,9 +34,9 @@ class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
     """The place of a run in an orchestration.
 
     Attributes:
-        run_id: the run that stands for the whole.
-        index: which part it is, from 0.
-        base: the directory of whose repository `workdir` is a worktree; empty where the agent works in it itself.
+        run_id: the run of the whole orchestration.
+        index: the number of the part, from 0.
+        base: the original directory if `workdir` is a git worktree of its repository, else empty.
     """
 
     run_id: str
@@ -48,33 +48,33 @@ class PartOf(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt for one agent.
 
-    A field that is None was not asked for: the settings decide, then the agent's CLI.
+    None means unspecified: the settings decide, then the agent's CLI.
 
     Attributes:
-        backend: name of an agent CLI in the registry; empty until `backends.resolve` filled it.
-        model: the CLI's own name, or one of the aliases fast/quick, balanced/default, best/powerful.
-        session_id: our session to continue; None starts a new one.
+        backend: name of an agent CLI in the registry; empty until `backends.resolve` sets the name.
+        model: a model name of the CLI, or one of the aliases fast/quick, balanced/default, best/powerful.
+        session_id: the clinvk session to continue; None starts a new session.
         workdir: absolute path of an existing directory.
         add_dirs: absolute paths that the agent may use besides `workdir`.
-        approval_mode: default, auto (edits unasked), none (act unasked) or always (ask for everything).
+        approval_mode: default, auto (edit without asking), none (act without asking) or always (ask for everything).
         sandbox_mode: default, read-only, workspace (write in `workdir` and `add_dirs` only) or full.
-        allowed_tools: the agent's own tool names; None is all of them.
-        max_turns: model requests, at most; 0 and None are no limit.
+        allowed_tools: the agent's tool names; None allows all tools.
+        max_turns: maximum number of model requests; 0 and None mean no limit.
         max_tokens: advice; no agent CLI has such a limit.
-        effort: how hard to think, one of `EFFORTS`; of these a CLI gets the nearest that it has.
+        effort: how hard to think, one of `EFFORTS`; a CLI gets the nearest supported effort.
         thinking: the caller wants the model's thinking.
-        literal: the prompt is data: a leading `/` is no command of the CLI's, and `@path` reads no file.
+        literal: the prompt is data: a leading `/` is not a CLI command, and `@path` reads no file.
         stop: the answer is cut before the first of these texts.
         output_schema: JSON Schema of the answer.
-        extra: flags for the CLI itself, each an argument.
-        timeout_s: seconds from the agent's start, not in the queue.
+        extra: flags for the CLI, one argument each.
+        timeout_s: seconds from the agent's start; waiting in the queue does not count.
         ephemeral: neither clinvk nor the CLI keeps a record of the conversation.
-        warm: a process that was up before may carry the run.
-        verbose: the agent's stderr lines come as `Progress` of stage `stderr`.
-        part: where it is a part of an orchestration.
-        answer_as: what its dialect makes the answer again from, and finds its conversation by; kept with the run alone.
-        key_name: the API key that it came with; empty where none was asked for.
-        client: whose it is in the queue: its key, else its address; empty for this machine's user. It is not kept.
+        warm: a process that was started ahead of the request may serve the run.
+        verbose: the agent's stderr lines become `Progress` events of stage `stderr`.
+        part: the place in an orchestration.
+        answer_as: data from which the dialect rebuilds the answer and finds the conversation; stored with the run only.
+        key_name: the API key of the request; empty if no key was required.
+        client: owner of the place in the queue: key, else address; empty for this machine's user. Not stored.
     """
 
     prompt: str

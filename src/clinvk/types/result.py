@@ -1,4 +1,4 @@
-"""A run's events gathered into one value."""
+"""Collect the events of a run into one value."""
 
 from collections.abc import AsyncIterable, Iterable
 
@@ -22,9 +22,9 @@ Said = TextDelta | ThinkingDelta | ToolCall | ToolResult
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that has ended: all that its events told.
+    """The events of an ended run, collected.
 
-    `said` is what the agent said, thought and did, in its order.
+    `said` has the answer, the thinking and the tool calls of the agent, in order.
     """
 
     text: str
@@ -35,7 +35,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 for a finished run; else the agent's own code, 1 where it has none or claims 0."""
+        """Return 0 for a finished run, else the agent's exit code, or 1 if the code is missing or 0."""
         match self.ending:
             case RunFinished():
                 return 0
@@ -44,30 +44,30 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The tools that the agent used."""
+        """Return the tool calls of the agent."""
         return tuple(step for step in self.said if isinstance(step, ToolCall))
 
     @property
     def usage(self) -> Usage | None:
-        """The tokens of this run, as far as the agent told them."""
+        """Return the tokens of this run, if the agent reported any."""
         return self.ending.usage
 
     @property
     def error(self) -> RunFailed | None:
-        """Why the run failed, or None."""
+        """Return the failure of the run, or None."""
         return self.ending if isinstance(self.ending, RunFailed) else None
 
 
 async def collect(events: AsyncIterable[Event]) -> RunResult:
-    """Read events to their end and gather them. Raises what `gather` raises."""
+    """Read the event stream to the end and return the result; raise what `gather` raises."""
     return gather([event async for event in events])
 
 
 def gather(events: Iterable[Event]) -> RunResult:
-    """Make the result of all events of a run.
+    """Return the result of all events of a run.
 
     Raises:
-        ValueError: the stream law is broken, there is no ending.
+        ValueError: the events have no ending, which breaks the stream law.
     """
     text: list[str] = []
     stderr: list[str] = []

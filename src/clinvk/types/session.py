@@ -1,4 +1,4 @@
-"""Our record of a conversation with one backend."""
+"""clinvk's record of a conversation with one backend."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -17,27 +17,27 @@ MAX_TAG_CHARS = 100
 MAX_TAGS = 100
 
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Controls, ends of lines, and what is no Unicode."""
+"""Control characters, line ends and characters that are not valid Unicode."""
 
 _SHOWN = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\s]"
 TAG_PATTERN = rf"^\s*{_SHOWN}([^\x00-\x1f\x7f-\x9f\u2028\u2029]*{_SHOWN})?\s*$"
-"""What `as_tag` takes, as a regular expression for others."""
+"""The tags that `as_tag` accepts, as a regular expression for the OpenAPI document."""
 TITLE_PATTERN = r"^[^\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]*$"
-"""What `as_title` takes: gaps in it, line ends too, are spaces."""
+"""The titles that `as_title` accepts; line ends and other gaps become spaces."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation that can be continued.
+    """A conversation with a backend, open to further turns.
 
     Attributes:
         id: 32 hex digits.
         created_at, last_used: seconds since the epoch, UTC.
-        working_dir: absolute; empty is the directory of the clinvk that started it.
-        backend_session_id: the CLI's own resume handle; None until the agent told it.
+        working_dir: absolute path; empty means the directory of the clinvk process that started the session.
+        backend_session_id: the CLI's resume handle; None until the agent reports the handle.
         token_usage: the sum over all turns.
-        counted: the tokens that the agent has counted in its conversation, those of a fork's parent included.
-        forks_parent: its first run branches off the conversation of its parent, whose handle it has until then.
-        turn_count: prompts that were run in it.
+        counted: the tokens that the agent has counted in its conversation, including a fork's parent.
+        forks_parent: the first run branches off the parent's conversation; until then the handle is the parent's.
+        turn_count: the number of prompts run in the session.
     """
 
     id: str
@@ -61,10 +61,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """What a backend needs to continue a conversation: its CLI's handle, and the tokens used in it so far.
+    """The data a backend needs to continue a conversation: the CLI's handle, and the tokens used so far.
 
-    `used` is there because Codex reports the totals of the whole thread. With `fork` the conversation branches off:
-    what the handle stands for stays as it is.
+    `used` exists because Codex reports the totals of the whole thread. With `fork` the run branches off, and the
+    conversation behind the handle stays unchanged.
     """
 
     handle: str
@@ -73,10 +73,10 @@ class Resume(msgspec.Struct, frozen=True):
 
 
 def as_title(text: str) -> str:
-    """Give a text as a title: on one line, each gap in it one space. An empty one is no title.
+    """Return a text as a title: one line, each gap replaced by one space. An empty result means no title.
 
     Raises:
-        InvalidRequest: it cannot be a title.
+        InvalidRequest: the text is too long, or has control characters.
     """
     title = " ".join(text.split())
     if len(title) > MAX_TITLE_CHARS:
@@ -87,10 +87,10 @@ def as_title(text: str) -> str:
 
 
 def as_tag(text: str) -> str:
-    """Give a text as a tag, without the space around it.
+    """Return a text as a tag, without surrounding whitespace.
 
     Raises:
-        InvalidRequest: it cannot be a tag.
+        InvalidRequest: the text is empty, too long, or has control characters.
     """
     tag = text.strip()
     if not tag or len(tag) > MAX_TAG_CHARS or _UNSHOWABLE.search(tag):
@@ -99,10 +99,10 @@ def as_tag(text: str) -> str:
 
 
 def retagged(tags: Collection[str], add: Iterable[str], remove: Iterable[str]) -> tuple[str, ...]:
-    """Give tags with some added at the end, and then some taken away.
+    """Return the tags after appending `add` and then dropping `remove`.
 
     Raises:
-        InvalidRequest: these are more than a session can have, and than it had.
+        InvalidRequest: the result exceeds both `MAX_TAGS` and the previous number of tags.
     """
     gone = frozenset(remove)
     changed = tuple(tag for tag in dict.fromkeys((*tags, *add)) if tag not in gone)

@@ -1,15 +1,15 @@
-"""Text from outside: replace what is not Unicode, and find the known word that a mistyped one was meant to be."""
+"""Text from outside: replace characters that are not Unicode, suggest known words, and limit the size of JSON."""
 
 from collections.abc import Iterable
 
 
 def readable(text: str) -> str:
-    """Put a question mark in the place of what is no Unicode: bytes of an argument or a path that are not UTF-8."""
+    """Replace each character that is not valid Unicode (a byte of an argument or path that is not UTF-8) by `?`."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 MAX_JSON_VALUES = 200_000
-"""Values in one JSON document, about: to decode more of them takes so long that nothing else would be served."""
+"""Approximate maximum number of values in a JSON document: decoding more values blocks the event loop for too long."""
 
 _SLICE_BYTES = 64 * 1024
 _NO_STRUCTURE = bytes(set(range(256)) - set(b'"[{,'))
@@ -31,12 +31,12 @@ def has_too_many_values(document: bytes) -> bool:
 
 
 _MAX_CHARS = 200
-"""To compare a word takes quadratic time."""
+"""Maximum length of a word to compare, since the comparison takes quadratic time."""
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """Give the known word that is most like `word`; None where none is, `likeness` being from 0 to 1, equality."""
-    from difflib import get_close_matches  # only what is mistyped needs it
+    """Return the known word most similar to `word`, or None; `likeness` is the threshold, from 0 to 1 (equal)."""
+    from difflib import get_close_matches  # slow import, needed for mistyped words only
 
     if len(word) > _MAX_CHARS:
         return None

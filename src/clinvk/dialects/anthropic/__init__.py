@@ -1,6 +1,6 @@
-"""The Anthropic Messages API: `POST /v1/messages`, `POST /v1/messages/count_tokens`, and its lists and errors.
+"""The Anthropic Messages API: `POST /v1/messages`, `POST /v1/messages/count_tokens`, the list of models, and errors.
 
-The count of tokens is an estimate: the agents report it only after a run, and no tokenizer is at hand.
+The token count is an estimate: agents report tokens only after a run, and clinvk has no tokenizer.
 """
 
 import math
@@ -24,14 +24,14 @@ from clinvk.types.result import RunResult
 
 _CHARS_A_TOKEN = 4
 _IMAGE_TOKENS = 1600
-"""What Anthropic counts for an image of the largest size that it does not scale down."""
+"""Anthropic's token count for an image of the largest size without downscaling."""
 
 
 def estimate(request: RunRequest) -> int:
-    """Give about the tokens of prompt, system texts and images, at least 1.
+    """Return the approximate number of tokens of prompt, system texts and images, at least 1.
 
-    Four characters of ASCII are a token, each other character is one: that holds within a fifth or so for prose and
-    code in Latin letters, and for Chinese, Japanese and Korean. What the agent adds of its own is not in it.
+    Four ASCII characters count as one token, every other character as one token. The estimate is within about a fifth
+    for prose and code in Latin letters, and for Chinese, Japanese and Korean. Text that the agent adds is not included.
     """
     texts = request.prompt + (request.system_prompt or "")
     plain = len(texts.encode("ascii", "ignore"))
@@ -42,7 +42,7 @@ _body = json_bodies.decoder(MessagesBody)
 _encoder = msgspec.json.Encoder()
 
 _BUDGETS = ((4096, "low"), (16384, "medium"), (math.inf, "high"))
-"""The most tokens of thinking that each effort stands for."""
+"""The maximum number of thinking tokens for each effort."""
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -70,10 +70,10 @@ class Anthropic:
     }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a request for a message.
+        """Parse a request for a message.
 
         Raises:
-            InvalidRequest: names the field, or the header.
+            InvalidRequest: names the field or the header.
         """
         asked = json_bodies.decode(body, _body)
         choice = asked.tool_choice.type if asked.tool_choice else None
@@ -93,15 +93,15 @@ class Anthropic:
         return replace(call, stream=bool(asked.stream), model=asked.model, ignored=ignored)
 
     def count(self, body: bytes, headers: Mapping[str, str]) -> bytes:
-        """Answer a request for an estimate of a message's tokens. Raises what `parse` raises."""
+        """Return the answer to a request for a token estimate; raise what `parse` raises."""
         return _encoder.encode(TokenCount(estimate(self.parse(body, headers).request)))
 
     def encoder(self, call: Call, facts: Facts) -> MessageEncoder:
-        """Make the encoder of the events of one message."""
+        """Return the encoder of the events of one message."""
         return MessageEncoder(call, facts)
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the message of a run that has ended; of one that failed after the status was sent, the error."""
+        """Return the message of an ended run, or the error of a run that failed after the status was sent."""
         if isinstance(result.ending, RunFailed):
             return error_bodies.broken_off(result.ending)
         stop = answer.stop(result.ending)
@@ -116,12 +116,12 @@ class Anthropic:
         return _encoder.encode(message)
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of an error."""
+        """Return status and body for an error."""
         return error_bodies.refusal(error, request_id)
 
 
 def _conversation(asked: MessagesBody) -> Conversation:
-    """Put the messages together; those of the system are its texts, wherever they stand."""
+    """Return the conversation; messages of the role system become system texts, wherever they stand."""
     system = list(blocks.system(asked.system, "system"))
     turns: list[Turn] = []
     for index, message in enumerate(asked.messages):
@@ -138,7 +138,7 @@ def _shows_thinking(thinking: Thinking | None) -> bool:
 
 
 def _effort(asked: MessagesBody) -> str | None:
-    """Give the effort that was asked for, or one of about the tokens that the thinking may have."""
+    """Return the requested effort, or the effort nearest to the budget of thinking tokens."""
     if asked.output_config and asked.output_config.effort:
         return asked.output_config.effort
     budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
@@ -148,7 +148,7 @@ def _effort(asked: MessagesBody) -> str | None:
 
 
 def _schema(asked: MessagesBody) -> dict[str, object] | None:
-    """Give the schema of the answer, from where it stands or where it stood in the API's first version."""
+    """Return the answer's schema, from the current place or the place in the API's first version."""
     config = asked.output_config
     found, place = (
         (config.format, "output_config.format") if config and config.format else (asked.output_format, "output_format")

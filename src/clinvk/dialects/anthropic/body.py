@@ -1,6 +1,6 @@
-"""The body of a request to the Messages API, as a conversation: https://docs.claude.com/en/api/messages.
+"""Parse the body of a Messages API request into a conversation: https://docs.claude.com/en/api/messages.
 
-Fields that are not named here are ignored, at every level.
+Unknown fields are ignored at every level.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from clinvk.types.errors import InvalidRequest
 from clinvk.types.request import Image
 
 Blocks = str | list[msgspec.Raw]
-"""Content: a text, or blocks of kinds that are looked at one by one, since there may be some that nobody here knows."""
+"""Content: a text, or blocks, which are decoded one by one, since some kinds may be unknown."""
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class MessagesBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What every block has."""
+    """The common field of all blocks."""
 
     type: str
 
@@ -84,7 +84,7 @@ class TextIn(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an image or a document is: in the body, at an address, or in the vendor's store of files."""
+    """The source of an image or a document: the body, an address, or the vendor's file storage."""
 
     type: str
     media_type: str | None = None
@@ -115,7 +115,7 @@ class SearchResultIn(msgspec.Struct, frozen=True):
 
 
 class ToolUseIn(msgspec.Struct, frozen=True):
-    """A call of a tool, in a turn of the assistant."""
+    """A tool call in a turn of the assistant."""
 
     id: str
     name: str
@@ -123,7 +123,7 @@ class ToolUseIn(msgspec.Struct, frozen=True):
 
 
 class ToolResultIn(msgspec.Struct, frozen=True):
-    """What the tool gave."""
+    """The output of a tool."""
 
     tool_use_id: str
     content: Blocks | None = None
@@ -141,16 +141,16 @@ _blocks: dict[str, msgspec.json.Decoder[_Block]] = {
     "tool_use": json_bodies.decoder(ToolUseIn),
     "tool_result": msgspec.json.Decoder(ToolResultIn),
 }
-"""Blocks of other kinds are passed over: earlier thinking, which is the model's own, and what only the vendor has."""
+"""Decoders by kind. Other kinds are skipped: earlier thinking, which belongs to the model, and vendor features."""
 
 _BILLING = "x-anthropic-billing-header:"
-"""How the block of a system begins in which Claude Code tells its vendor about itself. It is not for the model."""
+"""Prefix of the system block with which Claude Code identifies itself to the vendor; not meant for the model."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 def turn(message: MessageIn, place: str) -> Turn:
-    """Read a message of the user or the assistant; `place` is where it stands in the body.
+    """Parse a message of the user or the assistant; `place` is the position in the body.
 
     Raises:
         InvalidRequest: names the field.
@@ -171,17 +171,17 @@ def turn(message: MessageIn, place: str) -> Turn:
 
 
 def system(blocks: Blocks | None, place: str) -> tuple[str, ...]:
-    """Read the texts of a system, documents among them; `place` is where they stand in the body.
+    """Parse the system texts, including documents; `place` is the position in the body.
 
     Raises:
-        InvalidRequest: names the field, where one is no text.
+        InvalidRequest: a block is not text; names the field.
     """
     texts = ("\n".join(system_text(part, at) for part in _parts(block, at)) for block, at in _read(blocks, place))
     return tuple(text for text in texts if text and not text.startswith(_BILLING))
 
 
 def _read(blocks: Blocks | None, place: str) -> Iterator[tuple[_Block, str]]:
-    """Give the blocks of a content that are understood, each with its place."""
+    """Yield the blocks of known kinds, each with the position in the body."""
     if isinstance(blocks, str):
         yield TextIn(blocks), place
         return
@@ -193,7 +193,7 @@ def _read(blocks: Blocks | None, place: str) -> Iterator[tuple[_Block, str]]:
 
 
 def _content(blocks: Blocks | None, place: str) -> Iterator[str | Image]:
-    """Give the texts and images of a content that stands inside a block."""
+    """Yield the texts and images of the content inside a block."""
     for block, at in _read(blocks, place):
         yield from _parts(block, at)
 
@@ -219,7 +219,7 @@ def _parts(block: _Block, place: str) -> Iterator[str | Image]:
 
 
 def _opening(**attributes: str | None) -> str:
-    """Begin a document; that it ends at `</document>` is for the reader's eye, it is all one message."""
+    """Return the opening tag of a document; the tags only guide the reader, since a document belongs to one message."""
     return prompt_xml.opening("document", **{name: value for name, value in attributes.items() if value})
 
 
@@ -238,7 +238,7 @@ def _document(source: Source, place: str) -> Iterator[str | Image]:
             yield _data(source, place)
         case "content":
             for block, at in _read(source.content, f"{place}.content"):
-                if not isinstance(block, TextIn | ImageIn):  # each level would be decoded again
+                if not isinstance(block, TextIn | ImageIn):  # nested documents would be decoded once per level
                     raise InvalidRequest(f"{at} must be a text or an image: it is inside a document", at)
                 yield from _parts(block, at)
         case other:

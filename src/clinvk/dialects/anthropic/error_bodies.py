@@ -1,4 +1,4 @@
-"""Errors as the Messages API tells them: https://docs.claude.com/en/api/errors."""
+"""Errors in the form of the Messages API: https://docs.claude.com/en/api/errors."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-"""What the API calls an error, by its status."""
+"""The API's error types by status."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,13 +60,13 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 def refusal(error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-    """Give status and body of an error."""
+    """Return status and body for an error."""
     status, told = _told(error)
     return status, _encoder.encode(ErrorAnswer(error=told, request_id=request_id))
 
 
 def broken_off(event: RunFailed) -> bytes:
-    """Give the data of the event that ends the stream of a run that failed after its answer had begun."""
+    """Return the data of the last event for a run that failed after the start of the answer."""
     _, told = _told(errors.failure(event.code, event.message))
     return _encoder.encode(ErrorAnswer(error=told))
 
@@ -77,7 +77,7 @@ def _told(error: ClinvkError) -> tuple[int, ErrorObject]:
 
 
 def _message(error: ClinvkError) -> str:
-    """Give the message, which has to name the field: the API has no other place for it."""
+    """Return the message with the name of the field, since the API has no other place for the field."""
     message = redacted(error.message)
     if not isinstance(error, InvalidRequest) or error.field is None:
         return message

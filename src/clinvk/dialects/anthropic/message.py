@@ -24,7 +24,7 @@ _STOPS: dict[StopReason, MessageStop] = {
     "stop_sequence": "stop_sequence",
     "refusal": "refusal",
 }
-"""The API has no word for an agent that used up its requests to the model: what is told of both is a cut answer."""
+"""Stop reasons. The API has none for an agent that reached its turn limit; `max_tokens` also means a cut answer."""
 
 
 class OutputDetails(msgspec.Struct, frozen=True):
@@ -69,16 +69,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Why a message ended."""
+    """The reason why a message ended."""
 
     stop_reason: MessageStop
     stop_sequence: str | None
 
 
 def content(said: Iterable[Said], call: Call, facts: Facts) -> tuple[ThinkingBlock | TextBlock, ...]:
-    """Gather text and thinking into blocks, in the order in which the agent gave them.
+    """Collect text and thinking into blocks, in the agent's order.
 
-    There is a text block also where the agent said nothing, as clients read the first one without a look.
+    The result has a text block even if the agent said nothing, since clients read the first text block without a check.
     """
     blocks: list[ThinkingBlock | TextBlock] = []
     for is_text, pieces in groupby(_pieces(said, call), key=lambda piece: piece[0]):
@@ -90,7 +90,7 @@ def content(said: Iterable[Said], call: Call, facts: Facts) -> tuple[ThinkingBlo
 
 
 def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
-    """Give what shows of each event, and whether it is text."""
+    """Yield the visible text of each event, and whether the text belongs to the answer."""
     for event in said:
         if isinstance(event, TextDelta):
             yield True, event.text
@@ -99,22 +99,22 @@ def _pieces(said: Iterable[Said], call: Call) -> Iterator[tuple[bool, str]]:
 
 
 def message_id(facts: Facts) -> str:
-    """Make the id of the message from that of its run."""
+    """Return the message id for a run."""
     return f"msg_{facts.run_id}"
 
 
 def signature_of(facts: Facts) -> str:
-    """Give the thinking of a run what some clients miss, and drop it without: a signature that is not empty."""
+    """Return a non-empty signature for the thinking of a run: some clients drop thinking without a signature."""
     return f"clinvk_{facts.run_id}"
 
 
 def stop(ending: RunFinished) -> Stop:
-    """Say why a run ended in the API's words."""
+    """Return the API's stop reason for a finished run."""
     return Stop(_STOPS[ending.stop_reason], ending.stop_sequence)
 
 
 def usage(tokens: Usage | None) -> MessageUsage:
-    """Count as the API does; zeros where the agent told nothing."""
+    """Return the token counts as the API defines them; zeros if the agent reported none."""
     told = tokens or Usage()
     return MessageUsage(
         input_tokens=max(0, told.input_tokens - told.cached_tokens),
@@ -126,7 +126,7 @@ def usage(tokens: Usage | None) -> MessageUsage:
 
 
 PULSE = b'event: ping\ndata: {"type":"ping"}\n\n'
-"""What keeps a quiet stream alive; it may come anywhere, also before the first event of the message."""
+"""Keeps an idle stream alive; allowed anywhere, even before the first event of the message."""
 
 _START = b'event: message_start\ndata: {"type":"message_start","message":%s}\n\n'
 _BLOCK_START = b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%s}\n\n'
@@ -147,10 +147,10 @@ _Kind = Literal["text", "thinking"]
 
 
 class MessageEncoder:
-    """Gives the events of one message.
+    """Encodes the events of one message.
 
-    Text and thinking come in blocks in the order in which the agent gave them. A message has a text block also where
-    the agent said nothing, as clients read the first one without a look.
+    Text and thinking form blocks in the agent's order. A message has a text block even if the agent said nothing, since
+    clients read the first text block without a check.
     """
 
     def __init__(self, call: Call, facts: Facts) -> None:
@@ -162,7 +162,7 @@ class MessageEncoder:
         self._has_text = False
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the bytes of one event; none for what the client did not ask to see."""
+        """Return the bytes of one event; empty if the client did not ask for the content."""
         match event:
             case TextDelta(text=text):
                 return self._delta("text", text)
@@ -177,7 +177,7 @@ class MessageEncoder:
                 return self._delta("thinking", thought) if thought else b""
 
     def _start(self) -> bytes:
-        """Begin the message, once. The tokens of its input are known at its end only."""
+        """Start the message, once. The input tokens are known only at the end."""
         if self._started:
             return b""
         self._started = True
@@ -197,7 +197,7 @@ class MessageEncoder:
         return _BLOCK_START % (self._blocks - 1, _encode(block))
 
     def _close(self) -> bytes:
-        """End the block that is open. One of thinking gets its signature first."""
+        """Close the open block; a signature ends a block of thinking."""
         closed, self._open = self._open, None
         index = self._blocks - 1
         if closed is None:

@@ -1,4 +1,4 @@
-"""Lists of models as the Models API gives them: https://docs.claude.com/en/api/models-list."""
+"""Lists of models in the form of the Models API: https://docs.claude.com/en/api/models-list."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ class ModelPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelListing(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the models to list; other parameters are ignored."""
+    """The parameters of the list of models; unknown parameters are ignored."""
 
     limit: Annotated[int, Meta(ge=1, le=1000, description="Models, at most.")] = 20
     after_id: Annotated[str | None, Meta(description="Only those that come after this one.")] = None
@@ -37,10 +37,10 @@ class ModelListing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def page(models: Sequence[Model], query: bytes) -> ModelPage:
-    """Give the page of a list that a query asks for.
+    """Return the requested page of a list.
 
     Raises:
-        InvalidRequest: a parameter is wrong, or names no model of the list; names it.
+        InvalidRequest: a parameter is invalid, or names no model of the list; names the parameter.
     """
     asked = json_bodies.parameters(query, ModelListing)
     ids = [model.id for model in models]

@@ -1,4 +1,4 @@
-"""What the answers of OpenAI's chat completions and of its older completions have in common."""
+"""Code shared by OpenAI's chat completions and older completions."""
 
 import msgspec
 
@@ -49,7 +49,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
 
 
 def usage_of(usage: Usage | None) -> TokenUsage:
-    """Tell the tokens of a run."""
+    """Return the token usage of a run."""
     usage = usage or Usage()
     return TokenUsage(
         prompt_tokens=usage.input_tokens,
@@ -61,23 +61,23 @@ def usage_of(usage: Usage | None) -> TokenUsage:
 
 
 ONE = {"enum": [None, 1]}
-"""What `only_one` takes, as JSON Schema."""
+"""The values that `only_one` accepts, as JSON Schema."""
 
 
 def finish_reason(ending: RunFinished) -> str:
-    """Say why the answer ended in one of OpenAI's words."""
+    """Return OpenAI's finish reason for a finished run."""
     return _FINISH_REASONS[ending.stop_reason]
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Read `stop`. Raises what `vendor.stops` raises."""
+    """Parse `stop`; raise what `vendor.stops` raises."""
     if stop == "":
         raise InvalidRequest("stop is empty", "stop")
     return vendor.stops([stop] if isinstance(stop, str) else stop or [])
 
 
 def only_one(**asked: int | None) -> None:
-    """Refuse to give several answers; each keyword is a field of the body that says how many.
+    """Refuse a request for several answers; each keyword is a field of the body with a number of answers.
 
     Raises:
         InvalidRequest: names the field.
@@ -88,7 +88,7 @@ def only_one(**asked: int | None) -> None:
 
 
 class Chunks:
-    """Writes the chunks of one stream; `kind` is what each says it is."""
+    """Encodes the chunks of one stream; `kind` is the `object` of each chunk."""
 
     def __init__(self, kind: str, id_: str, call: Call, facts: Facts) -> None:
         model = _encoder.encode(call.model).decode()
@@ -98,11 +98,11 @@ class Chunks:
         self._include_usage = call.include_usage
 
     def chunk(self, choice: bytes) -> bytes:
-        """Give the chunk of one choice, which is JSON."""
+        """Return the chunk of one choice, which is JSON."""
         return self._head + choice + self._tail
 
     def end(self, usage: Usage | None) -> bytes:
-        """Give what ends a stream after its last choice: the tokens, if they were asked for, in a chunk without one."""
+        """Return the end of a stream: the token usage, if requested, in a chunk without choices, then `DONE`."""
         if not self._include_usage:
             return DONE
         return self._head + b'],"usage":' + _encoder.encode(usage_of(usage)) + b"}\n\n" + DONE

@@ -1,7 +1,7 @@
 """OpenAI's chat completions: https://platform.openai.com/docs/api-reference/chat.
 
-`reasoning_content`, where an answer has the model's thinking, is not OpenAI's; DeepSeek began with it, and the clients
-that show thinking look there.
+`reasoning_content`, the field with the model's thinking, is not part of OpenAI's API; DeepSeek introduced the field,
+and clients that show thinking read it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,10 +37,10 @@ from clinvk.types.result import RunResult
 
 
 def conversation(messages: list[Message]) -> Conversation:
-    """Read the messages of a body.
+    """Parse the messages of a body.
 
     Raises:
-        InvalidRequest: names the place in them.
+        InvalidRequest: names the field in the messages.
     """
     system: list[str] = []
     turns: list[Turn] = []
@@ -109,7 +109,7 @@ def _part(part: Part, place: str) -> str | Image:
 
 
 def _file(file: FileData, place: str) -> str:
-    """Give a file of text as it stands in the conversation."""
+    """Return the text of a file for the conversation."""
     if file.file_data is None:
         what = "file_id: nothing is uploaded here; send the file" if file.file_id else "no file_data: send it"
         raise InvalidRequest(f"{place} has {what} as a data URL in file_data", f"{place}.file_data")
@@ -140,7 +140,7 @@ class OpenAIChat:
     }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a request body.
+        """Parse a request body.
 
         Raises:
             InvalidRequest: names the field.
@@ -173,11 +173,11 @@ class OpenAIChat:
         )
 
     def encoder(self, call: Call, facts: Facts) -> "ChatEncoder":
-        """Make the encoder of one stream."""
+        """Return the encoder of one stream."""
         return ChatEncoder(call, facts)
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the answer of a run that has finished."""
+        """Return the answer for a finished run."""
         ending = result.ending
         assert isinstance(ending, RunFinished), "a run that failed is an error"
         thought = "".join(vendor.thought(event, call) for event in result.said)
@@ -192,19 +192,19 @@ class OpenAIChat:
         return _encoder.encode(answer)
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of an error."""
+        """Return status and body for an error."""
         return error_bodies.refusal(error)
 
 
 class ChatEncoder:
-    """Gives the chunks of one run: the role, the pieces of thinking and answer, the reason of its end, the tokens."""
+    """Encodes the chunks of one run: the role, the pieces of thinking and answer, the finish reason, the tokens."""
 
     def __init__(self, call: Call, facts: Facts) -> None:
         self._call = call
         self._chunks = Chunks("chat.completion.chunk", _id(facts), call, facts)
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the chunks of one event."""
+        """Return the chunks of one event."""
         match event:
             case TextDelta(text=text):
                 return self._delta(b'{"content":%s}' % _encoder.encode(text))
@@ -229,7 +229,7 @@ def _id(facts: Facts) -> str:
 
 
 def _choice(choice: str | dict[str, object] | None) -> str | None:
-    """Give in one word which tools must be called; an object names one, or some of which the model may choose."""
+    """Return the tool choice as one word; an object names a required tool, or tools from which the model may choose."""
     if not isinstance(choice, dict):
         return choice
     match choice:

@@ -1,4 +1,4 @@
-"""The bodies of chat completions: what is read of a request, and what an answer has."""
+"""The bodies of chat completions: the request fields in use, and the answer."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""OpenAI's older completions, for text: https://platform.openai.com/docs/api-reference/completions."""
+"""OpenAI's older text completions: https://platform.openai.com/docs/api-reference/completions."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -78,7 +78,7 @@ class CompletionAnswer(msgspec.Struct, frozen=True):
 
 
 class CompletionCall(Call, frozen=True, kw_only=True):
-    """A request for a completion; `echo` is what its answer begins with."""
+    """A request for a completion; `echo` is the beginning of the answer."""
 
     echo: str = ""
 
@@ -98,7 +98,7 @@ class OpenAICompletions:
     fields: Mapping[str, str] = vendor.FIELDS
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a request body.
+        """Parse a request body.
 
         Raises:
             InvalidRequest: names the field.
@@ -119,11 +119,11 @@ class OpenAICompletions:
         return CompletionCall(**asdict(call), echo=prompt if asked.echo else "")
 
     def encoder(self, call: Call, facts: Facts) -> "CompletionEncoder":
-        """Make the encoder of one stream."""
+        """Return the encoder of one stream."""
         return CompletionEncoder(call, facts)
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the answer of a run that has finished."""
+        """Return the answer for a finished run."""
         ending = result.ending
         assert isinstance(ending, RunFinished), "a run that failed is an error"
         answer = CompletionAnswer(
@@ -137,19 +137,19 @@ class OpenAICompletions:
         return _encoder.encode(answer)
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of an error."""
+        """Return status and body for an error."""
         return error_bodies.refusal(error)
 
 
 class CompletionEncoder:
-    """Gives the chunks of one run: the prompt if it is echoed, the pieces of the answer, the reason of its end."""
+    """Encodes the chunks of one run: the echoed prompt, if requested, the pieces of the answer, the finish reason."""
 
     def __init__(self, call: Call, facts: Facts) -> None:
         self._echo = _echo(call)
         self._chunks = Chunks("text_completion", _id(facts), call, facts)
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the chunks of one event."""
+        """Return the chunks of one event."""
         match event:
             case TextDelta(text=text):
                 return self._piece(text)

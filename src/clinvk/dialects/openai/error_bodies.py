@@ -1,6 +1,6 @@
-"""Errors as OpenAI's API tells them: https://platform.openai.com/docs/guides/error-codes.
+"""Errors in the form of OpenAI's API: https://platform.openai.com/docs/guides/error-codes.
 
-`code` is OpenAI's own word where it has one, which clients look for, and else clinvk's.
+`code` is OpenAI's code, which clients check; if OpenAI has no code, `code` is clinvk's.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ STATUSES: Mapping[type[ClinvkError], int] = {
 }
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""What the API calls an error, by its status; of the others those of the client and those of the server have one."""
+"""The API's error types by status; any other status has the general type of a client error or a server error."""
 
 _OF_CLIENT = "invalid_request_error"
 _QUOTA = "insufficient_quota"
@@ -56,7 +56,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 
 def told(error: ClinvkError) -> tuple[int, ErrorObject]:
-    """Give the status of an error, and what is told of it."""
+    """Return the status and the error object for an error."""
     status = dialect.nearest(type(error), STATUSES)
     code = _CODES.get(type(error), error.code)
     kind = _QUOTA if code == _QUOTA else _TYPES.get(status, "server_error" if status >= 500 else _OF_CLIENT)
@@ -64,13 +64,13 @@ def told(error: ClinvkError) -> tuple[int, ErrorObject]:
 
 
 def refusal(error: ClinvkError) -> tuple[int, bytes]:
-    """Give status and body of an error."""
+    """Return status and body for an error."""
     status, what = told(error)
     return status, _encoder.encode(ErrorAnswer(what))
 
 
 def broken_off(event: RunFailed) -> bytes:
-    """Give the event that ends the stream of a run that failed after its answer had begun."""
+    """Return the last event for a run that failed after the start of the answer."""
     _, what = told(errors.failure(event.code, event.message))
     return sse.frame(_encoder.encode(ErrorAnswer(what)))
 

@@ -1,4 +1,4 @@
-"""Lists of models as OpenAI's API gives them: https://platform.openai.com/docs/api-reference/models."""
+"""Lists of models in the form of OpenAI's API: https://platform.openai.com/docs/api-reference/models."""
 
 from typing import Annotated, Literal
 

@@ -127,7 +127,7 @@ def last_line(summary: Summary) -> bytes:
 
 
 def answer(summary: Summary) -> Answer:
-    """Return the outcome of an orchestration as the REST API has it."""
+    """Return the outcome of an orchestration in the form of the REST API."""
     plan = summary.plan
     results = [part_answer(result, plan.kind) for result in summary.results]
     duration_ms = round(summary.duration_s * 1000)
@@ -216,5 +216,5 @@ def stream_type(headers: Mapping[str, str]) -> str:
 
 
 def error_line(run_id: str, error: ClinvkError, at: float) -> bytes:
-    """Return the last line of a stream that breaks off: an error that belongs to no part."""
+    """Return the last line of an interrupted stream: an error that belongs to no part."""
     return UnifiedEncoder(Facts(run_id=run_id, backend="")).feed(RunFailed(error.code, error.message), at)

@@ -31,9 +31,9 @@ _StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A prompt, and how it shall be run.
+    """A prompt and the options for the run.
 
-    A field that is left out, null or an empty text is decided by the settings of clinvk, then by the agent's CLI.
+    For a field that is left out, null or an empty text, the settings of clinvk decide, then the agent's CLI.
     """
 
     prompt: Annotated[
@@ -326,7 +326,7 @@ def chain(body: ChainBody) -> Chain:
         raise InvalidRequest("steps is missing", "steps")
     _refuse_duplicates([step.name for step in body.steps], "steps", "name")
     parts = tuple(_part(step, f"steps[{index}]", body.dry_run) for index, step in enumerate(body.steps))
-    if body.pass_working_dir:  # a step without a directory of its own follows the step before
+    if body.pass_working_dir:  # a step without a directory follows the previous step
         free = [not part.request.workdir and not part.request.session_id for part in parts]
         parts = tuple(replace(part, follows=index > 0 and free[index]) for index, part in enumerate(parts))
     return Chain(parts=parts, input=body.input, stop_on_failure=bool(body.stop_on_failure))

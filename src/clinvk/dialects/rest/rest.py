@@ -1,4 +1,4 @@
-"""The REST dialect, clinvk's own: `POST /api/v1/prompt`, problem documents (RFC 9457), NDJSON streams."""
+"""clinvk's REST dialect: `POST /api/v1/prompt`, problem documents (RFC 9457), NDJSON streams."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -160,7 +160,7 @@ class Rest:
     fields: Mapping[str, str] = {}
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a prompt body.
+        """Parse a prompt body.
 
         Raises:
             InvalidRequest: names the field.
@@ -175,19 +175,19 @@ class Rest:
         )
 
     def encoder(self, call: Call, facts: Facts) -> unified.UnifiedEncoder:
-        """Make the encoder of one stream of unified events."""
+        """Return the encoder of one stream of unified events."""
         return unified.UnifiedEncoder(facts)
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the answer of a run that has ended."""
+        """Return the answer for an ended run."""
         return _encoder.encode(answered(call.request, result, facts))
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give the answer of a run that goes on behind the client's back."""
+        """Return the answer for a run that continues in the background."""
         return _encoder.encode(_accepted(facts, state))
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give the problem document of a request that could not be run."""
+        """Return the problem document for a request that could not be run."""
         status = dialect.nearest(type(error), STATUSES)
         problem = Problem(
             type=f"/docs#{error.code}",
@@ -212,7 +212,7 @@ def _accepted(facts: Facts, state: str) -> Accepted:
 
 
 def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnswer:
-    """Say what came of a prompt."""
+    """Return the answer to a prompt."""
     ending = result.ending
     failed = ending if isinstance(ending, RunFailed) else None
     finished = ending if isinstance(ending, RunFinished) else None
@@ -236,13 +236,13 @@ def answered(request: RunRequest, result: RunResult, facts: Facts) -> PromptAnsw
 
 
 def _prefers_async(headers: Mapping[str, str]) -> bool:
-    """Say whether the client asks not to be kept waiting (RFC 7240)."""
+    """Return whether the client asks not to wait for the run (RFC 7240)."""
     preferences = headers.get("prefer", "").lower().split(",")
     return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
 
 
 def wants_stream(output_format: str | None, headers: Mapping[str, str]) -> bool:
-    """Let the body decide; a body that is silent leaves it to the `accept` header."""
+    """Return whether the client wants a stream: the body decides, or the `accept` header if the body does not."""
     if output_format in (None, "", "default"):
         return unified.MEDIA_TYPE in headers.get("accept", "").lower()
     return output_format == "stream-json"

@@ -1,7 +1,7 @@
-"""The unified events: one JSON object a line, the same over HTTP and on the command line.
+"""The unified events: one JSON object per line, the same over HTTP and on the command line.
 
-The stream begins with `init` (or a lone `error`) and ends with exactly one `done` or `error`. No text comes
-twice: the answer is the texts of all `message` events put together, and nothing repeats it in full.
+The stream begins with `init` (or consists of a single `error`) and ends with exactly one `done` or `error`. No text is
+repeated: the answer is the concatenation of all `message` events.
 """
 
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from clinvk.types.text import readable
 MEDIA_TYPE = "application/x-ndjson"
 
 PULSE = b" "
-"""Before a line of JSON a space means nothing to any parser; an empty line would stop many."""
+"""Parsers skip a space before a line of JSON; an empty line would stop many parsers."""
 
 
 class Init(msgspec.Struct, frozen=True):
@@ -111,7 +111,7 @@ class Done(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tag(msgspec.Struct, frozen=True):
-    """Which part of an orchestration an event is of; None where it is of none, or the caller gave none."""
+    """The part of an orchestration that an event belongs to; None for no part, or for a value the caller omitted."""
 
     index: int | None = None
     step: int | None = None
@@ -202,10 +202,10 @@ _encoder = msgspec.json.Encoder()
 
 
 class UnifiedEncoder:
-    """Gives the lines of one run. `facts.started_at` is where the duration counts from; `sequence` is the last line's.
+    """Encodes the events of one run as lines. `facts.started_at` is the start of the duration.
 
-    An event is one line, so that `sequence` is its number in the run's log; only an ending may be two. Who does not
-    feed all events of a log sets `sequence` before the next.
+    Each event is one line, so `sequence` (the number of the last line) equals the number of the event in the run's log;
+    only an ending may be two lines. A caller that omits events of a log must set `sequence` before the next event.
     """
 
     def __init__(self, facts: Facts, tag: Tag = _UNTAGGED) -> None:
@@ -217,14 +217,14 @@ class UnifiedEncoder:
         self._second_text = ""
 
     def skip(self, event: Event) -> None:
-        """Note an event, no ending, whose line its reader has already."""
+        """Record an event, other than an ending, whose line the reader already has."""
         if isinstance(event, ToolCall):
             self._tool_names[event.id] = event.name
         elif isinstance(event, ToolResult):
             self._tool_names.pop(event.id, "")
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the line of one event; before an ending also that of its token usage."""
+        """Return the line of one event; the line of an ending follows a line with the token usage."""
         usage = b""
         match event:
             case TextDelta(text=text):
@@ -245,7 +245,7 @@ class UnifiedEncoder:
                 usage = self._usage(event.usage, at)
                 kind, content = DoneLine, self._done(event, at)
             case RunFailed():
-                usage = self._usage(event.usage, at) if self.sequence else b""  # an error without `init` is alone
+                usage = self._usage(event.usage, at) if self.sequence else b""  # an `error` without `init` is alone
                 kind, content = ErrorLine, failure(event)
         return usage + self._line(kind, content, at)
 
@@ -292,5 +292,5 @@ class UnifiedEncoder:
 
 
 def failure(event: RunFailed) -> Failure:
-    """Say why a run failed as the `error` event does."""
+    """Return the content of an `error` event for a failed run."""
     return Failure(event.code, event.message, FailureDetails(event.exit_code or 1, event.usage, event.cost_usd))

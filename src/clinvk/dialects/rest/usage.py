@@ -1,4 +1,4 @@
-"""`GET /api/v1/usage`: what runs have used, summed up by day, key, backend and model."""
+"""`GET /api/v1/usage`: the usage of runs, summed by day, key, backend and model."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -14,7 +14,7 @@ from clinvk.types.record import UsageOfDay
 ASPECTS = ("day", "key", "backend", "model")
 
 DAYS = 30
-"""How many days are told where none are asked for, today included."""
+"""Default number of days to report, today included."""
 
 _ASPECT = f"({'|'.join(ASPECTS)})"
 _Day = Annotated[str, Meta(examples=["2026-11-25"])]
@@ -64,7 +64,7 @@ class UsageList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """What was asked for, checked: days as `2026-11-25`, both included, and what to tell apart."""
+    """The validated parameters: first and last day (inclusive, as `2026-11-25`), and the aspects to group by."""
 
     since: str
     until: str
@@ -72,7 +72,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def span(asked: UsageListing, today: date) -> Span:
-    """Check what was asked.
+    """Validate the parameters.
 
     Raises:
         InvalidRequest: names the parameter.
@@ -85,7 +85,7 @@ def span(asked: UsageListing, today: date) -> Span:
 
 
 def summary(rows: Iterable[UsageOfDay], asked: UsageListing, span: Span) -> UsageList:
-    """Sum up rows."""
+    """Sum the rows that match the parameters, by group."""
     found: dict[tuple[str | None, ...], _Sum] = {}
     total = _Sum()
     for row in rows:

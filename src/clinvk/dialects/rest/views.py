@@ -1,4 +1,4 @@
-"""Sessions and runs as the REST API shows them, and what it takes to list and describe them."""
+"""Sessions and runs in the form of the REST API, and the parameters of the lists."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -24,10 +24,10 @@ from clinvk.types.session import (
 )
 
 LISTED_CHARS = 1000
-"""How much of a prompt a list shows."""
+"""Maximum length of a prompt in a list."""
 
 SHOWN_PARTS = 1000
-"""How many of its parts a run of several agents shows; the list of runs gives all."""
+"""Maximum number of parts in the view of an orchestration; the list of runs has all parts."""
 
 Title = Annotated[str, Meta(max_length=MAX_TITLE_CHARS, extra_json_schema={"pattern": TITLE_PATTERN})]
 _Tag = Annotated[str, Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG_PATTERN})]
@@ -212,7 +212,7 @@ _patches = msgspec.json.Decoder(SessionPatch)
 
 
 def session_view(session: Session) -> SessionView:
-    """Show a session."""
+    """Return the view of a session."""
     return SessionView(
         id=session.id,
         backend=session.backend,
@@ -234,12 +234,12 @@ def session_view(session: Session) -> SessionView:
 
 
 def session_item(session: Session) -> SessionView:
-    """Show a session in a list."""
+    """Return the view of a session in a list."""
     return session_view(replace(session, initial_prompt=session.initial_prompt[:LISTED_CHARS]))
 
 
 def run_item(run: RunRecord) -> RunItem:
-    """Show a run in a list."""
+    """Return the view of a run in a list."""
     part = run.part
     return RunItem(
         id=run.id,
@@ -266,7 +266,7 @@ def run_item(run: RunRecord) -> RunItem:
 
 
 def _exit_code(run: RunRecord) -> int | None:
-    """Give that of a run that has ended, as its client was told: 1 where the agent has none or claims 0."""
+    """Return the exit code that the client received: 1 for a failed run if the agent's code is missing or 0."""
     if run.ended_at is None or run.state == "finished":
         return run.exit_code
     return run.exit_code or 1
@@ -275,7 +275,7 @@ def _exit_code(run: RunRecord) -> int | None:
 def run_view(
     run: RunRecord, parts: Iterable[RunRecord] = (), total: int = 0, queue_position: int | None = None
 ) -> RunView:
-    """Show a run; of `total` parts those that are given."""
+    """Return the view of a run with the given parts, out of `total` parts."""
     fields = asdict(run_item(run))
     fields["prompt"] = run.prompt
     shown = sorted(map(run_item, parts), key=lambda item: (item.index or 0, item.created_at))
@@ -290,7 +290,7 @@ def run_view(
 
 
 def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:
-    """Give the prompts and answers of runs; one that is under way has no answer yet."""
+    """Yield the prompts and answers of runs; a run in progress has no answer yet."""
     for run in runs:
         yield TurnMessage(role="user", text=run.prompt, time=time(run.created_at), run_id=run.id)
         if run.ended_at is not None:
@@ -305,7 +305,7 @@ def messages(runs: Iterable[RunRecord]) -> Iterator[TurnMessage]:
 
 
 def patch(body: bytes) -> SessionPatch:
-    """Read what a session shall be called.
+    """Parse the new title and tags of a session.
 
     Raises:
         InvalidRequest: names the field.
@@ -318,7 +318,7 @@ def patch(body: bytes) -> SessionPatch:
 
 
 def time(at: float) -> str:
-    """Write seconds since the epoch as RFC 3339, UTC, milliseconds."""
+    """Format seconds since the epoch as RFC 3339, UTC, milliseconds."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

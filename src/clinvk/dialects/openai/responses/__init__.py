@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: https://platform.openai.com/docs/api-reference/responses, as openai-py 3.57 speaks it."""
+"""OpenAI's Responses API, as used by openai-py 3.57: https://platform.openai.com/docs/api-reference/responses."""
 
 from collections.abc import Mapping
 
@@ -23,24 +23,24 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ResponsesCall(Call, frozen=True, kw_only=True):
-    """A request for a response; `blank` is the response as far as the request says it."""
+    """A request for a response; `blank` is the response with the fields that the request determines."""
 
     blank: Response
 
 
 class ResponsesEncoder:
-    """Gives the stream of one response."""
+    """Encodes the stream of one response."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._number = 0
 
     def feed(self, event: Event, at: float) -> bytes:
-        """Give the bytes of one event of the run; before the first those with which the response begins."""
+        """Return the bytes of one event of the run; the first call also returns the start of the response."""
         return b"".join([self._framed(frame) for frame in self._output.feed(event)])
 
     def keep_alive(self) -> bytes:
-        """Give the bytes of an event without a meaning; of a stream that has not begun those with which it begins."""
+        """Return the bytes of an event without meaning; before the first event, the start of the response."""
         return b"".join([self._framed(frame) for frame in self._output.keep_alive()])
 
     def _framed(self, frame: Frame) -> bytes:
@@ -68,7 +68,7 @@ class OpenAIResponses:
     }
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> Call:
-        """Read a body.
+        """Parse a body.
 
         Raises:
             InvalidRequest: names the field.
@@ -104,25 +104,25 @@ class OpenAIResponses:
         return ResponsesCall(**asdict(call), blank=blank)
 
     def encoder(self, call: Call, facts: Facts) -> ResponsesEncoder:
-        """Make the encoder of one stream."""
+        """Return the encoder of one stream."""
         return ResponsesEncoder(Output(_begun(call, facts), call, facts.run_id))
 
     def kept_alive(self, encoder: Encoder) -> bytes:
-        """Give an event: Codex leaves a stream that gives it none for five minutes, comments or not."""
+        """Return an event that keeps the stream alive: Codex abandons a stream without events for five minutes."""
         assert isinstance(encoder, ResponsesEncoder)
         return encoder.keep_alive()
 
     def result(self, call: Call, result: RunResult, facts: Facts) -> bytes:
-        """Give the response of a run that has ended."""
+        """Return the response for an ended run."""
         said = result.said or (TextDelta(result.text),)
         return _encode(stored.whole(Output(_begun(call, facts), call, facts.run_id), (*said, result.ending)))
 
     def accepted(self, call: Call, facts: Facts, state: str) -> bytes:
-        """Give the response of a run in the background."""
+        """Return the response for a run in the background."""
         return _encode(replace(_begun(call, facts), status="queued" if state == "queued" else "in_progress"))
 
     def error(self, error: ClinvkError, request_id: str) -> tuple[int, bytes]:
-        """Give status and body of a request that could not be run."""
+        """Return status and body for a request that could not be run."""
         return error_bodies.refusal(error)
 
 
@@ -132,15 +132,15 @@ def _begun(call: Call, facts: Facts) -> Response:
 
 
 def _takes_only_events(headers: Mapping[str, str]) -> bool:
-    """Say whether a client reads nothing but a stream, as Codex says of itself; the SDKs take JSON as well."""
+    """Return whether the client accepts only a stream, as Codex does; the SDKs accept JSON too."""
     return headers.get("accept", "").partition(";")[0].strip().lower() == sse.MEDIA_TYPE
 
 
 def _previous(asked: ResponseBody, told: Conversation, wanted: vendor.Asked) -> Previous | None:
-    """Say which run is gone on from.
+    """Return the run that the request continues, or None.
 
     Raises:
-        InvalidRequest: it cannot be one.
+        InvalidRequest: the request also names a session, or the id is not the id of a response.
     """
     field = "previous_response_id"
     if not asked.previous_response_id:

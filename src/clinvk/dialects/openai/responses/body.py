@@ -1,9 +1,9 @@
-"""The body of `POST /responses`, and its input as a conversation.
+"""Parse the body of `POST /responses`, and convert the input to a conversation.
 
 https://platform.openai.com/docs/api-reference/responses/create
 
-An item that is neither message nor call nor outcome says nothing to an agent and is skipped: the thinking of earlier
-turns, which comes back encrypted, and whatever clients will send next month.
+Items other than messages, calls and outcomes mean nothing to an agent and are skipped: the thinking of earlier turns,
+which is encrypted, and any kind of item that clients add later.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ class _Address(msgspec.Struct, frozen=True):
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a content; which fields count, its type says."""
+    """A part of a message's content; `type` determines the fields in use."""
 
     type: str
     text: str | None = None
@@ -52,7 +52,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A call; what it was given is under another name for each kind of tool."""
+    """A call; the field with the tool's input depends on the kind of tool."""
 
     id: str | None = None
     call_id: str | None = None
@@ -78,7 +78,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def conversation(instructions: str | None, given: str | Sequence[msgspec.Raw]) -> Conversation:
-    """Make a conversation of an input, whose items are known to be JSON objects.
+    """Return the conversation of an input whose items are JSON objects.
 
     Raises:
         InvalidRequest: names the field.
@@ -153,7 +153,7 @@ def _outcome(outcome: _Outcome, place: str) -> Outcome:
 
 
 def _given(output: object, place: str) -> Content:
-    """Give what a tool gave. That of a shell has a form of its own: it is told as it stands."""
+    """Return the output of a tool as content; output in the shell tool's own format stays JSON."""
     if isinstance(output, str):
         return (output,)
     try:
@@ -249,7 +249,7 @@ _items = msgspec.json.Decoder(_Items)
 
 
 def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
-    """Read a body; give with it the input, whose items are JSON objects.
+    """Parse a body; return the body and the input, whose items are JSON objects.
 
     Raises:
         InvalidRequest: names the field.
@@ -265,10 +265,10 @@ def read(data: bytes) -> tuple[ResponseBody, str | Sequence[msgspec.Raw]]:
 
 
 def ignored(body: ResponseBody) -> tuple[str, ...]:
-    """Say what has no effect though the client may count on it.
+    """Return the fields without effect that the client may rely on.
 
     Raises:
-        InvalidRequest: a tool must be called.
+        InvalidRequest: the client requires a tool call.
     """
     heads = body.input if isinstance(body.input, list) else []
     has_tools = bool(body.tools) or any(head.type == TOOLS for head in heads)
@@ -279,10 +279,10 @@ def ignored(body: ResponseBody) -> tuple[str, ...]:
 
 
 def schema(body: ResponseBody) -> Json | None:
-    """Give the schema that the answer shall have.
+    """Return the requested schema of the answer, or None.
 
     Raises:
-        InvalidRequest: it is missing.
+        InvalidRequest: the schema is missing.
     """
     form = body.text.format if body.text else None
     if form is None or form.type == "text":
@@ -295,13 +295,13 @@ def schema(body: ResponseBody) -> Json | None:
 
 
 def summary(body: ResponseBody) -> str | None:
-    """Say how the thinking is to be told, None if not: as with the vendor, only a summary of it ever is."""
+    """Return how to report the thinking, or None to hide the thinking; as at the vendor, always as a summary."""
     asked = body.reasoning and (body.reasoning.summary or body.reasoning.generate_summary)
     return None if asked == "none" else asked or None
 
 
 def blank(body: ResponseBody) -> Response:
-    """Make the response as far as the request says it."""
+    """Return a response with the fields that the request determines."""
     form = body.text.format if body.text else None
     text: Json = {"format": _without_none(form) if form else {"type": "text"}}
     if body.text and body.text.verbosity:

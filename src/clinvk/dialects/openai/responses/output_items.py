@@ -1,4 +1,4 @@
-"""What an agent says, as the items of a response and the events of its stream."""
+"""Convert an agent's output to the items of a response and the events of its stream."""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,7 +20,7 @@ from clinvk.types.events import Ending, Event, RunFailed, RunFinished, TextDelta
 
 
 class _Message(msgspec.Struct):
-    """A message that is being written."""
+    """A message in progress."""
 
     id: str
     index: int
@@ -45,7 +45,7 @@ class _Message(msgspec.Struct):
 
 
 class _Reasoning(msgspec.Struct):
-    """A reasoning item that is being written."""
+    """A reasoning item in progress."""
 
     id: str
     index: int
@@ -73,9 +73,9 @@ _PREFIXES: dict[type[_Message | _Reasoning], str] = {_Message: "msg", _Reasoning
 
 
 class Output:
-    """Grows a response from the events of its run: text and thinking become items, in the order they come.
+    """Builds a response from the events of a run: text and thinking become items, in order of arrival.
 
-    `response` is as it stands. A response that did not fail has a message, be it empty.
+    `response` is the current state. A response that did not fail has a message, possibly empty.
     """
 
     def __init__(self, begun: Response, call: Call, run_id: str) -> None:
@@ -88,13 +88,13 @@ class Output:
         self._open: _Message | _Reasoning | None = None
 
     def feed(self, event: Event) -> Iterable[response_object.Frame]:
-        """Give the events of the stream that an event of the run becomes."""
+        """Return the stream events for an event of the run."""
         if isinstance(event, TextDelta) and event.text and isinstance(self._open, _Message):
-            return (self._open.add(event.text),)  # by far the most common, and the same as below
+            return (self._open.add(event.text),)  # fast path for the most common event; the result is the same
         return list(self._grow(event))
 
     def keep_alive(self) -> Iterable[response_object.Frame]:
-        """Give the events that keep a quiet stream alive: readers take none before those with which it begins."""
+        """Return events that keep an idle stream alive; readers require the start of the response first."""
         if not self._has_begun:
             return list(self._begin_once())
         return (response_object.KeepAlive(),) if self.response.status == "in_progress" else ()

@@ -127,7 +127,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ended(response: Response, items: tuple[Item, ...], ending: Ending, has_acted: bool) -> Response:
-    """Give the response of a run that ended so; `has_acted` says whether its agent told of anything before."""
+    """Return the response of an ended run; `has_acted` says whether the agent reported any activity before."""
     return replace(
         response,
         status=status_of(ending),
@@ -139,7 +139,7 @@ def ended(response: Response, items: tuple[Item, ...], ending: Ending, has_acted
 
 
 def status_of(ending: Ending) -> Status:
-    """Give the status of a response whose run ended so."""
+    """Return the response status for the ending of a run."""
     match ending:
         case RunFinished(stop_reason=reason):
             return "incomplete" if _cut(reason) else "completed"
@@ -150,7 +150,7 @@ def status_of(ending: Ending) -> Status:
 
 
 def usage_of(usage: Usage) -> ResponseUsage:
-    """Give the tokens of a run in the words of the vendor."""
+    """Return the token usage in the vendor's format."""
     return ResponseUsage(
         usage.input_tokens,
         InputTokens(usage.cached_tokens),
@@ -161,9 +161,9 @@ def usage_of(usage: Usage) -> ResponseUsage:
 
 
 def failure(ending: RunFailed, has_acted: bool) -> ResponseFailure:
-    """Say why a run failed.
+    """Return the failure of a run.
 
-    Of the vendor's words only `invalid_prompt` keeps Codex from asking again, which has an agent do all it did anew.
+    Only the vendor's code `invalid_prompt` keeps Codex from retrying, and a retry makes an agent repeat all its work.
     """
     codes = {AgentRateLimited.code: "rate_limit_exceeded", AgentRejected.code: _FINAL}
     may_ask_again = vendor.may_ask_again(ending.code, has_acted)
@@ -171,7 +171,7 @@ def failure(ending: RunFailed, has_acted: bool) -> ResponseFailure:
 
 
 def _cut(reason: StopReason) -> IncompleteDetails | None:
-    """Say what cut an answer; a limit of turns is told as one of tokens, which is the nearest that the vendor has."""
+    """Return why the answer is cut, or None; a turn limit is reported as a token limit, the vendor's nearest reason."""
     match reason:
         case "max_tokens" | "max_turns":
             return IncompleteDetails("max_output_tokens")
@@ -182,19 +182,19 @@ def _cut(reason: StopReason) -> IncompleteDetails | None:
 
 
 class Frame(msgspec.Struct, kw_only=True, tag_field="type"):
-    """An event; `sequence_number` counts from 0 and is given by the encoder."""
+    """An event; the encoder sets `sequence_number`, which counts from 0."""
 
     sequence_number: int = 0
 
     @property
     def kind(self) -> str:
-        """The word that tells what it is."""
+        """Return the type of the event."""
         return _kind(type(self))
 
 
 @cache
 def _kind(frame: type[Frame]) -> str:
-    """Give the word of a kind of frames; msgspec makes an object whenever it is asked."""
+    """Return the type of a kind of frame; cached, since msgspec creates a config object on every access."""
     return str(frame.__struct_config__.tag)
 
 
@@ -211,11 +211,11 @@ class InProgress(Frame, kw_only=True, tag="response.in_progress"):
 
 
 class KeepAlive(Frame, kw_only=True, tag="keepalive"):
-    """A sign of life of a quiet stream; the vendor sends the same, though its reference has no word of it."""
+    """A sign of life of an idle stream; the vendor sends the same event, but does not document the event."""
 
 
 class Completed(Frame, kw_only=True, tag="response.completed"):
-    """The last event of a response that came to its end."""
+    """The last event of a completed response."""
 
     response: Response
 
@@ -242,7 +242,7 @@ class ItemAdded(_OfItem, kw_only=True, tag="response.output_item.added"):
 
 
 class ItemDone(_OfItem, kw_only=True, tag="response.output_item.done"):
-    """An item is whole."""
+    """An item is complete."""
 
 
 class _InItem(Frame, kw_only=True):
@@ -260,7 +260,7 @@ class PartAdded(_OfPart, kw_only=True, tag="response.content_part.added"):
 
 
 class PartDone(_OfPart, kw_only=True, tag="response.content_part.done"):
-    """The text of a message is whole."""
+    """The text of a message is complete."""
 
 
 class TextDelta(_InItem, kw_only=True, tag="response.output_text.delta"):
@@ -289,7 +289,7 @@ class SummaryAdded(_OfSummary, kw_only=True, tag="response.reasoning_summary_par
 
 
 class SummaryDone(_OfSummary, kw_only=True, tag="response.reasoning_summary_part.done"):
-    """The text of a reasoning item is whole."""
+    """The text of a reasoning item is complete."""
 
 
 class SummaryTextDelta(_InItem, kw_only=True, tag="response.reasoning_summary_text.delta"):

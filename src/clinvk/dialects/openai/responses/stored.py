@@ -1,6 +1,6 @@
-"""Stored responses: what a run keeps of its response, the response made again from it, and references to its items.
+"""Stored responses: the data kept with a run, the response rebuilt from the data, and references to items.
 
-Vercel's AI SDK names everything that was stored, unless configured otherwise.
+Unless configured otherwise, Vercel's AI SDK sends references instead of stored items.
 """
 
 import re
@@ -20,16 +20,16 @@ from clinvk.types.record import RunRecord
 from clinvk.types.request import RunRequest
 
 _EARLIER_KEY = "openai_response"
-"""Where earlier records have it, in the metadata of the run."""
+"""The key for the same data in the run metadata of older records."""
 
 _PREFIX = "resp_"
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The response as far as its request said it, and whether the agent's work shows in it.
+    """The response as its request determines it, and whether the agent's work is visible in the output.
 
-    Its instructions may be long, and the run has them: `instructions_chars` says how many characters of the run's
-    system prompt, which begins with them. None where it does not.
+    The instructions may be long, and the run usually has a copy at the start of the system prompt: `instructions_chars`
+    is the length of the copy. None means that the run has no copy.
     """
 
     response: Response
@@ -38,7 +38,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_as(blank: Response, request: RunRequest, shows_work: bool) -> Json:
-    """Give what is kept of a response that can be asked for later."""
+    """Return the data to keep for a response that the client can retrieve later."""
     chars = None
     if blank.instructions and (request.system_prompt or "").startswith(blank.instructions):
         chars = len(blank.instructions)
@@ -49,24 +49,24 @@ def answer_as(blank: Response, request: RunRequest, shows_work: bool) -> Json:
 
 
 def response_id(run_id: str) -> str:
-    """Make the id of a response from that of its run."""
+    """Return the response id for a run id."""
     return _PREFIX + run_id
 
 
 def run_id(response_id: str) -> str | None:
-    """Give the id of the run of a response; None for what is no id of one."""
+    """Return the run id for a response id, or None if the id is not valid."""
     digits = response_id.removeprefix(_PREFIX)
     is_id = response_id != digits and len(digits) == 32 and not digits.strip("0123456789abcdef")
     return digits if is_id else None
 
 
 def begun(blank: Response, run_id: str, at: float) -> Response:
-    """Give the response of a run that was asked for at this time, in seconds since the epoch."""
+    """Return the response of a run that was requested `at` seconds since the epoch."""
     return replace(blank, id=response_id(run_id), created_at=int(at))
 
 
 def of(run: RunRecord) -> Kept | None:
-    """Give what a run has kept; None where it is no response, or one that was not to be stored."""
+    """Return the data kept with a run, or None if the run is not a response, or was not stored."""
     if run.session_id is None:
         return None
     try:
@@ -74,7 +74,7 @@ def of(run: RunRecord) -> Kept | None:
         kept = msgspec.convert(given, Kept)
     except KeyError:
         return None
-    except msgspec.ValidationError:  # in the other APIs metadata is all the caller's
+    except msgspec.ValidationError:  # other APIs leave the metadata to the caller
         return None
     if kept.instructions_chars is None:
         return kept
@@ -83,7 +83,7 @@ def of(run: RunRecord) -> Kept | None:
 
 
 def system(run: RunRecord) -> str:
-    """Give what the system said to a run as it was told; the instructions of its response were for it alone."""
+    """Return the system prompt of a run without the response's instructions, which were for one run only."""
     kept = of(run)
     if kept is None:
         return ""
@@ -92,7 +92,7 @@ def system(run: RunRecord) -> str:
 
 
 def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
-    """Make the response of a run again; `events` are all of a run that has ended."""
+    """Rebuild the response of a run; for an ended run, `events` are all events."""
     response = begun(kept.response, run.id, run.created_at)
     if run.state in ("queued", "running"):
         return replace(response, status="queued" if run.state == "queued" else "in_progress")
@@ -101,7 +101,7 @@ def again(run: RunRecord, kept: Kept, events: Iterable[Event]) -> Response:
 
 
 def whole(output: Output, events: Iterable[Event]) -> Response:
-    """Give the response that events grow it to."""
+    """Return the response after feeding all events to `output`."""
     for event in events:
         output.feed(event)
     return output.response
@@ -117,7 +117,7 @@ class _Item(msgspec.Struct, frozen=True):
 
     @property
     def answer(self) -> re.Match[str] | None:
-        """The id of an answer of clinvk's, where the item names one. Thinking is not told again: it stays."""
+        """Match the id of a clinvk answer if the item is a reference to an answer. References to thinking stay."""
         return _ANSWER.fullmatch(self.id) if self.type == _KIND and isinstance(self.id, str) else None
 
 
@@ -132,12 +132,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def named(body: bytes) -> Mapping[str, Set[str]]:
-    """Give the ids of the answers that the input of a body names, by the runs that gave these, in their order in it.
+    """Return the ids of the answers that the input references, by run id, in the order of the runs in the input.
 
-    What is wrong with the rest of a body is not told here: none are named in one that cannot be read.
+    Other mistakes in the body are not reported here: an unreadable body has no references.
 
     Raises:
-        InvalidRequest: one is named twice; names its place.
+        InvalidRequest: the input references an answer twice; names the place.
     """
     if _KIND.encode() not in body:
         return {}
@@ -156,10 +156,10 @@ def named(body: bytes) -> Mapping[str, Set[str]]:
 
 
 def spelled_out(body: bytes, found: Mapping[str, bytes]) -> bytes:
-    """Give a body that names some with the items themselves, which `found` has by their ids.
+    """Return the body with each reference replaced by the item from `found`, which maps ids to items.
 
     Raises:
-        InvalidRequest: one is not there; names its place.
+        InvalidRequest: an item is missing; names the place.
     """
     fields = json_bodies.decode(body, _fields)
     items: list[msgspec.Raw] = []
