@@ -1,1 +1,1 @@
-"""The HTTP server: the only package that knows ASGI."""
+"""The HTTP server: the only package with ASGI code."""

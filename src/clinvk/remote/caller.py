@@ -43,7 +43,7 @@ _OF_TERMINALS = (
 _SETTING = "CLINVK_"
 _OF_SERVERS = tuple(f"{_SETTING}{section}__" for section in ("SERVER", "POLICY", "WARM", "LOG", "TRACING"))
 _OF_BACKENDS = f"{_SETTING}BACKENDS__"
-"""These settings include variables of the agents, and so keys."""
+"""These settings include variables of the agents, which may be keys."""
 
 _LIMITS = {"CPU": resource.RLIMIT_CPU, "FSIZE": resource.RLIMIT_FSIZE, "AS": resource.RLIMIT_AS}
 """Limits that are set only on purpose. The limit on open files is not compared: agents raise it."""
@@ -122,7 +122,7 @@ def _process() -> dict[str, object]:
     }
     found |= {f"ulimit {name}": resource.getrlimit(limit)[0] for name, limit in _LIMITS.items()}
     for name in _NAMESPACES:
-        with suppress(OSError):  # no Linux
+        with suppress(OSError):  # not Linux
             found[f"the {name} namespace"] = os.readlink(f"/proc/self/ns/{name}")
     return found
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clinvk.runtime.runs import Followed
 
 _GREETS_WITHIN_S = 1.0
-"""A server that takes longer is overloaded or stopped; the command is faster without it."""
+"""A server that takes longer is overloaded or stopped; the command is faster without the server."""
 
 _STOPS_WITHIN_S = 6.0
 """The longest that a server takes to stop a run: the grace of the agent, and the end of its child processes."""
@@ -81,7 +81,7 @@ async def release_session(environ: Mapping[str, str], session_id: str) -> None:
 
 @asynccontextmanager
 async def _connection(environ: Mapping[str, str]) -> AsyncGenerator[tuple[frames.Connection, frames.Message | None]]:
-    """Connect to the server of the home, and yield its first message too."""
+    """Connect to the server of the home. Yield the connection and the server's first message."""
     sock = connected(home(environ))
     if sock is None:
         raise ServerDeclined("")
@@ -195,7 +195,7 @@ class _RemoteRun:
             self._fail(TimedOut.code, self._overdue)
             return
         match message:
-            case frames.Begun():  # the command was cancelled before
+            case frames.Begun():  # the command was cancelled earlier
                 return
             case frames.Events():
                 if self.started_at is None and message.started_at:
@@ -246,7 +246,7 @@ class _RemoteRun:
         try:
             async with asyncio.timeout(within_s):
                 if stop:
-                    await self._connection.send(frames.Stop())  # this waits for the server to read, too
+                    await self._connection.send(frames.Stop())  # `send` also waits for the server to read
                 while not self._is_done:
                     await self._receive()
         except ConnectionError:

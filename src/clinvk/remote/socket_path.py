@@ -18,7 +18,7 @@ from clinvk import file_locks
 
 _NAME = "serve.sock"
 _LONGEST = 100
-"""Bytes that a path may have on every system (sun_path: Linux 108, macOS 104)."""
+"""The maximum length of a socket path on every system, in bytes (sun_path: Linux 108, macOS 104)."""
 _SHARED = Path("/tmp")  # noqa: S108 - the folder in it is checked
 _BACKLOG = 128
 _XUCRED = struct.Struct("IIh")

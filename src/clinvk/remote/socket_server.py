@@ -183,7 +183,7 @@ class _ClientConnection:
                 with _StoreWarnings(run.id) as warnings:
                     async for batch in run.batches():
                         await self._connection.send(frames.Events(batch, run.started_at, run.ended_at, run.raw))
-                    await self._runs.cancel(run.id)  # the run has ended: this waits until its agent has exited
+                    await self._runs.cancel(run.id)  # the run has ended: wait until the agent has exited
             return frames.Done(warnings.messages)
         except (QueueFull, ShuttingDown) as exc:
             return frames.Refused(exc.message)

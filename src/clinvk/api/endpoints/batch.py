@@ -1,6 +1,6 @@
 """Requests for several agents: parallel, chain and compare, answered with one JSON object or with a stream of events.
 
-The agents live inside the request: a client that disconnects ends all of them.
+The agents live inside the request: if the client disconnects, all agents are stopped.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ class BatchEndpoint:
 
 
 class _Exchange:
-    """One HTTP request and the answer."""
+    """An HTTP request with its response."""
 
     def __init__(self, endpoint: BatchEndpoint, scope: Scope, receive: Receive, reply: Reply) -> None:
         self._endpoint = endpoint
@@ -171,7 +171,7 @@ class _Exchange:
         await self._end(summary)
 
     async def _read(self, leaving: Leaving) -> Plan:
-        """Read the request, then watch for a disconnect. The body is freed when this returns."""
+        """Read the request, then watch for a disconnect. The body is freed on return."""
         body = await read_json(self._scope, self._receive, self._endpoint.prompts.settings.server)
         leaving.watch()
         return await self._endpoint.plan(body)

@@ -70,7 +70,7 @@ class Inventory:
         return self._allowance.has_model(backend, model)
 
     async def learn(self) -> None:
-        """Ask the CLIs found by `look` for their versions, one by one, until cancelled."""
+        """Query the versions of the CLIs found by `look`, one CLI at a time, until cancelled."""
         self.look()
         while True:
             name, path, mtime = await self._unknown.get()
@@ -93,7 +93,7 @@ class Inventory:
     def _version(self, backend: Backend, path: str) -> str | None:
         try:
             key = (backend.name, path, os.stat(path).st_mtime_ns)
-        except OSError:  # removed a moment ago, or its folder was closed
+        except OSError:  # removed a moment ago, or in a folder without access
             return None
         if key not in self._versions:
             self._versions[key] = None
@@ -180,7 +180,7 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Status:
-    """The endpoints that report the state of one server, which started with the construction of this object."""
+    """The endpoints for the state of one server. The uptime counts from the construction of the object."""
 
     def __init__(
         self, runs: Runs, store: SessionStore, inventory: Inventory, grants: Grants, warning: Callable[[], str]

@@ -82,7 +82,7 @@ class Models:
 
 
 class Counting:
-    """The endpoint that estimates tokens."""
+    """The endpoint for token estimates."""
 
     def __init__(self, dialect: Anthropic, settings: ServerSettings) -> None:
         self._dialect = dialect

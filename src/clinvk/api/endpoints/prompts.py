@@ -65,7 +65,7 @@ _OPENING_TICK_S = 0.5
 
 
 SpelledOut = Callable[[bytes, int], Awaitable[bytes]]
-"""Return the body of a request with the earlier answers that it names filled in, up to a size; 0 is no limit.
+"""Replace the references to earlier answers in a body by the answers, up to a size in bytes; 0 is no limit.
 
 Raises `InvalidRequest`.
 """
@@ -114,11 +114,11 @@ class RunEndpoint:
             SessionNotFound, AmbiguousId: no session, or several, match.
             PreviousNotFound: the run to continue from is unknown.
             InvalidRequest: a directory cannot be used, or the policy or the key refuses the request.
-            ResourcesExhausted: this took too long.
+            ResourcesExhausted: the preparation took too long.
         """
         admitted = self._admit(call, key_name, client, begins_anew)
         reads_store = self.dialect.is_model_api or call.request.session_id or key_name
-        return await (prepared(admitted) if reads_store else admitted)  # look-ups have a deadline of their own
+        return await (prepared(admitted) if reads_store else admitted)  # directory look-ups have a separate deadline
 
     async def _admit(self, call: Call, key_name: str, client: str, begins_anew: bool) -> RunRequest:
         request = call.request
@@ -139,7 +139,7 @@ class RunEndpoint:
         return replace(request, timeout_s=timeout_s, client=client)
 
     def _resolved(self, request: RunRequest) -> RunRequest:
-        """Return the request with the backend of its model; for an unknown name that of the session, or the default."""
+        """Return the request with the backend of its model. An unknown model gets the session's or default backend."""
         default = request.backend or self.settings.default_backend
         backend, model = backends.resolve(request.model or "", default, self._registry)
         return replace(request, backend=backend, model=model)
@@ -232,7 +232,7 @@ class _Visit:
         except SessionBusy:
             if self._run or asked.request.session_id or not (asked.previous or asked.chat):
                 raise
-        # Another was faster to go on with the session that was found for this one.
+        # Another request has resumed the session first.
         call = self._call = replace(asked, request=await admit(begins_anew=True))
         await self._carry_out(call, leaving)
 
@@ -241,7 +241,7 @@ class _Visit:
         async with _kept(runs, call.request) if call.detach else runs.run(call.request) as run:
             logs.note(run_id=run.id)
             if call.detach:
-                leaving.watch()  # who leaves before would have nothing begun
+                leaving.watch()  # only now: a client that leaves earlier still has its run started
             if call.respond_async:
                 await self._accept(call, run)
                 return
@@ -279,7 +279,7 @@ class _Visit:
             encoder = self._encoding(call, run)
             for data in chunked(encoder.feed(event, at) for _, at, event in batch):
                 await self._reply.write(data)
-            data = b""  # the last piece would stay until there is another
+            data = b""  # free the piece while waiting for the next batch
         await self._reply.end()
 
     async def _whole(self, call: Call, run: Run) -> None:
@@ -316,7 +316,7 @@ class _Visit:
             await self._reply.open(200, self._dialect.result_type)
 
     async def _refuse(self, error: ClinvkError) -> None:
-        if self._call:  # what is wrong from here on is wrong with the request that was made of the body
+        if self._call:  # the error names fields of the run request, not of the body
             error = renamed(error, self._dialect.fields)
         if self._is_stream and self._reply.opened:
             await self._reply.end(self._broken_off(error))
@@ -354,7 +354,7 @@ class _Visit:
             raise self._failure(event, has_acted=False)
 
     def _released(self, call: Call, run: Run, held: list[Logged]) -> list[Logged]:
-        """Return the held events once they show whether the agent fails at once, or the status was sent; else nothing.
+        """Return the held events once the start has succeeded or failed, or the status was sent; else an empty list.
 
         Raises:
             ClinvkError: the agent failed after its start.
@@ -405,7 +405,7 @@ class _Visit:
 
 
 def _headers(call: Call, run: Run) -> list[Header]:
-    """Return the headers for what the bodies of a model API have no field for."""
+    """Return the headers for values without a field in the bodies of a model API."""
     headers: list[Header] = [(b"x-clinvk-run-id", run.id.encode())]
     if run.session_id:
         headers.append((b"x-clinvk-session-id", run.session_id.encode()))
@@ -421,7 +421,7 @@ async def _kept(runs: Runs, request: RunRequest) -> AsyncGenerator[Run]:
 
 
 def facts_of(run: Run) -> Facts:
-    """Return the facts about a run that a dialect encodes."""
+    """Return the facts of a run for the encoders of dialects."""
     request = run.request
     return Facts(
         run_id=run.id,

@@ -33,18 +33,18 @@ class Responses:
         return await self._shown(*await self._found(request.path_params["id"]))
 
     async def cancel(self, request: Request) -> Response:
-        """Answer `POST /responses/{id}/cancel` after stopping the agent. An ended response stays the same."""
+        """Answer `POST /responses/{id}/cancel` after stopping the agent. An ended response is unchanged."""
         refuse_foreign(request.scope)
         run, told = await self._found(request.path_params["id"])
         await self._runs.cancel(run.id)
         return await self._shown(await self._store.run(run.id), told)
 
     async def spelled_out(self, body: bytes, max_bytes: int) -> bytes:
-        """Return the body of a request with the answers themselves that its input only names; 0 is no limit.
+        """Return the body of a request, with references to earlier answers replaced by the answers.
 
         Raises:
-            InvalidRequest: one of them is not there, or named twice.
-            BodyTooLarge: the body and they have more than `max_bytes`.
+            InvalidRequest: a referenced answer does not exist, or is referenced twice.
+            BodyTooLarge: the body with the answers has more than `max_bytes` (0: no limit).
         """
         if not (names := await beside_loop(len(body), stored.named, body)):
             return body
@@ -54,7 +54,7 @@ class Responses:
             try:
                 response = await self._again(*await self._found(stored.response_id(run_id)))
             except RunNotFound:
-                break  # one is enough to refuse the request
+                break  # one missing response is enough to refuse the request
             items = {item.id: _encode(item) for item in response.output if item.id in ids}
             size += sum(map(len, items.values()))
             if max_bytes and size > max_bytes:
@@ -63,7 +63,7 @@ class Responses:
         return await beside_loop(len(body), stored.spelled_out, body, found)
 
     async def _found(self, response_id: str) -> tuple[RunRecord, Kept]:
-        """Return the run of a response, and the part of the response that its record has."""
+        """Return the run of a response, and the stored part of the response."""
         not_found = RunNotFound(f"Response with id {response_id!r} not found.")
         run_id = stored.run_id(response_id)
         if run_id is None:

@@ -1,7 +1,7 @@
 """The endpoints for runs: list, show, cancel, usage, and the stream of events.
 
-The events come from the run itself if it runs in this process, else from the store, which is polled while the run is
-under way in another clinvk. A viewer that disconnects does not end the run.
+The events of a run in this process come from the run. The events of other runs come from the store, which is polled
+while the run is under way in another clinvk. The run continues after a viewer disconnects.
 """
 
 import asyncio
@@ -166,14 +166,14 @@ class Viewers:
             logger.debug("viewer left: %s", gone)
 
     async def kept(self, run: RunRecord) -> AsyncIterator[Sequence[Logged]]:
-        """Yield the stored events of a run, to its end; poll while another clinvk runs it.
+        """Yield the stored events of a run until the end; poll the store while the run is under way in another clinvk.
 
         Raises:
             RunNotFound: the run has ended, and stored no events because it was ephemeral.
         """
         last, had_ended = 0, run.state not in UNDER_WAY
         while True:
-            is_here = run.kind != "prompt" and self._is_here(run.id)  # it may end while the events are read
+            is_here = run.kind != "prompt" and self._is_here(run.id)  # checked first: the run may end during the read
             while batch := await self.store.events(run.id, last, _BATCH):
                 last = batch[-1].number
                 yield batch
@@ -194,7 +194,7 @@ class Viewers:
 
 
 class _Visit:
-    """The stream of one viewer."""
+    """A single event stream for a viewer."""
 
     def __init__(self, viewers: Viewers, scope: Scope, receive: Receive, reply: Reply) -> None:
         self._viewers = viewers
@@ -299,7 +299,7 @@ def _facts(run: RunRecord) -> Facts:
 
 
 def _ending(run: RunRecord, number: int) -> Logged:
-    """Return the ending of a run that stored none: the run was ephemeral, or its clinvk died or could not write."""
+    """Return an ending for a run without a stored ending: ephemeral, or its clinvk died or could not write."""
     at = run.ended_at or run.created_at
     if run.state == "finished":
         return Logged(number, at, RunFinished(run.stop_reason or "end_turn", run.usage, run.cost_usd))

@@ -106,7 +106,7 @@ class Sessions:
 
 
 def check_backend(name: str | None, registry: Mapping[str, Backend]) -> None:
-    """Check that a backend exists.
+    """Raise if a backend is unknown; None is allowed.
 
     Raises:
         InvalidRequest: the backend is unknown; the message names the nearest.

@@ -1,4 +1,4 @@
-"""Notice a client that disconnects before the end of its response, and cancel the request."""
+"""Cancel a request when its client disconnects before the end of the response."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ class Leaving:
             raise self._reason from None
 
     def watch(self) -> None:
-        """Start watching soon. A fast response needs no watcher, which is not cheap."""
+        """Start watching soon: a fast response then saves the cost of a watcher."""
         self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start)
 
     def _start(self) -> None:

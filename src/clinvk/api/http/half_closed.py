@@ -1,8 +1,8 @@
-"""Clients that have closed the sending side of their connection, and whether they still wait for the answer.
+"""Half-closed clients: detect whether a client that has closed its sending side still waits for the response.
 
-The end of what a client sends is the same for `shutdown(SHUT_WR)` and for `close`. If the client is on this machine,
-the kernel says whether a process still has its socket: https://man7.org/linux/man-pages/man7/sock_diag.7.html. Of a
-remote one only the reset is known with which a closed socket replies to whatever it is sent.
+`shutdown(SHUT_WR)` and `close` look the same to the server. For a client on this machine, the kernel knows whether a
+process still has the socket: https://man7.org/linux/man-pages/man7/sock_diag.7.html. A closed socket of a remote client
+shows only by the reset with which the client answers further bytes.
 """
 
 import errno
@@ -22,9 +22,9 @@ _TCP_CLOSE = 7
 
 
 def is_gone(sock: socket.socket) -> bool | None:
-    """Return whether a client that sends nothing more has closed its socket; None if it is not known (yet).
+    """Return whether a half-closed client has closed its socket, or None if unknown (yet).
 
-    Systems other than Linux do not say, so such a client counts as gone.
+    Only Linux has this information; on other systems every half-closed client counts as gone.
     """
     if sys.platform != "linux":
         return True
@@ -38,7 +38,7 @@ def is_gone(sock: socket.socket) -> bool | None:
 
 
 class _Address:
-    """An IP address and port; IPv4 in IPv6 is IPv4."""
+    """An IP address and port. An IPv4 address mapped to IPv6 counts as IPv4."""
 
     def __init__(self, host: str, port: int) -> None:
         host = host.removeprefix("::ffff:")
@@ -48,7 +48,7 @@ class _Address:
 
 
 def _is_held(local: _Address, remote: _Address) -> bool:
-    """Return whether a process of this machine has the socket between two addresses."""
+    """Return whether a process on this machine has the socket between two addresses."""
     head = _HEAD.pack(72, _BY_FAMILY, 1, 0, 0, local.family, socket.IPPROTO_TCP, 0, _ANY_STATE)
     query = head + _ADDRESSES.pack(local.port, remote.port, local.host, remote.host)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
-"""What a request may have before its body, and around the parts of one: uvicorn's parser has no limit of its own."""
+"""The limit for the head of a request, and for the framing between chunks of a body: uvicorn's parser has no limit."""
 
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _BEGUN = re.compile(rb"\r(\n(u(p(g(r(a(d(e)?)?)?)?)?)?)?)?\Z", re.IGNORECASE)
-"""What may be the beginning of an offer, where the rest has not come yet."""
+"""Matches a possible beginning of an upgrade offer at the end of the received bytes."""
 
 _HIDDEN = b"\r\nx-upgrd:"
 _END_OF_HEAD = b"\r\n\r\n"
@@ -28,26 +28,25 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LOOK_AFTER_S = 0.05
 _LOOK_EVERY_S = 5.0
-"""How often a half-closed client is looked at: first soon, then twice as late each time, at most this late."""
+"""The maximum interval between checks of a half-closed client. The interval doubles after each check."""
 
 
 class Protocol(HttpToolsProtocol):
     """Hides upgrade offers from the parser, and closes connections that do not finish a request.
 
-    Java's HTTP client offers h2c with every request over plain HTTP. httptools takes such a request to have
-    no body, so that a prompt would be lost; and no upgrade is ever made here.
+    Java's HTTP client offers h2c with every request over plain HTTP. httptools assumes that such a request has no body,
+    so the prompt would be lost. The server never upgrades a connection.
 
-    A head, and what is left of a body once its answer was given, must be there within `read_timeout_s`. A client that
-    takes nothing of what it is sent for `write_timeout_s` is cut off; 0 is no limit. Bodies that are read have their
-    own limit where they are read. What a client sends ahead, while a request of its is not answered yet, waits here, up
-    to `MAX_HEAD_BYTES`: where uvicorn has it, it reads no more, and does not notice that the client leaves. Lines after
-    a body in chunks (trailers) are dropped: nothing here knows what they mean, and uvicorn would take them for headers.
+    A client must send a head, and the rest of a body after the response, within `read_timeout_s`. A client that reads
+    nothing for `write_timeout_s` is disconnected; 0 is no limit. The readers of bodies have a separate timeout.
+    Pipelined bytes wait in this class, up to `MAX_HEAD_BYTES`: uvicorn would stop reading and miss a disconnect.
+    Trailers are dropped, because uvicorn would treat trailers as headers.
 
-    A client that closes the sending side alone, after its request, gets its answer. One that is gone does not look
-    different until it is looked at, or sent something: an interim response, if no other is under way.
+    A client that closes only the sending side after a request gets the response. A closed client looks the same until
+    the next check, or until the server sends bytes: an interim response, if no response is under way.
 
-    HTTP/1.0 knows neither chunks nor `expect`, with which uvicorn would answer it: an answer whose length is not told
-    ends with the connection.
+    HTTP/1.0 has neither chunks nor `expect`, but uvicorn would use both. A response to HTTP/1.0 without a
+    content-length ends with the connection.
     """
 
     __slots__ = (
@@ -62,7 +61,7 @@ class Protocol(HttpToolsProtocol):
         "_running",
         "_stuck",
     )
-    # beside uvicorn's own attributes: with over 30 in one dictionary each connection has one of its own
+    # slots: instances share the keys of their dictionaries only up to 30 attributes, including uvicorn's
 
     read_timeout_s: float = 0
     write_timeout_s: float = 0
@@ -79,18 +78,18 @@ class Protocol(HttpToolsProtocol):
         self._be_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel timers, and wake the request that is being served."""
+        """Cancel timers, and wake the running request."""
         self._unset_keepalive_if_required()
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
         self.pipeline.clear()
-        if self._running:  # uvicorn tells the latest request of the connection: another, where that is behind this
+        if self._running:  # uvicorn wakes only the last request of the connection, which may be a pipelined one
             self._running.disconnected = self._running.disconnected or not self._running.response_complete
             self._running.message_event.set()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # true keeps the connection
-        """Keep the connection of a client that has closed its sending side and waits for the response."""
+        """Keep the connection of a half-closed client waiting for the response."""
         if self._is_busy and not self._in_body and not self._is_half_closed:
             self._is_half_closed = self._may_wait()
             if self._is_half_closed:
@@ -107,9 +106,9 @@ class Protocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(after_s, self._look_at_client, after_s)
 
     def _may_wait(self) -> bool:
-        """Return whether a half-closed client may wait for its answer; if that is not known, provoke a sign, once.
+        """Return whether a half-closed client may still wait. If unknown, send one interim response to provoke a reset.
 
-        Some clients give up after a few interim responses.
+        Some clients give up after several interim responses.
         """
         gone, cycle = is_gone(self.transport.get_extra_info("socket")), self._running
         if gone is None and cycle and not cycle.response_started:
@@ -132,7 +131,7 @@ class Protocol(HttpToolsProtocol):
                 return
             if _OFFER.search(data):
                 head, end, rest = data.partition(_END_OF_HEAD)
-                data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length: a body may look so too
+                data = _OFFER.sub(_HIDDEN, head) + end + rest  # of the same length, because a body may match too
             data, self._held = _without_begun(data)
         self._framing_bytes += len(data)
         super().data_received(data)
@@ -144,7 +143,7 @@ class Protocol(HttpToolsProtocol):
             self._await_rest(was_body, len(data))
 
     def _keep(self, data: bytes) -> None:
-        """Buffer a pipelined request: the head, and the part of the body that came with it."""
+        """Buffer a pipelined request: the head, and the received part of the body."""
         self._ahead = data
         if len(data) > MAX_HEAD_BYTES:
             if self.pipeline or _END_OF_HEAD in data:

@@ -17,12 +17,12 @@ from clinvk.api.http.response import Header, headers_of, path_of
 logger = logging.getLogger(__name__)
 
 Answered = Callable[[str, str, int | None, float], None]
-"""Is told of an answer: method, path, status (None: the client left before it had one), and the seconds it took."""
+"""Callback for a response: method, path, status (None: the client left before the status), and duration in seconds."""
 
 _LINE = "%(method)s %(path)s %(status)s, %(bytes)d bytes in %(duration_ms).1f ms, request %(request_id)s"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# The name of a key is told without that word, with which each line would be searched for secrets: see redaction.py.
+# The name of a key is logged without the word "key", which would trigger a search for secrets: see redaction.py.
 _ALSO = {"run_id": ", run %(run_id)s", "key": ", by %(key)s", "client": ", from %(client)s"}
 _SELDOM_TOLD = ("/health", "/metrics")
 _OPEN_WHILE_STOPPING = ("/health", "/health/live")
@@ -34,7 +34,7 @@ _PROBED = frozenset(
     for base in ("", "/v1", "/openai", "/openai/v1", "/anthropic", "/anthropic/v1")
     for path in ("", "/api/hello")
 )
-"""Where clients look with HEAD, and without their key, whether somebody is there."""
+"""The paths that clients probe with HEAD and without a key, to check that the server is up."""
 
 
 class Front:

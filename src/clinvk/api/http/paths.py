@@ -8,7 +8,7 @@ from clinvk.dialects.openai.chat import OpenAIChat
 from clinvk.dialects.rest.rest import Rest
 
 UNKNOWN = "none"
-"""The template of a path that no endpoint has."""
+"""The template for a path without an endpoint."""
 
 
 REST: Dialect = Rest()

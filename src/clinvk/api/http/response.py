@@ -101,7 +101,7 @@ async def read_json(scope: Scope, receive: Receive, settings: ServerSettings) ->
 
 
 async def prepared(work: Awaitable[T]) -> T:
-    """Return what the preparation of a request returns, before anything runs.
+    """Await the preparation of a request, before an agent starts, and return its result.
 
     Raises:
         ResourcesExhausted: it took longer than `_PREPARED_WITHIN_S`.
@@ -140,7 +140,7 @@ def too_large(max_bytes: int, what: str = "the body") -> BodyTooLarge:
 
 
 def refusal(error: ClinvkError, dialect: Dialect, scope: Scope) -> tuple[int, bytes, list[Header]]:
-    """Return status, body and headers of an error: 503 if a lack of resources caused it, whatever kind it is."""
+    """Return status, body and headers of an error: 503 for any error caused by a lack of resources."""
     error = exhausted(error) or error
     status, body = dialect.error(error, scope["state"]["request_id"])
     retry_after = [(b"retry-after", b"%d" % math.ceil(error.retry_after_s))] if error.retry_after_s else []
@@ -186,10 +186,10 @@ def chunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class Reply:
     """One HTTP response, from the status line to the end of the body.
 
-    The status line is sent by `open`, so an error before that has a status of its own. `opened` and `ended` are set
-    before the status line or the last piece is sent, because the handler and the disconnect watcher may send at the
-    same time. A client that reads nothing for `write_timeout_s` (0: no limit) counts as gone. The watcher checks this:
-    a timer for each write would cost more than the write.
+    `open` sends the status line, so an earlier error can have another status. `opened` and `ended` are set before the
+    status line or the last piece is sent, because the handler and the disconnect watcher may send at the same time. A
+    client that reads nothing for `write_timeout_s` (0: no limit) counts as gone. The watcher checks the timeout: a
+    timer for each write would cost more than the write.
     """
 
     __slots__ = ("_now", "_put_at", "_send", "_sending", "_write_timeout_s", "ended", "opened")
@@ -220,12 +220,12 @@ class Reply:
         await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
     async def whole(self, status: int, media_type: str, body: bytes, headers: Iterable[Header] = ()) -> None:
-        """Send a response of known length, or the rest of one whose status was sent."""
+        """Send a response of known length. If the status was sent already, send only the body."""
         await self.open(status, media_type, [(b"content-length", str(len(body)).encode()), *headers])
         await self.end(body)
 
     def is_quiet(self, quiet_s: float) -> bool:
-        """Return whether nothing was sent for `quiet_s` seconds."""
+        """Return whether the last write was at least `quiet_s` seconds ago."""
         return not self._sending and self._now() - self._put_at >= quiet_s
 
     async def pulse(self, data: bytes) -> None:
@@ -247,7 +247,7 @@ class Reply:
         return min(wait_s, self._write_timeout_s) if self._write_timeout_s else wait_s
 
     def refuse_stuck(self) -> None:
-        """Check that the client reads the response.
+        """Raise if the client no longer reads the response.
 
         Raises:
             ClientGone: the client has read nothing for too long.

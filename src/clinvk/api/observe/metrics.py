@@ -39,9 +39,9 @@ _WORKING_S = (0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What is so at the moment: requests and runs under way, the limits, and what is kept.
+    """The current gauges: requests and runs under way, limits, and stored sessions.
 
-    `sessions` is None where the store cannot be used; `warm` where no agent processes are kept.
+    `sessions` is None if the store cannot be used; `warm` is None if no agent processes are kept warm.
     """
 
     requests: int
@@ -55,7 +55,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics:
-    """Everything that is counted: on one thread, but for `time_commit` and `generate`, which may be on others."""
+    """All counters. Use from one thread, except `time_commit` and `generate`, which may run on other threads."""
 
     def __init__(self) -> None:
         self._process = ProcessCollector(registry=None)
@@ -74,13 +74,13 @@ class Metrics:
         return lambda method, path, status, seconds: self.count_request(method, template(path), status, seconds)
 
     def count_request(self, method: str, route: str, status: int | None, seconds: float) -> None:
-        """Count an answered request; None as `status` is a client that left before."""
+        """Count a finished request; `status` is None if the client disconnected before the response."""
         method = method if method in _METHODS else "other"
         self._requests[method, route, "gone" if status is None else str(status)] += 1
         self._request_seconds.take((method, route), seconds)
 
     def count_run(self, backend: str, ending: Ending) -> None:
-        """Count a finished run and its usage."""
+        """Count a finished run with the usage."""
         self._runs[backend, _outcome(ending)] += 1
         if usage := ending.usage:
             self._tokens[backend, "input"] += max(0, usage.input_tokens - usage.cached_tokens)
@@ -91,18 +91,18 @@ class Metrics:
             self._cost_usd[backend,] = self._cost_usd.get((backend,), 0.0) + ending.cost_usd
 
     def time_run(self, backend: str, queued_s: float, first_word_s: float | None, seconds: float) -> None:
-        """Take down how long a run waited, took to its first word (None: it said none), and went."""
+        """Record the durations of a run: in the queue, until the first word (None without output), and in total."""
         self._queue_seconds.take((backend,), queued_s)
         self._run_seconds.take((backend,), seconds)
         if first_word_s is not None:
             self._first_word_seconds.take((backend,), first_word_s)
 
     def time_commit(self, seconds: float) -> None:
-        """Take down how long a transaction took. From one thread."""
+        """Record the duration of a transaction. All calls must come from one thread."""
         self._commit_seconds.take((), seconds)
 
     def generate(self, standing: Standing) -> bytes:
-        """Return all of it in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         registry = CollectorRegistry()
         registry.register(self._process)
         registry.register(_Snapshot([*self._counted(), *_standing(standing)]))
@@ -282,14 +282,14 @@ class Exposition:
     """The endpoint."""
 
     def __init__(self, metrics: Metrics, runs: Runs, store: SessionStore, active: Callable[[], int]) -> None:
-        """`active` tells how many requests are under way."""
+        """`active` returns the number of requests under way."""
         self._metrics = metrics
         self._runs = runs
         self._store = store
         self._active = active
 
     async def show(self, _: Request) -> Response:
-        """Answer `GET /metrics`, in a thread: it takes milliseconds, in which streams go on."""
+        """Answer `GET /metrics`, in a thread: the text takes milliseconds, and streams continue meanwhile."""
         standing = await self._standing()
         text = await asyncio.to_thread(self._metrics.generate, standing)
         return Response(text, media_type=_MEDIA_TYPE, headers={"cache-control": "no-store"})

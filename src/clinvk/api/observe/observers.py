@@ -1,4 +1,4 @@
-"""How operators watch the server: a log line for each finished run, metrics, traces. What is off is not imported."""
+"""Observers of the server: a log line for each finished run, metrics, traces. Disabled observers are not imported."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Words that go with secrets, as token and key, would have each line searched for those: see redaction.py.
+# Words such as "token" and "key" would trigger a search for secrets in each line: see redaction.py.
 _LINE = (
     "run %(run_id)s of %(backend)s: %(outcome)s after %(duration_ms)d ms, %(input_tokens)d in, %(output_tokens)d out"
 )
@@ -66,7 +66,7 @@ def _ms(since: float, at: float | None) -> int | None:
 
 
 class Watching(NamedTuple):
-    """What is told of runs (`watches`), and metrics and traces, where they are on."""
+    """The observers of runs (`watches`), and metrics and tracing if enabled."""
 
     watches: tuple[Watch, ...]
     metrics: "Metrics | None" = None
@@ -74,16 +74,16 @@ class Watching(NamedTuple):
 
     @property
     def committed(self) -> Callable[[float], None] | None:
-        """What is told how long each transaction of the store took."""
+        """The callback for the duration of each transaction of the store, in seconds; None without metrics."""
         return self.metrics.time_commit if self.metrics else None
 
 
 @asynccontextmanager
 async def watched(settings: Settings, registry: Mapping[str, Backend]) -> AsyncGenerator[Watching]:
-    """Watch as the settings have it, inside this context. Leaving it sends the traces that are left.
+    """Enable the observers of the settings inside the context. On exit, send the remaining traces.
 
     Raises:
-        ConfigError: what traces need is not installed.
+        ConfigError: tracing is enabled, but OpenTelemetry is not installed.
     """
     metrics = tracing = None
     watches: list[Watch] = [Journal(settings.log.prompts).watch]

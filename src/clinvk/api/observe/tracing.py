@@ -1,8 +1,8 @@
-"""Traces: a span for each request, below it one for each run of an agent, below that one for each use of a tool.
+"""Traces: request spans with child spans for agent runs, which have child spans for tool calls.
 
-The names are those of OpenTelemetry's conventions for HTTP and for generative AI (`invoke_agent`, `execute_tool`):
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/ and …/http/http-spans/. No prompt, answer or
-input of a tool is in them. This module brings in OpenTelemetry, so that it is imported where traces are asked for only.
+Names follow OpenTelemetry's conventions for HTTP and for generative AI (`invoke_agent`, `execute_tool`):
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/ and …/http/http-spans/. Spans have no prompts,
+answers or tool inputs. This module imports OpenTelemetry, so import the module only if tracing is enabled.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ _FLUSH_WITHIN_S = 3.0
 
 
 class Tracing:
-    """Makes spans, and sends them to where `OTEL_EXPORTER_OTLP_ENDPOINT` and its like say; by `processor` in tests."""
+    """Creates spans, and sends the spans as the `OTEL_EXPORTER_OTLP_*` variables say. Tests pass a `processor`."""
 
     def __init__(self, vendors: Mapping[str, str], processor: SpanProcessor | None = None) -> None:
-        """`vendors` has for each backend whose models it asks."""
+        """`vendors` maps each backend to the vendor of its models."""
         self._vendors = vendors
         named = OTELResourceDetector().detect().attributes.get("service.name", "clinvk")
         resource = Resource.create({"service.name": named, "service.version": __version__})
@@ -45,7 +45,7 @@ class Tracing:
         self._incoming = TraceContextTextMapPropagator()
 
     async def close(self) -> None:
-        """Send what there is, as far as that goes in a few seconds; OpenTelemetry would try for half a minute."""
+        """Send the remaining spans within a few seconds; OpenTelemetry would retry for half a minute."""
         leaving = threading.Thread(target=self._provider.shutdown, daemon=True)
         leaving.start()
         await asyncio.to_thread(leaving.join, _FLUSH_WITHIN_S)
@@ -55,7 +55,7 @@ class Tracing:
         return _Traced(app, self._tracer, self._incoming, template_of)
 
     def watch(self, run: Watched) -> Callable[[], None]:
-        """Start the span of a run, below that of the current request. Return the callback that ends the span."""
+        """Start the span of a run, below the span of the current request. Return a callback to end the span."""
         span = self._tracer.start_span(
             f"invoke_agent {run.request.backend}",
             kind=SpanKind.INTERNAL,

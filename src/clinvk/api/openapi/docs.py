@@ -1,4 +1,4 @@
-"""The handlers for the OpenAPI document and the docs page. The page loads nothing from other hosts."""
+"""The handlers for the OpenAPI document and the docs page. The page loads no files from other hosts."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -48,6 +48,6 @@ class Docs:
 
     @cached_property
     def _document(self) -> bytes:
-        from clinvk.api.openapi.document import document  # a twentieth of the server's start
+        from clinvk.api.openapi.document import document  # imported late: a twentieth of the server's start
 
         return document(self._registry)

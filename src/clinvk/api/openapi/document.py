@@ -27,7 +27,7 @@ from clinvk.types.errors import (
 
 _RETRIED = (RateLimited, BudgetSpent, ResourcesExhausted, QueueFull, ShuttingDown, StoreUnavailable)
 _OF_COMMANDS = (SessionError, TimedOut)
-"""Errors that only commands end with: a run that timed out has a response like any other."""
+"""Errors of commands only: over HTTP, a timed-out run has an ordinary response."""
 
 _TAGS = {
     "Prompts": "Run agents.",
@@ -109,7 +109,7 @@ def _operation(
 
 
 def _id_in(path: str, api: Api) -> Iterator[Json]:
-    """Yield the parameter for the id in a path, if there is one."""
+    """Yield the parameter for the id in a path, if the path has an id."""
     before, found, _ = path.partition("s/{id}")
     if found:
         prefix = ", or the first 4 or more digits of it, if no other begins so" if api is _REST else ""
@@ -187,7 +187,7 @@ def _types(api: Api) -> dict[type[msgspec.Struct], None]:
 
 
 def _required_of_bodies(registry: Mapping[str, Backend]) -> dict[str, Json]:
-    """Return what the server requires of bodies beyond the types of their fields, to be merged into their schemas."""
+    """Return the rules for bodies beyond the types of the fields, to merge into the schemas of the bodies."""
     backend: Json = {"enum": [*registry]}
     some: Json = {"type": "string", "minLength": 1}
     none: Json = {"type": "null"}

@@ -1,4 +1,4 @@
-"""What a row of the endpoint table holds: route, handler, and what the OpenAPI document says about them.
+"""The rows of the endpoint table: route, handler, and the description for the OpenAPI document.
 
 A row names types. The document builder makes schemas of them, and only when the document is requested.
 """
@@ -29,13 +29,13 @@ Handler = Callable[[Request], Awaitable[Response]] | ASGIApp
 """A bound method that returns a response, or an ASGI application."""
 
 OPEN: Errors = (HostRefused, RateLimited, ClinvkError, ShuttingDown)
-"""The errors that every request can end with."""
+"""The possible errors of every request."""
 
 GUARDED: Errors = (KeyRefused, *OPEN)
-"""The errors of requests that need a key."""
+"""The possible errors of requests with a key."""
 
 STORED: Errors = (InvalidRequest, StoreUnavailable, *GUARDED)
-"""The errors of requests that have parameters and need the store."""
+"""The possible errors of requests with parameters and access to the store."""
 
 
 class Handlers(NamedTuple):
@@ -60,7 +60,7 @@ class Handlers(NamedTuple):
 
 
 class Api(NamedTuple):
-    """How one API names its schemas and reports errors: the status of each kind of error, and the body."""
+    """The schema names and error reports of one API: the status of each kind of error, and the body."""
 
     prefix: str
     statuses: Mapping[type[ClinvkError], int]
@@ -69,7 +69,7 @@ class Api(NamedTuple):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Method and path, and which handler of the server serves them; `aliases` are paths that are not documented."""
+    """Method, path, and the handler of the server; `aliases` are undocumented paths."""
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
@@ -85,9 +85,9 @@ class Body(NamedTuple):
 
 
 class Returns(NamedTuple):
-    """A response: the struct of its JSON, its own headers, and further content by media type.
+    """A response: the struct of the JSON body, extra headers, and further content by media type.
 
-    `also` are structs that only the further content refers to.
+    `also` are structs used only by the further content.
     """
 
     description: str
@@ -121,12 +121,12 @@ class Endpoint(NamedTuple):
 
 
 def header(name: str, description: str, **schema: Json) -> Json:
-    """Return the parameter for a request header; its type is string unless `schema` sets another."""
+    """Return the parameter for a request header, of type string unless `schema` sets a type."""
     return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
 
 def ref(type_: type[msgspec.Struct], prefix: str = "") -> Json:
-    """Return a reference to the schema of a struct; `prefix` is that of an API, such as `OpenAI.`."""
+    """Return a reference to the schema of a struct; `prefix` is the prefix of an API, such as `OpenAI.`."""
     return {"$ref": f"#/components/schemas/{prefix}{type_.__name__}"}
 
 
@@ -135,7 +135,7 @@ EVENT: Json = {"$ref": "#/components/schemas/Event"}
 
 
 def sse_event(data: Json) -> Json:
-    """Return the schema of one server-sent event; `data` is the schema of its JSON."""
+    """Return the schema of one server-sent event; `data` is the schema of the JSON in the event."""
     text: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
     return {
         "type": "object",

@@ -114,7 +114,7 @@ def _batch(
     last: type[msgspec.Struct],
     *more: type[errors.ClinvkError],
 ) -> Endpoint:
-    """Return the endpoint for several agents of one kind; `last` is the last line of its stream."""
+    """Return the endpoint for several agents of one kind; `last` is the last line of the stream."""
     line: Json = {"anyOf": [EVENT, ref(last)]}
     result = Returns(
         "All have been run, or as many as should be. How each went is told by its `exit_code`.",

@@ -58,7 +58,7 @@ def create_app(
     prompts = run(paths.REST)
 
     def batch(kind: Kind) -> ASGIApp:
-        from clinvk.api.endpoints.batch import BatchEndpoint  # a megabyte, which few servers need
+        from clinvk.api.endpoints.batch import BatchEndpoint  # imported late: a megabyte that few servers need
 
         return BatchEndpoint(kind, prompts, orchestrations(), environ, registry)
 

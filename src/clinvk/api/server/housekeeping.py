@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RECOVER_EVERY_S = 10.0
 _RECOVER_AGAIN_S = 1.0
-"""When it is done the second time: what a clinvk that was just killed had begun to start may have held its lock."""
+"""The delay of the second recovery: a process just started by a killed clinvk may still have held the lock."""
 
 CLEAN_EVERY_S = 4 * 3600.0
 _DAY_S = 86_400
@@ -41,7 +41,7 @@ def tended(
     recover_every_s: float = RECOVER_EVERY_S,
     clean_every_s: float = CLEAN_EVERY_S,
 ) -> AbstractAsyncContextManager[None]:
-    """Import, recover and clean the store in the background of this context. Errors of the store are logged."""
+    """Import, recover and clean the store in the background inside the context. Errors of the store are logged."""
     return beside(_tend(store, retention_days, recover_every_s, clean_every_s))
 
 
@@ -79,7 +79,7 @@ async def _import(store: SqliteStore) -> None:
 
 
 async def _may_be_ahead(store: SqliteStore) -> bool:
-    """Return whether the machine's clock may be ahead, since by that clock no session was used for long."""
+    """Return whether the clock may be ahead: by the clock, no session was used for `_LONG_UNUSED_DAYS`."""
     last_used = await store.last_used()
     if last_used is None or time.time() < last_used + _LONG_UNUSED_DAYS * _DAY_S:
         return False
@@ -97,7 +97,7 @@ TRIM_EVERY_S = 10.0
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 _LARGE_BYTES = 128 * 1024
 _HEAPS = 2
-"""One is the loop's, the other that of all threads beside it."""
+"""One heap for the event loop, and one for all other threads."""
 
 
 def bound_heaps() -> None:
@@ -108,7 +108,7 @@ def bound_heaps() -> None:
 
 
 def given_back(requests: Callable[[], int], every_s: float = TRIM_EVERY_S) -> AbstractAsyncContextManager[None]:
-    """Return free memory to the system at intervals inside this context, if there were new `requests`."""
+    """Return free memory to the system at intervals inside the context, whenever `requests` has changed."""
     return beside(_give_back_often(requests, every_s))
 
 
@@ -129,7 +129,7 @@ def _trim() -> None:
 
 @cache
 def _glibc() -> "ctypes.CDLL | None":
-    """Return the C library if it is glibc, else None."""
+    """Return the C library, or None if the library is not glibc."""
     import ctypes
 
     library = ctypes.CDLL(None)
@@ -137,14 +137,14 @@ def _glibc() -> "ctypes.CDLL | None":
 
 
 _WANTED = (65_536, 10_240)
-"""The second is the most that some releases of macOS take, whatever their hard limit says."""
+"""Limits to try, in order. Some releases of macOS accept only the second, regardless of the hard limit."""
 
 
 def raise_limit() -> int | None:
-    """Raise the soft limit of open files: the usual 1024 are fewer than the prompts that may wait.
+    """Raise the soft limit of open files: the usual 1024 is less than the number of prompts that may wait.
 
-    Return the former limit, or None if unchanged. The new limit stays below the hard one: agents raise their own limit
-    to the hard one, which must differ from an inherited limit.
+    Return the former limit, or None if unchanged. The new soft limit stays below the hard limit: agents raise their
+    limit to the hard limit, which must differ from an inherited limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in _WANTED:

@@ -1,7 +1,7 @@
-"""The life of a server: sockets from the service manager, signals that stop it, and SIGHUP, which reloads it.
+"""The life cycle of a server: sockets from the service manager, stop signals, and reload on SIGHUP.
 
-The protocol of systemd is that of sd_listen_fds(3) and sd_notify(3). Its variables are for clinvk alone:
-`executables.SECRETS` keeps them from agents. A reload renews everything, or nothing where something is wrong.
+The protocol of systemd is described in sd_listen_fds(3) and sd_notify(3). `executables.SECRETS` hides the variables of
+the protocol from agents. A reload replaces every reloadable part, or no part if a setting is wrong.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that the service manager listens on for this process; none where it was started otherwise.
+    """Return the listening sockets from the service manager; empty if started without a service manager.
 
     Raises:
-        ConfigError: one is nothing that a server can accept connections from.
+        ConfigError: LISTEN_FDS is invalid, or a file descriptor is not a listening TCP socket.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -66,23 +66,23 @@ def notify(environ: Mapping[str, str], *lines: str) -> None:
 
 
 def reloading() -> tuple[str, str]:
-    """Return the lines that begin a reload; `READY=1` ends it."""
+    """Return the lines for the start of a reload; `READY=1` marks the end."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 Prepare = Callable[[Settings], Awaitable[Callable[[], None]]]
-"""Reads and checks what a part of the server needs under other settings; what it gives puts that into force."""
+"""Checks new settings for one part of the server, and returns a function that applies the settings."""
 
 
 class Reload:
-    """Loads the settings anew and hands them to the parts that can change while they serve."""
+    """Loads the settings again, and applies the settings to the reloadable parts."""
 
     def __init__(self, load: Callable[[], Settings], parts: Sequence[Prepare]) -> None:
         self._load = load
         self._parts = parts
 
     async def __call__(self) -> None:
-        """Renew every part, or none and log why."""
+        """Reload every part, or reload no part and log the reason."""
         try:
             settings = self._load()
             ready = [await prepare(settings) for prepare in self._parts]
@@ -97,11 +97,11 @@ class Reload:
 _LOOK_EVERY_S = 0.05
 _HUNG_UP_WITHIN_S = 0.2
 _SILENT_S = 1.0
-"""Nothing is said of a wait that is over by then: a run goes on for a moment after its answer."""
+"""Shorter waits are not logged: a run continues for a moment after its response."""
 
 
 class Signals:
-    """SIGINT and SIGTERM, the first and the second of them, and SIGHUP, as they came since `heeded`."""
+    """The signals received since `heeded`: the first and the second of SIGINT and SIGTERM, and SIGHUP."""
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
@@ -110,9 +110,10 @@ class Signals:
         self._had_terminal = _has_terminal()
 
     async def stopped(self, reload: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the first signal to stop.
+        """Wait for the first stop signal.
 
-        SIGHUP means `reload`, but the end of a server whose terminal is gone: nobody could stop it any more.
+        SIGHUP calls `reload`. If the terminal of the server is gone, SIGHUP stops the server instead, because the user
+        has lost the means to stop the server.
         """
         async with asyncio.TaskGroup() as group:
             reloading = group.create_task(self._reload(reload))
@@ -120,7 +121,7 @@ class Signals:
             reloading.cancel()
 
     async def drained(self, is_busy: Callable[[], bool], grace_s: float) -> None:
-        """Wait until nothing is busy, `grace_s` have passed, or a second signal to stop came; tell whoever waits."""
+        """Wait until `is_busy` is false, `grace_s` have passed, or a second stop signal arrives. Log the wait."""
         now = asyncio.get_running_loop().time
         until, silent_until = now() + grace_s, now() + _SILENT_S
         while is_busy() and not self._at_once.is_set() and now() < until:
@@ -147,7 +148,7 @@ class Signals:
             await self._hung_up.wait()
             self._hung_up.clear()
             if self._had_terminal:
-                await asyncio.sleep(_HUNG_UP_WITHIN_S)  # the kernel may send SIGHUP before it takes the terminal away
+                await asyncio.sleep(_HUNG_UP_WITHIN_S)  # the kernel may send SIGHUP before removing the terminal
             if self._had_terminal and not _has_terminal():
                 self._stop.set()
             else:
@@ -156,9 +157,9 @@ class Signals:
 
 @contextmanager
 def heeded() -> Generator[Signals]:
-    """Let no signal end the process inside this context: they are noted.
+    """Record signals inside the context; no signal ends the process.
 
-    One that clinvk was started to ignore (nohup, a shell's background job) stays ignored.
+    A signal ignored at the start of clinvk (nohup, a shell's background job) stays ignored.
     """
     loop = asyncio.get_running_loop()
     signals = Signals()
@@ -174,7 +175,7 @@ def heeded() -> Generator[Signals]:
 
 
 def _has_terminal() -> bool:
-    """Return whether the process has a terminal that was not hung up."""
+    """Return whether the process has a terminal that is still connected."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

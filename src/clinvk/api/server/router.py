@@ -18,8 +18,8 @@ from clinvk.types.errors import ClinvkError, exhausted
 class Router:
     """The endpoints of one server, as an ASGI application.
 
-    `routes` are those of the endpoints by path template and method. A route picks its handler from `handlers` when its
-    first request comes, so a handler that few servers need is made late. `apps` are the handlers picked so far.
+    `routes` maps path templates and methods to routes. A route picks a handler from `handlers` on the first request, so
+    rarely used handlers are created late. `apps` has the handlers picked so far.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint], handlers: Handlers) -> None:

@@ -58,7 +58,7 @@ SERVER_ERROR = 5
 _A_LONG_TIME_S = 10 * 365 * 86_400
 _CLOSE_WITHIN_S = 2
 _GARBAGE_AFTER = 10_000
-"""Objects between garbage collections: as many as a few dozen prompts make. The default of 700 costs 8 % of CPU."""
+"""Objects between garbage collections: the objects of a few dozen prompts. The default of 700 costs 8 % of CPU."""
 _ENDPOINTS = """\
   POST /api/v1/prompt    run a prompt
   POST /api/v1/parallel  run several at once; /chain one after the other, /compare one prompt with several agents
@@ -80,10 +80,10 @@ def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM, then return the exit code.
 
-    The first signal lets running requests finish for `server.shutdown_grace_secs`, a second one ends them at once.
-    SIGHUP reloads the keys, and limits and log level from the settings that `load` returns. `announce` receives the
-    startup message. Sockets of a service manager take precedence over host and port. If other machines reach the
-    server and there are no keys, a key is made and printed on stderr, unless `insecure`.
+    After the first signal, running requests may finish within `server.shutdown_grace_secs`; a second signal ends the
+    requests at once. SIGHUP reloads keys, limits and log level from the settings returned by `load`. `announce`
+    receives the startup message. Sockets of a service manager take precedence over host and port. If other machines
+    reach the server and no keys exist, a key is created and printed on stderr, unless `insecure`.
 
     Raises:
         ConfigError: a setting cannot be applied.
@@ -122,7 +122,7 @@ def _listen_and_serve(
 
 
 def _remark(settings: Settings, workdirs: Workdirs) -> None:
-    """Warn about settings that have no effect."""
+    """Log warnings about settings without effect."""
     if refusal := workdirs.refusal_of_default():
         logger.warning("requests that name no workdir are refused: %s", refusal)
     if settings.warm.enabled and (names := settings.warm.never_started):
@@ -145,10 +145,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     flags = socket.AI_PASSIVE
-    name = host.encode() if host.isascii() else host  # bytes, since a text would bring in all of IDNA
+    name = host.encode() if host.isascii() else host  # bytes: a str would import the IDNA codec
     try:
         found = socket.getaddrinfo(name or None, port, type=socket.SOCK_STREAM, flags=flags)
-    except ValueError as exc:  # a part of it is too long, or has characters that no name has
+    except ValueError as exc:  # a label is too long, or has invalid characters
         raise OSError(errno.EINVAL, "no host can have this name") from exc
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -244,7 +244,7 @@ class Served(NamedTuple):
         return bool(self.front.active or self.runs.busy or self.runs.queued)
 
     def hand_over(self) -> None:
-        """Leave new connections to the next server, which inherits the sockets; they wait until it is up."""
+        """Stop accepting connections. New connections wait for the next server, which inherits the sockets."""
         self.front.hands_over = True
         self.server.stop_listening()
 
@@ -260,7 +260,7 @@ async def opened(
     registry: Mapping[str, Backend],
     open_files: int | None = None,
 ) -> AsyncGenerator[Served]:
-    """Serve inside this context. Leaving the context ends the agents, sends the remaining output, and closes.
+    """Serve inside the context. On exit, end the agents, send the remaining output, and close the sockets.
 
     `taken` are the valid API keys. The caller closes `store`. `open_files` is the former limit, for the agents.
     """
@@ -315,12 +315,12 @@ async def opened(
                 learning = group.create_task(inventory.learn())
                 await started.wait()
                 gc.collect()
-                gc.freeze()  # what is there now stays: the collector need not look at it again and again
+                gc.freeze()  # exclude the permanent objects from later collections
                 gc.set_threshold(_GARBAGE_AFTER)
                 async with housekeeping.given_back(lambda: server.server_state.total_requests):
                     yield Served(front, runs, server, doors)
                 learning.cancel()
-                if orchestrations.cache_info().currsize:  # while there are runs: worktrees and checks need them
+                if orchestrations.cache_info().currsize:  # before `runs` exits: worktrees and checks need the runs
                     await orchestrations().end()
             server.should_exit = True
     finally:
@@ -329,7 +329,7 @@ async def opened(
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its own signal handling."""
+    """uvicorn without signal handling."""
 
     def __init__(self, front: Front, settings: ServerSettings, on_started: Callable[[], None]) -> None:
         super().__init__(

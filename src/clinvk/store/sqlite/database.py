@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE = "clinvk.db"
 RESERVE = "clinvk.reserve"
-"""A file that only takes room, for deletions to have some on a full disk."""
+"""A file that reserves disk space, so that deletions succeed on a full disk."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -54,7 +54,7 @@ _DAMAGED = "is damaged ({}); it was not changed. Restore it from a backup or mov
 class Database:
     """The store's SQLite database in a clinvk home.
 
-    `patience_s` is how long it waits for another program to release the lock.
+    `patience_s` is how long the database waits for another program to release the lock.
     """
 
     def __init__(self, home: str | os.PathLike[str], patience_s: float, migrations: Path = MIGRATIONS) -> None:
@@ -64,7 +64,7 @@ class Database:
         self._migrations = migrations
 
     def connect(self) -> "sqlite3.Connection":
-        """Open the database for writing. Create and migrate it if needed.
+        """Open the database for writing. Create and migrate the database if needed.
 
         Raises:
             StoreUnavailable: it cannot be made or opened, or is not ours to write in.
@@ -81,7 +81,7 @@ class Database:
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_BYTES}")
-                # What a statement would need to be undone is kept in 64 KiB for each statement else.
+                # Otherwise the undo data of a statement takes 64 KiB for each statement.
                 connection.execute("PRAGMA temp_store = MEMORY")
                 self._reserve(connection)
             except BaseException:
@@ -263,7 +263,7 @@ class Database:
 
     def _refuse_foreign(self, connection: "sqlite3.Connection") -> None:
         latest = len(self._files())
-        with snapshot(connection):  # another process may be making the tables
+        with snapshot(connection):  # another process may be creating the tables
             version = _version(connection)
             filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         if version > latest:
@@ -347,7 +347,7 @@ NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR")
 """The disk is full, or a quota or limit of this process is reached."""
 
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-"""The file has what no database has."""
+"""The file is damaged, or is no database."""
 
 
 def is_error(exc: BaseException | None, names: tuple[str, ...]) -> bool:

@@ -224,7 +224,7 @@ def _time(value: object) -> float | None:
     Raises:
         ValueError: the time is too far in the future.
     """
-    from datetime import UTC, datetime  # no prompt waits for it
+    from datetime import UTC, datetime  # imported late: not needed for prompts
 
     if isinstance(value, str):
         try:

@@ -50,7 +50,7 @@ _USAGE = (
 
 _T = TypeVar("_T", Session, RunRecord)
 _Conditions = list[tuple[str, tuple[Value, ...]]]
-"""SQL, and the values of its parameters."""
+"""SQL conditions, each with the values of the parameters."""
 
 
 class _Group(NamedTuple):
@@ -70,7 +70,7 @@ class _Groups(NamedTuple):
     groups: list[_Group]
 
     def in_order(self, connection: "sqlite3.Connection") -> Iterator[int]:
-        """Yield keys, the newest first, each read when it is needed."""
+        """Yield keys lazily, newest first."""
         ordered = [connection.execute(_IN_ORDER[self.kind], (self.value, *group[:3])) for group in self.groups]
         yield from (key for _, key in merge(*ordered, reverse=True))
 

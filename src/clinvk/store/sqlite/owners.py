@@ -1,7 +1,7 @@
-"""Which processes that started runs are still alive.
+"""Detect which processes with runs are still alive.
 
-Each process holds the lock of a file of its own while it lives. A process is dead if another process can lock the file,
-or if the file is gone. All functions block.
+Each live process holds the lock of a separate file. A process is dead if another process can lock the file, or if the
+file is gone. All functions block.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ class Owners:
             file = os.open(self._path(self._id), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 self._give_away(file)
-                fcntl.flock(file, fcntl.LOCK_EX)  # another process has it for the moment of a look at most
+                fcntl.flock(file, fcntl.LOCK_EX)  # another process holds the lock only for a brief check
             except OSError:
                 os.close(file)
                 raise
@@ -66,7 +66,7 @@ class Owners:
         """Give a file of root to the owner of the folder, as SQLite does: the owner must be able to read it."""
         if os.geteuid() == 0:
             folder = os.stat(self._folder)
-            with suppress(OSError):  # root in a container may lack the right, or know no such user
+            with suppress(OSError):  # root in a container may lack the permission or the user
                 os.fchown(file, folder.st_uid, folder.st_gid)
 
     def _let_go(self) -> None:

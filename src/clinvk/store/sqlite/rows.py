@@ -16,13 +16,13 @@ class Unreadable(StoreUnavailable):
 
 
 Value = str | bytes | int | float | None
-"""What SQLite keeps."""
+"""The types of values in SQLite."""
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
 _json = msgspec.json.Decoder(float_hook=float)
-"""msgspec itself takes 13 µs for a float like `1e300`."""
+"""With `float_hook`, because msgspec's own parser takes 13 µs for a float like `1e300`."""
 
 
 class Table(Generic[_T]):
@@ -87,7 +87,7 @@ def to_json(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        import json  # no prompt waits for it
+        import json  # imported late: not needed for prompts
 
         return json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""The threads of the database: one writer and several readers, each with a connection of its own.
+"""The threads of the database: one writer and several readers, each with a separate connection.
 
 Operations that arrive while the writer is busy share the next transaction (group commit).
 """
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class _Job:
-    """An operation with its future and its error. A `must` operation is retried after a failure of the database."""
+    """An operation with a future and an error. A `must` operation is retried after a failure of the database."""
 
     def __init__(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> None:
         self.operation = operation
@@ -66,8 +66,8 @@ class Writer:
     ) -> None:
         """`opened` is called with a new connection before any transaction.
 
-        `max_owed` limits the operations that are kept in memory for a retry. `committed` is called in the writer's
-        thread with the duration of each transaction that wrote something, in seconds.
+        `max_owed` limits the operations kept in memory for a retry. `committed` is called in the writer's thread with
+        the duration of each writing transaction, in seconds.
         """
         self.trouble: StoreUnavailable | None = None
         self._damage: tuple[StoreUnavailable, tuple[int, ...]] | None = None
@@ -93,10 +93,10 @@ class Writer:
         return self._connection is not None
 
     def refuse_damaged(self) -> None:
-        """Raise what was found to be damaged, until the file has changed and is whole: parts of it may do. Blocks.
+        """Raise the last damage error until the file has changed, although undamaged parts may still work. Blocks.
 
         Raises:
-            StoreUnavailable: that.
+            StoreUnavailable: the database is damaged.
         """
         if self._damage:
             error, stamp = self._damage
@@ -171,7 +171,7 @@ class Writer:
     def _ask(self, operation: "Callable[[sqlite3.Connection], object]", must: bool) -> _Job:
         job = _Job(operation, must)
         self._waiting.append(job)
-        if len(self._waiting) == 1:  # else it is planned
+        if len(self._waiting) == 1:  # else already planned
             self._plan()
         return job
 
@@ -267,7 +267,7 @@ class Writer:
             except BaseException:
                 connection.close()
                 raise
-            self._connection, self._identity = connection, identity  # not before: others read what it is to change
+            self._connection, self._identity = connection, identity  # set last: `is_open` must be false until here
         return self._connection
 
     def _leave(self) -> None:

@@ -55,7 +55,7 @@ _UPDATE_RUN = RUNS.update(_RUN_CHANGES)
 _INSERT_CHUNK = "INSERT INTO chunks (run, last, data) VALUES (?, ?, ?)"
 _CHUNKS = "SELECT key FROM chunks WHERE run = ? ORDER BY last"
 _READ_PAGES_OF_END = "SELECT (SELECT max(key) FROM chunks), (SELECT max(run) FROM chunks), (SELECT max(day) FROM usage)"
-"""Reads the pages that the end of a new run is written to."""
+"""Reads the pages to which the end of a new run is written."""
 
 _LAST_NUMBER = "SELECT key, coalesce((SELECT max(last) FROM chunks WHERE run = runs.key), 0) FROM runs WHERE id = ?"
 
@@ -67,7 +67,7 @@ _STOP_RUN = "UPDATE runs SET state = ?, ended_at = ?, error_code = ?, error_mess
 _PAUSE_SESSION = "UPDATE sessions SET status = 'paused', error_message = ? WHERE id = ? AND status = 'active'"
 
 _UNSAVED = 1_000_000
-"""Events, at least, that clients may have read of a run when it was interrupted, and that were not stored."""
+"""An upper bound for the number of unstored events that clients may have read when a run was interrupted."""
 
 _INTERRUPTED = RunFailed(ClinvkError.code, "clinvk ended while the run was under way")
 _WITHDRAWN = RunFailed(Cancelled.code, "the run was cancelled before it started")
@@ -86,7 +86,7 @@ def insert(connection: "sqlite3.Connection", session: Session, imported_at: floa
 def begin(
     connection: "sqlite3.Connection", owners: Owners, run: RunRecord, session: Session | None, must_exist: bool
 ) -> Session | None:
-    """Insert a run that is about to start. Return the session as stored."""
+    """Insert a run before its start. Return the stored session."""
     owner = owners.take()
     session = replace(session, status="active") if session else None
     if session and (must_exist or not insert(connection, session)):
@@ -94,7 +94,7 @@ def begin(
         connection.execute(_CLAIM, (session.last_used, session.id))
         session = _kept(connection, session.id)
     connection.execute(_INSERT_RUN, (*RUNS.values(run), owner))
-    connection.execute(_READ_PAGES_OF_END).fetchone()  # raises before an agent starts if one of these is damaged
+    connection.execute(_READ_PAGES_OF_END).fetchone()  # raises before an agent starts if a page is damaged
     return session
 
 
@@ -225,10 +225,10 @@ def _interrupt(connection: "sqlite3.Connection", owner: str) -> int:
 def _stop(
     connection: "sqlite3.Connection", key: int, session_id: str | None, at: float, state: RunState, ending: RunFailed
 ) -> None:
-    """End a run whose process cannot, at the time of the last event, with the stored part of the answer.
+    """End a run in place of its process, at the time of the last event, with the stored part of the answer.
 
-    A missing ending is added to the events, with a number beyond every event that a client may have read, so that no
-    client mistakes the ending for an event it has.
+    A missing ending is added to the events. The number of the ending is higher than the number of any event that a
+    client may have read, so that no client skips the ending as already read.
     """
     events = [*event_chunks.stored(connection, connection.execute(_CHUNKS, (key,)).fetchall(), [])]
     last = events[-1] if events else Logged(0, at, ending)
