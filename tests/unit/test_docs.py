@@ -48,7 +48,7 @@ def links() -> list[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize(("page", "target"), links(), ids=lambda part: str(part).rpartition("/")[2])
-def test_a_link_leads_somewhere_in_the_project(page: Path, target: str) -> None:
+def test_links_resolve_within_the_repository(page: Path, target: str) -> None:
     file, _, anchor = target.partition("#")
     there = (page.parent / file).resolve() if file else page
     assert there.is_relative_to(REPOSITORY)
@@ -56,7 +56,7 @@ def test_a_link_leads_somewhere_in_the_project(page: Path, target: str) -> None:
     assert not anchor or anchor in anchors(there)
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     reached, new = set[Path](), {REPOSITORY / "README.md"}
     while new:
         reached |= new
@@ -65,26 +65,26 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("endpoint", endpoints())
-def test_the_page_on_the_server_names_each_endpoint(endpoint: str) -> None:
+def test_server_page_lists_each_endpoint(endpoint: str) -> None:
     assert f"| `{endpoint}` |" in SERVER
 
 
-def test_the_page_on_the_server_names_no_endpoint_that_is_not_there() -> None:
+def test_server_page_lists_only_existing_endpoints() -> None:
     assert set(re.findall(r"^\| `([A-Z]+ /\S*)` \|", SERVER, re.MULTILINE)) == set(endpoints())
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_the_readme_tells_how_to_install_each_agent(name: str) -> None:
+def test_readme_has_the_install_command_of_each_agent(name: str) -> None:
     assert f"| `{name}` | `{BACKENDS[name].install}` |" in README
 
 
-def test_the_readme_explains_each_approval_and_sandbox_word() -> None:
+def test_readme_explains_each_approval_and_sandbox_mode() -> None:
     for words, title in ((APPROVAL_MODES, "approval_mode"), (SANDBOX_MODES, "sandbox_mode")):
         table = README.partition(f"| `{title}` | |\n|---|---|\n")[2].partition("\n\n")[0]
         assert re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE) == [*words]
 
 
-def test_the_readme_names_the_word_that_one_agent_refuses() -> None:
+def test_readme_names_the_mode_that_codex_refuses() -> None:
     refusing = {
         (name, word)
         for name, backend in BACKENDS.items()
@@ -107,7 +107,7 @@ def attributes() -> set[str]:
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
-def test_the_page_on_the_configuration_marks_each_key_that_nothing_reads() -> None:
+def test_configuration_page_marks_each_key_without_effect() -> None:
     """`max_tokens` is read, to be carried by a request to its backend; none has a use for it."""
     keys = {".".join(keys) for keys, _ in all_keys(["<name>"])}
     read = attributes()
@@ -117,7 +117,7 @@ def test_the_page_on_the_configuration_marks_each_key_that_nothing_reads() -> No
     assert not [path for path in backends if "request.max_tokens" in path.read_text()]
 
 
-def test_the_warning_about_other_machines_is_the_one_on_the_page() -> None:
+def test_server_page_quotes_the_non_loopback_warning() -> None:
     warning = re.search(r"`(warning: 0\.0\.0\.0 [^`]*)`", SERVER)
     assert warning
     # Bound and not listening: nobody can connect.
@@ -126,5 +126,5 @@ def test_the_warning_about_other_machines_is_the_one_on_the_page() -> None:
         assert " ".join(warning[1].split()) in server.greeting(ServerSettings(host="0.0.0.0"), [bound])
 
 
-def test_the_changelog_has_this_version() -> None:
+def test_changelog_has_the_current_version() -> None:
     assert f"\n## {__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()

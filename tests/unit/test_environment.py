@@ -22,14 +22,14 @@ ENVIRON = {
         *("CLINVK_server__api_keys_gopass_path", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"),
     ],
 )
-def test_what_is_for_clinvk_alone_is_not_inherited_nor_given_by_a_setting(name: str) -> None:
+def test_variables_reserved_for_clinvk_never_reach_agents(name: str) -> None:
     own = {"claude": BackendSettings(env={name: "b"})}
     found = executables.environment("claude", Settings(backends=own), {**ENVIRON, name: "a"})
     assert name not in found
     assert found == {**ENVIRON, "CLINVK_DEPTH": "1"}
 
 
-def test_only_the_named_variables_are_inherited_besides_what_programs_need() -> None:
+def test_env_allow_limits_inherited_variables() -> None:
     settings = Settings(
         agents=AgentSettings(env_allow=("ANTHROPIC_*",)), backends={"claude": BackendSettings(env={"MINE": "m"})}
     )
@@ -38,16 +38,16 @@ def test_only_the_named_variables_are_inherited_besides_what_programs_need() -> 
     assert found == {**kept, "MINE": "m", "CLINVK_DEPTH": "1"}
 
 
-def test_a_variable_for_clinvk_alone_cannot_be_allowed() -> None:
+def test_env_allow_cannot_expose_reserved_variables() -> None:
     settings = Settings(agents=AgentSettings(env_allow=("*",)))
     assert "CLINVK_API_KEYS" not in executables.environment("claude", settings, {**ENVIRON, "CLINVK_API_KEYS": "k"})
 
 
 @pytest.mark.parametrize("told", ["", "x", "-1", "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}", "9" * 5000])
-def test_a_depth_that_somebody_else_has_set_counts_as_none(told: str) -> None:
+def test_invalid_depth_counts_as_zero(told: str) -> None:
     assert executables.environment("claude", Settings(), {**ENVIRON, "CLINVK_DEPTH": told})["CLINVK_DEPTH"] == "1"
 
 
-def test_a_nested_clinvk_is_still_counted_when_variables_are_named() -> None:
+def test_env_allow_keeps_the_nesting_depth() -> None:
     settings = Settings(agents=AgentSettings(env_allow=("X",)))
     assert executables.environment("claude", settings, {**ENVIRON, "CLINVK_DEPTH": "1"})["CLINVK_DEPTH"] == "2"

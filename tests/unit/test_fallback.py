@@ -15,14 +15,14 @@ def program(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_one_that_has_never_spoken_is_known_at_once(program: str) -> None:
+def test_program_that_never_spoke_falls_back_after_one_failure(program: str) -> None:
     fallbacks = Fallbacks()
     assert fallbacks.is_spoken(program)
     fallbacks.note(program, "it did not answer")
     assert not fallbacks.is_spoken(program)
 
 
-def test_one_that_has_spoken_may_fail_twice_in_a_row(program: str) -> None:
+def test_program_that_spoke_falls_back_after_three_consecutive_failures(program: str) -> None:
     fallbacks = Fallbacks()
     fallbacks.note_spoken(program)
     for _ in range(2):
@@ -34,7 +34,7 @@ def test_one_that_has_spoken_may_fail_twice_in_a_row(program: str) -> None:
         assert fallbacks.is_spoken(program) is spoken
 
 
-def test_one_that_was_replaced_since_it_spoke_is_another(program: str, tmp_path: Path) -> None:
+def test_replaced_program_falls_back_after_one_failure(program: str, tmp_path: Path) -> None:
     fallbacks = Fallbacks()
     fallbacks.note_spoken(program)
     other = tmp_path / "other"
@@ -44,9 +44,7 @@ def test_one_that_was_replaced_since_it_spoke_is_another(program: str, tmp_path:
     assert not fallbacks.is_spoken(program)
 
 
-def test_one_that_was_replaced_and_has_spoken_since_may_fail_twice_in_a_row_as_well(
-    program: str, tmp_path: Path
-) -> None:
+def test_replaced_program_that_spoke_falls_back_after_three_failures(program: str, tmp_path: Path) -> None:
     fallbacks = Fallbacks()
     fallbacks.note_spoken(program)
     other = tmp_path / "other"

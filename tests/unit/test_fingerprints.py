@@ -29,7 +29,7 @@ def write(path: Path, text: str = "x") -> None:
     ],
 )
 @pytest.mark.parametrize("change", [rewrite, Path.unlink])
-def test_a_file_that_comes_changes_or_goes_is_noticed(
+def test_fingerprint_changes_when_a_file_is_added_changed_or_removed(
     tmp_path: Path, name: str, file: str, change: Callable[[Path], None]
 ) -> None:
     def look() -> object:
@@ -44,7 +44,7 @@ def test_a_file_that_comes_changes_or_goes_is_noticed(
 
 
 @pytest.mark.parametrize("file", ["rules/a.txt", "rules/1/2/a.md", "skills/SKILL.md", "skills/one/more.md"])
-def test_what_else_a_folder_has_is_passed_over(tmp_path: Path, file: str) -> None:
+def test_fingerprint_ignores_unmatched_files(tmp_path: Path, file: str) -> None:
     names = (f"{tmp_path}/rules/*.md", f"{tmp_path}/skills/*/SKILL.md")
     write(tmp_path / "rules" / "a.md")
     before = fingerprint(names, {})
@@ -52,7 +52,7 @@ def test_what_else_a_folder_has_is_passed_over(tmp_path: Path, file: str) -> Non
     assert fingerprint(names, {}) == before
 
 
-def test_a_link_that_leads_round_in_a_circle_is_passed_over(tmp_path: Path) -> None:
+def test_fingerprint_ignores_symlink_loops(tmp_path: Path) -> None:
     """A project may have any: it is no reason to fail."""
     write(tmp_path / "rules" / "a.md")
     before = fingerprint((f"{tmp_path}/rules/*.md",), {})
@@ -61,7 +61,7 @@ def test_a_link_that_leads_round_in_a_circle_is_passed_over(tmp_path: Path) -> N
     assert fingerprint((f"{tmp_path}/rules/*.md",), {}) == before
 
 
-def test_a_folder_counts_for_nothing_but_what_is_named_in_it(tmp_path: Path) -> None:
+def test_fingerprint_covers_only_named_files_in_a_directory(tmp_path: Path) -> None:
     names = (f"{tmp_path}/folder/", f"{tmp_path}/folder/a", f"{tmp_path}/b")
     write(tmp_path / "b")
     without = fingerprint(names, {})
@@ -72,7 +72,7 @@ def test_a_folder_counts_for_nothing_but_what_is_named_in_it(tmp_path: Path) -> 
     assert len(fingerprint(names, {})) == 2
 
 
-def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
+def test_fingerprint_supports_directories_with_glob_characters(tmp_path: Path) -> None:
     for name in ("*", "*.md", "a*b"):
         write(tmp_path / name / "CLAUDE.md")
         write(tmp_path / name / "rules" / "a.md")
@@ -84,7 +84,7 @@ def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
         assert before != between != fingerprint(names, {})
 
 
-def test_a_folder_of_many_files_is_looked_at_in_part(tmp_path: Path) -> None:
+def test_fingerprint_limits_the_files_per_directory(tmp_path: Path) -> None:
     for number in range(300):
         write(tmp_path / "rules" / f"{number}.md")
     assert len(fingerprint((f"{tmp_path}/rules/*.md",), {})) < 300

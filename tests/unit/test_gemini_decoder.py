@@ -61,7 +61,7 @@ def _ending(case: str) -> Event:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_recording_keeps_the_stream_law(case: str) -> None:
+def test_each_recording_starts_and_ends_once(case: str) -> None:
     events = _play(*_recorded(case))
     endings = [event for event in events if isinstance(event, RunFinished | RunFailed)]
     assert endings == events[-1:]
@@ -70,20 +70,20 @@ def test_each_recording_keeps_the_stream_law(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_noise_between_the_lines_changes_nothing(case: str) -> None:
+def test_decoder_ignores_noise_between_lines(case: str) -> None:
     lines, exit_code, stderr = _recorded(case)
     noisy = [noise for line in lines for noise in (*NOISE, line)] + [*NOISE]
     assert _play(noisy, exit_code, stderr) == _play(lines, exit_code, stderr)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_recording_succeeds_only_where_the_cli_said_so(case: str) -> None:
+def test_recording_succeeds_only_if_the_cli_reported_a_result(case: str) -> None:
     lines, exit_code, stderr = _recorded(case)
     finished = isinstance(_play(lines, exit_code, stderr)[-1], RunFinished)
     assert finished == (exit_code in (0, 53) and b'"type":"result"' in b"".join(lines))
 
 
-def test_text_comes_once_and_without_the_prompt() -> None:
+def test_text_is_reported_once_without_the_prompt() -> None:
     events = _play(*_recorded("text"))
     assert events == [
         RunStarted("gemini-2.5-flash", "09858904-3cb4-45f6-8f5a-856237b12125"),
@@ -93,27 +93,27 @@ def test_text_comes_once_and_without_the_prompt() -> None:
     ]
 
 
-def test_thinking_is_counted_though_it_is_not_shown() -> None:
+def test_hidden_thinking_counts_as_reasoning_tokens() -> None:
     assert _ending("think") == RunFinished(
         usage=Usage(input_tokens=7806, output_tokens=6, cached_tokens=7, reasoning_tokens=3)
     )
 
 
-def test_a_tool_call_has_its_result() -> None:
+def test_tool_call_is_followed_by_its_result() -> None:
     call, result = _play(*_recorded("tool_yolo"))[1:3]
     assert isinstance(call, ToolCall)
     assert (call.name, call.input) == ("run_shell_command", {"command": "echo hi; touch made1", "description": "run"})
     assert result == ToolResult(call.id, "hi")
 
 
-def test_a_tool_that_failed_says_why() -> None:
+def test_failed_tool_result_has_the_reason() -> None:
     result = _play(*_recorded("tool_plan"))[2]
     assert isinstance(result, ToolResult)
     assert result.is_error
     assert result.output.startswith("Access denied: plan path")
 
 
-def test_messages_around_a_tool_call_are_a_blank_line_apart() -> None:
+def test_blank_line_separates_messages_around_tool_calls() -> None:
     def say(text: str) -> bytes:
         return json.dumps({"type": "message", "role": "assistant", "content": text, "delta": True}).encode()
 
@@ -144,11 +144,11 @@ def test_messages_around_a_tool_call_are_a_blank_line_apart() -> None:
         ("maxattempts1_500", "agent_overloaded", "internal (fake)"),
     ],
 )
-def test_a_refusal_of_the_model_api_is_told_in_its_own_words(case: str, code: str, message: str) -> None:
+def test_model_api_error_message_is_reported_verbatim(case: str, code: str, message: str) -> None:
     assert _ending(case) == RunFailed(code, message, 1)
 
 
-def test_the_exit_code_tells_the_status_that_the_message_does_not() -> None:
+def test_exit_code_supplies_the_missing_http_status() -> None:
     ending = _ending("maxattempts1_429")
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == ("agent_rate_limited", 1)
@@ -156,21 +156,21 @@ def test_the_exit_code_tells_the_status_that_the_message_does_not() -> None:
 
 
 @pytest.mark.parametrize(("exit_code", "told"), [(1, 1), (41, 41), (143, 143), (145, 1), (173, 1), (255, 1)])
-def test_an_exit_code_that_is_but_a_cut_status_is_no_signal(exit_code: int, told: int) -> None:
+def test_exit_code_from_a_truncated_status_is_not_a_signal(exit_code: int, told: int) -> None:
     result = b'{"type":"result","status":"error","error":{"type":"unknown","message":"[API Error: no]"}}'
     (ending,) = _play([result], exit_code)
     assert isinstance(ending, RunFailed)
     assert ending.exit_code == told
 
 
-def test_json_inside_the_json_of_a_message_is_opened() -> None:
+def test_nested_json_error_messages_are_decoded() -> None:
     inner = json.dumps({"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}})
     outer = json.dumps({"error": {"message": inner, "code": 503, "status": "Service Unavailable"}})
     result = {"type": "result", "status": "error", "error": {"type": "unknown", "message": f"[API Error: {outer}]"}}
     assert _play([json.dumps(result).encode()], 247) == [RunFailed("agent_overloaded", "The model is overloaded.", 1)]
 
 
-def test_a_cut_stream_keeps_its_text() -> None:
+def test_truncated_stream_keeps_its_text() -> None:
     assert _play(*_recorded("midstream_drop"))[1:] == [
         TextDelta("word1 "),
         TextDelta("word2 "),
@@ -178,7 +178,7 @@ def test_a_cut_stream_keeps_its_text() -> None:
     ]
 
 
-def test_the_limit_of_turns_is_no_failure() -> None:
+def test_turn_limit_is_a_stop_reason() -> None:
     assert _ending("maxturns") == RunFinished(
         "max_turns", Usage(input_tokens=23603, output_tokens=10, cached_tokens=14)
     )
@@ -193,7 +193,7 @@ def test_the_limit_of_turns_is_no_failure() -> None:
     ],
 )
 @pytest.mark.parametrize("status", ["error", "success"])
-def test_an_end_that_the_model_chose_is_a_stop_reason(message: str, reason: str, status: str) -> None:
+def test_end_chosen_by_the_model_is_a_stop_reason(message: str, reason: str, status: str) -> None:
     error = json.dumps({"type": "error", "severity": "error", "message": message}).encode()
     events = _play([error, json.dumps({"type": "result", "status": status}).encode()], 0)
     assert events[0] == Progress("warning", message)
@@ -202,7 +202,7 @@ def test_an_end_that_the_model_chose_is_a_stop_reason(message: str, reason: str,
     assert ending.stop_reason == reason
 
 
-def test_an_error_without_a_cause_in_the_result_is_told_by_the_event_before_it() -> None:
+def test_result_without_a_cause_reports_the_preceding_error() -> None:
     error = b'{"type":"error","severity":"error","message":"The model returned an empty response."}'
     assert _play([error, b'{"type":"result","status":"error"}'], 0) == [
         Progress("warning", "The model returned an empty response."),
@@ -218,7 +218,7 @@ def _warning(message: str) -> bytes:
     return json.dumps({"type": "error", "severity": "warning", "message": message}).encode()
 
 
-def test_an_answer_that_was_broken_off_is_a_failure_though_the_cli_calls_it_a_success() -> None:
+def test_interrupted_answer_fails_despite_a_success_result() -> None:
     looped = "Loop detected, stopping execution"
     assert _play([ANSWER, _warning(looped), SUCCESS], 0) == [
         TextDelta("Hi"),
@@ -227,7 +227,7 @@ def test_an_answer_that_was_broken_off_is_a_failure_though_the_cli_calls_it_a_su
     ]
 
 
-def test_a_warning_before_an_answer_does_not_end_the_run() -> None:
+def test_warning_before_an_answer_does_not_fail_the_run() -> None:
     """The CLI warns so where a hook has it go on, too."""
     events = _play([_warning("Agent execution blocked: no"), ANSWER, SUCCESS], 0)
     assert events[-1] == RunFinished(usage=Usage(input_tokens=2, output_tokens=1))
@@ -240,14 +240,14 @@ def test_a_warning_before_an_answer_does_not_end_the_run() -> None:
         ([], "gemini reported success without an answer"),
     ],
 )
-def test_a_success_in_which_the_model_said_and_did_nothing_is_a_failure(said: list[bytes], message: str) -> None:
+def test_success_without_text_or_tool_calls_is_a_failure(said: list[bytes], message: str) -> None:
     ending = _play([*said, b'{"type":"result","status":"success"}'], 0)[-1]
     assert isinstance(ending, RunFailed)
     assert ending.code == "agent_failed"
     assert ending.message.startswith(message)
 
 
-def test_a_model_that_has_nothing_to_add_to_its_tool_calls_has_answered() -> None:
+def test_tool_calls_without_text_are_an_answer() -> None:
     call = b'{"type":"tool_use","tool_name":"glob","tool_id":"1","parameters":{}}'
     assert isinstance(_play([call, SUCCESS], 0)[-1], RunFinished)
 
@@ -280,13 +280,13 @@ Ripgrep is not available. Falling back to GrepTool.
         (b"\xff no", "\N{REPLACEMENT CHARACTER} no"),
     ],
 )
-def test_the_complaint_is_neither_noise_nor_the_tail_of_a_dumped_error(stderr: bytes, complaint: str) -> None:
+def test_complaint_skips_noise_and_error_dumps(stderr: bytes, complaint: str) -> None:
     channel = Gemini().channel(Launch(argv=("gemini",)), Host())
     assert channel.complaint(stderr) == complaint
 
 
 @pytest.mark.parametrize("case", ["sig_norelaunch_INT", "sigtool_norelaunch_TERM"])
-def test_an_agent_that_was_signalled_has_not_succeeded(case: str) -> None:
+def test_agent_stopped_by_a_signal_fails_despite_exit_code_zero(case: str) -> None:
     """It exits with 0 and without a result."""
     ending = _ending(case)
     assert isinstance(ending, RunFailed)
@@ -308,7 +308,7 @@ def test_an_agent_that_was_signalled_has_not_succeeded(case: str) -> None:
         ("yolo_both", "agent_crashed", 1, "gemini exited with code 1 before it reported a result: Cannot use both"),
     ],
 )
-def test_an_agent_that_did_not_start_says_why(case: str, code: str, exit_code: int, message: str) -> None:
+def test_startup_failure_reports_the_reason(case: str, code: str, exit_code: int, message: str) -> None:
     ending = _ending(case)
     assert isinstance(ending, RunFailed)
     assert (ending.code, ending.exit_code) == (code, exit_code)
@@ -317,7 +317,7 @@ def test_an_agent_that_did_not_start_says_why(case: str, code: str, exit_code: i
     assert "Usage" not in ending.message
 
 
-def test_a_killed_agent_is_a_crash() -> None:
+def test_killed_agent_is_reported_as_crashed() -> None:
     assert _play([], 137, b"Ripgrep is not available. Falling back to GrepTool.\n") == [
         RunFailed(
             "agent_crashed", "gemini was killed by signal 9 before it reported a result and said nothing on stderr", 137

@@ -42,7 +42,7 @@ def _tools(value: object) -> set[str]:
     return set(convert(value, list[str]))
 
 
-def test_the_plain_launch_may_only_do_what_needs_no_asking() -> None:
+def test_default_launch_permits_only_tools_that_need_no_approval() -> None:
     launch = _launch(ASK)
     assert launch.argv == (
         "gemini",
@@ -56,7 +56,7 @@ def test_the_plain_launch_may_only_do_what_needs_no_asking() -> None:
     assert launch.env["GEMINI_CLI_HOME"] == f"{PRIVATE}/home"
 
 
-def test_an_agent_that_may_act_has_the_users_own_surroundings() -> None:
+def test_unrestricted_launch_uses_the_users_configuration() -> None:
     launch = _launch(OPEN, host=Host(read=lambda path: b'{"mcpServers": {"a": {"command": "b"}}}'))
     assert launch.argv == ("gemini", "--output-format=stream-json", "--approval-mode=yolo", "--skip-trust")
     assert set(launch.files) == {f"{HOME}/settings.json"}
@@ -69,7 +69,7 @@ def test_an_agent_that_may_act_has_the_users_own_surroundings() -> None:
 
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
-def test_no_start_of_the_cli_deletes_conversations(request_: RunRequest) -> None:
+def test_launch_disables_session_retention(request_: RunRequest) -> None:
     """By default it does: all that were resumed, and those that begin at the same time."""
     asked = b'{"general": {"sessionRetention": {"enabled": true, "maxAge": "1d"}}}'
     settings = _settings(_launch(request_, host=Host(read=lambda path: asked)))
@@ -83,7 +83,7 @@ EDITS = {"write_file", "replace"}
 
 @pytest.mark.parametrize("approval", get_args(ApprovalMode))
 @pytest.mark.parametrize("sandbox", get_args(SandboxMode))
-def test_only_the_words_for_it_open_the_cli(approval: ApprovalMode, sandbox: SandboxMode) -> None:
+def test_only_approval_none_with_an_open_sandbox_enables_yolo(approval: ApprovalMode, sandbox: SandboxMode) -> None:
     """Every pair of words is honoured, by the stricter of the two; plan mode is closed under all that are strict."""
     launch = _launch(replace(ASK, approval_mode=approval, sandbox_mode=sandbox))
     is_open = approval == "none" and sandbox in ("default", "full")
@@ -107,7 +107,7 @@ def test_only_the_words_for_it_open_the_cli(approval: ApprovalMode, sandbox: San
         assert ("grants.toml" in launch.files) == (approval == "auto")
 
 
-def test_rules_that_close_beat_the_users_and_those_that_open_do_not() -> None:
+def test_only_restrictive_rules_override_the_users_policies() -> None:
     strict = _launch(replace(ASK, sandbox_mode="read-only")).argv
     assert f"--admin-policy={PRIVATE}/limits.toml" in strict
     assert f"--policy={PRIVATE}/limits.toml" in strict
@@ -125,7 +125,7 @@ def test_rules_that_close_beat_the_users_and_those_that_open_do_not() -> None:
         ("none", "read-only", ["glob"]),
     ],
 )
-def test_allowed_tools_narrow_what_the_words_give(
+def test_allowed_tools_narrow_the_approval_and_sandbox_modes(
     approval: ApprovalMode, sandbox: SandboxMode, left: list[str]
 ) -> None:
     launch = _launch(
@@ -158,7 +158,7 @@ def test_allowed_tools_narrow_what_the_words_give(
         (OPEN, False),
     ],
 )
-def test_edits_unasked_have_their_paths_checked_and_no_link_out(request_: RunRequest, is_checked: bool) -> None:
+def test_edits_without_approval_have_checked_paths_and_no_symlinks(request_: RunRequest, is_checked: bool) -> None:
     """By rules of the strongest kind, whichever process carries the run; the CLI would let a link of ours through."""
     host = Host(env={"HOME": "/h"}, read={"~/.gemini/GEMINI.md": b"plums"}.get)
     launch = _launch(request_, host=host)
@@ -179,7 +179,7 @@ def test_edits_unasked_have_their_paths_checked_and_no_link_out(request_: RunReq
         *((path, False) for path in ("/p/x", "src/@x/y", "/p/100%/x", 'a"b', "../x")),
     ],
 )
-def test_a_path_that_the_tools_read_in_another_way_than_the_check_is_denied(path: str, is_denied: bool) -> None:
+def test_path_that_tools_and_checker_read_differently_is_denied(path: str, is_denied: bool) -> None:
     """The CLI matches the arguments as JSON, each with a NUL before and after it; those of a text are not meant."""
     *_, rule = _rules(_launch(replace(ASK, sandbox_mode="workspace")))
     assert (_tools(rule["toolName"]), rule["decision"], rule["priority"]) == (EDITS, "deny", 999)
@@ -188,14 +188,14 @@ def test_a_path_that_the_tools_read_in_another_way_than_the_check_is_denied(path
     assert bool(re.search(str(rule["argsPattern"]), f"{{{told}}}")) == is_denied
 
 
-def test_no_allowed_tools_are_no_tools() -> None:
+def test_empty_allowed_tools_denies_every_tool() -> None:
     assert _rules(_launch(replace(OPEN, allowed_tools=()))) == [
         {"toolName": ["*"], "decision": "deny", "priority": 997}
     ]
 
 
 @pytest.mark.parametrize("tool", ["*", "run_shell_command(git status)", "", "a b", 'x"]\ndecision="allow'])
-def test_an_allowed_tool_is_a_plain_name(tool: str) -> None:
+def test_allowed_tools_must_be_plain_names(tool: str) -> None:
     with pytest.raises(Unsupported, match="plain names") as caught:
         _launch(replace(ASK, allowed_tools=("glob", tool)))
     assert caught.value.field == "allowed_tools[1]"
@@ -213,22 +213,22 @@ def test_an_allowed_tool_is_a_plain_name(tool: str) -> None:
         ("gemini-2.5-pro", "gemini-2.5-pro"),
     ],
 )
-def test_a_model_may_be_an_alias(name: str, flag: str) -> None:
+def test_model_aliases_are_resolved(name: str, flag: str) -> None:
     assert f"--model={flag}" in _launch(replace(ASK, model=name)).argv
 
 
-def test_a_conversation_is_resumed_by_its_handle() -> None:
+def test_resume_passes_the_session_handle() -> None:
     assert f"--resume={HANDLE}" in _launch(ASK, Resume(HANDLE)).argv
 
 
 @pytest.mark.parametrize("handle", ["latest", "1", "", f"{HANDLE}0", "--yolo"])
 @pytest.mark.parametrize("fork", [False, True])
-def test_no_other_conversation_is_resumed(handle: str, fork: bool) -> None:
+def test_invalid_handle_is_not_resumable(handle: str, fork: bool) -> None:
     with pytest.raises(NotResumable):
         _launch(ASK, Resume(handle, fork=fork))
 
 
-def test_a_fork_begins_with_the_whole_file_of_its_parent() -> None:
+def test_fork_starts_from_the_parents_session_file() -> None:
     def find(folder: str, pattern: str) -> tuple[str, ...]:
         assert folder == "/moved/.gemini"
         return ("/large.jsonl", "/small.jsonl") if pattern == "tmp/*/chats/session-*-11111111.jsonl" else ()
@@ -238,33 +238,33 @@ def test_a_fork_begins_with_the_whole_file_of_its_parent() -> None:
     assert not [argument for argument in argv if argument.startswith("--resume")]
 
 
-def test_a_fork_of_a_conversation_from_an_older_cli_begins_with_its_file_too() -> None:
+def test_fork_supports_session_files_of_older_clis() -> None:
     def find(folder: str, pattern: str) -> tuple[str, ...]:
         return ("/old.json",) if pattern.endswith(".json") else ()
 
     assert "--session-file=/old.json" in _launch(ASK, Resume(HANDLE, fork=True), Host(find=find)).argv
 
 
-def test_directories_are_added_one_by_one() -> None:
+def test_each_directory_has_its_own_flag() -> None:
     argv = _launch(replace(ASK, add_dirs=("/a b", "/c"))).argv
     assert "--include-directories=/a b" in argv
     assert "--include-directories=/c" in argv
 
 
 @pytest.mark.parametrize("folder", ["/a,b", " /a", "/a "])
-def test_a_directory_that_the_cli_would_take_for_others_is_refused(folder: str) -> None:
+def test_directory_that_the_cli_would_split_or_misread_is_refused(folder: str) -> None:
     with pytest.raises(Unsupported) as caught:
         _launch(replace(ASK, add_dirs=("/ok", folder)))
     assert caught.value.field == "add_dirs[1]"
 
 
-def test_turns_are_counted_by_clinvk() -> None:
+def test_max_turns_is_counted_by_clinvk() -> None:
     assert _launch(replace(ASK, max_turns=3)).counted_turns == 3
     assert _launch(replace(ASK, max_turns=0)).counted_turns is None
 
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
-def test_an_ephemeral_run_records_in_the_private_folder_only(request_: RunRequest) -> None:
+def test_ephemeral_run_writes_only_to_the_private_directory(request_: RunRequest) -> None:
     launch = _launch(replace(request_, ephemeral=True))
     assert launch.env["GEMINI_CLI_HOME"] == f"{PRIVATE}/home"
     assert launch.env["TMPDIR"] == PRIVATE
@@ -272,7 +272,7 @@ def test_an_ephemeral_run_records_in_the_private_folder_only(request_: RunReques
     assert launch.links[f"{HOME}/oauth_creds.json"] == "~/.gemini/oauth_creds.json"
 
 
-def test_a_strict_run_keeps_login_records_and_context() -> None:
+def test_restricted_launch_keeps_login_records_and_context() -> None:
     links = _launch(ASK).links
     assert links[f"{HOME}/tmp/"] == "~/.gemini/tmp"
     assert links[f"{HOME}/oauth_creds.json"] == "~/.gemini/oauth_creds.json"
@@ -285,7 +285,7 @@ def _host(settings: str, **env: str) -> Host:
     return Host(env=env, read={"~/.gemini/settings.json": settings.encode()}.get)
 
 
-def test_of_the_users_settings_only_what_starts_and_permits_nothing_is_kept() -> None:
+def test_restricted_launch_keeps_only_harmless_user_settings() -> None:
     host = _host(
         """{ // the user's
         "security": {"auth": {"selectedType": "oauth-personal"}, "folderTrust": {"enabled": true}},
@@ -321,9 +321,7 @@ def _overrides(launch: Launch) -> list[dict[str, dict[str, object]]]:
         *(("high", "HIGH", 24576), ("xhigh", "HIGH", 24576), ("max", "HIGH", 24576)),
     ],
 )
-def test_effort_is_set_for_each_generation_of_models(
-    request_: RunRequest, effort: str, level: str, tokens: int
-) -> None:
+def test_effort_is_set_for_each_model_generation(request_: RunRequest, effort: str, level: str, tokens: int) -> None:
     thought = dict(zip(BASES, ({"thinkingLevel": level}, {"thinkingBudget": tokens}), strict=True))
     assert _overrides(_launch(replace(request_, effort=effort))) == [
         {"match": {"model": base}, "modelConfig": {"generateContentConfig": {"thinkingConfig": thought[base]}}}
@@ -331,7 +329,7 @@ def test_effort_is_set_for_each_generation_of_models(
     ]
 
 
-def test_effort_comes_after_the_users_own_overrides() -> None:
+def test_effort_overrides_follow_the_users_overrides() -> None:
     own = {"match": {"model": "chat-base-3"}, "modelConfig": {"generateContentConfig": {"topK": 1}}}
     host = _host(json.dumps({"modelConfigs": {"customOverrides": [own]}}))
     assert _overrides(_launch(ASK, host=host)) == [own]
@@ -340,14 +338,14 @@ def test_effort_comes_after_the_users_own_overrides() -> None:
 
 
 @pytest.mark.parametrize("effort", ["LOW", "nonsense"])
-def test_an_unknown_effort_is_refused(effort: str) -> None:
+def test_unknown_effort_is_refused(effort: str) -> None:
     with pytest.raises(InvalidRequest, match="have none, minimal, low, medium, high") as caught:
         _launch(replace(ASK, effort=effort))
     assert caught.value.field == "effort"
 
 
 @pytest.mark.parametrize("text", [" ? why", "/x", "\ufeff\n<session_context>", "<hook_context>"])
-def test_a_prompt_that_the_cli_would_forget_gets_a_beginning_that_it_does_not_know(text: str) -> None:
+def test_prompt_that_the_cli_would_omit_from_history_gets_a_prefix(text: str) -> None:
     """It leaves it out of a conversation that goes on; one that does not is left as it is."""
     for literal in (False, True):
         assert _prompt(replace(ASK, prompt=text, literal=literal)) == f"\u200b{text}".encode()
@@ -367,7 +365,7 @@ def _command(launch: Launch) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("text", ["hello", "  a\n", "say !{x} @", "// no"])
-def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
+def test_literal_prompt_without_special_characters_uses_stdin(text: str) -> None:
     request = replace(ASK, prompt=text.replace("@", "").replace("//", "\\"), literal=True)
     assert _prompt(request) == request.prompt.encode()
     assert not any(path.startswith(f"{HOME}/commands/") for path in _launch(request).files)
@@ -375,7 +373,7 @@ def test_data_without_an_at_or_a_slash_goes_over_stdin(text: str) -> None:
 
 @pytest.mark.parametrize("request_", [ASK, OPEN])
 @pytest.mark.parametrize("text", ["/init", "see @note", ' \t"@\\"\n\r\x1f\x7f é🙂 ', "//x"])
-def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> None:
+def test_literal_prompt_with_special_characters_becomes_a_custom_command(request_: RunRequest, text: str) -> None:
     request = replace(request_, prompt=text, literal=True, ephemeral=True)
     launch = _launch(request)
     name, told = _command(launch)
@@ -386,7 +384,7 @@ def test_other_data_is_a_command_of_our_own(request_: RunRequest, text: str) -> 
 
 
 @pytest.mark.parametrize("text", ["@ if (!{a}) @{b} !@{c} {{args}} {{{args}}} @!{{args}}", "@{{args}}", "@@{@{!{"])
-def test_no_mark_of_a_command_is_left_in_data_and_none_of_it_is_lost(text: str) -> None:
+def test_literal_prompt_is_escaped_without_loss(text: str) -> None:
     launch = _launch(replace(ASK, prompt=text, literal=True))
     _, command = _command(launch)
     assert launch.files["attached/clinvk-brace.txt"] == b"{"
@@ -397,7 +395,7 @@ def test_no_mark_of_a_command_is_left_in_data_and_none_of_it_is_lost(text: str) 
 
 
 @pytest.mark.parametrize("request_", [ASK, replace(ASK, sandbox_mode="read-only"), OPEN])
-def test_an_image_is_a_private_file_that_the_prompt_names(request_: RunRequest) -> None:
+def test_image_is_a_private_file_named_in_the_prompt(request_: RunRequest) -> None:
     request = replace(request_, images=(PICTURE,))
     launch = _launch(request)
     assert launch.files[f"attached/{NAME}"] == b"a picture"
@@ -408,7 +406,7 @@ def test_an_image_is_a_private_file_that_the_prompt_names(request_: RunRequest) 
     assert literal.files[f"attached/{NAME}"] == b"a picture"
 
 
-def test_a_schema_is_told_in_the_prompt_and_may_be_asked_for_again() -> None:
+def test_schema_is_added_to_the_prompt_and_enables_a_retry() -> None:
     request = replace(ASK, output_schema={"type": "integer"})
     assert _launch(request).asks_again
     told = _prompt(request).decode()
@@ -416,32 +414,32 @@ def test_a_schema_is_told_in_the_prompt_and_may_be_asked_for_again() -> None:
     assert '<json_schema>\n{"type":"integer"}\n</json_schema>' in told
 
 
-def test_settings_that_the_cli_cannot_read_are_told() -> None:
+def test_malformed_settings_file_is_reported() -> None:
     with pytest.raises(InvalidRequest, match=r"~/\.gemini/settings\.json"):
         _launch(ASK, host=_host("{broken"))
 
 
-def test_a_home_that_the_user_moved_is_followed() -> None:
+def test_launch_follows_gemini_cli_home() -> None:
     launch = _launch(ASK, host=Host(env={"GEMINI_CLI_HOME": "/moved"}))
     assert launch.links[f"{HOME}/tmp/"] == "/moved/.gemini/tmp"
 
 
-def test_the_prompt_goes_over_stdin_as_it_is() -> None:
+def test_prompt_is_sent_over_stdin_unchanged() -> None:
     assert _prompt(replace(ASK, prompt="-x @file\n ü ")) == "-x @file\n ü ".encode()
     assert "hello" not in " ".join(_launch(ASK).argv)
 
 
-def test_a_prompt_is_never_a_command() -> None:
+def test_prompt_is_never_run_as_a_slash_command() -> None:
     assert _prompt(replace(ASK, prompt="/init")) == "\u200b/init".encode()
     assert _prompt(replace(ASK, prompt="/init", ephemeral=True)) == "\u200b/init".encode()
 
 
-def test_a_system_prompt_comes_before_the_prompt() -> None:
+def test_system_prompt_precedes_the_prompt() -> None:
     request = replace(ASK, prompt="/help", system_prompt="Be short.")
     assert _prompt(request) == b"<system_prompt>\nBe short.\n</system_prompt>\n\n/help"
 
 
-def test_a_prompt_of_which_the_cli_would_drop_the_end_is_refused() -> None:
+def test_prompt_that_the_cli_would_truncate_is_refused() -> None:
     _launch(replace(ASK, prompt="a" * MAX_PROMPT_BYTES))
     with pytest.raises(InvalidRequest) as caught:
         _launch(replace(ASK, prompt="a" * (MAX_PROMPT_BYTES + 1)))
@@ -487,13 +485,13 @@ def test_a_prompt_of_which_the_cli_would_drop_the_end_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("request_", [ASK, OPEN])
-def test_flags_that_clinvk_governs_are_refused_in_every_spelling(request_: RunRequest, extra: str) -> None:
+def test_flags_managed_by_clinvk_are_refused_in_every_spelling(request_: RunRequest, extra: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         _launch(replace(request_, extra=("--debug", extra)))
     assert caught.value.field == "extra[1]"
 
 
-def test_flags_that_clinvk_does_not_know_need_open_words() -> None:
+def test_unknown_flags_require_unrestricted_modes() -> None:
     assert _launch(replace(OPEN, extra=("--extensions=a", "--brand-new"))).argv[-2:] == (
         "--extensions=a",
         "--brand-new",
@@ -513,7 +511,7 @@ def test_flags_that_clinvk_does_not_know_need_open_words() -> None:
         (replace(ASK, add_dirs=("/a\0b",)), "add_dirs[0]"),
     ],
 )
-def test_what_cannot_be_passed_on_is_refused_with_its_field(request_: RunRequest, field: str) -> None:
+def test_unsupported_options_are_refused_with_their_field(request_: RunRequest, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         _launch(request_)
     assert caught.value.field == field
@@ -523,5 +521,5 @@ def test_what_cannot_be_passed_on_is_refused_with_its_field(request_: RunRequest
     ("model", "claimed"),
     [("gemini-2.5-pro", True), ("Gemini-3-Pro", True), ("auto-gemini-3", True), ("gpt-5", False), ("pro", False)],
 )
-def test_a_model_is_claimed_by_its_name(model: str, claimed: bool) -> None:
+def test_backend_claims_models_by_name(model: str, claimed: bool) -> None:
     assert Gemini().claims(model) is claimed

@@ -107,7 +107,7 @@ class Process:
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_turns_of_a_conversation_have_their_own_events(noise: bool) -> None:
+def test_each_turn_has_its_own_events(noise: bool) -> None:
     process = Process().play("turns", 4, noise)
     assert [type(event) for event in process.of("r0")] == [
         RunStarted,
@@ -123,7 +123,7 @@ def test_turns_of_a_conversation_have_their_own_events(noise: bool) -> None:
     ]
 
 
-def test_a_failure_of_the_model_api_has_the_code_and_the_exit_code_of_a_process_of_its_own() -> None:
+def test_model_api_failure_has_the_codes_of_a_dedicated_process() -> None:
     process = Process().play("turns", 4)
     failures = [ending for ending in process.endings if isinstance(ending, RunFailed)]
     assert [(failed.code, failed.exit_code) for failed in failures] == [
@@ -133,7 +133,7 @@ def test_a_failure_of_the_model_api_has_the_code_and_the_exit_code_of_a_process_
     assert isinstance(process.of("r2")[0], RunStarted)
 
 
-def test_tools_are_told_by_name_with_what_is_shown_of_them() -> None:
+def test_tool_calls_have_a_name_and_the_displayed_input() -> None:
     process = Process().play("tools", 2)
     calls = [event for _, event in process.events if isinstance(event, ToolCall)]
     assert [call.name for call in calls] == ["run_shell_command", "write_file"]
@@ -142,13 +142,13 @@ def test_tools_are_told_by_name_with_what_is_shown_of_them() -> None:
     assert [result.id for result in results] == [call.id for call in calls]
 
 
-def test_an_interrupted_turn_ends_and_the_next_is_another() -> None:
+def test_interrupted_turn_ends_and_the_next_turn_is_separate() -> None:
     process = Process().play("interrupted", 2)
     assert [type(ending) for ending in process.endings] == [RunFailed, RunFinished]
     assert not [event for event in process.of("r1") if isinstance(event, ToolCall | ToolResult)]
 
 
-def test_sessions_side_by_side_keep_apart() -> None:
+def test_concurrent_sessions_do_not_mix() -> None:
     process = Process()
     process.start("r0")
     process.start("r1")
@@ -158,7 +158,7 @@ def test_sessions_side_by_side_keep_apart() -> None:
         assert isinstance(process.of(run)[-1], RunFinished)
 
 
-def test_nothing_but_the_greeting_is_said_before_that_is_answered() -> None:
+def test_no_request_precedes_the_initialize_response() -> None:
     process = Process()
     process.start("r0")
     assert process.asked == ["initialize"]
@@ -166,7 +166,7 @@ def test_nothing_but_the_greeting_is_said_before_that_is_answered() -> None:
     assert process.asked == ["initialize", "session/new"]
 
 
-def test_sessions_are_begun_one_after_the_other() -> None:
+def test_sessions_are_created_one_at_a_time() -> None:
     process = Process()
     for run in ("r0", "r1", "r2"):
         process.start(run)
@@ -178,7 +178,7 @@ def test_sessions_are_begun_one_after_the_other() -> None:
     assert process.asked.count("session/new") == 3
 
 
-def test_a_session_that_has_no_name_fails_its_run_and_no_other() -> None:
+def test_session_without_an_id_fails_only_its_run() -> None:
     process = Process().up()
     process.start("r1")
     process.hear(b'{"id":3,"result":{}}', said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
@@ -186,12 +186,12 @@ def test_a_session_that_has_no_name_fails_its_run_and_no_other() -> None:
     assert isinstance(process.of("r0")[-1], RunFinished)
 
 
-def test_a_conversation_that_is_not_held_cannot_go_on() -> None:
+def test_unknown_session_is_not_resumable() -> None:
     with pytest.raises(NotResumable):
         Process().start("r0", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
 
 
-def test_a_run_that_cannot_go_on_is_none_of_the_process() -> None:
+def test_run_that_is_not_resumable_is_not_registered() -> None:
     process = Process().up()
     with pytest.raises(NotResumable):
         process.start("r1", "01a211ec-d7c5-7781-8ba4-a81b539a5c93")
@@ -206,7 +206,7 @@ def test_a_run_that_cannot_go_on_is_none_of_the_process() -> None:
         b'{"id":2,"error":{"code":"ENOENT","message":"no"}}',
     ],
 )
-def test_an_answer_that_does_not_fit_ends_its_run(line: bytes) -> None:
+def test_invalid_response_fails_its_run(line: bytes) -> None:
     """Nothing else would."""
     process = Process().up().hear(line)
     assert process.endings == [RunFailed("agent_failed", "gemini gave an answer that makes no sense", exit_code=1)]
@@ -220,7 +220,7 @@ def test_an_answer_that_does_not_fit_ends_its_run(line: bytes) -> None:
         ({"details": 5}, "Internal error"),
     ],
 )
-def test_of_an_error_inside_the_details_are_told(data: object, said: str) -> None:
+def test_internal_error_reports_its_details(data: object, said: str) -> None:
     error = {"code": -32603, "message": "Internal error", "data": data}
     process = Process()
     process.start("r0")
@@ -228,14 +228,14 @@ def test_of_an_error_inside_the_details_are_told(data: object, said: str) -> Non
     assert process.endings == [RunFailed("agent_failed", said, exit_code=1)]
 
 
-def test_who_asks_in_a_form_that_is_not_known_is_answered_so_that_it_does_not_wait() -> None:
+def test_malformed_permission_request_gets_an_error_response() -> None:
     tool = b'{"toolCallId":"write_file__1","locations":[{"path":null}]}'
     question = b'{"id":7,"method":"session/request_permission","params":{"sessionId":"s","toolCall":%b}}'
     process = Process().up().hear(question % tool)
     assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
 
 
-def test_who_asks_for_leave_is_denied_it_and_the_tool_is_told() -> None:
+def test_permission_request_is_denied_and_the_tool_call_is_reported() -> None:
     process = Process().up()
     tool = {"toolCallId": "write_file__1", "kind": "edit", "title": "t", "locations": [{"path": "/p/x"}]}
     params = {"sessionId": "s", "toolCall": tool, "options": [{"optionId": "proceed_once", "kind": "allow_once"}]}
@@ -247,24 +247,24 @@ def test_who_asks_for_leave_is_denied_it_and_the_tool_is_told() -> None:
     ]
 
 
-def test_what_is_not_known_is_refused_so_that_it_does_not_wait() -> None:
+def test_unknown_request_gets_an_error_response() -> None:
     process = Process().up().hear(b'{"id":7,"method":"fs/read_text_file","params":{"sessionId":"s"}}')
     assert msgspec.json.decode(process.sent.splitlines()[-1])["error"]["code"] == -32601
 
 
-def test_a_change_of_mode_is_no_part_of_the_answer() -> None:
+def test_mode_update_is_not_part_of_the_answer() -> None:
     update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "[MODE_UPDATE] autoEdit"}}
     note = {"method": "session/update", "params": {"sessionId": "s", "update": update}}
     process = Process().up().hear(msgspec.json.encode(note))
     assert not [event for event in process.of("r0") if isinstance(event, TextDelta)]
 
 
-def test_a_turn_without_an_answer_fails() -> None:
+def test_turn_without_an_answer_fails() -> None:
     process = Process().up().hear(b'{"id":2,"result":{"stopReason":"end_turn"}}')
     assert isinstance(process.endings[0], RunFailed)
 
 
-def test_an_answer_that_goes_round_in_circles_fails_as_in_a_process_of_its_own() -> None:
+def test_loop_fails_as_in_a_dedicated_process() -> None:
     process = Process().up().hear(b'{"id":2,"result":{"stopReason":"max_turn_requests"}}')
     assert process.endings == [RunFailed("agent_failed", "Loop detected, stopping execution", exit_code=1)]
 
@@ -277,12 +277,12 @@ def test_an_answer_that_goes_round_in_circles_fails_as_in_a_process_of_its_own()
         (500, "terminated", "agent_failed", 1),
     ],
 )
-def test_a_failure_is_told_as_by_a_process_of_its_own(code: int, message: str, kind: str, exit_code: int) -> None:
+def test_failure_is_reported_as_by_a_dedicated_process(code: int, message: str, kind: str, exit_code: int) -> None:
     failure = msgspec.json.encode({"id": 2, "error": {"code": code, "message": message}})
     assert Process().up().hear(failure).endings == [RunFailed(kind, message, exit_code)]
 
 
-def test_a_missing_login_is_told_as_by_a_process_of_its_own() -> None:
+def test_missing_login_is_reported_as_by_a_dedicated_process() -> None:
     failure = b'{"id":2,"error":{"code":-32000,"message":"Gemini API key is missing"}}'
     (ending,) = Process().up().hear(failure).endings
     assert isinstance(ending, RunFailed)
@@ -304,7 +304,7 @@ def said(text: str = "word") -> bytes:
     return msgspec.json.encode({"method": "session/update", "params": {"sessionId": "s", "update": update}})
 
 
-def test_tokens_are_those_that_are_written_down_each_turns_its_own() -> None:
+def test_usage_of_each_turn_comes_from_the_session_record() -> None:
     record = bytearray(written("user", "1") + written("gemini", "2") + written("gemini", "2", 100, 20, 20, 130))
     record += written("user", "3") + written("gemini", "4", 50, 5, 0, 55) + b'{"$set":{"messages":[]}}\n'
     process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
@@ -315,7 +315,7 @@ def test_tokens_are_those_that_are_written_down_each_turns_its_own() -> None:
     assert process.endings == [RunFinished(usage=first), RunFinished(usage=second)]
 
 
-def test_of_a_record_no_more_is_read_at_once_than_a_megabyte() -> None:
+def test_session_record_read_is_limited_to_one_megabyte() -> None:
     """The protocol's own counts have to do then, also of the turns that follow."""
     record = bytearray(written("user", "1") + written("user", "x" * 1024 * 1024) + written("gemini", "2", 100, 20))
     end = b'{"id":%d,"result":{"stopReason":"end_turn","_meta":{"quota":{"token_count":{"input_tokens":7}}}}}'
@@ -326,7 +326,7 @@ def test_of_a_record_no_more_is_read_at_once_than_a_megabyte() -> None:
     assert (process.most_read, process.reads) == (1024 * 1024, 1)
 
 
-def test_what_the_cli_is_still_writing_is_read_when_it_is_there() -> None:
+def test_partial_record_line_is_read_once_complete() -> None:
     half = written("gemini", "2", 100, 20, 20, 130)
     record = bytearray(written("user", "1") + half[:20])
     process = Process(record).up().hear(b'{"id":2,"error":{"code":503,"message":"no"}}')
@@ -337,7 +337,7 @@ def test_what_the_cli_is_still_writing_is_read_when_it_is_there() -> None:
 
 
 @pytest.mark.parametrize("last", [written("user", "3"), written("user", "3") + b'{"$set":{"messages":[]}}\n'])
-def test_an_answer_that_is_not_written_down_was_broken_off(last: bytes) -> None:
+def test_answer_missing_from_the_record_was_interrupted(last: bytes) -> None:
     """Its end is told as that of a whole one."""
     record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + last)
     process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
@@ -347,13 +347,13 @@ def test_an_answer_that_is_not_written_down_was_broken_off(last: bytes) -> None:
     assert "broke off" in ending.message
 
 
-def test_what_is_written_down_beside_the_messages_does_not_break_an_answer_off() -> None:
+def test_other_record_entries_do_not_mark_an_answer_as_interrupted() -> None:
     record = bytearray(written("user", "1") + written("gemini", "2", 100, 20, 20, 130) + written("info", "3"))
     process = Process(record).up().hear(said(), b'{"id":2,"result":{"stopReason":"end_turn"}}')
     assert process.endings == [RunFinished(usage=Usage(100, 30, 20, 10))]
 
 
-def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -> None:
+def test_run_interrupted_before_its_session_exists_sends_no_prompt() -> None:
     process = Process()
     process.start("r0")
     assert process.channel.interrupt("r0") == b""
@@ -363,18 +363,18 @@ def test_a_run_that_is_interrupted_before_its_session_is_there_asks_no_model() -
 
 
 @pytest.mark.parametrize("code", [1, 42])
-def test_a_process_that_ends_by_itself_before_it_answered_does_not_speak_it(code: int) -> None:
+def test_process_that_exits_before_a_response_does_not_speak_the_protocol(code: int) -> None:
     with pytest.raises(NotSpoken):
         list(Process().channel.closed(code, b"Unknown argument: acp"))
 
 
 @pytest.mark.parametrize("refusal", [b'{"id":0,"error":{"code":-32601,"message":"no"}}', b'{"id":0,"error":"no"}'])
-def test_a_refused_greeting_says_that_it_is_not_spoken(refusal: bytes) -> None:
+def test_initialize_error_means_the_protocol_is_not_spoken(refusal: bytes) -> None:
     with pytest.raises(NotSpoken):
         Process().hear(refusal)
 
 
-def test_a_process_that_is_killed_fails_all_its_runs() -> None:
+def test_killed_process_fails_all_its_runs() -> None:
     process = Process().up()
     process.start("r1")
     process.take(*process.channel.closed(137, b""))
@@ -393,30 +393,30 @@ def test_a_process_that_is_killed_fails_all_its_runs() -> None:
         msgspec.structs.replace(HELLO, extra=("--debug",)),
     ],
 )
-def test_what_it_could_not_do_in_the_same_way_gets_a_process_of_its_own(request_: RunRequest) -> None:
+def test_unsupported_request_uses_a_dedicated_process(request_: RunRequest) -> None:
     assert kept(request_) is None
 
 
-def test_rules_of_the_users_get_a_process_of_its_own_where_they_would_count() -> None:
+def test_relevant_user_policies_require_a_dedicated_process() -> None:
     host = Host(env={"HOME": "/h"}, find=lambda folder, pattern: ["/h/x.toml"] if folder.endswith("policies") else [])
     assert kept(HELLO, host=host) is None
     assert kept(msgspec.structs.replace(HELLO, sandbox_mode="read-only"), host=host)
 
 
-def test_a_limit_of_turns_of_the_users_gets_a_process_of_its_own() -> None:
+def test_user_turn_limit_requires_a_dedicated_process() -> None:
     """It is told as an answer that goes round in circles is."""
     settings = b'{"model": {"maxSessionTurns": %d}}'
     assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % 3)) is None
     assert kept(HELLO, host=Host(env={"HOME": "/h"}, read=lambda path: settings % -1))
 
 
-def test_a_directory_is_the_same_project_by_whatever_name() -> None:
+def test_working_directory_is_resolved() -> None:
     launch = kept(HELLO, host=Host(env={"HOME": "/h"}, resolve=lambda path: f"/real{path}"))
     assert launch
     assert launch.opening["cwd"] == "/real/p"
 
 
-def test_without_a_word_it_has_the_tools_that_nobody_needs_to_allow() -> None:
+def test_default_modes_permit_only_tools_that_need_no_approval() -> None:
     """Over the protocol more tools are there, and some of what they do is not asked for."""
     launch = kept(HELLO)
     assert launch
@@ -426,7 +426,7 @@ def test_without_a_word_it_has_the_tools_that_nobody_needs_to_allow() -> None:
     assert "write_file" not in rules
 
 
-def test_text_that_is_data_and_images_go_as_they_are() -> None:
+def test_literal_prompt_and_images_are_sent_unchanged() -> None:
     request = msgspec.structs.replace(HELLO, prompt="a @b", literal=True, images=(Image("image/png", b"x"),))
     assert kept(request)
     process = Process().up()
@@ -435,5 +435,5 @@ def test_text_that_is_data_and_images_go_as_they_are() -> None:
     assert prompt == [{"type": "text", "text": "a @b"}, {"type": "image", "mimeType": "image/png", "data": "eA=="}]
 
 
-def test_prompts_of_one_kind_share_a_process() -> None:
+def test_similar_requests_share_a_process() -> None:
     assert kept(HELLO) == kept(msgspec.structs.replace(HELLO, prompt="another", literal=True))

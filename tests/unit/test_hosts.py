@@ -51,7 +51,7 @@ def error(
         "BOX.local:1",
     ],
 )
-def test_the_machines_own_names_are_answered(host: str) -> None:
+def test_local_hosts_are_accepted(host: str) -> None:
     assert error(host) is None
 
 
@@ -84,18 +84,18 @@ def test_the_machines_own_names_are_answered(host: str) -> None:
         "[]",
     ],
 )
-def test_any_other_name_is_refused(host: str) -> None:
+def test_other_hosts_are_refused(host: str) -> None:
     assert error(host) is HostRefused
 
 
-def test_a_request_says_once_for_whom_it_is() -> None:
+def test_request_must_have_exactly_one_host_header() -> None:
     assert error() is InvalidRequest
     assert error("") is InvalidRequest
     assert error("localhost", "localhost") is InvalidRequest
     assert error("localhost", "evil.example") is InvalidRequest
 
 
-def test_a_health_check_of_http_1_0_need_not_say_it_but_what_it_says_counts() -> None:
+def test_http_1_0_host_header_is_optional_but_checked() -> None:
     assert error(version="1.0") is None
     assert error("evil.example", version="1.0") is HostRefused
 
@@ -116,43 +116,43 @@ def test_a_health_check_of_http_1_0_need_not_say_it_but_what_it_says_counts() ->
         (("*",), "anything.example", False),
     ],
 )
-def test_a_list_of_the_settings_adds_names(allowed: tuple[str, ...], host: str, is_refused: bool) -> None:
+def test_allowed_hosts_setting_adds_hosts(allowed: tuple[str, ...], host: str, is_refused: bool) -> None:
     assert error(host, allowed=allowed) is (HostRefused if is_refused else None)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "http://a", "a:80", "*.", "*a", "a/b", "a..", "**"])
-def test_a_name_that_cannot_be_meant_is_an_error(name: str) -> None:
+def test_invalid_allowed_host_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"server\.allowed_hosts\[1\]"):
         auth.check(ServerSettings(allowed_hosts=("fine.example", name)))
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH", "PUT"])
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "file://", "http://localhost:3000", "localhost"])
-def test_a_page_of_another_origin_changes_nothing(method: str, origin: str) -> None:
+def test_cross_origin_writes_are_refused(method: str, origin: str) -> None:
     assert error("localhost:8080", method=method, origin=origin) is ForeignOrigin
 
 
-def test_the_servers_own_pages_and_those_that_the_settings_allow_do() -> None:
+def test_same_origin_and_allowed_origins_may_write() -> None:
     assert error("localhost:8080", origin="http://localhost:8080") is None
     assert error("Localhost:8080", origin="https://localhost:8080") is None
     assert error("localhost:8080", origin="http://localhost:3000", origin_named=False) is None
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_what_only_asks_is_left_to_the_browser(method: str) -> None:
+def test_cross_origin_reads_are_left_to_the_browser(method: str) -> None:
     assert error("localhost", method=method, origin="http://evil.example") is None
 
 
-def test_a_page_that_rebinds_its_name_is_refused_though_its_origin_is_the_same() -> None:
+def test_dns_rebinding_is_refused_despite_the_same_origin() -> None:
     assert error("evil.example:8080", origin="http://evil.example:8080") is HostRefused
 
 
-def test_a_machine_that_nobody_reaches_is_not_asked_for_its_names() -> None:
+def test_loopback_server_has_no_machine_names() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         assert hosts.names_of_machine([sock]) == ()
 
 
-def test_a_machine_that_others_reach_has_its_own_name() -> None:
+def test_reachable_server_accepts_its_machine_names() -> None:
     with socket.socket() as sock:  # bound and not listening: nobody can connect
         sock.bind(("0.0.0.0", 0))
         own = hosts.names_of_machine([sock])

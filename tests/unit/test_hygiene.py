@@ -49,7 +49,7 @@ def test_it():
     ],
     ids=["blocks the loop", "leaves a child", "fine", "skips"],
 )
-def test_a_test_is_judged(tmp_path: Path, source: str, code: int, said: str) -> None:
+def test_hygiene_fails_blocking_leaking_and_skipped_tests(tmp_path: Path, source: str, code: int, said: str) -> None:
     (tmp_path / "test_it.py").write_text(source)
     (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
     command = [

@@ -28,14 +28,14 @@ def names(file: KeyFile) -> list[str]:
     return [key.name for key in file.read() or ()]
 
 
-def test_without_a_file_there_are_no_keys_which_is_not_the_same_as_an_empty_one(file: KeyFile) -> None:
+def test_missing_file_differs_from_an_empty_file(file: KeyFile) -> None:
     assert file.read() is None
     file.create("ana", Limits())
     file.revoke("ana")
     assert file.read() == ()
 
 
-def test_a_key_is_kept_as_its_digest_alone_in_a_file_for_its_owner(file: KeyFile) -> None:
+def test_file_is_private_and_stores_only_the_digest(file: KeyFile) -> None:
     key = file.create("ana", LIMITS)
     [kept] = file.read() or []
     assert (kept.name, kept.digest, kept.limits, kept.last_used) == ("ana", digest_of(key), LIMITS, None)
@@ -44,20 +44,20 @@ def test_a_key_is_kept_as_its_digest_alone_in_a_file_for_its_owner(file: KeyFile
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
 
 
-def test_keys_are_long_differ_and_fit_into_a_header(file: KeyFile) -> None:
+def test_keys_are_long_unique_and_valid_in_headers(file: KeyFile) -> None:
     made = {file.create(f"k{number}", Limits()) for number in range(20)}
     assert len(made) == 20
     assert all(key.startswith("clinvk_") and len(key) == 50 and key.isascii() and "," not in key for key in made)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a:b", "a/b", "a\n", "x" * 65])
-def test_a_name_that_would_be_hard_to_tell_is_refused(file: KeyFile, name: str) -> None:
+def test_invalid_key_names_are_refused(file: KeyFile, name: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be the name of a key: have 1 to 64 of a-z"):
         file.create(name, Limits())
     assert not file.path.exists()
 
 
-def test_a_name_that_is_taken_is_refused_and_its_key_stays(file: KeyFile) -> None:
+def test_duplicate_key_name_is_refused_and_keeps_the_key(file: KeyFile) -> None:
     file.create("ana", LIMITS)
     before = file.read()
     with pytest.raises(InvalidRequest, match="there is a key 'ana' already"):
@@ -65,7 +65,7 @@ def test_a_name_that_is_taken_is_refused_and_its_key_stays(file: KeyFile) -> Non
     assert file.read() == before
 
 
-def test_a_key_that_is_not_there_cannot_be_revoked(file: KeyFile) -> None:
+def test_unknown_key_cannot_be_revoked(file: KeyFile) -> None:
     with pytest.raises(InvalidRequest, match="there is no file"):
         file.revoke("ana")
     file.create("ben", Limits())
@@ -73,13 +73,13 @@ def test_a_key_that_is_not_there_cannot_be_revoked(file: KeyFile) -> None:
         file.revoke("ana")
 
 
-def test_changes_at_the_same_time_lose_none(file: KeyFile) -> None:
+def test_concurrent_changes_are_all_kept(file: KeyFile) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(file.create, [f"k{number}" for number in range(24)], [Limits()] * 24))
     assert sorted(names(file)) == sorted(f"k{number}" for number in range(24))
 
 
-def test_the_latest_use_is_kept_whoever_tells_it_first_and_a_revoked_key_does_not_come_back(file: KeyFile) -> None:
+def test_latest_use_is_kept_and_revoked_keys_stay_revoked(file: KeyFile) -> None:
     for name in ("ana", "ben", "eve"):
         file.create(name, Limits())
     file.revoke("eve")
@@ -104,7 +104,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("text", "words"), DAMAGED)
-def test_what_is_no_file_of_keys_is_refused_and_left_as_it_is(file: KeyFile, text: str, words: str) -> None:
+def test_invalid_key_file_is_refused_and_left_unchanged(file: KeyFile, text: str, words: str) -> None:
     text = text.replace("DIGEST", digest_of("k"))
     file.path.parent.mkdir()
     file.path.write_text(text)
@@ -116,7 +116,7 @@ def test_what_is_no_file_of_keys_is_refused_and_left_as_it_is(file: KeyFile, tex
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_that_others_could_have_written_is_refused(file: KeyFile) -> None:
+def test_key_file_of_another_owner_is_refused(file: KeyFile) -> None:
     file.create("ana", Limits())
     os.chown(file.path, 12345, 12345)
     with pytest.raises(ConfigError, match="belongs to another user"):
@@ -124,7 +124,7 @@ def test_a_file_that_others_could_have_written_is_refused(file: KeyFile) -> None
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602, 0o640, 0o604])
-def test_a_file_that_others_may_write_or_read_is_refused(file: KeyFile, mode: int) -> None:
+def test_key_file_accessible_to_others_is_refused(file: KeyFile, mode: int) -> None:
     file.create("ana", Limits())
     file.path.chmod(mode)
     with pytest.raises(ConfigError, match="others may read or write it; chmod 600 it"):
@@ -133,7 +133,7 @@ def test_a_file_that_others_may_write_or_read_is_refused(file: KeyFile, mode: in
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("mode", [0o644, 0o664, 0o646])
-def test_what_root_has_put_there_may_be_read_by_others_but_not_written(mode: int) -> None:
+def test_root_owned_key_file_may_be_readable_but_not_writable_by_others(mode: int) -> None:
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         file = KeyFile(Path(folder))
@@ -147,20 +147,20 @@ def test_what_root_has_put_there_may_be_read_by_others_but_not_written(mode: int
             os.seteuid(0)
 
 
-def test_a_file_that_is_gone_is_not_made_anew_to_keep_when_its_keys_were_used(file: KeyFile) -> None:
+def test_noting_key_use_does_not_recreate_a_deleted_file(file: KeyFile) -> None:
     file.create("ana", Limits())
     file.path.unlink()
     file.note({"ana": 20.0})
     assert not file.path.exists()
 
 
-def test_a_file_that_cannot_be_read_is_refused(file: KeyFile) -> None:
+def test_unreadable_key_file_is_an_error(file: KeyFile) -> None:
     file.path.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"the API keys cannot be read: Is a directory"):
         file.read()
 
 
-def test_a_link_that_leads_nowhere_is_no_missing_file(file: KeyFile) -> None:
+def test_broken_symlink_is_not_a_missing_file(file: KeyFile) -> None:
     file.path.parent.mkdir()
     file.path.symlink_to(file.path.parent / "not" / "mounted")
     for attempt in (file.read, lambda: file.create("b", Limits()), lambda: file.revoke("b")):
@@ -168,14 +168,14 @@ def test_a_link_that_leads_nowhere_is_no_missing_file(file: KeyFile) -> None:
             attempt()
 
 
-def test_a_pipe_is_not_waited_for(file: KeyFile) -> None:
+def test_named_pipe_is_refused_without_blocking(file: KeyFile) -> None:
     file.path.parent.mkdir()
     os.mkfifo(file.path, 0o600)
     with pytest.raises(ConfigError, match="the API keys cannot be read: it is no regular file"):
         file.read()
 
 
-def test_the_keys_of_the_file_and_those_that_stay_are_all_taken(file: KeyFile) -> None:
+def test_file_keys_and_static_keys_are_both_accepted(file: KeyFile) -> None:
     filed = file.create("ana", Limits())
     keys = Keys(["k1"], file.read())
     assert [key.name if (key := keys.find({"x-api-key": text})) else None for text in ("k1", filed, "k2")] == [
@@ -186,7 +186,7 @@ def test_the_keys_of_the_file_and_those_that_stay_are_all_taken(file: KeyFile) -
     assert list(keys.used) == ["ana"]
 
 
-def test_a_door_that_was_locked_stays_so_when_the_last_key_and_the_file_are_gone(file: KeyFile) -> None:
+def test_authentication_stays_required_after_the_last_key_is_removed(file: KeyFile) -> None:
     text = file.create("ana", Limits())
     keys = Keys((), file.read())
     keys.take_filed(())
@@ -197,14 +197,14 @@ def test_a_door_that_was_locked_stays_so_when_the_last_key_and_the_file_are_gone
     assert not keys.find({"x-api-key": text})
 
 
-def test_a_door_that_stood_open_is_locked_by_the_first_keys_of_a_reload(file: KeyFile) -> None:
+def test_reload_with_first_keys_requires_authentication(file: KeyFile) -> None:
     keys = Keys()
     keys.take(Keys(["k1"]))
     assert keys
     assert keys.find({"x-api-key": "k1"})
 
 
-def test_a_reload_does_not_bring_back_a_key_that_was_revoked_while_it_was_read(file: KeyFile) -> None:
+def test_reload_does_not_restore_a_key_revoked_meanwhile(file: KeyFile) -> None:
     text = file.create("ana", Limits())
     keys, reloaded = Keys(["k1"], file.read()), Keys(["k2"], file.read())
     file.revoke("ana")
@@ -215,7 +215,7 @@ def test_a_reload_does_not_bring_back_a_key_that_was_revoked_while_it_was_read(f
     assert keys.find({"x-api-key": "k2"})
 
 
-def test_a_digest_that_begins_like_another_is_another(tmp_path: Path) -> None:
+def test_digests_with_the_same_prefix_differ(tmp_path: Path) -> None:
     """A key is looked up by the beginning of its digest."""
     file = KeyFile(tmp_path)
     text = file.create("ana", Limits())

@@ -26,11 +26,11 @@ def gopass(folder: Path, script: str) -> dict[str, str]:
     return {"PATH": f"{folder}:/usr/bin:/bin"}
 
 
-async def test_without_keys_nobody_is_asked_for_one() -> None:
+async def test_no_key_is_required_if_none_is_configured() -> None:
     assert not await read({})
 
 
-async def test_keys_stand_between_commas_and_blanks_around_them_mean_nothing() -> None:
+async def test_keys_are_comma_separated_and_stripped() -> None:
     taken = await read({"CLINVK_API_KEYS": " k1 ,k2,,\tk3 "})
     for key in ("k1", "k2", "k3"):
         assert taken.find({"x-api-key": key})
@@ -38,13 +38,13 @@ async def test_keys_stand_between_commas_and_blanks_around_them_mean_nothing() -
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
-async def test_a_variable_without_a_key_is_an_error_and_does_not_open_the_door(text: str) -> None:
+async def test_variable_without_keys_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError, match="CLINVK_API_KEYS is set, but has no key in it"):
         await read({"CLINVK_API_KEYS": text})
 
 
 @pytest.mark.parametrize("key", ["a b", "schlüssel", "a\x00b", "a\x7f"])
-async def test_a_key_that_no_header_can_carry_is_an_error_that_does_not_tell_it(key: str) -> None:
+async def test_key_invalid_in_headers_is_an_error_without_the_key(key: str) -> None:
     with pytest.raises(ConfigError, match="key 2 has characters") as told:
         await read({"CLINVK_API_KEYS": f"fine,{key}"})
     assert key not in told.value.message
@@ -74,14 +74,14 @@ def test_one_valid_key_in_either_header_is_enough(headers: dict[str, str], may: 
     assert bool(Keys(["secret", "other"]).find(headers)) is may
 
 
-async def test_gopass_is_asked_for_the_path_of_the_settings(tmp_path: Path) -> None:
+async def test_gopass_is_called_with_the_configured_path(tmp_path: Path) -> None:
     env = gopass(tmp_path, f'echo "$*" >{tmp_path}/asked; echo k1,k2; echo k3')
     taken = await read(env, GOPASS)
     assert (tmp_path / "asked").read_text() == "show -o work/clinvk\n"
     assert all(taken.find({"x-api-key": key}) for key in ("k1", "k2", "k3"))
 
 
-async def test_gopass_gets_no_more_of_the_environment_than_agents_do(tmp_path: Path) -> None:
+async def test_gopass_gets_the_environment_of_agents(tmp_path: Path) -> None:
     env = gopass(tmp_path, f"env >{tmp_path}/env; echo k1")
     await read({**env, "LISTEN_FDS": "1", "NOTIFY_SOCKET": "/n", "GNUPGHOME": "/g"}, GOPASS)
     given = (tmp_path / "env").read_text()
@@ -90,7 +90,7 @@ async def test_gopass_gets_no_more_of_the_environment_than_agents_do(tmp_path: P
     assert "NOTIFY_SOCKET" not in given
 
 
-async def test_the_variable_beats_gopass_which_is_not_asked_then(tmp_path: Path) -> None:
+async def test_variable_takes_precedence_over_gopass(tmp_path: Path) -> None:
     env = gopass(tmp_path, f"touch {tmp_path}/asked; echo k1")
     taken = await read({**env, "CLINVK_API_KEYS": "k9"}, GOPASS)
     assert taken.find({"x-api-key": "k9"})
@@ -108,17 +108,17 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("script", "words"), FAILURES)
-async def test_what_gopass_does_not_give_is_an_error(tmp_path: Path, script: str, words: str) -> None:
+async def test_gopass_failure_is_an_error(tmp_path: Path, script: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as told:
         await read(gopass(tmp_path, script), GOPASS)
     assert "'work/clinvk' (server.api_keys_gopass_path)" in told.value.message
 
 
-async def test_a_gopass_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+async def test_missing_gopass_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot start 'gopass'"):
         await read({"PATH": str(tmp_path)}, GOPASS)
 
 
-async def test_a_gopass_that_hangs_is_given_up(tmp_path: Path) -> None:
+async def test_gopass_times_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gopass took over 0\.3 s"):
         await keys.read(GOPASS, gopass(tmp_path, "exec sleep 60"), Spawner(process_tags.choose()), gopass_within_s=0.3)

@@ -35,7 +35,7 @@ def difference(command: dict[str, str], settings: Settings | None = None, backen
     ],
     ids=["of the terminal", "goes along", "goes along as a setting", "of a server", "of clinvk alone"],
 )
-def test_these_variables_need_not_be_alike(more: dict[str, str]) -> None:
+def test_these_variables_may_differ(more: dict[str, str]) -> None:
     assert difference({**SERVER, **more}) == ""
 
 
@@ -47,16 +47,16 @@ def test_these_variables_need_not_be_alike(more: dict[str, str]) -> None:
         *("CLINVK_BACKENDS__CLAUDE__ENV__MY_TOKEN", "CLINVK_backends__claude__env__MY_TOKEN"),
     ],
 )
-def test_these_variables_must_be_alike(name: str) -> None:
+def test_these_variables_must_match(name: str) -> None:
     assert difference({**SERVER, name: "another"}) == f"{name} differs"
 
 
-def test_a_variable_that_only_the_server_has_must_be_alike_too() -> None:
+def test_variable_missing_from_the_command_is_a_difference() -> None:
     without = {name: value for name, value in SERVER.items() if name != "OPENAI_API_KEY"}
     assert difference(without) == "OPENAI_API_KEY differs"
 
 
-def test_a_variable_that_is_no_text_must_be_alike_since_it_cannot_be_sent() -> None:
+def test_undecodable_variables_must_match() -> None:
     odd = os.fsdecode(b"caf\xe9")
     assert difference({**SERVER, "PLACE": odd, odd: "x"}) == "PLACE, caf\\udce9 differ"
     assert "PLACE" not in caller.own_variables({**SERVER, "PLACE": odd})
@@ -75,16 +75,16 @@ def test_a_variable_that_is_no_text_must_be_alike_since_it_cannot_be_sent() -> N
         (Settings(server=ServerSettings(no_progress_timeout_secs=1)), "server.no_progress_timeout_secs differs"),
     ],
 )
-def test_settings_must_be_alike_where_the_request_does_not_have_them(settings: Settings, what: str) -> None:
+def test_settings_missing_from_the_request_must_match(settings: Settings, what: str) -> None:
     assert difference(SERVER, settings) == what
 
 
-def test_no_value_is_among_what_is_compared() -> None:
+def test_comparison_contains_no_values() -> None:
     told = caller.caller_environment(Settings(), {**SERVER, "OPENAI_API_KEY": "sk-very-secret"}, BACKENDS)
     assert "very-secret" not in str(told)
 
 
-def test_together_they_are_the_environment_of_the_command_but_for_the_terminal() -> None:
+def test_merged_environment_is_the_commands_except_for_the_terminal() -> None:
     command = {**SERVER, "TERM": "xterm", "EDITOR": "vi", "LANG": "C", "SHLVL": "2"}
     assert caller.merge_environment(SERVER, caller.own_variables(command)) == {**SERVER, "EDITOR": "vi", "LANG": "C"}
     fewer = {name: value for name, value in SERVER.items() if name != "EDITOR"}
@@ -92,7 +92,7 @@ def test_together_they_are_the_environment_of_the_command_but_for_the_terminal()
 
 
 @pytest.mark.parametrize("section", ["SERVER", "POLICY", "WARM", "LOG", "TRACING"])
-def test_what_configures_a_server_is_left_as_the_server_has_it(section: str) -> None:
+def test_merged_environment_keeps_the_servers_configuration(section: str) -> None:
     """Else its agents would be of another kind for a command than for a request over HTTP, and none be ready."""
     named = f"CLINVK_{section}__X"
     server = {**SERVER, named: "1"}

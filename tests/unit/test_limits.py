@@ -38,7 +38,7 @@ def key(name: str = "ana", **limits: object) -> Key:
     return Key(name=name, digest="0" * 64, limits=KeyLimits(**limits))  # pyright: ignore[reportArgumentType]
 
 
-def test_a_burst_passes_then_what_the_rate_allows(clock: Clock) -> None:
+def test_requests_pass_up_to_the_burst_then_at_the_rate(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     assert [buckets.take("a", 2, 3) for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a", 2, 3) == pytest.approx(0.5)
@@ -47,13 +47,13 @@ def test_a_burst_passes_then_what_the_rate_allows(clock: Clock) -> None:
     assert buckets.take("a", 2, 3) == pytest.approx(0.5)
 
 
-def test_a_bucket_never_holds_more_than_the_burst(clock: Clock) -> None:
+def test_bucket_capacity_is_the_burst(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     clock.now += 3600
     assert [buckets.take("a", 2, 3) == 0 for _ in range(5)] == [True] * 3 + [False] * 2
 
 
-def test_over_an_hour_a_client_that_never_rests_gets_the_rate_and_the_burst_once(clock: Clock) -> None:
+def test_busy_client_gets_the_rate_plus_one_burst_in_an_hour(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     passed = 0
     for _ in range(36_000):
@@ -62,7 +62,7 @@ def test_over_an_hour_a_client_that_never_rests_gets_the_rate_and_the_burst_once
     assert 7200 <= passed <= 7203
 
 
-def test_a_refusal_costs_nothing(clock: Clock) -> None:
+def test_refused_requests_take_no_tokens(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     for _ in range(1000):
         buckets.take("a", 2, 3)
@@ -70,7 +70,7 @@ def test_a_refusal_costs_nothing(clock: Clock) -> None:
     assert buckets.take("a", 2, 3) == 0
 
 
-def test_clients_that_were_quiet_are_forgotten_and_none_that_was_not(clock: Clock) -> None:
+def test_only_idle_clients_are_evicted(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     for number in range(1000):
         buckets.take(f"c{number}", 10, 20)
@@ -82,7 +82,7 @@ def test_clients_that_were_quiet_are_forgotten_and_none_that_was_not(clock: Cloc
     assert buckets.take("busy", 0.001, 1) > 0
 
 
-def test_of_too_many_clients_those_are_remembered_that_have_the_longest_to_wait(clock: Clock) -> None:
+def test_eviction_keeps_clients_with_the_longest_wait(clock: Clock) -> None:
     buckets = Buckets(180, clock)
     for _ in range(3):
         buckets.take("busy", 0.001, 3)
@@ -92,7 +92,7 @@ def test_of_too_many_clients_those_are_remembered_that_have_the_longest_to_wait(
     assert buckets.take("busy", 0.001, 3) > 0
 
 
-def test_no_number_of_addresses_has_a_key_forgotten(clock: Clock) -> None:
+def test_address_buckets_never_evict_key_buckets(clock: Clock) -> None:
     limits = Limits(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1), clock)
     assert passes(limits, key=key(rate_rps=0.001, burst=1))
     for number in range(100_002):
@@ -100,11 +100,11 @@ def test_no_number_of_addresses_has_a_key_forgotten(clock: Clock) -> None:
     assert not passes(limits, key=key(rate_rps=0.001, burst=1))
 
 
-def test_nobody_is_limited_where_limits_are_off(clock: Clock) -> None:
+def test_disabled_limits_refuse_nothing(clock: Clock) -> None:
     assert all(passes(Limits(ServerSettings(), clock)) for _ in range(100))
 
 
-def test_each_address_has_a_bucket_and_an_ipv6_network_counts_as_one(clock: Clock) -> None:
+def test_each_ipv4_address_and_ipv6_network_has_a_bucket(clock: Clock) -> None:
     limits = Limits(ON, clock)
     assert [passes(limits) for _ in range(4)] == [True, True, True, False]
     assert passes(limits, "192.0.2.2")
@@ -113,19 +113,19 @@ def test_each_address_has_a_bucket_and_an_ipv6_network_counts_as_one(clock: Cloc
     assert not passes(limits, "::ffff:192.0.2.1")
 
 
-def test_each_key_has_a_bucket_wherever_it_comes_from(clock: Clock) -> None:
+def test_each_key_has_one_bucket_for_all_addresses(clock: Clock) -> None:
     limits = Limits(ON, clock)
     assert [passes(limits, f"192.0.2.{n}", key()) for n in range(4)] == [True, True, True, False]
     assert passes(limits, "192.0.2.9", key("ben"))
 
 
-def test_guesses_at_keys_use_up_the_bucket_of_their_address(clock: Clock) -> None:
+def test_failed_keys_use_the_bucket_of_their_address(clock: Clock) -> None:
     limits = Limits(ON, clock)
     assert [passes(limits) for _ in range(4)][-1] is False
     assert not passes(limits, key=key())
 
 
-def test_a_key_with_a_rate_of_its_own_is_held_to_that_alone_whatever_the_settings_say(clock: Clock) -> None:
+def test_key_rate_replaces_the_configured_rate(clock: Clock) -> None:
     for settings in (ServerSettings(), ON):
         limits = Limits(settings, clock)
         own = key(rate_rps=0.5, burst=5)
@@ -134,13 +134,13 @@ def test_a_key_with_a_rate_of_its_own_is_held_to_that_alone_whatever_the_setting
         assert passes(limits, key=own)
 
 
-def test_a_rate_without_a_burst_lets_a_second_of_it_come_at_once(clock: Clock) -> None:
+def test_default_burst_is_one_second_of_the_rate(clock: Clock) -> None:
     for rate, burst in ((0.1, 1), (2.5, 3)):
         limits = Limits(ServerSettings(), clock)
         assert [passes(limits, key=key(rate_rps=rate)) for _ in range(burst + 1)] == [True] * burst + [False]
 
 
-def test_the_refusal_says_how_long_to_wait_and_which_limit_it_was(clock: Clock) -> None:
+def test_refusal_reports_the_wait_and_the_limit(clock: Clock) -> None:
     limits = Limits(ON, clock)
     for _ in range(3):
         limits.take("192.0.2.1", None)
@@ -155,7 +155,7 @@ def test_the_refusal_says_how_long_to_wait_and_which_limit_it_was(clock: Clock) 
         limits.take("192.0.2.1", own)
 
 
-def test_other_settings_hold_from_then_on(clock: Clock) -> None:
+def test_renewed_settings_take_effect(clock: Clock) -> None:
     limits = Limits(ON, clock)
     limits.renew(ServerSettings(rate_limit_enabled=True, rate_limit_rps=1, rate_limit_burst=1))
     assert [passes(limits) for _ in range(2)] == [True, False]

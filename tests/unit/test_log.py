@@ -8,26 +8,26 @@ async def read(log: EventLog, after: int = 0) -> list[Event]:
     return [logged.event async for batch in log.batches(after) for logged in batch]
 
 
-async def test_a_log_begins_with_a_start_and_ends_with_its_first_ending() -> None:
+async def test_log_starts_with_run_started_and_ends_with_the_first_ending() -> None:
     log = EventLog(lambda: None)
     log.extend([TextDelta("a"), RunStarted("late"), RunFinished(), TextDelta("b"), RunFailed("x", "y")])
     assert await read(log) == [RunStarted(), TextDelta("a"), RunFinished()]
 
 
-async def test_a_failure_before_the_start_stands_alone() -> None:
+async def test_failure_before_the_start_is_the_only_event() -> None:
     log = EventLog(lambda: None)
     log.extend([RunFailed("x", "y")])
     assert await read(log) == [RunFailed("x", "y")]
 
 
-async def test_events_are_numbered_from_one_and_can_be_read_from_any_number() -> None:
+async def test_events_are_numbered_from_one_and_readable_from_any_number() -> None:
     log = EventLog(lambda: None)
     log.extend([RunStarted(), TextDelta("a"), TextDelta("b"), RunFinished()])
     numbers = [logged.number async for batch in log.batches(2) for logged in batch]
     assert numbers == [3, 4]
 
 
-async def test_a_reader_who_has_it_all_waits_for_what_comes() -> None:
+async def test_reader_waits_for_new_events() -> None:
     log = EventLog(lambda: None)
     log.extend([RunStarted()])
     async with asyncio.TaskGroup() as group:
@@ -39,7 +39,7 @@ async def test_a_reader_who_has_it_all_waits_for_what_comes() -> None:
     assert reader.result() == [RunStarted(), TextDelta("late"), RunFinished()]
 
 
-async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
+async def test_log_is_ahead_until_its_fastest_reader_catches_up() -> None:
     calls: list[str] = []
     log = EventLog(lambda: calls.append("caught up"))
     log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
@@ -51,7 +51,7 @@ async def test_a_log_is_ahead_until_its_fastest_reader_has_caught_up() -> None:
     await batches.aclose()
 
 
-async def test_a_run_that_waits_for_its_reader_goes_on_when_all_of_it_is_asked_for() -> None:
+async def test_reading_the_whole_log_resumes_a_waiting_run() -> None:
     calls: list[str] = []
     log = EventLog(lambda: calls.append("caught up"))
     log.extend([TextDelta("x")], size=HIGH_WATER_BYTES + 1)
@@ -63,7 +63,7 @@ async def test_a_run_that_waits_for_its_reader_goes_on_when_all_of_it_is_asked_f
     assert len(await waiting) == 3
 
 
-async def test_a_log_that_nobody_holds_is_never_ahead() -> None:
+async def test_released_log_is_never_ahead() -> None:
     log = EventLog(lambda: None)
     log.let_go()
     log.extend([RunStarted()])

@@ -34,13 +34,13 @@ def in_json(*args: object, trouble: bool = False) -> dict[str, object]:
     return json.loads(line)
 
 
-def test_a_line_for_people_has_time_level_logger_and_message() -> None:
+def test_text_line_has_time_level_logger_and_message() -> None:
     line = logs.TextLines().format(record("%s runs", 3))
     assert line.partition(" ")[2][13:] == "WARNING clinvk.x: 3 runs"
     assert line[19:23] == ",049"
 
 
-def test_a_line_of_json_has_the_time_in_utc() -> None:
+def test_json_line_has_the_time_in_utc() -> None:
     told = in_json("%s runs", 3)
     assert told == {
         "time": "2026-11-25T18:18:52.049Z",
@@ -50,13 +50,13 @@ def test_a_line_of_json_has_the_time_in_utc() -> None:
     }
 
 
-def test_values_with_names_are_fields() -> None:
+def test_named_arguments_become_fields() -> None:
     told = in_json("%(method)s took %(duration_ms).1f ms", {"method": "GET", "duration_ms": 1.5, "status": 200})
     assert told["message"] == "GET took 1.5 ms"
     assert (told["method"], told["duration_ms"], told["status"]) == ("GET", 1.5, 200)
 
 
-def test_what_is_noted_is_on_the_lines_of_the_task_and_of_no_other() -> None:
+def test_noted_fields_appear_only_on_lines_of_their_task() -> None:
     def told() -> dict[str, object]:
         logs.note(request_id="q")
         logs.note(run_id="r")
@@ -68,13 +68,13 @@ def test_what_is_noted_is_on_the_lines_of_the_task_and_of_no_other() -> None:
 
 
 @pytest.mark.parametrize("form", [logs.TextLines, logs.JsonLines])
-def test_no_message_can_look_like_another_line(form: type[logging.Formatter]) -> None:
+def test_message_cannot_forge_a_log_line(form: type[logging.Formatter]) -> None:
     line = form().format(record("the agent said %s", FORGED))
     assert "\n" not in line
     assert "\x1b" not in line
 
 
-def test_a_traceback_is_below_its_line_and_in_a_field() -> None:
+def test_traceback_follows_its_text_line_and_is_a_json_field() -> None:
     try:
         raise ValueError("odd\n2026-11-25 INFO forged\r2026-11-25 INFO forged\x1b[2K\x85\u2028")
     except ValueError:
@@ -86,7 +86,7 @@ def test_a_traceback_is_below_its_line_and_in_a_field() -> None:
     assert "ValueError: odd" in str(told["exception"])
 
 
-def test_a_lone_surrogate_does_not_lose_the_line() -> None:
+def test_lone_surrogate_is_escaped() -> None:
     assert in_json("no file %s", "a\udcffb")["message"] == "no file a\\udcffb"
 
 
@@ -104,7 +104,7 @@ def messages(written: io.StringIO) -> list[object]:
     return [json.loads(line)["message"] for line in written.getvalue().splitlines()]
 
 
-async def test_lines_are_written_soon_and_together_each_with_the_fields_of_its_own_task() -> None:
+async def test_lines_are_written_in_batches_with_the_fields_of_their_task() -> None:
     logger, written = together()
 
     async def tell(request_id: str) -> None:
@@ -119,20 +119,20 @@ async def test_lines_are_written_soon_and_together_each_with_the_fields_of_its_o
     await until(lambda: messages(written) == ["hello", "hello", "later"])
 
 
-async def test_a_warning_is_written_at_once_after_what_came_before_it() -> None:
+async def test_warning_flushes_pending_lines_first() -> None:
     logger, written = together()
     logger.info("first")
     await asyncio.to_thread(logger.warning, "second")
     assert messages(written) == ["first", "second"]
 
 
-def test_without_a_loop_nothing_waits() -> None:
+def test_lines_are_written_immediately_without_an_event_loop() -> None:
     logger, written = together()
     logger.info("x")
     assert messages(written) == ["x"]
 
 
-async def test_a_faulty_message_loses_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_invalid_message_does_not_drop_other_messages(capsys: pytest.CaptureFixture[str]) -> None:
     logger, written = together()
     logger.info("%d", "no number")
     logger.error("x")
@@ -140,7 +140,7 @@ async def test_a_faulty_message_loses_no_other(capsys: pytest.CaptureFixture[str
     assert "no number" in capsys.readouterr().err
 
 
-def test_warnings_that_clients_cause_are_limited_and_counted() -> None:
+def test_repeated_client_warnings_are_limited_and_counted() -> None:
     logger, written = together()
     logger.name = "x"
     logger.handlers[0].addFilter(logs.Seldom(("x",), every_s=0.2))
@@ -188,7 +188,7 @@ def levels() -> Generator[None]:
         ("debug", False, logging.DEBUG, logging.DEBUG),
     ],
 )
-def test_requests_are_told_when_asked_for_whatever_the_level(
+def test_request_logging_is_independent_of_the_level(
     level: LogLevel, requests: bool, others: int, of_requests: int
 ) -> None:
     logs.adjust(level, requests)

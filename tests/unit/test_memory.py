@@ -40,12 +40,12 @@ def told(program: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
 
-def test_threads_have_no_heaps_of_their_own() -> None:
+def test_threads_share_one_malloc_arena() -> None:
     said = told(_PRINT_ARENAS).stderr
     assert "Arena 1" in said
     assert "Arena 2" not in said
 
 
-def test_what_is_free_between_what_is_in_use_is_given_back() -> None:
+def test_free_memory_between_used_blocks_is_returned() -> None:
     """A server's heap looks so after a busy hour; nothing at its end is free."""
     assert float(told(_GIVE_BACK).stdout.split()[0]) < 0.6

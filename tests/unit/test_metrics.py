@@ -56,14 +56,14 @@ def samples(metrics: Metrics, standing: Standing = STANDING) -> dict[str, float]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def test_tokens_are_in_one_type_each() -> None:
+def test_each_token_counts_under_one_type() -> None:
     told = samples(everything())
     tokens = {name[43:-2]: value for name, value in told.items() if name.startswith("clinvk_tokens_total{")}
     assert tokens == {"input": 60, "cached": 40, "output": 20, "reasoning": 10}
     assert told['clinvk_cost_usd_total{backend="claude"}'] == 0.5
 
 
-def test_runs_are_told_apart_by_how_they_ended() -> None:
+def test_runs_are_counted_by_outcome() -> None:
     metrics = Metrics()
     for ending in (RunFinished(), RunFinished(), RunFailed("cancelled", ""), RunFailed("agent_rate_limited", "no")):
         metrics.count_run("codex", ending)
@@ -73,7 +73,7 @@ def test_runs_are_told_apart_by_how_they_ended() -> None:
     assert told['clinvk_runs_total{backend="codex",outcome="agent_rate_limited"}'] == 1
 
 
-def test_a_run_without_a_word_has_no_first_one() -> None:
+def test_run_without_text_has_no_time_to_first_token() -> None:
     metrics = Metrics()
     metrics.time_run("codex", 1.5, None, 3)
     told = samples(metrics)
@@ -83,13 +83,13 @@ def test_a_run_without_a_word_has_no_first_one() -> None:
 
 
 @pytest.mark.parametrize(("method", "label"), [("GET", "GET"), ("BREW", "other"), ('"} 1\nx', "other")])
-def test_a_client_cannot_make_a_label_of_its_own(method: str, label: str) -> None:
+def test_client_cannot_create_label_values(method: str, label: str) -> None:
     metrics = Metrics()
     metrics.count_request(method, "none", None, 0.1)
     assert samples(metrics)[f'clinvk_http_requests_total{{method="{label}",route="none",status="gone"}}'] == 1
 
 
-def test_what_is_so_at_the_moment_is_told_anew_each_time() -> None:
+def test_gauges_report_the_current_state() -> None:
     metrics = everything()
     before = samples(metrics)
     assert before['clinvk_runs_queued{backend="claude"}'] == 3
@@ -111,7 +111,7 @@ def test_what_is_so_at_the_moment_is_told_anew_each_time() -> None:
     assert (after["clinvk_slots"], after["clinvk_store_up"]) == (1, 0)
 
 
-def test_kept_processes_are_told_by_backend_and_only_where_any_may_be() -> None:
+def test_warm_processes_are_reported_by_backend_only_if_enabled() -> None:
     told = samples(everything())
     kept = {name: value for name, value in told.items() if name.startswith("clinvk_warm_")}
     assert kept == {
@@ -142,14 +142,14 @@ def exposed() -> set[str]:
     return {name for name in families if name.startswith("clinvk_")}
 
 
-def test_the_dashboard_shows_each_metric_and_asks_for_none_that_is_not_there() -> None:
+def test_dashboard_shows_each_metric_and_no_unknown_metric() -> None:
     shown = {re.sub("_bucket$", "", name) for name in NAME.findall(" ".join(expressions()))}
     assert {name for name in shown if name.startswith("clinvk_")} == exposed()
     of_process = {name.partition("{")[0] for name in samples(everything()) if name.startswith("process_")}
     assert {name for name in shown if name.startswith("process_")} <= of_process
 
 
-def test_the_dashboard_asks_for_labels_that_are_there() -> None:
+def test_dashboard_queries_only_existing_labels() -> None:
     told = everything().generate(STANDING).decode()
     known = set(re.findall(r'[{,]([a-z]+)="', told)) | {"instance", "job"}
     asked = re.findall(r"by \(([^)]*)\)", " ".join(expressions()))
@@ -165,7 +165,7 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in json.loads(DASHBOARD)["panels"] for target in panel.get("targets", [])]
 
 
-def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD)["panels"]:
         place = panel["gridPos"]
@@ -175,7 +175,7 @@ def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
         taken |= cells
 
 
-def test_the_page_explains_each_metric_with_its_labels() -> None:
+def test_metrics_page_explains_each_metric_with_its_labels() -> None:
     table = PAGE.partition("| metric | labels | |\n")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.*?) \| (.*?) \|", table, re.MULTILINE)
     told = {name: set(re.findall(r"`(\w+)`", labels)) for cell, labels in rows for name in re.findall(r"`(\w+)`", cell)}

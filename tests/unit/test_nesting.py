@@ -10,7 +10,7 @@ from nesting import too_deep
 
 
 @pytest.mark.parametrize("field", ["metadata", "output_schema"])
-def test_a_request_is_not_completed_and_its_field_is_named(field: str) -> None:
+def test_too_deeply_nested_field_is_refused_by_name(field: str) -> None:
     request = replace(RunRequest(prompt="p", backend="claude"), **{field: too_deep()})
     with pytest.raises(InvalidRequest) as caught:
         complete(request, Settings())

@@ -22,6 +22,6 @@ def channel(name: str) -> Channel:
 @pytest.mark.parametrize(
     ("stderr", "told"), [(b"", "nothing on stderr"), (b"\n \n", "nothing on stderr"), (b"older\n", "older")]
 )
-def test_where_it_says_nothing_that_is_said(name: str, stderr: bytes, told: str) -> None:
+def test_not_spoken_error_reports_stderr_or_its_absence(name: str, stderr: bytes, told: str) -> None:
     with pytest.raises(NotSpoken, match=f"^it exited with code 2: {told}$"):
         list(channel(name).closed(2, stderr))

@@ -24,7 +24,7 @@ def refusal(dialect: Dialect, data: bytes) -> InvalidRequest | None:
 @pytest.mark.parametrize(
     ("dialect", "body"), [(OpenAIChat(), CHAT), (OpenAICompletions(), COMPLETION)], ids=["chat", "completions"]
 )
-def test_a_random_body_is_read_or_refused_with_its_place(dialect: Dialect, body: JSON) -> None:
+def test_mutated_body_is_parsed_or_refused_with_its_field(dialect: Dialect, body: JSON) -> None:
     assert refusal(dialect, json.dumps(body).encode()) is None
     chance = random.Random(4)
     refusals = [(data, refusal(dialect, data)) for data in (mutated(body, chance) for _ in range(500))]

@@ -71,7 +71,7 @@ def delta(said: str, reason: str = "null", tail: str = "") -> str:
     return chunk(f'{{"index":0,"delta":{said},"logprobs":null,"finish_reason":{reason}}}', tail)
 
 
-def test_a_lone_message_is_the_prompt_as_it_stands_of_a_run_that_leaves_no_session() -> None:
+def test_single_message_is_the_literal_prompt_of_an_ephemeral_run() -> None:
     expected = RunRequest(prompt="/help @x <turn>", model="claude", literal=True, ephemeral=True)
     call = parse(body(messages=[{"role": "user", "content": "/help @x <turn>"}]))
     assert call == Call(request=expected, model="claude")
@@ -128,17 +128,17 @@ def test_unknown_fields_are_ignored_at_every_level() -> None:
     )
 
 
-def test_stop_texts_have_no_effect_with_a_schema_and_that_is_told() -> None:
+def test_stop_is_reported_as_ignored_with_a_schema() -> None:
     assert parse(body(stop="x", response_format={"type": "json_object"})).ignored == ("stop",)
     assert parse(body(stop="x")).ignored == parse(body(response_format={"type": "json_object"})).ignored == ()
 
 
-def test_null_is_as_if_a_field_were_not_there() -> None:
+def test_null_equals_a_missing_field() -> None:
     optional = ("stream", "stream_options", "stop", "n", "max_tokens", "reasoning_effort", "response_format", "tools")
     assert parse(body(**dict.fromkeys(optional), tool_choice=None, metadata=None, seed=None)) == parse(body())
 
 
-def test_system_and_developer_texts_are_all_kept_wherever_they_stand() -> None:
+def test_all_system_and_developer_messages_are_kept() -> None:
     messages = [
         {"role": "system", "content": "one"},
         {"role": "user", "content": "hi"},
@@ -148,7 +148,7 @@ def test_system_and_developer_texts_are_all_kept_wherever_they_stand() -> None:
     assert (request.prompt, request.system_prompt) == ("hi", "one\n\ntwo\n\nthree")
 
 
-def test_a_conversation_is_told_with_its_tools_turn_by_turn() -> None:
+def test_conversation_is_rendered_by_turn_with_tool_calls() -> None:
     messages = [
         {"role": "user", "content": "weather?", "name": "ann"},
         {
@@ -175,7 +175,7 @@ def test_a_conversation_is_told_with_its_tools_turn_by_turn() -> None:
     ]
 
 
-def test_a_message_without_words_is_no_turn() -> None:
+def test_empty_message_is_not_a_turn() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "a"},
@@ -185,14 +185,14 @@ def test_a_message_without_words_is_no_turn() -> None:
     assert parse(body(messages=messages)).request.prompt.count("<turn role=") == 3
 
 
-def test_an_image_goes_with_the_prompt_and_stands_at_its_place() -> None:
+def test_image_is_attached_and_marked_in_the_prompt() -> None:
     content = ({"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": PNG_URL}})
     request = parse(body(messages=of_user(*content, {"type": "text", "text": "this?"}))).request
     assert (request.prompt, request.images) == ("what is\n[Image #1]\nthis?", (Image("image/png", PNG),))
     assert parse(body(messages=of_user({"type": "image_url", "image_url": PNG_URL}))).request.images
 
 
-def test_a_file_of_text_stands_in_the_prompt() -> None:
+def test_text_file_is_included_in_the_prompt() -> None:
     data = "data:text/plain;base64," + base64.b64encode("größe".encode()).decode()
     part = {"type": "file", "file": {"file_data": data, "filename": "a.txt"}}
     assert parse(body(messages=of_user(part))).request.prompt == "a.txt:\ngröße"
@@ -208,7 +208,7 @@ def test_a_file_of_text_stands_in_the_prompt() -> None:
         ({"thinking": {"type": "disabled"}, "reasoning_effort": "high"}, False),
     ],
 )
-def test_thinking_is_asked_for_by_an_effort_or_by_its_own_field(fields: dict[str, object], thinking: bool) -> None:
+def test_effort_or_thinking_field_requests_thinking(fields: dict[str, object], thinking: bool) -> None:
     assert parse(body(**fields)).request.thinking is thinking
 
 
@@ -225,11 +225,11 @@ def test_thinking_is_asked_for_by_an_effort_or_by_its_own_field(fields: dict[str
         {"functions": [{"name": "f"}], "function_call": "auto"},
     ],
 )
-def test_tools_that_need_not_be_called_are_ignored_and_that_is_told(fields: dict[str, object]) -> None:
+def test_optional_tools_are_reported_as_ignored(fields: dict[str, object]) -> None:
     assert parse(body(**fields)).ignored == ("tools",)
 
 
-def test_no_tools_are_nothing_to_ignore() -> None:
+def test_empty_tools_are_not_reported_as_ignored() -> None:
     assert parse(body(tools=[], tool_choice="auto")).ignored == ()
 
 
@@ -291,19 +291,19 @@ def test_no_tools_are_nothing_to_ignore() -> None:
         ),
     ],
 )
-def test_a_mistake_names_its_place(fields: dict[str, object], place: str, said: str) -> None:
+def test_invalid_field_is_named_in_the_error(fields: dict[str, object], place: str, said: str) -> None:
     message, field = mistake(**fields)
     assert field == place
     assert said in message
 
 
-def test_a_wrong_header_is_told_by_its_name() -> None:
+def test_invalid_header_is_named_in_the_error() -> None:
     with pytest.raises(InvalidRequest, match="x-clinvk-sandbox-mode must be one of default, read-only") as told:
         parse(body(), {"x-clinvk-sandbox-mode": "none"})
     assert told.value.field == "x-clinvk-sandbox-mode"
 
 
-def test_the_answer_is_golden() -> None:
+def test_answer_matches_the_golden_bytes() -> None:
     call = parse(body())
     assert OpenAIChat().result(call, gather(ANSWER), FACTS).decode() == (
         '{"id":"chatcmpl-r1","object":"chat.completion","created":1700000000,"model":"claude","choices":[{"index":0,'
@@ -313,7 +313,7 @@ def test_the_answer_is_golden() -> None:
     )
 
 
-def test_the_stream_is_golden() -> None:
+def test_stream_matches_the_golden_bytes() -> None:
     expected = [
         delta('{"role":"assistant","content":"","refusal":null}'),
         delta('{"content":"Hi "}'),
@@ -324,7 +324,7 @@ def test_the_stream_is_golden() -> None:
     assert stream(parse(body(stream=True)), ANSWER).decode() == "".join(expected)
 
 
-def test_the_tokens_come_last_in_a_chunk_without_a_choice_and_only_if_asked_for() -> None:
+def test_usage_is_the_last_chunk_only_if_requested() -> None:
     call = parse(body(stream=True, stream_options={"include_usage": True}))
     usage = (
         '{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4},'
@@ -341,7 +341,7 @@ def test_the_tokens_come_last_in_a_chunk_without_a_choice_and_only_if_asked_for(
     )
 
 
-def test_thinking_shows_when_it_was_asked_for() -> None:
+def test_requested_thinking_is_reported() -> None:
     call = parse(body(reasoning_effort="high"))
     assert delta('{"reasoning_content":"hmm"}') in stream(call, ANSWER).decode()
     message = json.loads(OpenAIChat().result(call, gather(ANSWER), FACTS))["choices"][0]["message"]
@@ -349,7 +349,7 @@ def test_thinking_shows_when_it_was_asked_for() -> None:
     assert "tool_calls" not in message
 
 
-def test_what_the_agent_does_shows_as_thinking_when_the_header_asks() -> None:
+def test_events_header_reports_tool_use_as_thinking() -> None:
     call = parse(body(), {"x-clinvk-events": "1"})
     worked = 'hmm\n[Bash] {"command":"ls"}\n[result] a b\n'
     message = json.loads(OpenAIChat().result(call, gather(ANSWER), FACTS))["choices"][0]["message"]
@@ -369,7 +369,7 @@ def test_what_the_agent_does_shows_as_thinking_when_the_header_asks() -> None:
         ("refusal", "content_filter"),
     ],
 )
-def test_a_finish_reason_is_always_one_of_openais(reason: StopReason, told: str) -> None:
+def test_finish_reason_is_always_valid_for_openai(reason: StopReason, told: str) -> None:
     events: list[Event] = [RunStarted(), RunFinished(reason)]
     answer = json.loads(OpenAIChat().result(parse(body()), gather(events), FACTS))
     assert answer["choices"][0]["finish_reason"] == told
@@ -377,7 +377,7 @@ def test_a_finish_reason_is_always_one_of_openais(reason: StopReason, told: str)
     assert delta("{}", f'"{told}"') in stream(parse(body()), events).decode()
 
 
-def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
+def test_failure_in_the_stream_is_a_final_error() -> None:
     said = stream(parse(body()), [RunStarted(), TextDelta("x"), RunFailed("agent_overloaded", "busy")]).decode()
     assert said.endswith(
         delta('{"content":"x"}')
@@ -385,7 +385,7 @@ def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
     )
 
 
-def test_an_error_names_the_clients_own_field() -> None:
+def test_error_names_the_field_of_the_client() -> None:
     error = renamed(Unsupported("output_schema is too much", "output_schema"), OpenAIChat.fields)
     status, said = OpenAIChat().error(error, "req")
     assert (status, said.decode()) == (

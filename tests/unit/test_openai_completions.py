@@ -43,7 +43,7 @@ def piece(text: str, reason: str = "null", tail: str = "") -> str:
 
 
 @pytest.mark.parametrize("prompt", ["/help @x", ["/help @x"]])
-def test_the_text_is_the_prompt(prompt: object) -> None:
+def test_text_is_the_prompt(prompt: object) -> None:
     request = RunRequest(
         prompt="/help @x", model="claude", literal=True, ephemeral=True, max_tokens=16, stop=("\n",), thinking=False
     )
@@ -51,7 +51,7 @@ def test_the_text_is_the_prompt(prompt: object) -> None:
     assert (call.request, call.model, call.stream) == (request, "claude", False)
 
 
-def test_a_chat_that_the_header_names_is_that_of_the_call() -> None:
+def test_chat_id_header_sets_the_chat_of_the_call() -> None:
     body = json.dumps({"model": "claude", "prompt": "say"}).encode()
     call = OpenAICompletions().parse(body, {"x-openwebui-chat-id": "c-1"})
     assert call.chat
@@ -72,39 +72,39 @@ def test_a_chat_that_the_header_names_is_that_of_the_call() -> None:
         ({"suffix": "end"}, "suffix", "fills no gap"),
     ],
 )
-def test_a_mistake_names_its_place(fields: dict[str, object], place: str, said: str) -> None:
+def test_invalid_field_is_named_in_the_error(fields: dict[str, object], place: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as told:
         parse(**fields)
     assert told.value.field == place
     assert said in told.value.message
 
 
-def test_the_answer_is_golden() -> None:
+def test_answer_matches_the_golden_bytes() -> None:
     assert OpenAICompletions().result(parse(), gather(ANSWER), FACTS).decode() == (
         '{"id":"cmpl-r1","object":"text_completion","created":1700000000,"model":"claude","choices":'
         f'[{{"text":"Hi","index":0,"logprobs":null,"finish_reason":"length"}}],{USAGE}}}'
     )
 
 
-def test_the_stream_is_golden() -> None:
+def test_stream_matches_the_golden_bytes() -> None:
     expected = [piece("Hi"), piece("", '"length"'), "data: [DONE]\n\n"]
     assert stream(parse(stream=True), ANSWER) == "".join(expected)
 
 
-def test_the_tokens_come_last_if_asked_for() -> None:
+def test_usage_is_the_last_chunk_if_requested() -> None:
     said = stream(parse(stream=True, stream_options={"include_usage": True}), ANSWER)
     null = ',"usage":null'
     expected = [piece("Hi", tail=null), piece("", '"length"', null), chunk("", f",{USAGE}"), "data: [DONE]\n\n"]
     assert said == "".join(expected)
 
 
-def test_an_echo_begins_the_answer() -> None:
+def test_echo_precedes_the_answer() -> None:
     call = parse(echo=True)
     assert json.loads(OpenAICompletions().result(call, gather(ANSWER), FACTS))["choices"][0]["text"] == "sayHi"
     assert stream(call, ANSWER).startswith(piece("say") + piece("Hi"))
 
 
-def test_a_failure_in_the_stream_is_an_error_and_nothing_follows() -> None:
+def test_failure_in_the_stream_is_a_final_error() -> None:
     said = stream(parse(), [RunStarted(), RunFailed("agent_rate_limited", "too many")])
     assert said == (
         'data: {"error":{"message":"too many","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"}}\n\n'

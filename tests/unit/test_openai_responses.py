@@ -146,15 +146,15 @@ def record(call: Call, state: RunState = "finished") -> RunRecord:
     )
 
 
-def test_the_stream_of_a_text_has_exactly_these_bytes() -> None:
+def test_text_stream_matches_the_golden_bytes() -> None:
     assert streamed(call(stream=True), SAYS) == GOLDEN
 
 
-def test_the_object_is_the_one_that_ends_the_stream() -> None:
+def test_response_equals_the_last_response_of_the_stream() -> None:
     assert result(call(), SAYS) == frames(call(), SAYS)[-1]["response"]
 
 
-def test_thinking_comes_first_and_as_an_item_of_its_own() -> None:
+def test_thinking_is_a_separate_first_item() -> None:
     asked = call(reasoning={"effort": "high", "summary": "auto"})
     assert kinds(asked, THINKS) == [
         "created",
@@ -179,12 +179,12 @@ def test_thinking_comes_first_and_as_an_item_of_its_own() -> None:
     assert (output[1]["id"], output[1]["content"][0]["text"]) == (f"msg_{RUN}_1", "a")
 
 
-def test_thinking_that_was_not_asked_for_is_left_out() -> None:
+def test_unrequested_thinking_is_omitted() -> None:
     for reasoning in (None, {"effort": "high"}, {"summary": "none"}):
         assert not any("reasoning" in kind for kind in kinds(call(reasoning=reasoning), THINKS))
 
 
-def test_the_work_of_the_agent_is_thinking_where_the_header_asks_for_it() -> None:
+def test_events_header_reports_tool_use_as_thinking() -> None:
     does = (
         RunStarted(),
         TextDelta("I look"),
@@ -203,7 +203,7 @@ def test_the_work_of_the_agent_is_thinking_where_the_header_asks_for_it() -> Non
     assert "reasoning" not in "".join(kinds(call(), does))
 
 
-def test_an_answer_without_text_has_an_empty_message() -> None:
+def test_answer_without_text_has_an_empty_message() -> None:
     answer = result(call(), (RunStarted(), RunFinished()))
     assert SdkResponse.model_validate(answer).output_text == ""
     assert kinds(call(), (RunStarted(), RunFinished()))[2:] == [
@@ -216,7 +216,7 @@ def test_an_answer_without_text_has_an_empty_message() -> None:
     ]
 
 
-def test_what_is_neither_text_nor_thinking_nor_end_adds_nothing() -> None:
+def test_other_events_add_nothing_to_the_stream() -> None:
     more = (RunStarted(), Progress("retry", "429"), TextDelta(""), *SAYS[1:])
     assert streamed(call(), more) == GOLDEN
 
@@ -231,9 +231,7 @@ def test_what_is_neither_text_nor_thinking_nor_end_adds_nothing() -> None:
         ("refusal", "incomplete", {"reason": "content_filter"}),
     ],
 )
-def test_why_an_answer_ends_is_told_in_the_words_of_the_vendor(
-    reason: StopReason, status: str, details: Json | None
-) -> None:
+def test_stop_reason_maps_to_the_vendors_status(reason: StopReason, status: str, details: Json | None) -> None:
     events = (RunStarted(), TextDelta("a"), RunFinished(reason))
     assert kinds(call(), events)[-1] == status
     answer = result(call(), events)
@@ -251,7 +249,7 @@ def test_why_an_answer_ends_is_told_in_the_words_of_the_vendor(
         ("cancelled", "cancelled", "invalid_prompt"),
     ],
 )
-def test_a_run_that_fails_in_the_middle_ends_the_stream_as_failed(code: str, status: str, told: str) -> None:
+def test_failed_run_ends_the_stream_with_response_failed(code: str, status: str, told: str) -> None:
     last = frames(call(), (RunStarted(), TextDelta("ha"), RunFailed(code, "it broke", usage=USAGE)))[-1]
     answer = SdkResponse.model_validate(last["response"])
     assert (last["type"], answer.status) == ("response.failed", status)
@@ -262,7 +260,7 @@ def test_a_run_that_fails_in_the_middle_ends_the_stream_as_failed(code: str, sta
     assert answer.usage.total_tokens == 15
 
 
-def test_a_stream_that_fails_at_once_begins_all_the_same() -> None:
+def test_stream_that_fails_immediately_still_starts() -> None:
     assert kinds(call(), (RunFailed("agent_crashed", "x"),)) == ["created", "in_progress", "failed"]
 
 
@@ -277,16 +275,14 @@ def test_a_stream_that_fails_at_once_begins_all_the_same() -> None:
         ("agent_rate_limited", (ThinkingDelta("hm"),), "invalid_prompt"),
     ],
 )
-def test_only_where_the_agent_can_have_done_nothing_is_a_failure_one_after_which_codex_asks_again(
-    code: str, done: tuple[Event, ...], told: str
-) -> None:
+def test_codex_may_retry_only_failures_without_agent_activity(code: str, done: tuple[Event, ...], told: str) -> None:
     last = frames(call(), (RunStarted(), Progress("retry", "429"), *done, RunFailed(code, "x")))[-1]
     answer = SdkResponse.model_validate(last["response"])
     assert answer.error
     assert answer.error.code == told
 
 
-def test_only_a_client_that_takes_nothing_but_events_is_told_of_an_early_failure_by_them() -> None:
+def test_only_a_client_that_accepts_only_sse_gets_early_failures_as_events() -> None:
     assert call({"accept": "text/event-stream"}, stream=True).fails_in_stream
     assert call({"accept": "Text/Event-Stream; q=1"}, stream=True).fails_in_stream
     assert not call({"accept": "text/event-stream"}).fails_in_stream
@@ -299,7 +295,7 @@ def pulses(encoder: Encoder, *events: Event) -> list[Json]:
     return [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: ")]
 
 
-def test_a_quiet_stream_begins_and_then_is_kept_alive_by_events_that_count_with_the_others() -> None:
+def test_idle_stream_sends_numbered_keepalive_events() -> None:
     encoder = DIALECT.encoder(call(stream=True), FACTS)
     told = [
         *pulses(encoder),
@@ -324,13 +320,13 @@ def test_a_quiet_stream_begins_and_then_is_kept_alive_by_events_that_count_with_
     assert [frame["sequence_number"] for frame in told] == list(range(11))
 
 
-def test_an_event_that_keeps_alive_has_the_form_of_the_vendor() -> None:
+def test_keepalive_event_has_the_vendors_format() -> None:
     encoder = DIALECT.encoder(call(stream=True), FACTS)
     DIALECT.kept_alive(encoder)
     assert DIALECT.kept_alive(encoder) == b'event: keepalive\ndata: {"type":"keepalive","sequence_number":2}\n\n'
 
 
-def test_a_run_in_the_background_is_answered_with_its_response() -> None:
+def test_background_run_returns_its_response() -> None:
     asked = call(background=True)
     assert (asked.detach, asked.respond_async) == (True, True)
     for state, status in (("queued", "queued"), ("running", "in_progress")):
@@ -338,12 +334,12 @@ def test_a_run_in_the_background_is_answered_with_its_response() -> None:
         assert (told.id, told.status, told.background, told.output) == (f"resp_{RUN}", status, True, [])
 
 
-def test_a_stream_of_a_run_in_the_background_is_read_to_its_end() -> None:
+def test_background_stream_does_not_respond_async() -> None:
     asked = call(background=True, stream=True)
     assert (asked.detach, asked.respond_async, asked.stream) == (True, False, True)
 
 
-def test_the_request_is_told_again_in_the_response() -> None:
+def test_response_echoes_the_request() -> None:
     said: Json = {
         "instructions": "be brief",
         "max_output_tokens": 99,
@@ -366,7 +362,7 @@ def test_the_request_is_told_again_in_the_response() -> None:
     assert {name: answer[name] for name in said} == said
 
 
-def test_the_response_is_the_same_when_it_is_made_again_from_the_record() -> None:
+def test_response_rebuilt_from_the_record_is_identical() -> None:
     cases: list[tuple[Call, Sequence[Event]]] = [
         (call(), SAYS),
         (call(reasoning={"summary": "auto"}, instructions="x", metadata={"a": "b"}), THINKS),
@@ -379,7 +375,7 @@ def test_the_response_is_the_same_when_it_is_made_again_from_the_record() -> Non
         assert json.loads(msgspec.json.encode(stored.again(run, found, events))) == result(asked, events)
 
 
-def test_a_response_is_as_old_as_its_run_whether_that_waits_or_has_begun() -> None:
+def test_response_has_the_creation_time_of_its_run() -> None:
     begun = record(call(background=True), "running")
     for run in (begun, replace(begun, state="queued", started_at=None)):
         found = stored.of(run)
@@ -387,7 +383,7 @@ def test_a_response_is_as_old_as_its_run_whether_that_waits_or_has_begun() -> No
         assert stored.again(run, found, ()).created_at == 1_700_000_000
 
 
-def test_what_a_response_is_made_again_from_is_not_the_metadata_of_the_client() -> None:
+def test_response_data_is_stored_outside_the_clients_metadata() -> None:
     request = call(metadata={"a": "b"}, instructions="be brief").request
     assert request.metadata == {"a": "b"}
     assert "be brief" not in json.dumps(request.answer_as)
@@ -404,7 +400,7 @@ def test_what_a_response_is_made_again_from_is_not_the_metadata_of_the_client() 
         ("naïve 🙂\n", []),
     ],
 )
-def test_instructions_are_made_again_as_they_were_sent(instructions: str | None, items: list[Json]) -> None:
+def test_instructions_are_rebuilt_unchanged(instructions: str | None, items: list[Json]) -> None:
     asked = call(instructions=instructions, input=[*items, {"role": "user", "content": "hi"}])
     run = record(asked)
     found = stored.of(run)
@@ -412,7 +408,7 @@ def test_instructions_are_made_again_as_they_were_sent(instructions: str | None,
     assert json.loads(msgspec.json.encode(stored.again(run, found, SAYS))) == result(asked, SAYS)
 
 
-def test_a_response_that_an_earlier_clinvk_kept_in_the_metadata_is_still_there() -> None:
+def test_response_stored_in_metadata_by_older_versions_is_readable() -> None:
     old: Json = {"model": "claude", "instructions": "x", "reasoning": {}, "text": {}, "metadata": {"a": "b"}}
     metadata: Json = {"a": "b", "openai_response": {"response": old, "shows_work": True}}
     run = replace(record(call()), request={"metadata": metadata, "system_prompt": "x"})
@@ -422,7 +418,7 @@ def test_a_response_that_an_earlier_clinvk_kept_in_the_metadata_is_still_there()
     assert (found.response.instructions, found.response.metadata) == ("x", {"a": "b"})
 
 
-def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
+def test_unfinished_and_failed_runs_have_a_response() -> None:
     run = record(call(background=True), "running")
     found = stored.of(run)
     assert found
@@ -432,7 +428,7 @@ def test_a_run_that_goes_on_or_failed_is_a_response_too() -> None:
     assert (failed.status, failed.error and failed.error.message) == ("failed", "x")
 
 
-def test_no_response_is_made_of_a_run_that_was_none_or_was_not_stored() -> None:
+def test_runs_without_a_stored_response_return_none() -> None:
     assert stored.of(record(call(store=False))) is None
     assert stored.of(replace(record(call()), request={})) is None
     assert stored.of(replace(record(call()), request={"metadata": {"openai_response": {"a": 1}}})) is None
@@ -440,12 +436,12 @@ def test_no_response_is_made_of_a_run_that_was_none_or_was_not_stored() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "resp_", RUN, f"resp_{RUN[:-1]}", f"resp_{RUN}0", f"resp_{RUN[:-1]}Z", "resp_é"])
-def test_only_the_id_of_a_response_is_one(text: str) -> None:
+def test_run_id_accepts_only_response_ids(text: str) -> None:
     assert stored.run_id(text) is None
     assert stored.run_id(f"resp_{RUN}") == RUN
 
 
-def test_errors_have_the_shape_of_the_vendor_and_name_the_field_of_the_client() -> None:
+def test_errors_have_the_vendors_format_and_the_clients_field() -> None:
     def told(error: InvalidRequest | AgentRateLimited) -> tuple[int, Json]:
         status, body = DIALECT.error(renamed(error, DIALECT.fields), "r")
         return status, json.loads(body)["error"]

@@ -58,24 +58,24 @@ def operations() -> list[tuple[str, str]]:
     return [(path, method) for path in keys("paths") for method in keys("paths", path)]
 
 
-def test_it_is_of_version_3_1() -> None:
+def test_document_declares_openapi_3_1() -> None:
     assert at("openapi") == "3.1.0"
 
 
-def test_every_reference_leads_to_a_schema() -> None:
+def test_every_reference_resolves_to_a_schema() -> None:
     schemas = {f"#/components/schemas/{name}" for name in keys("components", "schemas")}
     found = {ref for ref in values_of("$ref", at()) if isinstance(ref, str)}
     assert found
     assert found <= schemas
 
 
-def test_every_schema_is_explained() -> None:
+def test_every_schema_has_a_description() -> None:
     for name in keys("components", "schemas"):
         if name != "Usage":
             assert at("components", "schemas", name, "description"), name
 
 
-def test_every_operation_has_its_own_name_a_summary_and_a_success() -> None:
+def test_every_operation_has_a_unique_id_a_summary_and_a_success_response() -> None:
     names = [at("paths", path, method, "operationId") for path, method in operations()]
     assert len(set(map(str, names))) == len(names)
     for path, method in operations():
@@ -85,7 +85,7 @@ def test_every_operation_has_its_own_name_a_summary_and_a_success() -> None:
         assert at("paths", path, method, "responses", success, "description")
 
 
-def test_every_field_of_a_prompt_is_described() -> None:
+def test_every_prompt_field_has_a_description() -> None:
     assert keys("components", "schemas", "PromptBody", "properties") == list(PromptBody.__struct_fields__)
     for name in PromptBody.__struct_fields__:
         assert at("components", "schemas", "PromptBody", "properties", name, "description"), name
@@ -93,7 +93,7 @@ def test_every_field_of_a_prompt_is_described() -> None:
     assert at("components", "schemas", "PromptBody", "additionalProperties") is False
 
 
-def test_the_examples_of_a_prompt_are_prompts() -> None:
+def test_prompt_examples_are_valid() -> None:
     content = ("paths", "/api/v1/prompt", "post", "requestBody", "content", "application/json", "examples")
     assert len(keys(*content)) >= 2
     for name in keys(*content):
@@ -101,7 +101,7 @@ def test_the_examples_of_a_prompt_are_prompts() -> None:
         assert call.request.backend == "claude"
 
 
-def test_a_prompt_has_every_status_that_an_error_can_have() -> None:
+def test_prompt_documents_every_error_status() -> None:
     told = set(keys("paths", "/api/v1/prompt", "post", "responses"))
     assert told == {"200", "202"} | {str(status) for status in STATUSES.values() if status not in (405, 504)}
 
@@ -113,11 +113,11 @@ def test_errors_are_problem_documents(status: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
-def test_the_header_with_the_run_of_several_agents_is_described(kind: str) -> None:
+def test_run_id_header_of_orchestrated_runs_is_documented(kind: str) -> None:
     assert "x-clinvk-run-id" in keys("paths", f"/api/v1/{kind}", "post", "responses", "200", "headers")
 
 
-def test_the_stream_is_described_by_every_kind_of_event() -> None:
+def test_event_schema_lists_every_event_kind() -> None:
     event = at("components", "schemas", "Event", "discriminator", "mapping")
     assert isinstance(event, dict)
     assert list(event) == [
@@ -133,7 +133,7 @@ def test_the_stream_is_described_by_every_kind_of_event() -> None:
     ]
 
 
-def test_every_problem_has_a_place_on_the_page() -> None:
+def test_problem_list_has_the_common_codes() -> None:
     problems = at("x-problems")
     assert isinstance(problems, list)
     told = {str(problem["code"]) for problem in problems if isinstance(problem, dict)}
@@ -149,13 +149,13 @@ MODEL_APIS = {
 
 
 @pytest.mark.parametrize(("path", "dialect"), MODEL_APIS.items())
-def test_the_examples_of_the_model_apis_are_requests(path: str, dialect: Dialect) -> None:
+def test_model_api_examples_are_valid_requests(path: str, dialect: Dialect) -> None:
     content = ("paths", path, "post", "requestBody", "content", "application/json", "examples")
     for name in keys(*content):
         assert dialect.parse(msgspec.json.encode(at(*content, name, "value")), {}).model == "claude"
 
 
-def test_the_schemas_of_the_model_apis_take_fields_that_they_do_not_list() -> None:
+def test_model_api_schemas_allow_additional_fields() -> None:
     vendors = [name for name in keys("components", "schemas") if name.startswith(("OpenAI.", "Anthropic."))]
     assert len(vendors) > 20
     for name in vendors:
@@ -169,7 +169,7 @@ def test_the_schemas_of_the_model_apis_take_fields_that_they_do_not_list() -> No
         ("/anthropic/v1/messages", "Anthropic.ErrorAnswer", "400 401 402 403 404 408 409 413 415 429 500 503 504 529"),
     ],
 )
-def test_errors_of_the_model_apis_are_those_of_their_vendor(path: str, schema: str, statuses: str) -> None:
+def test_model_api_errors_have_the_vendors_schema(path: str, schema: str, statuses: str) -> None:
     told = keys("paths", path, "post", "responses")
     assert told == ["200", *statuses.split()]
     for status in told[1:]:
@@ -185,13 +185,13 @@ def parameter(path: str, name: str) -> Json:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/sessions", "/api/v1/runs", "/api/v1/usage"])
-def test_lists_name_the_backends(path: str) -> None:
+def test_list_filters_enumerate_the_backends(path: str) -> None:
     schema = parameter(path, "backend")
     assert isinstance(schema, dict)
     assert schema["enum"] == [*BACKENDS]
 
 
-def test_an_event_id_is_not_negative() -> None:
+def test_last_event_id_is_not_negative() -> None:
     assert parameter("/api/v1/runs/{id}/events", "last-event-id") == {"type": "integer", "minimum": 0}
 
 
@@ -226,13 +226,13 @@ def test_pattern_agrees_with_the_server(pattern: str, read: Callable[[str], str]
         ("OpenAI.ResponseBody", "prompt", {"type": "null"}),
     ],
 )
-def test_fields_that_a_model_api_refuses_are_forbidden(schema: str, field: str, allowed: dict[str, Json]) -> None:
+def test_schema_forbids_fields_that_a_model_api_refuses(schema: str, field: str, allowed: dict[str, Json]) -> None:
     for keyword, value in allowed.items():
         assert at("components", "schemas", schema, "properties", field, keyword) == value
 
 
 @pytest.mark.parametrize("path", MODEL_APIS)
-def test_headers_of_the_model_apis_list_their_values(path: str) -> None:
+def test_model_api_headers_list_their_values(path: str) -> None:
     parameters = at("paths", path, "post", "parameters")
     assert isinstance(parameters, list)
     schemas = [each["schema"] for each in parameters if isinstance(each, dict)]

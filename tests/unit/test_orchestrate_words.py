@@ -31,11 +31,11 @@ STEPS = {"a": "answer of a", "x y": "of x y", "it": "{{previous}} {{input}} {{st
         ("{{steps.{{previous}}}}", "{{steps.before}}"),
     ],
 )
-def test_expand_fills_places_and_keeps_other_text(template: str, expanded: str | None) -> None:
+def test_expand_fills_placeholders_and_keeps_other_text(template: str, expanded: str | None) -> None:
     assert expand(template, "before", STEPS, "given") == (template if expanded is None else expanded)
 
 
-def test_input_place_stays_without_an_input() -> None:
+def test_input_placeholder_stays_without_an_input() -> None:
     assert expand("{{input}}", "", {}, None) == "{{input}}"
     assert expand("{{input}}", "", {}, "") == ""
 
@@ -49,7 +49,7 @@ def test_unknown_steps_are_reported() -> None:
     assert [*found] == ["{{steps.later}}", "{{steps. b}}"]
 
 
-def test_misspelt_places_are_reported_with_the_intended_place() -> None:
+def test_misspelt_placeholders_are_reported_with_the_intended_placeholder() -> None:
     template = "{{previous}} {{ previous }} {{INPUT}} {{ steps.a}} {{Steps.a }} {{steps.a }} {{ steps.later }}"
     assert [*misspelt(template, frozenset({"a", ""}))] == [
         ("{{ previous }}", "{{previous}}"),
@@ -72,7 +72,7 @@ def test_misspelt_places_are_reported_with_the_intended_place() -> None:
         ("{{steps.b }}", "{{steps.b }} names no earlier step, and stays as it is"),
     ],
 )
-def test_each_unfilled_place_is_reported_once_with_the_reason(prompt: str, told: str) -> None:
+def test_each_unfilled_placeholder_is_reported_once_with_the_reason(prompt: str, told: str) -> None:
     parts = [
         Part(request=RunRequest(prompt=text, backend="claude"), name=name) for text, name in (("", "a"), (prompt, ""))
     ]
